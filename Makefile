@@ -1,0 +1,44 @@
+# Everything here needs Python >= 3.11 and make; the rest comes into .venv from the lock file.
+
+PYTHON ?= python3
+BIN := .venv/bin
+T ?= tests
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/.installed ## make .venv with the locked dependencies (a second call takes a second)
+
+.venv/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	@rm -f $@
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+demo: setup ## three payments live and settle before your eyes
+	@$(BIN)/python -m tests.stack demo
+
+run: setup ## the whole stack, kept running, with a token and a curl line to try
+	@$(BIN)/python -m tests.stack run
+
+test: setup ## every test, on embedded servers or those in DATABASE_URL and REDIS_URL (T=path for some)
+	$(PYTEST) $(T)
+
+check: setup ## format, lint, types, import rules, architecture (no servers)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) -q tests/test_architecture.py
+
+bench: setup ## benchmarks, as ratios measured in one run
+	@$(BIN)/python -m tests.benchmarks
+
+lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
+
+.PHONY: help setup demo run test check bench lock

@@ -1,0 +1,1 @@
+"""The only shared input and output. Adapters do not know each other; the processes compose them."""

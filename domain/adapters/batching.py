@@ -1,0 +1,130 @@
+"""Concurrent work of one process shares one commit or one round trip.
+
+Whoever waits goes in the next batch; there is no timer, so a lone caller waits for nobody. A batch holds at most one
+item per key (Postgres silently applies only one of two changes to a row), and a cancelled waiter cancels nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class RunAlone(Exception):
+    """A batch failed for a reason of one of its rows: each of them is to run by itself."""
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    result: asyncio.Future[Result]
+
+
+class Lane(Generic[Item, Result]):
+    """One batch at a time, in order of arrival.
+
+    `run` gets the items of a batch and returns as many results in the same order, or raises: `RunAlone` to have every
+    item run in a batch of its own, beside the lane so that a slow one holds up nobody; anything else reaches all waiters.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        key: Callable[[Item], Hashable],
+        batch_size_max: int = 200,
+        alone_at_once_max: int = 4,
+    ) -> None:
+        self._run = run
+        self._key = key
+        self._batch_size_max = batch_size_max
+        self._waiting: OrderedDict[int, _Waiting[Item, Result]] = OrderedDict()
+        self._arrivals = 0
+        self._busy_keys: set[Hashable] = set()
+        self._drive: asyncio.Task[None] | None = None
+        self._alone = asyncio.Semaphore(alone_at_once_max)
+        self._alone_tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait for a batch."""
+        return len(self._waiting)
+
+    async def submit(self, item: Item) -> Result:
+        """Runs `item` with whatever else is waiting; the result, or what its batch raised."""
+        waiting: _Waiting[Item, Result] = _Waiting(item, asyncio.get_running_loop().create_future())
+        self._arrivals += 1
+        self._waiting[self._arrivals] = waiting
+        if self._drive is None:
+            self._drive = asyncio.create_task(self._drive_until_idle())
+        return await waiting.result
+
+    async def drain(self) -> None:
+        """Waits until nothing is waiting or running."""
+        while self._drive is not None or self._alone_tasks:
+            tasks = [*self._alone_tasks, *([self._drive] if self._drive else [])]
+            await asyncio.wait(tasks)
+
+    async def _drive_until_idle(self) -> None:
+        try:
+            while batch := self._next_batch():
+                await self._run_batch(batch)
+        finally:
+            self._drive = None
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        batch: list[_Waiting[Item, Result]] = []
+        keys = set(self._busy_keys)
+        for number, waiting in list(self._waiting.items()):
+            if len(batch) == self._batch_size_max:
+                break
+            key = self._key(waiting.item)
+            if key in keys:
+                continue
+            keys.add(key)
+            del self._waiting[number]
+            batch.append(waiting)
+        return batch
+
+    async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+        try:
+            results = await self._run([waiting.item for waiting in batch])
+        except RunAlone:
+            if len(batch) == 1:
+                _settle(batch[0], RuntimeError("a batch of one asked to run alone"))
+                return
+            for waiting in batch:
+                self._busy_keys.add(self._key(waiting.item))
+                task = asyncio.create_task(self._run_alone(waiting))
+                self._alone_tasks.add(task)
+                task.add_done_callback(self._alone_tasks.discard)
+        except BaseException as error:  # noqa: BLE001 - every waiter must hear of it, a cancellation included
+            for waiting in batch:
+                _settle(waiting, error)
+        else:
+            for waiting, result in zip(batch, results, strict=True):
+                _settle(waiting, result)
+
+    async def _run_alone(self, waiting: _Waiting[Item, Result]) -> None:
+        try:
+            async with self._alone:
+                await self._run_batch([waiting])
+        finally:
+            self._busy_keys.discard(self._key(waiting.item))
+            if self._waiting and self._drive is None:
+                self._drive = asyncio.create_task(self._drive_until_idle())
+
+
+def _settle(waiting: _Waiting[Item, Result], result: Result | BaseException) -> None:
+    if waiting.result.done():  # its waiter was cancelled; the work was done all the same
+        return
+    if isinstance(result, BaseException):
+        waiting.result.set_exception(result)
+    else:
+        waiting.result.set_result(result)

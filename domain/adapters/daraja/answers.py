@@ -1,0 +1,127 @@
+"""Reading Daraja's synchronous answers: an acknowledgement's ids, or the one error class that says what it means.
+
+This is the only place that classifies (design.md, "What an error from Daraja means"). What is not named here may have
+acted: `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from domain.adapters.daraja.reports import is_provider_id
+from domain.adapters.daraja.requests import Api
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProviderError,
+    Refused,
+    Resendable,
+    Throttled,
+    TokenRefused,
+)
+from domain.failures import Failure, FailureReason
+from domain.lifecycle.record_callback import ORIGINATOR_CONVERSATION_ID
+from domain.values import Kind
+
+# Daraja says "your token is not valid" in four ways, by API (daraja.md §1).
+_TOKEN_CODES = frozenset({"404.001.03", "401.002.01", "401.003.01", "400.003.01"})
+
+_ID_NAMES = {
+    "CheckoutRequestID": "checkout_request_id",
+    "MerchantRequestID": "merchant_request_id",
+    "ConversationID": "conversation_id",
+    "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID,
+}
+
+# How long Daraja's own limiter makes us wait at least; its sandbox counts by the minute, production by the second.
+_THROTTLED_WAIT_SECONDS = 2.0
+
+_LIMIT_RULE = re.compile(r"limit rule|invalid amount", re.IGNORECASE)
+_RECIPIENT = re.compile(r"invalid (phonenumber|phone number|partya|partyb|receiver)", re.IGNORECASE)
+_MAINTENANCE = re.compile(r"under maintenance|maintenance", re.IGNORECASE)
+
+
+def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> frozenset[tuple[str, str]]:
+    """The ids of an acknowledgement. Raises the `ProviderError` that the answer means."""
+    message = _json_object(body)
+    if message is not None and 200 <= status < 300 and "errorCode" not in message:
+        return _acknowledgement(api, message)
+    raise _error(kind, status, message)
+
+
+def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    if "duplicate originatorconversationid" in str(message.get("ResponseDescription")).lower():
+        raise DuplicateSubmission(code=str(message.get("ResponseCode"))[:40])
+    if message.get("ResponseCode") not in ("0", 0) or not is_provider_id(message.get(api.acknowledgement_id)):
+        raise OutcomeUnknown("the answer is no acknowledgement that we know")
+    return frozenset((_ID_NAMES[name], message[name]) for name in _ID_NAMES if is_provider_id(message.get(name)))
+
+
+def _error(kind: Kind, status: int, message: Mapping[str, Any] | None) -> ProviderError:
+    code, text = _code_and_text(message)
+    if code in _TOKEN_CODES or status == 401:
+        return TokenRefused(code=code or "401")
+    if _is_throttled(status, code, text):
+        return Throttled(code=code or "429", wait_seconds=_THROTTLED_WAIT_SECONDS)
+    if code is None:
+        return OutcomeUnknown(f"status {status} without an error that we know")
+    if code == "500.002.1001" and "duplicate originatorconversationid" in text.lower():
+        return DuplicateSubmission(code=code)
+    if (code == "500.003.02" and "system is busy" in text.lower()) or _MAINTENANCE.search(text):
+        # Only a withdrawal has an id whose second use Daraja refuses; another kind must not be sent again on this word.
+        return Resendable(code=code) if kind is Kind.WITHDRAWAL else OutcomeUnknown(code=code)
+    failure = _refusal(status, code, text)
+    return Refused(failure) if failure else OutcomeUnknown(code=code)
+
+
+def _is_throttled(status: int, code: str | None, text: str) -> bool:
+    if status == 429 or (code or "").startswith("policies.ratelimit."):
+        return True
+    return (code == "500.003.02" and "spike arrest" in text.lower()) or code == "500.003.03"
+
+
+def _refusal(status: int, code: str, text: str) -> Failure | None:
+    """The failure of a definite no; None where the words are not known to be one."""
+    if code == "400.002.02":
+        if _LIMIT_RULE.search(text):
+            return Failure(FailureReason.LIMIT_EXCEEDED, True, code)
+        if _RECIPIENT.search(text):
+            return Failure(FailureReason.INVALID_RECIPIENT, True, code)
+        return Failure(FailureReason.REJECTED_BY_PROVIDER, True, code)
+    if code == "500.001.1001":  # one code, many meanings: the text decides (daraja.md §2.2)
+        words = text.lower()
+        if "wrong credentials" in words or "merchant does not exist" in words:
+            return Failure(FailureReason.CONFIGURATION, True, code)
+        if "unable to lock subscriber" in words:
+            return Failure(FailureReason.SUBSCRIBER_BUSY, True, code)
+        if "limit rule" in words:
+            return Failure(FailureReason.LIMIT_EXCEEDED, True, code)
+        return None
+    if 400 <= status < 500 and status != 408 and not code.startswith("oauth."):
+        return Failure(FailureReason.CONFIGURATION, True, code)
+    return None
+
+
+def _code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """Daraja's own error envelope, or the raw fault of the gateway in front of it (daraja.md §2.2)."""
+    if message is None:
+        return None, ""
+    if isinstance(message.get("errorCode"), str):
+        return message["errorCode"][:40], str(message.get("errorMessage"))
+    fault = message.get("fault")
+    detail = fault.get("detail") if isinstance(fault, dict) else None
+    code = detail.get("errorcode") if isinstance(detail, dict) else None
+    if isinstance(code, str) and code.startswith("policies.ratelimit."):
+        return code[:80], str(fault.get("faultstring")) if isinstance(fault, dict) else ""
+    return None, ""
+
+
+def _json_object(body: bytes) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

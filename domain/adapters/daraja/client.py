@@ -1,0 +1,195 @@
+"""Asking Daraja: one request through the fence, its answer classified, each exchange kept for the record.
+
+The first question about any error is a fact, not a guess: was the first byte written? aiohttp hands us the moment just
+before, in `on_request_chunk_sent` (our bodies are one chunk, and the headers leave with it); the fence answers there.
+A test counts bytes, because this rests on aiohttp's order of writing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import orjson
+import structlog
+import uuid_utils.compat as uuid_utils
+
+from domain.adapters.daraja.answers import read_answer
+from domain.adapters.daraja.requests import API_OF_KIND, Account, Api, request_body
+from domain.adapters.daraja.token import Token, TokenSource
+from domain.errors import OutcomeUnknown, ProviderError, TokenRefused, Unreachable
+from domain.fence import DeadlinePassed, Draining, Fence
+from domain.payment import Payment
+from domain.ports import Attempting, Exchange, ProviderIds
+
+log = structlog.get_logger()
+
+# A connection idle for longer may be gone at the other end; found out by writing to it, a call without a key (STK, B2B)
+# would be lost in doubt (design.md, "What an error means"). New ones are cheap at our rates.
+_IDLE_SECONDS_MAX = 1.5
+_CONNECT_SECONDS = 5
+_ANSWER_BYTES_MAX = 64 * 1024
+_ANSWER_CHARACTERS_KEPT = 2000
+
+_MASKED_FIELDS = ("Password", "SecurityCredential")
+_MASK = "[masked]"
+_ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{16,}$")
+_ECHOED_TOKEN = re.compile(r"(Invalid Access Token\s*-\s*)[^\"\s]+", re.IGNORECASE)
+_LONG_NUMBER = re.compile(r"\d{9,}")
+
+
+def call_seconds(lease_seconds: float) -> float:
+    """The longest that one call may take, from the lease (design.md, rule 10)."""
+    seconds = min(15.0, lease_seconds / 3)
+    # A send that passes the fence at the last moment, half a lease after the claim, still ends within the lease.
+    assert lease_seconds / 2 + seconds < lease_seconds  # noqa: S101 - a sum that must hold, where it is defined
+    return seconds
+
+
+def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
+    """The HTTP session for Daraja: no proxies from the environment, no cookies, no redirects followed, and the fence."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(_pass_fence)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections_max, keepalive_timeout=_IDLE_SECONDS_MAX),
+        trace_configs=[trace],
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+async def _pass_fence(_session: aiohttp.ClientSession, context: SimpleNamespace, _chunk: Any) -> None:
+    fence = context.trace_request_ctx
+    if isinstance(fence, Fence):
+        fence.pass_first_byte()
+
+
+class DarajaClient:
+    """Submits payments. Knows nothing of stages: it reports acknowledged ids, or what an error means."""
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        account: Account,
+        credential: str,
+        tokens: TokenSource,
+        call_seconds: float,
+    ) -> None:
+        self._session = session
+        self._base_url = base_url
+        self._account = account
+        self._credential = credential
+        self._tokens = tokens
+        self._timeout = aiohttp.ClientTimeout(
+            total=call_seconds, connect=_CONNECT_SECONDS, sock_connect=_CONNECT_SECONDS
+        )
+
+    async def ready(self) -> None:
+        """Whatever a send needs and may have to be fetched. Raises ProviderError or QueueUnavailable."""
+        await self._tokens.current()
+
+    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+        """Sends `payment` once, twice where our token was refused; the ids of the acknowledgement.
+
+        Raises the `ProviderError` that says what the money may have done.
+        """
+        token = await self._tokens.current()
+        try:
+            return await self._send(payment, attempting, token)
+        except TokenRefused:
+            # Refused at the door, before M-PESA saw it: safe to send again even for a payout (daraja.md §1).
+            return await self._send(payment, attempting, await self._tokens.after_refusal(token))
+
+    async def _send(self, payment: Payment, attempting: Attempting, token: Token) -> ProviderIds:
+        api = API_OF_KIND[payment.kind]
+        body = request_body(payment, self._account, credential=self._credential, now=datetime.now(UTC))
+        fence = attempting.fence
+        fence.begin_send()
+        status: int | None = None
+        answer: bytes | None = None
+        meaning = "acknowledged"
+        try:
+            fence.check()
+            status, answer = await self._post(api, body, fence, token)
+            return read_answer(api, payment.kind, status, answer)
+        except ProviderError as error:
+            meaning = type(error).__name__
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            problem = _without_answer(error, fence)
+            meaning = type(problem).__name__
+            raise problem from error
+        finally:
+            attempting.exchanges.append(_exchange(attempting.attempt_id, api, body, fence, status, answer, meaning))
+
+    async def _post(self, api: Api, body: Mapping[str, Any], fence: Fence, token: Token) -> tuple[int, bytes]:
+        async with self._session.post(
+            self._base_url + api.path,
+            data=orjson.dumps(body),
+            headers={"Authorization": f"Bearer {token.text}", "Content-Type": "application/json"},
+            allow_redirects=False,  # aiohttp would turn a 302 into a GET, and hide that Daraja may have acted
+            timeout=self._timeout,
+            trace_request_ctx=fence,
+        ) as response:
+            answer = bytearray()
+            async for chunk in response.content.iter_any():
+                answer += chunk
+                if len(answer) > _ANSWER_BYTES_MAX:
+                    raise OutcomeUnknown("the answer is too long to be Daraja's")
+            return response.status, bytes(answer)
+
+
+def _without_answer(error: BaseException, fence: Fence) -> ProviderError:
+    """What an exchange that broke off means: by the fact whether anything was written."""
+    if fence.is_written:
+        return OutcomeUnknown(f"no answer: {type(error).__name__}")
+    cause: BaseException | None = error
+    while cause is not None:  # aiohttp wraps what our hook raised
+        if isinstance(cause, (DeadlinePassed, Draining)):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return Unreachable(f"nothing was written: {type(error).__name__}")
+
+
+def _exchange(
+    attempt_id: UUID,
+    api: Api,
+    body: Mapping[str, Any],
+    fence: Fence,
+    status: int | None,
+    answer: bytes | None,
+    meaning: str,
+) -> Exchange:
+    return Exchange(
+        id=UUID(int=uuid_utils.uuid7().int),
+        attempt_id=attempt_id,
+        api=api.name,
+        request={name: _masked_field(name, value) for name, value in body.items()},
+        was_written=fence.is_written,
+        http_status=status,
+        answer=None if answer is None else masked(answer.decode("utf-8", "replace"))[:_ANSWER_CHARACTERS_KEPT],
+        meaning=meaning,
+    )
+
+
+def _masked_field(name: str, value: Any) -> Any:
+    if name in _MASKED_FIELDS:
+        return _MASK
+    if not isinstance(value, str):
+        return value
+    if name.endswith(("URL", "Url")):
+        return _ADDRESS_TOKEN.sub(f"/{_MASK}", value)
+    return value if name in ("Timestamp", "OriginatorConversationID") else masked(value)
+
+
+def masked(text: str) -> str:
+    """`text` with echoed tokens and the middle of every phone number replaced; also in ids that contain one."""
+    text = _ECHOED_TOKEN.sub(rf"\g<1>{_MASK}", text).replace("\0", "")
+    return _LONG_NUMBER.sub(lambda match: f"{match[0][:-8]}…{match[0][-3:]}", text)

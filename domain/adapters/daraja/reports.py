@@ -1,0 +1,227 @@
+"""Reading Daraja's callbacks: every known shape of the same message becomes one `Report`, and anything else none.
+
+Nothing here raises for what a body holds: it came from outside, and storing it must never fail. The operation alone
+decides how a body is read (design.md, "Callbacks").
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
+from domain.callback_address import TIMEOUT_OPERATIONS, Operation
+from domain.lifecycle.record_callback import ORIGINATOR_CONVERSATION_ID, Report, Word
+from domain.values import Kind, is_receipt
+
+UNREADABLE = Report(word=Word.UNREADABLE)
+
+# A real result has a few levels; json would follow a hostile one until the stack ends.
+_DEPTH_MAX = 12
+
+# Daraja's timeout message echoes our request, credential and all (daraja.md §4.4).
+_SECRET_VALUE = re.compile(
+    rb'("(?:SecurityCredential|Password|InitiatorPassword|access_token|Authorization)"\s*:\s*")((?:[^"\\]|\\.)*)',
+    re.IGNORECASE,
+)
+REPLACED = b"[replaced]"
+
+_PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
+
+
+def read_report(operation: str, body: bytes) -> Report:
+    """What `body` says, read as a message of `operation`."""
+    try:
+        message = _parse(body)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+    try:
+        match operation:
+            case Operation.DEPOSIT:
+                return _deposit_report(message)
+            case Operation.WITHDRAWAL:
+                return _payout_report(Kind.WITHDRAWAL, message)
+            case Operation.BILL_PAYMENT:
+                return _payout_report(Kind.BILL_PAYMENT, message)
+            case _ if operation in TIMEOUT_OPERATIONS.values():
+                return _timeout_report(message)
+            case _:
+                return UNREADABLE  # an answer to a question that was never asked
+    except _OtherShape:
+        return UNREADABLE
+
+
+def without_secrets(body: bytes) -> bytes:
+    """`body` with the value of every credential, password or token replaced, even where it is not whole JSON."""
+    return _SECRET_VALUE.sub(rb"\g<1>" + REPLACED, body)
+
+
+class _OtherShape(Exception):
+    """The message is not of the shape that its operation has."""
+
+
+def _deposit_report(message: Any) -> Report:
+    """STK callback (daraja.md §2.3)."""
+    callback = _mapping(_mapping(_mapping(message).get("Body")).get("stkCallback"))
+    code = _code(callback)
+    ids = _ids(callback, {"CheckoutRequestID": "checkout_request_id", "MerchantRequestID": "merchant_request_id"})
+    items = _items(callback.get("CallbackMetadata"), "Item", "Name")
+    return _report(
+        Kind.DEPOSIT, code, ids, items.get("Amount", []), _receipt(items.get("MpesaReceiptNumber", [])), None
+    )
+
+
+def _payout_report(kind: Kind, message: Any) -> Report:
+    """B2C and B2B result (daraja.md §4.3, §5)."""
+    result = _mapping(_mapping(message).get("Result"))
+    code = _code(result)
+    ids = _ids(result, {"ConversationID": "conversation_id", "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID})
+    parameters = _items(result.get("ResultParameters"), "ResultParameter", "Key")
+    amounts = parameters.get("TransactionAmount", []) + parameters.get("Amount", [])
+    receipt = _receipt([*parameters.get("TransactionReceipt", []), result.get("TransactionID")])
+    name = next(iter(parameters.get("ReceiverPartyPublicName", [])), None)
+    return _report(kind, code, ids, amounts, receipt, _recipient_name(name))
+
+
+def _timeout_report(message: Any) -> Report:
+    """Queue timeout (daraja.md §4.4): an echo of our request, or a Result. Either way it says only: slow."""
+    body = _mapping(message)
+    inner = body.get("Result", body)
+    return Report(
+        word=Word.TIMEOUT,
+        ids=_ids(_mapping(inner), {"OriginatorConversationID": ORIGINATOR_CONVERSATION_ID}),
+    )
+
+
+def _report(
+    kind: Kind,
+    code: str,
+    ids: frozenset[tuple[str, str]],
+    amounts: list[Any],
+    receipt: str | None,
+    recipient_name: str | None,
+) -> Report:
+    if code == SUCCESS_CODE:
+        return Report(
+            word=Word.SUCCESS,
+            code=code,
+            ids=ids,
+            has_amount=bool(amounts),
+            amount=_amount(amounts),
+            receipt=receipt,
+            recipient_name=recipient_name,
+        )
+    failure = failure_of(kind, code)
+    if failure is None:
+        return Report(word=Word.UNDECIDED, code=code, ids=ids)
+    # A failure has no receipt, whatever its TransactionID looks like (daraja.md §4.3); an amount must still agree.
+    return Report(
+        word=Word.FAILURE,
+        code=code,
+        failure=failure,
+        ids=ids,
+        has_amount=bool(amounts),
+        amount=_amount(amounts),
+    )
+
+
+def _code(message: Mapping[str, Any]) -> str:
+    code = code_text(message.get("ResultCode"))
+    if code is None:
+        raise _OtherShape
+    return code
+
+
+def _ids(message: Mapping[str, Any], names: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    found = set()
+    for name, id_kind in names.items():
+        value = message.get(name)
+        if value is None or value == "":
+            continue
+        if not is_provider_id(value):
+            raise _OtherShape
+        found.add((id_kind, value))
+    return frozenset(found)
+
+
+def is_provider_id(value: Any) -> bool:
+    """Ids are opaque, up to 64 characters of ours to keep (daraja.md §2.2)."""
+    return isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
+
+
+def _items(container: Any, list_name: str, key_name: str) -> dict[str, list[Any]]:
+    """Named values, in order of appearance. One object may stand for a list, items may lack a value, keys may repeat."""
+    values: dict[str, list[Any]] = defaultdict(list)
+    items = container.get(list_name) if isinstance(container, Mapping) else None
+    for item in items if isinstance(items, list) else [items]:
+        if isinstance(item, Mapping) and isinstance(item.get(key_name), str) and item.get("Value") not in (None, ""):
+            values[item[key_name]].append(item["Value"])
+    return values
+
+
+def _amount(values: list[Any]) -> Decimal | None:
+    """The one amount that all of `values` name; None where one cannot be read or two differ."""
+    amounts = set()
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, Decimal, str)):
+            return None
+        if isinstance(value, str) and not _PLAIN_NUMBER.fullmatch(value):
+            return None
+        amounts.add(Decimal(value))
+    return amounts.pop() if len(amounts) == 1 else None
+
+
+def _receipt(values: list[Any]) -> str | None:
+    """The one receipt that all of `values` name, or None."""
+    named = [value for value in values if value is not None]
+    if not named or any(value != named[0] for value in named):
+        return None
+    return named[0] if isinstance(named[0], str) and is_receipt(named[0]) else None
+
+
+def _recipient_name(value: Any) -> str | None:
+    """The name in `254711000111 - JANE DOE` or `888880 - SUPPLIER LTD`."""
+    if not isinstance(value, str) or " - " not in value:
+        return None
+    name = value.split(" - ", 1)[1].strip()[:100]
+    return name if name and name.isprintable() else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _OtherShape
+    return value
+
+
+def _parse(body: bytes) -> Any:
+    """JSON, strictly: no repeated keys (two readers would see two messages), no NaN, bounded depth, exact numbers."""
+    value = json.loads(
+        body.decode("utf-8-sig"),
+        object_pairs_hook=_object,
+        parse_float=Decimal,
+        parse_constant=_refuse_constant,
+    )
+    _check_depth(value, _DEPTH_MAX)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key is repeated")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if left == 0:
+        raise ValueError("nested too deeply")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(inner, left - 1)

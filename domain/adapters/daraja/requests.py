@@ -1,0 +1,124 @@
+"""What we ask Daraja, in its own field names and spellings (daraja.md §2.1, §4.1, §5)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from domain import callback_address
+from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.payment import Payment
+from domain.values import Kind, Purpose
+
+# Kenya keeps one offset all year. Daraja checks only that timestamp and password agree (daraja.md §2.1).
+EAST_AFRICA = timezone(timedelta(hours=3))
+
+_COMMANDS = {
+    Purpose.BUSINESS: "BusinessPayment",
+    Purpose.SALARY: "SalaryPayment",
+    Purpose.PROMOTION: "PromotionPayment",
+}
+
+# Identifier types: a till is 2, a shortcode 4 (daraja.md §5: documents say only 4, production wants 2 for a till).
+_SHORTCODE = "4"
+_TILL = "2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Who we are to Daraja."""
+
+    shortcode: str
+    passkey: str
+    till: str | None
+    payout_shortcode: str
+    initiator_name: str
+    callback_base_url: str
+    callback_secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One of Daraja's calls. `acknowledgement_id` names the id without which an acknowledgement is none."""
+
+    name: str
+    path: str
+    acknowledgement_id: str
+
+
+STK_PUSH = Api("stk_push", "/mpesa/stkpush/v1/processrequest", "CheckoutRequestID")
+B2C = Api("b2c", "/mpesa/b2c/v3/paymentrequest", "ConversationID")
+B2B = Api("b2b", "/mpesa/b2b/v1/paymentrequest", "ConversationID")
+
+API_OF_KIND = {Kind.DEPOSIT: STK_PUSH, Kind.WITHDRAWAL: B2C, Kind.BILL_PAYMENT: B2B}
+
+
+def request_body(payment: Payment, account: Account, *, credential: str, now: datetime) -> Mapping[str, Any]:
+    """The body that asks Daraja to make `payment`."""
+    match payment.kind:
+        case Kind.DEPOSIT:
+            return _stk_push(payment, account, now)
+        case Kind.WITHDRAWAL:
+            return _b2c(payment, account, credential)
+        case Kind.BILL_PAYMENT:
+            return _b2b(payment, account, credential)
+
+
+def _stk_push(payment: Payment, account: Account, now: datetime) -> Mapping[str, Any]:
+    timestamp = now.astimezone(EAST_AFRICA).strftime("%Y%m%d%H%M%S")
+    password = base64.b64encode(f"{account.shortcode}{account.passkey}{timestamp}".encode()).decode()
+    return {
+        "BusinessShortCode": account.shortcode,
+        "Password": password,
+        "Timestamp": timestamp,
+        "TransactionType": "CustomerBuyGoodsOnline" if account.till else "CustomerPayBillOnline",
+        "Amount": payment.amount_kes,
+        "PartyA": payment.phone_number,
+        "PartyB": account.till or account.shortcode,
+        "PhoneNumber": payment.phone_number,
+        "CallBackURL": _address(payment, account, RESULT_OPERATIONS[payment.kind]),
+        "AccountReference": payment.account_reference,
+        "TransactionDesc": payment.description,  # left out, it is refused as "Invalid Remarks" (daraja.md §2.1)
+    }
+
+
+def _b2c(payment: Payment, account: Account, credential: str) -> Mapping[str, Any]:
+    return {
+        # The payment's id, the only one ever used for it: Daraja refuses its second use (daraja.md §4.2).
+        "OriginatorConversationID": str(payment.id),
+        "InitiatorName": account.initiator_name,
+        "SecurityCredential": credential,
+        "CommandID": _COMMANDS[payment.purpose or Purpose.BUSINESS],
+        "Amount": payment.amount_kes,
+        "PartyA": account.payout_shortcode,
+        "PartyB": payment.phone_number,
+        "Remarks": payment.remarks,
+        "QueueTimeOutURL": _address(payment, account, TIMEOUT_OPERATIONS[payment.kind]),
+        "ResultURL": _address(payment, account, RESULT_OPERATIONS[payment.kind]),
+        "Occassion": "",  # spelled so in v3
+    }
+
+
+def _b2b(payment: Payment, account: Account, credential: str) -> Mapping[str, Any]:
+    return {
+        "Initiator": account.initiator_name,
+        "SecurityCredential": credential,
+        "CommandID": "BusinessPayBill" if payment.paybill else "BusinessBuyGoods",
+        "SenderIdentifierType": _SHORTCODE,
+        "RecieverIdentifierType": _SHORTCODE if payment.paybill else _TILL,  # spelled so
+        "Amount": payment.amount_kes,
+        "PartyA": account.payout_shortcode,
+        "PartyB": payment.paybill or payment.till,
+        "AccountReference": payment.account_reference,
+        "Remarks": payment.remarks,
+        "QueueTimeOutURL": _address(payment, account, TIMEOUT_OPERATIONS[payment.kind]),
+        "ResultURL": _address(payment, account, RESULT_OPERATIONS[payment.kind]),
+        "Occassion": "",
+    }
+
+
+def _address(payment: Payment, account: Account, operation: str) -> str:
+    return callback_address.address(account.callback_base_url, account.callback_secret, payment.id, operation)

@@ -1,0 +1,162 @@
+"""One OAuth token for all workers.
+
+Each new token invalidates the previous one (daraja.md §1), so workers that fetched their own would keep killing each
+other's. The token is shared in Redis, fetched by one at a time, early enough that nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import aiohttp
+import structlog
+
+from domain.errors import OutcomeUnknown, Refused, Unreachable
+from domain.failures import Failure, FailureReason
+
+log = structlog.get_logger()
+
+_FETCH_SECONDS = 10
+_BODY_BYTES_MAX = 16 * 1024
+
+# Refreshed this long before it ends, or a tenth of its life where that is shorter.
+_MARGIN_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token. Times in seconds since the epoch."""
+
+    text: str
+    issued_at: float
+    expires_at: float
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether nobody needs to think of a new one yet."""
+        return now < self.expires_at - min(_MARGIN_SECONDS, (self.expires_at - self.issued_at) / 10)
+
+    def is_valid(self, now: float) -> bool:
+        return now < self.expires_at - 1
+
+
+class Shelf(Protocol):
+    """Where the workers share the token, as text. Each method raises QueueUnavailable."""
+
+    async def read(self) -> str | None: ...
+
+    async def write(self, text: str, *, kept_seconds: float) -> None: ...
+
+    def lock(self) -> AbstractAsyncContextManager[bool]:
+        """Held by one worker at a time; False where another holds it."""
+        ...
+
+
+class TokenSource:
+    """Gives the token to send with. One for each worker process."""
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        consumer_key: str,
+        consumer_secret: str,
+        shelf: Shelf,
+        clock: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._url = f"{base_url}/oauth/v1/generate?grant_type=client_credentials"
+        self._auth = aiohttp.BasicAuth(consumer_key, consumer_secret)
+        self._shelf = shelf
+        self._clock = clock
+        self._token: Token | None = None
+        self._refreshing = asyncio.Lock()  # one refresh in this process; the shelf's lock sees to the others
+
+    async def current(self) -> Token:
+        """A token that is valid as far as we know. Raises ProviderError or QueueUnavailable where none can be had."""
+        if self._token is not None and self._token.is_fresh(self._clock()):
+            return self._token
+        return await self._renew(refused=None)
+
+    async def after_refusal(self, refused: Token) -> Token:
+        """Another token than the one that Daraja refused: the shared one if it is newer, else a new one."""
+        if self._token is not None and self._token.text != refused.text:
+            return self._token
+        return await self._renew(refused=refused)
+
+    async def _renew(self, refused: Token | None) -> Token:
+        async with self._refreshing:
+            for _ in range(int(_FETCH_SECONDS / 0.05)):
+                shared = await self._shared(refused)
+                if shared is not None and shared.is_fresh(self._clock()):
+                    self._token = shared
+                    return shared
+                async with self._shelf.lock() as is_ours:
+                    if is_ours:
+                        return await self._fetch_and_share(refused)
+                if shared is not None:  # another worker renews it early; meanwhile the old one is good
+                    return shared
+                await asyncio.sleep(0.05)
+        raise Unreachable("no access token: another worker holds the refresh and does not finish")
+
+    async def _shared(self, refused: Token | None) -> Token | None:
+        """The shared token, if it is valid and not the one that was just refused."""
+        text = await self._shelf.read()
+        try:
+            token = Token(**json.loads(text)) if text else None
+        except (ValueError, TypeError):
+            return None
+        if token is None or not token.is_valid(self._clock()):
+            return None
+        return None if refused is not None and token.text == refused.text else token
+
+    async def _fetch_and_share(self, refused: Token | None) -> Token:
+        # Looked at again under the lock: the one who held it before us may have fetched.
+        shared = await self._shared(refused)
+        if shared is None or not shared.is_fresh(self._clock()):
+            shared = await self._fetch()
+            await self._shelf.write(json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock())
+        self._token = shared
+        return shared
+
+    async def _fetch(self) -> Token:
+        now = self._clock()
+        try:
+            async with self._session.get(
+                self._url,
+                auth=self._auth,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS),
+            ) as response:
+                status = response.status
+                body = await response.content.read(_BODY_BYTES_MAX)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable("the access token could not be fetched") from error
+        if status == 400:
+            # Daraja answers a wrong key or secret with an empty 400 (daraja.md §1).
+            log.error("daraja_credentials_refused")
+            raise Refused(Failure(FailureReason.CONFIGURATION, True, "400"), "the consumer key or secret was refused")
+        return _token_of(status, body, now)
+
+
+def _token_of(status: int, body: bytes, now: float) -> Token:
+    try:
+        message = json.loads(body)
+        text = message["access_token"]
+        lifetime = float(message["expires_in"])  # a number today, a string in older captures (daraja.md §1)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise OutcomeUnknown(f"no access token in an answer of status {status}") from None
+    if (
+        status != 200
+        or not isinstance(text, str)
+        or not text.isascii()
+        or not text.isprintable()
+        or not 0 < lifetime < 1e6
+    ):
+        raise OutcomeUnknown(f"no access token in an answer of status {status}")
+    return Token(text, now, now + lifetime)

@@ -1,0 +1,53 @@
+"""Logs and metrics, the same in all processes: one JSON object a line, events by name, no phone number and no secret."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
+
+accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
+replayed = Counter("mkwanja_replays_total", "Answers given again under a used idempotency key")
+refused = Counter("mkwanja_requests_refused_total", "Requests refused, by problem code", ["code"])
+callbacks_stored = Counter("mkwanja_callbacks_stored_total", "Callbacks stored, by what they led to", ["disposition"])
+callbacks_refused = Counter("mkwanja_callbacks_refused_total", "Callback requests turned away", ["reason"])
+submissions = Counter("mkwanja_submissions_total", "Answers to submissions, by meaning", ["meaning"])
+sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", ["step"])
+needs_review = Counter("mkwanja_needs_review_total", "Payments flagged for a person", ["reason"])
+queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
+
+
+def metrics_text() -> tuple[bytes, str]:
+    """The body and content type of /metrics."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
+
+
+def set_up_logging(level: str, *, process: str) -> None:
+    """Logs of ours and of the libraries to standard output. Libraries speak only from WARNING on."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    logging.basicConfig(handlers=[_ToStructlog()], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+class _ToStructlog(logging.Handler):
+    """Library logs in our form: the logger's name and the message, without arguments that could carry bodies."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"logger": record.name, "text": record.getMessage()}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        structlog.get_logger().log(record.levelno, "library", **fields)

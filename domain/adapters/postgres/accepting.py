@@ -1,0 +1,173 @@
+"""Accepting a payment: the payment, its key and its first history entry in one commit, shared by whoever waits.
+
+The key is reserved by that commit itself, so that two requests with one key cannot both make a payment, whatever process
+they reach and whenever one dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import uuid_utils.compat as uuid_utils
+from sqlalchemy import text
+
+from domain.adapters.batching import Lane, RunAlone
+from domain.adapters.postgres.engine import (
+    CONTENDED,
+    Database,
+    Transaction,
+    is_about_rows,
+    sqlstate,
+)
+from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
+from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused
+from domain.idempotency import KEY_HELD_FOR, FirstAnswer
+from domain.payment import Payment, Stage
+from domain.ports import Acceptance, NewPayment
+
+# How long a request waits for the first one with its key, before it is told to come back (interface.md).
+_IN_FLIGHT_WAIT_SECONDS = 5
+
+# A payment that nobody wakes a worker for is found by the sweeper after this (design.md, rule 5: at most 5 s).
+FIRST_STEP_WITHIN = timedelta(seconds=3)
+
+_HELD = f"interval '{int(KEY_HELD_FOR.total_seconds())} seconds'"
+
+# A key is free again only when its time is over *and* nothing about its payment can still change, for as long again.
+_ACCEPT = text(f"""
+WITH sent AS (SELECT * FROM {unnest(ACCEPTED_COLUMNS)}),
+reserved AS (
+    INSERT INTO mkwanja.idempotency_keys AS held
+        (caller_key, key, fingerprint, payment_id, answer_status, answer_body, created_at, expires_at)
+    SELECT caller_key, idempotency_key, fingerprint, id, 202, answer_body, now(), now() + {_HELD}
+    FROM sent ORDER BY caller_key, idempotency_key
+    ON CONFLICT ON CONSTRAINT one_payment_per_key DO UPDATE SET
+        fingerprint = excluded.fingerprint, payment_id = excluded.payment_id,
+        answer_status = excluded.answer_status, answer_body = excluded.answer_body,
+        created_at = excluded.created_at, expires_at = excluded.expires_at
+    WHERE held.expires_at <= now() AND EXISTS (
+        SELECT FROM mkwanja.payments AS earlier WHERE earlier.id = held.payment_id
+        AND earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
+        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_HELD})
+    RETURNING payment_id
+), created AS (
+    INSERT INTO mkwanja.payments
+        (id, kind, stage, caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
+         description, remarks, purpose, metadata, idempotency_key, created_at, updated_at, sequence, next_step_at)
+    SELECT id, kind, '{Stage.ACCEPTED}', caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
+         description, remarks, purpose, CAST(metadata AS json), idempotency_key, now(), now(), 1,
+         now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds'
+    FROM sent JOIN reserved ON reserved.payment_id = sent.id
+    RETURNING id
+)
+INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail)
+SELECT history_id, sent.id, 1, now(), '{Stage.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
+FROM sent JOIN created ON created.id = sent.id
+RETURNING payment_id
+""")
+
+_HELD_ANSWERS = text("""
+SELECT caller_key, key, fingerprint, payment_id, answer_status, answer_body, expires_at
+FROM mkwanja.idempotency_keys
+WHERE (caller_key, key) IN (SELECT * FROM unnest(CAST(:caller_keys AS text[]), CAST(:keys AS text[])))
+""")
+
+
+class Accepting:
+    """The ingress's writes. Satisfies `domain.ports.AcceptingStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lane: Lane[NewPayment, Acceptance] = Lane(
+            self._accept_batch, key=lambda new: (new.caller.key, new.idempotency_key)
+        )
+
+    async def accept(self, new: NewPayment) -> Acceptance:
+        """See `domain.ports.AcceptingStore.accept`."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + _IN_FLIGHT_WAIT_SECONDS
+        while True:
+            try:
+                acceptance = await self._lane.submit(new)
+            except Exception as error:
+                if sqlstate(error) not in CONTENDED:
+                    raise
+                # Somebody holds the key's row: the first request, being accepted elsewhere.
+                if loop.time() >= give_up_at:
+                    raise IdempotencyKeyInFlight from error
+                continue
+            if acceptance.answer.fingerprint != new.fingerprint:
+                raise IdempotencyKeyReused
+            return acceptance
+
+    async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
+        """See `domain.ports.AcceptingStore.first_answer`."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_HELD_ANSWERS, {"caller_keys": [caller_key], "keys": [key]})
+        return _first_answer(rows[0]) if rows else None
+
+    async def drain(self) -> None:
+        await self._lane.drain()
+
+    async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance]:
+        try:
+            async with self._database.transaction() as transaction:
+                return await self._accept_in(transaction, batch)
+        except Exception as error:
+            if len(batch) > 1 and is_about_rows(error):
+                raise RunAlone from error
+            raise
+
+    async def _accept_in(self, transaction: Transaction, batch: Sequence[NewPayment]) -> list[Acceptance]:
+        answers = [new.answer(as_accepted(new, transaction.now)) for new in batch]
+        sent = [accepted_values(new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)]
+        created = {row.payment_id for row in await transaction.rows(_ACCEPT, columns(sent, ACCEPTED_COLUMNS))}
+        held: dict[tuple[str, str], Any] = {}
+        late = [new for new in batch if new.id not in created]
+        if late:
+            parameters = {
+                "caller_keys": [new.caller.key for new in late],
+                "keys": [new.idempotency_key for new in late],
+            }
+            rows = await transaction.rows(_HELD_ANSWERS, parameters)
+            held = {(row.caller_key, row.key): row for row in rows}
+        acceptances = []
+        for new, body in zip(batch, answers, strict=True):
+            if new.id in created:
+                answer = FirstAnswer(new.fingerprint, 202, body, str(new.id))
+                acceptances.append(Acceptance(answer, False, transaction.now + KEY_HELD_FOR))
+            else:
+                row = held[new.caller.key, new.idempotency_key]
+                acceptances.append(Acceptance(_first_answer(row), True, row.expires_at))
+        return acceptances
+
+
+def as_accepted(new: NewPayment, now: Any) -> Payment:
+    """The payment as the commit under way will hold it."""
+    request = new.request
+    return Payment(
+        id=new.id,
+        kind=request.kind,
+        stage=Stage.ACCEPTED,
+        caller_key=new.caller.key,
+        owner=request.owner,
+        amount_kes=request.amount_kes,
+        phone_number=request.phone_number,
+        paybill=request.paybill,
+        till=request.till,
+        account_reference=request.account_reference,
+        description=request.description,
+        remarks=request.remarks,
+        purpose=request.purpose,
+        metadata=request.metadata,
+        idempotency_key=new.idempotency_key,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _first_answer(row: Any) -> FirstAnswer:
+    return FirstAnswer(bytes(row.fingerprint), row.answer_status, bytes(row.answer_body), str(row.payment_id))

@@ -1,0 +1,152 @@
+"""The claim: `submitting` committed before anything is sent, and all that may forbid it in the one WHERE.
+
+Brakes and age are judged here, by the database's clock, in the same statement that takes the payment: so nothing can
+change between the look and the claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import uuid_utils.compat as uuid_utils
+from sqlalchemy import text
+
+from domain.adapters.batching import Lane, RunAlone
+from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
+from domain.adapters.postgres.engine import CommitOutcomeUnknown, Database, is_about_rows
+from domain.adapters.postgres.rows import attempts_from, columns, payment_from, unnest
+from domain.errors import StoreUnavailable
+from domain.payment import FactName, Payment, Stage
+from domain.ports import ClaimTerms
+from domain.values import Kind
+
+_LOAD = text("SELECT *, now() AS now FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+_CLAIM_COLUMNS = {
+    "id": "uuid", "attempt_id": "uuid", "history_id": "uuid", "lease": "interval", "deposit_age": "interval",
+    "withdrawal_age": "interval", "bill_payment_age": "interval",
+}  # fmt: skip
+
+# Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id order, like every batch.
+_CLAIM = text(f"""
+WITH sent AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
+free AS (
+    SELECT payment.id FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
+    WHERE payment.stage = '{Stage.ACCEPTED}'
+    ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
+), claimed AS (
+    UPDATE mkwanja.payments AS payment
+    SET stage = '{Stage.SUBMITTING}', attempt_id = sent.attempt_id, lease_until = now() + sent.lease,
+        next_step_at = now() + sent.lease, sequence = payment.sequence + 1, updated_at = now()
+    FROM sent JOIN free ON free.id = sent.id
+    WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}'
+      AND payment.created_at > now() - CASE payment.kind
+            WHEN '{Kind.DEPOSIT}' THEN sent.deposit_age
+            WHEN '{Kind.WITHDRAWAL}' THEN sent.withdrawal_age
+            ELSE sent.bill_payment_age END
+      AND (payment.kind = '{Kind.DEPOSIT}' OR NOT EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged))
+    RETURNING payment.*
+), attempted AS (
+    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)
+    SELECT attempt_id, id, 1 + (SELECT count(*) FROM mkwanja.attempts AS earlier WHERE earlier.payment_id = claimed.id), now()
+    FROM claimed
+), noted AS (
+    INSERT INTO mkwanja.payment_history
+        (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail)
+    SELECT sent.history_id, claimed.id, claimed.sequence, now(), '{FactName.CLAIMED}', '{Stage.ACCEPTED}', claimed.stage,
+           claimed.attempt_id, '{{}}'
+    FROM claimed JOIN sent ON sent.id = claimed.id
+)
+SELECT * FROM claimed
+""")
+
+_CLAIMED_BY = text("SELECT * FROM mkwanja.payments WHERE attempt_id = ANY(CAST(:attempt_ids AS uuid[]))")
+
+_POSTPONE = text(f"""
+UPDATE mkwanja.payments SET next_step_at = now() + CAST(:wait AS interval)
+WHERE id = CAST(:id AS uuid) AND stage = '{Stage.ACCEPTED}'
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    payment_id: UUID
+    attempt_id: UUID
+    terms: ClaimTerms
+
+
+class Claiming:
+    """Satisfies `domain.ports.ClaimingStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._loads: Lane[UUID, tuple[Payment, datetime] | None] = Lane(self._load_batch, key=lambda item: item)
+        self._claims: Lane[_Claim, Payment | None] = Lane(self._claim_batch, key=lambda claim: claim.payment_id)
+
+    async def load(self, payment_id: UUID) -> tuple[Payment, datetime] | None:
+        """See `domain.ports.ClaimingStore.load`."""
+        return await self._loads.submit(payment_id)
+
+    async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
+        """See `domain.ports.ClaimingStore.claim`."""
+        return await self._claims.submit(_Claim(payment_id, attempt_id, terms))
+
+    async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
+        """See `domain.ports.ClaimingStore.postpone`."""
+        async with self._database.transaction() as transaction:
+            await transaction.run(_POSTPONE, {"id": payment_id, "wait": wait})
+
+    async def _load_batch(self, ids: Sequence[UUID]) -> list[tuple[Payment, datetime] | None]:
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_LOAD, {"ids": list(ids)})
+            attempts = attempts_from(
+                await transaction.rows(ATTEMPTS, {"ids": list(ids)}),
+                await transaction.rows(PROVIDER_IDS, {"ids": list(ids), "kinds": [], "provider_values": []}),
+            )
+        found = {row.id: (payment_from(row, attempts.get(row.id, ())), row.now) for row in rows}
+        return [found.get(payment_id) for payment_id in ids]
+
+    async def _claim_batch(self, batch: Sequence[_Claim]) -> list[Payment | None]:
+        try:
+            async with self._database.transaction() as transaction:
+                rows = await transaction.rows(_CLAIM, _claim_parameters(batch))
+        except CommitOutcomeUnknown:
+            rows = await self._read_back(batch)
+        except Exception as error:
+            if len(batch) > 1 and is_about_rows(error):
+                raise RunAlone from error
+            raise
+        claimed = {row.attempt_id: payment_from(row) for row in rows}
+        return [claimed.get(claim.attempt_id) for claim in batch]
+
+    async def _read_back(self, batch: Sequence[_Claim]) -> list[Any]:
+        """A lost COMMIT: the attempt ids tell whether it happened. Not knowing means not sending; the lease ends it."""
+        for wait_seconds in (0.1, 0.5, 1.0):
+            await asyncio.sleep(wait_seconds)
+            try:
+                async with self._database.transaction() as transaction:
+                    return await transaction.rows(_CLAIMED_BY, {"attempt_ids": [claim.attempt_id for claim in batch]})
+            except StoreUnavailable:
+                continue
+        return []
+
+
+def _claim_parameters(batch: Sequence[_Claim]) -> dict[str, list[Any]]:
+    sent = [
+        {
+            "id": claim.payment_id,
+            "attempt_id": claim.attempt_id,
+            "history_id": uuid_utils.uuid7(),
+            "lease": claim.terms.lease,
+            "deposit_age": claim.terms.expires_after[Kind.DEPOSIT],
+            "withdrawal_age": claim.terms.expires_after[Kind.WITHDRAWAL],
+            "bill_payment_age": claim.terms.expires_after[Kind.BILL_PAYMENT],
+        }
+        for claim in batch
+    ]
+    return columns(sent, _CLAIM_COLUMNS)

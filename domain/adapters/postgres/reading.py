@@ -1,0 +1,99 @@
+"""What callers read: one payment, a page of them, one's history; and whether the database is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, text, tuple_
+
+from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
+from domain.adapters.postgres.engine import Database, Transaction
+from domain.adapters.postgres.rows import attempts_from, payment_from
+from domain.adapters.postgres.tables import REVISION, payment_history, payments
+from domain.payment import Payment, Stage
+
+_HISTORY = (
+    select(
+        payment_history.c.sequence,
+        payment_history.c.recorded_at,
+        payment_history.c.what,
+        payment_history.c.previous_stage,
+        payment_history.c.stage,
+        payment_history.c.detail,
+    )
+    .order_by(payment_history.c.sequence)
+    .limit(1000)
+)
+
+_REVISION = text("SELECT version_num FROM mkwanja.alembic_version")
+
+_STAGES_OF_STATUS = {
+    status: [stage.value for stage in Stage if stage.public_status == status]
+    for status in ("pending", "success", "failed")
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageQuery:
+    """Which payments, newest first: columns that must equal, a span of creation times, and where the last page ended."""
+
+    equal: Mapping[str, Any]
+    status: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    older_than: tuple[datetime, UUID] | None = None
+    limit: int = 20
+
+
+class Reading:
+    """Reads. Each raises `StoreUnavailable` when Postgres cannot answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def payment(self, payment_id: UUID) -> Payment | None:
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(select(payments).where(payments.c.id == payment_id))
+            found = await _with_attempts(transaction, rows)
+        return found[0] if found else None
+
+    async def page(self, query: PageQuery) -> list[Payment]:
+        """At most `query.limit` payments; ask for one more to know whether there is a next page."""
+        statement = select(payments).order_by(payments.c.created_at.desc(), payments.c.id.desc()).limit(query.limit)
+        for column, value in query.equal.items():
+            statement = statement.where(payments.c[column] == value)
+        if query.status is not None:
+            statement = statement.where(payments.c.stage.in_(_STAGES_OF_STATUS[query.status]))
+        if query.created_after is not None:
+            statement = statement.where(payments.c.created_at > query.created_after)
+        if query.created_before is not None:
+            statement = statement.where(payments.c.created_at < query.created_before)
+        if query.older_than is not None:
+            statement = statement.where(tuple_(payments.c.created_at, payments.c.id) < tuple_(*query.older_than))
+        async with self._database.transaction() as transaction:
+            return await _with_attempts(transaction, await transaction.rows(statement))
+
+    async def history(self, payment_id: UUID) -> list[Any]:
+        """The payment's history, oldest first."""
+        async with self._database.transaction() as transaction:
+            return await transaction.rows(_HISTORY.where(payment_history.c.payment_id == payment_id))
+
+    async def is_migrated(self) -> bool:
+        """Whether the database has the schema that this code was written for."""
+        async with self._database.transaction() as transaction:
+            return [row.version_num for row in await transaction.rows(_REVISION)] == [REVISION]
+
+
+async def _with_attempts(transaction: Transaction, rows: list[Any]) -> list[Payment]:
+    ids = [row.id for row in rows]
+    if not ids:
+        return []
+    attempts = attempts_from(
+        await transaction.rows(ATTEMPTS, {"ids": ids}),
+        await transaction.rows(PROVIDER_IDS, {"ids": ids, "kinds": [], "provider_values": []}),
+    )
+    return [payment_from(row, attempts.get(row.id, ())) for row in rows]

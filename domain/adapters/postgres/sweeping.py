@@ -1,0 +1,97 @@
+"""What is overdue: due steps, taken and moved in one statement, and events that nobody recorded as published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from domain.adapters.batching import Lane, RunAlone
+from domain.adapters.postgres.engine import Database, is_about_rows
+from domain.payment import Stage
+from domain.ports import Announcement, Due
+from domain.values import Kind
+
+# Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
+_TAKE_DUE = text("""
+WITH due AS (
+    SELECT id, next_step_at FROM mkwanja.payments
+    WHERE stage = :stage AND next_step_at <= now()
+    ORDER BY next_step_at LIMIT :limit FOR UPDATE SKIP LOCKED
+), moved AS (
+    UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
+    FROM due WHERE payment.id = due.id
+    RETURNING payment.id, payment.kind, payment.stage, due.next_step_at AS was_due_at
+)
+SELECT * FROM moved ORDER BY was_due_at
+""")
+
+_UNANNOUNCED = text("""
+SELECT history.id, history.payment_id, history.event_body
+FROM (
+    SELECT id FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)
+    ORDER BY event_due LIMIT :limit
+) AS owing
+JOIN mkwanja.payment_history AS history ON history.payment_id = owing.id AND history.event_body IS NOT NULL
+WHERE NOT EXISTS (SELECT FROM mkwanja.event_publications AS publication WHERE publication.history_id = history.id)
+ORDER BY history.payment_id, history.sequence
+""")
+
+# The payment is cleared only with its last unpublished event. Its row is locked first, so that an event which another
+# transaction is about to add is either seen here or sets `event_due` after us.
+_LOCK_OWING = text("""
+SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:payment_ids AS uuid[])) ORDER BY id FOR UPDATE
+""")
+_RECORD = text("""
+INSERT INTO mkwanja.event_publications (history_id, published_at)
+SELECT history_id, now() FROM unnest(CAST(:history_ids AS uuid[])) AS sent(history_id)
+""")
+_CLEAR = text("""
+UPDATE mkwanja.payments AS payment SET event_due = NULL
+WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT EXISTS (
+    SELECT FROM mkwanja.payment_history AS history
+    WHERE history.payment_id = payment.id AND history.event_body IS NOT NULL AND NOT EXISTS (
+        SELECT FROM mkwanja.event_publications AS publication WHERE publication.history_id = history.id))
+""")
+
+
+class Sweeping:
+    """Satisfies `domain.ports.SweepingStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._recording: Lane[Announcement, None] = Lane(self._record_batch, key=lambda item: item.payment_id)
+
+    async def take_due(self, stage: Stage, *, limit: int, next_step_in: timedelta) -> list[Due]:
+        """See `domain.ports.SweepingStore.take_due`."""
+        parameters = {"stage": stage.value, "limit": limit, "next_step_in": next_step_in}
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_TAKE_DUE, parameters)
+        return [Due(payment_id=row.id, kind=Kind(row.kind), stage=Stage(row.stage)) for row in rows]
+
+    async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
+        """See `domain.ports.SweepingStore.unannounced`."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_UNANNOUNCED, {"limit": limit, "overdue_by": overdue_by})
+        return [Announcement(history_id=row.id, payment_id=row.payment_id, body=row.event_body) for row in rows]
+
+    async def record_announced(self, announcement: Announcement) -> None:
+        """See `domain.ports.SweepingStore.record_announced`."""
+        await self._recording.submit(announcement)
+
+    async def drain(self) -> None:
+        await self._recording.drain()
+
+    async def _record_batch(self, batch: Sequence[Announcement]) -> list[None]:
+        payment_ids = {"payment_ids": sorted(item.payment_id for item in batch)}
+        try:
+            async with self._database.transaction() as transaction:
+                await transaction.rows(_LOCK_OWING, payment_ids)
+                await transaction.run(_RECORD, {"history_ids": [item.history_id for item in batch]})
+                await transaction.run(_CLEAR, payment_ids)
+        except Exception as error:
+            if len(batch) > 1 and is_about_rows(error):
+                raise RunAlone from error
+            raise
+        return [None] * len(batch)

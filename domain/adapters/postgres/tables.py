@@ -1,0 +1,196 @@
+"""The tables as SQLAlchemy knows them, for queries that are put together and for the test that compares them with alembic's.
+
+The migrations are the truth about constraints and why they exist (`alembic/versions`).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+
+SCHEMA = "mkwanja"
+
+# What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
+REVISION = "0001"
+
+metadata = MetaData(schema=SCHEMA)
+
+_moment = DateTime(timezone=True)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("caller_key", Text, nullable=False),
+    Column("owner", Text),
+    Column("amount_kes", Integer, nullable=False),
+    Column("phone_number", Text),
+    Column("paybill", Text),
+    Column("till", Text),
+    Column("account_reference", Text),
+    Column("description", Text),
+    Column("remarks", Text),
+    Column("purpose", Text),
+    Column("metadata", JSON, nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("created_at", _moment, nullable=False),
+    Column("updated_at", _moment, nullable=False),
+    Column("finalized_at", _moment),
+    Column("receipt", Text),
+    Column("recipient_name", Text),
+    Column("failure_reason", Text),
+    Column("failure_code", Text),
+    Column("failure_safe_to_retry", Boolean),
+    Column("needs_review", Boolean, nullable=False, server_default=text("false")),
+    Column("sequence", Integer, nullable=False),
+    Column("attempt_id", Uuid),
+    Column("lease_until", _moment),
+    Column("next_step_at", _moment),
+    Column("event_due", _moment),
+    UniqueConstraint("receipt", name="receipt_belongs_to_one_payment"),
+)
+Index(
+    "payments_due",
+    payments.c.stage,
+    payments.c.next_step_at,
+    postgresql_where=payments.c.next_step_at.isnot(None),
+)
+Index("payments_event_due", payments.c.event_due, postgresql_where=payments.c.event_due.isnot(None))
+Index("payments_newest", payments.c.created_at, payments.c.id)
+Index("payments_by_owner", payments.c.owner, payments.c.created_at, payments.c.id)
+Index("payments_by_phone_number", payments.c.phone_number, payments.c.created_at, payments.c.id)
+Index("payments_by_account_reference", payments.c.account_reference, payments.c.created_at, payments.c.id)
+Index("payments_by_idempotency_key", payments.c.idempotency_key)
+Index("payments_to_review", payments.c.created_at, payments.c.id, postgresql_where=payments.c.needs_review)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("payment_id", Uuid, ForeignKey(payments.c.id), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("claimed_at", _moment, nullable=False),
+    Column("outcome", Text),
+    Column("ended_at", _moment),
+    UniqueConstraint("payment_id", "number", name="attempts_are_numbered"),
+)
+
+provider_ids = Table(
+    "provider_ids",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("payment_id", Uuid, ForeignKey(payments.c.id), nullable=False),
+    Column("attempt_id", Uuid, ForeignKey(attempts.c.id)),
+    Column("recorded_at", _moment, nullable=False),
+)
+Index("provider_ids_of_payment", provider_ids.c.payment_id)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller_key", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("payment_id", Uuid, ForeignKey(payments.c.id), nullable=False),
+    Column("answer_status", Integer, nullable=False),
+    Column("answer_body", LargeBinary, nullable=False),
+    Column("created_at", _moment, nullable=False),
+    Column("expires_at", _moment, nullable=False),
+)
+
+payment_history = Table(
+    "payment_history",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("payment_id", Uuid, ForeignKey(payments.c.id), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("recorded_at", _moment, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("previous_stage", Text),
+    Column("stage", Text, nullable=False),
+    Column("attempt_id", Uuid),
+    Column("detail", JSON, nullable=False),
+    Column("event_type", Text),
+    Column("event_body", Text),
+    UniqueConstraint("payment_id", "sequence", name="history_is_numbered"),
+)
+
+event_publications = Table(
+    "event_publications",
+    metadata,
+    Column("history_id", Uuid, ForeignKey(payment_history.c.id), nullable=False),
+    Column("published_at", _moment, nullable=False),
+)
+Index("event_publications_of_history", event_publications.c.history_id)
+
+callbacks = Table(
+    "callbacks",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("payment_id", Uuid, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("received_at", _moment, nullable=False),
+    Column("source_address", Text, nullable=False),
+    Column("source_allowed", Boolean, nullable=False),
+    Column("content_type", Text),
+    Column("body", LargeBinary, nullable=False),
+    Column("body_sha256", LargeBinary, nullable=False),
+    Column("disposition", Text, nullable=False),
+    Column("is_flagged", Boolean, nullable=False),
+)
+Index("callbacks_by_id", callbacks.c.id)
+Index("callbacks_of_payment", callbacks.c.payment_id, callbacks.c.received_at)
+Index("callbacks_flagged", callbacks.c.received_at, postgresql_where=callbacks.c.is_flagged)
+
+inquiries = Table(
+    "inquiries",
+    metadata,
+    Column("payment_id", Uuid, ForeignKey(payments.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("api", Text, nullable=False),
+    Column("asked_at", _moment, nullable=False),
+    Column("answered_at", _moment),
+    Column("answer", JSON),
+)
+
+daraja_exchanges = Table(
+    "daraja_exchanges",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("payment_id", Uuid, nullable=False),
+    Column("attempt_id", Uuid, nullable=False),
+    Column("api", Text, nullable=False),
+    Column("recorded_at", _moment, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("was_written", Boolean, nullable=False),
+    Column("http_status", Integer),
+    Column("answer", Text),
+    Column("meaning", Text, nullable=False),
+)
+Index("daraja_exchanges_of_payment", daraja_exchanges.c.payment_id, daraja_exchanges.c.recorded_at)
+
+brakes = Table(
+    "brakes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("is_engaged", Boolean, nullable=False, server_default=text("false")),
+    Column("reason", Text),
+    Column("changed_at", _moment, nullable=False, server_default=text("now()")),
+)

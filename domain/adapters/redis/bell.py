@@ -1,0 +1,34 @@
+"""The bell: Redis pub/sub tells whoever listens that a payment is final. The record is in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arq.connections import ArqRedis
+
+from domain.adapters.batching import Lane
+from domain.adapters.redis.connection import available
+from domain.ports import Announcement
+
+CHANNEL = "payment-events"
+
+
+class RedisBell:
+    """Satisfies `domain.ports.Bell`."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+        self._lane: Lane[Announcement, None] = Lane(self._publish, key=lambda item: item.history_id)
+
+    async def ring(self, announcement: Announcement) -> None:
+        """See `domain.ports.Bell.ring`."""
+        async with available():
+            await self._lane.submit(announcement)
+
+    async def _publish(self, announcements: Sequence[Announcement]) -> list[None]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for item in announcements:
+                pipeline.publish(CHANNEL, item.body)
+                pipeline.publish(f"{CHANNEL}:{item.payment_id}", item.body)
+            await pipeline.execute()
+        return [None] * len(announcements)

@@ -1,0 +1,82 @@
+"""A copy of first answers, so that a retry need not ask Postgres. It may be empty or gone; then Postgres is asked."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from arq.connections import ArqRedis
+
+from domain.adapters.batching import Lane
+from domain.adapters.redis.connection import available
+from domain.idempotency import FirstAnswer
+
+_PREFIX = "mkwanja:replay:"
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy to keep until `expires_at`, in seconds since the epoch."""
+
+    name: str
+    text: str
+    expires_at: int
+
+
+class Replays:
+    """Reads and writes copies. Raises QueueUnavailable."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+        self._writes: Lane[_Copy, None] = Lane(self._write_batch, key=lambda copy: copy.name)
+        self._reads: Lane[str, bytes | None] = Lane(self._read_batch, key=lambda name: name)
+
+    async def read(self, caller_key: str, key: str, *, now: datetime) -> FirstAnswer | None:
+        """The copy, unless its time is over."""
+        async with available():
+            raw = await self._reads.submit(_name(caller_key, key))
+        if raw is None:
+            return None
+        try:
+            copy = json.loads(raw)
+            if datetime.fromisoformat(copy["expires_at"]) <= now:
+                return None
+            return FirstAnswer(
+                bytes.fromhex(copy["fingerprint"]),
+                int(copy["status"]),
+                base64.b64decode(copy["body"]),
+                str(copy["payment_id"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    async def write(self, caller_key: str, key: str, answer: FirstAnswer, expires_at: datetime) -> None:
+        """Keeps a copy until the key may be free again."""
+        copy = {
+            "fingerprint": answer.fingerprint.hex(),
+            "status": answer.status,
+            "body": base64.b64encode(answer.body).decode(),
+            "payment_id": answer.payment_id,
+            "expires_at": expires_at.isoformat(),
+        }
+        async with available():
+            await self._writes.submit(_Copy(_name(caller_key, key), json.dumps(copy), int(expires_at.timestamp())))
+
+    async def _read_batch(self, names: Sequence[str]) -> list[bytes | None]:
+        return list(await self._redis.mget(names))
+
+    async def _write_batch(self, copies: Sequence[_Copy]) -> list[None]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for copy in copies:
+                pipeline.set(copy.name, copy.text, exat=copy.expires_at)
+            await pipeline.execute()
+        return [None] * len(copies)
+
+
+def _name(caller_key: str, key: str) -> str:
+    """A name of fixed length that shows neither caller nor key."""
+    return _PREFIX + hashlib.sha256(f"{len(caller_key)}:{caller_key}{key}".encode()).hexdigest()

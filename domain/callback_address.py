@@ -1,0 +1,74 @@
+"""The address that Daraja is given for one payment's messages, and how we know it again.
+
+Pure. Daraja signs nothing (daraja.md §8.2), so the token in the address *is* the signature; it also says which payment and
+which operation a message is for, even where the answer that would have taught us Daraja's own ids was lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from uuid import UUID
+
+from domain.values import Kind
+
+
+class Operation(StrEnum):
+    """What a message is about; it alone decides how a body is read. `status-{n}` and its timeout are numbered besides."""
+
+    DEPOSIT = "deposit"
+    WITHDRAWAL = "withdrawal"
+    BILL_PAYMENT = "bill-payment"
+    WITHDRAWAL_TIMEOUT = "withdrawal-timeout"
+    BILL_PAYMENT_TIMEOUT = "bill-payment-timeout"
+
+
+RESULT_OPERATIONS = {
+    Kind.DEPOSIT: Operation.DEPOSIT,
+    Kind.WITHDRAWAL: Operation.WITHDRAWAL,
+    Kind.BILL_PAYMENT: Operation.BILL_PAYMENT,
+}
+TIMEOUT_OPERATIONS = {
+    Kind.WITHDRAWAL: Operation.WITHDRAWAL_TIMEOUT,
+    Kind.BILL_PAYMENT: Operation.BILL_PAYMENT_TIMEOUT,
+}
+
+_NAMES = frozenset(operation.value for operation in Operation)
+_STATUS_OPERATION = re.compile(r"status-[1-9]\d{0,5}(-timeout)?", re.ASCII)
+
+# 160 bits: more than anyone can guess, and an address that stays short.
+_TOKEN_BYTES = 20
+
+
+def is_operation(text: str) -> bool:
+    """Whether `text` is in the closed set of operations."""
+    return text in _NAMES or _STATUS_OPERATION.fullmatch(text) is not None
+
+
+def fits_kind(operation: str, kind: Kind) -> bool:
+    """Whether a message of `operation` can be about a payment of `kind`."""
+    if operation in _NAMES:
+        return operation in (RESULT_OPERATIONS[kind], TIMEOUT_OPERATIONS.get(kind))
+    return _STATUS_OPERATION.fullmatch(operation) is not None
+
+
+def token(secret: str, payment_id: str, operation: str) -> str:
+    """The hex HMAC-SHA256, cut to 160 bits, over both parts, each after its length: no two pairs make the same text."""
+    text = "".join(f"{len(part)}:{part}" for part in (payment_id, operation))
+    digest = hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest()
+    return digest[:_TOKEN_BYTES].hex()
+
+
+def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presented: str) -> bool:
+    """Whether `presented` was made with any of `secrets` (rotation), compared in constant time."""
+    given = presented.encode("utf-8", "replace")
+    matches = [hmac.compare_digest(token(secret, payment_id, operation).encode(), given) for secret in secrets]
+    return any(matches)
+
+
+def address(base_url: str, secret: str, payment_id: UUID, operation: str) -> str:
+    """The full address for one payment's `operation`."""
+    return f"{base_url}/results/{payment_id}/{operation}/{token(secret, str(payment_id), operation)}"

@@ -1,0 +1,101 @@
+"""Accepting a payment: from a valid request to a durable promise. Also taking it back, while that can be proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID
+
+import uuid_utils.compat as uuid_utils
+
+from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel
+from domain.events import event_type
+from domain.failures import Failure, FailureReason
+from domain.idempotency import FirstAnswer
+from domain.payment import Fact, FactName, Payment, Stage
+from domain.ports import (
+    Acceptance,
+    AcceptingStore,
+    Change,
+    ChangeResult,
+    ChangingStore,
+    Context,
+    Decided,
+    NewPayment,
+)
+from domain.values import DEFAULT_TEXT, Caller, Kind, PaymentRequest, reference_from
+
+_CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
+
+
+async def accept(
+    store: AcceptingStore,
+    request: PaymentRequest,
+    *,
+    caller: Caller,
+    idempotency_key: str,
+    fingerprint: bytes,
+    answer: Callable[[Payment], bytes],
+) -> Acceptance:
+    """Records the payment and its key in one commit; the answer is then owed to every retry, byte for byte.
+
+    Raises IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable (nothing half done).
+    """
+    payment_id = UUID(int=uuid_utils.uuid7().int)
+    return await store.accept(
+        NewPayment(
+            id=payment_id,
+            request=_with_defaults(request, payment_id),
+            caller=caller,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+            answer=answer,
+        )
+    )
+
+
+async def answer_refusal(
+    store: AcceptingStore,
+    refusal: RequestRefused,
+    *,
+    caller: Caller,
+    idempotency_key: str,
+    fingerprint: bytes,
+) -> FirstAnswer:
+    """The first answer, if this very request was accepted earlier; else raises `refusal`.
+
+    A retry is answered as its first time was, whatever has changed in limits or policy since (design.md, "Idempotency").
+    """
+    held = await store.first_answer(caller.key, idempotency_key)
+    if held is not None and held.fingerprint == fingerprint:
+        return held
+    raise refusal
+
+
+async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> ChangeResult:
+    """Ends a payment that can be proved unsent. Raises PaymentNotFound, TooLateToCancel, StoreUnavailable."""
+
+    def decide(payment: Payment | None, _context: Context) -> Decided:
+        if payment is None or not may_see(caller, payment):
+            raise PaymentNotFound
+        if payment.stage is Stage.FAILED and payment.failure == _CANCELLED:
+            return Decided(payment=payment)
+        after = payment.after(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
+        if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED:
+            raise TooLateToCancel
+        return Decided(payment=after, what=FactName.CANCELLED_BY_CALLER, event=event_type(payment, after))
+
+    return await store.change(Change(payment_id=payment_id, decide=decide))
+
+
+def may_see(caller: Caller, payment: Payment) -> bool:
+    """Backends see all payments, an app's user those that are its own."""
+    return caller.is_backend or payment.owner == caller.subject
+
+
+def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:
+    if request.kind is not Kind.WITHDRAWAL and request.account_reference is None:
+        request = replace(request, account_reference=reference_from(payment_id))
+    if request.kind is Kind.DEPOSIT:
+        return replace(request, description=request.description or DEFAULT_TEXT)
+    return replace(request, remarks=request.remarks or DEFAULT_TEXT)

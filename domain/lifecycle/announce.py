@@ -1,0 +1,45 @@
+"""Telling subscribers what the record already holds.
+
+Postgres is the record, Redis pub/sub the bell. The event was fixed in the finalizing commit; here it is only repeated, at
+least once, and the publication recorded. Whatever is lost on the way (Redis away, this process killed) the sweeper finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from domain.errors import PaymentServiceError
+from domain.ports import Announcement, Bell, ChangeResult, SweepingStore
+
+log = structlog.get_logger()
+
+
+class Announcer:
+    """Publishes beside the work that made the fact, so that nobody waits for it."""
+
+    def __init__(self, store: SweepingStore, bell: Bell) -> None:
+        self._store = store
+        self._bell = bell
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def announce_soon(self, result: ChangeResult) -> None:
+        """Publishes what `result` owes, if it owes anything."""
+        if result.announcement is not None:
+            task = asyncio.create_task(self.announce(result.announcement))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Publishes, then records it. A failure is left to the sweeper."""
+        try:
+            await self._bell.ring(announcement)
+            await self._store.record_announced(announcement)
+        except PaymentServiceError as error:
+            log.warning("announcement_postponed", payment_id=str(announcement.payment_id), error=type(error).__name__)
+
+    async def drain(self) -> None:
+        """Waits for what was begun."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)

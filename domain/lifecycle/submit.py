@@ -1,0 +1,240 @@
+"""Submitting a payment to Daraja: claim, ask once, record what came of it.
+
+Everything that may wait or fail comes before the claim. After it nothing is retried that may have acted, and whatever
+happens next (an answer, an error, a crash) ends in the stage table of `payment.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+import uuid_utils.compat as uuid_utils
+
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProviderError,
+    QueueUnavailable,
+    Refused,
+    Resendable,
+    StoreUnavailable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.events import event_type
+from domain.failures import Failure, FailureReason
+from domain.fence import Draining, Fence
+from domain.lifecycle.announce import Announcer
+from domain.payment import Fact, FactName, Outcome, Payment, Stage
+from domain.ports import (
+    Attempting,
+    Change,
+    ChangingStore,
+    ClaimingStore,
+    ClaimTerms,
+    Context,
+    Decided,
+    Provider,
+    ProviderIds,
+)
+
+log = structlog.get_logger()
+
+_TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
+
+# An answer is worth more than our patience: it is written again until this is over, then the lease and the callback
+# are left to tell. The first waits are short, because Postgres mostly just failed over.
+_RECORD_TRIES_SECONDS = (0.1, 0.2, 0.5, 1, 2, 4, 4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitTerms:
+    """The times of a submission."""
+
+    claim: ClaimTerms
+    inquiry_first_after: timedelta
+    retry_after: timedelta  # next due time of a payment that was not sent
+
+
+class Submitter:
+    """Gives accepted payments to Daraja. One for each worker process."""
+
+    def __init__(
+        self,
+        *,
+        claims: ClaimingStore,
+        changes: ChangingStore,
+        provider: Provider,
+        announcer: Announcer,
+        terms: SubmitTerms,
+        clock: Callable[[], float],
+    ) -> None:
+        self._claims = claims
+        self._changes = changes
+        self._provider = provider
+        self._announcer = announcer
+        self._terms = terms
+        self._clock = clock
+        self._is_draining = False
+        self._sends: set[asyncio.Task[None]] = set()
+
+    async def submit(self, payment_id: UUID) -> None:
+        """Submits the payment if it is still to be submitted; else changes nothing (design.md, rule 2)."""
+        loaded = await self._claims.load(payment_id)
+        if loaded is None or self._is_draining:
+            return
+        payment, now = loaded
+        if payment.stage is not Stage.ACCEPTED:
+            return
+        if now - payment.created_at >= self._terms.claim.expires_after[payment.kind]:
+            self._announcer.announce_soon(await self._changes.change(expiry(payment_id, self._terms.claim)))
+            return
+        try:
+            async with self._provider.readied(payment):
+                # From the claim on nobody may interrupt: a cancelled job must not leave a payment claimed and unsent.
+                send = asyncio.create_task(self._claim_and_send(payment_id))
+                self._sends.add(send)
+                send.add_done_callback(self._sends.discard)
+                await asyncio.shield(send)
+        except Throttled as error:
+            await self._claims.postpone(payment_id, timedelta(seconds=error.wait_seconds))
+        except (ProviderError, QueueUnavailable) as error:
+            log.warning("not_ready_to_submit", payment_id=str(payment_id), error=type(error).__name__)
+            await self._claims.postpone(payment_id, self._terms.retry_after)
+
+    def drain(self) -> None:
+        """From now on nothing is claimed and no first byte is written."""
+        self._is_draining = True
+
+    async def wait_for_sends(self) -> None:
+        """Waits until every claimed payment has its answer stored, or was given back."""
+        while self._sends:
+            await asyncio.wait(self._sends)
+
+    async def _claim_and_send(self, payment_id: UUID) -> None:
+        if self._is_draining:
+            return
+        attempt_id = UUID(int=uuid_utils.uuid7().int)
+        # The deadline is taken before the claim is sent: half a lease later the first byte may no longer leave, while
+        # the lease, by the database's clock, still holds.
+        fence = Fence(
+            clock=self._clock,
+            deadline_seconds=self._terms.claim.lease.total_seconds() / 2,
+            is_draining=lambda: self._is_draining,
+        )
+        payment = await self._claims.claim(payment_id, attempt_id, self._terms.claim)
+        if payment is None:
+            return
+        attempting = Attempting(attempt_id=attempt_id, fence=fence)
+        change = await self._ask(payment, attempting)
+        await self._record(change)
+
+    async def _ask(self, payment: Payment, attempting: Attempting) -> Change:
+        ids: ProviderIds = frozenset()
+        error: ProviderError | None = None
+        try:
+            ids = await self._provider.submit(payment, attempting)
+        except ProviderError as problem:
+            error = problem
+        except Exception:
+            # A bug of ours must not decide about money: what may have been written is asked about.
+            log.exception("submission_failed_unexpectedly", payment_id=str(payment.id))
+            error = OutcomeUnknown() if attempting.fence.is_written else Unreachable()
+        return answer_change(payment.id, attempting, ids, error, self._terms)
+
+    async def _record(self, change: Change) -> None:
+        for wait_seconds in (*_RECORD_TRIES_SECONDS, None):
+            try:
+                self._announcer.announce_soon(await self._changes.change(change))
+            except StoreUnavailable:
+                if wait_seconds is None:
+                    log.error("answer_not_recorded", payment_id=str(change.payment_id))  # noqa: TRY400 - expected kind
+                    return
+                await asyncio.sleep(wait_seconds)
+            else:
+                return
+
+
+def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
+    """What an acknowledgement (`error` None) or an error means for the payment (design.md, "What an error means")."""
+    match error:
+        case None:
+            return Fact(name=FactName.ACKNOWLEDGED, attempt_id=attempt_id, outcome=Outcome.ACKNOWLEDGED)
+        case Refused():
+            return Fact(name=FactName.REFUSED, attempt_id=attempt_id, outcome=Outcome.REFUSED, failure=error.failure)
+        case Unreachable() | Throttled() | TokenRefused():
+            return Fact(name=FactName.NOT_ACTED, attempt_id=attempt_id, outcome=Outcome.NOT_ACTED)
+        case Resendable():
+            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.RESENDABLE)
+        case DuplicateSubmission():
+            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.DUPLICATE)
+        case _:  # OutcomeUnknown, and everything not named here
+            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.UNKNOWN)
+
+
+def answer_change(
+    payment_id: UUID,
+    attempting: Attempting,
+    ids: ProviderIds,
+    error: ProviderError | None,
+    terms: SubmitTerms,
+) -> Change:
+    """The change that records what came of one attempt. Whatever else happened to the payment meanwhile, the table decides."""
+    fact = fact_of_answer(attempting.attempt_id, error)
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None:
+            raise StoreUnavailable("the payment of an attempt is gone")
+        after = payment.after(fact)
+        contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
+        if contradicts or context.ids_of_others:
+            after = replace(after, needs_review=True)
+        if after.stage is not payment.stage and not after.stage.is_final:
+            after = replace(after, next_step_at=context.now + _next_step(after.stage, error, terms))
+        is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
+        return Decided(
+            payment=after,
+            what=fact.name if is_noted else None,
+            detail=_detail(error),
+            attempt_id=attempting.attempt_id,
+            ids=ids,
+            event=event_type(payment, after),
+        )
+
+    return Change(payment_id=payment_id, decide=decide, ids=ids, exchanges=tuple(attempting.exchanges))
+
+
+def expiry(payment_id: UUID, terms: ClaimTerms) -> Change:
+    """The change that fails a payment which waited too long to be sent; none of its attempts can have acted."""
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None or context.now - payment.created_at < terms.expires_after[payment.kind]:
+            return Decided(payment=payment)
+        after = payment.after(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
+        what = FactName.TOO_OLD if after.stage is not payment.stage else None
+        return Decided(payment=after, what=what, event=event_type(payment, after))
+
+    return Change(payment_id=payment_id, decide=decide)
+
+
+def _next_step(stage: Stage, error: ProviderError | None, terms: SubmitTerms) -> timedelta:
+    if stage is not Stage.ACCEPTED:
+        return terms.inquiry_first_after
+    if isinstance(error, Draining):
+        return timedelta(0)  # another worker may take it at once
+    if isinstance(error, Throttled):
+        return max(terms.retry_after, timedelta(seconds=error.wait_seconds))
+    return terms.retry_after
+
+
+def _detail(error: ProviderError | None) -> dict[str, str]:
+    if error is None:
+        return {}
+    detail = {"error": type(error).__name__}
+    return {**detail, "provider_code": error.code} if error.code else detail

@@ -1,0 +1,242 @@
+"""What a payment's life needs from the outside, and the values that pass between.
+
+Pure: protocols and dataclasses. `domain/adapters` satisfies them, the processes compose them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from domain.events import EventType
+from domain.fence import Fence
+from domain.idempotency import FirstAnswer
+from domain.payment import Payment, Stage
+from domain.values import Caller, Kind, PaymentRequest
+
+ProviderIds = frozenset[tuple[str, str]]  # (kind of id, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPayment:
+    """A payment about to be accepted. `answer` renders what its caller is told, once the database's time is known."""
+
+    id: UUID
+    request: PaymentRequest
+    caller: Caller
+    idempotency_key: str
+    fingerprint: bytes
+    answer: Callable[[Payment], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What came of an acceptance: the answer to give, and whether it was given before."""
+
+    answer: FirstAnswer
+    is_replay: bool
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a decision may know besides the payment: the database's time, and what belongs to other payments."""
+
+    now: datetime
+    ids_of_others: ProviderIds = frozenset()
+    receipt_is_anothers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A decision about one payment. `payment` None: it is not on record. Nothing is written for an unchanged payment.
+
+    `what` names the history entry to write (None: no entry); `ids` are recorded as given to `attempt_id`; `disposition`
+    says the decision in a word, for the callback's row.
+    """
+
+    payment: Payment | None
+    what: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    attempt_id: UUID | None = None
+    ids: ProviderIds = frozenset()
+    event: EventType | None = None
+    disposition: str = ""
+    is_flagged: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCallback:
+    """A callback as it came, but for secrets replaced. `body_sha256` is of the original."""
+
+    id: UUID
+    operation: str
+    source_address: str
+    source_allowed: bool
+    content_type: str | None
+    body: bytes
+    body_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One question to Daraja and what came back, secrets and phone numbers masked."""
+
+    id: UUID
+    attempt_id: UUID
+    api: str
+    request: Mapping[str, Any]
+    was_written: bool
+    http_status: int | None
+    answer: str | None
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing to write about one payment, in one commit with everything that belongs to it.
+
+    `decide` is called with the locked payment inside the transaction: it is pure and quick. `ids` and `receipt` are those
+    that it may record, looked up first so that `Context` can say whose they already are.
+    """
+
+    payment_id: UUID
+    decide: Callable[[Payment | None, Context], Decided]
+    ids: ProviderIds = frozenset()
+    receipt: str | None = None
+    callback: StoredCallback | None = None
+    exchanges: tuple[Exchange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A payment whose next step is due."""
+
+    payment_id: UUID
+    kind: Kind
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """An event that subscribers are to hear: at least once, always these bytes."""
+
+    history_id: UUID
+    payment_id: UUID
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeResult:
+    """What a change came to, with the announcement that it owes."""
+
+    decided: Decided
+    announcement: Announcement | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimTerms:
+    """What must hold for a claim, judged by the database's clock in the claim's own WHERE."""
+
+    lease: timedelta
+    expires_after: Mapping[Kind, timedelta]
+
+
+class AcceptingStore(Protocol):
+    """What the ingress writes."""
+
+    async def accept(self, new: NewPayment) -> Acceptance:
+        """Payment, key and first history entry in one commit, or the answer that the key already has.
+
+        Raises IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable.
+        """
+        ...
+
+    async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
+        """The answer that a held key has. Raises StoreUnavailable."""
+        ...
+
+
+class ChangingStore(Protocol):
+    """What every process writes after acceptance."""
+
+    async def change(self, change: Change) -> ChangeResult:
+        """Locks the payment, decides, writes, commits. Raises StoreUnavailable."""
+        ...
+
+
+class ClaimingStore(Protocol):
+    """What the worker reads and writes before it asks Daraja."""
+
+    async def load(self, payment_id: UUID) -> tuple[Payment, datetime] | None:
+        """The payment and the database's time, or None. Raises StoreUnavailable."""
+        ...
+
+    async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
+        """The payment with `submitting` committed under this attempt, or None if it may not be sent now."""
+        ...
+
+    async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
+        """Gives a payment that waits for its turn its next due time."""
+        ...
+
+
+class SweepingStore(Protocol):
+    """What the sweeper reads and writes."""
+
+    async def take_due(self, stage: Stage, *, limit: int, next_step_in: timedelta) -> list[Due]:
+        """Due payments of one stage, oldest first, their next due time already moved in the same statement."""
+        ...
+
+    async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
+        """Events that were due for so long and not recorded as published."""
+        ...
+
+    async def record_announced(self, announcement: Announcement) -> None:
+        """Records a publication, and clears the payment's due event with its last."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempting:
+    """An attempt under way. The provider adds each exchange with Daraja, for the record."""
+
+    attempt_id: UUID
+    fence: Fence
+    exchanges: list[Exchange] = field(default_factory=list)
+
+
+class Provider(Protocol):
+    """M-PESA through Daraja, as a submission needs it."""
+
+    def readied(self, payment: Payment) -> AbstractAsyncContextManager[None]:
+        """Everything that may wait or fail before the claim: limit, token, credential, a free slot.
+
+        Raises `Throttled` with the wait that Daraja's limit asks for, `Unreachable` when no token can be had,
+        `QueueUnavailable` when Redis is away.
+        """
+        ...
+
+    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+        """Asks Daraja to make the payment; the ids of its acknowledgement. Raises `ProviderError`."""
+        ...
+
+
+class Bell(Protocol):
+    """Redis pub/sub: a hint, at most once by itself."""
+
+    async def ring(self, announcement: Announcement) -> None:
+        """Publishes on the channel of all payments and on the payment's own. Raises QueueUnavailable."""
+        ...
+
+
+class Wakeups(Protocol):
+    """Jobs that say only: look at this payment."""
+
+    async def wake(self, payment_ids: Sequence[UUID]) -> None:
+        """Queues one job per payment. Raises QueueUnavailable."""
+        ...

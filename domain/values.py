@@ -1,0 +1,170 @@
+"""The values of a payment and the rules that make them valid.
+
+Pure. Every rule is the provider's (`daraja.md`) or the interface's; a value that breaks one is refused with a sentence
+that says what to send instead (`ValueError`, whose text is shown to the caller).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+
+class Kind(StrEnum):
+    """What a payment does."""
+
+    DEPOSIT = "deposit"  # a customer pays us: STK push
+    WITHDRAWAL = "withdrawal"  # we pay a customer: B2C
+    BILL_PAYMENT = "bill_payment"  # we pay a paybill or a till: B2B
+
+    @property
+    def moves_money_out(self) -> bool:
+        """Whether our own money leaves. Such payments obey the brakes and carry the initiator's credential."""
+        return self is not Kind.DEPOSIT
+
+
+class Purpose(StrEnum):
+    """Why a withdrawal is paid; Safaricom charges and words the customer's message by it (daraja.md §4.1)."""
+
+    BUSINESS = "business"
+    SALARY = "salary"
+    PROMOTION = "promotion"
+
+
+class Role(StrEnum):
+    """Who may call: an app's user, or one of our own services."""
+
+    USER = "authenticated"
+    BACKEND = "service_role"
+
+
+# Whole shillings, per payment (daraja.md §2.5, §4.1, §9).
+AMOUNT_LIMITS_KES: dict[Kind, tuple[int, int]] = {
+    Kind.DEPOSIT: (1, 250_000),
+    Kind.WITHDRAWAL: (10, 250_000),
+    Kind.BILL_PAYMENT: (1, 250_000),
+}
+
+# Daraja prints both to the payer; longer ones are cut or refused (daraja.md §2.1, §5).
+ACCOUNT_REFERENCE_LENGTH_MAX = {Kind.DEPOSIT: 12, Kind.BILL_PAYMENT: 13}
+DESCRIPTION_LENGTH_MAX = 13
+REMARKS_LENGTH = (2, 100)
+METADATA_PAIRS_MAX = 20
+DEFAULT_TEXT = "Payment"
+
+_PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17]\d{8})", re.ASCII)
+_ACCOUNT_REFERENCE = re.compile(r"[A-Za-z0-9]+")
+_SHORTCODE = re.compile(r"\d{5,7}", re.ASCII)
+_RECEIPT = re.compile(r"[A-Za-z0-9]{6,20}")
+
+# Crockford's alphabet: no I, L, O, U, so that a reference read over the phone is typed right.
+_REFERENCE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who the token names. `key` is the scope of idempotency keys."""
+
+    issuer: str
+    subject: str
+    role: Role
+
+    @property
+    def is_backend(self) -> bool:
+        return self.role is Role.BACKEND
+
+    @property
+    def key(self) -> str:
+        """Issuer and subject as one text that no other pair can make (the length comes first)."""
+        return f"{len(self.issuer)}:{self.issuer}{self.subject}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentRequest:
+    """What a caller asked for, already valid. `amount_kes` in whole shillings; texts as Daraja will get them."""
+
+    kind: Kind
+    amount_kes: int
+    owner: str | None
+    phone_number: str | None = None
+    paybill: str | None = None
+    till: str | None = None
+    account_reference: str | None = None
+    description: str | None = None
+    remarks: str | None = None
+    purpose: Purpose | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def phone_number(text: str) -> str:
+    """`text` as `2547XXXXXXXX` or `2541XXXXXXXX`.
+
+    Our own pattern rather than a numbering-plan library: Safaricom opens new ranges (three in August 2026, daraja.md
+    §2.1) before such libraries know them, and a paying customer must not be refused for that (docs/adr/0004).
+    """
+    match = _PHONE_NUMBER.fullmatch(text)
+    if match is None:
+        raise ValueError("must be a Kenyan mobile number, as 07…, 01…, +254… or 254… with nine digits after the prefix")
+    return "254" + match[1]
+
+
+def amount_kes(value: object, kind: Kind) -> int:
+    """`value` as whole shillings within the provider's limits for `kind`."""
+    low, high = AMOUNT_LIMITS_KES[kind]
+    if type(value) is not int:  # bool is an int in Python, and never an amount
+        raise ValueError(f"must be a whole number of shillings, written as a JSON integer from {low} to {high}")
+    if not low <= value <= high:
+        raise ValueError(f"must be from {low} to {high} shillings")
+    return value
+
+
+def account_reference(text: str, kind: Kind) -> str:
+    """`text` as a reference that the payer's statement can show."""
+    longest = ACCOUNT_REFERENCE_LENGTH_MAX[kind]
+    if len(text) > longest or not _ACCOUNT_REFERENCE.fullmatch(text):
+        raise ValueError(f"must be 1 to {longest} letters and digits")
+    return text
+
+
+def shortcode(text: str) -> str:
+    """`text` as a paybill or till number."""
+    if not _SHORTCODE.fullmatch(text):
+        raise ValueError("must be 5 to 7 digits, as a string")
+    return text
+
+
+def plain_text(text: str, shortest: int, longest: int) -> str:
+    """`text` as one line that every system on the way can carry."""
+    if not shortest <= len(text) <= longest:
+        raise ValueError(f"must be {shortest} to {longest} characters")
+    if not text.strip() or any(not character.isprintable() for character in text):
+        raise ValueError("must be one line of printable characters, and not blank")
+    return text
+
+
+def storable_text(text: str) -> str:
+    """`text` as Postgres can hold it: no NUL, and no half of a surrogate pair."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain NUL or unpaired surrogate characters")
+    return text
+
+
+def is_receipt(text: str) -> bool:
+    """Whether `text` has the form of an M-PESA receipt and is not the placeholder of a failure (daraja.md §2.2)."""
+    return _RECEIPT.fullmatch(text) is not None and not text.endswith("0000000")
+
+
+def reference_from(payment_id: UUID) -> str:
+    """Twelve letters and digits that follow from the payment's id, so that a statement's line can be matched to it.
+
+    The last 60 bits of a UUIDv7 are random, so two payments of one day share a reference about never.
+    """
+    bits = payment_id.int & ((1 << 60) - 1)
+    return "".join(_REFERENCE_ALPHABET[(bits >> shift) & 31] for shift in range(55, -1, -5))
+
+
+def masked_phone_number(text: str) -> str:
+    """`text` as a log may show it: enough to recognise, not enough to call."""
+    return text[:6] + "…" + text[-3:] if len(text) > 9 else "…"

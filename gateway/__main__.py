@@ -1,0 +1,42 @@
+"""`python -m gateway ingress` and `python -m gateway callbacks`: two processes of the Procfile."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+import uvloop
+
+from domain.adapters.observability import set_up_logging
+from domain.adapters.settings import CallbackSettings, IngressSettings, SettingsError, read_settings
+from gateway.callbacks import callbacks_app
+from gateway.ingress import ingress_app
+from gateway.resources import serve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser.add_argument("process", choices=("ingress", "callbacks"))
+    process = parser.parse_args().process
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_ingress() if process == "ingress" else _callbacks())
+    except SettingsError as error:
+        sys.exit(f"{process}: {error}")
+
+
+async def _ingress() -> None:
+    settings = read_settings(IngressSettings)
+    set_up_logging(settings.log_level, process="web")
+    await serve(ingress_app(settings), settings.port, ready_event="web_ready")
+
+
+async def _callbacks() -> None:
+    settings = read_settings(CallbackSettings)
+    set_up_logging(settings.log_level, process="callbacks")
+    await serve(callbacks_app(settings), settings.port, ready_event="callbacks_ready")
+
+
+if __name__ == "__main__":
+    main()

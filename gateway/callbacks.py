@@ -1,0 +1,139 @@
+"""The callback receiver: what Daraja calls. Stores raw, finalizes, commits, answers 200, then publishes.
+
+Daraja sends once and does not come back (daraja.md §8.3), so what was stored is never refused and what could not be stored
+is tried for as long as Daraja waits. Nothing is read from Postgres or Redis before the token is verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+import uuid_utils.compat as uuid_utils
+from aiohttp import web
+
+from domain.adapters import observability
+from domain.adapters.daraja.reports import read_report, without_secrets
+from domain.adapters.settings import CallbackSettings
+from domain.callback_address import is_genuine, is_operation
+from domain.errors import BodyTooLarge, StoreUnavailable
+from domain.lifecycle.record_callback import callback_change
+from domain.ports import Change, ChangeResult, StoredCallback
+from gateway.requests import read_bytes
+from gateway.resources import Resources
+from gateway.sources import is_allowed, source_address
+
+log = structlog.get_logger()
+
+BODY_BYTES_MAX = 64 * 1024
+
+# Daraja waits, and sends once: storing is worth trying for as long as its patience is known to last (daraja.md §8.3).
+_STORE_TRY_SECONDS = 8
+_STORE_RETRY_SECONDS = 0.25
+
+_ACCEPTED = b'{"ResultCode": 0, "ResultDesc": "Accepted"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """The one route and what it stands on."""
+
+    resources: Resources
+    settings: CallbackSettings
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """POST /results/{payment_id}/{operation}/{token}"""
+        payment_id = self._genuine_payment_id(request)
+        if payment_id is None:
+            return _refuse("token")
+        source = source_address(
+            request.remote or "", request.headers.getall("X-Forwarded-For", []), self.settings.trusted_proxies
+        )
+        try:
+            body = await read_bytes(request, BODY_BYTES_MAX)
+        except BodyTooLarge:
+            observability.callbacks_refused.labels(reason="too_large").inc()
+            return web.Response(status=413)
+        callback = StoredCallback(
+            id=UUID(int=uuid_utils.uuid7().int),
+            operation=request.match_info["operation"],
+            source_address=source,
+            source_allowed=is_allowed(source, self.settings.callback_allowed_networks),
+            content_type=_header_text(request.headers.get("Content-Type")),
+            body=without_secrets(body),
+            body_sha256=hashlib.sha256(body).digest(),
+        )
+        report = read_report(callback.operation, body)
+        try:
+            result = await self._store(callback_change(payment_id, callback, report))
+        except StoreUnavailable:
+            observability.callbacks_refused.labels(reason="not_stored").inc()
+            log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400 - expected, and an alarm
+            return web.Response(status=503, headers={"Retry-After": "2"})
+        self._tell(payment_id, callback, result)
+        if not callback.source_allowed:
+            return _refuse("source")
+        return web.Response(body=_ACCEPTED, content_type="application/json")
+
+    def _genuine_payment_id(self, request: web.Request) -> UUID | None:
+        parts = request.match_info
+        payment_id, operation = parts["payment_id"], parts["operation"]
+        if not is_operation(operation) or not is_genuine(
+            self.settings.callback_secrets, payment_id, operation, parts["token"]
+        ):
+            return None
+        return UUID(payment_id)  # we signed it, so it is one
+
+    async def _store(self, change: Change) -> ChangeResult:
+        give_up_at = asyncio.get_running_loop().time() + _STORE_TRY_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout_at(give_up_at):
+                    return await self.resources.changes.change(change)
+            except (StoreUnavailable, TimeoutError) as error:
+                if asyncio.get_running_loop().time() + _STORE_RETRY_SECONDS >= give_up_at:
+                    raise StoreUnavailable from error
+                await asyncio.sleep(_STORE_RETRY_SECONDS)
+
+    def _tell(self, payment_id: UUID, callback: StoredCallback, result: ChangeResult) -> None:
+        decided = result.decided
+        observability.callbacks_stored.labels(disposition=decided.disposition).inc()
+        if decided.is_flagged:
+            log.warning(
+                "callback_flagged",
+                payment_id=str(payment_id),
+                operation=callback.operation,
+                disposition=decided.disposition,
+                source=callback.source_address,
+            )
+        self.resources.announcer.announce_soon(result)
+
+
+def _refuse(reason: str) -> web.Response:
+    """One answer for a wrong operation, token or source: nothing to learn from it."""
+    observability.callbacks_refused.labels(reason=reason).inc()
+    return web.Response(status=403)
+
+
+def _header_text(value: str | None) -> str | None:
+    return None if value is None else value[:200].encode("ascii", "replace").decode()
+
+
+def callbacks_app(settings: CallbackSettings) -> web.Application:
+    """The composition root of the callback process."""
+    resources = Resources(settings, process="callbacks")
+    receiver = Receiver(resources, settings)
+    app = web.Application(client_max_size=BODY_BYTES_MAX)
+
+    async def lifetime(_app: web.Application) -> Any:
+        yield
+        await resources.close()
+
+    app.cleanup_ctx.append(lifetime)
+    app.router.add_post("/results/{payment_id}/{operation}/{token}", receiver.receive)
+    resources.add_health_routes(app)
+    return app

@@ -1,0 +1,227 @@
+"""The ingress: what clients call. Checks who calls and what they ask, promises in one commit, wakes a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+
+from domain.adapters import observability
+from domain.adapters.postgres.accepting import Accepting
+from domain.adapters.redis.replays import Replays
+from domain.adapters.redis.wakeups import RedisWakeups
+from domain.adapters.settings import IngressSettings
+from domain.errors import NotPermitted, PaymentNotFound, RequestRefused
+from domain.events import public_payment, timestamp
+from domain.idempotency import FirstAnswer, fingerprint
+from domain.lifecycle.accept import accept, answer_refusal, cancel, may_see
+from domain.payment import Payment
+from domain.ports import Acceptance
+from domain.values import Caller, Kind
+from gateway.auth import TokenVerifier
+from gateway.keys import KeySet
+from gateway.problems import answer_with_problems
+from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
+from gateway.resources import Resources
+from gateway.schemas import (
+    NoParameters,
+    PageParameters,
+    WaitParameters,
+    next_cursor,
+    page_query,
+    payment_request,
+    query,
+)
+
+_ROUTES = {
+    "/v1/deposits": Kind.DEPOSIT,
+    "/v1/withdrawals": Kind.WITHDRAWAL,
+    "/v1/bill-payments": Kind.BILL_PAYMENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """The routes and what they stand on."""
+
+    resources: Resources
+    verifier: TokenVerifier
+    accepting: Accepting
+    wakeups: RedisWakeups
+    replays: Replays
+
+    def accepts(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """The handler of POST for one kind of payment."""
+
+        async def post(request: web.Request) -> web.Response:
+            caller = await self._caller(request)
+            query(NoParameters, request.query)
+            key = idempotency_key(request.headers)
+            body = await read_json(request)
+            mark = fingerprint(request.method, request.path, body)
+            if copy := await self._copy(caller, key, mark):
+                return _answer(copy, is_replay=True)
+            try:
+                _require_permission(caller, kind)
+                wanted = payment_request(kind, body, caller)
+            except RequestRefused as refusal:
+                first = await answer_refusal(
+                    self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
+                )
+                return _answer(first, is_replay=True)
+            acceptance = await accept(
+                self.accepting,
+                wanted,
+                caller=caller,
+                idempotency_key=key,
+                fingerprint=mark,
+                answer=lambda payment: _json(public_payment(payment, for_backend=caller.is_backend)),
+            )
+            if not acceptance.is_replay:
+                observability.accepted.labels(kind=kind.value).inc()
+                await self._after_commit(caller, key, acceptance)
+            return _answer(acceptance.answer, is_replay=acceptance.is_replay)
+
+        return post
+
+    async def read(self, request: web.Request) -> web.Response:
+        """GET /v1/payments/{id}. `wait` is checked and answered at once for now."""
+        caller = await self._caller(request)
+        query(WaitParameters, request.query)
+        return _view(await self._own_payment(request, caller), caller)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /v1/payments/{id}/cancel"""
+        caller = await self._caller(request)
+        query(NoParameters, request.query)
+        result = await cancel(self.resources.changes, _payment_id(request), caller=caller)
+        self.resources.announcer.announce_soon(result)
+        payment = result.decided.payment
+        assert payment is not None  # noqa: S101 - cancel raises where there is none
+        return _view(payment, caller)
+
+    async def page(self, request: web.Request) -> web.Response:
+        """GET /v1/payments"""
+        caller = await self._caller(request)
+        parameters = query(PageParameters, request.query)
+        payments = await self.resources.reading.page(page_query(parameters, caller))
+        items, has_more = payments[: parameters.limit], len(payments) > parameters.limit
+        return _ok(
+            {
+                "items": [public_payment(item, for_backend=caller.is_backend) for item in items],
+                "next_cursor": next_cursor(parameters, items[-1]) if has_more else None,
+            }
+        )
+
+    async def history(self, request: web.Request) -> web.Response:
+        """GET /v1/payments/{id}/history"""
+        caller = await self._caller(request)
+        query(NoParameters, request.query)
+        payment = await self._own_payment(request, caller)
+        rows = await self.resources.reading.history(payment.id)
+        items = [
+            {
+                "sequence": row.sequence,
+                "at": timestamp(row.recorded_at),
+                "what": row.what,
+                "previous_stage": row.previous_stage,
+                "stage": row.stage,
+                "detail": row.detail,
+            }
+            for row in rows
+        ]
+        return _ok({"items": items})
+
+    async def _caller(self, request: web.Request) -> Caller:
+        return await self.verifier.caller(request.headers.getall("Authorization", []))
+
+    async def _own_payment(self, request: web.Request, caller: Caller) -> Payment:
+        payment = await self.resources.reading.payment(_payment_id(request))
+        if payment is None or not may_see(caller, payment):
+            raise PaymentNotFound
+        return payment
+
+    async def _copy(self, caller: Caller, key: str, mark: bytes) -> FirstAnswer | None:
+        """The copy in Redis of this very request's answer; Postgres decides about everything else."""
+        copy = await self.resources.if_redis_answers(lambda: self.replays.read(caller.key, key, now=datetime.now(UTC)))
+        return copy if isinstance(copy, FirstAnswer) and copy.fingerprint == mark else None
+
+    async def _after_commit(self, caller: Caller, key: str, acceptance: Acceptance) -> None:
+        """Wakes a worker, and keeps a copy of the answer. Both may fail: the sweeper and Postgres have the rest."""
+
+        async def tell_redis() -> None:
+            await self.wakeups.wake_one(UUID(acceptance.answer.payment_id))
+            await self.replays.write(caller.key, key, acceptance.answer, acceptance.expires_at)
+
+        await self.resources.if_redis_answers(tell_redis)
+
+
+def _require_permission(caller: Caller, kind: Kind) -> None:
+    # Money out is for backends, because this service does not know a user's balance (interface.md).
+    if kind.moves_money_out and not caller.is_backend:
+        raise NotPermitted("Only a backend (role service_role) may move money out.")
+
+
+def _payment_id(request: web.Request) -> UUID:
+    try:
+        return UUID(request.match_info["payment_id"])
+    except ValueError:
+        raise PaymentNotFound from None
+
+
+def _answer(answer: FirstAnswer, *, is_replay: bool) -> web.Response:
+    headers = {"Location": f"/v1/payments/{answer.payment_id}"}
+    if is_replay:
+        observability.replayed.inc()
+        headers["Idempotency-Replayed"] = "true"
+    return web.Response(body=answer.body, status=answer.status, content_type="application/json", headers=headers)
+
+
+def _view(payment: Payment, caller: Caller) -> web.Response:
+    return _ok(public_payment(payment, for_backend=caller.is_backend))
+
+
+def _ok(value: object) -> web.Response:
+    return web.Response(body=_json(value), content_type="application/json")
+
+
+def _json(value: object) -> bytes:
+    return orjson.dumps(value)
+
+
+def ingress_app(settings: IngressSettings) -> web.Application:
+    """The composition root of the web process."""
+    resources = Resources(settings, process="web")
+    keys = KeySet(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    ingress = Ingress(
+        resources=resources,
+        verifier=TokenVerifier(keys, settings.jwt_secret, settings.jwt_issuer, settings.jwt_audience),
+        accepting=Accepting(resources.database),
+        wakeups=RedisWakeups(resources.redis),
+        replays=Replays(resources.redis),
+    )
+    app = web.Application(middlewares=[answer_with_problems], client_max_size=BODY_BYTES_MAX)
+
+    async def lifetime(_app: web.Application) -> Any:
+        if keys is not None:
+            await keys.start()
+        yield
+        await ingress.accepting.drain()
+        if keys is not None:
+            await keys.close()
+        await resources.close()
+
+    app.cleanup_ctx.append(lifetime)
+    for path, kind in _ROUTES.items():
+        app.router.add_post(path, ingress.accepts(kind))
+    app.router.add_get("/v1/payments", ingress.page)
+    app.router.add_get("/v1/payments/{payment_id}", ingress.read)
+    app.router.add_post("/v1/payments/{payment_id}/cancel", ingress.cancel)
+    app.router.add_get("/v1/payments/{payment_id}/history", ingress.history)
+    resources.add_health_routes(app, has_keys=(lambda: keys.is_loaded) if keys is not None else None)
+    return app

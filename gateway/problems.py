@@ -1,0 +1,121 @@
+"""Errors as RFC 9457 problems: the one table from our errors to HTTP, and the middleware that applies it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+
+from domain import errors
+from domain.adapters import observability
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How an error is told. `is_retryable`: the same request, with the same key, may be sent again."""
+
+    status: int
+    code: str
+    title: str
+    is_retryable: bool = False
+    headers: Mapping[str, str] | None = None
+
+
+_RETRY_SOON = {"Retry-After": "1"}
+_RETRY_LATER = {"Retry-After": "2"}
+
+PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
+    errors.InvalidJson: Problem(400, "invalid_json", "The body is not valid JSON"),
+    errors.IdempotencyKeyMissing: Problem(400, "idempotency_key_missing", "No idempotency key"),
+    errors.IdempotencyKeyInvalid: Problem(400, "idempotency_key_invalid", "Invalid idempotency key"),
+    errors.Unauthenticated: Problem(
+        401, "unauthenticated", "No valid token", headers={"WWW-Authenticate": 'Bearer realm="mkwanja"'}
+    ),
+    errors.NotPermitted: Problem(403, "not_permitted", "Not permitted"),
+    errors.PaymentNotFound: Problem(404, "payment_not_found", "No such payment"),
+    errors.IdempotencyKeyInFlight: Problem(
+        409, "idempotency_key_in_flight", "The first request is still being accepted", True, _RETRY_SOON
+    ),
+    errors.TooLateToCancel: Problem(409, "too_late_to_cancel", "Too late to cancel"),
+    errors.BodyTooLarge: Problem(413, "body_too_large", "The body is too large"),
+    errors.UnsupportedMediaType: Problem(415, "unsupported_media_type", "Unsupported media type"),
+    errors.InvalidRequest: Problem(422, "invalid_request", "The request has wrong values"),
+    errors.IdempotencyKeyReused: Problem(422, "idempotency_key_reused", "The idempotency key was used before"),
+    errors.Unavailable: Problem(503, "unavailable", "Not available right now", True, _RETRY_LATER),
+}
+
+_HTTP_PROBLEMS = {
+    404: Problem(404, "route_not_found", "No such route"),
+    405: Problem(405, "method_not_allowed", "Method not allowed"),
+    413: PROBLEMS[errors.BodyTooLarge],
+}
+_BUG = Problem(500, "internal_error", "Something went wrong on our side", True)
+
+
+def problem_of(error: errors.PaymentServiceError) -> Problem:
+    """The problem of `error`'s nearest class in the table; one that is not there is a bug of ours."""
+    return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), _BUG)
+
+
+@web.middleware
+async def answer_with_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns every error into a problem. No stack trace, no secret, no half-done answer."""
+    try:
+        return await handler(request)
+    except errors.PaymentServiceError as error:
+        problem = problem_of(error)
+        if problem is _BUG:
+            log.exception("unmapped_error")
+        found = error.errors if isinstance(error, errors.InvalidRequest) else None
+        return _response(problem, error.message, found)
+    except web.HTTPException as error:
+        known = _HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return _response(known, f"{known.title}.", None, headers)
+    except Exception:
+        # The route, not the path or the body: those may hold a phone number.
+        log.exception("request_failed", route=_route(request))
+        return _response(_BUG, "The same request may be sent again, with the same key.", None)
+
+
+def _response(
+    problem: Problem,
+    detail: str,
+    found: list[errors.FieldError] | None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    observability.refused.labels(code=problem.code).inc()
+    body: dict[str, Any] = {
+        "type": f"urn:mkwanja:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "code": problem.code,
+        "retryable": problem.is_retryable,
+    }
+    if found is not None:
+        body["errors"] = [{"pointer": _encodable(item.pointer), "detail": _encodable(item.detail)} for item in found]
+    return web.Response(
+        body=orjson.dumps(body),
+        status=problem.status,
+        content_type="application/problem+json",
+        headers={**(problem.headers or {}), **(headers or {})},
+    )
+
+
+def _encodable(text: str) -> str:
+    """A caller's field name may hold half of a surrogate pair, which no JSON writer takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unknown"

@@ -1,0 +1,88 @@
+"""Reading requests: bounded, strict JSON, one idempotency key. Each fault has its own error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from domain.errors import (
+    BodyTooLarge,
+    IdempotencyKeyInvalid,
+    IdempotencyKeyMissing,
+    InvalidJson,
+    UnsupportedMediaType,
+)
+from domain.idempotency import checked_key
+
+BODY_BYTES_MAX = 16 * 1024
+
+# Our bodies have two levels; a reader of nested JSON should not be made to follow thousands.
+_DEPTH_MAX = 16
+
+
+async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
+    """The body, or BodyTooLarge as soon as that is known."""
+    if (request.content_length or 0) > bytes_max:
+        raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > bytes_max:
+            raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
+    return bytes(body)
+
+
+async def read_json(request: web.Request) -> object:
+    """The body's JSON value. Raises UnsupportedMediaType, BodyTooLarge, InvalidJson."""
+    is_plain = request.headers.get("Content-Encoding", "identity").lower() == "identity"
+    if request.content_type != "application/json" or (request.charset or "utf-8").lower() != "utf-8" or not is_plain:
+        raise UnsupportedMediaType
+    body = await read_bytes(request, BODY_BYTES_MAX)
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise InvalidJson("The body is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidJson(
+            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+    except RecursionError:
+        raise InvalidJson("The body is nested too deeply.") from None
+    except ValueError as error:  # Python's own limit on the digits of a number
+        raise InvalidJson("The body has a number with too many digits.") from error
+    _check_depth(value, _DEPTH_MAX)
+    return value
+
+
+def idempotency_key(headers: CIMultiDictProxy[str]) -> str:
+    """The key of `X-Idempotency-Key`, or of its standard name. Raises IdempotencyKeyMissing, IdempotencyKeyInvalid."""
+    given = [headers.getall(name, []) for name in ("X-Idempotency-Key", "Idempotency-Key")]
+    if any(len(values) > 1 for values in given):
+        raise IdempotencyKeyInvalid
+    keys = {value for values in given for value in values}
+    if not keys:
+        raise IdempotencyKeyMissing
+    if len(keys) > 1:
+        raise IdempotencyKeyInvalid("X-Idempotency-Key and Idempotency-Key differ; send one of them.")
+    return checked_key(keys.pop())
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidJson("The body has a key twice; another reader could see another request.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidJson(f"The body has {name}, which JSON does not know.")
+
+
+def _check_depth(value: object, left: int) -> None:
+    if left == 0:
+        raise InvalidJson("The body is nested too deeply.")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(inner, left - 1)

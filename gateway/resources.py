@@ -1,0 +1,125 @@
+"""What both gateway processes hold while they run, and how they begin and end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import structlog
+from aiohttp import web
+from arq.connections import ArqRedis
+
+from domain.adapters import observability
+from domain.adapters.postgres.changing import Changing
+from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.reading import Reading
+from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.redis.bell import RedisBell
+from domain.adapters.redis.connection import available, connect
+from domain.adapters.settings import SharedSettings
+from domain.errors import PaymentServiceError, QueueUnavailable
+from domain.lifecycle.announce import Announcer
+
+log = structlog.get_logger()
+
+# How long SIGTERM waits for requests under way; their answers are worth it, and the platform gives us 20 s.
+_DRAIN_SECONDS = 10
+
+# After Redis failed once, it is not asked again for this long: callers should not pay for finding out each time.
+_REDIS_REST_SECONDS = 1.0
+_REDIS_PATIENCE_SECONDS = 0.5
+
+
+class Resources:
+    """Connections and the parts that stand on them. Nothing connects before it is used, so none must be there at start."""
+
+    def __init__(self, settings: SharedSettings, *, process: str) -> None:
+        self.database = Database(
+            settings.database_url, pool_size=settings.database_pool_size, application_name=f"mkwanja-{process}"
+        )
+        self.redis: ArqRedis = connect(settings.redis_url, client_name=f"mkwanja-{process}")
+        self.changes = Changing(self.database)
+        self.reading = Reading(self.database)
+        self.sweeping = Sweeping(self.database)
+        self.announcer = Announcer(self.sweeping, RedisBell(self.redis))
+        self._redis_rests_until = 0.0
+
+    async def close(self) -> None:
+        """Finishes what was begun, then disconnects."""
+        await self.changes.drain()
+        await self.announcer.drain()
+        await self.sweeping.drain()
+        await self.redis.aclose(close_connection_pool=True)
+        await self.database.close()
+
+    async def if_redis_answers(self, ask: Callable[[], Awaitable[object]]) -> object | None:
+        """What `ask` returns, or None at once or soon where Redis is away. Nothing that we promise depends on it."""
+        if time.monotonic() < self._redis_rests_until:
+            return None
+        try:
+            async with asyncio.timeout(_REDIS_PATIENCE_SECONDS):
+                result = await ask()
+        except (QueueUnavailable, TimeoutError):
+            self._redis_rests_until = time.monotonic() + _REDIS_REST_SECONDS
+            observability.queue_available.set(0)
+            log.warning("redis_away")
+            return None
+        observability.queue_available.set(1)
+        return result
+
+    async def _ping(self) -> object:
+        async with available():
+            return await self.redis.ping()
+
+    def add_health_routes(self, app: web.Application, *, has_keys: Callable[[], bool] | None = None) -> None:
+        """/healthz, /readyz and /metrics."""
+
+        async def healthz(_request: web.Request) -> web.Response:
+            return web.json_response({"status": "ok"})
+
+        async def readyz(_request: web.Request) -> web.Response:
+            checks = {"postgres": True, "migrated": False}
+            try:
+                checks["migrated"] = await self.reading.is_migrated()
+            except PaymentServiceError:
+                checks["postgres"] = False
+            except Exception:  # noqa: BLE001 - no schema yet: reachable, and not ready
+                log.warning("not_migrated")
+            if has_keys is not None:
+                checks["keys"] = has_keys()
+            is_ready = all(checks.values())
+            # Redis is told, not required: payments are accepted without it.
+            checks["redis"] = await self.if_redis_answers(self._ping) is not None
+            body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+            return web.json_response(body, status=200 if is_ready else 503)
+
+        async def metrics(_request: web.Request) -> web.Response:
+            body, content_type = observability.metrics_text()
+            return web.Response(body=body, headers={"Content-Type": content_type})
+
+        app.router.add_get("/healthz", healthz)
+        app.router.add_get("/readyz", readyz)
+        app.router.add_get("/metrics", metrics)
+
+
+async def serve(app: web.Application, port: int, *, ready_event: str) -> None:
+    """Serves `app` until SIGTERM or SIGINT, then lets requests under way finish."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        # Bodies arrive as they were sent (no decompression), and no access log: paths hold tokens.
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=_DRAIN_SECONDS, auto_decompress=False, keepalive_timeout=75
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, port=port, backlog=1024, reuse_address=True)
+        await site.start()
+        log.info(ready_event, port=port)
+        await stopping.wait()
+        log.info("draining")

@@ -1,0 +1,349 @@
+"""How long keys, and tokens checked with them, are believed: a real endpoint, and a clock that goes when told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from typing import Any
+
+import aiohttp
+import jose.backends
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jose import jwt
+from structlog.testing import capture_logs
+
+import gateway.auth
+import gateway.keys
+from domain.errors import KeysUnavailable, Unauthenticated
+from gateway.auth import VERIFIED_FOR_SECONDS, TokenVerifier
+from gateway.keys import KeySet, UnknownKey
+
+ISSUER = "https://project.example/auth/v1"
+SECRET = "only-the-tests-use-this-secret-of-many-characters"
+BACKENDS: Any = jose.backends
+
+
+@cache
+def private(kid: str) -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def jwk(key: str, **changes: object) -> dict[str, object]:
+    return {**BACKENDS.ECKey(private(key).public_key(), "ES256").to_dict(), "kid": key, "use": "sig", **changes}
+
+
+def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
+    public = rsa.generate_private_key(65537, bits).public_key()
+    return {**BACKENDS.RSAKey(public, "RS256").to_dict(), "kid": "rsa", **changes}
+
+
+def token(kid: str | None, **changes: object) -> str:
+    """A good token by that key, or by the secret."""
+    claims = {"iss": ISSUER, "aud": "authenticated", "exp": time.time() + 3600, "sub": "user", "role": "authenticated"}
+    if kid is None:
+        return jwt.encode(claims | changes, SECRET, "HS256")
+    return jwt.encode(claims | changes, BACKENDS.ECKey(private(kid), "ES256"), "ES256", headers={"kid": kid})
+
+
+class Issuer:
+    """The issuer's endpoint, which answers as the test wants, and those who rely on it."""
+
+    def __init__(self) -> None:
+        self.jwks: list[object] = [jwk("first")]
+        self.answer: Callable[[], web.Response] | None = None  # instead of the keys
+        self.is_open = asyncio.Event()  # while clear, no answer leaves
+        self.is_open.set()
+        self.was_asked = asyncio.Event()
+        self.fetches = 0
+        self.now = time.time()  # for keys and tokens; python-jose reads the real clock
+
+    def start(self, url: str) -> None:
+        self.keys = KeySet(url, clock=lambda: self.now)
+        self.verifier = TokenVerifier(self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now)
+
+    async def serve(self, _request: web.Request) -> web.Response:
+        self.fetches += 1
+        self.was_asked.set()
+        await self.is_open.wait()
+        return self.answer() if self.answer else web.json_response({"keys": self.jwks})
+
+    async def knows(self, kid: str) -> bool:
+        try:
+            return (await self.keys.key(kid)).kid == kid
+        except UnknownKey:
+            return False
+
+    async def subject(self, text: str) -> str:
+        return (await self.verifier.caller([f"Bearer {text}"])).subject
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    issuer = Issuer()
+    app = web.Application()
+    app.router.add_get("/keys", issuer.serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    issuer.start(f"http://127.0.0.1:{runner.addresses[0][1]}/keys")
+    yield issuer
+    await issuer.keys.close()
+    issuer.is_open.set()
+    await runner.cleanup()
+
+
+async def test_without_any_set_nobody_is_refused(issuer: Issuer) -> None:
+    """While no set was ever loaded only HS256 tokens can be checked; start is no error, and the first set mends it."""
+    issuer.answer = lambda: web.Response(status=500)
+    await issuer.keys.start()
+    by_secret = token(None)
+    for _ in range(20):
+        with pytest.raises(KeysUnavailable):
+            await issuer.subject(token("first"))
+        assert await issuer.subject(by_secret) == "user"
+    assert (issuer.keys.is_loaded, issuer.keys.age_seconds, issuer.fetches) == (False, None, 1)
+    issuer.answer = None
+    issuer.now += gateway.keys.FIRST_RETRY_AFTER_SECONDS
+    assert await issuer.subject(token("first")) == "user"
+    assert (issuer.keys.is_loaded, issuer.keys.age_seconds, issuer.keys.generation) == (True, 0, 1)
+
+
+async def test_unknown_kid_is_looked_up_once_a_minute(issuer: Issuer) -> None:
+    """A kid absent after a fetch is refused for 60 s without another fetch, and then looked up again."""
+    for _ in range(10):
+        assert not await issuer.knows("second")
+        issuer.now += 5.9
+    assert issuer.fetches == 1  # the set's first fetch answered that question too
+    issuer.jwks.append(jwk("second"))
+    issuer.now += 1
+    assert await issuer.knows("second")
+    assert issuer.fetches == 2
+
+
+async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
+    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s; known keys work throughout."""
+    await issuer.keys.start()
+    assert not any([await issuer.knows(f"made-up-{number}") for number in range(200)])
+    assert issuer.fetches == 5
+    for fetches in (6, 7, 8):
+        issuer.now += 12.001
+        assert not any([await issuer.knows(f"made-up-{fetches}-{number}") for number in range(20)])
+        assert issuer.fetches == fetches
+    assert await issuer.knows("first")
+
+
+async def test_kid_that_could_not_be_looked_up_is_tried_again(issuer: Issuer) -> None:
+    """A kid refused because a fetch failed, or none was allowed, is not taken for missing."""
+    await issuer.keys.start()
+    issuer.answer = lambda: web.Response(status=500)
+    assert not any([await issuer.knows("second") for _ in range(6)])
+    assert issuer.fetches == 5
+    issuer.answer = None
+    issuer.jwks.append(jwk("second"))
+    issuer.now += 12.001
+    assert await issuer.knows("second")
+
+
+async def test_memory_for_missing_kids_is_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up kids do not fill the memory: the oldest are forgotten, and very long ones never kept."""
+    monkeypatch.setattr(gateway.keys, "MISSING_KIDS_MAX", 3)
+    for kid in [*"abcde", "k" * 300]:
+        assert not await issuer.knows(kid)
+        issuer.now += 12.001
+    assert list(issuer.keys._missing) == ["c", "d", "e"]
+
+
+async def test_concurrent_waiters_share_one_fetch(issuer: Issuer) -> None:
+    """Everybody who waits is served by one fetch, and one who gives up does not take it from the others."""
+    issuer.is_open.clear()
+    waiters = [asyncio.create_task(issuer.knows("first")) for _ in range(100)]
+    await asyncio.wait_for(issuer.was_asked.wait(), 5)
+    waiters.pop(0).cancel()
+    issuer.now += 2
+    issuer.is_open.set()
+    assert all(await asyncio.gather(*waiters))
+    assert (issuer.fetches, issuer.keys.age_seconds) == (1, 2)  # as old as the question
+
+
+async def test_rotation_takes_effect_at_once(issuer: Issuer) -> None:
+    """A new key's first token is accepted, and what that fetch showed to be gone is refused, checked before or not."""
+    first, second = token("first"), token("second")
+    assert await issuer.subject(first) == "user"
+    issuer.jwks.insert(0, jwk("second"))
+    assert [await issuer.subject(text) for text in (second, first)] == ["user", "user"]
+    issuer.jwks = [jwk("third")]
+    assert await issuer.subject(token("third")) == "user"
+    assert issuer.fetches == 3
+    for text in (first, token("first"), second):
+        with pytest.raises(Unauthenticated):
+            await issuer.subject(text)
+
+
+async def test_removed_key_is_refused_after_idle_time(issuer: Issuer) -> None:
+    """Ten minutes after a key left the set its tokens are refused, though nobody called in between."""
+    assert await issuer.subject(token("first")) == "user"
+    issuer.jwks = [jwk("second")]
+    issuer.now += 600
+    with pytest.raises(Unauthenticated):
+        await issuer.subject(token("first"))
+
+
+async def test_busy_token_does_not_keep_its_removed_key(issuer: Issuer) -> None:
+    """A token that is remembered all the time has the set refreshed, and is refused once its key is gone."""
+    await issuer.keys.start()
+    issuer.jwks = [jwk("second")]
+    used = token("first")
+    issuer.now += 100
+    assert await issuer.subject(used) == "user"
+    issuer.now += 201
+    assert await issuer.subject(used) == "user"
+    assert issuer.keys._fetching is not None
+    await issuer.keys._fetching
+    with pytest.raises(Unauthenticated):
+        await issuer.subject(used)
+
+
+@pytest.mark.parametrize(("lifetime", "believed"), [(60, 60), (3600, VERIFIED_FOR_SECONDS)])
+async def test_verified_token_is_remembered_within_limits(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, lifetime: float, believed: float
+) -> None:
+    """A verified token is not checked again for five minutes or until it expires, and then it is."""
+    good = token("first", exp=issuer.now + lifetime)
+    await issuer.subject(good)
+    monkeypatch.setattr(gateway.auth, "jwt", None)  # from now on every check fails
+    issuer.now += believed - 1
+    assert await issuer.subject(good) == "user"
+    issuer.now += 1
+    with pytest.raises(Unauthenticated):
+        await issuer.subject(good)
+
+
+async def test_remembered_tokens_are_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more tokens than the limit the least recently used are forgotten."""
+    monkeypatch.setattr(gateway.auth, "VERIFIED_TOKENS_MAX", 2)
+    tokens = [token("first", sub=f"user-{number}") for number in range(3)]
+    for number in (0, 1, 0, 2):
+        await issuer.subject(tokens[number])
+    monkeypatch.setattr(gateway.auth, "jwt", None)
+    assert [await issuer.subject(tokens[number]) for number in (0, 2)] == ["user-0", "user-2"]
+    with pytest.raises(Unauthenticated):
+        await issuer.subject(tokens[1])
+
+
+async def test_last_good_set_is_kept_for_a_day(issuer: Issuer) -> None:
+    """While the endpoint is down the last good set serves for 24 h; then nobody can be checked."""
+    await issuer.keys.start()
+    issuer.answer = lambda: web.Response(status=500)
+    for _ in range(23):
+        issuer.now += 3600
+        assert await issuer.knows("first")
+    issuer.now += 3601
+    with pytest.raises(KeysUnavailable):
+        await issuer.knows("first")
+    issuer.answer = None
+    issuer.now += 60
+    assert await issuer.knows("first")
+
+
+async def test_hanging_endpoint_holds_nobody(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch has a time limit; after it failed, known keys are answered while the next one still hangs."""
+    await issuer.keys.start()
+    issuer.is_open.clear()
+    monkeypatch.setattr(gateway.keys, "FETCH_SECONDS_MAX", 0.05)
+    issuer.now += 600
+    assert await issuer.knows("first")
+    monkeypatch.setattr(gateway.keys, "FETCH_SECONDS_MAX", 60)
+    issuer.now += 20
+    assert await issuer.knows("first")
+    assert issuer.keys._fetching is not None
+
+
+async def test_set_is_refreshed_without_callers(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the background a set older than five minutes is fetched again; another set is another generation."""
+    monkeypatch.setattr(gateway.keys, "_TICK_SECONDS", 0.001)
+    await issuer.keys.start()
+    for added, generation in (([], 1), ([jwk("second")], 2)):
+        issuer.jwks += added
+        issuer.was_asked.clear()
+        issuer.now += 301
+        await asyncio.wait_for(issuer.was_asked.wait(), 5)
+        await issuer.keys._fetched()
+        assert (issuer.keys.age_seconds, issuer.keys.generation) == (0, generation)
+
+
+BROKEN: dict[str, Callable[[], object]] = {
+    "no object": lambda: "key",
+    "no kid": lambda: jwk("other", kid=None),
+    "an unprintable kid": lambda: jwk("other", kid="\ud800"),
+    "for encryption": lambda: jwk("other", use="enc"),
+    "for signing only": lambda: jwk("other", key_ops=["sign"]),
+    "for HS256": lambda: jwk("other", alg="HS256"),
+    "a secret": lambda: {"kty": "oct", "kid": "other", "k": "c2VjcmV0"},
+    "with its private part": lambda: jwk("other", d="AAAA"),
+    "on another curve": lambda: jwk("other", crv="P-384"),
+    "off the curve": lambda: jwk("other", x=jwk("first")["x"]),
+    "with huge x": lambda: jwk("other", x="_" * 4000),
+    "not base64url": lambda: jwk("other", x="+" * 43),
+    "RSA of 1024 bits": lambda: rsa_jwk(1024, kid="other"),
+    "RSA with exponent 1": lambda: rsa_jwk(2048, kid="other", e="AQ"),
+    "RSA for ES256": lambda: rsa_jwk(2048, kid="other", alg="ES256"),
+    "with the kid of the first": lambda: jwk("other", kid="first"),
+}
+
+
+@pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN)
+async def test_unusable_key_does_not_spoil_the_set(issuer: Issuer, make: Callable[[], object]) -> None:
+    """A key that we cannot or must not use is reported and left out; the good one beside it works."""
+    issuer.jwks.append(make())
+    with capture_logs() as logs:
+        await issuer.keys.start()
+    assert not await issuer.knows("other")
+    assert await issuer.subject(token("first")) == "user"
+    assert [entry["count"] for entry in logs if entry["event"] == "key_set_has_unusable_keys"] == [1]
+
+
+async def test_rsa_and_ec_keys_are_loaded(issuer: Issuer) -> None:
+    """Each key is for the algorithm of its own type, with or without alg, use and key_ops."""
+    bare = {name: value for name, value in jwk("bare").items() if name not in {"alg", "use"}}
+    issuer.jwks += [bare, rsa_jwk(2048, key_ops=["verify"])]
+    assert [(await issuer.keys.key(kid)).algorithm for kid in ("first", "bare", "rsa")] == ["ES256", "ES256", "RS256"]
+
+
+async def test_empty_set_is_a_set_that_knows_no_key(issuer: Issuer) -> None:
+    """An empty set is loaded, refuses every key, and says in the log what is probably missing."""
+    issuer.jwks = []
+    with capture_logs() as logs:
+        await issuer.keys.start()
+    assert issuer.keys.is_loaded
+    assert not await issuer.knows("first")
+    assert any("JWT_SECRET" in entry.get("hint", "") for entry in logs)
+
+
+NO_SET: dict[str, Callable[[], web.Response]] = {
+    "an error": lambda: web.json_response({"keys": []}, status=404),
+    "a redirect": lambda: web.Response(status=302, headers={"Location": "?again"}),
+    "not JSON": lambda: web.Response(text="<html>"),
+    "very deep": lambda: web.Response(text="[" * 60_000),
+    "no keys": lambda: web.json_response({"key": []}),
+    "keys as an object": lambda: web.json_response({"keys": {}}),
+    "too much": lambda: web.json_response({"keys": [], "note": "x" * 65_536}),
+}
+
+
+@pytest.mark.parametrize("answer", NO_SET.values(), ids=NO_SET)
+async def test_answer_that_is_no_set_changes_nothing(issuer: Issuer, answer: Callable[[], web.Response]) -> None:
+    """An answer that is not a key set leaves the last good one in place, and is asked for once."""
+    await issuer.keys.start()
+    issuer.answer = answer
+    issuer.now += 600
+    assert await issuer.knows("first")
+    assert (issuer.fetches, issuer.keys.age_seconds) == (2, 600)
+
+
+async def test_proxies_do_not_choose_our_keys() -> None:
+    """A session that would use the environment's proxies is refused."""
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        with pytest.raises(ValueError, match="trust_env"):
+            KeySet("https://project.example/keys", session)

@@ -1,0 +1,199 @@
+"""An independent client against the simulator: mpesakit's own classes, with nothing changed but the base URL.
+
+It is synchronous, so it runs in a thread. Its credential helper is not used: it appends a timestamp to the
+password before it encrypts, which is not what daraja.md §4.5 describes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from mpesakit.auth import TokenManager
+from mpesakit.b2c import B2C, B2CRequest
+from mpesakit.business_buy_goods import BusinessBuyGoods, BusinessBuyGoodsRequest
+from mpesakit.business_paybill import (
+    BusinessPayBill,
+    BusinessPayBillRequest,
+    BusinessPayBillResultCallback,
+)
+from mpesakit.errors import MpesaApiException
+from mpesakit.http_client import MpesaHttpClient
+from mpesakit.mpesa_express import (
+    StkPush,
+    StkPushQueryRequest,
+    StkPushSimulateCallback,
+    StkPushSimulateRequest,
+)
+from mpesakit.transaction_status import TransactionStatus, TransactionStatusRequest
+
+from tests.simulator.probe import Probe, probing
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running() -> AsyncIterator[Probe]:
+    """One simulator for this file."""
+    async with probing() as probe:
+        yield probe
+
+
+@pytest_asyncio.fixture
+async def probe(running: Probe) -> Probe:
+    """The same simulator as if it had just started."""
+    await running.begin_anew()
+    return running
+
+
+@pytest.fixture
+def client(probe: Probe) -> Iterator[MpesaHttpClient]:
+    """mpesakit's HTTP client, pointed at the simulator."""
+    with MpesaHttpClient(use_session=True, trust_env=False) as client:
+        client.base_url = probe.simulator.base_url
+        yield client
+
+
+@pytest.fixture
+def tokens(probe: Probe, client: MpesaHttpClient) -> TokenManager:
+    """mpesakit's own way to a token."""
+    return TokenManager(
+        consumer_key=probe.settings["DARAJA_CONSUMER_KEY"],
+        consumer_secret=probe.settings["DARAJA_CONSUMER_SECRET"],
+        http_client=client,
+    )
+
+
+def push_request(probe: Probe) -> StkPushSimulateRequest:
+    """A push in mpesakit's words; it makes the password itself."""
+    return StkPushSimulateRequest(
+        BusinessShortCode=int(probe.settings["DARAJA_SHORTCODE"]),
+        Passkey=probe.settings["DARAJA_PASSKEY"],
+        TransactionType="CustomerPayBillOnline",
+        Amount=250,
+        PartyA="254711000111",
+        PartyB=probe.settings["DARAJA_SHORTCODE"],
+        PhoneNumber="254711000111",
+        CallBackURL=probe.receiver.url("/results/deposit"),
+        AccountReference="INV42",
+        TransactionDesc="Invoice 42",
+    )
+
+
+def payout(probe: Probe) -> dict[str, object]:
+    """What mpesakit's requests for money out have in common."""
+    return {
+        "SecurityCredential": probe.credential(),
+        "Amount": 1500,
+        "PartyA": int(probe.settings["DARAJA_PAYOUT_SHORTCODE"]),
+        "Remarks": "Payment",
+        "QueueTimeOutURL": probe.receiver.url("/timeout"),
+        "ResultURL": probe.receiver.url("/results/payout"),
+    }
+
+
+async def test_mpesakit_gets_a_token(tokens: TokenManager) -> None:
+    """Of the recorded length."""
+    assert len(await asyncio.to_thread(tokens.get_token)) == 28
+
+
+async def test_mpesakit_recognises_wrong_keys(client: MpesaHttpClient) -> None:
+    """By the empty body that it makes a case of."""
+    tokens = TokenManager(consumer_key="wrong", consumer_secret="wrong", http_client=client)
+    with pytest.raises(MpesaApiException) as caught:
+        await asyncio.to_thread(tokens.get_token)
+    assert caught.value.error.error_code == "AUTH_INVALID_CREDENTIALS"
+
+
+async def test_mpesakit_pushes_queries_and_reads_the_callback(
+    probe: Probe, client: MpesaHttpClient, tokens: TokenManager
+) -> None:
+    """All three by its own models, and the ledger agrees."""
+    stk = StkPush(http_client=client, token_manager=tokens)
+    pushed = await asyncio.to_thread(stk.push, push_request(probe))
+    assert pushed.is_successful()
+    await probe.simulator.idle()
+    callback = StkPushSimulateCallback.model_validate(probe.receiver.received[0].body)
+    (movement,) = probe.simulator.ledger.movements
+    assert callback.is_successful
+    assert (callback.amount, callback.mpesa_receipt_number) == (250.0, movement.receipt)
+    question = StkPushQueryRequest(
+        BusinessShortCode=int(probe.settings["DARAJA_SHORTCODE"]),
+        Passkey=probe.settings["DARAJA_PASSKEY"],
+        CheckoutRequestID=pushed.CheckoutRequestID,
+    )
+    answer = await asyncio.to_thread(stk.query, question)
+    assert (answer.is_successful(), str(answer.ResultCode)) == (True, "0")
+
+
+async def test_mpesakit_pays_a_line(probe: Probe, client: MpesaHttpClient, tokens: TokenManager) -> None:
+    """By B2C version 3."""
+    request = B2CRequest(
+        OriginatorConversationID="payout-1",
+        InitiatorName=probe.settings["DARAJA_INITIATOR_NAME"],
+        CommandID="BusinessPayment",
+        PartyB=254711000111,
+        **payout(probe),
+    )
+    b2c = B2C(http_client=client, token_manager=tokens)
+    assert (await asyncio.to_thread(b2c.send_payment, request)).is_successful()
+    await probe.simulator.idle()
+    assert probe.simulator.ledger.by_reference() == {"payout-1": {"count": 1, "amount": 1500}}
+    with pytest.raises(MpesaApiException, match="Duplicate"):
+        await asyncio.to_thread(b2c.send_payment, request)
+
+
+async def test_mpesakit_pays_a_paybill_and_reads_the_result(
+    probe: Probe, client: MpesaHttpClient, tokens: TokenManager
+) -> None:
+    """Its model takes our B2B result as it is."""
+    request = BusinessPayBillRequest(
+        Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
+        PartyB=888880,
+        AccountReference="PO771",
+        Requester=None,
+        **payout(probe),
+    )
+    b2b = BusinessPayBill(http_client=client, token_manager=tokens)
+    assert (await asyncio.to_thread(b2b.paybill, request)).is_successful()
+    await probe.simulator.idle()
+    result = BusinessPayBillResultCallback.model_validate(probe.receiver.received[0].body).Result
+    assert (str(result.ResultCode), result.TransactionID) == (
+        "0",
+        probe.simulator.ledger.movements[0].receipt,
+    )
+
+
+async def test_mpesakit_pays_a_till(probe: Probe, client: MpesaHttpClient, tokens: TokenManager) -> None:
+    """It sends RecieverIdentifierType 4, which is taken unless switched off."""
+    request = BusinessBuyGoodsRequest(
+        Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
+        PartyB=555123,
+        AccountReference="PO772",
+        Requester=None,
+        Occassion=None,
+        **payout(probe),
+    )
+    b2b = BusinessBuyGoods(http_client=client, token_manager=tokens)
+    assert (await asyncio.to_thread(b2b.buy_goods, request)).is_successful()
+    await probe.simulator.idle()
+    assert probe.simulator.ledger.count("PO772") == 1
+
+
+async def test_mpesakit_asks_for_a_transaction(probe: Probe, client: MpesaHttpClient, tokens: TokenManager) -> None:
+    """By OriginalConversationID, the documents' name."""
+    await probe.b2c(OriginatorConversationID="payout-1")
+    await probe.simulator.idle()
+    common = payout(probe)
+    del common["Amount"]
+    request = TransactionStatusRequest(
+        Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
+        IdentifierType=4,
+        TransactionID=None,
+        Occasion=None,
+        OriginalConversationID="payout-1",
+        **common,
+    )
+    status = TransactionStatus(http_client=client, token_manager=tokens)
+    await asyncio.to_thread(status.query, request)
+    await probe.simulator.idle()
+    found = probe.receiver.received[-1].body["Result"]["ResultParameters"]["ResultParameter"]
+    assert {"Key": "TransactionStatus", "Value": "Completed"} in found

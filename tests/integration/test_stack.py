@@ -1,0 +1,238 @@
+"""The stack that other tests stand on: processes, tokens, given servers, the whole. Its own servers: `test_servers`."""
+
+import asyncio
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from jose import jwt
+from jose.exceptions import ExpiredSignatureError, JWTError
+from redis.asyncio import Redis
+
+from tests.stack import stack as stack_module
+from tests.stack.cleanup import TemporaryFolder
+from tests.stack.databases import connection, database_name
+from tests.stack.external import GivenPostgres, GivenRedis, NotOursError, postgres_server, redis_server
+from tests.stack.identity import BACKEND, Issuer
+from tests.stack.ports import release_port, reserve_port
+from tests.stack.processes import Process, ProcessError
+from tests.stack.servers import PostgresServer, RedisServer
+from tests.stack.stack import ROOT, Stack
+
+LONG_SECONDS = 20.0  # how long we are willing to wait for what happens at once on an idle machine
+
+
+@pytest.fixture(scope="module")
+async def postgres() -> AsyncIterator[PostgresServer]:
+    """One PostgreSQL for the tests that do not need it whole."""
+    async with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def redis() -> AsyncIterator[RedisServer]:
+    """One Redis, likewise."""
+    async with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for log files."""
+    temporary = TemporaryFolder("mkwanja-test-")
+    yield temporary.path
+    temporary.remove()
+
+
+def python(code: str, folder: Path, **env: str) -> Process:
+    """A process that runs a few lines of Python, unbuffered."""
+    command = [sys.executable, "-u", "-c", code]
+    return Process("script", command, env=env, log=folder / "script.log", cwd=ROOT)
+
+
+async def one(url: str, statement: str) -> Any:
+    """The first value that a statement returns."""
+    async with connection(url) as connected:
+        return await connected.fetchval(statement)
+
+
+class TestGivenServers:
+    """DATABASE_URL and REDIS_URL replace the servers from the wheels."""
+
+    async def test_postgres_gets_a_database_of_ours_that_goes_with_us(
+        self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, folder: Path
+    ) -> None:
+        """Whatever else is on that server stays as it is."""
+        monkeypatch.setenv("DATABASE_URL", f"{postgres.url}?sslmode=disable")
+        async with postgres_server(folder, fast=True, connections_max=10) as given:
+            assert isinstance(given, GivenPostgres)
+            url = await given.create_database()
+            assert url.endswith("?sslmode=disable")
+            assert await one(url, "SELECT current_database()") == database_name(url) != "postgres"
+            assert not given.can_be_stopped
+            with pytest.raises(NotOursError, match="DATABASE_URL"):
+                await given.kill()
+        async with connection(postgres.url) as server:
+            names = [row["datname"] for row in await server.fetch("SELECT datname FROM pg_database")]
+        assert database_name(url) not in names
+
+    async def test_postgres_is_used_as_given_where_we_may_create_nothing(self, postgres: PostgresServer) -> None:
+        """A hosted database often allows no more; that is said, not hidden."""
+        async with connection(postgres.admin_url) as admin:
+            await admin.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        url = f"postgresql://guest:guest@127.0.0.1:{postgres.port}/postgres"
+        async with GivenPostgres(url) as given:
+            assert await given.create_database() == url
+            assert "may not create databases" in given.note
+            await given.drop_database(url)
+        assert await one(url, "SELECT 1") == 1
+
+    async def test_redis_gets_an_empty_number_that_is_ours(
+        self, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, folder: Path
+    ) -> None:
+        """Two stacks get two; a number with somebody's keys is neither taken nor flushed."""
+        async with Redis.from_url(redis.url) as somebody:
+            await somebody.set("theirs", "1")
+            monkeypatch.setenv("REDIS_URL", redis.url)
+            async with redis_server(folder) as first, redis_server(folder) as second:
+                assert isinstance(first, GivenRedis)
+                assert len({redis.url, first.url, second.url}) == 3
+                async with Redis.from_url(first.url) as ours:
+                    await ours.set("ours", "1")
+                    await first.flush()
+                    assert await ours.get("ours") is None
+            assert await somebody.get("theirs") == b"1"
+            assert set(await somebody.info("keyspace")) == {"db0"}
+
+    async def test_redis_without_an_empty_number_is_not_flushed(self, redis: RedisServer) -> None:
+        """Better a test that refuses than a cache of somebody's that is gone."""
+        for number in range(16):
+            async with Redis.from_url(redis.url.replace("/0", f"/{number}")) as somebody:
+                await somebody.set("theirs", "1")
+        async with GivenRedis(redis.url) as given:
+            assert given.url == redis.url
+            assert "will not be flushed" in given.note
+            with pytest.raises(NotOursError):
+                await given.flush()
+        await redis.flush()
+
+
+class TestProcess:
+    """A command that runs beside us."""
+
+    async def test_gets_exactly_its_environment(self, folder: Path) -> None:
+        """A variable that the documentation forgot would be missed, because nothing else slips in."""
+        process = python("import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))", folder, ONE="1")
+        await process.start()
+        assert await process.wait(within_seconds=LONG_SECONDS) == 0
+        assert process.log_text() == "[('ONE', '1')]\n"
+
+    async def test_freezes_thaws_and_is_killed(self, folder: Path) -> None:
+        """Frozen it is there and does nothing; killed it says so in its exit status."""
+        program = "import signal, time\nsignal.signal(signal.SIGUSR1, lambda *_: print('heard'))\nprint('up')\n"
+        process = python(program + "while True: time.sleep(0.01)", folder)
+        await process.start()
+        await process.wait_logged("up")
+        process.freeze()
+        process.send(signal.SIGUSR1)
+        await asyncio.sleep(0.1)
+        assert process.is_running
+        assert "heard" not in process.log_text()
+        process.thaw()
+        await process.wait_logged("heard")
+        assert await process.kill() == -signal.SIGKILL == process.returncode
+
+    async def test_that_ignores_sigterm_is_killed_and_reported(self, folder: Path) -> None:
+        """A drain that never ends must not look like one that did; a frozen process drains too."""
+        stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(3600)"
+        process = python(stubborn, folder)
+        await process.start()
+        await process.wait_logged("up")
+        process.freeze()
+        with pytest.raises(ProcessError, match=r"did not end within 0.2 s[\s\S]*up"):
+            await process.terminate(within_seconds=0.2)
+        assert process.returncode == -signal.SIGKILL
+
+    async def test_that_ends_instead_of_getting_ready_is_reported_with_its_last_words(self, folder: Path) -> None:
+        """The message is where one looks first, so it has the reason."""
+        port = reserve_port()
+        process = python("raise SystemExit('DATABASE_URL is missing')", folder)
+        await process.start()
+        with pytest.raises(ProcessError, match=r"exit status 1[\s\S]*DATABASE_URL is missing"):
+            await process.wait_ready(f"http://127.0.0.1:{port}/readyz")
+        release_port(port)
+
+    async def test_that_does_not_exist_is_reported(self, folder: Path) -> None:
+        """Also a mistyped command is only an error message."""
+        process = Process("missing", "no-such-command --at-all", env={}, log=folder / "missing.log", cwd=ROOT)
+        await process.start()
+        assert await process.wait(within_seconds=LONG_SECONDS) == 1
+        assert process.log_text() == "no-such-command: not found\n"
+
+
+class TestIssuer:
+    """The stand-in for the project's Supabase Auth."""
+
+    @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+    async def test_mints_what_its_published_keys_verify(self, algorithm: Any) -> None:
+        """Verified by an independent library, from the key set as fetched."""
+        async with Issuer() as issuer, aiohttp.ClientSession() as client:
+            kid = issuer.add_key(algorithm)
+            token = issuer.mint(role="service_role", claims={"extra": 1}, drop=["iat"])
+            async with client.get(issuer.jwks_url) as answer:
+                (key,) = [key for key in (await answer.json())["keys"] if key["kid"] == kid]
+            assert jwt.get_unverified_header(token) == {"alg": algorithm, "kid": kid, "typ": "JWT"}
+            claims = jwt.decode(token, key, algorithms=[algorithm], audience="authenticated", issuer=issuer.url)
+            assert claims["sub"] == BACKEND
+            assert set(claims) == {"iss", "sub", "aud", "role", "exp", "extra"}
+            with pytest.raises(ExpiredSignatureError):
+                jwt.decode(issuer.mint(expires_in_seconds=-60), key, audience="authenticated")
+            assert issuer.fetches == 1
+
+    async def test_rotates_withdraws_and_is_down(self) -> None:
+        """Every trouble that a key set can give."""
+        async with Issuer() as issuer, aiohttp.ClientSession() as client:
+            (old,) = issuer.kids
+            new = issuer.rotate()
+            assert [key["kid"] for key in issuer.jwks()["keys"]] == [new] != [old]
+            with pytest.raises(JWTError):
+                jwt.decode(issuer.mint(kid=old), issuer.jwks()["keys"][0], audience="authenticated")
+            assert jwt.get_unverified_header(issuer.mint(kid="never made"))["kid"] == "never made"
+            issuer.failing_with = 503
+            async with client.get(issuer.jwks_url) as answer:
+                assert answer.status == 503
+            await issuer.stop()
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.get(issuer.jwks_url)
+            await issuer.start()
+
+
+class TestStack:
+    """The parts together; what they do for payments is in `tests/spec`."""
+
+    async def test_two_at_once_share_nothing(self) -> None:
+        """Two checkouts, or a demo beside the tests."""
+        async with Stack(processes=(), release=False) as one_stack, Stack(processes=(), release=False) as other:
+            for name in ("database_url", "redis_url", "simulator_url", "web_url", "folder"):
+                assert getattr(one_stack, name) != getattr(other, name)
+            assert one_stack.env("worker")["DARAJA_BASE_URL"] == one_stack.simulator_url
+            folder = one_stack.folder
+        assert not folder.exists()
+
+    async def test_that_cannot_start_says_why_and_leaves_only_its_logs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The exception has the last lines; the folder has the rest, and no data."""
+        monkeypatch.setattr(
+            stack_module, "procfile_commands", lambda _path: {"web": "python -c 'exit(\"no settings\")'"}
+        )
+        stack = Stack(processes=("web",), release=False)
+        with pytest.raises(ProcessError, match=r"web.1 [\s\S]*no settings") as caught:
+            await stack.__aenter__()
+        assert str(stack.folder) in caught.value.__notes__[0]
+        assert "no settings" in stack.logs()["web.1"]
+        assert [path for path in stack.folder.iterdir() if path.suffix not in {".log", ".pem"}] == []
+        shutil.rmtree(stack.folder)

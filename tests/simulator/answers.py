@@ -1,0 +1,110 @@
+"""Answers that are not an API's own: refusals, pages, broken bodies (daraja.md §1, §2.2, §3, §4.2)."""
+
+from collections.abc import Mapping
+
+from tests.simulator.shapes import CUT, Identities, Reply, reply
+
+DEAD_ADDRESS = "http://127.0.0.1:9/moved"  # the discard port: nothing listens there
+IN_PROCESS = "The transaction is still under processing"
+SPIKE_ARREST = (
+    "Spike arrest violation. Allowed rate : MessageRate{messagesPerPeriod=5, periodInMicroseconds=60000000, "
+    "maxBurstMessageCount=1.0}"
+)
+LOCKED = "Unable to lock subscriber, a transaction is already in process for the current subscriber"
+FIREWALL_PAGE = b"<html><head><title>Request unsuccessful</title></head><body>Incident ID: 0-0</body></html>"
+
+# HTTP status, errorCode, errorMessage. Where sources disagree on the status it is the documents' own.
+ENVELOPES: dict[str, tuple[int, str, str]] = {
+    "spike_arrest_json": (500, "500.003.02", "Error Occurred: Spike Arrest Violation"),
+    "quota": (500, "500.003.03", "Error Occurred: Quota Violation"),
+    "system_busy": (500, "500.003.02", "System is busy. Please try again in few minutes."),
+    "internal_error": (500, "500.003.1001", "Internal Server Error"),
+    "merchant_missing": (500, "500.001.1001", "Merchant does not exist"),
+    "wrong_credentials": (500, "500.001.1001", "[MerchantValidate] - Wrong credentials"),
+    "subscriber_locked": (500, "500.001.1001", LOCKED),
+    "maintenance": (
+        503,
+        "500.002.1001",
+        "Service is currently under maintenance. Please try again in a while.",
+    ),
+    "duplicate_ocid": (500, "500.002.1001", "Duplicate OriginatorConversationID."),
+    "system_internal_error": (500, "500.002.1001", "System internal error."),
+    "gateway_403": (403, "403.002.1001", "Invalid API call"),
+    "error_envelope_200": (200, "500.003.1001", "Internal Server Error"),
+    "in_flight_b": (200, "500.001.1001", ""),
+    "in_flight_c": (500, "500.001.1001", "The transaction is being processed"),
+    "stray_500": (500, "500.001.1001", "The transaction is being processed"),
+    "query_too_early": (400, "400.002.02", "Bad Request - Invalid CheckoutRequestID"),
+    "query_unknown": (500, "500.001.1001", "The transaction does not Exist"),
+    "wrong_path": (404, "404.001.01", "Resource not found"),
+    "wrong_verb": (405, "405.001", "Method Not Allowed"),
+    "malformed": (400, "400.002.05", "Invalid Request Payload"),
+    "no_authorization": (404, "404.001.04", "Invalid Authentication Header"),
+    "not_basic": (400, "400.008.01", "Invalid Authentication passed"),
+    "wrong_grant_type": (400, "400.008.02", "Invalid grant type passed"),
+}
+
+PAGES: dict[str, Reply] = {
+    "html_200": Reply(200, b"<html><body>Welcome</body></html>", "text/html"),
+    "html_403": Reply(403, FIREWALL_PAGE, "text/html"),
+    "html_503": Reply(503, b"<html><body>Service Unavailable</body></html>", "text/html"),
+    "garbage_200": Reply(200, b'{"ConversationID":"AG_2026', "application/json"),
+    "empty_200": Reply(200),
+    "redirect": Reply(302, b"", "text/html", location=DEAD_ADDRESS),
+    "cut": CUT,
+    "spike_arrest_apigee": reply(
+        {
+            "fault": {
+                "faultstring": SPIKE_ARREST,
+                "detail": {"errorcode": "policies.ratelimit.SpikeArrestViolation"},
+            }
+        },
+        status=429,
+    ),
+}
+
+
+def canned(name: str, *, api: str, token: str, params: Mapping[str, object], ids: Identities) -> Reply:
+    """The answer of this name; the rest is what some of them quote."""
+    if name in PAGES:
+        return PAGES[name]
+    if name in ENVELOPES:
+        status, code, message = ENVELOPES[name]
+        return ids.error(status, str(params.get("error_code", code)), str(params.get("error_message", message)))
+    if name == "token_expired":
+        return invalid_token(api, token, ids)
+    assert name == "invalid_request", name
+    return invalid_field(str(params.get("field", "Amount")), ids)
+
+
+def envelope(name: str, ids: Identities) -> Reply:
+    """A refusal by its name here."""
+    return ids.error(*ENVELOPES[name])
+
+
+def invalid_field(field: str, ids: Identities) -> Reply:
+    """What a field that does not pass gets (§2.2)."""
+    return ids.error(400, "400.002.02", f"Bad Request - Invalid {field}")
+
+
+def invalid_token(api: str, token: str, ids: Identities) -> Reply:
+    """Three statuses for one fact, by API (§1); the payout APIs echo the token."""
+    if api in {"b2c", "b2b"}:
+        return ids.error(401, "401.002.01", f"Error Occurred - Invalid Access Token - {token}")
+    if api == "status":
+        return ids.error(400, "400.003.01", "Invalid Access Token")
+    return ids.error(404, "404.001.03", "Invalid Access Token")
+
+
+def query_result(checkout_request_id: str, merchant_request_id: str, code: str, desc: str) -> Reply:
+    """An answer to STK query: every value a string, no receipt, no amount (§3)."""
+    return reply(
+        {
+            "ResponseCode": "0",
+            "ResponseDescription": "The service request has been accepted successsfully",
+            "MerchantRequestID": merchant_request_id,
+            "CheckoutRequestID": checkout_request_id,
+            "ResultCode": code,
+            "ResultDesc": desc,
+        }
+    )

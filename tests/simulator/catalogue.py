@@ -1,0 +1,319 @@
+"""Every scenario by name: what happens to one call that meets it.
+
+`APPROVE` is what happens when nothing else was chosen. `number` is the magic number: phone 2547000000NN or
+amount 249,9NN chooses the scenario for a payment. How one is chosen is in scenarios.py.
+"""
+
+from dataclasses import dataclass, field
+
+Code = int | str
+
+STK = frozenset({"stk"})
+PAYOUTS = frozenset({"b2c", "b2b"})
+PAYMENTS = STK | PAYOUTS
+ASYNC = PAYOUTS | {"status"}  # APIs that answer twice: at once, and by result
+CALLS = ASYNC | {"stk", "stk_query"}
+ALL = CALLS | {"oauth"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """One scenario. Seconds of `answer_seconds` are real, the others are Daraja's and are scaled."""
+
+    name: str
+    sentence: str
+    apis: frozenset[str]
+    number: int | None = None
+    acts: bool = True  # whether the request has its effect; params.act overrides
+    answer: str | None = None  # a name in answers.py; None is the API's own answer
+    answer_seconds: float = 0.0
+    code: Code = 0
+    payout_code: Code | None = None  # where a payout's code differs from STK's
+    result_seconds: float | None = None
+    callbacks: int = 1
+    callback_first: bool = False
+    quirks: frozenset[str] = field(default_factory=frozenset)  # names that results.py knows
+    timeout_message: bool = False
+    result_follows: bool = True
+    success_after_seconds: float | None = None
+    once: bool = False  # by magic number: only a reference's first call meets it, so that a retry gets on
+    times: int | None = None  # what a rule's `times` is if the control call does not say
+
+
+def _quirk(name: str, number: int, apis: frozenset[str], sentence: str) -> Script:
+    return Script(name=name, number=number, apis=apis, sentence=sentence, quirks=frozenset({name}))
+
+
+def _refusal(
+    name: str,
+    number: int | None,
+    sentence: str,
+    apis: frozenset[str] = ALL,
+    *,
+    answer: str | None = None,
+    once: bool = False,
+) -> Script:
+    return Script(name=name, number=number, apis=apis, sentence=sentence, acts=False, answer=answer or name, once=once)
+
+
+APPROVE = Script(
+    name="approve",
+    number=0,
+    apis=ALL,
+    sentence="The customer enters the PIN, or the payout goes through: money moves and is told once.",
+)
+
+# What the customer or the provider decides.
+OUTCOMES = (
+    APPROVE,
+    Script(name="cancel", number=10, apis=STK, code=1032, sentence="The customer dismisses the prompt."),
+    Script(name="ignore", number=11, apis=STK, code=1037, sentence="Nobody answers the prompt."),
+    Script(name="wrong_pin", number=12, apis=STK, code=2001, sentence="The customer enters a wrong PIN."),
+    Script(
+        name="insufficient_funds",
+        number=13,
+        apis=PAYMENTS,
+        code=1,
+        sentence="The account that pays holds too little.",
+    ),
+    Script(
+        name="duplicate_ocid_async",
+        number=34,
+        apis=frozenset({"b2c"}),
+        code=15,
+        sentence="Accepted, then result 15: Duplicate OriginatorConversationID.",
+    ),
+    Script(
+        name="unknown_code",
+        number=54,
+        apis=PAYMENTS,
+        code=7777,
+        sentence="The result carries a code that no table knows; no money moves.",
+    ),
+    Script(
+        name="result_code",
+        apis=ALL - {"oauth", "stk_query"},
+        code=17,
+        sentence="The result carries params.code and params.desc; money moves if the code is 0.",
+    ),
+    Script(
+        name="unregistered_recipient",
+        number=58,
+        apis=PAYOUTS,
+        code=2040,
+        sentence="The recipient is not a registered customer.",
+    ),
+    Script(
+        name="invalid_recipient",
+        number=59,
+        apis=PAYOUTS,
+        code="SFC_IC0003",
+        sentence="The receiver party is invalid; the code is a string.",
+    ),
+    Script(
+        name="late_success_after_failure",
+        number=45,
+        apis=PAYMENTS,
+        code=1037,
+        payout_code=1,
+        success_after_seconds=60.0,
+        sentence="A failure is told, and long after it money moves and success is told.",
+    ),
+    Script(
+        name="failure_then_success",
+        number=46,
+        apis=PAYMENTS,
+        code=1037,
+        payout_code=1,
+        success_after_seconds=0.0,
+        sentence="Money moves; a failure is told first and the success right behind it.",
+    ),
+)
+
+# How and when it is told.
+TELLING = (
+    Script(
+        name="slow",
+        number=14,
+        apis=ALL,
+        answer_seconds=3.0,
+        sentence="The answer comes after params.seconds (3, real) although the call had its effect at once.",
+    ),
+    Script(
+        name="slow_result",
+        number=15,
+        apis=PAYMENTS | {"status"},
+        result_seconds=90.0,
+        sentence="The result comes after params.seconds (real; else 90 scaled).",
+    ),
+    Script(
+        name="duplicate_callbacks",
+        number=16,
+        apis=PAYMENTS | {"status"},
+        callbacks=3,
+        sentence="The result is delivered params.count (3) times at once.",
+    ),
+    Script(
+        name="callback_before_answer",
+        number=17,
+        apis=PAYMENTS | {"status"},
+        callback_first=True,
+        sentence="The result is delivered, and only then the call is answered.",
+    ),
+    Script(
+        name="lost_callback",
+        number=18,
+        apis=PAYMENTS | {"status"},
+        callbacks=0,
+        sentence="Money moves and no result is ever delivered.",
+    ),
+    Script(
+        name="timeout_message",
+        number=55,
+        apis=ASYNC,
+        timeout_message=True,
+        result_seconds=5.0,
+        sentence="The request is echoed to QueueTimeOutURL, and the result follows.",
+    ),
+    Script(
+        name="timeout_message_only",
+        number=56,
+        apis=ASYNC,
+        timeout_message=True,
+        result_follows=False,
+        sentence="The request is echoed to QueueTimeOutURL and nothing follows; no money moves.",
+    ),
+    _quirk("wrong_amount", 47, PAYMENTS, "The result names another amount (params.amount, else one more)."),
+    _quirk("missing_metadata", 48, PAYMENTS, "A success without items; params.absent drops the container."),
+    _quirk("missing_receipt", 49, PAYMENTS, "A success without a receipt."),
+    _quirk("string_date", 50, PAYMENTS, "The result's date is a string where it is a number by default."),
+    _quirk("balance_without_value", 51, STK, "Balance has no Value; this is the default shape anyway."),
+    Script(
+        name="single_object_parameter",
+        number=52,
+        apis=PAYOUTS,
+        code=2040,
+        quirks=frozenset({"single_object_parameter"}),
+        sentence="ResultParameter is one object and not a list; a failure unless params.code says 0.",
+    ),
+    _quirk("string_codes", 53, PAYMENTS | {"status"}, "ResultCode and ResultType are strings."),
+    _quirk("missing_value", 60, PAYOUTS, "Some items have no Value, and ReferenceItem is a list."),
+    _quirk("masked_phone", 61, STK, "PhoneNumber is masked."),
+    _quirk("shuffled_items", 62, PAYMENTS, "The items come in another order."),
+)
+
+# What happens to the connection or the answer, after or without acting.
+ANSWERS = (
+    Script(
+        name="answer_lost_after_acting",
+        number=19,
+        apis=ALL,
+        answer="cut",
+        sentence="The call has its effect and the connection is reset; the result still comes.",
+    ),
+    Script(
+        name="answer_and_callback_lost",
+        number=20,
+        apis=PAYMENTS | {"status"},
+        answer="cut",
+        callbacks=0,
+        sentence="The call has its effect, the connection is reset, and no result is delivered.",
+    ),
+    Script(
+        name="internal_error_after_acting",
+        number=28,
+        apis=ALL,
+        answer="internal_error",
+        sentence="The call has its effect and is answered 500.003.1001.",
+    ),
+    Script(
+        name="redirect_after_acting",
+        number=36,
+        apis=ALL,
+        answer="redirect",
+        sentence="The call has its effect and is answered 302 to an address where nothing listens.",
+    ),
+    Script(name="html_200", number=38, apis=ALL, answer="html_200", sentence="Has its effect; 200 with HTML."),
+    Script(
+        name="garbage_200",
+        number=41,
+        apis=ALL,
+        answer="garbage_200",
+        sentence="Has its effect; 200 with JSON that ends too soon.",
+    ),
+    Script(name="empty_200", number=42, apis=ALL, answer="empty_200", sentence="Has its effect; 200, no body."),
+    Script(
+        name="connection_refused",
+        number=22,
+        apis=ALL,
+        acts=False,
+        answer="cut",
+        once=True,
+        times=1,
+        sentence="The listener closes, connections too, for params.seconds (3, real; null: until opened).",
+    ),
+    Script(
+        name="token_expired",
+        number=44,
+        apis=CALLS,
+        acts=False,
+        answer="token_expired",
+        once=True,
+        times=1,
+        sentence="One call gets this API's answer to an invalid token.",
+    ),
+    _refusal("cut_before_acting", 21, "The connection is reset, nothing done.", answer="cut", once=True),
+    _refusal("spike_arrest_apigee", 23, "429 with the gateway's own fault.", once=True),
+    _refusal("spike_arrest_json", 24, "500.003.02 Spike Arrest Violation.", once=True),
+    _refusal("quota", 25, "500.003.03 Quota Violation.", once=True),
+    _refusal("system_busy", 26, "500.003.02 System is busy.", once=True),
+    _refusal("internal_error_without_acting", 27, "500.003.1001, nothing done.", answer="internal_error", once=True),
+    _refusal("maintenance", 32, "503 with 500.002.1001 maintenance.", once=True),
+    _refusal("redirect_without_acting", 37, "302, nothing done.", answer="redirect", once=True),
+    _refusal("merchant_missing", 29, "500.001.1001 Merchant does not exist.", STK | {"stk_query"}),
+    _refusal("wrong_credentials", 30, "500.001.1001 Wrong credentials.", STK | {"stk_query"}),
+    _refusal("subscriber_locked", 31, "500.001.1001 Unable to lock subscriber.", STK),
+    _refusal("duplicate_ocid", 33, "500.002.1001 Duplicate, nothing done.", frozenset({"b2c"})),
+    _refusal("invalid_request", 35, "400.002.02 for params.field (Amount)."),
+    _refusal("html_403", 39, "403 with the HTML of a firewall in front."),
+    _refusal("html_503", 40, "503 with HTML."),
+    _refusal("error_envelope_200", 43, "200 with an error envelope."),
+    _refusal("gateway_403", 63, "403.002.1001: not allowed at the gateway.", PAYOUTS),
+    _refusal("system_internal_error", 64, "500.002.1001 System internal error.", PAYOUTS | {"status"}),
+)
+
+# Questions about a payment.
+INQUIRIES = (
+    Script(
+        name="in_flight_a",
+        apis=frozenset({"stk_query"}),
+        quirks=frozenset({"in_flight_a"}),
+        sentence="200 with ResultCode 4999, whatever became of the payment.",
+    ),
+    Script(
+        name="query_contradicts",
+        apis=frozenset({"stk_query"}),
+        code=1037,
+        quirks=frozenset({"query_contradicts"}),
+        sentence="200 with params.code (1037) and params.desc, whatever became of the payment.",
+    ),
+    _refusal("in_flight_b", None, "200 with an empty 500.001.1001.", frozenset({"stk_query"})),
+    _refusal("in_flight_c", None, "500 being processed.", frozenset({"stk_query"})),
+    _refusal("stray_500", None, "500 for a known id.", frozenset({"stk_query"})),
+    _refusal("query_too_early", None, "400 for a known id.", frozenset({"stk_query"})),
+    _refusal("query_unknown", None, "500 The transaction does not Exist.", frozenset({"stk_query"})),
+    Script(
+        name="not_found",
+        apis=frozenset({"status"}),
+        code="SFC_IC0003",
+        sentence="The result says that the transaction does not exist.",
+    ),
+    Script(
+        name="status_value",
+        apis=frozenset({"status"}),
+        quirks=frozenset({"status_value"}),
+        sentence="The result gives params.status (Pending) as the payment's TransactionStatus.",
+    ),
+)
+
+CATALOGUE: dict[str, Script] = {script.name: script for script in (*OUTCOMES, *TELLING, *ANSWERS, *INQUIRIES)}

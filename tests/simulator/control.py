@@ -1,0 +1,189 @@
+"""The control API under `/_control`: look at what happened, decide what will. Daraja has nothing like it.
+
+Served beside Daraja's paths and on a port of its own, which stays open while Daraja's listener is closed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from tests.simulator.catalogue import CATALOGUE
+from tests.simulator.scenarios import Match
+
+if TYPE_CHECKING:  # the simulator composes this module
+    from tests.simulator.app import Simulator
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+DEFAULT_CLOSED_SECONDS = 3.0
+
+
+class ControlError(ValueError):
+    """A control call that makes no sense; the message says why."""
+
+
+def control_routes(simulator: Simulator) -> list[web.RouteDef]:
+    """All routes of the control API."""
+    control = Control(simulator)
+    table: list[tuple[str, str, Handler]] = [
+        ("GET", "/_control", control.index),
+        ("GET", "/_control/ledger", control.ledger),
+        ("GET", "/_control/requests", control.requests),
+        ("DELETE", "/_control/requests", control.forget_requests),
+        ("GET", "/_control/callbacks", control.callbacks),
+        ("GET", "/_control/settings", control.settings),
+        ("GET", "/_control/switches", control.switches),
+        ("POST", "/_control/switches", control.change_switches),
+        ("GET", "/_control/scenarios", control.scenarios),
+        ("POST", "/_control/scenarios", control.add_scenario),
+        ("DELETE", "/_control/scenarios", control.clear_scenarios),
+        ("GET", "/_control/listener", control.listener),
+        ("POST", "/_control/listener", control.set_listener),
+        ("POST", "/_control/tokens/expire", control.expire_tokens),
+        ("POST", "/_control/reset", control.reset),
+    ]
+    return [web.route(method, path, _explained(handler)) for method, path, handler in table]
+
+
+def _explained(handler: Handler) -> Handler:
+    """A ValueError is the caller's mistake and becomes a 400 that says which."""
+
+    async def explained(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    return explained
+
+
+async def _body(request: web.Request) -> dict[str, object]:
+    raw = await request.read()
+    body = json.loads(raw) if raw else {}
+    if not isinstance(body, dict):
+        raise ControlError("the body is a JSON object")
+    return body
+
+
+class Control:
+    """Handlers of the control API."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    async def index(self, _request: web.Request) -> web.Response:
+        """That the simulator is up, and how many payments are still on their way."""
+        return web.json_response({"open": self._simulator.is_open, "pending": self._simulator.courier.pending})
+
+    async def ledger(self, _request: web.Request) -> web.Response:
+        """Money that moved."""
+        return web.json_response(self._simulator.ledger.shown())
+
+    async def requests(self, request: web.Request) -> web.Response:
+        """Requests that reached Daraja's paths."""
+        last = request.query.get("last")
+        return web.json_response(
+            self._simulator.traffic.shown(path=request.query.get("path", ""), last=None if last is None else int(last))
+        )
+
+    async def forget_requests(self, _request: web.Request) -> web.Response:
+        """Forget the requests; nothing else changes."""
+        self._simulator.traffic.clear()
+        return web.json_response({"count": 0})
+
+    async def callbacks(self, _request: web.Request) -> web.Response:
+        """Results that were delivered, or could not be."""
+        items = [delivery.shown() for delivery in self._simulator.courier.deliveries]
+        return web.json_response({"items": items, "count": len(items)})
+
+    async def settings(self, _request: web.Request) -> web.Response:
+        """What a client needs."""
+        return web.json_response(self._simulator.settings)
+
+    async def switches(self, _request: web.Request) -> web.Response:
+        """Policies in force."""
+        return web.json_response(self._simulator.switches.shown())
+
+    async def change_switches(self, request: web.Request) -> web.Response:
+        """Change some policies."""
+        self._simulator.switches.change(await _body(request))
+        return web.json_response(self._simulator.switches.shown())
+
+    async def scenarios(self, _request: web.Request) -> web.Response:
+        """Rules, catalogue and magic numbers."""
+        return web.json_response(self._simulator.scenarios.shown())
+
+    async def add_scenario(self, request: web.Request) -> web.Response:
+        """Add a rule, or close the listener at once: no request could meet that scenario first."""
+        body = await _body(request)
+        name, match, times, params = _rule_of(body)
+        if name == "connection_refused" and match.is_everything:
+            return self._close(request, params)
+        rule = self._simulator.scenarios.add(name, match, times=times, params=params)
+        return web.json_response(rule.shown(), status=201)
+
+    async def clear_scenarios(self, _request: web.Request) -> web.Response:
+        """Drop all rules."""
+        self._simulator.scenarios.clear()
+        return web.json_response({"rules": []})
+
+    async def listener(self, _request: web.Request) -> web.Response:
+        """Whether Daraja takes connections."""
+        return web.json_response({"open": self._simulator.is_open})
+
+    async def set_listener(self, request: web.Request) -> web.Response:
+        """Open or close Daraja's listener."""
+        body = await _body(request)
+        if not isinstance(body.get("open"), bool):
+            raise ControlError("open is true or false")
+        if body["open"]:
+            await self._simulator.open_listener()
+            return web.json_response({"open": True})
+        return self._close(request, {"seconds": body.get("seconds")})
+
+    async def expire_tokens(self, _request: web.Request) -> web.Response:
+        """End the current tokens."""
+        return web.json_response({"expired": self._simulator.tokens.expire()})
+
+    async def reset(self, request: web.Request) -> web.Response:
+        """As at the start; keys stay, and tokens unless asked."""
+        body = await _body(request)
+        await self._simulator.reset(tokens=body.get("tokens") is True)
+        return web.json_response({"reset": True})
+
+    def _close(self, request: web.Request, params: Mapping[str, object]) -> web.Response:
+        seconds = closed_seconds(params)
+        self._simulator.close_listener(seconds=seconds, spare=request)
+        answer = web.json_response({"open": False, "seconds": seconds}, status=201)
+        answer.force_close()  # the asker's own connection ends with this answer
+        return answer
+
+
+def closed_seconds(params: Mapping[str, object]) -> float | None:
+    """How long `connection_refused` lasts: 3 real seconds unless said; null until opened again."""
+    seconds = params.get("seconds", DEFAULT_CLOSED_SECONDS)
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise ControlError("params.seconds is a number from 0, or null")
+    return float(seconds)
+
+
+def _rule_of(body: Mapping[str, object]) -> tuple[str, Match, int | None, Mapping[str, object]]:
+    unknown = set(body) - {"scenario", "match", "times", "params"}
+    if unknown:
+        raise ControlError(f"unknown: {', '.join(sorted(unknown))}")
+    name = body.get("scenario")
+    if not isinstance(name, str) or name not in CATALOGUE:
+        raise ControlError(f"scenario is one of {', '.join(CATALOGUE)}")
+    match = body.get("match") or {}
+    params = body.get("params") or {}
+    times = body.get("times", CATALOGUE[name].times)
+    if not isinstance(match, dict) or not isinstance(params, dict):
+        raise ControlError("match and params are JSON objects")
+    if times is not None and (isinstance(times, bool) or not isinstance(times, int)):
+        raise ControlError("times is a whole number from 1, or null")
+    return name, Match.of(match), times, params

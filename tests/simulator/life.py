@@ -1,0 +1,217 @@
+"""The life of one payment after it was accepted: wait, decide, move money, tell.
+
+Money moves here and nowhere else, in the same step that fixes the outcome, so the ledger, the queries and the
+callbacks cannot disagree unless a scenario says so. Delays are daraja.md §2.5 and §4.3.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from tests.simulator.callbacks import Courier
+from tests.simulator.catalogue import Code
+from tests.simulator.ledger import Kind, Ledger, Movement
+from tests.simulator.results import message_of
+from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.shapes import Identities, iso, nairobi_now, placeholder_receipt
+from tests.simulator.switches import Switches
+
+State = Literal["Pending", "Completed", "Failed", "Expired"]
+
+STK_SECONDS: dict[Code, float] = {0: 17.0, 1032: 27.0, 1037: 26.0}  # §2.5, observed
+STK_SECONDS_ELSE = 17.0
+PAYOUT_SECONDS = (3.0, 5.0)  # §8.3: "seconds" for payouts
+INSUFFICIENT: Code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a payment, as one result tells it."""
+
+    code: Code
+    desc: str | None
+    receipt: str
+    moved: bool
+    at: datetime
+    balance: int
+
+
+@dataclass(slots=True, eq=False)
+class Payment:
+    """An accepted request. `outcome` is what a question about it is answered with; it may change once."""
+
+    kind: Kind
+    originator_id: str  # MerchantRequestID or OriginatorConversationID
+    provider_id: str  # CheckoutRequestID or ConversationID
+    amount: int
+    payer: str
+    party: str  # the other side: a line, or the business that is paid
+    reference: str
+    account_reference: str | None
+    result_url: str
+    timeout_url: str | None
+    sent: Mapping[str, object]
+    choice: Choice
+    refusal: Code | None = None  # decided while accepting: wrong credential, limits, wrong party
+    state: State = "Pending"
+    outcome: Outcome | None = None
+    asked_at: datetime = field(default_factory=nairobi_now)
+
+    @property
+    def is_payout(self) -> bool:
+        """Whether money goes out."""
+        return self.kind != "stk"
+
+    def facts(self) -> Facts:
+        """What a question about it is about, for the choice of a scenario."""
+        line = "" if self.kind == "b2b" else self.party
+        references = (self.reference, self.originator_id, self.provider_id)
+        return Facts(line, self.party, self.amount, references, self.result_url)
+
+
+class Book:
+    """All accepted payments, by the identifiers that questions use."""
+
+    def __init__(self) -> None:
+        self.by_provider_id: dict[str, Payment] = {}
+        self.by_originator_id: dict[str, Payment] = {}
+        self.by_receipt: dict[str, Payment] = {}
+
+    def enter(self, payment: Payment) -> None:
+        """An accepted payment. A repeated OriginatorConversationID does not displace the first."""
+        self.by_provider_id[payment.provider_id] = payment
+        self.by_originator_id.setdefault(payment.originator_id, payment)
+
+    def clear(self) -> None:
+        """Forget all of them, and with them which OriginatorConversationIDs were seen."""
+        self.by_provider_id.clear()
+        self.by_originator_id.clear()
+        self.by_receipt.clear()
+
+
+class Lives:
+    """Carries accepted payments to their end."""
+
+    def __init__(self, *, book: Book, ledger: Ledger, courier: Courier, switches: Switches, ids: Identities) -> None:
+        self._book = book
+        self._ledger = ledger
+        self._courier = courier
+        self._switches = switches
+        self._ids = ids
+        self.prompts: dict[str, str] = {}  # line → CheckoutRequestID of its live prompt
+
+    async def begin(self, payment: Payment) -> None:
+        """Accept it. Returns at once, unless the scenario delivers before it answers."""
+        self._book.enter(payment)
+        if payment.kind == "stk":
+            self.prompts[payment.party] = payment.provider_id
+        if payment.choice.script.callback_first:
+            await self._live(payment, at_once=True)
+        else:
+            self._courier.soon(self._live(payment))
+
+    async def _live(self, payment: Payment, *, at_once: bool = False) -> None:
+        choice = payment.choice
+        code = self._code(payment)
+        if not at_once:
+            await self._until_result(payment, code)
+        if choice.script.timeout_message and payment.timeout_url is not None:
+            await self._courier.post(payment.timeout_url, payment.sent)
+            if not choice.script.result_follows:
+                self._expire(payment)
+                return
+            await self._courier.pause(choice.script.result_seconds or 0.0, real=choice.seconds)
+        await self._tell(payment, self._settle(payment, code))
+        gap = choice.script.success_after_seconds
+        if gap is not None and payment.refusal is None:
+            await self._courier.pause(gap, real=choice.seconds)
+            await self._tell(payment, self._settle(payment, 0))
+
+    def _code(self, payment: Payment) -> Code:
+        if payment.refusal is not None:
+            return payment.refusal
+        return payment.choice.code(payout=payment.is_payout)
+
+    async def _until_result(self, payment: Payment, code: Code) -> None:
+        script = payment.choice.script
+        if script.result_seconds is not None and not script.timeout_message:
+            await self._courier.pause(script.result_seconds, real=payment.choice.seconds)
+        elif payment.is_payout:
+            await self._courier.pause(random.uniform(*PAYOUT_SECONDS))
+        else:
+            await self._courier.pause(STK_SECONDS.get(code, STK_SECONDS_ELSE))
+
+    def _settle(self, payment: Payment, code: Code) -> Outcome:
+        """Fix the outcome and move the money, in one step without a wait."""
+        wants_money = payment.choice.params.get("moves_money")
+        moves = wants_money if isinstance(wants_money, bool) else str(code) == "0"
+        moves = moves and payment.refusal is None
+        if moves and not self._debit(payment):
+            moves, code = False, INSUFFICIENT
+        moment = nairobi_now()
+        receipt = self._ids.receipt()
+        if not moves and random.random() < 0.5:
+            receipt = placeholder_receipt(moment)  # both were recorded for failures (§4.3)
+        desc = payment.choice.params.get("desc")
+        outcome = Outcome(
+            code=code,
+            desc=str(desc) if desc is not None and payment.refusal is None else None,
+            receipt=receipt,
+            moved=moves,
+            at=moment,
+            balance=self._balance(payment),
+        )
+        payment.outcome = outcome
+        payment.state = "Completed" if moves else "Failed"
+        if moves:
+            self._move(payment, outcome)
+        self._release(payment)
+        return outcome
+
+    def _expire(self, payment: Payment) -> None:
+        """Nothing more is told; a question about it is answered."""
+        if payment.choice.params.get("moves_money") is True:
+            self._settle(payment, 0)
+        else:
+            payment.state = "Expired"
+
+    def _debit(self, payment: Payment) -> bool:
+        """Take a payout from its account: Utility for B2C, Working for B2B (§4.7, §5)."""
+        if self._balance(payment) < payment.amount:
+            return False
+        if payment.kind == "b2c":
+            self._switches.utility_balance -= payment.amount
+        elif payment.kind == "b2b":
+            self._switches.working_balance -= payment.amount
+        return True
+
+    def _balance(self, payment: Payment) -> int:
+        if payment.kind == "b2c":
+            return self._switches.utility_balance
+        return self._switches.working_balance if payment.kind == "b2b" else payment.amount
+
+    def _move(self, payment: Payment, outcome: Outcome) -> None:
+        self._book.by_receipt[outcome.receipt] = payment
+        self._ledger.record(
+            Movement(
+                reference=payment.reference,
+                kind=payment.kind,
+                amount=payment.amount,
+                party=payment.party,
+                receipt=outcome.receipt,
+                provider_id=payment.provider_id,
+                account_reference=payment.account_reference,
+                result_url=payment.result_url,
+                moved_at=iso(outcome.at),
+            )
+        )
+
+    def _release(self, payment: Payment) -> None:
+        if self.prompts.get(payment.party) == payment.provider_id:
+            del self.prompts[payment.party]
+
+    async def _tell(self, payment: Payment, outcome: Outcome) -> None:
+        body, headers = message_of(payment, outcome)
+        await self._courier.post(payment.result_url, body, headers=headers, copies=payment.choice.copies)

@@ -1,0 +1,59 @@
+"""Access tokens (daraja.md §1): the one GET of Daraja, and the check that every other call passes first."""
+
+import base64
+import secrets
+import string
+import time
+
+from tests.simulator.answers import envelope, invalid_token
+from tests.simulator.settings import Merchant
+from tests.simulator.shapes import Identities, Reply, reply
+from tests.simulator.switches import Switches
+
+ALPHABET = string.ascii_letters + string.digits
+TOKEN_LENGTH = 28  # as recorded (§1)
+WRONG_KEYS = Reply(400)  # an empty body is all that Daraja says to wrong keys (§1)
+
+
+class Tokens:
+    """Issues tokens and knows which still open doors."""
+
+    def __init__(self, *, merchant: Merchant, switches: Switches, ids: Identities) -> None:
+        self._switches = switches
+        self._ids = ids
+        keys = f"{merchant.consumer_key}:{merchant.consumer_secret}"
+        self._basic = base64.b64encode(keys.encode()).decode()
+        self._expiries: dict[str, float] = {}
+
+    def generate(self, *, authorization: str | None, grant_type: str | None) -> Reply:
+        """`GET /oauth/v1/generate`: a new token, which by default ends the previous one."""
+        scheme, _, keys = (authorization or "").partition(" ")
+        if scheme.lower() != "basic":
+            return envelope("not_basic", self._ids)
+        if grant_type != "client_credentials":
+            return envelope("wrong_grant_type", self._ids)
+        if not secrets.compare_digest(keys.strip().encode(), self._basic.encode()):
+            return WRONG_KEYS
+        if self._switches.token_policy == "invalidate_previous":
+            self._expiries.clear()
+        token = "".join(secrets.choice(ALPHABET) for _ in range(TOKEN_LENGTH))
+        seconds = self._switches.token_ttl_seconds
+        self._expiries[token] = time.monotonic() + seconds
+        expires_in: int | str = str(seconds) if self._switches.expires_in == "string" else seconds
+        return reply({"access_token": token, "expires_in": expires_in})
+
+    def refuse(self, api: str, authorization: str | None) -> Reply | None:
+        """The refusal that a call gets, or None if its token is good."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer":
+            return envelope("no_authorization", self._ids)
+        expiry = self._expiries.get(token.strip())
+        if expiry is None or expiry <= time.monotonic():
+            return invalid_token(api, token, self._ids)
+        return None
+
+    def expire(self) -> int:
+        """End all current tokens; how many there were."""
+        count = len(self._expiries)
+        self._expiries.clear()
+        return count

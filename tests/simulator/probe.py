@@ -1,0 +1,265 @@
+"""A minimal client and receiver to try the simulator with; it knows daraja.md and nothing of ours.
+
+`Probe` sends valid requests with one override per call; `Receiver` keeps every result that arrives.
+"""
+
+import asyncio
+import base64
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from tests.simulator.app import Simulator
+
+WAIT_SECONDS_MAX = 20.0  # only so that a mistake fails a test and does not hang it
+TIMESTAMP = "20260301101500"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One result as it arrived."""
+
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One synchronous answer; `body` is None if it is not JSON."""
+
+    status: int
+    body: Any
+    text: str
+    headers: dict[str, str]
+
+    @property
+    def error(self) -> tuple[int, str, str]:
+        """Status, code and message of an error envelope."""
+        return self.status, self.body["errorCode"], self.body["errorMessage"]
+
+
+async def eventually(is_so: Callable[[], object]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while not is_so():  # noqa: ASYNC110 - what is waited for cannot tell us
+            await asyncio.sleep(0.005)
+
+
+class Receiver:
+    """Takes results on any path and answers as told."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.answer_status = 200
+        self.port = 0
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self._receive)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    def url(self, path: str) -> str:
+        """An address here."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    async def results(self, count: int = 1) -> list[Received]:
+        """The results so far, once there are so many."""
+        await eventually(lambda: len(self.received) >= count)
+        return self.received
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        body = json.loads(await request.read())
+        self.received.append(Received(request.path, dict(request.headers), body))
+        return web.json_response({"ResultCode": 0, "ResultDesc": "Accepted"}, status=self.answer_status)
+
+
+class Probe:
+    """Calls one simulator with valid requests, one override at a time."""
+
+    def __init__(self, simulator: Simulator, session: aiohttp.ClientSession, receiver: Receiver) -> None:
+        self.simulator = simulator
+        self.session = session
+        self.receiver = receiver
+        self.settings = simulator.settings
+        self.token = ""
+        self._numbers = itertools.count(1)
+
+    async def begin_anew(self) -> None:
+        """As after the start: nothing happened, nothing received, a token in hand."""
+        await self.simulator.reset(tokens=True)
+        self.receiver.received.clear()
+        self.receiver.answer_status = 200
+        await self.fetch_token()
+
+    async def fetch_token(self, **headers: str) -> Answer:
+        """Ask for a token and use it from now on."""
+        keys = f"{self.settings['DARAJA_CONSUMER_KEY']}:{self.settings['DARAJA_CONSUMER_SECRET']}"
+        basic = "Basic " + base64.b64encode(keys.encode()).decode()
+        answer = await self.call(
+            "/oauth/v1/generate?grant_type=client_credentials",
+            method="GET",
+            headers={"Authorization": basic, **headers},
+        )
+        if answer.status == 200 and answer.body:
+            self.token = answer.body["access_token"]
+        return answer
+
+    async def call(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        method: str = "POST",
+        headers: dict[str, str] | None = None,
+        raw: bytes | None = None,
+    ) -> Answer:
+        """One request, with the current token unless other headers are given."""
+        if headers is None:
+            headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        url = f"{self.simulator.base_url}{path}"
+        async with self.session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+            text = await response.text()
+            try:
+                parsed = json.loads(text)
+            except ValueError:
+                parsed = None
+            return Answer(response.status, parsed, text, dict(response.headers))
+
+    async def control(self, method: str, path: str, body: object = None) -> Answer:
+        """One call of the control API, on its own port."""
+        url = f"{self.simulator.control_url}/_control{path}"
+        async with self.session.request(method, url, json=body) as response:
+            text = await response.text()
+            return Answer(response.status, json.loads(text), text, dict(response.headers))
+
+    def credential(self, password: str | None = None) -> str:
+        """A SecurityCredential (daraja.md §4.5)."""
+        key = x509.load_pem_x509_certificate(self.settings["certificate_pem"].encode()).public_key()
+        assert isinstance(key, rsa.RSAPublicKey)
+        plain = self.settings["DARAJA_INITIATOR_PASSWORD"] if password is None else password
+        return base64.b64encode(key.encrypt(plain.encode(), padding.PKCS1v15())).decode()
+
+    def signature(self) -> dict[str, object]:
+        """Shortcode, password and timestamp (§2.1)."""
+        code = self.settings["DARAJA_SHORTCODE"]
+        plain = f"{code}{self.settings['DARAJA_PASSKEY']}{TIMESTAMP}"
+        password = base64.b64encode(plain.encode()).decode()
+        return {"BusinessShortCode": code, "Password": password, "Timestamp": TIMESTAMP}
+
+    def stk_body(self, **changes: object) -> dict[str, object]:
+        """A valid STK push; None drops a field."""
+        number = next(self._numbers)
+        phone = str(changes.get("PhoneNumber", f"2547110{number:05}"))
+        body: dict[str, object] = {
+            **self.signature(),
+            "TransactionType": "CustomerPayBillOnline",
+            "Amount": "250",
+            "PartyA": phone,
+            "PartyB": self.settings["DARAJA_SHORTCODE"],
+            "PhoneNumber": phone,
+            "CallBackURL": self.receiver.url(f"/results/{number}/deposit"),
+            "AccountReference": f"INV{number:05}",
+            "TransactionDesc": "Invoice",
+        }
+        return _changed(body, changes)
+
+    async def stk(self, **changes: object) -> Answer:
+        """Push a prompt."""
+        return await self.call("/mpesa/stkpush/v1/processrequest", self.stk_body(**changes))
+
+    async def query(self, checkout_request_id: str, **changes: object) -> Answer:
+        """Ask how a prompt went."""
+        body = _changed({**self.signature(), "CheckoutRequestID": checkout_request_id}, changes)
+        return await self.call("/mpesa/stkpushquery/v1/query", body)
+
+    def b2c_body(self, **changes: object) -> dict[str, object]:
+        """A valid payout to a line."""
+        number = next(self._numbers)
+        body: dict[str, object] = {
+            "OriginatorConversationID": f"payout-{number}",
+            "InitiatorName": self.settings["DARAJA_INITIATOR_NAME"],
+            "SecurityCredential": self.credential(),
+            "CommandID": "BusinessPayment",
+            "Amount": 1500,
+            "PartyA": self.settings["DARAJA_PAYOUT_SHORTCODE"],
+            "PartyB": "254711000111",
+            "Remarks": "Payment",
+            "QueueTimeOutURL": self.receiver.url("/timeout"),
+            "ResultURL": self.receiver.url(f"/results/{number}/withdrawal"),
+        }
+        return _changed(body, changes)
+
+    async def b2c(self, **changes: object) -> Answer:
+        """Pay a line."""
+        return await self.call("/mpesa/b2c/v3/paymentrequest", self.b2c_body(**changes))
+
+    async def b2b(self, **changes: object) -> Answer:
+        """Pay a business."""
+        number = next(self._numbers)
+        body: dict[str, object] = {
+            "Initiator": self.settings["DARAJA_INITIATOR_NAME"],
+            "SecurityCredential": self.credential(),
+            "CommandID": "BusinessPayBill",
+            "SenderIdentifierType": "4",
+            "RecieverIdentifierType": "4",
+            "Amount": 1800,
+            "PartyA": self.settings["DARAJA_PAYOUT_SHORTCODE"],
+            "PartyB": "888880",
+            "AccountReference": f"PO{number}",
+            "Remarks": "Payment",
+            "QueueTimeOutURL": self.receiver.url("/timeout"),
+            "ResultURL": self.receiver.url(f"/results/{number}/bill-payment"),
+        }
+        return await self.call("/mpesa/b2b/v1/paymentrequest", _changed(body, changes))
+
+    async def status(self, **changes: object) -> Answer:
+        """Ask what became of a payment."""
+        body: dict[str, object] = {
+            "Initiator": self.settings["DARAJA_INITIATOR_NAME"],
+            "SecurityCredential": self.credential(),
+            "CommandID": "TransactionStatusQuery",
+            "PartyA": self.settings["DARAJA_PAYOUT_SHORTCODE"],
+            "IdentifierType": "4",
+            "Remarks": "Payment",
+            "QueueTimeOutURL": self.receiver.url("/timeout"),
+            "ResultURL": self.receiver.url("/results/status"),
+        }
+        return await self.call("/mpesa/transactionstatus/v1/query", _changed(body, changes))
+
+
+def _changed(body: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in {**body, **changes}.items() if value is not None}
+
+
+@asynccontextmanager
+async def probing(*, time_scale: float = 0.01) -> AsyncIterator[Probe]:
+    """A simulator, a receiver and a client with a token, all on this machine."""
+    async with (
+        Receiver() as receiver,
+        Simulator(time_scale=time_scale) as simulator,
+        aiohttp.ClientSession(trust_env=False) as session,
+    ):
+        probe = Probe(simulator, session, receiver)
+        await probe.fetch_token()
+        yield probe

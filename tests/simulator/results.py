@@ -1,0 +1,249 @@
+"""Bodies of results: what Daraja POSTs to a CallBackURL or ResultURL (daraja.md §2.3, §4.3, §5).
+
+The types are as inconsistent as the recorded ones: a code is a number here and text there, a date too, items
+may lack their value. Scenarios vary that further (`Script.quirks`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tests.simulator.catalogue import Code
+from tests.simulator.scenarios import Choice
+from tests.simulator.shapes import digits_of
+
+if TYPE_CHECKING:  # life.py moves the money and then asks this module for words: only its types are needed
+    from tests.simulator.life import Outcome, Payment
+
+Item = dict[str, object]
+DONE = "The service request is processed successfully."
+UNKNOWN = "An outcome that no table knows."
+QUEUE_TIMEOUT_ITEM: Item = {
+    "Key": "QueueTimeoutURL",
+    "Value": "https://internal.simulator.test/mpesa/b2cresults/v1/submit",
+}
+
+STK_TEXTS: dict[str, str] = {  # §2.4
+    "0": DONE,
+    "1": "The balance is insufficient for the transaction.",
+    "17": "Rule limited.",
+    "1001": "Unable to lock subscriber, a transaction is already in process for the current subscriber",
+    "1019": "Transaction has expired.",
+    "1025": "An error occurred while sending a push request.",
+    "1032": "Request Cancelled by user.",
+    "1037": "No response from user.",
+    "2001": "The initiator information is invalid.",
+    "2028": "The request is not permitted according to product assignment.",
+    "8006": "The security credential is locked.",
+    "9999": "An error occurred while sending a push request.",
+    "SFC_IC0003": "The operator does not exist.",
+}
+QUERY_TEXTS = {**STK_TEXTS, "1037": "DS timeout user cannot be reached."}  # §2.3: the two differ for one fact
+PAYOUT_TEXTS: dict[str, str] = {  # §4.6
+    "0": DONE,
+    "1": "The balance is insufficient for the transaction.",
+    "2": "Declined due to limit rule: less than the minimum transaction amount.",
+    "3": "Declined due to limit rule: greater than the maximum transaction amount.",
+    "8": "Declined due to limit rule: would exceed the maximum balance.",
+    "11": "The DebitParty is in an invalid state.",
+    "15": "Duplicate OriginatorConversationID.",
+    "17": "System internal error.",
+    "26": "Traffic blocking condition in place.",
+    "2001": "The initiator information is invalid.",
+    "2028": "The request is not permitted according to product assignment.",
+    "2040": "Credit Party customer type can't be supported by the service.",
+    "8006": "The security credential is locked.",
+    "SFC_IC0003": "Receiver party is invalid.",
+}
+
+
+def message_of(payment: Payment, outcome: Outcome) -> tuple[dict[str, object], dict[str, str]]:
+    """Body and headers of one result."""
+    match payment.kind:
+        case "stk":
+            # The one thing besides the body that was ever recorded on a callback; no signature (§2.3, §8.2).
+            return _stk(payment, outcome), {"BusinessShortCode": payment.payer}
+        case "b2c":
+            return _b2c(payment, outcome), {}
+        case "b2b":
+            return _b2b(payment, outcome), {}
+
+
+def text_of(texts: Mapping[str, str], code: Code, given: str | None = None) -> str:
+    """What a code says, unless the scenario gives its own words."""
+    return given if given is not None else texts.get(str(code), UNKNOWN)
+
+
+def told_amount(choice: Choice, amount: int) -> int:
+    """The amount in the result, which a scenario may falsify."""
+    if not choice.has("wrong_amount"):
+        return amount
+    wanted = choice.number("amount")
+    return amount + 1 if wanted is None else int(wanted)
+
+
+def _arranged(choice: Choice, items: list[Item]) -> list[Item]:
+    if choice.has("missing_metadata"):
+        return []
+    if choice.has("shuffled_items"):
+        random.shuffle(items)
+    return items
+
+
+def _typed(choice: Choice, code: Code) -> Code:
+    return str(code) if choice.has("string_codes") else code
+
+
+def _stk(payment: Payment, outcome: Outcome) -> dict[str, object]:
+    choice = payment.choice
+    callback: dict[str, object] = {
+        "MerchantRequestID": payment.originator_id,
+        "CheckoutRequestID": payment.provider_id,
+        "ResultCode": _typed(choice, outcome.code),
+        "ResultDesc": text_of(STK_TEXTS, outcome.code, outcome.desc),
+    }
+    if str(outcome.code) == "0" and not (choice.has("missing_metadata") and choice.params.get("absent") is True):
+        callback["CallbackMetadata"] = {"Item": _arranged(choice, _stk_items(payment, outcome))}
+    return {"Body": {"stkCallback": callback}}
+
+
+def _stk_items(payment: Payment, outcome: Outcome) -> list[Item]:
+    choice = payment.choice
+    date = digits_of(outcome.at)
+    line = payment.party
+    items: list[Item] = [{"Name": "Amount", "Value": float(told_amount(choice, payment.amount))}]
+    if not choice.has("missing_receipt"):
+        items.append({"Name": "MpesaReceiptNumber", "Value": outcome.receipt})
+    items.append({"Name": "Balance"})  # present without a value in the recorded ones (§2.3)
+    items.append({"Name": "TransactionDate", "Value": date if choice.has("string_date") else int(date)})
+    masked = f"{line[:4]} ***** {line[-3:]}"
+    items.append({"Name": "PhoneNumber", "Value": masked if choice.has("masked_phone") else int(line)})
+    return items
+
+
+def envelope(
+    *,
+    choice: Choice,
+    code: Code,
+    kind: Code,
+    desc: str,
+    originator_id: str,
+    conversation_id: str,
+    transaction_id: str,
+    parameters: object,
+    references: object,
+) -> dict[str, object]:
+    """The `Result` that all payout APIs share; without parameters the container is absent (§4.3)."""
+    result: dict[str, object] = {
+        "ResultType": _typed(choice, kind),
+        "ResultCode": _typed(choice, code),
+        "ResultDesc": desc,
+        "OriginatorConversationID": originator_id,
+        "ConversationID": conversation_id,
+        "TransactionID": transaction_id,
+    }
+    if parameters is not None:
+        result["ResultParameters"] = {"ResultParameter": parameters}
+    result["ReferenceData"] = {"ReferenceItem": references}
+    return {"Result": result}
+
+
+def _payout(
+    payment: Payment, outcome: Outcome, *, kind: Code, code: Code, parameters: object, references: object
+) -> dict[str, object]:
+    hides_receipt = payment.choice.has("missing_receipt") and str(outcome.code) == "0"
+    return envelope(
+        choice=payment.choice,
+        code=code,
+        kind=kind,
+        desc=text_of(PAYOUT_TEXTS, outcome.code, outcome.desc),
+        originator_id=payment.originator_id,
+        conversation_id=payment.provider_id,
+        transaction_id="" if hides_receipt else outcome.receipt,
+        parameters=parameters,
+        references=references,
+    )
+
+
+def _success_items(payment: Payment, items: list[Item]) -> object:
+    """The parameters of a success, in the shape that the scenario asks for."""
+    choice = payment.choice
+    if choice.has("missing_metadata") and choice.params.get("absent") is True:
+        return None
+    if choice.has("single_object_parameter"):
+        return items[0]
+    return _arranged(choice, items)
+
+
+def _b2c(payment: Payment, outcome: Outcome) -> dict[str, object]:
+    choice = payment.choice
+    lacks_values = choice.has("missing_value")
+    references: object = [QUEUE_TIMEOUT_ITEM, {"Key": "Occassion"}] if lacks_values else QUEUE_TIMEOUT_ITEM
+    if str(outcome.code) == "0":
+        parameters = _success_items(payment, _b2c_items(payment, outcome))
+    elif choice.has("single_object_parameter"):
+        parameters = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}
+    else:
+        parameters = None
+    return _payout(payment, outcome, kind=0, code=outcome.code, parameters=parameters, references=references)
+
+
+def _b2c_items(payment: Payment, outcome: Outcome) -> list[Item]:
+    choice = payment.choice
+    date: object = outcome.at.strftime("%d.%m.%Y %H:%M:%S")
+    if choice.has("string_date"):
+        date = digits_of(outcome.at)  # the other recorded form of the same field
+    items: list[Item] = [{"Key": "TransactionAmount", "Value": told_amount(choice, payment.amount)}]
+    if not choice.has("missing_receipt"):
+        items.append({"Key": "TransactionReceipt", "Value": outcome.receipt})
+    items += [
+        {"Key": "ReceiverPartyPublicName", "Value": f"{payment.party} - JANE DOE"},
+        {"Key": "TransactionCompletedDateTime", "Value": date},
+        {"Key": "B2CUtilityAccountAvailableFunds", "Value": float(outcome.balance)},
+        {"Key": "B2CWorkingAccountAvailableFunds", "Value": 0.0},
+        {"Key": "B2CRecipientIsRegisteredCustomer", "Value": "Y"},
+        {"Key": "B2CChargesPaidAccountAvailableFunds", "Value": -120.0},
+    ]
+    if choice.has("missing_value"):
+        del items[-1]["Value"], items[-2]["Value"]
+    return items
+
+
+def _b2b(payment: Payment, outcome: Outcome) -> dict[str, object]:
+    references: list[Item] = [
+        {"Key": "BillReferenceNumber", "Value": payment.account_reference or ""},
+        QUEUE_TIMEOUT_ITEM,
+    ]
+    if payment.choice.has("missing_value"):
+        references.append({"Key": "Occassion"})
+    if str(outcome.code) == "0":
+        parameters = _success_items(payment, _b2b_items(payment, outcome))
+        # Strings on success and numbers on failure, by the documents (§5).
+        return _payout(payment, outcome, kind="0", code="0", parameters=parameters, references=references)
+    single: Item = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}
+    return _payout(payment, outcome, kind=0, code=outcome.code, parameters=single, references=references)
+
+
+def _b2b_items(payment: Payment, outcome: Outcome) -> list[Item]:
+    date = digits_of(outcome.at)
+    amount = told_amount(payment.choice, payment.amount)
+    balance = f"{outcome.balance}.00"
+    java = f"{{Amount={{CurrencyCode=KES, MinimumAmount={outcome.balance}00, BasicAmount={balance}}}}}"
+    items: list[Item] = [
+        {"Key": "DebitAccountBalance", "Value": java},
+        {"Key": "Amount", "Value": f"{amount}.00"},
+        {
+            "Key": "DebitPartyAffectedAccountBalance",
+            "Value": f"Working Account|KES|{balance}|{balance}|0.00|0.00",
+        },
+        {"Key": "TransCompletedTime", "Value": date},
+        {"Key": "DebitPartyCharges", "Value": ""},
+        {"Key": "ReceiverPartyPublicName", "Value": f"{payment.party} - SUPPLIER LTD"},
+        {"Key": "Currency", "Value": "KES"},
+        {"Key": "InitiatorAccountCurrentBalance", "Value": java},
+    ]
+    if payment.choice.has("missing_value"):
+        del items[4]["Value"]
+    return items

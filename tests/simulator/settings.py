@@ -1,0 +1,122 @@
+"""Who the simulated merchant is: keys, shortcodes, and the initiator's credential (daraja.md §1, §4.5).
+
+Taken from an environment where it has the names that a client uses, made up at random otherwise. The private
+key exists in memory only. Refuses to say why a credential did not decrypt: Daraja does not either.
+"""
+
+import base64
+import binascii
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.x509.oid import NameOID
+
+CACHED_CREDENTIALS_MAX = 10_000  # a client that encrypts anew for each call must not grow this for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Merchant:
+    """The names and secrets that the simulator accepts."""
+
+    consumer_key: str
+    consumer_secret: str
+    shortcode: str
+    passkey: str
+    payout_shortcode: str
+    initiator_name: str
+    initiator_password: str
+    till: str | None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Merchant":
+        """From the variables that are set and not empty; the rest is made up."""
+
+        def given(name: str, otherwise: str) -> str:
+            return environment.get(name) or otherwise
+
+        shortcode = given("DARAJA_SHORTCODE", "174379")
+        return cls(
+            consumer_key=given("DARAJA_CONSUMER_KEY", secrets.token_urlsafe(24)),
+            consumer_secret=given("DARAJA_CONSUMER_SECRET", secrets.token_urlsafe(32)),
+            shortcode=shortcode,
+            passkey=given("DARAJA_PASSKEY", secrets.token_hex(32)),
+            payout_shortcode=environment.get("DARAJA_PAYOUT_SHORTCODE")
+            or environment.get("DARAJA_SHORTCODE")
+            or "600998",
+            initiator_name=given("DARAJA_INITIATOR_NAME", "simulated"),
+            initiator_password=given("DARAJA_INITIATOR_PASSWORD", secrets.token_urlsafe(16)),
+            till=environment.get("DARAJA_TILL") or None,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What a client needs to be this merchant."""
+        shown = {
+            "DARAJA_CONSUMER_KEY": self.consumer_key,
+            "DARAJA_CONSUMER_SECRET": self.consumer_secret,
+            "DARAJA_SHORTCODE": self.shortcode,
+            "DARAJA_PASSKEY": self.passkey,
+            "DARAJA_PAYOUT_SHORTCODE": self.payout_shortcode,
+            "DARAJA_INITIATOR_NAME": self.initiator_name,
+            "DARAJA_INITIATOR_PASSWORD": self.initiator_password,
+        }
+        if self.till is not None:
+            shown["DARAJA_TILL"] = self.till
+        return shown
+
+
+class Vault:
+    """The key pair behind SecurityCredential: RSA-2048, PKCS#1 v1.5 (§4.5)."""
+
+    def __init__(self) -> None:
+        self._key = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+        self.certificate_pem = _certificate(self._key)
+        self._known: dict[str, str | None] = {}
+
+    def password_in(self, credential: str) -> str | None:
+        """The password inside, or None; remembered by value, because one credential serves many calls."""
+        if credential not in self._known:
+            if len(self._known) >= CACHED_CREDENTIALS_MAX:
+                self._known.clear()
+            self._known[credential] = self._decrypt(credential)
+        return self._known[credential]
+
+    def _decrypt(self, credential: str) -> str | None:
+        try:
+            sealed = base64.b64decode(credential, validate=True)
+            # A credential for another key decrypts to noise and not to an error, so decoding may fail too.
+            return self._key.decrypt(sealed, padding.PKCS1v15()).decode()
+        except (binascii.Error, ValueError):
+            return None
+
+    def write_certificate(self, path: Path) -> None:
+        """Put the certificate where a client reads it; a reader sees all of it or none."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(self.certificate_pem)
+        Path(temporary).chmod(0o644)  # a certificate is public, and its reader may be another user
+        Path(temporary).replace(path)
+
+
+def _certificate(key: rsa.RSAPrivateKey) -> str:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "apicrypt.simulator.test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=365))
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()

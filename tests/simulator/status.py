@@ -1,0 +1,168 @@
+"""Transaction Status (daraja.md §6.1): a question that is answered by a result of its own.
+
+ResultCode 0 says that the question worked; the payment's state is a parameter. Either name of the identifier
+is taken, because sources differ on it.
+"""
+
+import random
+
+from tests.simulator.callbacks import Courier
+from tests.simulator.catalogue import Code
+from tests.simulator.life import Book, Payment
+from tests.simulator.payouts import Initiator, acknowledgement, remarks
+from tests.simulator.results import (
+    DONE,
+    PAYOUT_TEXTS,
+    QUEUE_TIMEOUT_ITEM,
+    Item,
+    envelope,
+    text_of,
+    told_amount,
+)
+from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.settings import Merchant
+from tests.simulator.shapes import Identities, Reply, digits_of, nairobi_now, placeholder_receipt
+from tests.simulator.switches import Switches
+from tests.simulator.validation import Body, InvalidFieldError, as_text, one_of, required_text, shortcode, url
+
+NOT_FOUND: Code = "SFC_IC0003"
+NOT_FOUND_TEXT = "The transaction does not exist"
+RESULT_SECONDS = (2.0, 4.0)  # §6.1: asynchronous like payouts
+
+
+class TransactionStatus:
+    """`POST /mpesa/transactionstatus/v1/query`."""
+
+    api = "status"
+
+    def __init__(
+        self,
+        *,
+        merchant: Merchant,
+        initiator: Initiator,
+        switches: Switches,
+        ids: Identities,
+        book: Book,
+        courier: Courier,
+    ) -> None:
+        self._merchant = merchant
+        self._initiator = initiator
+        self._switches = switches
+        self._ids = ids
+        self._book = book
+        self._courier = courier
+
+    def facts(self, body: Body) -> Facts:
+        """What the payment that is asked about is about."""
+        payment = self._found(body)
+        asked = tuple(filter(None, _asked(body)))
+        address = str(body.get("ResultURL", ""))
+        if payment is None:
+            return Facts(references=asked, url=address)
+        known = payment.facts()
+        return Facts(known.phone_number, known.party, known.amount, (*known.references, *asked), address)
+
+    async def act(self, body: Body, choice: Choice) -> Reply:
+        """Accept the question."""
+        required_text(body, "Initiator")
+        required_text(body, "SecurityCredential")
+        one_of(body, "CommandID", ("TransactionStatusQuery",))
+        receipt, originator_id = _asked(body)
+        if not receipt and not originator_id:
+            raise InvalidFieldError("TransactionID")
+        party = shortcode(body, "PartyA")
+        one_of(body, "IdentifierType", ("4",))
+        url(body, "ResultURL", self._switches)
+        url(body, "QueueTimeOutURL", self._switches)
+        remarks(body)
+        refusal = self._initiator.refusal(str(body["Initiator"]), str(body["SecurityCredential"]))
+        if refusal is None and party not in {self._merchant.payout_shortcode, self._merchant.shortcode}:
+            refusal = 2028
+        echoed = originator_id if self._switches.status_echoes_target else ""
+        inquiry = (self._ids.conversation_id(), echoed or self._ids.request_id())
+        if choice.script.callback_first:
+            await self._tell(body, choice, inquiry, refusal)
+        else:
+            self._courier.soon(self._tell_later(body, choice, inquiry, refusal))
+        return acknowledgement(*inquiry)
+
+    async def _tell_later(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> None:
+        script = choice.script
+        if script.result_seconds is None or script.timeout_message:
+            await self._courier.pause(random.uniform(*RESULT_SECONDS))
+        if script.timeout_message:
+            await self._courier.post(str(body["QueueTimeOutURL"]), body)
+            if not script.result_follows:
+                return
+        if script.result_seconds is not None:
+            await self._courier.pause(script.result_seconds, real=choice.seconds)
+        await self._tell(body, choice, inquiry, refusal)
+
+    async def _tell(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> None:
+        result = self._result(body, choice, inquiry, refusal)
+        await self._courier.post(str(body["ResultURL"]), result, copies=choice.copies)
+
+    def _result(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> dict[str, object]:
+        conversation_id, originator_id = inquiry
+        payment = self._found(body)
+        code = choice.code(payout=True) if refusal is None else refusal
+        text = text_of(PAYOUT_TEXTS, code, as_text(choice.params.get("desc")))
+        parameters: list[Item] | None = None
+        if refusal is None and (choice.script.name == "not_found" or (code == 0 and payment is None)):
+            code, text = NOT_FOUND, NOT_FOUND_TEXT
+        elif code == 0 and payment is not None:
+            text, parameters = DONE, _parameters(payment, choice)
+        return envelope(
+            choice=choice,
+            code=code,
+            kind=0,
+            desc=text,
+            originator_id=originator_id,
+            conversation_id=conversation_id,
+            transaction_id=placeholder_receipt(nairobi_now()),
+            parameters=parameters,
+            references=QUEUE_TIMEOUT_ITEM,
+        )
+
+    def _found(self, body: Body) -> Payment | None:
+        receipt, originator_id = _asked(body)
+        if receipt:
+            return self._book.by_receipt.get(receipt)
+        payment = self._book.by_originator_id.get(originator_id)
+        told = payment.outcome if payment is not None else None
+        if told is not None and str(told.code) == "15" and not told.moved:
+            return None  # a scenario answered a first call with 15: no transaction, and no failure of one
+        return payment
+
+
+def _asked(body: Body) -> tuple[str, str]:
+    """The receipt and the OriginatorConversationID that are asked about; either may be empty."""
+    originator_id = as_text(body.get("OriginalConversationID")) or as_text(body.get("OriginatorConversationID"))
+    return as_text(body.get("TransactionID")) or "", originator_id or ""
+
+
+def _parameters(payment: Payment, choice: Choice) -> list[Item]:
+    """The target's facts. DebitPartyName comes twice, and the second is the other side (§6.1)."""
+    state = payment.state
+    status = str(choice.params.get("status", "Pending")) if choice.has("status_value") else state
+    finalised = payment.outcome.at if payment.outcome is not None else None
+    line, business = f"{payment.party} - JANE DOE", f"{payment.payer} - SIMULATED LTD"
+    debit, credit = (line, business) if payment.kind == "stk" else (business, line)
+    items: list[Item] = [
+        {"Key": "DebitPartyName", "Value": debit},
+        {"Key": "DebitPartyName", "Value": credit},
+        {"Key": "OriginatorConversationID", "Value": payment.originator_id},
+        {"Key": "InitiatedTime", "Value": int(digits_of(payment.asked_at))},
+        {"Key": "DebitAccountType", "Value": "Utility Account"},
+        {"Key": "DebitPartyCharges", "Value": "Fee For B2C Payment|KES|22.40"},
+        {"Key": "TransactionReason"},
+        {"Key": "ReasonType", "Value": "Business Payment to Customer via API"},
+        {"Key": "TransactionStatus", "Value": status},
+        {"Key": "Amount", "Value": float(told_amount(choice, payment.amount))},
+        {"Key": "ConversationID", "Value": payment.provider_id},
+    ]
+    if finalised is not None:
+        items.append({"Key": "FinalisedTime", "Value": int(digits_of(finalised))})
+    if payment.outcome is not None and payment.outcome.moved:
+        items.append({"Key": "ReceiptNo", "Value": payment.outcome.receipt})
+    return items

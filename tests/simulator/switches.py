@@ -1,0 +1,68 @@
+"""Policies of the simulator that are not one call's scenario: what Daraja enforces, how fast time passes.
+
+Read as plain attributes; changed through `change`, which refuses unknown names and values of the wrong kind
+and names the permitted ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "token_policy": ("invalidate_previous", "keep_all"),
+    "expires_in": ("number", "string"),
+    "in_flight_shape": ("A", "B", "C", "random"),
+    "duplicate_ocid": ("sync", "async"),
+}
+
+
+@dataclass(slots=True)
+class Switches:
+    """Every policy with its default; the comment is its source in daraja.md."""
+
+    time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
+    magic: bool = True  # magic phone numbers and amounts choose scenarios
+    token_policy: str = "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
+    expires_in: str = "number"  # §1: sources disagree on the JSON type
+    token_ttl_seconds: int = 3599  # §1
+    enforce_lengths: bool = True  # §2.1: 12 and 13 by the documents; the sandbox takes more
+    require_https: bool = True  # §8.4, except for this machine's own addresses
+    forbid_url_words: bool = False  # §8.4: not enforced by the sandbox for STK
+    subscriber_lock: bool = True  # §2.2: one live prompt per line
+    repeat_rule: bool = False  # §2.4: code 17, same amount and line within two minutes
+    in_flight_shape: str = "A"  # §3
+    stray_500: float = 0.0  # §3: share of queries of known ids that get a 500 for nothing
+    query_limiter: bool = False  # §3: 5 in 60 s, burst 1, in unscaled seconds
+    duplicate_ocid: str = "sync"  # §4.2: 500.002.1001 at once, or result 15 later
+    strict_till_identifier: bool = False  # §5: a till needs RecieverIdentifierType 2, or sources say 4 will do
+    status_echoes_target: bool = False  # §6.1: the inquiry's own OCID may echo the target's
+    utility_balance: int = 10_000_000_000  # §4.7: what B2C pays from, in whole shillings
+    working_balance: int = 10_000_000_000  # §5: what B2B pays from
+    initiator_locked: bool = False  # §4.5: set by three wrong credentials
+    callback_keep_alive: bool = False  # a reused connection could lose a callback that Daraja sends once
+
+    def shown(self) -> dict[str, object]:
+        """All switches by name."""
+        return asdict(self)
+
+    def change(self, wanted: Mapping[str, object]) -> None:
+        """Set the named switches, all or none; a ValueError says what is wrong."""
+        known = {field.name for field in fields(self)}
+        for name, value in wanted.items():
+            if name not in known:
+                raise ValueError(f"no switch {name!r}; there are {', '.join(sorted(known))}")
+            self._check(name, value)
+        for name, value in wanted.items():
+            setattr(self, name, float(value) if isinstance(getattr(self, name), float) else value)  # type: ignore[arg-type]
+
+    def _check(self, name: str, value: object) -> None:
+        current = getattr(self, name)
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}")
+        elif isinstance(current, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is true or false")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ValueError(f"{name} is a number from 0")
+        elif isinstance(current, int) and not isinstance(value, int):
+            raise ValueError(f"{name} is a whole number")

@@ -1,0 +1,118 @@
+"""Checks on the fields of a request, as Daraja makes them before it acts (daraja.md §2.1, §4.1, §5, §8.4).
+
+Each check returns the field as text or number, or raises `InvalidFieldError` with the name that Daraja's
+message uses. Values may be strings or numbers: the documents' own example mixes both.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from tests.simulator.switches import Switches
+
+Body = Mapping[str, object]
+
+AMOUNT_MAX = 250_000  # §9
+MSISDN = re.compile(r"254[17]\d{8}")  # §2.1
+TIMESTAMP = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d")
+URL_WORDS = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query")  # §8.4
+
+
+class InvalidFieldError(Exception):
+    """A field that Daraja refuses with 400.002.02, by the name in its message."""
+
+
+def as_text(value: object) -> str | None:
+    """A string or a whole number as text; anything else is no value."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def as_amount(value: object) -> int | None:
+    """A whole number written as a number or as digits; anything else is no amount."""
+    text = as_text(value)
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,12}", text) else None
+
+
+def required_text(body: Body, field: str, *, longest: int | None = None, called: str | None = None) -> str:
+    """A text that is there and not blank."""
+    text = as_text(body.get(field))
+    if text is None or not text.strip() or (longest is not None and len(text) > longest):
+        raise InvalidFieldError(called or field)
+    return text
+
+
+def optional_text(body: Body, field: str, *, longest: int) -> str:
+    """A text that may be absent or null."""
+    value = body.get(field)
+    text = "" if value is None else as_text(value)
+    if text is None or len(text) > longest:
+        raise InvalidFieldError(field)
+    return text
+
+
+def one_of(body: Body, field: str, permitted: tuple[str, ...]) -> str:
+    """A text from a closed set."""
+    text = as_text(body.get(field))
+    if text not in permitted:
+        raise InvalidFieldError(field)
+    return str(text)
+
+
+def matching(body: Body, field: str, pattern: re.Pattern[str]) -> str:
+    """A text of a given form."""
+    text = as_text(body.get(field))
+    if text is None or not pattern.fullmatch(text):
+        raise InvalidFieldError(field)
+    return text
+
+
+def shortcode(body: Body, field: str) -> str:
+    """A paybill, store or till number: five to seven digits (§2.1, §5)."""
+    text = as_text(body.get(field))
+    if text is None or not re.fullmatch(r"[0-9]{5,7}", text):
+        raise InvalidFieldError(field)
+    return text
+
+
+def amount(body: Body, *, most: int | None = None) -> int:
+    """A whole amount from 1; above `most` it is refused at once, where the API does so."""
+    value = as_amount(body.get("Amount"))
+    if value is None or value < 1 or (most is not None and value > most):
+        raise InvalidFieldError("Amount")
+    return value
+
+
+def url(body: Body, field: str, switches: Switches) -> str:
+    """A callback address: no placeholder, no space, lower-case host, HTTPS unless it is this machine (§8.4).
+
+    It need not resolve: the sandbox accepted a host that does not exist (§2.2).
+    """
+    text = body.get(field)
+    if not isinstance(text, str) or not re.fullmatch(r"[^\s<>{}\"]+", text):
+        raise InvalidFieldError(field)
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise InvalidFieldError(field) from None
+    if parts.scheme not in {"http", "https"} or not host or parts.netloc != parts.netloc.lower():
+        raise InvalidFieldError(field)
+    if parts.scheme == "http" and switches.require_https and not _is_this_machine(host):
+        raise InvalidFieldError(field)
+    if switches.forbid_url_words and any(word in text.lower() for word in URL_WORDS):
+        raise InvalidFieldError(field)
+    return text
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""The system through its front doors. Read these tests to learn the product."""

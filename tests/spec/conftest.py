@@ -1,0 +1,38 @@
+"""One running system for the tests that only use it; those that break it start their own with `a_system`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.spec.system import System
+from tests.stack.stack import Stack
+
+# Faster than in life, and without our own rate limit in the way; everything else is as shipped.
+BRISK = {"SWEEP_INTERVAL_SECONDS": "0.2", "DARAJA_REQUESTS_PER_SECOND": "500"}
+TIME_SCALE = 0.02
+
+
+@asynccontextmanager
+async def a_system(*, env: dict[str, str | None] | None = None, **options: Any) -> AsyncIterator[System]:
+    """A system of a test's own: it may stop, kill and freeze what it likes."""
+    options.setdefault("time_scale", TIME_SCALE)
+    async with Stack(env={**BRISK, **(env or {})}, **options) as stack, System(stack) as system:
+        yield system
+
+
+@pytest.fixture(scope="session")
+async def shared_system() -> AsyncIterator[System]:
+    async with a_system() as system:
+        yield system
+
+
+@pytest.fixture
+async def system(shared_system: System) -> System:
+    """The shared system, its simulator as new."""
+    await shared_system.control("POST", "/reset", {})
+    await shared_system.control("POST", "/switches", {"time_scale": TIME_SCALE})
+    return shared_system

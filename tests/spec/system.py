@@ -1,0 +1,165 @@
+"""The running system as a test sees it: clients, the simulator's control and ledger, the record, the bell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+
+from tests.stack.client import Client
+from tests.stack.stack import Stack
+
+# How long a test is willing to wait for what happens at once on an idle machine; no test asserts a duration.
+PATIENCE_SECONDS = 30.0
+
+FINAL = ("success", "failed")
+
+
+class System:
+    """`async with System(stack) as system:`. `user` is an app's user, `backend` one of our own services."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.user = Client(stack.web_url, stack.issuer.user_token())
+        self.backend = Client(stack.web_url, stack.issuer.backend_token())
+
+    async def __aenter__(self) -> Self:
+        self.http = aiohttp.ClientSession(trust_env=False)
+        await self.user.__aenter__()
+        await self.backend.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.user.__aexit__()
+        await self.backend.__aexit__()
+        await self.http.close()
+
+    # --- paying -------------------------------------------------------------------------------------------------
+
+    async def deposit(self, *, amount: int = 250, phone_number: str = "0711000111", **more: Any) -> str:
+        """A deposit by the app's user; its id."""
+        return await self._pay(self.user, "/v1/deposits", {"amount": amount, "phone_number": phone_number, **more})
+
+    async def withdrawal(self, *, amount: int = 1200, phone_number: str = "0722000222", **more: Any) -> str:
+        """A withdrawal by a backend; its id."""
+        body = {"amount": amount, "phone_number": phone_number, **more}
+        return await self._pay(self.backend, "/v1/withdrawals", body)
+
+    async def bill_payment(self, *, amount: int = 830, **more: Any) -> str:
+        """A bill payment by a backend, to a paybill unless `till` is given; its id."""
+        party = {} if "till" in more else {"paybill": "888880", "account_reference": "METER7731"}
+        return await self._pay(self.backend, "/v1/bill-payments", {"amount": amount, **party, **more})
+
+    async def _pay(self, client: Client, path: str, body: dict[str, Any]) -> str:
+        return str((await client.pay(path, body)).expect(202).json()["id"])
+
+    async def payment(self, payment_id: str) -> Any:
+        """The payment as a backend sees it."""
+        return await self.backend.payment(payment_id)
+
+    async def settled(self, payment_id: str) -> Any:
+        """The payment once it is final."""
+        return await self.eventually(lambda: self.payment(payment_id), lambda payment: payment["status"] in FINAL)
+
+    async def in_stage(self, payment_id: str, stage: str) -> Any:
+        """The payment once it is in `stage`."""
+        return await self.eventually(lambda: self.payment(payment_id), lambda payment: payment["stage"] == stage)
+
+    # --- the simulator ------------------------------------------------------------------------------------------
+
+    async def control(self, method: str, path: str, body: Any = None) -> Any:
+        """A call of the simulator's control API (`tests/simulator/README.md`)."""
+        url = self.stack.control_url + path
+        async with self.http.request(method, url, json=body if body is not None else None) as answer:
+            assert answer.status < 300, f"{method} {path}: {answer.status} {await answer.text()}"
+            return await answer.json(content_type=None)
+
+    async def scenario(self, name: str, *, times: int | None = None, params: Any = None, **match: Any) -> None:
+        """From now on the simulator does `name` for what matches (api, phone_number, amount, reference, …)."""
+        body = {"scenario": name, "match": match, "times": times, "params": params or {}}
+        await self.control("POST", "/scenarios", body)
+
+    async def movements(self, payment_id: str) -> list[Any]:
+        """Every time money moved for this payment, by the simulator's own ledger."""
+        ledger = await self.control("GET", "/ledger")
+        return [item for item in ledger["items"] if payment_id in item["result_url"]]
+
+    async def provider_requests(self, payment_id: str) -> list[Any]:
+        """Every request that reached the simulator for this payment."""
+        requests = await self.control("GET", "/requests")
+        return [item for item in requests["items"] if payment_id in str(item["body"])]
+
+    async def assert_money_agrees(self, payment_ids: list[str]) -> None:
+        """I1, I3, I7: money moved once for each success, never for a failure, and the amounts agree."""
+        ledger = await self.control("GET", "/ledger")
+        for payment_id in payment_ids:
+            payment = await self.payment(payment_id)
+            moved = [item for item in ledger["items"] if payment_id in item["result_url"]]
+            expected = [payment["amount"]] if payment["status"] == "success" else []
+            assert [item["amount"] for item in moved] == expected, (payment, moved)
+
+    # --- the record ---------------------------------------------------------------------------------------------
+
+    async def rows(self, sql: str, *arguments: Any) -> list[Any]:
+        """Rows of the record, read past the service."""
+        connection = await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
+        try:
+            async with connection.transaction():
+                return [dict(row) for row in await connection.fetch(sql, *arguments)]
+        finally:
+            await connection.close()
+
+    async def execute(self, sql: str, *arguments: Any) -> None:
+        """Changes the record behind the service's back, to bring about what would take hours."""
+        connection = await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
+        try:
+            async with connection.transaction():
+                await connection.execute(sql, *arguments)
+        finally:
+            await connection.close()
+
+    async def stages(self, payment_id: str) -> list[str]:
+        """The stages that the payment went through, by its history."""
+        return [item["stage"] for item in await self.backend.history(payment_id)]
+
+    async def callbacks(self, payment_id: str) -> list[Any]:
+        """Every callback stored for this payment, oldest first."""
+        sql = "SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at, id"
+        return await self.rows(sql, UUID(payment_id))
+
+    async def callback_url(self, payment_id: str, operation: str) -> str:
+        """The address that Daraja was given for this payment's `operation`."""
+        requests = await self.eventually(lambda: self.provider_requests(payment_id), bool)
+        for request in requests:
+            for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL"):
+                url = (request["body"] or {}).get(name, "")
+                if f"/{operation}/" in url:
+                    return str(url)
+        raise AssertionError(f"no address for {operation} in {requests}")
+
+    # --- waiting ------------------------------------------------------------------------------------------------
+
+    async def eventually(
+        self, look: Callable[[], Awaitable[Any]], is_so: Callable[[Any], object] = bool, what: str = ""
+    ) -> Any:
+        """What `look` returns once `is_so`; fails with the last look when patience ends."""
+        seen: Any = None
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while True:
+                    seen = await look()
+                    if is_so(seen):
+                        return seen
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"did not come about {what}; last seen: {seen}") from None
+
+    async def stage_counts(self, payment_ids: list[str]) -> Counter[str]:
+        """How many of the payments are in which stage."""
+        sql = "SELECT stage FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
+        return Counter(row["stage"] for row in await self.rows(sql, payment_ids))

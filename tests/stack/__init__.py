@@ -1,0 +1,1 @@
+"""Everything a payment needs, on one machine, with nothing installed but Python. Start at `stack.Stack`."""

@@ -1,0 +1,82 @@
+"""A client of the service as a caller would write one: HTTP, a signed token, an idempotency key. Knows no
+shortcuts.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from uuid import uuid4
+
+import aiohttp
+
+
+class UnexpectedAnswerError(Exception):
+    """The service answered something else than it should; the message has all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, byte for byte."""
+
+    request: str  # "POST /v1/deposits", for messages
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, parsed."""
+        return json.loads(self.body)
+
+    def expect(self, status: int) -> Self:
+        """The same answer, if it has this status."""
+        if self.status != status:
+            raise UnexpectedAnswerError(f"{self.request}: {self.status} {self.body.decode(errors='replace')}")
+        return self
+
+    @property
+    def was_replayed(self) -> bool:
+        """Whether this is the first answer to an earlier request, given again."""
+        return self.headers.get("Idempotency-Replayed") == "true"
+
+
+class Client:
+    """Talks to one ingress with one token: `async with Client(stack.web_url, token) as shop:`."""
+
+    def __init__(self, base_url: str, token: str) -> None:
+        self._base_url = base_url
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def __aenter__(self) -> Self:
+        # The longest answer is one that waits 60 s for a payment's end.
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=70), trust_env=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def pay(self, path: str, body: Mapping[str, object], *, key: str | None = None) -> Answer:
+        """POST a payment (`/v1/deposits`, …); without a key of its own it gets a new one."""
+        return await self._ask(
+            "POST",
+            path,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "X-Idempotency-Key": key or str(uuid4())},
+        )
+
+    async def get(self, path: str, **query: str) -> Answer:
+        """GET anything under the ingress."""
+        return await self._ask("GET", path, params=query)
+
+    async def payment(self, payment_id: str, *, wait_seconds: int = 0) -> Any:
+        """A payment as it is now, or once it is final, whichever comes first within `wait_seconds`."""
+        return (await self.get(f"/v1/payments/{payment_id}", wait=str(wait_seconds))).expect(200).json()
+
+    async def history(self, payment_id: str) -> Any:
+        """What happened to a payment, oldest first."""
+        return (await self.get(f"/v1/payments/{payment_id}/history")).expect(200).json()["items"]
+
+    async def _ask(self, method: str, path: str, **options: Any) -> Answer:
+        headers = {**self._headers, **options.pop("headers", {})}
+        async with self._session.request(method, self._base_url + path, headers=headers, **options) as answer:
+            return Answer(f"{method} {path}", answer.status, answer.headers, await answer.read())

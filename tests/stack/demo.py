@@ -1,0 +1,253 @@
+"""`make demo`: three payments through the whole system, seen from outside.
+
+A client sends a deposit, a withdrawal and a bill payment over HTTP with signed tokens, watches them, hears of
+their ends on Redis, sends the first request again, and compares everything with the simulator's own ledger.
+Any difference is a failure: the demo never ends well by chance.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from redis.asyncio import Redis
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tests.stack.client import Answer, Client
+from tests.stack.stack import Stack
+
+# Daraja's customer takes some 17 s to enter a PIN, its payouts some 4: a fifth of that can be watched.
+_TIME_SCALE = 0.2
+_END_SECONDS = 40.0  # from the last request to the last end; a good run needs four
+_EVENT_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+_CHANNEL = "payment-events"
+
+_MEANING = {
+    "accepted": "on record; Daraja was not asked yet",
+    "submitting": "a worker is asking Daraja",
+    "awaiting_result": "Daraja took it; its result comes by callback",
+    "in_doubt": "Daraja may have acted; we ask it and do not send again",
+    "succeeded": "money moved",
+    "failed": "it did not happen",
+}
+_COLOURS = {"succeeded": "green", "failed": "red", "in_doubt": "yellow"}
+
+
+class DemoFailedError(Exception):
+    """Something did not end as it should; the message says what."""
+
+
+@dataclass(slots=True)
+class Story:
+    """One payment from the client's side."""
+
+    title: str
+    path: str
+    body: Mapping[str, object]
+    sender: str
+    key: str = field(default_factory=lambda: str(uuid4()))
+    first_answer: Answer | None = None
+    payment: dict[str, Any] = field(default_factory=dict)
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)  # by event id: one may be heard twice
+
+    @property
+    def id(self) -> str:
+        """The payment's id, once it was accepted."""
+        return str(self.payment.get("id", ""))
+
+    @property
+    def is_final(self) -> bool:
+        """Whether its end is known."""
+        return self.payment.get("status") in {"success", "failed"}
+
+
+def _stories() -> list[Story]:
+    return [
+        Story(
+            "deposit",
+            "/v1/deposits",
+            {"amount": 250, "phone_number": "0711000111", "account_reference": "INV00042"},
+            "an app user",
+        ),
+        Story("withdrawal", "/v1/withdrawals", {"amount": 1200, "phone_number": "0722000222"}, "a backend"),
+        Story(
+            "bill payment",
+            "/v1/bill-payments",
+            {"amount": 830, "paybill": "888880", "account_reference": "METER7731"},
+            "a backend",
+        ),
+    ]
+
+
+class Demo:
+    """What happens between the start of the stack and its end."""
+
+    def __init__(self, stack: Stack, console: Console) -> None:
+        self._stack = stack
+        self._console = console
+        self._stories = _stories()
+        self._started = time.monotonic()
+
+    async def play(self) -> None:
+        """Everything, in the order in which a reader wants to see it."""
+        async with AsyncExitStack() as resources:
+            issuer = self._stack.issuer
+            self._clients = {
+                "an app user": await resources.enter_async_context(Client(self._stack.web_url, issuer.user_token())),
+                "a backend": await resources.enter_async_context(Client(self._stack.web_url, issuer.backend_token())),
+            }
+            await resources.enter_async_context(self._listening())
+            for story in self._stories:
+                await self._send(story)
+            await self._watch_all()
+            await self._hear_all()
+            self._summarize()
+            await self._repeat(self._stories[0])
+            await self._compare_with_ledger()
+
+    async def _send(self, story: Story) -> None:
+        answer = (await self._clients[story.sender].pay(story.path, story.body, key=story.key)).expect(202)
+        story.first_answer = answer
+        story.payment = answer.json()
+        self._say("client", "cyan", f"{story.sender} asks: POST {story.path} {json.dumps(story.body)}")
+        self._say(story.title, "bold", f"202, payment {story.id}")
+
+    async def _watch_all(self) -> None:
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await asyncio.gather(*(self._watch(story) for story in self._stories))
+        except TimeoutError:
+            stages = ", ".join(f"{story.title} is {story.payment.get('stage')}" for story in self._stories)
+            raise DemoFailedError(f"not all ended within {_END_SECONDS:g} s: {stages}") from None
+
+    async def _watch(self, story: Story) -> None:
+        client = self._clients[story.sender]
+        seen = 0
+        while True:
+            # The payment first: if it is final, the history read after it is complete.
+            story.payment = await client.payment(story.id)
+            history = await client.history(story.id)
+            for entry in history[seen:]:
+                stage = str(entry["stage"])
+                self._say(story.title, _COLOURS.get(stage, "bold"), f"{stage:<16}{_MEANING.get(stage, '')}")
+            seen = len(history)
+            if story.is_final:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        """Subscribed before anything is sent: what nobody hears is not repeated for latecomers."""
+        async with Redis.from_url(self._stack.redis_url) as redis, redis.pubsub() as channel:
+            await channel.subscribe(_CHANNEL)
+            await channel.get_message(timeout=5)  # the confirmation
+            listener = asyncio.create_task(self._listen(channel))
+            try:
+                yield
+            finally:
+                listener.cancel()
+                await asyncio.gather(listener, return_exceptions=True)
+
+    async def _listen(self, channel: Any) -> None:
+        async for message in channel.listen():
+            if message["type"] != "message":
+                continue
+            event = json.loads(message["data"])
+            for story in self._stories:
+                if story.id == event["subject"] and event["id"] not in story.events:
+                    story.events[event["id"]] = event
+                    self._say("event", "magenta", f"{event['type']} {event['id']}, sequence {event['sequence']}")
+
+    async def _hear_all(self) -> None:
+        deadline = time.monotonic() + _EVENT_SECONDS
+        while not all(story.events for story in self._stories):
+            if time.monotonic() > deadline:
+                silent = ", ".join(story.title for story in self._stories if not story.events)
+                raise DemoFailedError(f"no event on {_CHANNEL} for: {silent}")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _summarize(self) -> None:
+        table = Table(title="How they ended", title_justify="left")
+        for heading in ("payment", "KES", "status", "receipt", "event", "sequence"):
+            table.add_column(heading, justify="right" if heading in {"KES", "sequence"} else "left")
+        for story in self._stories:
+            event = next(iter(story.events.values()))
+            table.add_row(
+                story.title,
+                str(story.payment["amount"]),
+                str(story.payment["status"]),
+                str(story.payment["receipt"]),
+                str(event["type"]).removeprefix("mkwanja.payment."),
+                str(event["sequence"]),
+            )
+        self._console.print()
+        self._console.print(table)
+        for story in self._stories:
+            event = next(iter(story.events.values()))
+            if story.payment["status"] != "success":
+                raise DemoFailedError(f"the {story.title} failed: {json.dumps(story.payment['failure'])}")
+            if len(story.events) != 1 or event["type"] != "mkwanja.payment.succeeded":
+                raise DemoFailedError(f"unexpected events for the {story.title}: {list(story.events.values())}")
+
+    async def _repeat(self, story: Story) -> None:
+        again = await self._clients[story.sender].pay(story.path, story.body, key=story.key)
+        first = story.first_answer
+        if first is None or not again.was_replayed:
+            raise DemoFailedError(f"the repeated request was not replayed: {again.status} {again.headers}")
+        if (again.status, again.body) != (first.status, first.body):
+            raise DemoFailedError(f"the replay differs: {first.body!r} was {again.body!r} the second time")
+        self._say("client", "cyan", f"the {story.title} once more, with the same key")
+        self._say(
+            story.title,
+            "green",
+            f"{again.status}, Idempotency-Replayed: true, the same {len(again.body)} bytes",
+        )
+
+    async def _compare_with_ledger(self) -> None:
+        async with (
+            aiohttp.ClientSession(trust_env=False) as client,
+            client.get(f"{self._stack.control_url}/ledger") as answer,
+        ):
+            movements = (await answer.json())["items"]
+        for story in self._stories:
+            # Where the result is sent is the one thing that every kind of movement carries and that names the
+            # payment.
+            own = [movement for movement in movements if story.id in movement["result_url"]]
+            told = (story.payment["amount"], story.payment["receipt"])
+            if [(movement["amount"], movement["receipt"]) for movement in own] != [told]:
+                raise DemoFailedError(f"for the {story.title} we say {told}, Daraja's ledger says {own}")
+        if len(movements) != len(self._stories):
+            raise DemoFailedError(f"money moved {len(movements)} times for {len(self._stories)} payments")
+        self._say(
+            "ledger",
+            "green",
+            f"money moved {len(movements)} times, once per payment, amounts and receipts agree",
+        )
+
+    def _say(self, who: str, style: str, what: str) -> None:
+        line = Text()
+        line.append(f"{time.monotonic() - self._started:6.1f} s  ", style="dim")
+        line.append(f"{who:<14}", style=style).append(what)
+        self._console.print(line, soft_wrap=True)
+
+
+async def run_demo(console: Console) -> None:
+    """Start everything, play, stop everything. Raises where anything is not as it should be."""
+    started = time.monotonic()
+    async with AsyncExitStack() as running:
+        console.print("Starting PostgreSQL, Redis, a simulator of Daraja, and the three processes ...")
+        with console.status("starting"):
+            stack = await running.enter_async_context(Stack(time_scale=_TIME_SCALE))
+        console.print(f"Ready after {time.monotonic() - started:.1f} s.", highlight=False)
+        for note in filter(None, (stack.postgres.note, stack.redis.note)):
+            console.print(note, style="yellow")
+        await Demo(stack, console).play()
+    console.print("All three ended as they should.", style="bold green")

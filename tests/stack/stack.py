@@ -1,0 +1,302 @@
+"""The whole system on one machine: servers, simulator, issuer, and the Procfile's own lines.
+
+`async with Stack(workers=2) as stack:` starts it, waits until it can take payments, and takes it down again.
+Each process gets exactly the environment that is documented for it, so a variable that the documentation
+forgot is missed here. All its files are in `stack.folder`; after a failure the logs stay there.
+"""
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from tests.stack.environment import Wiring, bare, overridden
+from tests.stack.external import GivenPostgres, GivenRedis, postgres_server, redis_server
+from tests.stack.identity import Issuer
+from tests.stack.install import temporary_folder
+from tests.stack.ports import release_port, reserve_port
+from tests.stack.processes import Process, ProcessError, describe_end, procfile_commands
+from tests.stack.servers import PostgresServer, RedisServer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_WORKER_READY = r'"event":\s*"worker_ready"'
+_LISTENING = ("web", "callbacks")
+_RELEASE_SECONDS = 60.0
+
+
+class Stack:
+    """Everything a payment needs. Arguments say how it differs from one complete, ordinary system."""
+
+    def __init__(
+        self,
+        *,
+        processes: Sequence[str] = ("web", "callbacks", "worker"),
+        webs: int = 1,
+        callbacks: int = 1,
+        workers: int = 1,
+        env: Mapping[str, str | None] | None = None,
+        process_env: Mapping[str, Mapping[str, str | None]] | None = None,
+        time_scale: float = 1.0,
+        fast: bool = True,
+        connections_max: int = 200,
+        postgres: PostgresServer | GivenPostgres | None = None,
+        redis: RedisServer | GivenRedis | None = None,
+        database_url: str | None = None,
+        release: bool = True,
+        keep: bool = False,
+    ) -> None:
+        """`env` is for all processes, `process_env` for a kind (`worker`, `simulator`) or one (`worker.2`).
+
+        A value of None takes a variable away. `time_scale` shortens Daraja's delays. `fast=False`: PostgreSQL
+        survives a power cut, as benchmarks must let it. Servers that run already may be shared; the stack
+        still has its own database there, unless `database_url` names one. `keep` leaves the folder with
+        everything in it.
+        """
+        counts = {"web": webs, "callbacks": callbacks, "worker": workers}
+        self.keep = keep
+        self.issuer = Issuer()
+        self._names = [f"{kind}.{n}" for kind in processes for n in range(1, counts[kind] + 1)]
+        self._env = dict(env or {})
+        self._process_env = {name: dict(values) for name, values in (process_env or {}).items()}
+        self._time_scale = time_scale
+        self._release = release
+        self._postgres_options: dict[str, Any] = {"fast": fast, "connections_max": connections_max}
+        self._shared = (postgres, redis, database_url)
+        self._processes: dict[str, Process] = {}
+        self._ports: dict[str, int] = {}
+        self._closing = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._own_folder = temporary_folder()
+        self.folder = self._own_folder.path
+        try:
+            await self._open()
+        except BaseException as error:
+            await self.__aexit__(type(error), error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: object = None
+    ) -> None:
+        try:
+            await self._close()
+        finally:
+            if self.keep:
+                self._own_folder.leave()
+            elif kind is not None and issubclass(kind, Exception) and error is not None:
+                self._leave_logs()
+                error.add_note(f"the logs are in {self.folder}")
+            else:
+                self._own_folder.remove()
+
+    @property
+    def web_url(self) -> str:
+        """Where the first ingress listens; `process("web.2").url` is the next one's."""
+        return self._url("web.1")
+
+    @property
+    def callbacks_url(self) -> str:
+        """Where the first callback receiver listens, and where Daraja is told to send results."""
+        return self._url("callbacks.1")
+
+    @property
+    def simulator_url(self) -> str:
+        """Daraja, as far as this stack knows: DARAJA_BASE_URL."""
+        return self._url("simulator")
+
+    @property
+    def control_url(self) -> str:
+        """The simulator's control API: `{control_url}/ledger`, `/scenarios`, `/requests`, `/settings`."""
+        return f"{self._url('control')}/_control"
+
+    @property
+    def names(self) -> list[str]:
+        """The processes of the Procfile that were started, as `worker.1`."""
+        return [name for name in self._processes if name != "simulator"]
+
+    def process(self, name: str) -> Process:
+        """A process by its name; `worker` is the first worker, `simulator` the simulator."""
+        return self._processes[name if name in self._processes else f"{name}.1"]
+
+    def env(self, name: str) -> dict[str, str]:
+        """The environment in which that process is started: `worker`, `worker.2`, `release`."""
+        kind = name.partition(".")[0]
+        full = name if "." in name else f"{name}.1"
+        port = self._ports.get(full) if kind in _LISTENING else None
+        layers = (self._env, self._process_env.get(kind, {}), self._process_env.get(full, {}))
+        return overridden(self._wiring.environment(kind, port=port), *layers)
+
+    def logs(self) -> dict[str, str]:
+        """What each process printed, `release` and the servers included."""
+        return {file.stem: file.read_text(errors="replace") for file in sorted(self.folder.glob("*.log"))}
+
+    async def start_process(
+        self, name: str, *, env: Mapping[str, str | None] | None = None, wait: bool = True
+    ) -> Process:
+        """Start a process that does not run: one that was stopped, or one more, as `worker.3`.
+
+        `env` is for this run only. With `wait=False` it returns at once, ready or not.
+        """
+        kind = name.partition(".")[0]
+        name = name if "." in name else f"{name}.1"
+        if kind in _LISTENING and name not in self._ports:
+            self._reserve(name)
+        if name not in self._processes:
+            self._processes[name] = self._new_process(name, self._commands[kind])
+        process = self._processes[name]
+        process.env = overridden(self.env(name), env or {})
+        await process.start()
+        if wait:
+            await self.wait_ready(name)
+        return process
+
+    async def stop_process(self, name: str) -> int:
+        """Let a process drain and end (SIGTERM); return its exit status."""
+        return await self.process(name).terminate()
+
+    async def restart_process(
+        self, name: str, *, env: Mapping[str, str | None] | None = None, kill: bool = False, wait: bool = True
+    ) -> Process:
+        """End a process, by SIGTERM or by SIGKILL, and start it again on the same port."""
+        process = self.process(name)
+        await (process.kill() if kill else process.terminate())
+        return await self.start_process(process.name, env=env, wait=wait)
+
+    async def wait_ready(self, name: str) -> None:
+        """Wait until a process can work: its `/readyz` answers 200, or the worker logs that it is ready."""
+        process = self.process(name)
+        if process.url:
+            await process.wait_ready(f"{process.url}/readyz")
+        else:
+            await process.wait_logged(_WORKER_READY)
+
+    async def _open(self) -> None:
+        self._commands = procfile_commands(ROOT / "Procfile")
+        for name in ("simulator", "control", *(n for n in self._names if n.partition(".")[0] in _LISTENING)):
+            self._reserve(name)
+        for name in (
+            "callbacks.1",
+            "web.1",
+        ):  # named in the environment of others even if nobody listens there
+            if name not in self._ports:
+                self._reserve(name)
+        self._closing.push_async_callback(self._end_processes)
+        await _together(self._open_postgres(), self._open_redis(), self._open_issuer(), self._start_simulator())
+        self._wiring = Wiring(
+            database_url=self.database_url,
+            redis_url=self.redis.url,
+            jwks_url=self.issuer.jwks_url,
+            issuer_url=self.issuer.url,
+            callback_base_url=self.callbacks_url,
+            callback_secrets=secrets.token_urlsafe(32),
+            daraja=await self._daraja_settings(),
+        )
+        if self._release:
+            await self.run_release()
+        await _together(*(self.start_process(name) for name in self._names))
+
+    async def run_release(self) -> None:
+        """Run the Procfile's `release` line: bring the database's schema up to date."""
+        release = self._new_process("release", self._commands["release"])
+        release.env = self.env("release")
+        await release.start()
+        code = await release.wait(within_seconds=_RELEASE_SECONDS)
+        if code != 0:
+            raise ProcessError(f"release failed with {describe_end(code)}:\n{release.log_tail()}")
+
+    async def _open_postgres(self) -> None:
+        shared, _, given_url = self._shared
+        if shared is not None:
+            self.postgres: PostgresServer | GivenPostgres = shared
+        else:
+            own = postgres_server(self.folder, **self._postgres_options)
+            self.postgres = await self._closing.enter_async_context(own)
+        self.database_url = given_url or await self.postgres.create_database()
+        if shared and not given_url:
+            self._closing.push_async_callback(self._drop_database)
+
+    async def _open_redis(self) -> None:
+        shared = self._shared[1]
+        if shared is not None:
+            self.redis: RedisServer | GivenRedis = shared
+        else:
+            self.redis = await self._closing.enter_async_context(redis_server(self.folder))
+        self.redis_url = self.redis.url
+
+    async def _open_issuer(self) -> None:
+        await self._closing.enter_async_context(self.issuer)
+
+    async def _start_simulator(self) -> None:
+        self._certificate = self.folder / "daraja.pem"
+        simulator = self._new_process(
+            "simulator",
+            f"python -m tests.simulator --port {self._ports['simulator']}"
+            f" --control-port {self._ports['control']} --time-scale {self._time_scale}"
+            f" --certificate-file {self._certificate}",
+        )
+        simulator.env = overridden(bare(), self._process_env.get("simulator", {}))
+        self._processes["simulator"] = simulator
+        await simulator.start()
+        await simulator.wait_ready(f"{self.control_url}/settings")
+
+    async def _daraja_settings(self) -> dict[str, str]:
+        async with aiohttp.ClientSession() as client, client.get(f"{self.control_url}/settings") as answer:
+            said = await answer.json()
+        settings = {name: str(value) for name, value in said.items() if name.startswith("DARAJA_")}
+        where = {"DARAJA_BASE_URL": self.simulator_url, "DARAJA_CERTIFICATE_FILE": str(self._certificate)}
+        return settings | where
+
+    async def _drop_database(self) -> None:
+        # A test may have left the server stopped; then the database goes with the server.
+        with suppress(Exception):
+            await self.postgres.drop_database(self.database_url)
+
+    async def _end_processes(self) -> None:
+        ends = [process.terminate() for process in self._processes.values() if process.is_running]
+        for outcome in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _close(self) -> None:
+        try:
+            await self._closing.aclose()
+        finally:
+            for port in self._ports.values():
+                release_port(port)
+
+    def _leave_logs(self) -> None:
+        self._own_folder.leave()
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _new_process(self, name: str, command: str) -> Process:
+        process = Process(name, command, env={}, log=self.folder / f"{name}.log", cwd=ROOT)
+        if name in self._ports:
+            process.url = self._url(name)
+        return process
+
+    def _reserve(self, name: str) -> None:
+        self._ports[name] = reserve_port()
+
+    def _url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self._ports[name]}"
+
+
+async def _together(*works: Coroutine[Any, Any, object]) -> None:
+    """Do all at once; the first failure ends the others and is raised as it is, not in a group."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

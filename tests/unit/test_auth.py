@@ -1,0 +1,349 @@
+"""Who a token names, and the many tokens that name nobody.
+
+Hostile tokens are put together by hand here, so that they can be wrong in ways that no library would sign. How long
+keys and verified tokens are believed is in `tests/integration/test_keys.py`.
+"""
+
+import base64
+import hmac
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache, partial
+from typing import Any
+from unittest.mock import patch
+
+import jose.backends
+import jose.jwt
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from domain.errors import NotPermitted, Unauthenticated
+from domain.values import Caller, Role
+from gateway.auth import LEEWAY_SECONDS, TokenVerifier
+from gateway.keys import KeySet
+
+Signer = Callable[[bytes], bytes]
+BACKENDS: Any = jose.backends
+
+ISSUER = "https://project.example/auth/v1"
+SECRET = "only-the-tests-use-this-secret-of-many-characters"
+NOW = 1_800_000_000.0
+ABSENT = "(absent)"  # in place of a value: leave the field out
+HEADER: dict[str, object] = {"alg": "ES256", "typ": "JWT", "kid": "ec"}
+CLAIMS: dict[str, object] = {"iss": ISSUER, "aud": "authenticated", "exp": NOW + 3600, "iat": NOW}
+CLAIMS |= {"sub": "user-1", "role": "authenticated"}
+HS256 = {"alg": "HS256"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _jose_at_our_time() -> Iterator[None]:
+    with patch("jose.jwt.datetime") as clock:  # it takes no other
+        clock.now.return_value = datetime.fromtimestamp(NOW, UTC)
+        yield
+
+
+@cache
+def ec_key(name: str = "ours") -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@cache
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def ec_jwk(name: str = "ours") -> dict[str, object]:
+    return {"kid": "ec", "use": "sig", **BACKENDS.ECKey(ec_key(name).public_key(), "ES256").to_dict()}
+
+
+def rsa_jwk() -> dict[str, object]:
+    return {"kid": "rsa", **BACKENDS.RSAKey(rsa_key().public_key(), "RS256").to_dict()}
+
+
+def public(encoding: Encoding) -> bytes:
+    return ec_key().public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
+
+
+def es256(data: bytes, name: str = "ours") -> bytes:
+    signature: bytes = BACKENDS.ECKey(ec_key(name), "ES256").sign(data)
+    return signature
+
+
+by_another = partial(es256, name="theirs")
+
+
+def rs256(data: bytes) -> bytes:
+    return rsa_key().sign(data, padding.PKCS1v15(), hashes.SHA256())
+
+
+def hs256(secret: bytes = SECRET.encode()) -> Signer:
+    return lambda data: hmac.digest(secret, data, "sha256")
+
+
+def compact(header: object, claims: object, sign: Signer = es256) -> str:
+    """A signed token of these two; bytes are taken as they are, anything else as JSON."""
+
+    def b64(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, claims)]
+    signed = ".".join(b64(part) for part in parts)
+    return f"{signed}.{b64(sign(signed.encode()))}"
+
+
+def token(header: Mapping[str, object] | None = None, sign: Signer = es256, **claims: object) -> str:
+    """A good token, but for what is given."""
+    parts = HEADER | dict(header or {}), CLAIMS | claims
+    fields, body = ({name: value for name, value in part.items() if value is not ABSENT} for part in parts)
+    return compact(fields, body, sign)
+
+
+def payload(data: bytes) -> str:
+    """A good token but for its payload, which is `data`."""
+    return compact(HEADER, data)
+
+
+def twice(part: dict[str, object], name: str) -> bytes:
+    return json.dumps(part).removesuffix("}").encode() + f', "{name}": {json.dumps(part[name])}}}'.encode()
+
+
+def respelt_signature() -> str:
+    """The good token with its last character replaced by one that stands for the same bytes."""
+    text = token()
+    return text[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[text[-1]]
+
+
+# A good token with this one field changed; the refusal must say which.
+WRONG_FIELDS: dict[str, list[object]] = {
+    "alg": [ABSENT, None, "none", "nOnE", ["ES256"], "ES", "es256", "HS512", "PS256", "EdDSA"],
+    "kid": [ABSENT, None, "", 1, ["ec"], "k" * 1024, "../../dev/null", "' or 1=1", "unknown"],
+    "typ": [None, 7, "dpop+jwt"],
+    "jku": ["https://attacker.example/keys"],
+    "x5u": ["https://attacker.example/key"],
+    "x5c": [[]],
+    "crit": [["exp"]],
+    "b64": [False],
+}
+WRONG_CLAIMS: dict[str, list[Any]] = {
+    "exp": [ABSENT, None, True, str(NOW + 60), [NOW + 60], 0, -1, NOW - LEEWAY_SECONDS, 10**400],
+    "nbf": [None, True, "0", NOW + LEEWAY_SECONDS + 1],
+    "iat": [None, True, "0"],
+    "iss": [ABSENT, None, "", "https://other.example/auth/v1", ISSUER + "/", ISSUER.upper(), [ISSUER]],
+    "aud": [ABSENT, None, "", "anon", "authenticate", ["a"], [], ["authenticated", 1], {"authenticated": 1}],
+    "sub": [ABSENT, None, "", 1, "x" * 256, "a\0b", "a\nb", "\ud800"],
+    "role": [ABSENT, None, "", 1, ["service_role"]],
+}
+# The rest: a part of the sentence that says what is wrong, and the token.
+WRONG: dict[str, tuple[str, Callable[[], str]]] = {
+    "alg none, unsigned": ("signed JWT", lambda: token({"alg": "none"}, lambda _: b"")),
+    "HS512 with the secret": ("algorithm", lambda: token({"alg": "HS512"}, hs256())),
+    "HS256 by the public key as PEM": ("signature", lambda: token(HS256, hs256(public(Encoding.PEM)))),
+    "HS256 by the public key as DER": ("signature", lambda: token(HS256, hs256(public(Encoding.DER)))),
+    "HS256 by the JWK's x": ("signature", lambda: token(HS256, hs256(str(ec_jwk()["x"]).encode()))),
+    "HS256 by the JWK": ("signature", lambda: token(HS256, hs256(json.dumps(ec_jwk()).encode()))),
+    "HS256 by nothing": ("signature", lambda: token(HS256, hs256(b""))),
+    "ES256 with the kid of an RSA key": ("that of its key", lambda: token({"kid": "rsa"})),
+    "RS256 with the kid of an EC key": ("that of its key", lambda: token({"alg": "RS256"}, rs256)),
+    "signed by somebody else": ("signature", lambda: token(sign=by_another)),
+    "signed by the key it brings": ("field", lambda: token({"jwk": ec_jwk("theirs")}, by_another)),
+    "a signature of zeros": ("signature", lambda: token(sign=lambda _: bytes(64))),
+    "a signature cut short": ("signature", lambda: token(sign=lambda data: es256(data)[:-1])),
+    "a signature grown longer": ("signature", lambda: token(sign=lambda data: es256(data) + b"\0")),
+    "a signature as DER": (
+        "signature",
+        lambda: token(sign=lambda data: ec_key().sign(data, ec.ECDSA(hashes.SHA256()))),
+    ),
+    "a signature spelt otherwise": ("signature", respelt_signature),
+    "another payload under the signature": (
+        "signature",
+        lambda: ".".join(token(sub="x").split(".")[:2] + token().split(".")[2:]),
+    ),
+    "header a list": ("header", lambda: compact(["ES256"], CLAIMS)),
+    "alg twice": ("header", lambda: compact(twice(HEADER, "alg"), CLAIMS)),
+    "payload a text": ("payload", lambda: payload(b'"claims"')),
+    "payload not UTF-8": ("payload", lambda: payload(b'{"sub": "\xff"}')),
+    "payload after a byte order mark": ("payload", lambda: payload(b"\xef\xbb\xbf{}")),
+    "payload of 2,000 levels": ("payload", lambda: payload(b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}")),
+    "payload with NaN": ("payload", lambda: payload(b'{"exp": NaN}')),
+    "an integer of 5,000 digits": ("payload", lambda: payload(b'{"exp": ' + b"9" * 5000 + b"}")),
+    "an infinite exp": ("exp", lambda: payload(json.dumps(CLAIMS).replace(str(CLAIMS["exp"]), "1e999").encode())),
+    "sub twice": ("payload", lambda: payload(twice(CLAIMS, "sub"))),
+    "a name twice, inside": ("payload", lambda: payload(b'{"a":{"b":1,"b":2}}')),
+    "two segments": ("signed JWT", lambda: token().rpartition(".")[0]),
+    "five segments": ("signed JWT", lambda: token() + ".AA.AA"),
+    "padding": ("signed JWT", lambda: token() + "=="),
+    "other letters": ("signed JWT", lambda: token() + "é"),
+    "two tokens in one": ("signed JWT", lambda: f"{token()},{token()}"),
+    "over 8 KiB": ("longer", lambda: token(note="x" * 8192)),
+}
+
+
+def hostile() -> Iterator[tuple[str, str, Callable[[], str]]]:
+    for name, value in ((name, value) for name, values in WRONG_FIELDS.items() for value in values):
+        sentence = name if name in {"alg", "kid", "typ"} else "has a field"
+        yield f"{name} {str(value)[:30]!a}", sentence, partial(token, {name: value})
+    for name, value in ((name, value) for name, values in WRONG_CLAIMS.items() for value in values):
+        yield f"{name} {str(value)[:30]!a}", name, partial(token, **{name: value})
+    for what, (sentence, make) in WRONG.items():
+        yield what, sentence, make
+
+
+class Service:
+    """A verifier and its keys, whose endpoint is a list in memory."""
+
+    def __init__(self, secret: str | None = SECRET, *, allow_anonymous: bool = False) -> None:
+        keys = KeysInMemory("https://project.example/keys")
+        self.verifier = TokenVerifier(
+            keys, secret, ISSUER, "authenticated", allow_anonymous=allow_anonymous, clock=lambda: NOW
+        )
+
+    async def caller(self, text: str) -> Caller:
+        return await self.verifier.caller([f"Bearer {text}"])
+
+
+class KeysInMemory(KeySet):
+    async def _download(self) -> bytes:
+        return json.dumps({"keys": [ec_jwk(), rsa_jwk()]}).encode()
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.mark.parametrize(("sentence", "make"), [pytest.param(*row[1:], id=row[0]) for row in hostile()])
+async def test_hostile_token_is_refused(service: Service, sentence: str, make: Callable[[], str]) -> None:
+    """A token that is wrong in one way is refused for that, and no part of it is repeated or logged."""
+    text = make()
+    with capture_logs() as logs, pytest.raises(Unauthenticated) as refusal:
+        await service.caller(text)
+    assert sentence in refusal.value.message
+    shown = refusal.value.message + json.dumps(logs)
+    assert not any(part in shown for part in [SECRET, *text.split(".")] if len(part) > 20)
+
+
+async def test_any_changed_character_is_refused(service: Service) -> None:
+    """A good token with any one character changed is refused, wherever that is."""
+    good = token()
+    assert (await service.caller(good)).subject == "user-1"
+    for place, character in enumerate(good):
+        with pytest.raises(Unauthenticated):
+            await service.caller(good[:place] + ("A" if character != "A" else "B") + good[place + 1 :])
+
+
+_VALUES: st.SearchStrategy[object] = st.sampled_from(
+    [None, True, 0, -1, 2**70, 1.5, 1e308, "", "x", "\ud800", [], [[]], {}, {"a": [None]}]
+)
+_FIELDS = st.dictionaries(st.sampled_from([*HEADER, "crit", "x"]), _VALUES, max_size=2)
+_CLAIMS = st.dictionaries(st.sampled_from([*CLAIMS, "is_anonymous", "jti", "at_hash"]), _VALUES, max_size=3)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(header=_FIELDS, claims=_CLAIMS)
+async def test_no_other_error_escapes(header: dict[str, object], claims: dict[str, object]) -> None:
+    """Whatever JSON is validly signed, it names a caller or raises one of our two refusals."""
+    try:
+        caller = await Service().caller(compact(HEADER | header, CLAIMS | claims))
+    except (Unauthenticated, NotPermitted):
+        return
+    assert caller.issuer == ISSUER
+
+
+@pytest.mark.parametrize(
+    ("sentence", "value"),
+    [
+        ("scheme", "Basic dXNlcjpwYXNz"),
+        ("no token", "Bearer"),
+        ("signed JWT", "Bearer a.b.c d.e.f"),
+        ("signed JWT", "Bearer \udcff"),
+        ("API key", "Bearer sb_secret_abc"),
+        ("API key", "Bearer sb_publishable_abc"),
+        ("API key", "sb_secret_abc"),
+    ],
+)
+async def test_header_must_hold_one_token(service: Service, sentence: str, value: str) -> None:
+    """The Authorization header must have the scheme Bearer and one token, or the answer says what is wrong."""
+    with pytest.raises(Unauthenticated, match=sentence):
+        await service.verifier.caller([value])
+
+
+async def test_header_must_come_once(service: Service) -> None:
+    """No Authorization header is refused, and so are two good ones: a proxy may have believed either."""
+    with pytest.raises(Unauthenticated, match="Send a token"):
+        await service.verifier.caller([])
+    with pytest.raises(Unauthenticated, match="one Authorization header"):
+        await service.verifier.caller([f"Bearer {token()}"] * 2)
+
+
+GOOD: dict[str, Callable[[], str]] = {
+    "ES256": token,
+    "RS256": lambda: token({"alg": "RS256", "kid": "rsa"}, rs256),
+    "HS256": lambda: token({"alg": "HS256", "kid": ABSENT}, hs256()),
+    "no typ": lambda: token({"typ": ABSENT}),
+    "several audiences": lambda: token(aud=["other", "authenticated"]),
+    "within the leeway": lambda: token(exp=NOW - LEEWAY_SECONDS + 1, nbf=NOW + LEEWAY_SECONDS - 1),
+}
+
+
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+async def test_good_token_names_its_caller(service: Service, make: Callable[[], str]) -> None:
+    """A valid token names issuer, subject and role, a second time too; jose is shown only the one algorithm."""
+    good = make()
+    with patch("jose.jwt.decode", wraps=jose.jwt.decode) as decode:
+        assert [await service.caller(good) for _ in range(2)] == [Caller(ISSUER, "user-1", Role.USER)] * 2
+    algorithm = jose.jwt.get_unverified_header(good)["alg"]
+    assert all(call.kwargs["algorithms"] == [algorithm] for call in decode.mock_calls)
+
+
+async def test_backend_is_told_from_user(service: Service) -> None:
+    """The role service_role makes a backend, whether or not it carries is_anonymous."""
+    assert (await service.caller(token(role="service_role", is_anonymous=True))).is_backend
+
+
+@pytest.mark.parametrize("role", ["anon", "supabase_admin", "Authenticated", "authenticated "])
+async def test_other_roles_are_not_permitted(service: Service, role: str) -> None:
+    """A valid token of any other role is a 403, but only if its signature is good."""
+    with pytest.raises(NotPermitted):
+        await service.caller(token(role=role))
+    with pytest.raises(Unauthenticated):
+        await service.caller(token(sign=by_another, role=role))
+
+
+@pytest.mark.parametrize("claim", [True, "false", None, 0])
+async def test_anonymous_users_need_the_policy(claim: object) -> None:
+    """A user who may be anonymous is refused unless the policy allows it."""
+    with pytest.raises(NotPermitted, match="Anonymous"):
+        await Service().caller(token(is_anonymous=claim))
+    assert not (await Service(allow_anonymous=True).caller(token(is_anonymous=claim))).is_backend
+
+
+@pytest.mark.parametrize("secret", [SECRET, None])
+@pytest.mark.parametrize("claims", [{"iss": "supabase", "ref": "abc"}, {"iss": "supabase-demo"}])
+async def test_legacy_api_keys_are_named(secret: str | None, claims: dict[str, object]) -> None:
+    """Supabase's own JWT API keys are refused with what to send instead, even where the secret fits them."""
+    key = compact(HS256, {**claims, "role": "service_role", "iat": NOW, "exp": NOW + 3600}, hs256())
+    with pytest.raises(Unauthenticated, match=r"API key.*README"):
+        await Service(secret).caller(key)
+
+
+async def test_hs256_needs_a_secret() -> None:
+    """HS256 is refused where no secret is configured."""
+    with pytest.raises(Unauthenticated, match="HS256"):
+        await Service(secret=None).caller(token(HS256, hs256()))
+
+
+def test_impossible_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No keys and no secret, a secret that can be guessed, or another backend of jose stop the process."""
+    pem = public(Encoding.PEM).decode()
+    for secret, issuer in ((None, ISSUER), ("short", ISSUER), (pem, ISSUER), (SECRET, "")):
+        with pytest.raises(ValueError, match="JWT_"):
+            TokenVerifier(None, secret, issuer, "authenticated")
+    monkeypatch.setattr(jose.backends, "ECKey", object)
+    with pytest.raises(RuntimeError, match="cryptography"):
+        Service()

@@ -1,0 +1,1 @@
+"""How a payment goes out: arq jobs that submit, and the sweeper beside them. Start at `main`."""

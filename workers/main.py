@@ -1,0 +1,236 @@
+"""The worker process: arq jobs that submit payments, the sweeper beside them, and a clean end on SIGTERM.
+
+The composition root of this process. No state in it that another worker could not take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
+
+import structlog
+from arq.connections import ArqRedis
+from arq.typing import WorkerCoroutine
+from arq.worker import Worker, func
+from redis.exceptions import RedisError
+
+from domain.adapters.daraja.client import DarajaClient, call_seconds, daraja_session
+from domain.adapters.daraja.credential import security_credential
+from domain.adapters.daraja.requests import Account
+from domain.adapters.daraja.token import TokenSource
+from domain.adapters.postgres.changing import Changing
+from domain.adapters.postgres.claiming import Claiming
+from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.redis.bell import RedisBell
+from domain.adapters.redis.connection import connect
+from domain.adapters.redis.sharing import SharedRate, SharedText
+from domain.adapters.redis.wakeups import SUBMIT_JOB, RedisWakeups, job_bytes, job_from_bytes
+from domain.adapters.settings import WorkerSettings
+from domain.lifecycle.announce import Announcer
+from domain.lifecycle.reconcile import Sweeper, SweepTerms
+from domain.lifecycle.submit import Submitter, SubmitTerms
+from domain.ports import ClaimTerms
+from domain.values import Kind
+from workers.jobs import SUBMITTER, submit_payment
+from workers.retries import RetryingProvider
+from workers.sweeper import sweep_until
+
+log = structlog.get_logger()
+
+# As many payments at once as connections to Daraja; arq's default of 10 makes a worker that waits more than it works.
+_AT_ONCE_MAX = 100
+
+# arq's default of half a second caps a worker at about 20 jobs a second.
+_POLL_SECONDS = 0.02
+
+# A job ends long before: readying waits at most for a token, and a send for half a lease and one call.
+_JOB_SECONDS_MAX = 900
+
+# Of the 20 s that SIGTERM leaves us: sends on the wire have at most 15 s to go, then their answers are stored.
+_SENDS_DRAIN_SECONDS = 17
+_REST_DRAIN_SECONDS = 2
+
+_REDIS_AWAY_SECONDS = 0.5
+
+# A payment that could not be sent is looked at again after this (rule 5: at most 5 s for a first submission).
+_RETRY_AFTER = timedelta(seconds=4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the process is made of."""
+
+    redis: ArqRedis
+    submitter: Submitter
+    sweeper: Sweeper
+    announcer: Announcer
+    changes: Changing
+    sweeping: Sweeping
+
+
+async def run_worker(settings: WorkerSettings) -> None:
+    """Works until SIGTERM or SIGINT, then drains: claims nothing more, gives back what is unsent, stores what answers."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with _composed(settings, stopping) as parts:
+        jobs = asyncio.create_task(_run_jobs(parts, stopping))
+        sweeps = asyncio.create_task(
+            sweep_until(stopping, parts.sweeper, interval_seconds=settings.sweep_interval_seconds)
+        )
+        log.info("worker_ready")
+        await stopping.wait()
+        log.info("worker_draining")
+        parts.submitter.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(parts.submitter.wait_for_sends(), timeout=_SENDS_DRAIN_SECONDS)
+        jobs.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REST_DRAIN_SECONDS):
+                await asyncio.gather(jobs, sweeps, return_exceptions=True)
+                await parts.changes.drain()
+                await parts.announcer.drain()
+                await parts.sweeping.drain()
+        log.info("worker_stopped")
+
+
+@asynccontextmanager
+async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIterator[_Parts]:
+    async with AsyncExitStack() as stack:
+        database = Database(
+            settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
+        )
+        stack.push_async_callback(database.close)
+        redis = connect(settings.redis_url, client_name="mkwanja-worker")
+        stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
+        client = DarajaClient(
+            session=session,
+            base_url=settings.daraja_base_url,
+            account=_account(settings),
+            credential=security_credential(settings.daraja_initiator_password, settings.daraja_certificate_file),
+            tokens=TokenSource(
+                session=session,
+                base_url=settings.daraja_base_url,
+                consumer_key=settings.daraja_consumer_key,
+                consumer_secret=settings.daraja_consumer_secret,
+                shelf=SharedText(redis, f"token:{settings.daraja_consumer_key}"),
+                clock=time.time,
+            ),
+            call_seconds=call_seconds(settings.submitting_lease_seconds),
+        )
+        rate = SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second)
+        changes = Changing(database)
+        sweeping = Sweeping(database)
+        announcer = Announcer(sweeping, RedisBell(redis))
+        claim_terms = _claim_terms(settings)
+        submitter = Submitter(
+            claims=Claiming(database),
+            changes=changes,
+            provider=RetryingProvider(client, rate, slots=_AT_ONCE_MAX, draining=draining),
+            announcer=announcer,
+            terms=SubmitTerms(
+                claim=claim_terms,
+                inquiry_first_after=timedelta(seconds=settings.inquiry_first_after_seconds),
+                retry_after=_RETRY_AFTER,
+            ),
+            clock=boot_clock,
+        )
+        sweeper = Sweeper(
+            due=sweeping,
+            changes=changes,
+            wakeups=RedisWakeups(redis),
+            announcer=announcer,
+            terms=SweepTerms(
+                claim=claim_terms, inquiry_interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds)
+            ),
+        )
+        yield _Parts(redis, submitter, sweeper, announcer, changes, sweeping)
+
+
+async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
+    """arq's loop, made anew whenever Redis drops: by itself it would end the process."""
+    while not stopping.is_set():
+        worker = Worker(
+            functions=[func(cast("WorkerCoroutine", submit_payment), name=SUBMIT_JOB)],
+            redis_pool=parts.redis,
+            handle_signals=False,
+            max_jobs=_AT_ONCE_MAX,
+            poll_delay=_POLL_SECONDS,
+            job_timeout=_JOB_SECONDS_MAX,
+            keep_result=0,
+            max_tries=1,
+            retry_jobs=False,
+            log_results=False,
+            job_serializer=job_bytes,
+            job_deserializer=job_from_bytes,
+            ctx={SUBMITTER: parts.submitter},
+        )
+        try:
+            await _run_until(worker, stopping)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("redis_away", error=type(error).__name__)
+            # Its jobs go on: what they claimed they finish, and the row says so. Only their last word to Redis is lost.
+            for task in worker.tasks.values():
+                task.add_done_callback(_hear_out)
+            await asyncio.sleep(_REDIS_AWAY_SECONDS)
+
+
+async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
+    main = asyncio.create_task(worker.main())
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({main, stop}, return_when=asyncio.FIRST_COMPLETED)
+        worker.allow_pick_jobs = False
+        if main.done():
+            main.result()
+        else:
+            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+    finally:
+        main.cancel()
+        stop.cancel()
+        await asyncio.gather(main, stop, return_exceptions=True)
+
+
+def _hear_out(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.info("job_end_not_recorded", error=type(error).__name__)
+
+
+def boot_clock() -> float:
+    """Seconds that go on while the machine sleeps or this process is stopped (design.md, rule 3)."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def _claim_terms(settings: WorkerSettings) -> ClaimTerms:
+    return ClaimTerms(
+        lease=timedelta(seconds=settings.submitting_lease_seconds),
+        expires_after={
+            Kind.DEPOSIT: timedelta(seconds=settings.deposit_expires_after_seconds),
+            Kind.WITHDRAWAL: timedelta(seconds=settings.payout_expires_after_seconds),
+            Kind.BILL_PAYMENT: timedelta(seconds=settings.bill_expires_after_seconds),
+        },
+    )
+
+
+def _account(settings: WorkerSettings) -> Account:
+    return Account(
+        shortcode=settings.daraja_shortcode,
+        passkey=settings.daraja_passkey,
+        till=settings.daraja_till,
+        payout_shortcode=settings.daraja_payout_shortcode,
+        initiator_name=settings.daraja_initiator_name,
+        callback_base_url=settings.callback_base_url,
+        callback_secret=settings.callback_secrets[0],
+    )
