@@ -114,11 +114,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A payment whose next step is due."""
+    """A payment whose next step is due. `age` counts from acceptance, by the database's clock."""
 
     payment_id: UUID
     kind: Kind
     stage: Stage
+    age: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +173,8 @@ class ChangingStore(Protocol):
 class ClaimingStore(Protocol):
     """What the worker reads and writes before it asks Daraja."""
 
-    async def load(self, payment_id: UUID) -> tuple[Payment, datetime] | None:
-        """The payment and the database's time, or None. Raises StoreUnavailable."""
+    async def look(self, payment_id: UUID) -> Due | None:
+        """What must be known before a claim is tried, or None. Raises StoreUnavailable."""
         ...
 
     async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
@@ -213,7 +214,7 @@ class Attempting:
 class Provider(Protocol):
     """M-PESA through Daraja, as a submission needs it."""
 
-    def readied(self, payment: Payment) -> AbstractAsyncContextManager[None]:
+    def readied(self, kind: Kind) -> AbstractAsyncContextManager[None]:
         """Everything that may wait or fail before the claim: limit, token, credential, a free slot.
 
         Raises `Throttled` with the wait that Daraja's limit asks for, `Unreachable` when no token can be had,
@@ -238,5 +239,5 @@ class Wakeups(Protocol):
     """Jobs that say only: look at this payment."""
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
-        """Queues one job per payment. Raises QueueUnavailable."""
+        """Queues jobs for overdue payments, as many as the workers have room for. Raises QueueUnavailable."""
         ...

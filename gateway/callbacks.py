@@ -21,7 +21,7 @@ from domain.adapters.daraja.reports import read_report, without_secrets
 from domain.adapters.settings import CallbackSettings
 from domain.callback_address import is_genuine, is_operation
 from domain.errors import BodyTooLarge, StoreUnavailable
-from domain.lifecycle.record_callback import callback_change
+from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.ports import Change, ChangeResult, StoredCallback
 from gateway.requests import read_bytes
 from gateway.resources import Resources
@@ -67,9 +67,8 @@ class Receiver:
             body=without_secrets(body),
             body_sha256=hashlib.sha256(body).digest(),
         )
-        report = read_report(callback.operation, body)
         try:
-            result = await self._store(callback_change(payment_id, callback, report))
+            result = await self._record(payment_id, callback, body)
         except StoreUnavailable:
             observability.callbacks_refused.labels(reason="not_stored").inc()
             log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400 - expected, and an alarm
@@ -87,6 +86,16 @@ class Receiver:
         ):
             return None
         return UUID(payment_id)  # we signed it, so it is one
+
+    async def _record(self, payment_id: UUID, callback: StoredCallback, body: bytes) -> ChangeResult:
+        try:
+            return await self._store(callback_change(payment_id, callback, read_report(callback.operation, body)))
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # A bug of ours, or rows that refuse: the bytes are kept all the same, and somebody will look.
+            log.exception("callback_not_processed", payment_id=str(payment_id), operation=callback.operation)
+            return await self._store(raw_change(payment_id, callback))
 
     async def _store(self, change: Change) -> ChangeResult:
         give_up_at = asyncio.get_running_loop().time() + _STORE_TRY_SECONDS

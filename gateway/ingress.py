@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,8 +156,10 @@ class Ingress:
         """Wakes a worker, and keeps a copy of the answer. Both may fail: the sweeper and Postgres have the rest."""
 
         async def tell_redis() -> None:
-            await self.wakeups.wake_one(UUID(acceptance.answer.payment_id))
-            await self.replays.write(caller.key, key, acceptance.answer, acceptance.expires_at)
+            await asyncio.gather(
+                self.wakeups.wake_one(UUID(acceptance.answer.payment_id)),
+                self.replays.write(caller.key, key, acceptance.answer, acceptance.expires_at),
+            )
 
         await self.resources.if_redis_answers(tell_redis)
 

@@ -41,9 +41,10 @@ class Resources:
             settings.database_url, pool_size=settings.database_pool_size, application_name=f"mkwanja-{process}"
         )
         self.redis: ArqRedis = connect(settings.redis_url, client_name=f"mkwanja-{process}")
-        self.changes = Changing(self.database)
+        gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
+        self.changes = Changing(self.database, gate=gate)
         self.reading = Reading(self.database)
-        self.sweeping = Sweeping(self.database)
+        self.sweeping = Sweeping(self.database, gate=gate)
         self.announcer = Announcer(self.sweeping, RedisBell(self.redis))
         self._redis_rests_until = 0.0
 

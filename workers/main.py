@@ -129,12 +129,13 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             call_seconds=call_seconds(settings.submitting_lease_seconds),
         )
         rate = SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second)
-        changes = Changing(database)
-        sweeping = Sweeping(database)
+        gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
+        changes = Changing(database, gate=gate)
+        sweeping = Sweeping(database, gate=gate)
         announcer = Announcer(sweeping, RedisBell(redis))
         claim_terms = _claim_terms(settings)
         submitter = Submitter(
-            claims=Claiming(database),
+            claims=Claiming(database, gate=gate),
             changes=changes,
             provider=RetryingProvider(client, rate, slots=_AT_ONCE_MAX, draining=draining),
             announcer=announcer,

@@ -40,11 +40,11 @@ class RetryingProvider:
         self._draining = draining
 
     @asynccontextmanager
-    async def readied(self, payment: Payment) -> AsyncIterator[None]:
+    async def readied(self, kind: Kind) -> AsyncIterator[None]:
         """See `domain.ports.Provider.readied`."""
         await self._client.ready()
         async with self._slots:
-            if payment.kind is not Kind.BILL_PAYMENT:
+            if kind is not Kind.BILL_PAYMENT:
                 await self._take_turn()
                 yield
                 return

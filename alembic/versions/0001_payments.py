@@ -58,9 +58,10 @@ CREATE TABLE mkwanja.payments (
     CONSTRAINT final_has_a_time CHECK (({_FINAL}) = (finalized_at IS NOT NULL)),
     CONSTRAINT failed_has_a_reason CHECK ((stage = 'failed') = (failure_reason IS NOT NULL)),
     CONSTRAINT submitting_has_a_lease CHECK (
-        stage <> 'submitting' OR (attempt_id IS NOT NULL AND lease_until IS NOT NULL)),
-    CONSTRAINT receipt_belongs_to_one_payment UNIQUE (receipt)
+        stage <> 'submitting' OR (attempt_id IS NOT NULL AND lease_until IS NOT NULL))
 );
+-- Partial: most of a payment's life it has no receipt, and an empty one costs nothing.
+CREATE UNIQUE INDEX receipt_belongs_to_one_payment ON mkwanja.payments (receipt) WHERE receipt IS NOT NULL;
 -- Finished rows are in neither of these two, and so cost the sweeper nothing.
 CREATE INDEX payments_due ON mkwanja.payments (stage, next_step_at) WHERE next_step_at IS NOT NULL;
 CREATE INDEX payments_event_due ON mkwanja.payments (event_due) WHERE event_due IS NOT NULL;

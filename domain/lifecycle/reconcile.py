@@ -7,6 +7,7 @@ no progress cannot starve the rest.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -69,19 +70,14 @@ class Sweeper:
 
     async def _expire_leases(self) -> int:
         due = await self._due.take_due(Stage.SUBMITTING, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
-        for item in due:
-            await self._changes.change(lease_expiry(item.payment_id))
+        await self._change_all([lease_expiry(item.payment_id) for item in due])
         return len(due)
 
     async def _wake_accepted(self) -> int:
         due = await self._due.take_due(Stage.ACCEPTED, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
-        to_wake = []
-        for item in due:
-            result = await self._changes.change(expiry(item.payment_id, self._terms.claim))
-            self._announcer.announce_soon(result)
-            if result.decided.payment is not None and result.decided.payment.stage is Stage.ACCEPTED:
-                to_wake.append(item.payment_id)
-        await self._wake(to_wake)
+        too_old = [item for item in due if item.age >= self._terms.claim.expires_after[item.kind]]
+        await self._change_all([expiry(item.payment_id, self._terms.claim) for item in too_old])
+        await self._wake([item.payment_id for item in due if item not in too_old])
         return len(due)
 
     async def _look_after_overdue(self) -> int:
@@ -93,9 +89,13 @@ class Sweeper:
 
     async def _announce_owed(self) -> int:
         owed = await self._due.unannounced(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
-        for announcement in owed:
-            await self._announcer.announce(announcement)
+        await asyncio.gather(*(self._announcer.announce(announcement) for announcement in owed))
         return len(owed)
+
+    async def _change_all(self, changes: list[Change]) -> None:
+        """At once, so that they share commits."""
+        for result in await asyncio.gather(*(self._changes.change(change) for change in changes)):
+            self._announcer.announce_soon(result)
 
     async def _wake(self, payment_ids: list[UUID]) -> None:
         if not payment_ids:

@@ -63,6 +63,7 @@ class Disposition(StrEnum):
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
     CONTRADICTION = "contradiction"
     NOT_ALL_ACCOUNTED_FOR = "not_all_accounted_for"
+    NOT_PROCESSED = "not_processed"
 
 
 def callback_change(payment_id: UUID, callback: StoredCallback, report: Report) -> Change:
@@ -74,6 +75,15 @@ def callback_change(payment_id: UUID, callback: StoredCallback, report: Report) 
         return decide_callback(payment, context, report, source_allowed=callback.source_allowed)
 
     return Change(payment_id=payment_id, decide=decide, ids=report.ids, receipt=report.receipt, callback=callback)
+
+
+def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
+    """The callback's raw row and nothing else, for when the rest could not be written: what came is never lost."""
+
+    def decide(payment: Payment | None, _context: Context) -> Decided:
+        return _stored(payment, Disposition.NOT_PROCESSED, is_flagged=True)
+
+    return Change(payment_id=payment_id, decide=decide, callback=callback)
 
 
 def decide_callback(payment: Payment | None, context: Context, report: Report, *, source_allowed: bool) -> Decided:

@@ -86,17 +86,14 @@ class Submitter:
 
     async def submit(self, payment_id: UUID) -> None:
         """Submits the payment if it is still to be submitted; else changes nothing (design.md, rule 2)."""
-        loaded = await self._claims.load(payment_id)
-        if loaded is None or self._is_draining:
+        found = await self._claims.look(payment_id)
+        if found is None or found.stage is not Stage.ACCEPTED or self._is_draining:
             return
-        payment, now = loaded
-        if payment.stage is not Stage.ACCEPTED:
-            return
-        if now - payment.created_at >= self._terms.claim.expires_after[payment.kind]:
+        if found.age >= self._terms.claim.expires_after[found.kind]:
             self._announcer.announce_soon(await self._changes.change(expiry(payment_id, self._terms.claim)))
             return
         try:
-            async with self._provider.readied(payment):
+            async with self._provider.readied(found.kind):
                 # From the claim on nobody may interrupt: a cancelled job must not leave a payment claimed and unsent.
                 send = asyncio.create_task(self._claim_and_send(payment_id))
                 self._sends.add(send)

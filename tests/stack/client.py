@@ -2,13 +2,17 @@
 shortcuts.
 """
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from uuid import uuid4
 
 import aiohttp
+
+_POLL_SECONDS = 0.02
 
 
 class UnexpectedAnswerError(Exception):
@@ -48,8 +52,8 @@ class Client:
         self._headers = {"Authorization": f"Bearer {token}"}
 
     async def __aenter__(self) -> Self:
-        # The longest answer is one that waits 60 s for a payment's end.
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=70), trust_env=False)
+        timeout = aiohttp.ClientTimeout(total=70)  # GET with `?wait=60` may take that long
+        self._session = aiohttp.ClientSession(timeout=timeout, trust_env=False)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,9 +72,18 @@ class Client:
         """GET anything under the ingress."""
         return await self._ask("GET", path, params=query)
 
-    async def payment(self, payment_id: str, *, wait_seconds: int = 0) -> Any:
-        """A payment as it is now, or once it is final, whichever comes first within `wait_seconds`."""
-        return (await self.get(f"/v1/payments/{payment_id}", wait=str(wait_seconds))).expect(200).json()
+    async def payment(self, payment_id: str) -> Any:
+        """A payment as it is now."""
+        return (await self.get(f"/v1/payments/{payment_id}")).expect(200).json()
+
+    async def final(self, payment_id: str, *, within_seconds: float = 20.0) -> Any:
+        """A payment once it is final, or as it is when the time is over."""
+        deadline = time.monotonic() + within_seconds
+        while True:
+            payment = await self.payment(payment_id)
+            if payment["status"] != "pending" or time.monotonic() > deadline:
+                return payment
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def history(self, payment_id: str) -> Any:
         """What happened to a payment, oldest first."""

@@ -7,6 +7,7 @@ forgot is missed here. All its files are in `stack.folder`; after a failure the 
 
 import asyncio
 import secrets
+import shlex
 import shutil
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -51,12 +52,12 @@ class Stack:
         release: bool = True,
         keep: bool = False,
     ) -> None:
-        """`env` is for all processes, `process_env` for a kind (`worker`, `simulator`) or one (`worker.2`).
+        """`env` is for all processes, `process_env` for a kind (`worker`, `simulator`) or one of them (`worker.2`).
 
         A value of None takes a variable away. `time_scale` shortens Daraja's delays. `fast=False`: PostgreSQL
-        survives a power cut, as benchmarks must let it. Servers that run already may be shared; the stack
-        still has its own database there, unless `database_url` names one. `keep` leaves the folder with
-        everything in it.
+        survives a power cut, as benchmarks must let it. Servers that run already may be handed in: the stack has a
+        database of its own there, unless `database_url` names one, but Redis as it is, so only one stack at a time.
+        `keep` leaves the folder with everything in it.
         """
         counts = {"web": webs, "callbacks": callbacks, "worker": workers}
         self.keep = keep
@@ -138,11 +139,12 @@ class Stack:
         return {file.stem: file.read_text(errors="replace") for file in sorted(self.folder.glob("*.log"))}
 
     async def start_process(
-        self, name: str, *, env: Mapping[str, str | None] | None = None, wait: bool = True
+        self, name: str, *, env: Mapping[str, str | None] | None = None, command: str = "", wait: bool = True
     ) -> Process:
         """Start a process that does not run: one that was stopped, or one more, as `worker.3`.
 
-        `env` is for this run only. With `wait=False` it returns at once, ready or not.
+        `env`, and a `command` in place of the Procfile's, are for this run only. With `wait=False` it returns at once,
+        ready or not.
         """
         kind = name.partition(".")[0]
         name = name if "." in name else f"{name}.1"
@@ -152,6 +154,7 @@ class Stack:
             self._processes[name] = self._new_process(name, self._commands[kind])
         process = self._processes[name]
         process.env = overridden(self.env(name), env or {})
+        process.command = shlex.split(command or self._commands[kind])
         await process.start()
         if wait:
             await self.wait_ready(name)
@@ -259,10 +262,15 @@ class Stack:
             await self.postgres.drop_database(self.database_url)
 
     async def _end_processes(self) -> None:
-        ends = [process.terminate() for process in self._processes.values() if process.is_running]
-        for outcome in await asyncio.gather(*ends, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        # The simulator last: a worker that drains waits for what it asked, and retries where nobody listens.
+        failures: list[BaseException] = []
+        ours = [self.process(name) for name in self.names]
+        for group in (ours, [process for process in self._processes.values() if process not in ours]):
+            ends = [process.terminate() for process in group if process.is_running]
+            outcomes = await asyncio.gather(*ends, return_exceptions=True)
+            failures += [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures:
+            raise failures[0]
 
     async def _close(self) -> None:
         try:

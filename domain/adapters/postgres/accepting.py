@@ -48,10 +48,10 @@ reserved AS (
         fingerprint = excluded.fingerprint, payment_id = excluded.payment_id,
         answer_status = excluded.answer_status, answer_body = excluded.answer_body,
         created_at = excluded.created_at, expires_at = excluded.expires_at
-    WHERE held.expires_at <= now() AND EXISTS (
-        SELECT FROM mkwanja.payments AS earlier WHERE earlier.id = held.payment_id
-        AND earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
-        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_HELD})
+    WHERE held.expires_at <= now() AND coalesce((
+        SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
+            AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_HELD}
+        FROM mkwanja.payments AS earlier WHERE earlier.id = held.payment_id), false)
     RETURNING payment_id
 ), created AS (
     INSERT INTO mkwanja.payments
@@ -82,7 +82,7 @@ class Accepting:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lane: Lane[NewPayment, Acceptance] = Lane(
-            self._accept_batch, key=lambda new: (new.caller.key, new.idempotency_key)
+            self._accept_batch, key=lambda new: (new.caller.key, new.idempotency_key), batches_at_once=2
         )
 
     async def accept(self, new: NewPayment) -> Acceptance:

@@ -39,7 +39,7 @@ from domain.payment import Attempt, Payment, Stage
 from domain.ports import Announcement, Change, ChangeResult, Context, Decided
 
 # A lost COMMIT is written again: every change is decided anew on the row as it then stands, so twice is once.
-_COMMIT_TRIES = 3
+_TRIES_MAX = 3
 
 _LOCK = text("SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE")
 ATTEMPTS = text("SELECT * FROM mkwanja.attempts WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY number")
@@ -125,9 +125,11 @@ class _Written:
 class Changing:
     """Satisfies `domain.ports.ChangingStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
-        self._lane: Lane[Change, ChangeResult] = Lane(self._change_batch, key=lambda change: change.payment_id)
+        self._lane: Lane[Change, ChangeResult] = Lane(
+            self._change_batch, key=lambda change: change.payment_id, gate=gate
+        )
 
     async def change(self, change: Change) -> ChangeResult:
         """See `domain.ports.ChangingStore.change`."""
@@ -137,23 +139,24 @@ class Changing:
         await self._lane.drain()
 
     async def _change_batch(self, batch: Sequence[Change]) -> list[ChangeResult | PaymentServiceError]:
-        for tries_left in reversed(range(_COMMIT_TRIES)):
+        for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
                 async with self._database.transaction() as transaction:
                     return await change_in(transaction, batch)
             except CommitOutcomeUnknown:
-                if not tries_left:
+                if is_last:
                     raise
-            except _IdTakenMeanwhile:
-                await asyncio.sleep(0)  # the other's commit is visible to the next try
             except Exception as error:
-                if is_about_rows(error):
-                    if len(batch) > 1:
-                        raise RunAlone from error
-                    if sqlstate(error) in CONTENDED:
-                        raise StoreUnavailable from error
-                raise
-        raise StoreUnavailable
+                if not is_about_rows(error) and not isinstance(error, _TakenMeanwhile):
+                    raise
+                if len(batch) > 1:
+                    raise RunAlone from error
+                if is_last and sqlstate(error) in CONTENDED:
+                    raise StoreUnavailable from error
+                if is_last:
+                    raise
+                # Another transaction took an id or a receipt between our look and our write: looked at again.
+        raise AssertionError
 
 
 async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[ChangeResult | PaymentServiceError]:
@@ -259,7 +262,7 @@ async def _write(transaction: Transaction, written: Sequence[_Written]) -> None:
         for kind, value in sorted(item.new_ids)
     ]
     if ids and len(await transaction.rows(_INSERT_IDS, columns(ids, _ID_COLUMNS))) != len(ids):
-        raise _IdTakenMeanwhile
+        raise _TakenMeanwhile
     changed = [
         changed_values(item.decided.payment)
         for item in written
@@ -328,5 +331,5 @@ def _exchange_values(change: Change) -> list[dict[str, Any]]:
     ]
 
 
-class _IdTakenMeanwhile(Exception):
+class _TakenMeanwhile(Exception):
     """Another transaction recorded one of our ids between the look and the write."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,15 +17,16 @@ import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
-from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
 from domain.adapters.postgres.engine import CommitOutcomeUnknown, Database, is_about_rows
-from domain.adapters.postgres.rows import attempts_from, columns, payment_from, unnest
+from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.errors import StoreUnavailable
 from domain.payment import FactName, Payment, Stage
-from domain.ports import ClaimTerms
+from domain.ports import ClaimTerms, Due
 from domain.values import Kind
 
-_LOAD = text("SELECT *, now() AS now FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
+_LOOK = text("""
+SELECT id, kind, stage, now() - created_at AS age FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
 
 _CLAIM_COLUMNS = {
     "id": "uuid", "attempt_id": "uuid", "history_id": "uuid", "lease": "interval", "deposit_age": "interval",
@@ -83,14 +84,16 @@ class _Claim:
 class Claiming:
     """Satisfies `domain.ports.ClaimingStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
-        self._loads: Lane[UUID, tuple[Payment, datetime] | None] = Lane(self._load_batch, key=lambda item: item)
-        self._claims: Lane[_Claim, Payment | None] = Lane(self._claim_batch, key=lambda claim: claim.payment_id)
+        self._looks: Lane[UUID, Due | None] = Lane(self._look_batch, key=lambda item: item, gate=gate)
+        self._claims: Lane[_Claim, Payment | None] = Lane(
+            self._claim_batch, key=lambda claim: claim.payment_id, gate=gate
+        )
 
-    async def load(self, payment_id: UUID) -> tuple[Payment, datetime] | None:
-        """See `domain.ports.ClaimingStore.load`."""
-        return await self._loads.submit(payment_id)
+    async def look(self, payment_id: UUID) -> Due | None:
+        """See `domain.ports.ClaimingStore.look`."""
+        return await self._looks.submit(payment_id)
 
     async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
         """See `domain.ports.ClaimingStore.claim`."""
@@ -101,14 +104,10 @@ class Claiming:
         async with self._database.transaction() as transaction:
             await transaction.run(_POSTPONE, {"id": payment_id, "wait": wait})
 
-    async def _load_batch(self, ids: Sequence[UUID]) -> list[tuple[Payment, datetime] | None]:
+    async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_LOAD, {"ids": list(ids)})
-            attempts = attempts_from(
-                await transaction.rows(ATTEMPTS, {"ids": list(ids)}),
-                await transaction.rows(PROVIDER_IDS, {"ids": list(ids), "kinds": [], "provider_values": []}),
-            )
-        found = {row.id: (payment_from(row, attempts.get(row.id, ())), row.now) for row in rows}
+            rows = await transaction.rows(_LOOK, {"ids": list(ids)})
+        found = {row.id: due_from(row) for row in rows}
         return [found.get(payment_id) for payment_id in ids]
 
     async def _claim_batch(self, batch: Sequence[_Claim]) -> list[Payment | None]:

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import structlog
+import asyncpg
 from sqlalchemy import URL, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from domain.errors import StoreUnavailable
-
-log = structlog.get_logger()
 
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
@@ -107,17 +105,20 @@ class Database:
 
     async def _open(self) -> tuple[AsyncConnection, datetime]:
         # A pooled connection may be dead since Postgres restarted. Its first statement tells, and another one is safe.
-        for attempt in (1, 2):
-            connection = None
+        for is_last in (False, True):
             try:
                 connection = await self._engine.connect()
+            except Exception as error:
+                if is_unavailable(error):
+                    raise StoreUnavailable from error
+                raise
+            try:
                 row = (await connection.execute(_OPEN)).one()
             except BaseException as error:
-                if connection is not None:
-                    await _give_back(connection, in_order=False)
-                if not isinstance(error, Exception) or not is_unavailable(error):
+                await _give_back(connection, in_order=False)
+                if not is_unavailable(error):
                     raise
-                if attempt == 2:
+                if is_last:
                     raise StoreUnavailable from error
             else:
                 return connection, row[3]
@@ -148,24 +149,17 @@ def is_unavailable(error: BaseException) -> bool:
         return True
     if isinstance(error, DBAPIError):
         state = sqlstate(error)
-        if state is None:
-            return error.connection_invalidated or isinstance(error, InterfaceError) or _is_lost(error.orig)
-        return state.startswith(_NOT_THE_ROWS)
-    return _is_lost(error)
-
-
-def _is_lost(error: BaseException | None) -> bool:
-    """asyncpg reports a connection lost under way by bare exceptions of several kinds."""
-    while error is not None:
-        if isinstance(error, (OSError, TimeoutError)) or "connection" in str(error).lower():
-            return True
-        error = error.__cause__
-    return False
+        if state is not None:
+            return state.startswith(_NOT_THE_ROWS)
+        return error.connection_invalidated or is_unavailable(error.orig or Exception())
+    if error.__cause__ is not None and error.__cause__ is not error:
+        return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around what asyncpg said
+    return isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError))
 
 
 def is_about_rows(error: BaseException) -> bool:
-    """Whether one row of a batch may be the reason: each is then tried alone."""
-    return isinstance(error, DBAPIError) and not is_unavailable(error)
+    """Whether one row of a batch may be the reason, be it refused by Postgres or by the driver: each is then tried alone."""
+    return not is_unavailable(error)
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from domain.failures import Failure, FailureReason
 from domain.payment import Attempt, Outcome, Payment, Stage
-from domain.ports import NewPayment
+from domain.ports import Due, NewPayment
 from domain.values import Kind, Purpose
 
 # Columns that an acceptance writes, with the type of their array in `unnest`.
@@ -66,6 +66,11 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
         event_due=row.event_due,
         attempts=attempts,
     )
+
+
+def due_from(row: Any) -> Due:
+    """A payment as a step needs to know it."""
+    return Due(payment_id=_uuid(row.id), kind=Kind(row.kind), stage=Stage(row.stage), age=row.age)
 
 
 def _uuid(value: Any) -> UUID:

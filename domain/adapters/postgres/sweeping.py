@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -9,9 +10,9 @@ from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.engine import Database, is_about_rows
+from domain.adapters.postgres.rows import due_from
 from domain.payment import Stage
 from domain.ports import Announcement, Due
-from domain.values import Kind
 
 # Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
 _TAKE_DUE = text("""
@@ -22,7 +23,7 @@ WITH due AS (
 ), moved AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
     FROM due WHERE payment.id = due.id
-    RETURNING payment.id, payment.kind, payment.stage, due.next_step_at AS was_due_at
+    RETURNING payment.id, payment.kind, payment.stage, now() - payment.created_at AS age, due.next_step_at AS was_due_at
 )
 SELECT * FROM moved ORDER BY was_due_at
 """)
@@ -59,16 +60,18 @@ WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT E
 class Sweeping:
     """Satisfies `domain.ports.SweepingStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
-        self._recording: Lane[Announcement, None] = Lane(self._record_batch, key=lambda item: item.payment_id)
+        self._recording: Lane[Announcement, None] = Lane(
+            self._record_batch, key=lambda item: item.payment_id, gate=gate
+        )
 
     async def take_due(self, stage: Stage, *, limit: int, next_step_in: timedelta) -> list[Due]:
         """See `domain.ports.SweepingStore.take_due`."""
         parameters = {"stage": stage.value, "limit": limit, "next_step_in": next_step_in}
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_TAKE_DUE, parameters)
-        return [Due(payment_id=row.id, kind=Kind(row.kind), stage=Stage(row.stage)) for row in rows]
+        return [due_from(row) for row in rows]
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
         """See `domain.ports.SweepingStore.unannounced`."""

@@ -63,7 +63,12 @@ payments = Table(
     Column("lease_until", _moment),
     Column("next_step_at", _moment),
     Column("event_due", _moment),
-    UniqueConstraint("receipt", name="receipt_belongs_to_one_payment"),
+)
+Index(
+    "receipt_belongs_to_one_payment",
+    payments.c.receipt,
+    unique=True,
+    postgresql_where=payments.c.receipt.isnot(None),
 )
 Index(
     "payments_due",

@@ -20,9 +20,11 @@ SUBMIT_JOB = "submit_payment"
 # A job that nobody took is forgotten after this: by then the sweeper has queued others for the same payment.
 _JOB_KEPT_SECONDS = 600
 
-# Above this the workers are behind and the queue holds their work already: more of the same helps nobody. A first
-# submission is due again in seconds, so a payment left out here is not forgotten.
-_QUEUE_LENGTH_MAX = 5000
+# While the queue holds this many jobs the workers are behind, not forgetful: then the sweeper adds only a few, and those
+# in front, so that payments whose wake-up was lost still get their turn.
+_QUEUE_LENGTH_ENOUGH = 200
+_ALWAYS_WOKEN = 20
+_AHEAD_MS = 60_000
 
 
 def job_bytes(value: Any) -> bytes:
@@ -42,25 +44,25 @@ class RedisWakeups:
         self._lane: Lane[UUID, None] = Lane(self._enqueue, key=lambda payment_id: payment_id)
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
-        """See `domain.ports.Wakeups.wake`. In one round trip, where arq's own call takes three for each job."""
+        """See `domain.ports.Wakeups.wake`."""
         async with available():
-            if await self._redis.zcard(default_queue_name) < _QUEUE_LENGTH_MAX:
-                await self._enqueue(payment_ids)
+            room = max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._redis.zcard(default_queue_name))
+            await self._enqueue(payment_ids[:room], ahead_ms=_AHEAD_MS)
 
     async def wake_one(self, payment_id: UUID) -> None:
         """Queues a job for one payment, in one round trip with whoever else is waiting. Raises QueueUnavailable."""
         async with available():
             await self._lane.submit(payment_id)
 
-    async def _enqueue(self, payment_ids: Sequence[UUID]) -> list[None]:
-        # What arq's enqueue_job writes, less the watch for a duplicate id: each job has a new one, because a killed
-        # worker's in-progress key would block an id for minutes (design.md, rule 2).
+    async def _enqueue(self, payment_ids: Sequence[UUID], *, ahead_ms: int = 0) -> list[None]:
+        # What arq's enqueue_job writes, in one round trip for all instead of three for each. It watches for a duplicate
+        # id; ours are new each time, because a killed worker's in-progress key would block one (design.md, rule 2).
         now_ms = int(time.time() * 1000)
         async with self._redis.pipeline(transaction=True) as pipeline:
             for payment_id in payment_ids:
                 job_id = uuid4().hex
                 job = serialize_job(SUBMIT_JOB, (str(payment_id),), {}, None, now_ms, serializer=job_bytes)
                 pipeline.psetex(job_key_prefix + job_id, _JOB_KEPT_SECONDS * 1000, job)
-                pipeline.zadd(default_queue_name, {job_id: now_ms})
+                pipeline.zadd(default_queue_name, {job_id: now_ms - ahead_ms})
             await pipeline.execute()
         return [None] * len(payment_ids)

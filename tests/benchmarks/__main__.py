@@ -1,0 +1,115 @@
+"""`make bench`: accepts and whole lives a second, each beside a floor that was measured in the same run.
+
+Figures of one machine say little about another; the ratios say what our own code costs. PostgreSQL is durable here
+(fsync on), as in production. Nothing is asserted about time: a noisy neighbour is no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from uuid import uuid4
+
+import asyncpg
+import uvloop
+
+from tests.benchmarks.floors import arq_jobs_per_second
+from tests.benchmarks.load import post, requests_per_second, send_all
+from tests.stack.ports import reserve_port
+from tests.stack.processes import Process
+from tests.stack.stack import ROOT, Stack
+
+_ENVIRONMENT = {"DARAJA_REQUESTS_PER_SECOND": "100000", "LOG_LEVEL": "WARNING"}
+
+
+async def run(seconds: float, connections: int, lives: int) -> None:
+    say(f"{connections} connections, {seconds:g} s each; one process of each kind; fsync on\n")
+    async with Stack(
+        fast=False,
+        time_scale=0.001,
+        env={**_ENVIRONMENT, "LOG_LEVEL": "INFO"},
+        processes=("web", "callbacks", "worker"),
+    ) as stack:
+        await whole_lives(stack, lives)
+        arq = await arq_jobs_per_second(stack.redis_url, jobs=2000)
+        say(f"  floor: arq jobs that do nothing, one worker            {arq:8,.0f} /s")
+        # From here on nobody works off the queue: the accepts are measured alone.
+        await stack.stop_process("worker")
+        await accepts(stack, seconds, connections)
+
+
+async def accepts(stack: Stack, seconds: float, connections: int) -> None:
+    port = reserve_port()
+    floor_url = f"http://127.0.0.1:{port}"
+    floors = Process(
+        "floors",
+        f"python -m tests.benchmarks.floors {stack.database_url} {port}",
+        env=stack.env("release"),
+        log=stack.folder / "floors.log",
+        cwd=ROOT,
+    )
+    await floors.start()
+    await floors.wait_logged("ready")
+    measured = {"seconds": seconds, "connections": connections, "expected_status": 202}
+    body = json.dumps({"amount": 250, "phone_number": "0711000111"}).encode()
+    token = stack.issuer.user_token()
+
+    def deposit(_number: int) -> bytes:
+        headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": uuid4().hex}
+        return post(stack.web_url, "/v1/deposits", body, headers)
+
+    bare = await requests_per_second(floor_url, lambda _: post(floor_url, "/bare", body, {}), **measured)  # type: ignore[arg-type]
+    insert = await requests_per_second(floor_url, lambda _: post(floor_url, "/insert", body, {}), **measured)  # type: ignore[arg-type]
+    ours = await requests_per_second(stack.web_url, deposit, **measured)  # type: ignore[arg-type]
+    await floors.terminate()
+    say(f"\naccepted payments (token, key, history, 202)             {ours:8,.0f} /s")
+    say(f"  floor: aiohttp that answers 202 and does nothing       {bare:8,.0f} /s   ratio {ours / bare:.2f}")
+    say(f"  floor: aiohttp with one durable insert a request       {insert:8,.0f} /s   ratio {ours / insert:.2f}")
+
+
+async def whole_lives(stack: Stack, lives: int) -> None:
+    token = stack.issuer.backend_token()
+    requests = []
+    for number in range(lives):
+        body = json.dumps({"amount": 10 + number % 1000, "phone_number": f"07{10_000_000 + number}"}).encode()
+        headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": uuid4().hex}
+        requests.append(post(stack.web_url, "/v1/withdrawals", body, headers))
+    connection = await asyncpg.connect(stack.database_url)
+    began_at = time.monotonic()
+    await send_all(stack.web_url, requests, connections=32, expected_status=202)
+    while True:
+        row = await connection.fetchrow(
+            "SELECT count(*) FILTER (WHERE stage = 'succeeded') AS succeeded, count(*) AS all_of_them FROM mkwanja.payments"
+        )
+        if row["succeeded"] == lives:
+            break
+        if time.monotonic() - began_at > 120:
+            sys.exit(f"only {row['succeeded']} of {lives} withdrawals succeeded within 120 s")
+        await asyncio.sleep(0.02)
+    elapsed = time.monotonic() - began_at
+    await connection.close()
+    say(
+        f"whole lives: withdrawals from request to event           {lives / elapsed:8,.0f} /s   ({lives} of {lives} succeeded)"
+    )
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each load runs")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--lives", type=int, default=2000, help="how many withdrawals live")
+    arguments = parser.parse_args()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(arguments.seconds, arguments.connections, arguments.lives))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Load on 127.0.0.1, from as little code as HTTP allows: what the load costs is taken from the servers under test."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+
+async def requests_per_second(
+    url: str, request: Callable[[int], bytes], *, connections: int, seconds: float, expected_status: int
+) -> float:
+    """Sends `request(n)`, n = 0, 1, …, on so many connections for so long; answers of the expected status a second."""
+    numbers = iter(range(10**9))
+    ends_at = time.monotonic() + seconds
+    began_at = time.monotonic()
+    counts = await asyncio.gather(
+        *(_one_connection(url, request, numbers, ends_at, expected_status) for _ in range(connections))
+    )
+    return sum(counts) / (time.monotonic() - began_at)
+
+
+async def send_all(url: str, requests: list[bytes], *, connections: int, expected_status: int) -> None:
+    """Sends each of `requests` once."""
+    numbers = iter(range(len(requests)))
+    await asyncio.gather(
+        *(
+            _one_connection(url, lambda n: requests[n], numbers, None, expected_status)
+            for _ in range(min(connections, len(requests)))
+        )
+    )
+
+
+async def _one_connection(
+    url: str, request: Callable[[int], bytes], numbers: object, ends_at: float | None, expected_status: int
+) -> int:
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    answered = 0
+    try:
+        while ends_at is None or time.monotonic() < ends_at:
+            number = next(numbers, None)  # type: ignore[call-overload]
+            if number is None:
+                break
+            writer.write(request(number))
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            body = await reader.readexactly(length)
+            status = int(head[9:12])
+            if status != expected_status:
+                raise AssertionError(f"{status} instead of {expected_status}: {body[:300]!r}")
+            answered += 1
+    finally:
+        writer.close()
+    return answered
+
+
+def post(url: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """A request as bytes."""
+    fields = {
+        "Host": urlsplit(url).netloc,
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **headers,
+    }
+    return (
+        f"POST {path} HTTP/1.1\r\n{''.join(f'{name}: {value}{chr(13)}{chr(10)}' for name, value in fields.items())}\r\n".encode()
+        + body
+    )

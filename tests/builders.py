@@ -1,0 +1,115 @@
+"""Values for tests: valid by default, so that a test says only what it is about."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from domain.failures import Failure, FailureReason
+from domain.fence import Fence
+from domain.lifecycle.record_callback import Report, Word
+from domain.payment import Attempt, Outcome, Payment, Stage
+from domain.ports import Attempting, Context, StoredCallback
+from domain.values import Caller, Kind, Purpose, Role
+
+NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
+PAYMENT_ID = UUID("0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
+RECEIPT = "UC14KD82QZ"
+AMOUNT_KES = 250
+A_FAILURE = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
+
+_PARTIES: dict[Kind, dict[str, Any]] = {
+    Kind.DEPOSIT: {"phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42"},
+    Kind.WITHDRAWAL: {"phone_number": "254711000111", "purpose": Purpose.BUSINESS, "remarks": "March wages"},
+    Kind.BILL_PAYMENT: {"paybill": "888880", "account_reference": "PO771", "remarks": "Order 771"},
+}
+
+# The attempts that a payment of a stage would have had.
+_OUTCOMES: dict[Stage, tuple[Outcome | None, ...]] = {
+    Stage.ACCEPTED: (),
+    Stage.SUBMITTING: (None,),
+    Stage.AWAITING_RESULT: (Outcome.ACKNOWLEDGED,),
+    Stage.IN_DOUBT: (Outcome.UNKNOWN,),
+    Stage.SUCCEEDED: (Outcome.ACKNOWLEDGED,),
+    Stage.FAILED: (Outcome.FAILED,),
+}
+
+
+def an_attempt_id(number: int = 1) -> UUID:
+    return UUID(int=PAYMENT_ID.int + number)
+
+
+def an_attempt(outcome: Outcome | None = None, *, number: int = 1, **ids: str) -> Attempt:
+    """An attempt; `ids` as `checkout_request_id="ws_CO_1"`."""
+    return Attempt(an_attempt_id(number), number, outcome, frozenset(ids.items()))
+
+
+def attempts_with(*outcomes: Outcome | None) -> tuple[Attempt, ...]:
+    return tuple(an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 1))
+
+
+def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **overrides: Any) -> Payment:
+    """A payment as it would be in `stage`."""
+    attempts = overrides.pop("attempts", attempts_with(*_OUTCOMES[stage]))
+    fields: dict[str, Any] = {
+        "id": PAYMENT_ID,
+        "caller_key": "8:issuer-1app",
+        "owner": "user-1",
+        "amount_kes": AMOUNT_KES,
+        **dict.fromkeys(
+            ("phone_number", "paybill", "till", "account_reference", "description", "remarks", "purpose"), None
+        ),
+        **_PARTIES[kind],
+        "metadata": {},
+        "idempotency_key": "order-42",
+        "created_at": NOW - timedelta(seconds=10),
+        "updated_at": NOW - timedelta(seconds=5),
+        "finalized_at": NOW if stage.is_final else None,
+        "receipt": RECEIPT if stage is Stage.SUCCEEDED else None,
+        "failure": A_FAILURE if stage is Stage.FAILED else None,
+        "attempt_id": attempts[-1].id if attempts else None,
+        "lease_until": NOW + timedelta(seconds=60) if stage is Stage.SUBMITTING else None,
+        "next_step_at": None if stage.is_final else NOW + timedelta(seconds=30),
+    }
+    return Payment(kind=kind, stage=stage, attempts=attempts, **{**fields, **overrides})
+
+
+def a_report(word: Word = Word.SUCCESS, **overrides: Any) -> Report:
+    """A message that agrees with `a_payment()` in everything that a message with its word carries."""
+    fields: dict[str, Any] = {"code": "0", "ids": frozenset()}
+    if word is Word.SUCCESS:
+        fields |= {"has_amount": True, "amount": Decimal(AMOUNT_KES), "receipt": RECEIPT}
+    if word is Word.FAILURE:
+        fields |= {"code": "1032", "failure": A_FAILURE}
+    if word is Word.UNDECIDED:
+        fields |= {"code": "4999"}
+    return Report(word=word, **{**fields, **overrides})
+
+
+def a_context(**overrides: Any) -> Context:
+    return Context(**{"now": NOW, **overrides})
+
+
+def a_callback(**overrides: Any) -> StoredCallback:
+    fields: dict[str, Any] = {
+        "id": an_attempt_id(99),
+        "operation": "deposit",
+        "source_address": "196.201.214.200",
+        "source_allowed": True,
+        "content_type": "application/json",
+        "body": b"{}",
+        "body_sha256": bytes(32),
+    }
+    return StoredCallback(**{**fields, **overrides})
+
+
+def a_caller(role: Role = Role.BACKEND, subject: str = "shop") -> Caller:
+    return Caller(issuer="https://project.example/auth/v1", subject=subject, role=role)
+
+
+def an_attempting(number: int = 1, *, clock_at: float = 0.0) -> Attempting:
+    """An attempt under way, its fence standing at `clock_at` with 30 s to go."""
+    fence = Fence(clock=lambda: clock_at, deadline_seconds=30, is_draining=lambda: False)
+    return Attempting(attempt_id=an_attempt_id(number), fence=fence)

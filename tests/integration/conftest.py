@@ -1,0 +1,342 @@
+"""Real servers for the adapters' tests: one PostgreSQL and one Redis a run, one migrated database copied for each module."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+import pytest
+import uuid_utils.compat as uuid_utils
+from arq.connections import ArqRedis
+from sqlalchemy import text
+
+from domain.adapters.postgres import engine
+from domain.adapters.postgres.accepting import Accepting
+from domain.adapters.postgres.changing import Changing
+from domain.adapters.postgres.claiming import Claiming
+from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.reading import Reading
+from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.redis.connection import connect
+from domain.errors import ProviderError
+from domain.events import public_payment
+from domain.failures import Failure, FailureReason
+from domain.fence import Fence
+from domain.lifecycle.record_callback import Report, Word, callback_change
+from domain.lifecycle.submit import SubmitTerms, answer_change
+from domain.payment import Payment
+from domain.ports import Attempting, Change, ClaimTerms, NewPayment, ProviderIds, StoredCallback
+from domain.values import Caller, Kind, PaymentRequest, Purpose, Role
+from tests.integration.proxy import Proxy
+from tests.stack.cleanup import TemporaryFolder
+from tests.stack.databases import connection
+from tests.stack.external import GivenPostgres, GivenRedis, postgres_server, redis_server
+from tests.stack.install import temporary_folder
+from tests.stack.servers import PostgresServer, RedisServer
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
+AMOUNT_KES = 250
+CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
+TERMS = ClaimTerms(
+    lease=timedelta(seconds=60),
+    expires_after={
+        Kind.DEPOSIT: timedelta(seconds=60),
+        Kind.WITHDRAWAL: timedelta(days=1),
+        Kind.BILL_PAYMENT: timedelta(seconds=600),
+    },
+)
+SUBMIT_TERMS = SubmitTerms(claim=TERMS, inquiry_first_after=timedelta(seconds=30), retry_after=timedelta(seconds=4))
+INSUFFICIENT_FUNDS = Failure(FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1")
+_RECEIPTS = itertools.count(1)
+
+
+# --- servers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """Where servers live and leave their logs."""
+    own: TemporaryFolder = temporary_folder()
+    yield own.path
+    own.remove()
+
+
+@pytest.fixture(scope="session")
+async def postgres(folder: Path) -> AsyncIterator[PostgresServer | GivenPostgres]:
+    """The PostgreSQL of this run."""
+    async with postgres_server(folder, fast=True, connections_max=200) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def redis_of_run(folder: Path) -> AsyncIterator[RedisServer | GivenRedis]:
+    """The Redis of this run."""
+    async with redis_server(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: PostgresServer) -> str:
+    """A database as `alembic upgrade head` leaves it, for copies; nobody connects to it."""
+    url = await postgres.create_database()
+    status, said = await alembic("upgrade", "head", url=url)
+    assert status == 0, said
+    return url
+
+
+async def alembic(*arguments: str, url: str | None) -> tuple[int, str]:
+    """Runs alembic as the Procfile's release line does; its exit status and what it said."""
+    env = {"PATH": os.defpath} | ({"DATABASE_URL": url} if url is not None else {})
+    command = [str(Path(sys.executable).parent / "alembic"), *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), timeout=2 * PATIENCE_SECONDS)
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+# --- the record ---------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """One process's view of a database: its pool and everything that stands on it, and a look past all that."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.url = url
+        self.database = Database(url, pool_size=pool_size, application_name="mkwanja-test")
+        self.accepting = Accepting(self.database)
+        self.claiming = Claiming(self.database)
+        self.changing = Changing(self.database)
+        self.sweeping = Sweeping(self.database)
+        self._reading = Reading(self.database)
+
+    async def __aenter__(self) -> Self:
+        self._raw = await asyncpg.create_pool(self.url, min_size=0, max_size=4, statement_cache_size=0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.database.close()
+        self._raw.terminate()
+
+    async def rows(self, sql: str, *arguments: Any) -> list[dict[str, Any]]:
+        """Rows of the record, read past the product."""
+        return [dict(row) for row in await self._raw.fetch(sql, *arguments)]
+
+    async def one(self, sql: str, *arguments: Any) -> Any:
+        """The first value of the only row."""
+        (row,) = await self.rows(sql, *arguments)
+        return next(iter(row.values()))
+
+    async def execute(self, sql: str, *arguments: Any) -> None:
+        """Changes the record behind the product's back, to bring about what would take hours."""
+        await self._raw.execute(sql, *arguments)
+
+    async def payment(self, payment_id: UUID) -> Payment:
+        """The payment as it stands, its attempts included."""
+        found = await self._reading.payment(payment_id)
+        assert found is not None
+        return found
+
+    async def history(self, payment_id: UUID) -> list[dict[str, Any]]:
+        """Its history, oldest first."""
+        sql = "SELECT * FROM mkwanja.payment_history WHERE payment_id = $1 ORDER BY sequence"
+        return await self.rows(sql, payment_id)
+
+    async def accepted(self, kind: Kind = Kind.DEPOSIT, **changes: Any) -> UUID:
+        """A new payment."""
+        new = a_new_payment(kind, **changes)
+        await self.accepting.accept(new)
+        return new.id
+
+    async def claimed(self, kind: Kind = Kind.DEPOSIT) -> tuple[UUID, UUID]:
+        """A payment that a worker took, and the attempt."""
+        payment_id, attempt_id = await self.accepted(kind), new_id()
+        assert await self.claiming.claim(payment_id, attempt_id, TERMS) is not None
+        return payment_id, attempt_id
+
+    async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:
+        """A payment that succeeded."""
+        payment_id, _ = await self.claimed(kind)
+        await self.changing.change(success(payment_id, kind))
+        return payment_id
+
+
+@pytest.fixture(scope="module")
+async def database_url(postgres: PostgresServer, template: str) -> AsyncIterator[str]:
+    """A migrated database for this module."""
+    url = await postgres.create_database(template=template)
+    yield url
+    await postgres.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+async def store(database_url: str) -> AsyncIterator[Store]:
+    """The module's database as one process sees it."""
+    async with Store(database_url) as own:
+        yield own
+
+
+@pytest.fixture(scope="module")
+async def other(database_url: str) -> AsyncIterator[Store]:
+    """The same database as another process sees it."""
+    async with Store(database_url) as own:
+        yield own
+
+
+@pytest.fixture
+async def fresh(postgres: PostgresServer, template: str) -> AsyncIterator[Store]:
+    """A database with nothing in it, for a test that looks at all of it."""
+    url = await postgres.create_database(template=template)
+    async with Store(url) as own:
+        yield own
+    await postgres.drop_database(url)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks are given up after a fifth of a second: the same way as after two, and the suite stays quick."""
+    said = str(engine._OPEN)
+    assert "'2s'" in said
+    monkeypatch.setattr(engine, "_OPEN", text(said.replace("'2s'", "'200ms'")))
+
+
+@asynccontextmanager
+async def locked(store: Store, payment_id: UUID) -> AsyncIterator[None]:
+    """Somebody else's transaction holds the payment's row for the block."""
+    async with connection(store.url) as raw, raw.transaction():
+        await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
+        yield
+
+
+# --- Redis --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def redis(redis_of_run: RedisServer) -> AsyncIterator[ArqRedis]:
+    """A client of an empty Redis."""
+    await redis_of_run.flush()
+    client = connect(redis_of_run.url, client_name="mkwanja-test")
+    yield client
+    await client.aclose(close_connection_pool=True)
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+async def until(look: Callable[[], Awaitable[Any]]) -> Any:
+    """What `look` returns, once it is true."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (seen := await look()):  # noqa: ASYNC110 - what is waited for cannot tell us
+            await asyncio.sleep(0.002)
+    return seen
+
+
+def new_id() -> UUID:
+    return UUID(int=uuid_utils.uuid7().int)
+
+
+def a_receipt() -> str:
+    return f"UJ2{next(_RECEIPTS):07}"
+
+
+def an_answer(payment: Payment) -> bytes:
+    return orjson.dumps(public_payment(payment))
+
+
+def a_request(kind: Kind = Kind.DEPOSIT, **changes: Any) -> PaymentRequest:
+    """A valid request."""
+    values: dict[str, Any] = {"kind": kind, "amount_kes": AMOUNT_KES, "owner": None}
+    match kind:
+        case Kind.DEPOSIT:
+            values |= {"phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42"}
+        case Kind.WITHDRAWAL:
+            values |= {"phone_number": "254722000222", "remarks": "Payment", "purpose": Purpose.BUSINESS}
+        case Kind.BILL_PAYMENT:
+            values |= {"paybill": "888880", "account_reference": "METER7731", "remarks": "Payment"}
+    return PaymentRequest(**(values | changes))
+
+
+def a_new_payment(
+    kind: Kind = Kind.DEPOSIT, *, key: str | None = None, fingerprint: bytes = b"\x01same", **changes: Any
+) -> NewPayment:
+    """A payment about to be accepted, with a key of its own unless one is given."""
+    return NewPayment(
+        id=new_id(),
+        request=a_request(kind, **changes),
+        caller=CALLER,
+        idempotency_key=key or uuid4().hex,
+        fingerprint=fingerprint,
+        answer=an_answer,
+    )
+
+
+def a_callback(operation: str = "deposit", body: bytes = b'{"Body": {}}') -> StoredCallback:
+    return StoredCallback(
+        id=new_id(),
+        operation=operation,
+        source_address="196.201.214.200",
+        source_allowed=True,
+        content_type="application/json",
+        body=body,
+        body_sha256=sha256(body).digest(),
+    )
+
+
+def success(
+    payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, receipt: str | None = None, ids: ProviderIds = frozenset()
+) -> Change:
+    """The change of a callback that says: paid."""
+    report = Report(
+        word=Word.SUCCESS,
+        code="0",
+        ids=ids,
+        has_amount=True,
+        amount=Decimal(AMOUNT_KES),
+        receipt=receipt or a_receipt(),
+    )
+    return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
+
+
+def failure(payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, ids: ProviderIds = frozenset()) -> Change:
+    """The change of a callback that says: not paid."""
+    report = Report(word=Word.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids)
+    return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
+
+
+def acknowledgement(
+    payment_id: UUID, attempt_id: UUID, *, ids: ProviderIds = frozenset(), error: ProviderError | None = None
+) -> Change:
+    """The change of Daraja's synchronous answer to one attempt."""
+    fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
+    return answer_change(payment_id, Attempting(attempt_id=attempt_id, fence=fence), ids, error, SUBMIT_TERMS)
+
+
+# --- a connection that breaks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    """The module's database behind a proxy."""
+    async with Proxy(database_url) as own:
+        yield own
+
+
+@pytest.fixture
+async def proxied(proxy: Proxy) -> AsyncIterator[Store]:
+    """The module's database as a process behind the proxy sees it."""
+    async with Store(proxy.url) as own:
+        yield own

@@ -1,0 +1,92 @@
+"""A connection to PostgreSQL that breaks where it hurts most: around COMMIT."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Proxy:
+    """Stands before PostgreSQL; cuts the next connection that sends COMMIT, `before` it passes or `after` it happened."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = urlsplit(upstream)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.cut: str | None = None
+        self.has_cut = asyncio.Event()
+        self.is_open = asyncio.Event()  # while clear, new connections wait
+        self.is_open.set()
+        self._is_refusing = False
+
+    def refuse(self) -> None:
+        """Cut all connections, and every new one."""
+        self._is_refusing = True
+        for task in self._tasks:
+            task.cancel()
+
+    def accept(self) -> None:
+        """Let connections through again."""
+        self._is_refusing = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def url(self) -> str:
+        """The same database through this proxy, in plain text so that COMMIT can be seen."""
+        port = self._server.sockets[0].getsockname()[1]
+        credentials = self._upstream.netloc.rpartition("@")[0]
+        parts = self._upstream._replace(netloc=f"{credentials}@127.0.0.1:{port}", query="sslmode=disable")
+        return urlunsplit(parts)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await self.is_open.wait()
+            if not self._is_refusing:
+                await self._forward(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self._upstream.hostname, self._upstream.port or 5432
+        there_reader, there = await asyncio.open_connection(host, port)
+        answers = asyncio.create_task(_pump(there_reader, writer))
+        try:
+            while data := await reader.read(65536):
+                if b"COMMIT" in data and self.cut is not None:
+                    how, self.cut = self.cut, None
+                    if how == "after":
+                        answers.cancel()  # nothing of the answer gets back
+                        await asyncio.gather(answers, return_exceptions=True)
+                        there.write(data)
+                        await there_reader.read(65536)
+                    self.has_cut.set()
+                    return
+                there.write(data)
+        except OSError:
+            pass
+        finally:
+            answers.cancel()
+            there.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    except OSError:
+        pass
+    finally:
+        writer.transport.abort()

@@ -1,0 +1,168 @@
+"""Plays scenarios: many payments at once, each under a rule of the simulator that is its own, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tests.spec.system import System
+
+Api = Literal["stk", "b2c", "b2b"]
+
+_SUBMITTING = ("/mpesa/stkpush/v1/processrequest", "/mpesa/b2c/v3/paymentrequest", "/mpesa/b2b/v1/paymentrequest")
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What became of a payment, by the record; how often money moved and it was sent, by the simulator."""
+
+    stage: str
+    reason: str | None = None
+    code: str | None = None
+    safe_to_retry: bool | None = None
+    needs_review: bool = False
+    moved: int = 0
+    sent: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """One row of a table: a scenario, and what is to be seen of its payment. `times` counts the calls that meet it."""
+
+    scenario: str
+    seen: Seen
+    params: dict[str, Any] = field(default_factory=dict)
+    times: int | None = None
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.scenario, *(f"{name}={value}" for name, value in self.params.items())])
+
+
+PAID = Seen("succeeded", moved=1)
+PAID_LATER = Seen("succeeded", moved=1, sent=2)
+IN_DOUBT = Seen("in_doubt")
+AWAITED = Seen("awaiting_result")
+
+
+def failed(reason: str, code: str | None, *, safe: bool = True) -> Seen:
+    """A payment that failed, for which no money moved."""
+    return Seen("failed", reason, code, safe)
+
+
+def results(table: dict[str, tuple[str, bool]]) -> list[Play]:
+    """A row for each result code, which ends a payment with a reason that is safe to retry or not."""
+    return [
+        Play("result_code", failed(reason, code, safe=safe), {"code": int(code) if code.isdigit() else code})
+        for code, (reason, safe) in table.items()
+    ]
+
+
+async def begin(system: System, api: Api, scenario: str, *, times: int | None = None, **params: Any) -> str:
+    """A payment that meets `scenario` and shares neither phone number, amount nor account with another; its id."""
+    number = next(_numbers)
+    phone_number, amount = f"2547{12_000_000 + number}", 1000 + number
+    if api == "b2b":
+        paybill = str(600_000 + number)
+        await system.scenario(scenario, times=times, params=params, api=api, party=paybill)
+        return await system.bill_payment(amount=amount, paybill=paybill, account_reference=f"ACC{number}")
+    await system.scenario(scenario, times=times, params=params, api=api, phone_number=phone_number)
+    make = system.deposit if api == "stk" else system.withdrawal
+    return await make(amount=amount, phone_number=phone_number)
+
+
+async def play(system: System, api: Api, table: Sequence[Play]) -> dict[str, str]:
+    """Plays the whole table at once and compares what is seen; the payments' ids by label.
+
+    What is still open then is made overdue: whatever a sweep does with it, it is not sent again and no more money moves.
+    """
+    started = await asyncio.gather(*(begin(system, api, row.scenario, times=row.times, **row.params) for row in table))
+    ids = dict(zip((row.label for row in table), started, strict=True))
+    assert len(ids) == len(table), "two rows share a label"
+    expected = {row.label: row.seen for row in table}
+    try:
+        await system.eventually(lambda: look(system, ids), lambda seen: seen == expected)
+    except AssertionError:
+        assert await look(system, ids) == expected
+    await all_told(system)  # what is open may only look right because its result was still on the way
+    assert await look(system, ids) == expected
+    await _sweep_open(system, ids)
+    afterwards = await look(system, ids)
+    assert {label: (seen.moved, seen.sent) for label, seen in afterwards.items()} == {
+        label: (seen.moved, seen.sent) for label, seen in expected.items()
+    }
+    await _assert_told(system, ids, expected)
+    return ids
+
+
+async def look(system: System, ids: dict[str, str]) -> dict[str, Seen]:
+    """What is seen of each payment now."""
+    rows = await system.rows("SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])", list(ids.values()))
+    payments = {str(row["id"]): row for row in rows}
+    ledger = (await system.control("GET", "/ledger"))["items"]
+    requests = (await system.control("GET", "/requests"))["items"]
+    return {
+        label: Seen(
+            stage=payments[payment_id]["stage"],
+            reason=payments[payment_id]["failure_reason"],
+            code=payments[payment_id]["failure_code"],
+            safe_to_retry=payments[payment_id]["failure_safe_to_retry"],
+            needs_review=payments[payment_id]["needs_review"],
+            moved=sum(payment_id in item["result_url"] for item in ledger),
+            sent=sum(_submits(item, payment_id) for item in requests),
+        )
+        for label, payment_id in ids.items()
+    }
+
+
+async def all_told(system: System) -> None:
+    """Waits until the simulator has told every result that it is going to tell, and each was answered."""
+    await system.eventually(lambda: system.control("GET", ""), lambda state: state["pending"] == 0)
+
+
+async def times_sent(system: System, payment_id: str) -> int:
+    """How many requests to make this payment reached the simulator."""
+    requests = (await system.control("GET", "/requests"))["items"]
+    return sum(_submits(item, payment_id) for item in requests)
+
+
+def _submits(request: Any, payment_id: str) -> bool:
+    return request["path"] in _SUBMITTING and payment_id in str(request["body"])
+
+
+async def sweep(system: System, payment_ids: list[str]) -> None:
+    """Makes open payments overdue and waits until a sweep has given each its next time."""
+    overdue = "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour' WHERE id = ANY($1::uuid[])"
+    await system.execute(f"{overdue} AND next_step_at IS NOT NULL", payment_ids)
+    left = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND next_step_at <= now()"
+    await system.eventually(lambda: system.rows(left, payment_ids), lambda rows: not rows)
+
+
+async def _sweep_open(system: System, ids: dict[str, str]) -> None:
+    seen = await look(system, ids)
+    still_open = [ids[label] for label, one in seen.items() if one.stage not in {"succeeded", "failed"}]
+    due = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND next_step_at IS NOT NULL"
+    assert len(await system.rows(due, still_open)) == len(still_open)
+    await sweep(system, still_open)
+
+
+async def _assert_told(system: System, ids: dict[str, str], expected: dict[str, Seen]) -> None:
+    """The caller is told what is on record, and the receipt is that of the movement."""
+    for label, payment_id in ids.items():
+        payment, seen = await system.payment(payment_id), expected[label]
+        if seen.stage in {"succeeded", "failed"}:
+            assert payment["status"] == ("success" if seen.stage == "succeeded" else "failed"), label
+            await system.assert_money_agrees([payment_id])
+        if seen.stage == "failed":
+            failure = payment["failure"]
+            told = failure["reason"], failure["provider_code"], failure["safe_to_retry"]
+            assert told == (seen.reason, seen.code, seen.safe_to_retry), label
+            assert failure["message"], label
+        else:
+            assert payment["failure"] is None, label
+        receipts = [item["receipt"] for item in await system.movements(payment_id)]
+        assert payment["receipt"] == (receipts[0] if seen.stage == "succeeded" else None), label

@@ -1,0 +1,185 @@
+"""Deposits, whatever the customer, Daraja and the network do: each ends as the money did, or waits for its word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Play, begin, failed, play, results, times_sent
+from tests.spec.system import System
+
+_PAID = [
+    Play("approve", PAID),
+    Play("slow", PAID, {"seconds": 1}),
+    Play("slow_result", PAID, {"seconds": 1}),
+    Play("duplicate_callbacks", PAID),
+    Play("callback_before_answer", PAID),
+    Play("answer_lost_after_acting", PAID),
+    Play("internal_error_after_acting", PAID),
+    Play("redirect_after_acting", PAID),
+    Play("html_200", PAID),
+    Play("garbage_200", PAID),
+    Play("empty_200", PAID),
+    Play("string_date", PAID),
+    Play("string_codes", PAID),
+    Play("balance_without_value", PAID),
+    Play("masked_phone", PAID),
+    Play("shuffled_items", PAID),
+    Play("failure_then_success", PAID),
+    Play("late_success_after_failure", PAID),
+]
+
+_FAILED = [
+    Play("cancel", failed("cancelled_by_customer", "1032")),
+    Play("ignore", failed("no_response", "1037", safe=False)),
+    Play("wrong_pin", failed("wrong_pin", "2001")),
+    Play("insufficient_funds", failed("insufficient_funds", "1")),
+    Play("duplicate_callbacks", failed("cancelled_by_customer", "1032"), {"code": 1032}),
+    Play("callback_before_answer", failed("cancelled_by_customer", "1032"), {"code": 1032}),
+    Play("answer_lost_after_acting", failed("cancelled_by_customer", "1032"), {"code": 1032}),
+    Play("string_codes", failed("no_response", "1037", safe=False), {"code": 1037}),
+]
+
+_CODES = {
+    "1": ("insufficient_funds", True),
+    "2": ("limit_exceeded", True),
+    "3": ("limit_exceeded", True),
+    "4": ("limit_exceeded", True),
+    "8": ("limit_exceeded", True),
+    "1019": ("expired", False),
+    "1031": ("cancelled_by_customer", True),
+    "1032": ("cancelled_by_customer", True),
+    "1036": ("no_response", False),
+    "1037": ("no_response", False),
+    "2001": ("wrong_pin", True),
+    "2028": ("configuration", True),
+    "8006": ("wrong_pin", True),
+    "E3008": ("rejected_by_provider", True),
+    "SFC_IC0003": ("configuration", True),
+}
+
+_REFUSED = [
+    Play("merchant_missing", failed("configuration", "500.001.1001")),
+    Play("wrong_credentials", failed("configuration", "500.001.1001")),
+    Play("subscriber_locked", failed("subscriber_busy", "500.001.1001")),
+    Play("invalid_request", failed("invalid_recipient", "400.002.02"), {"field": "PhoneNumber"}),
+    Play("invalid_request", failed("rejected_by_provider", "400.002.02"), {"field": "CallBackURL"}),
+]
+
+_PAID_LATER = [
+    Play("spike_arrest_apigee", PAID_LATER, times=1),
+    Play("spike_arrest_json", PAID_LATER, times=1),
+    Play("quota", PAID_LATER, times=1),
+    Play("token_expired", PAID_LATER, times=1),
+]
+
+_IN_DOUBT = [
+    Play("answer_and_callback_lost", replace(IN_DOUBT, moved=1)),
+    Play("cut_before_acting", IN_DOUBT),
+    Play("internal_error_without_acting", IN_DOUBT),
+    Play(
+        "internal_error_without_acting",
+        IN_DOUBT,
+        {"error_code": "500.001.1001", "error_message": "Words that nobody has seen before"},
+    ),
+    Play("system_busy", IN_DOUBT),
+    Play("maintenance", IN_DOUBT),
+    Play("redirect_without_acting", IN_DOUBT),
+    Play("html_200", IN_DOUBT, {"act": False}),
+    Play("html_403", IN_DOUBT),
+    Play("html_503", IN_DOUBT),
+    Play("garbage_200", IN_DOUBT, {"act": False}),
+    Play("empty_200", IN_DOUBT, {"act": False}),
+    Play("error_envelope_200", IN_DOUBT),
+]
+
+_AWAITED = [
+    Play("lost_callback", replace(AWAITED, moved=1)),
+    Play("missing_metadata", replace(AWAITED, moved=1)),
+    Play("missing_metadata", replace(AWAITED, moved=1), {"absent": True}),
+    Play("missing_receipt", replace(AWAITED, moved=1)),
+    Play("wrong_amount", replace(AWAITED, moved=1, needs_review=True)),
+    Play("unknown_code", AWAITED),
+    *(Play("result_code", AWAITED, {"code": code}) for code in (17, 26, 1001, 1025, 4999, 9999, "E9999", "0.0", "00")),
+]
+
+
+async def test_a_deposit_that_the_customer_paid_succeeds_however_it_is_told(system: System) -> None:
+    """A deposit that was paid succeeds once, whatever became of the answer and in whatever shape the result comes."""
+    await play(system, "stk", _PAID)
+
+
+async def test_a_deposit_that_the_customer_did_not_pay_fails_with_a_reason(system: System) -> None:
+    """A deposit that the customer declined, missed or could not pay fails, and says whether it is safe to ask again."""
+    await play(system, "stk", _FAILED)
+
+
+async def test_each_result_code_of_a_deposit_has_its_reason(system: System) -> None:
+    """A result code that the contract calls final ends a deposit with one reason of the closed list."""
+    await play(system, "stk", results(_CODES))
+
+
+async def test_a_deposit_that_daraja_refuses_fails_at_once(system: System) -> None:
+    """A definite no to the request itself fails the deposit, and is safe to retry."""
+    await play(system, "stk", _REFUSED)
+
+
+async def test_a_deposit_that_daraja_turned_away_is_sent_again(system: System) -> None:
+    """A deposit refused before it could act (too many requests, an old token) is sent again and paid once."""
+    await play(system, "stk", _PAID_LATER)
+
+
+async def test_a_deposit_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:
+    """A deposit whose request left and got no definite answer is in doubt, keeps a due time and is never sent again."""
+    await play(system, "stk", _IN_DOUBT)
+
+
+async def test_a_deposit_without_a_definite_result_stays_open(system: System) -> None:
+    """A lost, unknown or incomplete result, or one that only asks to be verified, finalizes nothing."""
+    await play(system, "stk", _AWAITED)
+
+
+async def test_a_late_success_corrects_a_failed_deposit(system: System) -> None:
+    """A success after a failure is a correction: the deposit succeeds, and its history and events say both."""
+    payment_id = await begin(system, "stk", "late_success_after_failure")
+    await system.in_stage(payment_id, "failed")
+    payment = await system.in_stage(payment_id, "succeeded")
+    assert (payment["status"], payment["failure"]) == ("success", None)
+    assert await system.stages(payment_id) == ["accepted", "submitting", "awaiting_result", "failed", "succeeded"]
+    sql = "SELECT event_type FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
+    events = [row["event_type"] for row in await system.rows(f"{sql} ORDER BY sequence", payment_id)]
+    assert events == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
+    await system.assert_money_agrees([payment_id])
+
+
+async def test_all_tokens_gone_costs_nothing_but_a_new_one(system: System) -> None:
+    """With every access token expired at once, each payment is sent again with a new one and paid once."""
+    await system.settled(await system.deposit())
+    await system.control("POST", "/tokens/expire")
+    payment_ids = [
+        await system.deposit(phone_number="0722100001"),
+        await system.withdrawal(phone_number="0722100002"),
+        await system.bill_payment(),
+    ]
+    for payment_id in payment_ids:
+        assert (await system.settled(payment_id))["status"] == "success"
+        assert await times_sent(system, payment_id) <= 2
+    await system.assert_money_agrees(payment_ids)
+
+
+async def test_a_daraja_that_refuses_connections_is_waited_for(system: System) -> None:
+    """While nothing can have been written payments wait; once Daraja is back each is sent once and paid once."""
+    await system.control("POST", "/listener", {"open": False, "seconds": None})
+    try:
+        payment_ids = [
+            await system.deposit(phone_number="0722100003"),
+            await system.withdrawal(phone_number="0722100004"),
+            await system.bill_payment(till="556699"),
+        ]
+        sql = "SELECT DISTINCT payment_id FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
+        await system.eventually(lambda: system.rows(sql, payment_ids), lambda rows: len(rows) == len(payment_ids))
+    finally:
+        await system.control("POST", "/listener", {"open": True})
+    for payment_id in payment_ids:
+        assert (await system.settled(payment_id))["status"] == "success"
+        assert await times_sent(system, payment_id) == 1
+    await system.assert_money_agrees(payment_ids)

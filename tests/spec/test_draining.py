@@ -1,0 +1,115 @@
+"""SIGTERM: a process takes nothing more, finishes what is under way, and ends in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+
+import aiohttp
+import asyncpg
+import pytest
+
+from tests.spec.conftest import a_system
+from tests.spec.system import PATIENCE_SECONDS, System
+
+# What every process is given between SIGTERM and its end (interface.md, "Processes").
+_DRAIN_SECONDS = 20.0
+
+_PAYMENTS = 60
+_ACCEPTED_BEFORE_THE_END = 100
+
+_LOCK = "SELECT id FROM mkwanja.payments WHERE id = CAST($1::text AS uuid) FOR UPDATE"
+_WAITING_FOR_IT = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%mkwanja.payments%'
+"""
+
+
+@pytest.fixture(scope="module")
+async def system() -> AsyncIterator[System]:
+    async with a_system() as system:
+        yield system
+
+
+def _sixty_of_three_kinds(system: System) -> list[Awaitable[str]]:
+    third = _PAYMENTS // 3
+    return [
+        *(system.deposit(phone_number=f"07110002{n:02}") for n in range(third)),
+        *(system.withdrawal(phone_number=f"07220002{n:02}") for n in range(third)),
+        *(system.bill_payment() for _ in range(third)),
+    ]
+
+
+async def test_a_worker_that_drains_leaves_no_payment_in_doubt(system: System) -> None:
+    """With sixty payments in flight it ends in time and well; none is in doubt or lost, and each is paid once."""
+    for api in ("stk", "b2c", "b2b"):
+        await system.scenario("slow", params={"seconds": 1}, times=8, api=api)
+    payment_ids = list(await asyncio.gather(*_sixty_of_three_kinds(system)))
+    await system.eventually(lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"])
+    assert await system.stack.process("worker").terminate(within_seconds=_DRAIN_SECONDS) == 0
+    counts = await system.stage_counts(payment_ids)
+    assert set(counts) <= {"accepted", "awaiting_result", "succeeded"}, counts
+    assert counts["accepted"], "the worker had finished everything: nothing was shown"
+    assert counts.total() == _PAYMENTS
+    await system.stack.start_process("worker")
+    for payment_id in payment_ids:
+        assert (await system.settled(payment_id))["status"] == "success"
+        assert "in_doubt" not in await system.stages(payment_id)
+    await system.assert_money_agrees(payment_ids)
+
+
+async def test_every_202_that_left_an_ingress_before_its_end_is_on_record(system: System) -> None:
+    """Callers who ask on while it drains are served or refused a connection; what they were told is so."""
+    promised: list[str] = []
+    others: list[int] = []
+    enough = asyncio.Event()
+
+    async def ask_on() -> None:
+        while True:
+            try:
+                answer = await system.user.pay("/v1/deposits", {"amount": 11, "phone_number": "0711000111"})
+            except aiohttp.ClientError:
+                return
+            if answer.status == 202:
+                promised.append(answer.json()["id"])
+            else:
+                others.append(answer.status)
+            if len(promised) >= _ACCEPTED_BEFORE_THE_END:
+                enough.set()
+
+    callers = [asyncio.create_task(ask_on()) for _ in range(8)]
+    await asyncio.wait_for(enough.wait(), PATIENCE_SECONDS)
+    assert await system.stack.process("web").terminate(within_seconds=_DRAIN_SECONDS) == 0
+    await asyncio.gather(*callers)
+    await system.stack.start_process("web")
+    assert others == []
+    assert (await system.stage_counts(promised)).total() == len(set(promised)) == len(promised)
+
+
+async def test_a_callback_under_way_is_answered_before_its_receiver_ends(system: System) -> None:
+    """Daraja sends once: whoever got through before SIGTERM is stored and answered 200."""
+    await system.scenario("lost_callback", times=1, phone_number="254711000777")
+    payment_id = await system.deposit(phone_number="0711000777")
+    await system.in_stage(payment_id, "awaiting_result")
+    url = await system.callback_url(payment_id, "deposit")
+    receiver = system.stack.process("callbacks")
+    holder = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
+    try:
+        async with holder.transaction():  # the callback has to wait for this payment's row
+            await holder.execute(_LOCK, payment_id)
+            callback = asyncio.create_task(_post(url, b'{"held": "up"}'))
+            await system.eventually(lambda: holder.fetchval(_WAITING_FOR_IT), what="a callback that waits")
+            end = asyncio.create_task(receiver.terminate(within_seconds=_DRAIN_SECONDS))
+            await receiver.wait_logged(r'"event":\s*"draining"')
+    finally:
+        await holder.close()
+    assert await callback == 200
+    assert await end == 0
+    await system.stack.start_process("callbacks")
+    [stored] = await system.callbacks(payment_id)
+    assert stored["body"] == b'{"held": "up"}'
+
+
+async def _post(url: str, body: bytes) -> int:
+    async with aiohttp.ClientSession(trust_env=False) as session, session.post(url, data=body) as answer:
+        return answer.status

@@ -1,0 +1,175 @@
+"""Withdrawals, whatever Daraja and the network do: paid once under one id, or not at all, or asked about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Play, begin, failed, play, results, times_sent
+from tests.spec.system import System
+
+_PAID = [
+    Play("approve", PAID),
+    Play("slow", PAID, {"seconds": 1}),
+    Play("slow_result", PAID, {"seconds": 1}),
+    Play("duplicate_callbacks", PAID),
+    Play("callback_before_answer", PAID),
+    Play("answer_lost_after_acting", PAID),
+    Play("internal_error_after_acting", PAID),
+    Play("redirect_after_acting", PAID),
+    Play("html_200", PAID),
+    Play("garbage_200", PAID),
+    Play("empty_200", PAID),
+    Play("string_date", PAID),
+    Play("string_codes", PAID),
+    Play("missing_value", PAID),
+    Play("shuffled_items", PAID),
+    Play("single_object_parameter", PAID, {"code": 0}),
+    Play("timeout_message", PAID, {"seconds": 0.5}),
+    Play("failure_then_success", PAID),
+    Play("late_success_after_failure", PAID),
+]
+
+_FAILED = [
+    Play("insufficient_funds", failed("insufficient_funds", "1")),
+    Play("unregistered_recipient", failed("invalid_recipient", "2040")),
+    Play("invalid_recipient", failed("invalid_recipient", "SFC_IC0003")),
+    Play("single_object_parameter", failed("invalid_recipient", "2040")),
+    Play("string_codes", failed("insufficient_funds", "1"), {"code": 1}),
+    Play("duplicate_callbacks", failed("insufficient_funds", "1"), {"code": 1}),
+    Play("callback_before_answer", failed("insufficient_funds", "1"), {"code": 1}),
+    Play("answer_lost_after_acting", failed("insufficient_funds", "1"), {"code": 1}),
+    Play("timeout_message", failed("insufficient_funds", "1"), {"code": 1, "seconds": 0.5}),
+]
+
+_CODES = {
+    "1": ("insufficient_funds", True),
+    "2": ("limit_exceeded", True),
+    "3": ("limit_exceeded", True),
+    "4": ("limit_exceeded", True),
+    "8": ("limit_exceeded", True),
+    "11": ("configuration", True),
+    "22": ("configuration", True),
+    "24": ("configuration", True),
+    "25": ("configuration", True),
+    "29": ("configuration", True),
+    "2006": ("rejected_by_provider", True),
+    "2028": ("configuration", True),
+    "2040": ("invalid_recipient", True),
+    "SFC_IC0003": ("invalid_recipient", True),
+    "TP40153": ("configuration", True),
+}
+
+# Each of these is about our own credential, not about the payment: nothing but the first shows what they do alone.
+_CREDENTIAL_CODES = {code: ("configuration", True) for code in ("18", "20", "21", "2001", "8006")}
+
+_REFUSED = [
+    Play("gateway_403", failed("configuration", "403.002.1001")),
+    Play("invalid_request", failed("rejected_by_provider", "400.002.02"), {"field": "QueueTimeOutURL"}),
+    Play("invalid_request", failed("invalid_recipient", "400.002.02"), {"field": "PartyB"}),
+]
+
+_PAID_LATER = [
+    Play("spike_arrest_apigee", PAID_LATER, times=1),
+    Play("spike_arrest_json", PAID_LATER, times=1),
+    Play("quota", PAID_LATER, times=1),
+    Play("token_expired", PAID_LATER, times=1),
+]
+
+_IN_DOUBT = [
+    Play("answer_and_callback_lost", replace(IN_DOUBT, moved=1)),
+    Play("cut_before_acting", IN_DOUBT),
+    Play("internal_error_without_acting", IN_DOUBT),
+    Play("system_internal_error", IN_DOUBT),
+    Play("duplicate_ocid", IN_DOUBT),
+    Play("redirect_without_acting", IN_DOUBT),
+    Play("html_200", IN_DOUBT, {"act": False}),
+    Play("html_403", IN_DOUBT),
+    Play("html_503", IN_DOUBT),
+    Play("garbage_200", IN_DOUBT, {"act": False}),
+    Play("empty_200", IN_DOUBT, {"act": False}),
+    Play("error_envelope_200", IN_DOUBT),
+]
+
+_AWAITED = [
+    Play("lost_callback", replace(AWAITED, moved=1)),
+    Play("missing_metadata", replace(AWAITED, moved=1)),
+    Play("missing_metadata", replace(AWAITED, moved=1), {"absent": True}),
+    Play("missing_receipt", replace(AWAITED, moved=1)),
+    Play("wrong_amount", replace(AWAITED, moved=1, needs_review=True)),
+    Play("timeout_message_only", AWAITED),
+    Play("timeout_message_only", replace(AWAITED, moved=1), {"moves_money": True}),
+    Play("unknown_code", AWAITED),
+    *(Play("result_code", AWAITED, {"code": code}) for code in (17, 19, 26, 100000000, "R000002", "0.0", "00")),
+]
+
+
+async def test_a_withdrawal_that_was_paid_succeeds_however_it_is_told(system: System) -> None:
+    """A withdrawal that was paid succeeds once, whatever became of the answer and in whatever shape the result comes."""
+    ids = await play(system, "b2c", _PAID)
+    assert (await system.payment(ids["approve"]))["recipient_name"] == "JANE DOE"
+
+
+async def test_a_withdrawal_that_was_not_paid_fails_with_a_reason(system: System) -> None:
+    """A withdrawal that Daraja could not pay fails, and says why."""
+    await play(system, "b2c", _FAILED)
+
+
+async def test_each_result_code_of_a_withdrawal_has_its_reason(system: System) -> None:
+    """A result code that the contract calls final ends a withdrawal with one reason of the closed list."""
+    await play(system, "b2c", results(_CODES))
+
+
+async def test_a_refused_credential_is_a_fault_of_our_settings(system: System) -> None:
+    """A result that refuses our initiator fails the withdrawal as configuration, safe to retry."""
+    await play(system, "b2c", results(_CREDENTIAL_CODES))
+
+
+async def test_a_withdrawal_that_daraja_refuses_fails_at_once(system: System) -> None:
+    """A definite no to the request itself fails the withdrawal, and is safe to retry."""
+    await play(system, "b2c", _REFUSED)
+
+
+async def test_a_withdrawal_that_daraja_turned_away_is_sent_again(system: System) -> None:
+    """A withdrawal refused before it could act (too many requests, an old token) is sent again and paid once."""
+    await play(system, "b2c", _PAID_LATER)
+
+
+async def test_a_withdrawal_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:
+    """A withdrawal whose request left and got no definite answer is in doubt, keeps a due time and is not sent again."""
+    await play(system, "b2c", _IN_DOUBT)
+
+
+async def test_a_busy_daraja_proves_nothing(system: System) -> None:
+    """ "System is busy" and maintenance do not prove that nothing happened: the withdrawal is in doubt, and stays open."""
+    busy, closed = await begin(system, "b2c", "system_busy"), await begin(system, "b2c", "maintenance")
+    for payment_id in (busy, closed):
+        assert (await system.in_stage(payment_id, "in_doubt"))["status"] == "pending"
+        assert await system.rows(
+            "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND next_step_at IS NOT NULL", payment_id
+        )
+    await system.assert_money_agrees([busy, closed])
+
+
+async def test_a_withdrawal_without_a_definite_result_stays_open(system: System) -> None:
+    """A lost, unknown or incomplete result, a timeout message, or a code to be verified finalizes nothing."""
+    await play(system, "b2c", _AWAITED)
+
+
+async def test_a_duplicate_told_by_result_is_no_failure(system: System) -> None:
+    """Result 15 says that the id was used before, not that the withdrawal failed: it stays open and is not sent again."""
+    payment_id = await begin(system, "b2c", "duplicate_ocid_async")
+    [callback] = await system.eventually(lambda: system.callbacks(payment_id))
+    payment = await system.payment(payment_id)
+    assert (payment["status"], payment["stage"] in {"awaiting_result", "in_doubt"}) == ("pending", True)
+    assert callback["disposition"] == "inquiry_brought_forward"
+    assert await times_sent(system, payment_id) == 1
+
+
+async def test_the_purpose_chooses_the_command(system: System) -> None:
+    """Each purpose of a withdrawal is sent as Daraja's own command, and none means business."""
+    commands = {"business": "BusinessPayment", "salary": "SalaryPayment", "promotion": "PromotionPayment"}
+    for purpose, command in [*commands.items(), (None, "BusinessPayment")]:
+        payment_id = await system.withdrawal(**({"purpose": purpose} if purpose else {}))
+        assert (await system.settled(payment_id))["purpose"] == (purpose or "business")
+        [request] = await system.provider_requests(payment_id)
+        assert (request["body"]["CommandID"], request["body"]["OriginatorConversationID"]) == (command, payment_id)

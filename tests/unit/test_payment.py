@@ -1,0 +1,289 @@
+"""The stages of a payment: every stage with every fact, in every situation of its attempts."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.payment import TRANSITIONS, Attempt, Fact, FactName, Guard, Outcome, Payment, Rule, Stage
+from tests.builders import A_FAILURE, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
+
+NOT_ACTED, REFUSED, FAILED = Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED
+UNKNOWN, ACKNOWLEDGED, RESENDABLE, DUPLICATE = (
+    Outcome.UNKNOWN,
+    Outcome.ACKNOWLEDGED,
+    Outcome.RESENDABLE,
+    Outcome.DUPLICATE,
+)
+
+# What may be known of a payment's attempts, by what it proves.
+NOTHING_ACTED: list[tuple[Outcome | None, ...]] = [(), (NOT_ACTED,), (NOT_ACTED, NOT_ACTED)]
+ALL_ACCOUNTED_FOR: list[tuple[Outcome | None, ...]] = [
+    (REFUSED,), (FAILED,), (NOT_ACTED, REFUSED), (FAILED, NOT_ACTED), (NOT_ACTED, REFUSED, FAILED),
+]  # fmt: skip
+SOME_MAY_HAVE_ACTED: list[tuple[Outcome | None, ...]] = [
+    (None,), (UNKNOWN,), (ACKNOWLEDGED,), (RESENDABLE,), (DUPLICATE,), (NOT_ACTED, UNKNOWN), (UNKNOWN, NOT_ACTED),
+    (REFUSED, None), (ACKNOWLEDGED, FAILED), (UNKNOWN, REFUSED), (NOT_ACTED, REFUSED, UNKNOWN),
+]  # fmt: skip
+SITUATIONS = (NOTHING_ACTED, ALL_ACCOUNTED_FOR, SOME_MAY_HAVE_ACTED)
+
+# stage, fact, and where it leads when (1) no attempt can have acted, (2) every attempt is accounted for, one by a no of
+# Daraja's, (3) some attempt may have acted. A dot: it changes nothing.
+TABLE = """
+accepted         claimed              submitting       submitting       submitting
+accepted         acknowledged         .                .                .
+accepted         refused              .                .                .
+accepted         not_acted            .                .                .
+accepted         outcome_unknown      .                .                .
+accepted         lease_expired        .                .                .
+accepted         too_old              failed           failed           failed
+accepted         cancelled_by_caller  failed           failed           failed
+accepted         success_reported     succeeded        succeeded        succeeded
+accepted         failure_reported     .                .                .
+submitting       claimed              .                .                .
+submitting       acknowledged         awaiting_result  awaiting_result  awaiting_result
+submitting       refused              failed           failed           in_doubt
+submitting       not_acted            accepted         in_doubt         in_doubt
+submitting       outcome_unknown      in_doubt         in_doubt         in_doubt
+submitting       lease_expired        in_doubt         in_doubt         in_doubt
+submitting       too_old              .                .                .
+submitting       cancelled_by_caller  .                .                .
+submitting       success_reported     succeeded        succeeded        succeeded
+submitting       failure_reported     failed           failed           .
+awaiting_result  claimed              .                .                .
+awaiting_result  acknowledged         .                .                .
+awaiting_result  refused              .                .                .
+awaiting_result  not_acted            .                .                .
+awaiting_result  outcome_unknown      .                .                .
+awaiting_result  lease_expired        .                .                .
+awaiting_result  too_old              .                .                .
+awaiting_result  cancelled_by_caller  .                .                .
+awaiting_result  success_reported     succeeded        succeeded        succeeded
+awaiting_result  failure_reported     failed           failed           .
+in_doubt         claimed              .                .                .
+in_doubt         acknowledged         awaiting_result  awaiting_result  awaiting_result
+in_doubt         refused              failed           failed           .
+in_doubt         not_acted            accepted         .                .
+in_doubt         outcome_unknown      .                .                .
+in_doubt         lease_expired        .                .                .
+in_doubt         too_old              .                .                .
+in_doubt         cancelled_by_caller  .                .                .
+in_doubt         success_reported     succeeded        succeeded        succeeded
+in_doubt         failure_reported     failed           failed           .
+succeeded        claimed              .                .                .
+succeeded        acknowledged         .                .                .
+succeeded        refused              .                .                .
+succeeded        not_acted            .                .                .
+succeeded        outcome_unknown      .                .                .
+succeeded        lease_expired        .                .                .
+succeeded        too_old              .                .                .
+succeeded        cancelled_by_caller  .                .                .
+succeeded        success_reported     .                .                .
+succeeded        failure_reported     .                .                .
+failed           claimed              .                .                .
+failed           acknowledged         .                .                .
+failed           refused              .                .                .
+failed           not_acted            .                .                .
+failed           outcome_unknown      .                .                .
+failed           lease_expired        .                .                .
+failed           too_old              .                .                .
+failed           cancelled_by_caller  .                .                .
+failed           success_reported     succeeded        succeeded        succeeded
+failed           failure_reported     .                .                .
+"""
+ROWS = [line.split() for line in TABLE.strip().splitlines()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_each_fact_leads_where_the_table_says_and_nowhere_else(row: list[str]) -> None:
+    before = Stage(row[0])
+    for expected, situations in zip(row[2:], SITUATIONS, strict=True):
+        for outcomes in situations:
+            payment = a_payment(stage=before, attempts=attempts_with(*outcomes))
+            after = payment.after(Fact(name=FactName(row[1]), failure=A_FAILURE, receipt=RECEIPT))
+            assert after.stage == (before if expected == "." else expected), outcomes
+
+
+def test_the_table_has_every_stage_with_every_fact_once() -> None:
+    """A new stage or fact fails here until somebody decides where it leads."""
+    assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(Stage, FactName))
+
+
+def test_every_stage_has_its_rules_and_every_rule_has_somewhere_to_go() -> None:
+    assert set(TRANSITIONS) == set(Stage)
+    rules = [(stage, rule) for stage, rules in TRANSITIONS.items() for rule in rules.values()]
+    assert all(rule.to is not stage and rule.otherwise is not stage for stage, rule in rules)
+    assert all(rule.otherwise is None for _, rule in rules if rule.guard is Guard.ALWAYS)
+    assert {rule.guard for _, rule in rules} == set(Guard)
+
+
+def test_only_the_two_last_stages_are_final_and_tell_a_final_status() -> None:
+    assert {stage: stage.public_status for stage in Stage if stage.is_final} == {
+        Stage.SUCCEEDED: "success",
+        Stage.FAILED: "failed",
+    }
+    assert {stage.public_status for stage in Stage if not stage.is_final} == {"pending"}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_an_outcome_that_moved_no_money_is_accounted_for(outcome: Outcome) -> None:
+    assert an_attempt(outcome).is_accounted_for == (outcome in (NOT_ACTED, REFUSED, FAILED))
+
+
+def test_an_attempt_without_an_outcome_may_have_acted() -> None:
+    assert not an_attempt(None).is_accounted_for
+
+
+# A later word about an attempt counts only if it stands in a later line.
+STRENGTH: list[list[Outcome | None]] = [
+    [None],
+    [UNKNOWN],
+    [RESENDABLE, DUPLICATE, ACKNOWLEDGED],
+    [NOT_ACTED, REFUSED],
+    [FAILED],
+]
+
+
+def strength(outcome: Outcome | None) -> int:
+    return next(place for place, line in enumerate(STRENGTH) if outcome in line)
+
+
+@pytest.mark.parametrize(("earlier", "later"), list(product([None, *Outcome], Outcome)))
+def test_a_late_outcome_never_weakens_what_is_known(earlier: Outcome | None, later: Outcome) -> None:
+    payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(earlier),))
+    fact = Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=an_attempt_id(), outcome=later)
+    wanted = later if strength(later) > strength(earlier) else earlier
+    assert payment.after(fact).attempts[0].outcome is wanted
+
+
+def outcomes_after(payment: Payment, **fact: object) -> list[Outcome | None]:
+    return [attempt.outcome for attempt in payment.after(Fact(**fact)).attempts]  # type: ignore[arg-type]
+
+
+def test_an_outcome_is_of_the_attempt_that_it_names() -> None:
+    payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, UNKNOWN))
+    assert outcomes_after(payment, name=FactName.REFUSED, attempt_id=an_attempt_id(2), outcome=REFUSED) == [
+        UNKNOWN,
+        REFUSED,
+    ]
+    assert outcomes_after(payment, name=FactName.FAILURE_REPORTED, attempt_id=None, outcome=FAILED) == [UNKNOWN] * 2
+
+
+def test_a_result_that_speaks_for_all_sends_accounts_for_each() -> None:
+    payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, None, ACKNOWLEDGED))
+    fact = Fact(name=FactName.FAILURE_REPORTED, outcome=FAILED, failure=A_FAILURE, speaks_for_all=True)
+    after = payment.after(fact)
+    assert after.stage is Stage.FAILED
+    assert [attempt.outcome for attempt in after.attempts] == [FAILED] * 3
+
+
+def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unknown() -> None:
+    payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, ACKNOWLEDGED))
+    fact = Fact(name=FactName.FAILURE_REPORTED, attempt_id=an_attempt_id(2), outcome=FAILED, failure=A_FAILURE)
+    after = payment.after(fact)
+    assert (after.stage, after.failure) == (Stage.IN_DOUBT, None)
+    assert after.attempts[1].outcome is FAILED
+
+
+def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_payments_own() -> None:
+    payment = a_payment(attempts=attempts_with(NOT_ACTED))
+    after = payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2)))
+    assert after.attempts == (an_attempt(NOT_ACTED), an_attempt(None, number=2))
+    assert after.attempt_id == an_attempt_id(2)
+
+
+def test_a_success_brings_receipt_and_name_and_takes_the_failure_away() -> None:
+    payment = a_payment(stage=Stage.FAILED)
+    after = payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE"))
+    assert (after.stage, after.receipt, after.recipient_name, after.failure) == (
+        Stage.SUCCEEDED, RECEIPT, "JANE DOE", None,
+    )  # fmt: skip
+
+
+def test_a_receipt_that_comes_after_a_success_without_one_is_added() -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED, receipt=None)
+    assert payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT)).receipt == RECEIPT
+
+
+def test_a_second_receipt_does_not_replace_the_first() -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED)
+    assert payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt="UC14OTHER1")) == payment
+
+
+FACTS = st.builds(
+    Fact,
+    name=st.sampled_from(FactName),
+    attempt_id=st.sampled_from([None, *map(an_attempt_id, range(1, 4))]),
+    outcome=st.sampled_from([None, *Outcome]),
+    failure=st.just(A_FAILURE),
+    receipt=st.sampled_from([None, RECEIPT]),
+    speaks_for_all=st.booleans(),
+)
+
+
+@given(facts=st.lists(FACTS, max_size=25))
+def test_no_order_of_facts_undoes_what_is_final(facts: list[Fact]) -> None:
+    """Succeeded is absorbing; failed is left only by success; no attempt is forgotten or known worse than before."""
+    payment = a_payment()
+    for fact in facts:
+        after = payment.after(fact)
+        if payment.stage is Stage.SUCCEEDED:
+            assert after.stage is Stage.SUCCEEDED
+        if payment.stage is Stage.FAILED and after.stage is not Stage.FAILED:
+            assert (after.stage, fact.name) == (Stage.SUCCEEDED, FactName.SUCCESS_REPORTED)
+        if after.stage is Stage.SUCCEEDED is not payment.stage:
+            assert fact.name is FactName.SUCCESS_REPORTED
+        assert (after.failure is not None) == (after.stage is Stage.FAILED)
+        assert len(after.attempts) >= len(payment.attempts)
+        pairs = zip(payment.attempts, after.attempts, strict=False)
+        assert all(strength(new.outcome) >= strength(old.outcome) for old, new in pairs)
+        payment = after
+
+
+ONE = {"checkout_request_id": "ws_CO_1"}
+TWO = {"checkout_request_id": "ws_CO_2"}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ids", "expected"),
+    [
+        ([], ONE, None),
+        ([an_attempt(ACKNOWLEDGED, **ONE)], ONE, 1),
+        ([an_attempt(ACKNOWLEDGED, **ONE), an_attempt(ACKNOWLEDGED, number=2, **TWO)], TWO, 2),
+        ([an_attempt(FAILED, **ONE), an_attempt(None, number=2)], ONE, 1),
+        ([an_attempt(NOT_ACTED), an_attempt(None, number=2)], ONE, 2),
+        ([an_attempt(NOT_ACTED), an_attempt(UNKNOWN, number=2)], {}, 2),
+        ([an_attempt(None), an_attempt(UNKNOWN, number=2)], ONE, None),
+        ([an_attempt(NOT_ACTED), an_attempt(REFUSED, number=2)], ONE, None),
+    ],
+)
+def test_a_message_is_about_the_attempt_with_its_id_or_the_only_open_one(
+    attempts: list[Attempt], ids: dict[str, str], expected: int | None
+) -> None:
+    found = a_payment(stage=Stage.IN_DOUBT, attempts=tuple(attempts)).attempt_named_by(frozenset(ids.items()))
+    assert found == (None if expected is None else an_attempt_id(expected))
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ({}, False),  # what is absent contradicts nothing
+        (ONE, False),
+        (TWO, False),  # known from the other attempt
+        ({"checkout_request_id": "ws_CO_3"}, True),
+        ({"merchant_request_id": "m-9"}, False),  # none of its kind is known
+        ({**ONE, "merchant_request_id": "m-9"}, False),
+        ({"checkout_request_id": "ws_CO_3", "merchant_request_id": "m-9"}, True),
+    ],
+)
+def test_ids_disagree_only_where_all_known_of_their_kind_differ(ids: dict[str, str], expected: bool) -> None:
+    attempts = (an_attempt(ACKNOWLEDGED, **ONE), an_attempt(ACKNOWLEDGED, number=2, **TWO))
+    payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts)
+    assert payment.disagrees_with(frozenset(ids.items())) is expected
+
+
+def test_a_rule_without_a_guard_always_holds() -> None:
+    assert Rule(Stage.FAILED) == Rule(Stage.FAILED, Guard.ALWAYS, None)

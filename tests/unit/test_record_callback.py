@@ -1,0 +1,316 @@
+"""What a callback does: believed only where it agrees with the payment, final only by an explicit word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from itertools import product
+from typing import Any
+
+import pytest
+
+from domain.callback_address import Operation, fits_kind
+from domain.events import EventType
+from domain.lifecycle.record_callback import (
+    Disposition,
+    Report,
+    Word,
+    callback_change,
+    decide_callback,
+    raw_change,
+)
+from domain.payment import Outcome, Payment, Stage
+from domain.ports import Decided
+from domain.values import Kind
+from tests.builders import NOW, RECEIPT, a_callback, a_context, a_payment, a_report, an_attempt, an_attempt_id
+
+D, S = Disposition, Stage
+PENDING = [stage for stage in Stage if not stage.is_final]
+
+
+def decided(payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any) -> Decided:
+    return decide_callback(payment, a_context(**context), report, source_allowed=source_allowed)
+
+
+def payment_of(decision: Decided) -> Payment:
+    assert decision.payment is not None
+    return decision.payment
+
+
+# word, stage before, stage after, disposition, event: for a message that agrees in everything. A dot: no event.
+AGREEING = """
+success     accepted         succeeded        finalized                mkwanja.payment.succeeded
+success     submitting       succeeded        finalized                mkwanja.payment.succeeded
+success     awaiting_result  succeeded        finalized                mkwanja.payment.succeeded
+success     in_doubt         succeeded        finalized                mkwanja.payment.succeeded
+success     succeeded        succeeded        duplicate                .
+success     failed           succeeded        corrected                mkwanja.payment.corrected
+failure     accepted         accepted         not_all_accounted_for    .
+failure     submitting       failed           finalized                mkwanja.payment.failed
+failure     awaiting_result  failed           finalized                mkwanja.payment.failed
+failure     in_doubt         failed           finalized                mkwanja.payment.failed
+failure     succeeded        succeeded        contradiction            .
+failure     failed           failed           duplicate                .
+undecided   accepted         accepted         inquiry_brought_forward  .
+undecided   submitting       submitting       inquiry_brought_forward  .
+undecided   awaiting_result  awaiting_result  inquiry_brought_forward  .
+undecided   in_doubt         in_doubt         inquiry_brought_forward  .
+undecided   succeeded        succeeded        inquiry_brought_forward  .
+undecided   failed           failed           inquiry_brought_forward  .
+timeout     accepted         accepted         inquiry_brought_forward  .
+timeout     submitting       submitting       inquiry_brought_forward  .
+timeout     awaiting_result  awaiting_result  inquiry_brought_forward  .
+timeout     in_doubt         in_doubt         inquiry_brought_forward  .
+timeout     succeeded        succeeded        inquiry_brought_forward  .
+timeout     failed           failed           inquiry_brought_forward  .
+unreadable  accepted         accepted         unreadable               .
+unreadable  submitting       submitting       unreadable               .
+unreadable  awaiting_result  awaiting_result  unreadable               .
+unreadable  in_doubt         in_doubt         unreadable               .
+unreadable  succeeded        succeeded        unreadable               .
+unreadable  failed           failed           unreadable               .
+"""
+ROWS = [line.split() for line in AGREEING.strip().splitlines()]
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_a_message_that_agrees_does_what_its_word_says(row: list[str], kind: Kind) -> None:
+    word, before, after, disposition, event = row
+    decision = decided(a_payment(stage=Stage(before), kind=kind), a_report(Word(word)))
+    assert (payment_of(decision).stage, decision.disposition) == (after, disposition)
+    assert decision.event == (None if event == "." else event)
+
+
+def test_every_word_is_decided_in_every_stage() -> None:
+    """A new word or stage fails here until somebody decides what it does."""
+    assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(Word, Stage))
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
+    """Every combination of word, stage, amount, ids, receipt, source and ownership."""
+    amounts = {"agrees": (True, Decimal("250.00")), "differs": (True, Decimal(251)),
+               "unreadable": (True, None), "absent": (False, None)}  # fmt: skip
+    ids = {"agree": frozenset({("conversation_id", "AG_1")}), "differ": frozenset({("conversation_id", "AG_9")}),
+           "absent": frozenset[tuple[str, str]]()}  # fmt: skip
+    cases = product(
+        Word, Stage, amounts, ids, (RECEIPT, "UC1OTHER22", None), (True, False), (True, False), (True, False)
+    )
+    for word, stage, amount, named, receipt, allowed, receipt_taken, ids_taken in cases:
+        outcome = {S.ACCEPTED: Outcome.NOT_ACTED, S.FAILED: Outcome.FAILED}.get(stage, Outcome.ACKNOWLEDGED)
+        payment = a_payment(stage=stage, kind=kind, attempts=(an_attempt(outcome, conversation_id="AG_1"),))
+        has_amount, value = amounts[amount]
+        report = a_report(word, has_amount=has_amount, amount=value, ids=ids[named], receipt=receipt)
+        decision = decided(
+            payment,
+            report,
+            source_allowed=allowed,
+            receipt_is_anothers=receipt_taken,
+            ids_of_others=ids[named] if ids_taken else frozenset(),
+        )
+        after = payment_of(decision)
+        agrees = allowed and named != "differ" and not (ids_taken and ids[named]) and amount in ("agrees", "absent")
+        if after.stage is Stage.SUCCEEDED is not stage:
+            assert word is Word.SUCCESS and agrees and receipt and amount == "agrees" and not receipt_taken
+        elif after.stage is Stage.FAILED is not stage:
+            assert word is Word.FAILURE and agrees and stage is not Stage.SUCCEEDED
+        else:
+            assert (after.stage, decision.event) == (stage, None)
+            assert (after.receipt, after.failure) == (payment.receipt, payment.failure)
+
+
+VETOES: dict[str, tuple[dict[str, Any], dict[str, Any], Disposition]] = {
+    "amount differs": ({"has_amount": True, "amount": Decimal("250.01")}, {}, D.AMOUNT_DIFFERS),
+    "amount unreadable": ({"has_amount": True, "amount": None}, {}, D.AMOUNT_DIFFERS),
+    "ids differ": ({"ids": frozenset({("conversation_id", "AG_9")})}, {}, D.IDS_DIFFER),
+    "ids of another payment": ({}, {"ids_of_others": frozenset({("conversation_id", "AG_7")})}, D.IDS_DIFFER),
+}
+
+
+@pytest.mark.parametrize("word", [Word.SUCCESS, Word.FAILURE])
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("veto", VETOES)
+def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
+    veto: str, stage: Stage, word: Word
+) -> None:
+    overrides, context, disposition = VETOES[veto]
+    attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
+    payment = a_payment(stage=stage, attempts=(attempt,))
+    decision = decided(payment, a_report(word, **overrides), **context)
+    assert decision.disposition is disposition
+    assert decision.is_flagged
+    assert decision.what == disposition
+    assert decision.payment == replace(payment, needs_review=True)
+
+
+def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() -> None:
+    payment = a_payment(stage=S.AWAITING_RESULT, needs_review=True)
+    decision = decided(payment, a_report(has_amount=True, amount=Decimal(1)))
+    assert (decision.what, decision.is_flagged, decision.payment) == (None, True, payment)
+
+
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("word", Word)
+def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(word: Word, stage: Stage) -> None:
+    payment = a_payment(stage=stage)
+    decision = decided(payment, a_report(word), source_allowed=False)
+    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT)
+    assert decision.payment == (replace(payment, next_step_at=NOW) if is_asked else payment)
+    assert (decision.disposition, decision.is_flagged, decision.ids) == (D.WRONG_SOURCE, True, frozenset())
+
+
+@pytest.mark.parametrize("word", Word)
+def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(word: Word) -> None:
+    decision = decided(None, a_report(word))
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (None, D.UNKNOWN_PAYMENT, True)
+
+
+@pytest.mark.parametrize(("kind", "operation"), list(product(Kind, Operation)))
+def test_a_message_of_another_kinds_operation_does_nothing(kind: Kind, operation: Operation) -> None:
+    payment = a_payment(kind=kind, stage=S.AWAITING_RESULT)
+    change = callback_change(payment.id, a_callback(operation=operation), a_report())
+    decision = change.decide(payment, a_context())
+    if fits_kind(operation, kind):
+        assert decision.disposition == D.FINALIZED
+    else:
+        assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.OTHER_OPERATION, True)
+
+
+def test_a_change_looks_up_whose_the_ids_and_the_receipt_are_and_keeps_the_raw_body() -> None:
+    report = a_report(ids=frozenset({("conversation_id", "AG_1")}))
+    callback = a_callback()
+    change = callback_change(a_payment().id, callback, report)
+    assert (change.ids, change.receipt, change.callback) == (report.ids, RECEIPT, callback)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stage: Stage) -> None:
+    payment = a_payment(stage=stage)
+    change = raw_change(payment.id, a_callback())
+    decision = change.decide(payment, a_context())
+    assert (decision.payment, decision.what, decision.event) == (payment, None, None)
+    assert (decision.disposition, decision.is_flagged) == (D.NOT_PROCESSED, True)
+    assert change.callback == a_callback()
+    assert (change.ids, change.receipt) == (frozenset(), None)  # what made it fail is not tried again
+
+
+@pytest.mark.parametrize("missing", [{"receipt": None}, {"has_amount": False, "amount": None}])
+@pytest.mark.parametrize("stage", PENDING)
+def test_a_success_without_receipt_or_amount_brings_the_inquiry_forward(stage: Stage, missing: dict[str, Any]) -> None:
+    decision = decided(a_payment(stage=stage), a_report(**missing))
+    assert (payment_of(decision).stage, decision.disposition) == (stage, D.INQUIRY_BROUGHT_FORWARD)
+    assert decision.is_flagged
+    if stage in (S.AWAITING_RESULT, S.IN_DOUBT):
+        assert payment_of(decision).next_step_at == NOW
+
+
+@pytest.mark.parametrize("word", [Word.TIMEOUT, Word.UNDECIDED])
+def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward(word: Word) -> None:
+    ids = frozenset({("conversation_id", "AG_1")})
+    decision = decided(a_payment(stage=S.IN_DOUBT), a_report(word, ids=ids))
+    assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
+    assert (payment_of(decision).next_step_at, decision.is_flagged) == (NOW, False)
+
+
+@pytest.mark.parametrize("stage", [*PENDING, S.FAILED])
+def test_a_receipt_of_another_payment_finalizes_nothing(stage: Stage) -> None:
+    payment = a_payment(stage=stage)
+    decision = decided(payment, a_report(), receipt_is_anothers=True)
+    assert decision.payment == replace(payment, needs_review=True)
+    assert (decision.disposition, decision.is_flagged) == (D.RECEIPT_OF_ANOTHER_PAYMENT, True)
+
+
+def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> None:
+    payment = a_payment(stage=S.SUCCEEDED)
+    decision = decided(payment, a_report(receipt="UC1SECOND2"))
+    assert decision.payment == replace(payment, needs_review=True)
+    assert (decision.disposition, decision.event) == (D.CONTRADICTION, None)
+
+
+def test_a_receipt_that_comes_after_a_success_without_one_is_announced() -> None:
+    decision = decided(a_payment(stage=S.SUCCEEDED, receipt=None), a_report())
+    assert (payment_of(decision).receipt, decision.event) == (RECEIPT, EventType.RECEIPT_ADDED)
+    assert decision.disposition is D.RECEIPT_ADDED
+    assert decision.what == "success_reported"
+
+
+def test_a_failure_after_a_success_is_a_contradiction_that_changes_nothing() -> None:
+    payment = a_payment(stage=S.SUCCEEDED)
+    decision = decided(payment, a_report(Word.FAILURE))
+    assert decision.payment == replace(payment, needs_review=True)
+    assert decision.event is None
+
+
+def test_a_correction_is_announced_and_flagged() -> None:
+    decision = decided(a_payment(stage=S.FAILED), a_report())
+    assert (decision.event, decision.is_flagged) == (EventType.CORRECTED, True)
+    assert (payment_of(decision).failure, payment_of(decision).receipt) == (None, RECEIPT)
+
+
+def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
+    first = decided(a_payment(stage=S.AWAITING_RESULT), a_report())
+    again = decided(first.payment, a_report())
+    assert (again.payment, again.what, again.event) == (first.payment, None, None)
+    assert (again.disposition, again.is_flagged) == (D.DUPLICATE, False)
+
+
+OWN_ID = ("originator_conversation_id", str(a_payment().id))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids", "expected"),
+    [
+        # A withdrawal's own id speaks for every send under it.
+        (Kind.WITHDRAWAL, {OWN_ID}, S.FAILED),
+        (Kind.WITHDRAWAL, set(), S.IN_DOUBT),
+        (Kind.DEPOSIT, {("checkout_request_id", "ws_CO_1")}, S.IN_DOUBT),
+        (Kind.BILL_PAYMENT, {("originator_conversation_id", "9d20-1")}, S.IN_DOUBT),
+        (Kind.BILL_PAYMENT, {OWN_ID}, S.IN_DOUBT),  # Daraja gives a bill payment its id: ours means nothing there
+    ],
+)
+def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
+    kind: Kind, ids: set[tuple[str, str]], expected: Stage
+) -> None:
+    attempts = (
+        an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1"),
+        an_attempt(Outcome.UNKNOWN, number=2),
+    )
+    payment = a_payment(kind=kind, stage=S.IN_DOUBT, attempts=attempts)
+    decision = decided(payment, a_report(Word.FAILURE, ids=frozenset(ids)))
+    after = payment_of(decision)
+    assert after.stage is expected
+    if expected is S.IN_DOUBT:
+        assert (decision.disposition, after.next_step_at) == (D.NOT_ALL_ACCOUNTED_FOR, NOW)
+
+
+def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None:
+    ids = frozenset({("originator_conversation_id", "somebody-elses")})
+    for word in (Word.SUCCESS, Word.FAILURE, Word.TIMEOUT):
+        decision = decided(a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(word, ids=ids))
+        assert (payment_of(decision).stage, decision.disposition) == (S.AWAITING_RESULT, D.IDS_DIFFER)
+
+
+def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_ids() -> None:
+    """The callback may be there before Daraja's own answer was read."""
+    ids = frozenset({("checkout_request_id", "ws_CO_1"), ("merchant_request_id", "m-1")})
+    decision = decided(a_payment(stage=S.SUBMITTING), a_report(ids=ids))
+    assert payment_of(decision).stage is S.SUCCEEDED
+    assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
+
+
+def test_daraja_s_code_is_noted_with_the_result() -> None:
+    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(Word.FAILURE))
+    assert (decision.what, decision.detail) == ("failure_reported", {"provider_code": "1032"})
+
+
+def test_a_claim_of_success_that_cannot_be_used_is_marked_for_a_person() -> None:
+    """A deposit must not fail for want of a result while such a claim is held (design.md, "In doubt, by kind")."""
+    decision = decided(a_payment(stage=S.IN_DOUBT), a_report(receipt=None))
+    assert payment_of(decision).needs_review
+
+
+def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person() -> None:
+    """A contradiction is flagged, never dropped (design.md, rule 7): what is thought unsent would be sent again."""
+    payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
+    assert payment_of(decided(payment, a_report(Word.FAILURE))).needs_review
