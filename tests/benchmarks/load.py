@@ -64,7 +64,5 @@ def post(url: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         "Content-Length": str(len(body)),
         **headers,
     }
-    return (
-        f"POST {path} HTTP/1.1\r\n{''.join(f'{name}: {value}{chr(13)}{chr(10)}' for name, value in fields.items())}\r\n".encode()
-        + body
-    )
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

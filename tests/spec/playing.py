@@ -84,19 +84,20 @@ async def play(system: System, api: Api, table: Sequence[Play]) -> dict[str, str
     ids = dict(zip((row.label for row in table), started, strict=True))
     assert len(ids) == len(table), "two rows share a label"
     expected = {row.label: row.seen for row in table}
-    try:
-        await system.eventually(lambda: look(system, ids), lambda seen: seen == expected)
-    except AssertionError:
-        assert await look(system, ids) == expected
+    await system.eventually(lambda: _differences(system, ids, expected), lambda differences: not differences)
     await all_told(system)  # what is open may only look right because its result was still on the way
-    assert await look(system, ids) == expected
+    differences = await _differences(system, ids, expected)
+    assert not differences, differences
     await _sweep_open(system, ids)
-    afterwards = await look(system, ids)
-    assert {label: (seen.moved, seen.sent) for label, seen in afterwards.items()} == {
-        label: (seen.moved, seen.sent) for label, seen in expected.items()
-    }
+    for label, seen in (await look(system, ids)).items():
+        assert (seen.moved, seen.sent) == (expected[label].moved, expected[label].sent), (label, seen)
     await _assert_told(system, ids, expected)
     return ids
+
+
+async def _differences(system: System, ids: dict[str, str], expected: dict[str, Seen]) -> list[tuple[str, Seen, Seen]]:
+    seen = await look(system, ids)
+    return [(label, seen[label], expected[label]) for label in ids if seen[label] != expected[label]]
 
 
 async def look(system: System, ids: dict[str, str]) -> dict[str, Seen]:

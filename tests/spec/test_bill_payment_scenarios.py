@@ -62,7 +62,6 @@ _PAID_LATER = [
     Play("spike_arrest_apigee", PAID_LATER, times=1),
     Play("spike_arrest_json", PAID_LATER, times=1),
     Play("quota", PAID_LATER, times=1),
-    Play("token_expired", PAID_LATER, times=1),
 ]
 
 _IN_DOUBT = [
@@ -116,7 +115,7 @@ async def test_a_bill_payment_that_daraja_refuses_fails_at_once(system: System) 
 
 
 async def test_a_bill_payment_that_daraja_turned_away_is_sent_again(system: System) -> None:
-    """A bill payment refused before it could act (too many requests, an old token) is sent again and paid once."""
+    """A bill payment refused before it could act (too many requests) is sent again and paid once."""
     await play(system, "b2b", _PAID_LATER)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Play, begin, failed, play, results, times_sent
+import pytest
+
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Api, Play, begin, failed, play, results, times_sent
 from tests.spec.system import System
 
 _PAID = [
@@ -69,7 +71,6 @@ _PAID_LATER = [
     Play("spike_arrest_apigee", PAID_LATER, times=1),
     Play("spike_arrest_json", PAID_LATER, times=1),
     Play("quota", PAID_LATER, times=1),
-    Play("token_expired", PAID_LATER, times=1),
 ]
 
 _IN_DOUBT = [
@@ -124,7 +125,7 @@ async def test_a_deposit_that_daraja_refuses_fails_at_once(system: System) -> No
 
 
 async def test_a_deposit_that_daraja_turned_away_is_sent_again(system: System) -> None:
-    """A deposit refused before it could act (too many requests, an old token) is sent again and paid once."""
+    """A deposit refused before it could act (too many requests) is sent again and paid once."""
     await play(system, "stk", _PAID_LATER)
 
 
@@ -149,6 +150,12 @@ async def test_a_late_success_corrects_a_failed_deposit(system: System) -> None:
     events = [row["event_type"] for row in await system.rows(f"{sql} ORDER BY sequence", payment_id)]
     assert events == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
     await system.assert_money_agrees([payment_id])
+
+
+@pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])
+async def test_a_refused_token_is_replaced_once(system: System, api: Api) -> None:
+    """Whatever an API says to an invalid token, the payment is sent once more with a new one, and paid once."""
+    await play(system, api, [Play("token_expired", PAID_LATER, times=1)])
 
 
 async def test_all_tokens_gone_costs_nothing_but_a_new_one(system: System) -> None:

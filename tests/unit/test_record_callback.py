@@ -304,12 +304,6 @@ def test_daraja_s_code_is_noted_with_the_result() -> None:
     assert (decision.what, decision.detail) == ("failure_reported", {"provider_code": "1032"})
 
 
-def test_a_claim_of_success_that_cannot_be_used_is_marked_for_a_person() -> None:
-    """A deposit must not fail for want of a result while such a claim is held (design.md, "In doubt, by kind")."""
-    decision = decided(a_payment(stage=S.IN_DOUBT), a_report(receipt=None))
-    assert payment_of(decision).needs_review
-
-
 def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person() -> None:
     """A contradiction is flagged, never dropped (design.md, rule 7): what is thought unsent would be sent again."""
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))

@@ -50,63 +50,59 @@ WHERE payment_id = ANY(CAST(:ids AS uuid[]))
 """)
 _RECEIPTS = text("SELECT receipt, id FROM mkwanja.payments WHERE receipt = ANY(CAST(:receipts AS text[]))")
 
-_UPDATE_PAYMENTS = text(f"""
-UPDATE mkwanja.payments AS payment
-SET {", ".join(f"{name} = sent.{name}" for name in CHANGED_COLUMNS if name != "id")}
-FROM {unnest(CHANGED_COLUMNS)} WHERE payment.id = sent.id
-RETURNING payment.id
-""")
-
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
-_UPDATE_ATTEMPTS = text(f"""
-UPDATE mkwanja.attempts AS attempt SET outcome = sent.outcome, ended_at = now()
-FROM {unnest(_OUTCOME_COLUMNS)} WHERE attempt.id = sent.id
-RETURNING attempt.id
-""")
-
 _ID_COLUMNS = {"kind": "text", "value": "text", "payment_id": "uuid", "attempt_id": "uuid"}
-_INSERT_IDS = text(f"""
-INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
-SELECT kind, value, payment_id, attempt_id, now() FROM {unnest(_ID_COLUMNS)} ORDER BY kind, value
-ON CONFLICT ON CONSTRAINT provider_id_belongs_to_one_payment DO NOTHING
-RETURNING kind
-""")
-
 _HISTORY_COLUMNS = {
     "id": "uuid", "payment_id": "uuid", "sequence": "int", "what": "text", "previous_stage": "text", "stage": "text",
     "attempt_id": "uuid", "detail": "text", "event_type": "text", "event_body": "text",
 }  # fmt: skip
-_INSERT_HISTORY = text(f"""
-INSERT INTO mkwanja.payment_history
-    (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail, event_type, event_body)
-SELECT id, payment_id, sequence, now(), what, previous_stage, stage, attempt_id, CAST(detail AS json), event_type, event_body
-FROM {unnest(_HISTORY_COLUMNS)}
-""")
-
 _CALLBACK_COLUMNS = {
     "id": "uuid", "payment_id": "uuid", "operation": "text", "source_address": "text", "source_allowed": "boolean",
     "content_type": "text", "body": "bytea", "body_sha256": "bytea", "disposition": "text", "is_flagged": "boolean",
 }  # fmt: skip
-_INSERT_CALLBACKS = text(f"""
-INSERT INTO mkwanja.callbacks
-    (id, payment_id, operation, received_at, source_address, source_allowed, content_type, body, body_sha256,
-     disposition, is_flagged)
-SELECT id, payment_id, operation, now(), source_address, source_allowed, content_type, body, body_sha256,
-     disposition, is_flagged
-FROM {unnest(_CALLBACK_COLUMNS)}
-WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS stored WHERE stored.id = sent.id)
-""")
-
 _EXCHANGE_COLUMNS = {
-    "id": "uuid", "payment_id": "uuid", "attempt_id": "uuid", "api": "text", "request": "text", "was_written": "boolean",
-    "http_status": "int", "answer": "text", "meaning": "text",
+    "id": "uuid", "payment_id": "uuid", "attempt_id": "uuid", "api": "text", "request": "text",
+    "was_written": "boolean", "http_status": "int", "answer": "text", "meaning": "text",
 }  # fmt: skip
-_INSERT_EXCHANGES = text(f"""
-INSERT INTO mkwanja.daraja_exchanges
-    (id, payment_id, attempt_id, api, recorded_at, request, was_written, http_status, answer, meaning)
-SELECT id, payment_id, attempt_id, api, now(), CAST(request AS json), was_written, http_status, answer, meaning
-FROM {unnest(_EXCHANGE_COLUMNS)}
-ON CONFLICT (id) DO NOTHING
+
+# All that a batch writes, in one statement, because each costs two round trips. The tables do not read each other here;
+# what was written is counted. A callback or an exchange that a lost COMMIT wrote already is not written twice.
+_WRITE = text(f"""
+WITH ids AS (
+    INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
+    SELECT kind, value, payment_id, attempt_id, now() FROM {unnest(_ID_COLUMNS, "ids")} ORDER BY kind, value
+    ON CONFLICT ON CONSTRAINT provider_id_belongs_to_one_payment DO NOTHING
+    RETURNING kind
+), changed AS (
+    UPDATE mkwanja.payments AS payment
+    SET {", ".join(f"{name} = sent.{name}" for name in CHANGED_COLUMNS if name != "id")}
+    FROM {unnest(CHANGED_COLUMNS, "payments")} WHERE payment.id = sent.id
+    RETURNING payment.id
+), ended AS (
+    UPDATE mkwanja.attempts AS attempt SET outcome = sent.outcome, ended_at = now()
+    FROM {unnest(_OUTCOME_COLUMNS, "attempts")} WHERE attempt.id = sent.id
+    RETURNING attempt.id
+), noted AS (
+    INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id,
+        detail, event_type, event_body)
+    SELECT id, payment_id, sequence, now(), what, previous_stage, stage, attempt_id, CAST(detail AS json), event_type,
+        event_body
+    FROM {unnest(_HISTORY_COLUMNS, "history")}
+), stored AS (
+    INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address, source_allowed, content_type,
+        body, body_sha256, disposition, is_flagged)
+    SELECT id, payment_id, operation, now(), source_address, source_allowed, content_type, body, body_sha256,
+        disposition, is_flagged
+    FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
+    WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS earlier WHERE earlier.id = sent.id)
+), exchanged AS (
+    INSERT INTO mkwanja.daraja_exchanges (id, payment_id, attempt_id, api, recorded_at, request, was_written,
+        http_status, answer, meaning)
+    SELECT id, payment_id, attempt_id, api, now(), CAST(request AS json), was_written, http_status, answer, meaning
+    FROM {unnest(_EXCHANGE_COLUMNS, "exchanges")}
+    ON CONFLICT (id) DO NOTHING
+)
+SELECT (SELECT count(*) FROM ids) AS ids, (SELECT count(*) FROM changed) AS payments, (SELECT count(*) FROM ended) AS attempts
 """)
 
 
@@ -252,41 +248,37 @@ def _prepare(
 
 async def _write(transaction: Transaction, written: Sequence[_Written]) -> None:
     ids = [
-        {
-            "kind": kind,
-            "value": value,
-            "payment_id": item.change.payment_id,
-            "attempt_id": item.decided.attempt_id,
-        }
+        {"kind": kind, "value": value, "payment_id": item.change.payment_id, "attempt_id": item.decided.attempt_id}
         for item in written
         for kind, value in sorted(item.new_ids)
     ]
-    if ids and len(await transaction.rows(_INSERT_IDS, columns(ids, _ID_COLUMNS))) != len(ids):
-        raise _TakenMeanwhile
     changed = [
         changed_values(item.decided.payment)
         for item in written
         if item.before is not None and item.decided.payment is not None and item.decided.payment != item.before
     ]
-    await _write_counted(transaction, _UPDATE_PAYMENTS, changed, CHANGED_COLUMNS)
     outcomes = [
         {"id": attempt.id, "outcome": attempt.outcome.value if attempt.outcome else None}
         for item in written
         for attempt in _changed_attempts(item)
     ]
-    await _write_counted(transaction, _UPDATE_ATTEMPTS, outcomes, _OUTCOME_COLUMNS)
-    if history := [item.history for item in written if item.history]:
-        await transaction.run(_INSERT_HISTORY, columns(history, _HISTORY_COLUMNS))
-    if callbacks := [_callback_values(item) for item in written if item.change.callback]:
-        await transaction.run(_INSERT_CALLBACKS, columns(callbacks, _CALLBACK_COLUMNS))
-    if exchanges := [values for item in written for values in _exchange_values(item.change)]:
-        await transaction.run(_INSERT_EXCHANGES, columns(exchanges, _EXCHANGE_COLUMNS))
-
-
-async def _write_counted(
-    transaction: Transaction, statement: Any, rows: list[dict[str, Any]], types: dict[str, str]
-) -> None:
-    if rows and len(await transaction.rows(statement, columns(rows, types))) != len(rows):
+    history = [item.history for item in written if item.history]
+    callbacks = [_callback_values(item) for item in written if item.change.callback]
+    exchanges = [values for item in written for values in _exchange_values(item.change)]
+    if not (ids or changed or outcomes or history or callbacks or exchanges):
+        return
+    parameters = {
+        **columns(ids, _ID_COLUMNS, "ids"),
+        **columns(changed, CHANGED_COLUMNS, "payments"),
+        **columns(outcomes, _OUTCOME_COLUMNS, "attempts"),
+        **columns(history, _HISTORY_COLUMNS, "history"),
+        **columns(callbacks, _CALLBACK_COLUMNS, "callbacks"),
+        **columns(exchanges, _EXCHANGE_COLUMNS, "exchanges"),
+    }
+    [counted] = await transaction.rows(_WRITE, parameters)
+    if counted.ids != len(ids):
+        raise _TakenMeanwhile
+    if (counted.payments, counted.attempts) != (len(changed), len(outcomes)):
         raise RuntimeError("a locked row was not written: two changes of one payment in a batch?")
 
 

@@ -142,12 +142,12 @@ def changed_values(payment: Payment) -> dict[str, Any]:
     }
 
 
-def columns(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+def columns(rows: Sequence[dict[str, Any]], names: Iterable[str], prefix: str = "") -> dict[str, list[Any]]:
     """Rows as one array per column, the form that `unnest` takes: the SQL text stays the same for any number."""
-    return {name: [row[name] for row in rows] for name in names}
+    return {f"{prefix}_{name}" if prefix else name: [row[name] for row in rows] for name in names}
 
 
-def unnest(types: dict[str, str]) -> str:
-    """The FROM clause that turns arrays named like their columns back into rows."""
-    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in types.items())
+def unnest(types: dict[str, str], prefix: str = "") -> str:
+    """The FROM clause that turns arrays named like their columns back into rows; `prefix` as in `columns`."""
+    arrays = ", ".join(f"CAST(:{f'{prefix}_{name}' if prefix else name} AS {kind}[])" for name, kind in types.items())
     return f"unnest({arrays}) AS sent({', '.join(types)})"

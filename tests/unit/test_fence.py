@@ -1,0 +1,88 @@
+"""The fence: past the deadline, or while the worker stops, no first byte is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.errors import Unreachable
+from domain.fence import DeadlinePassed, Draining, Fence
+
+
+class Clock:
+    """A clock that stands where it is put."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def a_fence(clock: Clock, *, is_draining: bool = False) -> Fence:
+    return Fence(clock=clock, deadline_seconds=30, is_draining=lambda: is_draining)
+
+
+@pytest.mark.parametrize("passed", [0, 1, 29.999])
+def test_before_the_deadline_a_byte_may_be_written_and_is_then_known_to_be(clock: Clock, passed: float) -> None:
+    fence = a_fence(clock)
+    clock.at += passed
+    fence.check()
+    assert not fence.is_written
+    fence.pass_first_byte()
+    assert fence.is_written
+
+
+@pytest.mark.parametrize("passed", [30, 30.001, 1e6])
+def test_from_the_deadline_on_nothing_is_written(clock: Clock, passed: float) -> None:
+    """A worker frozen past its lease, then thawed, must not pay."""
+    fence = a_fence(clock)
+    clock.at += passed
+    with pytest.raises(DeadlinePassed):
+        fence.check()
+    with pytest.raises(DeadlinePassed):
+        fence.pass_first_byte()
+    assert not fence.is_written
+
+
+def test_the_deadline_counts_from_when_the_fence_was_made(clock: Clock) -> None:
+    fence = a_fence(clock)
+    clock.at += 10
+    assert fence.seconds_left == 20
+
+
+def test_a_worker_that_stops_writes_nothing_more() -> None:
+    fence = a_fence(Clock(), is_draining=True)
+    with pytest.raises(Draining):
+        fence.check()
+    with pytest.raises(Draining):
+        fence.pass_first_byte()
+    assert not fence.is_written
+
+
+def test_what_was_begun_is_written_to_its_end_past_the_deadline(clock: Clock) -> None:
+    """After the first byte it may have acted; half a request helps nobody."""
+    fence = a_fence(clock)
+    fence.pass_first_byte()
+    clock.at += 60
+    fence.pass_first_byte()
+    assert fence.is_written
+
+
+def test_a_second_send_is_fenced_like_the_first(clock: Clock) -> None:
+    fence = a_fence(clock)
+    fence.pass_first_byte()
+    fence.begin_send()
+    assert not fence.is_written
+    clock.at += 30
+    with pytest.raises(DeadlinePassed):
+        fence.pass_first_byte()
+
+
+@pytest.mark.parametrize("error", [DeadlinePassed, Draining])
+def test_what_the_fence_refuses_was_provably_not_sent(error: type[Exception]) -> None:
+    assert issubclass(error, Unreachable)

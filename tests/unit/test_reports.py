@@ -1,0 +1,392 @@
+"""Reading what Daraja calls back with: every known shape is read, and nothing but an explicit 0 is a success."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from domain.adapters.daraja.reports import UNREADABLE, read_report, without_secrets
+from domain.callback_address import Operation
+from domain.failures import FailureReason
+from domain.lifecycle.record_callback import Report, Word
+
+ABSENT = object()
+STK_ITEMS: dict[str, Any] = {
+    "Amount": 250.0,
+    "MpesaReceiptNumber": "UC14KD82QZ",
+    "Balance": ABSENT,
+    "TransactionDate": 20260301101521,
+    "PhoneNumber": 254711000111,
+}
+PAYOUT_PARAMETERS: dict[str, Any] = {
+    "TransactionAmount": 1500,
+    "TransactionReceipt": "UC17KX20PM",
+    "ReceiverPartyPublicName": "254711000111 - JANE DOE",
+    "TransactionCompletedDateTime": "01.03.2026 10:20:31",
+    "B2CUtilityAccountAvailableFunds": 812345.5,
+    "B2CChargesPaidAccountAvailableFunds": -120.0,
+}
+BILL_PARAMETERS: dict[str, Any] = {
+    "DebitAccountBalance": "{Amount={CurrencyCode=KES, MinimumAmount=4200050, BasicAmount=42000.50}}",
+    "Amount": "1800.00",
+    "TransCompletedTime": "20260301103010",
+    "DebitPartyCharges": "",
+    "ReceiverPartyPublicName": "888880 - SUPPLIER LTD",
+}
+
+
+def named(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [{key: name} | ({} if value is ABSENT else {"Value": value}) for name, value in values.items()]
+
+
+def stk(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
+    """An STK callback (daraja.md §2.3)."""
+    callback = {
+        "MerchantRequestID": "4c1e-118203",
+        "CheckoutRequestID": "ws_CO_0103",
+        "ResultCode": code,
+        "ResultDesc": "The service request is processed successfully.",
+    }
+    if items is not ABSENT:
+        callback["CallbackMetadata"] = {"Item": named(STK_ITEMS, "Name") if items is None else items}
+    callback.update(fields)
+    return {"Body": {"stkCallback": {name: value for name, value in callback.items() if value is not ABSENT}}}
+
+
+def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, Any]:
+    """A B2C result (daraja.md §4.3)."""
+    result = {
+        "ResultType": 0,
+        "ResultCode": code,
+        "OriginatorConversationID": "payout-17",
+        "ConversationID": "AG_20260301_2010",
+        "TransactionID": "UC17KX20PM",
+        "ReferenceData": {"ReferenceItem": {"Key": "QueueTimeoutURL", "Value": "https://internal.example/submit"}},
+    }
+    if parameters is not ABSENT:
+        result["ResultParameters"] = {
+            "ResultParameter": named(PAYOUT_PARAMETERS, "Key") if parameters is None else parameters
+        }
+    result.update(fields)
+    return {"Result": {name: value for name, value in result.items() if value is not ABSENT}}
+
+
+def read(operation: str, message: Any) -> Report:
+    return read_report(operation, message if isinstance(message, bytes) else json.dumps(message).encode())
+
+
+def test_a_deposits_success_is_read_whole() -> None:
+    assert read("deposit", stk()) == Report(
+        word=Word.SUCCESS,
+        code="0",
+        ids=frozenset({("merchant_request_id", "4c1e-118203"), ("checkout_request_id", "ws_CO_0103")}),
+        has_amount=True,
+        amount=Decimal(250),
+        receipt="UC14KD82QZ",
+    )
+
+
+def test_a_withdrawals_success_is_read_whole() -> None:
+    assert read("withdrawal", payout()) == Report(
+        word=Word.SUCCESS,
+        code="0",
+        ids=frozenset({("conversation_id", "AG_20260301_2010"), ("originator_conversation_id", "payout-17")}),
+        has_amount=True,
+        amount=Decimal(1500),
+        receipt="UC17KX20PM",
+        recipient_name="JANE DOE",
+    )
+
+
+def test_a_bill_payments_success_is_read_whole_though_all_of_it_is_text() -> None:
+    report = read("bill-payment", payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0"))
+    assert (report.word, report.amount, report.receipt, report.recipient_name) == (
+        Word.SUCCESS, Decimal(1800), "UC19BQ77TL", "SUPPLIER LTD",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("operation", "message"), [("deposit", stk), ("withdrawal", payout), ("bill-payment", payout)])
+@pytest.mark.parametrize(
+    ("code", "word", "text"),
+    [
+        (0, Word.SUCCESS, "0"),
+        ("0", Word.SUCCESS, "0"),
+        (1, Word.FAILURE, "1"),
+        ("1", Word.FAILURE, "1"),
+        ("SFC_IC0003", Word.FAILURE, "SFC_IC0003"),
+        (17, Word.UNDECIDED, "17"),
+        (26, Word.UNDECIDED, "26"),
+        ("R000001", Word.UNDECIDED, "R000001"),
+        (4999, Word.UNDECIDED, "4999"),
+        ("00", Word.UNDECIDED, "00"),
+        ("0 ", Word.UNDECIDED, "0 "),
+        ("O", Word.UNDECIDED, "O"),
+        (-1, Word.UNDECIDED, "-1"),
+    ],
+)
+def test_a_code_is_read_as_its_text_whether_it_came_as_number_or_string(
+    operation: str, message: Any, code: object, word: Word, text: str
+) -> None:
+    report = read(operation, message(code))
+    assert (report.word, report.code) == (word, text)
+
+
+@pytest.mark.parametrize("operation", ["deposit", "withdrawal", "bill-payment"])
+@pytest.mark.parametrize("code", [ABSENT, None, False, True, 0.0, "", [], [0], {}, {"0": 0}, "x" * 41, "0\n", "\ud800"])
+def test_a_code_of_another_type_makes_the_message_unreadable(operation: str, code: object) -> None:
+    message = stk(code) if operation == "deposit" else payout(code)
+    assert read(operation, message) == UNREADABLE
+
+
+def test_a_code_is_never_longer_than_a_column_of_text_should_be() -> None:
+    """A number may have thousands of digits and still be JSON."""
+    report = read("deposit", stk(10**4000))
+    assert report.word in (Word.UNREADABLE, Word.UNDECIDED)
+    assert len(report.code or "") <= 40
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [("1032", FailureReason.CANCELLED_BY_CUSTOMER), ("E3008", FailureReason.REJECTED_BY_PROVIDER)]
+)
+def test_a_deposits_failure_has_no_metadata_and_needs_none(code: str, reason: FailureReason) -> None:
+    report = read("deposit", stk(code, ABSENT))
+    assert report.failure is not None
+    assert (report.word, report.failure.reason, report.has_amount, report.receipt) == (
+        Word.FAILURE, reason, False, None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("transaction_id", ["MJO61H754M", "OAK0000000", "PCQ91HIOZJ"])
+def test_a_failures_transaction_id_is_no_receipt_however_real_it_looks(transaction_id: str) -> None:
+    single = {"Key": "BOCompletedTime", "Value": 20260301102031}
+    report = read("withdrawal", payout(2001, single, TransactionID=transaction_id))
+    assert (report.word, report.receipt) == (Word.FAILURE, None)
+
+
+@pytest.mark.parametrize("receipt", ["OAK0000000", "", None, 12, "UC 14", "UC1", [], {"a": 1}, "U" * 21, "UC14KD82Q\n"])
+def test_a_placeholder_or_anything_else_that_is_no_receipt_is_none(receipt: object) -> None:
+    items = named({**STK_ITEMS, "MpesaReceiptNumber": receipt}, "Name")
+    assert read("deposit", stk(0, items)).receipt is None
+
+
+def test_a_withdrawal_whose_two_receipts_differ_has_none() -> None:
+    assert read("withdrawal", payout(TransactionID="UC1OTHER22")).receipt is None
+    assert read("withdrawal", payout(TransactionID=ABSENT)).receipt == "UC17KX20PM"
+
+
+AMOUNTS: list[tuple[object, Decimal | None]] = [
+    (250, Decimal(250)),
+    (250.0, Decimal(250)),
+    ("250", Decimal(250)),
+    ("250.00", Decimal(250)),
+    (250.01, Decimal("250.01")),
+    (0.1, Decimal("0.1")),
+    (10**30, Decimal(10**30)),
+    (-250, Decimal(-250)),
+    ("2.5e2", None),
+    ("250 ", None),
+    ("+250", None),
+    ("KES 250", None),
+    ("२५०", None),
+    ("NaN", None),
+    ("Infinity", None),
+    (True, None),
+    ([250], None),
+    ({"Amount": 250}, None),
+]
+
+
+@pytest.mark.parametrize(("value", "amount"), AMOUNTS)
+def test_an_amount_is_exact_or_known_to_be_unreadable(value: object, amount: Decimal | None) -> None:
+    report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
+    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, True, amount)
+
+
+def test_an_amount_is_read_from_the_text_and_not_by_way_of_a_float() -> None:
+    body = json.dumps(stk()).replace("250.0", "250.00000000000000000001").encode()
+    assert read("deposit", body).amount == Decimal("250.00000000000000000001")
+
+
+@pytest.mark.parametrize("number", ["1e999999", "1e-999999", "1e99999999999999999999", "9" * 4000 + ".5"])
+def test_a_number_of_any_size_is_survived(number: str) -> None:
+    body = json.dumps(stk()).replace("250.0", number).encode()
+    report = read("deposit", body)
+    assert report.amount != 250
+
+
+@pytest.mark.parametrize("value", [ABSENT, None, ""])
+def test_an_amount_without_a_value_is_absent(value: object) -> None:
+    report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
+    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, False, None)
+
+
+def test_amounts_that_differ_within_a_message_are_unreadable() -> None:
+    parameters = [*named(PAYOUT_PARAMETERS, "Key"), {"Key": "Amount", "Value": "1499"}]
+    report = read("withdrawal", payout(0, parameters))
+    assert (report.has_amount, report.amount) == (True, None)
+
+
+def test_items_are_read_by_name_in_whatever_order() -> None:
+    items = named(STK_ITEMS, "Name")[::-1]
+    assert read("deposit", stk(0, items)) == read("deposit", stk())
+
+
+@pytest.mark.parametrize("items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Name": None}], [{"Value": 5}]])
+def test_metadata_that_is_missing_or_broken_leaves_a_success_without_amount_and_receipt(items: Any) -> None:
+    message = stk(0, items) if items is not None else stk(0, ABSENT, CallbackMetadata=None)
+    report = read("deposit", message)
+    assert (report.word, report.has_amount, report.receipt) == (Word.SUCCESS, False, None)
+
+
+def test_a_single_object_stands_for_a_list() -> None:
+    report = read("withdrawal", payout(0, {"Key": "TransactionAmount", "Value": 1500}))
+    assert (report.has_amount, report.amount, report.receipt) == (True, Decimal(1500), "UC17KX20PM")
+
+
+def test_a_repeated_parameter_name_is_read_as_a_list() -> None:
+    parameters = [*named(PAYOUT_PARAMETERS, "Key"), {"Key": "ReceiverPartyPublicName", "Value": "1 - SECOND"}]
+    assert read("withdrawal", payout(0, parameters)).recipient_name == "JANE DOE"
+
+
+@pytest.mark.parametrize("value", [None, 5, "JANE DOE", "254711000111 - ", "1 - A\nB", "1 - \ud800", [], {}])
+def test_a_name_of_another_form_is_none(value: object) -> None:
+    parameters = named({**PAYOUT_PARAMETERS, "ReceiverPartyPublicName": value}, "Key")
+    report = read("withdrawal", payout(0, parameters))
+    assert (report.word, report.recipient_name) == (Word.SUCCESS, None)
+
+
+@pytest.mark.parametrize("value", [ABSENT, None, ""])
+def test_an_absent_id_is_no_id(value: object) -> None:
+    assert read("deposit", stk(CheckoutRequestID=value)).ids == {("merchant_request_id", "4c1e-118203")}
+
+
+@pytest.mark.parametrize("value", [5, True, [], {}, "x" * 65, "é", "a\0b", "\ud800"])
+def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) -> None:
+    assert read("deposit", stk(CheckoutRequestID=value)) == UNREADABLE
+    assert read("withdrawal", payout(ConversationID=value)) == UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"InitiatorName": "api", "SecurityCredential": "c2VjcmV0", "OriginatorConversationID": "payout-17", "Amount": 1500},
+        {"Result": {"ResultCode": 0, "OriginatorConversationID": "payout-17"}},
+        payout(0),
+        payout(1),
+    ],
+)
+@pytest.mark.parametrize("operation", ["withdrawal-timeout", "bill-payment-timeout"])
+def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(operation: str, message: Any) -> None:
+    ids = frozenset({("originator_conversation_id", "payout-17")})
+    assert read(operation, message) == Report(word=Word.TIMEOUT, ids=ids)
+
+
+OPERATIONS = [*Operation, "status-1", "status-2-timeout", "deposit-timeout", ""]
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ("deposit", payout()), ("withdrawal", stk()), ("bill-payment", stk()), ("deposit", stk()["Body"]),
+        ("status-1", payout()), ("status-1", stk()), ("status-1-timeout", payout()), ("unknown", stk()),
+    ],
+)  # fmt: skip
+def test_the_operation_alone_decides_how_a_body_is_read(operation: str, message: Any) -> None:
+    assert read(operation, message) == UNREADABLE
+
+
+BROKEN: list[bytes] = [
+    b"", b" ", b"null", b"0", b'"0"', b"[]", b"{}", b"<html><body>502</body></html>", b"\xff\xfe\x00", b"\x80",
+    json.dumps(stk()).encode()[:-3],
+    json.dumps(stk()).encode() + b"x",
+    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": NaN').encode(),
+    json.dumps(stk()).replace("250.0", "Infinity").encode(),
+    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 1032, "ResultCode": 0').encode(),
+    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 0, "Deep": ' + "[" * 20 + "]" * 20).encode(),
+    b"[" * 60_000,
+    b'{"Body":' * 9_000,
+    b'{"Body":{"stkCallback":{"ResultCode":' + b"0" * 5_000 + b"}}}",
+    b'{"Body":{"stkCallback":{"ResultCode":' + b"1" * 5_000 + b"}}}",
+    json.dumps(stk()).encode("utf-16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("operation", ["deposit", "withdrawal", "bill-payment"])
+def test_what_is_no_clear_json_message_is_unreadable(operation: str, body: bytes) -> None:
+    assert read_report(operation, body) == UNREADABLE
+
+
+def test_a_byte_order_mark_is_survived() -> None:
+    assert read("deposit", b"\xef\xbb\xbf" + json.dumps(stk()).encode()).word is Word.SUCCESS
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(["0", 0, "UC17KX20PM"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["Body", "Result", "Key", "Name", "Value", "Item", "ResultCode", "Amount"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+def is_explicit_zero(operation: str, message: Any) -> bool:
+    try:
+        code = (message["Body"]["stkCallback"] if operation == "deposit" else message["Result"])["ResultCode"]
+    except (KeyError, TypeError, IndexError):
+        return False
+    return type(code) in (int, str) and code in (0, "0")
+
+
+@given(operation=st.sampled_from(OPERATIONS), code=VALUES, items=VALUES, outer=VALUES)
+@example(operation="deposit", code=float("nan"), items=None, outer=None)
+def test_no_json_value_is_a_success_but_with_an_explicit_zero(operation: str, code: Any, items: Any, outer: Any) -> None:
+    for message in (stk(code, items), payout(code, items), {"Result": outer}, {"Body": {"stkCallback": outer}}, outer):
+        report = read(operation, json.dumps(message).encode())
+        assert (report.word is Word.SUCCESS) <= is_explicit_zero(operation, message)
+        assert (report.word is Word.FAILURE) == (report.failure is not None)
+
+
+@given(operation=st.sampled_from(OPERATIONS), body=st.binary(max_size=300))
+def test_no_bytes_make_the_reader_raise(operation: str, body: bytes) -> None:
+    assert read_report(operation, body).word is not Word.SUCCESS
+
+
+@given(operation=st.sampled_from(OPERATIONS), cut=st.integers(0, 900), junk=st.binary(max_size=8), at=st.integers(0, 900))
+def test_no_mangled_message_makes_the_reader_raise(operation: str, cut: int, junk: bytes, at: int) -> None:
+    for message in (stk(), payout()):
+        body = json.dumps(message).encode()
+        read_report(operation, body[:cut])
+        read_report(operation, body[:at] + junk + body[at:])
+
+
+@pytest.mark.parametrize("name", ["SecurityCredential", "securitycredential", "Password", "InitiatorPassword", "access_token"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"%s":"S3CRET"}', '{"%s":"[replaced]"}'),
+        ('{"a": 1, "%s" : \n"S3CRET", "b": 2}', '{"a": 1, "%s" : \n"[replaced]", "b": 2}'),
+        ('{"%s":"S3CR', '{"%s":"[replaced]'),
+        (r'{"%s":"S3\"S3CRET\\","b":"\""}', r'{"%s":"[replaced]","b":"\""}'),
+        ('[{"x":{"%s":"S3CRET"}},{"%s":"S3CRET"}]', '[{"x":{"%s":"[replaced]"}},{"%s":"[replaced]"}]'),
+        ('{"%s":"S3CRET"', '{"%s":"[replaced]"'),
+        ('\x00\x01{"%s":"S3CRET\x02"', '\x00\x01{"%s":"[replaced]"'),
+    ],
+)
+def test_secrets_are_replaced_before_a_body_is_kept(name: str, before: str, after: str) -> None:
+    assert without_secrets(before.replace("%s", name).encode()) == after.replace("%s", name).encode()
+
+
+def test_a_secret_with_a_broken_escape_is_replaced_to_its_end() -> None:
+    assert b"S3CRET" not in without_secrets(b'{"SecurityCredential":"ab\\\nS3CRET"}')
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"\xff", json.dumps(stk()).encode(), b'{"Passwords":"kept","x":"Password"}'])
+def test_a_body_without_secrets_is_kept_as_it_came(body: bytes) -> None:
+    assert without_secrets(body) == body

@@ -1,0 +1,247 @@
+"""What an answer of Daraja's makes of a payment, in every stage that it may find it in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain import errors
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProviderError,
+    Refused,
+    Resendable,
+    StoreUnavailable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.events import EventType
+from domain.failures import Failure, FailureReason
+from domain.fence import DeadlinePassed, Draining
+from domain.lifecycle.reconcile import lease_expiry
+from domain.lifecycle.submit import SubmitTerms, answer_change, expiry, fact_of_answer
+from domain.payment import FactName, Outcome, Payment, Stage
+from domain.ports import ClaimTerms, Decided, Exchange
+from domain.values import Kind
+from tests.builders import NOW, PAYMENT_ID, a_context, a_payment, an_attempt_id, an_attempting, attempts_with
+
+NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
+TERMS = SubmitTerms(
+    claim=ClaimTerms(lease=timedelta(seconds=60), expires_after=dict.fromkeys(Kind, timedelta(seconds=60))),
+    inquiry_first_after=timedelta(seconds=30),
+    retry_after=timedelta(seconds=2),
+)
+UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
+
+# Each class of answer, the fact that it is, and what came of the attempt (design.md, "What an error from Daraja means").
+ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
+    (None, FactName.ACKNOWLEDGED, Outcome.ACKNOWLEDGED),
+    (Unreachable(), FactName.NOT_ACTED, NOT_ACTED),
+    (DeadlinePassed(), FactName.NOT_ACTED, NOT_ACTED),
+    (Draining(), FactName.NOT_ACTED, NOT_ACTED),
+    (Throttled(), FactName.NOT_ACTED, NOT_ACTED),
+    (TokenRefused(), FactName.NOT_ACTED, NOT_ACTED),
+    (Refused(NO), FactName.REFUSED, Outcome.REFUSED),
+    (Resendable(), FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE),
+    (DuplicateSubmission(), FactName.OUTCOME_UNKNOWN, Outcome.DUPLICATE),
+    (OutcomeUnknown(), FactName.OUTCOME_UNKNOWN, UNKNOWN),
+    (ProviderError(), FactName.OUTCOME_UNKNOWN, UNKNOWN),  # a class that nobody has thought of yet
+]
+
+
+@pytest.mark.parametrize(("error", "name", "outcome"), ANSWERS, ids=lambda value: type(value).__name__)
+def test_each_class_of_answer_is_one_fact(error: ProviderError | None, name: FactName, outcome: Outcome) -> None:
+    fact = fact_of_answer(an_attempt_id(), error)
+    assert (fact.name, fact.outcome, fact.attempt_id) == (name, outcome, an_attempt_id())
+    assert fact.failure == (NO if isinstance(error, Refused) else None)
+    assert not fact.speaks_for_all
+
+
+def test_every_class_of_provider_error_is_in_the_table() -> None:
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProviderError)]
+    assert {type(error) for error, _, _ in ANSWERS} >= set(classes)
+
+
+def answered(payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any) -> Decided:
+    return answer_change(PAYMENT_ID, an_attempting(), ids, error, TERMS).decide(payment, a_context(**context))
+
+
+def payment_of(decision: Decided) -> Payment:
+    assert decision.payment is not None
+    return decision.payment
+
+
+# What the answer of attempt 1 makes of the payment: (stage found, outcomes known, answer) → stage.
+ACKNOWLEDGED = Outcome.ACKNOWLEDGED
+IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | None, Stage]] = [
+    (Stage.SUBMITTING, (None,), None, Stage.AWAITING_RESULT),
+    (Stage.SUBMITTING, (None,), Refused(NO), Stage.FAILED),
+    (Stage.SUBMITTING, (None,), Unreachable(), Stage.ACCEPTED),
+    (Stage.SUBMITTING, (None,), Throttled(), Stage.ACCEPTED),
+    (Stage.SUBMITTING, (None,), TokenRefused(), Stage.ACCEPTED),
+    (Stage.SUBMITTING, (None,), Resendable(), Stage.IN_DOUBT),
+    (Stage.SUBMITTING, (None,), DuplicateSubmission(), Stage.IN_DOUBT),
+    (Stage.SUBMITTING, (None,), OutcomeUnknown(), Stage.IN_DOUBT),
+    # with another attempt whose outcome is unknown
+    (Stage.SUBMITTING, (None, UNKNOWN), None, Stage.AWAITING_RESULT),
+    (Stage.SUBMITTING, (None, UNKNOWN), Refused(NO), Stage.IN_DOUBT),
+    (Stage.SUBMITTING, (None, UNKNOWN), Unreachable(), Stage.IN_DOUBT),
+    (Stage.IN_DOUBT, (None, UNKNOWN), Refused(NO), Stage.IN_DOUBT),
+    (Stage.IN_DOUBT, (None, UNKNOWN), Throttled(), Stage.IN_DOUBT),
+    # the lease went before the answer came
+    (Stage.IN_DOUBT, (None,), None, Stage.AWAITING_RESULT),
+    (Stage.IN_DOUBT, (None,), Refused(NO), Stage.FAILED),
+    (Stage.IN_DOUBT, (None,), Unreachable(), Stage.ACCEPTED),
+    (Stage.IN_DOUBT, (None,), OutcomeUnknown(), Stage.IN_DOUBT),
+    # a callback overtook the answer
+    (Stage.SUCCEEDED, (ACKNOWLEDGED,), None, Stage.SUCCEEDED),
+    (Stage.SUCCEEDED, (ACKNOWLEDGED,), Refused(NO), Stage.SUCCEEDED),
+    (Stage.SUCCEEDED, (ACKNOWLEDGED,), OutcomeUnknown(), Stage.SUCCEEDED),
+    (Stage.FAILED, (Outcome.FAILED,), None, Stage.FAILED),
+    (Stage.FAILED, (Outcome.FAILED,), Refused(NO), Stage.FAILED),
+    (Stage.FAILED, (Outcome.FAILED,), OutcomeUnknown(), Stage.FAILED),
+    # a late word of an old attempt
+    (Stage.AWAITING_RESULT, (UNKNOWN, ACKNOWLEDGED), Refused(NO), Stage.AWAITING_RESULT),
+    (Stage.ACCEPTED, (NOT_ACTED,), OutcomeUnknown(), Stage.ACCEPTED),
+]
+
+
+@pytest.mark.parametrize(("stage", "outcomes", "error", "expected"), IN_EVERY_STAGE)
+def test_an_answer_leads_where_the_stage_table_says(
+    stage: Stage, outcomes: tuple[Outcome | None, ...], error: ProviderError | None, expected: Stage
+) -> None:
+    decision = answered(a_payment(stage=stage, attempts=attempts_with(*outcomes)), error)
+    after = payment_of(decision)
+    assert after.stage is expected
+    assert (decision.what is not None) == (expected is not stage or after.needs_review)
+    assert decision.event == (EventType.FAILED if expected is Stage.FAILED is not stage else None)
+    assert after.failure == (NO if expected is Stage.FAILED is not stage else a_payment(stage=stage).failure)
+
+
+def test_the_answers_find_payments_in_every_stage() -> None:
+    assert {row[0] for row in IN_EVERY_STAGE} == set(Stage)
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (None, 30),
+        (OutcomeUnknown(), 30),
+        (Resendable(), 30),
+        (Unreachable(), 2),
+        (DeadlinePassed(), 2),
+        (TokenRefused(), 2),
+        (Throttled(wait_seconds=0.5), 2),
+        (Throttled(wait_seconds=12), 12),
+        (Draining(), 0),  # another worker may take it at once
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_stays_open_has_its_next_step_at_a_known_time(error: ProviderError | None, seconds: float) -> None:
+    after = payment_of(answered(a_payment(stage=Stage.SUBMITTING), error))
+    assert after.next_step_at == NOW + timedelta(seconds=seconds)
+
+
+def test_an_answer_that_moves_nothing_leaves_the_next_step_where_it_was() -> None:
+    payment = a_payment(stage=Stage.IN_DOUBT)
+    assert payment_of(answered(payment, OutcomeUnknown())).next_step_at == payment.next_step_at
+
+
+def test_a_refusal_after_a_success_is_a_contradiction_for_review() -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED)
+    decision = answered(payment, Refused(NO))
+    after = payment_of(decision)
+    assert (after.stage, after.receipt, after.needs_review) == (Stage.SUCCEEDED, payment.receipt, True)
+    assert (decision.what, decision.event) == ("refused", None)
+
+
+def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
+    ids = frozenset({("checkout_request_id", "ws_CO_1")})
+    after = payment_of(answered(a_payment(stage=Stage.SUBMITTING), None, ids=ids, ids_of_others=ids))
+    assert (after.stage, after.needs_review) == (Stage.AWAITING_RESULT, True)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_an_acknowledgements_ids_are_recorded_however_late_it_comes(stage: Stage) -> None:
+    ids = frozenset({("checkout_request_id", "ws_CO_1")})
+    decision = answered(a_payment(stage=stage), None, ids=ids)
+    assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
+
+
+def test_the_history_says_which_error_it_was() -> None:
+    decision = answered(a_payment(stage=Stage.SUBMITTING), Refused(NO))
+    assert decision.detail == {"error": "Refused", "provider_code": "400.002.02"}
+
+
+def test_an_answer_carries_its_exchanges_into_the_record() -> None:
+    attempting = an_attempting()
+    exchange = Exchange(
+        id=an_attempt_id(7), attempt_id=attempting.attempt_id, api="b2c", request={}, was_written=True,
+        http_status=None, answer=None, meaning="OutcomeUnknown",
+    )  # fmt: skip
+    attempting.exchanges.append(exchange)
+    change = answer_change(PAYMENT_ID, attempting, frozenset(), OutcomeUnknown(), TERMS)
+    assert change.exchanges == (exchange,)
+
+
+def test_an_answer_for_a_payment_that_is_not_there_is_no_answer_for_nobody() -> None:
+    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), None, TERMS)
+    with pytest.raises(StoreUnavailable):
+        change.decide(None, a_context())
+
+
+def aged(seconds: float, stage: Stage, **overrides: Any) -> Payment:
+    return a_payment(stage=stage, created_at=NOW - timedelta(seconds=seconds), **overrides)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(59.9, Stage.ACCEPTED), (60, Stage.FAILED), (3600, Stage.FAILED)])
+def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(seconds: float, expected: Stage) -> None:
+    decision = expiry(PAYMENT_ID, TERMS.claim).decide(aged(seconds, Stage.ACCEPTED), a_context())
+    after = payment_of(decision)
+    assert after.stage is expected
+    if expected is Stage.FAILED:
+        assert after.failure == Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
+        assert (decision.what, decision.event) == (FactName.TOO_OLD, EventType.FAILED)
+    else:
+        assert (decision.what, decision.event) == (None, None)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
+def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
+    payment = aged(1e6, stage)
+    decision = expiry(PAYMENT_ID, TERMS.claim).decide(payment, a_context())
+    assert (decision.payment, decision.what, decision.event) == (payment, None, None)
+
+
+def test_each_kind_has_an_age_of_its_own() -> None:
+    ages = {Kind.DEPOSIT: timedelta(seconds=60), Kind.WITHDRAWAL: timedelta(days=1), Kind.BILL_PAYMENT: timedelta(minutes=10)}
+    change = expiry(PAYMENT_ID, replace(TERMS.claim, expires_after=ages))
+    stages = {kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage for kind in Kind}
+    assert stages == {Kind.DEPOSIT: Stage.FAILED, Kind.WITHDRAWAL: Stage.ACCEPTED, Kind.BILL_PAYMENT: Stage.ACCEPTED}
+
+
+def test_nothing_is_expired_that_is_not_on_record() -> None:
+    assert expiry(PAYMENT_ID, TERMS.claim).decide(None, a_context()).payment is None
+    assert lease_expiry(PAYMENT_ID).decide(None, a_context()).payment is None
+
+
+@pytest.mark.parametrize(("lease_left", "expected"), [(1, Stage.SUBMITTING), (0, Stage.IN_DOUBT), (-60, Stage.IN_DOUBT)])
+def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expected: Stage) -> None:
+    payment = a_payment(stage=Stage.SUBMITTING, lease_until=NOW + timedelta(seconds=lease_left))
+    decision = lease_expiry(PAYMENT_ID).decide(payment, a_context())
+    after = payment_of(decision)
+    assert after.stage is expected
+    assert decision.what == (FactName.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None)
+    assert after.attempts[0].outcome is None  # its answer may still come, and counts
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
+def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
+    payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
+    decision = lease_expiry(PAYMENT_ID).decide(payment, a_context())
+    assert (decision.payment, decision.what) == (payment, None)
