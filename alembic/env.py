@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.tables import SCHEMA, metadata
-from domain.adapters.settings import MigrationSettings, SettingsError, read_settings
+from domain.adapters.settings import MigrationSettings, SettingsError, impossible, read_settings
 
 # Any number that nobody else uses: two releases at once must not run one migration twice.
 _ADVISORY_LOCK = 4_711_254_001
@@ -56,7 +56,8 @@ def run_migrations(connection: Connection) -> None:
 
 async def migrate() -> None:
     settings = read_settings(MigrationSettings)
-    database = Database(settings.database_url, pool_size=1, application_name="mkwanja-release")
+    with impossible("DATABASE_URL"):
+        database = Database(settings.database_url, pool_size=1, application_name="mkwanja-release")
     try:
         async with database.migration() as connection:
             await connection.run_sync(run_migrations)
@@ -69,4 +70,6 @@ if context.is_offline_mode():
 try:
     asyncio.run(migrate())
 except SettingsError as error:
-    sys.exit(str(error))
+    sys.exit(f"release: {error}")
+except OSError as error:
+    sys.exit(f"release: Postgres cannot be reached: {error.strerror or type(error).__name__}")

@@ -58,13 +58,13 @@ def fits_kind(operation: str, kind: Kind) -> bool:
 def token(secret: str, payment_id: str, operation: str) -> str:
     """The hex HMAC-SHA256, cut to 160 bits, over both parts, each after its length: no two pairs make the same text."""
     text = "".join(f"{len(part)}:{part}" for part in (payment_id, operation))
-    digest = hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest()
+    digest = hmac.new(secret.encode(), text.encode("utf-8", "backslashreplace"), hashlib.sha256).digest()
     return digest[:_TOKEN_BYTES].hex()
 
 
 def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presented: str) -> bool:
     """Whether `presented` was made with any of `secrets` (rotation), compared in constant time."""
-    given = presented.encode("utf-8", "replace")
+    given = presented.encode("utf-8", "backslashreplace")
     matches = [hmac.compare_digest(token(secret, payment_id, operation).encode(), given) for secret in secrets]
     return any(matches)
 

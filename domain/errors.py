@@ -16,6 +16,7 @@ PaymentServiceError
 │   └── TooLateToCancel
 ├── Unavailable                    we must change something; the same request may be sent again
 │   ├── StoreUnavailable           Postgres cannot be reached, or does not answer in time
+│   │   └── ClaimUnknown           … and whether a claim was committed is not known
 │   ├── QueueUnavailable           Redis cannot be reached, or does not answer in time
 │   └── KeysUnavailable            no key set could be loaded to check tokens with
 └── ProviderError                  what an error from Daraja means for the money (design.md)
@@ -116,6 +117,10 @@ class Unavailable(PaymentServiceError):
 
 class StoreUnavailable(Unavailable):
     """The payment record cannot be reached right now. Send the same request again shortly, with the same key."""
+
+
+class ClaimUnknown(StoreUnavailable):
+    """The claim may or may not have been committed. Nothing was sent under it, and nothing will be."""
 
 
 class QueueUnavailable(Unavailable):

@@ -14,6 +14,8 @@ from gateway.callbacks import callbacks_app
 from gateway.ingress import ingress_app
 from gateway.resources import serve
 
+_NAMES = {"ingress": "web", "callbacks": "callbacks"}  # as the Procfile calls them
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
@@ -23,7 +25,9 @@ def main() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_ingress() if process == "ingress" else _callbacks())
     except SettingsError as error:
-        sys.exit(f"{process}: {error}")
+        sys.exit(f"{_NAMES[process]}: {error}")
+    except OSError as error:
+        sys.exit(f"{_NAMES[process]}: cannot listen: {error.strerror}")
 
 
 async def _ingress() -> None:

@@ -24,7 +24,7 @@ from domain.errors import BodyTooLarge, StoreUnavailable
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.ports import Change, ChangeResult, StoredCallback
 from gateway.requests import read_bytes
-from gateway.resources import Resources
+from gateway.resources import Resources, ignore_expectations
 from gateway.sources import is_allowed, source_address
 
 log = structlog.get_logger()
@@ -143,6 +143,8 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
         await resources.close()
 
     app.cleanup_ctx.append(lifetime)
-    app.router.add_post("/results/{payment_id}/{operation}/{token}", receiver.receive)
+    app.router.add_post(
+        "/results/{payment_id}/{operation}/{token}", receiver.receive, expect_handler=ignore_expectations
+    )
     resources.add_health_routes(app)
     return app

@@ -16,7 +16,7 @@ from domain.adapters import observability
 from domain.adapters.postgres.accepting import Accepting
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.adapters.settings import IngressSettings
+from domain.adapters.settings import IngressSettings, impossible
 from domain.errors import NotPermitted, PaymentNotFound, RequestRefused
 from domain.events import public_payment, timestamp
 from domain.idempotency import FirstAnswer, fingerprint
@@ -28,7 +28,7 @@ from gateway.auth import TokenVerifier
 from gateway.keys import KeySet
 from gateway.problems import answer_with_problems
 from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
-from gateway.resources import Resources
+from gateway.resources import Resources, ignore_expectations
 from gateway.schemas import (
     NoParameters,
     PageParameters,
@@ -201,9 +201,11 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     """The composition root of the web process."""
     resources = Resources(settings, process="web")
     keys = KeySet(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    with impossible("JWT_SECRET"):
+        verifier = TokenVerifier(keys, settings.jwt_secret, settings.jwt_issuer, settings.jwt_audience)
     ingress = Ingress(
         resources=resources,
-        verifier=TokenVerifier(keys, settings.jwt_secret, settings.jwt_issuer, settings.jwt_audience),
+        verifier=verifier,
         accepting=Accepting(resources.database),
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),
@@ -221,10 +223,10 @@ def ingress_app(settings: IngressSettings) -> web.Application:
 
     app.cleanup_ctx.append(lifetime)
     for path, kind in _ROUTES.items():
-        app.router.add_post(path, ingress.accepts(kind))
+        app.router.add_post(path, ingress.accepts(kind), expect_handler=ignore_expectations)
     app.router.add_get("/v1/payments", ingress.page)
     app.router.add_get("/v1/payments/{payment_id}", ingress.read)
-    app.router.add_post("/v1/payments/{payment_id}/cancel", ingress.cancel)
+    app.router.add_post("/v1/payments/{payment_id}/cancel", ingress.cancel, expect_handler=ignore_expectations)
     app.router.add_get("/v1/payments/{payment_id}/history", ingress.history)
     resources.add_health_routes(app, has_keys=(lambda: keys.is_loaded) if keys is not None else None)
     return app

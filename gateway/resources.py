@@ -19,7 +19,7 @@ from domain.adapters.postgres.reading import Reading
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import available, connect
-from domain.adapters.settings import SharedSettings
+from domain.adapters.settings import SharedSettings, impossible
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.lifecycle.announce import Announcer
 
@@ -37,10 +37,13 @@ class Resources:
     """Connections and the parts that stand on them. Nothing connects before it is used, so none must be there at start."""
 
     def __init__(self, settings: SharedSettings, *, process: str) -> None:
-        self.database = Database(
-            settings.database_url, pool_size=settings.database_pool_size, application_name=f"mkwanja-{process}"
-        )
-        self.redis: ArqRedis = connect(settings.redis_url, client_name=f"mkwanja-{process}")
+        name = f"mkwanja-{process}"
+        with impossible("DATABASE_URL"):
+            self.database = Database(
+                settings.database_url, pool_size=settings.database_pool_size, application_name=name
+            )
+        with impossible("REDIS_URL"):
+            self.redis: ArqRedis = connect(settings.redis_url, client_name=name)
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
         self.changes = Changing(self.database, gate=gate)
         self.reading = Reading(self.database)
@@ -104,6 +107,12 @@ class Resources:
         app.router.add_get("/healthz", healthz)
         app.router.add_get("/readyz", readyz)
         app.router.add_get("/metrics", metrics)
+
+
+async def ignore_expectations(request: web.Request) -> None:
+    """Answers `Expect: 100-continue`, and ignores what else is expected: the body is read all the same."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def serve(app: web.Application, port: int, *, ready_event: str) -> None:

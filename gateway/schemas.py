@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -51,9 +51,10 @@ def _whole_number(text: str, low: int, high: int) -> int:
 def _moment(text: str) -> datetime:
     try:
         moment: datetime | None = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+        is_storable = moment is not None and moment.tzinfo is not None and bool(moment.astimezone(UTC))
+    except (ValueError, OverflowError):  # the second: no such moment in UTC
+        moment, is_storable = None, False
+    if moment is None or not is_storable:
         raise ValueError("must be a time with its zone, as 2026-03-01T07:15:00Z (write + as %2B)")
     return moment
 
@@ -208,10 +209,10 @@ def _read_cursor(parameters: PageParameters) -> tuple[datetime, UUID]:
     text = parameters.cursor or ""
     try:
         created_at, payment_id, filters = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        place = datetime.fromisoformat(created_at), UUID(payment_id)
+        place = _moment(created_at), UUID(payment_id)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise InvalidRequest([FieldError("?cursor", "is not a cursor that we gave")]) from None
-    if filters != _filters(parameters) or place[0].tzinfo is None:
+    if filters != _filters(parameters):
         raise InvalidRequest([FieldError("?cursor", "was given for other filters; start again without it")])
     return place
 
@@ -250,7 +251,9 @@ def _faults(error: ValidationError, pointer: Callable[[tuple[Any, ...]], str]) -
 
 
 def _body_pointer(location: tuple[Any, ...]) -> str:
-    parts = [str(part) for part in location if part != "[key]"]
+    # pydantic marks a fault of a key itself by a last part after the key.
+    named = location[:-1] if len(location) > 2 and location[-1] == "[key]" else location
+    parts = [str(part) for part in named]
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 

@@ -23,7 +23,8 @@ def source_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: Seq
     while hops and _is_in(current, trusted_proxies):
         current = hops.pop()
     address = _address(current)
-    return str(address) if address is not None else current[:_TEXT_LENGTH_MAX].encode("ascii", "replace").decode()
+    text = str(address) if address is not None else current
+    return "".join(character if " " <= character <= "~" else "?" for character in text[:_TEXT_LENGTH_MAX])
 
 
 def is_allowed(address: str, networks: Sequence[IpNetwork]) -> bool:

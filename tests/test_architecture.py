@@ -1,0 +1,225 @@
+"""The rules of the layout that import-linter cannot say: `make check` runs these, without servers."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from domain.adapters.postgres.tables import REVISION
+from tests import diagram
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = sorted(
+    path for package in ("domain", "gateway", "workers", "alembic") for path in (ROOT / package).rglob("*.py")
+)
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+PURE = sorted([*(ROOT / "domain").glob("*.py"), *(ROOT / "domain" / "lifecycle").glob("*.py")])
+DARAJA = ROOT / "domain" / "adapters" / "daraja"
+LINES_MAX = 350
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def docstrings(path: Path) -> set[int]:
+    """The nodes of docstrings, by identity: they are prose and may name anything."""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {
+        id(node.body[0].value)
+        for node in ast.walk(tree(path))
+        if isinstance(node, owners) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+
+
+def identifiers(path: Path) -> Iterator[tuple[str, int]]:
+    """Every name that a file gives to something of its own, with its line; names from elsewhere are not its choice."""
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name, node.lineno
+            case ast.arg():
+                yield node.arg, node.lineno
+            case ast.Name(ctx=ast.Store()):
+                yield node.id, node.lineno
+            case ast.Attribute(ctx=ast.Store()):
+                yield node.attr, node.lineno
+            case _:
+                pass
+
+
+def texts(path: Path) -> Iterator[tuple[str, int]]:
+    """Every string that a file works with."""
+    prose = docstrings(path)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and id(node) not in prose:
+            if isinstance(node.value, str):
+                yield node.value, node.lineno
+            if isinstance(node.value, bytes):
+                yield node.value.decode("latin-1"), node.lineno
+
+
+@pytest.mark.parametrize("path", PURE, ids=name)
+def test_the_core_of_domain_imports_only_what_does_no_io(path: Path) -> None:
+    allowed = {*sys.stdlib_module_names, "domain", "structlog", "orjson", "uuid_utils"}
+    found = [module for module in imports(path) if module.split(".")[0] not in allowed]
+    assert found + [module for module in imports(path) if module.startswith("domain.adapters")] == []
+
+
+def test_the_environment_is_read_in_settings_and_nowhere_else() -> None:
+    pattern = re.compile(r"\benviron\b|\bgetenv\b|\bBaseSettings\b|\bdotenv\b")
+    found = [name(path) for path in PRODUCT if pattern.search(path.read_text())]
+    assert found == ["domain/adapters/settings.py"]
+
+
+def daraja_names() -> set[str]:
+    """The field names of Daraja's messages, as its adapter spells them."""
+    words = {text for path in DARAJA.glob("*.py") for text, _ in texts(path)}
+    return {word for word in words if re.fullmatch(r"(?:[A-Z][a-z0-9]+){2,}(?:ID|URL)?|[A-Z]\w*(?:ID|URL)", word)}
+
+
+def test_daraja_s_own_names_are_known_to_its_adapter_alone() -> None:
+    """But for the receiver's answer, whose body Daraja wants so."""
+    names = daraja_names() - {"PhoneNumber"}  # which is a word of ours as well
+    assert {"CheckoutRequestID", "SecurityCredential", "ResultCode", "OriginatorConversationID", "ResultURL"} <= names
+    found = [
+        f"{name(path)}:{line} {text}"
+        for path in PRODUCT
+        if path.parent != DARAJA
+        for text, line in [*texts(path), *identifiers(path)]
+        if names & set(re.findall(r"\w+", text)) and text != '{"ResultCode": 0, "ResultDesc": "Accepted"}'
+    ]
+    assert found == []
+
+
+def test_no_product_code_knows_that_it_is_tested() -> None:
+    pattern = re.compile(
+        r"\b(pytest|unittest|is_test\w*|testing|test_mode|simulat\w*|sandbox|mock\w*)\b", re.IGNORECASE
+    )
+    found = [
+        f"{name(path)}:{line} {text}"
+        for path in PRODUCT
+        for text, line in [*texts(path), *identifiers(path), *((module, 0) for module in imports(path))]
+        if pattern.search(text.replace(".", " "))
+    ]
+    assert found == []
+
+
+# design.md, "Words": a payment is no transaction (that is Postgres's), a callback no webhook, Daraja has no gateway.
+FORBIDDEN = {
+    "webhook": (),
+    "hook": (),
+    "transaction": ("domain/adapters/postgres/", "alembic/"),
+    "txn": (),
+    "gateway": (),
+    "msisdn": (),
+}
+
+
+def test_no_identifier_uses_a_word_that_means_something_else_here() -> None:
+    found = []
+    for path in PRODUCT:
+        for identifier, line in identifiers(path):
+            for word in re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", identifier).lower()):
+                places = FORBIDDEN.get(word)
+                if places is not None and not name(path).startswith(tuple(places) or ("?",)):
+                    found.append(f"{name(path)}:{line} {identifier}")
+    assert found == []
+
+
+def test_no_function_only_handles_or_processes() -> None:
+    """The verb of a function says what it does."""
+    found = [
+        f"{name(path)}:{node.lineno} {node.name}"
+        for path in PRODUCT
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and re.match(r"_*(handle|process)(_|$)", node.name)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", [*PRODUCT, *(ROOT / "tests").rglob("*.py")], ids=name)
+def test_a_file_is_one_thing_of_a_length_that_can_be_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LINES_MAX
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_a_module_says_what_it_is_for(path: Path) -> None:
+    assert (ast.get_docstring(tree(path)) or "").strip(), f"{name(path)} has no docstring"
+
+
+def test_alembics_folder_is_no_package() -> None:
+    """It would hide the library of the same name."""
+    assert list((ROOT / "alembic").rglob("__init__.py")) == []
+
+
+def test_the_code_needs_the_newest_revision_of_the_schema() -> None:
+    revisions: dict[str, str | None] = {}
+    for path in sorted((ROOT / "alembic" / "versions").glob("*.py")):
+        text = path.read_text()
+        found = re.search(r'^revision\b.*?= "(\w+)"', text, re.MULTILINE)
+        before = re.search(r'^down_revision\b.*?= (?:"(\w+)"|None)', text, re.MULTILINE)
+        assert found, name(path)
+        assert before, name(path)
+        assert path.name.startswith(found[1])
+        revisions[found[1]] = before[1]
+    assert set(revisions) - set(revisions.values()) == {REVISION}
+
+
+def test_the_stages_document_is_the_table_in_the_code() -> None:
+    """`python -m tests.diagram` writes it anew."""
+    assert diagram.PATH.read_text() == diagram.document()
+
+
+def test_each_line_of_the_procfile_is_one_simple_command() -> None:
+    """The process itself gets the signals: no assignment, pipe, list or shell."""
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["release", "web", "callbacks", "worker"]
+    for line in lines:
+        command = line.split(": ", 1)[1]
+        assert not re.search(r"[|&;<>$`(){}\"'\\=*]", command), line
+        assert command.split()[0] in {"python", "alembic"}
+
+
+def test_the_paths_that_the_readme_names_exist() -> None:
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("there is no README yet")
+    text = readme.read_text()
+    named = re.findall(r"`((?:domain|gateway|workers|alembic|tests|docs)/[\w./-]*)`", text)
+    named += [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name)
+def test_a_test_states_a_behaviour_by_its_name_or_docstring(path: Path) -> None:
+    found = [
+        node.name
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+        and len(node.name.split("_")) < 1 + 3
+    ]
+    assert found == []

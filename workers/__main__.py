@@ -15,11 +15,11 @@ from workers.main import run_worker
 def main() -> None:
     try:
         settings = read_settings(WorkerSettings)
+        set_up_logging(settings.log_level, process="worker")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run_worker(settings))
     except SettingsError as error:
         sys.exit(f"worker: {error}")
-    set_up_logging(settings.log_level, process="worker")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run_worker(settings))
 
 
 if __name__ == "__main__":

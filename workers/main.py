@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,7 +34,7 @@ from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import SUBMIT_JOB, RedisWakeups, job_bytes, job_from_bytes
-from domain.adapters.settings import WorkerSettings
+from domain.adapters.settings import WorkerSettings, impossible
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.reconcile import Sweeper, SweepTerms
 from domain.lifecycle.submit import Submitter, SubmitTerms
@@ -55,8 +56,9 @@ _POLL_SECONDS = 0.02
 _JOB_SECONDS_MAX = 900
 
 # Of the 20 s that SIGTERM leaves us: sends on the wire have at most 15 s to go, then their answers are stored.
-_SENDS_DRAIN_SECONDS = 17
-_REST_DRAIN_SECONDS = 2
+_SENDS_DRAIN_SECONDS = 15.5
+_REST_DRAIN_SECONDS = 1.5
+_CLOSE_SECONDS = 1.0
 
 _REDIS_AWAY_SECONDS = 0.5
 
@@ -106,12 +108,14 @@ async def run_worker(settings: WorkerSettings) -> None:
 @asynccontextmanager
 async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIterator[_Parts]:
     async with AsyncExitStack() as stack:
-        database = Database(
-            settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
-        )
-        stack.push_async_callback(database.close)
-        redis = connect(settings.redis_url, client_name="mkwanja-worker")
-        stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        with impossible("DATABASE_URL"):
+            database = Database(
+                settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
+            )
+        stack.push_async_callback(_within, _CLOSE_SECONDS, database.close)
+        with impossible("REDIS_URL"):
+            redis = connect(settings.redis_url, client_name="mkwanja-worker")
+        stack.push_async_callback(_within, _CLOSE_SECONDS, redis.aclose)
         session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
         client = DarajaClient(
             session=session,
@@ -123,7 +127,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
                 base_url=settings.daraja_base_url,
                 consumer_key=settings.daraja_consumer_key,
                 consumer_secret=settings.daraja_consumer_secret,
-                shelf=SharedText(redis, f"token:{settings.daraja_consumer_key}"),
+                shelf=SharedText(redis, f"token:{_digest(settings.daraja_consumer_key)}"),
                 clock=time.time,
             ),
             call_seconds=call_seconds(settings.submitting_lease_seconds),
@@ -169,8 +173,8 @@ async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
             poll_delay=_POLL_SECONDS,
             job_timeout=_JOB_SECONDS_MAX,
             keep_result=0,
-            max_tries=1,
-            retry_jobs=False,
+            max_tries=1_000_000,  # a job that was cut short runs again, harmlessly; arq need not count
+            retry_jobs=True,
             log_results=False,
             job_serializer=job_bytes,
             job_deserializer=job_from_bytes,
@@ -178,11 +182,12 @@ async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
         )
         try:
             await _run_until(worker, stopping)
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("redis_away", error=type(error).__name__)
+        except Exception as error:
+            if isinstance(error, (RedisError, OSError, TimeoutError)):
+                log.warning("redis_away", error=type(error).__name__)
+            else:
+                log.exception("job_loop_failed")  # whatever it is, a worker without jobs would be worse
             # Its jobs go on: what they claimed they finish, and the row says so. Only their last word to Redis is lost.
-            for task in worker.tasks.values():
-                task.add_done_callback(_hear_out)
             await asyncio.sleep(_REDIS_AWAY_SECONDS)
 
 
@@ -200,6 +205,14 @@ async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
         main.cancel()
         stop.cancel()
         await asyncio.gather(main, stop, return_exceptions=True)
+        for task in worker.tasks.values():
+            task.add_done_callback(_hear_out)
+
+
+async def _within(seconds: float, close: Callable[[], Awaitable[object]]) -> None:
+    """Closes, but not for long: a server that does not answer must not keep us from ending."""
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(close(), timeout=seconds)
 
 
 def _hear_out(task: asyncio.Task[None]) -> None:
@@ -212,6 +225,10 @@ def boot_clock() -> float:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _claim_terms(settings: WorkerSettings) -> ClaimTerms:

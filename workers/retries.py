@@ -9,15 +9,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 import tenacity
 
+from domain.adapters import observability
 from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.redis.sharing import SharedRate
-from domain.errors import Throttled, Unreachable
+from domain.errors import ProviderError, Refused, Throttled, Unreachable
+from domain.failures import FailureReason
 from domain.fence import DeadlinePassed, Draining
 from domain.payment import Payment
 from domain.ports import Attempting, ProviderIds
 from domain.values import Kind
+
+log = structlog.get_logger()
 
 # A refused connection mostly heals within a second or never; more than this and the payment goes back to be woken.
 _TRIES_MAX = 4
@@ -64,7 +69,17 @@ class RetryingProvider:
             sleep=self._sleep,
             reraise=True,
         )
-        return await retrying(self._client.submit, payment, attempting)
+        meaning = "acknowledged"
+        try:
+            return await retrying(self._client.submit, payment, attempting)
+        except ProviderError as error:
+            meaning = type(error).__name__
+            if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
+                # Not this payment's fault: every other one will end the same until somebody mends our settings.
+                log.error("daraja_refuses_our_configuration", provider_code=error.code, kind=payment.kind.value)  # noqa: TRY400
+            raise
+        finally:
+            observability.submissions.labels(meaning=meaning).inc()
 
     async def _take_turn(self) -> None:
         wait_seconds = await self._rate.take()

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
 
 accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
@@ -16,7 +17,6 @@ callbacks_stored = Counter("mkwanja_callbacks_stored_total", "Callbacks stored, 
 callbacks_refused = Counter("mkwanja_callbacks_refused_total", "Callback requests turned away", ["reason"])
 submissions = Counter("mkwanja_submissions_total", "Answers to submissions, by meaning", ["meaning"])
 sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", ["step"])
-needs_review = Counter("mkwanja_needs_review_total", "Payments flagged for a person", ["reason"])
 queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
 
 
@@ -44,10 +44,16 @@ def set_up_logging(level: str, *, process: str) -> None:
 
 
 class _ToStructlog(logging.Handler):
-    """Library logs in our form: the logger's name and the message, without arguments that could carry bodies."""
+    """Library logs in our form. What they say of a peer's faults is a warning, and repeats nothing that the peer sent."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            # Its text quotes the request line, which holds a token, or a header, which may hold another.
+            structlog.get_logger().warning("bad_http", error=type(error).__name__)
+            return
         fields: dict[str, Any] = {"logger": record.name, "text": record.getMessage()}
-        if record.exc_info:
+        is_expected = record.name.startswith("sqlalchemy.pool")  # a connection that was lost cannot be closed well
+        if error is not None and not is_expected:
             fields["exc_info"] = record.exc_info
-        structlog.get_logger().log(record.levelno, "library", **fields)
+        structlog.get_logger().log(logging.WARNING if is_expected else record.levelno, "library", **fields)

@@ -7,7 +7,8 @@ No value is ever part of a message: it might be a secret.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -38,6 +39,15 @@ class SettingsError(Exception):
     """The process cannot start with these settings; the message is one line that names every fault."""
 
 
+@contextmanager
+def impossible(name: str) -> Iterator[None]:
+    """Around what first understands a setting in full: its ValueError stops the process in the setting's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"cannot start; settings impossible: {name} ({error})") from None
+
+
 def _checked_url(*schemes: str) -> Callable[[str], str]:
     def check(url: str) -> str:
         try:
@@ -65,7 +75,7 @@ def _networks(value: Any) -> Any:
         try:
             networks.append(ipaddress.ip_network(part))
         except ValueError:
-            raise ValueError(f"has an entry that is not a network in CIDR form, as 10.0.0.0/8: {part[:50]}") from None
+            raise ValueError("has an entry that is not a network in CIDR form, as 10.0.0.0/8") from None
     return networks
 
 
@@ -120,15 +130,14 @@ class IngressSettings(SharedSettings):
         if isinstance(supabase_url, str):
             auth_url = supabase_url.rstrip("/") + "/auth/v1"
             values.setdefault("jwt_issuer", auth_url)
-            if not values.get("jwt_secret"):
-                values.setdefault("jwt_jwks_url", auth_url + "/.well-known/jwks.json")
+            values.setdefault("jwt_jwks_url", auth_url + "/.well-known/jwks.json")
         return values
 
     @field_validator("jwt_secret")
     @classmethod
     def _some_way_to_check_tokens(cls, secret: str | None, info: ValidationInfo) -> str | None:
         if secret is None and info.data.get("jwt_jwks_url", "") is None:
-            raise ValueError("missing: SUPABASE_URL, or JWT_JWKS_URL, or JWT_SECRET")
+            raise ValueError("missing: JWT_JWKS_URL (or SUPABASE_URL, which sets both; or JWT_SECRET)")
         return secret
 
 
@@ -233,7 +242,7 @@ def read_settings(settings_type: type[SettingsType]) -> SettingsType:
     try:
         return settings_type()
     except ValidationError as error:
-        missing, impossible = [], []
+        missing, wrong = [], []
         for fault in error.errors(include_url=False, include_input=False):
             name = str(fault["loc"][0]).upper() if fault["loc"] else ""
             text = fault["msg"].removeprefix("Value error, ")
@@ -242,7 +251,7 @@ def read_settings(settings_type: type[SettingsType]) -> SettingsType:
             elif text.startswith("missing: "):
                 missing.append(text.removeprefix("missing: "))
             else:
-                impossible.append(f"{name} ({text[:1].lower() + text[1:]})")
+                wrong.append(f"{name} ({text[:1].lower() + text[1:]})")
         parts = ["missing: " + ", ".join(missing)] if missing else []
-        parts += ["impossible: " + ", ".join(impossible)] if impossible else []
+        parts += ["impossible: " + ", ".join(wrong)] if wrong else []
         raise SettingsError("cannot start; settings " + "; ".join(parts)) from None

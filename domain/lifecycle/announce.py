@@ -38,6 +38,8 @@ class Announcer:
             await self._store.record_announced(announcement)
         except PaymentServiceError as error:
             log.warning("announcement_postponed", payment_id=str(announcement.payment_id), error=type(error).__name__)
+        except Exception:
+            log.exception("announcement_failed", payment_id=str(announcement.payment_id))
 
     async def drain(self) -> None:
         """Waits for what was begun."""

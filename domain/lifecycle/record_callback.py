@@ -133,7 +133,8 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
 
 
 def _failure(payment: Payment, context: Context, report: Report) -> Decided:
-    if payment.stage is Stage.SUCCEEDED:
+    if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
+        # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
         return _for_review(payment, report, Disposition.CONTRADICTION)
     fact = Fact(
         name=FactName.FAILURE_REPORTED,

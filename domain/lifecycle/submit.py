@@ -16,6 +16,7 @@ import structlog
 import uuid_utils.compat as uuid_utils
 
 from domain.errors import (
+    ClaimUnknown,
     DuplicateSubmission,
     OutcomeUnknown,
     ProviderError,
@@ -125,12 +126,15 @@ class Submitter:
             deadline_seconds=self._terms.claim.lease.total_seconds() / 2,
             is_draining=lambda: self._is_draining,
         )
-        payment = await self._claims.claim(payment_id, attempt_id, self._terms.claim)
-        if payment is None:
-            return
         attempting = Attempting(attempt_id=attempt_id, fence=fence)
-        change = await self._ask(payment, attempting)
-        await self._record(change)
+        try:
+            payment = await self._claims.claim(payment_id, attempt_id, self._terms.claim)
+        except ClaimUnknown:
+            # If it was committed after all, the payment is ours and unsent: given back as soon as Postgres listens.
+            await self._record(answer_change(payment_id, attempting, frozenset(), Unreachable(), self._terms))
+            return
+        if payment is not None:
+            await self._record(await self._ask(payment, attempting))
 
     async def _ask(self, payment: Payment, attempting: Attempting) -> Change:
         ids: ProviderIds = frozenset()
@@ -188,6 +192,8 @@ def answer_change(
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
             raise StoreUnavailable("the payment of an attempt is gone")
+        if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
+            return Decided(payment=payment)  # this attempt's claim was never committed
         after = payment.after(fact)
         contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
         if contradicts or context.ids_of_others:

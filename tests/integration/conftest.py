@@ -145,6 +145,11 @@ class Store:
         """Changes the record behind the product's back, to bring about what would take hours."""
         await self._raw.execute(sql, *arguments)
 
+    async def deadlocks(self) -> int:
+        """How many there were in this database. Our pool is closed first: a connection tells late, at the latest then."""
+        await self.database.close()
+        return int(await self.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))
+
     async def payment(self, payment_id: UUID) -> Payment:
         """The payment as it stands, its attempts included."""
         found = await self._reading.payment(payment_id)

@@ -25,10 +25,6 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
 
-    def accept(self) -> None:
-        """Let connections through again."""
-        self._is_refusing = False
-
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
@@ -56,6 +52,8 @@ class Proxy:
             await self.is_open.wait()
             if not self._is_refusing:
                 await self._forward(reader, writer)
+        except asyncio.CancelledError:
+            pass  # asyncio would log a cancelled connection as an error
         finally:
             writer.transport.abort()
 

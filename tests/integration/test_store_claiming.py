@@ -203,10 +203,13 @@ class TestPostponing:
         after = await store.payment(payment_id)
         assert (after.next_step_at, after.lease_until) == (before.next_step_at, before.lease_until)
 
-    @pytest.mark.usefixtures("impatient")
-    async def test_a_row_that_somebody_holds_is_given_up_as_unavailable(self, store: Store) -> None:
-        """The one error that callers of the port expect."""
-        payment_id = await store.accepted()
-        async with locked(store, payment_id):
-            with pytest.raises(StoreUnavailable):
-                await store.claiming.postpone(payment_id, timedelta(seconds=1))
+    async def test_a_row_that_somebody_holds_is_left_to_them(self, store: Store) -> None:
+        """They decide what is next; nobody waits to give it a later time."""
+        held, free = await store.accepted(), await store.accepted()
+        before = await store.payment(held)
+        async with locked(store, held):
+            await asyncio.gather(
+                *(store.claiming.postpone(payment_id, timedelta(hours=1)) for payment_id in (held, free))
+            )
+        assert (await store.payment(held)).next_step_at == before.next_step_at
+        assert (await store.payment(free)).next_step_at != before.next_step_at

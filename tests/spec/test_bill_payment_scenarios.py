@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Play, failed, play, results
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, Play, failed, play, results
 from tests.spec.system import System
 
 _PAID = [
@@ -58,12 +58,6 @@ _REFUSED = [
     Play("invalid_request", failed("rejected_by_provider", "400.002.02"), {"field": "AccountReference"}),
 ]
 
-_PAID_LATER = [
-    Play("spike_arrest_apigee", PAID_LATER, times=1),
-    Play("spike_arrest_json", PAID_LATER, times=1),
-    Play("quota", PAID_LATER, times=1),
-]
-
 _IN_DOUBT = [
     Play("answer_and_callback_lost", replace(IN_DOUBT, moved=1)),
     Play("cut_before_acting", IN_DOUBT),
@@ -112,11 +106,6 @@ async def test_each_result_code_of_a_bill_payment_has_its_reason(system: System)
 async def test_a_bill_payment_that_daraja_refuses_fails_at_once(system: System) -> None:
     """A definite no to the request itself fails the bill payment, and is safe to retry."""
     await play(system, "b2b", _REFUSED)
-
-
-async def test_a_bill_payment_that_daraja_turned_away_is_sent_again(system: System) -> None:
-    """A bill payment refused before it could act (too many requests) is sent again and paid once."""
-    await play(system, "b2b", _PAID_LATER)
 
 
 async def test_a_bill_payment_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:

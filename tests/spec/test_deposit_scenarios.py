@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -124,9 +125,10 @@ async def test_a_deposit_that_daraja_refuses_fails_at_once(system: System) -> No
     await play(system, "stk", _REFUSED)
 
 
-async def test_a_deposit_that_daraja_turned_away_is_sent_again(system: System) -> None:
-    """A deposit refused before it could act (too many requests) is sent again and paid once."""
-    await play(system, "stk", _PAID_LATER)
+async def test_what_daraja_turned_away_is_sent_again(system: System) -> None:
+    """A payment of any kind that was refused before it could act (too many requests) is sent again and paid once."""
+    apis: list[Api] = ["stk", "b2c", "b2b"]
+    await asyncio.gather(*(play(system, api, _PAID_LATER) for api in apis))
 
 
 async def test_a_deposit_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:

@@ -19,10 +19,8 @@ _PAYMENTS = 60
 _ACCEPTED_BEFORE_THE_END = 100
 
 _LOCK = "SELECT id FROM mkwanja.payments WHERE id = CAST($1::text AS uuid) FOR UPDATE"
-_WAITING_FOR_IT = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%mkwanja.payments%'
-"""
+# Locks, not `pg_stat_activity`: that shows one transaction always the same.
+_WAITING_FOR_US = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,7 @@ async def test_a_callback_under_way_is_answered_before_its_receiver_ends(system:
         async with holder.transaction():  # the callback has to wait for this payment's row
             await holder.execute(_LOCK, payment_id)
             callback = asyncio.create_task(_post(url, b'{"held": "up"}'))
-            await system.eventually(lambda: holder.fetchval(_WAITING_FOR_IT), what="a callback that waits")
+            await system.eventually(lambda: holder.fetchval(_WAITING_FOR_US), what="a callback that waits")
             end = asyncio.create_task(receiver.terminate(within_seconds=_DRAIN_SECONDS))
             await receiver.wait_logged(r'"event":\s*"draining"')
     finally:

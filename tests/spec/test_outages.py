@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -211,7 +212,7 @@ async def test_neither_postgres_nor_redis_is_there_at_start() -> None:
                 await stack.start_process(name, wait=False)
             await stack.wait_ready("worker")
             for name in ("web", "callbacks"):
-                await system.eventually(lambda name=name: _status(system, name, "/readyz"), lambda it: it == 503)
+                await system.eventually(partial(_status, system, name, "/readyz"), lambda status: status == 503)
                 assert await _status(system, name, "/healthz") == 200
             _assert_unavailable(await system.user.pay("/v1/deposits", _DEPOSIT))
             before = {name: stack.process(name).pid for name in stack.names if stack.process(name).is_running}

@@ -76,7 +76,7 @@ _LEGACY_SECRET = "a-legacy-secret-of-at-least-32-characters"
 
 async def _started(name: str, env: Mapping[str, str], folder: Path) -> Process:
     command = procfile_commands(ROOT / "Procfile")[name]
-    process = Process(name, command, env=bare() | env, log=folder / f"{name}.log", cwd=ROOT)
+    process = Process(name, command, env={**bare(), **env}, log=folder / f"{name}.log", cwd=ROOT)
     await process.start()
     return process
 

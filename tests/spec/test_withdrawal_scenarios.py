@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Play, begin, failed, play, results, times_sent
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, Play, begin, failed, play, results, times_sent
 from tests.spec.system import System
 
 _PAID = [
@@ -68,12 +69,6 @@ _REFUSED = [
     Play("invalid_request", failed("invalid_recipient", "400.002.02"), {"field": "PartyB"}),
 ]
 
-_PAID_LATER = [
-    Play("spike_arrest_apigee", PAID_LATER, times=1),
-    Play("spike_arrest_json", PAID_LATER, times=1),
-    Play("quota", PAID_LATER, times=1),
-]
-
 _IN_DOUBT = [
     Play("answer_and_callback_lost", replace(IN_DOUBT, moved=1)),
     Play("cut_before_acting", IN_DOUBT),
@@ -128,11 +123,6 @@ async def test_a_withdrawal_that_daraja_refuses_fails_at_once(system: System) ->
     await play(system, "b2c", _REFUSED)
 
 
-async def test_a_withdrawal_that_daraja_turned_away_is_sent_again(system: System) -> None:
-    """A withdrawal refused before it could act (too many requests) is sent again and paid once."""
-    await play(system, "b2c", _PAID_LATER)
-
-
 async def test_a_withdrawal_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:
     """A withdrawal whose request left and got no definite answer is in doubt, keeps a due time and is not sent again."""
     await play(system, "b2c", _IN_DOUBT)
@@ -168,7 +158,8 @@ async def test_the_purpose_chooses_the_command(system: System) -> None:
     """Each purpose of a withdrawal is sent as Daraja's own command, and none means business."""
     commands = {"business": "BusinessPayment", "salary": "SalaryPayment", "promotion": "PromotionPayment"}
     for purpose, command in [*commands.items(), (None, "BusinessPayment")]:
-        payment_id = await system.withdrawal(**({"purpose": purpose} if purpose else {}))
+        chosen: dict[str, Any] = {"purpose": purpose} if purpose else {}
+        payment_id = await system.withdrawal(**chosen)
         assert (await system.settled(payment_id))["purpose"] == (purpose or "business")
         [request] = await system.provider_requests(payment_id)
         assert (request["body"]["CommandID"], request["body"]["OriginatorConversationID"]) == (command, payment_id)

@@ -245,15 +245,17 @@ def test_no_order_of_facts_undoes_what_is_final(facts: list[Fact]) -> None:
 
 ONE = {"checkout_request_id": "ws_CO_1"}
 TWO = {"checkout_request_id": "ws_CO_2"}
+FIRST = an_attempt(ACKNOWLEDGED, checkout_request_id="ws_CO_1")
+SECOND = an_attempt(ACKNOWLEDGED, number=2, checkout_request_id="ws_CO_2")
 
 
 @pytest.mark.parametrize(
     ("attempts", "ids", "expected"),
     [
         ([], ONE, None),
-        ([an_attempt(ACKNOWLEDGED, **ONE)], ONE, 1),
-        ([an_attempt(ACKNOWLEDGED, **ONE), an_attempt(ACKNOWLEDGED, number=2, **TWO)], TWO, 2),
-        ([an_attempt(FAILED, **ONE), an_attempt(None, number=2)], ONE, 1),
+        ([FIRST], ONE, 1),
+        ([FIRST, SECOND], TWO, 2),
+        ([an_attempt(FAILED, checkout_request_id="ws_CO_1"), an_attempt(None, number=2)], ONE, 1),
         ([an_attempt(NOT_ACTED), an_attempt(None, number=2)], ONE, 2),
         ([an_attempt(NOT_ACTED), an_attempt(UNKNOWN, number=2)], {}, 2),
         ([an_attempt(None), an_attempt(UNKNOWN, number=2)], ONE, None),
@@ -280,7 +282,7 @@ def test_a_message_is_about_the_attempt_with_its_id_or_the_only_open_one(
     ],
 )
 def test_ids_disagree_only_where_all_known_of_their_kind_differ(ids: dict[str, str], expected: bool) -> None:
-    attempts = (an_attempt(ACKNOWLEDGED, **ONE), an_attempt(ACKNOWLEDGED, number=2, **TWO))
+    attempts = (FIRST, SECOND)
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts)
     assert payment.disagrees_with(frozenset(ids.items())) is expected
 

@@ -7,77 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from domain.adapters.daraja.reports import UNREADABLE, read_report, without_secrets
-from domain.callback_address import Operation
+from domain.adapters.daraja.reports import UNREADABLE
 from domain.failures import FailureReason
 from domain.lifecycle.record_callback import Report, Word
-
-ABSENT = object()
-STK_ITEMS: dict[str, Any] = {
-    "Amount": 250.0,
-    "MpesaReceiptNumber": "UC14KD82QZ",
-    "Balance": ABSENT,
-    "TransactionDate": 20260301101521,
-    "PhoneNumber": 254711000111,
-}
-PAYOUT_PARAMETERS: dict[str, Any] = {
-    "TransactionAmount": 1500,
-    "TransactionReceipt": "UC17KX20PM",
-    "ReceiverPartyPublicName": "254711000111 - JANE DOE",
-    "TransactionCompletedDateTime": "01.03.2026 10:20:31",
-    "B2CUtilityAccountAvailableFunds": 812345.5,
-    "B2CChargesPaidAccountAvailableFunds": -120.0,
-}
-BILL_PARAMETERS: dict[str, Any] = {
-    "DebitAccountBalance": "{Amount={CurrencyCode=KES, MinimumAmount=4200050, BasicAmount=42000.50}}",
-    "Amount": "1800.00",
-    "TransCompletedTime": "20260301103010",
-    "DebitPartyCharges": "",
-    "ReceiverPartyPublicName": "888880 - SUPPLIER LTD",
-}
-
-
-def named(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    return [{key: name} | ({} if value is ABSENT else {"Value": value}) for name, value in values.items()]
-
-
-def stk(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
-    """An STK callback (daraja.md §2.3)."""
-    callback = {
-        "MerchantRequestID": "4c1e-118203",
-        "CheckoutRequestID": "ws_CO_0103",
-        "ResultCode": code,
-        "ResultDesc": "The service request is processed successfully.",
-    }
-    if items is not ABSENT:
-        callback["CallbackMetadata"] = {"Item": named(STK_ITEMS, "Name") if items is None else items}
-    callback.update(fields)
-    return {"Body": {"stkCallback": {name: value for name, value in callback.items() if value is not ABSENT}}}
-
-
-def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, Any]:
-    """A B2C result (daraja.md §4.3)."""
-    result = {
-        "ResultType": 0,
-        "ResultCode": code,
-        "OriginatorConversationID": "payout-17",
-        "ConversationID": "AG_20260301_2010",
-        "TransactionID": "UC17KX20PM",
-        "ReferenceData": {"ReferenceItem": {"Key": "QueueTimeoutURL", "Value": "https://internal.example/submit"}},
-    }
-    if parameters is not ABSENT:
-        result["ResultParameters"] = {
-            "ResultParameter": named(PAYOUT_PARAMETERS, "Key") if parameters is None else parameters
-        }
-    result.update(fields)
-    return {"Result": {name: value for name, value in result.items() if value is not ABSENT}}
-
-
-def read(operation: str, message: Any) -> Report:
-    return read_report(operation, message if isinstance(message, bytes) else json.dumps(message).encode())
+from tests.unit.daraja_messages import ABSENT, BILL_PARAMETERS, PAYOUT_PARAMETERS, STK_ITEMS, named, payout, read, stk
 
 
 def test_a_deposits_success_is_read_whole() -> None:
@@ -104,7 +38,9 @@ def test_a_withdrawals_success_is_read_whole() -> None:
 
 
 def test_a_bill_payments_success_is_read_whole_though_all_of_it_is_text() -> None:
-    report = read("bill-payment", payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0"))
+    report = read(
+        "bill-payment", payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0")
+    )
     assert (report.word, report.amount, report.receipt, report.recipient_name) == (
         Word.SUCCESS, Decimal(1800), "UC19BQ77TL", "SUPPLIER LTD",
     )  # fmt: skip
@@ -274,7 +210,12 @@ def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) ->
 @pytest.mark.parametrize(
     "message",
     [
-        {"InitiatorName": "api", "SecurityCredential": "c2VjcmV0", "OriginatorConversationID": "payout-17", "Amount": 1500},
+        {
+            "InitiatorName": "api",
+            "SecurityCredential": "c2VjcmV0",
+            "OriginatorConversationID": "payout-17",
+            "Amount": 1500,
+        },
         {"Result": {"ResultCode": 0, "OriginatorConversationID": "payout-17"}},
         payout(0),
         payout(1),
@@ -286,9 +227,6 @@ def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(operation: str, m
     assert read(operation, message) == Report(word=Word.TIMEOUT, ids=ids)
 
 
-OPERATIONS = [*Operation, "status-1", "status-2-timeout", "deposit-timeout", ""]
-
-
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
@@ -298,95 +236,3 @@ OPERATIONS = [*Operation, "status-1", "status-2-timeout", "deposit-timeout", ""]
 )  # fmt: skip
 def test_the_operation_alone_decides_how_a_body_is_read(operation: str, message: Any) -> None:
     assert read(operation, message) == UNREADABLE
-
-
-BROKEN: list[bytes] = [
-    b"", b" ", b"null", b"0", b'"0"', b"[]", b"{}", b"<html><body>502</body></html>", b"\xff\xfe\x00", b"\x80",
-    json.dumps(stk()).encode()[:-3],
-    json.dumps(stk()).encode() + b"x",
-    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": NaN').encode(),
-    json.dumps(stk()).replace("250.0", "Infinity").encode(),
-    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 1032, "ResultCode": 0').encode(),
-    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 0, "Deep": ' + "[" * 20 + "]" * 20).encode(),
-    b"[" * 60_000,
-    b'{"Body":' * 9_000,
-    b'{"Body":{"stkCallback":{"ResultCode":' + b"0" * 5_000 + b"}}}",
-    b'{"Body":{"stkCallback":{"ResultCode":' + b"1" * 5_000 + b"}}}",
-    json.dumps(stk()).encode("utf-16"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
-@pytest.mark.parametrize("operation", ["deposit", "withdrawal", "bill-payment"])
-def test_what_is_no_clear_json_message_is_unreadable(operation: str, body: bytes) -> None:
-    assert read_report(operation, body) == UNREADABLE
-
-
-def test_a_byte_order_mark_is_survived() -> None:
-    assert read("deposit", b"\xef\xbb\xbf" + json.dumps(stk()).encode()).word is Word.SUCCESS
-
-
-VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(["0", 0, "UC17KX20PM"]),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["Body", "Result", "Key", "Name", "Value", "Item", "ResultCode", "Amount"]), inner)
-    ),
-    max_leaves=12,
-)
-
-
-def is_explicit_zero(operation: str, message: Any) -> bool:
-    try:
-        code = (message["Body"]["stkCallback"] if operation == "deposit" else message["Result"])["ResultCode"]
-    except (KeyError, TypeError, IndexError):
-        return False
-    return type(code) in (int, str) and code in (0, "0")
-
-
-@given(operation=st.sampled_from(OPERATIONS), code=VALUES, items=VALUES, outer=VALUES)
-@example(operation="deposit", code=float("nan"), items=None, outer=None)
-def test_no_json_value_is_a_success_but_with_an_explicit_zero(operation: str, code: Any, items: Any, outer: Any) -> None:
-    for message in (stk(code, items), payout(code, items), {"Result": outer}, {"Body": {"stkCallback": outer}}, outer):
-        report = read(operation, json.dumps(message).encode())
-        assert (report.word is Word.SUCCESS) <= is_explicit_zero(operation, message)
-        assert (report.word is Word.FAILURE) == (report.failure is not None)
-
-
-@given(operation=st.sampled_from(OPERATIONS), body=st.binary(max_size=300))
-def test_no_bytes_make_the_reader_raise(operation: str, body: bytes) -> None:
-    assert read_report(operation, body).word is not Word.SUCCESS
-
-
-@given(operation=st.sampled_from(OPERATIONS), cut=st.integers(0, 900), junk=st.binary(max_size=8), at=st.integers(0, 900))
-def test_no_mangled_message_makes_the_reader_raise(operation: str, cut: int, junk: bytes, at: int) -> None:
-    for message in (stk(), payout()):
-        body = json.dumps(message).encode()
-        read_report(operation, body[:cut])
-        read_report(operation, body[:at] + junk + body[at:])
-
-
-@pytest.mark.parametrize("name", ["SecurityCredential", "securitycredential", "Password", "InitiatorPassword", "access_token"])
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ('{"%s":"S3CRET"}', '{"%s":"[replaced]"}'),
-        ('{"a": 1, "%s" : \n"S3CRET", "b": 2}', '{"a": 1, "%s" : \n"[replaced]", "b": 2}'),
-        ('{"%s":"S3CR', '{"%s":"[replaced]'),
-        (r'{"%s":"S3\"S3CRET\\","b":"\""}', r'{"%s":"[replaced]","b":"\""}'),
-        ('[{"x":{"%s":"S3CRET"}},{"%s":"S3CRET"}]', '[{"x":{"%s":"[replaced]"}},{"%s":"[replaced]"}]'),
-        ('{"%s":"S3CRET"', '{"%s":"[replaced]"'),
-        ('\x00\x01{"%s":"S3CRET\x02"', '\x00\x01{"%s":"[replaced]"'),
-    ],
-)
-def test_secrets_are_replaced_before_a_body_is_kept(name: str, before: str, after: str) -> None:
-    assert without_secrets(before.replace("%s", name).encode()) == after.replace("%s", name).encode()
-
-
-def test_a_secret_with_a_broken_escape_is_replaced_to_its_end() -> None:
-    assert b"S3CRET" not in without_secrets(b'{"SecurityCredential":"ab\\\nS3CRET"}')
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b"\xff", json.dumps(stk()).encode(), b'{"Passwords":"kept","x":"Password"}'])
-def test_a_body_without_secrets_is_kept_as_it_came(body: bytes) -> None:
-    assert without_secrets(body) == body

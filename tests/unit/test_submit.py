@@ -219,7 +219,11 @@ def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
 
 
 def test_each_kind_has_an_age_of_its_own() -> None:
-    ages = {Kind.DEPOSIT: timedelta(seconds=60), Kind.WITHDRAWAL: timedelta(days=1), Kind.BILL_PAYMENT: timedelta(minutes=10)}
+    ages = {
+        Kind.DEPOSIT: timedelta(seconds=60),
+        Kind.WITHDRAWAL: timedelta(days=1),
+        Kind.BILL_PAYMENT: timedelta(minutes=10),
+    }
     change = expiry(PAYMENT_ID, replace(TERMS.claim, expires_after=ages))
     stages = {kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage for kind in Kind}
     assert stages == {Kind.DEPOSIT: Stage.FAILED, Kind.WITHDRAWAL: Stage.ACCEPTED, Kind.BILL_PAYMENT: Stage.ACCEPTED}
@@ -230,7 +234,9 @@ def test_nothing_is_expired_that_is_not_on_record() -> None:
     assert lease_expiry(PAYMENT_ID).decide(None, a_context()).payment is None
 
 
-@pytest.mark.parametrize(("lease_left", "expected"), [(1, Stage.SUBMITTING), (0, Stage.IN_DOUBT), (-60, Stage.IN_DOUBT)])
+@pytest.mark.parametrize(
+    ("lease_left", "expected"), [(1, Stage.SUBMITTING), (0, Stage.IN_DOUBT), (-60, Stage.IN_DOUBT)]
+)
 def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expected: Stage) -> None:
     payment = a_payment(stage=Stage.SUBMITTING, lease_until=NOW + timedelta(seconds=lease_left))
     decision = lease_expiry(PAYMENT_ID).decide(payment, a_context())

@@ -13,6 +13,7 @@ from typing import Any
 
 from domain.adapters.daraja.reports import is_provider_id
 from domain.adapters.daraja.requests import Api
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -55,7 +56,9 @@ def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> frozenset[tup
 def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     if "duplicate originatorconversationid" in str(message.get("ResponseDescription")).lower():
         raise DuplicateSubmission(code=str(message.get("ResponseCode"))[:40])
-    if message.get("ResponseCode") not in ("0", 0) or not is_provider_id(message.get(api.acknowledgement_id)):
+    if code_text(message.get("ResponseCode")) != SUCCESS_CODE or not is_provider_id(
+        message.get(api.acknowledgement_id)
+    ):
         raise OutcomeUnknown("the answer is no acknowledgement that we know")
     return frozenset((_ID_NAMES[name], message[name]) for name in _ID_NAMES if is_provider_id(message.get(name)))
 

@@ -8,7 +8,7 @@ A test counts bytes, because this rests on aiohttp's order of writing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ import uuid_utils.compat as uuid_utils
 from domain.adapters.daraja.answers import read_answer
 from domain.adapters.daraja.requests import API_OF_KIND, Account, Api, request_body
 from domain.adapters.daraja.token import Token, TokenSource
-from domain.errors import OutcomeUnknown, ProviderError, TokenRefused, Unreachable
+from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
 from domain.payment import Payment
 from domain.ports import Attempting, Exchange, ProviderIds
@@ -100,12 +100,12 @@ class DarajaClient:
 
         Raises the `ProviderError` that says what the money may have done.
         """
-        token = await self._tokens.current()
+        token = await _had(self._tokens.current())
         try:
             return await self._send(payment, attempting, token)
         except TokenRefused:
             # Refused at the door, before M-PESA saw it: safe to send again even for a payout (daraja.md §1).
-            return await self._send(payment, attempting, await self._tokens.after_refusal(token))
+            return await self._send(payment, attempting, await _had(self._tokens.after_refusal(token)))
 
     async def _send(self, payment: Payment, attempting: Attempting, token: Token) -> ProviderIds:
         api = API_OF_KIND[payment.kind]
@@ -144,6 +144,14 @@ class DarajaClient:
                 if len(answer) > _ANSWER_BYTES_MAX:
                     raise OutcomeUnknown("the answer is too long to be Daraja's")
             return response.status, bytes(answer)
+
+
+async def _had(token: Awaitable[Token]) -> Token:
+    """The token; without one the payment was not sent, whatever the reason: that must not put it in doubt."""
+    try:
+        return await token
+    except (ProviderError, QueueUnavailable) as error:
+        raise Unreachable("no access token can be had") from error
 
 
 def _without_answer(error: BaseException, fence: Fence) -> ProviderError:

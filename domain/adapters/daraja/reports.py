@@ -26,7 +26,7 @@ _DEPTH_MAX = 12
 # Daraja's timeout message echoes our request, credential and all (daraja.md §4.4).
 _SECRET_VALUE = re.compile(
     rb'("(?:SecurityCredential|Password|InitiatorPassword|access_token|Authorization)"\s*:\s*")((?:[^"\\]|\\.)*)',
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 REPLACED = b"[replaced]"
 
@@ -37,7 +37,7 @@ def read_report(operation: str, body: bytes) -> Report:
     """What `body` says, read as a message of `operation`."""
     try:
         message = _parse(body)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, ArithmeticError):  # the last: a number beyond even Decimal
         return UNREADABLE
     try:
         match operation:

@@ -10,6 +10,7 @@ from domain.failures import Failure, FailureReason
 from domain.values import Kind
 
 SUCCESS_CODE = "0"
+_CODE_LENGTH_MAX = 40
 
 _F = FailureReason
 
@@ -83,6 +84,5 @@ def code_text(value: object) -> str | None:
     """
     if isinstance(value, bool):
         return None
-    if isinstance(value, int):
-        return str(value)
-    return value if isinstance(value, str) and 0 < len(value) <= 40 and value.isprintable() else None
+    text = str(value) if isinstance(value, int) else value
+    return text if isinstance(text, str) and 0 < len(text) <= _CODE_LENGTH_MAX and text.isprintable() else None

@@ -71,7 +71,7 @@ class TokenSource:
     ) -> None:
         self._session = session
         self._url = f"{base_url}/oauth/v1/generate?grant_type=client_credentials"
-        self._auth = aiohttp.BasicAuth(consumer_key, consumer_secret)
+        self._headers = {"Authorization": aiohttp.encode_basic_auth(consumer_key, consumer_secret)}
         self._shelf = shelf
         self._clock = clock
         self._token: Token | None = None
@@ -129,7 +129,7 @@ class TokenSource:
         try:
             async with self._session.get(
                 self._url,
-                auth=self._auth,
+                headers=self._headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS),
             ) as response:

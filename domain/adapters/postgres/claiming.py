@@ -19,7 +19,7 @@ from sqlalchemy import text
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.engine import CommitOutcomeUnknown, Database, is_about_rows
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
-from domain.errors import StoreUnavailable
+from domain.errors import ClaimUnknown, StoreUnavailable
 from domain.payment import FactName, Payment, Stage
 from domain.ports import ClaimTerms, Due
 from domain.values import Kind
@@ -68,9 +68,17 @@ SELECT * FROM claimed
 
 _CLAIMED_BY = text("SELECT * FROM mkwanja.payments WHERE attempt_id = ANY(CAST(:attempt_ids AS uuid[]))")
 
+_WAIT_COLUMNS = {"id": "uuid", "wait": "interval"}
 _POSTPONE = text(f"""
-UPDATE mkwanja.payments SET next_step_at = now() + CAST(:wait AS interval)
-WHERE id = CAST(:id AS uuid) AND stage = '{Stage.ACCEPTED}'
+WITH sent AS (SELECT * FROM {unnest(_WAIT_COLUMNS)}),
+free AS (
+    SELECT payment.id FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
+    WHERE payment.stage = '{Stage.ACCEPTED}'
+    ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
+)
+UPDATE mkwanja.payments AS payment SET next_step_at = now() + sent.wait
+FROM sent JOIN free ON free.id = sent.id
+WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}'
 """)
 
 
@@ -87,6 +95,7 @@ class Claiming:
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
         self._looks: Lane[UUID, Due | None] = Lane(self._look_batch, key=lambda item: item, gate=gate)
+        self._waits: Lane[tuple[UUID, timedelta], None] = Lane(self._wait_batch, key=lambda item: item[0], gate=gate)
         self._claims: Lane[_Claim, Payment | None] = Lane(
             self._claim_batch, key=lambda claim: claim.payment_id, gate=gate
         )
@@ -101,14 +110,19 @@ class Claiming:
 
     async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
         """See `domain.ports.ClaimingStore.postpone`."""
-        async with self._database.transaction() as transaction:
-            await transaction.run(_POSTPONE, {"id": payment_id, "wait": wait})
+        await self._waits.submit((payment_id, wait))
 
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_LOOK, {"ids": list(ids)})
         found = {row.id: due_from(row) for row in rows}
         return [found.get(payment_id) for payment_id in ids]
+
+    async def _wait_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
+        sent = [{"id": payment_id, "wait": wait} for payment_id, wait in batch]
+        async with self._database.transaction() as transaction:
+            await transaction.run(_POSTPONE, columns(sent, _WAIT_COLUMNS))
+        return [None] * len(batch)
 
     async def _claim_batch(self, batch: Sequence[_Claim]) -> list[Payment | None]:
         try:
@@ -124,7 +138,7 @@ class Claiming:
         return [claimed.get(claim.attempt_id) for claim in batch]
 
     async def _read_back(self, batch: Sequence[_Claim]) -> list[Any]:
-        """A lost COMMIT: the attempt ids tell whether it happened. Not knowing means not sending; the lease ends it."""
+        """A lost COMMIT: the attempt ids tell whether it happened. Not knowing means not sending."""
         for wait_seconds in (0.1, 0.5, 1.0):
             await asyncio.sleep(wait_seconds)
             try:
@@ -132,7 +146,7 @@ class Claiming:
                     return await transaction.rows(_CLAIMED_BY, {"attempt_ids": [claim.attempt_id for claim in batch]})
             except StoreUnavailable:
                 continue
-        return []
+        raise ClaimUnknown
 
 
 def _claim_parameters(batch: Sequence[_Claim]) -> dict[str, list[Any]]:

@@ -118,7 +118,7 @@ class Database:
                 await _give_back(connection, in_order=False)
                 if not is_unavailable(error):
                     raise
-                if is_last:
+                if is_last or not _is_lost(error):  # one that does not answer is not helped by asking it again
                     raise StoreUnavailable from error
             else:
                 return connection, row[3]
@@ -143,6 +143,11 @@ async def _give_back(connection: AsyncConnection, *, in_order: bool) -> None:
         await connection.close()
 
 
+def _is_lost(error: BaseException) -> bool:
+    """Whether the connection is gone, rather than slow."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Whether `error` says that Postgres is away or gave up, rather than that our rows are wrong."""
     if isinstance(error, (StoreUnavailable, PoolTimeoutError, TimeoutError, OSError)):
@@ -154,6 +159,8 @@ def is_unavailable(error: BaseException) -> bool:
         return error.connection_invalidated or is_unavailable(error.orig or Exception())
     if error.__cause__ is not None and error.__cause__ is not error:
         return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around what asyncpg said
+    if isinstance(error, ValueError):  # asyncpg's own check of an argument: an InterfaceError by inheritance, but a row's fault
+        return False
     return isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError))
 
 

@@ -1,0 +1,169 @@
+"""What the Daraja client's tests stand on: a client, a token at hand, and a raw server that counts what reaches it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import aiohttp
+
+from domain.adapters.daraja.client import DarajaClient
+from domain.adapters.daraja.requests import Account
+from domain.adapters.daraja.token import TokenSource
+from domain.errors import QueueUnavailable
+from domain.fence import Fence
+from domain.payment import Payment, Stage
+from domain.ports import Attempting
+from domain.values import Kind
+from tests.builders import a_payment
+from tests.integration.conftest import new_id
+
+CALLBACK_SECRET = "callback-secret"
+ACKNOWLEDGED = {"MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ResponseCode": "0"}
+
+
+class Shelf:
+    """A shelf of this process's own, with a good token on it unless `text` says otherwise. Satisfies `token.Shelf`."""
+
+    def __init__(self, text: str | None = '{"text": "t0ken", "issued_at": 0, "expires_at": 1e12}') -> None:
+        self.text = text
+        self.is_away = False
+
+    async def read(self) -> str | None:
+        if self.is_away:
+            raise QueueUnavailable
+        return self.text
+
+    async def write(self, text: str, *, kept_seconds: float) -> None:
+        assert kept_seconds > 0
+        self.text = text
+
+    @asynccontextmanager
+    async def lock(self) -> AsyncIterator[bool]:
+        yield True
+
+
+def client_of(
+    session: aiohttp.ClientSession,
+    base_url: str,
+    *,
+    settings: dict[str, str] | None = None,
+    shelf: Shelf | None = None,
+    credential: str = "cr3dential",
+    call_seconds: float = 10,
+) -> DarajaClient:
+    """A client of whoever is at `base_url`."""
+    settings = settings or {}
+    return DarajaClient(
+        session=session,
+        base_url=base_url,
+        account=Account(
+            shortcode=settings.get("DARAJA_SHORTCODE", "174379"),
+            passkey=settings.get("DARAJA_PASSKEY", "pa55key"),
+            till=None,
+            payout_shortcode=settings.get("DARAJA_PAYOUT_SHORTCODE", "600998"),
+            initiator_name=settings.get("DARAJA_INITIATOR_NAME", "simulated"),
+            callback_base_url="http://127.0.0.1:9",  # nobody listens: these tests are about the synchronous answer
+            callback_secret=CALLBACK_SECRET,
+        ),
+        credential=credential,
+        tokens=TokenSource(
+            session=session,
+            base_url=base_url,
+            consumer_key=settings.get("DARAJA_CONSUMER_KEY", "key"),
+            consumer_secret=settings.get("DARAJA_CONSUMER_SECRET", "secret"),
+            shelf=shelf or Shelf(),
+            clock=asyncio.get_running_loop().time,
+        ),
+        call_seconds=call_seconds,
+    )
+
+
+def to_submit(kind: Kind = Kind.DEPOSIT) -> Payment:
+    """A claimed payment."""
+    return a_payment(kind=kind, stage=Stage.SUBMITTING, id=new_id(), attempts=())
+
+
+def an_attempt(
+    *, clock: Callable[[], float] = lambda: 0.0, is_draining: Callable[[], bool] = lambda: False
+) -> Attempting:
+    """An attempt with half a minute left, by a clock that stands unless another is given."""
+    fence = Fence(clock=clock, deadline_seconds=30, is_draining=is_draining)
+    return Attempting(attempt_id=new_id(), fence=fence)
+
+
+def frozen_after(looks: int) -> Callable[[], float]:
+    """The clock of a worker that is frozen after it looked so often, and continues long past its deadline."""
+    left = iter([0.0] * looks)
+    return lambda: next(left, 1000.0)
+
+
+def told_to_stop_after(looks: int) -> Callable[[], bool]:
+    """The flag of a worker that is told to stop after it looked so often."""
+    left = iter([False] * looks)
+    return lambda: next(left, True)
+
+
+def http(body: bytes | dict[str, Any], *, status: str = "200 OK", headers: str = "") -> bytes:
+    """An answer as it goes over the wire."""
+    content = json.dumps(body).encode() if isinstance(body, dict) else body
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{headers}\r\n".encode() + content
+
+
+class Wire:
+    """A raw server on a socket: it counts connections and bytes, and answers every request with the same bytes."""
+
+    def __init__(self, answer: bytes = http(ACKNOWLEDGED), *, closes_after: float | None = None) -> None:
+        """`closes_after`: how long a connection may be idle after an answer, in seconds."""
+        self.answer = answer
+        self.closes_after = closes_after
+        self.bytes_by_connection: list[int] = []
+        self.requests: list[bytes] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def all_closed(self) -> None:
+        """Waits until every connection ended at the other end: from then on the count is complete."""
+        async with asyncio.timeout(30):
+            await asyncio.gather(*self._tasks)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        number = len(self.bytes_by_connection)
+        self.bytes_by_connection.append(0)
+        request = b""
+        try:
+            while data := await asyncio.wait_for(
+                reader.read(65536), self.closes_after if self.requests and not request else None
+            ):
+                self.bytes_by_connection[number] += len(data)
+                request += data
+                if _is_whole(request):
+                    self.requests.append(request)
+                    request = b""
+                    writer.write(self.answer)
+        except (TimeoutError, OSError, asyncio.CancelledError):
+            pass  # also at the end of the test: asyncio would log a cancelled connection as an error
+        finally:
+            writer.close()
+
+
+def _is_whole(request: bytes) -> bool:
+    head, separator, body = request.partition(b"\r\n\r\n")
+    length = next((line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), b"0")
+    return bool(separator) and len(body) == int(length)

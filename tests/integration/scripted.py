@@ -1,0 +1,97 @@
+"""A provider, a bell and a record that do what the test says: the submitter's own ports, played."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from domain.errors import StoreUnavailable
+from domain.payment import Payment
+from domain.ports import Announcement, Attempting, Change, ChangeResult, ProviderIds
+from domain.values import Kind
+from tests.integration.conftest import Store
+
+Play = Callable[[Payment, Attempting], Awaitable[ProviderIds]]
+
+
+class Provider:
+    """Does with each payment what the test says, and counts. Satisfies `domain.ports.Provider`."""
+
+    def __init__(self) -> None:
+        self.play: Play = acknowledge
+        self.not_ready: Exception | None = None
+        self.submitted: list[UUID] = []
+
+    @asynccontextmanager
+    async def readied(self, kind: Kind) -> AsyncIterator[None]:
+        assert kind in Kind
+        if self.not_ready is not None:
+            raise self.not_ready
+        yield
+
+    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+        self.submitted.append(payment.id)
+        return await self.play(payment, attempting)
+
+
+class Bell:
+    """Keeps what was rung. Satisfies `domain.ports.Bell`."""
+
+    def __init__(self) -> None:
+        self.rung: list[Announcement] = []
+
+    async def ring(self, announcement: Announcement) -> None:
+        self.rung.append(announcement)
+
+
+class Away:
+    """Changes that cannot be written so many times, as when Postgres fails over."""
+
+    def __init__(self, store: Store, times: int) -> None:
+        self._store = store
+        self.times = times
+
+    async def change(self, change: Change) -> ChangeResult:
+        if self.times > 0:
+            self.times -= 1
+            raise StoreUnavailable
+        return await self._store.changing.change(change)
+
+
+def an_id(payment: Payment) -> ProviderIds:
+    return frozenset({("conversation_id", f"AG_{payment.id.hex}")})
+
+
+async def acknowledge(payment: Payment, attempting: Attempting) -> ProviderIds:
+    attempting.fence.pass_first_byte()
+    return an_id(payment)
+
+
+def fails(error: Exception, *, written: bool = True) -> Play:
+    """A provider with that trouble, before or after the first byte."""
+
+    async def play(_payment: Payment, attempting: Attempting) -> ProviderIds:
+        if written:
+            attempting.fence.pass_first_byte()
+        raise error
+
+    return play
+
+
+class Held:
+    """A provider that waits, once the first byte is written or before it, until the test lets it go on."""
+
+    def __init__(self, *, written: bool) -> None:
+        self.written = written
+        self.is_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+        if self.written:
+            attempting.fence.pass_first_byte()
+        self.is_asked.set()
+        await self.may_answer.wait()
+        attempting.fence.pass_first_byte()
+        return an_id(payment)

@@ -1,0 +1,312 @@
+"""The Daraja client against every fault of the simulator: what an answer means, what is tried again, what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from arq.connections import ArqRedis
+
+from domain import callback_address
+from domain.adapters.daraja.client import DarajaClient, daraja_session
+from domain.adapters.daraja.credential import security_credential
+from domain.adapters.redis.sharing import SharedRate
+from domain.callback_address import RESULT_OPERATIONS
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProviderError,
+    Refused,
+    Resendable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.failures import FailureReason
+from domain.lifecycle.submit import fact_of_answer
+from domain.payment import Outcome
+from domain.values import Kind
+from tests.integration.daraja import (
+    CALLBACK_SECRET,
+    Shelf,
+    an_attempt,
+    client_of,
+    frozen_after,
+    to_submit,
+)
+from tests.simulator.app import Simulator
+from workers.retries import RetryingProvider
+
+DEPOSIT, WITHDRAWAL, BILL = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
+APIS = {DEPOSIT: "stk", WITHDRAWAL: "b2c", BILL: "b2b"}  # the simulator's names
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with daraja_session(connections_max=10) as own:
+        yield own
+
+
+@pytest.fixture(scope="module")
+async def running() -> AsyncIterator[Simulator]:
+    async with Simulator(time_scale=0.02) as own:
+        yield own
+
+
+@pytest.fixture
+async def simulator(running: Simulator) -> Simulator:
+    """As new."""
+    await running.reset(tokens=True)
+    return running
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf(text=None)
+
+
+@pytest.fixture
+async def client(simulator: Simulator, session: aiohttp.ClientSession, shelf: Shelf, tmp_path: Path) -> DarajaClient:
+    """A client of the simulator that knows its secrets."""
+    simulator.vault.write_certificate(tmp_path / "certificate.pem")
+    credential = security_credential(simulator.settings["DARAJA_INITIATOR_PASSWORD"], tmp_path / "certificate.pem")
+    return client_of(
+        session, simulator.base_url, settings=simulator.settings, shelf=shelf, credential=credential, call_seconds=1.5
+    )
+
+
+@pytest.fixture
+def provider(client: DarajaClient, redis: ArqRedis) -> RetryingProvider:
+    rate = SharedRate(redis, "rate", per_second=1000)
+    return RetryingProvider(client, rate, slots=10, draining=asyncio.Event())
+
+
+# What an answer means, and what it means for a withdrawal, the one kind with an id whose second use is refused.
+UNKNOWN = OutcomeUnknown
+FAULTS: dict[str, tuple[type[ProviderError], type[ProviderError]]] = {
+    "spike_arrest_apigee": (Throttled, Throttled),
+    "spike_arrest_json": (Throttled, Throttled),
+    "quota": (Throttled, Throttled),
+    "system_busy": (UNKNOWN, Resendable),
+    "maintenance": (UNKNOWN, Resendable),
+    "invalid_request": (Refused, Refused),
+    **dict.fromkeys(
+        (
+            *("internal_error_without_acting", "internal_error_after_acting", "html_403", "html_503", "html_200"),
+            *("garbage_200", "empty_200", "error_envelope_200", "redirect_after_acting", "redirect_without_acting"),
+            *("cut_before_acting", "answer_lost_after_acting", "answer_and_callback_lost"),
+        ),
+        (UNKNOWN, UNKNOWN),
+    ),
+}
+FAULTS_OF_SOME: list[tuple[str, Kind, type[ProviderError]]] = [
+    ("merchant_missing", DEPOSIT, Refused),
+    ("wrong_credentials", DEPOSIT, Refused),
+    ("subscriber_locked", DEPOSIT, Refused),
+    ("duplicate_ocid", WITHDRAWAL, DuplicateSubmission),
+    ("gateway_403", WITHDRAWAL, Refused),
+    ("gateway_403", BILL, Refused),
+    ("system_internal_error", WITHDRAWAL, UNKNOWN),
+    ("system_internal_error", BILL, UNKNOWN),
+]
+EVERY_FAULT = [
+    (name, kind, means[kind is WITHDRAWAL]) for name, means in FAULTS.items() for kind in Kind
+] + FAULTS_OF_SOME
+
+
+class TestAnswers:
+    """What the simulator does, in our words."""
+
+    @pytest.mark.parametrize(
+        ("kind", "names"),
+        [
+            (DEPOSIT, {"checkout_request_id", "merchant_request_id"}),
+            (WITHDRAWAL, {"conversation_id", "originator_conversation_id"}),
+            (BILL, {"conversation_id", "originator_conversation_id"}),
+        ],
+    )
+    async def test_an_acknowledgement_brings_the_provider_s_ids(
+        self, provider: RetryingProvider, simulator: Simulator, kind: Kind, names: set[str]
+    ) -> None:
+        """And is on record as one exchange."""
+        payment, attempting = to_submit(kind), an_attempt()
+        ids = await provider.submit(payment, attempting)
+        assert {name for name, _ in ids} == names
+        assert attempting.fence.is_written
+        (exchange,) = attempting.exchanges
+        assert (exchange.was_written, exchange.http_status, exchange.meaning) == (True, 200, "acknowledged")
+        await simulator.idle()
+        assert [movement.amount for movement in simulator.ledger.movements] == [payment.amount_kes]
+
+    @pytest.mark.parametrize(("scenario", "kind", "means"), EVERY_FAULT)
+    async def test_every_fault_is_the_error_that_says_what_the_money_may_have_done(
+        self, provider: RetryingProvider, simulator: Simulator, scenario: str, kind: Kind, means: type[ProviderError]
+    ) -> None:
+        """It was written, so it is asked once and never again, and is on record."""
+        simulator.scenario(scenario, api=APIS[kind])
+        attempting = an_attempt()
+        with pytest.raises(ProviderError) as caught:
+            await provider.submit(to_submit(kind), attempting)
+        assert type(caught.value) is means
+        assert attempting.fence.is_written
+        (exchange,) = attempting.exchanges
+        assert (exchange.was_written, exchange.meaning) == (True, means.__name__)
+        assert simulator.traffic.shown(path="/mpesa/")["count"] == 1
+
+    @pytest.mark.parametrize(
+        ("scenario", "reason"),
+        [
+            ("merchant_missing", FailureReason.CONFIGURATION),
+            ("subscriber_locked", FailureReason.SUBSCRIBER_BUSY),
+        ],
+    )
+    async def test_a_refusal_has_a_reason_that_a_person_understands(
+        self, provider: RetryingProvider, simulator: Simulator, scenario: str, reason: FailureReason
+    ) -> None:
+        """With Daraja's own code."""
+        simulator.scenario(scenario)
+        with pytest.raises(Refused) as caught:
+            await provider.submit(to_submit(), an_attempt())
+        assert (caught.value.failure.reason, caught.value.code) == (reason, "500.001.1001")
+
+    async def test_an_answer_that_does_not_come_in_time_says_nothing(
+        self, simulator: Simulator, session: aiohttp.ClientSession
+    ) -> None:
+        """The call had its effect all the same."""
+        simulator.scenario("slow", api="stk", params={"seconds": 30})
+        client = client_of(
+            session, simulator.base_url, settings=simulator.settings, shelf=Shelf(None), call_seconds=0.3
+        )
+        attempting = an_attempt()
+        with pytest.raises(OutcomeUnknown):
+            await client.submit(to_submit(), attempting)
+        assert attempting.fence.is_written
+
+
+class TestTokens:
+    """A refused token is proof that nothing happened, whatever comes of getting another."""
+
+    @pytest.mark.parametrize("kind", list(Kind))
+    async def test_a_refused_token_is_renewed_and_the_payment_sent_once_more(
+        self, provider: RetryingProvider, simulator: Simulator, kind: Kind
+    ) -> None:
+        """Both exchanges are on record; money moves once."""
+        simulator.scenario("token_expired", times=1)
+        attempting = an_attempt()
+        await provider.submit(to_submit(kind), attempting)
+        assert [exchange.meaning for exchange in attempting.exchanges] == ["TokenRefused", "acknowledged"]
+        await simulator.idle()
+        assert len(simulator.ledger.movements) == 1
+
+    async def test_a_token_that_is_refused_again_is_not_tried_a_third_time(
+        self, provider: RetryingProvider, simulator: Simulator
+    ) -> None:
+        """The payment goes back to be sent later."""
+        simulator.scenario("token_expired", times=5)
+        attempting = an_attempt()
+        with pytest.raises(TokenRefused):
+            await provider.submit(to_submit(), attempting)
+        assert len(attempting.exchanges) == 2
+
+    @pytest.mark.parametrize(
+        "fault", ["html_200", "html_503", "garbage_200", "internal_error_without_acting", "cut_before_acting", "redis"]
+    )
+    async def test_when_no_other_token_can_be_had_the_payment_is_known_to_be_unsent(
+        self, provider: RetryingProvider, simulator: Simulator, shelf: Shelf, fault: str
+    ) -> None:
+        """Daraja refused the token before it acted: a doubt here would cost a person's afternoon for nothing."""
+        await provider.submit(to_submit(), an_attempt())
+        simulator.scenario("token_expired", api="b2b", times=10)
+        if fault == "redis":
+            shelf.is_away = True
+        else:
+            simulator.scenario(fault, api="oauth")
+        attempting = an_attempt()
+        with pytest.raises(ProviderError) as caught:
+            await provider.submit(to_submit(BILL), attempting)
+        outcome = fact_of_answer(attempting.attempt_id, caught.value).outcome
+        assert outcome is Outcome.NOT_ACTED, repr(caught.value)
+
+
+class TestTheRecord:
+    """Every exchange is kept, and nothing in it opens a door or calls a customer."""
+
+    @pytest.mark.parametrize("kind", list(Kind))
+    @pytest.mark.parametrize("scenario", [None, "token_expired"])
+    async def test_no_secret_and_no_phone_number_is_on_record(
+        self, provider: RetryingProvider, simulator: Simulator, shelf: Shelf, kind: Kind, scenario: str | None
+    ) -> None:
+        """Though all of them were sent, and Daraja echoes some."""
+        if scenario:
+            simulator.scenario(scenario, times=1)
+        payment, attempting = to_submit(kind), an_attempt()
+        await provider.submit(payment, attempting)
+        sent = json.loads(simulator.traffic.arrivals[-1].raw)
+        kept = json.dumps([(exchange.request, exchange.answer) for exchange in attempting.exchanges])
+        operation = RESULT_OPERATIONS[kind]
+        secrets = [
+            *(sent[name] for name in ("Password", "SecurityCredential") if name in sent),
+            callback_address.token(CALLBACK_SECRET, str(payment.id), operation),
+            json.loads(shelf.text or "")["text"],
+        ]
+        if payment.phone_number:
+            secrets.append(payment.phone_number)
+        assert [secret for secret in secrets if secret in kept] == []
+        assert operation.value in kept
+        for name in ("Amount", "PartyA", "CommandID"):
+            assert (name in sent) is (name in attempting.exchanges[0].request)
+
+
+async def stop_listening(simulator: Simulator) -> None:
+    """Nobody answers any more, and our end has noticed that its connections are gone."""
+    simulator.close_listener()
+    await asyncio.sleep(0.1)
+
+
+class TestNobodyListens:
+    """A connection that was never made moved no money: it is tried again, for as long as the attempt may."""
+
+    async def test_nobody_listening_is_tried_again_until_somebody_does(
+        self, provider: RetryingProvider, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing was written, so nothing can have happened; each try is on record."""
+        await provider.submit(to_submit(), an_attempt())  # a token is at hand
+        await stop_listening(simulator)
+        waits: list[float] = []
+
+        async def wait(seconds: float) -> None:
+            waits.append(seconds)
+            await simulator.open_listener()
+
+        monkeypatch.setattr(provider, "_sleep", wait)
+        attempting = an_attempt()
+        await provider.submit(to_submit(WITHDRAWAL), attempting)
+        meanings = [(exchange.was_written, exchange.meaning) for exchange in attempting.exchanges]
+        assert meanings == [(False, "Unreachable"), (True, "acknowledged")]
+        assert len(waits) == 1
+
+    async def test_when_nobody_ever_listens_the_payment_is_known_to_be_unsent(
+        self, provider: RetryingProvider, simulator: Simulator
+    ) -> None:
+        """After a few tries."""
+        await provider.submit(to_submit(), an_attempt())
+        await stop_listening(simulator)
+        attempting = an_attempt()
+        with pytest.raises(Unreachable):
+            await provider.submit(to_submit(), attempting)
+        assert not attempting.fence.is_written
+        assert {exchange.was_written for exchange in attempting.exchanges} == {False}
+        assert 1 < len(attempting.exchanges) <= 5
+
+    async def test_no_try_begins_past_the_deadline(self, provider: RetryingProvider, simulator: Simulator) -> None:
+        """Retries pass the same fence."""
+        await provider.submit(to_submit(), an_attempt())
+        await stop_listening(simulator)
+        attempting = an_attempt(clock=frozen_after(3))
+        with pytest.raises(Unreachable):
+            await provider.submit(to_submit(), attempting)
+        assert [exchange.meaning for exchange in attempting.exchanges] == ["Unreachable", "DeadlinePassed"]

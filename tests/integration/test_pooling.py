@@ -1,0 +1,301 @@
+"""Connections: nothing of a session is relied on, every wait is bounded, and a server that comes back is used again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from domain.adapters.postgres import engine
+from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.reading import PageQuery, Reading
+from domain.errors import StoreUnavailable
+from domain.lifecycle.record_callback import raw_change
+from domain.payment import Stage
+from domain.values import Kind
+from tests.integration.conftest import (
+    PATIENCE_SECONDS,
+    Store,
+    a_callback,
+    acknowledgement,
+    failure,
+    new_id,
+    success,
+)
+from tests.stack.databases import connection
+from tests.stack.external import GivenPostgres
+from tests.stack.servers import PostgresServer
+
+LIMITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+SLEEP = text("SELECT pg_sleep(30)")
+
+
+@pytest.fixture(scope="module")
+async def server(postgres: PostgresServer | GivenPostgres) -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL that these tests may stop, kill and freeze."""
+    if not postgres.can_be_stopped:
+        pytest.skip("DATABASE_URL names a server that is not ours to stop")
+    async with PostgresServer() as own:
+        yield own
+
+
+@pytest.fixture(scope="module")
+async def url(server: PostgresServer) -> str:
+    """An empty database there."""
+    return await server.create_database()
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    """A pool of five connections to that server, all open."""
+    own = Database(url, pool_size=5, application_name="mkwanja-pooling")
+    async with AsyncExitStack() as stack:
+        for _ in range(5):
+            await stack.enter_async_context(own.transaction())
+    yield own
+    await own.close()
+
+
+async def ask(database: Database) -> int:
+    async with database.transaction() as transaction:
+        return int((await transaction.rows(text("SELECT 42")))[0][0])
+
+
+async def fail_after(work: Awaitable[None]) -> None:
+    await work
+    raise ZeroDivisionError
+
+
+async def answers(database: Database) -> None:
+    """Asserts that every connection of the pool works, one after the other and all at once."""
+    for _ in range(3):
+        assert await ask(database) == 42
+    assert await asyncio.gather(*(ask(database) for _ in range(10))) == [42] * 10
+
+
+async def on_each_connection(database: Database, look: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+    """What `look` returns on every connection of the pool, asked of the driver and outside any transaction of ours."""
+    seen = []
+    async with AsyncExitStack() as stack:
+        for _ in range(database._engine.pool.checkedin()):  # type: ignore[attr-defined]
+            borrowed = await stack.enter_async_context(database._engine.connect())
+            seen.append(await look((await borrowed.get_raw_connection()).driver_connection))
+    return seen
+
+
+async def everything(store: Store) -> None:
+    """Has every statement that the product knows sent at least once, with one row and with several."""
+    reading = Reading(store.database)
+    deposits = await asyncio.gather(*(store.claimed() for _ in range(3)))
+    ids = frozenset({("checkout_request_id", new_id().hex)})
+    await store.changing.change(acknowledgement(*deposits[0], ids=ids))
+    await asyncio.gather(*(store.changing.change(success(payment_id)) for payment_id, _ in deposits))
+    await store.changing.change(raw_change(deposits[0][0], a_callback()))
+    await store.changing.change(failure((await store.claimed(Kind.WITHDRAWAL))[0], Kind.WITHDRAWAL))
+    payment_id = await store.accepted(Kind.BILL_PAYMENT)
+    await store.claiming.look(payment_id)
+    await store.claiming.postpone(payment_id, timedelta(seconds=1))
+    await store.accepting.first_answer("nobody", "nothing")
+    for stage in Stage:
+        await store.sweeping.take_due(stage, limit=10, next_step_in=timedelta(seconds=60))
+    for announcement in await store.sweeping.unannounced(limit=10, overdue_by=timedelta(0)):
+        await store.sweeping.record_announced(announcement)
+    await reading.payment(payment_id)
+    await reading.history(payment_id)
+    await reading.page(PageQuery(equal={"kind": "deposit"}, status="pending"))
+    assert await reading.is_migrated()
+
+
+class TestTransactionLevelOnly:
+    """A pooler in transaction mode gives each transaction another connection, and must change nothing."""
+
+    async def test_no_prepared_statement_outlives_its_transaction(self, database_url: str) -> None:
+        """On none of our connections, after every statement that there is."""
+
+        async def prepared(driver: Any) -> list[str]:
+            return [row["statement"] for row in await driver.fetch("SELECT statement FROM pg_prepared_statements")]
+
+        async with Store(database_url, pool_size=3) as store:
+            await everything(store)
+            left = await on_each_connection(store.database, prepared)
+            assert left
+            assert [statement for statements in left for statement in statements] == []
+
+    async def test_the_look_for_prepared_statements_sees_one(self, database_url: str) -> None:
+        """Or the test above would promise nothing."""
+        async with connection(database_url) as raw:
+            kept = await raw.prepare("SELECT 42", name="kept")
+            assert len(await raw.fetch("SELECT FROM pg_prepared_statements")) == 1
+            assert await kept.fetchval() == 42
+
+    async def test_limits_hold_in_the_transaction_and_leave_no_trace(self, database: Database, url: str) -> None:
+        """Every transaction begins with them; the session keeps the server's own."""
+        async with database.transaction() as transaction:
+            rows = [(await transaction.rows(text(f"SHOW {name}")))[0][0] for name in LIMITS]
+        assert rows == ["2s", "5s", "5s"]
+
+        async def shown(driver: Any) -> list[str]:
+            return [await driver.fetchval(f"SHOW {name}") for name in LIMITS]
+
+        async with connection(url) as stranger:
+            defaults = await shown(stranger)
+        assert all(seen == defaults for seen in await on_each_connection(database, shown))
+
+    async def test_a_connection_comes_back_in_order_whatever_happened_in_its_transaction(self, url: str) -> None:
+        """An error of a statement, one of ours, a cancellation: the only connection of the pool works on."""
+        database = Database(url, pool_size=1, application_name="mkwanja-pooling")
+        with pytest.raises(DBAPIError):
+            async with database.transaction() as transaction:
+                await transaction.run(text("SELECT 1/0"))
+        assert await ask(database) == 42
+        with pytest.raises(ZeroDivisionError):
+            async with database.transaction() as transaction:
+                await fail_after(transaction.run(text("CREATE SCHEMA left_behind")))
+        assert await ask(database) == 42
+        is_open = asyncio.Event()
+
+        async def hang() -> None:
+            async with database.transaction() as transaction:
+                is_open.set()
+                await transaction.run(SLEEP)
+
+        hanging = asyncio.create_task(hang())
+        await is_open.wait()
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+        assert await ask(database) == 42
+        async with database.transaction() as transaction:
+            assert (await transaction.rows(text("SELECT to_regnamespace('left_behind')")))[0][0] is None
+        await database.close()
+
+
+class TestServerGoneAndBack:
+    """What happens to Postgres happens to it alone."""
+
+    async def test_connections_that_were_ended_are_survived(self, database: Database, server: PostgresServer) -> None:
+        """All of the pool at once, as by a failover: the next call does not notice."""
+        async with connection(server.admin_url) as admin:
+            end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'mkwanja-pooling'"
+            assert await admin.fetchval(end) >= 5
+        await answers(database)
+
+    @pytest.mark.parametrize("how", ["restart", "kill"])
+    async def test_a_restart_is_survived(self, database: Database, server: PostgresServer, how: str) -> None:
+        """In order, or by a crash."""
+        if how == "restart":
+            await server.restart()
+        else:
+            await server.kill()
+            await server.start()
+        await answers(database)
+
+    async def test_while_it_is_stopped_everything_is_unavailable_and_afterwards_nothing(
+        self, database: Database, server: PostgresServer, url: str
+    ) -> None:
+        """Also for a pool that never connected; nothing hangs."""
+        unused = Database(url, pool_size=2, application_name="mkwanja-pooling")
+        await server.stop()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                for pool in (database, unused):
+                    results = await asyncio.gather(*(ask(pool) for _ in range(8)), return_exceptions=True)
+                    assert {type(result) for result in results} == {StoreUnavailable}
+        finally:
+            await server.start()
+        for pool in (database, unused):
+            await answers(pool)
+        await unused.close()
+
+    async def test_a_frozen_server_is_given_up_by_our_own_clock(
+        self, server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It still takes connections and says nothing; only we can end the wait, on an open connection and on a new one."""
+        monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.3)
+        monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
+        database = Database(url, pool_size=2, application_name="mkwanja-pooling")
+        assert await ask(database) == 42
+        server.freeze()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                results = await asyncio.gather(*(ask(database) for _ in range(2)), return_exceptions=True)
+        finally:
+            server.thaw()
+        assert {type(result) for result in results} == {StoreUnavailable}
+        await answers(database)
+        await database.close()
+
+    async def test_when_all_connections_are_taken_the_wait_is_bounded(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And says what every other absence says."""
+        monkeypatch.setattr(engine, "POOL_WAIT_SECONDS", 0.1)
+        database = Database(url, pool_size=1, application_name="mkwanja-pooling")
+        async with database.transaction():
+            with pytest.raises(StoreUnavailable):
+                await ask(database)
+        assert await ask(database) == 42
+        await database.close()
+
+    async def test_a_server_without_room_for_us_is_unavailable(self, server: PostgresServer, url: str) -> None:
+        """Others have all its connections; when they end it goes on."""
+        database = Database(url, pool_size=1, application_name="mkwanja-pooling")
+        async with connection(server.admin_url) as admin:
+            await admin.execute("ALTER ROLE mkwanja CONNECTION LIMIT 0")
+            try:
+                with pytest.raises(StoreUnavailable):
+                    await ask(database)
+            finally:
+                await admin.execute("ALTER ROLE mkwanja CONNECTION LIMIT -1")
+        assert await ask(database) == 42
+        await database.close()
+
+    @pytest.mark.parametrize("what", ["database", "role"])
+    async def test_a_database_that_is_not_there_yet_is_unavailable(self, server: PostgresServer, what: str) -> None:
+        """At a first start the database or its role may come after us."""
+        absent = server.url.replace("//mkwanja:", "//not_there:") if what == "role" else server.url + "_not_there"
+        database = Database(absent, pool_size=1, application_name="mkwanja-pooling")
+        with pytest.raises(StoreUnavailable):
+            await ask(database)
+        await database.close()
+
+
+class TestWhoeverHangs:
+    """A process that hangs with something in its hands keeps nobody waiting for long."""
+
+    async def test_a_transaction_that_is_left_open_is_ended_by_the_server(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its process learns of it with its next statement, and has written nothing."""
+        said = str(engine._OPEN)
+        assert "'idle_in_transaction_session_timeout', '5s'" in said
+        monkeypatch.setattr(engine, "_OPEN", text(said.replace("session_timeout', '5s'", "session_timeout', '100ms'")))
+
+        async def hang() -> None:
+            async with database.transaction() as transaction:
+                await transaction.run(text("CREATE SCHEMA half_done"))
+                await asyncio.sleep(0.5)
+                await transaction.run(text("SELECT 1"))
+
+        with pytest.raises(StoreUnavailable):
+            await hang()
+        async with database.transaction() as transaction:
+            assert (await transaction.rows(text("SELECT to_regnamespace('half_done')")))[0][0] is None
+
+    async def test_a_statement_that_takes_too_long_is_ended_by_the_server(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """That is nobody's row's fault."""
+        said = str(engine._OPEN)
+        monkeypatch.setattr(
+            engine, "_OPEN", text(said.replace("'statement_timeout', '5s'", "'statement_timeout', '100ms'"))
+        )
+        with pytest.raises(StoreUnavailable):
+            async with database.transaction() as transaction:
+                await transaction.run(SLEEP)
+        await answers(database)

@@ -1,0 +1,261 @@
+"""Redis: wake-ups that arq reads, a bell that needs no listener, copies that may be garbage, a rate that all keep together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+from arq.connections import ArqRedis
+from arq.constants import default_queue_name, job_key_prefix
+from arq.jobs import deserialize_job_raw
+from arq.typing import WorkerCoroutine
+from arq.worker import Worker, func
+
+from domain.adapters.redis import wakeups
+from domain.adapters.redis.bell import RedisBell
+from domain.adapters.redis.connection import connect
+from domain.adapters.redis.replays import Replays
+from domain.adapters.redis.sharing import SharedRate, SharedText
+from domain.adapters.redis.wakeups import SUBMIT_JOB, RedisWakeups, job_bytes, job_from_bytes
+from domain.errors import QueueUnavailable
+from domain.idempotency import FirstAnswer
+from domain.ports import Announcement
+from tests.integration.conftest import PATIENCE_SECONDS, new_id
+
+NOW = datetime.now(UTC)
+ANSWER = FirstAnswer(b"\x01\xff\x00", 202, b'{"id": "1"}\n', "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
+
+
+def an_announcement(body: str = '{"id":"1"}') -> Announcement:
+    return Announcement(history_id=new_id(), payment_id=new_id(), body=body)
+
+
+async def jobs(redis: ArqRedis) -> list[tuple[Any, ...]]:
+    """The queue's jobs in order, as arq would read them: function, arguments, try."""
+    read = []
+    for job_id in await redis.zrange(default_queue_name, 0, -1):
+        raw = await redis.get(job_key_prefix + job_id.decode())
+        assert raw is not None
+        assert await redis.ttl(job_key_prefix + job_id.decode()) > 0
+        json.loads(raw)
+        read.append(deserialize_job_raw(raw, deserializer=job_from_bytes)[:3])
+    return read
+
+
+class TestWakeups:
+    """arq jobs that say only: look at this payment."""
+
+    async def test_a_wake_up_is_a_json_job_with_an_id_of_its_own(self, redis: ArqRedis) -> None:
+        """The same payment twice is two jobs: a killed worker's key must not block the second."""
+        payment_id = new_id()
+        queue = RedisWakeups(redis)
+        await asyncio.gather(queue.wake_one(payment_id), queue.wake_one(payment_id))
+        await queue.wake([payment_id, payment_id])
+        assert await jobs(redis) == [(SUBMIT_JOB, [str(payment_id)], {})] * 4
+
+    async def test_arq_itself_runs_it(self, redis: ArqRedis) -> None:
+        """With our deserializer, as the worker process does."""
+        woken: list[str] = []
+
+        async def submit(_context: dict[Any, Any], payment_id: str) -> None:
+            woken.append(payment_id)
+
+        payments = [new_id() for _ in range(20)]
+        queue = RedisWakeups(redis)
+        await queue.wake(payments[:10])
+        await asyncio.gather(*map(queue.wake_one, payments[10:]))
+        worker = Worker(
+            functions=[func(cast("WorkerCoroutine", submit), name=SUBMIT_JOB)],
+            redis_pool=redis,
+            burst=True,
+            poll_delay=0.01,
+            keep_result=0,
+            handle_signals=False,
+            job_serializer=job_bytes,
+            job_deserializer=job_from_bytes,
+        )
+        await worker.main()
+        assert sorted(woken) == sorted(map(str, payments))
+        assert await redis.zcard(default_queue_name) == 0
+
+    async def test_while_the_workers_are_behind_only_a_few_are_added_and_those_in_front(
+        self, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The queue holds their work already; whose wake-up was lost still gets a turn."""
+        monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_ENOUGH", 10)
+        monkeypatch.setattr(wakeups, "_ALWAYS_WOKEN", 2)
+        queue = RedisWakeups(redis)
+        await asyncio.gather(*(queue.wake_one(new_id()) for _ in range(5)))
+        await queue.wake([new_id() for _ in range(50)])
+        assert await redis.zcard(default_queue_name) == 10
+        forgotten = [new_id() for _ in range(50)]
+        await queue.wake(forgotten)
+        assert await redis.zcard(default_queue_name) == 12
+        assert {arguments[0] for _, arguments, _ in (await jobs(redis))[:7]} >= set(map(str, forgotten[:2]))
+
+    async def test_nobody_to_wake_is_no_error(self, redis: ArqRedis) -> None:
+        """An empty sweep."""
+        await RedisWakeups(redis).wake([])
+        assert await redis.zcard(default_queue_name) == 0
+
+
+class TestBell:
+    """A hint, at most once by itself."""
+
+    async def test_with_nobody_listening_it_rings_all_the_same(self, redis: ArqRedis) -> None:
+        """Who comes later reads the payment."""
+        await RedisBell(redis).ring(an_announcement())
+
+    async def test_it_is_heard_on_the_channel_of_all_and_on_the_payment_s_own_byte_for_byte(
+        self, redis: ArqRedis
+    ) -> None:
+        """Also when many ring at once."""
+        announcements = [an_announcement(f'{{"note":"thanks \u00e9 \u2713","n":{number}}}') for number in range(20)]
+        bell = RedisBell(redis)
+        async with redis.pubsub() as listener, asyncio.timeout(PATIENCE_SECONDS):
+            await listener.subscribe("payment-events", f"payment-events:{announcements[0].payment_id}")
+            await asyncio.gather(*map(bell.ring, announcements))
+            heard: list[tuple[str, str]] = []
+            while len(heard) < 21:
+                message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
+                if message is not None:
+                    heard.append((message["channel"].decode(), message["data"].decode()))
+        assert sorted(body for channel, body in heard if channel == "payment-events") == sorted(
+            announcement.body for announcement in announcements
+        )
+        own = [body for channel, body in heard if channel != "payment-events"]
+        assert own == [announcements[0].body]
+
+
+class TestReplays:
+    """Copies of first answers."""
+
+    async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(self, redis: ArqRedis) -> None:
+        """And no name in Redis shows either of them."""
+        replays = Replays(redis)
+        await replays.write("3:isssub", "order-42", ANSWER, NOW + timedelta(hours=1))
+        assert await replays.read("3:isssub", "order-42", now=NOW) == ANSWER
+        assert await replays.read("3:isssub", "order-43", now=NOW) is None
+        assert await replays.read("3:isssuborder", "-42", now=NOW) is None
+        assert not [name for name in await redis.keys() if b"order" in name or b"sub" in name]
+
+    async def test_many_at_once_get_each_its_own(self, redis: ArqRedis) -> None:
+        """They share round trips, not answers."""
+        replays = Replays(redis)
+        answers = [FirstAnswer(b"\x01", 202, str(number).encode(), str(number)) for number in range(50)]
+        await asyncio.gather(
+            *(replays.write("caller", answer.payment_id, answer, NOW + timedelta(hours=1)) for answer in answers)
+        )
+        read = await asyncio.gather(*(replays.read("caller", answer.payment_id, now=NOW) for answer in answers))
+        assert read == answers
+
+    async def test_past_its_time_there_is_no_copy(self, redis: ArqRedis) -> None:
+        """By the reader's clock as well as by Redis's own."""
+        replays = Replays(redis)
+        await replays.write("caller", "key", ANSWER, NOW + timedelta(hours=1))
+        assert await replays.read("caller", "key", now=NOW + timedelta(hours=1)) is None
+        (name,) = await redis.keys("mkwanja:replay:*")
+        assert 0 < await redis.ttl(name) <= 3600
+        await replays.write("caller", "key", ANSWER, NOW - timedelta(seconds=1))
+        assert await redis.keys("mkwanja:replay:*") == []
+
+    @pytest.mark.parametrize(
+        "garbage", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"7", b'{"expires_at": "2999-01-01T00:00:00+00:00"}']
+    )
+    async def test_garbage_is_no_copy(self, redis: ArqRedis, garbage: bytes) -> None:
+        """Postgres is asked then."""
+        replays = Replays(redis)
+        await replays.write("caller", "key", ANSWER, NOW + timedelta(hours=1))
+        (name,) = await redis.keys("mkwanja:replay:*")
+        await redis.set(name, garbage)
+        assert await replays.read("caller", "key", now=NOW) is None
+
+
+class TestRate:
+    """So many a second for all workers together."""
+
+    @pytest.mark.parametrize("per_second", [1, 20])
+    async def test_two_workers_share_a_burst_of_one_second(
+        self, redis: ArqRedis, redis_of_run: Any, per_second: int
+    ) -> None:
+        """Asked at once, a second's worth passes, and little more by the time that goes by meanwhile."""
+        second = connect(redis_of_run.url, client_name="mkwanja-test")
+        rates = [SharedRate(client, "rate", per_second=per_second) for client in (redis, second)]
+        began = await redis.time()
+        waits = [await rates[number % 2].take() for number in range(3 * per_second + 2)]
+        ended = await redis.time()
+        await second.aclose(close_connection_pool=True)
+        elapsed = ended[0] - began[0] + (ended[1] - began[1]) / 1e6
+        passed = waits.count(0)
+        assert per_second <= passed <= per_second + 1 + per_second * elapsed
+        assert all(0 < wait <= 1 for wait in waits if wait)
+
+    async def test_it_recovers_and_whoever_was_refused_counted_for_nothing(self, redis: ArqRedis) -> None:
+        """After the wait that it names there is room again, however often it was asked in vain."""
+        rate = SharedRate(redis, "rate", per_second=10)
+        while not await rate.take():
+            pass
+        waits = [await rate.take() for _ in range(20)]
+        await asyncio.sleep(waits[-1] + 0.01)
+        assert await rate.take() == 0
+
+    async def test_two_limits_of_different_names_are_two(self, redis: ArqRedis) -> None:
+        """Sends do not use up what inquiries may."""
+        sends, inquiries = (SharedRate(redis, name, per_second=1) for name in ("sends", "inquiries"))
+        assert [await sends.take(), await inquiries.take()] == [0, 0]
+        assert await sends.take() > 0
+
+    async def test_flushed_it_begins_anew(self, redis: ArqRedis) -> None:
+        """Its script included."""
+        rate = SharedRate(redis, "rate", per_second=1)
+        assert await rate.take() == 0
+        await redis.flushdb()
+        await redis.script_flush()
+        assert await rate.take() == 0
+
+
+CALLS: dict[str, Callable[[ArqRedis], Awaitable[object]]] = {
+    "wake": lambda redis: RedisWakeups(redis).wake([UUID(int=1)]),
+    "wake_one": lambda redis: RedisWakeups(redis).wake_one(UUID(int=1)),
+    "ring": lambda redis: RedisBell(redis).ring(an_announcement()),
+    "read a copy": lambda redis: Replays(redis).read("caller", "key", now=NOW),
+    "write a copy": lambda redis: Replays(redis).write("caller", "key", ANSWER, NOW + timedelta(hours=1)),
+    "take": lambda redis: SharedRate(redis, "rate", per_second=1).take(),
+    "read": lambda redis: SharedText(redis, "token").read(),
+    "write": lambda redis: SharedText(redis, "token").write("text", kept_seconds=1),
+    "lock": lambda redis: SharedText(redis, "token").lock().__aenter__(),
+}
+
+
+class TestAway:
+    """Redis cannot be reached: every user of it is told so, by one error."""
+
+    @pytest.mark.parametrize("call", list(CALLS))
+    async def test_every_call_says_that_the_queue_is_unavailable(self, call: str) -> None:
+        """Nothing of redis-py's gets out."""
+        away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
+        with pytest.raises(QueueUnavailable):
+            await CALLS[call](away)
+        await away.aclose(close_connection_pool=True)
+
+    async def test_a_server_that_hangs_is_given_up(self, redis_of_run: Any) -> None:
+        """Frozen, it takes connections and says nothing; thawed, it is used again."""
+        if not redis_of_run.can_be_stopped:
+            pytest.skip("REDIS_URL names a server that is not ours to stop")
+        client = connect(redis_of_run.url + "?socket_timeout=0.2", client_name="mkwanja-test")
+        rate = SharedRate(client, "hanging", per_second=1000)
+        await rate.take()
+        redis_of_run.freeze()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                with pytest.raises(QueueUnavailable):
+                    await rate.take()
+        finally:
+            redis_of_run.thaw()
+        await rate.take()
+        await client.aclose(close_connection_pool=True)

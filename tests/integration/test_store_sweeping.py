@@ -1,0 +1,200 @@
+"""Sweeping: what is due is taken once, in order and without waiting; what was not announced is found until it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from domain.errors import StoreUnavailable
+from domain.payment import Stage
+from domain.ports import Announcement
+from domain.values import Kind
+from tests.integration.conftest import Store, a_new_payment, failure, locked, success
+from tests.stack.databases import connection
+
+NOW = timedelta(0)
+MINUTE = timedelta(seconds=60)
+
+
+async def overdue(store: Store, count: int) -> list[UUID]:
+    """Accepted payments, the first due longest."""
+    news = [a_new_payment() for _ in range(count)]
+    await asyncio.gather(*map(store.accepting.accept, news))
+    late = "UPDATE mkwanja.payments SET next_step_at = now() - $2 * interval '1 second' WHERE id = $1"
+    for number, new in enumerate(news):
+        await store.execute(late, new.id, count - number)
+    return [new.id for new in news]
+
+
+async def take(store: Store, *, limit: int = 100, stage: Stage = Stage.ACCEPTED) -> list[UUID]:
+    return [due.payment_id for due in await store.sweeping.take_due(stage, limit=limit, next_step_in=MINUTE)]
+
+
+class TestDue:
+    """Taken and moved in one statement."""
+
+    async def test_due_payments_come_in_due_order_and_are_then_due_later(self, fresh: Store) -> None:
+        """So what makes no progress cannot keep the rest from their turn."""
+        payments = await overdue(fresh, 6)
+        assert await take(fresh, limit=4) == payments[:4]
+        assert await take(fresh, limit=4) == payments[4:]
+        assert await take(fresh) == []
+        moved = "SELECT bool_and(next_step_at > now() + interval '30 seconds') FROM mkwanja.payments"
+        assert await fresh.one(moved)
+
+    async def test_each_tells_what_its_next_step_needs_to_know(self, fresh: Store) -> None:
+        """Kind, stage and age."""
+        payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
+        sql = (
+            "UPDATE mkwanja.payments SET next_step_at = now(), created_at = now() - interval '90 seconds' WHERE id = $1"
+        )
+        await fresh.execute(sql, payment_id)
+        (due,) = await fresh.sweeping.take_due(Stage.ACCEPTED, limit=1, next_step_in=MINUTE)
+        assert (due.payment_id, due.kind, due.stage) == (payment_id, Kind.BILL_PAYMENT, Stage.ACCEPTED)
+        assert timedelta(seconds=90) <= due.age < timedelta(seconds=900)
+
+    async def test_only_its_stage_and_only_what_is_due(self, fresh: Store) -> None:
+        """What is due later, in another stage, or final is left alone."""
+        await fresh.accepted()
+        claimed, _ = await fresh.claimed()
+        await fresh.finalized()
+        assert await take(fresh) == []
+        assert await take(fresh, stage=Stage.SUBMITTING) == []
+        await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", claimed)
+        assert await take(fresh) == []
+        assert await take(fresh, stage=Stage.SUBMITTING) == [claimed]
+
+    async def test_sweepers_at_once_take_disjoint_shares_and_leave_nothing(self, fresh: Store) -> None:
+        """Three of them, in small bites."""
+        payments = await overdue(fresh, 60)
+        async with Store(fresh.url) as second, Store(fresh.url) as third:
+            taken: list[UUID] = []
+            while bites := [
+                payment_id
+                for bite in await asyncio.gather(*(take(store, limit=7) for store in (fresh, second, third)))
+                for payment_id in bite
+            ]:
+                taken += bites
+        assert len(taken) == len(set(taken))
+        assert set(taken) == set(payments)
+
+    async def test_a_row_that_somebody_holds_is_skipped_and_not_waited_for(self, fresh: Store) -> None:
+        """It comes with a later sweep."""
+        held, free = await overdue(fresh, 2)
+        async with locked(fresh, held):
+            assert await take(fresh) == [free]
+        assert await take(fresh) == [held]
+
+    async def test_finished_payments_cost_a_sweep_nothing(self, fresh: Store) -> None:
+        """They are in neither partial index, and the plan of a sweep uses those."""
+        payment_id = await fresh.finalized()
+        await fresh.execute("UPDATE mkwanja.payments SET event_due = NULL")
+        copied = await fresh.one(
+            "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns"
+            " WHERE table_schema = 'mkwanja' AND table_name = 'payments' AND column_name NOT IN ('id', 'receipt')"
+        )
+        await fresh.execute(
+            f"INSERT INTO mkwanja.payments (id, {copied}) SELECT gen_random_uuid(), {copied}"  # noqa: S608
+            " FROM mkwanja.payments, generate_series(1, 5000) WHERE id = $1",
+            payment_id,
+        )
+        await overdue(fresh, 3)
+        await fresh.execute("ANALYZE mkwanja.payments")
+        for name, condition in (
+            ("payments_due", "stage = 'accepted' AND next_step_at <= now() ORDER BY next_step_at"),
+            ("payments_event_due", "event_due <= now() ORDER BY event_due"),
+        ):
+            look = f"EXPLAIN (FORMAT JSON) SELECT id FROM mkwanja.payments WHERE {condition} LIMIT 100"  # noqa: S608
+            plan = await fresh.one(look)
+            assert f'"Index Name": "{name}"' in json.dumps(json.loads(plan)), plan
+            assert await fresh.one("SELECT reltuples FROM pg_class WHERE relname = $1", name) <= 10
+
+
+class TestAnnouncements:
+    """At least once, by one id, until it is on record."""
+
+    async def test_an_event_is_owed_until_it_is_recorded_as_published(self, fresh: Store) -> None:
+        """The very bytes that the finalizing commit fixed."""
+        payment_id, _ = await fresh.claimed()
+        result = await fresh.changing.change(success(payment_id))
+        for _ in range(2):
+            assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == [result.announcement]
+        assert result.announcement is not None
+        await fresh.sweeping.record_announced(result.announcement)
+        assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == []
+        assert (await fresh.payment(payment_id)).event_due is None
+
+    async def test_who_made_the_fact_has_a_moment_to_publish_it(self, fresh: Store) -> None:
+        """The sweeper takes only what is late."""
+        await fresh.finalized()
+        assert await fresh.sweeping.unannounced(limit=10, overdue_by=MINUTE) == []
+
+    async def test_of_two_facts_each_is_owed_and_the_payment_is_clear_with_the_last(self, fresh: Store) -> None:
+        """A failure and its correction, recorded in either order."""
+        for recorded_first in (0, 1):
+            payment_id, _ = await fresh.claimed()
+            results = [await fresh.changing.change(change) for change in (failure(payment_id), success(payment_id))]
+            owed = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+            assert owed == [result.announcement for result in results]
+            first = owed.pop(recorded_first)
+            await fresh.sweeping.record_announced(first)
+            assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == owed
+            assert (await fresh.payment(payment_id)).event_due is not None
+            await fresh.sweeping.record_announced(owed[0])
+            assert (await fresh.payment(payment_id)).event_due is None
+
+    async def test_a_fact_that_comes_while_another_is_recorded_stays_owed(self, fresh: Store) -> None:
+        """Whichever commits first, no event is forgotten."""
+        async with Store(fresh.url) as second:
+            for _ in range(15):
+                payment_id, _ = await fresh.claimed()
+                failed = await fresh.changing.change(failure(payment_id))
+                assert failed.announcement is not None
+                corrected, _ = await asyncio.gather(
+                    fresh.changing.change(success(payment_id)),
+                    second.sweeping.record_announced(failed.announcement),
+                )
+                owed = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+                assert owed == [corrected.announcement]
+                assert corrected.announcement is not None
+                await fresh.sweeping.record_announced(corrected.announcement)
+
+    async def test_recorded_twice_is_no_error(self, fresh: Store) -> None:
+        """Two sweepers may publish the same event: at least once."""
+        payment_id = await fresh.finalized()
+        (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+        async with Store(fresh.url) as second:
+            await asyncio.gather(
+                *(store.sweeping.record_announced(announcement) for store in (fresh, second, fresh, second))
+            )
+        assert (await fresh.payment(payment_id)).event_due is None
+
+    async def test_a_record_that_cannot_be_written_fails_alone(self, fresh: Store) -> None:
+        """One announcement of a batch is of a fact that is not on record."""
+        payments = [await fresh.finalized() for _ in range(4)]
+        announcements = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+        announcements.insert(1, Announcement(history_id=payments[0], payment_id=a_new_payment().id, body="{}"))
+        results = await asyncio.gather(*map(fresh.sweeping.record_announced, announcements), return_exceptions=True)
+        assert [isinstance(result, Exception) for result in results] == [False, True, False, False, False]
+        assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == []
+
+    @pytest.mark.usefixtures("impatient")
+    async def test_a_payment_that_somebody_holds_is_given_up_as_unavailable(self, fresh: Store) -> None:
+        """The one error that the announcer expects: the sweeper will find it again."""
+        payment_id = await fresh.finalized()
+        (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+        async with locked(fresh, payment_id):
+            with pytest.raises(StoreUnavailable):
+                await fresh.sweeping.record_announced(announcement)
+        await fresh.sweeping.record_announced(announcement)
+
+    async def test_looking_for_owed_events_waits_for_nobody(self, fresh: Store) -> None:
+        """A reader holds up no writer, and is held up by none."""
+        payment_id = await fresh.finalized()
+        async with connection(fresh.url) as raw, raw.transaction():
+            await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
+            assert len(await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)) == 1

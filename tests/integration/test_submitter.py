@@ -1,0 +1,301 @@
+"""Submitting against a real record: whatever the provider, the worker or Postgres do, the payment ends where the table says."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProviderError,
+    QueueUnavailable,
+    Refused,
+    Resendable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.failures import FailureReason
+from domain.fence import DeadlinePassed
+from domain.lifecycle import submit
+from domain.lifecycle.announce import Announcer
+from domain.lifecycle.submit import Submitter
+from domain.payment import Outcome, Payment, Stage
+from domain.ports import Attempting, ProviderIds
+from domain.values import Kind
+from tests.integration.conftest import INSUFFICIENT_FUNDS, SUBMIT_TERMS, TERMS, Store, new_id, success, until
+from tests.integration.scripted import Away, Bell, Held, Provider, acknowledge, an_id, fails
+from workers.main import boot_clock
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
+
+
+@pytest.fixture
+def bell() -> Bell:
+    return Bell()
+
+
+def a_submitter(store: Store, provider: Provider, bell: Bell, **parts: Any) -> Submitter:
+    """One worker's."""
+    usual: dict[str, Any] = {"changes": store.changing, "clock": boot_clock}
+    return Submitter(
+        claims=store.claiming,
+        provider=provider,
+        announcer=Announcer(store.sweeping, bell),
+        terms=SUBMIT_TERMS,
+        **(usual | parts),
+    )
+
+
+@pytest.fixture
+def submitter(store: Store, provider: Provider, bell: Bell) -> Submitter:
+    return a_submitter(store, provider, bell)
+
+
+class TestAnswers:
+    """Each answer leads to its stage, with its outcome on the attempt's row."""
+
+    @pytest.mark.parametrize(
+        ("error", "stage", "outcome"),
+        [
+            (None, Stage.AWAITING_RESULT, Outcome.ACKNOWLEDGED),
+            (Refused(INSUFFICIENT_FUNDS), Stage.FAILED, Outcome.REFUSED),
+            (Throttled(), Stage.ACCEPTED, Outcome.NOT_ACTED),
+            (TokenRefused(), Stage.ACCEPTED, Outcome.NOT_ACTED),
+            (Resendable(), Stage.IN_DOUBT, Outcome.RESENDABLE),
+            (DuplicateSubmission(), Stage.IN_DOUBT, Outcome.DUPLICATE),
+            (OutcomeUnknown(), Stage.IN_DOUBT, Outcome.UNKNOWN),
+            (ZeroDivisionError(), Stage.IN_DOUBT, Outcome.UNKNOWN),
+            (QueueUnavailable(), Stage.IN_DOUBT, Outcome.UNKNOWN),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+    )
+    async def test_after_the_first_byte(
+        self,
+        store: Store,
+        submitter: Submitter,
+        provider: Provider,
+        error: Exception | None,
+        stage: Stage,
+        outcome: Outcome,
+    ) -> None:
+        """What may have acted is in doubt, our own bugs included."""
+        if error is not None:
+            provider.play = fails(error)
+        payment_id = await store.accepted(Kind.WITHDRAWAL)
+        await submitter.submit(payment_id)
+        payment = await store.payment(payment_id)
+        assert (payment.stage, [attempt.outcome for attempt in payment.attempts]) == (stage, [outcome])
+        assert (payment.next_step_at is None) is stage.is_final
+        assert payment.provider_ids == (an_id(payment) if error is None else frozenset())
+
+    @pytest.mark.parametrize("error", [Unreachable(), DeadlinePassed(), ZeroDivisionError()], ids=repr)
+    async def test_before_the_first_byte_it_waits_again_and_is_sent_later(
+        self, store: Store, submitter: Submitter, provider: Provider, error: Exception
+    ) -> None:
+        """Nothing was written: the next attempt is the second, and the only one that counts."""
+        provider.play = fails(error, written=False)
+        payment_id = await store.accepted(Kind.BILL_PAYMENT)
+        await submitter.submit(payment_id)
+        payment = await store.payment(payment_id)
+        assert (payment.stage, payment.lease_until) == (Stage.ACCEPTED, None)
+        assert [attempt.outcome for attempt in payment.attempts] == [Outcome.NOT_ACTED]
+        assert payment.next_step_at is not None
+        assert payment.next_step_at - payment.updated_at <= timedelta(seconds=5)
+        provider.play = acknowledge
+        await submitter.submit(payment_id)
+        payment = await store.payment(payment_id)
+        assert payment.stage is Stage.AWAITING_RESULT
+        assert [attempt.number for attempt in payment.attempts] == [1, 2]
+
+    async def test_a_late_answer_of_an_attempt_whose_lease_is_gone_still_counts(
+        self, store: Store, submitter: Submitter, provider: Provider
+    ) -> None:
+        """A callback was faster: what the answer teaches is kept, and takes nothing back."""
+        held = Held(written=True)
+        provider.play = held
+        payment_id = await store.accepted(Kind.WITHDRAWAL)
+        job = asyncio.create_task(submitter.submit(payment_id))
+        await held.is_asked.wait()
+        await store.changing.change(success(payment_id, Kind.WITHDRAWAL))
+        held.may_answer.set()
+        await job
+        payment = await store.payment(payment_id)
+        assert (payment.stage, payment.needs_review) == (Stage.SUCCEEDED, False)
+        assert payment.provider_ids == an_id(payment)
+
+    async def test_a_refusal_is_announced(
+        self, store: Store, submitter: Submitter, provider: Provider, bell: Bell
+    ) -> None:
+        """By the bell, with the bytes on record."""
+        provider.play = fails(Refused(INSUFFICIENT_FUNDS))
+        payment_id = await store.accepted()
+        await submitter.submit(payment_id)
+        await until(lambda: _is_announced(store, payment_id))
+        assert [announcement.body for announcement in bell.rung] == [
+            (await store.history(payment_id))[-1]["event_body"]
+        ]
+
+
+async def _is_announced(store: Store, payment_id: UUID) -> bool:
+    return (await store.payment(payment_id)).event_due is None
+
+
+class TestTheRowIsTheJob:
+    """A job that runs twice, late, or for nothing changes nothing."""
+
+    async def test_many_jobs_for_one_payment_in_two_workers_send_once(
+        self, store: Store, other: Store, provider: Provider, bell: Bell
+    ) -> None:
+        """The claim decides."""
+        workers = [a_submitter(process, provider, bell) for process in (store, other)]
+        payment_id = await store.accepted()
+        await asyncio.gather(*(worker.submit(payment_id) for worker in workers * 5))
+        assert provider.submitted == [payment_id]
+
+    async def test_for_a_payment_that_is_not_waiting_nothing_happens(
+        self, store: Store, submitter: Submitter, provider: Provider
+    ) -> None:
+        """Claimed, final, or never heard of."""
+        for payment_id in ((await store.claimed())[0], await store.finalized(), new_id()):
+            await submitter.submit(payment_id)
+        assert provider.submitted == []
+
+    @pytest.mark.parametrize("kind", list(Kind))
+    async def test_one_that_is_too_old_fails_and_is_not_sent(
+        self, store: Store, submitter: Submitter, provider: Provider, kind: Kind
+    ) -> None:
+        """It may be asked for again: it was never sent."""
+        payment_id = await store.accepted(kind)
+        age = "UPDATE mkwanja.payments SET created_at = now() - $2::interval WHERE id = $1"
+        await store.execute(age, payment_id, TERMS.expires_after[kind])
+        await submitter.submit(payment_id)
+        payment = await store.payment(payment_id)
+        assert payment.stage is Stage.FAILED
+        assert payment.failure is not None
+        assert (payment.failure.reason, payment.failure.safe_to_retry) == (FailureReason.NOT_SUBMITTED_IN_TIME, True)
+        assert provider.submitted == []
+
+    @pytest.mark.parametrize(
+        "error", [Throttled(wait_seconds=600), Unreachable(), QueueUnavailable(), OutcomeUnknown()], ids=repr
+    )
+    async def test_what_is_not_ready_comes_before_the_claim(
+        self, store: Store, submitter: Submitter, provider: Provider, error: ProviderError
+    ) -> None:
+        """No attempt is spent on it, and the payment has its next time."""
+        provider.not_ready = error
+        payment_id = await store.accepted()
+        before = await store.payment(payment_id)
+        await submitter.submit(payment_id)
+        after = await store.payment(payment_id)
+        assert (after.stage, after.attempts) == (Stage.ACCEPTED, ())
+        assert after.next_step_at is not None
+        assert before.next_step_at is not None
+        assert after.next_step_at > before.next_step_at
+
+
+class TestInterrupted:
+    """From the claim on, nobody may interrupt."""
+
+    @pytest.mark.parametrize("written", [True, False], ids=["on the wire", "not yet sent"])
+    async def test_a_cancelled_job_still_records_the_answer(
+        self, store: Store, submitter: Submitter, provider: Provider, written: bool
+    ) -> None:
+        """arq may cancel a job at any moment; the send goes on and is waited for."""
+        provider.play = held = Held(written=written)
+        payment_id = await store.accepted()
+        job = asyncio.create_task(submitter.submit(payment_id))
+        await held.is_asked.wait()
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        held.may_answer.set()
+        await submitter.wait_for_sends()
+        assert (await store.payment(payment_id)).stage is Stage.AWAITING_RESULT
+
+    async def test_a_drain_gives_back_what_is_unsent_and_keeps_what_is_on_the_wire(
+        self, store: Store, provider: Provider, bell: Bell
+    ) -> None:
+        """None ends in doubt, and nothing new is claimed."""
+        unsent, sent = Held(written=False), Held(written=True)
+        plays = {True: sent, False: unsent}
+        payments = {payment_id: number % 2 == 0 for number in range(10) for payment_id in [await store.accepted()]}
+
+        async def play(payment: Payment, attempting: Attempting) -> ProviderIds:
+            return await plays[payments[payment.id]](payment, attempting)
+
+        provider.play = play
+        submitter = a_submitter(store, provider, bell)
+        jobs = [asyncio.create_task(submitter.submit(payment_id)) for payment_id in payments]
+        await until(lambda: _all_submitted(provider, 10))
+        submitter.drain()
+        late = await store.accepted()
+        await submitter.submit(late)
+        unsent.may_answer.set()
+        sent.may_answer.set()
+        await submitter.wait_for_sends()
+        await asyncio.gather(*jobs)
+        for payment_id, was_sent in payments.items():
+            payment = await store.payment(payment_id)
+            assert payment.stage is (Stage.AWAITING_RESULT if was_sent else Stage.ACCEPTED)
+            if not was_sent:
+                assert payment.attempts[0].outcome is Outcome.NOT_ACTED
+                assert payment.next_step_at == payment.updated_at, "another worker may take it at once"
+        assert late not in provider.submitted
+        assert (await store.payment(late)).stage is Stage.ACCEPTED
+
+    async def test_a_worker_that_was_frozen_past_its_deadline_sends_nothing(
+        self, store: Store, provider: Provider, bell: Bell
+    ) -> None:
+        """Half a lease after it began, by a clock that goes on while it is stopped."""
+        now = [1000.0]
+        held = Held(written=False)
+        provider.play = held
+        submitter = a_submitter(store, provider, bell, clock=lambda: now[0])
+        payment_id = await store.accepted()
+        job = asyncio.create_task(submitter.submit(payment_id))
+        await held.is_asked.wait()
+        now[0] += TERMS.lease.total_seconds() / 2
+        held.may_answer.set()
+        await job
+        payment = await store.payment(payment_id)
+        assert (payment.stage, payment.attempts[0].outcome) == (Stage.ACCEPTED, Outcome.NOT_ACTED)
+
+
+class TestPostgresAway:
+    """An answer is worth more than our patience."""
+
+    async def test_while_the_answer_cannot_be_recorded_it_is_tried_again(
+        self, store: Store, provider: Provider, bell: Bell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For seconds; the payment is not asked for a second time."""
+        monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0, 0, 0))
+        submitter = a_submitter(store, provider, bell, changes=Away(store, times=4))
+        payment_id = await store.accepted()
+        await submitter.submit(payment_id)
+        payment = await store.payment(payment_id)
+        assert (payment.stage, payment.provider_ids) == (Stage.AWAITING_RESULT, an_id(payment))
+        assert provider.submitted == [payment_id]
+
+    async def test_when_it_stays_away_the_lease_is_left_to_tell(
+        self, store: Store, provider: Provider, bell: Bell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The worker goes on with others; the payment is still claimed, and is due when its lease ends."""
+        monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0))
+        submitter = a_submitter(store, provider, bell, changes=Away(store, times=100))
+        payment_id = await store.accepted()
+        await submitter.submit(payment_id)
+        payment = await store.payment(payment_id)
+        assert payment.stage is Stage.SUBMITTING
+        assert payment.next_step_at == payment.lease_until
+
+
+async def _all_submitted(provider: Provider, count: int) -> bool:
+    return len(provider.submitted) == count

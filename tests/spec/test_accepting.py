@@ -1,0 +1,216 @@
+"""Accepting: what a caller may ask for, and the exact promise that comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, caller, post, problem, someone
+from tests.spec.system import System
+from tests.stack.client import Client
+
+_BEFORE = ("id", "kind", "status", "stage", "amount", "currency")
+_AFTER = (
+    *("owner", "metadata", "receipt", "failure", "needs_review"),
+    *("created_at", "updated_at", "finalized_at"),
+)
+_FOR_BACKENDS = ("idempotency_key", "recipient_name", "provider_ids")
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+async def _accepted(client: Client, path: str, body: Any) -> Any:
+    answer = (await client.pay(path, body)).expect(202)
+    payment = answer.json()
+    assert answer.headers["Location"] == f"/v1/payments/{payment['id']}"
+    assert answer.headers["Content-Type"].partition(";")[0] == "application/json"
+    assert UUID(payment["id"]).version == 7
+    assert (payment["status"], payment["stage"], payment["currency"]) == ("pending", "accepted", "KES")
+    assert (payment["receipt"], payment["failure"], payment["finalized_at"]) == (None, None, None)
+    assert (payment["needs_review"], payment["amount"]) == (False, body["amount"])
+    assert _TIME.fullmatch(payment["created_at"])
+    assert _TIME.fullmatch(payment["updated_at"])
+    return payment
+
+
+async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
+    """A deposit is answered 202 with its Location and exactly the documented fields; a user sees nothing more."""
+    body = {**DEPOSIT, "account_reference": "INV00042", "description": "Invoice 42", "metadata": {"order": "42"}}
+    async with caller(system, sub=(sub := someone())) as user:
+        payment = await _accepted(user, "/v1/deposits", body)
+        assert set(payment) == {*_BEFORE, "phone_number", "account_reference", "description", *_AFTER}
+        given = {**body, "kind": "deposit", "owner": sub, "phone_number": "254711000111"}
+        assert {name: payment[name] for name in given} == given
+        assert set(await user.payment(payment["id"])) == set(payment)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "parties"),
+    [
+        ("deposits", DEPOSIT, "deposit", {"phone_number", "account_reference", "description"}),
+        ("withdrawals", WITHDRAWAL, "withdrawal", {"phone_number", "purpose", "remarks"}),
+        ("bill-payments", BILL_PAYMENT, "bill_payment", {"paybill", "account_reference", "remarks"}),
+        ("bill-payments", {"amount": 5, "till": "556677"}, "bill_payment", {"till", "account_reference", "remarks"}),
+    ],
+)
+async def test_a_backends_payment_has_the_pinned_shape(
+    system: System, path: str, body: Any, kind: str, parties: set[str]
+) -> None:
+    """A backend gets the same fields for each kind, and the key, the recipient's name and the provider's ids."""
+    payment = await _accepted(system.backend, f"/v1/{path}", body)
+    assert set(payment) == {*_BEFORE, *parties, *_AFTER, *_FOR_BACKENDS}
+    assert (payment["kind"], payment["owner"], payment["metadata"]) == (kind, None, {})
+    assert (payment["recipient_name"], payment["provider_ids"]) == (None, {})
+    assert payment["idempotency_key"]
+
+
+async def test_what_is_left_out_is_filled_in(system: System) -> None:
+    """Left out, a reference is twelve letters and digits of the payment's own, and every text is Payment."""
+    deposits = [await _accepted(system.user, "/v1/deposits", DEPOSIT) for _ in range(3)]
+    for payment in deposits:
+        assert re.fullmatch(r"[A-Z0-9]{12}", payment["account_reference"])
+        assert payment["description"] == "Payment"
+    assert len({payment["account_reference"] for payment in deposits}) == len(deposits)
+    withdrawal = await _accepted(system.backend, "/v1/withdrawals", WITHDRAWAL)
+    assert (withdrawal["purpose"], withdrawal["remarks"]) == ("business", "Payment")
+    bill = await _accepted(system.backend, "/v1/bill-payments", BILL_PAYMENT)
+    assert (bill["account_reference"], bill["remarks"]) == ("METER7731", "Payment")
+
+
+async def test_a_field_that_is_null_is_left_out(system: System) -> None:
+    """A field that may be left out may be null instead."""
+    nothing = {"account_reference": None, "description": None, "owner": None, "metadata": None}
+    payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, **nothing})
+    assert (payment["description"], payment["metadata"]) == ("Payment", {})
+    bill = {**BILL_PAYMENT, "till": None, "remarks": None}
+    assert (await _accepted(system.backend, "/v1/bill-payments", bill))["remarks"] == "Payment"
+
+
+@pytest.mark.parametrize(
+    ("written", "answered"),
+    [
+        ("0711000111", "254711000111"),
+        ("0110000111", "254110000111"),
+        ("0182000111", "254182000111"),
+        ("+254711000111", "254711000111"),
+        ("254711000111", "254711000111"),
+        ("+254110000111", "254110000111"),
+        ("254799999999", "254799999999"),
+    ],
+)
+async def test_a_phone_number_may_be_written_in_four_ways(system: System, written: str, answered: str) -> None:
+    """However a Kenyan mobile number is written, Daraja and the caller see it as 254…"""
+    payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, "phone_number": written})
+    assert payment["phone_number"] == answered
+    requests = await system.eventually(lambda: system.provider_requests(payment["id"]))
+    assert (requests[0]["body"]["PartyA"], requests[0]["body"]["PhoneNumber"]) == (answered, answered)
+
+
+async def test_metadata_is_the_callers_own(system: System) -> None:
+    """Metadata comes back untouched, order included, wherever the payment is shown, and never goes to Daraja."""
+    metadata = {"zulu": "1", "alpha": " two ", "": "", "mwana 👶": "ünï\n\t\u0001", "10": "ten", "9": "nine"}
+    metadata |= {f"k{number}": "v" * 100 for number in range(20 - len(metadata))}
+    payment = await _accepted(system.backend, "/v1/withdrawals", {**WITHDRAWAL, "metadata": metadata})
+    seen = [payment, await system.settled(payment["id"])]
+    page = (await system.backend.get("/v1/payments", idempotency_key=payment["idempotency_key"])).expect(200).json()
+    [event] = await system.rows(
+        "SELECT event_body FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_body IS NOT NULL",
+        payment["id"],
+    )
+    for one in [*seen, *page["items"], json.loads(event["event_body"])["data"]]:
+        assert list(one["metadata"].items()) == list(metadata.items())
+    [request] = await system.provider_requests(payment["id"])
+    assert "alpha" not in str(request)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/deposits", {**DEPOSIT, "amount": 1}),
+        ("/v1/deposits", {**DEPOSIT, "amount": 250_000}),
+        ("/v1/withdrawals", {**WITHDRAWAL, "amount": 10}),
+        ("/v1/withdrawals", {**WITHDRAWAL, "amount": 250_000}),
+        ("/v1/bill-payments", {**BILL_PAYMENT, "amount": 1}),
+        ("/v1/bill-payments", {**BILL_PAYMENT, "amount": 250_000}),
+        ("/v1/bill-payments", {"amount": 1, "till": "12345"}),
+        ("/v1/bill-payments", {**BILL_PAYMENT, "paybill": "1234567", "account_reference": "A" * 13}),
+        ("/v1/deposits", {**DEPOSIT, "account_reference": "a" * 12, "description": "d" * 13}),
+        ("/v1/withdrawals", {**WITHDRAWAL, "remarks": "ab"}),
+        ("/v1/withdrawals", {**WITHDRAWAL, "remarks": "é" * 100}),
+    ],
+)
+async def test_the_limits_themselves_are_allowed(system: System, path: str, body: Any) -> None:
+    """The smallest and the largest amount, and texts of the greatest length, are accepted and sent as they are."""
+    await system.control("POST", "/switches", {"magic": False})
+    payment = await _accepted(system.backend, path, body)
+    [request] = await system.eventually(lambda: system.provider_requests(payment["id"]))
+    assert int(request["body"]["Amount"]) == body["amount"]
+    assert request["status"] == 200
+
+
+async def test_an_owner_is_the_callers_or_a_backends_choice(system: System) -> None:
+    """A user owns what it pays and cannot say otherwise; a backend may name an owner, who then sees the payment."""
+    sub = someone()
+    async with caller(system, sub=sub) as user, caller(system, sub=someone()) as other:
+        assert (await _accepted(user, "/v1/deposits", DEPOSIT))["owner"] == sub
+        problem(await user.pay("/v1/deposits", {**DEPOSIT, "owner": sub}), 422, "invalid_request")
+        payment = await _accepted(system.backend, "/v1/withdrawals", {**WITHDRAWAL, "owner": sub})
+        assert payment["owner"] == sub
+        assert set(await user.payment(payment["id"])) == set(payment) - set(_FOR_BACKENDS)
+        problem(await other.get(f"/v1/payments/{payment['id']}"), 404, "payment_not_found")
+        assert (await _accepted(system.backend, "/v1/deposits", DEPOSIT))["owner"] is None
+
+
+async def test_what_daraja_is_asked_is_what_was_asked_for(system: System) -> None:
+    """Amount, parties, reference and texts reach Daraja as the caller gave them, under the payment's own address."""
+    deposit = await system.deposit(amount=77, account_reference="INV7", description="Tea")
+    bill = await system.bill_payment(amount=78, paybill="888881", account_reference="PO771", remarks="For light")
+    till = await system.bill_payment(amount=79, till="556677")
+    for payment_id in (deposit, bill, till):
+        await system.settled(payment_id)
+    bodies = {one: (await system.provider_requests(one))[0]["body"] for one in (deposit, bill, till)}
+    for payment_id, wanted in (
+        (deposit, {"Amount": 77, "AccountReference": "INV7", "TransactionDesc": "Tea"}),
+        (
+            bill,
+            {
+                "Amount": 78,
+                "PartyB": "888881",
+                "AccountReference": "PO771",
+                "Remarks": "For light",
+                "CommandID": "BusinessPayBill",
+                "RecieverIdentifierType": "4",
+            },
+        ),
+        (till, {"Amount": 79, "PartyB": "556677", "CommandID": "BusinessBuyGoods", "RecieverIdentifierType": "2"}),
+    ):
+        assert {name: bodies[payment_id][name] for name in wanted} == wanted
+    address = bodies[deposit]["CallBackURL"].removeprefix(system.stack.callbacks_url)
+    assert re.fullmatch(rf"/results/{deposit}/deposit/[0-9a-f]{{32,}}", address)
+
+
+async def test_many_at_once_are_each_their_own(system: System) -> None:
+    """Payments that are accepted together each get their own id, amount and answer, and are all paid once."""
+    amounts = range(1001, 1041)
+    answers = await asyncio.gather(
+        *(
+            post(
+                system,
+                "/v1/withdrawals",
+                {"amount": amount, "phone_number": f"072200{amount}"},
+                token=system.stack.issuer.backend_token(),
+            )
+            for amount in amounts
+        )
+    )
+    payments = [answer.expect(202).json() for answer in answers]
+    assert [payment["amount"] for payment in payments] == list(amounts)
+    assert len({payment["id"] for payment in payments}) == len(payments)
+    for payment in payments:
+        assert (await system.settled(payment["id"]))["status"] == "success"
+    await system.assert_money_agrees([payment["id"] for payment in payments])

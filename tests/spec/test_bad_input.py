@@ -1,0 +1,314 @@
+"""Requests that are refused: each with its pinned status and code, every fault named, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, pointers, post, problem
+from tests.spec.system import System
+
+_JSON = ("Content-Type", "application/json")
+_MANY = 1024
+
+
+async def _left_behind(system: System) -> tuple[Any, Any]:
+    """What there is on record and at the provider: a refused request adds to neither."""
+    rows = await system.rows(
+        "SELECT (SELECT count(*) FROM mkwanja.payments) AS payments,"
+        " (SELECT count(*) FROM mkwanja.idempotency_keys) AS keys, (SELECT count(*) FROM mkwanja.attempts) AS attempts"
+    )
+    requests = await system.control("GET", "/requests")
+    return rows, [item for item in requests["items"] if "/oauth/" not in item["path"]]
+
+
+@pytest.fixture
+async def quiet(system: System) -> AsyncIterator[System]:
+    """A system where nothing may be left behind."""
+    await system.eventually(
+        lambda: system.rows("SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"),
+        lambda rows: not rows,
+    )
+    before = await _left_behind(system)
+    yield system
+    assert await _left_behind(system) == before
+
+
+_AMOUNTS = [
+    '"100"',
+    "100.5",
+    "100.0",
+    "1e2",
+    "true",
+    "false",
+    "null",
+    "0",
+    "-5",
+    "250001",
+    "1e999",
+    "[100]",
+    "{}",
+    "9" * 400,
+]
+
+_PHONE_NUMBERS = [
+    "",
+    "0",
+    "0711",
+    "071100011",
+    "07110001111",
+    "0811000111",
+    "0911000111",
+    "0211000111",
+    "254811000111",
+    "711000111",
+    "00254711000111",
+    "+2540711000111",
+    "+255711000111",
+    "++254711000111",
+    "254 711 000 111",
+    "0711-000-111",
+    " 0711000111",
+    "0711000111\n",
+    "07110001a1",
+    "07\u0661\u0661000111",
+    "0711000111\x00",
+    711000111,
+    254711000111,
+    None,
+    True,
+    ["0711000111"],
+]
+
+# route, body, the fields that its refusal names
+_FIELDS: list[tuple[str, Any, set[str]]] = [
+    *(("deposits", {**DEPOSIT, "phone_number": number}, {"/phone_number"}) for number in _PHONE_NUMBERS),
+    *(("withdrawals", {**WITHDRAWAL, "phone_number": number}, {"/phone_number"}) for number in _PHONE_NUMBERS[:6]),
+    ("deposits", {"phone_number": "0711000111"}, {"/amount"}),
+    ("deposits", {"amount": 1}, {"/phone_number"}),
+    ("deposits", {}, {"/amount", "/phone_number"}),
+    ("deposits", {**DEPOSIT, "colour": "red"}, {"/colour"}),
+    ("deposits", {**DEPOSIT, "a/b~c": 1}, {"/a~1b~0c"}),
+    ("deposits", {**DEPOSIT, "": 1}, {"/"}),
+    ("deposits", {**DEPOSIT, "Amount": 1}, {"/Amount"}),
+    ("deposits", {**DEPOSIT, "paybill": "888880"}, {"/paybill"}),
+    ("deposits", {**DEPOSIT, "remarks": "For tea"}, {"/remarks"}),
+    ("deposits", {**DEPOSIT, "account_reference": "A" * 13}, {"/account_reference"}),
+    ("deposits", {**DEPOSIT, "account_reference": ""}, {"/account_reference"}),
+    ("deposits", {**DEPOSIT, "account_reference": "INV-1"}, {"/account_reference"}),
+    ("deposits", {**DEPOSIT, "account_reference": "é"}, {"/account_reference"}),
+    ("deposits", {**DEPOSIT, "account_reference": 42}, {"/account_reference"}),
+    ("deposits", {**DEPOSIT, "description": "d" * 14}, {"/description"}),
+    ("deposits", {**DEPOSIT, "description": ""}, {"/description"}),
+    ("deposits", {**DEPOSIT, "description": "two\nlines"}, {"/description"}),
+    ("deposits", {**DEPOSIT, "description": "\ud800"}, {"/description"}),
+    ("deposits", {**DEPOSIT, "owner": "somebody"}, {"/owner"}),
+    ("deposits", {**DEPOSIT, "metadata": []}, {"/metadata"}),
+    ("deposits", {**DEPOSIT, "metadata": {"k": 1}}, {"/metadata/k"}),
+    ("deposits", {**DEPOSIT, "metadata": {"k": None, "l": {}}}, {"/metadata/k", "/metadata/l"}),
+    ("deposits", {**DEPOSIT, "metadata": {str(n): "" for n in range(21)}}, {"/metadata"}),
+    ("deposits", {**DEPOSIT, "metadata": {"k": "a\0b"}}, {"/metadata/k"}),
+    ("deposits", {**DEPOSIT, "metadata": {"k": "\ud83d"}}, {"/metadata/k"}),
+    ("withdrawals", {**WITHDRAWAL, "amount": 9}, {"/amount"}),
+    ("withdrawals", {**WITHDRAWAL, "purpose": "gift"}, {"/purpose"}),
+    ("withdrawals", {**WITHDRAWAL, "purpose": "Salary"}, {"/purpose"}),
+    ("withdrawals", {**WITHDRAWAL, "remarks": "x"}, {"/remarks"}),
+    ("withdrawals", {**WITHDRAWAL, "remarks": "x" * 101}, {"/remarks"}),
+    ("withdrawals", {**WITHDRAWAL, "account_reference": "A1"}, {"/account_reference"}),
+    ("withdrawals", {**WITHDRAWAL, "owner": 7}, {"/owner"}),
+    ("bill-payments", {**BILL_PAYMENT, "till": "556677"}, {"/till"}),
+    ("bill-payments", {"amount": 5}, {"/paybill"}),
+    ("bill-payments", {"amount": 5, "paybill": "888880"}, {"/account_reference"}),
+    ("bill-payments", {"amount": 5, "till": "556677", "account_reference": "A1"}, {"/account_reference"}),
+    ("bill-payments", {**BILL_PAYMENT, "paybill": "1234"}, {"/paybill"}),
+    ("bill-payments", {**BILL_PAYMENT, "paybill": "12345678"}, {"/paybill"}),
+    ("bill-payments", {**BILL_PAYMENT, "paybill": 888880}, {"/paybill"}),
+    ("bill-payments", {"amount": 5, "till": "55 677"}, {"/till"}),
+    ("bill-payments", {**BILL_PAYMENT, "account_reference": "A" * 14}, {"/account_reference"}),
+    ("bill-payments", {**BILL_PAYMENT, "phone_number": "0711000111"}, {"/phone_number"}),
+    (
+        "deposits",
+        {"amount": "1", "phone_number": 7, "account_reference": "!", "description": "", "owner": "x", "x": 0},
+        {"/amount", "/phone_number", "/account_reference", "/description", "/owner", "/x"},
+    ),
+    ("bill-payments", {"amount": 0, "remarks": "", "color": 1}, {"/amount", "/paybill", "/remarks", "/color"}),
+    ("deposits", [], {""}),
+    ("deposits", [DEPOSIT], {""}),
+    ("deposits", "amount", {""}),
+    ("deposits", 250, {""}),
+    ("deposits", None, {""}),
+]
+
+
+async def test_every_wrong_field_is_named(quiet: System) -> None:
+    """A body with wrong, missing or unknown fields is 422 invalid_request, and names each of them and no other."""
+    for route, body, fields in _FIELDS:
+        token = quiet.stack.issuer.user_token() if route == "deposits" else quiet.stack.issuer.backend_token()
+        said = problem(await post(quiet, f"/v1/{route}", body, token=token), 422, "invalid_request")
+        assert pointers(said) == fields, body
+        assert said["retryable"] is False
+
+
+async def test_an_amount_is_a_whole_number_of_shillings(quiet: System) -> None:
+    """An amount that is no JSON integer within its limits is refused, by that name."""
+    for text in _AMOUNTS:
+        body = b'{"phone_number":"0711000111","amount":' + text.encode() + b"}"
+        said = problem(await post(quiet, "/v1/deposits", body), 422, "invalid_request")
+        assert pointers(said) == {"/amount"}, text
+
+
+_NOT_JSON: dict[str, bytes] = {
+    "nothing": b"",
+    "white space": b"  ",
+    "broken off": b'{"amount":',
+    "a comma too many": b'{"amount":1,}',
+    "single quotes": b"{'amount':1}",
+    "two values": b"{}{}",
+    "a comment": b"{/*1*/}",
+    "NaN": b'{"amount":NaN}',
+    "Infinity": b'{"amount":Infinity}',
+    "-Infinity": b'{"amount":-Infinity}',
+    "a key twice": b'{"amount":1,"amount":2}',
+    "a key twice, written otherwise": b'{"amount":1,"\\u0061mount":2}',
+    "a key twice inside": b'{"metadata":{"a":"1","a":"2"}}',
+    "deep arrays": b'{"metadata":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "deep objects": b'{"a":' * 100 + b"1" + b"}" * 100,
+    "too many digits": b'{"amount":' + b"9" * 5000 + b"}",
+    "leading zero": b'{"amount":0250}',
+    "no UTF-8": b'{"description":"\xff\xfe"}',
+    "UTF-16": '{"amount":1}'.encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "NUL": b'{"description":"\0"}',
+    "a surrogate as bytes": b'{"description":"\xed\xa0\x80"}',
+}
+
+
+@pytest.mark.parametrize("what", _NOT_JSON)
+async def test_what_is_not_json_is_refused(quiet: System, what: str) -> None:
+    """A body that RFC 8259 does not call JSON, or that two readers could read differently, is 400 invalid_json."""
+    problem(await post(quiet, "/v1/deposits", _NOT_JSON[what]), 400, "invalid_json")
+
+
+_KEYS: dict[str, tuple[list[tuple[str, str]], str]] = {
+    "none": ([], "missing"),
+    "empty": ([("X-Idempotency-Key", "")], "invalid"),
+    "too long": ([("X-Idempotency-Key", "k" * 256)], "invalid"),
+    "with a space": ([("X-Idempotency-Key", "one key")], "invalid"),
+    "with a tab": ([("X-Idempotency-Key", "one\tkey")], "invalid"),
+    "not ASCII": ([("X-Idempotency-Key", "ufunguo-é")], "invalid"),
+    "twice": ([("X-Idempotency-Key", "a"), ("X-Idempotency-Key", "b")], "invalid"),
+    "twice the same": ([("X-Idempotency-Key", "a"), ("X-Idempotency-Key", "a")], "invalid"),
+    "the standard name twice": ([("Idempotency-Key", "a"), ("Idempotency-Key", "b")], "invalid"),
+    "two names, two values": ([("X-Idempotency-Key", "a"), ("Idempotency-Key", "b")], "invalid"),
+    "two names, one empty": ([("X-Idempotency-Key", "a"), ("Idempotency-Key", "")], "invalid"),
+}
+
+
+@pytest.mark.parametrize("what", _KEYS)
+async def test_a_payment_needs_one_key(quiet: System, what: str) -> None:
+    """Without an idempotency key, or with one that is malformed or ambiguous, nothing is accepted."""
+    headers, fault = _KEYS[what]
+    answer = await ask(quiet, "POST", "/v1/deposits", headers=[*headers, _JSON], data=json.dumps(DEPOSIT).encode())
+    problem(answer, 400, f"idempotency_key_{fault}")
+
+
+@pytest.mark.parametrize(
+    "names", [["Idempotency-Key"], ["X-Idempotency-Key", "Idempotency-Key"], ["x-idempotency-key"]]
+)
+@pytest.mark.parametrize("length", [1, 255])
+async def test_a_key_has_two_names(system: System, names: list[str], length: int) -> None:
+    """A key of 1 to 255 characters is taken under its standard name, or under both with one value."""
+    key = (uuid4().hex * 8)[:length] if length > 1 else "!"
+    token = system.stack.issuer.user_token(str(uuid4()))
+    headers = [*((name, key) for name in names), _JSON]
+    answer = await ask(system, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode(), token=token)
+    answer.expect(202)
+
+
+_MEDIA: list[list[tuple[str, str]]] = [
+    [],
+    [("Content-Type", "text/plain")],
+    [("Content-Type", "application/x-www-form-urlencoded")],
+    [("Content-Type", "application/json-patch+json")],
+    [("Content-Type", "rubbish")],
+    [("Content-Type", "application/json; charset=utf-16")],
+    [("Content-Type", "application/json; charset=latin-1")],
+    [_JSON, ("Content-Encoding", "gzip")],
+    [_JSON, ("Content-Encoding", "br")],
+    [_JSON, ("Content-Encoding", "gzip, identity")],
+]
+
+
+@pytest.mark.parametrize("headers", _MEDIA)
+async def test_a_body_is_json_in_utf8(quiet: System, headers: list[tuple[str, str]]) -> None:
+    """A body of another type, charset or encoding is 415."""
+    headers = [("X-Idempotency-Key", str(uuid4())), *headers]
+    answer = await ask(quiet, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode())
+    problem(answer, 415, "unsupported_media_type")
+
+
+async def _in_chunks(size: int) -> AsyncIterator[bytes]:
+    for _ in range(size // _MANY):
+        yield b" " * _MANY
+
+
+async def test_a_body_that_is_too_large_is_refused(quiet: System) -> None:
+    """More than 16 KiB is 413, whether the length was said before or came out in chunks."""
+    problem(await post(quiet, "/v1/deposits", b" " * 17 * _MANY), 413, "body_too_large")
+    headers = [("X-Idempotency-Key", str(uuid4())), _JSON]
+    answer = await ask(quiet, "POST", "/v1/deposits", headers=headers, data=_in_chunks(17 * _MANY))
+    problem(answer, 413, "body_too_large")
+
+
+async def test_a_body_of_sixteen_kib_is_read(system: System) -> None:
+    """Exactly 16 KiB is not too much."""
+    text = json.dumps(DEPOSIT).encode()
+    (await post(system, "/v1/deposits", text + b" " * (16 * _MANY - len(text)))).expect(202)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1", 404),
+        ("POST", "/v1/deposit", 404),
+        ("POST", "/v1/deposits/", 404),
+        ("GET", "/v2/payments", 404),
+        ("POST", "/results/x/deposit/y", 404),
+        ("GET", "/v1/payments/x/y/z", 404),
+        ("GET", "/v1/payments/%00", 404),
+        ("GET", "/v1/payments/not-an-id", 404),
+        ("GET", "/v1/payments/%FF", 404),
+        ("GET", f"/v1/payments/{uuid4()}/history", 404),
+        ("POST", f"/v1/payments/{uuid4()}/cancel", 404),
+        ("GET", "/v1/deposits", 405),
+        ("PUT", "/v1/deposits", 405),
+        ("POST", "/v1/payments", 405),
+        ("DELETE", "/v1/payments/x", 405),
+        ("GET", f"/v1/payments/{uuid4()}/cancel", 405),
+    ],
+)
+async def test_what_is_not_there_is_a_problem_too(quiet: System, method: str, path: str, status: int) -> None:
+    """An unknown route or payment is 404 and a wrong method 405 with Allow, told as problems like everything else."""
+    answer = await ask(quiet, method, path)
+    problem(answer, status, answer.json()["code"])
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+async def test_a_post_takes_no_query(quiet: System) -> None:
+    """A query on a request that makes a payment is refused: nobody may believe that it meant something."""
+    said = problem(await post(quiet, "/v1/deposits?amount=5", DEPOSIT), 422, "invalid_request")
+    assert pointers(said) == {"?amount"}
+
+
+async def test_many_refusals_at_once_are_each_their_own(quiet: System) -> None:
+    """Refusals that are made together each name their own fault."""
+    bodies: list[dict[str, Any]] = [{**DEPOSIT, f"field{number}": number} for number in range(30)]
+    answers = await asyncio.gather(*(post(quiet, "/v1/deposits", body) for body in bodies))
+    for number, answer in enumerate(answers):
+        assert pointers(problem(answer, 422, "invalid_request")) == {f"/field{number}"}

@@ -1,0 +1,343 @@
+"""The receiver: who may tell us something, what of it is kept, and what of it is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from tests.spec.conftest import a_system
+from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, awaited, deliver, deliver_raw
+from tests.spec.playing import Api, begin
+from tests.spec.system import System
+
+_LIMIT = 64 * 1024
+
+
+async def _refused(system: System, url: str, body: Any) -> tuple[int, bytes, str | None]:
+    answer = await deliver(system, url, body)
+    return answer.status, answer.body, answer.headers.get("Content-Type")
+
+
+async def test_only_the_right_address_is_heard(system: System) -> None:
+    """A wrong token, operation or payment gets one and the same empty 403, and nothing of it is stored."""
+    mine, other = await awaited(system), await awaited(system)
+    base, payment_id, operation, token = mine.url.rsplit("/", 3)
+    wrong_token = token[:-1] + ("0" if token[-1] != "0" else "1")
+    stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
+    before = await system.rows(stored)
+    answers = {
+        await _refused(system, f"{base}/{wrong}", mine.result())
+        for wrong in (
+            f"{payment_id}/{operation}/{wrong_token}",
+            f"{payment_id}/{operation}/{token[:-2]}",
+            f"{payment_id}/{operation}/{token}00",
+            f"{payment_id}/{operation}/{token.upper()}",
+            f"{payment_id}/{operation}/%C3%A9",
+            f"{payment_id}/withdrawal/{token}",
+            f"{payment_id}/status-1/{token}",
+            f"{payment_id}/Deposit/{token}",
+            f"{payment_id}/deposit%00/{token}",
+            f"{payment_id}/refund/{token}",
+            f"{payment_id.upper()}/{operation}/{token}",
+            f"{payment_id.replace('-', '')}/{operation}/{token}",
+            f"{other.id}/{operation}/{token}",
+            f"{uuid4()}/{operation}/{token}",
+            f"nobody/{operation}/{token}",
+            f"%FF%FE/{operation}/{token}",
+            f"%ED%A0%80/{operation}/{token}",
+            f"{payment_id}%20/{operation}/{token}",
+        )
+    }
+    assert len(answers) == 1
+    [(status, body, _)] = answers
+    assert (status, body) == (403, b"")
+    assert await system.rows(stored) == before
+    for one in (mine, other):
+        assert (await system.payment(one.id))["stage"] == "awaiting_result"
+
+
+async def test_bytes_that_are_no_text_are_no_address(system: System) -> None:
+    """A path of bytes that no text has is refused, is no fault of ours, and leaves no token in the log."""
+    path = urlsplit((await awaited(system)).url).path.encode()
+    for wrong in (path + b"\xff", b"/results/\xff\xfe/deposit/00", b"/results/\xed\xa0\x80/deposit/00"):
+        answer = await deliver_raw(system.stack.callbacks_url, wrong)
+        assert answer.split(b" ")[1] in {b"400", b"403", b"404"}, answer
+    assert path.decode().rpartition("/")[2] not in system.stack.logs()["callbacks.1"]
+
+
+async def test_nothing_else_answers_there(system: System) -> None:
+    """The receiver has no other routes, and takes nothing but POST."""
+    one = await awaited(system)
+    for path in ("/", "/results", "/v1/payments", "/docs", "/results/" + one.id):
+        async with system.http.get(system.stack.callbacks_url + path) as answer:
+            assert answer.status == 404
+    for method in ("GET", "PUT", "DELETE"):
+        async with system.http.request(method, one.url) as answer:
+            assert answer.status == 405
+    assert await system.callbacks(one.id) == []
+
+
+_DEEP = 20_000
+
+_NO_RESULT: dict[str, bytes] = {
+    "nothing": b"",
+    "white space": b" \n",
+    "binary": bytes(range(256)),
+    "an array": b"[]",
+    "null": b"null",
+    "a number": b"0",
+    "a text": b'"ResultCode 0"',
+    "half of it": b'{"Body":{"stkCallback":{"ResultCode":0',
+    "an empty object": b"{}",
+    "another shape": b'{"Result":{"ResultCode":0,"TransactionID":"UKN7TEST02"}}',
+    "no code": b'{"Body":{"stkCallback":{"ResultDesc":"paid"}}}',
+    "a code that is true": b'{"Body":{"stkCallback":{"ResultCode":false}}}',
+    "a code that is a fraction": b'{"Body":{"stkCallback":{"ResultCode":0.0}}}',
+    "a code that is NaN": b'{"Body":{"stkCallback":{"ResultCode":NaN}}}',
+    "an array of callbacks": b'{"Body":[{"stkCallback":{"ResultCode":0}}]}',
+    "a code twice": b'{"Body":{"stkCallback":{"ResultCode":1032,"ResultCode":0}}}',
+    "deep arrays": b"[" * _DEEP + b"]" * _DEEP,
+    "deep objects": b'{"Body":' * 1000 + b"0" + b"}" * 1000,
+    "NUL bytes": b"\0" * 100,
+    "NUL in a text": b'{"Body":{"stkCallback":{"ResultCode":"0\\u0000"}}}',
+    "half a surrogate pair": b'{"Body":{"stkCallback":{"ResultCode":"\\ud800"}}}',
+    "a number of a thousand digits": b'{"Body":{"stkCallback":{"ResultCode":1' + b"0" * 5000 + b"}}}",
+    "an exponent out of range": b'{"Body":{"stkCallback":{"ResultCode":1e99999999999999999999}}}',
+    "another encoding": '{"Body":{"stkCallback":{"ResultCode":0}}}'.encode("utf-16"),
+    "as much as is allowed": b"x" * _LIMIT,
+}
+
+
+async def test_whatever_comes_to_the_right_address_is_kept(system: System) -> None:
+    """Any body under a right token is answered 200, kept byte for byte and flagged, and finalizes nothing."""
+    one = await awaited(system)
+    for what, body in _NO_RESULT.items():
+        answer = await deliver(system, one.url, body)
+        assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), what
+        stored = (await system.callbacks(one.id))[-1]
+        assert bytes(stored["body"]) == body, what
+        assert bytes(stored["body_sha256"]) == hashlib.sha256(body).digest(), what
+        assert stored["is_flagged"], what
+        assert (await system.payment(one.id))["stage"] == "awaiting_result", what
+    assert len(await system.callbacks(one.id)) == len(_NO_RESULT)
+    assert (await deliver(system, one.url, one.result(receipt="UKN7KEPT01"))).status == 200
+    assert (await system.payment(one.id))["receipt"] == "UKN7KEPT01"
+
+
+async def test_a_body_that_is_too_large_is_refused(system: System) -> None:
+    """One byte more than 64 KiB is 413, said in advance or not, and is not stored."""
+    one = await awaited(system)
+
+    async def in_chunks() -> AsyncIterator[bytes]:
+        for _ in range(65):
+            yield b"x" * 1024
+
+    assert (await deliver(system, one.url, b"x" * (_LIMIT + 1))).status == 413
+    assert (await deliver(system, one.url, in_chunks())).status == 413
+    assert await system.callbacks(one.id) == []
+
+
+# What a result says besides its code → what becomes of the payment, and what is noted with the callback.
+_FINAL = ("succeeded", False, "finalized")
+_REVIEW = ("awaiting_result", True, "amount_differs")
+_OTHER_IDS = ("awaiting_result", True, "ids_differ")
+_INCOMPLETE = ("awaiting_result", False, "inquiry_brought_forward")
+
+_RESULTS: dict[str, tuple[Api, Any, tuple[str, bool, str]]] = {
+    "the amount as a fraction": ("stk", lambda one: one.result(amount=float(one.amount)), _FINAL),
+    "the amount as text": ("stk", lambda one: one.result(amount=f"{one.amount}.00"), _FINAL),
+    "no ids": ("stk", lambda one: one.result(CheckoutRequestID=..., MerchantRequestID=...), _FINAL),
+    "the code as text": ("stk", lambda one: one.result(code="0"), _FINAL),
+    "a shilling more": ("stk", lambda one: one.result(amount=one.amount + 1), _REVIEW),
+    "a cent less": ("stk", lambda one: one.result(amount=one.amount - 0.01), _REVIEW),
+    "an amount that is true": ("stk", lambda one: one.result(amount=True), _REVIEW),
+    "an amount in words": ("stk", lambda one: one.result(amount="much"), _REVIEW),
+    "an amount in a list": ("stk", lambda one: one.result(amount=[one.amount]), _REVIEW),
+    "no amount": ("stk", lambda one: one.result(amount=...), _INCOMPLETE),
+    "no receipt": ("stk", lambda one: one.result(receipt=...), _INCOMPLETE),
+    "a receipt of a failure": ("stk", lambda one: one.result(receipt="UKN0000000"), _INCOMPLETE),
+    "a receipt that is a number": ("stk", lambda one: one.result(receipt=1234567890), _INCOMPLETE),
+    "another CheckoutRequestID": ("stk", lambda one: one.result(CheckoutRequestID="ws_CO_other"), _OTHER_IDS),
+    "another MerchantRequestID": ("stk", lambda one: one.result(MerchantRequestID="other"), _OTHER_IDS),
+    "a failure with other ids": ("stk", lambda one: one.result(code=1032, CheckoutRequestID="other"), _OTHER_IDS),
+    "another ConversationID": ("b2c", lambda one: one.result(ConversationID="AG_other"), _OTHER_IDS),
+    "another OriginatorConversationID": (
+        "b2c",
+        lambda one: one.result(OriginatorConversationID=str(uuid4()), ConversationID=...),
+        _OTHER_IDS,
+    ),
+    "a withdrawal without ids": (
+        "b2c",
+        lambda one: one.result(OriginatorConversationID=..., ConversationID=...),
+        _FINAL,
+    ),
+    "a withdrawal of another amount": ("b2c", lambda one: one.result(amount=one.amount * 100), _REVIEW),
+    "a bill of another amount": ("b2b", lambda one: one.result(amount=f"{one.amount}.50"), _REVIEW),
+    "a bill with other ids": ("b2b", lambda one: one.result(OriginatorConversationID="other"), _OTHER_IDS),
+    "a bill in words": ("b2b", lambda one: one.result(amount=f"{one.amount}.00"), _FINAL),
+}
+
+
+async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None:
+    """A result finalizes only if its amount and ids are the payment's own; else it is kept, flagged, and changes nothing."""
+
+    async def outcome(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
+        one = await awaited(system, api)
+        body = make(one)
+        text = json.dumps(body).replace("UKN7TEST01", f"UKN7AGR{number:03}")
+        answer = await deliver(system, one.url, text.encode())
+        assert (answer.status, answer.json()) == (200, ACCEPTED)
+        payment, [stored] = await system.payment(one.id), await system.callbacks(one.id)
+        assert stored["is_flagged"] is payment["needs_review"] or stored["disposition"] == "inquiry_brought_forward"
+        return payment["stage"], payment["needs_review"], stored["disposition"]
+
+    rows = enumerate(_RESULTS.values())
+    outcomes = await asyncio.gather(*(outcome(number, api, make) for number, (api, make, _) in rows))
+    wrong = {
+        what: (seen, expected)
+        for (what, (_, _, expected)), seen in zip(_RESULTS.items(), outcomes, strict=True)
+        if seen != expected
+    }
+    assert not wrong, wrong
+
+
+async def test_ids_and_receipts_of_another_payment_are_no_proof(system: System) -> None:
+    """A result with the ids or the receipt of another payment is kept for review, and finalizes neither."""
+    one, other, third = await awaited(system), await awaited(system), await awaited(system)
+    await deliver(system, one.url, one.result(receipt="UKN7OWN001"))
+    await deliver(system, other.url, other.result(receipt="UKN7OWN001"))
+    ids = {"CheckoutRequestID": one.ids["CheckoutRequestID"], "MerchantRequestID": one.ids["MerchantRequestID"]}
+    await deliver(system, third.url, third.result(receipt="UKN7OWN003", **ids))
+    for wrong, disposition in ((other, "receipt_of_another_payment"), (third, "ids_differ")):
+        payment, [stored] = await system.payment(wrong.id), await system.callbacks(wrong.id)
+        assert (payment["stage"], payment["needs_review"]) == ("awaiting_result", True)
+        assert stored["disposition"] == disposition
+    assert (await system.payment(one.id))["needs_review"] is False
+
+
+@pytest.mark.parametrize("code", [0, 1032])
+async def test_a_repeated_result_changes_nothing(system: System, code: int) -> None:
+    """The same result again, twice at once or later, is answered 200 and kept, and the payment stays as it was."""
+    one = await awaited(system)
+    body = one.result(code=code, receipt="UKN7TWICE1")
+    answers = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(5)))
+    payment, history = await system.payment(one.id), await system.backend.history(one.id)
+    answers.append(await deliver(system, one.url, body))
+    assert [answer.json() for answer in answers] == [ACCEPTED] * 6
+    assert await system.payment(one.id) == payment
+    assert await system.backend.history(one.id) == history
+    assert payment["status"] == ("failed" if code else "success")
+    dispositions = sorted(row["disposition"] for row in await system.callbacks(one.id))
+    assert dispositions == ["duplicate"] * 5 + ["finalized"]
+
+
+@pytest.mark.parametrize("code", [0, 1032])
+async def test_a_contradiction_of_a_success_is_for_a_person(system: System, code: int) -> None:
+    """A second receipt, or a failure after a success, changes neither stage nor receipt, and asks for review."""
+    one = await awaited(system)
+    await deliver(system, one.url, one.result(receipt=f"UKN7ONE{code:03}"))
+    await deliver(system, one.url, one.result(code=code, receipt=f"UKN7TWO{code:03}"))
+    payment = await system.payment(one.id)
+    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == ("succeeded", f"UKN7ONE{code:03}", True)
+    assert [row["disposition"] for row in await system.callbacks(one.id)] == ["finalized", "contradiction"]
+
+
+@pytest.mark.parametrize("api", ["b2c", "b2b"])
+async def test_a_timeout_message_is_kept_without_its_credential(system: System, api: Api) -> None:
+    """A timeout message finalizes nothing; what it echoes is stored without the credential, with the original's digest."""
+    one = await awaited(system, api)
+    url = await system.callback_url(one.id, OPERATIONS[api] + "-timeout")
+    echo = {"InitiatorName": "clerk", "SecurityCredential": 'Zm9v"\\+/=', "Amount": one.amount, "Remarks": "Payment"}
+    bodies = [json.dumps(echo).encode(), json.dumps(echo, indent=2).encode(), b'{"Password" : "Zm9v"']
+    for body in bodies:
+        assert (await deliver(system, url, body)).json() == ACCEPTED
+        stored = (await system.callbacks(one.id))[-1]
+        assert b"Zm9v" not in bytes(stored["body"])
+        assert bytes(stored["body_sha256"]) == hashlib.sha256(body).digest()
+        assert (await system.payment(one.id))["stage"] == "awaiting_result"
+    kept = json.loads(bytes((await system.callbacks(one.id))[0]["body"]))
+    assert {**kept, "SecurityCredential": ""} == {**echo, "SecurityCredential": ""}
+    assert (await deliver(system, one.url, one.result(receipt=f"UKN7AFT{api}"))).status == 200
+    assert (await system.payment(one.id))["status"] == "success"
+
+
+async def test_the_credential_is_nowhere_on_record(system: System) -> None:
+    """What Daraja echoes of our own requests leaves no credential, password or callback token on record."""
+    payment_id = await begin(system, "b2c", "timeout_message", seconds=0.2)
+    await system.settled(payment_id)
+    token = (await system.callback_url(payment_id, "withdrawal")).rpartition("/")[2]
+    [timeout, _] = await system.callbacks(payment_id)
+    assert json.loads(bytes(timeout["body"]))["SecurityCredential"] == "[replaced]"
+    sql = (
+        "SELECT request::text || coalesce(answer, '') AS text FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid"
+    )
+    [exchange] = await system.rows(sql, payment_id)
+    assert token not in exchange["text"]
+    assert json.loads(exchange["text"].partition("}")[0] + "}")["SecurityCredential"] == "[masked]"
+
+
+_TRUSTED_HOPS = [
+    ["10.1.2.3"],
+    ["203.0.113.9, 10.1.2.3"],
+    ["203.0.113.9", "10.1.2.3"],
+    ["10.1.2.3, 127.0.0.1"],
+    ["10.1.2.3,127.0.0.1, ::ffff:127.0.0.2"],
+    ["::ffff:10.1.2.3"],
+    ["::FFFF:0A01:0203"],
+    ["10.1.2.3:4711"],
+    ["[::ffff:10.1.2.3]:443"],
+    ["rubbish, 10.1.2.3"],
+]
+_OTHER_HOPS = [
+    [],
+    [""],
+    ["unknown"],
+    ["10.1.2.3, 203.0.113.9"],
+    ["10.1.2.3", "203.0.113.9"],
+    ["10.1.2.3, rubbish"],
+    ["10.1.2.3,"],
+    ["10.1.2.3, 203.0.113.9, 127.0.0.1"],
+    ["0x0a.1.2.3"],
+    ["10.1.2"],
+    ["010.001.002.003"],
+    ["::ffff:11.1.2.3"],
+    ["10.1.2.3, \x80"],
+]
+
+
+async def test_a_right_token_from_a_wrong_source_is_kept_and_not_believed() -> None:
+    """From an address that is not Daraja's, seen through trusted proxies and no further, a result is kept and gets 403."""
+    receiver = {"CALLBACK_ALLOWED_NETWORKS": "10.0.0.0/8", "TRUSTED_PROXIES": "127.0.0.0/8"}
+    async with a_system(process_env={"callbacks": receiver}) as system:
+        # The simulator itself comes from 127.0.0.1, and no proxy says otherwise.
+        unheard = await system.deposit()
+        [stored] = await system.eventually(lambda: system.callbacks(unheard))
+        assert (stored["source_allowed"], stored["is_flagged"]) == (False, True)
+        assert (stored["source_address"], stored["disposition"]) == ("127.0.0.1", "wrong_source")
+        assert (await system.payment(unheard))["stage"] == "awaiting_result"
+        [delivery] = (await system.control("GET", "/callbacks"))["items"]
+        assert delivery["status"] == 403
+        await _assert_hops(system, await awaited(system))
+
+
+async def _assert_hops(system: System, one: Awaited) -> None:
+    for hops in _OTHER_HOPS:
+        answer = await deliver(system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops])
+        assert (answer.status, answer.body) == (403, b""), hops
+    assert (await system.payment(one.id))["stage"] == "awaiting_result"
+    kept = await system.callbacks(one.id)
+    assert len(kept) == len(_OTHER_HOPS)
+    assert {row["disposition"] for row in kept} == {"wrong_source"}
+    for hops in _TRUSTED_HOPS:
+        answer = await deliver(system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops])
+        assert answer.status == 200, hops
+    assert (await system.payment(one.id))["status"] == "success"
+    sources = {row["source_address"] for row in await system.callbacks(one.id) if row["source_allowed"]}
+    assert sources == {"10.1.2.3"}

@@ -1,0 +1,253 @@
+"""One key, one payment: whoever repeats a request gets the first answer, and money moves once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post, problem, someone
+from tests.spec.playing import sweep, times_sent
+from tests.spec.system import System
+
+_ROUTES = {"/v1/deposits": DEPOSIT, "/v1/withdrawals": WITHDRAWAL, "/v1/bill-payments": BILL_PAYMENT}
+
+_HELD_NO_LONGER = "UPDATE mkwanja.idempotency_keys SET expires_at = now() - interval '1 hour' WHERE key = $1"
+_LONG_AGO = "UPDATE mkwanja.payments SET updated_at = now() - interval '25 hours' WHERE id = $1::uuid"
+
+
+async def flush_redis(system: System) -> None:
+    """Redis forgets everything, as it may at any moment."""
+    redis: Redis = Redis.from_url(system.stack.redis_url)
+    await redis.flushdb()
+    await redis.aclose()
+
+
+async def payments_of(system: System, key: str) -> list[Any]:
+    """The payments on record under a key."""
+    return await system.rows("SELECT id::text FROM mkwanja.payments WHERE idempotency_key = $1", key)
+
+
+@pytest.mark.parametrize("path", _ROUTES)
+async def test_a_hundred_at_once_are_one_payment(system: System, path: str) -> None:
+    """A hundred concurrent requests with one key make one payment, one call to Daraja and one answer, 99 times replayed."""
+    key = str(uuid4())
+    answers = await asyncio.gather(*(system.backend.pay(path, _ROUTES[path], key=key) for _ in range(100)))
+    assert {answer.status for answer in answers} == {202}
+    assert len({answer.body for answer in answers}) == 1
+    assert len({answer.headers["Location"] for answer in answers}) == 1
+    assert sum(answer.was_replayed for answer in answers) == 99
+    [row] = await payments_of(system, key)
+    assert (await system.settled(row["id"]))["status"] == "success"
+    assert await times_sent(system, row["id"]) == 1
+    await system.assert_money_agrees([row["id"]])
+
+
+async def test_a_retry_gets_the_first_answer_even_after_the_end(system: System) -> None:
+    """A retry of a finished payment gets the first answer byte for byte, marked as replayed, with its Location."""
+    key = str(uuid4())
+    first = (await system.user.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
+    assert "Idempotency-Replayed" not in first.headers
+    await system.settled(first.json()["id"])
+    again = (await system.user.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
+    assert (again.body, again.was_replayed) == (first.body, True)
+    assert again.headers["Location"] == first.headers["Location"] == f"/v1/payments/{first.json()['id']}"
+
+
+async def test_a_flushed_redis_changes_no_answer(system: System) -> None:
+    """With Redis emptied, a retry is answered from the record with the same bytes."""
+    key = str(uuid4())
+    first = (await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)).expect(202)
+    await flush_redis(system)
+    again = (await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)).expect(202)
+    assert (again.body, again.was_replayed) == (first.body, True)
+    assert (await system.settled(first.json()["id"]))["status"] == "success"
+    await system.assert_money_agrees([first.json()["id"]])
+
+
+async def test_the_same_json_written_otherwise_is_the_same_request(system: System) -> None:
+    """Other white space, another order of keys and another way to write a character are still the same request."""
+    key = str(uuid4())
+    first = (await post(system, "/v1/deposits", {**DEPOSIT, "description": "Chai"}, key=key)).expect(202)
+    for text in (
+        '{"description":"Chai","phone_number":"0711000111","amount":250}',
+        '\n {"amount" :250 , "description": "\\u0043hai", "phone_number": "0711000111"}\t',
+    ):
+        again = (await post(system, "/v1/deposits", text.encode(), key=key)).expect(202)
+        assert (again.body, again.was_replayed) == (first.body, True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**DEPOSIT, "amount": 251},
+        {**DEPOSIT, "phone_number": "+254711000111"},
+        {**DEPOSIT, "description": "Payment"},
+        {**DEPOSIT, "metadata": {}},
+        {**DEPOSIT, "metadata": None},
+    ],
+)
+async def test_a_key_is_for_one_request(system: System, other: Any) -> None:
+    """Another body under a used key is refused, even one that would have meant the same."""
+    key = str(uuid4())
+    (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
+    said = problem(await post(system, "/v1/deposits", other, key=key), 422, "idempotency_key_reused")
+    assert said["retryable"] is False
+    assert len(await payments_of(system, key)) == 1
+
+
+async def test_a_key_is_for_one_route(system: System) -> None:
+    """The same body under the same key on another route is another request."""
+    key = str(uuid4())
+    (await system.backend.pay("/v1/deposits", WITHDRAWAL, key=key)).expect(202)
+    problem(await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key), 422, "idempotency_key_reused")
+    assert len(await payments_of(system, key)) == 1
+
+
+async def test_a_key_belongs_to_its_caller(system: System) -> None:
+    """Two callers may use the same key; each gets a payment of its own."""
+    key = str(uuid4())
+    async with caller(system, sub=someone()) as one, caller(system, sub=someone()) as other:
+        first = (await one.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
+        second = (await other.pay("/v1/deposits", {**DEPOSIT, "phone_number": "0711000112"}, key=key)).expect(202)
+    assert not second.was_replayed
+    assert {first.json()["id"], second.json()["id"]} == {row["id"] for row in await payments_of(system, key)}
+
+
+async def test_both_names_of_the_header_are_one_key(system: System) -> None:
+    """A retry that names its key by the standard header is the same request."""
+    key = str(uuid4())
+    first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
+    headers = [("Idempotency-Key", key), ("Content-Type", "application/json")]
+    again = await ask(system, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode())
+    assert (again.expect(202).body, again.was_replayed) == (first.body, True)
+
+
+async def test_a_refused_request_uses_no_key(system: System) -> None:
+    """A key whose request was refused before acceptance is as good as new."""
+    key = str(uuid4())
+    problem(await post(system, "/v1/deposits", {**DEPOSIT, "amount": 0}, key=key), 422, "invalid_request")
+    problem(await post(system, "/v1/withdrawals", WITHDRAWAL, key=key), 403, "not_permitted")
+    answer = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
+    assert not answer.was_replayed
+
+
+@pytest.mark.parametrize("is_flushed", [False, True])
+async def test_a_retry_is_answered_before_it_is_judged_anew(system: System, is_flushed: bool) -> None:
+    """A request that its caller may no longer make, or whose body is no longer valid, is replayed, not refused."""
+    sub, withdrawal_key, deposit_key = someone(), str(uuid4()), str(uuid4())
+    owned = {**DEPOSIT, "owner": "somebody"}  # a user may not name an owner
+    async with caller(system, sub=sub, role="service_role") as backend, caller(system, sub=sub) as user:
+        paid_out = (await backend.pay("/v1/withdrawals", WITHDRAWAL, key=withdrawal_key)).expect(202)
+        paid_in = (await backend.pay("/v1/deposits", owned, key=deposit_key)).expect(202)
+        if is_flushed:
+            await flush_redis(system)
+        for path, body, key, first in (
+            ("/v1/withdrawals", WITHDRAWAL, withdrawal_key, paid_out),
+            ("/v1/deposits", owned, deposit_key, paid_in),
+        ):
+            again = (await user.pay(path, body, key=key)).expect(202)
+            assert (again.body, again.was_replayed) == (first.body, True)
+        problem(await user.pay("/v1/withdrawals", WITHDRAWAL), 403, "not_permitted")
+        problem(await user.pay("/v1/deposits", owned), 422, "invalid_request")
+
+
+async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> None:
+    """Past its time a key is free, once its payment has been final and settled for as long."""
+    key = str(uuid4())
+    first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).json()
+    await system.settled(first["id"])
+    await system.execute(_HELD_NO_LONGER, key)
+    await system.execute(_LONG_AGO, first["id"])
+    await flush_redis(system)
+    other = {**DEPOSIT, "amount": 251}
+    second = (await post(system, "/v1/deposits", other, key=key)).expect(202)
+    assert (second.was_replayed, second.json()["id"] == first["id"]) == (False, False)
+    again = (await post(system, "/v1/deposits", other, key=key)).expect(202)
+    assert (again.body, again.was_replayed) == (second.body, True)
+    await system.settled(second.json()["id"])
+    await system.assert_money_agrees([first["id"], second.json()["id"]])
+
+
+_IN_REVIEW = _LONG_AGO.replace("SET", "SET needs_review = true,")
+_ASKED_ABOUT = _LONG_AGO.replace("SET", "SET next_step_at = now() + interval '1 day',")
+
+_NOT_FREE = {
+    "it is still open": ("lost_callback", [_HELD_NO_LONGER, _LONG_AGO]),
+    "it needs review": ("approve", [_HELD_NO_LONGER, _IN_REVIEW]),
+    "it is final for less than a day": ("approve", [_HELD_NO_LONGER]),
+    "it is still asked about": ("approve", [_HELD_NO_LONGER, _ASKED_ABOUT]),
+    "its time is not over": ("approve", [_LONG_AGO]),
+}
+
+
+@pytest.mark.parametrize("reason", _NOT_FREE)
+async def test_a_key_is_not_free_while_its_payment_can_change(system: System, reason: str) -> None:
+    """Even past its time a key stays taken while its payment is open, in review, asked about, or final for a short time."""
+    scenario, changes = _NOT_FREE[reason]
+    await system.scenario(scenario)
+    key = str(uuid4())
+    first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
+    payment_id = first.json()["id"]
+    await system.in_stage(payment_id, "succeeded" if scenario == "approve" else "awaiting_result")
+    for sql in changes:
+        await system.execute(sql, key if sql == _HELD_NO_LONGER else payment_id)
+    await flush_redis(system)
+    again = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
+    assert (again.body, again.was_replayed) == (first.body, True)
+    problem(await post(system, "/v1/deposits", {**DEPOSIT, "amount": 3}, key=key), 422, "idempotency_key_reused")
+    assert len(await payments_of(system, key)) == 1
+
+
+@asynccontextmanager
+async def _first_request_under_way(system: System, key: str) -> AsyncIterator[None]:
+    """The key as another process holds it, between its insert and its commit; undone at the end."""
+    payment_id = (await post(system, "/v1/deposits", DEPOSIT)).expect(202).json()["id"]
+    connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(
+            "INSERT INTO mkwanja.idempotency_keys SELECT caller_key, $1, fingerprint, payment_id, answer_status,"
+            " answer_body, created_at, expires_at FROM mkwanja.idempotency_keys WHERE payment_id = $2::uuid",
+            key,
+            payment_id,
+        )
+        yield
+    finally:
+        await transaction.rollback()
+        await connection.close()
+
+
+async def test_a_retry_waits_for_the_first_and_is_told_to_come_back(system: System) -> None:
+    """While the first request with its key is being accepted a retry waits, then gets 409 with Retry-After; then it goes on."""
+    key = str(uuid4())
+    async with _first_request_under_way(system, key):
+        waiting = asyncio.create_task(post(system, "/v1/deposits", DEPOSIT, key=key))
+        (await post(system, "/v1/deposits", {**DEPOSIT, "phone_number": "0711000119"})).expect(202)
+        answer = await waiting
+    assert problem(answer, 409, "idempotency_key_in_flight")["retryable"] is True
+    assert int(answer.headers["Retry-After"]) > 0
+    assert not (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).was_replayed
+
+
+async def test_a_replay_starts_nothing(system: System) -> None:
+    """Replays of a payment in doubt neither send it again nor move its money."""
+    await system.scenario("answer_and_callback_lost")
+    key = str(uuid4())
+    first = (await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)).expect(202)
+    payment_id = first.json()["id"]
+    await system.in_stage(payment_id, "in_doubt")
+    for _ in range(5):
+        again = await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)
+        assert (again.body, again.was_replayed) == (first.body, True)
+    await sweep(system, [payment_id])
+    assert await times_sent(system, payment_id) == 1
+    assert len(await system.eventually(lambda: system.movements(payment_id))) == 1

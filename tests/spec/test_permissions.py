@@ -1,0 +1,204 @@
+"""Who may do what: every role on every route, and every token that is none."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post, problem, someone
+from tests.spec.system import System
+
+_POSTS = {"/v1/deposits": DEPOSIT, "/v1/withdrawals": WITHDRAWAL, "/v1/bill-payments": BILL_PAYMENT}
+_OF_A_PAYMENT = [("GET", ""), ("GET", "/history"), ("POST", "/cancel")]
+
+
+async def _each_route(system: System, token: str) -> list[Any]:
+    """The answer of every route under /v1, for a payment of somebody else where there is one."""
+    payment_id = await system.deposit()
+    answers = [await post(system, path, body, token=token) for path, body in _POSTS.items()]
+    answers += [await ask(system, how, f"/v1/payments/{payment_id}{what}", token=token) for how, what in _OF_A_PAYMENT]
+    return [*answers, await ask(system, "GET", "/v1/payments", token=token)]
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"role": "anon"},
+        {"role": "postgres"},
+        {"role": "supabase_admin"},
+        {"role": "Authenticated"},
+        {"role": "service_role "},
+        {"claims": {"is_anonymous": True}},
+        {"claims": {"is_anonymous": "false"}},
+    ],
+)
+async def test_other_roles_may_do_nothing(system: System, claims: Any) -> None:
+    """A token of any other role, or of an anonymous user, gets 403 on every route."""
+    for answer in await _each_route(system, system.stack.issuer.mint(sub=someone(), **claims)):
+        assert problem(answer, 403, "not_permitted")["retryable"] is False
+
+
+@pytest.mark.parametrize("path", ["/v1/withdrawals", "/v1/bill-payments"])
+async def test_users_move_no_money_out(system: System, path: str) -> None:
+    """A user who asks for money out gets 403, whatever the body, and nothing is recorded."""
+    key = str(uuid4())
+    for body in (_POSTS[path], {"amount": "rubbish"}):
+        problem(await post(system, path, body, key=key), 403, "not_permitted")
+    assert not await system.rows("SELECT id FROM mkwanja.payments WHERE idempotency_key = $1", key)
+
+
+async def test_somebody_elses_payment_is_not_there(system: System) -> None:
+    """To a user who does not own it a payment does not exist: read, history and cancel answer as for no payment at all."""
+    of_another, of_a_backend = await system.deposit(), await system.withdrawal()
+    token = system.stack.issuer.user_token(someone())
+    for how, what in _OF_A_PAYMENT:
+        said = [
+            problem(await ask(system, how, f"/v1/payments/{one}{what}", token=token), 404, "payment_not_found")
+            for one in (of_another, of_a_backend, str(uuid4()), "rubbish")
+        ]
+        assert all(one == said[0] for one in said)
+    for payment_id in (of_another, of_a_backend):
+        assert (await system.settled(payment_id))["status"] == "success"
+
+
+async def test_users_read_their_own(system: System) -> None:
+    """A user reads its own payment and its history; a backend reads everybody's."""
+    async with caller(system, sub=someone()) as user:
+        payment_id = (await user.pay("/v1/deposits", DEPOSIT)).expect(202).json()["id"]
+        settled = await system.settled(payment_id)
+        assert (await user.payment(payment_id))["receipt"] == settled["receipt"]
+        assert await user.history(payment_id) == await system.backend.history(payment_id)
+
+
+async def test_a_backend_does_not_cancel_by_accident_of_its_role(system: System) -> None:
+    """A backend may ask for anything that exists, and is told what it may no longer do."""
+    payment_id = await system.deposit()
+    await system.settled(payment_id)
+    token = system.stack.issuer.backend_token("another-backend")
+    problem(await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=token), 409, "too_late_to_cancel")
+
+
+def _encoded(value: Any) -> str:
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    header, claims, signature = token.split(".")
+    read = [json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in (header, claims)]
+    return read[0], read[1], signature
+
+
+def _unsigned(token: str, *, alg: str) -> str:
+    header, claims, _ = _parts(token)
+    return f"{_encoded({**header, 'alg': alg})}.{_encoded(claims)}."
+
+
+def _signed_with_public_key(system: System) -> str:
+    """The attack of old: the public key as the secret of HS256."""
+    header, claims, _ = _parts(system.stack.issuer.backend_token())
+    text = f"{_encoded({**header, 'alg': 'HS256'})}.{_encoded(claims)}"
+    jwk = system.stack.issuer.jwks()["keys"][0]
+    x, y = (int.from_bytes(base64.urlsafe_b64decode(jwk[name] + "=")) for name in ("x", "y"))
+    key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    public = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return f"{text}.{_encoded(hmac.new(public, text.encode(), hashlib.sha256).digest())}"
+
+
+def _with_other_claims(system: System) -> str:
+    header, claims, signature = _parts(system.stack.issuer.user_token())
+    return f"{_encoded(header)}.{_encoded({**claims, 'role': 'service_role'})}.{signature}"
+
+
+def _bad_tokens(system: System) -> dict[str, str]:
+    issuer = system.stack.issuer
+    good = issuer.backend_token()
+    return {
+        "none": "",
+        "rubbish": "rubbish",
+        "three dots": "a.b.c",
+        "expired": issuer.mint(expires_in_seconds=-120),
+        "another audience": issuer.mint(aud="anon"),
+        "another issuer": issuer.mint(iss="https://elsewhere.example/auth/v1"),
+        **{f"no {name}": issuer.mint(drop=[name]) for name in ("aud", "exp", "sub", "iss", "role")},
+        "an exp that is text": issuer.mint(claims={"exp": "never"}),
+        "not valid yet": issuer.mint(claims={"nbf": 32_503_680_000}),
+        "an empty sub": issuer.mint(claims={"sub": ""}),
+        "a sub with NUL": issuer.mint(claims={"sub": "a\0b"}),
+        "a sub that is a number": issuer.mint(claims={"sub": 7}),
+        "a role that is a list": issuer.mint(claims={"role": ["service_role"]}),
+        "alg none": _unsigned(good, alg="none"),
+        "alg None": _unsigned(good, alg="None"),
+        "no signature": _unsigned(good, alg="ES256"),
+        "HS256 with the public key": _signed_with_public_key(system),
+        "HS256 with some secret": issuer.mint_with_secret("x" * 40, role="service_role"),
+        "claims changed": _with_other_claims(system),
+        "a key that was never published": issuer.mint(kid="unknown"),
+        "a key of its own": issuer.mint(headers={"jku": "http://127.0.0.1/keys"}),
+        "one letter less": good[:-2],
+        "one letter more": good + "A",
+        "with a space": good[:20] + " " + good[20:],
+        "very long": good + "A" * 7000,
+    }
+
+
+async def test_what_is_no_valid_token_is_401(system: System) -> None:
+    """Without a token, or with one that is expired, incomplete, for others, unsigned or forged, every answer is 401."""
+    for what, token in _bad_tokens(system).items():
+        for how, path in (("GET", "/v1/payments"), ("POST", "/v1/deposits")):
+            answer = await ask(system, how, path, token=token)
+            assert answer.status == 401, (what, answer.body)
+            problem(answer, 401, "unauthenticated")
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer"), what
+            assert not token or token.encode() not in answer.body
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        ["Basic dXNlcjpwYXNz"],
+        ["Bearer"],
+        ["Bearer "],
+        [""],
+        ["Token {token}"],
+        ["Bearer {token}", "Bearer {token}"],
+        ["Bearer Bearer {token}"],
+        ["Bearer {token}, Bearer {token}"],
+    ],
+)
+async def test_a_token_comes_in_one_header(system: System, authorization: list[str]) -> None:
+    """Any other scheme, an empty header, or two of them is 401."""
+    token = system.stack.issuer.user_token()
+    headers = [("Authorization", value.format(token=token)) for value in authorization]
+    problem(await ask(system, "GET", "/v1/payments", headers=headers, token=""), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize("key", ["sb_secret_abcdefghijklmnopqrstuv_12345678", "sb_publishable_abcdefghijklmnopqr_1234"])
+async def test_a_supabase_api_key_is_named_as_such(system: System, key: str) -> None:
+    """A Supabase API key is refused with a 401 that says what it is and what to send instead."""
+    said = problem(await ask(system, "GET", "/v1/payments", token=key), 401, "unauthenticated")
+    assert "API key" in said["detail"]
+
+
+async def test_a_legacy_supabase_api_key_is_named_as_such(system: System) -> None:
+    """So is one of the older kind, which is a JWT of the project and names no caller."""
+    header, claims = {"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "ref": "abcd", "role": "service_role"}
+    token = f"{_encoded(header)}.{_encoded({**claims, 'exp': 32_503_680_000})}.{_encoded(b'x' * 32)}"
+    said = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
+    assert "API key" in said["detail"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_health_needs_no_token(system: System, path: str) -> None:
+    """Whether the service works may be asked without a token, of ingress and receiver."""
+    (await ask(system, "GET", path, token="")).expect(200)
+    async with system.http.get(system.stack.callbacks_url + path) as answer:
+        assert answer.status == 200

@@ -1,0 +1,229 @@
+"""Reading: one payment, a page of them, one's history; each caller sees its own, and every parameter is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.spec.asking import DEPOSIT, ask, caller, pointers, problem, someone
+from tests.spec.playing import begin
+from tests.spec.system import System
+from tests.stack.client import Client
+
+
+async def _page(client: Client, **query: str) -> Any:
+    page = (await client.get("/v1/payments", **query)).expect(200).json()
+    assert set(page) == {"items", "next_cursor"}
+    return page
+
+
+async def _deposits(client: Client, count: int, **more: Any) -> list[str]:
+    """Deposits one after the other, each by a phone number of its own; their ids, oldest first."""
+    ids = []
+    for number in range(count):
+        body = {**DEPOSIT, "phone_number": f"07130001{number:02}", **more}
+        ids.append(str((await client.pay("/v1/deposits", body)).expect(202).json()["id"]))
+    return ids
+
+
+async def test_a_page_is_newest_first_and_ones_own(system: System) -> None:
+    """A user's list holds all of its payments and no other's, newest first, each as it is when read alone."""
+    async with caller(system, sub=someone()) as one, caller(system, sub=someone()) as other:
+        mine, foreign = await _deposits(one, 4), await _deposits(other, 1, phone_number="0713000199")
+        for payment_id in [*mine, *foreign]:
+            await system.settled(payment_id)
+        page = await _page(one)
+        assert ([item["id"] for item in page["items"]], page["next_cursor"]) == (mine[::-1], None)
+        assert page["items"] == [await one.payment(payment_id) for payment_id in mine[::-1]]
+        assert [item["id"] for item in (await _page(other))["items"]] == foreign
+
+
+async def test_pages_follow_each_other_while_new_payments_arrive(system: System) -> None:
+    """Following the cursor gives every payment once, in order, whatever is created meanwhile."""
+    async with caller(system, sub=someone()) as one:
+        mine = await _deposits(one, 7)
+        seen: list[str] = []
+        cursor, late = None, 0
+        while cursor is not None or not seen:
+            page = await _page(one, limit="3", **({"cursor": cursor} if cursor else {}))
+            assert len(page["items"]) <= 3
+            seen += [item["id"] for item in page["items"]]
+            cursor = page["next_cursor"]
+            late += len(await _deposits(one, 1, phone_number=f"07130002{late:02}"))
+        assert seen == mine[::-1]
+        assert len((await _page(one, limit="100"))["items"]) == len(mine) + late
+
+
+async def test_a_cursor_is_good_for_its_filters_only(system: System) -> None:
+    """A cursor with other filters is refused; another page size is not another filter."""
+    async with caller(system, sub=someone()) as one:
+        mine = await _deposits(one, 3)
+        cursor = (await _page(one, limit="1", kind="deposit"))["next_cursor"]
+        page = await _page(one, limit="2", kind="deposit", cursor=cursor)
+        assert [item["id"] for item in page["items"]] == mine[:2][::-1]
+        assert pointers(problem(await one.get("/v1/payments", cursor=cursor), 422, "invalid_request")) == {"?cursor"}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ["0001-01-01T00:00:00+14:00", str(uuid4())],
+        ["9999-12-31T23:59:59-14:00", str(uuid4())],
+        ["2026-03-01T07:15:00", str(uuid4())],
+        ["2026-03-01T07:15:00Z", 7],
+        ["2026-03-01T07:15:00Z", "7"],
+        [7, str(uuid4())],
+        [None, None],
+    ],
+)
+async def test_a_forged_cursor_does_no_harm(system: System, place: list[Any]) -> None:
+    """A cursor that was taken apart and put together otherwise is answered or refused by name; never an internal error."""
+    async with caller(system, sub=someone()) as one:
+        await _deposits(one, 2)
+        cursor = (await _page(one, limit="1"))["next_cursor"]
+        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        forged = base64.urlsafe_b64encode(json.dumps([*place, *parts[2:]]).encode()).decode().rstrip("=")
+        answer = await one.get("/v1/payments", cursor=forged)
+        if answer.status != 200:
+            assert pointers(problem(answer, 422, "invalid_request")) == {"?cursor"}
+
+
+async def test_each_filter_finds_what_it_says(system: System) -> None:
+    """Every filter finds the payments that have its value, and those only; several together must all hold."""
+    await system.scenario("cancel", phone_number="254713000301")
+    await system.scenario("wrong_amount", phone_number="254713000302")
+    owner, key = someone(), str(uuid4())
+    paid = await system.deposit(owner=None, phone_number="0713000300", account_reference=f"R{key[:8]}")
+    await system.settled(paid)
+    async with caller(system, sub=owner) as one:
+        body = {**DEPOSIT, "phone_number": "+254713000301", "account_reference": f"Q{key[:8]}"}
+        failed = (await one.pay("/v1/deposits", body, key=key)).expect(202).json()["id"]
+        [flagged] = await _deposits(one, 1, phone_number="0713000302")
+        await system.settled(failed)
+        await system.eventually(lambda: one.payment(flagged), lambda payment: payment["needs_review"])
+        created = {payment_id: (await one.payment(payment_id))["created_at"] for payment_id in (failed, flagged)}
+        both = [flagged, failed]
+        expected: list[tuple[dict[str, str], list[str]]] = [
+            ({}, both),
+            ({"kind": "deposit"}, both),
+            ({"kind": "withdrawal"}, []),
+            ({"status": "failed"}, [failed]),
+            ({"status": "pending"}, [flagged]),
+            ({"status": "success"}, []),
+            ({"phone_number": "0713000301"}, [failed]),
+            ({"phone_number": "254713000301"}, [failed]),
+            ({"phone_number": "0713000300"}, []),
+            ({"account_reference": f"Q{key[:8]}"}, [failed]),
+            ({"idempotency_key": key}, [failed]),
+            ({"needs_review": "true"}, [flagged]),
+            ({"needs_review": "false"}, [failed]),
+            ({"created_after": "2020-01-01T00:00:00Z"}, both),
+            ({"created_before": "2020-01-01T00:00:00+03:00"}, []),
+            ({"created_after": created[flagged].replace("Z", "999Z")}, []),
+            ({"created_before": created[failed]}, []),
+            ({"created_before": "9000-01-01T00:00:00Z", "status": "failed", "kind": "deposit"}, [failed]),
+            ({"status": "failed", "needs_review": "true"}, []),
+        ]
+        for query, ids in expected:
+            assert [item["id"] for item in (await _page(one, **query))["items"]] == ids, query
+    receipt = (await system.payment(paid))["receipt"]
+    assert [item["id"] for item in (await _page(system.backend, receipt=receipt))["items"]] == [paid]
+    found = (await _page(system.backend, account_reference=f"R{key[:8]}"))["items"]
+    assert [item["id"] for item in found] == [paid]
+
+
+async def test_a_backend_lists_everybodys_payments(system: System) -> None:
+    """A backend sees all payments, with what only backends see; a user never does."""
+    async with caller(system, sub=someone()) as one:
+        [payment_id] = await _deposits(one, 1, phone_number="0713000400")
+        await system.settled(payment_id)
+        item = next(item for item in (await _page(system.backend))["items"] if item["id"] == payment_id)
+        assert {"idempotency_key", "recipient_name", "provider_ids"} <= set(item)
+        assert set(item["provider_ids"]) == {"checkout_request_id", "merchant_request_id"}
+        [seen] = (await _page(one))["items"]
+        assert set(item) - set(seen) == {"idempotency_key", "recipient_name", "provider_ids"}
+
+
+@pytest.mark.parametrize("limit", ["1", "100"])
+async def test_a_limit_is_kept(system: System, limit: str) -> None:
+    """A page holds at most as many payments as were asked for, from 1 to 100."""
+    await asyncio.gather(*(system.backend.pay("/v1/deposits", DEPOSIT) for _ in range(3)))
+    assert 1 <= len((await _page(system.backend, limit=limit))["items"]) <= int(limit)
+
+
+async def test_a_history_tells_each_step_once(system: System) -> None:
+    """A history is numbered from 1, oldest first, and each entry begins where the one before it ended."""
+    payment_id = await begin(system, "stk", "cancel")
+    await system.settled(payment_id)
+    history = await system.backend.history(payment_id)
+    assert [item["sequence"] for item in history] == [1, 2, 3, 4]
+    assert [item["what"] for item in history] == ["accepted", "claimed", "acknowledged", "failure_reported"]
+    assert [item["previous_stage"] for item in history] == [None, *(item["stage"] for item in history[:-1])]
+    assert [item["at"] for item in history] == sorted(item["at"] for item in history)
+    payment = await system.payment(payment_id)
+    assert (history[0]["at"], history[-1]["at"]) == (payment["created_at"], payment["finalized_at"])
+    assert history[-1]["detail"]["provider_code"] == "1032"
+
+
+@pytest.mark.parametrize("wait", ["0", "1", "60"])
+async def test_a_wait_for_a_final_payment_answers(system: System, wait: str) -> None:
+    """`wait` takes whole seconds up to 60; a payment that is final is answered."""
+    payment_id = await system.deposit(phone_number="0713000500")
+    settled = await system.settled(payment_id)
+    assert (await system.backend.get(f"/v1/payments/{payment_id}", wait=wait)).expect(200).json() == settled
+
+
+_QUERIES = [
+    ("/v1/payments", "kind=loan", "?kind"),
+    ("/v1/payments", "status=done", "?status"),
+    ("/v1/payments", "phone_number=12", "?phone_number"),
+    ("/v1/payments", "needs_review=yes", "?needs_review"),
+    ("/v1/payments", "created_after=yesterday", "?created_after"),
+    ("/v1/payments", "created_after=2026-03-01T07:15:00", "?created_after"),
+    ("/v1/payments", "created_before=2026-13-01T07:15:00Z", "?created_before"),
+    ("/v1/payments", "limit=0", "?limit"),
+    ("/v1/payments", "limit=101", "?limit"),
+    ("/v1/payments", "limit=-1", "?limit"),
+    ("/v1/payments", "limit=ten", "?limit"),
+    ("/v1/payments", "limit=1.0", "?limit"),
+    ("/v1/payments", "limit=", "?limit"),
+    ("/v1/payments", "limit=%D9%A1", "?limit"),
+    ("/v1/payments", "limit=5&limit=6", "?limit"),
+    ("/v1/payments", "colour=red", "?colour"),
+    ("/v1/payments", "receipt=a%00b", "?receipt"),
+    ("/v1/payments", "account_reference=%00", "?account_reference"),
+    ("/v1/payments", "cursor=", "?cursor"),
+    ("/v1/payments", "cursor=rubbish", "?cursor"),
+    ("/v1/payments", "cursor=e30", "?cursor"),
+    ("/v1/payments", "cursor=WzEsMiwzXQ", "?cursor"),
+    ("/v1/payments", "cursor=%C3%A9", "?cursor"),
+    ("/v1/payments/ID", "wait=61", "?wait"),
+    ("/v1/payments/ID", "wait=-1", "?wait"),
+    ("/v1/payments/ID", "wait=1.5", "?wait"),
+    ("/v1/payments/ID", "wait=soon", "?wait"),
+    ("/v1/payments/ID", "wait=", "?wait"),
+    ("/v1/payments/ID", "hold=1", "?hold"),
+    ("/v1/payments/ID/history", "limit=1", "?limit"),
+]
+
+
+async def test_a_wrong_query_is_named(system: System) -> None:
+    """A query parameter that is unknown, repeated or has a wrong value is 422 invalid_request, and named."""
+    payment_id = await system.deposit()
+    for path, query, name in _QUERIES:
+        answer = await ask(system, "GET", f"{path.replace('ID', payment_id)}?{query}")
+        assert pointers(problem(answer, 422, "invalid_request")) == {name}, query
+
+
+@pytest.mark.parametrize("name", ["created_after", "created_before"])
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z"])
+async def test_the_ends_of_time_are_no_fault_of_ours(system: System, name: str, moment: str) -> None:
+    """A time at the edge of the calendar is answered, or refused by name; never an internal error."""
+    answer = await ask(system, "GET", f"/v1/payments?{name}={moment}")
+    if answer.status != 200:
+        assert pointers(problem(answer, 422, "invalid_request")) == {f"?{name}"}

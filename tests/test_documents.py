@@ -1,0 +1,61 @@
+"""The documents tell the truth today: what they show runs, what they name exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from jose import jwt
+
+from domain.adapters.settings import CallbackSettings, IngressSettings, WorkerSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
+
+
+def test_the_readmes_way_to_mint_a_token_makes_a_token_that_a_backend_can_use(tmp_path: Path) -> None:
+    """The README's program, run as shown, prints a signed token with every claim that the service requires."""
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert program is not None
+    (tmp_path / "mint.py").write_text(program[1])
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "private-key.pem").write_bytes(pem)
+    command = [sys.executable, "mint.py", "private-key.pem", "key-1", "https://issuer.example/auth/v1"]
+    token = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    claims = jwt.decode(token, public.decode(), algorithms=["ES256"], audience="authenticated")
+    assert claims["role"] == "service_role"
+    assert claims.keys() >= {"iss", "aud", "exp", "sub", "role"}
+    assert jwt.get_unverified_header(token)["kid"] == "key-1"
+
+
+def test_the_example_environment_names_every_setting_and_no_other() -> None:
+    """.env.example has each variable that a process reads, set or commented out."""
+    named = set(re.findall(r"^#?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    read = {
+        name.upper()
+        for settings in (IngressSettings, CallbackSettings, WorkerSettings)
+        for name in settings.model_fields
+    }
+    assert named == read
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_of_a_document_leads_to_something_that_exists(document: Path) -> None:
+    """A relative link names a file or folder of the repository."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    """`make something` in a document is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        named = set(re.findall(r"`make ([a-z]+)", document.read_text()))
+        assert named <= targets, (document, named - targets)

@@ -1,0 +1,73 @@
+"""Daraja's messages as it sends them, one argument for what a test is about."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from domain.adapters.daraja.reports import read_report
+from domain.lifecycle.record_callback import Report
+
+ABSENT = object()
+STK_ITEMS: dict[str, Any] = {
+    "Amount": 250.0,
+    "MpesaReceiptNumber": "UC14KD82QZ",
+    "Balance": ABSENT,
+    "TransactionDate": 20260301101521,
+    "PhoneNumber": 254711000111,
+}
+PAYOUT_PARAMETERS: dict[str, Any] = {
+    "TransactionAmount": 1500,
+    "TransactionReceipt": "UC17KX20PM",
+    "ReceiverPartyPublicName": "254711000111 - JANE DOE",
+    "TransactionCompletedDateTime": "01.03.2026 10:20:31",
+    "B2CUtilityAccountAvailableFunds": 812345.5,
+    "B2CChargesPaidAccountAvailableFunds": -120.0,
+}
+BILL_PARAMETERS: dict[str, Any] = {
+    "DebitAccountBalance": "{Amount={CurrencyCode=KES, MinimumAmount=4200050, BasicAmount=42000.50}}",
+    "Amount": "1800.00",
+    "TransCompletedTime": "20260301103010",
+    "DebitPartyCharges": "",
+    "ReceiverPartyPublicName": "888880 - SUPPLIER LTD",
+}
+
+
+def named(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [{key: name} | ({} if value is ABSENT else {"Value": value}) for name, value in values.items()]
+
+
+def stk(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
+    """An STK callback (daraja.md §2.3)."""
+    callback = {
+        "MerchantRequestID": "4c1e-118203",
+        "CheckoutRequestID": "ws_CO_0103",
+        "ResultCode": code,
+        "ResultDesc": "The service request is processed successfully.",
+    }
+    if items is not ABSENT:
+        callback["CallbackMetadata"] = {"Item": named(STK_ITEMS, "Name") if items is None else items}
+    callback.update(fields)
+    return {"Body": {"stkCallback": {name: value for name, value in callback.items() if value is not ABSENT}}}
+
+
+def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, Any]:
+    """A B2C result (daraja.md §4.3)."""
+    result = {
+        "ResultType": 0,
+        "ResultCode": code,
+        "OriginatorConversationID": "payout-17",
+        "ConversationID": "AG_20260301_2010",
+        "TransactionID": "UC17KX20PM",
+        "ReferenceData": {"ReferenceItem": {"Key": "QueueTimeoutURL", "Value": "https://internal.example/submit"}},
+    }
+    if parameters is not ABSENT:
+        result["ResultParameters"] = {
+            "ResultParameter": named(PAYOUT_PARAMETERS, "Key") if parameters is None else parameters
+        }
+    result.update(fields)
+    return {"Result": {name: value for name, value in result.items() if value is not ABSENT}}
+
+
+def read(operation: str, message: Any) -> Report:
+    return read_report(operation, message if isinstance(message, bytes) else json.dumps(message).encode())

@@ -1,0 +1,258 @@
+"""What each synchronous answer of Daraja's means for the money: the contract's error tables, class by class."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.adapters.daraja.answers import read_answer
+from domain.adapters.daraja.requests import API_OF_KIND
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProviderError,
+    Refused,
+    Resendable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.failures import FailureReason
+from domain.values import Kind
+
+PAYOUTS = [Kind.WITHDRAWAL, Kind.BILL_PAYMENT]
+STK_ACK = {
+    "MerchantRequestID": "4c1e-118203",
+    "CheckoutRequestID": "ws_CO_0103",
+    "ResponseCode": "0",
+    "ResponseDescription": "Success. Request accepted for processing",
+    "CustomerMessage": "Success. Request accepted for processing",
+}
+PAYOUT_ACK = {
+    "ConversationID": "AG_2010",
+    "OriginatorConversationID": "payout-17",
+    "ResponseCode": "0",
+    "ResponseDescription": "Accept the service request successfully.",
+}
+ACKS = {Kind.DEPOSIT: STK_ACK, Kind.WITHDRAWAL: PAYOUT_ACK, Kind.BILL_PAYMENT: PAYOUT_ACK}
+
+
+def meaning(kind: Kind, status: int, answer: object) -> ProviderError | None:
+    """The error that an answer means, or None for an acknowledgement."""
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    try:
+        assert read_answer(API_OF_KIND[kind], kind, status, body)
+    except ProviderError as error:
+        return error
+    return None
+
+
+def envelope(code: object, text: object) -> dict[str, object]:
+    return {"requestId": "4c1e-118203", "errorCode": code, "errorMessage": text}
+
+
+def fault(code: str, text: str) -> dict[str, object]:
+    return {"fault": {"faultstring": text, "detail": {"errorcode": code}}}
+
+
+def test_an_acknowledgement_teaches_the_ids() -> None:
+    assert read_answer(API_OF_KIND[Kind.DEPOSIT], Kind.DEPOSIT, 200, json.dumps(STK_ACK).encode()) == {
+        ("checkout_request_id", "ws_CO_0103"),
+        ("merchant_request_id", "4c1e-118203"),
+    }
+    for kind in PAYOUTS:
+        assert read_answer(API_OF_KIND[kind], kind, 200, json.dumps(PAYOUT_ACK).encode()) == {
+            ("conversation_id", "AG_2010"),
+            ("originator_conversation_id", "payout-17"),
+        }
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("code", ["0", 0])
+def test_a_zero_acknowledges_as_text_or_number(kind: Kind, code: object) -> None:
+    assert meaning(kind, 200, ACKS[kind] | {"ResponseCode": code}) is None
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("code", [None, "", "1", 1, "00", False, True, 0.0, [], {}, "0 "])
+def test_any_other_response_code_acknowledges_nothing(kind: Kind, code: object) -> None:
+    assert type(meaning(kind, 200, ACKS[kind] | {"ResponseCode": code})) is OutcomeUnknown
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("value", [None, "", 5, [], {}, "x" * 65, "a\nb", "\ud800"])
+def test_an_acknowledgement_without_its_id_is_none(kind: Kind, value: object) -> None:
+    name = API_OF_KIND[kind].acknowledgement_id
+    assert type(meaning(kind, 200, ACKS[kind] | {name: value})) is OutcomeUnknown
+
+
+# Every row of the contract's tables: status, answer, class for a deposit, a withdrawal, a bill payment.
+U, T, R, TH, DU, RS = OutcomeUnknown, TokenRefused, Refused, Throttled, DuplicateSubmission, Resendable
+Class = type[ProviderError]
+ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
+    # the token: 404, 401 or 400, by API
+    ("token, STK", 404, envelope("404.001.03", "Invalid Access Token"), T, T, T),
+    ("token, B2C", 401, envelope("401.002.01", "Error Occurred - Invalid Access Token - abc"), T, T, T),
+    ("token, status", 400, envelope("400.003.01", "Invalid Access Token"), T, T, T),
+    ("token, some SDKs", 401, envelope("401.003.01", "Invalid Access Token"), T, T, T),
+    ("no product", 401, fault("keymanagement.service", "Invalid API call as no apiproduct match found"), T, T, T),
+    ("401, empty", 401, b"", T, T, T),
+    # too many requests
+    ("spike arrest", 500, envelope("500.003.02", "Error Occurred: Spike Arrest Violation"), TH, TH, TH),
+    ("spike arrest, 429", 429, envelope("500.003.02", "Error Occurred: Spike Arrest Violation"), TH, TH, TH),
+    ("quota", 500, envelope("500.003.03", "Error Occurred: Quota Violation"), TH, TH, TH),
+    ("apigee, 429", 429, fault("policies.ratelimit.SpikeArrestViolation", "Spike arrest violation."), TH, TH, TH),
+    ("apigee, 500", 500, fault("policies.ratelimit.QuotaViolation", "Rate limit quota violation."), TH, TH, TH),
+    ("429, html", 429, b"<html>Too many</html>", TH, TH, TH),
+    # busy
+    ("busy", 500, envelope("500.003.02", "System is busy. Please try again in few minutes."), U, RS, U),
+    ("maintenance", 500, envelope("500.002.1001", "Service is currently under maintenance."), U, RS, U),
+    ("maintenance, 503", 503, envelope("00.002.1001", "Service is currently under maintenance."), U, RS, U),
+    # a definite no
+    ("validation", 400, envelope("400.002.02", "Bad Request - Invalid Remarks"), R, R, R),
+    ("wrong credentials", 500, envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), R, R, R),
+    ("wrong credentials, plain", 500, envelope("500.001.1001", "Wrong credentials"), R, R, R),
+    ("merchant", 500, envelope("500.001.1001", "Merchant does not exist"), R, R, R),
+    (
+        "locked",
+        500,
+        envelope("500.001.1001", "Unable to lock subscriber, a transaction is already in process"),
+        R,
+        R,
+        R,
+    ),
+    ("forbidden", 403, envelope("403.002.1001", "Forbidden"), R, R, R),
+    ("auth header", 404, envelope("404.001.04", "Invalid Authentication Header"), R, R, R),
+    ("path", 404, envelope("404.001.01", "Resource not found"), R, R, R),
+    ("verb", 405, envelope("405.001", "Method Not Allowed"), R, R, R),
+    ("payload", 400, envelope("400.002.05", "Invalid Request Payload"), R, R, R),
+    # it was submitted before
+    ("duplicate", 500, envelope("500.002.1001", "Duplicate OriginatorConversationID."), DU, DU, DU),
+    (
+        "duplicate, 200",
+        200,
+        {"ResponseCode": "1", "ResponseDescription": "Duplicate OriginatorConversationID."},
+        DU,
+        DU,
+        DU,
+    ),
+    # it may have acted
+    ("internal", 500, envelope("500.003.1001", "Internal Server Error"), U, U, U),
+    ("system internal", 500, envelope("500.002.1001", "System internal error."), U, U, U),
+    ("one code, unknown text", 500, envelope("500.001.1001", "The transaction is being processed"), U, U, U),
+    ("one code, no text", 500, envelope("500.001.1001", ""), U, U, U),
+    ("no such thing", 500, envelope("500.001.1001", "The transaction does not Exist"), U, U, U),
+    ("unknown 5xx code", 500, envelope("999.9.9", "Something new"), U, U, U),
+    ("envelope in a 200", 200, envelope("500.001.1001", ""), U, U, U),
+    ("request timeout", 408, envelope("408.001", "Request timeout"), U, U, U),
+    ("502", 502, b"", U, U, U),
+    ("503, html", 503, b"<html>Service Unavailable</html>", U, U, U),
+    ("504", 504, envelope("504.001", "Gateway Timeout"), U, U, U),
+    ("waf", 403, b"<html>Incapsula incident</html>", U, U, U),
+    ("400, empty", 400, b"", U, U, U),
+    ("404, html", 404, b"<html>Not Found</html>", U, U, U),
+    ("redirect", 302, b"", U, U, U),
+    ("redirect with json", 307, STK_ACK, U, U, U),
+    ("html in a 200", 200, b"<html>Welcome</html>", U, U, U),
+    ("empty 200", 200, b"", U, U, U),
+    ("list", 200, [STK_ACK], U, U, U),
+    ("null", 200, None, U, U, U),
+    ("empty object", 200, {}, U, U, U),
+    ("cut off", 200, json.dumps(STK_ACK).encode()[:-9], U, U, U),
+    ("acknowledgement in a 500", 500, STK_ACK, U, U, U),
+    ("code of another type", 400, envelope(400, "Bad Request"), U, U, U),
+    ("code null", 400, envelope(None, "Bad Request"), U, U, U),
+    ("another fault", 500, fault("steps.javascript.ScriptExecutionFailed", "Execution failed"), U, U, U),
+    ("fault of another shape", 500, {"fault": "down"}, U, U, U),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> None:
+    _, status, answer, *classes = row
+    assert [type(meaning(kind, status, answer)) for kind in Kind] == classes
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "reason"),
+    [
+        ("400.002.02", "Bad Request - Invalid Remarks", FailureReason.REJECTED_BY_PROVIDER),
+        ("400.002.02", "Bad Request - Invalid Amount", FailureReason.LIMIT_EXCEEDED),
+        ("400.002.02", "Bad Request - Invalid PhoneNumber", FailureReason.INVALID_RECIPIENT),
+        ("400.002.02", "Bad Request - Invalid PartyB", FailureReason.INVALID_RECIPIENT),
+        ("500.001.1001", "Wrong credentials", FailureReason.CONFIGURATION),
+        ("500.001.1001", "Merchant does not exist", FailureReason.CONFIGURATION),
+        ("500.001.1001", "Unable to lock subscriber, a transaction…", FailureReason.SUBSCRIBER_BUSY),
+        ("500.001.1001", "Declined due to limit rule", FailureReason.LIMIT_EXCEEDED),
+    ],
+)
+def test_a_refusal_has_a_reason_that_a_person_understands(code: str, text: str, reason: FailureReason) -> None:
+    error = meaning(Kind.DEPOSIT, 400 if code.startswith("400") else 500, envelope(code, text))
+    assert isinstance(error, Refused)
+    assert (error.failure.reason, error.failure.safe_to_retry, error.failure.provider_code) == (reason, True, code)
+
+
+def test_any_other_refusal_at_the_door_is_our_configuration() -> None:
+    error = meaning(Kind.WITHDRAWAL, 403, envelope("403.002.1001", "Forbidden"))
+    assert isinstance(error, Refused)
+    assert error.failure.reason is FailureReason.CONFIGURATION
+
+
+def test_a_throttled_answer_says_how_long_to_stay_away() -> None:
+    error = meaning(Kind.DEPOSIT, 429, b"")
+    assert isinstance(error, Throttled)
+    assert error.wait_seconds > 0
+
+
+@pytest.mark.parametrize("status", [200, 201, 299, 300, 400, 401, 403, 404, 429, 500, 503])
+def test_a_token_error_is_known_by_its_code_whatever_the_status(status: int) -> None:
+    assert type(meaning(Kind.WITHDRAWAL, status, envelope("401.002.01", "Invalid Access Token"))) is TokenRefused
+
+
+HOSTILE: list[bytes] = [
+    b"[" * 60_000, b'{"a":' * 9_000, b'{"errorCode":' + b"1" * 5_000 + b"}", b"\xff\xfe", b"\x00", b'{"errorCode":"\xff"}',
+    b'{"errorCode":NaN,"errorMessage":Infinity}', b'{"errorCode":"\\ud800","errorMessage":"\\ud800"}',
+    b'{"ResponseCode":"0","CheckoutRequestID":"\\ud800"}',
+    *(b'{"errorCode":"1","errorMessage":' + b"[" * depth + b"]" * depth + b"}" for depth in (100, 500, 900, 950, 980, 990)),
+    *(b'{"ResponseDescription":' + b'{"a":' * depth + b"1" + b"}" * (depth + 1) for depth in (100, 500, 900, 950, 980)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 429, 500])
+def test_a_hostile_answer_raises_nothing_but_a_provider_error(body: bytes, status: int) -> None:
+    assert meaning(Kind.WITHDRAWAL, status, body) is not None
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    | st.sampled_from(["0", 0, "500.001.1001", "400.002.02", "Wrong credentials", "System is busy", "maintenance"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["errorCode", "errorMessage", "fault", "detail", "errorcode", "faultstring", "ResponseCode",
+                         "ResponseDescription", "CheckoutRequestID", "ConversationID"]), inner),
+    max_leaves=10,
+)  # fmt: skip
+STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 502, 503])
+
+
+@given(kind=st.sampled_from(Kind), status=STATUSES, value=JSON)
+def test_no_json_value_raises_anything_else(kind: Kind, status: int, value: Any) -> None:
+    error = meaning(kind, status, value)
+    assert error is None or type(error) is not Unreachable  # it was written: that can never be said of it
+    if error is None:
+        assert 200 <= status < 300
+        assert value["ResponseCode"] in ("0", 0)
+
+
+@given(kind=st.sampled_from(Kind), status=STATUSES, body=st.binary(max_size=200))
+def test_no_bytes_raise_anything_else(kind: Kind, status: int, body: bytes) -> None:
+    assert meaning(kind, status, body) is not None
+
+
+@given(kind=st.sampled_from(Kind), status=st.integers(500, 599), code=st.text(max_size=12), text=st.text(max_size=40))
+def test_a_5xx_with_words_that_nobody_knows_may_have_acted(kind: Kind, status: int, code: str, text: str) -> None:
+    assert type(meaning(kind, status, envelope(f"{code}?", text))) is OutcomeUnknown

@@ -1,0 +1,194 @@
+"""One submission to Daraja around its token: what proves that nothing was done, and what does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from domain.adapters.daraja.client import DarajaClient
+from domain.adapters.daraja.requests import Account
+from domain.adapters.daraja.token import Token, TokenSource
+from domain.errors import (
+    OutcomeUnknown,
+    ProviderError,
+    QueueUnavailable,
+    Refused,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.fence import DeadlinePassed, Fence
+from domain.lifecycle.submit import fact_of_answer
+from domain.payment import Outcome
+from domain.ports import Attempting
+from domain.values import Kind
+from tests.builders import a_payment, an_attempt_id, an_attempting
+
+ACCOUNT = Account(
+    shortcode="174379", passkey="p", till=None, payout_shortcode="600988", initiator_name="i",
+    callback_base_url="https://pay.example", callback_secret="long-enough",
+)  # fmt: skip
+ACKNOWLEDGED = 200, json.dumps({"ResponseCode": "0", "ConversationID": "AG_1"}).encode()
+INVALID_TOKEN = 401, json.dumps({"errorCode": "401.002.01", "errorMessage": "Invalid Access Token"}).encode()
+BILL = a_payment(kind=Kind.BILL_PAYMENT)
+
+
+class Tokens:
+    """Gives these tokens in turn, or raises."""
+
+    def __init__(self, *given: str | Exception) -> None:
+        self._given = list(given)
+
+    async def current(self) -> Token:
+        given = self._given.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return Token(given, 0, 3600)
+
+    async def after_refusal(self, _refused: Token) -> Token:
+        return await self.current()
+
+
+class Client(DarajaClient):
+    """The client, but for the wire: gives these answers in turn, or breaks off after the first byte."""
+
+    def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
+        session: Any = None
+        super().__init__(session=session, base_url="", account=ACCOUNT, credential="c", tokens=tokens, call_seconds=15)
+        self.answers = list(answers)
+        self.sent_with: list[str] = []
+
+    async def _post(self, _api: Any, _body: Any, fence: Fence, token: Token) -> tuple[int, bytes]:
+        fence.pass_first_byte()
+        self.sent_with.append(token.text)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def problem_of(client: Client, attempting: Attempting | None = None) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        await client.submit(BILL, attempting or an_attempting())
+    return caught.value
+
+
+async def test_an_acknowledgement_is_its_ids() -> None:
+    assert await Client(Tokens("one"), ACKNOWLEDGED).submit(BILL, an_attempting()) == {("conversation_id", "AG_1")}
+
+
+async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> None:
+    client = Client(Tokens("one", "two"), INVALID_TOKEN, ACKNOWLEDGED)
+    attempting = an_attempting()
+    await client.submit(BILL, attempting)
+    assert client.sent_with == ["one", "two"]
+    assert [exchange.meaning for exchange in attempting.exchanges] == ["TokenRefused", "acknowledged"]
+
+
+async def test_a_second_refusal_of_the_token_is_the_last_word() -> None:
+    client = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN)
+    assert isinstance(await problem_of(client), TokenRefused)
+    assert client.sent_with == ["one", "two"]
+
+
+async def test_past_the_deadline_the_request_is_not_sent_once_more() -> None:
+    at = [0.0]
+    fence = Fence(clock=lambda: at[0], deadline_seconds=30, is_draining=lambda: False)
+
+    class Slow(Tokens):
+        async def after_refusal(self, refused: Token) -> Token:
+            at[0] = 31
+            return await super().after_refusal(refused)
+
+    client = Client(Slow("one", "two"), INVALID_TOKEN)
+    assert isinstance(await problem_of(client, Attempting(attempt_id=an_attempt_id(), fence=fence)), DeadlinePassed)
+    assert client.sent_with == ["one"]
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), aiohttp.ServerDisconnectedError(), ConnectionResetError()])
+async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(error: Exception) -> None:
+    attempting = an_attempting()
+    assert isinstance(await problem_of(Client(Tokens("one"), error), attempting), OutcomeUnknown)
+    assert [(exchange.was_written, exchange.meaning) for exchange in attempting.exchanges] == [(True, "OutcomeUnknown")]
+
+
+class OAuth:
+    """A session whose only answer is to the question for a token."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self._status, self._body = status, body
+
+    @asynccontextmanager
+    async def get(self, _url: str, **_options: Any) -> AsyncIterator[Any]:
+        answer = self
+
+        class Response:
+            status = answer._status
+            content = answer
+
+        yield Response
+
+    async def read(self, _bytes_max: int) -> bytes:
+        return self._body
+
+
+class Shelf:
+    """A shelf that nobody else uses."""
+
+    async def read(self) -> str | None:
+        return None
+
+    async def write(self, text: str, *, kept_seconds: float) -> None:
+        pass
+
+    @asynccontextmanager
+    async def lock(self) -> AsyncIterator[bool]:
+        yield True
+
+
+def token_source(status: int, body: bytes) -> TokenSource:
+    session: Any = OAuth(status, body)
+    return TokenSource(
+        session=session, base_url="", consumer_key="k", consumer_secret="s", shelf=Shelf(), clock=lambda: 1000.0
+    )
+
+
+@pytest.mark.parametrize("lifetime", [3599, "3599"])
+async def test_a_token_is_read_whether_its_lifetime_is_a_number_or_text(lifetime: object) -> None:
+    body = json.dumps({"access_token": "abc", "expires_in": lifetime}).encode()
+    assert await token_source(200, body).current() == Token("abc", 1000, 4599)
+
+
+NO_TOKEN = [
+    (500, b"<html>"), (503, b""), (200, b""), (200, b"[]"), (200, b'{"access_token": 5, "expires_in": 1}'), (302, b""),
+    (200, b'{"access_token": "a\\nb", "expires_in": 3599}'), (200, b'{"access_token": "a", "expires_in": "soon"}'),
+    (429, b'{"fault": {}}'), (200, b'{"access_token": "a", "expires_in": -1}'), (401, b'{"access_token":"a","expires_in":9}'),
+]  # fmt: skip
+
+
+def proves_that_nothing_was_done(error: ProviderError) -> bool:
+    return fact_of_answer(an_attempt_id(), error).outcome is Outcome.NOT_ACTED
+
+
+@pytest.mark.parametrize(("status", "body"), NO_TOKEN)
+async def test_without_a_token_nothing_was_written_so_nothing_is_in_doubt(status: int, body: bytes) -> None:
+    """A bill payment in doubt is a person's afternoon; here its request never left."""
+    client = Client(token_source(status, body))
+    assert proves_that_nothing_was_done(await problem_of(client))
+    assert client.sent_with == []
+
+
+async def test_wrong_consumer_keys_are_a_refusal_of_our_configuration() -> None:
+    assert isinstance(await problem_of(Client(token_source(400, b""))), Refused)
+
+
+@pytest.mark.parametrize("error", [QueueUnavailable(), Unreachable(), OutcomeUnknown(), Throttled()])
+async def test_a_token_that_was_refused_and_cannot_be_replaced_leaves_no_doubt(error: Exception) -> None:
+    """The first send was refused at the door, before M-PESA saw it, and no other was made."""
+    client = Client(Tokens("one", error), INVALID_TOKEN)
+    assert proves_that_nothing_was_done(await problem_of(client))

@@ -1,0 +1,210 @@
+"""Concurrent work shares a batch: in order, one item per key, and nobody suffers for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from domain.adapters.batching import Lane, RunAlone
+
+Item = tuple[str, int]  # key, value
+
+
+class Recorder:
+    """Runs batches when it is let, and keeps them."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Item]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.refuses: BaseException | None = None
+        self.refuses_when: set[Item] | None = None
+
+    async def run(self, items: Sequence[Item]) -> list[int | BaseException]:
+        self.batches.append(list(items))
+        await self.open.wait()
+        if self.refuses is not None and (self.refuses_when is None or self.refuses_when & set(items)):
+            raise self.refuses
+        return [value * 10 for _, value in items]
+
+
+def lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
+    return Lane(recorder.run, key=lambda item: item[0], **options)
+
+
+async def begun(lane: Lane[Item, int], *items: Item) -> list[asyncio.Task[int]]:
+    """The items submitted, each by a waiter of its own."""
+    tasks = [asyncio.create_task(lane.submit(item)) for item in items]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_lone_item_waits_for_nobody() -> None:
+    recorder = Recorder()
+    assert await lane_of(recorder).submit(("a", 1)) == 10
+    assert recorder.batches == [[("a", 1)]]
+
+
+async def test_whoever_comes_while_a_batch_runs_shares_the_next_in_order() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder)
+    recorder.open.clear()
+    first = await begun(lane, ("a", 1))
+    rest = await begun(lane, ("b", 2), ("c", 3), ("d", 4))
+    assert lane.waiting == 3
+    recorder.open.set()
+    assert await asyncio.gather(*first, *rest) == [10, 20, 30, 40]
+    assert recorder.batches == [[("a", 1)], [("b", 2), ("c", 3), ("d", 4)]]
+    assert lane.waiting == 0
+
+
+async def test_a_batch_holds_one_item_of_a_key_and_the_next_waits_its_turn() -> None:
+    recorder = Recorder()
+    tasks = await begun(lane_of(recorder), ("a", 1), ("a", 2), ("b", 3), ("a", 4))
+    assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
+    assert recorder.batches == [[("a", 1), ("b", 3)], [("a", 2)], [("a", 4)]]
+
+
+async def test_a_batch_is_never_larger_than_its_limit() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder, batch_size_max=3)
+    tasks = await begun(lane, *((str(n), n) for n in range(8)))
+    await asyncio.gather(*tasks)
+    assert [len(batch) for batch in recorder.batches] == [3, 3, 2]
+
+
+async def test_a_batch_that_fails_reaches_every_waiter_and_the_lane_goes_on() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder)
+    recorder.refuses = ConnectionError("gone")
+    results = await asyncio.gather(*await begun(lane, ("a", 1), ("b", 2)), return_exceptions=True)
+    assert results == [recorder.refuses] * 2
+    recorder.refuses = None
+    assert await lane.submit(("a", 3)) == 30
+
+
+async def test_a_result_that_is_an_error_is_its_own_waiters_alone() -> None:
+    refusal = ValueError("no")
+
+    async def run(items: Sequence[Item]) -> list[int | BaseException]:
+        return [refusal if value == 2 else value for _, value in items]
+
+    lane: Lane[Item, int] = Lane(run, key=lambda item: item[0])
+    results = await asyncio.gather(*await begun(lane, ("a", 1), ("b", 2), ("c", 3)), return_exceptions=True)
+    assert results == [1, refusal, 3]
+
+
+async def test_a_batch_with_a_bad_row_runs_again_one_by_one() -> None:
+    recorder = Recorder()
+    recorder.refuses, recorder.refuses_when = RunAlone(), {("b", 2)}
+    tasks = await begun(lane_of(recorder), ("a", 1), ("b", 2), ("c", 3))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[::2] == [10, 30]
+    assert isinstance(results[1], RuntimeError)  # alone, it has nobody to blame
+    assert [len(batch) for batch in recorder.batches] == [3, 1, 1, 1]
+
+
+async def test_while_an_item_runs_alone_others_of_its_key_wait_and_other_keys_do_not() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder)
+    recorder.refuses = RunAlone()
+    both = await begun(lane, ("a", 1), ("b", 2))
+    recorder.refuses = None
+    recorder.open.clear()
+    await asyncio.sleep(0)
+    later = await begun(lane, ("a", 3), ("c", 4))
+    assert recorder.batches[1:] == [[("a", 1)], [("b", 2)], [("c", 4)]]
+    recorder.open.set()
+    assert await asyncio.gather(*both, *later) == [10, 20, 30, 40]
+    assert recorder.batches[-1] == [("a", 3)]
+
+
+async def test_only_so_many_run_alone_at_once() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder, alone_at_once_max=2)
+    recorder.refuses = RunAlone()
+    tasks = await begun(lane, *((str(n), n) for n in range(6)))
+    recorder.refuses = None
+    recorder.open.clear()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(recorder.batches) == 1 + 2
+    recorder.open.set()
+    assert await asyncio.gather(*tasks) == [0, 10, 20, 30, 40, 50]
+
+
+async def test_a_cancelled_waiter_cancels_neither_its_work_nor_anybody_else() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder)
+    recorder.open.clear()
+    running = await begun(lane, ("a", 1), ("b", 2))
+    waiting = await begun(lane, ("c", 3), ("d", 4))
+    running[0].cancel()
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    recorder.open.set()
+    assert [await running[1], await waiting[1]] == [20, 40]
+    assert all(task.cancelled() for task in (running[0], waiting[0]))
+    assert recorder.batches == [[("a", 1), ("b", 2)], [("c", 3), ("d", 4)]]
+
+
+async def test_draining_waits_for_all_that_was_begun() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder)
+    tasks = await begun(lane, ("a", 1), ("a", 2), ("b", 3))
+    await lane.drain()
+    assert all(task.done() for task in tasks) or await asyncio.gather(*tasks)
+    assert sum(len(batch) for batch in recorder.batches) == 3
+    await lane.drain()
+
+
+async def test_a_run_that_returns_too_few_results_leaves_nobody_waiting() -> None:
+    """Rows returned are counted against rows sent; whoever got none must hear of it."""
+
+    async def run(items: Sequence[Item]) -> list[int | BaseException]:
+        return [value for _, value in items[:1]]
+
+    lane: Lane[Item, int] = Lane(run, key=lambda item: item[0])
+    tasks = await begun(lane, ("a", 1), ("b", 2))
+    done, pending = await asyncio.wait(tasks, timeout=0.2)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert not pending
+    assert any(isinstance(task.exception(), Exception) for task in done)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), TimeoutError(), KeyError("x")])
+async def test_whatever_ends_a_batch_its_waiters_hear_of_it(error: BaseException) -> None:
+    recorder = Recorder()
+    recorder.refuses = error
+    results = await asyncio.gather(*await begun(lane_of(recorder), ("a", 1), ("b", 2)), return_exceptions=True)
+    assert [type(result) for result in results] == [type(error)] * 2
+
+
+async def test_batches_at_once_never_hold_two_items_of_a_key() -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder, batches_at_once=2)
+    recorder.open.clear()
+    first = await begun(lane, ("a", 1))
+    second = await begun(lane, ("a", 2), ("b", 3))
+    third = await begun(lane, ("a", 4), ("c", 5))
+    assert recorder.batches == [[("a", 1)], [("b", 3)]]
+    recorder.open.set()
+    assert await asyncio.gather(*first, *second, *third) == [10, 20, 30, 40, 50]
+    assert [item for batch in recorder.batches for item in batch if item[0] == "a"] == [("a", 1), ("a", 2), ("a", 4)]
+
+
+async def test_lanes_that_share_a_gate_take_turns() -> None:
+    recorder, gate = Recorder(), asyncio.Semaphore(1)
+    lanes = [Lane(recorder.run, key=lambda item: item[0], gate=gate) for _ in range(2)]
+    recorder.open.clear()
+    tasks = [*await begun(lanes[0], ("a", 1)), *await begun(lanes[1], ("b", 2)), *await begun(lanes[1], ("c", 3))]
+    assert recorder.batches == [[("a", 1)]]
+    recorder.open.set()
+    assert await asyncio.gather(*tasks) == [10, 20, 30]
+    assert recorder.batches == [[("a", 1)], [("b", 2), ("c", 3)]]

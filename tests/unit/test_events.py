@@ -1,0 +1,157 @@
+"""What the world is told of a payment: the public Payment, and the event of a change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
+from typing import Any
+
+import pytest
+
+from domain.events import EventType, event_body, event_type, json_text, public_payment, timestamp
+from domain.failures import Failure, FailureReason
+from domain.payment import Outcome, Stage
+from domain.values import Kind
+from tests.builders import PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
+
+COMMON = {
+    "id": str(PAYMENT_ID),
+    "status": "pending",
+    "stage": "accepted",
+    "amount": 250,
+    "currency": "KES",
+    "owner": "user-1",
+    "metadata": {},
+    "receipt": None,
+    "failure": None,
+    "needs_review": False,
+    "created_at": "2026-03-01T07:14:50.000Z",
+    "updated_at": "2026-03-01T07:14:55.000Z",
+    "finalized_at": None,
+}
+OF_KIND: dict[Kind, dict[str, Any]] = {
+    Kind.DEPOSIT: {
+        "kind": "deposit", "phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42",
+    },
+    Kind.WITHDRAWAL: {
+        "kind": "withdrawal", "phone_number": "254711000111", "purpose": "business", "remarks": "March wages",
+    },
+    Kind.BILL_PAYMENT: {
+        "kind": "bill_payment", "paybill": "888880", "account_reference": "PO771", "remarks": "Order 771",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_public_payment_has_the_fields_of_its_kind_and_no_others(kind: Kind) -> None:
+    assert public_payment(a_payment(kind=kind)) == COMMON | OF_KIND[kind]
+
+
+def test_a_till_is_told_in_place_of_a_paybill() -> None:
+    view = public_payment(a_payment(kind=Kind.BILL_PAYMENT, paybill=None, till="555222"))
+    assert view["till"] == "555222"
+    assert "paybill" not in view
+
+
+def test_a_backend_also_sees_key_recipient_and_daraja_s_ids_of_every_attempt() -> None:
+    attempts = (
+        an_attempt(Outcome.UNKNOWN, checkout_request_id="ws_CO_1", merchant_request_id="m-1"),
+        an_attempt(Outcome.ACKNOWLEDGED, number=2, checkout_request_id="ws_CO_2"),
+    )
+    payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts, recipient_name="JANE DOE")
+    view, common = public_payment(payment, for_backend=True), public_payment(payment)
+    assert {name: view[name] for name in view if name not in common} == {
+        "idempotency_key": "order-42",
+        "recipient_name": "JANE DOE",
+        "provider_ids": {"checkout_request_id": ["ws_CO_1", "ws_CO_2"], "merchant_request_id": ["m-1"]},
+    }
+    assert {name: view[name] for name in common} == common
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_every_stage_is_told_with_its_public_status(stage: Stage) -> None:
+    view = public_payment(a_payment(stage=stage))
+    assert (view["stage"], view["status"]) == (stage.value, stage.public_status)
+    assert (view["receipt"] is not None) == (stage is Stage.SUCCEEDED)
+    assert (view["failure"] is not None) == (stage is Stage.FAILED)
+    assert (view["finalized_at"] is not None) == stage.is_final
+
+
+def test_a_failure_says_why_in_a_sentence_and_whether_to_try_again() -> None:
+    payment = a_payment(stage=Stage.FAILED, failure=Failure(FailureReason.NO_RESPONSE, False, "1037"))
+    assert public_payment(payment)["failure"] == {
+        "reason": "no_response",
+        "message": "The customer's phone could not be reached, or the prompt was not answered.",
+        "provider_code": "1037",
+        "safe_to_retry": False,
+    }
+
+
+def test_metadata_comes_back_untouched_and_in_order() -> None:
+    metadata = {"z": "1", "a": "  ", "é": "😀"}
+    assert list(public_payment(a_payment(metadata=metadata))["metadata"].items()) == list(metadata.items())
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        (datetime(2026, 3, 1, 7, 15, tzinfo=UTC), "2026-03-01T07:15:00.000Z"),
+        (datetime(2026, 3, 1, 7, 15, 0, 123999, tzinfo=UTC), "2026-03-01T07:15:00.123Z"),
+        (datetime(2026, 3, 1, 1, 15, tzinfo=timezone(timedelta(hours=3))), "2026-02-28T22:15:00.000Z"),
+    ],
+)
+def test_a_time_is_told_in_utc_with_milliseconds(at: datetime, text: str) -> None:
+    assert timestamp(at) == text
+
+
+def test_an_event_is_one_cloudevents_object() -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED, sequence=4)
+    at = datetime(2026, 3, 1, 7, 15, 20, 500_000, tzinfo=UTC)
+    body = event_body(EventType.SUCCEEDED, event_id=an_attempt_id(9), payment=payment, at=at)
+    assert json.loads(body) == {
+        "specversion": "1.0",
+        "id": str(an_attempt_id(9)),
+        "source": "/mkwanja/payments",
+        "type": "mkwanja.payment.succeeded",
+        "subject": str(PAYMENT_ID),
+        "time": "2026-03-01T07:15:20.500Z",
+        "sequence": 4,
+        "datacontenttype": "application/json",
+        "data": public_payment(payment),
+    }
+
+
+def test_an_event_is_for_all_subscribers_and_holds_nothing_that_is_for_backends() -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED, recipient_name="JANE DOE")
+    body = event_body(EventType.SUCCEEDED, event_id=an_attempt_id(9), payment=payment, at=payment.updated_at)
+    assert "JANE DOE" not in body
+    assert "order-42" not in body
+
+
+def test_json_text_is_compact_and_keeps_letters_as_they_are() -> None:
+    assert json_text({"a": ["é", 1]}) == '{"a":["é",1]}'
+
+
+EVENTS = {(Stage.FAILED, Stage.SUCCEEDED): EventType.CORRECTED}
+EVENTS |= {(stage, Stage.SUCCEEDED): EventType.SUCCEEDED for stage in Stage if not stage.is_final}
+EVENTS |= {(stage, Stage.FAILED): EventType.FAILED for stage in Stage if not stage.is_final}
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(Stage, Stage)))
+def test_only_a_change_of_what_is_final_is_an_event(before: Stage, after: Stage) -> None:
+    """From one stage to every other, those that the table forbids included."""
+    assert event_type(a_payment(stage=before), a_payment(stage=after)) == EVENTS.get((before, after))
+
+
+def test_a_receipt_that_comes_late_is_an_event_of_its_own() -> None:
+    before = a_payment(stage=Stage.SUCCEEDED, receipt=None)
+    assert event_type(before, replace(before, receipt=RECEIPT)) is EventType.RECEIPT_ADDED
+    assert event_type(replace(before, receipt=RECEIPT), replace(before, receipt=RECEIPT)) is None
+
+
+def test_the_types_are_those_that_subscribers_were_promised() -> None:
+    assert {kind.value for kind in EventType} == {
+        f"mkwanja.payment.{what}" for what in ("succeeded", "failed", "corrected", "receipt_added")
+    }

@@ -1,0 +1,93 @@
+"""What an idempotency key may be, and when two requests are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.errors import IdempotencyKeyInvalid
+from domain.idempotency import KEY_HELD_FOR, checked_key, fingerprint
+
+BODY: dict[str, Any] = {"amount": 250, "phone_number": "0711000111", "metadata": {"a": "1", "b": "2"}}
+
+
+def of(body: object, *, method: str = "POST", path: str = "/v1/deposits") -> bytes:
+    return fingerprint(method, path, body)
+
+
+@pytest.mark.parametrize("key", ["a", "!", "~", "order-42", "x" * 255, "550e8400-e29b-41d4-a716-446655440000"])
+def test_visible_ascii_up_to_255_characters_is_a_key(key: str) -> None:
+    assert checked_key(key) == key
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "a\n", "\x7f", "\0", "é", "\ud800", "x" * 256, "\u00a0"])
+def test_anything_else_is_no_key(key: str) -> None:
+    with pytest.raises(IdempotencyKeyInvalid):
+        checked_key(key)
+
+
+def test_a_key_is_held_for_a_day_at_least() -> None:
+    assert KEY_HELD_FOR.total_seconds() >= 24 * 3600
+
+
+def test_the_order_of_fields_makes_no_other_request() -> None:
+    turned = dict(reversed([*BODY.items()])) | {"metadata": {"b": "2", "a": "1"}}
+    assert of(turned) == of(BODY)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**BODY, "amount": 251},
+        {**BODY, "amount": "250"},
+        {**BODY, "amount": 250.0},
+        {**BODY, "amount": True},
+        {**BODY, "phone_number": "254711000111"},  # the same phone, but not the request as sent
+        {**BODY, "description": "Payment"},  # a default written out
+        {**BODY, "owner": None},
+        {**BODY, "metadata": {"a": "1"}},
+        {},
+        None,
+        [],
+        "",
+        [BODY],
+    ],
+)
+def test_any_other_body_is_another_request(other: object) -> None:
+    assert of(other) != of(BODY)
+
+
+def test_another_method_or_path_is_another_request() -> None:
+    assert len({of(BODY), of(BODY, path="/v1/withdrawals"), of(BODY, method="PUT")}) == 3
+
+
+def test_parts_cannot_be_moved_from_path_to_method() -> None:
+    assert of(BODY, method="POST/v1", path="/deposits") != of(BODY, method="POST", path="/v1/deposits")
+
+
+def test_a_fingerprint_carries_the_version_of_its_making() -> None:
+    """The stored fingerprints of keys in use must go on matching: a change here is a new version."""
+    text = b'["POST","/v1/deposits",{"amount":250,"metadata":{"a":"1","b":"2"},"phone_number":"0711000111"}]'
+    assert of(BODY) == b"\x01" + hashlib.sha256(text).digest()
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(first=JSON, second=JSON)
+def test_two_bodies_share_a_fingerprint_only_if_they_are_the_same_json(first: Any, second: Any) -> None:
+    is_same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+    assert (of(first) == of(second)) == is_same
+
+
+def test_half_a_surrogate_pair_in_a_body_is_survived() -> None:
+    assert of({"a": "\ud800"}) != of({"a": "\udfff"})

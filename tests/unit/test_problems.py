@@ -1,0 +1,134 @@
+"""How errors are told over HTTP: every one that can reach the edge is in the table, and none tells a secret."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from domain import errors
+from domain.adapters.postgres.engine import CommitOutcomeUnknown
+from domain.errors import FieldError, InvalidRequest, PaymentServiceError, ProviderError, RequestRefused, Unavailable
+from gateway.problems import PROBLEMS, answer_with_problems, problem_of
+
+# error, status, code, whether the same request may be sent again, Retry-After
+TABLE = [
+    (errors.InvalidJson, 400, "invalid_json", False, False),
+    (errors.IdempotencyKeyMissing, 400, "idempotency_key_missing", False, False),
+    (errors.IdempotencyKeyInvalid, 400, "idempotency_key_invalid", False, False),
+    (errors.Unauthenticated, 401, "unauthenticated", False, False),
+    (errors.NotPermitted, 403, "not_permitted", False, False),
+    (errors.PaymentNotFound, 404, "payment_not_found", False, False),
+    (errors.IdempotencyKeyInFlight, 409, "idempotency_key_in_flight", True, True),
+    (errors.TooLateToCancel, 409, "too_late_to_cancel", False, False),
+    (errors.BodyTooLarge, 413, "body_too_large", False, False),
+    (errors.UnsupportedMediaType, 415, "unsupported_media_type", False, False),
+    (errors.InvalidRequest, 422, "invalid_request", False, False),
+    (errors.IdempotencyKeyReused, 422, "idempotency_key_reused", False, False),
+    (errors.Unavailable, 503, "unavailable", True, True),
+    (errors.StoreUnavailable, 503, "unavailable", True, True),
+    (errors.QueueUnavailable, 503, "unavailable", True, True),
+    (errors.KeysUnavailable, 503, "unavailable", True, True),
+    (CommitOutcomeUnknown, 503, "unavailable", True, True),
+]
+
+Raising = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def made(kind: type[PaymentServiceError]) -> PaymentServiceError:
+    return InvalidRequest([FieldError("/amount", "is required")]) if kind is InvalidRequest else kind()
+
+
+async def told(error: Exception) -> tuple[web.Response, dict[str, object]]:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        raise error
+
+    response = await answer_with_problems(make_mocked_request("POST", "/v1/deposits"), handler)
+    assert isinstance(response, web.Response)
+    assert isinstance(response.body, bytes)
+    return response, json.loads(response.body)
+
+
+@pytest.mark.parametrize(("kind", "status", "code", "is_retryable", "has_retry_after"), TABLE)
+async def test_an_error_is_told_as_a_problem(
+    kind: type[PaymentServiceError], status: int, code: str, is_retryable: bool, has_retry_after: bool
+) -> None:
+    response, body = await told(made(kind))
+    assert (response.status, response.content_type) == (status, "application/problem+json")
+    assert body == {
+        "type": f"urn:mkwanja:problem:{code}",
+        "title": problem_of(made(kind)).title,
+        "status": status,
+        "detail": made(kind).message,
+        "code": code,
+        "retryable": is_retryable,
+    } | ({"errors": [{"pointer": "/amount", "detail": "is required"}]} if kind is InvalidRequest else {})
+    assert ("Retry-After" in response.headers) == has_retry_after
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+
+
+def subclasses(kind: type[PaymentServiceError]) -> set[type[PaymentServiceError]]:
+    return {kind}.union(*map(subclasses, kind.__subclasses__())) if kind.__subclasses__() else {kind}
+
+
+def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
+    """A new one fails here until somebody decides how it is told. What Daraja says never reaches a caller."""
+    in_errors = {
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PaymentServiceError)
+    }
+    reach_the_edge = in_errors - {PaymentServiceError, RequestRefused} - subclasses(ProviderError)
+    assert {row[0] for row in TABLE} == reach_the_edge | {CommitOutcomeUnknown}
+    assert {problem_of(made(kind)).code for kind in reach_the_edge} == {row[2] for row in TABLE}
+    assert set(PROBLEMS) <= reach_the_edge
+
+
+def test_each_refusal_has_a_code_of_its_own() -> None:
+    codes = [PROBLEMS[kind].code for kind in PROBLEMS]
+    assert len(set(codes)) == len(codes)
+    assert all(issubclass(kind, RequestRefused | Unavailable) for kind in PROBLEMS)
+
+
+async def test_what_daraja_said_is_told_as_a_fault_of_ours() -> None:
+    response, body = await told(errors.OutcomeUnknown("host 10.1.2.3 said no"))
+    assert (response.status, body["code"], body["retryable"]) == (500, "internal_error", True)
+
+
+async def test_a_bug_tells_nothing_of_itself() -> None:
+    response, body = await told(RuntimeError("password=S3cret in /srv/app.py"))
+    assert (response.status, body["code"]) == (500, "internal_error")
+    assert "S3cret" not in json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (web.HTTPNotFound(), 404, "route_not_found"),
+        (web.HTTPMethodNotAllowed("PUT", ["GET", "POST"]), 405, "method_not_allowed"),
+        (web.HTTPRequestEntityTooLarge(1, 2), 413, "body_too_large"),
+        (web.HTTPBadRequest(), 400, "http_error"),
+    ],
+)
+async def test_aiohttps_own_refusals_are_problems_too(error: web.HTTPException, status: int, code: str) -> None:
+    response, body = await told(error)
+    assert (response.status, body["code"], response.content_type) == (status, code, "application/problem+json")
+    assert response.headers.get("Allow") == ("GET,POST" if status == 405 else None)
+
+
+async def test_a_field_name_that_no_json_writer_takes_is_told_all_the_same() -> None:
+    _, body = await told(InvalidRequest([FieldError("/\ud800", "is not a known field: \udfff")]))
+    assert body["errors"] == [{"pointer": "/\\ud800", "detail": "is not a known field: \\udfff"}]
+
+
+async def test_an_answer_passes_untouched() -> None:
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=202)
+
+    assert (await answer_with_problems(make_mocked_request("GET", "/"), handler)).status == 202
+
+
+def test_every_error_has_a_sentence_for_a_person() -> None:
+    for kind in subclasses(PaymentServiceError) - {InvalidRequest, errors.Refused}:
+        assert kind().message.endswith("."), kind

@@ -1,0 +1,233 @@
+"""What we send to Daraja, field by field, and what of it is kept on record."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from domain.adapters.daraja.client import _exchange, _masked_field, call_seconds, masked
+from domain.adapters.daraja.credential import security_credential
+from domain.adapters.daraja.requests import API_OF_KIND, B2C, Account, request_body
+from domain.callback_address import is_genuine
+from domain.payment import Payment
+from domain.values import Kind, Purpose
+from tests.builders import PAYMENT_ID, a_payment, an_attempt_id, an_attempting
+
+SECRET = "callback-secret"
+ACCOUNT = Account(
+    shortcode="174379",
+    passkey="passkey",
+    till=None,
+    payout_shortcode="600988",
+    initiator_name="testapi",
+    callback_base_url="https://pay.example.co.ke/in",
+    callback_secret=SECRET,
+)
+TILL_ACCOUNT = Account(**{name: getattr(ACCOUNT, name) for name in ACCOUNT.__slots__} | {"till": "555111"})
+EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # half past midnight of the next day in Nairobi
+
+
+def body_of(payment: Payment, account: Account = ACCOUNT) -> dict[str, Any]:
+    return dict(request_body(payment, account, credential="c2VjcmV0", now=EVENING))
+
+
+def address(operation: str) -> str:
+    return f"https://pay.example.co.ke/in/results/{PAYMENT_ID}/{operation}/"
+
+
+def without_token(url: str, operation: str) -> str:
+    """`url` without its token, which must be genuine for `operation`."""
+    start, _, token = url.rpartition("/")
+    assert is_genuine([SECRET], str(PAYMENT_ID), operation, token)
+    return start + "/"
+
+
+def test_a_deposit_is_asked_for_in_these_fields() -> None:
+    body = body_of(a_payment())
+    assert without_token(body.pop("CallBackURL"), "deposit") == address("deposit")
+    assert body == {
+        "BusinessShortCode": "174379",
+        "Password": base64.b64encode(b"174379passkey20260302003005").decode(),
+        "Timestamp": "20260302003005",
+        "TransactionType": "CustomerPayBillOnline",
+        "Amount": 250,
+        "PartyA": "254711000111",
+        "PartyB": "174379",
+        "PhoneNumber": "254711000111",
+        "AccountReference": "INV00042",
+        "TransactionDesc": "Invoice 42",
+    }
+
+
+def test_a_till_is_paid_by_its_own_number_under_the_head_offices_shortcode() -> None:
+    body = body_of(a_payment(), TILL_ACCOUNT)
+    assert (body["TransactionType"], body["PartyB"], body["BusinessShortCode"]) == (
+        "CustomerBuyGoodsOnline", "555111", "174379",
+    )  # fmt: skip
+
+
+def test_a_withdrawal_is_asked_for_in_these_fields() -> None:
+    body = body_of(a_payment(kind=Kind.WITHDRAWAL))
+    assert without_token(body.pop("ResultURL"), "withdrawal") == address("withdrawal")
+    assert without_token(body.pop("QueueTimeOutURL"), "withdrawal-timeout") == address("withdrawal-timeout")
+    assert body == {
+        "OriginatorConversationID": str(PAYMENT_ID),
+        "InitiatorName": "testapi",
+        "SecurityCredential": "c2VjcmV0",
+        "CommandID": "BusinessPayment",
+        "Amount": 250,
+        "PartyA": "600988",
+        "PartyB": "254711000111",
+        "Remarks": "March wages",
+        "Occassion": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("purpose", "command"),
+    [
+        (Purpose.BUSINESS, "BusinessPayment"),
+        (Purpose.SALARY, "SalaryPayment"),
+        (Purpose.PROMOTION, "PromotionPayment"),
+        (None, "BusinessPayment"),
+    ],
+)
+def test_each_purpose_has_its_command(purpose: Purpose | None, command: str) -> None:
+    assert body_of(a_payment(kind=Kind.WITHDRAWAL, purpose=purpose))["CommandID"] == command
+
+
+def test_every_send_of_a_withdrawal_carries_the_same_id() -> None:
+    """Daraja refuses its second use: that is what makes a resend harmless."""
+    ids = {body_of(a_payment(kind=Kind.WITHDRAWAL))["OriginatorConversationID"] for _ in range(3)}
+    assert ids == {str(PAYMENT_ID)}
+    assert len(str(PAYMENT_ID)) <= 36
+
+
+@pytest.mark.parametrize(
+    ("parties", "command", "identifier", "receiver"),
+    [
+        ({}, "BusinessPayBill", "4", "888880"),
+        ({"paybill": None, "till": "555222", "account_reference": None}, "BusinessBuyGoods", "2", "555222"),
+    ],
+)
+def test_a_bill_payment_is_asked_for_in_these_fields(
+    parties: dict[str, Any], command: str, identifier: str, receiver: str
+) -> None:
+    payment = a_payment(kind=Kind.BILL_PAYMENT, **parties)
+    body = body_of(payment)
+    assert without_token(body.pop("ResultURL"), "bill-payment") == address("bill-payment")
+    assert without_token(body.pop("QueueTimeOutURL"), "bill-payment-timeout") == address("bill-payment-timeout")
+    assert body == {
+        "Initiator": "testapi",
+        "SecurityCredential": "c2VjcmV0",
+        "CommandID": command,
+        "SenderIdentifierType": "4",
+        "RecieverIdentifierType": identifier,
+        "Amount": 250,
+        "PartyA": "600988",
+        "PartyB": receiver,
+        "AccountReference": payment.account_reference,
+        "Remarks": "Order 771",
+        "Occassion": "",
+    }
+
+
+def test_nothing_of_the_callers_metadata_reaches_daraja() -> None:
+    for kind in Kind:
+        sent = repr(body_of(a_payment(kind=kind, metadata={"secret-note": "for us only"}, owner="user-77")))
+        assert "for us only" not in sent
+        assert "user-77" not in sent
+        assert "order-42" not in sent
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged(kind: Kind) -> None:
+    api = API_OF_KIND[kind]
+    expected = {
+        Kind.DEPOSIT: ("/mpesa/stkpush/v1/processrequest", "CheckoutRequestID"),
+        Kind.WITHDRAWAL: ("/mpesa/b2c/v3/paymentrequest", "ConversationID"),
+        Kind.BILL_PAYMENT: ("/mpesa/b2b/v1/paymentrequest", "ConversationID"),
+    }
+    assert (api.path, api.acknowledgement_id) == expected[kind]
+
+
+def certificate(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, path: Path) -> Path:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "apicrypt.example")])
+    long_ago = datetime(2014, 11, 12, tzinfo=UTC)
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = built.serial_number(1).not_valid_before(long_ago).not_valid_after(datetime(2016, 11, 11, tzinfo=UTC))
+    path.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    return path
+
+
+def test_the_credential_is_the_password_encrypted_for_a_certificate_however_old(tmp_path: Path) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    file = certificate(key, tmp_path / "daraja.pem")
+    first, second = (security_credential("Safaricom999!*!é", file) for _ in range(2))
+    assert len(first) == 344
+    assert first != second
+    for credential in (first, second):
+        assert key.decrypt(base64.b64decode(credential), padding.PKCS1v15()).decode() == "Safaricom999!*!é"
+
+
+def test_a_certificate_without_an_rsa_key_is_refused(tmp_path: Path) -> None:
+    file = certificate(ec.generate_private_key(ec.SECP256R1()), tmp_path / "ec.pem")
+    with pytest.raises(TypeError):
+        security_credential("password", file)
+
+
+@pytest.mark.parametrize("lease", [3, 10, 60, 600])
+def test_one_call_and_the_deadline_before_it_end_within_the_lease(lease: float) -> None:
+    assert lease / 2 + call_seconds(lease) < lease
+    assert call_seconds(lease) <= 15
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kind) -> None:
+    body = body_of(a_payment(kind=kind))
+    fence = an_attempting().fence
+    kept = _exchange(an_attempt_id(), API_OF_KIND[kind], body, fence, 200, b'{"ok":"254711000111"}', "acknowledged")
+    text = repr(kept)
+    assert "254711000111" not in text
+    assert "c2VjcmV0" not in text
+    assert body.get("Password", "nothing") not in text
+    for name in ("ResultURL", "QueueTimeOutURL", "CallBackURL"):
+        if name in body:
+            assert body[name].rpartition("/")[2] not in text
+            assert kept.request[name].endswith("/[masked]")
+    assert kept.request["Amount"] == 250
+
+
+def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
+    """Even one whose last group is all digits, as a phone number is."""
+    payment_id = str(UUID("0199a0b1-c2d3-7e4f-8a5b-123456789012"))
+    assert _masked_field("OriginatorConversationID", payment_id) == payment_id
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("254711000111", "2547…111"),
+        ("ws_CO_010320261015034711000111", "ws_CO_0103202610150347…111"),
+        ("Error Occurred - Invalid Access Token - abcDEF123", "Error Occurred - Invalid Access Token - [masked]"),
+        ("a\0b", "ab"),
+        ("12345678", "12345678"),
+    ],
+)
+def test_echoed_tokens_and_the_middle_of_long_numbers_are_masked(text: str, expected: str) -> None:
+    assert masked(text) == expected
+
+
+def test_an_answer_is_kept_only_in_part() -> None:
+    kept = _exchange(an_attempt_id(), B2C, {}, an_attempting().fence, 200, b"x" * 60_000, "OutcomeUnknown")
+    assert len(kept.answer or "") == 2000

@@ -1,0 +1,118 @@
+"""Which of Daraja's codes finalize, and as what; the contract's table, written out again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
+from domain.failures import MESSAGES, Failure, FailureReason
+from domain.values import Kind
+
+# code → reason; a star: it is not safe to try again, since money may still move.
+DEPOSIT = """
+1 insufficient_funds
+2 limit_exceeded
+3 limit_exceeded
+4 limit_exceeded
+8 limit_exceeded
+1019 expired *
+1031 cancelled_by_customer
+1032 cancelled_by_customer
+1036 no_response *
+1037 no_response *
+1101 rejected_by_provider
+1102 rejected_by_provider
+2001 wrong_pin
+2006 rejected_by_provider
+2008 rejected_by_provider
+2026 rejected_by_provider
+2028 configuration
+2029 configuration
+2040 rejected_by_provider
+8006 wrong_pin
+E3008 rejected_by_provider
+SFC_IC0003 configuration
+SFC_J_C0003 configuration
+"""
+PAYOUT = """
+1 insufficient_funds
+2 limit_exceeded
+3 limit_exceeded
+4 limit_exceeded
+8 limit_exceeded
+11 configuration
+18 configuration
+20 configuration
+21 configuration
+22 configuration
+24 configuration
+25 configuration
+29 configuration
+2001 configuration
+2006 rejected_by_provider
+2028 configuration
+2040 invalid_recipient
+8006 configuration
+SFC_IC0003 invalid_recipient
+TP40153 configuration
+"""
+
+
+def table(text: str) -> dict[str, tuple[str, bool]]:
+    rows = [line.split() for line in text.strip().splitlines()]
+    return {row[0]: (row[1], row[-1] != "*") for row in rows}
+
+
+FINAL = {Kind.DEPOSIT: table(DEPOSIT), Kind.WITHDRAWAL: table(PAYOUT), Kind.BILL_PAYMENT: table(PAYOUT)}
+EVERY_CODE = sorted({code for codes in FINAL.values() for code in codes})
+
+# Success, "verify" codes, duplicates, and what belongs to other APIs: none of them is a failure.
+NEVER_FINAL = [
+    "0", "15", "17", "19", "26", "1001", "1025", "9999", "4999", "1050", "1051", "100000000", "100000001", "100000011",
+    "R000001", "R000002", "00.002.1001", "500.001.1001", "500.002.1001", "99", "", " 1", "1 ", "01", "-1", "e3008",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("code", [*EVERY_CODE, *NEVER_FINAL])
+def test_a_code_finalizes_as_the_contract_says_or_not_at_all(kind: Kind, code: str) -> None:
+    wanted = FINAL[kind].get(code)
+    expected = None if wanted is None else Failure(FailureReason(wanted[0]), wanted[1], code)
+    assert failure_of(kind, code) == expected
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_codes_that_finalize_are_exactly_the_contracts(kind: Kind) -> None:
+    """Of all short codes that a number or a letter with digits can make."""
+    candidates = [*map(str, range(20_000)), *(f"E{n}" for n in range(10_000)), *EVERY_CODE]
+    assert {code for code in candidates if failure_of(kind, code)} == set(FINAL[kind])
+
+
+@given(kind=st.sampled_from(Kind), code=st.text(max_size=12))
+def test_a_code_off_the_list_is_no_failure(kind: Kind, code: str) -> None:
+    assert (failure_of(kind, code) is None) == (code not in FINAL[kind])
+
+
+def test_success_is_one_code_and_no_failure() -> None:
+    assert SUCCESS_CODE == "0"
+    assert [failure_of(kind, SUCCESS_CODE) for kind in Kind] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"), ("0", "0"), (1032, "1032"), ("SFC_IC0003", "SFC_IC0003"), (-5, "-5"), ("x" * 40, "x" * 40),
+        (True, None), (False, None), (0.0, None), (float("nan"), None), (None, None), ([], None), ({}, None),
+        (b"0", None), ("", None), ("x" * 41, None), ("0\n", None), ("\ud800", None),
+    ],
+)  # fmt: skip
+def test_a_code_is_text_whether_it_came_as_integer_or_string_and_nothing_else(value: object, text: str | None) -> None:
+    assert code_text(value) == text
+
+
+def test_every_reason_has_its_sentence() -> None:
+    assert set(MESSAGES) == set(FailureReason)
+    assert all(message.endswith(".") and len(message) < 120 for message in MESSAGES.values())
+    assert len(set(MESSAGES.values())) == len(MESSAGES)

@@ -1,0 +1,275 @@
+"""What clients may send: every wrong field is named at once, with a JSON pointer to it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import MultiDict
+
+from domain.errors import InvalidRequest
+from domain.values import Kind, PaymentRequest, Purpose, Role
+from gateway.schemas import (
+    NoParameters,
+    PageParameters,
+    WaitParameters,
+    next_cursor,
+    page_query,
+    payment_request,
+    query,
+)
+from tests.builders import a_caller, a_payment
+
+BODIES: dict[Kind, dict[str, Any]] = {
+    Kind.DEPOSIT: {"amount": 250, "phone_number": "0711000111"},
+    Kind.WITHDRAWAL: {"amount": 250, "phone_number": "0711000111"},
+    Kind.BILL_PAYMENT: {"amount": 250, "till": "555222"},
+}
+USER = a_caller(Role.USER, "user-1")
+
+
+def faults(kind: Kind, body: object, caller: Any = None) -> dict[str, str]:
+    """What is wrong with a body, by pointer."""
+    with pytest.raises(InvalidRequest) as caught:
+        payment_request(kind, body, caller or a_caller())
+    found = [(fault.pointer, fault.detail) for fault in caught.value.errors]
+    assert len({pointer for pointer, _ in found}) == len(found)
+    return dict(found)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_least_body_is_enough(kind: Kind) -> None:
+    request = payment_request(kind, BODIES[kind], a_caller())
+    is_bill = kind is Kind.BILL_PAYMENT
+    assert request == PaymentRequest(
+        kind=kind,
+        amount_kes=250,
+        owner=None,
+        purpose=Purpose.BUSINESS if kind is Kind.WITHDRAWAL else None,
+        till="555222" if is_bill else None,
+        phone_number=None if is_bill else "254711000111",
+    )
+
+
+def test_a_whole_body_is_taken_as_it_is() -> None:
+    metadata = {"order": "42", "é": ""}
+    body = {"amount": 1, "phone_number": "+254111000111", "account_reference": "INV00042", "description": "Invoice 42"}
+    request = payment_request(Kind.DEPOSIT, {**body, "owner": "user-9", "metadata": metadata}, a_caller())
+    assert (request.phone_number, request.account_reference, request.description, request.owner, request.metadata) == (
+        "254111000111", "INV00042", "Invoice 42", "user-9", metadata,
+    )  # fmt: skip
+    body = {"amount": 1, "paybill": "888880", "account_reference": "ABCDEFGHIJKLM", "remarks": "Order 771"}
+    assert payment_request(Kind.BILL_PAYMENT, body, a_caller()).account_reference == "ABCDEFGHIJKLM"
+    body = {"amount": 10, "phone_number": "0711000111", "purpose": "salary", "remarks": "Wages"}
+    assert payment_request(Kind.WITHDRAWAL, body, a_caller()).purpose is Purpose.SALARY
+
+
+@pytest.mark.parametrize("body", [None, [], "text", 5, True, [BODIES[Kind.DEPOSIT]]])
+@pytest.mark.parametrize("kind", Kind)
+def test_what_is_no_object_is_one_fault_of_the_whole(kind: Kind, body: object) -> None:
+    assert faults(kind, body) == {"": "must be a JSON object"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pointers"),
+    [
+        (Kind.DEPOSIT, {"/amount", "/phone_number"}),
+        (Kind.WITHDRAWAL, {"/amount", "/phone_number"}),
+        (Kind.BILL_PAYMENT, {"/amount", "/paybill"}),
+    ],
+)
+def test_every_missing_field_is_named(kind: Kind, pointers: set[str]) -> None:
+    found = faults(kind, {})
+    assert set(found) == pointers
+    assert all("required" in text for text in found.values())
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    body = {
+        "amount": "250", "phone_number": 711000111, "account_reference": "INV-42", "description": "x" * 14,
+        "owner": "", "metadata": {"a": 1, "b": "fine", "c/d~e": None}, "amont": 5, "purpose": "salary",
+    }  # fmt: skip
+    assert set(faults(Kind.DEPOSIT, body)) == {
+        "/amount", "/phone_number", "/account_reference", "/description", "/owner", "/metadata/a",
+        "/metadata/c~1d~0e", "/amont", "/purpose",
+    }  # fmt: skip
+
+
+VALUES_OF_FIELDS: list[tuple[Kind, str, list[object]]] = [
+    (Kind.DEPOSIT, "amount", [0, -1, 250_001, 100.5, 1e2, "100", True, None, [], {}, 10**30]),
+    (Kind.WITHDRAWAL, "amount", [9, 250_001, 10.0]),
+    (Kind.DEPOSIT, "phone_number", ["", "0211000111", 711000111, None, ["0711000111"]]),
+    (Kind.DEPOSIT, "account_reference", ["", "A-1", "A" * 13, 42, []]),
+    (Kind.DEPOSIT, "description", ["", "x" * 14, "a\nb", " ", 5, "\ud800"]),
+    (Kind.WITHDRAWAL, "remarks", ["", "a", "x" * 101, "a\0b", 5]),
+    (Kind.WITHDRAWAL, "purpose", ["", "Salary", "bonus", 5, []]),
+    (Kind.BILL_PAYMENT, "till", ["1234", "12345678", "abcde", 555222, []]),
+    (Kind.DEPOSIT, "owner", ["", " ", "x" * 256, 5, "a\0b", "\ud800"]),
+    (Kind.DEPOSIT, "metadata", [[], "a", 5, {str(n): "" for n in range(21)}]),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value"), [(k, f, v) for k, f, values in VALUES_OF_FIELDS for v in values])
+def test_a_wrong_value_is_named_with_a_sentence_about_it(kind: Kind, field: str, value: object) -> None:
+    found = faults(kind, {**BODIES[kind], field: value})
+    assert list(found) == [f"/{field}"]
+    sentence = found[f"/{field}"]
+    assert sentence.startswith("must ")
+    assert "Input" not in sentence
+    assert "Value error" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("metadata", "pointer"),
+    [
+        ({"a": None}, "/metadata/a"), ({"a": "\0"}, "/metadata/a"), ({"a": "\ud800"}, "/metadata/a"),
+        ({"\0": "a"}, "/metadata/\0"), ({"a": {}}, "/metadata/a"),
+        ({"[key]": 5}, "/metadata/[key]"), ({"": 5}, "/metadata/"),
+    ],
+)  # fmt: skip
+def test_metadata_is_pairs_of_text_that_can_be_stored(metadata: object, pointer: str) -> None:
+    assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "metadata": metadata})) == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("parties", "pointer"),
+    [
+        ({}, "/paybill"),
+        ({"account_reference": "A"}, "/paybill"),
+        ({"paybill": "888880", "till": "555222"}, "/till"),
+        ({"paybill": "888880", "till": "555222", "account_reference": "A"}, "/till"),
+        ({"paybill": "888880"}, "/account_reference"),
+        ({"till": "555222", "account_reference": "A"}, "/account_reference"),
+        ({"paybill": None, "till": None}, "/paybill"),
+    ],
+)
+def test_a_bill_is_paid_to_a_paybill_with_its_reference_or_to_a_till(parties: dict[str, Any], pointer: str) -> None:
+    assert list(faults(Kind.BILL_PAYMENT, {"amount": 250, **parties})) == [pointer]
+
+
+def test_an_app_users_owner_is_its_own_and_cannot_be_set() -> None:
+    assert payment_request(Kind.DEPOSIT, BODIES[Kind.DEPOSIT], USER).owner == "user-1"
+    assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "owner": "user-1"}, USER)) == ["/owner"]
+    assert set(faults(Kind.DEPOSIT, {"owner": "user-2"}, USER)) == {"/owner", "/amount", "/phone_number"}
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = ["amount", "phone_number", "account_reference", "description", "owner", "metadata", "remarks", "purpose", "paybill",
+         "till", "other"]  # fmt: skip
+
+
+@given(kind=st.sampled_from(Kind), body=st.dictionaries(st.sampled_from(NAMES), JSON) | JSON)
+def test_any_json_is_a_request_or_an_invalid_request(kind: Kind, body: Any) -> None:
+    with contextlib.suppress(InvalidRequest):
+        assert payment_request(kind, body, a_caller()).kind is kind
+
+
+def parameters(**values: str) -> PageParameters:
+    return query(PageParameters, MultiDict(values))
+
+
+def query_faults(model: Any, *pairs: tuple[str, str]) -> list[str]:
+    with pytest.raises(InvalidRequest) as caught:
+        query(model, MultiDict(pairs))
+    return [fault.pointer for fault in caught.value.errors]
+
+
+def test_a_query_is_read_whole() -> None:
+    found = parameters(
+        kind="bill_payment", status="failed", phone_number="0711000111", account_reference="A", receipt="R",
+        idempotency_key="k", needs_review="true", created_after="2026-03-01T07:15:00Z",
+        created_before="2026-03-01T07:15:00.5+03:00", limit="100",
+    )  # fmt: skip
+    assert (found.kind, found.status, found.phone_number, found.needs_review, found.limit) == (
+        Kind.BILL_PAYMENT, "failed", "254711000111", True, 100,
+    )  # fmt: skip
+    assert found.created_after == datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
+    asked = page_query(found, a_caller())
+    assert asked.limit == 101  # one more, to know of a next page
+    assert "owner" not in asked.equal
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("limit", ["0", "101", "-1", "1.0", "", "1_0", "१", "9" * 5000, " 5"]),
+        ("kind", ["", "Deposit", "refund"]),
+        ("status", ["", "succeeded", "PENDING"]),
+        ("phone_number", ["", "12"]),
+        ("needs_review", ["", "1", "yes", "True"]),
+        ("created_after", ["", "yesterday", "2026-03-01", "2026-03-01T07:15:00", "2026-13-01T00:00:00Z", "1e9"]),
+        ("created_before", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]),  # no such moment in UTC
+        ("receipt", ["\0", "\ud800"]),
+        ("idempotency_key", ["\0"]),
+        ("colour", ["red"]),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, values: list[str]) -> None:
+    for value in values:
+        assert query_faults(PageParameters, (name, value)) == [f"?{name}"], value
+
+
+def test_every_wrong_parameter_is_named_at_once_and_one_given_twice_is_wrong() -> None:
+    assert query_faults(PageParameters, ("limit", "x"), ("kind", "x"), ("x", "x")) == ["?kind", "?limit", "?x"]
+    assert query_faults(PageParameters, ("limit", "5"), ("limit", "5"), ("kind", "x"), ("kind", "x")) == [
+        "?kind",
+        "?limit",
+    ]
+
+
+def test_a_route_takes_no_parameter_that_is_not_its_own() -> None:
+    assert query_faults(NoParameters, ("wait", "5")) == ["?wait"]
+    assert query_faults(WaitParameters, ("limit", "5")) == ["?limit"]
+    assert [query(WaitParameters, MultiDict(wait=text)).wait for text in ("0", "60")] == [0, 60]
+    for wrong in ("61", "-1", "1.5", ""):
+        assert query_faults(WaitParameters, ("wait", wrong)) == ["?wait"]
+
+
+def test_an_app_user_only_asks_for_its_own_payments() -> None:
+    assert page_query(parameters(kind="deposit"), USER).equal == {"kind": Kind.DEPOSIT, "owner": "user-1"}
+
+
+def test_a_cursor_leads_to_where_the_page_ended() -> None:
+    last = a_payment()
+    cursor = next_cursor(parameters(kind="deposit", limit="5"), last)
+    asked = page_query(parameters(kind="deposit", limit="9", cursor=cursor), a_caller())
+    assert asked.older_than == (last.created_at, last.id)
+
+
+def test_a_cursor_is_good_only_with_its_own_filters() -> None:
+    cursor = next_cursor(parameters(kind="deposit"), a_payment())
+    for other in ({}, {"kind": "withdrawal"}, {"kind": "deposit", "status": "failed"}):
+        with pytest.raises(InvalidRequest, match="wrong fields") as caught:
+            page_query(parameters(**other, cursor=cursor), a_caller())
+        assert [fault.pointer for fault in caught.value.errors] == ["?cursor"]
+
+
+def encoded(value: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+GOOD_CURSOR = json.loads(base64.urlsafe_b64decode(next_cursor(parameters(), a_payment()) + "=="))
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "x", "====", "é", "\0", "a" * 5000, encoded(None), encoded([]), encoded({}), encoded([1, 2, 3]),
+     encoded([GOOD_CURSOR[0], 5, GOOD_CURSOR[2]]), encoded([GOOD_CURSOR[0], "x", GOOD_CURSOR[2]]),
+     encoded(["2026-03-01T07:15:00", *GOOD_CURSOR[1:]]), encoded([*GOOD_CURSOR, 1]), encoded([*GOOD_CURSOR[:2], "other"]),
+     encoded(["0001-01-01T00:00:00+14:00", *GOOD_CURSOR[1:]]),
+     base64.urlsafe_b64encode(b"[" * 3000).decode(), base64.urlsafe_b64encode(b"\xff\xfe").decode()],
+)  # fmt: skip
+def test_what_is_no_cursor_of_ours_is_refused(cursor: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        page_query(parameters(cursor=cursor), a_caller())
+    assert [fault.pointer for fault in caught.value.errors] == ["?cursor"]

@@ -1,0 +1,331 @@
+"""What a process reads from its environment, and how it says what is wrong there."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from domain.adapters.settings import (
+    CallbackSettings,
+    IngressSettings,
+    MigrationSettings,
+    SettingsError,
+    WorkerSettings,
+    _Settings,
+    impossible,
+    read_settings,
+)
+
+PROCESSES: list[type[_Settings]] = [MigrationSettings, IngressSettings, CallbackSettings, WorkerSettings]
+SHARED = {
+    "DATABASE_URL": "postgresql://mkwanja:Db-Passw0rd@db.example/mkwanja",
+    "REDIS_URL": "rediss://:Redis-Passw0rd@r.example",
+}
+INGRESS = {**SHARED, "SUPABASE_URL": "https://abc.supabase.example"}
+CALLBACKS = {**SHARED, "CALLBACK_SECRETS": "Callback-S3cret-1,Callback-S3cret-2"}
+Settle = Callable[..., None]
+
+
+@cache
+def pem(kind: str) -> bytes:
+    key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    name, at = x509.Name([]), datetime(2014, 11, 12, tzinfo=UTC)
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    return (
+        built.serial_number(1)
+        .not_valid_before(at)
+        .not_valid_after(at)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> dict[str, str]:
+    file = tmp_path / "daraja.pem"
+    file.write_bytes(pem("rsa"))
+    return {
+        **CALLBACKS,
+        "DARAJA_BASE_URL": "https://sandbox.daraja.example/",
+        "DARAJA_CONSUMER_KEY": "Consumer-K3y",
+        "DARAJA_CONSUMER_SECRET": "Consumer-S3cret",
+        "DARAJA_SHORTCODE": "174379",
+        "DARAJA_PASSKEY": "Pass-K3y",
+        "DARAJA_INITIATOR_NAME": "testapi",
+        "DARAJA_INITIATOR_PASSWORD": "Initiator-Passw0rd",
+        "DARAJA_CERTIFICATE_FILE": str(file),
+        "CALLBACK_BASE_URL": "https://pay.example.co.ke/in/",
+    }
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Settle:
+    """Sets the environment to exactly this, of all that we read."""
+
+    def settle(values: dict[str, str], **more: str) -> None:
+        for process in PROCESSES:
+            for name in process.model_fields:
+                monkeypatch.delenv(name.upper(), raising=False)
+        for name, value in {**values, **more}.items():
+            monkeypatch.setenv(name, value)
+
+    return settle
+
+
+def complaint(process: type[_Settings]) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(process)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def names_in(text: str) -> set[str]:
+    return {
+        word.strip("(),;:") for word in text.split() if word.strip("(),;:").replace("_", "").isupper() and "_" in word
+    }
+
+
+def test_the_defaults_are_those_of_the_interface(environment: Settle, worker: dict[str, str]) -> None:
+    environment(INGRESS)
+    web = read_settings(IngressSettings)
+    assert (web.port, web.database_pool_size, web.jwt_audience, web.log_level) == (8080, 10, "authenticated", "INFO")
+    environment(CALLBACKS)
+    receiver = read_settings(CallbackSettings)
+    assert (receiver.port, receiver.trusted_proxies, len(receiver.callback_allowed_networks)) == (8081, [], 14)
+    environment(worker)
+    settings = read_settings(WorkerSettings)
+    assert (
+        settings.daraja_requests_per_second,
+        settings.sweep_interval_seconds,
+        settings.submitting_lease_seconds,
+    ) == (20, 1, 60)
+    assert (settings.inquiry_first_after_seconds, settings.inquiry_interval_max_seconds) == (30, 300)
+    assert (settings.deposit_expires_after_seconds, settings.bill_expires_after_seconds) == (60, 600)
+    assert settings.payout_expires_after_seconds == 86_400
+    assert (settings.daraja_payout_shortcode, settings.daraja_till) == ("174379", None)
+    assert (settings.daraja_base_url, settings.callback_base_url) == (
+        "https://sandbox.daraja.example", "https://pay.example.co.ke/in",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("process", "missing"),
+    [
+        (MigrationSettings, {"DATABASE_URL"}),
+        (IngressSettings, {"DATABASE_URL", "REDIS_URL", "JWT_ISSUER", "SUPABASE_URL", "JWT_JWKS_URL", "JWT_SECRET"}),
+        (CallbackSettings, {"DATABASE_URL", "REDIS_URL", "CALLBACK_SECRETS"}),
+        (
+            WorkerSettings,
+            {
+                "DATABASE_URL", "REDIS_URL", "DARAJA_BASE_URL", "DARAJA_CONSUMER_KEY", "DARAJA_CONSUMER_SECRET",
+                "DARAJA_SHORTCODE", "DARAJA_PASSKEY", "DARAJA_INITIATOR_NAME", "DARAJA_INITIATOR_PASSWORD",
+                "DARAJA_CERTIFICATE_FILE", "CALLBACK_BASE_URL", "CALLBACK_SECRETS",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_process_names_every_missing_setting_in_one_line(
+    environment: Settle, process: type[_Settings], missing: set[str]
+) -> None:
+    environment({})
+    text = complaint(process)
+    assert text.startswith("cannot start; settings missing: ")
+    assert names_in(text) == missing
+
+
+def test_an_empty_setting_is_a_missing_one(environment: Settle) -> None:
+    environment(dict.fromkeys(CALLBACKS, ""))
+    assert names_in(complaint(CallbackSettings)) == set(CALLBACKS)
+
+
+IMPOSSIBLE = {
+    "DATABASE_URL": ["mysql://db", "postgresql://", "db.example", "postgresql://db:port/x", "postgresql://[::1"],
+    "DATABASE_POOL_SIZE": ["0", "-1", "many", "1.5", "9999"],
+    "REDIS_URL": ["http://r.example", "redis://", "r.example:6379"],
+    "LOG_LEVEL": ["LOUD"],
+    "DARAJA_BASE_URL": ["sandbox.daraja.example", "ftp://x.example", "https://"],
+    "DARAJA_SHORTCODE": ["1234", "12345678", "17437a"],
+    "DARAJA_TILL": ["1234"],
+    "DARAJA_PAYOUT_SHORTCODE": ["1234"],
+    "DARAJA_REQUESTS_PER_SECOND": ["0", "-5", "fast", "nan"],
+    "DARAJA_CERTIFICATE_FILE": ["no-such-file.pem", "."],
+    "CALLBACK_SECRETS": [",", "short", "long-enough-1,short", " , "],
+    "SUBMITTING_LEASE_SECONDS": ["2.9", "601", "x"],
+    "SWEEP_INTERVAL_SECONDS": ["0", "-1"],
+    "DEPOSIT_EXPIRES_AFTER_SECONDS": ["0", "-1", "inf"],
+    "CALLBACK_BASE_URL": [
+        "http://pay.example.co.ke", "https://Pay.example.co.ke", "https://pay.example.co.ke/A", "pay.example.co.ke",
+        "https://mpesa.example.co.ke", "https://pay.example/m-pesa", "https://safaricom.example", "https://pay.example/exec",
+        "https://pay.example/sql/in", "https://query.example", "https://pay.example/cmd", "https://pay.example/in?a=b",
+        "https://pay.example/in#a", "ftp://localhost/x",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values])
+def test_an_impossible_setting_is_named_alone(
+    environment: Settle, worker: dict[str, str], name: str, value: str
+) -> None:
+    environment(worker, **{name: value})
+    text = complaint(WorkerSettings)
+    assert text.startswith(f"cannot start; settings impossible: {name} (")
+    assert names_in(text) == {name}
+
+
+def test_missing_and_impossible_settings_are_named_together(environment: Settle, worker: dict[str, str]) -> None:
+    del worker["DARAJA_PASSKEY"], worker["REDIS_URL"]
+    environment(worker, DARAJA_SHORTCODE="1", SUBMITTING_LEASE_SECONDS="1", DATABASE_URL="x")
+    text = complaint(WorkerSettings)
+    before, _, after = text.partition("impossible: ")
+    assert names_in(before) == {"DARAJA_PASSKEY", "REDIS_URL"}
+    assert names_in(after) == {"DARAJA_SHORTCODE", "SUBMITTING_LEASE_SECONDS", "DATABASE_URL"}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8081", "http://127.0.0.1:8081/in", "http://[::1]:1", "https://pay.example"]
+)
+def test_callbacks_come_by_https_except_to_this_machine(environment: Settle, worker: dict[str, str], url: str) -> None:
+    environment(worker, CALLBACK_BASE_URL=url)
+    assert read_settings(WorkerSettings).callback_base_url == url
+
+
+@pytest.mark.parametrize("url", ["http://localhost.evil.example", "http://127.0.0.1.evil.example", "http://10.0.0.1"])
+def test_no_other_host_passes_for_this_machine(environment: Settle, worker: dict[str, str], url: str) -> None:
+    environment(worker, CALLBACK_BASE_URL=url)
+    assert names_in(complaint(WorkerSettings)) == {"CALLBACK_BASE_URL"}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a certificate", pem("ec")])
+def test_the_certificate_file_must_hold_an_rsa_certificate(
+    environment: Settle, worker: dict[str, str], tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "other.pem"
+    file.write_bytes(content)
+    environment(worker, DARAJA_CERTIFICATE_FILE=str(file))
+    assert names_in(complaint(WorkerSettings)) == {"DARAJA_CERTIFICATE_FILE"}
+
+
+SECRETS = ("Passw0rd", "S3cret", "K3y")
+
+
+def test_no_value_is_ever_printed(environment: Settle, worker: dict[str, str]) -> None:
+    for process, values in ((IngressSettings, INGRESS), (CallbackSettings, CALLBACKS), (WorkerSettings, worker)):
+        environment(values)
+        settings = read_settings(process)
+        for text in (repr(settings), str(settings), f"{settings}"):
+            assert text == process.__name__
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DATABASE_URL",
+        "REDIS_URL",
+        "CALLBACK_SECRETS",
+        "CALLBACK_ALLOWED_NETWORKS",
+        "TRUSTED_PROXIES",
+        "PORT",
+        "LOG_LEVEL",
+    ],
+)
+def test_a_complaint_holds_no_value_even_of_a_secret_in_the_wrong_place(environment: Settle, name: str) -> None:
+    environment(CALLBACKS, **{name: "S3cret"})
+    assert "S3cret" not in complaint(CallbackSettings)
+
+
+def test_a_complaint_is_one_line_whatever_the_value(environment: Settle) -> None:
+    environment(CALLBACKS, TRUSTED_PROXIES="10.0.0.0/8,a\nb", LOG_LEVEL="a\nb")
+    assert names_in(complaint(CallbackSettings)) == {"TRUSTED_PROXIES", "LOG_LEVEL"}
+
+
+def test_supabase_url_sets_key_set_and_issuer_by_its_conventions(environment: Settle) -> None:
+    for url in ("https://abc.supabase.example", "https://abc.supabase.example/"):
+        environment({**SHARED, "SUPABASE_URL": url})
+        settings = read_settings(IngressSettings)
+        assert settings.jwt_issuer == "https://abc.supabase.example/auth/v1"
+        assert settings.jwt_jwks_url == "https://abc.supabase.example/auth/v1/.well-known/jwks.json"
+        assert settings.jwt_secret is None
+
+
+def test_what_is_set_by_hand_outranks_the_conventions(environment: Settle) -> None:
+    environment(
+        INGRESS, JWT_ISSUER="https://other.example", JWT_JWKS_URL="https://other.example/keys", JWT_AUDIENCE="shop"
+    )
+    settings = read_settings(IngressSettings)
+    assert (settings.jwt_issuer, settings.jwt_jwks_url, settings.jwt_audience) == (
+        "https://other.example", "https://other.example/keys", "shop",
+    )  # fmt: skip
+
+
+def test_a_legacy_secret_is_accepted_beside_the_projects_key_set(environment: Settle) -> None:
+    """SUPABASE_URL sets the key set's URL (interface.md); while a project changes its keys it signs with both."""
+    environment(INGRESS, JWT_SECRET="x" * 32)
+    settings = read_settings(IngressSettings)
+    assert settings.jwt_secret == "x" * 32
+    assert settings.jwt_jwks_url == "https://abc.supabase.example/auth/v1/.well-known/jwks.json"
+
+
+def test_a_secret_alone_is_enough_to_check_tokens_with(environment: Settle) -> None:
+    environment(SHARED, JWT_SECRET="x" * 32, JWT_ISSUER="https://other.example")
+    assert read_settings(IngressSettings).jwt_jwks_url is None
+
+
+def test_a_short_secret_is_impossible(environment: Settle) -> None:
+    environment(INGRESS, JWT_SECRET="S3cret" * 5)
+    text = complaint(IngressSettings)
+    assert names_in(text) == {"JWT_SECRET"}
+    assert "S3cret" not in text
+
+
+def test_lists_are_split_at_commas_and_trimmed(environment: Settle) -> None:
+    environment(
+        CALLBACKS, CALLBACK_SECRETS=" secret-one , secret-two,", TRUSTED_PROXIES="10.0.0.0/8, fd00::/8 ,192.0.2.7"
+    )
+    settings = read_settings(CallbackSettings)
+    assert settings.callback_secrets == ["secret-one", "secret-two"]
+    assert settings.trusted_proxies == [
+        ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8", "192.0.2.7/32")
+    ]
+
+
+@pytest.mark.parametrize("value", ["10.0.0.1/8", "everything", "10.0.0.0/33", "*"])
+def test_a_network_is_written_in_cidr_form(environment: Settle, value: str) -> None:
+    environment(CALLBACKS, CALLBACK_ALLOWED_NETWORKS=value)
+    assert names_in(complaint(CallbackSettings)) == {"CALLBACK_ALLOWED_NETWORKS"}
+
+
+def test_the_default_sources_are_the_fourteen_published_addresses(environment: Settle) -> None:
+    environment(CALLBACKS)
+    found = {str(network) for network in read_settings(CallbackSettings).callback_allowed_networks}
+    published = {
+        "214": (200, 206, 207, 208), "213": (114, 44), "212": (127, 138, 129, 136, 74, 69, 128, 132),
+    }  # fmt: skip
+    assert found == {f"196.201.{third}.{last}/32" for third, lasts in published.items() for last in lasts}
+
+
+def test_a_log_level_may_be_written_in_lower_case(environment: Settle) -> None:
+    environment(CALLBACKS, LOG_LEVEL="debug")
+    assert read_settings(CallbackSettings).log_level == "DEBUG"
+
+
+def test_settings_cannot_be_changed_after_the_start(environment: Settle) -> None:
+    environment(CALLBACKS)
+    settings = read_settings(CallbackSettings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+def test_what_understands_a_setting_later_complains_in_the_same_form() -> None:
+    message = r"^cannot start; settings impossible: DATABASE_URL \(has no host\)$"
+    with pytest.raises(SettingsError, match=message), impossible("DATABASE_URL"):
+        raise ValueError("has no host")

@@ -1,0 +1,97 @@
+"""Where a callback came from: through the proxies that we trust, and no further."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.adapters.settings import IpNetwork
+from gateway.sources import is_allowed, source_address
+
+SAFARICOM, ATTACKER = "196.201.214.200", "203.0.113.66"
+
+
+def networks(*texts: str) -> list[IpNetwork]:
+    return [ipaddress.ip_network(text) for text in texts]
+
+
+PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "expected"),
+    [
+        # no proxy of ours: what the sender wrote is not read
+        (SAFARICOM, [], SAFARICOM),
+        (ATTACKER, [SAFARICOM], ATTACKER),
+        (ATTACKER, [f"{SAFARICOM}, 10.0.0.1"], ATTACKER),
+        # one proxy of ours
+        ("10.0.0.1", [SAFARICOM], SAFARICOM),
+        ("10.0.0.1", [f"{SAFARICOM}, {ATTACKER}"], ATTACKER),
+        ("10.0.0.1", [SAFARICOM, ATTACKER], ATTACKER),
+        ("10.0.0.1", [f"  {SAFARICOM}  "], SAFARICOM),
+        # several
+        ("10.0.0.1", [f"{SAFARICOM}, 192.0.2.7, 10.0.0.2"], SAFARICOM),
+        ("10.0.0.1", [SAFARICOM, "192.0.2.7", "10.0.0.2"], SAFARICOM),
+        ("10.0.0.1", [f"{SAFARICOM}, {ATTACKER}, 10.0.0.2"], ATTACKER),
+        ("10.0.0.1", [f"10.0.0.9, {ATTACKER}, 10.0.0.2"], ATTACKER),
+        # only proxies: the furthest of them
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        # IPv6, mapped addresses and ports
+        ("fd00::1", ["2001:db8::5"], "2001:db8::5"),
+        ("::ffff:10.0.0.1", [f"::ffff:{SAFARICOM}"], SAFARICOM),
+        ("10.0.0.1", [f"{SAFARICOM}:55001"], SAFARICOM),
+        ("10.0.0.1", ["[2001:db8::5]:55001"], "2001:db8::5"),
+        ("10.0.0.1", ["[2001:db8::5]"], "2001:db8::5"),
+        ("10.0.0.1", ["[::ffff:196.201.214.200]:1, [fd00::2]:2"], SAFARICOM),
+        ("10.0.0.1", ["2001:0DB8:0:0::5"], "2001:db8::5"),
+        # no address
+        ("10.0.0.1", ["unknown"], "unknown"),
+        ("10.0.0.1", [f"{SAFARICOM},"], ""),
+        ("10.0.0.1", [f"{SAFARICOM}, _hidden"], "_hidden"),
+        ("10.0.0.1", ["999.1.1.1"], "999.1.1.1"),
+        ("10.0.0.1", ["010.0.0.1"], "010.0.0.1"),  # octal to some: an address to nobody
+        ("", [SAFARICOM], ""),
+        ("10.0.0.1", ["é" * 100], "?" * 64),
+    ],
+)
+def test_the_source_is_the_nearest_hop_that_is_no_proxy_of_ours(
+    peer: str, forwarded_for: list[str], expected: str
+) -> None:
+    assert source_address(peer, forwarded_for, PROXIES) == expected
+
+
+def test_without_trusted_proxies_the_peer_is_the_source() -> None:
+    assert source_address("10.0.0.1", [SAFARICOM], []) == "10.0.0.1"
+
+
+ODD = st.text(max_size=100) | st.sampled_from(
+    [SAFARICOM, "10.0.0.1", "::1", "[::1]:80", "fe80::1%" + "x" * 200, "::1%\udc80", "::1%\0", "::ffff:10.0.0.1", "1:2"]
+)
+
+
+@given(peer=ODD | st.just("10.0.0.1"), forwarded_for=st.lists(ODD, max_size=3))
+def test_whatever_a_header_holds_the_source_can_be_stored(peer: str, forwarded_for: list[str]) -> None:
+    """Short ASCII: a callback must never be lost for what its header says."""
+    source = source_address(peer, forwarded_for, PROXIES)
+    assert len(source) <= 64
+    assert source.isascii()
+    assert "\0" not in source
+    is_allowed(source, PROXIES)
+
+
+@pytest.mark.parametrize("address", [SAFARICOM, f"::ffff:{SAFARICOM}", f"{SAFARICOM}:443"])
+def test_an_address_within_a_network_is_allowed(address: str) -> None:
+    assert is_allowed(address, networks("2001:db8::/32", f"{SAFARICOM}/32"))
+
+
+@pytest.mark.parametrize(
+    "address", [ATTACKER, "196.201.214.201", "", "unknown", "::1", "196.201.214.200 x", "196.201.214"]
+)
+def test_anything_else_is_not(address: str) -> None:
+    assert not is_allowed(address, networks("2001:db8::/32", f"{SAFARICOM}/32"))
+    assert not is_allowed(SAFARICOM, [])

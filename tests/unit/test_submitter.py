@@ -1,0 +1,258 @@
+"""The order of a submission: what may wait comes before the claim, and what was claimed has its answer recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.errors import (
+    OutcomeUnknown,
+    ProviderError,
+    QueueUnavailable,
+    Refused,
+    StoreUnavailable,
+    Throttled,
+    Unreachable,
+)
+from domain.failures import Failure, FailureReason
+from domain.fence import Fence
+from domain.lifecycle import submit
+from domain.lifecycle.submit import Submitter, SubmitTerms
+from domain.payment import Fact, FactName, Payment, Stage
+from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, Due, ProviderIds
+from domain.values import Kind
+from tests.builders import NOW, a_context, a_payment
+
+TERMS = SubmitTerms(
+    claim=ClaimTerms(lease=timedelta(seconds=60), expires_after=dict.fromkeys(Kind, timedelta(seconds=60))),
+    inquiry_first_after=timedelta(seconds=30),
+    retry_after=timedelta(seconds=2),
+)
+IDS: ProviderIds = frozenset({("checkout_request_id", "ws_CO_1")})
+
+
+class World:
+    """Postgres with one payment, and Daraja: everything that a submitter reaches."""
+
+    def __init__(self, payment: Payment | None) -> None:
+        self.payment = payment
+        self.did: list[str] = []
+        self.postponed_by: list[timedelta] = []
+        self.clock = 1000.0
+        self.ready_raises: Exception | None = None
+        self.answer: ProviderIds | Exception = IDS
+        self.is_written = True
+        self.claim_fails = False
+        self.on_claim: Callable[[], None] = lambda: None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.sent = asyncio.Event()
+        self.store_failures = 0
+        self.fence: Fence | None = None
+        anything: Any = self
+        self.submitter = Submitter(
+            claims=self, changes=self, provider=anything, announcer=anything, terms=TERMS, clock=lambda: self.clock
+        )
+
+    async def run(self) -> None:
+        await self.submitter.submit(a_payment().id)
+
+    async def look(self, payment_id: UUID) -> Due | None:
+        if self.payment is None:
+            return None
+        age = NOW - self.payment.created_at
+        return Due(payment_id=payment_id, kind=self.payment.kind, stage=self.payment.stage, age=age)
+
+    async def claim(self, _payment_id: UUID, attempt_id: UUID, _terms: ClaimTerms) -> Payment | None:
+        self.did.append("claim")
+        self.on_claim()
+        assert self.payment is not None
+        if self.claim_fails:
+            return None
+        self.payment = self.payment.after(Fact(name=FactName.CLAIMED, attempt_id=attempt_id))
+        return self.payment
+
+    async def postpone(self, _payment_id: UUID, wait: timedelta) -> None:
+        self.postponed_by.append(wait)
+
+    async def change(self, change: Change) -> ChangeResult:
+        if self.store_failures:
+            self.store_failures -= 1
+            raise StoreUnavailable
+        decided = change.decide(self.payment, a_context())
+        self.payment = decided.payment
+        self.did.append("record")
+        return ChangeResult(decided, None)
+
+    def announce_soon(self, _result: ChangeResult) -> None:
+        pass
+
+    @asynccontextmanager
+    async def readied(self, _kind: Kind) -> AsyncIterator[None]:
+        self.did.append("ready")
+        if self.ready_raises is not None:
+            raise self.ready_raises
+        yield
+
+    async def submit(self, _payment: Payment, attempting: Attempting) -> ProviderIds:
+        self.fence = attempting.fence
+        attempting.fence.begin_send()
+        if self.is_written:
+            attempting.fence.pass_first_byte()
+            self.did.append("send")
+            self.sent.set()
+        await self.may_answer.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    @property
+    def stage(self) -> Stage:
+        assert self.payment is not None
+        return self.payment.stage
+
+
+@pytest.fixture
+async def world() -> World:
+    return World(a_payment())
+
+
+async def test_a_payment_is_readied_claimed_sent_and_recorded_in_this_order(world: World) -> None:
+    await world.run()
+    assert world.did == ["ready", "claim", "send", "record"]
+    assert world.stage is Stage.AWAITING_RESULT
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
+async def test_a_job_for_a_payment_past_acceptance_does_nothing(stage: Stage) -> None:
+    """The row is the job: it may run twice, late, or for a payment long final."""
+    world = World(a_payment(stage=stage))
+    await world.run()
+    assert (world.did, world.postponed_by) == ([], [])
+
+
+async def test_a_job_for_no_payment_does_nothing() -> None:
+    world = World(None)
+    await world.run()
+    assert world.did == []
+
+
+async def test_a_payment_too_old_fails_without_being_claimed(world: World) -> None:
+    assert world.payment is not None
+    world.payment = replace(world.payment, created_at=NOW - timedelta(seconds=60))
+    await world.run()
+    assert (world.did, world.stage) == (["record"], Stage.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        (Throttled(wait_seconds=7), 7),
+        (Unreachable(), 2),
+        (OutcomeUnknown(), 2),
+        (Refused(Failure(FailureReason.CONFIGURATION, True)), 2),
+        (QueueUnavailable(), 2),
+    ],
+)
+async def test_what_cannot_be_readied_waits_unclaimed(world: World, error: Exception, wait: float) -> None:
+    world.ready_raises = error
+    await world.run()
+    assert (world.did, world.stage, world.postponed_by) == (["ready"], Stage.ACCEPTED, [timedelta(seconds=wait)])
+
+
+async def test_who_does_not_get_the_claim_sends_nothing(world: World) -> None:
+    world.claim_fails = True
+    await world.run()
+    assert world.did == ["ready", "claim"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_written", "stage"),
+    [
+        (OutcomeUnknown(), True, Stage.IN_DOUBT),
+        (Unreachable(), False, Stage.ACCEPTED),
+        (Refused(Failure(FailureReason.CONFIGURATION, True)), True, Stage.FAILED),
+        (ProviderError(), True, Stage.IN_DOUBT),
+        # a bug of ours decides nothing: what may have been written is asked about
+        (RuntimeError("bug"), True, Stage.IN_DOUBT),
+        (RuntimeError("bug"), False, Stage.ACCEPTED),
+    ],
+)
+async def test_an_error_leads_to_the_stage_of_what_it_proves(
+    world: World, error: Exception, is_written: bool, stage: Stage
+) -> None:
+    world.answer, world.is_written = error, is_written
+    await world.run()
+    assert (world.did[-1], world.stage) == ("record", stage)
+
+
+async def test_a_cancelled_job_leaves_no_answer_unrecorded(world: World) -> None:
+    world.may_answer.clear()
+    job = asyncio.create_task(world.run())
+    await asyncio.wait_for(world.sent.wait(), timeout=5)
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+    assert (job.cancelled(), world.stage) == (True, Stage.SUBMITTING)
+    world.may_answer.set()
+    await world.submitter.wait_for_sends()
+    assert world.stage is Stage.AWAITING_RESULT
+
+
+async def test_the_fence_ends_half_a_lease_after_the_claim_began(world: World) -> None:
+    """A claim that took long, by a frozen machine or a slow Postgres, has used up its own time."""
+
+    def slowly() -> None:
+        world.clock += 12
+
+    world.on_claim = slowly
+    await world.run()
+    assert world.fence is not None
+    assert world.fence.seconds_left == 30 - 12
+
+
+async def test_a_worker_thawed_past_its_deadline_sends_nothing_and_gives_the_payment_back(world: World) -> None:
+    def frozen() -> None:
+        world.clock += 3600
+
+    world.on_claim = frozen
+    await world.run()
+    assert (world.did, world.stage) == (["ready", "claim", "record"], Stage.ACCEPTED)
+
+
+async def test_a_stopping_worker_claims_nothing(world: World) -> None:
+    world.submitter.drain()
+    await world.run()
+    assert world.did == []
+
+
+async def test_a_worker_told_to_stop_after_the_claim_gives_the_payment_back_at_once(world: World) -> None:
+    world.on_claim = world.submitter.drain
+    await world.run()
+    assert (world.did, world.stage) == (["ready", "claim", "record"], Stage.ACCEPTED)
+    assert world.payment is not None
+    assert world.payment.next_step_at == NOW
+
+
+async def test_an_answer_is_written_again_until_postgres_takes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0, 0))
+    world.store_failures = 3
+    await world.run()
+    assert world.stage is Stage.AWAITING_RESULT
+
+
+async def test_an_answer_that_cannot_be_written_is_left_to_the_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0, 0))
+    world.store_failures = 4
+    await world.run()
+    assert world.stage is Stage.SUBMITTING

@@ -1,0 +1,172 @@
+"""The rules that make a payment's values valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain import values
+from domain.values import Caller, Kind, Role
+from tests.builders import PAYMENT_ID
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0711000111", "254711000111"),
+        ("0111000111", "254111000111"),
+        ("+254711000111", "254711000111"),
+        ("254711000111", "254711000111"),
+        ("254110000111", "254110000111"),
+        ("0182000111", "254182000111"),  # a range opened in August 2026
+    ],
+)
+def test_a_phone_number_is_told_in_one_form(text: str, number: str) -> None:
+    assert values.phone_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "711000111", "07110001112", "071100011", "0211000111", "+0711000111", "+2540711000111", "00254711000111",
+     "0711 000111", " 0711000111", "0711000111\n", "०७११०००१११", "07\uff111000111", "255711000111", "+1 555 0100"],
+)  # fmt: skip
+def test_what_is_no_kenyan_mobile_number_is_refused_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(ValueError, match="Kenyan mobile number"):
+        values.phone_number(text)
+
+
+@pytest.mark.parametrize(("kind", "low"), [(Kind.DEPOSIT, 1), (Kind.WITHDRAWAL, 10), (Kind.BILL_PAYMENT, 1)])
+def test_an_amount_is_whole_shillings_within_the_kinds_limits(kind: Kind, low: int) -> None:
+    assert values.amount_kes(low, kind) == low
+    assert values.amount_kes(250_000, kind) == 250_000
+    for wrong in (low - 1, 0, -1, 250_001, 10**30):
+        with pytest.raises(ValueError, match=f"must be from {low} to 250000 shillings"):
+            values.amount_kes(wrong, kind)
+
+
+@pytest.mark.parametrize("value", [True, False, "100", 100.0, 100.5, None, [100], {}, float("nan")])
+@pytest.mark.parametrize("kind", Kind)
+def test_only_an_integer_is_an_amount(value: object, kind: Kind) -> None:
+    with pytest.raises(ValueError, match="JSON integer"):
+        values.amount_kes(value, kind)
+
+
+@pytest.mark.parametrize(("kind", "longest"), [(Kind.DEPOSIT, 12), (Kind.BILL_PAYMENT, 13)])
+def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(kind: Kind, longest: int) -> None:
+    for good in ("A", "9", "aZ09", "X" * longest):
+        assert values.account_reference(good, kind) == good
+    for wrong in ("", "X" * (longest + 1), "INV-42", "A B", "A\n", "é", "٣"):
+        with pytest.raises(ValueError, match=f"1 to {longest} letters and digits"):
+            values.account_reference(wrong, kind)
+
+
+def test_a_shortcode_is_five_to_seven_digits() -> None:
+    assert [values.shortcode(text) for text in ("12345", "174379", "1234567")] == ["12345", "174379", "1234567"]
+    for wrong in ("1234", "12345678", "17437a", " 174379", "174379\n", "१२३४५", ""):
+        with pytest.raises(ValueError, match="5 to 7 digits"):
+            values.shortcode(wrong)
+
+
+@pytest.mark.parametrize("text", ["ab", "x" * 100, "Rent, March 2026", "ñandú", "払い"])
+def test_plain_text_is_one_line_that_can_be_printed(text: str) -> None:
+    assert values.plain_text(text, 2, 100) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "x" * 101, "  ", "a\nb", "a\0b", "a\u202eb", "\ud800\ud800", "a\u00a0\u2028"]
+)
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        values.plain_text(text, 2, 100)
+
+
+@pytest.mark.parametrize("text", ["", "a\nb", "x" * 5000, "😀"])
+def test_text_that_postgres_can_hold_is_storable(text: str) -> None:
+    assert values.storable_text(text) == text
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800", "😀\udc00"])
+def test_text_that_postgres_cannot_hold_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="NUL or unpaired surrogate"):
+        values.storable_text(text)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        values.phone_number,
+        values.shortcode,
+        values.storable_text,
+        partial(values.account_reference, kind=Kind.DEPOSIT),
+        partial(values.plain_text, shortest=1, longest=13),
+    ],
+)
+@given(text=st.text(max_size=15))
+def test_a_rule_returns_storable_text_or_says_what_is_wrong(check: Callable[[str], str], text: str) -> None:
+    try:
+        result = check(text)
+    except ValueError:
+        return
+    assert "\0" not in result
+    result.encode()
+
+
+@given(value=st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()))
+def test_no_value_makes_an_amount_but_an_integer_in_range(value: Any) -> None:
+    try:
+        amount = values.amount_kes(value, Kind.WITHDRAWAL)
+    except ValueError:
+        return
+    assert type(amount) is int
+    assert 10 <= amount <= 250_000
+
+
+@pytest.mark.parametrize("text", ["UC14KD82QZ", "NLJ7RT61SV", "abcdef", "A" * 20])
+def test_a_receipt_is_six_to_twenty_letters_and_digits(text: str) -> None:
+    assert values.is_receipt(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["OAK0000000", "MBN0000000", "0000000", "", "ABCDE", "A" * 21, "UC14KD82Q\n", "UC-4KD82QZ", "é" * 10]
+)
+def test_a_placeholder_is_no_receipt(text: str) -> None:
+    assert not values.is_receipt(text)
+
+
+@given(payment_id=st.uuids(version=4))
+def test_a_payment_has_a_reference_that_follows_from_its_id_and_fits_every_kind(payment_id: UUID) -> None:
+    reference = values.reference_from(payment_id)
+    assert reference == values.reference_from(payment_id)
+    assert len(reference) == 12
+    assert not set(reference) & set("ILOU")
+    assert values.account_reference(reference, Kind.DEPOSIT) == values.account_reference(reference, Kind.BILL_PAYMENT)
+
+
+def test_payments_that_differ_in_their_random_part_have_different_references() -> None:
+    references = {values.reference_from(UUID(int=PAYMENT_ID.int ^ (1 << bit))) for bit in range(60)}
+    assert len(references) == 60
+
+
+@pytest.mark.parametrize(("text", "shown"), [("254711000111", "254711…111"), ("0711", "…"), ("", "…")])
+def test_a_log_shows_a_phone_number_only_in_part(text: str, shown: str) -> None:
+    assert values.masked_phone_number(text) == shown
+
+
+def test_no_two_callers_share_a_scope_of_keys() -> None:
+    callers = [("https://a", "bc"), ("https://ab", "c"), ("", "https://abc"), ("8:https://a", "bc"), ("a", "1:b")]
+    assert len({Caller(issuer, subject, Role.BACKEND).key for issuer, subject in callers}) == len(callers)
+
+
+def test_roles_that_differ_are_one_caller() -> None:
+    """The scope is issuer and subject: a token with another role must not open a second set of keys."""
+    assert Caller("i", "s", Role.BACKEND).key == Caller("i", "s", Role.USER).key
+
+
+def test_only_deposits_bring_money_in() -> None:
+    assert [kind for kind in Kind if not kind.moves_money_out] == [Kind.DEPOSIT]
