@@ -17,7 +17,6 @@ from domain.errors import (
     OutcomeUnknown,
     ProviderError,
     QueueUnavailable,
-    Refused,
     Throttled,
     TokenRefused,
     Unreachable,
@@ -183,8 +182,8 @@ async def test_without_a_token_nothing_was_written_so_nothing_is_in_doubt(status
     assert client.sent_with == []
 
 
-async def test_wrong_consumer_keys_are_a_refusal_of_our_configuration() -> None:
-    assert isinstance(await problem_of(Client(token_source(400, b""))), Refused)
+async def test_wrong_consumer_keys_fail_no_payment_while_somebody_can_mend_them() -> None:
+    assert proves_that_nothing_was_done(await problem_of(Client(token_source(400, b""))))
 
 
 @pytest.mark.parametrize("error", [QueueUnavailable(), Unreachable(), OutcomeUnknown(), Throttled()])

@@ -11,7 +11,15 @@ from aiohttp.test_utils import make_mocked_request
 
 from domain import errors
 from domain.adapters.postgres.engine import CommitOutcomeUnknown
-from domain.errors import FieldError, InvalidRequest, PaymentServiceError, ProviderError, RequestRefused, Unavailable
+from domain.errors import (
+    ClaimUnknown,
+    FieldError,
+    InvalidRequest,
+    PaymentServiceError,
+    ProviderError,
+    RequestRefused,
+    Unavailable,
+)
 from gateway.problems import PROBLEMS, answer_with_problems, problem_of
 
 # error, status, code, whether the same request may be sent again, Retry-After
@@ -79,7 +87,7 @@ def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
     in_errors = {
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PaymentServiceError)
     }
-    reach_the_edge = in_errors - {PaymentServiceError, RequestRefused} - subclasses(ProviderError)
+    reach_the_edge = in_errors - {PaymentServiceError, RequestRefused, ClaimUnknown} - subclasses(ProviderError)
     assert {row[0] for row in TABLE} == reach_the_edge | {CommitOutcomeUnknown}
     assert {problem_of(made(kind)).code for kind in reach_the_edge} == {row[2] for row in TABLE}
     assert set(PROBLEMS) <= reach_the_edge

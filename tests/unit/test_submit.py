@@ -28,7 +28,16 @@ from domain.lifecycle.submit import SubmitTerms, answer_change, expiry, fact_of_
 from domain.payment import FactName, Outcome, Payment, Stage
 from domain.ports import ClaimTerms, Decided, Exchange
 from domain.values import Kind
-from tests.builders import NOW, PAYMENT_ID, a_context, a_payment, an_attempt_id, an_attempting, attempts_with
+from tests.builders import (
+    NOW,
+    PAYMENT_ID,
+    a_context,
+    a_payment,
+    an_attempt,
+    an_attempt_id,
+    an_attempting,
+    attempts_with,
+)
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TERMS = SubmitTerms(
@@ -169,7 +178,7 @@ def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
 @pytest.mark.parametrize("stage", Stage)
 def test_an_acknowledgements_ids_are_recorded_however_late_it_comes(stage: Stage) -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    decision = answered(a_payment(stage=stage), None, ids=ids)
+    decision = answered(a_payment(stage=stage, attempts=(an_attempt(),)), None, ids=ids)
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
 
 
