@@ -55,7 +55,7 @@ def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> frozenset[tup
 
 def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     if "duplicate originatorconversationid" in str(message.get("ResponseDescription")).lower():
-        raise DuplicateSubmission(code=str(message.get("ResponseCode"))[:40])
+        raise DuplicateSubmission(code=_storable(str(message.get("ResponseCode"))))
     if code_text(message.get("ResponseCode")) != SUCCESS_CODE or not is_provider_id(
         message.get(api.acknowledgement_id)
     ):
@@ -113,13 +113,18 @@ def _code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
     if message is None:
         return None, ""
     if isinstance(message.get("errorCode"), str):
-        return message["errorCode"][:40], str(message.get("errorMessage"))
+        return _storable(message["errorCode"]), str(message.get("errorMessage"))
     fault = message.get("fault")
     detail = fault.get("detail") if isinstance(fault, dict) else None
     code = detail.get("errorcode") if isinstance(detail, dict) else None
     if isinstance(code, str) and code.startswith("policies.ratelimit."):
-        return code[:80], str(fault.get("faultstring")) if isinstance(fault, dict) else ""
+        return _storable(code), str(fault.get("faultstring")) if isinstance(fault, dict) else ""
     return None, ""
+
+
+def _storable(code: str) -> str:
+    """A code as it is kept: short, and without what Postgres cannot hold."""
+    return "".join(character for character in code if character.isprintable())[:80]
 
 
 def _json_object(body: bytes) -> Mapping[str, Any] | None:

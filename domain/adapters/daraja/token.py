@@ -16,7 +16,7 @@ from typing import Protocol
 import aiohttp
 import structlog
 
-from domain.errors import OutcomeUnknown, Refused, Unreachable
+from domain.errors import OutcomeUnknown, ProviderError, Refused, Unreachable
 from domain.failures import Failure, FailureReason
 
 log = structlog.get_logger()
@@ -79,8 +79,10 @@ class TokenSource:
 
     async def current(self) -> Token:
         """A token that is valid as far as we know. Raises ProviderError or QueueUnavailable where none can be had."""
-        if self._token is not None and self._token.is_fresh(self._clock()):
-            return self._token
+        token, now = self._token, self._clock()
+        is_renewed_already = self._refreshing.locked()  # then the old one is good until its end
+        if token is not None and (token.is_fresh(now) or (token.is_valid(now) and is_renewed_already)):
+            return token
         return await self._renew(refused=None)
 
     async def after_refusal(self, refused: Token) -> Token:
@@ -100,6 +102,7 @@ class TokenSource:
                     if is_ours:
                         return await self._fetch_and_share(refused)
                 if shared is not None:  # another worker renews it early; meanwhile the old one is good
+                    self._token = shared
                     return shared
                 await asyncio.sleep(0.05)
         raise Unreachable("no access token: another worker holds the refresh and does not finish")
@@ -109,9 +112,9 @@ class TokenSource:
         text = await self._shelf.read()
         try:
             token = Token(**json.loads(text)) if text else None
+            if token is None or not token.is_valid(self._clock()) or not isinstance(token.is_fresh(0), bool):
+                return None
         except (ValueError, TypeError):
-            return None
-        if token is None or not token.is_valid(self._clock()):
             return None
         return None if refused is not None and token.text == refused.text else token
 
@@ -119,8 +122,14 @@ class TokenSource:
         # Looked at again under the lock: the one who held it before us may have fetched.
         shared = await self._shared(refused)
         if shared is None or not shared.is_fresh(self._clock()):
-            shared = await self._fetch()
-            await self._shelf.write(json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock())
+            try:
+                shared = await self._fetch()
+            except ProviderError:
+                if shared is None:
+                    raise
+                log.warning("token_not_renewed")  # the old one has some minutes left, and the next send tries again
+            else:
+                await self._shelf.write(json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock())
         self._token = shared
         return shared
 

@@ -89,19 +89,22 @@ class Accepting:
         """See `domain.ports.AcceptingStore.accept`."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _IN_FLIGHT_WAIT_SECONDS
-        while True:
+        is_first = True
+        acceptance: Acceptance | None = None
+        while acceptance is None:
             try:
-                acceptance = await self._lane.submit(new)
+                acceptance = await self._lane.submit(new) if is_first else (await self._accept_batch([new]))[0]
             except Exception as error:
                 if sqlstate(error) not in CONTENDED:
                     raise
-                # Somebody holds the key's row: the first request, being accepted elsewhere.
+                # Somebody holds the key's row: the first request, being accepted elsewhere. Tried again beside the lane,
+                # where it holds up nobody.
+                is_first = False
                 if loop.time() >= give_up_at:
                     raise IdempotencyKeyInFlight from error
-                continue
-            if acceptance.answer.fingerprint != new.fingerprint:
-                raise IdempotencyKeyReused
-            return acceptance
+        if acceptance.answer.fingerprint != new.fingerprint:
+            raise IdempotencyKeyReused
+        return acceptance
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
         """See `domain.ports.AcceptingStore.first_answer`."""

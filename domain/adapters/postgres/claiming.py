@@ -66,7 +66,10 @@ free AS (
 SELECT * FROM claimed
 """)
 
-_CLAIMED_BY = text("SELECT * FROM mkwanja.payments WHERE attempt_id = ANY(CAST(:attempt_ids AS uuid[]))")
+# Its stage too: while the COMMIT's answer was lost, a callback may have ended the payment.
+_CLAIMED_BY = text(f"""
+SELECT * FROM mkwanja.payments WHERE attempt_id = ANY(CAST(:attempt_ids AS uuid[])) AND stage = '{Stage.SUBMITTING}'
+""")
 
 _WAIT_COLUMNS = {"id": "uuid", "wait": "interval"}
 _POSTPONE = text(f"""

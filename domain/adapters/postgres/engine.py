@@ -67,16 +67,14 @@ class Database:
     def __init__(self, url: str, *, pool_size: int, application_name: str) -> None:
         driver_url, connect_args = connection_arguments(url)
         connect_args["server_settings"] = {"application_name": application_name}
-        self._engine = create_async_engine(
-            driver_url,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=POOL_WAIT_SECONDS,
-            connect_args=connect_args,
-        )
+        options = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": POOL_WAIT_SECONDS}
+        self._engine = create_async_engine(driver_url, connect_args=connect_args, **options)
+        # Connects when it is used, which only a release does: a migration may take its time.
+        self._patient_engine = create_async_engine(driver_url, connect_args={**connect_args, "command_timeout": None})
 
     async def close(self) -> None:
         await self._engine.dispose()
+        await self._patient_engine.dispose()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -109,9 +107,8 @@ class Database:
             try:
                 connection = await self._engine.connect()
             except Exception as error:
-                if is_unavailable(error):
-                    raise StoreUnavailable from error
-                raise
+                # Whatever it says (no such database yet, no such role): there is no connection, and nothing was done.
+                raise StoreUnavailable from error
             try:
                 row = (await connection.execute(_OPEN)).one()
             except BaseException as error:
@@ -127,7 +124,7 @@ class Database:
     @asynccontextmanager
     async def migration(self) -> AsyncIterator[AsyncConnection]:
         """A transaction without the limits: a migration may take its time."""
-        async with self._engine.begin() as connection:
+        async with self._patient_engine.begin() as connection:
             yield connection
 
 
@@ -159,8 +156,8 @@ def is_unavailable(error: BaseException) -> bool:
         return error.connection_invalidated or is_unavailable(error.orig or Exception())
     if error.__cause__ is not None and error.__cause__ is not error:
         return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around what asyncpg said
-    if isinstance(error, ValueError):  # asyncpg's own check of an argument: an InterfaceError by inheritance, but a row's fault
-        return False
+    if isinstance(error, ValueError):
+        return False  # asyncpg's own check of an argument: an InterfaceError by inheritance, but a row's fault
     return isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError))
 
 

@@ -9,8 +9,9 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
-from domain.adapters.postgres.engine import Database, is_about_rows
+from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, sqlstate
 from domain.adapters.postgres.rows import due_from
+from domain.errors import StoreUnavailable
 from domain.payment import Stage
 from domain.ports import Announcement, Due
 
@@ -96,5 +97,7 @@ class Sweeping:
         except Exception as error:
             if len(batch) > 1 and is_about_rows(error):
                 raise RunAlone from error
+            if sqlstate(error) in CONTENDED:
+                raise StoreUnavailable from error
             raise
         return [None] * len(batch)

@@ -27,6 +27,10 @@ _ALWAYS_WOKEN = 20
 _AHEAD_MS = 60_000
 
 
+# Without any worker the queue must not grow for ever. The oldest go first: the sweeper knows their payments anyway.
+_QUEUE_LENGTH_MAX = 10_000
+
+
 def job_bytes(value: Any) -> bytes:
     """arq's jobs as JSON: its default, pickle, would run whatever somebody put into Redis."""
     return json.dumps(value, default=str).encode()
@@ -64,5 +68,6 @@ class RedisWakeups:
                 job = serialize_job(SUBMIT_JOB, (str(payment_id),), {}, None, now_ms, serializer=job_bytes)
                 pipeline.psetex(job_key_prefix + job_id, _JOB_KEPT_SECONDS * 1000, job)
                 pipeline.zadd(default_queue_name, {job_id: now_ms - ahead_ms})
+            pipeline.zremrangebyrank(default_queue_name, 0, -_QUEUE_LENGTH_MAX - 1)
             await pipeline.execute()
         return [None] * len(payment_ids)
