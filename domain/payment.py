@@ -205,7 +205,8 @@ class Payment:
         stage = _stage_after(known, fact)
         if stage is None:
             if self.stage is Stage.SUCCEEDED and fact.name is FactName.SUCCESS_REPORTED and self.receipt is None:
-                return replace(known, receipt=fact.receipt)  # known to be paid without one; now it has come
+                # Known to be paid without one; now it has come.
+                return replace(known, receipt=fact.receipt, recipient_name=fact.recipient_name or self.recipient_name)
             return known
         return replace(
             known,

@@ -131,9 +131,11 @@ class Lane(Generic[Item, Result]):
                 task = asyncio.create_task(self._run_alone(waiting))
                 self._alone_tasks.add(task)
                 task.add_done_callback(self._alone_tasks.discard)
-        except BaseException as error:  # noqa: BLE001 - every waiter must hear of it, a cancellation included
+        except BaseException as error:
             for waiting in batch:
                 _settle(waiting, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
         else:
             for waiting, result in zip(batch, results, strict=True):
                 _settle(waiting, result)

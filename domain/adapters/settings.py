@@ -50,6 +50,8 @@ def impossible(name: str) -> Iterator[None]:
 
 def _checked_url(*schemes: str) -> Callable[[str], str]:
     def check(url: str) -> str:
+        if not url.isprintable() or " " in url:
+            raise ValueError("must not contain white space")  # urlsplit would look past it
         try:
             parts = urlsplit(url)
             has_host = bool(parts.hostname) or "host=" in parts.query

@@ -95,10 +95,10 @@ def decide_callback(payment: Payment | None, context: Context, report: Report, *
         return _stored(_asked_sooner(payment, context.now), Disposition.WRONG_SOURCE, is_flagged=True)
     if report.word is Word.UNREADABLE:
         return _stored(payment, Disposition.UNREADABLE, is_flagged=True)
-    if report.has_amount and report.amount != payment.amount_kes:
-        return _for_review(payment, report, Disposition.AMOUNT_DIFFERS)
     if context.ids_of_others or _disagrees(payment, report):
         return _for_review(payment, report, Disposition.IDS_DIFFER)
+    if report.has_amount and report.amount != payment.amount_kes:
+        return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
     match report.word:
         case Word.TIMEOUT | Word.UNDECIDED:
             return _look_soon(payment, context, report)
@@ -177,9 +177,11 @@ def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
     )
 
 
-def _for_review(payment: Payment, report: Report, disposition: Disposition) -> Decided:
+def _for_review(payment: Payment, report: Report, disposition: Disposition, ids: ProviderIds = frozenset()) -> Decided:
     """Recorded and flagged; finalizes nothing. One history entry, however often it comes: the raw rows hold each."""
     return Decided(
+        attempt_id=payment.attempt_named_by(ids) if ids else None,
+        ids=ids,
         payment=replace(payment, needs_review=True),
         what=None if payment.needs_review else disposition,
         detail={"provider_code": report.code} if report.code else {},

@@ -25,7 +25,8 @@ class Recorder:
 
     async def run(self, items: Sequence[Item]) -> list[int | BaseException]:
         self.batches.append(list(items))
-        await self.open.wait()
+        async with asyncio.timeout(5):  # so that a failing test ends
+            await self.open.wait()
         if self.refuses is not None and (self.refuses_when is None or self.refuses_when & set(items)):
             raise self.refuses
         return [value * 10 for _, value in items]

@@ -205,7 +205,8 @@ def test_a_success_brings_receipt_and_name_and_takes_the_failure_away() -> None:
 
 def test_a_receipt_that_comes_after_a_success_without_one_is_added() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, receipt=None)
-    assert payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT)).receipt == RECEIPT
+    after = payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE"))
+    assert (after.receipt, after.recipient_name) == (RECEIPT, "JANE DOE")
 
 
 def test_a_second_receipt_does_not_replace_the_first() -> None:

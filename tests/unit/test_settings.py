@@ -153,7 +153,7 @@ IMPOSSIBLE = {
     "DATABASE_POOL_SIZE": ["0", "-1", "many", "1.5", "9999"],
     "REDIS_URL": ["http://r.example", "redis://", "r.example:6379"],
     "LOG_LEVEL": ["LOUD"],
-    "DARAJA_BASE_URL": ["sandbox.daraja.example", "ftp://x.example", "https://"],
+    "DARAJA_BASE_URL": ["sandbox.daraja.example", "ftp://x.example", "https://", "https://x.example\n"],
     "DARAJA_SHORTCODE": ["1234", "12345678", "17437a"],
     "DARAJA_TILL": ["1234"],
     "DARAJA_PAYOUT_SHORTCODE": ["1234"],
@@ -167,7 +167,8 @@ IMPOSSIBLE = {
         "http://pay.example.co.ke", "https://Pay.example.co.ke", "https://pay.example.co.ke/A", "pay.example.co.ke",
         "https://mpesa.example.co.ke", "https://pay.example/m-pesa", "https://safaricom.example", "https://pay.example/exec",
         "https://pay.example/sql/in", "https://query.example", "https://pay.example/cmd", "https://pay.example/in?a=b",
-        "https://pay.example/in#a", "ftp://localhost/x",
+        "https://pay.example/in#a", "ftp://localhost/x", "https://pay.example\n",
+        "https://pay.example/a b", "https://pay.ex ample",
     ],
 }  # fmt: skip
 

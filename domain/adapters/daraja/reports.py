@@ -25,7 +25,8 @@ _DEPTH_MAX = 12
 
 # Daraja's timeout message echoes our request, credential and all (daraja.md §4.4).
 _SECRET_VALUE = re.compile(
-    rb'("(?:SecurityCredential|Password|InitiatorPassword|access_token|Authorization)"\s*:\s*")((?:[^"\\]|\\.)*)',
+    rb'("(?:SecurityCredential|Password|InitiatorPassword|access_token|Authorization)"'
+    rb'\s*(?::|,\s*"Value"\s*:)\s*")((?:[^"\\]|\\.)*)',  # as a field, or as one of Daraja's named items
     re.IGNORECASE | re.DOTALL,
 )
 REPLACED = b"[replaced]"

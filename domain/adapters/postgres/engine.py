@@ -195,10 +195,15 @@ def connection_arguments(url: str) -> tuple[URL, dict[str, Any]]:
 
 def _ssl(mode: str, root_certificate: str | None) -> Any:
     """What asyncpg takes for libpq's `sslmode`."""
+    if mode == "require" and root_certificate is not None:
+        mode = "verify-ca"  # as libpq does
     if mode in ("disable", "allow", "prefer", "require"):
         return mode
     if mode not in ("verify-ca", "verify-full"):
         raise ValueError("has an sslmode that is none of libpq's")
-    tls = ssl.create_default_context(cafile=root_certificate)
+    try:
+        tls = ssl.create_default_context(cafile=root_certificate)
+    except (OSError, ssl.SSLError):
+        raise ValueError("has an sslrootcert that cannot be read") from None
     tls.check_hostname = mode == "verify-full"
     return tls
