@@ -95,15 +95,15 @@ class Receiver:
         except Exception:
             # A bug of ours, or rows that refuse: the bytes are kept all the same, and somebody will look.
             log.exception("callback_not_processed", payment_id=str(payment_id), operation=callback.operation)
-            return await self._store(raw_change(payment_id, callback))
+            return await self._store(raw_change(payment_id, callback), retried=Exception)
 
-    async def _store(self, change: Change) -> ChangeResult:
+    async def _store(self, change: Change, retried: type[Exception] = StoreUnavailable) -> ChangeResult:
         give_up_at = asyncio.get_running_loop().time() + _STORE_TRY_SECONDS
         while True:
             try:
                 async with asyncio.timeout_at(give_up_at):
                     return await self.resources.changes.change(change)
-            except (StoreUnavailable, TimeoutError) as error:
+            except (retried, TimeoutError) as error:
                 if asyncio.get_running_loop().time() + _STORE_RETRY_SECONDS >= give_up_at:
                     raise StoreUnavailable from error
                 await asyncio.sleep(_STORE_RETRY_SECONDS)

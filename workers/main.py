@@ -52,8 +52,9 @@ _AT_ONCE_MAX = 100
 # arq's default of half a second caps a worker at about 20 jobs a second.
 _POLL_SECONDS = 0.02
 
-# A job ends long before: readying waits at most for a token, and a send for half a lease and one call.
-_JOB_SECONDS_MAX = 900
+# Beyond the lease, for what comes before the claim. A job that takes longer is let go (its send goes on by itself): arq
+# hides a dead worker's jobs for as long, and they take up places at the head of the queue.
+_JOB_SECONDS_BEYOND_LEASE = 30
 
 # Of the 20 s that SIGTERM leaves us: sends on the wire have at most 15 s to go, then their answers are stored.
 _SENDS_DRAIN_SECONDS = 15.5
@@ -76,6 +77,7 @@ class _Parts:
     announcer: Announcer
     changes: Changing
     sweeping: Sweeping
+    job_seconds_max: float
 
 
 async def run_worker(settings: WorkerSettings) -> None:
@@ -159,7 +161,8 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
                 claim=claim_terms, inquiry_interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds)
             ),
         )
-        yield _Parts(redis, submitter, sweeper, announcer, changes, sweeping)
+        job_seconds_max = settings.submitting_lease_seconds + _JOB_SECONDS_BEYOND_LEASE
+        yield _Parts(redis, submitter, sweeper, announcer, changes, sweeping, job_seconds_max)
 
 
 async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
@@ -171,7 +174,7 @@ async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
             handle_signals=False,
             max_jobs=_AT_ONCE_MAX,
             poll_delay=_POLL_SECONDS,
-            job_timeout=_JOB_SECONDS_MAX,
+            job_timeout=parts.job_seconds_max,
             keep_result=0,
             max_tries=1_000_000,  # a job that was cut short runs again, harmlessly; arq need not count
             retry_jobs=True,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from collections.abc import MutableMapping
 from typing import Any
 
+import asyncpg
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
+from sqlalchemy.exc import DBAPIError
 
 accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
 replayed = Counter("mkwanja_replays_total", "Answers given again under a used idempotency key")
@@ -32,6 +36,7 @@ def set_up_logging(level: str, *, process: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            without_rows,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
@@ -40,10 +45,24 @@ def set_up_logging(level: str, *, process: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    logging.basicConfig(handlers=[_ToStructlog()], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    logging.basicConfig(handlers=[LibraryLogs()], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 
-class _ToStructlog(logging.Handler):
+def without_rows(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A database's error quotes the row that it refused, and rows hold phone numbers: its kind and place are enough."""
+    given = event.get("exc_info")
+    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
+    if isinstance(given, tuple):
+        error = given[1]
+    if isinstance(error, (DBAPIError, asyncpg.PostgresError)):
+        del event["exc_info"]
+        event["error"] = type(error).__name__
+        event["sqlstate"] = getattr(getattr(error, "orig", error), "sqlstate", None)
+        event["traceback"] = "".join(traceback.format_tb(error.__traceback__))
+    return event
+
+
+class LibraryLogs(logging.Handler):
     """Library logs in our form. What they say of a peer's faults is a warning, and repeats nothing that the peer sent."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -17,6 +17,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.asyncio.connection import parse_url
+
+from domain.adapters.postgres.engine import connection_arguments
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -85,6 +88,22 @@ HttpUrl = Annotated[str, AfterValidator(_checked_url("http", "https"))]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
+    """What will read a URL later reads it now: all wrong settings are named at once."""
+
+    def check(url: str) -> str:
+        parse(url)
+        return url
+
+    return AfterValidator(check)
+
+
+DatabaseUrl = Annotated[
+    str, AfterValidator(_checked_url("postgresql", "postgres")), _understood_by(connection_arguments)
+]
+RedisUrl = Annotated[str, AfterValidator(_checked_url("redis", "rediss")), _understood_by(parse_url)]
+
+
 class _Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, validate_default=True)
 
@@ -98,14 +117,14 @@ class _Settings(BaseSettings):
 class MigrationSettings(_Settings):
     """All that alembic needs."""
 
-    database_url: Annotated[str, AfterValidator(_checked_url("postgresql", "postgres"))]
+    database_url: DatabaseUrl
 
 
 class SharedSettings(MigrationSettings):
     """What every process reads."""
 
     database_pool_size: int = Field(10, ge=1, le=200)
-    redis_url: Annotated[str, AfterValidator(_checked_url("redis", "rediss"))]
+    redis_url: RedisUrl
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("log_level", mode="before")

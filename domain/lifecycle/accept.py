@@ -81,7 +81,7 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
         if payment.stage is Stage.FAILED and payment.failure == _CANCELLED:
             return Decided(payment=payment)
         after = payment.after(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
-        if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED:
+        if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or payment.needs_review:
             raise TooLateToCancel
         return Decided(payment=after, what=FactName.CANCELLED_BY_CALLER, event=event_type(payment, after))
 

@@ -22,7 +22,7 @@ class Announcer:
     def __init__(self, store: SweepingStore, bell: Bell) -> None:
         self._store = store
         self._bell = bell
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
 
     def announce_soon(self, result: ChangeResult) -> None:
         """Publishes what `result` owes, if it owes anything."""
@@ -31,8 +31,8 @@ class Announcer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def announce(self, announcement: Announcement) -> None:
-        """Publishes, then records it. A failure is left to the sweeper."""
+    async def announce(self, announcement: Announcement) -> bool:
+        """Publishes, then records it; whether both were done. A failure is left to the sweeper."""
         try:
             await self._bell.ring(announcement)
             await self._store.record_announced(announcement)
@@ -40,6 +40,9 @@ class Announcer:
             log.warning("announcement_postponed", payment_id=str(announcement.payment_id), error=type(error).__name__)
         except Exception:
             log.exception("announcement_failed", payment_id=str(announcement.payment_id))
+        else:
+            return True
+        return False
 
     async def drain(self) -> None:
         """Waits for what was begun."""

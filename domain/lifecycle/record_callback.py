@@ -168,6 +168,9 @@ def _learned(payment: Payment, after: Payment, fact: Fact, report: Report, dispo
 
 def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
     """Says nothing final, but enough to ask Daraja at once."""
+    if payment.stage is Stage.ACCEPTED and report.word is not Word.TIMEOUT:
+        # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be sent now.
+        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     return Decided(
         payment=_asked_sooner(payment, context.now),
         attempt_id=payment.attempt_named_by(report.ids),

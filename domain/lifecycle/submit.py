@@ -153,9 +153,11 @@ class Submitter:
         for wait_seconds in (*_RECORD_TRIES_SECONDS, None):
             try:
                 self._announcer.announce_soon(await self._changes.change(change))
-            except StoreUnavailable:
+            except Exception as error:
+                # Whatever it is: the answer is known to nobody else, so it is tried again.
+                log.warning("answer_not_recorded_yet", payment_id=str(change.payment_id), error=type(error).__name__)
                 if wait_seconds is None:
-                    log.error("answer_not_recorded", payment_id=str(change.payment_id))  # noqa: TRY400 - expected kind
+                    log.exception("answer_not_recorded", payment_id=str(change.payment_id))
                     return
                 await asyncio.sleep(wait_seconds)
             else:
@@ -195,6 +197,8 @@ def answer_change(
         if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
             return Decided(payment=payment)  # this attempt's claim was never committed
         after = payment.after(fact)
+        if payment.stage is Stage.SUBMITTING and payment.attempt_id != attempting.attempt_id:
+            after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
         contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
         if contradicts or context.ids_of_others:
             after = replace(after, needs_review=True)
@@ -219,6 +223,8 @@ def expiry(payment_id: UUID, terms: ClaimTerms) -> Change:
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now - payment.created_at < terms.expires_after[payment.kind]:
             return Decided(payment=payment)
+        if payment.needs_review:
+            return Decided(payment=payment)  # something says that it may have acted after all: a person decides
         after = payment.after(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
         what = FactName.TOO_OLD if after.stage is not payment.stage else None
         return Decided(payment=after, what=what, event=event_type(payment, after))

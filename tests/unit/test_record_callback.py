@@ -51,7 +51,7 @@ failure     awaiting_result  failed           finalized                mkwanja.p
 failure     in_doubt         failed           finalized                mkwanja.payment.failed
 failure     succeeded        succeeded        contradiction            .
 failure     failed           failed           duplicate                .
-undecided   accepted         accepted         inquiry_brought_forward  .
+undecided   accepted         accepted         contradiction            .
 undecided   submitting       submitting       inquiry_brought_forward  .
 undecided   awaiting_result  awaiting_result  inquiry_brought_forward  .
 undecided   in_doubt         in_doubt         inquiry_brought_forward  .
@@ -202,8 +202,10 @@ def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stag
 @pytest.mark.parametrize("stage", PENDING)
 def test_a_success_without_receipt_or_amount_brings_the_inquiry_forward(stage: Stage, missing: dict[str, Any]) -> None:
     decision = decided(a_payment(stage=stage), a_report(**missing))
-    assert (payment_of(decision).stage, decision.disposition) == (stage, D.INQUIRY_BROUGHT_FORWARD)
-    assert decision.is_flagged
+    # One that was never sent, as far as we can prove, is for a person: it must not be sent now.
+    expected = D.CONTRADICTION if stage is S.ACCEPTED else D.INQUIRY_BROUGHT_FORWARD
+    assert (payment_of(decision).stage, decision.disposition) == (stage, expected)
+    assert (decision.is_flagged, payment_of(decision).needs_review) == (True, stage is S.ACCEPTED)
     if stage in (S.AWAITING_RESULT, S.IN_DOUBT):
         assert payment_of(decision).next_step_at == NOW
 

@@ -124,12 +124,27 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
 def test_an_answer_leads_where_the_stage_table_says(
     stage: Stage, outcomes: tuple[Outcome | None, ...], error: ProviderError | None, expected: Stage
 ) -> None:
-    decision = answered(a_payment(stage=stage, attempts=attempts_with(*outcomes)), error)
+    payment = a_payment(stage=stage, attempts=attempts_with(*outcomes), attempt_id=an_attempt_id())
+    decision = answered(payment, error)
     after = payment_of(decision)
     assert after.stage is expected
     assert (decision.what is not None) == (expected is not stage or after.needs_review)
     assert decision.event == (EventType.FAILED if expected is Stage.FAILED is not stage else None)
     assert after.failure == (NO if expected is Stage.FAILED is not stage else a_payment(stage=stage).failure)
+
+
+@pytest.mark.parametrize("error", [None, Refused(NO), Unreachable(), OutcomeUnknown()])
+def test_a_word_about_an_old_attempt_leaves_a_newer_one_that_is_under_way_alone(error: ProviderError | None) -> None:
+    """What came of the old attempt is recorded; the stage and the lease belong to the newer one."""
+    payment = a_payment(stage=Stage.SUBMITTING, attempts=attempts_with(None, None))
+    after = payment_of(answered(payment, error))
+    assert (after.stage, after.lease_until, after.attempt_id) == (
+        Stage.SUBMITTING,
+        payment.lease_until,
+        payment.attempt_id,
+    )
+    assert after.attempts[0].outcome is not None
+    assert after.attempts[1].outcome is None
 
 
 def test_the_answers_find_payments_in_every_stage() -> None:

@@ -65,7 +65,7 @@ def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[st
 
 def _error(kind: Kind, status: int, message: Mapping[str, Any] | None) -> ProviderError:
     code, text = _code_and_text(message)
-    if code in _TOKEN_CODES or status == 401:
+    if code in _TOKEN_CODES or (status == 401 and code is None):
         return TokenRefused(code=code or "401")
     if _is_throttled(status, code, text):
         return Throttled(code=code or "429", wait_seconds=_THROTTLED_WAIT_SECONDS)

@@ -143,14 +143,18 @@ class TokenSource:
                 timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS),
             ) as response:
                 status = response.status
-                body = await response.content.read(_BODY_BYTES_MAX)
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > _BODY_BYTES_MAX:
+                        break
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable("the access token could not be fetched") from error
         if status == 400:
             # Daraja answers a wrong key or secret with an empty 400 (daraja.md §1).
             log.error("daraja_credentials_refused")
             raise Refused(Failure(FailureReason.CONFIGURATION, True, "400"), "the consumer key or secret was refused")
-        return _token_of(status, body, now)
+        return _token_of(status, bytes(body), now)
 
 
 def _token_of(status: int, body: bytes, now: float) -> Token:

@@ -17,9 +17,16 @@ import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
-from domain.adapters.postgres.engine import CommitOutcomeUnknown, Database, is_about_rows
+from domain.adapters.postgres.engine import (
+    CONTENDED,
+    CommitOutcomeUnknown,
+    Database,
+    is_about_rows,
+    is_unavailable,
+    sqlstate,
+)
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
-from domain.errors import ClaimUnknown, StoreUnavailable
+from domain.errors import ClaimUnknown
 from domain.payment import FactName, Payment, Stage
 from domain.ports import ClaimTerms, Due
 from domain.values import Kind
@@ -45,7 +52,7 @@ free AS (
     SET stage = '{Stage.SUBMITTING}', attempt_id = sent.attempt_id, lease_until = now() + sent.lease,
         next_step_at = now() + sent.lease, sequence = payment.sequence + 1, updated_at = now()
     FROM sent JOIN free ON free.id = sent.id
-    WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}'
+    WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}' AND NOT payment.needs_review
       AND payment.created_at > now() - CASE payment.kind
             WHEN '{Kind.DEPOSIT}' THEN sent.deposit_age
             WHEN '{Kind.WITHDRAWAL}' THEN sent.withdrawal_age
@@ -66,10 +73,9 @@ free AS (
 SELECT * FROM claimed
 """)
 
-# Its stage too: while the COMMIT's answer was lost, a callback may have ended the payment.
-_CLAIMED_BY = text(f"""
-SELECT * FROM mkwanja.payments WHERE attempt_id = ANY(CAST(:attempt_ids AS uuid[])) AND stage = '{Stage.SUBMITTING}'
-""")
+# By payment and locked: a COMMIT that is still under way holds the row, and is waited for. Its stage too: meanwhile a
+# callback may have ended the payment.
+_CLAIMED_BY = text("SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE")
 
 _WAIT_COLUMNS = {"id": "uuid", "wait": "interval"}
 _POSTPONE = text(f"""
@@ -146,9 +152,12 @@ class Claiming:
             await asyncio.sleep(wait_seconds)
             try:
                 async with self._database.transaction() as transaction:
-                    return await transaction.rows(_CLAIMED_BY, {"attempt_ids": [claim.attempt_id for claim in batch]})
-            except StoreUnavailable:
-                continue
+                    rows = await transaction.rows(_CLAIMED_BY, {"ids": sorted(claim.payment_id for claim in batch)})
+            except Exception as error:
+                if not is_unavailable(error) and sqlstate(error) not in CONTENDED:
+                    raise
+            else:
+                return [row for row in rows if row.stage == Stage.SUBMITTING]
         raise ClaimUnknown
 
 

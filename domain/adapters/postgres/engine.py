@@ -34,9 +34,11 @@ _OPEN = text(
     " set_config('idle_in_transaction_session_timeout', '5s', true), now()"
 )
 
-# asyncpg's SQLSTATE classes that say nothing of our rows, only that this server or this wait gave up: connection
-# failures, resources, shutdown, and the limits above.
-_NOT_THE_ROWS = ("08", "53", "57", "25P03")
+# SQLSTATE classes that a row of ours may be the reason of: cardinality, data, constraints, conflicts, a held lock; and
+# 42, which is a bug in our SQL. All else says only that this server cannot, now: it is away, full, read-only, failing
+# over, not migrated yet.
+_ABOUT_ROWS = ("21", "22", "23", "40", "42", "55P03")
+_NOT_MIGRATED = ("42P01", "42501")
 
 # Lock timeout and deadlock: somebody else holds the row; the same work may be tried again.
 CONTENDED = ("55P03", "40P01")
@@ -68,9 +70,11 @@ class Database:
         driver_url, connect_args = connection_arguments(url)
         connect_args["server_settings"] = {"application_name": application_name}
         options = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": POOL_WAIT_SECONDS}
-        self._engine = create_async_engine(driver_url, connect_args=connect_args, **options)
+        self._engine = create_async_engine(driver_url, connect_args=connect_args, hide_parameters=True, **options)
         # Connects when it is used, which only a release does: a migration may take its time.
-        self._patient_engine = create_async_engine(driver_url, connect_args={**connect_args, "command_timeout": None})
+        self._patient_engine = create_async_engine(
+            driver_url, connect_args={**connect_args, "command_timeout": None}, hide_parameters=True
+        )
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -152,7 +156,7 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         state = sqlstate(error)
         if state is not None:
-            return state.startswith(_NOT_THE_ROWS)
+            return state in _NOT_MIGRATED or not state.startswith(_ABOUT_ROWS)
         return error.connection_invalidated or is_unavailable(error.orig or Exception())
     if error.__cause__ is not None and error.__cause__ is not error:
         return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around what asyncpg said

@@ -24,7 +24,7 @@ _JOB_KEPT_SECONDS = 600
 # in front, so that payments whose wake-up was lost still get their turn.
 _QUEUE_LENGTH_ENOUGH = 200
 _ALWAYS_WOKEN = 20
-_AHEAD_MS = 60_000
+_AHEAD_MS = 900_000  # also ahead of a dead worker's jobs, for as long as arq hides those (lease 600 s and some)
 
 
 # Without any worker the queue must not grow for ever. The oldest go first: the sweeper knows their payments anyway.
