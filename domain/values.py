@@ -163,8 +163,3 @@ def reference_from(payment_id: UUID) -> str:
     """
     bits = payment_id.int & ((1 << 60) - 1)
     return "".join(_REFERENCE_ALPHABET[(bits >> shift) & 31] for shift in range(55, -1, -5))
-
-
-def masked_phone_number(text: str) -> str:
-    """`text` as a log may show it: enough to recognise, not enough to call."""
-    return text[:6] + "…" + text[-3:] if len(text) > 9 else "…"

@@ -19,7 +19,7 @@ from domain.adapters.postgres.reading import Reading
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import available, connect
-from domain.adapters.settings import SharedSettings, impossible
+from domain.adapters.settings import SharedSettings
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.lifecycle.announce import Announcer
 
@@ -38,12 +38,8 @@ class Resources:
 
     def __init__(self, settings: SharedSettings, *, process: str) -> None:
         name = f"mkwanja-{process}"
-        with impossible("DATABASE_URL"):
-            self.database = Database(
-                settings.database_url, pool_size=settings.database_pool_size, application_name=name
-            )
-        with impossible("REDIS_URL"):
-            self.redis: ArqRedis = connect(settings.redis_url, client_name=name)
+        self.database = Database(settings.database_url, pool_size=settings.database_pool_size, application_name=name)
+        self.redis: ArqRedis = connect(settings.redis_url, client_name=name)
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
         self.changes = Changing(self.database, gate=gate)
         self.reading = Reading(self.database)

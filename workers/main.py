@@ -34,7 +34,7 @@ from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import SUBMIT_JOB, RedisWakeups, job_bytes, job_from_bytes
-from domain.adapters.settings import WorkerSettings, impossible
+from domain.adapters.settings import WorkerSettings
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.reconcile import Sweeper, SweepTerms
 from domain.lifecycle.submit import Submitter, SubmitTerms
@@ -110,13 +110,11 @@ async def run_worker(settings: WorkerSettings) -> None:
 @asynccontextmanager
 async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIterator[_Parts]:
     async with AsyncExitStack() as stack:
-        with impossible("DATABASE_URL"):
-            database = Database(
-                settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
-            )
+        database = Database(
+            settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
+        )
         stack.push_async_callback(_within, _CLOSE_SECONDS, database.close)
-        with impossible("REDIS_URL"):
-            redis = connect(settings.redis_url, client_name="mkwanja-worker")
+        redis = connect(settings.redis_url, client_name="mkwanja-worker")
         stack.push_async_callback(_within, _CLOSE_SECONDS, redis.aclose)
         session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
         client = DarajaClient(

@@ -153,11 +153,6 @@ def test_payments_that_differ_in_their_random_part_have_different_references() -
     assert len(references) == 60
 
 
-@pytest.mark.parametrize(("text", "shown"), [("254711000111", "254711…111"), ("0711", "…"), ("", "…")])
-def test_a_log_shows_a_phone_number_only_in_part(text: str, shown: str) -> None:
-    assert values.masked_phone_number(text) == shown
-
-
 def test_no_two_callers_share_a_scope_of_keys() -> None:
     callers = [("https://a", "bc"), ("https://ab", "c"), ("", "https://abc"), ("8:https://a", "bc"), ("a", "1:b")]
     assert len({Caller(issuer, subject, Role.BACKEND).key for issuer, subject in callers}) == len(callers)
