@@ -114,12 +114,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A payment whose next step is due. `age` counts from acceptance, by the database's clock."""
+    """A payment whose next step is due. `age` counts from acceptance, by the database's clock.
+
+    `is_held`: no claim could succeed now, because a brake is engaged or a person is to look at it first. It is only a look;
+    the claim's own WHERE decides.
+    """
 
     payment_id: UUID
     kind: Kind
     stage: Stage
     age: timedelta
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,5 @@ async def submit_payment(context: dict[Any, Any], payment_id: str) -> None:
         # Postgres or Redis is away. The row keeps its due time; the sweeper brings it back.
         log.warning("job_postponed", payment_id=payment_id, error=type(error).__name__)
     except Exception:
-        log.exception(
-            "job_failed", payment_id=payment_id
-        )  # told here: arq would log the error's text, which may quote a row
+        # Told here: arq would log the error's text, which may quote a row.
+        log.exception("job_failed", payment_id=payment_id)

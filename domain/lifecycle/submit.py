@@ -93,6 +93,8 @@ class Submitter:
         if found.age >= self._terms.claim.expires_after[found.kind]:
             self._announcer.announce_soon(await self._changes.change(expiry(payment_id, self._terms.claim)))
             return
+        if found.is_held:
+            return  # before it costs one of the requests that others could make; it is looked at again in seconds
         try:
             async with self._provider.readied(found.kind):
                 # From the claim on nobody may interrupt: a cancelled job must not leave a payment claimed and unsent.

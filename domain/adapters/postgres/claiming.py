@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -31,8 +31,10 @@ from domain.payment import FactName, Payment, Stage
 from domain.ports import ClaimTerms, Due
 from domain.values import Kind
 
-_LOOK = text("""
-SELECT id, kind, stage, now() - created_at AS age FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
+_LOOK = text(f"""
+SELECT id, kind, stage, now() - created_at AS age,
+    needs_review OR (kind <> '{Kind.DEPOSIT}' AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged)) AS is_held
+FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _CLAIM_COLUMNS = {
@@ -124,7 +126,7 @@ class Claiming:
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_LOOK, {"ids": list(ids)})
-        found = {row.id: due_from(row) for row in rows}
+        found = {row.id: replace(due_from(row), is_held=row.is_held) for row in rows}
         return [found.get(payment_id) for payment_id in ids]
 
     async def _wait_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
