@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Literal
 
 from tests.simulator.callbacks import Courier
-from tests.simulator.catalogue import Code
 from tests.simulator.ledger import Kind, Ledger, Movement
 from tests.simulator.results import message_of
 from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.script import Code
 from tests.simulator.shapes import Identities, iso, nairobi_now, placeholder_receipt
 from tests.simulator.switches import Switches
 
@@ -83,6 +83,10 @@ class Book:
         """An accepted payment. A repeated OriginatorConversationID does not displace the first."""
         self.by_provider_id[payment.provider_id] = payment
         self.by_originator_id.setdefault(payment.originator_id, payment)
+
+    def find(self, name: str) -> Payment | None:
+        """By any of the identifiers."""
+        return self.by_provider_id.get(name) or self.by_originator_id.get(name) or self.by_receipt.get(name)
 
     def clear(self) -> None:
         """Forget all of them, and with them which OriginatorConversationIDs were seen."""

@@ -5,9 +5,10 @@ none: every accepted call pays.
 """
 
 from tests.simulator.answers import envelope
-from tests.simulator.catalogue import CATALOGUE, Code
+from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.life import Book, Lives, Payment
 from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.script import Code
 from tests.simulator.settings import Merchant, Vault
 from tests.simulator.shapes import Identities, Reply, reply
 from tests.simulator.switches import Switches

@@ -7,7 +7,8 @@ know, so a rule for any API is spent only where it means something.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.simulator.catalogue import ALL, APPROVE, CATALOGUE, PAYMENTS, Code, Script
+from tests.simulator.catalogue import APPROVE, CATALOGUE
+from tests.simulator.script import ALL, PAYMENTS, Code, Script
 from tests.simulator.switches import Switches
 from tests.simulator.validation import as_amount, as_text
 
@@ -49,6 +50,11 @@ class Choice:
         """A numeric parameter."""
         value = self.params.get(name)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def names(self, name: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+        """A parameter that is a list, as texts."""
+        value = self.params.get(name)
+        return tuple(str(one) for one in value) if isinstance(value, list | tuple) else otherwise
 
     def code(self, *, payout: bool) -> Code:
         """The result code."""

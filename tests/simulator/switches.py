@@ -31,7 +31,8 @@ class Switches:
     repeat_rule: bool = False  # §2.4: code 17, same amount and line within two minutes
     in_flight_shape: str = "A"  # §3
     stray_500: float = 0.0  # §3: share of queries of known ids that get a 500 for nothing
-    query_limiter: bool = False  # §3: 5 in 60 s, burst 1, in unscaled seconds
+    query_limiter: bool = False  # §3: 5 in 60 s, burst 1
+    query_limit_seconds: float = 12.0  # §3: what lies between two queries under the limiter, never scaled
     duplicate_ocid: str = "sync"  # §4.2: 500.002.1001 at once, or result 15 later
     strict_till_identifier: bool = False  # §5: a till needs RecieverIdentifierType 2, or sources say 4 will do
     status_echoes_target: bool = False  # §6.1: the inquiry's own OCID may echo the target's
