@@ -7,6 +7,8 @@ and names the permitted ones.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
+from tests.simulator.chaos import check_plan
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "token_policy": ("invalidate_previous", "keep_all"),
     "expires_in": ("number", "string"),
@@ -21,6 +23,7 @@ class Switches:
 
     time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
     magic: bool = True  # magic phone numbers and amounts choose scenarios
+    chaos: dict[str, object] | None = None  # chaos.py: scenarios by lot, for calls that meet no rule
     token_policy: str = "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
     expires_in: str = "number"  # §1: sources disagree on the JSON type
     token_ttl_seconds: int = 3599  # §1
@@ -53,11 +56,14 @@ class Switches:
                 raise ValueError(f"no switch {name!r}; there are {', '.join(sorted(known))}")
             self._check(name, value)
         for name, value in wanted.items():
-            setattr(self, name, float(value) if isinstance(getattr(self, name), float) else value)  # type: ignore[arg-type]
+            setattr(self, name, _own(value, like=getattr(self, name)))
 
     def _check(self, name: str, value: object) -> None:
         current = getattr(self, name)
-        if name in CHOICES:
+        if name == "chaos":
+            if value is not None:
+                check_plan(value)
+        elif name in CHOICES:
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}")
         elif isinstance(current, bool):
@@ -67,3 +73,10 @@ class Switches:
             raise ValueError(f"{name} is a number from 0")
         elif isinstance(current, int) and not isinstance(value, int):
             raise ValueError(f"{name} is a whole number")
+
+
+def _own(value: object, *, like: object) -> object:
+    """The value as it is kept: in the switch's type, and a plan as a copy, which is how a new one is known."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return float(value) if isinstance(like, float) and isinstance(value, int | float) else value
