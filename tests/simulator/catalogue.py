@@ -126,6 +126,13 @@ TELLING = (
         sentence="Money moves and no result is ever delivered.",
     ),
     Script(
+        name="held_callback",
+        number=66,
+        apis=PAYMENTS | {"status"},
+        held=True,
+        sentence="Money moves and the result is held back until `POST /_control/callbacks/release`.",
+    ),
+    Script(
         name="timeout_message",
         number=55,
         apis=ASYNC,

@@ -218,4 +218,7 @@ class Lives:
 
     async def _tell(self, payment: Payment, outcome: Outcome) -> None:
         body, headers = message_of(payment, outcome)
-        await self._courier.post(payment.result_url, body, headers=headers, copies=payment.choice.copies)
+        choice = payment.choice
+        await self._courier.post(
+            payment.result_url, body, headers=headers, copies=choice.copies, hold=choice.script.held
+        )

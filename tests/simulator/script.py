@@ -31,6 +31,7 @@ class Script:
     result_seconds: float | None = None
     callbacks: int = 1
     callback_first: bool = False
+    held: bool = False  # the result waits until the control API releases it
     quirks: frozenset[str] = field(default_factory=frozenset)  # names that results.py knows
     timeout_message: bool = False
     result_follows: bool = True

@@ -92,7 +92,7 @@ class TransactionStatus:
 
     async def _tell(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> None:
         result = self._result(body, choice, inquiry, refusal)
-        await self._courier.post(str(body["ResultURL"]), result, copies=choice.copies)
+        await self._courier.post(str(body["ResultURL"]), result, copies=choice.copies, hold=choice.script.held)
 
     def _result(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> dict[str, object]:
         conversation_id, originator_id = inquiry

@@ -42,6 +42,7 @@ class Switches:
     utility_balance: int = 10_000_000_000  # §4.7: what B2C pays from, in whole shillings
     working_balance: int = 10_000_000_000  # §5: what B2B pays from
     initiator_locked: bool = False  # §4.5: set by three wrong credentials
+    hold_callbacks: bool = False  # results and timeout messages wait until the control API releases them
     callback_keep_alive: bool = False  # a reused connection could lose a callback that Daraja sends once
 
     def shown(self) -> dict[str, object]:
