@@ -65,7 +65,8 @@ async def test_it_is_released_together(probe: Probe) -> None:
     """No request waits for another's answer."""
     held = await three_held(probe)
     probe.receiver.answers_after = 3  # nobody is answered before all have arrived
-    await probe.control("POST", RELEASE, {"order": "at_once"})
+    answer = await probe.control("POST", RELEASE, {"order": "at_once"})
+    assert [item["status"] for item in answer.body["items"]] == [200] * 3
     assert sorted(told(probe)) == sorted(held)
 
 

@@ -110,9 +110,9 @@ class B2C:
         return Facts(phone, phone, as_amount(body.get("Amount")), (reference,), str(body.get("ResultURL", "")))
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Accept a payout, once per OriginatorConversationID, whatever became of the first (§4.2)."""
+        """Accept a payout, once for a shortcode's OriginatorConversationID, whatever became of the first (§4.2)."""
         payment = self._payment(body, choice)
-        if payment.originator_id in self._book.by_originator_id:
+        if self._book.is_used(payment):
             answered_later = (
                 self._switches.duplicate_ocid == "async" or choice.script is CATALOGUE["duplicate_ocid_async"]
             )

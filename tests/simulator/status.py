@@ -123,7 +123,7 @@ class TransactionStatus:
         receipt, originator_id = _asked(body)
         if receipt:
             return self._book.by_receipt.get(receipt)
-        payment = self._book.by_originator_id.get(originator_id)
+        payment = self._book.by_originator_id(originator_id)
         told = payment.outcome if payment is not None else None
         if told is not None and str(told.code) == "15" and not told.moved:
             return None  # a scenario answered a first call with 15: no transaction, and no failure of one
