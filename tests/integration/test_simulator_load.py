@@ -106,10 +106,10 @@ class TestRules:
         self, probe: Probe, field: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A run may have a rule for each payment."""
+        probe.simulator.scenario("spike_arrest_apigee", reference="p1")
         for number in range(1000):
             match: dict[str, Any] = {field: number if field == "amount" else f"other-{number}"}
             probe.simulator.scenario("html_503", **match)
-        probe.simulator.scenario("spike_arrest_apigee", reference="p1")
         looked_at = []
         covers = Match.covers
 
