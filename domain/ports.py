@@ -148,6 +148,16 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What a sweep finds at a glance."""
+
+    due: Mapping[Step, int]
+    owes_events: bool
+    engaged_brakes: frozenset[str]
+    breaker_is_open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
     """An event that subscribers are to hear: at least once, always these bytes."""
 
@@ -214,8 +224,8 @@ class ClaimingStore(Protocol):
 class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
-    async def count_due(self, step: Step, *, limit: int) -> int:
-        """How many payments have `step` due, counted up to `limit`."""
+    async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
+        """What there is to do, at a glance: due steps counted up to `limit`, events that are owed for so long."""
         ...
 
     async def take_due(self, step: Step, *, limit: int, next_step_in: timedelta) -> list[Due]:
