@@ -111,6 +111,22 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
     return Payment(kind=kind, stage=stage, attempts=attempts, **{**fields, **overrides})
 
 
+# The id by which Daraja can be asked about each kind; a withdrawal by its own, which it always has.
+ASKED_BY: dict[Kind, dict[str, str]] = {
+    Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
+    Kind.WITHDRAWAL: {},
+    Kind.BILL_PAYMENT: {"originator_conversation_id": "9d20-1"},
+}
+
+
+def a_due(kind: Kind = Kind.WITHDRAWAL, stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
+    """A payment that was sent twenty minutes ago, with unknown outcome, and is to be asked about now."""
+    sent_at = NOW - timedelta(minutes=20)
+    attempts = (a_send(Outcome.UNKNOWN, at=sent_at, **ASKED_BY[kind]),)
+    fields = {"kind": kind, "stage": stage, "attempts": attempts, "created_at": sent_at, "next_step_at": NOW}
+    return a_payment(**{**fields, **overrides})
+
+
 def a_report(word: Word = Word.SUCCESS, **overrides: Any) -> Report:
     """A message that agrees with `a_payment()` in everything that a message with its word carries."""
     fields: dict[str, Any] = {"code": "0", "ids": frozenset()}

@@ -22,7 +22,7 @@ from domain.inquiry import (
 )
 from domain.payment import Payment, Stage
 from domain.values import Kind
-from tests.builders import INQUIRY_TERMS, NOW, a_payment, a_send, an_attempt, an_inquiry, evidence_of
+from tests.builders import ASKED_BY, INQUIRY_TERMS, NOW, a_payment, a_send, an_attempt, an_inquiry, evidence_of
 
 V = Verdict
 TERMS = INQUIRY_TERMS
@@ -30,16 +30,11 @@ SECOND, INSTANT = timedelta(seconds=1), timedelta(microseconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 WINDOW_ENDS = SENT_AT + TERMS.result_window
 FIRST_AFTER = TERMS.first_after
-ASKABLE = {
-    Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
-    Kind.WITHDRAWAL: {},
-    Kind.BILL_PAYMENT: {"originator_conversation_id": "9d20-1"},
-}
 
 
 def a_sent(kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = True, **overrides: Any) -> Payment:
     """A payment that was sent twenty minutes ago."""
-    ids = ASKABLE[kind] if askable else {}
+    ids = ASKED_BY[kind] if askable else {}
     attempts = (a_send(Outcome.UNKNOWN, at=SENT_AT, **ids),)
     created_at = SENT_AT - SECOND
     return a_payment(**{"kind": kind, "stage": stage, "attempts": attempts, "created_at": created_at, **overrides})
