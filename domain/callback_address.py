@@ -37,7 +37,7 @@ TIMEOUT_OPERATIONS = {
 }
 
 _NAMES = frozenset(operation.value for operation in Operation)
-_STATUS_OPERATION = re.compile(r"status-[1-9]\d{0,5}(-timeout)?", re.ASCII)
+_STATUS_OPERATION = re.compile(r"status-([1-9]\d{0,5})(-timeout)?", re.ASCII)
 
 # 160 bits: more than anyone can guess, and an address that stays short.
 _TOKEN_BYTES = 20
@@ -52,7 +52,24 @@ def fits_kind(operation: str, kind: Kind) -> bool:
     """Whether a message of `operation` can be about a payment of `kind`."""
     if operation in _NAMES:
         return operation in (RESULT_OPERATIONS[kind], TIMEOUT_OPERATIONS.get(kind))
-    return _STATUS_OPERATION.fullmatch(operation) is not None
+    # A deposit is asked about by STK query, which answers at once.
+    return kind is not Kind.DEPOSIT and inquiry_number(operation) is not None
+
+
+def status_operation(number: int, *, for_timeout: bool = False) -> str:
+    """The operation under which the answer to inquiry `number` comes, or Daraja's word that it is late."""
+    return f"status-{number}-timeout" if for_timeout else f"status-{number}"
+
+
+def inquiry_number(operation: str) -> int | None:
+    """Which inquiry a message of `operation` belongs to, or None where it is a message about the payment itself."""
+    match = _STATUS_OPERATION.fullmatch(operation)
+    return int(match[1]) if match else None
+
+
+def is_timeout(operation: str) -> bool:
+    """Whether a message of `operation` says only that Daraja's queue was slow."""
+    return operation.endswith("-timeout")
 
 
 def token(secret: str, payment_id: str, operation: str) -> str:

@@ -13,7 +13,8 @@ PaymentServiceError
 │   ├── Unauthenticated
 │   ├── NotPermitted
 │   ├── PaymentNotFound            also for a payment of somebody else
-│   └── TooLateToCancel
+│   ├── TooLateToCancel
+│   └── ResolutionRefused          evidence stands against an operator's decision
 ├── Unavailable                    we must change something; the same request may be sent again
 │   ├── StoreUnavailable           Postgres cannot be reached, or does not answer in time
 │   │   └── ClaimUnknown           … and whether a claim was committed is not known
@@ -109,6 +110,10 @@ class PaymentNotFound(RequestRefused):
 
 class TooLateToCancel(RequestRefused):
     """The payment can no longer be proved unsent, so it was not cancelled. Poll its status for the result."""
+
+
+class ResolutionRefused(RequestRefused):
+    """Evidence stands against this decision."""
 
 
 class Unavailable(PaymentServiceError):

@@ -26,6 +26,7 @@ class FailureReason(StrEnum):
     CANCELLED_BY_CALLER = "cancelled_by_caller"
     REVERSED = "reversed"
     CONFIGURATION = "configuration"
+    RESOLVED_BY_OPERATOR = "resolved_by_operator"
 
 
 MESSAGES: dict[FailureReason, str] = {
@@ -42,6 +43,7 @@ MESSAGES: dict[FailureReason, str] = {
     FailureReason.NO_RESULT_CONFIRMED: "M-PESA gave no result, and its records show none. It may still arrive.",
     FailureReason.CANCELLED_BY_CALLER: "The caller cancelled the payment before it was sent.",
     FailureReason.REVERSED: "The payment was reversed.",
+    FailureReason.RESOLVED_BY_OPERATOR: "An operator found on M-PESA's own statement that no money moved.",
     FailureReason.CONFIGURATION: "The service's own M-PESA settings were refused. Its operators have been alerted.",
 }
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
 
+from domain.attempts import Attempt, Outcome, told
 from domain.failures import Failure
 from domain.values import Kind, Purpose
 
@@ -45,23 +46,6 @@ class Stage(StrEnum):
                 assert_never(unreachable)
 
 
-class Outcome(StrEnum):
-    """What came of one attempt. An attempt without one is under way, or its worker is gone: it may have acted."""
-
-    NOT_ACTED = "not_acted"  # proved without effect: nothing was written, or Daraja refused before acting
-    REFUSED = "refused"  # Daraja said no
-    FAILED = "failed"  # Daraja's result said no
-    ACKNOWLEDGED = "acknowledged"  # Daraja has it
-    RESENDABLE = "resendable"  # too busy to say; the same id may be sent again
-    DUPLICATE = "duplicate"  # Daraja had this id before
-    UNKNOWN = "unknown"  # no definite answer
-
-    @property
-    def is_accounted_for(self) -> bool:
-        """Whether this attempt is known to have moved no money."""
-        return self in (Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED)
-
-
 class FactName(StrEnum):
     """What can be learned about a payment, in the words of its history."""
 
@@ -73,6 +57,9 @@ class FactName(StrEnum):
     LEASE_EXPIRED = "lease_expired"
     TOO_OLD = "too_old"
     CANCELLED_BY_CALLER = "cancelled_by_caller"
+    NO_RESULT_CONFIRMED = "no_result_confirmed"
+    RESOLVED_PAID = "resolved_paid"
+    RESOLVED_UNPAID = "resolved_unpaid"
     SUCCESS_REPORTED = "success_reported"
     FAILURE_REPORTED = "failure_reported"
 
@@ -83,6 +70,7 @@ class Guard(StrEnum):
     ALWAYS = "always"
     ALL_ACCOUNTED_FOR = "every send is accounted for"
     NOTHING_ACTED = "no attempt can have acted"
+    RESEND_PERMITTED = "a resend is permitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +85,9 @@ class Rule:
 _SUCCESS = Rule(Stage.SUCCEEDED)
 _FAILURE = Rule(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR)
 
+# What only a person can find out, from the organisation's own statement (`python -m workers resolve`).
+_RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Rule(Stage.FAILED)}
+
 # What is not listed changes nothing: it is recorded, and flagged where it contradicts.
 TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
     Stage.ACCEPTED: {
@@ -104,6 +95,7 @@ TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
         FactName.TOO_OLD: Rule(Stage.FAILED),
         FactName.CANCELLED_BY_CALLER: Rule(Stage.FAILED),
         FactName.SUCCESS_REPORTED: _SUCCESS,
+        **_RESOLVED,
     },
     Stage.SUBMITTING: {
         FactName.ACKNOWLEDGED: Rule(Stage.AWAITING_RESULT),
@@ -117,33 +109,25 @@ TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
     Stage.AWAITING_RESULT: {
         FactName.SUCCESS_REPORTED: _SUCCESS,
         FactName.FAILURE_REPORTED: _FAILURE,
+        FactName.NO_RESULT_CONFIRMED: Rule(Stage.FAILED),
+        **_RESOLVED,
     },
     Stage.IN_DOUBT: {
+        FactName.CLAIMED: Rule(Stage.SUBMITTING, Guard.RESEND_PERMITTED),
         FactName.ACKNOWLEDGED: Rule(Stage.AWAITING_RESULT),
         FactName.REFUSED: _FAILURE,
         FactName.NOT_ACTED: Rule(Stage.ACCEPTED, Guard.NOTHING_ACTED),
         FactName.SUCCESS_REPORTED: _SUCCESS,
         FactName.FAILURE_REPORTED: _FAILURE,
+        FactName.NO_RESULT_CONFIRMED: Rule(Stage.FAILED),
+        **_RESOLVED,
     },
     Stage.FAILED: {
         FactName.SUCCESS_REPORTED: _SUCCESS,  # a correction: success outranks failure (rule 7)
+        FactName.RESOLVED_PAID: _SUCCESS,
     },
     Stage.SUCCEEDED: {},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One claim and what came of it. `provider_ids` holds the ids that Daraja gave it, by kind of id."""
-
-    id: UUID
-    number: int
-    outcome: Outcome | None = None
-    provider_ids: frozenset[tuple[str, str]] = frozenset()
-
-    @property
-    def is_accounted_for(self) -> bool:
-        return self.outcome is not None and self.outcome.is_accounted_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +135,8 @@ class Fact:
     """Something learned about a payment.
 
     `attempt_id` names the attempt that it is about, if one; `speaks_for_all` says that it is about every send of the
-    payment (a result that names the payment's own OriginatorConversationID does).
+    payment (a result that names the payment's own OriginatorConversationID does). `may_resend` is the verdict of
+    `inquiry.may_be_resent`, and `at` the time, for a claim.
     """
 
     name: FactName
@@ -161,6 +146,22 @@ class Fact:
     receipt: str | None = None
     recipient_name: str | None = None
     speaks_for_all: bool = False
+    may_resend: bool = False
+    at: datetime | None = None
+
+
+class Step(StrEnum):
+    """What is due at `next_step_at`: who looks for it, and what it may cost."""
+
+    SUBMIT = "submit"  # a claim and a send
+    END_LEASE = "end_lease"  # Postgres only: the worker said nothing in time
+    QUERY = "query"  # STK query: one of its budget
+    STATUS = "status"  # Transaction Status: one of its budget, and the credential
+    WATCH = "watch"  # Postgres only: nothing can be asked, a callback may come
+
+
+# The id by which Daraja can be asked about a payment, where it has to be one of Daraja's own.
+ASKED_BY = {Kind.DEPOSIT: "checkout_request_id", Kind.BILL_PAYMENT: "originator_conversation_id"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +202,10 @@ class Payment:
 
         Times (`updated_at`, `next_step_at`, …) are left to the caller, who knows the database's clock.
         """
-        known = replace(self, attempts=_with_outcome(self.attempts, fact))
+        known = replace(self, attempts=_attempts_after(self.attempts, fact))
         stage = _stage_after(known, fact)
+        if stage is None and fact.name is FactName.CLAIMED:
+            return self
         if stage is None:
             if self.stage is Stage.SUCCEEDED and fact.name is FactName.SUCCESS_REPORTED and self.receipt is None:
                 # Known to be paid without one; now it has come.
@@ -216,6 +219,34 @@ class Payment:
             recipient_name=fact.recipient_name or self.recipient_name,
             attempt_id=fact.attempt_id if fact.name is FactName.CLAIMED else self.attempt_id,
         )
+
+    @property
+    def next_step(self) -> Step | None:
+        """What is due at `next_step_at`, or None where nothing is."""
+        if self.next_step_at is None:
+            return None
+        match self.stage:
+            case Stage.ACCEPTED:
+                return Step.SUBMIT
+            case Stage.SUBMITTING:
+                return Step.END_LEASE
+            case Stage.AWAITING_RESULT | Stage.IN_DOUBT | Stage.SUCCEEDED | Stage.FAILED:
+                return self.question or Step.WATCH
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    @property
+    def question(self) -> Step | None:
+        """How Daraja can be asked about this payment (design.md, "In doubt, by kind"), or None where it cannot."""
+        id_kind = ASKED_BY.get(self.kind)
+        if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
+            return None
+        return Step.QUERY if self.kind is Kind.DEPOSIT else Step.STATUS
+
+    @property
+    def sends(self) -> int:
+        """How often it may have reached Daraja: attempts that are not proved without effect."""
+        return sum(attempt.outcome is not Outcome.NOT_ACTED for attempt in self.attempts)
 
     @property
     def provider_ids(self) -> frozenset[tuple[str, str]]:
@@ -241,32 +272,10 @@ class Payment:
         return open_attempts[0] if len(open_attempts) == 1 else None
 
 
-# A later word about an attempt replaces an earlier one only where it says more.
-_WEIGHT: Mapping[Outcome | None, int] = {
-    None: 0,
-    Outcome.UNKNOWN: 1,
-    Outcome.RESENDABLE: 2,
-    Outcome.DUPLICATE: 2,
-    Outcome.ACKNOWLEDGED: 2,
-    Outcome.NOT_ACTED: 3,
-    Outcome.REFUSED: 3,
-    Outcome.FAILED: 4,
-}
-
-
-def _with_outcome(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt, ...]:
-    """`attempts` once `fact` has said what came of one of them, or of all."""
-    outcome = fact.outcome
+def _attempts_after(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt, ...]:
     if fact.name is FactName.CLAIMED and fact.attempt_id is not None:
-        return (*attempts, Attempt(id=fact.attempt_id, number=len(attempts) + 1))
-    if outcome is None:
-        return attempts
-    return tuple(
-        replace(attempt, outcome=outcome)
-        if (fact.speaks_for_all or attempt.id == fact.attempt_id) and _WEIGHT[outcome] > _WEIGHT[attempt.outcome]
-        else attempt
-        for attempt in attempts
-    )
+        return (*attempts, Attempt(id=fact.attempt_id, number=len(attempts) + 1, claimed_at=fact.at))
+    return told(attempts, fact.outcome, about=fact.attempt_id, all_of_them=fact.speaks_for_all)
 
 
 def _stage_after(payment: Payment, fact: Fact) -> Stage | None:
@@ -274,10 +283,10 @@ def _stage_after(payment: Payment, fact: Fact) -> Stage | None:
     rule = TRANSITIONS[payment.stage].get(fact.name)
     if rule is None:
         return None
-    return rule.to if _holds(rule.guard, payment.attempts) else rule.otherwise
+    return rule.to if _holds(rule.guard, payment.attempts, fact) else rule.otherwise
 
 
-def _holds(guard: Guard, attempts: tuple[Attempt, ...]) -> bool:
+def _holds(guard: Guard, attempts: tuple[Attempt, ...], fact: Fact) -> bool:
     match guard:
         case Guard.ALWAYS:
             return True
@@ -285,5 +294,7 @@ def _holds(guard: Guard, attempts: tuple[Attempt, ...]) -> bool:
             return all(attempt.is_accounted_for for attempt in attempts)
         case Guard.NOTHING_ACTED:
             return all(attempt.outcome is Outcome.NOT_ACTED for attempt in attempts)
+        case Guard.RESEND_PERMITTED:
+            return fact.may_resend
         case _ as unreachable:
             assert_never(unreachable)

@@ -15,7 +15,9 @@ from uuid import UUID
 from domain.events import EventType
 from domain.fence import Fence
 from domain.idempotency import FirstAnswer
-from domain.payment import Payment, Stage
+from domain.inquiry import Evidence, Inquiry
+from domain.payment import Payment, Stage, Step
+from domain.report import Report
 from domain.values import Caller, Kind, PaymentRequest
 
 ProviderIds = frozenset[tuple[str, str]]  # (kind of id, value)
@@ -44,11 +46,15 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a decision may know besides the payment: the database's time, and what belongs to other payments."""
+    """What a decision may know besides the payment: the database's time, and what belongs to other payments.
+
+    `evidence` is loaded where the change asks for it.
+    """
 
     now: datetime
     ids_of_others: ProviderIds = frozenset()
     receipt_is_anothers: bool = False
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,8 @@ class Decided:
     """A decision about one payment. `payment` None: it is not on record. Nothing is written for an unchanged payment.
 
     `what` names the history entry to write (None: no entry); `ids` are recorded as given to `attempt_id`; `disposition`
-    says the decision in a word, for the callback's row.
+    says the decision in a word, for the callback's row. `asked` is a new inquiry, stored before it is asked; `answered` an
+    inquiry with its first answer. `opens_breaker` gives a reason; `credential_accepted_at` closes one that opened before.
     """
 
     payment: Payment | None
@@ -67,14 +74,19 @@ class Decided:
     event: EventType | None = None
     disposition: str = ""
     is_flagged: bool = False
+    asked: Inquiry | None = None
+    answered: Inquiry | None = None
+    opens_breaker: str | None = None
+    credential_accepted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCallback:
-    """A callback as it came, but for secrets replaced. `body_sha256` is of the original."""
+    """A callback as it came, but for secrets replaced. `body_sha256` is of the original, `word` what it was read to say."""
 
     id: UUID
     operation: str
+    word: str
     source_address: str
     source_allowed: bool
     content_type: str | None
@@ -87,7 +99,7 @@ class Exchange:
     """One question to Daraja and what came back, secrets and phone numbers masked."""
 
     id: UUID
-    attempt_id: UUID
+    attempt_id: UUID | None  # None: an inquiry
     api: str
     request: Mapping[str, Any]
     was_written: bool
@@ -110,11 +122,13 @@ class Change:
     receipt: str | None = None
     callback: StoredCallback | None = None
     exchanges: tuple[Exchange, ...] = ()
+    wants_evidence: bool = False
+    is_claim: bool = False  # evidence, and the brakes held until the commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A payment whose next step is due. `age` counts from acceptance, by the database's clock.
+    """A payment and its next step. `age` counts from acceptance, by the database's clock; `is_due`: within seconds.
 
     `is_held`: no claim could succeed now, because a brake is engaged or a person is to look at it first. It is only a look;
     the claim's own WHERE decides.
@@ -124,6 +138,8 @@ class Due:
     kind: Kind
     stage: Stage
     age: timedelta
+    step: Step | None = None
+    is_due: bool = True
     is_held: bool = False
 
 
@@ -194,8 +210,19 @@ class ClaimingStore(Protocol):
 class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
-    async def take_due(self, stage: Stage, *, limit: int, next_step_in: timedelta) -> list[Due]:
-        """Due payments of one stage, oldest first, their next due time already moved in the same statement."""
+    async def count_due(self, step: Step, *, limit: int) -> int:
+        """How many payments have `step` due, counted up to `limit`."""
+        ...
+
+    async def take_due(self, step: Step, *, limit: int, next_step_in: timedelta) -> list[Due]:
+        """Payments with `step` due, oldest first, their next due time already moved in the same statement."""
+        ...
+
+    async def take_probe(self, cool_down: timedelta, cool_down_max: timedelta) -> UUID | None:
+        """The payment to ask about to see whether the breaker may close, if it is open and its cool-down over.
+
+        Taking it begins the next cool-down, twice as long.
+        """
         ...
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
@@ -232,6 +259,26 @@ class Provider(Protocol):
         ...
 
 
+class Asker(Protocol):
+    """M-PESA through Daraja, as an inquiry needs it."""
+
+    def readied_to_ask(self) -> AbstractAsyncContextManager[None]:
+        """As `Provider.readied`, for an inquiry."""
+        ...
+
+    async def ask(self, payment: Payment, number: int) -> tuple[Report | None, tuple[Exchange, ...]]:
+        """Asks Daraja about the payment, as its inquiry `number`; what it said, or None where the answer comes by callback."""
+        ...
+
+
+class Budget(Protocol):
+    """How many inquiries of one kind all workers together may make."""
+
+    async def take(self, wanted: int) -> int:
+        """How many of `wanted` may be made now; they are spent. Raises QueueUnavailable."""
+        ...
+
+
 class Bell(Protocol):
     """Redis pub/sub: a hint, at most once by itself."""
 
@@ -243,6 +290,6 @@ class Bell(Protocol):
 class Wakeups(Protocol):
     """Jobs that say only: look at this payment."""
 
-    async def wake(self, payment_ids: Sequence[UUID]) -> None:
+    async def wake(self, payment_ids: Sequence[UUID], *, all_of_them: bool = False) -> None:
         """Queues jobs for overdue payments, as many as the workers have room for. Raises QueueUnavailable."""
         ...

@@ -17,12 +17,15 @@ import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
 from domain.adapters import observability
-from domain.adapters.daraja.reports import read_report, without_secrets
+from domain.adapters.daraja.reports import UNREADABLE, read_report, without_secrets
+from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import CallbackSettings
 from domain.callback_address import is_genuine, is_operation
 from domain.errors import BodyTooLarge, StoreUnavailable
+from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.ports import Change, ChangeResult, StoredCallback
+from domain.report import Report
 from gateway.requests import read_bytes
 from gateway.resources import Resources, ignore_expectations
 from gateway.sources import is_allowed, source_address
@@ -43,6 +46,7 @@ class Receiver:
     """The one route and what it stands on."""
 
     resources: Resources
+    wakeups: RedisWakeups
     settings: CallbackSettings
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -58,9 +62,12 @@ class Receiver:
         except BodyTooLarge:
             observability.callbacks_refused.labels(reason="too_large").inc()
             return web.Response(status=413)
+        operation = request.match_info["operation"]
+        report = _read(operation, body)
         callback = StoredCallback(
             id=UUID(int=uuid_utils.uuid7().int),
-            operation=request.match_info["operation"],
+            operation=operation,
+            word=report.word.value,
             source_address=source,
             source_allowed=is_allowed(source, self.settings.callback_allowed_networks),
             content_type=_header_text(request.headers.get("Content-Type")),
@@ -68,12 +75,16 @@ class Receiver:
             body_sha256=hashlib.sha256(body).digest(),
         )
         try:
-            result = await self._record(payment_id, callback, body)
+            result = await self._record(payment_id, callback, report)
         except StoreUnavailable:
             observability.callbacks_refused.labels(reason="not_stored").inc()
             log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400 - expected, and an alarm
             return web.Response(status=503, headers={"Retry-After": "2"})
         self._tell(payment_id, callback, result)
+        answered = result.decided.answered
+        if answered is not None and answered.verdict is Verdict.NOT_FOUND:
+            # It may be the one that permits another send: a worker looks now rather than at the next due time.
+            await self.resources.if_redis_answers(lambda: self.wakeups.wake_one(payment_id))
         if not callback.source_allowed:
             return _refuse("source")
         return web.Response(body=_ACCEPTED, content_type="application/json")
@@ -87,9 +98,9 @@ class Receiver:
             return None
         return UUID(payment_id)  # we signed it, so it is one
 
-    async def _record(self, payment_id: UUID, callback: StoredCallback, body: bytes) -> ChangeResult:
+    async def _record(self, payment_id: UUID, callback: StoredCallback, report: Report) -> ChangeResult:
         try:
-            return await self._store(callback_change(payment_id, callback, read_report(callback.operation, body)))
+            return await self._store(callback_change(payment_id, callback, report))
         except StoreUnavailable:
             raise
         except Exception:
@@ -122,6 +133,14 @@ class Receiver:
         self.resources.announcer.announce_soon(result)
 
 
+def _read(operation: str, body: bytes) -> Report:
+    try:
+        return read_report(operation, body)
+    except Exception:
+        log.exception("callback_not_read", operation=operation)  # a bug of ours: the bytes are kept all the same
+        return UNREADABLE
+
+
 def _refuse(reason: str) -> web.Response:
     """One answer for a wrong operation, token or source: nothing to learn from it."""
     observability.callbacks_refused.labels(reason=reason).inc()
@@ -135,7 +154,7 @@ def _header_text(value: str | None) -> str | None:
 def callbacks_app(settings: CallbackSettings) -> web.Application:
     """The composition root of the callback process."""
     resources = Resources(settings, process="callbacks")
-    receiver = Receiver(resources, settings)
+    receiver = Receiver(resources, RedisWakeups(resources.redis), settings)
     app = web.Application(client_max_size=BODY_BYTES_MAX)
 
     async def lifetime(_app: web.Application) -> Any:

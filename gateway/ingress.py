@@ -14,6 +14,7 @@ from aiohttp import web
 
 from domain.adapters import observability
 from domain.adapters.postgres.accepting import Accepting
+from domain.adapters.postgres.feed import Feed
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import IngressSettings, impossible
@@ -30,9 +31,12 @@ from gateway.problems import answer_with_problems
 from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
 from gateway.resources import Resources, ignore_expectations
 from gateway.schemas import (
+    EventParameters,
     NoParameters,
     PageParameters,
     WaitParameters,
+    feed_cursor,
+    feed_position,
     next_cursor,
     page_query,
     payment_request,
@@ -55,6 +59,7 @@ class Ingress:
     accepting: Accepting
     wakeups: RedisWakeups
     replays: Replays
+    feed: Feed
 
     def accepts(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
         """The handler of POST for one kind of payment."""
@@ -138,6 +143,19 @@ class Ingress:
         ]
         return _ok({"items": items})
 
+    async def events(self, request: web.Request) -> web.Response:
+        """GET /v1/events: each as it was published, in the order in which they were committed."""
+        caller = await self._caller(request)
+        parameters = query(EventParameters, request.query)
+        after = feed_position(parameters)
+        owner = None if caller.is_backend else caller.subject
+        found = await self.feed.page(after=after, limit=parameters.limit, owner=owner)
+        cursor = feed_cursor(found[-1].position if found else after)
+        # The bodies were fixed when their facts were: they are not rendered again.
+        items = ",".join(event.body for event in found)
+        body = f'{{"items":[{items}],"next_cursor":"{cursor}"}}'
+        return web.Response(body=body.encode(), content_type="application/json")
+
     async def _caller(self, request: web.Request) -> Caller:
         return await self.verifier.caller(request.headers.getall("Authorization", []))
 
@@ -209,6 +227,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         accepting=Accepting(resources.database),
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),
+        feed=Feed(resources.database),
     )
     app = web.Application(middlewares=[answer_with_problems], client_max_size=BODY_BYTES_MAX)
 
@@ -225,6 +244,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     for path, kind in _ROUTES.items():
         app.router.add_post(path, ingress.accepts(kind), expect_handler=ignore_expectations)
     app.router.add_get("/v1/payments", ingress.page)
+    app.router.add_get("/v1/events", ingress.events)
     app.router.add_get("/v1/payments/{payment_id}", ingress.read)
     app.router.add_post("/v1/payments/{payment_id}/cancel", ingress.cancel, expect_handler=ignore_expectations)
     app.router.add_get("/v1/payments/{payment_id}/history", ingress.history)

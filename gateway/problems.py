@@ -45,6 +45,7 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
         409, "idempotency_key_in_flight", "The first request is still being accepted", True, _RETRY_SOON
     ),
     errors.TooLateToCancel: Problem(409, "too_late_to_cancel", "Too late to cancel"),
+    errors.ResolutionRefused: Problem(409, "resolution_refused", "Evidence stands against it"),
     errors.BodyTooLarge: Problem(413, "body_too_large", "The body is too large"),
     errors.UnsupportedMediaType: Problem(415, "unsupported_media_type", "Unsupported media type"),
     errors.InvalidRequest: Problem(422, "invalid_request", "The request has wrong values"),

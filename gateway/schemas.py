@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -125,6 +126,15 @@ class PageParameters(BaseModel):
     cursor: str | None = None
 
 
+class EventParameters(BaseModel):
+    """GET /v1/events"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    after: str | None = None
+    limit: Annotated[int, BeforeValidator(lambda text: _whole_number(text, 1, 100))] = 20
+
+
 class WaitParameters(BaseModel):
     """GET /v1/payments/{id}"""
 
@@ -215,6 +225,25 @@ def _read_cursor(parameters: PageParameters) -> tuple[datetime, UUID]:
     if filters != _filters(parameters):
         raise InvalidRequest([FieldError("?cursor", "was given for other filters; start again without it")])
     return place
+
+
+def feed_cursor(position: int) -> str:
+    """Where the feed goes on behind `position`."""
+    return base64.urlsafe_b64encode(f"events:{position}".encode()).decode().rstrip("=")
+
+
+def feed_position(parameters: EventParameters) -> int:
+    """The position behind which the feed is wanted; 0 is its beginning. Raises InvalidRequest."""
+    if parameters.after is None:
+        return 0
+    try:
+        text = base64.urlsafe_b64decode(parameters.after + "=" * (-len(parameters.after) % 4)).decode("ascii")
+    except ValueError:
+        text = ""
+    match = re.fullmatch(r"events:(\d{1,18})", text, re.ASCII)
+    if match is None:
+        raise InvalidRequest([FieldError("?after", "is not a cursor that we gave")])
+    return int(match[1])
 
 
 def _filters(parameters: PageParameters) -> str:

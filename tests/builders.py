@@ -7,11 +7,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from domain.attempts import Attempt, Outcome
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence
-from domain.lifecycle.record_callback import Report, Word
-from domain.payment import Attempt, Outcome, Payment, Stage
+from domain.inquiry import InquiryTerms
+from domain.payment import Payment, Stage
 from domain.ports import Attempting, Context, StoredCallback
+from domain.report import Report, Word
 from domain.values import Caller, Kind, Purpose, Role
 
 NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
@@ -48,6 +50,20 @@ def an_attempt(outcome: Outcome | None = None, *, number: int = 1, **ids: str) -
 
 def attempts_with(*outcomes: Outcome | None) -> tuple[Attempt, ...]:
     return tuple(an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 1))
+
+
+INQUIRY_TERMS = InquiryTerms(
+    first_after=timedelta(seconds=30),
+    interval_max=timedelta(seconds=300),
+    result_window=timedelta(seconds=180),
+    not_found_trusted_after=timedelta(seconds=300),
+    lease=timedelta(seconds=60),
+    expires_after={
+        Kind.DEPOSIT: timedelta(seconds=60),
+        Kind.WITHDRAWAL: timedelta(days=1),
+        Kind.BILL_PAYMENT: timedelta(minutes=10),
+    },
+)
 
 
 def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **overrides: Any) -> Payment:
@@ -96,6 +112,7 @@ def a_callback(**overrides: Any) -> StoredCallback:
     fields: dict[str, Any] = {
         "id": an_attempt_id(99),
         "operation": "deposit",
+        "word": "success",
         "source_address": "196.201.214.200",
         "source_allowed": True,
         "content_type": "application/json",

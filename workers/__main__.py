@@ -1,7 +1,8 @@
-"""`python -m workers`: the worker process of the Procfile."""
+"""`python -m workers`: the worker process of the Procfile. With a command: what an operator does by hand."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 
@@ -10,16 +11,22 @@ import uvloop
 from domain.adapters.observability import set_up_logging
 from domain.adapters.settings import SettingsError, WorkerSettings, read_settings
 from workers.main import run_worker
+from workers.operating import add_commands, operate
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    add_commands(parser.add_subparsers(dest="command"))
+    arguments = parser.parse_args()
     try:
+        if arguments.command is not None:
+            sys.exit(operate(arguments))
         settings = read_settings(WorkerSettings)
         set_up_logging(settings.log_level, process="worker")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_worker(settings))
     except SettingsError as error:
-        sys.exit(f"worker: {error}")
+        sys.exit(f"{arguments.command or 'worker'}: {error}")
 
 
 if __name__ == "__main__":

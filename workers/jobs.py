@@ -1,4 +1,4 @@
-"""The one kind of job: look at a payment, and submit it if it is still to be submitted."""
+"""The one kind of job: look at a payment, and take its next step if Daraja is needed for it and it is due."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from uuid import UUID
 import structlog
 
 from domain.errors import PaymentServiceError
+from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.submit import Submitter
+from domain.payment import Step
 
 log = structlog.get_logger()
 
 SUBMITTER = "submitter"
+INQUIRER = "inquirer"
 
 
-async def submit_payment(context: dict[Any, Any], payment_id: str) -> None:
+async def take_next_step(context: dict[Any, Any], payment_id: str) -> None:
     """Runs twice, late, or for a payment long final without changing anything: the row is the job (design.md, rule 2)."""
     submitter: Submitter = context[SUBMITTER]
+    inquirer: Inquirer = context[INQUIRER]
     try:
-        await submitter.submit(UUID(payment_id))
+        found = await submitter.submit(UUID(payment_id))
+        if found is not None and found.step in (Step.QUERY, Step.STATUS):
+            await inquirer.inquire(found)
     except PaymentServiceError as error:
         # Postgres or Redis is away. The row keeps its due time; the sweeper brings it back.
         log.warning("job_postponed", payment_id=payment_id, error=type(error).__name__)

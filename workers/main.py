@@ -32,15 +32,18 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
-from domain.adapters.redis.sharing import SharedRate, SharedText
-from domain.adapters.redis.wakeups import SUBMIT_JOB, RedisWakeups, job_bytes, job_from_bytes
+from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
+from domain.adapters.redis.wakeups import STEP_JOB, RedisWakeups, job_bytes, job_from_bytes
 from domain.adapters.settings import WorkerSettings
+from domain.inquiry import InquiryTerms
 from domain.lifecycle.announce import Announcer
+from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.reconcile import Sweeper, SweepTerms
 from domain.lifecycle.submit import Submitter, SubmitTerms
+from domain.payment import Step
 from domain.ports import ClaimTerms
 from domain.values import Kind
-from workers.jobs import SUBMITTER, submit_payment
+from workers.jobs import INQUIRER, SUBMITTER, take_next_step
 from workers.retries import RetryingProvider
 from workers.sweeper import sweep_until
 
@@ -73,6 +76,7 @@ class _Parts:
 
     redis: ArqRedis
     submitter: Submitter
+    inquirer: Inquirer
     sweeper: Sweeper
     announcer: Announcer
     changes: Changing
@@ -132,16 +136,19 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             ),
             call_seconds=call_seconds(settings.submitting_lease_seconds),
         )
+        budgets = _budgets(settings, redis)
         rate = SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second)
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database, gate=gate)
         announcer = Announcer(sweeping, RedisBell(redis))
+        provider = RetryingProvider(client, rate, budgets=budgets, slots=_AT_ONCE_MAX, draining=draining)
         claim_terms = _claim_terms(settings)
+        inquiry_terms = _inquiry_terms(settings, claim_terms)
         submitter = Submitter(
             claims=Claiming(database, gate=gate),
             changes=changes,
-            provider=RetryingProvider(client, rate, slots=_AT_ONCE_MAX, draining=draining),
+            provider=provider,
             announcer=announcer,
             terms=SubmitTerms(
                 claim=claim_terms,
@@ -150,24 +157,31 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             ),
             clock=boot_clock,
         )
+        inquirer = Inquirer(
+            changes=changes, provider=provider, submitter=submitter, announcer=announcer, terms=inquiry_terms
+        )
         sweeper = Sweeper(
             due=sweeping,
             changes=changes,
             wakeups=RedisWakeups(redis),
             announcer=announcer,
+            budgets=budgets,
+            inquirer=inquirer,
             terms=SweepTerms(
-                claim=claim_terms, inquiry_interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds)
+                claim=claim_terms,
+                inquiry=inquiry_terms,
+                breaker_cool_down=timedelta(seconds=settings.breaker_cool_down_seconds),
             ),
         )
         job_seconds_max = settings.submitting_lease_seconds + _JOB_SECONDS_BEYOND_LEASE
-        yield _Parts(redis, submitter, sweeper, announcer, changes, sweeping, job_seconds_max)
+        yield _Parts(redis, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max)
 
 
 async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
     """arq's loop, made anew whenever Redis drops: by itself it would end the process."""
     while not stopping.is_set():
         worker = Worker(
-            functions=[func(cast("WorkerCoroutine", submit_payment), name=SUBMIT_JOB)],
+            functions=[func(cast("WorkerCoroutine", take_next_step), name=STEP_JOB)],
             redis_pool=parts.redis,
             handle_signals=False,
             max_jobs=_AT_ONCE_MAX,
@@ -179,7 +193,7 @@ async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
             log_results=False,
             job_serializer=job_bytes,
             job_deserializer=job_from_bytes,
-            ctx={SUBMITTER: parts.submitter},
+            ctx={SUBMITTER: parts.submitter, INQUIRER: parts.inquirer},
         )
         try:
             await _run_until(worker, stopping)
@@ -241,6 +255,26 @@ def _claim_terms(settings: WorkerSettings) -> ClaimTerms:
             Kind.BILL_PAYMENT: timedelta(seconds=settings.bill_expires_after_seconds),
         },
     )
+
+
+def _inquiry_terms(settings: WorkerSettings, claim: ClaimTerms) -> InquiryTerms:
+    return InquiryTerms(
+        first_after=timedelta(seconds=settings.inquiry_first_after_seconds),
+        interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),
+        result_window=timedelta(seconds=settings.deposit_result_window_seconds),
+        not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
+        lease=claim.lease,
+        expires_after=claim.expires_after,
+    )
+
+
+def _budgets(settings: WorkerSettings, redis: ArqRedis) -> dict[Step, InquiryBudget]:
+    both = settings.daraja_inquiries_per_minute
+    per_minute = {
+        Step.QUERY: both or settings.daraja_stk_queries_per_minute,
+        Step.STATUS: both or settings.daraja_status_queries_per_minute,
+    }
+    return {step: InquiryBudget(redis, step.value, per_minute=rate) for step, rate in per_minute.items()}
 
 
 def _account(settings: WorkerSettings) -> Account:

@@ -6,20 +6,22 @@ Each try passes the same fence (design.md, rule 3), so no retry can write after 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
 import tenacity
 
 from domain.adapters import observability
-from domain.adapters.daraja.client import DarajaClient
-from domain.adapters.redis.sharing import SharedRate
-from domain.errors import ProviderError, Refused, Throttled, Unreachable
+from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
+from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
+from domain.errors import ProviderError, QueueUnavailable, Refused, Throttled, Unreachable
 from domain.failures import FailureReason
 from domain.fence import DeadlinePassed, Draining
-from domain.payment import Payment
-from domain.ports import Attempting, ProviderIds
+from domain.payment import Payment, Step
+from domain.ports import Attempting, Exchange, ProviderIds
+from domain.report import Report
 from domain.values import Kind
 
 log = structlog.get_logger()
@@ -34,12 +36,27 @@ _BILL_PAYMENTS_AT_ONCE = 4
 _BILL_SLOT_WAIT_SECONDS = 1.0
 
 
+# Payouts before inquiries before pushes; and none starves (design.md: a limit on everything).
+_PAYOUTS = Turn("payouts")
+_INQUIRIES = Turn("inquiries", part_of_burst=2 / 3, own_share=0.1)
+_PUSHES = Turn("pushes", part_of_burst=1 / 3, own_share=0.2)
+
+
 class RetryingProvider:
     """Satisfies `domain.ports.Provider`: the Daraja client, its slots and limit, and retries around a send."""
 
-    def __init__(self, client: DarajaClient, rate: SharedRate, *, slots: int, draining: asyncio.Event) -> None:
+    def __init__(
+        self,
+        client: DarajaClient,
+        rate: SharedRate,
+        *,
+        budgets: Mapping[Step, InquiryBudget] | None = None,
+        slots: int,
+        draining: asyncio.Event,
+    ) -> None:
         self._client = client
         self._rate = rate
+        self._budgets = budgets or {}
         self._slots = asyncio.Semaphore(slots)
         self._bill_slots = asyncio.Semaphore(_BILL_PAYMENTS_AT_ONCE)
         self._draining = draining
@@ -50,14 +67,14 @@ class RetryingProvider:
         await self._client.ready()
         async with self._slots:
             if kind is not Kind.BILL_PAYMENT:
-                await self._take_turn()
+                await self._take_turn(_PUSHES if kind is Kind.DEPOSIT else _PAYOUTS)
                 yield
                 return
             if self._bill_slots.locked():
                 # Not waited for here: a job that waits keeps its place from payments of other kinds.
                 raise Throttled("all slots for bill payments are taken", wait_seconds=_BILL_SLOT_WAIT_SECONDS)
             async with self._bill_slots:
-                await self._take_turn()
+                await self._take_turn(_PAYOUTS)
                 yield
 
     async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
@@ -74,6 +91,8 @@ class RetryingProvider:
             return await retrying(self._client.submit, payment, attempting)
         except ProviderError as error:
             meaning = type(error).__name__
+            if isinstance(error, Throttled):
+                await self._slow_down()
             if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
                 # Not this payment's fault: every other one will end the same until somebody mends our settings.
                 log.error("daraja_refuses_our_configuration", provider_code=error.code, kind=payment.kind.value)  # noqa: TRY400
@@ -81,8 +100,38 @@ class RetryingProvider:
         finally:
             observability.submissions.labels(meaning=meaning).inc()
 
-    async def _take_turn(self) -> None:
-        wait_seconds = await self._rate.take()
+    @asynccontextmanager
+    async def readied_to_ask(self) -> AsyncIterator[None]:
+        """See `domain.ports.Provider.readied_to_ask`."""
+        await self._client.ready()
+        async with self._slots:
+            await self._take_turn(_INQUIRIES)
+            yield
+
+    async def ask(self, payment: Payment, number: int) -> tuple[Report | None, tuple[Exchange, ...]]:
+        """See `domain.ports.Provider.ask`."""
+        exchanges: list[Exchange] = []
+        report: Report | None = None
+        try:
+            report = await self._client.ask(payment, number, exchanges)
+        except Throttled:
+            await self._slow_down(payment.question)
+            report = NO_ANSWER if payment.question is Step.QUERY else None
+        except Unreachable:
+            report = NO_ANSWER if payment.question is Step.QUERY else None
+        return report, tuple(exchanges)
+
+    async def _slow_down(self, question: Step | None = None) -> None:
+        observability.throttled.inc()
+        log.warning("daraja_throttles_us")
+        budget = self._budgets.get(question) if question else None
+        with contextlib.suppress(QueueUnavailable):
+            await self._rate.slow_down()
+            if budget is not None:
+                await budget.slow_down()
+
+    async def _take_turn(self, turn: Turn) -> None:
+        wait_seconds = await self._rate.take(turn)
         if wait_seconds > 0:
             raise Throttled("our own limit", wait_seconds=wait_seconds)
 

@@ -20,6 +20,7 @@ refused = Counter("mkwanja_requests_refused_total", "Requests refused, by proble
 callbacks_stored = Counter("mkwanja_callbacks_stored_total", "Callbacks stored, by what they led to", ["disposition"])
 callbacks_refused = Counter("mkwanja_callbacks_refused_total", "Callback requests turned away", ["reason"])
 submissions = Counter("mkwanja_submissions_total", "Answers to submissions, by meaning", ["meaning"])
+throttled = Counter("mkwanja_throttled_total", "Times that Daraja said it was asked too often")
 sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", ["step"])
 queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
 

@@ -201,6 +201,10 @@ class WorkerSettings(SharedSettings):
     daraja_initiator_password: Text
     daraja_certificate_file: Path
     daraja_requests_per_second: float = Field(20, gt=0, le=100_000)
+    daraja_stk_queries_per_minute: float = Field(5, gt=0, le=1_000_000)
+    daraja_status_queries_per_minute: float = Field(60, gt=0, le=1_000_000)
+    # If set, sets both.
+    daraja_inquiries_per_minute: float | None = Field(None, gt=0, le=1_000_000)
     callback_base_url: HttpUrl
     callback_secrets: Annotated[list[Text], NoDecode] = Field(min_length=1)
     sweep_interval_seconds: float = Field(1, gt=0, le=60)
@@ -210,6 +214,9 @@ class WorkerSettings(SharedSettings):
     deposit_expires_after_seconds: float = Field(60, gt=0, le=86_400)
     payout_expires_after_seconds: float = Field(86_400, gt=0, le=604_800)
     bill_expires_after_seconds: float = Field(600, gt=0, le=604_800)
+    deposit_result_window_seconds: float = Field(180, gt=0, le=86_400)
+    not_found_trusted_after_seconds: float = Field(300, gt=0, le=86_400)
+    breaker_cool_down_seconds: float = Field(60, gt=0, le=3600)
 
     _split_secrets = field_validator("callback_secrets", mode="before")(_secret_list)
 

@@ -8,23 +8,23 @@ no progress cannot starve the rest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
 
-from domain.errors import QueueUnavailable
+from domain.errors import PaymentServiceError, QueueUnavailable
+from domain.inquiry import InquiryTerms, last_sent_at
 from domain.lifecycle.announce import Announcer
+from domain.lifecycle.inquire import HANDED_OVER_FOR, Inquirer, watching
 from domain.lifecycle.submit import expiry
-from domain.payment import Fact, FactName, Payment, Stage
-from domain.ports import Change, ChangingStore, ClaimTerms, Context, Decided, Due, SweepingStore, Wakeups
+from domain.payment import Fact, FactName, Payment, Step
+from domain.ports import Budget, Change, ChangingStore, ClaimTerms, Context, Decided, SweepingStore, Wakeups
 
 log = structlog.get_logger()
-
-# A first submission, or a hand-over that may have been lost, is looked at again this soon (rule 5: at most 5 s).
-HANDED_OVER_FOR = timedelta(seconds=5)
 
 # Whoever made the fact publishes it at once; the sweeper takes what is this late.
 ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
@@ -33,12 +33,17 @@ ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 STEPS_MAX = 200
 
 
+# The breaker is probed this long after it opened, then half as often each time (design.md, "Brakes").
+COOL_DOWN_MAX = timedelta(hours=1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepTerms:
     """The times of a sweep."""
 
     claim: ClaimTerms
-    inquiry_interval_max: timedelta
+    inquiry: InquiryTerms
+    breaker_cool_down: timedelta
 
 
 class Sweeper:
@@ -51,41 +56,74 @@ class Sweeper:
         changes: ChangingStore,
         wakeups: Wakeups,
         announcer: Announcer,
+        budgets: Mapping[Step, Budget],
+        inquirer: Inquirer,
         terms: SweepTerms,
     ) -> None:
         self._due = due
         self._changes = changes
         self._wakeups = wakeups
         self._announcer = announcer
+        self._budgets = budgets
+        self._inquirer = inquirer
         self._terms = terms
 
     async def sweep(self) -> Mapping[str, int]:
         """One round; how many payments each kind of step was given. Raises StoreUnavailable."""
-        return {
-            "leases_expired": await self._expire_leases(),
-            "woken": await self._wake_accepted(),
-            "overdue": await self._look_after_overdue(),
-            "announced": await self._announce_owed(),
+        steps: dict[str, Callable[[], Awaitable[int]]] = {
+            "leases_expired": self._expire_leases,
+            "woken": self._wake_accepted,
+            "watched": self._watch,
+            **{step.value: partial(self._hand_over_questions, step, budget) for step, budget in self._budgets.items()},
+            "probed": self._probe,
+            "announced": self._announce_owed,
         }
+        return {name: await self._taken(name, step) for name, step in steps.items()}
+
+    async def _taken(self, name: str, step: Callable[[], Awaitable[int]]) -> int:
+        try:
+            return await step()
+        except PaymentServiceError:
+            raise
+        except Exception:
+            log.exception("sweep_step_failed", step=name)  # a bug in one kind of step must not end the others
+            return 0
 
     async def _expire_leases(self) -> int:
-        due = await self._due.take_due(Stage.SUBMITTING, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
-        await self._change_all([lease_expiry(item.payment_id) for item in due])
+        due = await self._due.take_due(Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
+        await self._change_all([lease_expiry(item.payment_id, self._terms.inquiry) for item in due])
         return len(due)
 
     async def _wake_accepted(self) -> int:
-        due = await self._due.take_due(Stage.ACCEPTED, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
+        due = await self._due.take_due(Step.SUBMIT, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
         too_old = [item for item in due if item.age >= self._terms.claim.expires_after[item.kind]]
         await self._change_all([expiry(item.payment_id, self._terms.claim) for item in too_old])
         await self._wake([item.payment_id for item in due if item not in too_old])
         return len(due)
 
-    async def _look_after_overdue(self) -> int:
-        """Payments whose result is overdue. Inquiries are not built yet: they keep a due time, and are counted."""
-        overdue: list[Due] = []
-        for stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
-            overdue += await self._due.take_due(stage, limit=STEPS_MAX, next_step_in=self._terms.inquiry_interval_max)
-        return len(overdue)
+    async def _watch(self) -> int:
+        due = await self._due.take_due(Step.WATCH, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
+        await self._change_all([watching(item.payment_id, self._terms.inquiry) for item in due])
+        return len(due)
+
+    async def _hand_over_questions(self, step: Step, budget: Budget) -> int:
+        """As many as the budget allows, longest overdue first; the others keep their place."""
+        waiting = await self._due.count_due(step, limit=STEPS_MAX)
+        try:
+            granted = await budget.take(waiting) if waiting else 0
+        except QueueUnavailable:
+            return 0  # without the common count nobody asks (interface.md)
+        due = await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR) if granted else []
+        await self._wake([item.payment_id for item in due], all_of_them=True)
+        return len(due)
+
+    async def _probe(self) -> int:
+        payment_id = await self._due.take_probe(self._terms.breaker_cool_down, COOL_DOWN_MAX)
+        if payment_id is None:
+            return 0
+        log.warning("breaker_probed", payment_id=str(payment_id))
+        self._inquirer.probe_soon(payment_id)
+        return 1
 
     async def _announce_owed(self) -> int:
         owed = await self._due.unannounced(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
@@ -98,16 +136,16 @@ class Sweeper:
         for result in await asyncio.gather(*(self._changes.change(change) for change in changes)):
             self._announcer.announce_soon(result)
 
-    async def _wake(self, payment_ids: list[UUID]) -> None:
+    async def _wake(self, payment_ids: list[UUID], *, all_of_them: bool = False) -> None:
         if not payment_ids:
             return
         try:
-            await self._wakeups.wake(payment_ids)
+            await self._wakeups.wake(payment_ids, all_of_them=all_of_them)
         except QueueUnavailable:
             log.warning("wakeups_postponed", payments=len(payment_ids))  # each is due again in a few seconds
 
 
-def lease_expiry(payment_id: UUID) -> Change:
+def lease_expiry(payment_id: UUID, terms: InquiryTerms) -> Change:
     """The change that ends a submission whose worker said nothing in time: it may have acted."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -115,7 +153,10 @@ def lease_expiry(payment_id: UUID) -> Change:
             return Decided(payment=payment)
         fact = Fact(name=FactName.LEASE_EXPIRED, attempt_id=payment.attempt_id)
         after = payment.after(fact)
-        what = fact.name if after.stage is not payment.stage else None
-        return Decided(payment=after, what=what, attempt_id=payment.attempt_id)
+        if after.stage is payment.stage:
+            return Decided(payment=payment)
+        # The send left half a lease ago at the latest: the first question comes as long after it as any.
+        after = replace(after, next_step_at=max(context.now, last_sent_at(after, terms) + terms.first_after))
+        return Decided(payment=after, what=fact.name, attempt_id=payment.attempt_id)
 
     return Change(payment_id=payment_id, decide=decide)

@@ -1,59 +1,37 @@
-"""Recording a callback: stored whatever it is, and believed only where it agrees with the payment.
+"""Recording what Daraja says: stored whatever it is, and believed only where it agrees with the payment.
 
-Daraja signs nothing. A message that came by the payment's own URL from an allowed address is evidence; its amount and its
-ids must agree with what we know, and only an explicit word finalizes (design.md, rules 6 and 7, "Callbacks").
+Daraja signs nothing. A message that came by the payment's own URL from an allowed address is evidence, and so is the answer
+to a question of ours; amount and ids must agree with what we know, and only an explicit word finalizes (design.md, rules 6
+and 7, "Callbacks"). Whichever way a word came, it is judged here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
-from domain.callback_address import fits_kind
+from domain.attempts import Outcome
+from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.events import event_type
-from domain.failures import Failure
-from domain.payment import Fact, FactName, Outcome, Payment, Stage
+from domain.inquiry import Inquiry, is_agreed
+from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Change, Context, Decided, ProviderIds, StoredCallback
+from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
 from domain.values import Kind
-
-ORIGINATOR_CONVERSATION_ID = "originator_conversation_id"
-
-
-class Word(StrEnum):
-    """What a message says, whatever its shape was."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    UNDECIDED = "undecided"  # a code that does not finalize: unknown, or one that only asks us to look
-    TIMEOUT = "timeout"  # Daraja's queue was slow; a result may follow
-    UNREADABLE = "unreadable"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """A message from Daraja in our words. Amounts in shillings, exact; absent parts are None."""
-
-    word: Word
-    code: str | None = None
-    failure: Failure | None = None
-    ids: ProviderIds = frozenset()
-    has_amount: bool = False
-    amount: Decimal | None = None  # None with has_amount: there was one that could not be read
-    receipt: str | None = None
-    recipient_name: str | None = None
 
 
 class Disposition(StrEnum):
-    """What a callback led to: kept with its raw body."""
+    """What a message led to: kept with its raw body."""
 
     FINALIZED = "finalized"
     CORRECTED = "corrected"
     RECEIPT_ADDED = "receipt_added"
     DUPLICATE = "duplicate"
     INQUIRY_BROUGHT_FORWARD = "inquiry_brought_forward"
+    INQUIRY_ANSWERED = "inquiry_answered"  # and nothing is final by it
+    SUCCESS_WITHOUT_RECEIPT = "success_without_receipt"
     UNREADABLE = "unreadable"
     OTHER_OPERATION = "other_operation"
     UNKNOWN_PAYMENT = "unknown_payment"
@@ -63,18 +41,38 @@ class Disposition(StrEnum):
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
     CONTRADICTION = "contradiction"
     NOT_ALL_ACCOUNTED_FOR = "not_all_accounted_for"
+    NOT_AGREED_YET = "not_agreed_yet"
     NOT_PROCESSED = "not_processed"
 
 
 def callback_change(payment_id: UUID, callback: StoredCallback, report: Report) -> Change:
     """The one commit of a callback: its raw row, what it taught, and the final stage if it has one to give."""
+    number = inquiry_number(callback.operation)
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is not None and not fits_kind(callback.operation, payment.kind):
             return _stored(payment, Disposition.OTHER_OPERATION, is_flagged=True)
-        return decide_callback(payment, context, report, source_allowed=callback.source_allowed)
+        if payment is not None and number is not None and is_timeout(callback.operation) and callback.source_allowed:
+            # Daraja was too slow to answer our question: the next one is due in its own time.
+            return _stored(payment, Disposition.INQUIRY_ANSWERED, is_flagged=False)
+        decided = decide_report(payment, context, report, source_allowed=callback.source_allowed)
+        if number is None or not callback.source_allowed:
+            return decided
+        decided = with_answer(decided, context, number, report)
+        if report.verdict is not None and not report.refuses_credential:
+            # Whoever answered our question had read our credential when we asked it.
+            asked_at = [inquiry.asked_at for inquiry in context.evidence.inquiries if inquiry.number == number]
+            return replace(decided, credential_accepted_at=max(asked_at, default=None))
+        return decided
 
-    return Change(payment_id=payment_id, decide=decide, ids=report.ids, receipt=report.receipt, callback=callback)
+    return Change(
+        payment_id=payment_id,
+        decide=decide,
+        ids=report.ids,
+        receipt=report.receipt,
+        callback=callback,
+        wants_evidence=number is not None,
+    )
 
 
 def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
@@ -86,7 +84,15 @@ def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
     return Change(payment_id=payment_id, decide=decide, callback=callback)
 
 
-def decide_callback(payment: Payment | None, context: Context, report: Report, *, source_allowed: bool) -> Decided:
+def with_answer(decided: Decided, context: Context, number: int, report: Report) -> Decided:
+    """`decided`, with inquiry `number` answered by `report` if it was asked and has no answer yet: it counts once."""
+    if report.verdict is None or not context.evidence.awaits_answer(number):
+        return decided
+    answered = Inquiry(number=number, asked_at=context.now, verdict=report.verdict, code=report.code)
+    return replace(decided, answered=answered)
+
+
+def decide_report(payment: Payment | None, context: Context, report: Report, *, source_allowed: bool = True) -> Decided:
     """What `report` does to `payment`."""
     if payment is None:
         return _stored(None, Disposition.UNKNOWN_PAYMENT, is_flagged=True)
@@ -99,21 +105,19 @@ def decide_callback(payment: Payment | None, context: Context, report: Report, *
         return _for_review(payment, report, Disposition.IDS_DIFFER)
     if report.has_amount and report.amount != payment.amount_kes:
         return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
-    match report.word:
-        case Word.TIMEOUT | Word.UNDECIDED:
-            return _look_soon(payment, context, report)
-        case Word.SUCCESS:
-            return _success(payment, context, report)
-        case Word.FAILURE:
-            return _failure(payment, context, report)
+    judge = {Word.SUCCESS: _success, Word.FAILURE: _failure}.get(report.word, _look_soon)
+    decided = judge(payment, context, report)
+    if report.refuses_credential:
+        return replace(decided, opens_breaker=f"result {report.code} for payment {payment.id}")
+    return decided
 
 
 def _success(payment: Payment, context: Context, report: Report) -> Decided:
-    if report.receipt is None or not report.has_amount:
-        return _look_soon(payment, context, report)
+    if report.verdict is None and (report.receipt is None or not report.has_amount):
+        return _without_receipt(payment, context, report)
     if context.receipt_is_anothers:
         return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT)
-    if payment.stage is Stage.SUCCEEDED and payment.receipt not in (None, report.receipt):
+    if payment.stage is Stage.SUCCEEDED and report.receipt and payment.receipt not in (None, report.receipt):
         return _for_review(payment, report, Disposition.CONTRADICTION)
     fact = Fact(
         name=FactName.SUCCESS_REPORTED,
@@ -125,6 +129,7 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
     after = payment.after(fact)
     if payment.stage is Stage.FAILED:
         # Subscribers were told otherwise: a correction, and somebody should see it.
+        after = replace(after, needs_review=True)
         return replace(_learned(payment, after, fact, report, Disposition.CORRECTED), is_flagged=True)
     if payment.stage is Stage.SUCCEEDED:
         is_new = after.receipt != payment.receipt
@@ -132,10 +137,25 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
     return _learned(payment, after, fact, report, Disposition.FINALIZED)
 
 
+def _without_receipt(payment: Payment, context: Context, report: Report) -> Decided:
+    """A callback that says paid and does not say with which receipt, or how much: Daraja is asked, at once."""
+    if payment.stage is Stage.SUCCEEDED:
+        return Decided(payment=payment, disposition=Disposition.DUPLICATE, ids=report.ids)
+    if payment.stage is Stage.ACCEPTED:
+        return _look_soon(payment, context, report)
+    decided = _for_review(payment, report, Disposition.SUCCESS_WITHOUT_RECEIPT, ids=report.ids)
+    assert decided.payment is not None  # noqa: S101 - it was given
+    return replace(decided, payment=_asked_sooner(decided.payment, context.now))
+
+
 def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
         return _for_review(payment, report, Disposition.CONTRADICTION)
+    is_query = payment.kind is Kind.DEPOSIT and report.verdict is not None
+    if is_query and payment.stage is not Stage.FAILED and not is_agreed(context.evidence, report.code):
+        # Queries have contradicted callbacks (daraja.md §3): one more must agree.
+        return Decided(payment=payment, ids=report.ids, disposition=Disposition.NOT_AGREED_YET)
     fact = Fact(
         name=FactName.FAILURE_REPORTED,
         attempt_id=payment.attempt_named_by(report.ids),
@@ -147,7 +167,7 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage is Stage.FAILED:
         return _learned(payment, after, fact, report, Disposition.DUPLICATE)
     if after.stage is not Stage.FAILED:
-        after = _asked_sooner(after, context.now)
+        after = after if report.verdict else _asked_sooner(after, context.now)
         return _learned(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
     return _learned(payment, after, fact, report, Disposition.FINALIZED)
 
@@ -158,7 +178,7 @@ def _learned(payment: Payment, after: Payment, fact: Fact, report: Report, dispo
     return Decided(
         payment=after,
         what=fact.name if is_noted else None,
-        detail={"provider_code": report.code} if report.code else {},
+        detail=_detail(report),
         attempt_id=fact.attempt_id,
         ids=report.ids,
         event=event,
@@ -167,16 +187,16 @@ def _learned(payment: Payment, after: Payment, fact: Fact, report: Report, dispo
 
 
 def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
-    """Says nothing final, but enough to ask Daraja at once."""
-    if payment.stage is Stage.ACCEPTED and report.word is not Word.TIMEOUT:
+    """Says nothing final, but enough to ask Daraja at once. Where it is itself an answer, the next question has its time."""
+    if payment.stage is Stage.ACCEPTED and report.word is not Word.TIMEOUT and report.verdict is None:
         # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be sent now.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
+    is_answer = report.verdict is not None
     return Decided(
-        payment=_asked_sooner(payment, context.now),
+        payment=payment if is_answer else _asked_sooner(payment, context.now),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
-        disposition=Disposition.INQUIRY_BROUGHT_FORWARD,
-        is_flagged=report.word is Word.SUCCESS,
+        disposition=Disposition.INQUIRY_ANSWERED if is_answer else Disposition.INQUIRY_BROUGHT_FORWARD,
     )
 
 
@@ -187,10 +207,15 @@ def _for_review(payment: Payment, report: Report, disposition: Disposition, ids:
         ids=ids,
         payment=replace(payment, needs_review=True),
         what=None if payment.needs_review else disposition,
-        detail={"provider_code": report.code} if report.code else {},
+        detail=_detail(report),
         disposition=disposition,
         is_flagged=True,
     )
+
+
+def _detail(report: Report) -> dict[str, str]:
+    detail = {"provider_code": report.code} if report.code else {}
+    return {**detail, "by": "inquiry"} if report.verdict is not None else detail
 
 
 def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bool) -> Decided:

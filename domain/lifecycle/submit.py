@@ -7,7 +7,7 @@ happens next (an answer, an error, a crash) ends in the stage table of `payment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat as uuid_utils
 
+from domain.attempts import Outcome
 from domain.errors import (
     ClaimUnknown,
     DuplicateSubmission,
@@ -31,8 +32,9 @@ from domain.errors import (
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.fence import Draining, Fence
+from domain.inquiry import InquiryTerms, may_be_resent
 from domain.lifecycle.announce import Announcer
-from domain.payment import Fact, FactName, Outcome, Payment, Stage
+from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import (
     Attempting,
     Change,
@@ -41,9 +43,11 @@ from domain.ports import (
     ClaimTerms,
     Context,
     Decided,
+    Due,
     Provider,
     ProviderIds,
 )
+from domain.values import Kind
 
 log = structlog.get_logger()
 
@@ -52,6 +56,9 @@ _TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
 # An answer is worth more than our patience: it is written again until this is over, then the lease and the callback
 # are left to tell. The first waits are short, because Postgres mostly just failed over.
 _RECORD_TRIES_SECONDS = (0.1, 0.2, 0.5, 1, 2, 4, 4)
+
+
+_Claim = Callable[[UUID], Awaitable[Payment | None]]  # by attempt id: the payment, if it may be sent now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +92,45 @@ class Submitter:
         self._is_draining = False
         self._sends: set[asyncio.Task[None]] = set()
 
-    async def submit(self, payment_id: UUID) -> None:
-        """Submits the payment if it is still to be submitted; else changes nothing (design.md, rule 2)."""
+    async def submit(self, payment_id: UUID) -> Due | None:
+        """Submits the payment if it is still to be submitted; else changes nothing, and returns what it found."""
         found = await self._claims.look(payment_id)
-        if found is None or found.stage is not Stage.ACCEPTED or self._is_draining:
-            return
+        if self._is_draining:
+            return None
+        if found is None or found.stage is not Stage.ACCEPTED:
+            return found
         if found.age >= self._terms.claim.expires_after[found.kind]:
             self._announcer.announce_soon(await self._changes.change(expiry(payment_id, self._terms.claim)))
-            return
+            return None
         if found.is_held:
-            return  # before it costs one of the requests that others could make; it is looked at again in seconds
+            return None  # before it costs one of the requests that others could make; it is looked at again in seconds
+
+        async def claim(attempt_id: UUID) -> Payment | None:
+            return await self._claims.claim(payment_id, attempt_id, self._terms.claim)
+
+        await self._send(payment_id, found.kind, claim)
+        return None
+
+    async def resend(self, payment_id: UUID, terms: InquiryTerms) -> None:
+        """Sends a payment in doubt again, under its one id, if that is still permitted when it is claimed."""
+        if self._is_draining:
+            return
+
+        async def claim(attempt_id: UUID) -> Payment | None:
+            try:
+                result = await self._changes.change(resend_claim(payment_id, attempt_id, terms))
+            except StoreUnavailable as error:
+                raise ClaimUnknown from error
+            payment = result.decided.payment
+            return payment if payment is not None and _is_claimed_by(payment, attempt_id) else None
+
+        await self._send(payment_id, Kind.WITHDRAWAL, claim)
+
+    async def _send(self, payment_id: UUID, kind: Kind, claim: _Claim) -> None:
         try:
-            async with self._provider.readied(found.kind):
+            async with self._provider.readied(kind):
                 # From the claim on nobody may interrupt: a cancelled job must not leave a payment claimed and unsent.
-                send = asyncio.create_task(self._claim_and_send(payment_id))
+                send = asyncio.create_task(self._claim_and_send(payment_id, claim))
                 self._sends.add(send)
                 send.add_done_callback(self._sends.discard)
                 await asyncio.shield(send)
@@ -117,7 +149,7 @@ class Submitter:
         while self._sends:
             await asyncio.wait(self._sends)
 
-    async def _claim_and_send(self, payment_id: UUID) -> None:
+    async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
         if self._is_draining:
             return
         attempt_id = UUID(int=uuid_utils.uuid7().int)
@@ -130,7 +162,7 @@ class Submitter:
         )
         attempting = Attempting(attempt_id=attempt_id, fence=fence)
         try:
-            payment = await self._claims.claim(payment_id, attempt_id, self._terms.claim)
+            payment = await claim(attempt_id)
         except ClaimUnknown:
             # If it was committed after all, the payment is ours and unsent: given back as soon as Postgres listens.
             await self._record(answer_change(payment_id, attempting, frozenset(), Unreachable(), self._terms))
@@ -217,6 +249,32 @@ def answer_change(
         )
 
     return Change(payment_id=payment_id, decide=decide, ids=ids, exchanges=tuple(attempting.exchanges))
+
+
+def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Change:
+    """The change that claims a payment in doubt for another send. What permits it is judged under the payment's lock."""
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None or _is_claimed_by(payment, attempt_id):
+            return Decided(payment=payment)  # a COMMIT whose outcome was lost, done again
+        fact = Fact(
+            name=FactName.CLAIMED,
+            attempt_id=attempt_id,
+            may_resend=may_be_resent(payment, context.evidence, context.now, terms),
+            at=context.now,
+        )
+        after = payment.after(fact)
+        if after.stage is payment.stage:
+            return Decided(payment=payment)
+        until = context.now + terms.lease
+        after = replace(after, lease_until=until, next_step_at=until)
+        return Decided(payment=after, what=fact.name, attempt_id=attempt_id)
+
+    return Change(payment_id=payment_id, decide=decide, is_claim=True)
+
+
+def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
+    return payment.stage is Stage.SUBMITTING and payment.attempt_id == attempt_id
 
 
 def expiry(payment_id: UUID, terms: ClaimTerms) -> Change:

@@ -34,10 +34,11 @@ from domain.errors import ProviderError
 from domain.events import public_payment
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence
-from domain.lifecycle.record_callback import Report, Word, callback_change
+from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import SubmitTerms, answer_change
 from domain.payment import Payment
 from domain.ports import Attempting, Change, ClaimTerms, NewPayment, ProviderIds, StoredCallback
+from domain.report import Report, Word
 from domain.values import Caller, Kind, PaymentRequest, Purpose, Role
 from tests.integration.proxy import Proxy
 from tests.stack.cleanup import TemporaryFolder
@@ -293,6 +294,7 @@ def a_callback(operation: str = "deposit", body: bytes = b'{"Body": {}}') -> Sto
     return StoredCallback(
         id=new_id(),
         operation=operation,
+        word="unreadable",
         source_address="196.201.214.200",
         source_allowed=True,
         content_type="application/json",

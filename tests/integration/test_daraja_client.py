@@ -15,6 +15,7 @@ from domain import callback_address
 from domain.adapters.daraja.client import DarajaClient, daraja_session
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.redis.sharing import SharedRate
+from domain.attempts import Outcome
 from domain.callback_address import RESULT_OPERATIONS
 from domain.errors import (
     DuplicateSubmission,
@@ -28,7 +29,6 @@ from domain.errors import (
 )
 from domain.failures import FailureReason
 from domain.lifecycle.submit import fact_of_answer
-from domain.payment import Outcome
 from domain.values import Kind
 from tests.integration.daraja import (
     CALLBACK_SECRET,

@@ -17,7 +17,7 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import PageQuery, Reading
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_change
-from domain.payment import Stage
+from domain.payment import Step
 from domain.values import Kind
 from tests.integration.conftest import (
     PATIENCE_SECONDS,
@@ -102,8 +102,8 @@ async def everything(store: Store) -> None:
     await store.claiming.look(payment_id)
     await store.claiming.postpone(payment_id, timedelta(seconds=1))
     await store.accepting.first_answer("nobody", "nothing")
-    for stage in Stage:
-        await store.sweeping.take_due(stage, limit=10, next_step_in=timedelta(seconds=60))
+    for step in Step:
+        await store.sweeping.take_due(step, limit=10, next_step_in=timedelta(seconds=60))
     for announcement in await store.sweeping.unannounced(limit=10, overdue_by=timedelta(0)):
         await store.sweeping.record_announced(announcement)
     await reading.payment(payment_id)

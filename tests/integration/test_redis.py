@@ -21,7 +21,7 @@ from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
-from domain.adapters.redis.wakeups import SUBMIT_JOB, RedisWakeups, job_bytes, job_from_bytes
+from domain.adapters.redis.wakeups import STEP_JOB, RedisWakeups, job_bytes, job_from_bytes
 from domain.errors import QueueUnavailable
 from domain.idempotency import FirstAnswer
 from domain.ports import Announcement
@@ -56,7 +56,7 @@ class TestWakeups:
         queue = RedisWakeups(redis)
         await asyncio.gather(queue.wake_one(payment_id), queue.wake_one(payment_id))
         await queue.wake([payment_id, payment_id])
-        assert await jobs(redis) == [(SUBMIT_JOB, [str(payment_id)], {})] * 4
+        assert await jobs(redis) == [(STEP_JOB, [str(payment_id)], {})] * 4
 
     async def test_arq_itself_runs_it(self, redis: ArqRedis) -> None:
         """With our deserializer, as the worker process does."""
@@ -70,7 +70,7 @@ class TestWakeups:
         await queue.wake(payments[:10])
         await asyncio.gather(*map(queue.wake_one, payments[10:]))
         worker = Worker(
-            functions=[func(cast("WorkerCoroutine", submit), name=SUBMIT_JOB)],
+            functions=[func(cast("WorkerCoroutine", submit), name=STEP_JOB)],
             redis_pool=redis,
             burst=True,
             poll_delay=0.01,

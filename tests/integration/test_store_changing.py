@@ -14,11 +14,13 @@ from uuid import UUID
 
 import pytest
 
+from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, PaymentNotFound, StoreUnavailable, TooLateToCancel
 from domain.lifecycle.accept import cancel
-from domain.lifecycle.record_callback import Report, Word, callback_change, raw_change
-from domain.payment import Outcome, Payment, Stage
+from domain.lifecycle.record_callback import callback_change, raw_change
+from domain.payment import Payment, Stage, Step
 from domain.ports import Change, ChangeResult, Context, Decided, ProviderIds
+from domain.report import Report, Word
 from domain.values import Kind
 from tests.integration.conftest import (
     CALLER,
@@ -301,9 +303,9 @@ class TestBatches:
                     works += [process.changing.change(acknowledgement(*each)) for each in order]
                 await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now()")
                 works += [
-                    process.sweeping.take_due(stage, limit=20, next_step_in=TWO_SECONDS)
+                    process.sweeping.take_due(step, limit=20, next_step_in=TWO_SECONDS)
                     for process in (fresh, second)
-                    for stage in (Stage.SUBMITTING, Stage.AWAITING_RESULT)
+                    for step in (Step.END_LEASE, Step.QUERY, Step.STATUS)
                 ]
                 await asyncio.gather(*works)
         assert await fresh.deadlocks() == 0

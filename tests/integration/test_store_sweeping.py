@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from domain.errors import StoreUnavailable
-from domain.payment import Stage
+from domain.payment import Stage, Step
 from domain.ports import Announcement
 from domain.values import Kind
 from tests.integration.conftest import Store, a_new_payment, failure, locked, success
@@ -30,8 +30,8 @@ async def overdue(store: Store, count: int) -> list[UUID]:
     return [new.id for new in news]
 
 
-async def take(store: Store, *, limit: int = 100, stage: Stage = Stage.ACCEPTED) -> list[UUID]:
-    return [due.payment_id for due in await store.sweeping.take_due(stage, limit=limit, next_step_in=MINUTE)]
+async def take(store: Store, *, limit: int = 100, step: Step = Step.SUBMIT) -> list[UUID]:
+    return [due.payment_id for due in await store.sweeping.take_due(step, limit=limit, next_step_in=MINUTE)]
 
 
 class TestDue:
@@ -53,7 +53,7 @@ class TestDue:
             "UPDATE mkwanja.payments SET next_step_at = now(), created_at = now() - interval '90 seconds' WHERE id = $1"
         )
         await fresh.execute(sql, payment_id)
-        (due,) = await fresh.sweeping.take_due(Stage.ACCEPTED, limit=1, next_step_in=MINUTE)
+        (due,) = await fresh.sweeping.take_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
         assert (due.payment_id, due.kind, due.stage) == (payment_id, Kind.BILL_PAYMENT, Stage.ACCEPTED)
         assert timedelta(seconds=90) <= due.age < timedelta(seconds=900)
 
@@ -63,10 +63,10 @@ class TestDue:
         claimed, _ = await fresh.claimed()
         await fresh.finalized()
         assert await take(fresh) == []
-        assert await take(fresh, stage=Stage.SUBMITTING) == []
+        assert await take(fresh, step=Step.END_LEASE) == []
         await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", claimed)
         assert await take(fresh) == []
-        assert await take(fresh, stage=Stage.SUBMITTING) == [claimed]
+        assert await take(fresh, step=Step.END_LEASE) == [claimed]
 
     async def test_sweepers_at_once_take_disjoint_shares_and_leave_nothing(self, fresh: Store) -> None:
         """Three of them, in small bites."""

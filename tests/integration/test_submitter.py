@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.attempts import Outcome
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -25,7 +26,7 @@ from domain.fence import DeadlinePassed
 from domain.lifecycle import submit
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
-from domain.payment import Outcome, Payment, Stage
+from domain.payment import Payment, Stage
 from domain.ports import Attempting, ProviderIds
 from domain.values import Kind
 from tests.integration.conftest import INSUFFICIENT_FUNDS, SUBMIT_TERMS, TERMS, Store, new_id, success, until

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from domain.adapters.daraja.reports import read_report
-from domain.lifecycle.record_callback import Report
+from domain.report import Report
 
 ABSENT = object()
 STK_ITEMS: dict[str, Any] = {

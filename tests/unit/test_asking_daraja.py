@@ -13,6 +13,7 @@ import pytest
 from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import Token, TokenSource
+from domain.attempts import Outcome
 from domain.errors import (
     OutcomeUnknown,
     ProviderError,
@@ -23,7 +24,6 @@ from domain.errors import (
 )
 from domain.fence import DeadlinePassed, Fence
 from domain.lifecycle.submit import fact_of_answer
-from domain.payment import Outcome
 from domain.ports import Attempting
 from domain.values import Kind
 from tests.builders import a_payment, an_attempt_id, an_attempting
@@ -62,7 +62,8 @@ class Client(DarajaClient):
         self.answers = list(answers)
         self.sent_with: list[str] = []
 
-    async def _post(self, _api: Any, _body: Any, fence: Fence, token: Token) -> tuple[int, bytes]:
+    async def _post(self, _api: Any, _body: Any, fence: Fence | None, token: Token) -> tuple[int, bytes]:
+        assert fence is not None
         fence.pass_first_byte()
         self.sent_with.append(token.text)
         answer = self.answers.pop(0)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from domain.attempts import Outcome
 from domain.events import EventType, event_body, event_type, json_text, public_payment, timestamp
 from domain.failures import Failure, FailureReason
-from domain.payment import Outcome, Stage
+from domain.payment import Stage
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
 

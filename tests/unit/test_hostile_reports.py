@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.reports import UNREADABLE, read_report, without_secrets
 from domain.callback_address import Operation
-from domain.lifecycle.record_callback import Word
+from domain.report import Word
 from tests.unit.daraja_messages import payout, read, stk
 
 OPERATIONS = [*Operation, "status-1", "status-2-timeout", "deposit-timeout", ""]

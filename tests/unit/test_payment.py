@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.payment import TRANSITIONS, Attempt, Fact, FactName, Guard, Outcome, Payment, Rule, Stage
+from domain.attempts import Attempt, Outcome
+from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
 from tests.builders import A_FAILURE, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
 
 NOT_ACTED, REFUSED, FAILED = Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED

@@ -9,18 +9,13 @@ from typing import Any
 
 import pytest
 
+from domain.attempts import Outcome
 from domain.callback_address import Operation, fits_kind
 from domain.events import EventType
-from domain.lifecycle.record_callback import (
-    Disposition,
-    Report,
-    Word,
-    callback_change,
-    decide_callback,
-    raw_change,
-)
-from domain.payment import Outcome, Payment, Stage
+from domain.lifecycle.record_callback import Disposition, callback_change, decide_report, raw_change
+from domain.payment import Payment, Stage
 from domain.ports import Decided
+from domain.report import Report, Word
 from domain.values import Kind
 from tests.builders import NOW, RECEIPT, a_callback, a_context, a_payment, a_report, an_attempt, an_attempt_id
 
@@ -29,7 +24,7 @@ PENDING = [stage for stage in Stage if not stage.is_final]
 
 
 def decided(payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any) -> Decided:
-    return decide_callback(payment, a_context(**context), report, source_allowed=source_allowed)
+    return decide_report(payment, a_context(**context), report, source_allowed=source_allowed)
 
 
 def payment_of(decision: Decided) -> Payment:

@@ -10,7 +10,7 @@ import pytest
 
 from domain.adapters.daraja.reports import UNREADABLE
 from domain.failures import FailureReason
-from domain.lifecycle.record_callback import Report, Word
+from domain.report import Report, Word
 from tests.unit.daraja_messages import ABSENT, BILL_PARAMETERS, PAYOUT_PARAMETERS, STK_ITEMS, named, payout, read, stk
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from domain import errors
+from domain.attempts import Outcome
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -25,10 +26,11 @@ from domain.failures import Failure, FailureReason
 from domain.fence import DeadlinePassed, Draining
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.submit import SubmitTerms, answer_change, expiry, fact_of_answer
-from domain.payment import FactName, Outcome, Payment, Stage
+from domain.payment import FactName, Payment, Stage
 from domain.ports import ClaimTerms, Decided, Exchange
 from domain.values import Kind
 from tests.builders import (
+    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
     a_context,
@@ -255,7 +257,7 @@ def test_each_kind_has_an_age_of_its_own() -> None:
 
 def test_nothing_is_expired_that_is_not_on_record() -> None:
     assert expiry(PAYMENT_ID, TERMS.claim).decide(None, a_context()).payment is None
-    assert lease_expiry(PAYMENT_ID).decide(None, a_context()).payment is None
+    assert lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(None, a_context()).payment is None
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_nothing_is_expired_that_is_not_on_record() -> None:
 )
 def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expected: Stage) -> None:
     payment = a_payment(stage=Stage.SUBMITTING, lease_until=NOW + timedelta(seconds=lease_left))
-    decision = lease_expiry(PAYMENT_ID).decide(payment, a_context())
+    decision = lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context())
     after = payment_of(decision)
     assert after.stage is expected
     assert decision.what == (FactName.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None)
@@ -273,5 +275,5 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
 def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
-    decision = lease_expiry(PAYMENT_ID).decide(payment, a_context())
+    decision = lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context())
     assert (decision.payment, decision.what) == (payment, None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from domain.adapters.daraja.reports import is_provider_id
 from domain.adapters.daraja.requests import Api
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -24,7 +24,8 @@ from domain.errors import (
     TokenRefused,
 )
 from domain.failures import Failure, FailureReason
-from domain.lifecycle.record_callback import ORIGINATOR_CONVERSATION_ID
+from domain.inquiry import Verdict
+from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
 from domain.values import Kind
 
 # Daraja says "your token is not valid" in four ways, by API (daraja.md §1).
@@ -53,6 +54,57 @@ def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> frozenset[tup
     raise _error(kind, status, message)
 
 
+def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Report:
+    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused and Throttled."""
+    message = _json_object(body)
+    if message is not None and 200 <= status < 300 and "errorCode" not in message:
+        return _query_result(message, checkout_request_id)
+    code, text = _refused_at_the_door(status, message)
+    words = text.lower()
+    if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
+        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.VAGUE)
+    # "Invalid CheckoutRequestID" is what Daraja says of one that is too young, too.
+    verdict = Verdict.NO_RESULT if code == "400.002.02" else Verdict.NO_ANSWER
+    return Report(word=Word.UNDECIDED, code=code, verdict=verdict)
+
+
+def read_status_acknowledgement(status: int, body: bytes) -> str:
+    """Whether a Transaction Status question was taken, in a word for the record. Raises TokenRefused and Throttled.
+
+    The answer itself comes by the question's own address, and may come whatever was said here.
+    """
+    message = _json_object(body)
+    if message is not None and 200 <= status < 300 and code_text(message.get("ResponseCode")) == SUCCESS_CODE:
+        return "acknowledged"
+    code, _ = _refused_at_the_door(status, message)
+    return f"not acknowledged: {code or status}"
+
+
+def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
+    code = code_text(message.get("ResultCode"))
+    ids = {_ID_NAMES[name]: message[name] for name in _ID_NAMES if is_provider_id(message.get(name))}
+    is_about_it = ids.get("checkout_request_id", checkout_request_id) == checkout_request_id
+    if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
+        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.NO_ANSWER)
+    known = frozenset(ids.items())
+    if code == SUCCESS_CODE:
+        return Report(word=Word.SUCCESS, code=code, ids=known, verdict=Verdict.PAID)
+    failure = failure_of(Kind.DEPOSIT, code)
+    if failure is not None:
+        return Report(word=Word.FAILURE, code=code, failure=failure, ids=known, verdict=Verdict.FAILED)
+    return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=Verdict.NO_RESULT)
+
+
+def _refused_at_the_door(status: int, message: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """Daraja's code and text, unless it did not look at the question at all. Raises TokenRefused and Throttled."""
+    code, text = _code_and_text(message)
+    if code in _TOKEN_CODES or (status == 401 and code is None):
+        raise TokenRefused(code=code or "401")
+    if _is_throttled(status, code, text):
+        raise Throttled(code=code or "429", wait_seconds=_THROTTLED_WAIT_SECONDS)
+    return code, text
+
+
 def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     if "duplicate originatorconversationid" in str(message.get("ResponseDescription")).lower():
         raise DuplicateSubmission(code=_storable(str(message.get("ResponseCode"))))
@@ -64,11 +116,10 @@ def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[st
 
 
 def _error(kind: Kind, status: int, message: Mapping[str, Any] | None) -> ProviderError:
-    code, text = _code_and_text(message)
-    if code in _TOKEN_CODES or (status == 401 and code is None):
-        return TokenRefused(code=code or "401")
-    if _is_throttled(status, code, text):
-        return Throttled(code=code or "429", wait_seconds=_THROTTLED_WAIT_SECONDS)
+    try:
+        code, text = _refused_at_the_door(status, message)
+    except (TokenRefused, Throttled) as refusal:
+        return refusal
     if code is None:
         return OutcomeUnknown(f"status {status} without an error that we know")
     if code == "500.002.1001" and "duplicate originatorconversationid" in text.lower():

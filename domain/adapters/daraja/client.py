@@ -19,13 +19,24 @@ import orjson
 import structlog
 import uuid_utils.compat as uuid_utils
 
-from domain.adapters.daraja.answers import read_answer
-from domain.adapters.daraja.requests import API_OF_KIND, Account, Api, request_body
+from domain.adapters.daraja.answers import read_answer, read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.requests import (
+    API_OF_KIND,
+    STATUS,
+    STK_QUERY,
+    Account,
+    Api,
+    request_body,
+    status_body,
+    stk_query_body,
+)
 from domain.adapters.daraja.token import Token, TokenSource
-from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, TokenRefused, Unreachable
+from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Throttled, TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
-from domain.payment import Payment
+from domain.inquiry import Verdict
+from domain.payment import ASKED_BY, Payment, Step
 from domain.ports import Attempting, Exchange, ProviderIds
+from domain.report import Report, Word
 
 log = structlog.get_logger()
 
@@ -36,7 +47,11 @@ _CONNECT_SECONDS = 5
 _ANSWER_BYTES_MAX = 64 * 1024
 _ANSWER_CHARACTERS_KEPT = 2000
 
+# What STK query is taken to have said where its answer did not come, or cannot be read.
+NO_ANSWER = Report(word=Word.UNDECIDED, verdict=Verdict.NO_ANSWER)
+
 _MASKED_FIELDS = ("Password", "SecurityCredential")
+_OWN_IDS = ("Timestamp", "OriginatorConversationID", "OriginalConversationID")
 _MASK = "[masked]"
 _ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{16,}$")
 _ECHOED_TOKEN = re.compile(r"(Invalid Access Token\s*-\s*)[^\"\s]+", re.IGNORECASE)
@@ -70,7 +85,7 @@ async def _pass_fence(_session: aiohttp.ClientSession, context: SimpleNamespace,
 
 
 class DarajaClient:
-    """Submits payments. Knows nothing of stages: it reports acknowledged ids, or what an error means."""
+    """Submits payments and asks about them. Knows nothing of stages: it reports what Daraja said, or what an error means."""
 
     def __init__(
         self,
@@ -107,6 +122,51 @@ class DarajaClient:
             # Refused at the door, before M-PESA saw it: safe to send again even for a payout (daraja.md §1).
             return await self._send(payment, attempting, await _had(self._tokens.after_refusal(token)))
 
+    async def ask(self, payment: Payment, number: int, exchanges: list[Exchange]) -> Report | None:
+        """Asks about `payment` as its inquiry `number`; what Daraja said, or None where that comes by callback.
+
+        Raises Throttled, and Unreachable where no token can be had. Each exchange is added to `exchanges`.
+        """
+        token = await _had(self._tokens.current())
+        try:
+            return await self._ask_once(payment, number, exchanges, token)
+        except TokenRefused:
+            try:
+                return await self._ask_once(payment, number, exchanges, await _had(self._tokens.after_refusal(token)))
+            except TokenRefused as error:
+                raise Unreachable("two tokens in a row were refused") from error
+
+    async def _ask_once(self, payment: Payment, number: int, exchanges: list[Exchange], token: Token) -> Report | None:
+        known = dict(payment.provider_ids)
+        if payment.question is Step.QUERY:
+            api, asked_by = STK_QUERY, known[ASKED_BY[payment.kind]]
+            body = stk_query_body(asked_by, self._account, datetime.now(UTC))
+        else:
+            api = STATUS
+            id_kind = ASKED_BY.get(payment.kind)
+            asked_by = known[id_kind] if id_kind else str(payment.id)
+            body = status_body(payment, asked_by, number, self._account, credential=self._credential)
+        status: int | None = None
+        answer: bytes | None = None
+        meaning = "no answer"
+        try:
+            status, answer = await self._post(api, body, None, token)
+            if api is STATUS:
+                meaning = read_status_acknowledgement(status, answer)
+                return None
+            report = read_query_answer(status, answer, asked_by)
+            meaning = str(report.verdict)
+        except (TokenRefused, Throttled) as error:
+            meaning = type(error).__name__
+            raise
+        except (ProviderError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            log.warning("inquiry_without_answer", payment_id=str(payment.id), api=api.name, error=type(error).__name__)
+            return None if api is STATUS else NO_ANSWER
+        else:
+            return report
+        finally:
+            exchanges.append(_exchange(None, api, body, status is not None, status, answer, meaning))
+
     async def _send(self, payment: Payment, attempting: Attempting, token: Token) -> ProviderIds:
         api = API_OF_KIND[payment.kind]
         body = request_body(payment, self._account, credential=self._credential, now=datetime.now(UTC))
@@ -127,9 +187,11 @@ class DarajaClient:
             meaning = type(problem).__name__
             raise problem from error
         finally:
-            attempting.exchanges.append(_exchange(attempting.attempt_id, api, body, fence, status, answer, meaning))
+            attempting.exchanges.append(
+                _exchange(attempting.attempt_id, api, body, fence.is_written, status, answer, meaning)
+            )
 
-    async def _post(self, api: Api, body: Mapping[str, Any], fence: Fence, token: Token) -> tuple[int, bytes]:
+    async def _post(self, api: Api, body: Mapping[str, Any], fence: Fence | None, token: Token) -> tuple[int, bytes]:
         async with self._session.post(
             self._base_url + api.path,
             data=orjson.dumps(body),
@@ -167,10 +229,10 @@ def _without_answer(error: BaseException, fence: Fence) -> ProviderError:
 
 
 def _exchange(
-    attempt_id: UUID,
+    attempt_id: UUID | None,
     api: Api,
     body: Mapping[str, Any],
-    fence: Fence,
+    was_written: bool,
     status: int | None,
     answer: bytes | None,
     meaning: str,
@@ -180,7 +242,7 @@ def _exchange(
         attempt_id=attempt_id,
         api=api.name,
         request={name: _masked_field(name, value) for name, value in body.items()},
-        was_written=fence.is_written,
+        was_written=was_written,
         http_status=status,
         answer=None if answer is None else masked(answer.decode("utf-8", "replace"))[:_ANSWER_CHARACTERS_KEPT],
         meaning=meaning,
@@ -194,7 +256,7 @@ def _masked_field(name: str, value: Any) -> Any:
         return value
     if name.endswith(("URL", "Url")):
         return _ADDRESS_TOKEN.sub(f"/{_MASK}", value)
-    return value if name in ("Timestamp", "OriginatorConversationID") else masked(value)
+    return value if name in _OWN_IDS else masked(value)
 
 
 def masked(text: str) -> str:

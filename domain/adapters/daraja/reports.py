@@ -13,9 +13,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
-from domain.callback_address import TIMEOUT_OPERATIONS, Operation
-from domain.lifecycle.record_callback import ORIGINATOR_CONVERSATION_ID, Report, Word
+from domain.adapters.daraja.result_codes import (
+    STATUS_COMPLETED,
+    SUCCESS_CODE,
+    code_text,
+    failure_of,
+    failure_of_status,
+    refuses_credential,
+)
+from domain.callback_address import Operation, is_timeout
+from domain.inquiry import Verdict
+from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
 from domain.values import Kind, is_receipt
 
 UNREADABLE = Report(word=Word.UNREADABLE)
@@ -30,6 +38,16 @@ _SECRET_VALUE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 REPLACED = b"[replaced]"
+
+# "Not found" has no code of its own (daraja.md §6.1, inferred): this one, with a text that says so.
+_NOT_FOUND_CODE = "SFC_IC0003"
+_NOT_FOUND = re.compile(r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL)
+
+_TARGET_IDS = {
+    "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID,
+    "OriginalConversationID": ORIGINATOR_CONVERSATION_ID,
+    "ConversationID": "conversation_id",
+}
 
 _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 
@@ -48,10 +66,10 @@ def read_report(operation: str, body: bytes) -> Report:
                 return _payout_report(Kind.WITHDRAWAL, message)
             case Operation.BILL_PAYMENT:
                 return _payout_report(Kind.BILL_PAYMENT, message)
-            case _ if operation in TIMEOUT_OPERATIONS.values():
+            case _ if is_timeout(operation):
                 return _timeout_report(message)
             case _:
-                return UNREADABLE  # an answer to a question that was never asked
+                return _status_report(message)
     except _OtherShape:
         return UNREADABLE
 
@@ -86,6 +104,41 @@ def _payout_report(kind: Kind, message: Any) -> Report:
     receipt = _receipt([*parameters.get("TransactionReceipt", []), result.get("TransactionID")])
     name = next(iter(parameters.get("ReceiverPartyPublicName", [])), None)
     return _report(kind, code, ids, amounts, receipt, _recipient_name(name))
+
+
+def _status_report(message: Any) -> Report:
+    """Transaction Status result (daraja.md §6.1). Its envelope is about the question; its parameters about the payment."""
+    result = _mapping(_mapping(message).get("Result"))
+    code = _code(result)
+    if code != SUCCESS_CODE:
+        is_not_found = code == _NOT_FOUND_CODE and _NOT_FOUND.search(str(result.get("ResultDesc")))
+        verdict = Verdict.NOT_FOUND if is_not_found else Verdict.NO_ANSWER
+        return Report(word=Word.UNDECIDED, code=code, verdict=verdict, refuses_credential=refuses_credential(code))
+    parameters = _items(result.get("ResultParameters"), "ResultParameter", "Key")
+    ids = frozenset(
+        (id_kind, value)
+        for name, id_kind in _TARGET_IDS.items()
+        for value in parameters.get(name, [])
+        if is_provider_id(value)
+    )
+    amounts = parameters.get("Amount", [])
+    common: dict[str, Any] = {"ids": ids, "has_amount": bool(amounts), "amount": _amount(amounts)}
+    statuses = parameters.get("TransactionStatus", [])
+    status = statuses[0] if statuses and all(value == statuses[0] for value in statuses) else None
+    if status == STATUS_COMPLETED:
+        return Report(
+            word=Word.SUCCESS,
+            code=status,
+            verdict=Verdict.PAID,
+            receipt=_receipt(parameters.get("ReceiptNo", [])),
+            recipient_name=_recipient_name(next(iter(parameters.get("CreditPartyName", [])), None)),
+            **common,
+        )
+    failure = failure_of_status(status) if isinstance(status, str) else None
+    if failure is not None:
+        return Report(word=Word.FAILURE, code=failure.provider_code, failure=failure, verdict=Verdict.FAILED, **common)
+    # Not final, or nothing that we know; but Daraja found it.
+    return Report(word=Word.UNDECIDED, code=code_text(status), verdict=Verdict.UNDER_WAY, ids=ids)
 
 
 def _timeout_report(message: Any) -> Report:
@@ -127,6 +180,7 @@ def _report(
         ids=ids,
         has_amount=bool(amounts),
         amount=_amount(amounts),
+        refuses_credential=kind is not Kind.DEPOSIT and refuses_credential(code),
     )
 
 

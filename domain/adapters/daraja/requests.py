@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from domain import callback_address
-from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
 from domain.payment import Payment
 from domain.values import Kind, Purpose
 
@@ -52,6 +52,8 @@ class Api:
 STK_PUSH = Api("stk_push", "/mpesa/stkpush/v1/processrequest", "CheckoutRequestID")
 B2C = Api("b2c", "/mpesa/b2c/v3/paymentrequest", "ConversationID")
 B2B = Api("b2b", "/mpesa/b2b/v1/paymentrequest", "ConversationID")
+STK_QUERY = Api("stk_query", "/mpesa/stkpushquery/v1/query", "CheckoutRequestID")
+STATUS = Api("status", "/mpesa/transactionstatus/v1/query", "ConversationID")
 
 API_OF_KIND = {Kind.DEPOSIT: STK_PUSH, Kind.WITHDRAWAL: B2C, Kind.BILL_PAYMENT: B2B}
 
@@ -68,12 +70,8 @@ def request_body(payment: Payment, account: Account, *, credential: str, now: da
 
 
 def _stk_push(payment: Payment, account: Account, now: datetime) -> Mapping[str, Any]:
-    timestamp = now.astimezone(EAST_AFRICA).strftime("%Y%m%d%H%M%S")
-    password = base64.b64encode(f"{account.shortcode}{account.passkey}{timestamp}".encode()).decode()
     return {
-        "BusinessShortCode": account.shortcode,
-        "Password": password,
-        "Timestamp": timestamp,
+        **_password(account, now),
         "TransactionType": "CustomerBuyGoodsOnline" if account.till else "CustomerPayBillOnline",
         "Amount": payment.amount_kes,
         "PartyA": payment.phone_number,
@@ -118,6 +116,37 @@ def _b2b(payment: Payment, account: Account, credential: str) -> Mapping[str, An
         "ResultURL": _address(payment, account, RESULT_OPERATIONS[payment.kind]),
         "Occassion": "",
     }
+
+
+def stk_query_body(checkout_request_id: str, account: Account, now: datetime) -> Mapping[str, Any]:
+    """The body that asks about a deposit (daraja.md §3)."""
+    return {**_password(account, now), "CheckoutRequestID": checkout_request_id}
+
+
+def status_body(
+    payment: Payment, originator_id: str, number: int, account: Account, *, credential: str
+) -> Mapping[str, Any]:
+    """The body that asks about a payout, as inquiry `number` (daraja.md §6.1)."""
+    return {
+        "Initiator": account.initiator_name,
+        "SecurityCredential": credential,
+        "CommandID": "TransactionStatusQuery",
+        # Sources disagree about the key's name; both are sent.
+        "OriginalConversationID": originator_id,
+        "OriginatorConversationID": originator_id,
+        "PartyA": account.payout_shortcode,
+        "IdentifierType": _SHORTCODE,
+        "ResultURL": _address(payment, account, status_operation(number)),
+        "QueueTimeOutURL": _address(payment, account, status_operation(number, for_timeout=True)),
+        "Remarks": "Status",
+        "Occasion": "",
+    }
+
+
+def _password(account: Account, now: datetime) -> dict[str, Any]:
+    timestamp = now.astimezone(EAST_AFRICA).strftime("%Y%m%d%H%M%S")
+    password = base64.b64encode(f"{account.shortcode}{account.passkey}{timestamp}".encode()).decode()
+    return {"BusinessShortCode": account.shortcode, "Password": password, "Timestamp": timestamp}
 
 
 def _address(payment: Payment, account: Account, operation: str) -> str:

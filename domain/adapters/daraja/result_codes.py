@@ -71,6 +71,32 @@ _FAILURES = {
 }
 
 
+# Our initiator's name, password or right was refused; a few more tries lock it (daraja.md §4.5). Not of deposits, where
+# 2001 and 8006 are the customer's PIN.
+_CREDENTIAL_CODES = frozenset({"2001", "18", "20", "21", "8006"})
+
+# What the parameter `TransactionStatus` says of a payment (daraja.md §6.1); other values end nothing.
+_STATUS_FAILURES = {
+    "Failed": (_F.REJECTED_BY_PROVIDER, True),
+    "Cancelled": (_F.REJECTED_BY_PROVIDER, True),
+    "Declined": (_F.REJECTED_BY_PROVIDER, True),
+    "Expired": (_F.EXPIRED, False),
+    "Reversed": (_F.REVERSED, False),
+}
+STATUS_COMPLETED = "Completed"
+
+
+def refuses_credential(code: str) -> bool:
+    """Whether a payout's or an inquiry's result says that our initiator's credential is not taken."""
+    return code in _CREDENTIAL_CODES
+
+
+def failure_of_status(status: str) -> Failure | None:
+    """The failure that a `TransactionStatus` means, or None where it ends nothing."""
+    found = _STATUS_FAILURES.get(status)
+    return Failure(found[0], found[1], status) if found else None
+
+
 def failure_of(kind: Kind, code: str) -> Failure | None:
     """The failure that `code` finalizes with, or None where it finalizes nothing."""
     found = _FAILURES[kind].get(code)

@@ -25,7 +25,7 @@ from domain.adapters.postgres.engine import (
 from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
-from domain.payment import Payment, Stage
+from domain.payment import Payment, Stage, Step
 from domain.ports import Acceptance, NewPayment
 
 # How long a request waits for the first one with its key, before it is told to come back (interface.md).
@@ -56,10 +56,11 @@ reserved AS (
 ), created AS (
     INSERT INTO mkwanja.payments
         (id, kind, stage, caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
-         description, remarks, purpose, metadata, idempotency_key, created_at, updated_at, sequence, next_step_at)
+         description, remarks, purpose, metadata, idempotency_key, created_at, updated_at, sequence, next_step_at,
+         next_step)
     SELECT id, kind, '{Stage.ACCEPTED}', caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
          description, remarks, purpose, CAST(metadata AS json), idempotency_key, now(), now(), 1,
-         now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds'
+         now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds', '{Step.SUBMIT}'
     FROM sent JOIN reserved ON reserved.payment_id = sent.id
     RETURNING id
 )

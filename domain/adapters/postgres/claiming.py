@@ -27,12 +27,16 @@ from domain.adapters.postgres.engine import (
 )
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.errors import ClaimUnknown
-from domain.payment import FactName, Payment, Stage
+from domain.payment import FactName, Payment, Stage, Step
 from domain.ports import ClaimTerms, Due
 from domain.values import Kind
 
+# A step is given to a worker this long before it would be due again (`reconcile.HANDED_OVER_FOR`).
+_SOON = timedelta(seconds=5)
+
 _LOOK = text(f"""
-SELECT id, kind, stage, now() - created_at AS age,
+SELECT id, kind, stage, next_step, now() - created_at AS age,
+    next_step_at <= now() + CAST(:soon AS interval) AS is_due,
     needs_review OR (kind <> '{Kind.DEPOSIT}' AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged)) AS is_held
 FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
@@ -43,23 +47,27 @@ _CLAIM_COLUMNS = {
 }  # fmt: skip
 
 # Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id order, like every batch.
+# The brakes are locked in common: whoever engages one waits for this COMMIT, and so knows of every claim before it.
 _CLAIM = text(f"""
 WITH sent AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
-    SELECT payment.id FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
+    SELECT payment.id, payment.kind FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
     WHERE payment.stage = '{Stage.ACCEPTED}'
     ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
+), brake AS (
+    SELECT is_engaged FROM mkwanja.brakes
+    WHERE EXISTS (SELECT FROM free WHERE kind <> '{Kind.DEPOSIT}') ORDER BY name FOR SHARE
 ), claimed AS (
     UPDATE mkwanja.payments AS payment
     SET stage = '{Stage.SUBMITTING}', attempt_id = sent.attempt_id, lease_until = now() + sent.lease,
-        next_step_at = now() + sent.lease, sequence = payment.sequence + 1, updated_at = now()
+        next_step_at = now() + sent.lease, next_step = '{Step.END_LEASE}', sequence = payment.sequence + 1, updated_at = now()
     FROM sent JOIN free ON free.id = sent.id
     WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}' AND NOT payment.needs_review
       AND payment.created_at > now() - CASE payment.kind
             WHEN '{Kind.DEPOSIT}' THEN sent.deposit_age
             WHEN '{Kind.WITHDRAWAL}' THEN sent.withdrawal_age
             ELSE sent.bill_payment_age END
-      AND (payment.kind = '{Kind.DEPOSIT}' OR NOT EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged))
+      AND (payment.kind = '{Kind.DEPOSIT}' OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))
     RETURNING payment.*
 ), attempted AS (
     INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)
@@ -125,8 +133,8 @@ class Claiming:
 
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_LOOK, {"ids": list(ids)})
-        found = {row.id: replace(due_from(row), is_held=row.is_held) for row in rows}
+            rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": _SOON})
+        found = {row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held) for row in rows}
         return [found.get(payment_id) for payment_id in ids]
 
     async def _wait_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:

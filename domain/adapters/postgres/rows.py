@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+from domain.attempts import Attempt, Outcome
 from domain.failures import Failure, FailureReason
-from domain.payment import Attempt, Outcome, Payment, Stage
+from domain.payment import Payment, Stage, Step
 from domain.ports import Due, NewPayment
 from domain.values import Kind, Purpose
 
@@ -26,7 +27,7 @@ CHANGED_COLUMNS = {
     "id": "uuid", "stage": "text", "updated_at": "timestamptz", "finalized_at": "timestamptz", "receipt": "text",
     "recipient_name": "text", "failure_reason": "text", "failure_code": "text", "failure_safe_to_retry": "boolean",
     "needs_review": "boolean", "sequence": "int", "attempt_id": "uuid", "lease_until": "timestamptz",
-    "next_step_at": "timestamptz", "event_due": "timestamptz",
+    "next_step_at": "timestamptz", "next_step": "text", "event_due": "timestamptz",
 }  # fmt: skip
 
 
@@ -70,7 +71,8 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
 
 def due_from(row: Any) -> Due:
     """A payment as a step needs to know it."""
-    return Due(payment_id=_uuid(row.id), kind=Kind(row.kind), stage=Stage(row.stage), age=row.age)
+    step = Step(row.next_step) if row.next_step else None
+    return Due(payment_id=_uuid(row.id), kind=Kind(row.kind), stage=Stage(row.stage), age=row.age, step=step)
 
 
 def _uuid(value: Any) -> UUID:
@@ -91,6 +93,8 @@ def attempts_from(attempt_rows: Iterable[Any], id_rows: Iterable[Any]) -> dict[U
                 number=row.number,
                 outcome=Outcome(row.outcome) if row.outcome else None,
                 provider_ids=frozenset(ids[_uuid(row.id)]),
+                claimed_at=row.claimed_at,
+                ended_at=row.ended_at,
             )
         )
     return {payment_id: tuple(found) for payment_id, found in attempts.items()}
@@ -138,6 +142,7 @@ def changed_values(payment: Payment) -> dict[str, Any]:
         "attempt_id": payment.attempt_id,
         "lease_until": payment.lease_until,
         "next_step_at": payment.next_step_at,
+        "next_step": payment.next_step.value if payment.next_step else None,
         "event_due": payment.event_due,
     }
 

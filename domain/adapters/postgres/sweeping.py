@@ -5,28 +5,49 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, sqlstate
+from domain.adapters.postgres.feed import list_events
 from domain.adapters.postgres.rows import due_from
 from domain.errors import StoreUnavailable
-from domain.payment import Stage
+from domain.payment import Step
 from domain.ports import Announcement, Due
 
 # Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
 _TAKE_DUE = text("""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
-    WHERE stage = :stage AND next_step_at <= now()
+    WHERE next_step = :step AND next_step_at <= now() AND NOT (:step = 'status' AND EXISTS (
+        SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
     ORDER BY next_step_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
     FROM due WHERE payment.id = due.id
-    RETURNING payment.id, payment.kind, payment.stage, now() - payment.created_at AS age, due.next_step_at AS was_due_at
+    RETURNING payment.id, payment.kind, payment.stage, payment.next_step,
+        now() - payment.created_at AS age, due.next_step_at AS was_due_at
 )
 SELECT * FROM moved ORDER BY was_due_at
+""")
+
+# A look before a budget is spent. Questions with the refused credential are not due while the breaker is open.
+_COUNT_DUE = text("""
+SELECT count(*) AS due FROM (
+    SELECT FROM mkwanja.payments
+    WHERE next_step = :step AND next_step_at <= now() AND NOT (:step = 'status' AND EXISTS (
+        SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
+    LIMIT :limit) AS found
+""")
+
+_TAKE_PROBE = text("""
+UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
+WHERE name = 'breaker' AND is_engaged AND payment_id IS NOT NULL
+  AND coalesce(probed_at, changed_at) + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
+      CAST(:cool_down_max AS interval)) <= now()
+RETURNING payment_id
 """)
 
 _UNANNOUNCED = text("""
@@ -67,12 +88,24 @@ class Sweeping:
             self._record_batch, key=lambda item: item.payment_id, gate=gate
         )
 
-    async def take_due(self, stage: Stage, *, limit: int, next_step_in: timedelta) -> list[Due]:
+    async def count_due(self, step: Step, *, limit: int) -> int:
+        """See `domain.ports.SweepingStore.count_due`."""
+        async with self._database.transaction() as transaction:
+            [row] = await transaction.rows(_COUNT_DUE, {"step": step.value, "limit": limit})
+        return int(row.due)
+
+    async def take_due(self, step: Step, *, limit: int, next_step_in: timedelta) -> list[Due]:
         """See `domain.ports.SweepingStore.take_due`."""
-        parameters = {"stage": stage.value, "limit": limit, "next_step_in": next_step_in}
+        parameters = {"step": step.value, "limit": limit, "next_step_in": next_step_in}
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_TAKE_DUE, parameters)
         return [due_from(row) for row in rows]
+
+    async def take_probe(self, cool_down: timedelta, cool_down_max: timedelta) -> UUID | None:
+        """See `domain.ports.SweepingStore.take_probe`."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_TAKE_PROBE, {"cool_down": cool_down, "cool_down_max": cool_down_max})
+        return UUID(int=rows[0].payment_id.int) if rows else None
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
         """See `domain.ports.SweepingStore.unannounced`."""
@@ -91,6 +124,7 @@ class Sweeping:
         payment_ids = {"payment_ids": sorted(item.payment_id for item in batch)}
         try:
             async with self._database.transaction() as transaction:
+                await list_events(transaction)  # its lock comes first: whoever holds rows must not wait for it
                 await transaction.rows(_LOCK_OWING, payment_ids)
                 await transaction.run(_RECORD, {"history_ids": [item.history_id for item in batch]})
                 await transaction.run(_CLEAR, payment_ids)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -25,7 +27,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -63,6 +65,7 @@ payments = Table(
     Column("lease_until", _moment),
     Column("next_step_at", _moment),
     Column("event_due", _moment),
+    Column("next_step", Text),
 )
 Index(
     "receipt_belongs_to_one_payment",
@@ -72,7 +75,7 @@ Index(
 )
 Index(
     "payments_due",
-    payments.c.stage,
+    payments.c.next_step,
     payments.c.next_step_at,
     postgresql_where=payments.c.next_step_at.isnot(None),
 )
@@ -159,6 +162,7 @@ callbacks = Table(
     Column("body_sha256", LargeBinary, nullable=False),
     Column("disposition", Text, nullable=False),
     Column("is_flagged", Boolean, nullable=False),
+    Column("word", Text),
 )
 Index("callbacks_by_id", callbacks.c.id)
 Index("callbacks_of_payment", callbacks.c.payment_id, callbacks.c.received_at)
@@ -172,7 +176,8 @@ inquiries = Table(
     Column("api", Text, nullable=False),
     Column("asked_at", _moment, nullable=False),
     Column("answered_at", _moment),
-    Column("answer", JSON),
+    Column("verdict", Text),
+    Column("code", Text),
 )
 
 daraja_exchanges = Table(
@@ -180,7 +185,7 @@ daraja_exchanges = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("payment_id", Uuid, nullable=False),
-    Column("attempt_id", Uuid, nullable=False),
+    Column("attempt_id", Uuid),
     Column("api", Text, nullable=False),
     Column("recorded_at", _moment, nullable=False),
     Column("request", JSON, nullable=False),
@@ -198,4 +203,27 @@ brakes = Table(
     Column("is_engaged", Boolean, nullable=False, server_default=text("false")),
     Column("reason", Text),
     Column("changed_at", _moment, nullable=False, server_default=text("now()")),
+    Column("payment_id", Uuid),
+    Column("probes", Integer, nullable=False, server_default=text("0")),
+    Column("probed_at", _moment),
 )
+
+brake_history = Table(
+    "brake_history",
+    metadata,
+    Column("changed_at", _moment, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("is_engaged", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+Index("brake_history_by_time", brake_history.c.changed_at)
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", BigInteger, Identity(always=True), primary_key=True),
+    Column("history_id", Uuid, ForeignKey(payment_history.c.id), nullable=False),
+    Column("owner", Text),
+    UniqueConstraint("history_id", name="event_is_listed_once"),
+)
+Index("events_by_owner", events.c.owner, events.c.position)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from uuid import uuid4
 
 from arq.connections import ArqRedis
@@ -18,18 +19,56 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 """
 
-# The generic cell rate algorithm, by Redis's own clock: one key holds when the next request is due. Returns 0 and counts
-# the request, or returns how many microseconds too early it is and counts nothing.
+# The generic cell rate algorithm, by Redis's own clock: one key holds when the next request is due. Three additions:
+#
+# * Classes. Each may use only so much of the burst, so that under load the first class finds room before the others do;
+#   and each has a share of the rate that is its own even then, charged to the common count, so that none starves.
+# * Slowing down. A factor, halved when Daraja says that it is too much, that recovers by a tenth of the rate a second.
+# * Taking several at once, as many as fit.
+#
+# KEYS: the due time, the class's own due time, the factor. ARGV: interval and burst in microseconds, the class's part of the
+# burst, its share of the rate, how many are wanted. Returns how many were taken, and how many microseconds to wait if none.
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local interval = tonumber(ARGV[1])
-local burst = tonumber(ARGV[2])
+local slowed = redis.call('HMGET', KEYS[3], 'factor', 'at')
+local factor = 1
+if slowed[1] then factor = math.min(1, tonumber(slowed[1]) + 0.1 * (now - tonumber(slowed[2])) / 1000000) end
+local interval = tonumber(ARGV[1]) / factor
+local burst = math.max(0, 1000000 - interval) * tonumber(ARGV[2])
+local share = tonumber(ARGV[3])
+local wanted = tonumber(ARGV[4])
 local due = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
-local early = due - now - burst
-if early > 0 then return early end
-redis.call('SET', KEYS[1], string.format('%d', due + interval), 'PX', 60000)
-return 0
+local own = math.max(tonumber(redis.call('GET', KEYS[2]) or '0'), now)
+local taken = 0
+while taken < wanted and (due - now <= burst or (share > 0 and own <= now)) do
+  due = due + interval
+  if share > 0 then own = math.max(own, now) + interval / share end
+  taken = taken + 1
+end
+if taken > 0 then
+  redis.call('SET', KEYS[1], string.format('%d', due), 'PX', 3600000)
+  redis.call('SET', KEYS[2], string.format('%d', own), 'PX', 3600000)
+  return {taken, 0}
+end
+local wait = due - now - burst
+if share > 0 then wait = math.min(wait, own - now) end
+return {0, math.max(1, math.ceil(wait))}
+"""
+
+_SLOW_DOWN = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local slowed = redis.call('HMGET', KEYS[1], 'factor', 'at')
+local factor = 1
+if slowed[1] then
+  if now - tonumber(slowed[2]) < 1000000 then return slowed[1] end
+  factor = math.min(1, tonumber(slowed[1]) + 0.1 * (now - tonumber(slowed[2])) / 1000000)
+end
+factor = math.max(0.05, factor / 2)
+redis.call('HSET', KEYS[1], 'factor', string.format('%.6f', factor), 'at', string.format('%d', now))
+redis.call('PEXPIRE', KEYS[1], 60000)
+return tostring(factor)
 """
 
 
@@ -67,19 +106,57 @@ class SharedText:
                     await self._release(keys=[name], args=[mine])
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A class of requests: how much of the burst it may use, and which share of the rate is its own in any case."""
+
+    name: str
+    part_of_burst: float = 1.0
+    own_share: float = 0.0
+
+
 class SharedRate:
     """So many requests a second for all workers together, with at most a second's worth at once."""
 
     def __init__(self, redis: ArqRedis, name: str, *, per_second: float) -> None:
         self._take = redis.register_script(_TAKE)
+        self._slow_down = redis.register_script(_SLOW_DOWN)
         self._name = f"mkwanja:{name}"
         self._interval_microseconds = 1_000_000 / per_second
-        self._burst_microseconds = max(0.0, 1_000_000 - self._interval_microseconds)
 
-    async def take(self) -> float:
+    async def take(self, turn: Turn = Turn("any")) -> float:
         """0 if one more request may go now; else after how many seconds to ask again. Raises QueueUnavailable."""
+        _, wait_microseconds = await self._taken(turn, 1)
+        return wait_microseconds / 1_000_000
+
+    async def take_some(self, wanted: int) -> int:
+        """How many of `wanted` requests may go now; they are counted. Raises QueueUnavailable."""
+        taken, _ = await self._taken(Turn("any"), wanted)
+        return taken
+
+    async def slow_down(self) -> None:
+        """Halves the rate, at most once a second; it recovers within ten. Raises QueueUnavailable."""
         async with available():
-            early = await self._take(
-                keys=[self._name], args=[int(self._interval_microseconds), int(self._burst_microseconds)]
-            )
-        return int(early) / 1_000_000
+            await self._slow_down(keys=[f"{self._name}:factor"])
+
+    async def _taken(self, turn: Turn, wanted: int) -> tuple[int, int]:
+        keys = [self._name, f"{self._name}:{turn.name}", f"{self._name}:factor"]
+        args = [self._interval_microseconds, turn.part_of_burst, turn.own_share, wanted]
+        async with available():
+            taken, wait = await self._take(keys=keys, args=args)
+        return int(taken), int(wait)
+
+
+class InquiryBudget:
+    """So many inquiries a minute for all workers together. Satisfies `domain.ports.Budget`."""
+
+    def __init__(self, redis: ArqRedis, name: str, *, per_minute: float) -> None:
+        self._rate = SharedRate(redis, f"budget:{name}", per_second=per_minute / 60)
+
+    async def take(self, wanted: int) -> int:
+        """See `domain.ports.Budget.take`."""
+        return await self._rate.take_some(wanted)
+
+    async def slow_down(self) -> None:
+        """As `SharedRate.slow_down`: Daraja said that it was asked too often."""
+        await self._rate.slow_down()

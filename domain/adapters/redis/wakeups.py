@@ -15,7 +15,7 @@ from arq.jobs import serialize_job
 from domain.adapters.batching import Lane
 from domain.adapters.redis.connection import available
 
-SUBMIT_JOB = "submit_payment"
+STEP_JOB = "take_next_step"
 
 # A job that nobody took is forgotten after this: by then the sweeper has queued others for the same payment.
 _JOB_KEPT_SECONDS = 600
@@ -47,11 +47,13 @@ class RedisWakeups:
         self._redis = redis
         self._lane: Lane[UUID, None] = Lane(self._enqueue, key=lambda payment_id: payment_id)
 
-    async def wake(self, payment_ids: Sequence[UUID]) -> None:
+    async def wake(self, payment_ids: Sequence[UUID], *, all_of_them: bool = False) -> None:
         """See `domain.ports.Wakeups.wake`."""
         async with available():
-            room = max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._redis.zcard(default_queue_name))
-            await self._enqueue(payment_ids[:room], ahead_ms=_AHEAD_MS)
+            if not all_of_them:
+                room = max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._redis.zcard(default_queue_name))
+                payment_ids = payment_ids[:room]
+            await self._enqueue(payment_ids, ahead_ms=_AHEAD_MS)
 
     async def wake_one(self, payment_id: UUID) -> None:
         """Queues a job for one payment, in one round trip with whoever else is waiting. Raises QueueUnavailable."""
@@ -65,7 +67,7 @@ class RedisWakeups:
         async with self._redis.pipeline(transaction=True) as pipeline:
             for payment_id in payment_ids:
                 job_id = uuid4().hex
-                job = serialize_job(SUBMIT_JOB, (str(payment_id),), {}, None, now_ms, serializer=job_bytes)
+                job = serialize_job(STEP_JOB, (str(payment_id),), {}, None, now_ms, serializer=job_bytes)
                 pipeline.psetex(job_key_prefix + job_id, _JOB_KEPT_SECONDS * 1000, job)
                 pipeline.zadd(default_queue_name, {job_id: now_ms - ahead_ms})
             pipeline.zremrangebyrank(default_queue_name, 0, -_QUEUE_LENGTH_MAX - 1)

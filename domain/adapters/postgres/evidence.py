@@ -1,0 +1,86 @@
+"""What else is known of payments: inquiries, stored messages, brakes. Read under the payments' locks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import text
+
+from domain.adapters.postgres.engine import Transaction
+from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.ports import Change, Decided
+from domain.report import Word
+
+_INQUIRIES = text("""
+SELECT payment_id, number, asked_at, verdict, code FROM mkwanja.inquiries
+WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY payment_id, number
+""")
+_MESSAGES = text("""
+SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_message,
+    bool_or(source_allowed AND word = :success) AS claims_success
+FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
+""")
+
+_BRAKES = text("SELECT name, is_engaged FROM mkwanja.brakes ORDER BY name")
+
+# For a claim: nobody engages one while we decide, and whoever does waits for our COMMIT and so knows of our claim.
+_BRAKES_HELD = text("SELECT name, is_engaged FROM mkwanja.brakes ORDER BY name FOR SHARE")
+
+_OPERATIONS = [operation.value for operation in (*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values())]
+
+_OPEN = text("""
+WITH opened AS (
+    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(), payment_id = :payment_id, probes = 0,
+        probed_at = NULL
+    WHERE name = 'breaker' AND NOT is_engaged RETURNING *
+)
+INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
+SELECT changed_at, name, is_engaged, reason FROM opened RETURNING name
+""")
+_CLOSE = text("""
+WITH closed AS (
+    UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now()
+    WHERE name = 'breaker' AND is_engaged AND changed_at < :accepted_at RETURNING *
+)
+INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
+SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inquiry' FROM closed RETURNING name
+""")
+
+
+async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> dict[UUID, Evidence]:
+    """The evidence that `changes` ask for, by payment."""
+    ids = [change.payment_id for change in changes if change.wants_evidence or change.is_claim]
+    if not ids:
+        return {}
+    parameters = {"ids": ids}
+    brakes = _BRAKES_HELD if any(change.is_claim for change in changes) else _BRAKES
+    inquiries: dict[UUID, list[Inquiry]] = defaultdict(list)
+    for row in await transaction.rows(_INQUIRIES, parameters):
+        verdict = Verdict(row.verdict) if row.verdict else None
+        inquiries[row.payment_id].append(Inquiry(row.number, row.asked_at, verdict, row.code))
+    about_messages = {**parameters, "operations": _OPERATIONS, "success": Word.SUCCESS.value}
+    messages = {row.payment_id: row for row in await transaction.rows(_MESSAGES, about_messages)}
+    engaged = {row.name for row in await transaction.rows(brakes) if row.is_engaged}
+    return {
+        payment_id: Evidence(
+            inquiries=tuple(inquiries[payment_id]),
+            has_message=payment_id in messages and messages[payment_id].has_message,
+            claims_success=payment_id in messages and bool(messages[payment_id].claims_success),
+            payouts_are_stopped=bool(engaged),
+            breaker_is_open="breaker" in engaged,
+        )
+        for payment_id in ids
+    }
+
+
+async def change_breaker(transaction: Transaction, decisions: Sequence[Decided]) -> None:
+    """Opens or closes the breaker in the commit of the fact that says so. Opening wins."""
+    accepted = [decided.credential_accepted_at for decided in decisions if decided.credential_accepted_at]
+    if accepted:
+        await transaction.run(_CLOSE, {"accepted_at": max(accepted)})
+    for decided in decisions:
+        if decided.opens_breaker and decided.payment is not None:
+            await transaction.run(_OPEN, {"reason": decided.opens_breaker, "payment_id": decided.payment.id})

@@ -1,0 +1,210 @@
+"""Asking Daraja about a payment, and what may be concluded from what it answered, or did not.
+
+Pure. In doubt means ask, never resend (design.md, rule 4 and "In doubt, by kind"): everything that follows from silence,
+from a "not found", or from two answers that agree is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from domain.attempts import Outcome
+from domain.failures import FailureReason
+from domain.payment import Payment, Stage
+from domain.values import Kind
+
+# A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words": send).
+SENDS_MAX = 4
+
+# So many not-found answers, of different inquiries, permit another send of a withdrawal under its own id.
+_NOT_FOUND_NEEDED = 2
+
+# A deposit's failure that only queries told needs as many that agree.
+_AGREEING_NEEDED = 2
+
+# A deposit fails for silence after so many answers without a result; more where one was Daraja's vaguest code.
+_SILENT_ANSWERS_NEEDED = 3
+_SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
+
+# After so many inquiries that ended nothing, somebody should see the payment. It is asked about all the same.
+ASKED_IN_VAIN_MAX = 10
+
+# A deposit that failed for silence is asked about again so long after it did: M-PESA has been late before.
+_SECOND_LOOKS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
+
+
+class Verdict(StrEnum):
+    """What the answer to one inquiry said."""
+
+    PAID = "paid"
+    FAILED = "failed"
+    UNDER_WAY = "under_way"  # Daraja has it and has not ended it
+    NOT_FOUND = "not_found"  # Daraja says that there is no such transaction; of withdrawals and bill payments
+    NO_RESULT = "no_result"  # answered, and no result in it
+    VAGUE = "vague"  # 500.001.1001, which means at least five things (daraja.md §3)
+    NO_ANSWER = "no_answer"  # 429, a time-out, another 5xx, something unreadable
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether Daraja answered and told no result."""
+        return self in (Verdict.UNDER_WAY, Verdict.NO_RESULT, Verdict.VAGUE)
+
+    @property
+    def shows_that_daraja_has_it(self) -> bool:
+        return self in (Verdict.PAID, Verdict.FAILED, Verdict.UNDER_WAY)
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """One numbered question, stored before it was asked. It counts once, by its first answer."""
+
+    number: int
+    asked_at: datetime
+    verdict: Verdict | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a payment besides its row: inquiries, stored messages, and whether money out is stopped."""
+
+    inquiries: tuple[Inquiry, ...] = ()
+    has_message: bool = False  # a result or a time-out message came by the payment's own address, whatever it said
+    claims_success: bool = False  # one of them says that it was paid
+    payouts_are_stopped: bool = False  # by the kill switch or the breaker
+    breaker_is_open: bool = False
+
+    def with_answer(self, number: int, verdict: Verdict, code: str | None) -> Evidence:
+        """This evidence once inquiry `number` was answered. Its first answer stays."""
+        return replace(
+            self,
+            inquiries=tuple(
+                replace(inquiry, verdict=verdict, code=code)
+                if inquiry.number == number and inquiry.verdict is None
+                else inquiry
+                for inquiry in self.inquiries
+            ),
+        )
+
+    def awaits_answer(self, number: int) -> bool:
+        return any(inquiry.number == number and inquiry.verdict is None for inquiry in self.inquiries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InquiryTerms:
+    """The times of asking."""
+
+    first_after: timedelta
+    interval_max: timedelta
+    result_window: timedelta  # how long a deposit's result may be awaited before silence counts
+    not_found_trusted_after: timedelta  # since the last send
+    lease: timedelta
+    expires_after: Mapping[Kind, timedelta]
+
+
+def wait_after(inquiries_asked: int, terms: InquiryTerms) -> timedelta:
+    """How long after one inquiry the next is due: doubling, up to the ceiling."""
+    doubled: timedelta = terms.first_after * 2 ** min(inquiries_asked, 20)
+    return min(doubled, max(terms.interval_max, terms.first_after))
+
+
+def last_sent_at(payment: Payment, terms: InquiryTerms) -> datetime:
+    """The latest time at which a send of `payment` can have left.
+
+    An attempt that ended was sent before it did; one that never ended cannot send past its lease (design.md, rule 3).
+    """
+    ends = [
+        attempt.ended_at or attempt.claimed_at + terms.lease
+        for attempt in payment.attempts
+        if attempt.outcome is not Outcome.NOT_ACTED and attempt.claimed_at is not None
+    ]
+    return max(ends, default=payment.created_at)
+
+
+def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
+    """Whether `payment` may be sent again, under its one id, though it is in doubt.
+
+    Only a withdrawal: Daraja refuses its id's second use (daraja.md §4.2). And only where Daraja has twice said, long
+    enough after the last send, that it knows nothing of it; or where every send was answered "too busy".
+    """
+    outcomes = {attempt.outcome for attempt in payment.attempts}
+    is_open = (
+        payment.stage is Stage.IN_DOUBT
+        and payment.kind is Kind.WITHDRAWAL
+        and not payment.needs_review
+        and payment.sends < SENDS_MAX
+        and now - payment.created_at < terms.expires_after[payment.kind]
+        and not evidence.payouts_are_stopped
+    )
+    daraja_may_have_it = (
+        evidence.has_message
+        or bool(outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED})
+        or any(inquiry.verdict and inquiry.verdict.shows_that_daraja_has_it for inquiry in evidence.inquiries)
+    )
+    if not is_open or daraja_may_have_it:
+        return False
+    sent_at = last_sent_at(payment, terms)
+    if outcomes <= {Outcome.RESENDABLE, Outcome.NOT_ACTED}:
+        return now >= sent_at + wait_after(payment.sends - 1, terms)
+    trusted = [
+        inquiry
+        for inquiry in evidence.inquiries
+        if inquiry.verdict is Verdict.NOT_FOUND and inquiry.asked_at >= sent_at + terms.not_found_trusted_after
+    ]
+    return len(trusted) >= _NOT_FOUND_NEEDED
+
+
+def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
+    """Whether a deposit's silence has lasted long enough to end it as `no_result_confirmed`.
+
+    Where it can be asked about, only answers count that came to questions after the window; while we cannot ask, or
+    hold a message that claims success, it stays open.
+    """
+    if payment.kind is not Kind.DEPOSIT or payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
+        return False
+    window_ends = last_sent_at(payment, terms) + terms.result_window
+    if now < window_ends or evidence.claims_success:
+        return False
+    if payment.question is None:
+        return True
+    silent = _apart(
+        [i for i in evidence.inquiries if i.verdict and i.verdict.is_silent and i.asked_at >= window_ends], terms
+    )
+    is_vague = any(inquiry.verdict is Verdict.VAGUE for inquiry in silent)
+    return len(silent) >= (_SILENT_ANSWERS_NEEDED_IF_VAGUE if is_vague else _SILENT_ANSWERS_NEEDED)
+
+
+def _apart(inquiries: Sequence[Inquiry], terms: InquiryTerms) -> list[Inquiry]:
+    """Those that were asked at least `first_after` after the one before."""
+    kept: list[Inquiry] = []
+    for inquiry in sorted(inquiries, key=lambda inquiry: inquiry.asked_at):
+        if not kept or inquiry.asked_at >= kept[-1].asked_at + terms.first_after:
+            kept.append(inquiry)
+    return kept
+
+
+def is_agreed(evidence: Evidence, code: str | None) -> bool:
+    """Whether enough inquiries were answered with this failure to believe it without a callback."""
+    return sum(i.verdict is Verdict.FAILED and i.code == code for i in evidence.inquiries) >= _AGREEING_NEEDED
+
+
+def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
+    """Whether asking has led nowhere, so that somebody should look at M-PESA's own statement."""
+    if payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT) or payment.needs_review:
+        return False
+    if payment.question is None:
+        return now >= last_sent_at(payment, terms) + terms.interval_max
+    return len(evidence.inquiries) >= ASKED_IN_VAIN_MAX
+
+
+def second_look_at(payment: Payment, now: datetime) -> datetime | None:
+    """When a deposit that failed for silence is asked about next, or None where it is not."""
+    if payment.failure is None or payment.failure.reason is not FailureReason.NO_RESULT_CONFIRMED:
+        return None
+    if payment.question is None:
+        return None
+    since = payment.finalized_at or now
+    return next((since + wait for wait in _SECOND_LOOKS if since + wait > now), None)

@@ -1,0 +1,216 @@
+"""Asking Daraja about a payment that is overdue or in doubt, and doing what follows.
+
+The question is numbered and stored before it is asked, so that its answer counts once whenever and however often it comes:
+at once for STK query, by its own address for Transaction Status. What follows from answers is decided in
+`domain/inquiry.py`, under the payment's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from domain.errors import PaymentServiceError, ProviderError, QueueUnavailable, Throttled
+from domain.events import event_type
+from domain.failures import Failure, FailureReason
+from domain.inquiry import (
+    Evidence,
+    Inquiry,
+    InquiryTerms,
+    last_sent_at,
+    may_be_resent,
+    needs_a_person,
+    no_result_is_confirmed,
+    second_look_at,
+    wait_after,
+)
+from domain.lifecycle.announce import Announcer
+from domain.lifecycle.record_callback import decide_report, with_answer
+from domain.lifecycle.submit import Submitter
+from domain.payment import Fact, FactName, Payment, Stage, Step
+from domain.ports import Asker, Change, ChangeResult, ChangingStore, Context, Decided, Due, Exchange
+from domain.report import Report
+from domain.values import Kind
+
+log = structlog.get_logger()
+
+# What a sweep hands over is due again this soon, in case it was lost (rule 5: at most 5 s).
+HANDED_OVER_FOR = timedelta(seconds=5)
+
+NEEDS_A_PERSON = "needs_a_person"
+
+_NO_RESULT = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
+
+
+class Inquirer:
+    """Takes the next step of payments that Daraja must be asked about. One for each worker process."""
+
+    def __init__(
+        self,
+        *,
+        changes: ChangingStore,
+        provider: Asker,
+        submitter: Submitter,
+        announcer: Announcer,
+        terms: InquiryTerms,
+    ) -> None:
+        self._changes = changes
+        self._provider = provider
+        self._submitter = submitter
+        self._announcer = announcer
+        self._terms = terms
+        self._probes: set[asyncio.Task[None]] = set()
+
+    async def inquire(self, due: Due) -> None:
+        """Asks about the payment if that is due, or sends it again if that is permitted; else changes nothing."""
+        can_be_resent = due.kind is Kind.WITHDRAWAL and due.stage is Stage.IN_DOUBT
+        if can_be_resent and await self._may_be_resent(due.payment_id):
+            await self._submitter.resend(due.payment_id, self._terms)
+        elif due.is_due:
+            await self._ask_when_ready(due.payment_id, is_probe=False)
+
+    def probe_soon(self, payment_id: UUID) -> None:
+        """Asks about a payment, final or not, to learn whether Daraja takes our credential again."""
+        task = asyncio.create_task(self._probe(payment_id))
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+
+    async def _probe(self, payment_id: UUID) -> None:
+        try:
+            await self._ask_when_ready(payment_id, is_probe=True)
+        except PaymentServiceError as error:
+            log.warning("probe_postponed", error=type(error).__name__)
+        except Exception:
+            log.exception("probe_failed")
+
+    async def _may_be_resent(self, payment_id: UUID) -> bool:
+        permitted = False
+
+        def decide(payment: Payment | None, context: Context) -> Decided:
+            nonlocal permitted
+            permitted = payment is not None and may_be_resent(payment, context.evidence, context.now, self._terms)
+            return Decided(payment=payment)
+
+        await self._changes.change(Change(payment_id=payment_id, decide=decide, wants_evidence=True))
+        return permitted
+
+    async def _ask_when_ready(self, payment_id: UUID, *, is_probe: bool) -> None:
+        try:
+            async with self._provider.readied_to_ask():
+                result = await self._changes.change(asking(payment_id, self._terms, is_probe=is_probe))
+                self._announcer.announce_soon(result)
+                payment, asked = result.decided.payment, result.decided.asked
+                if payment is not None and asked is not None:
+                    await self._ask(payment, asked)
+        except Throttled as error:
+            await self._changes.change(postponement(payment_id, timedelta(seconds=error.wait_seconds)))
+        except (ProviderError, QueueUnavailable) as error:
+            log.warning("not_ready_to_ask", payment_id=str(payment_id), error=type(error).__name__)
+
+    async def _ask(self, payment: Payment, asked: Inquiry) -> None:
+        report, exchanges = await self._provider.ask(payment, asked.number)
+        change = answering(payment.id, asked.number, report, exchanges, self._terms)
+        result: ChangeResult = await self._changes.change(change)
+        self._announcer.announce_soon(result)
+
+
+def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> Change:
+    """The change that stores the next inquiry before it is asked. Nothing is asked twice for one due time."""
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None or payment.question is None:
+            return Decided(payment=payment)
+        evidence, now = context.evidence, context.now
+        asked = Inquiry(number=1 + max((i.number for i in evidence.inquiries), default=0), asked_at=now)
+        if is_probe:
+            return Decided(payment=payment, asked=asked)
+        if not _is_due(payment, evidence, context, terms):
+            return Decided(payment=payment)
+        if payment.stage.is_final:
+            return Decided(payment=replace(payment, next_step_at=second_look_at(payment, now)), asked=asked)
+        waiting = replace(payment, next_step_at=now + wait_after(len(evidence.inquiries), terms))
+        if needs_a_person(payment, evidence, now, terms):
+            return Decided(
+                payment=replace(waiting, needs_review=True), what=NEEDS_A_PERSON, asked=asked, is_flagged=True
+            )
+        return Decided(payment=waiting, asked=asked)
+
+    return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
+
+
+def _is_due(payment: Payment, evidence: Evidence, context: Context, terms: InquiryTerms) -> bool:
+    """Whether a job may ask now: jobs run twice and late, and each question costs what another payment waits for."""
+    if payment.next_step not in (Step.QUERY, Step.STATUS) or payment.next_step_at is None:
+        return False
+    if payment.next_step is Step.STATUS and evidence.breaker_is_open:
+        return False  # it carries the credential that was refused
+    spacing = min(terms.first_after, HANDED_OVER_FOR)
+    last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
+    is_fresh = last_asked_at is not None and last_asked_at + spacing > context.now
+    return payment.next_step_at <= context.now + HANDED_OVER_FOR and not is_fresh
+
+
+def answering(
+    payment_id: UUID, number: int, report: Report | None, exchanges: tuple[Exchange, ...], terms: InquiryTerms
+) -> Change:
+    """The change that records what came of asking. `report` None: acknowledged, and the answer comes by callback."""
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None or report is None or report.verdict is None:
+            return Decided(payment=payment)
+        answered = context.evidence.with_answer(number, report.verdict, report.code)
+        decided = decide_report(payment, replace(context, evidence=answered), report)
+        decided = with_answer(decided, context, number, report)
+        after = decided.payment
+        if after is payment and no_result_is_confirmed(payment, answered, context.now, terms):
+            return replace(ended_for_silence(payment), answered=decided.answered, ids=decided.ids)
+        return decided
+
+    return Change(
+        payment_id=payment_id,
+        decide=decide,
+        ids=report.ids if report else frozenset(),
+        receipt=report.receipt if report else None,
+        exchanges=exchanges,
+        wants_evidence=True,
+    )
+
+
+def watching(payment_id: UUID, terms: InquiryTerms) -> Change:
+    """The next step of a payment that Daraja cannot be asked about: for want of an id, only its callback can tell."""
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None or payment.next_step is not Step.WATCH or payment.stage.is_final:
+            return Decided(payment=payment)
+        now = context.now
+        if no_result_is_confirmed(payment, context.evidence, now, terms):
+            return ended_for_silence(payment)
+        window_ends = last_sent_at(payment, terms) + terms.result_window
+        waiting = replace(payment, next_step_at=window_ends if now < window_ends else now + terms.interval_max)
+        if needs_a_person(payment, context.evidence, now, terms):
+            return Decided(payment=replace(waiting, needs_review=True), what=NEEDS_A_PERSON, is_flagged=True)
+        return Decided(payment=waiting)
+
+    return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
+
+
+def ended_for_silence(payment: Payment) -> Decided:
+    """The deposit failed as `no_result_confirmed`: not safe to retry, and looked at again for a day."""
+    fact = Fact(name=FactName.NO_RESULT_CONFIRMED, failure=_NO_RESULT)
+    after = payment.after(fact)
+    return Decided(payment=after, what=fact.name, event=event_type(payment, after))
+
+
+def postponement(payment_id: UUID, wait: timedelta) -> Change:
+    """The change that gives an inquiry which has to wait for its turn its next due time."""
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None or payment.next_step not in (Step.QUERY, Step.STATUS):
+            return Decided(payment=payment)
+        return Decided(payment=replace(payment, next_step_at=context.now + wait))
+
+    return Change(payment_id=payment_id, decide=decide)

@@ -1,0 +1,45 @@
+"""What Daraja said, in our words: the one form into which every shape of its messages and answers is read.
+
+Pure. `adapters/daraja` makes reports, `lifecycle` decides what to believe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from domain.failures import Failure
+from domain.inquiry import Verdict
+
+ORIGINATOR_CONVERSATION_ID = "originator_conversation_id"
+
+
+class Word(StrEnum):
+    """What a message says, whatever its shape was."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    UNDECIDED = "undecided"  # a code that does not finalize: unknown, or one that only asks us to look
+    TIMEOUT = "timeout"  # Daraja's queue was slow; a result may follow
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A message from Daraja, or its answer to an inquiry. Amounts in shillings, exact; absent parts are None.
+
+    `verdict` is set on answers to our own inquiries. `refuses_credential`: our initiator's password, name or right was
+    refused, which the next payout would be as well.
+    """
+
+    word: Word
+    code: str | None = None
+    failure: Failure | None = None
+    ids: frozenset[tuple[str, str]] = frozenset()
+    has_amount: bool = False
+    amount: Decimal | None = None  # None with has_amount: there was one that could not be read
+    receipt: str | None = None
+    recipient_name: str | None = None
+    verdict: Verdict | None = None
+    refuses_credential: bool = False

@@ -1,0 +1,133 @@
+"""What an operator does by hand: stop and start payouts, and settle a payment that needs a person.
+
+`python -m workers payouts stop|start|status`, `python -m workers resolve`. Needs DATABASE_URL and nothing else, so that it
+works when the worker's own settings are what is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
+from domain.adapters.postgres.changing import Changing
+from domain.adapters.postgres.engine import Database
+from domain.adapters.settings import MigrationSettings, read_settings
+from domain.errors import ResolutionRefused, StoreUnavailable
+from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.values import is_receipt
+
+_LOOK_AGAIN_SECONDS = 0.25
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `payouts` and `resolve` to the command line of `python -m workers`."""
+    payouts = commands.add_parser("payouts", help="stop or start money out; deposits are not touched")
+    actions = payouts.add_subparsers(dest="action", required=True)
+    stop = actions.add_parser("stop", help="returns when no payout is being sent any more, and prints what was")
+    stop.add_argument("--reason", required=True, type=_reason)
+    start = actions.add_parser(
+        "start", help="releases the kill switch; the breaker closes by itself, or with --breaker"
+    )
+    start.add_argument("--reason", required=True, type=_reason)
+    start.add_argument("--breaker", action="store_true", help="close the breaker as well: the credential was mended")
+    actions.add_parser("status", help="prints both brakes")
+    resolve = commands.add_parser("resolve", help="settle a payment by what M-PESA's own statement shows")
+    resolve.add_argument("payment_id", type=UUID)
+    resolve.add_argument("decision", choices=[decision.value for decision in Decision])
+    resolve.add_argument("--reason", required=True, type=_reason, help="what you saw, and where")
+    resolve.add_argument("--receipt", type=_receipt, help="M-PESA's receipt number; needed for 'paid'")
+    resolve.add_argument("--operator", default=None, help="who decides (default: the name you are logged in with)")
+
+
+def operate(arguments: argparse.Namespace) -> int:
+    """Does what the command line asks; the exit code. Raises SettingsError."""
+    try:
+        return asyncio.run(_operate(arguments))
+    except ResolutionRefused as refusal:
+        print(f"refused: {refusal.message}")
+        return 1
+    except StoreUnavailable:
+        print("Postgres cannot be reached; nothing is known to be changed. Run the same command again.")
+        return 2
+
+
+async def _operate(arguments: argparse.Namespace) -> int:
+    settings = read_settings(MigrationSettings)
+    async with _database(settings.database_url) as database:
+        if arguments.command == "resolve":
+            return await _resolve(Changing(database), arguments)
+        brakes = Brakes(database)
+        if arguments.action == "stop":
+            return await _stop(brakes, arguments.reason)
+        if arguments.action == "start":
+            return await _start(brakes, arguments.reason, with_breaker=arguments.breaker)
+        return await _print_status(brakes)
+
+
+async def _stop(brakes: Brakes, reason: str) -> int:
+    changed = await brakes.set(KILL_SWITCH, is_engaged=True, reason=reason)
+    print("payouts are stopped: nothing more is claimed" if changed else "payouts were stopped already")
+    sent = {row.id: row for row in await brakes.payouts_on_the_wire()}
+    while await brakes.payouts_on_the_wire():  # noqa: ASYNC110 - it is Postgres that knows
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    stages = await brakes.stages(list(sent))
+    for payment_id, row in sent.items():
+        print(f"was being sent: {row.kind} {payment_id} of KES {row.amount_kes}, now {stages[payment_id]}")
+    print(f"no payout is being sent; {len(sent)} {'was' if len(sent) == 1 else 'were'}")
+    return 0
+
+
+async def _start(brakes: Brakes, reason: str, *, with_breaker: bool) -> int:
+    names = (KILL_SWITCH, BREAKER) if with_breaker else (KILL_SWITCH,)
+    for name in await brakes.set(*names, is_engaged=False, reason=reason):
+        print(f"{name}: released")
+    return await _print_status(brakes)
+
+
+async def _print_status(brakes: Brakes) -> int:
+    for brake in await brakes.read():
+        state = f"ENGAGED, {brake.reason}" if brake.is_engaged else "released"
+        print(f"{brake.name}: {state} (since {brake.changed_at:%Y-%m-%d %H:%M:%S %Z})")
+    return 0
+
+
+async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
+    resolved = Resolution(
+        decision=Decision(arguments.decision),
+        reason=arguments.reason,
+        operator=arguments.operator or getpass.getuser(),
+        receipt=arguments.receipt,
+    )
+    result = await changes.change(resolution(arguments.payment_id, resolved))
+    payment = result.decided.payment
+    assert payment is not None  # noqa: S101 - refused where there is none
+    print(f"{payment.kind} {payment.id}: {payment.stage}, no longer flagged for review")
+    return 0
+
+
+@asynccontextmanager
+async def _database(url: str) -> AsyncIterator[Database]:
+    database = Database(url, pool_size=1, application_name="mkwanja-operator")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def _reason(text: str) -> str:
+    text = text.strip()
+    if not 3 <= len(text) <= 500 or not text.isprintable():
+        raise argparse.ArgumentTypeError("say why, in 3 to 500 printable characters")
+    return text
+
+
+def _receipt(text: str) -> str:
+    text = text.strip().upper()
+    if not is_receipt(text):
+        raise argparse.ArgumentTypeError("is no M-PESA receipt number, as UC14KD82QZ")
+    return text
