@@ -6,6 +6,8 @@ are those of the design ("In doubt, by kind"); what it does not name is not expl
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -124,8 +126,10 @@ def _deposit_with_a_success_that_was_not_believed(facts: Facts, payment: Recorde
 
 
 def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
-    """Why a payment may have failed although its money moved: nobody could tell us, and we said no more than that."""
-    if payment.kind != "deposit" or payment.failure_reason != "no_result_confirmed":
+    """Why a payment may have failed although its money moved: the word that says so never reached us."""
+    if payment.failure_reason != "no_result_confirmed":
+        return _word_taken_back_unheard(facts, payment)
+    if payment.kind != "deposit":
         return None
     if facts.has_id(payment.id, "checkout_request_id") or not facts.result_never_came(payment):
         return None
@@ -134,6 +138,17 @@ def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
         "a deposit without CheckoutRequestID cannot be asked about, and its callback never reached us "
         f"(Daraja sent {lost}, none answered 200): failed as no_result_confirmed, not safe to retry"
     )
+
+
+def _word_taken_back_unheard(facts: Facts, payment: Recorded) -> str | None:
+    """Daraja's final word was a failure. It changed its mind, and sent that once to where nobody could hear it."""
+    words = [item for item in facts.deliveries(payment.id) if item.operation == RESULT_OF[payment.kind]]
+    heard = [_code(item) for item in words if item.status == 200]
+    successes = [item for item in words if _code(item) == "0"]
+    kept = {item.sha256 for item in facts.callbacks(payment.id)}
+    if not heard or "0" in heard or not successes or any(_sha256(item) in kept for item in successes):
+        return None
+    return f"Daraja's result was {heard[0]}; that it took this back it sent {len(successes)} times, none answered 200"
 
 
 def of_correction(facts: Facts, payment: Recorded, failure_reason: str | None) -> str | None:
@@ -146,6 +161,11 @@ def of_correction(facts: Facts, payment: Recorded, failure_reason: str | None) -
     if said_no and payment.stage == "succeeded":
         return f"Daraja itself told {said_no[0]} before it told success"
     return None
+
+
+def _sha256(delivery: Delivery) -> str:
+    """Of the bytes as the simulator sent them."""
+    return hashlib.sha256(json.dumps(delivery.body).encode()).hexdigest()
 
 
 def _code(delivery: Delivery) -> str:

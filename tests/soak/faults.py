@@ -74,6 +74,7 @@ class Faults:
         doings: dict[Act, Callable[[Deed], Awaitable[None]]] = {
             Act.KILL: self._kill,
             Act.FREEZE: self._freeze,
+            Act.DRAIN: self._drain,
             Act.REDIS_FLUSH: self._flush,
             Act.REDIS_RESTART: self._redis_away,
             Act.REDIS_OUTAGE: self._redis_away,
@@ -91,7 +92,7 @@ class Faults:
         except Exception as error:  # noqa: BLE001 - said in the report; one failed deed does not end the run
             self.failed.append(f"{deed.act} {deed.target}: {type(error).__name__} {error}"[:300])
             return
-        self.done[deed.act.value, deed.target if deed.act in {Act.KILL, Act.FREEZE} else ""] += 1
+        self.done[deed.act.value, deed.target if deed.act in {Act.KILL, Act.FREEZE, Act.DRAIN} else ""] += 1
         if deed.seconds:
             self.away_seconds[deed.act.value] += round(deed.seconds)
 
@@ -115,6 +116,17 @@ class Faults:
             if process.pid == frozen:
                 process.thaw()
         self.past_lease += process.pid == frozen and deed.seconds > LEASE_SECONDS
+
+    async def _drain(self, deed: Deed) -> None:
+        process = self._stack.process(deed.target)
+        async with self._turns[deed.target]:
+            try:
+                code = await process.terminate()
+                if code != 0:
+                    self.ended_alone.append(f"{deed.target} was asked to end, and did with {describe_end(code)}")
+            finally:
+                await process.kill()  # the run may be over before it is
+                await self._stack.start_process(deed.target, wait=False)
 
     async def _watch(self) -> None:
         """No process may end because a server went away; one that did is named, and started again."""

@@ -46,6 +46,7 @@ class Act(StrEnum):
 
     KILL = "kill"  # SIGKILL, started again at once
     FREEZE = "freeze"  # SIGSTOP, continued after `seconds`
+    DRAIN = "drain"  # SIGTERM, started again when it ended
     REDIS_FLUSH = "redis_flush"
     REDIS_RESTART = "redis_restart"
     REDIS_OUTAGE = "redis_outage"  # stopped for `seconds`
@@ -62,6 +63,7 @@ class Act(StrEnum):
 # How often each happens in a minute, and for how many seconds (from, to). Kills have a rate of their own.
 _RATES: dict[Act, tuple[float, float, float]] = {
     Act.FREEZE: (6.0, 0.3, 9.0),  # some shorter than the lease, some longer
+    Act.DRAIN: (1.5, 0, 0),
     Act.REDIS_FLUSH: (1.5, 0, 0),
     Act.REDIS_RESTART: (0.7, 0, 0),
     Act.REDIS_OUTAGE: (0.3, 8.0, 30.0),
@@ -145,7 +147,7 @@ def _shuffled(chance: random.Random, names: list[str]) -> list[str]:
 
 def _deed(chance: random.Random, act: Act, at: float, span: float, processes: dict[str, int]) -> Deed:
     match act:
-        case Act.FREEZE:
+        case Act.FREEZE | Act.DRAIN:
             return Deed(at=at, act=act, target=_one_of(chance, processes), seconds=span)
         case Act.CALL_FAULT:
             api, scenario = chance.choice(_CALL_FAULTS)

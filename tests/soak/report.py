@@ -57,7 +57,8 @@ def _violence(outcome: Outcome) -> Iterator[str]:
     done = outcome.faults.done
     kills = {target: count for (act, target), count in sorted(done.items()) if act == "kill"}
     freezes = {target: count for (act, target), count in sorted(done.items()) if act == "freeze"}
-    others = {act: count for (act, _), count in sorted(done.items()) if act not in {"kill", "freeze"}}
+    drains = {target: count for (act, target), count in sorted(done.items()) if act == "drain"}
+    others = {act: count for (act, _), count in sorted(done.items()) if act not in {"kill", "freeze", "drain"}}
     a_minute = sum(kills.values()) / (outcome.load_seconds / 60)
     yield from ("", "## What was done to it", "")
     yield f"- kills (SIGKILL): {sum(kills.values())}, {a_minute:.1f} a minute: {_counted(kills)}"
@@ -65,6 +66,7 @@ def _violence(outcome: Outcome) -> Iterator[str]:
         f"- freezes (SIGSTOP): {sum(freezes.values())}, {outcome.faults.past_lease} of them thawed past the lease:"
         f" {_counted(freezes)}"
     )
+    yield f"- drains (SIGTERM): {sum(drains.values())}: {_counted(drains)}"
     yield f"- servers and Daraja: {_counted(others)}"
     yield f"- seconds away: {_counted(outcome.faults.away_seconds)}"
     met = Counter(call.scenario for call in outcome.evidence.calls if call.scenario not in {None, "approve"})

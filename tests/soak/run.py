@@ -15,6 +15,7 @@ import aiohttp
 import asyncpg
 
 from tests.invariants import Verdict, gather, judge
+from tests.soak.balancer import Balancer
 from tests.soak.evidence import Evidence, Witness
 from tests.soak.faults import Faults
 from tests.soak.listening import Listener
@@ -38,7 +39,7 @@ ENVIRONMENT: Mapping[str, str] = {
 TIME_SCALE = 0.02
 
 # Who is killed and frozen, and how often beside the others.
-PROCESSES = {"web.1": 2, "web.2": 2, "callbacks.1": 3, "worker.1": 3, "worker.2": 3, "worker.3": 3}
+PROCESSES = {"web.1": 2, "web.2": 2, "callbacks.1": 2, "callbacks.2": 2, "worker.1": 3, "worker.2": 3, "worker.3": 3}
 
 _STORIES_MAX = 25
 _PENDING = """
@@ -101,15 +102,18 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
         faults=options.has_faults,
     )
     counts = Counter(name.partition(".")[0] for name in PROCESSES)
+    balancer = Balancer()
     stack = Stack(
         webs=counts["web"],
         callbacks=counts["callbacks"],
         workers=counts["worker"],
         env=ENVIRONMENT,
+        process_env={"worker": {"CALLBACK_BASE_URL": balancer.url}},
         time_scale=TIME_SCALE,
         keep=options.keep,
     )
-    async with stack, Listener(stack.redis.url) as listener:
+    async with balancer, stack, Listener(stack.redis.url) as listener:
+        balancer.forward_to([stack.process(name).url for name in PROCESSES if name.startswith("callbacks")])
         webs = [name for name in PROCESSES if name.startswith("web")]
         async with Payers(stack, plan, webs) as payers:
             faults = Faults(stack, plan)

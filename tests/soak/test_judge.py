@@ -206,6 +206,24 @@ def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
         assert (the_only(doctored).what, the_only(doctored).explanation) == (What.LOST, None)
 
 
+def test_a_failure_that_daraja_took_back_where_nobody_heard_is_explained() -> None:
+    failed = a_payment("failed", failure_reason="cancelled_by_customer")
+    history = entries(PAID, "accepted", "submitting", "awaiting_result", "failed", reason="cancelled_by_customer")
+    moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
+    success = {"Body": {"stkCallback": {"ResultCode": 0}}}
+    said_no = Kept(payment_id=PAID, operation="deposit", sha256=_sha256(_NO))
+    words = [_told("deposit", 200, _NO), _told("deposit", None, success)]
+    run = a_run(failed, history, movements=moved, deliveries=words, callbacks=[said_no])
+    assert the_only(run).explanation
+    stored = Kept(payment_id=PAID, operation="deposit", sha256=_sha256(success))
+    for doctored in (
+        replace(run, deliveries=words[1:]),
+        replace(run, deliveries=words[:1]),
+        replace(run, callbacks=[said_no, stored]),
+    ):
+        assert (the_only(doctored).what, the_only(doctored).explanation) == (What.LOST, None)
+
+
 def test_a_withdrawal_that_daraja_denies_and_that_may_not_go_again_is_explained() -> None:
     waiting = a_payment("in_doubt", kind="withdrawal", needs_review=True)
     denial = {"Result": {"ResultCode": "SFC_IC0003"}}
