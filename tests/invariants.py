@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from tests.soak import explanations
@@ -93,7 +93,7 @@ def judge(evidence: Evidence) -> Verdict:
         findings += _kept_its_end(payment, history)
         findings += _announced(payment, history)
         findings += _amounts(facts, payment, history)
-    findings += [*_seen(evidence), *_heard(evidence), *_callbacks_kept(evidence)]
+    findings += [*_seen(evidence), *_heard(evidence), *_followed(evidence), *_callbacks_kept(evidence)]
     return Verdict(sorted(findings, key=lambda finding: finding.invariant))
 
 
@@ -266,6 +266,29 @@ def _heard(evidence: Evidence) -> Iterator[Finding]:
             if entry.id not in known:
                 why = f"the event of entry {entry.sequence} ({entry.event_type}) was never heard"
                 yield Finding(invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why)
+
+
+def _followed(evidence: Evidence) -> Iterator[Finding]:
+    """The feed holds every event once, in an order that never changes: no reader skips one or gets one twice."""
+    fixed = {entry.id: entry for entry in evidence.history if entry.event_body is not None}
+    for who, feed in (("followed", evidence.witness.followed), ("read again", evidence.witness.read_again)):
+        if feed is None:
+            continue
+        times = Counter(str(event["id"]) for event in feed)
+        for entry in fixed.values():
+            if times[entry.id] != 1:
+                why = f"the event of entry {entry.sequence} came {times[entry.id]} times in the feed as {who}"
+                yield Finding(invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why)
+        for event in feed:
+            known = fixed.get(str(event["id"]))
+            if known is None or json.loads(known.event_body or "null") != event:
+                why = f"the feed as {who} has event {event['id']} in words that are not on record"
+                yield Finding(invariant="I5", what=What.BROKEN, payment_id=str(event.get("subject")), why=why)
+    followed, again = evidence.witness.followed, evidence.witness.read_again
+    if followed is not None and again is not None and list(followed) != list(again):
+        place = next(n for n, pair in enumerate(zip_longest(followed, again)) if pair[0] != pair[1])
+        why = f"the feed read again is another than the one that was followed, from number {place} on"
+        yield Finding(invariant="I5", what=What.BROKEN, payment_id="feed", why=why)
 
 
 # --- I6: every callback is kept as received; I7: amounts agree --------------------------------------------------------

@@ -48,13 +48,16 @@ class Heard:
 class Witness:
     """What was noticed outside: `seen` holds the stages that clients read, in order and without repetition.
 
-    `listened_throughout`: the listener missed nothing, so that silence means that nothing was published.
+    `listened_throughout`: the listener missed nothing, so that silence means that nothing was published. `followed` is the
+    feed of events as a reader with a cursor saw it grow, `read_again` as one who began at the end; None: nobody read it.
     """
 
     told: Sequence[Told] = ()
     seen: Mapping[str, Sequence[str]] = field(default_factory=dict)
     heard: Sequence[Heard] = ()
     listened_throughout: bool = False
+    followed: Sequence[Mapping[str, Any]] | None = None
+    read_again: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

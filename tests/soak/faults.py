@@ -122,7 +122,8 @@ class Faults:
         async with self._turns[deed.target]:
             try:
                 code = await process.terminate()
-                if code != 0:
+                # One that was still starting knows no signal yet: it had taken nothing on, and may end by it.
+                if code not in {0, -signal.SIGTERM}:
                     self.ended_alone.append(f"{deed.target} was asked to end, and did with {describe_end(code)}")
             finally:
                 await process.kill()  # the run may be over before it is

@@ -35,7 +35,7 @@ class Payers:
         self._chance = random.Random(plan.seed + 1)
         backend = stack.issuer.mint(role="service_role", expires_in_seconds=_TOKEN_SECONDS)
         user = stack.issuer.mint(expires_in_seconds=_TOKEN_SECONDS)
-        self._backends = [Client(stack.process(name).url, backend) for name in webs]
+        self.backends = [Client(stack.process(name).url, backend) for name in webs]
         self._users = [Client(stack.process(name).url, user) for name in webs]
         self._tasks: set[asyncio.Task[None]] = set()
         self.told: list[Told] = []
@@ -45,7 +45,7 @@ class Payers:
 
     async def __aenter__(self) -> Self:
         self._open = AsyncExitStack()
-        for client in (*self._backends, *self._users):
+        for client in (*self.backends, *self._users):
             await self._open.enter_async_context(client)
         return self
 
@@ -76,7 +76,7 @@ class Payers:
         return len(self._tasks)
 
     async def _pay(self, purchase: Purchase) -> None:
-        clients = self._users if purchase.kind == "deposit" else self._backends
+        clients = self._users if purchase.kind == "deposit" else self.backends
         payment_id = await self._until_accepted(clients, purchase)
         if payment_id is None:
             return

@@ -110,7 +110,8 @@ def _service(outcome: Outcome) -> Iterator[str]:
     yield f"- attempts: {len(evidence.attempts)}, of which resends or new tries: {again}"
     yield (
         f"- events: {sum(entry.event_type is not None for entry in evidence.history)}, published {published} times,"
-        f" heard {len(evidence.witness.heard)}, repeated {outcome.repeated_messages}"
+        f" heard {len(evidence.witness.heard)}, repeated {outcome.repeated_messages};"
+        f" read from the feed {len(evidence.witness.followed or ())}"
     )
     yield from _section("Processes that ended though nobody killed them", outcome.faults.ended_alone)
     yield from _section(

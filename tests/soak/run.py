@@ -18,6 +18,7 @@ from tests.invariants import Verdict, gather, judge
 from tests.soak.balancer import Balancer
 from tests.soak.evidence import Evidence, Witness
 from tests.soak.faults import Faults
+from tests.soak.following import Follower
 from tests.soak.listening import Listener
 from tests.soak.load import Payers
 from tests.soak.plan import LEASE_SECONDS, Plan, make_plan
@@ -115,7 +116,7 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
     async with balancer, stack, Listener(stack.redis.url) as listener:
         balancer.forward_to([stack.process(name).url for name in PROCESSES if name.startswith("callbacks")])
         webs = [name for name in PROCESSES if name.startswith("web")]
-        async with Payers(stack, plan, webs) as payers:
+        async with Payers(stack, plan, webs) as payers, Follower(payers.backends) as follower:
             faults = Faults(stack, plan)
             began_at = time.monotonic()
             await _load(payers, faults, plan, say)
@@ -126,11 +127,14 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
             settle_began_at = time.monotonic()
             await _settle(stack, options.patience_seconds, say)
             settle_seconds = time.monotonic() - settle_began_at
+            read_again = await follower.finish()
         witness = Witness(
             told=payers.told,
             seen=payers.seen,
             heard=listener.heard,
             listened_throughout=listener.listened_throughout,
+            followed=follower.followed,
+            read_again=read_again,
         )
         evidence = options.doctor(await gather(stack, witness))
         verdict = judge(evidence)

@@ -172,6 +172,22 @@ def test_silence_is_found_where_the_listener_missed_nothing() -> None:
     assert found(replace(evidence, witness=replace(witness, listened_throughout=False))) == []
 
 
+def test_a_feed_that_skips_repeats_or_reorders_is_found() -> None:
+    evidence = a_good_run()
+    events = [json.loads(entry.event_body) for entry in evidence.history if entry.event_body]
+
+    def feeds(followed: list[Any], again: list[Any]) -> list[tuple[str, What]]:
+        witness = replace(evidence.witness, followed=followed, read_again=again)
+        return found(replace(evidence, witness=witness))
+
+    broken = ("I5", What.BROKEN)
+    assert feeds(events, events) == []
+    assert feeds(events[1:], events) == [broken, broken]  # skipped, and so not the same feed
+    assert feeds([events[0], *events], events) == [broken, broken]
+    assert feeds(events[::-1], events) == [broken]
+    assert feeds(events, [events[0], {**events[1], "data": {}}]) == [broken, broken]
+
+
 # --- what the design foresees -----------------------------------------------------------------------------------------
 
 _LOST_TO_US = entries(PAID, "accepted", "submitting", "in_doubt")
