@@ -126,6 +126,10 @@ class Change:
     is_claim: bool = False  # evidence, and the brakes held until the commit
 
 
+# What a sweep hands to a worker is due again this soon, in case it was lost (design.md, rule 5: at most 5 s).
+HANDED_OVER_FOR = timedelta(seconds=5)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """A payment and its next step. `age` counts from acceptance, by the database's clock; `is_due`: within seconds.

@@ -19,10 +19,20 @@ import structlog
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import InquiryTerms, last_sent_at
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.inquire import HANDED_OVER_FOR, Inquirer, watching
+from domain.lifecycle.inquire import Inquirer, watching
 from domain.lifecycle.submit import expiry
 from domain.payment import Fact, FactName, Payment, Step
-from domain.ports import Budget, Change, ChangingStore, ClaimTerms, Context, Decided, SweepingStore, Wakeups
+from domain.ports import (
+    HANDED_OVER_FOR,
+    Budget,
+    Change,
+    ChangingStore,
+    ClaimTerms,
+    Context,
+    Decided,
+    SweepingStore,
+    Wakeups,
+)
 
 log = structlog.get_logger()
 

@@ -84,7 +84,7 @@ def _paid(payment: Payment, context: Context, resolved: Resolution) -> Fact:
         raise ResolutionRefused("The payment has succeeded already; use the decision 'reviewed'.")
     if payment.failure is not None and payment.failure.reason not in _CONCLUDED:
         raise ResolutionRefused("Daraja said that the payment failed; use the decision 'reviewed'.")
-    _refuse_while_under_way(payment)
+    _refuse_while_under_way(payment, context.evidence)
     return Fact(name=FactName.RESOLVED_PAID, receipt=resolved.receipt)
 
 
@@ -97,14 +97,15 @@ def _unpaid(payment: Payment, evidence: Evidence) -> Fact:
         raise ResolutionRefused("A stored callback says that it was paid.")
     if any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry that it was paid.")
-    _refuse_while_under_way(payment)
+    _refuse_while_under_way(payment, evidence)
     return Fact(name=FactName.RESOLVED_UNPAID, failure=_UNPAID)
 
 
-def _refuse_while_under_way(payment: Payment) -> None:
+def _refuse_while_under_way(payment: Payment, evidence: Evidence) -> None:
     if payment.stage is Stage.SUBMITTING:
         raise ResolutionRefused("The payment is being sent right now; try again when its lease is over.")
-    if payment.stage is Stage.ACCEPTED and not payment.needs_review:
+    is_held = payment.needs_review or evidence.payouts_are_stopped
+    if payment.stage is Stage.ACCEPTED and not is_held:
         raise ResolutionRefused(
-            "The payment was not sent and will be; its caller may cancel it, or stop payouts first."
+            "The payment was not sent and will be; let its caller cancel it, or stop payouts first."
         )
