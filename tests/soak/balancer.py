@@ -70,7 +70,8 @@ class Balancer:
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One direction, until it ends; its end is passed on."""
     with suppress(OSError):
-        while data := await reader.read(_CHUNK_BYTES):
+        # One that the other direction has closed takes nothing more, and uvloop says so by a RuntimeError.
+        while (data := await reader.read(_CHUNK_BYTES)) and not writer.is_closing():
             writer.write(data)
             await writer.drain()
     writer.close()

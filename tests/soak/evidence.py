@@ -102,6 +102,7 @@ class Recorded:
     amount: int
     key: str
     failure_reason: str | None = None
+    is_safe_to_retry: bool | None = None
     receipt: str | None = None
     needs_review: bool = False
     sequence: int = 1
@@ -245,6 +246,7 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
         amount=row["amount_kes"],
         key=row["idempotency_key"],
         failure_reason=row["failure_reason"],
+        is_safe_to_retry=row["failure_safe_to_retry"],
         receipt=row["receipt"],
         needs_review=row["needs_review"],
         sequence=row["sequence"],

@@ -129,7 +129,7 @@ def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
     """Why a payment may have failed although its money moved: the word that says so never reached us."""
     if payment.failure_reason != "no_result_confirmed":
         return _word_taken_back_unheard(facts, payment)
-    if payment.kind != "deposit":
+    if payment.kind != "deposit" or payment.is_safe_to_retry is not False:
         return None
     if facts.has_id(payment.id, "checkout_request_id") or not facts.result_never_came(payment):
         return None

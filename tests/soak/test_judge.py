@@ -210,7 +210,7 @@ def test_a_bill_payment_without_a_word_is_a_person_s_if_it_is_flagged() -> None:
 
 
 def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
-    failed = a_payment("failed", failure_reason="no_result_confirmed")
+    failed = a_payment("failed", failure_reason="no_result_confirmed", is_safe_to_retry=False)
     history = entries(PAID, "accepted", "submitting", "in_doubt", "failed", reason="no_result_confirmed")
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     assert the_only(a_run(failed, history, movements=moved, deliveries=[_told("deposit", None)])).explanation
@@ -218,6 +218,7 @@ def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
         a_run(failed, history, movements=moved, provider_ids=frozenset({(PAID, "checkout_request_id")})),
         a_run(failed, history, movements=moved, callbacks=[Kept(payment_id=PAID, operation="deposit", sha256="")]),
         a_run(replace(failed, failure_reason="expired"), history, movements=moved),
+        a_run(replace(failed, is_safe_to_retry=True), history, movements=moved),
     ):
         assert (the_only(doctored).what, the_only(doctored).explanation) == (What.LOST, None)
 
