@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import aiohttp
 
@@ -33,6 +34,7 @@ class Faults:
         self._redis = stack.redis
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.diary: list[tuple[datetime, Deed]] = []  # when each was really begun
         self.done: Counter[tuple[str, str]] = Counter()  # (act, process or "")
         self.past_lease = 0
         self.away_seconds: Counter[str] = Counter()
@@ -41,6 +43,7 @@ class Faults:
 
     async def carry_out(self) -> None:
         """Every deed at its time; returns when the last one was begun."""
+        await self._control("POST", "/switches", {"chaos": self._plan.chaos})
         began_at = time.monotonic()
         watch = asyncio.create_task(self._watch())
         try:
@@ -62,7 +65,7 @@ class Faults:
         for server in (self._postgres, self._redis):
             await _ensure_started(server)
         await self._control("POST", "/listener", {"open": True})
-        await self._control("DELETE", "/scenarios")
+        await self._control("POST", "/switches", {"chaos": None})
         for name in self._stack.names:
             process = self._stack.process(name)
             process.thaw()
@@ -85,8 +88,8 @@ class Faults:
             Act.POSTGRES_FREEZE: self._postgres_frozen,
             Act.DARAJA_CLOSED: self._daraja_closed,
             Act.TOKENS_EXPIRED: self._tokens_expired,
-            Act.CALL_FAULT: self._call_fault,
         }
+        self.diary.append((datetime.now(UTC), deed))
         try:
             await doings[deed.act](deed)
         except Exception as error:  # noqa: BLE001 - said in the report; one failed deed does not end the run
@@ -198,10 +201,6 @@ class Faults:
 
     async def _tokens_expired(self, _deed: Deed) -> None:
         await self._control("POST", "/tokens/expire", {})
-
-    async def _call_fault(self, deed: Deed) -> None:
-        rule = {"scenario": deed.scenario, "match": {"api": deed.target}, "times": 1}
-        await self._control("POST", "/scenarios", rule)
 
     async def _control(self, method: str, path: str, body: object = None) -> None:
         timeout = aiohttp.ClientTimeout(total=10)

@@ -30,15 +30,15 @@ _ODD = {
     "bill_payment": [13, 59, 55, 52, 60, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
 }
 
-# What meets calls that carry no amount: tokens and questions.
-_CALL_FAULTS = (
-    ("status", "answer_lost_after_acting"), ("status", "lost_callback"), ("status", "slow_result"),
-    ("status", "cut_before_acting"), ("status", "duplicate_callbacks"), ("status", "callback_before_answer"),
-    ("status", "spike_arrest_json"), ("status", "html_503"), ("status", "timeout_message"), ("status", "not_found"),
-    ("stk_query", "in_flight_b"), ("stk_query", "in_flight_c"), ("stk_query", "stray_500"), ("stk_query", "slow"),
-    ("stk_query", "cut_before_acting"), ("stk_query", "spike_arrest_apigee"), ("stk_query", "html_200"),
-    ("oauth", "cut_before_acting"), ("oauth", "html_503"), ("oauth", "slow"), ("oauth", "empty_200"),
-)  # fmt: skip
+# What meets calls that carry no amount, by lot and for the whole run: tokens and questions about payments.
+_CHAOS_APIS = ["oauth", "status", "stk_query"]
+_CHAOS_RATES = {
+    "answer_lost_after_acting": 0.04, "cut_before_acting": 0.03, "html_503": 0.02, "html_200": 0.01, "slow": 0.02,
+    "spike_arrest_json": 0.01, "internal_error_without_acting": 0.02, "garbage_200": 0.01,
+    "lost_callback": 0.05, "slow_result": 0.03, "duplicate_callbacks": 0.04, "callback_before_answer": 0.03,
+    "timeout_message": 0.03, "not_found": 0.03, "in_flight_a": 0.03, "in_flight_b": 0.03, "in_flight_c": 0.03,
+    "stray_500": 0.04,
+}  # fmt: skip
 
 
 class Act(StrEnum):
@@ -57,7 +57,6 @@ class Act(StrEnum):
     POSTGRES_FREEZE = "postgres_freeze"
     DARAJA_CLOSED = "daraja_closed"  # refuses connections for `seconds`
     TOKENS_EXPIRED = "tokens_expired"
-    CALL_FAULT = "call_fault"  # the next call of an API meets a scenario
 
 
 # How often each happens in a minute, and for how many seconds (from, to). Kills have a rate of their own.
@@ -74,19 +73,17 @@ _RATES: dict[Act, tuple[float, float, float]] = {
     Act.POSTGRES_FREEZE: (0.6, 0.5, 8.0),
     Act.DARAJA_CLOSED: (0.8, 0.5, 8.0),
     Act.TOKENS_EXPIRED: (1.0, 0, 0),
-    Act.CALL_FAULT: (20.0, 0, 0),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deed:
-    """One act at its time. `target` is a process or an API, `scenario` the simulator's."""
+    """One act at its time. `target` is a process."""
 
     at: float
     act: Act
     target: str = ""
     seconds: float = 0.0
-    scenario: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +101,13 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything, in order of time."""
+    """Everything, in order of time. `chaos` is the simulator's switch of that name (tests/simulator/README.md)."""
 
     seed: int
     seconds: float
     purchases: Sequence[Purchase]
     deeds: Sequence[Deed]
+    chaos: dict[str, Any]
 
 
 def make_plan(
@@ -126,7 +124,8 @@ def make_plan(
                 # In a short run nothing may be away for most of it.
                 span = min(chance.uniform(shortest, longest), max(seconds / 6, shortest))
                 deeds.append(_deed(chance, act, at, span, processes))
-    return Plan(seed, seconds, purchases, sorted(deeds, key=lambda deed: deed.at))
+    chaos = {"seed": seed, "rates": _CHAOS_RATES, "apis": _CHAOS_APIS}
+    return Plan(seed, seconds, purchases, sorted(deeds, key=lambda deed: deed.at), chaos)
 
 
 def _kills(chance: random.Random, times: Sequence[float], processes: dict[str, int]) -> list[Deed]:
@@ -149,9 +148,6 @@ def _deed(chance: random.Random, act: Act, at: float, span: float, processes: di
     match act:
         case Act.FREEZE | Act.DRAIN:
             return Deed(at=at, act=act, target=_one_of(chance, processes), seconds=span)
-        case Act.CALL_FAULT:
-            api, scenario = chance.choice(_CALL_FAULTS)
-            return Deed(at=at, act=act, target=api, scenario=scenario)
         case _:
             return Deed(at=at, act=act, seconds=span)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tests.invariants import What
 from tests.soak.run import Outcome
+from tests.soak.timeline import timeline
 
 _LINES_MAX = 40
 
@@ -21,6 +22,7 @@ def report(outcome: Outcome) -> str:
             *_violence(outcome),
             *_payments(outcome),
             *_service(outcome),
+            *timeline(outcome.evidence, outcome.faults.diary),
             *_stories(outcome),
         ]
     )
