@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 T ?= tests
+MINUTES ?= 20
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,10 @@ check: setup ## format, lint, types, import rules, architecture (no servers)
 bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks
 
+soak: setup ## load while everything is killed, then a judge (MINUTES=20, SEED=, REPORT=file)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
+
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check bench lock
+.PHONY: help setup demo run test check bench soak lock
