@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tests.crash.patience import patiently
 from tests.crash.paying import Wish
 from tests.crash.postman import Postman
 from tests.crash.sites import Site
@@ -15,7 +16,7 @@ from tests.crash.table import End, Kind
 from tests.invariants import gather, judge
 from tests.soak.evidence import Witness
 from tests.soak.listening import Listener
-from tests.spec.playing import look, times_sent
+from tests.spec.playing import look
 from tests.spec.system import System
 
 _STATE = "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
@@ -23,11 +24,11 @@ _STATE = "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
 
 async def settled(system: System, wishes: Sequence[Wish], postman: Postman) -> None:
     """Waits until every payment has come to its end, and nothing is owed or on its way any more."""
-    await system.eventually(lambda: differences(system, wishes), lambda found: not found, "the ends of the table")
+    await patiently(lambda: differences(system, wishes), lambda found: not found, "the ends of the table")
     await postman.delivered()
     ids = [wish.payment_id for wish in wishes]
     owed = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND event_due IS NOT NULL"
-    await system.eventually(lambda: system.rows(owed, ids), lambda rows: not rows, "every event on record as published")
+    await patiently(lambda: system.rows(owed, ids), lambda rows: not rows, "every event on record as published")
 
 
 async def differences(system: System, wishes: Sequence[Wish]) -> list[str]:
@@ -50,6 +51,12 @@ def _has_ended(end: End, row: Any) -> bool:
             return bool(row["stage"] == "in_doubt" and row["needs_review"])
 
 
+async def times_heard(system: System, wish: Wish) -> int:
+    """How often Daraja was asked for it. Where a token was refused, M-PESA saw nothing (daraja.md §1)."""
+    requests = (await system.control("GET", "/requests?path=request"))["items"]
+    return sum(wish.payment_id in str(item["body"]) and item["scenario"] is not None for item in requests)
+
+
 async def assert_all_is_well(
     system: System, site: Site, wishes: Sequence[Wish], postman: Postman, listener: Listener
 ) -> None:
@@ -61,7 +68,7 @@ async def assert_all_is_well(
         is_moved = wish.end not in (End.NO_RESULT_AND_NONE, End.REVIEW_AND_NONE)
         assert seen[wish.payment_id].moved == is_moved, (wish.label, seen[wish.payment_id])
         if wish.kind is not Kind.WITHDRAWAL:  # nothing keeps Daraja from doing these twice
-            assert await times_sent(system, wish.payment_id) == is_moved, wish.label
+            assert await times_heard(system, wish) == is_moved, wish.label
     witness = Witness(
         told=[told for wish in wishes for told in wish.told],
         seen={wish.payment_id: [(await system.payment(wish.payment_id))["stage"]] for wish in wishes},

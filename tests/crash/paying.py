@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -61,19 +61,28 @@ async def wish_for(system: System, combination: Combination) -> Wish:
         scenario, params = "slow", {"seconds": _HELD_BACK_SECONDS}
     end = combination.end
     assert end is not None
-    return await _wish(system, combination.label, combination.kind, combination.callbacks, end, scenario, params)
+    # Once: where Daraja was called and gave no answer, a permitted second call is an ordinary one.
+    times = 1 if scenario == "slow" else None
+    wish = await ordinary_wish(system, combination.kind, scenario, params, times=times)
+    return replace(wish, label=combination.label, callbacks=combination.callbacks, end=end)
 
 
 async def bystanders(system: System, site: Site) -> list[Wish]:
     """Payments of others, which must get through while the process is frozen: by an answer, where none can call back."""
     if site.during == "callbacks":
-        return [await _wish(system, "a bystander's deposit", Kind.DEPOSIT, 0, End.PAID, "approve", {})]
-    return [await _wish(system, f"a bystander's {kind}", kind, 1, End.PAID, "approve", {}) for kind in Kind]
+        return [replace(await ordinary_wish(system, Kind.DEPOSIT), callbacks=0)]
+    return [await ordinary_wish(system, kind) for kind in Kind]
 
 
-async def _wish(
-    system: System, label: str, kind: Kind, callbacks: int, end: End, scenario: str, params: Mapping[str, Any]
+async def ordinary_wish(
+    system: System,
+    kind: Kind,
+    scenario: str = "approve",
+    params: Mapping[str, Any] | None = None,
+    *,
+    times: int | None = None,
 ) -> Wish:
+    """A payment that shares nothing with another, and meets `scenario`."""
     number = next(_numbers)
     phone_number, amount = f"2547{20_000_000 + number}", 1000 + number
     request: dict[str, Any] = {"amount": amount, "phone_number": phone_number}
@@ -81,10 +90,8 @@ async def _wish(
     if kind is Kind.BILL_PAYMENT:
         match = {"party": str(600_000 + number)}
         request = {"amount": amount, "paybill": match["party"], "account_reference": f"ACC{number}"}
-    # Once: where Daraja was called and gave no answer, a permitted second call is an ordinary one.
-    times = 1 if scenario == "slow" else None
     await system.scenario(scenario, times=times, params=params, api=_APIS[kind], **match)
-    return Wish(label, kind, callbacks, end, str(uuid4()), request)
+    return Wish(f"another's {kind}", kind, 1, End.PAID, str(uuid4()), request)
 
 
 async def ask(client_of: Mapping[Kind, Client], wish: Wish) -> HttpAnswer | None:

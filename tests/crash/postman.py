@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from tests.crash.patience import patiently
 from tests.crash.paying import RESULT_OF, Wish
 from tests.spec.system import System
 
@@ -46,7 +47,7 @@ class Postman:
 
     async def delivered(self) -> None:
         """Returns once every result was delivered as often as it is to be, and each was answered or broke off."""
-        await self._system.eventually(self._is_idle, what="the delivery of every result")
+        await patiently(self._is_idle, what="the delivery of every result")
 
     async def _is_idle(self) -> bool:
         return not self._due and not self._rounds
@@ -86,10 +87,18 @@ class Postman:
             await asyncio.gather(*(self._repeat(item) for _ in range(copies)))
 
     async def _repeat(self, item: Any) -> None:
-        body = json.dumps(item["body"]).encode()
-        headers = {"Content-Type": "application/json;charset=UTF-8"}
         with suppress(aiohttp.ClientError, TimeoutError):
-            async with self._system.http.post(item["url"], data=body, headers=headers) as answer:
-                if answer.status == 200:
-                    payment_id, operation = str(item["url"]).split("/results/")[1].split("/")[:2]
-                    self.stored.append((payment_id, operation, body))
+            if await deliver_again(self._system, item) == 200:
+                payment_id, operation = str(item["url"]).split("/results/")[1].split("/")[:2]
+                self.stored.append((payment_id, operation, _bytes(item)))
+
+
+async def deliver_again(system: System, item: Any) -> int:
+    """Delivers what the simulator has sent or holds back once more, byte for byte; the status that it is answered."""
+    headers = {"Content-Type": "application/json;charset=UTF-8"}
+    async with system.http.post(item["url"], data=_bytes(item), headers=headers) as answer:
+        return answer.status
+
+
+def _bytes(item: Any) -> bytes:
+    return json.dumps(item["body"]).encode()

@@ -6,25 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from redis.asyncio import Redis as RedisClient
 
-from tests.crash.judging import assert_all_is_well, settled
+from tests.crash.judging import assert_all_is_well, settled, times_heard
+from tests.crash.patience import patiently, stage_of
 from tests.crash.paying import Wish, ask, ask_until_accepted, bystanders, clients, wish_for
 from tests.crash.postman import Postman
 from tests.crash.sites import Told
-from tests.crash.table import Batch, Redis
+from tests.crash.table import Batch, Kind, Redis
 from tests.failpoints.starting import reached, start_armed
 from tests.soak.listening import Listener
 from tests.spec.conftest import a_system
-from tests.spec.playing import times_sent
 from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.processes import Process
 
 # Lives are short, and their ratios kept: a lease, then an inquiry, then the end of a window.
 ENVIRONMENT: dict[str, str | None] = {
-    "SUBMITTING_LEASE_SECONDS": "4",
+    "SUBMITTING_LEASE_SECONDS": "6",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "3",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
@@ -33,6 +34,9 @@ ENVIRONMENT: dict[str, str | None] = {
     "BREAKER_COOL_DOWN_SECONDS": "1",
     "DATABASE_POOL_SIZE": "5",
 }
+
+# A worker that is to wake up in time to be believed: nobody gives up on its payments while it stands still.
+_PATIENT: dict[str, str | None] = {"DEPOSIT_RESULT_WINDOW_SECONDS": "15", "INQUIRY_INTERVAL_MAX_SECONDS": "15"}
 
 _OPEN_TRANSACTIONS = """
 SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
@@ -103,7 +107,7 @@ class _Run:
         if self._site.is_together:
             place += f":{len(self._wishes)}:together"
         await self._stack.process(during).kill()
-        self._process = await start_armed(self._stack, during, place)
+        self._process = await start_armed(self._stack, during, place, env=self._env)
         if during == "web":
             everyone = clients(self._system)
             self._asking = [asyncio.create_task(ask(everyone, wish)) for wish in self._wishes]
@@ -111,8 +115,12 @@ class _Run:
             await self._ask_for(self._wishes)
         await reached(self.process, place)
         if self._action == "tell":
-            await self._system.eventually(self._are_at_daraja, what="every request at Daraja")
+            await patiently(self._are_at_daraja, what="every request at Daraja")
             await self._stop()
+
+    @property
+    def _env(self) -> dict[str, str | None]:
+        return _PATIENT if self._site.is_frozen and self._site.during == "worker" else {}
 
     @property
     def _action(self) -> str:
@@ -125,7 +133,7 @@ class _Run:
             await self.process.kill()
 
     async def _are_at_daraja(self) -> bool:
-        return all([await times_sent(self._system, wish.payment_id) for wish in self._wishes])
+        return all([await times_heard(self._system, wish) for wish in self._wishes])
 
     async def _ask_for(self, wishes: Sequence[Wish]) -> None:
         self._expect(wishes, [await ask(clients(self._system), wish) for wish in wishes])
@@ -176,14 +184,14 @@ class _Run:
             await self._ask_elsewhere(others)
         else:
             if during == "worker":
-                await self._stack.start_process("worker.2")
+                await self._stack.start_process("worker.2", env=self._env)
             await self._ask_for(others)
         for wish in others:
-            await self._system.in_stage(wish.payment_id, "succeeded")
+            await patiently(partial(stage_of, self._system, wish), lambda stage: stage == "succeeded", wish.label)
         if during == "worker":
-            await self._system.eventually(self._is_left_by_all, what="the end of every lease")
+            await patiently(self._is_left_by_all, what="the end of every lease")
         if self._site.point.endswith("_in_transaction"):
-            await self._system.eventually(self._is_ended_by_postgres, what="the end of the open transaction")
+            await patiently(self._is_ended_by_postgres, what="the end of the open transaction")
         self.process.thaw()
         self.everybody += others
         if during == "web":
@@ -197,13 +205,11 @@ class _Run:
             Client(elsewhere.url, issuer.user_token()) as user,
             Client(elsewhere.url, issuer.backend_token()) as backend,
         ):
-            everyone = {kind: user if client is self._system.user else backend for kind, client in clients(self._system).items()}
+            everyone = {kind: user if kind is Kind.DEPOSIT else backend for kind in Kind}
             for wish in others:
                 await ask_until_accepted(everyone, wish)
             await asyncio.gather(*(ask_until_accepted(everyone, wish) for wish in self._wishes))
         self._postman.take([*self._wishes, *others], first=self.told, others=self.others)
-        # Readings go to the first one, which stands still.
-        self._system.backend = await Client(elsewhere.url, issuer.backend_token()).__aenter__()
 
     async def _is_left_by_all(self) -> bool:
         counts = await self._system.stage_counts([wish.payment_id for wish in self._wishes])

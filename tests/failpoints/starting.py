@@ -10,7 +10,7 @@ from tests.failpoints.arming import Action, Arming
 from tests.stack.processes import Process, describe_end, procfile_commands
 from tests.stack.stack import ROOT, Stack
 
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 60.0
 _PLAIN = "python -m "
 _ARMED = "python -m tests.failpoints "
 
