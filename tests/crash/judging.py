@@ -81,6 +81,10 @@ async def assert_all_is_well(
     events = [entry for entry in evidence.history if entry.payment_id in ids and entry.event_body is not None]
     heard = {heard.event_id for heard in witness.heard}
     assert {entry.id for entry in events} <= heard, "an event was never heard"
+    if site.name == "12 at 5":
+        first = {payment_id: outcome for payment_id, outcome in reversed(evidence.attempts)}
+        frozen = [wish for wish in wishes if not wish.is_bystander]
+        assert {first[wish.payment_id] for wish in frozen} == {"not_acted"}, "it woke up past its deadline, and sent"
     if site.crash_point == 10:
         assert all(entry.publications == 1 for entry in events), "each is recorded once, though published twice"
     kept = Counter((item.payment_id, item.operation, item.sha256) for item in evidence.callbacks)

@@ -42,6 +42,7 @@ class Wish:
     end: End
     key: str
     request: Mapping[str, Any]
+    is_bystander: bool = True  # no combination of the table, but another's payment
     payment_id: str = ""
     told: list[Told] = field(default_factory=list)
 
@@ -64,7 +65,7 @@ async def wish_for(system: System, combination: Combination) -> Wish:
     # Once: where Daraja was called and gave no answer, a permitted second call is an ordinary one.
     times = 1 if scenario == "slow" else None
     wish = await ordinary_wish(system, combination.kind, scenario, params, times=times)
-    return replace(wish, label=combination.label, callbacks=combination.callbacks, end=end)
+    return replace(wish, label=combination.label, callbacks=combination.callbacks, end=end, is_bystander=False)
 
 
 async def bystanders(system: System, site: Site) -> list[Wish]:

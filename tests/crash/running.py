@@ -61,6 +61,7 @@ async def a_ground() -> AsyncIterator[Ground]:
 async def play(ground: Ground, batch: Batch) -> None:
     """The batch from beginning to end."""
     system, site = ground.system, batch.site
+    repeated_before = ground.listener.repeated
     await system.control("POST", "/reset", {})
     await system.control("POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True})
     wishes = [await wish_for(system, one) for one in batch.combinations]
@@ -74,6 +75,9 @@ async def play(ground: Ground, batch: Batch) -> None:
         run.others.set()
         await settled(system, run.everybody, postman)
         await assert_all_is_well(system, site, run.everybody, postman, ground.listener)
+        if site.crash_point == 10:
+            repeated = ground.listener.repeated - repeated_before
+            assert repeated >= len(wishes), "an event was published, not recorded, and not published again"
         await run.tidy()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tests.crash import document
 from tests.crash.lanes import Lanes
 from tests.crash.protections import Case
 from tests.crash.running import Ground
@@ -39,3 +40,8 @@ def test_sites_and_points_have_the_same_numbers() -> None:
     for site in SITES:
         number = POINTS[site.point].crash_point
         assert number == site.crash_point or f"{number}" in site.name or site.name == "11 callbacks", site.name
+
+
+def test_the_document_is_the_table() -> None:
+    """`python -m tests.crash --table` writes it anew."""
+    assert document.PATH.read_text() == document.text()
