@@ -86,11 +86,14 @@ async def test_whoever_sets_a_brake_waits_for_the_claims_that_did_not_see_it(
     async def setter_waits_or_is_done() -> bool:
         return setting.done() or await fresh.one(SETTER_WAITS)
 
-    await until(setter_waits_or_is_done)
-    assert not setting.done(), "the brake was set while a claim that had not seen it was under way"
-    await fresh.execute("INSERT INTO public.gate VALUES (true)")
+    try:
+        await until(setter_waits_or_is_done)
+        was_set_too_soon = setting.done()
+    finally:
+        await fresh.execute("INSERT INTO public.gate VALUES (true)")
     assert await claiming is not None
     assert await setting == [name]
+    assert not was_set_too_soon, "the brake was set while a claim that had not seen it was under way"
     assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
 
 
