@@ -112,7 +112,7 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
 
 
 # The id by which Daraja can be asked about each kind; a withdrawal by its own, which it always has.
-ASKED_BY: dict[Kind, dict[str, str]] = {
+ASKED_BY: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
     Kind.WITHDRAWAL: {},
     Kind.BILL_PAYMENT: {"originator_conversation_id": "9d20-1"},

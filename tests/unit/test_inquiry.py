@@ -34,7 +34,7 @@ FIRST_AFTER = TERMS.first_after
 
 def a_sent(kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = True, **overrides: Any) -> Payment:
     """A payment that was sent twenty minutes ago."""
-    ids = ASKED_BY[kind] if askable else {}
+    ids: dict[str, Any] = ASKED_BY[kind] if askable else {}
     attempts = (a_send(Outcome.UNKNOWN, at=SENT_AT, **ids),)
     created_at = SENT_AT - SECOND
     return a_payment(**{"kind": kind, "stage": stage, "attempts": attempts, "created_at": created_at, **overrides})

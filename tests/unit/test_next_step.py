@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from domain.values import Kind
 from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
 
 # Ids that Daraja gives as well, and by which it cannot be asked.
-OTHER_IDS = {
+OTHER_IDS: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"merchant_request_id": "4c1e-1"},
     Kind.BILL_PAYMENT: {"conversation_id": "AG_1"},
 }

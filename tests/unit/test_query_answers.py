@@ -158,7 +158,7 @@ def test_a_result_about_another_push_is_no_answer(code: str) -> None:
 @pytest.mark.parametrize("value", [None, "", 5, [], "x" * 65])
 def test_a_result_that_names_no_push_is_about_the_one_that_was_asked_for(value: object) -> None:
     report = read(result("0", CheckoutRequestID=value))
-    assert (report.verdict, report.ids) == (V.PAID, {("merchant_request_id", "4c1e-118203")})
+    assert (report.verdict, report.ids) == (V.PAID, frozenset({("merchant_request_id", "4c1e-118203")}))
 
 
 # --- refused at the door ------------------------------------------------------------------------------------------

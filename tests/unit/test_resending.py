@@ -64,7 +64,7 @@ def test_two_trusted_answers_that_daraja_knows_nothing_of_it_permit_another_send
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
 def test_no_other_kind_is_ever_sent_again(kind: Kind) -> None:
     """They have no id whose second use Daraja refuses."""
-    ids = {"checkout_request_id": "ws_CO_1", "originator_conversation_id": "9d20-1"}
+    ids: dict[str, Any] = {"checkout_request_id": "ws_CO_1", "originator_conversation_id": "9d20-1"}
     for outcome in (UNKNOWN, RESENDABLE):
         payment = a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=(a_send(outcome, at=SENT_AT, **ids),))
         assert not permitted(payment)

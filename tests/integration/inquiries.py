@@ -1,0 +1,106 @@
+"""Payments in doubt on the record, questions about them, and the answers: what the tests of asking stand on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+from domain.errors import OutcomeUnknown
+from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.record_callback import callback_change
+from domain.payment import Payment
+from domain.ports import Change, ChangeResult, Context, Decided, ProviderIds
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.builders import INQUIRY_TERMS
+from tests.integration.conftest import Store, a_callback, acknowledgement, new_id
+
+# Questions may follow each other at once: what is tested here is not the spacing.
+TERMS = replace(INQUIRY_TERMS, first_after=timedelta(0))
+HOUR = timedelta(hours=1)
+
+
+def askable_ids(kind: Kind) -> ProviderIds:
+    """The ids by which Daraja can be asked about a payment of `kind`."""
+    name = {Kind.DEPOSIT: "checkout_request_id", Kind.BILL_PAYMENT: "originator_conversation_id"}.get(kind)
+    return frozenset({(name, f"id-{new_id().hex}")}) if name else frozenset()
+
+
+async def in_doubt(store: Store, kind: Kind = Kind.WITHDRAWAL, *, askable: bool = True) -> UUID:
+    """A payment of which nobody knows whether Daraja acted; due to be asked about at once."""
+    payment_id, attempt_id = await store.claimed(kind)
+    ids = askable_ids(kind) if askable else frozenset()
+    await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids, error=OutcomeUnknown()))
+    await due(store, payment_id)
+    return payment_id
+
+
+async def resendable(store: Store) -> UUID:
+    """A withdrawal that may be sent again: sent an hour ago, and twice not found since."""
+    payment_id = await in_doubt(store)
+    await store.execute(
+        "UPDATE mkwanja.payments SET created_at = created_at - $2::interval WHERE id = $1", payment_id, HOUR
+    )
+    await store.execute(
+        "UPDATE mkwanja.attempts SET claimed_at = claimed_at - $2::interval, ended_at = ended_at - $2::interval"
+        " WHERE payment_id = $1", payment_id, HOUR,
+    )  # fmt: skip
+    for number in (1, 2):
+        await store.execute(
+            "INSERT INTO mkwanja.inquiries (payment_id, number, api, asked_at, answered_at, verdict, code)"
+            " VALUES ($1, $2, 'status', now() - interval '5 minutes', now(), 'not_found', 'SFC_IC0003')",
+            payment_id, number,
+        )  # fmt: skip
+    return payment_id
+
+
+async def due(store: Store, payment_id: UUID) -> None:
+    """Its next step is due now."""
+    await store.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id)
+
+
+async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
+    """Stores the next question, if one is due."""
+    result = await store.changing.change(asking(payment_id, TERMS, is_probe=is_probe))
+    return result.decided.asked
+
+
+def an_answer(verdict: Verdict, *, code: str = "4999", word: Word = Word.UNDECIDED, refuses: bool = False) -> Report:
+    return Report(word=word, code=code, verdict=verdict, refuses_credential=refuses)
+
+
+async def answered(store: Store, payment_id: UUID, number: int, report: Report) -> ChangeResult:
+    """Records what STK query answered to a question."""
+    return await store.changing.change(answering(payment_id, number, report, (), TERMS))
+
+
+async def called_back(
+    store: Store, payment_id: UUID, operation: str, report: Report, *, source_allowed: bool = True
+) -> ChangeResult:
+    """Records a callback."""
+    callback = replace(a_callback(operation), word=report.word.value, source_allowed=source_allowed)
+    return await store.changing.change(callback_change(payment_id, callback, report))
+
+
+async def evidence(store: Store, payment_id: UUID, *, is_claim: bool = False) -> Evidence:
+    """What a decision about the payment would know besides its row."""
+    seen: list[Evidence] = []
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        seen.append(context.evidence)
+        return Decided(payment=payment)
+
+    await store.changing.change(
+        Change(payment_id=payment_id, decide=decide, wants_evidence=not is_claim, is_claim=is_claim)
+    )
+    return seen[-1]
+
+
+async def engage(store: Store, name: str, *, is_engaged: bool = True) -> None:
+    """Sets a brake past the product."""
+    await store.execute(
+        "UPDATE mkwanja.brakes SET is_engaged = $2, changed_at = now(), reason = CASE WHEN $2 THEN 'test' END"
+        " WHERE name = $1", name, is_engaged,
+    )  # fmt: skip

@@ -1,0 +1,313 @@
+"""Questions on the record: numbered and stored before they are asked, answered once, taken when due, probed when not."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.events import EventType
+from domain.inquiry import Inquiry, Verdict
+from domain.lifecycle.inquire import answering, asking
+from domain.payment import Stage, Step
+from domain.ports import Exchange
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.builders import A_FAILURE, INQUIRY_TERMS
+from tests.integration.conftest import Store, new_id
+from tests.integration.inquiries import (
+    TERMS,
+    an_answer,
+    answered,
+    asked,
+    called_back,
+    due,
+    engage,
+    in_doubt,
+)
+
+V = Verdict
+FAILED = Report(word=Word.FAILURE, code="1032", failure=A_FAILURE, verdict=V.FAILED)
+NOT_FOUND = an_answer(V.NOT_FOUND, code="SFC_IC0003")
+REFUSED = an_answer(V.NO_ANSWER, code="2001", refuses=True)
+SOON = timedelta(seconds=5)
+
+
+async def inquiries(store: Store, payment_id: UUID) -> list[dict[str, Any]]:
+    return await store.rows("SELECT * FROM mkwanja.inquiries WHERE payment_id = $1 ORDER BY number", payment_id)
+
+
+async def take(store: Store, step: Step, *, limit: int = 100) -> list[UUID]:
+    return [item.payment_id for item in await store.sweeping.take_due(step, limit=limit, next_step_in=SOON)]
+
+
+class TestQuestions:
+    """Stored before they are asked."""
+
+    @pytest.mark.parametrize(
+        ("kind", "api"), [(Kind.DEPOSIT, "query"), (Kind.WITHDRAWAL, "status"), (Kind.BILL_PAYMENT, "status")]
+    )
+    async def test_a_question_is_on_record_with_the_way_it_is_asked(self, store: Store, kind: Kind, api: str) -> None:
+        payment_id = await in_doubt(store, kind)
+        assert await asked(store, payment_id) is not None
+        (row,) = await inquiries(store, payment_id)
+        assert (row["number"], row["api"], row["answered_at"], row["verdict"], row["code"]) == (
+            1,
+            api,
+            None,
+            None,
+            None,
+        )
+        assert row["asked_at"] == (await store.payment(payment_id)).updated_at
+
+    async def test_of_ten_jobs_for_one_due_time_one_asks(self, store: Store, other: Store) -> None:
+        """From two processes; the row is the job."""
+        payment_id = await in_doubt(store, Kind.DEPOSIT)
+        numbers = [
+            inquiry.number
+            for inquiry in await asyncio.gather(*(_asked_spaced(process, payment_id) for process in [store, other] * 5))
+            if inquiry is not None
+        ]
+        assert numbers == [1]
+        assert len(await inquiries(store, payment_id)) == 1
+
+    async def test_probes_at_once_have_different_numbers(self, store: Store, other: Store) -> None:
+        """A probe is asked whatever is due; the payment's lock keeps the numbers apart."""
+        payment_id = await in_doubt(store)
+        asked_by = await asyncio.gather(*(asked(process, payment_id, is_probe=True) for process in [store, other] * 4))
+        assert sorted(inquiry.number for inquiry in asked_by if inquiry) == list(range(1, 9))
+
+    async def test_a_final_payment_can_be_probed(self, store: Store) -> None:
+        """It keeps its stage and gets no due time by that."""
+        payment_id = await store.finalized(Kind.WITHDRAWAL)
+        before = await store.payment(payment_id)
+        assert await asked(store, payment_id, is_probe=True) is not None
+        assert await store.payment(payment_id) == before
+        assert [row["api"] for row in await inquiries(store, payment_id)] == ["status"]
+
+
+async def _asked_spaced(store: Store, payment_id: UUID) -> Inquiry | None:
+    return (await store.changing.change(asking(payment_id, INQUIRY_TERMS))).decided.asked
+
+
+class TestAnswers:
+    """The first one counts."""
+
+    async def test_an_answer_is_recorded_with_its_time_its_verdict_and_its_code(self, store: Store) -> None:
+        payment_id = await in_doubt(store, Kind.DEPOSIT)
+        await asked(store, payment_id)
+        await answered(store, payment_id, 1, an_answer(V.NO_RESULT, code="4999"))
+        (row,) = await inquiries(store, payment_id)
+        assert (row["verdict"], row["code"]) == ("no_result", "4999")
+        assert row["answered_at"] > row["asked_at"]
+
+    async def test_an_answer_that_comes_ten_times_at_once_counts_once(self, store: Store, other: Store) -> None:
+        """A failure that one query told agrees with itself however often it comes: not at all."""
+        payment_id = await in_doubt(store, Kind.DEPOSIT)
+        await asked(store, payment_id)
+        results = await asyncio.gather(*(answered(process, payment_id, 1, FAILED) for process in [store, other] * 5))
+        assert sum(result.decided.answered is not None for result in results) == 1
+        assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
+
+    async def test_two_queries_that_agree_end_a_deposit_once(self, store: Store, other: Store) -> None:
+        """Also where both answers are recorded at the same time."""
+        payment_id = await in_doubt(store, Kind.DEPOSIT)
+        for _ in range(2):
+            await asked(store, payment_id)
+            await due(store, payment_id)
+        await asyncio.gather(answered(store, payment_id, 1, FAILED), answered(other, payment_id, 2, FAILED))
+        payment = await store.payment(payment_id)
+        assert (payment.stage, payment.failure, payment.next_step_at) == (Stage.FAILED, A_FAILURE, None)
+        events = [entry["event_type"] for entry in await store.history(payment_id) if entry["event_type"]]
+        assert events == [EventType.FAILED]
+
+    async def test_the_first_answer_of_two_different_ones_stays(self, store: Store) -> None:
+        payment_id = await in_doubt(store)
+        await asked(store, payment_id)
+        await called_back(store, payment_id, "status-1", NOT_FOUND)
+        first = await inquiries(store, payment_id)
+        await called_back(store, payment_id, "status-1", an_answer(V.UNDER_WAY, code="Pending"))
+        assert await inquiries(store, payment_id) == first
+        assert first[0]["verdict"] == "not_found"
+
+    async def test_an_answer_to_a_question_that_was_never_asked_is_stored_and_answers_nothing(
+        self, store: Store
+    ) -> None:
+        payment_id = await in_doubt(store)
+        await called_back(store, payment_id, "status-7", NOT_FOUND)
+        assert await inquiries(store, payment_id) == []
+        sql = "SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1"
+        assert await store.one(sql, payment_id) == 1
+
+    async def test_the_exchange_of_a_question_is_kept_without_an_attempt(self, store: Store) -> None:
+        payment_id = await in_doubt(store, Kind.DEPOSIT)
+        await asked(store, payment_id)
+        exchange = Exchange(
+            id=new_id(), attempt_id=None, api="stk_query", request={"Password": "[masked]"}, was_written=True,
+            http_status=200, answer="{}", meaning="no_result",
+        )  # fmt: skip
+        report = an_answer(V.NO_RESULT)
+        await store.changing.change(answering(payment_id, 1, report, (exchange,), TERMS))
+        sql = "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1 AND api = 'stk_query'"
+        (row,) = await store.rows(sql, payment_id)
+        assert (row["id"].int, row["attempt_id"], row["meaning"]) == (exchange.id.int, None, "no_result")
+
+    async def test_silence_ends_a_deposit_and_it_is_looked_at_again_after_ten_minutes(self, store: Store) -> None:
+        payment_id = await in_doubt(store, Kind.DEPOSIT)
+        past = "UPDATE mkwanja.attempts SET ended_at = ended_at - interval '1 hour' WHERE payment_id = $1"
+        await store.execute(past, payment_id)
+        for number in (1, 2, 3):
+            assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
+            assert await asked(store, payment_id) is not None
+            await answered(store, payment_id, number, an_answer(V.NO_RESULT))
+            await due(store, payment_id)
+        payment = await store.payment(payment_id)
+        assert payment.failure is not None
+        assert (payment.stage, payment.failure.reason) == (Stage.FAILED, "no_result_confirmed")
+        await answered(store, payment_id, 3, an_answer(V.NO_RESULT))
+        sql = "SELECT what FROM mkwanja.payment_history WHERE payment_id = $1 ORDER BY sequence DESC LIMIT 1"
+        assert await store.one(sql, payment_id) == "no_result_confirmed"
+
+
+class TestDueQuestions:
+    """Counted before a budget is spent, taken by kind of question."""
+
+    async def test_each_kind_of_question_has_its_own_queue(self, fresh: Store) -> None:
+        expected = {
+            Step.QUERY: [await in_doubt(fresh, Kind.DEPOSIT)],
+            Step.STATUS: [await in_doubt(fresh), await in_doubt(fresh, Kind.BILL_PAYMENT)],
+            Step.WATCH: [
+                await in_doubt(fresh, Kind.DEPOSIT, askable=False),
+                await in_doubt(fresh, Kind.BILL_PAYMENT, askable=False),
+            ],
+            Step.SUBMIT: [],
+            Step.END_LEASE: [],
+        }
+        await fresh.finalized()
+        for step, payments in expected.items():
+            assert await fresh.sweeping.count_due(step, limit=100) == len(payments)
+            assert await take(fresh, step) == payments
+            assert await fresh.sweeping.count_due(step, limit=100) == 0
+
+    async def test_what_is_due_is_counted_up_to_a_limit_and_left_where_it_is(self, fresh: Store) -> None:
+        payments = [await in_doubt(fresh) for _ in range(5)]
+        assert [await fresh.sweeping.count_due(Step.STATUS, limit=limit) for limit in (1, 3, 5, 9)] == [1, 3, 5, 5]
+        assert await take(fresh, Step.STATUS) == payments
+
+    async def test_while_the_breaker_is_open_no_question_with_the_credential_is_due(self, fresh: Store) -> None:
+        """They keep their place; what is asked without it goes on. The kill switch stops no question."""
+        status, query = await in_doubt(fresh), await in_doubt(fresh, Kind.DEPOSIT)
+        await engage(fresh, "breaker")
+        assert await fresh.sweeping.count_due(Step.STATUS, limit=9) == 0
+        assert await take(fresh, Step.STATUS) == []
+        assert await take(fresh, Step.QUERY) == [query]
+        await engage(fresh, "breaker", is_engaged=False)
+        await engage(fresh, "kill_switch")
+        assert await take(fresh, Step.STATUS) == [status]
+
+    async def test_a_second_look_is_due_like_any_other_question(self, fresh: Store) -> None:
+        payment_id = await in_doubt(fresh, Kind.DEPOSIT)
+        await fresh.execute(
+            "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(), failure_reason = 'no_result_confirmed',"
+            " failure_safe_to_retry = false WHERE id = $1", payment_id,
+        )  # fmt: skip
+        assert await take(fresh, Step.QUERY) == [payment_id]
+
+
+class TestBreaker:
+    """Opened and closed in the commit of the fact that says so."""
+
+    @staticmethod
+    async def breaker(store: Store) -> dict[str, Any]:
+        (row,) = await store.rows("SELECT * FROM mkwanja.brakes WHERE name = 'breaker'")
+        return row
+
+    @staticmethod
+    async def story(store: Store) -> list[tuple[str, bool]]:
+        rows = await store.rows("SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at")
+        return [(row["name"], row["is_engaged"]) for row in rows]
+
+    async def test_the_first_refusal_opens_it_and_no_other_is_noted(self, fresh: Store) -> None:
+        payment_id, second = await in_doubt(fresh), await in_doubt(fresh)
+        await asked(fresh, payment_id)
+        await called_back(fresh, payment_id, "status-1", REFUSED)
+        opened = await self.breaker(fresh)
+        assert (opened["is_engaged"], opened["payment_id"].int, opened["probes"]) == (True, payment_id.int, 0)
+        assert opened["reason"] == f"result 2001 for payment {payment_id}"
+        await called_back(fresh, second, "status-1", REFUSED)
+        assert await self.breaker(fresh) == opened
+        assert await self.story(fresh) == [("breaker", True)]
+        assert not await fresh.one("SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'")
+
+    async def test_an_answer_to_a_question_asked_after_it_opened_closes_it(self, fresh: Store) -> None:
+        payment_id = await in_doubt(fresh)
+        await engage(fresh, "breaker")
+        await asked(fresh, payment_id, is_probe=True)
+        await called_back(fresh, payment_id, "status-1", NOT_FOUND)
+        closed = await self.breaker(fresh)
+        assert (closed["is_engaged"], closed["reason"]) == (False, None)
+        assert await self.story(fresh) == [("breaker", False)]
+
+    async def test_an_answer_to_an_older_question_leaves_it_open(self, fresh: Store) -> None:
+        """It was taken before the credential was refused."""
+        payment_id = await in_doubt(fresh)
+        await asked(fresh, payment_id, is_probe=True)
+        await engage(fresh, "breaker")
+        await called_back(fresh, payment_id, "status-1", NOT_FOUND)
+        assert (await self.breaker(fresh))["is_engaged"]
+
+    async def test_no_answer_releases_the_kill_switch(self, fresh: Store) -> None:
+        """Only who set it does."""
+        payment_id = await in_doubt(fresh)
+        await engage(fresh, "kill_switch")
+        await asked(fresh, payment_id, is_probe=True)
+        await called_back(fresh, payment_id, "status-1", NOT_FOUND)
+        assert await fresh.one("SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'")
+
+    async def test_a_refusal_and_an_answer_at_once_leave_it_open(self, fresh: Store) -> None:
+        """In one batch: opening wins."""
+        refused, taken = await in_doubt(fresh), await in_doubt(fresh)
+        await engage(fresh, "breaker")
+        for payment_id in (refused, taken):
+            await asked(fresh, payment_id, is_probe=True)
+        await asyncio.gather(
+            called_back(fresh, taken, "status-1", NOT_FOUND), called_back(fresh, refused, "status-1", REFUSED)
+        )
+        assert (await self.breaker(fresh))["is_engaged"]
+
+    async def test_a_probe_is_taken_after_a_cool_down_that_doubles_up_to_its_ceiling(self, fresh: Store) -> None:
+        """By one sweeper, about the payment that opened it."""
+        payment_id = await in_doubt(fresh)
+        cool_down, ceiling = timedelta(minutes=1), timedelta(minutes=3)
+
+        async def probe() -> UUID | None:
+            return await fresh.sweeping.take_probe(cool_down, ceiling)
+
+        assert await probe() is None
+        await asked(fresh, payment_id)
+        await called_back(fresh, payment_id, "status-1", REFUSED)
+        for minutes in (1, 2, 3, 3):
+            assert await probe() is None
+            for seconds, expected in ((minutes * 60 - 5, None), (10, payment_id)):
+                await fresh.execute(
+                    "UPDATE mkwanja.brakes SET changed_at = changed_at - $1::interval, probed_at = probed_at - $1::interval",
+                    timedelta(seconds=seconds),
+                )
+                assert await probe() == expected
+
+    async def test_a_probe_is_taken_by_one_of_many_sweepers(self, fresh: Store) -> None:
+        payment_id = await in_doubt(fresh)
+        await called_back(fresh, payment_id, "withdrawal", Report(
+            word=Word.FAILURE, code="2001", failure=A_FAILURE, refuses_credential=True))  # fmt: skip
+        hour = timedelta(hours=1)
+        await fresh.execute("UPDATE mkwanja.brakes SET changed_at = changed_at - $1::interval", 1.5 * hour)
+        async with Store(fresh.url) as second:
+            probes = await asyncio.gather(
+                *(store.sweeping.take_probe(hour, 24 * hour) for store in [fresh, second] * 3)
+            )
+        assert sorted(probes, key=str) == [payment_id, *[None] * 5]
+        await engage(fresh, "breaker", is_engaged=False)
+        assert await fresh.sweeping.take_probe(timedelta(0), timedelta(0)) is None

@@ -1,0 +1,191 @@
+"""A brake and the claims that are under way: once it is set, no claim commits that did not know of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
+from domain.lifecycle.submit import resend_claim
+from domain.payment import Payment, Stage
+from domain.values import Kind
+from tests.integration.conftest import TERMS, Store, new_id, success, until
+from tests.integration.inquiries import TERMS as INQUIRY_TERMS
+from tests.integration.inquiries import resendable
+from tests.integration.proxy import Proxy
+
+Claim = Callable[[Store, UUID], Awaitable[Payment | None]]
+
+
+async def claim(store: Store, payment_id: UUID) -> Payment | None:
+    """A first send's claim."""
+    return await store.claiming.claim(payment_id, new_id(), TERMS)
+
+
+async def claim_again(store: Store, payment_id: UUID) -> Payment | None:
+    """A resend's claim."""
+    attempt_id = new_id()
+    result = await store.changing.change(resend_claim(payment_id, attempt_id, INQUIRY_TERMS))
+    payment = result.decided.payment
+    return payment if payment is not None and payment.attempt_id == attempt_id else None
+
+
+async def to_claim(store: Store, how: Claim) -> UUID:
+    return await store.accepted(Kind.WITHDRAWAL) if how is claim else await resendable(store)
+
+
+BOTH = pytest.mark.parametrize("how", [claim, claim_again], ids=["claim", "resend"])
+
+# Every claim stops at its attempt's row, inside its transaction, until the gate is opened.
+GATE = """
+CREATE TABLE public.gate (is_open boolean);
+CREATE FUNCTION public.wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE NOT EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.02); END LOOP;
+    RETURN NEW;
+END $$;
+"""
+SHUT = "CREATE TRIGGER gate BEFORE INSERT ON mkwanja.attempts FOR EACH ROW EXECUTE FUNCTION public.wait_at_gate()"
+AT_THE_GATE = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+ENGAGED = "is_engaged = true, reason = 'test'"
+CLAIM_WAITS = """
+SELECT count(*) > 0 FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FOR SHARE%'
+"""
+SETTER_WAITS = """
+SELECT count(*) > 0 FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%UPDATE mkwanja.brakes%'
+"""
+
+
+@pytest.fixture
+async def operator(fresh: Store) -> AsyncIterator[Store]:
+    """The same database from another process."""
+    async with Store(fresh.url) as own:
+        yield own
+
+
+@BOTH
+@pytest.mark.parametrize("name", [KILL_SWITCH, BREAKER])
+async def test_whoever_sets_a_brake_waits_for_the_claims_that_did_not_see_it(
+    fresh: Store, operator: Store, how: Claim, name: str
+) -> None:
+    """So that when it is set, every payout on the wire is on record as being sent."""
+    payment_id = await to_claim(fresh, how)
+    for statement in (GATE, SHUT):
+        await fresh.execute(statement)
+    brakes = Brakes(operator.database)
+    claiming = asyncio.create_task(how(fresh, payment_id))
+    await until(lambda: fresh.one(AT_THE_GATE))
+    setting = asyncio.create_task(brakes.set(name, is_engaged=True, reason="test"))
+
+    async def setter_waits_or_is_done() -> bool:
+        return setting.done() or await fresh.one(SETTER_WAITS)
+
+    try:
+        await until(setter_waits_or_is_done)
+        was_set_too_soon = setting.done()
+    finally:
+        await fresh.execute("INSERT INTO public.gate VALUES (true)")
+    assert await claiming is not None
+    assert await setting == [name]
+    assert not was_set_too_soon, "the brake was set while a claim that had not seen it was under way"
+    assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
+
+
+@BOTH
+@pytest.mark.parametrize("name", [KILL_SWITCH, BREAKER])
+async def test_a_claim_that_meets_a_brake_being_set_waits_and_then_heeds_it(
+    fresh: Store, operator: Store, how: Claim, name: str
+) -> None:
+    """What it read before is worth nothing: the row's lock makes it read again."""
+    payment_id = await to_claim(fresh, how)
+    before = await fresh.payment(payment_id)
+    async with operator.database.transaction() as transaction:
+        await transaction.run(text(f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE name = '{name}'"))  # noqa: S608
+        claiming = asyncio.create_task(how(fresh, payment_id))
+
+        async def claim_waits_or_is_done() -> bool:
+            return claiming.done() or await fresh.one(CLAIM_WAITS)
+
+        await until(claim_waits_or_is_done)
+    assert await claiming is None
+    assert await fresh.payment(payment_id) == before
+
+
+@BOTH
+async def test_after_a_brake_is_set_no_claim_commits(fresh: Store, operator: Store, how: Claim) -> None:
+    """Many claims from two processes, and the brake in the middle of them."""
+    attempts = "SELECT count(*) FROM mkwanja.attempts"
+    async with Store(fresh.url) as second:
+        brakes = Brakes(operator.database)
+        for _ in range(3):
+            payments = [await to_claim(fresh, how) for _ in range(12)]
+            claims = [
+                asyncio.create_task(how(process, payment_id))
+                for process, payment_id in zip([fresh, second] * 6, payments, strict=True)
+            ]
+            await brakes.set(KILL_SWITCH, is_engaged=True, reason="test")
+            known = await operator.one(attempts)
+            done = await asyncio.gather(*claims)
+            assert await operator.one(attempts) == known
+            sent = {payment.id for payment in done if payment is not None}
+            stages = {payment_id: (await fresh.payment(payment_id)).stage for payment_id in payments}
+            assert {payment_id for payment_id, stage in stages.items() if stage is Stage.SUBMITTING} == sent
+            await brakes.set(KILL_SWITCH, is_engaged=False, reason="test")
+
+
+async def test_a_deposit_waits_for_no_brake(fresh: Store, operator: Store) -> None:
+    """Money in is never stopped, and its claims do not touch the brakes' rows."""
+    payment_id = await fresh.accepted(Kind.DEPOSIT)
+    async with operator.database.transaction() as transaction:
+        await transaction.run(text(f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE true"))  # noqa: S608
+        assert await claim(fresh, payment_id) is not None
+
+
+class TestContention:
+    """However many want to send a withdrawal again, one does."""
+
+    async def test_of_twenty_resends_at_once_one_is_claimed(self, fresh: Store, operator: Store) -> None:
+        """From two processes: one attempt, one history entry, one lease."""
+        payment_id = await resendable(fresh)
+        won = await asyncio.gather(*(claim_again(process, payment_id) for process in [fresh, operator] * 10))
+        (winner,) = [payment for payment in won if payment is not None]
+        payment = await fresh.payment(payment_id)
+        assert [attempt.number for attempt in payment.attempts] == [1, 2]
+        assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, winner.attempt_id)
+        assert payment.lease_until == payment.next_step_at
+        history = await fresh.history(payment_id)
+        assert [entry["what"] for entry in history] == ["accepted", "claimed", "outcome_unknown", "claimed"]
+        assert history[-1]["attempt_id"].int == payment.attempts[1].id.int
+
+    async def test_a_resend_and_a_success_at_once_end_as_a_success_that_is_not_sent_after(
+        self, fresh: Store, operator: Store
+    ) -> None:
+        """Whichever commits first, the other is decided on what it then finds."""
+        for _ in range(8):
+            payment_id = await resendable(fresh)
+            await asyncio.gather(
+                claim_again(fresh, payment_id), operator.changing.change(success(payment_id, Kind.WITHDRAWAL))
+            )
+            entries = [entry["what"] for entry in await fresh.history(payment_id)][3:]
+            assert entries in (["claimed", "success_reported"], ["success_reported"])
+            assert (await fresh.payment(payment_id)).stage is Stage.SUCCEEDED
+
+    async def test_a_resend_whose_commit_was_lost_is_done_again_and_finds_itself_done(self, fresh: Store) -> None:
+        """One attempt, and the worker knows that it is its own."""
+        payment_id = await resendable(fresh)
+        async with Proxy(fresh.url) as proxy, Store(proxy.url) as proxied:
+            await proxied.payment(payment_id)
+            for cut in ("after", "before"):
+                payment_id = await resendable(fresh)
+                proxy.cut = cut
+                assert await claim_again(proxied, payment_id) is not None
+                assert proxy.cut is None, "nothing was cut"
+                assert [attempt.number for attempt in (await fresh.payment(payment_id)).attempts] == [1, 2]
+                entries = [entry["what"] for entry in await fresh.history(payment_id)]
+                assert entries.count("claimed") == 2
