@@ -72,7 +72,7 @@ class Simulator:
         self.traffic = Traffic()
         self.courier = Courier(self.switches)
         self._ids = Identities()
-        self._book = Book()
+        self._book = Book(self.merchant.payout_shortcode, self.merchant.shortcode)
         self.tokens = Tokens(merchant=self.merchant, switches=self.switches, ids=self._ids)
         self._initiator = Initiator(merchant=self.merchant, vault=self.vault, switches=self.switches)
         self._lives = Lives(

@@ -61,6 +61,7 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answer_status = 200
+        self.answers_after = 0  # how many must have arrived before any is answered
         self.port = 0
         app = web.Application()
         app.router.add_post("/{path:.*}", self._receive)
@@ -90,6 +91,7 @@ class Receiver:
     async def _receive(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())
         self.received.append(Received(request.path, dict(request.headers), body))
+        await eventually(lambda: len(self.received) >= self.answers_after)
         return web.json_response({"ResultCode": 0, "ResultDesc": "Accepted"}, status=self.answer_status)
 
 
@@ -109,6 +111,7 @@ class Probe:
         await self.simulator.reset(tokens=True)
         self.receiver.received.clear()
         self.receiver.answer_status = 200
+        self.receiver.answers_after = 0
         await self.fetch_token()
 
     async def fetch_token(self, **headers: str) -> Answer:

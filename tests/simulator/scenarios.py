@@ -1,4 +1,4 @@
-"""Which scenario a call meets: the newest rule that matches it, else its magic number, else approval.
+"""Which scenario a call meets: the newest rule that matches it, else its magic number, else chaos's lot, else approval.
 
 Rules come from the control API or from a test. A rule never applies to an API that its scenario does not
 know, so a rule for any API is spent only where it means something.
@@ -7,7 +7,9 @@ know, so a rule for any API is spent only where it means something.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.simulator.catalogue import ALL, APPROVE, CATALOGUE, PAYMENTS, Code, Script
+from tests.simulator.catalogue import APPROVE, CATALOGUE
+from tests.simulator.chaos import Chaos
+from tests.simulator.script import ALL, PAYMENTS, Code, Script
 from tests.simulator.switches import Switches
 from tests.simulator.validation import as_amount, as_text
 
@@ -49,6 +51,11 @@ class Choice:
         """A numeric parameter."""
         value = self.params.get(name)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def names(self, name: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+        """A parameter that is a list, as texts."""
+        value = self.params.get(name)
+        return tuple(str(one) for one in value) if isinstance(value, list | tuple) else otherwise
 
     def code(self, *, payout: bool) -> Code:
         """The result code."""
@@ -148,6 +155,7 @@ class Scenarios:
         self._switches = switches
         self.rules: list[Rule] = []
         self._met: set[tuple[str, str, tuple[str, ...]]] = set()
+        self._chaos: Chaos | None = None
 
     def add(self, name: str, match: Match, *, times: int | None, params: Mapping[str, object]) -> Rule:
         """Add a rule, which outranks the earlier ones; a ValueError says what is wrong."""
@@ -168,9 +176,8 @@ class Scenarios:
             if api in rule.choice.script.apis and rule.match.covers(api, facts):
                 self._spend(rule)
                 return rule.choice
-        if self._switches.magic and api in PAYMENTS:
-            return self._by_number(api, facts)
-        return ORDINARY
+        by_number = self._by_number(api, facts) if self._switches.magic and api in PAYMENTS else None
+        return by_number or self._by_lot(api)
 
     def _spend(self, rule: Rule) -> None:
         if rule.times is not None:
@@ -178,10 +185,19 @@ class Scenarios:
             if rule.times == 0:
                 self.rules.remove(rule)
 
-    def _by_number(self, api: str, facts: Facts) -> Choice:
+    def _by_lot(self, api: str) -> Choice:
+        plan = self._switches.chaos
+        if plan is None:
+            return ORDINARY
+        if self._chaos is None or self._chaos.plan is not plan:  # a plan that is set again begins again
+            self._chaos = Chaos(plan)
+        script = self._chaos.draw(api)
+        return ORDINARY if script is None else Choice(script, self._chaos.params.get(script.name, {}))
+
+    def _by_number(self, api: str, facts: Facts) -> Choice | None:
         script = _magic_of(facts)
         if script is None or api not in script.apis:
-            return ORDINARY
+            return None
         if script.once:
             meeting = (api, script.name, facts.references)
             if meeting in self._met:
