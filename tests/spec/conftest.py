@@ -11,8 +11,12 @@ import pytest
 from tests.spec.system import System
 from tests.stack.stack import Stack
 
-# Faster than in life, and without our own rate limit in the way; everything else is as shipped.
-BRISK = {"SWEEP_INTERVAL_SECONDS": "0.2", "DARAJA_REQUESTS_PER_SECOND": "500"}
+# Faster than in life, and without our own limits in the way; everything else is as shipped.
+BRISK = {
+    "SWEEP_INTERVAL_SECONDS": "0.2",
+    "DARAJA_REQUESTS_PER_SECOND": "500",
+    "DARAJA_INQUIRIES_PER_MINUTE": "60000",
+}
 TIME_SCALE = 0.02
 
 
@@ -32,7 +36,8 @@ async def shared_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(shared_system: System) -> System:
-    """The shared system, its simulator as new."""
+    """The shared system, its simulator as new and its brakes released."""
     await shared_system.control("POST", "/reset", {})
+    await shared_system.release_brakes()
     await shared_system.control("POST", "/switches", {"time_scale": TIME_SCALE})
     return shared_system

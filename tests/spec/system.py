@@ -130,6 +130,11 @@ class System:
         finally:
             await connection.close()
 
+    async def release_brakes(self) -> None:
+        """Releases the kill switch and the breaker, whatever engaged them."""
+        release = "UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now() WHERE is_engaged"
+        await self.execute(release)
+
     async def stages(self, payment_id: str) -> list[str]:
         """The stages that the payment went through, by its history."""
         return [item["stage"] for item in await self.backend.history(payment_id)]
