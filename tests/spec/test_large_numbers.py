@@ -147,7 +147,8 @@ async def test_a_worker_that_comes_back_after_ten_minutes_asks_in_due_order() ->
         "DARAJA_INQUIRIES_PER_MINUTE": str(per_second * 60),
     }
     async with a_system(env=env) as system:
-        await system.scenario("lost_callback")
+        await system.scenario("lost_callback", api="stk")
+        await system.scenario("lost_callback", api="b2c")
         deposits = await _many(_FIVE_HUNDRED, lambda _: system.deposit())
         withdrawals = await _many(_FIVE_HUNDRED, lambda _: system.withdrawal())
         await _all_in(system, deposits + withdrawals, "awaiting_result")
