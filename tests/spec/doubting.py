@@ -102,3 +102,11 @@ async def events(system: System, payment_id: str) -> list[str]:
     sql = "SELECT event_type FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
     rows = await system.rows(f"{sql} ORDER BY sequence", payment_id)
     return [row["event_type"].removeprefix("mkwanja.payment.") for row in rows]
+
+
+async def stored_as(system: System, disposition: str) -> float:
+    """How many callbacks the receiver counts as having led to `disposition`, by its /metrics."""
+    wanted = f'mkwanja_callbacks_stored_total{{disposition="{disposition}"}} '
+    async with system.http.get(f"{system.stack.callbacks_url}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0)
