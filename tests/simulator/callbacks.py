@@ -6,6 +6,7 @@ stops or is reset is cancelled, and is then not delivered.
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ class Delivery:
     """One POST, sent or held back: `status` is the receiver's answer, `error` why there was none."""
 
     url: str
-    body: Mapping[str, object]
+    raw: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     status: int | None = None
@@ -40,7 +41,7 @@ class Delivery:
         return {
             "at": iso(self.at),
             "url": self.url,
-            "body": redact(self.body),
+            "body": redact(json.loads(self.raw)),
             "status": self.status,
             "error": self.error,
         }
@@ -49,11 +50,12 @@ class Delivery:
 class Courier:
     """Carries results out, and runs what has to happen later."""
 
-    def __init__(self, switches: Switches) -> None:
+    def __init__(self, switches: Switches, most: int) -> None:
         self._switches = switches
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self.deliveries: list[Delivery] = []
+        self.deliveries: deque[Delivery] = deque(maxlen=most)  # the newest
+        self.delivered = 0
         self.held: list[Delivery] = []  # oldest first
 
     def soon(self, work: Coroutine[object, object, None]) -> None:
@@ -76,7 +78,8 @@ class Courier:
         hold: bool = False,
     ) -> None:
         """Deliver, or hold back until released; copies go out together, each at most once."""
-        deliveries = [Delivery(url, body, headers or {}) for _ in range(copies)]
+        raw = json.dumps(body).encode()
+        deliveries = [Delivery(url, raw, headers or {}) for _ in range(copies)]
         if hold or self._switches.hold_callbacks:
             self.held += deliveries
         else:
@@ -104,10 +107,11 @@ class Courier:
     async def _deliver(self, delivery: Delivery) -> None:
         delivery.at = datetime.now(UTC)
         self.deliveries.append(delivery)
+        self.delivered += 1
         try:
             async with self._session().post(
                 delivery.url,
-                data=json.dumps(delivery.body).encode(),
+                data=delivery.raw,
                 headers={**delivery.headers, "Content-Type": "application/json;charset=UTF-8"},
                 allow_redirects=False,
             ) as answer:
@@ -144,6 +148,7 @@ class Courier:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         self.deliveries.clear()
+        self.delivered = 0
         self.held.clear()
 
     async def close(self) -> None:

@@ -82,16 +82,18 @@ class Control:
         state = {"open": self._simulator.is_open, "pending": courier.pending, "held": len(courier.held)}
         return web.json_response(state)
 
-    async def ledger(self, _request: web.Request) -> web.Response:
-        """Money that moved."""
-        return web.json_response(self._simulator.ledger.shown())
+    async def ledger(self, request: web.Request) -> web.Response:
+        """Money that moved; of one reference or payment if asked."""
+        wanted = {name: request.query.get(name) for name in ("reference", "payment_id")}
+        return web.json_response(self._simulator.ledger.shown(**wanted))
 
     async def requests(self, request: web.Request) -> web.Response:
         """Requests that reached Daraja's paths."""
-        last = request.query.get("last")
-        return web.json_response(
-            self._simulator.traffic.shown(path=request.query.get("path", ""), last=None if last is None else int(last))
+        path, contains, last = (request.query.get(name) for name in ("path", "contains", "last"))
+        shown = self._simulator.traffic.shown(
+            path=path or "", contains=contains or "", last=None if last is None else int(last)
         )
+        return web.json_response(shown)
 
     async def forget_requests(self, _request: web.Request) -> web.Response:
         """Forget the requests; nothing else changes."""
@@ -100,9 +102,10 @@ class Control:
 
     async def callbacks(self, _request: web.Request) -> web.Response:
         """Results that were delivered, or could not be; and those that are held back."""
-        items = [delivery.shown() for delivery in self._simulator.courier.deliveries]
-        held = [delivery.shown() for delivery in self._simulator.courier.held]
-        return web.json_response({"items": items, "count": len(items), "held": held})
+        courier = self._simulator.courier
+        items = [delivery.shown() for delivery in courier.deliveries]
+        held = [delivery.shown() for delivery in courier.held]
+        return web.json_response({"items": items, "count": courier.delivered, "held": held})
 
     async def release_callbacks(self, request: web.Request) -> web.Response:
         """Deliver what is held back; answers when each was answered."""

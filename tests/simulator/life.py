@@ -127,6 +127,10 @@ class Lives:
             self._courier.soon(self._live(payment))
 
     async def _live(self, payment: Payment, *, at_once: bool = False) -> None:
+        await self._lived(payment, at_once=at_once)
+        payment.sent = {}  # only a timeout message needs it, and payments are kept for ever
+
+    async def _lived(self, payment: Payment, *, at_once: bool) -> None:
         choice = payment.choice
         code = self._code(payment)
         if not at_once:

@@ -18,7 +18,7 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from tests.simulator.app import Simulator
+from tests.simulator.app import RECORDS_MAX, Simulator
 
 WAIT_SECONDS_MAX = 20.0  # only so that a mistake fails a test and does not hang it
 TIMESTAMP = "20260301101500"
@@ -256,11 +256,11 @@ def _changed(body: dict[str, object], changes: dict[str, object]) -> dict[str, o
 
 
 @asynccontextmanager
-async def probing(*, time_scale: float = 0.01) -> AsyncIterator[Probe]:
+async def probing(*, time_scale: float = 0.01, records_max: int = RECORDS_MAX) -> AsyncIterator[Probe]:
     """A simulator, a receiver and a client with a token, all on this machine."""
     async with (
         Receiver() as receiver,
-        Simulator(time_scale=time_scale) as simulator,
+        Simulator(time_scale=time_scale, records_max=records_max) as simulator,
         aiohttp.ClientSession(trust_env=False) as session,
     ):
         probe = Probe(simulator, session, receiver)

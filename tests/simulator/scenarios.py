@@ -4,6 +4,7 @@ Rules come from the control API or from a test. A rule never applies to an API t
 know, so a rule for any API is spent only where it means something.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from tests.simulator.chaos import Chaos
 from tests.simulator.script import ALL, PAYMENTS, Code, Script
 from tests.simulator.switches import Switches
 from tests.simulator.validation import as_amount, as_text
+
+Shelf = tuple[str, str | int | None]  # a field of Match and its value: where a rule is looked for
 
 MAGIC_PHONE = "2547000000"
 MAGIC_AMOUNT = 249_900  # near the largest amount, where ordinary tests do not go by chance
@@ -137,6 +140,10 @@ class Rule:
     match: Match
     times: int | None
 
+    def is_meant(self, api: str, facts: Facts) -> bool:
+        """Whether a call meets it."""
+        return api in self.choice.script.apis and self.match.covers(api, facts)
+
     def shown(self) -> dict[str, object]:
         """As the control API prints it."""
         match = {name: getattr(self.match, name) for name in Match.__slots__}
@@ -148,12 +155,79 @@ class Rule:
         }
 
 
+class Rules:
+    """The rules in force, found by what they match: a call looks at few of them, however many there are."""
+
+    def __init__(self) -> None:
+        self._serials = itertools.count(1)
+        self._all: dict[int, Rule] = {}
+        self._shelves: dict[Shelf, dict[int, Rule]] = {}
+
+    def add(self, rule: Rule) -> None:
+        """The newest rule."""
+        serial = next(self._serials)
+        self._all[serial] = rule
+        self._shelves.setdefault(_shelf_of(rule.match), {})[serial] = rule
+
+    def take(self, api: str, facts: Facts) -> Rule | None:
+        """The newest that this call meets, used once."""
+        found: list[tuple[int, Rule]] = []
+        for shelf in _shelves_for(facts):
+            rules = self._shelves.get(shelf, {})
+            meant = ((n, r) for n, r in reversed(rules.items()) if r.is_meant(api, facts))
+            found += itertools.islice(meant, 1)
+        if not found:
+            return None
+        serial, rule = max(found, key=lambda one: one[0])
+        self._spend(serial, rule)
+        return rule
+
+    def _spend(self, serial: int, rule: Rule) -> None:
+        if rule.times is None:
+            return
+        rule.times -= 1
+        if rule.times == 0:
+            del self._all[serial]
+            shelf = _shelf_of(rule.match)
+            del self._shelves[shelf][serial]
+            if not self._shelves[shelf]:
+                del self._shelves[shelf]
+
+    def clear(self) -> None:
+        """Drop all of them."""
+        self._all.clear()
+        self._shelves.clear()
+
+    def shown(self) -> list[dict[str, object]]:
+        """Newest first."""
+        return [rule.shown() for rule in reversed(self._all.values())]
+
+
+def _shelf_of(match: Match) -> Shelf:
+    """By the narrowest thing that it names; what names nothing, or only a part of the address, is on one shelf."""
+    for name in ("reference", "phone_number", "party", "amount"):
+        value = getattr(match, name)
+        if value is not None:
+            return name, value
+    return "", None
+
+
+def _shelves_for(facts: Facts) -> set[Shelf]:
+    return {
+        *(("reference", reference) for reference in facts.references),
+        ("phone_number", facts.phone_number),
+        ("party", facts.party),
+        ("amount", facts.amount),
+        ("", None),
+    }
+
+
 class Scenarios:
-    """The rules in force."""
+    """What each call meets."""
 
     def __init__(self, switches: Switches) -> None:
         self._switches = switches
-        self.rules: list[Rule] = []
+        self._rules = Rules()
         self._met: set[tuple[str, str, tuple[str, ...]]] = set()
         self._chaos: Chaos | None = None
 
@@ -167,23 +241,16 @@ class Scenarios:
         if times is not None and times < 1:
             raise ValueError("times is a whole number from 1, or null")
         rule = Rule(Choice(script, dict(params)), match, times)
-        self.rules.append(rule)
+        self._rules.add(rule)
         return rule
 
     def choose(self, api: str, facts: Facts) -> Choice:
         """The scenario that this call meets."""
-        for rule in reversed(self.rules):
-            if api in rule.choice.script.apis and rule.match.covers(api, facts):
-                self._spend(rule)
-                return rule.choice
+        rule = self._rules.take(api, facts)
+        if rule is not None:
+            return rule.choice
         by_number = self._by_number(api, facts) if self._switches.magic and api in PAYMENTS else None
         return by_number or self._by_lot(api)
-
-    def _spend(self, rule: Rule) -> None:
-        if rule.times is not None:
-            rule.times -= 1
-            if rule.times == 0:
-                self.rules.remove(rule)
 
     def _by_lot(self, api: str) -> Choice:
         plan = self._switches.chaos
@@ -207,13 +274,13 @@ class Scenarios:
 
     def clear(self) -> None:
         """Forget all rules, and who met which magic number."""
-        self.rules.clear()
+        self._rules.clear()
         self._met.clear()
 
     def shown(self) -> dict[str, object]:
         """Rules, catalogue and magic numbers."""
         return {
-            "rules": [rule.shown() for rule in reversed(self.rules)],
+            "rules": self._rules.shown(),
             "catalogue": [
                 {
                     "scenario": script.name,
