@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.spec.delivering import OPERATIONS, Awaited
@@ -54,11 +54,15 @@ async def seen(system: System, payment_id: str) -> Seen:
     return (await look(system, {"it": payment_id}))["it"]
 
 
-async def eventually_seen(system: System, expected: dict[str, Seen], ids: dict[str, str]) -> None:
-    """Waits until each payment is seen as expected, by label."""
+async def eventually_seen(
+    system: System, expected: dict[str, Seen], ids: dict[str, str], *, flagged_or_not: bool = False
+) -> None:
+    """Waits until each payment is seen as expected, by label; `flagged_or_not`: whether it needs review does not count."""
 
     async def differences() -> list[tuple[str, Seen, Seen]]:
         now = await look(system, ids)
+        if flagged_or_not:
+            now = {label: replace(one, needs_review=expected[label].needs_review) for label, one in now.items()}
         return [(label, now[label], expected[label]) for label in ids if now[label] != expected[label]]
 
     await system.eventually(differences, lambda found: not found)
