@@ -14,7 +14,7 @@ from tests.crash.judging import assert_all_is_well, settled, times_heard
 from tests.crash.patience import patiently, stage_of
 from tests.crash.paying import Wish, ask, ask_until_accepted, bystanders, clients, wish_for
 from tests.crash.postman import Postman
-from tests.crash.sites import Told
+from tests.crash.sites import During, Told
 from tests.crash.table import Batch, Kind, Redis
 from tests.failpoints.starting import reached, start_armed
 from tests.soak.listening import Listener
@@ -36,7 +36,11 @@ ENVIRONMENT: dict[str, str | None] = {
 }
 
 # A worker that is to wake up in time to be believed: nobody gives up on its payments while it stands still.
-_PATIENT: dict[str, str | None] = {"DEPOSIT_RESULT_WINDOW_SECONDS": "15", "INQUIRY_INTERVAL_MAX_SECONDS": "15"}
+_PATIENT_SECONDS = "15"
+_PATIENT: dict[str, str | None] = {
+    "DEPOSIT_RESULT_WINDOW_SECONDS": _PATIENT_SECONDS,
+    "INQUIRY_INTERVAL_MAX_SECONDS": _PATIENT_SECONDS,
+}
 
 _OPEN_TRANSACTIONS = """
 SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
@@ -50,6 +54,19 @@ class Ground:
 
     system: System
     listener: Listener
+
+    async def prepare(self, *armed: str) -> None:
+        """One plain process of each kind runs, but those that are about to be started armed; and nothing else."""
+        stack = self.system.stack
+        wanted = {f"{kind.value}.1" for kind in During} - {f"{name}.1" for name in armed}
+        is_plain = {name: stack.process(name).is_running and not _is_armed(stack.process(name)) for name in stack.names}
+        ends = [stack.process(name).kill() for name in stack.names if name not in wanted or not is_plain[name]]
+        await asyncio.gather(*ends)
+        await asyncio.gather(*(stack.start_process(name) for name in wanted if not is_plain[name]))
+
+
+def _is_armed(process: Process) -> bool:
+    return "tests.failpoints" in process.command or process.env.get("DEPOSIT_RESULT_WINDOW_SECONDS") == _PATIENT_SECONDS
 
 
 @asynccontextmanager
@@ -78,13 +95,13 @@ async def play(ground: Ground, batch: Batch) -> None:
         if site.crash_point == 10:
             repeated = ground.listener.repeated - repeated_before
             assert repeated >= len(wishes), "an event was published, not recorded, and not published again"
-        await run.tidy()
 
 
 class _Run:
     """One batch under way."""
 
     def __init__(self, ground: Ground, batch: Batch, wishes: Sequence[Wish], postman: Postman) -> None:
+        self._ground = ground
         self._system = ground.system
         self._stack = ground.system.stack
         self._site = batch.site
@@ -110,7 +127,7 @@ class _Run:
         place = f"{self._site.point}:{self._action}"
         if self._site.is_together:
             place += f":{len(self._wishes)}:together"
-        await self._stack.process(during).kill()
+        await self._ground.prepare(during)
         self._process = await start_armed(self._stack, during, place, env=self._env)
         if during == "web":
             everyone = clients(self._system)
@@ -221,15 +238,6 @@ class _Run:
 
     async def _is_ended_by_postgres(self) -> bool:
         return not await self._system.rows(_OPEN_TRANSACTIONS)
-
-    async def tidy(self) -> None:
-        """Leaves one process of each kind, unarmed."""
-        if self._site.is_frozen:
-            await self.process.kill()
-            await self._stack.start_process(self._site.during.value)
-            for name in ("web.2", "worker.2"):
-                if name in self._stack.names:
-                    await self._stack.process(name).kill()
 
 
 async def _flush(system: System) -> None:
