@@ -22,6 +22,7 @@ from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.processes import Process
+from tests.stack.stack import Stack
 
 # Lives are short, and their ratios kept: a lease, then an inquiry, then the end of a window.
 ENVIRONMENT: dict[str, str | None] = {
@@ -36,11 +37,7 @@ ENVIRONMENT: dict[str, str | None] = {
 }
 
 # A worker that is to wake up in time to be believed: nobody gives up on its payments while it stands still.
-_PATIENT_SECONDS = "15"
-_PATIENT: dict[str, str | None] = {
-    "DEPOSIT_RESULT_WINDOW_SECONDS": _PATIENT_SECONDS,
-    "INQUIRY_INTERVAL_MAX_SECONDS": _PATIENT_SECONDS,
-}
+_PATIENT: dict[str, str | None] = {"DEPOSIT_RESULT_WINDOW_SECONDS": "15", "INQUIRY_INTERVAL_MAX_SECONDS": "15"}
 
 _OPEN_TRANSACTIONS = """
 SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
@@ -59,14 +56,16 @@ class Ground:
         """One plain process of each kind runs, but those that are about to be started armed; and nothing else."""
         stack = self.system.stack
         wanted = {f"{kind.value}.1" for kind in During} - {f"{name}.1" for name in armed}
-        is_plain = {name: stack.process(name).is_running and not _is_armed(stack.process(name)) for name in stack.names}
+        is_plain = {name: _is_plain(stack, name) for name in stack.names}
         ends = [stack.process(name).kill() for name in stack.names if name not in wanted or not is_plain[name]]
         await asyncio.gather(*ends)
         await asyncio.gather(*(stack.start_process(name) for name in wanted if not is_plain[name]))
 
 
-def _is_armed(process: Process) -> bool:
-    return "tests.failpoints" in process.command or process.env.get("DEPOSIT_RESULT_WINDOW_SECONDS") == _PATIENT_SECONDS
+def _is_plain(stack: Stack, name: str) -> bool:
+    """Whether it runs by the Procfile's line, in the environment that is everybody's."""
+    process = stack.process(name)
+    return process.is_running and "tests.failpoints" not in process.command and process.env == stack.env(name)
 
 
 @asynccontextmanager
