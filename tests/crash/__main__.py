@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from tests.crash.document import PATH, text
 
@@ -13,7 +14,7 @@ def main() -> None:
     parser.parse_args()
     PATH.parent.mkdir(parents=True, exist_ok=True)
     PATH.write_text(text())
-    print(text(), end="")
+    sys.stdout.write(text())
 
 
 if __name__ == "__main__":

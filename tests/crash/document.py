@@ -32,7 +32,8 @@ def _introduction() -> Iterator[str]:
     exist = sum(one.end is not None for one in rows)
     yield "# Crash points"
     yield ""
-    yield "Written by `python -m tests.crash --table`; a test compares. How it is played: [tests/crash](../../tests/crash/README.md)."
+    yield "Written by `python -m tests.crash --table`; a test compares."
+    yield "How it is played: [tests/crash](../../tests/crash/README.md)."
     yield ""
     yield (
         f"Each crash point of the design, in every process that it can hit ({len(SITES)} sites), crossed with three kinds of"
@@ -85,7 +86,8 @@ def _combinations() -> Iterator[str]:
 
 def _row(site: Site, kind: Kind, rows: Sequence[Combination], reasons: dict[str, int]) -> str:
     cells = [
-        _LETTER[one.end] if one.end is not None else str(reasons.setdefault(one.reason, len(reasons) + 1)) for one in rows
+        _LETTER[one.end] if one.end is not None else str(reasons.setdefault(one.reason, len(reasons) + 1))
+        for one in rows
     ]
     return f"| {site.name} | {kind.replace('_', ' ')} | {' | '.join(cells)} |"
 

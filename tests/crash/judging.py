@@ -82,7 +82,7 @@ async def assert_all_is_well(
     heard = {heard.event_id for heard in witness.heard}
     assert {entry.id for entry in events} <= heard, "an event was never heard"
     if site.name == "12 at 5":
-        first = {payment_id: outcome for payment_id, outcome in reversed(evidence.attempts)}
+        first = dict(reversed(evidence.attempts))
         frozen = [wish for wish in wishes if not wish.is_bystander]
         assert {first[wish.payment_id] for wish in frozen} == {"not_acted"}, "it woke up past its deadline, and sent"
     if site.crash_point == 10:

@@ -65,5 +65,3 @@ class Lanes(Generic[Place, Piece]):
                 piece = self._waiting.pop(0)
             if piece is not None and not self._done[id(piece)].done():
                 self._done[id(piece)].set_exception(error)
-
-

@@ -14,7 +14,7 @@ from tests.crash.judging import assert_all_is_well, settled, times_heard
 from tests.crash.patience import patiently, stage_of
 from tests.crash.paying import Wish, ask, ask_until_accepted, bystanders, clients, wish_for
 from tests.crash.postman import Postman
-from tests.crash.sites import Told
+from tests.crash.sites import During, Told
 from tests.crash.table import Batch, Kind, Redis
 from tests.failpoints.starting import reached, start_armed
 from tests.soak.listening import Listener
@@ -22,6 +22,7 @@ from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.processes import Process
+from tests.stack.stack import Stack
 
 # Lives are short, and their ratios kept: a lease, then an inquiry, then the end of a window.
 ENVIRONMENT: dict[str, str | None] = {
@@ -51,6 +52,21 @@ class Ground:
     system: System
     listener: Listener
 
+    async def prepare(self, *armed: str) -> None:
+        """One plain process of each kind runs, but those that are about to be started armed; and nothing else."""
+        stack = self.system.stack
+        wanted = {f"{kind.value}.1" for kind in During} - {f"{name}.1" for name in armed}
+        is_plain = {name: _is_plain(stack, name) for name in stack.names}
+        ends = [stack.process(name).kill() for name in stack.names if name not in wanted or not is_plain[name]]
+        await asyncio.gather(*ends)
+        await asyncio.gather(*(stack.start_process(name) for name in wanted if not is_plain[name]))
+
+
+def _is_plain(stack: Stack, name: str) -> bool:
+    """Whether it runs by the Procfile's line, in the environment that is everybody's."""
+    process = stack.process(name)
+    return process.is_running and "tests.failpoints" not in process.command and process.env == stack.env(name)
+
 
 @asynccontextmanager
 async def a_ground() -> AsyncIterator[Ground]:
@@ -78,13 +94,13 @@ async def play(ground: Ground, batch: Batch) -> None:
         if site.crash_point == 10:
             repeated = ground.listener.repeated - repeated_before
             assert repeated >= len(wishes), "an event was published, not recorded, and not published again"
-        await run.tidy()
 
 
 class _Run:
     """One batch under way."""
 
     def __init__(self, ground: Ground, batch: Batch, wishes: Sequence[Wish], postman: Postman) -> None:
+        self._ground = ground
         self._system = ground.system
         self._stack = ground.system.stack
         self._site = batch.site
@@ -110,7 +126,7 @@ class _Run:
         place = f"{self._site.point}:{self._action}"
         if self._site.is_together:
             place += f":{len(self._wishes)}:together"
-        await self._stack.process(during).kill()
+        await self._ground.prepare(during)
         self._process = await start_armed(self._stack, during, place, env=self._env)
         if during == "web":
             everyone = clients(self._system)
@@ -221,15 +237,6 @@ class _Run:
 
     async def _is_ended_by_postgres(self) -> bool:
         return not await self._system.rows(_OPEN_TRANSACTIONS)
-
-    async def tidy(self) -> None:
-        """Leaves one process of each kind, unarmed."""
-        if self._site.is_frozen:
-            await self.process.kill()
-            await self._stack.start_process(self._site.during.value)
-            for name in ("web.2", "worker.2"):
-                if name in self._stack.names:
-                    await self._stack.process(name).kill()
 
 
 async def _flush(system: System) -> None:

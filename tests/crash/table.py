@@ -147,7 +147,9 @@ def all_batches() -> list[Batch]:
         if one.end is not None:
             groups[one.site.name, one.redis, one.answer if _is_split(one.site) else ""].append(one)
     return [
-        Batch(", ".join(filter(None, [name, f"Redis {redis}", answer and f"answers {answer}"])), rows[0].site, redis, rows)
+        Batch(
+            ", ".join(filter(None, [name, f"Redis {redis}", answer and f"answers {answer}"])), rows[0].site, redis, rows
+        )
         for (name, redis, answer), rows in groups.items()
     ]
 

@@ -177,7 +177,7 @@ CHECKS: Mapping[str, Check] = {
         sentence="That a payment is being sent is on disk before it is.",
     ),
     "lease": Check(
-        target="domain.lifecycle.reconcile:Sweeper._expire_leases",
+        target="domain.lifecycle.reconcile:Sweeper._end_leases",
         by="tests.failpoints.without:a_step_of_the_sweep",
         sentence="A submission whose worker says nothing ends.",
     ),
