@@ -46,6 +46,8 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
         yield f"| {what} | {len(found)} | {sum(finding.explanation is None for finding in found)} |"
     yield f"| accepted by nobody | {outcome.unanswered} | {outcome.unanswered} |"
     yield f"| answers that no good client expects | {len(outcome.refused)} | {len(outcome.refused)} |"
+    ended_alone = len(outcome.faults.ended_alone)
+    yield f"| processes that ended though nobody killed them | {ended_alone} | {ended_alone} |"
     yield from _section("Unexplained", [finding.text() for finding in outcome.verdict.unexplained])
     explained = [finding for finding in outcome.verdict.findings if finding.explanation]
     for_a_person = [finding.text() for finding in explained if finding.what is not What.CORRECTED]

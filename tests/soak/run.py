@@ -88,8 +88,8 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Nothing is lost, doubled, stuck or broken without an explanation, and no client was turned away."""
-        return self.verdict.is_good and not self.refused and not self.unanswered
+        """Nothing is lost, doubled, stuck or broken unexplained, no client was turned away, no process gave up by itself."""
+        return self.verdict.is_good and not self.refused and not self.unanswered and not self.faults.ended_alone
 
 
 async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
