@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 T ?= tests
+MINUTES ?= 20
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,13 @@ check: setup ## format, lint, types, import rules, architecture (no servers)
 bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks
 
+soak: setup ## load while everything is killed, then a judge (MINUTES=20, SEED=, REPORT=file)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
+
+crash: setup ## every crash point in every combination, and every protection taken away (CRASH_LANES=2 systems at once)
+	$(PYTEST) tests/crash tests/failpoints --all-combinations
+
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check bench lock
+.PHONY: help setup demo run test check bench crash soak lock

@@ -22,6 +22,7 @@ from domain.adapters.redis.connection import available, connect
 from domain.adapters.settings import SharedSettings
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.lifecycle.announce import Announcer
+from domain.payment import Stage, Step
 
 log = structlog.get_logger()
 
@@ -31,6 +32,8 @@ _DRAIN_SECONDS = 10
 # After Redis failed once, it is not asked again for this long: callers should not pay for finding out each time.
 _REDIS_REST_SECONDS = 1.0
 _REDIS_PATIENCE_SECONDS = 0.5
+
+_GAUGES_FRESH_SECONDS = 2.0
 
 
 class Resources:
@@ -46,6 +49,7 @@ class Resources:
         self.sweeping = Sweeping(self.database, gate=gate)
         self.announcer = Announcer(self.sweeping, RedisBell(self.redis))
         self._redis_rests_until = 0.0
+        self._gauges_fresh_until = 0.0
 
     async def close(self) -> None:
         """Finishes what was begun, then disconnects."""
@@ -74,6 +78,26 @@ class Resources:
         async with available():
             return await self.redis.ping()
 
+    async def _refresh_gauges(self) -> None:
+        """What Postgres knows, looked up at most every few seconds. Away, it leaves them as they were."""
+        if time.monotonic() < self._gauges_fresh_until:
+            return
+        self._gauges_fresh_until = time.monotonic() + _GAUGES_FRESH_SECONDS
+        try:
+            situation = await self.reading.situation()
+        except Exception as error:  # noqa: BLE001 - not migrated, or away: the counters are worth an answer all the same
+            log.warning("gauges_not_refreshed", error=type(error).__name__)
+            return
+        for name, is_engaged in situation.brakes.items():
+            observability.brake_engaged.labels(name=name).set(is_engaged)
+        for stage in Stage:
+            if not stage.is_final:
+                observability.open_payments.labels(stage=stage).set(situation.open_by_stage.get(stage, 0))
+        for step in Step:
+            observability.overdue_seconds.labels(step=step).set(situation.overdue_seconds_by_step.get(step, 0))
+        observability.needing_review.set(situation.needing_review)
+        observability.unpublished.set(situation.unpublished)
+
     def add_health_routes(self, app: web.Application, *, has_keys: Callable[[], bool] | None = None) -> None:
         """/healthz, /readyz and /metrics."""
 
@@ -97,6 +121,7 @@ class Resources:
             return web.json_response(body, status=200 if is_ready else 503)
 
         async def metrics(_request: web.Request) -> web.Response:
+            await self._refresh_gauges()
             body, content_type = observability.metrics_text()
             return web.Response(body=body, headers={"Content-Type": content_type})
 

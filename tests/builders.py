@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import UUID
 from domain.attempts import Attempt, Outcome
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence
-from domain.inquiry import InquiryTerms
+from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
 from domain.payment import Payment, Stage
 from domain.ports import Attempting, Context, StoredCallback
 from domain.report import Report, Word
@@ -46,6 +47,24 @@ def an_attempt_id(number: int = 1) -> UUID:
 def an_attempt(outcome: Outcome | None = None, *, number: int = 1, **ids: str) -> Attempt:
     """An attempt; `ids` as `checkout_request_id="ws_CO_1"`."""
     return Attempt(an_attempt_id(number), number, outcome, frozenset(ids.items()))
+
+
+def a_send(
+    outcome: Outcome | None = Outcome.UNKNOWN, *, number: int = 1, at: datetime, ended: bool = True, **ids: str
+) -> Attempt:
+    """An attempt with its times: claimed and, unless its worker never said so, over at `at`."""
+    return replace(an_attempt(outcome, number=number, **ids), claimed_at=at, ended_at=at if ended else None)
+
+
+def an_inquiry(
+    number: int = 1, verdict: Verdict | None = None, *, at: datetime = NOW, code: str | None = None
+) -> Inquiry:
+    """A question asked at `at`; answered where there is a verdict."""
+    return Inquiry(number, at, verdict, code)
+
+
+def evidence_of(*inquiries: Inquiry, **overrides: Any) -> Evidence:
+    return Evidence(inquiries=inquiries, **overrides)
 
 
 def attempts_with(*outcomes: Outcome | None) -> tuple[Attempt, ...]:
@@ -90,6 +109,22 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
         "next_step_at": None if stage.is_final else NOW + timedelta(seconds=30),
     }
     return Payment(kind=kind, stage=stage, attempts=attempts, **{**fields, **overrides})
+
+
+# The id by which Daraja can be asked about each kind; a withdrawal by its own, which it always has.
+ASKED_BY: dict[Kind, dict[str, str]] = {
+    Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
+    Kind.WITHDRAWAL: {},
+    Kind.BILL_PAYMENT: {"originator_conversation_id": "9d20-1"},
+}
+
+
+def a_due(kind: Kind = Kind.WITHDRAWAL, stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
+    """A payment that was sent twenty minutes ago, with unknown outcome, and is to be asked about now."""
+    sent_at = NOW - timedelta(minutes=20)
+    attempts = (a_send(Outcome.UNKNOWN, at=sent_at, **ASKED_BY[kind]),)
+    fields = {"kind": kind, "stage": stage, "attempts": attempts, "created_at": sent_at, "next_step_at": NOW}
+    return a_payment(**{**fields, **overrides})
 
 
 def a_report(word: Word = Word.SUCCESS, **overrides: Any) -> Report:

@@ -20,6 +20,7 @@ import structlog
 from arq.connections import ArqRedis
 from arq.typing import WorkerCoroutine
 from arq.worker import Worker, func
+from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
 from domain.adapters.daraja.client import DarajaClient, call_seconds, daraja_session
@@ -34,7 +35,7 @@ from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
 from domain.adapters.redis.wakeups import STEP_JOB, RedisWakeups, job_bytes, job_from_bytes
-from domain.adapters.settings import WorkerSettings
+from domain.adapters.settings import WorkerSettings, impossible
 from domain.inquiry import InquiryTerms
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer
@@ -90,6 +91,9 @@ async def run_worker(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    if settings.worker_metrics_port is not None:
+        with impossible("WORKER_METRICS_PORT"):
+            _show_metrics(settings.worker_metrics_port)
     async with _composed(settings, stopping) as parts:
         jobs = asyncio.create_task(_run_jobs(parts, stopping))
         sweeps = asyncio.create_task(
@@ -109,6 +113,13 @@ async def run_worker(settings: WorkerSettings) -> None:
                 await parts.announcer.drain()
                 await parts.sweeping.drain()
         log.info("worker_stopped")
+
+
+def _show_metrics(port: int) -> None:
+    try:
+        start_http_server(port)
+    except OSError as error:
+        raise ValueError(f"cannot listen: {error.strerror}") from None
 
 
 @asynccontextmanager

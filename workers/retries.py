@@ -119,6 +119,8 @@ class RetryingProvider:
             report = NO_ANSWER if payment.question is Step.QUERY else None
         except Unreachable:
             report = NO_ANSWER if payment.question is Step.QUERY else None
+        said = "by callback" if report is None else str(report.verdict)
+        observability.inquiries.labels(api=str(payment.question), verdict=said).inc()
         return report, tuple(exchanges)
 
     async def _slow_down(self, question: Step | None = None) -> None:

@@ -21,8 +21,18 @@ callbacks_stored = Counter("mkwanja_callbacks_stored_total", "Callbacks stored, 
 callbacks_refused = Counter("mkwanja_callbacks_refused_total", "Callback requests turned away", ["reason"])
 submissions = Counter("mkwanja_submissions_total", "Answers to submissions, by meaning", ["meaning"])
 throttled = Counter("mkwanja_throttled_total", "Times that Daraja said it was asked too often")
+inquiries = Counter(
+    "mkwanja_inquiries_total", "Inquiries, by how they were asked and what was answered", ["api", "verdict"]
+)
 sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", ["step"])
 queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
+
+# Read from Postgres when somebody looks: the same from every process, and there when no worker is.
+brake_engaged = Gauge("mkwanja_brake_engaged", "1 while this brake stops money out", ["name"])
+open_payments = Gauge("mkwanja_open_payments", "Payments with a step ahead of them, by stage", ["stage"])
+overdue_seconds = Gauge("mkwanja_overdue_seconds", "For how long the oldest due step of each kind waits", ["step"])
+needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a person should look at")
+unpublished = Gauge("mkwanja_events_unpublished", "Payments with an event that was not published yet")
 
 
 def metrics_text() -> tuple[bytes, str]:

@@ -152,6 +152,9 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
         return _for_review(payment, report, Disposition.CONTRADICTION)
+    if report.verdict is not None and context.evidence.claims_success and payment.stage is not Stage.FAILED:
+        # A callback that could not be used says that it was paid: what an inquiry says against it ends nothing.
+        return _for_review(payment, report, Disposition.CONTRADICTION)
     is_query = payment.kind is Kind.DEPOSIT and report.verdict is not None
     if is_query and payment.stage is not Stage.FAILED and not is_agreed(context.evidence, report.code):
         # Queries have contradicted callbacks (daraja.md §3): one more must agree.

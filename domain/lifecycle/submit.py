@@ -257,15 +257,10 @@ def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Cha
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or _is_claimed_by(payment, attempt_id):
             return Decided(payment=payment)  # a COMMIT whose outcome was lost, done again
-        fact = Fact(
-            name=FactName.CLAIMED,
-            attempt_id=attempt_id,
-            may_resend=may_be_resent(payment, context.evidence, context.now, terms),
-            at=context.now,
-        )
+        if not may_be_resent(payment, context.evidence, context.now, terms):
+            return Decided(payment=payment)  # also one that was proved unsent meanwhile: that has a claim of its own
+        fact = Fact(name=FactName.CLAIMED, attempt_id=attempt_id, may_resend=True, at=context.now)
         after = payment.after(fact)
-        if after.stage is payment.stage:
-            return Decided(payment=payment)
         until = context.now + terms.lease
         after = replace(after, lease_until=until, next_step_at=until)
         return Decided(payment=after, what=fact.name, attempt_id=attempt_id)

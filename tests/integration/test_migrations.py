@@ -24,7 +24,15 @@ from tests.stack.databases import connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 ROLES = ("anon", "authenticated", "service_role")
-INSERT_ONLY = ("payment_history", "event_publications", "callbacks", "daraja_exchanges")
+# Each with one of its columns.
+INSERT_ONLY = {
+    "payment_history": "payment_id",
+    "event_publications": "published_at",
+    "callbacks": "payment_id",
+    "daraja_exchanges": "payment_id",
+    "events": "owner",
+    "brake_history": "reason",
+}
 TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 RELATIONS = f"SELECT relname FROM pg_class WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind IN ('r', 'p')"
 
@@ -227,14 +235,17 @@ class TestTheRecordDefendsItself:
     )
     async def test_insert_only_tables_refuse_change(self, store: Store, table: str, statement: str) -> None:
         """Also for a statement that would meet no row."""
-        column = "published_at" if table == "event_publications" else "payment_id"
+        column = INSERT_ONLY[table]
         with pytest.raises(Exception, match="is insert-only"):
             await store.execute(statement.format(table, column, column))
 
     @pytest.mark.parametrize(
         ("constraint", "assignment"),
         [
-            ("nothing_waits_for_nobody", "next_step_at = NULL"),
+            ("nothing_waits_for_nobody", "next_step_at = NULL, next_step = NULL"),
+            ("next_step_has_a_time", "next_step_at = NULL"),
+            ("next_step_has_a_time", "next_step = NULL"),
+            ("next_step_is_known", "next_step = 'wait'"),
             ("final_has_a_time", "finalized_at = now()"),
             ("final_has_a_time", "stage = 'succeeded'"),
             ("failed_has_a_reason", "stage = 'failed', finalized_at = now()"),

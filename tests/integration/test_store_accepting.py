@@ -197,7 +197,7 @@ class TestExpiry:
             await store.execute(sql, first.idempotency_key)
         if final:
             await store.execute(
-                "UPDATE mkwanja.payments SET stage = 'succeeded', finalized_at = now(), next_step_at = NULL,"
+                "UPDATE mkwanja.payments SET stage = 'succeeded', finalized_at = now(), next_step_at = NULL, next_step = NULL,"
                 " updated_at = now() - $2::interval WHERE id = $1",
                 first.id,
                 self.HOURS_25,
@@ -224,7 +224,7 @@ class TestExpiry:
             {"expired": False},
             {"final": False},
             {"changes": "needs_review = true"},
-            {"changes": "next_step_at = now()"},
+            {"changes": "next_step_at = now(), next_step = 'query'"},
             {"changes": "updated_at = now() - interval '23 hours'"},
         ],
         ids=["its time is not over", "not final", "needs review", "still asked about", "changed a day ago"],

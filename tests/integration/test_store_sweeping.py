@@ -105,7 +105,7 @@ class TestDue:
         await overdue(fresh, 3)
         await fresh.execute("ANALYZE mkwanja.payments")
         for name, condition in (
-            ("payments_due", "stage = 'accepted' AND next_step_at <= now() ORDER BY next_step_at"),
+            ("payments_due", "next_step = 'submit' AND next_step_at <= now() ORDER BY next_step_at"),
             ("payments_event_due", "event_due <= now() ORDER BY event_due"),
         ):
             look = f"EXPLAIN (FORMAT JSON) SELECT id FROM mkwanja.payments WHERE {condition} LIMIT 100"  # noqa: S608

@@ -195,14 +195,18 @@ def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stag
 
 @pytest.mark.parametrize("missing", [{"receipt": None}, {"has_amount": False, "amount": None}])
 @pytest.mark.parametrize("stage", PENDING)
-def test_a_success_without_receipt_or_amount_brings_the_inquiry_forward(stage: Stage, missing: dict[str, Any]) -> None:
-    decision = decided(a_payment(stage=stage), a_report(**missing))
-    # One that was never sent, as far as we can prove, is for a person: it must not be sent now.
-    expected = D.CONTRADICTION if stage is S.ACCEPTED else D.INQUIRY_BROUGHT_FORWARD
-    assert (payment_of(decision).stage, decision.disposition) == (stage, expected)
-    assert (decision.is_flagged, payment_of(decision).needs_review) == (True, stage is S.ACCEPTED)
-    if stage in (S.AWAITING_RESULT, S.IN_DOUBT):
-        assert payment_of(decision).next_step_at == NOW
+def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_forward(
+    stage: Stage, missing: dict[str, Any]
+) -> None:
+    """It claims that money moved, and does not say which: it is held for a person unless Daraja tells (design.md)."""
+    payment = a_payment(stage=stage)
+    decision = decided(payment, a_report(**missing))
+    # One that was never sent, as far as we can prove, must not be sent now.
+    expected = D.CONTRADICTION if stage is S.ACCEPTED else D.SUCCESS_WITHOUT_RECEIPT
+    assert (decision.disposition, decision.what, decision.is_flagged) == (expected, expected, True)
+    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT)
+    next_step_at = NOW if is_asked else payment.next_step_at
+    assert decision.payment == replace(payment, needs_review=True, next_step_at=next_step_at)
 
 
 @pytest.mark.parametrize("word", [Word.TIMEOUT, Word.UNDECIDED])

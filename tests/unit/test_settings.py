@@ -112,6 +112,10 @@ def test_the_defaults_are_those_of_the_interface(environment: Settle, worker: di
     assert (settings.inquiry_first_after_seconds, settings.inquiry_interval_max_seconds) == (30, 300)
     assert (settings.deposit_expires_after_seconds, settings.bill_expires_after_seconds) == (60, 600)
     assert settings.payout_expires_after_seconds == 86_400
+    assert (settings.daraja_stk_queries_per_minute, settings.daraja_status_queries_per_minute) == (5, 60)
+    assert settings.daraja_inquiries_per_minute is None
+    assert (settings.deposit_result_window_seconds, settings.not_found_trusted_after_seconds) == (180, 300)
+    assert settings.worker_metrics_port is None
     assert (settings.daraja_payout_shortcode, settings.daraja_till) == ("174379", None)
     assert (settings.daraja_base_url, settings.callback_base_url) == (
         "https://sandbox.daraja.example", "https://pay.example.co.ke/in",
@@ -158,6 +162,13 @@ IMPOSSIBLE = {
     "DARAJA_TILL": ["1234"],
     "DARAJA_PAYOUT_SHORTCODE": ["1234"],
     "DARAJA_REQUESTS_PER_SECOND": ["0", "-5", "fast", "nan"],
+    "DARAJA_STK_QUERIES_PER_MINUTE": ["0", "-1", "often", "nan", "1000001"],
+    "DARAJA_STATUS_QUERIES_PER_MINUTE": ["0", "-1", "often", "nan", "1000001"],
+    "DARAJA_INQUIRIES_PER_MINUTE": ["0", "-1", "often", "nan", "1000001"],
+    "DEPOSIT_RESULT_WINDOW_SECONDS": ["0", "-1", "x", "86401"],
+    "NOT_FOUND_TRUSTED_AFTER_SECONDS": ["0", "-1", "x", "86401"],
+    "BREAKER_COOL_DOWN_SECONDS": ["0", "-1", "x", "3601"],
+    "WORKER_METRICS_PORT": ["0", "65536", "x"],
     "DARAJA_CERTIFICATE_FILE": ["no-such-file.pem", "."],
     "CALLBACK_SECRETS": [",", "short", "long-enough-1,short", " , "],
     "SUBMITTING_LEASE_SECONDS": ["2.9", "601", "x"],

@@ -63,8 +63,9 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
     words = text.lower()
     if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
         return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.VAGUE)
-    # "Invalid CheckoutRequestID" is what Daraja says of one that is too young, too.
-    verdict = Verdict.NO_RESULT if code == "400.002.02" else Verdict.NO_ANSWER
+    # Daraja says this of an id that is too young, too. Of another field it says that our own question was wrong.
+    is_about_id = code == "400.002.02" and "checkoutrequestid" in words
+    verdict = Verdict.NO_RESULT if is_about_id else Verdict.NO_ANSWER
     return Report(word=Word.UNDECIDED, code=code, verdict=verdict)
 
 

@@ -111,7 +111,8 @@ def _status_report(message: Any) -> Report:
     result = _mapping(_mapping(message).get("Result"))
     code = _code(result)
     if code != SUCCESS_CODE:
-        is_not_found = code == _NOT_FOUND_CODE and _NOT_FOUND.search(str(result.get("ResultDesc")))
+        text = result.get("ResultDesc")
+        is_not_found = code == _NOT_FOUND_CODE and isinstance(text, str) and _NOT_FOUND.search(text)
         verdict = Verdict.NOT_FOUND if is_not_found else Verdict.NO_ANSWER
         return Report(word=Word.UNDECIDED, code=code, verdict=verdict, refuses_credential=refuses_credential(code))
     parameters = _items(result.get("ResultParameters"), "ResultParameter", "Key")

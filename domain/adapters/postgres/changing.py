@@ -164,7 +164,8 @@ def _prepare(
     after = replace(after, updated_at=transaction.now)
     if after.stage.is_final and after.finalized_at is None:
         after = replace(after, finalized_at=transaction.now)
-    if after.stage.is_final and after.stage is not before.stage:
+    became_askable = before.question is None and after.question is not None
+    if after.stage.is_final and (after.stage is not before.stage or became_askable):
         after = replace(after, next_step_at=second_look_at(after, transaction.now))
     if after.stage is not Stage.SUBMITTING:
         after = replace(after, lease_until=None)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
 
+import structlog
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import Transaction
@@ -13,6 +14,8 @@ from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.ports import Change, Decided
 from domain.report import Word
+
+log = structlog.get_logger()
 
 _INQUIRIES = text("""
 SELECT payment_id, number, asked_at, verdict, code FROM mkwanja.inquiries
@@ -79,8 +82,10 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
 async def change_breaker(transaction: Transaction, decisions: Sequence[Decided]) -> None:
     """Opens or closes the breaker in the commit of the fact that says so. Opening wins."""
     accepted = [decided.credential_accepted_at for decided in decisions if decided.credential_accepted_at]
-    if accepted:
-        await transaction.run(_CLOSE, {"accepted_at": max(accepted)})
+    if accepted and await transaction.rows(_CLOSE, {"accepted_at": max(accepted)}):
+        log.warning("breaker_closed")
     for decided in decisions:
         if decided.opens_breaker and decided.payment is not None:
-            await transaction.run(_OPEN, {"reason": decided.opens_breaker, "payment_id": decided.payment.id})
+            parameters = {"reason": decided.opens_breaker, "payment_id": decided.payment.id}
+            if await transaction.rows(_OPEN, parameters):
+                log.error("breaker_opened", reason=decided.opens_breaker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,17 @@ _HISTORY = (
 
 _REVISION = text("SELECT version_num FROM mkwanja.alembic_version")
 
+# Finished payments are in none of these indexes, so a long past costs nothing.
+_STEPS = text("""
+SELECT stage, next_step, count(*) AS count, greatest(0, extract(epoch FROM now() - min(next_step_at))) AS overdue_seconds
+FROM mkwanja.payments WHERE next_step_at IS NOT NULL GROUP BY stage, next_step
+""")
+_FLAGS = text("""
+SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_review,
+    (SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL) AS unpublished
+""")
+_BRAKES = text("SELECT name, is_engaged FROM mkwanja.brakes")
+
 _STAGES_OF_STATUS = {
     status: [stage.value for stage in Stage if stage.public_status == status]
     for status in ("pending", "success", "failed")
@@ -47,6 +59,17 @@ class PageQuery:
     created_before: datetime | None = None
     older_than: tuple[datetime, UUID] | None = None
     limit: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Counts that no process knows by itself."""
+
+    open_by_stage: Mapping[str, int]
+    overdue_seconds_by_step: Mapping[str, float]
+    needing_review: int
+    unpublished: int
+    brakes: Mapping[str, bool]
 
 
 class Reading:
@@ -81,6 +104,25 @@ class Reading:
         """The payment's history, oldest first."""
         async with self._database.transaction() as transaction:
             return await transaction.rows(_HISTORY.where(payment_history.c.payment_id == payment_id))
+
+    async def situation(self) -> Situation:
+        """How things stand, for /metrics."""
+        async with self._database.transaction() as transaction:
+            steps = await transaction.rows(_STEPS)
+            [flags] = await transaction.rows(_FLAGS)
+            brakes = await transaction.rows(_BRAKES)
+        stages: Counter[str] = Counter()
+        overdue: dict[str, float] = {}
+        for row in steps:
+            stages[row.stage] += row.count
+            overdue[row.next_step] = max(overdue.get(row.next_step, 0.0), float(row.overdue_seconds))
+        return Situation(
+            open_by_stage=dict(stages),
+            overdue_seconds_by_step=overdue,
+            needing_review=flags.needing_review,
+            unpublished=flags.unpublished,
+            brakes={row.name: row.is_engaged for row in brakes},
+        )
 
     async def is_migrated(self) -> bool:
         """Whether the database has the schema that this code was written for."""

@@ -1,0 +1,210 @@
+"""Recording what came of a question: each answer counts once, and what follows is decided with all that is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.events import EventType
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Inquiry, Verdict
+from domain.lifecycle.inquire import answering
+from domain.payment import FactName, Payment, Stage
+from domain.ports import Decided
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.builders import (
+    A_FAILURE,
+    INQUIRY_TERMS,
+    NOW,
+    PAYMENT_ID,
+    RECEIPT,
+    a_context,
+    a_due,
+    a_report,
+    a_send,
+    an_inquiry,
+    evidence_of,
+)
+
+V, S = Verdict, Stage
+TERMS = INQUIRY_TERMS
+SECOND = timedelta(seconds=1)
+SENT_AT = NOW - timedelta(minutes=20)
+OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
+SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
+
+
+def payment_of(decision: Decided) -> Payment:
+    assert decision.payment is not None
+    return decision.payment
+
+
+def an_answer(verdict: Verdict, *, code: str | None = None, **overrides: Any) -> Report:
+    """What an inquiry was answered with."""
+    match verdict:
+        case V.PAID:
+            return a_report(
+                code=code or "0", verdict=verdict, **{"has_amount": False, "amount": None, "receipt": None, **overrides}
+            )
+        case V.FAILED:
+            failure = Failure(A_FAILURE.reason, A_FAILURE.safe_to_retry, code or "1032")
+            return a_report(Word.FAILURE, code=code or "1032", failure=failure, verdict=verdict, **overrides)
+        case _:
+            return a_report(Word.UNDECIDED, code=code or "4999", verdict=verdict, **overrides)
+
+
+def answered(payment: Payment, report: Report | None, *inquiries: Inquiry, number: int = 1, **evidence: Any) -> Decided:
+    change = answering(PAYMENT_ID, number, report, (), TERMS)
+    return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
+
+
+def test_an_answer_that_comes_by_callback_changes_nothing_yet() -> None:
+    payment = a_due()
+    assert answered(payment, None, an_inquiry(1)) == Decided(payment=payment)
+
+
+def test_an_answer_for_a_payment_that_is_not_there_is_nobody_s() -> None:
+    change = answering(PAYMENT_ID, 1, an_answer(V.PAID), (), TERMS)
+    assert change.decide(None, a_context()) == Decided(payment=None)
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_an_answer_is_recorded_with_its_code_once(verdict: Verdict) -> None:
+    payment = a_due(Kind.DEPOSIT)
+    answer = an_answer(verdict)
+    first = answered(payment, answer, an_inquiry(1))
+    assert first.answered == Inquiry(1, NOW, verdict, answer.code)
+    again = answered(payment, answer, an_inquiry(1, V.VAGUE))
+    assert again.answered is None
+    assert answered(payment, answer, an_inquiry(1), number=2).answered is None
+
+
+def test_an_answer_that_tells_nothing_leaves_the_payment_and_its_next_question_alone() -> None:
+    payment = a_due(Kind.DEPOSIT, next_step_at=NOW + 30 * SECOND)
+    for verdict in (V.UNDER_WAY, V.NOT_FOUND, V.NO_RESULT, V.VAGUE, V.NO_ANSWER):
+        decision = answered(payment, an_answer(verdict), an_inquiry(1))
+        assert (decision.payment, decision.what, decision.event, decision.is_flagged) == (payment, None, None, False)
+
+
+@pytest.mark.parametrize("stage", OPEN)
+def test_a_query_of_zero_is_a_success_without_a_receipt(stage: Stage) -> None:
+    decision = answered(a_due(Kind.DEPOSIT, stage), an_answer(V.PAID), an_inquiry(1))
+    after = payment_of(decision)
+    assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, False)
+    assert (decision.event, decision.detail) == (EventType.SUCCEEDED, {"provider_code": "0", "by": "inquiry"})
+
+
+@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
+def test_a_completed_payout_brings_its_receipt(kind: Kind) -> None:
+    answer = an_answer(V.PAID, code="Completed", receipt=RECEIPT, has_amount=True, amount=Decimal("250.00"))
+    after = payment_of(answered(a_due(kind), answer, an_inquiry(1)))
+    assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)
+
+
+def test_a_deposit_s_failure_told_by_one_query_waits_for_another_that_agrees() -> None:
+    payment = a_due(Kind.DEPOSIT)
+    first = answered(payment, an_answer(V.FAILED), an_inquiry(1))
+    assert (first.payment, first.event, first.disposition) == (payment, None, "not_agreed_yet")
+    assert first.answered is not None
+    second = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
+    assert (payment_of(second).stage, second.event) == (S.FAILED, EventType.FAILED)
+    assert payment_of(second).failure == A_FAILURE
+
+
+def test_two_queries_that_tell_different_failures_do_not_agree() -> None:
+    payment = a_due(Kind.DEPOSIT)
+    earlier = an_inquiry(1, V.FAILED, code="1037")
+    assert answered(payment, an_answer(V.FAILED), earlier, an_inquiry(2), number=2).payment == payment
+
+
+def test_the_same_inquiry_answered_twice_does_not_agree_with_itself() -> None:
+    payment = a_due(Kind.DEPOSIT)
+    again = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"))
+    assert (again.payment, again.answered) == (payment, None)
+
+
+@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
+def test_a_payout_s_failure_told_by_its_status_is_final_at_once(kind: Kind) -> None:
+    decision = answered(a_due(kind), an_answer(V.FAILED, code="Failed"), an_inquiry(1))
+    assert (payment_of(decision).stage, decision.event) == (S.FAILED, EventType.FAILED)
+
+
+def test_a_failure_of_one_send_leaves_the_others_to_be_asked_about_in_their_own_time() -> None:
+    attempts = (a_send(at=SENT_AT), a_send(number=2, at=SENT_AT))
+    payment = a_due(attempts=attempts, next_step_at=NOW + 60 * SECOND)
+    decision = answered(payment, an_answer(V.FAILED, code="Failed"), an_inquiry(1))
+    assert (payment_of(decision).stage, payment_of(decision).next_step_at) == (S.IN_DOUBT, payment.next_step_at)
+
+
+def test_an_answer_after_a_success_that_says_otherwise_is_a_contradiction() -> None:
+    """STK query has told failures of payments whose callback said 0 (daraja.md §3)."""
+    payment = a_due(Kind.DEPOSIT, S.SUCCEEDED)
+    decision = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
+    assert (decision.payment, decision.event) == (replace(payment, needs_review=True), None)
+    assert decision.answered is not None
+
+
+def test_a_second_look_that_finds_the_money_is_a_correction() -> None:
+    payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
+    decision = answered(payment, an_answer(V.PAID), an_inquiry(1))
+    after = payment_of(decision)
+    assert (after.stage, after.failure, after.needs_review) == (S.SUCCEEDED, None, True)
+    assert (decision.event, decision.is_flagged) == (EventType.CORRECTED, True)
+
+
+def test_a_second_look_that_finds_nothing_leaves_the_failure_as_it_is() -> None:
+    payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
+    for verdict in (V.FAILED, V.NO_RESULT, V.VAGUE):
+        decision = answered(payment, an_answer(verdict), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
+        assert (payment_of(decision).failure, decision.event) == (SILENCE, None)
+
+
+def silent_answers(count: int) -> list[Inquiry]:
+    start = SENT_AT + TERMS.result_window
+    return [an_inquiry(n, V.NO_RESULT, at=start + n * TERMS.first_after) for n in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("stage", OPEN)
+def test_the_answer_that_completes_the_silence_ends_the_deposit(stage: Stage) -> None:
+    payment = a_due(Kind.DEPOSIT, stage)
+    last = an_inquiry(3, at=SENT_AT + TERMS.result_window + 3 * TERMS.first_after)
+    decision = answered(payment, an_answer(V.NO_RESULT), *silent_answers(2), last, number=3)
+    after = payment_of(decision)
+    assert (after.stage, after.failure) == (S.FAILED, SILENCE)
+    assert (decision.what, decision.event) == (FactName.NO_RESULT_CONFIRMED, EventType.FAILED)
+    assert decision.answered == Inquiry(3, NOW, V.NO_RESULT, "4999")
+
+
+@pytest.mark.parametrize("verdict", [V.PAID, V.FAILED, V.NO_ANSWER])
+def test_an_answer_that_is_no_silence_does_not_complete_it(verdict: Verdict) -> None:
+    payment = a_due(Kind.DEPOSIT)
+    last = an_inquiry(3, at=SENT_AT + TERMS.result_window + 3 * TERMS.first_after)
+    decision = answered(payment, an_answer(verdict), *silent_answers(2), last, number=3)
+    assert decision.what != FactName.NO_RESULT_CONFIRMED
+
+
+def test_silence_does_not_end_a_deposit_while_a_stored_message_claims_success() -> None:
+    payment = a_due(Kind.DEPOSIT)
+    last = an_inquiry(4, at=NOW)
+    decision = answered(payment, an_answer(V.NO_RESULT), *silent_answers(3), last, number=4, claims_success=True)
+    assert decision.payment == payment
+
+
+def test_an_answer_looks_up_whose_its_ids_and_receipt_are() -> None:
+    ids = frozenset({("checkout_request_id", "ws_CO_1")})
+    change = answering(PAYMENT_ID, 1, an_answer(V.PAID, ids=ids, receipt=RECEIPT), (), TERMS)
+    assert (change.ids, change.receipt, change.wants_evidence) == (ids, RECEIPT, True)
+    assert answering(PAYMENT_ID, 1, None, (), TERMS).ids == frozenset()
+
+
+def test_queries_do_not_end_as_failed_what_a_stored_callback_says_was_paid() -> None:
+    """A query must never overwrite a success callback (daraja.md §3): one without a receipt waits for a person."""
+    payment = a_due(Kind.DEPOSIT, needs_review=True)
+    earlier = (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
+    decision = answered(payment, an_answer(V.FAILED), *earlier, number=2, claims_success=True)
+    assert (decision.payment, decision.event) == (payment, None)

@@ -1,0 +1,197 @@
+"""The order of an inquiry: made ready, stored, asked, recorded; or sent again instead, where that is permitted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.errors import (
+    OutcomeUnknown,
+    QueueUnavailable,
+    StoreUnavailable,
+    Throttled,
+    Unreachable,
+)
+from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
+from domain.lifecycle.inquire import Inquirer
+from domain.payment import Payment, Stage
+from domain.ports import Change, ChangeResult, Due, Exchange
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.builders import (
+    INQUIRY_TERMS,
+    NOW,
+    PAYMENT_ID,
+    a_context,
+    a_due,
+    an_attempt_id,
+    an_inquiry,
+    evidence_of,
+)
+
+NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
+NO_RESULT = Report(word=Word.UNDECIDED, code="4999", verdict=Verdict.NO_RESULT)
+SENT_NOTHING = Exchange(
+    id=an_attempt_id(7), attempt_id=None, api="stk_query", request={}, was_written=True, http_status=200, answer=None,
+    meaning="no_result",
+)  # fmt: skip
+
+
+class World:
+    """Postgres with one payment and its inquiries, and Daraja: everything that an inquirer reaches."""
+
+    def __init__(self, payment: Payment | None, *inquiries: Inquiry) -> None:
+        self.payment = payment
+        self.evidence = evidence_of(*inquiries)
+        self.did: list[str] = []
+        self.not_ready: Exception | None = None
+        self.answer: Report | None = NO_RESULT
+        self.exchanges: tuple[Exchange, ...] = ()
+        self.store_raises: Exception | None = None
+        anything: Any = self
+        self.inquirer = Inquirer(
+            changes=self, provider=self, submitter=anything, announcer=anything, terms=INQUIRY_TERMS
+        )
+
+    async def run(self, *, is_due: bool = True) -> None:
+        assert self.payment is not None
+        due = Due(
+            payment_id=PAYMENT_ID, kind=self.payment.kind, stage=self.payment.stage, age=timedelta(0), is_due=is_due
+        )
+        await self.inquirer.inquire(due)
+
+    @asynccontextmanager
+    async def readied_to_ask(self) -> AsyncIterator[None]:
+        self.did.append("ready")
+        if self.not_ready is not None:
+            raise self.not_ready
+        yield
+
+    async def ask(self, payment: Payment, number: int) -> tuple[Report | None, tuple[Exchange, ...]]:
+        assert payment.id == PAYMENT_ID
+        self.did.append(f"ask {number}")
+        return self.answer, (SENT_NOTHING,)
+
+    async def change(self, change: Change) -> ChangeResult:
+        if self.store_raises is not None:
+            raise self.store_raises
+        decided = change.decide(self.payment, a_context(evidence=self.evidence))
+        if decided.asked is not None:
+            self.did.append(f"store {decided.asked.number}")
+            self.evidence = Evidence(inquiries=(*self.evidence.inquiries, decided.asked))
+        elif decided.answered is not None:
+            self.did.append(f"answered {decided.answered.number}")
+            self.exchanges += change.exchanges
+        elif decided.payment != self.payment:
+            self.did.append("changed")
+        self.payment = decided.payment
+        return ChangeResult(decided, None)
+
+    def announce_soon(self, _result: ChangeResult) -> None:
+        pass
+
+    async def resend(self, payment_id: UUID, _terms: InquiryTerms) -> None:
+        assert payment_id == PAYMENT_ID
+        self.did.append("resend")
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_a_question_is_readied_stored_asked_and_recorded_in_this_order(kind: Kind) -> None:
+    """What may wait comes before the number is taken; the number is on disk before Daraja is asked."""
+    world = World(a_due(kind))
+    await world.run()
+    assert world.did == ["ready", "store 1", "ask 1", "answered 1"]
+    assert world.exchanges == (SENT_NOTHING,)
+
+
+async def test_an_answer_that_comes_by_callback_is_not_recorded_as_one() -> None:
+    world = World(a_due())
+    world.answer = None
+    await world.run()
+    assert world.did == ["ready", "store 1", "ask 1"]
+
+
+async def test_a_job_that_finds_nothing_due_asks_nothing() -> None:
+    world = World(a_due())
+    await world.run(is_due=False)
+    assert world.did == []
+    world = World(a_due(next_step_at=NOW + timedelta(minutes=1)))  # it was due when the job looked
+    await world.run()
+    assert world.did == ["ready"]
+
+
+async def test_of_two_jobs_for_one_due_time_one_asks() -> None:
+    world = World(a_due())
+    await asyncio.gather(world.run(), world.run())
+    assert [word for word in world.did if word.startswith("ask")] == ["ask 1"]
+
+
+async def test_a_question_that_our_own_limit_holds_back_has_its_turn_later() -> None:
+    world = World(a_due())
+    world.not_ready = Throttled(wait_seconds=7)
+    await world.run()
+    assert world.did == ["ready", "changed"]
+    assert world.payment == a_due(next_step_at=NOW + timedelta(seconds=7))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unreachable(), OutcomeUnknown(), QueueUnavailable()],
+)
+async def test_a_question_that_cannot_be_made_ready_leaves_no_trace(error: Exception) -> None:
+    """The sweep moved its due time when it handed it over: it comes again within seconds."""
+    world = World(a_due())
+    world.not_ready = error
+    await world.run()
+    assert (world.did, world.payment) == (["ready"], a_due())
+
+
+async def test_a_withdrawal_that_may_be_sent_again_is_sent_and_not_asked_about() -> None:
+    for is_due in (True, False):
+        world = World(a_due(), *NOT_FOUND)
+        await world.run(is_due=is_due)
+        assert world.did == ["resend"]
+
+
+@pytest.mark.parametrize(
+    ("payment", "inquiries"),
+    [
+        (a_due(), NOT_FOUND[:1]),
+        (a_due(needs_review=True), NOT_FOUND),
+        (a_due(stage=Stage.AWAITING_RESULT), NOT_FOUND),
+        (a_due(Kind.BILL_PAYMENT), NOT_FOUND),
+        (a_due(Kind.DEPOSIT), NOT_FOUND),
+    ],
+    ids=["one answer", "for review", "awaiting", "bill payment", "deposit"],
+)
+async def test_what_may_not_be_sent_again_is_asked_about(payment: Payment, inquiries: tuple[Inquiry, ...]) -> None:
+    world = World(payment, *inquiries)
+    await world.run()
+    assert "resend" not in world.did
+    assert f"ask {len(inquiries) + 1}" in world.did
+
+
+async def probed(world: World) -> None:
+    world.inquirer.probe_soon(PAYMENT_ID)
+    await asyncio.gather(*world.inquirer._probes)
+
+
+async def test_a_probe_asks_about_a_payment_that_is_long_final() -> None:
+    world = World(a_due(stage=Stage.FAILED, next_step_at=None))
+    world.answer = None
+    await probed(world)
+    assert world.did == ["ready", "store 1", "ask 1"]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable(), RuntimeError("bug")])
+async def test_a_probe_that_fails_ends_nobody_s_sweep(error: Exception) -> None:
+    world = World(a_due())
+    world.store_raises = error
+    await probed(world)
+    assert world.did == ["ready"]

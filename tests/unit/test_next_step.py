@@ -1,0 +1,110 @@
+"""What is due next for a payment, how Daraja can be asked about it, and how often it may have reached Daraja."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from domain.attempts import Outcome
+from domain.payment import Fact, FactName, Stage, Step
+from domain.values import Kind
+from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
+
+# Ids that Daraja gives as well, and by which it cannot be asked.
+OTHER_IDS = {
+    Kind.DEPOSIT: {"merchant_request_id": "4c1e-1"},
+    Kind.BILL_PAYMENT: {"conversation_id": "AG_1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(Kind.DEPOSIT, Step.QUERY), (Kind.WITHDRAWAL, Step.STATUS), (Kind.BILL_PAYMENT, Step.STATUS)]
+)
+def test_each_kind_is_asked_about_in_its_way(kind: Kind, expected: Step) -> None:
+    attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]),)
+    assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).question is expected
+
+
+@pytest.mark.parametrize("kind", OTHER_IDS)
+def test_without_the_id_that_daraja_gave_nothing_can_be_asked(kind: Kind) -> None:
+    """An acknowledgement that was lost took it along: there is nothing of ours to ask by (daraja.md §2.2, §5)."""
+    for ids in ({}, OTHER_IDS[kind]):
+        payment = a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN, **ids),))
+        assert payment.question is None
+
+
+@pytest.mark.parametrize("kind", ASKED_BY)
+def test_an_id_that_any_attempt_was_given_will_do(kind: Kind) -> None:
+    attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]), an_attempt(None, number=2))
+    assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).question is not None
+
+
+STEPS = """
+accepted         submit     submit
+submitting       end_lease  end_lease
+awaiting_result  ask        watch
+in_doubt         ask        watch
+succeeded        ask        watch
+failed           ask        watch
+"""
+ROWS = [line.split() for line in STEPS.strip().splitlines()]
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_each_stage_has_its_step_and_where_nothing_can_be_asked_a_callback_is_watched_for(
+    row: list[str], kind: Kind
+) -> None:
+    stage, askable, unaskable = row
+    for ids, expected in ((ASKED_BY[kind], askable), ({}, unaskable)):
+        payment = a_payment(
+            kind=kind, stage=Stage(stage), attempts=(an_attempt(Outcome.UNKNOWN, **ids),), next_step_at=NOW
+        )
+        asks = expected == "ask" or (expected == "watch" and kind is Kind.WITHDRAWAL)  # it always has its own id
+        how = Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS
+        assert payment.next_step == (how if asks else Step(expected))
+
+
+def test_every_stage_has_its_step() -> None:
+    """A new stage fails here until somebody decides what is due in it."""
+    assert [row[0] for row in ROWS] == list(Stage)
+
+
+@pytest.mark.parametrize(("kind", "stage"), list(product(Kind, Stage)))
+def test_what_has_no_due_time_has_no_step(kind: Kind, stage: Stage) -> None:
+    assert a_payment(kind=kind, stage=stage, next_step_at=None).next_step is None
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ((), 0),
+        ((None,), 1),
+        ((Outcome.NOT_ACTED,), 0),
+        *(((outcome,), 1) for outcome in Outcome if outcome is not Outcome.NOT_ACTED),
+        ((Outcome.NOT_ACTED, Outcome.UNKNOWN, None, Outcome.RESENDABLE, Outcome.NOT_ACTED), 3),
+    ],
+)
+def test_a_send_is_an_attempt_that_is_not_proved_without_effect(
+    outcomes: tuple[Outcome | None, ...], expected: int
+) -> None:
+    assert a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(*outcomes)).sends == expected
+
+
+def test_a_payment_in_doubt_is_claimed_only_where_a_resend_is_permitted() -> None:
+    payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT)
+    fact = {"name": FactName.CLAIMED, "attempt_id": an_attempt_id(2), "at": NOW}
+    assert payment.after(Fact(**fact)) == payment  # type: ignore[arg-type]
+    after = payment.after(Fact(**fact, may_resend=True))  # type: ignore[arg-type]
+    assert (after.stage, after.attempt_id) == (Stage.SUBMITTING, an_attempt_id(2))
+    assert [(attempt.number, attempt.outcome, attempt.claimed_at) for attempt in after.attempts] == [
+        (1, Outcome.UNKNOWN, None),
+        (2, None, NOW),
+    ]
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage not in (Stage.ACCEPTED, Stage.IN_DOUBT)])
+def test_no_permission_to_resend_claims_what_is_under_way_or_final(stage: Stage) -> None:
+    payment = a_payment(kind=Kind.WITHDRAWAL, stage=stage)
+    assert payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), may_resend=True)) == payment

@@ -1,0 +1,297 @@
+"""What Daraja's answers to our questions mean: STK query's in every shape it was seen in, and Transaction Status's first."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.result_codes import failure_of
+from domain.errors import Throttled, TokenRefused
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Verdict
+from domain.report import Report, Word
+from domain.values import Kind
+
+V = Verdict
+CHECKOUT = "ws_CO_010320261015034711000111"
+
+
+def result(code: Any, **fields: Any) -> dict[str, Any]:
+    """A final answer (daraja.md §3): every value is text."""
+    return {
+        "ResponseCode": "0",
+        "ResponseDescription": "The service request has been accepted successsfully",
+        "MerchantRequestID": "4c1e-118203",
+        "CheckoutRequestID": CHECKOUT,
+        "ResultCode": code,
+        "ResultDesc": "The service request is processed successfully.",
+        **fields,
+    }
+
+
+def envelope(code: object, text: object) -> dict[str, object]:
+    return {"requestId": "4c1e-118203", "errorCode": code, "errorMessage": text}
+
+
+def fault(code: str, text: str = "Spike arrest violation. Allowed rate : MessageRate{…}") -> dict[str, object]:
+    return {"fault": {"faultstring": text, "detail": {"errorcode": code}}}
+
+
+def body_of(answer: object) -> bytes:
+    return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+
+def read(answer: object, status: int = 200) -> Report:
+    return read_query_answer(status, body_of(answer), CHECKOUT)
+
+
+IDS = frozenset({("checkout_request_id", CHECKOUT), ("merchant_request_id", "4c1e-118203")})
+
+
+@pytest.mark.parametrize("code", ["0", 0])
+def test_a_zero_is_paid_without_receipt_and_amount(code: object) -> None:
+    expected = Report(word=Word.SUCCESS, code="0", ids=IDS, verdict=V.PAID)
+    assert read(result(code)) == expected
+    assert (expected.receipt, expected.has_amount) == (None, False)
+
+
+@pytest.mark.parametrize("code", ["1", 1, "1032", 1032, "1037", "2001", "8006", "E3008"])
+def test_a_code_on_the_list_of_failures_is_one(code: object) -> None:
+    report = read(result(code))
+    assert (report.word, report.verdict, report.code, report.ids) == (Word.FAILURE, V.FAILED, str(code), IDS)
+    assert report.failure == failure_of(Kind.DEPOSIT, str(code))
+
+
+def test_a_wrong_pin_is_the_customer_s_and_says_nothing_about_our_credential() -> None:
+    for code in ("2001", "8006"):
+        report = read(result(code))
+        assert report.failure == Failure(FailureReason.WRONG_PIN, True, code)
+        assert not report.refuses_credential
+
+
+@pytest.mark.parametrize("code", ["17", "26", "1001", "1025", "9999", 1001])
+def test_a_code_that_only_asks_us_to_look_is_no_result(code: object) -> None:
+    report = read(result(code))
+    assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, V.NO_RESULT, None)
+
+
+@pytest.mark.parametrize("code", ["4999", 4999, "1050", "00", "0 ", "O", "-1", "SUCCESS", 10**30])
+def test_a_code_that_nobody_knows_is_no_result(code: object) -> None:
+    """4999: under way. The others: keep asking, and believe nothing."""
+    report = read(result(code))
+    assert (report.word, report.verdict, report.code) == (Word.UNDECIDED, V.NO_RESULT, str(code))
+
+
+# In flight, in the three shapes that were seen, and what else comes instead of a result: status, answer, verdict.
+ANSWERS: list[tuple[str, int, Any, Verdict]] = [
+    ("shape A", 200, result("4999"), V.NO_RESULT),
+    ("shape B", 200, envelope("500.001.1001", ""), V.VAGUE),
+    ("shape C", 500, envelope("500.001.1001", "The transaction is being processed"), V.VAGUE),
+    ("unknown id, or at random", 500, envelope("500.001.1001", "The transaction does not Exist"), V.VAGUE),
+    ("unknown id", 500, envelope("500.001.1001", "[StkQuery] - The transaction does not exist"), V.VAGUE),
+    ("without a text", 500, envelope("500.001.1001", None), V.VAGUE),
+    ("another status", 503, envelope("500.001.1001", ""), V.VAGUE),
+    ("too early", 400, envelope("400.002.02", "Bad Request - Invalid CheckoutRequestID"), V.NO_RESULT),
+    ("too early, in a 200", 200, envelope("400.002.02", "Bad Request - Invalid CheckoutRequestID"), V.NO_RESULT),
+    # Daraja did not look for the payment: that is our fault, and no silence of M-PESA's
+    ("our password", 500, envelope("500.001.1001", "Wrong credentials"), V.NO_ANSWER),
+    ("our password, in short", 500, envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), V.NO_ANSWER),
+    ("our shortcode", 500, envelope("500.001.1001", "Merchant does not exist"), V.NO_ANSWER),
+    ("our timestamp", 400, envelope("400.002.02", "Bad Request - Invalid Timestamp"), V.NO_ANSWER),
+    ("our shortcode's form", 400, envelope("400.002.02", "Bad Request - Invalid BusinessShortCode"), V.NO_ANSWER),
+    ("our body", 400, envelope("400.002.05", "Invalid Request Payload"), V.NO_ANSWER),
+    ("our path", 404, envelope("404.001.01", "Resource not found"), V.NO_ANSWER),
+    ("our header", 404, envelope("404.001.04", "Invalid Authentication Header"), V.NO_ANSWER),
+    ("not subscribed", 403, envelope("403.002.1001", "Forbidden"), V.NO_ANSWER),
+    ("other 5xx", 500, envelope("500.003.1001", "Internal Server Error"), V.NO_ANSWER),
+    ("busy", 500, envelope("500.003.02", "System is busy. Please try again in few minutes."), V.NO_ANSWER),
+    ("maintenance", 503, envelope("500.002.1001", "Service is currently under maintenance"), V.NO_ANSWER),
+    ("another fault", 500, fault("steps.javascript.ScriptExecutionFailed"), V.NO_ANSWER),
+    ("502, html", 502, b"<html>Bad Gateway</html>", V.NO_ANSWER),
+    ("200, html", 200, b"<html>Welcome</html>", V.NO_ANSWER),
+    ("waf", 403, b"<html>Incapsula incident</html>", V.NO_ANSWER),
+    ("redirect", 302, b"", V.NO_ANSWER),
+    ("redirect with a result", 302, result("0"), V.NO_ANSWER),
+    ("result in a 500", 500, result("0"), V.NO_ANSWER),
+    ("empty", 200, b"", V.NO_ANSWER),
+    ("empty object", 200, {}, V.NO_ANSWER),
+    ("list", 200, [result("0")], V.NO_ANSWER),
+    ("null", 200, None, V.NO_ANSWER),
+    ("cut off", 200, json.dumps(result("0")).encode()[:-9], V.NO_ANSWER),
+    ("both a result and an error", 200, result("0") | envelope("500.001.1001", ""), V.VAGUE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ANSWERS, ids=[row[0] for row in ANSWERS])
+def test_what_is_no_result_is_silence_or_no_answer(row: tuple[str, int, Any, Verdict]) -> None:
+    """Only what Daraja said after it looked for the payment counts as silence (design.md, "In doubt, by kind")."""
+    _, status, answer, verdict = row
+    report = read(answer, status)
+    assert (report.word, report.verdict) == (Word.UNDECIDED, verdict)
+    assert (report.failure, report.receipt, report.ids if verdict is not V.NO_RESULT else frozenset()) == (
+        None, None, frozenset(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("code", ["1", 1, "", None, "00", False, True, 0.0, [], {}])
+def test_a_result_whose_question_was_not_accepted_is_no_answer(code: object) -> None:
+    assert read(result("0", ResponseCode=code)).verdict is V.NO_ANSWER
+    assert read(result("1032", ResponseCode=code)).verdict is V.NO_ANSWER
+
+
+@pytest.mark.parametrize("code", [None, "", False, True, 0.0, [], {}, "x" * 41, "0\n", "\ud800"])
+def test_a_result_code_of_another_type_is_no_answer(code: object) -> None:
+    assert read(result(code)).verdict is V.NO_ANSWER
+
+
+@pytest.mark.parametrize("code", ["0", "1032", "4999"])
+def test_a_result_about_another_push_is_no_answer(code: str) -> None:
+    report = read(result(code, CheckoutRequestID="ws_CO_somebody_elses"))
+    assert (report.verdict, report.ids) == (V.NO_ANSWER, frozenset())
+
+
+@pytest.mark.parametrize("value", [None, "", 5, [], "x" * 65])
+def test_a_result_that_names_no_push_is_about_the_one_that_was_asked_for(value: object) -> None:
+    report = read(result("0", CheckoutRequestID=value))
+    assert (report.verdict, report.ids) == (V.PAID, {("merchant_request_id", "4c1e-118203")})
+
+
+# --- refused at the door ------------------------------------------------------------------------------------------
+
+TOKEN_REFUSED: list[tuple[int, Any]] = [
+    (404, envelope("404.001.03", "Invalid Access Token")),
+    (401, envelope("401.002.01", "Error Occurred - Invalid Access Token - abc")),
+    (401, envelope("401.003.01", "Invalid Access Token")),
+    (400, envelope("400.003.01", "Invalid Access Token")),
+    (200, envelope("400.003.01", "Invalid Access Token")),
+    (401, b""),
+    (401, b"<html>Unauthorized</html>"),
+    (401, fault("keymanagement.service", "Invalid API call as no apiproduct match found")),
+]
+THROTTLED: list[tuple[int, Any]] = [
+    (429, fault("policies.ratelimit.SpikeArrestViolation")),
+    (500, fault("policies.ratelimit.QuotaViolation", "Rate limit quota violation.")),
+    (429, b""),
+    (429, b"<html>Too many</html>"),
+    (429, envelope("500.001.1001", "")),
+    (500, envelope("500.003.02", "Error Occurred: Spike Arrest Violation")),
+    (200, envelope("500.003.02", "Error Occurred: Spike Arrest Violation")),
+    (500, envelope("500.003.03", "Error Occurred: Quota Violation")),
+]
+
+
+@pytest.mark.parametrize(("status", "answer"), TOKEN_REFUSED)
+def test_a_question_whose_token_is_refused_was_not_asked(status: int, answer: Any) -> None:
+    with pytest.raises(TokenRefused):
+        read(answer, status)
+    with pytest.raises(TokenRefused):
+        read_status_acknowledgement(status, body_of(answer))
+
+
+@pytest.mark.parametrize(("status", "answer"), THROTTLED)
+def test_a_question_too_many_was_not_asked_and_says_how_long_to_stay_away(status: int, answer: Any) -> None:
+    with pytest.raises(Throttled) as caught:
+        read(answer, status)
+    assert caught.value.wait_seconds > 0
+    with pytest.raises(Throttled):
+        read_status_acknowledgement(status, body_of(answer))
+
+
+# --- the first word of Transaction Status -------------------------------------------------------------------------
+
+TAKEN = {
+    "OriginatorConversationID": "payout-17",
+    "ConversationID": "AG_20260301_2010",
+    "ResponseCode": "0",
+    "ResponseDescription": "Accept the service request successfully.",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (200, TAKEN, "acknowledged"),
+        (200, TAKEN | {"ResponseCode": 0}, "acknowledged"),
+        (200, TAKEN | {"ResponseCode": "1"}, "not acknowledged: 200"),
+        (200, TAKEN | {"ResponseCode": None}, "not acknowledged: 200"),
+        (500, TAKEN, "not acknowledged: 500"),
+        (400, envelope("400.002.02", "Bad Request - Invalid TransactionID"), "not acknowledged: 400.002.02"),
+        (500, envelope("500.003.1001", "Internal Server Error"), "not acknowledged: 500.003.1001"),
+        (503, b"<html>", "not acknowledged: 503"),
+        (200, b"", "not acknowledged: 200"),
+    ],
+)
+def test_whether_a_status_question_was_taken_is_only_noted(status: int, answer: Any, said: str) -> None:
+    assert read_status_acknowledgement(status, body_of(answer)) == said
+
+
+# --- whatever comes -----------------------------------------------------------------------------------------------
+
+HOSTILE: list[bytes] = [
+    b"[" * 60_000, b'{"a":' * 9_000, b'{"errorCode":' + b"1" * 5_000 + b"}", b"\xff\xfe", b"\x00",
+    b'{"errorCode":NaN,"errorMessage":Infinity}', b'{"errorCode":"\\ud800","errorMessage":"\\ud800"}',
+    b'{"ResponseCode":"0","ResultCode":"\\ud800"}', b'{"ResponseCode":"0","ResultCode":' + b"9" * 4_000 + b"}",
+    *(b'{"errorCode":"1","errorMessage":' + b"[" * depth + b"]" * depth + b"}" for depth in (100, 900, 980, 990)),
+    *(b'{"ResultCode":' + b'{"a":' * depth + b"1" + b"}" * (depth + 1) for depth in (100, 900, 980)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("status", [200, 302, 400, 500])
+def test_a_hostile_answer_is_no_answer(body: bytes, status: int) -> None:
+    assert read_query_answer(status, body, CHECKOUT).verdict in (V.NO_ANSWER, V.NO_RESULT)
+    assert read_status_acknowledgement(status, body)
+
+
+CODES = st.sampled_from(["0", 0, "1032", "4999", "500.001.1001", "400.002.02", "401.002.01", "500.003.02"])
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | CODES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["errorCode", "errorMessage", "fault", "detail", "errorcode", "faultstring", "ResponseCode",
+                         "ResultCode", "CheckoutRequestID"]), inner),
+    max_leaves=10,
+)  # fmt: skip
+STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 502, 503])
+
+
+@given(status=STATUSES, value=JSON)
+@example(status=200, value=result("0"))
+@example(status=200, value=result("1032"))
+def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(status: int, value: Any) -> None:
+    try:
+        report = read_query_answer(status, json.dumps(value).encode(), CHECKOUT)
+    except (TokenRefused, Throttled):
+        return
+    assert (report.word is Word.SUCCESS) == (report.verdict is V.PAID)
+    assert (report.word is Word.FAILURE) == (report.verdict is V.FAILED) == (report.failure is not None)
+    if report.word in (Word.SUCCESS, Word.FAILURE):
+        assert 200 <= status < 300
+        assert value["ResponseCode"] in ("0", 0)
+        assert "errorCode" not in value
+        assert str(value["ResultCode"]) == report.code
+        assert report.code == "0" or failure_of(Kind.DEPOSIT, report.code or "") is not None
+
+
+@given(status=STATUSES, body=st.binary(max_size=200))
+def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
+    try:
+        assert read_query_answer(status, body, CHECKOUT).verdict is V.NO_ANSWER
+        assert read_status_acknowledgement(status, body) != "acknowledged"
+    except (TokenRefused, Throttled):
+        assert status in (401, 429)
+
+
+@given(status=STATUSES, value=JSON)
+def test_no_json_value_is_taken_for_an_acknowledgement_without_its_zero(status: int, value: Any) -> None:
+    try:
+        said = read_status_acknowledgement(status, json.dumps(value).encode())
+    except (TokenRefused, Throttled):
+        return
+    if said == "acknowledged":
+        assert 200 <= status < 300
+        assert value["ResponseCode"] in ("0", 0)

@@ -1,0 +1,265 @@
+"""What we ask Daraja about a payment, how often for one number, and what of it is kept on record."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+
+from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
+from domain.adapters.daraja.requests import STATUS, STK_QUERY, Account, Api, status_body, stk_query_body
+from domain.adapters.daraja.token import Token
+from domain.attempts import Outcome
+from domain.callback_address import is_genuine
+from domain.errors import OutcomeUnknown, QueueUnavailable, Throttled, Unreachable
+from domain.inquiry import Verdict
+from domain.payment import Payment, Stage, Step
+from domain.ports import Exchange
+from domain.values import Kind
+from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
+from workers.retries import RetryingProvider
+
+SECRET, CREDENTIAL, PASSKEY = "callback-secret", "c2VjcmV0LWNyZWRlbnRpYWw=", "pa55key"
+CHECKOUT = "ws_CO_010320261015034711000111"
+ACCOUNT = Account(
+    shortcode="174379", passkey=PASSKEY, till="555111", payout_shortcode="600988", initiator_name="testapi",
+    callback_base_url="https://pay.example.co.ke/in", callback_secret=SECRET,
+)  # fmt: skip
+EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # half past midnight of the next day in Nairobi
+
+
+def without_token(url: str, operation: str) -> str:
+    """`url` without its token, which must be genuine for `operation`."""
+    start, _, token = url.rpartition("/")
+    assert is_genuine([SECRET], str(PAYMENT_ID), operation, token)
+    return start + "/"
+
+
+def test_a_deposit_is_asked_about_in_these_fields() -> None:
+    """By the shortcode that the password is made of, also where the money goes to a till."""
+    assert stk_query_body(CHECKOUT, ACCOUNT, EVENING) == {
+        "BusinessShortCode": "174379",
+        "Password": base64.b64encode(b"174379pa55key20260302003005").decode(),
+        "Timestamp": "20260302003005",
+        "CheckoutRequestID": CHECKOUT,
+    }
+
+
+@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
+@pytest.mark.parametrize("number", [1, 12])
+def test_a_payout_is_asked_about_in_these_fields(kind: Kind, number: int) -> None:
+    """Sources disagree about the name of the target's id: both are sent (daraja.md §6.1)."""
+    body = dict(status_body(a_payment(kind=kind), "9d20-1", number, ACCOUNT, credential=CREDENTIAL))
+    start = f"https://pay.example.co.ke/in/results/{PAYMENT_ID}/status-{number}"
+    assert without_token(body.pop("ResultURL"), f"status-{number}") == f"{start}/"
+    assert without_token(body.pop("QueueTimeOutURL"), f"status-{number}-timeout") == f"{start}-timeout/"
+    assert body == {
+        "Initiator": "testapi",
+        "SecurityCredential": CREDENTIAL,
+        "CommandID": "TransactionStatusQuery",
+        "OriginalConversationID": "9d20-1",
+        "OriginatorConversationID": "9d20-1",
+        "PartyA": "600988",
+        "IdentifierType": "4",
+        "Remarks": "Status",
+        "Occasion": "",
+    }
+
+
+def test_each_question_has_its_own_call() -> None:
+    assert (STK_QUERY.path, STATUS.path) == ("/mpesa/stkpushquery/v1/query", "/mpesa/transactionstatus/v1/query")
+
+
+# --- the client ---------------------------------------------------------------------------------------------------
+
+
+class Tokens:
+    """Gives these tokens in turn, or raises."""
+
+    def __init__(self, *given: str | Exception) -> None:
+        self._given = list(given)
+
+    async def current(self) -> Token:
+        given = self._given.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return Token(given, 0, 3600)
+
+    async def after_refusal(self, _refused: Token) -> Token:
+        return await self.current()
+
+
+class Client(DarajaClient):
+    """The client, but for the wire: gives these answers in turn, or breaks off."""
+
+    def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
+        session: Any = None
+        super().__init__(
+            session=session, base_url="", account=ACCOUNT, credential=CREDENTIAL, tokens=tokens, call_seconds=15
+        )
+        self.answers = list(answers)
+        self.asked: list[tuple[Api, dict[str, Any]]] = []
+
+    async def _post(self, api: Any, body: Any, fence: Any, _token: Token) -> tuple[int, bytes]:
+        assert fence is None  # a question moves nothing: it may leave late
+        self.asked.append((api, dict(body)))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def told(status: int, **message: Any) -> tuple[int, bytes]:
+    return status, json.dumps(message).encode()
+
+
+PAID = told(200, ResponseCode="0", ResultCode="0", CheckoutRequestID=CHECKOUT)
+TAKEN = told(200, ResponseCode="0", ConversationID="AG_1")
+INVALID_TOKEN = told(400, errorCode="400.003.01", errorMessage="Invalid Access Token")
+SPIKE = told(429, fault={"detail": {"errorcode": "policies.ratelimit.SpikeArrestViolation"}})
+DEPOSIT = a_due(Kind.DEPOSIT, attempts=(an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),))
+
+
+async def test_an_answer_to_stk_query_is_read_at_once_and_kept() -> None:
+    client, exchanges = Client(Tokens("one"), PAID), list[Exchange]()
+    report = await client.ask(DEPOSIT, 1, exchanges)
+    assert report is not None
+    assert report.verdict is Verdict.PAID
+    ((api, body),) = client.asked
+    assert (api, body["CheckoutRequestID"]) == (STK_QUERY, CHECKOUT)
+    ((exchange),) = exchanges
+    assert (exchange.attempt_id, exchange.api, exchange.http_status, exchange.meaning) == (
+        None,
+        "stk_query",
+        200,
+        "paid",
+    )
+
+
+@pytest.mark.parametrize(
+    ("payment", "target"),
+    [(a_due(Kind.WITHDRAWAL), str(PAYMENT_ID)), (a_due(Kind.BILL_PAYMENT), "9d20-1")],
+    ids=["withdrawal", "bill payment"],
+)
+async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(payment: Payment, target: str) -> None:
+    """A withdrawal's is ours; a bill payment's was given by Daraja."""
+    client, exchanges = Client(Tokens("one"), TAKEN), list[Exchange]()
+    assert await client.ask(payment, 3, exchanges) is None  # the answer comes by callback
+    ((api, body),) = client.asked
+    assert (api, body["OriginatorConversationID"], body["OriginalConversationID"]) == (STATUS, target, target)
+    assert "/status-3/" in body["ResultURL"]
+    assert [exchange.meaning for exchange in exchanges] == ["acknowledged"]
+
+
+async def test_a_question_whose_token_is_refused_is_asked_once_more_with_another() -> None:
+    client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, PAID), list[Exchange]()
+    report = await client.ask(DEPOSIT, 1, exchanges)
+    assert report is not None
+    assert [exchange.meaning for exchange in exchanges] == ["TokenRefused", "paid"]
+
+
+async def test_two_refused_tokens_in_a_row_mean_that_nothing_was_asked() -> None:
+    client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN), list[Exchange]()
+    with pytest.raises(Unreachable):
+        await client.ask(DEPOSIT, 1, exchanges)
+    assert len(client.asked) == len(exchanges) == 2
+
+
+@pytest.mark.parametrize("error", [QueueUnavailable(), Unreachable(), OutcomeUnknown()])
+async def test_without_a_token_nothing_is_asked(error: Exception) -> None:
+    client = Client(Tokens(error))
+    with pytest.raises(Unreachable):
+        await client.ask(DEPOSIT, 1, [])
+    assert client.asked == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError(),
+        aiohttp.ServerDisconnectedError(),
+        ConnectionResetError(),
+        OutcomeUnknown("too long"),
+        ValueError(),
+    ],
+)
+async def test_a_question_that_breaks_off_is_no_answer(error: Exception) -> None:
+    """For a payout it may still be answered by callback: nothing is written about it yet."""
+    for payment, expected in ((DEPOSIT, NO_ANSWER), (a_due(), None)):
+        exchanges: list[Exchange] = []
+        assert await Client(Tokens("one"), error).ask(payment, 1, exchanges) == expected
+        assert [(exchange.http_status, exchange.meaning) for exchange in exchanges] == [(None, "no answer")]
+
+
+@pytest.mark.parametrize("payment", [DEPOSIT, a_due(), a_due(Kind.BILL_PAYMENT)], ids=["query", "status", "bill"])
+async def test_what_is_kept_of_a_question_holds_no_secret_and_no_phone_number(payment: Payment) -> None:
+    body = b'{"CheckoutRequestID":"ws_CO_010320261015034711000111","errorMessage":"Invalid Access Token - abcDEF123"}'
+    client, exchanges = Client(Tokens("one"), (500, body)), list[Exchange]()
+    await client.ask(payment, 1, exchanges)
+    ((_, asked),) = client.asked
+    kept = repr(exchanges)
+    assert "[masked]" in kept
+    secrets = [CREDENTIAL, PASSKEY, SECRET, asked.get("Password", CREDENTIAL), "711000111", "abcDEF123"]
+    secrets += [asked[name].rpartition("/")[2] for name in ("ResultURL", "QueueTimeOutURL") if name in asked]
+    assert [secret for secret in secrets if secret in kept] == []
+    for name in ("OriginatorConversationID", "OriginalConversationID", "Timestamp"):
+        assert exchanges[0].request.get(name) == asked.get(name)  # by these the question can be found again
+
+
+# --- the provider of a worker -------------------------------------------------------------------------------------
+
+
+class Rate:
+    """A limit that counts how often it was told to slow down."""
+
+    def __init__(self) -> None:
+        self.slowed = 0
+
+    async def slow_down(self) -> None:
+        self.slowed += 1
+
+
+def provider_of(client: Client) -> tuple[RetryingProvider, Rate, dict[Step, Rate]]:
+    rate, budgets = Rate(), {Step.QUERY: Rate(), Step.STATUS: Rate()}
+    anything: Any = rate
+    of_each: Any = budgets
+    return RetryingProvider(client, anything, budgets=of_each, slots=1, draining=asyncio.Event()), rate, budgets
+
+
+@pytest.mark.parametrize(("payment", "step"), [(DEPOSIT, Step.QUERY), (a_due(), Step.STATUS)])
+async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_down(
+    payment: Payment, step: Step
+) -> None:
+    provider, rate, budgets = provider_of(Client(Tokens("one"), SPIKE))
+    report, exchanges = await provider.ask(payment, 1)
+    assert report == (NO_ANSWER if step is Step.QUERY else None)
+    assert [exchange.meaning for exchange in exchanges] == [Throttled.__name__]
+    assert rate.slowed == 1
+    assert {name: budget.slowed for name, budget in budgets.items()} == {Step.QUERY: 0, Step.STATUS: 0, step: 1}
+
+
+@pytest.mark.parametrize(("payment", "expected"), [(DEPOSIT, NO_ANSWER), (a_due(), None)])
+async def test_a_question_that_could_not_be_asked_is_no_answer_and_slows_nothing_down(
+    payment: Payment, expected: Any
+) -> None:
+    provider, rate, _ = provider_of(Client(Tokens(Unreachable())))
+    assert await provider.ask(payment, 1) == (expected, ())
+    assert rate.slowed == 0
+
+
+async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
+    provider, _, _ = provider_of(Client(Tokens("one"), PAID))
+    report, exchanges = await provider.ask(DEPOSIT, 1)
+    assert report is not None
+    assert (report.verdict, len(exchanges)) == (Verdict.PAID, 1)
+
+
+def test_a_deposit_that_is_final_can_still_be_asked_about() -> None:
+    """The second looks at silence, and the breaker's probe, are about final payments."""
+    attempts = (an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),)
+    assert a_payment(stage=Stage.FAILED, attempts=attempts).question is Step.QUERY

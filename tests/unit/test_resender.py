@@ -1,0 +1,200 @@
+"""Sending a withdrawal again: readied, claimed, sent and recorded like a first send, and never on a guess."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.attempts import Outcome
+from domain.errors import (
+    OutcomeUnknown,
+    PaymentServiceError,
+    QueueUnavailable,
+    Refused,
+    StoreUnavailable,
+    Throttled,
+    Unreachable,
+)
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Inquiry, Verdict
+from domain.lifecycle.submit import Submitter, SubmitTerms
+from domain.payment import Payment, Stage
+from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, ProviderIds
+from domain.values import Kind
+from tests.builders import (
+    INQUIRY_TERMS,
+    NOW,
+    PAYMENT_ID,
+    a_context,
+    a_due,
+    a_payment,
+    a_send,
+    an_inquiry,
+    evidence_of,
+)
+
+NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
+
+
+class Sending:
+    """Postgres with a withdrawal in doubt, and Daraja, as a submitter that sends again reaches them."""
+
+    def __init__(self, payment: Payment, *inquiries: Inquiry) -> None:
+        self.payment = payment
+        self.evidence = evidence_of(*inquiries)
+        self.did: list[str] = []
+        self.claim_raises: list[PaymentServiceError] = []
+        self.loses_commit = False
+        self.answer: Exception | None = None
+        self.not_ready: Exception | None = None
+        terms = SubmitTerms(
+            claim=ClaimTerms(lease=INQUIRY_TERMS.lease, expires_after=INQUIRY_TERMS.expires_after),
+            inquiry_first_after=INQUIRY_TERMS.first_after,
+            retry_after=timedelta(seconds=2),
+        )
+        anything: Any = self
+        self.submitter = Submitter(
+            claims=anything, changes=self, provider=self, announcer=anything, terms=terms, clock=lambda: 0.0
+        )
+
+    async def run(self) -> None:
+        await self.submitter.resend(PAYMENT_ID, INQUIRY_TERMS)
+
+    async def change(self, change: Change) -> ChangeResult:
+        if change.is_claim:
+            self.did.append("claim")
+        decided = change.decide(self.payment, a_context(evidence=self.evidence))
+        if self.claim_raises and change.is_claim:
+            if self.loses_commit and decided.payment is not None:
+                self.payment = decided.payment
+            raise self.claim_raises.pop()
+        assert decided.payment is not None
+        if not change.is_claim and decided.payment != self.payment:
+            self.did.append("record")
+        self.payment = decided.payment
+        return ChangeResult(decided, None)
+
+    def announce_soon(self, _result: ChangeResult) -> None:
+        pass
+
+    async def postpone(self, _payment_id: UUID, _wait: timedelta) -> None:
+        pass
+
+    @asynccontextmanager
+    async def readied(self, kind: Kind) -> AsyncIterator[None]:
+        assert kind is Kind.WITHDRAWAL
+        self.did.append("ready")
+        if self.not_ready is not None:
+            raise self.not_ready
+        yield
+
+    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+        assert payment.attempt_id == attempting.attempt_id
+        attempting.fence.begin_send()
+        attempting.fence.pass_first_byte()
+        self.did.append("send")
+        if self.answer is not None:
+            raise self.answer
+        return frozenset()
+
+
+def outcomes(payment: Payment) -> list[Outcome | None]:
+    return [attempt.outcome for attempt in payment.attempts]
+
+
+async def test_a_resend_is_readied_claimed_sent_and_recorded_in_this_order() -> None:
+    world = Sending(a_due(), *NOT_FOUND)
+    await world.run()
+    assert world.did == ["ready", "claim", "send", "record"]
+    assert world.payment.stage is Stage.AWAITING_RESULT
+    assert outcomes(world.payment) == [Outcome.UNKNOWN, Outcome.ACKNOWLEDGED]
+
+
+@pytest.mark.parametrize(
+    "payment",
+    [
+        a_due(needs_review=True),
+        a_due(stage=Stage.SUCCEEDED),
+        a_payment(kind=Kind.WITHDRAWAL, attempts=(a_send(Outcome.NOT_ACTED, at=NOW),)),
+        a_due(stage=Stage.SUBMITTING),
+    ],
+    ids=["for review", "succeeded meanwhile", "proved unsent meanwhile", "claimed meanwhile"],
+)
+async def test_a_resend_that_is_no_longer_permitted_when_it_is_claimed_sends_nothing(payment: Payment) -> None:
+    world = Sending(payment, *NOT_FOUND)
+    await world.run()
+    assert (world.did, world.payment) == (["ready", "claim"], payment)
+
+
+@pytest.mark.parametrize("loses_commit", [True, False])
+async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(loses_commit: bool) -> None:
+    """If it was committed after all, it is given back: in doubt for the first send, as before."""
+    world = Sending(a_due(), *NOT_FOUND)
+    world.claim_raises, world.loses_commit = [StoreUnavailable()], loses_commit
+    await world.run()
+    assert "send" not in world.did
+    assert world.payment.stage is Stage.IN_DOUBT
+    assert outcomes(world.payment) == [Outcome.UNKNOWN, *([Outcome.NOT_ACTED] if loses_commit else [])]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (OutcomeUnknown(), Outcome.UNKNOWN),
+        (Unreachable(), Outcome.NOT_ACTED),
+    ],
+)
+async def test_a_resend_without_a_definite_answer_leaves_the_payment_in_doubt(
+    answer: Exception, outcome: Outcome
+) -> None:
+    world = Sending(a_due(), *NOT_FOUND)
+    world.answer = answer
+    await world.run()
+    assert (world.payment.stage, outcomes(world.payment)) == (Stage.IN_DOUBT, [Outcome.UNKNOWN, outcome])
+
+
+async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_unknown() -> None:
+    """Once a send's outcome is unknown, no synchronous answer to a later one fails the payment (design.md)."""
+    world = Sending(a_due(), *NOT_FOUND)
+    world.answer = Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02"))
+    await world.run()
+    assert (world.payment.stage, world.payment.failure) == (Stage.IN_DOUBT, None)
+
+
+@pytest.mark.parametrize("error", [Throttled(wait_seconds=1), Unreachable(), QueueUnavailable()])
+async def test_a_resend_that_cannot_be_made_ready_claims_nothing(error: Exception) -> None:
+    world = Sending(a_due(), *NOT_FOUND)
+    world.not_ready = error
+    await world.run()
+    assert (world.did, world.payment) == (["ready"], a_due())
+
+
+async def test_a_stopping_worker_sends_nothing_again() -> None:
+    world = Sending(a_due(), *NOT_FOUND)
+    world.submitter.drain()
+    await world.run()
+    assert world.did == []
+
+
+async def test_a_worker_told_to_stop_before_the_first_byte_gives_a_resend_back() -> None:
+    world = Sending(a_due(), *NOT_FOUND)
+    original = world.change
+
+    async def change(change: Change) -> ChangeResult:
+        result = await original(change)
+        if change.is_claim:
+            world.submitter.drain()
+        return result
+
+    world.change = change  # type: ignore[method-assign]
+    await world.run()
+    assert "send" not in world.did
+    assert (world.payment.stage, outcomes(world.payment)) == (
+        Stage.IN_DOUBT,
+        [Outcome.UNKNOWN, Outcome.NOT_ACTED],
+    )

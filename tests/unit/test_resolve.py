@@ -1,0 +1,156 @@
+"""What an operator may decide from M-PESA's own statement, and what evidence forbids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from domain.attempts import Outcome
+from domain.errors import ResolutionRefused
+from domain.events import EventType
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Verdict
+from domain.lifecycle.resolve import REVIEWED, Decision, Resolution, resolution
+from domain.payment import FactName, Payment, Stage
+from domain.ports import Decided
+from domain.values import Kind
+from tests.builders import PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
+
+S = Stage
+WHO = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
+PAID = Resolution(decision=Decision.PAID, receipt=RECEIPT, **WHO)
+UNPAID = Resolution(decision=Decision.UNPAID, **WHO)
+LOOKED_AT = Resolution(decision=Decision.REVIEWED, **WHO)
+OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
+SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
+FOUND_UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
+
+
+def a_flagged(stage: Stage = S.IN_DOUBT, **overrides: Any) -> Payment:
+    return a_payment(**{"kind": Kind.BILL_PAYMENT, "stage": stage, "needs_review": True, **overrides})
+
+
+def resolved(payment: Payment | None, decision: Resolution, **context: Any) -> Decided:
+    return resolution(PAYMENT_ID, decision).decide(payment, a_context(**context))
+
+
+def refusal(payment: Payment | None, decision: Resolution, **context: Any) -> str:
+    with pytest.raises(ResolutionRefused) as caught:
+        resolved(payment, decision, **context)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("stage", OPEN)
+@pytest.mark.parametrize("needs_review", [True, False])
+def test_what_the_statement_shows_as_paid_has_succeeded(kind: Kind, stage: Stage, needs_review: bool) -> None:
+    decision = resolved(a_flagged(stage, kind=kind, needs_review=needs_review), PAID)
+    after = decision.payment
+    assert after is not None
+    assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
+    assert (decision.what, decision.event) == (FactName.RESOLVED_PAID, EventType.SUCCEEDED)
+    assert decision.detail == WHO
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("stage", OPEN)
+def test_what_the_statement_shows_as_unpaid_has_failed(kind: Kind, stage: Stage) -> None:
+    decision = resolved(a_flagged(stage, kind=kind), UNPAID)
+    after = decision.payment
+    assert after is not None
+    assert (after.stage, after.failure, after.needs_review) == (S.FAILED, FOUND_UNPAID, False)
+    assert (decision.what, decision.event, decision.detail) == (FactName.RESOLVED_UNPAID, EventType.FAILED, WHO)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_what_was_looked_at_loses_its_flag_and_nothing_else(stage: Stage) -> None:
+    payment = a_flagged(stage)
+    decision = resolved(payment, LOOKED_AT)
+    assert decision.payment == replace(payment, needs_review=False)
+    assert (decision.what, decision.event, decision.detail) == (REVIEWED, None, WHO)
+
+
+@pytest.mark.parametrize("failure", [SILENCE, FOUND_UNPAID])
+def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: Failure) -> None:
+    decision = resolved(a_flagged(S.FAILED, failure=failure), PAID)
+    assert decision.payment is not None
+    assert (decision.payment.stage, decision.payment.failure) == (S.SUCCEEDED, None)
+    assert decision.event is EventType.CORRECTED
+
+
+@pytest.mark.parametrize(
+    "reason", [reason for reason in FailureReason if reason not in (SILENCE.reason, FOUND_UNPAID.reason)]
+)
+def test_a_failure_that_daraja_told_is_evidence(reason: FailureReason) -> None:
+    payment = a_flagged(S.FAILED, failure=Failure(reason, True, "1"))
+    assert "Daraja said that the payment failed" in refusal(payment, PAID)
+
+
+@pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "UC14KD82Q!"])
+def test_paid_needs_a_receipt_that_can_be_one(receipt: str | None) -> None:
+    assert "--receipt" in refusal(a_flagged(), replace(PAID, receipt=receipt))
+
+
+def test_a_receipt_of_another_payment_proves_nothing() -> None:
+    assert "another payment" in refusal(a_flagged(), PAID, receipt_is_anothers=True)
+    assert resolution(PAYMENT_ID, PAID).receipt == RECEIPT  # so that it is looked up whose it is
+
+
+@pytest.mark.parametrize("decision", [PAID, UNPAID])
+def test_a_success_is_never_decided_again(decision: Resolution) -> None:
+    assert "has succeeded" in refusal(a_flagged(S.SUCCEEDED), decision)
+
+
+def test_a_failure_is_not_found_unpaid_again() -> None:
+    assert "failed already" in refusal(a_flagged(S.FAILED, failure=SILENCE), UNPAID)
+
+
+@pytest.mark.parametrize("stage", OPEN)
+def test_a_stored_message_that_says_paid_forbids_unpaid(stage: Stage) -> None:
+    assert "stored callback" in refusal(a_flagged(stage), UNPAID, evidence=evidence_of(claims_success=True))
+    resolved(a_flagged(stage), UNPAID, evidence=evidence_of(has_message=True))
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_an_inquiry_answered_paid_forbids_unpaid(verdict: Verdict) -> None:
+    evidence = evidence_of(an_inquiry(1, verdict))
+    if verdict is Verdict.PAID:
+        assert "answered an inquiry" in refusal(a_flagged(), UNPAID, evidence=evidence)
+    else:
+        resolved(a_flagged(), UNPAID, evidence=evidence)
+    assert resolution(PAYMENT_ID, UNPAID).wants_evidence
+
+
+@pytest.mark.parametrize("decision", [PAID, UNPAID])
+def test_what_is_being_sent_right_now_is_nobody_s_to_decide(decision: Resolution) -> None:
+    assert "being sent right now" in refusal(a_flagged(S.SUBMITTING), decision)
+
+
+@pytest.mark.parametrize("decision", [PAID, UNPAID])
+def test_what_was_not_sent_and_will_be_is_decided_only_where_it_is_flagged(decision: Resolution) -> None:
+    """A flag holds it: Daraja spoke of it although it was never sent, as far as we can prove."""
+    unsent = a_flagged(S.ACCEPTED, attempts=attempts_with(Outcome.NOT_ACTED))
+    assert "was not sent" in refusal(replace(unsent, needs_review=False), decision)
+    after = resolved(unsent, decision).payment
+    assert after is not None
+    assert after.stage.is_final
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_nothing_is_looked_at_that_is_not_flagged(stage: Stage) -> None:
+    assert "not flagged" in refusal(a_flagged(stage, needs_review=False), LOOKED_AT)
+
+
+@pytest.mark.parametrize("decision", [PAID, UNPAID, LOOKED_AT])
+def test_nothing_is_decided_about_no_payment(decision: Resolution) -> None:
+    assert "no such payment" in refusal(None, decision)
+
+
+def test_a_correction_after_an_operator_found_it_unpaid_is_still_possible() -> None:
+    """Success outranks failure, whoever told it (design.md, rule 7)."""
+    unpaid = resolved(a_flagged(), UNPAID).payment
+    after = resolved(unpaid, PAID).payment
+    assert after is not None
+    assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)

@@ -1,0 +1,253 @@
+"""Answers to our numbered questions as they come by callback: each counts once, and each judges the credential."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.adapters.daraja.reports import UNREADABLE
+from domain.attempts import Outcome
+from domain.callback_address import (
+    Operation,
+    address,
+    inquiry_number,
+    is_operation,
+    is_timeout,
+    status_operation,
+    token,
+)
+from domain.events import EventType
+from domain.inquiry import Inquiry, Verdict
+from domain.lifecycle.record_callback import Disposition, callback_change
+from domain.payment import Payment, Stage
+from domain.ports import Decided
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.builders import (
+    A_FAILURE,
+    NOW,
+    PAYMENT_ID,
+    RECEIPT,
+    a_callback,
+    a_context,
+    a_due,
+    a_report,
+    a_send,
+    an_attempt_id,
+    an_inquiry,
+    evidence_of,
+)
+
+D, S, V = Disposition, Stage, Verdict
+PAYOUTS = [Kind.WITHDRAWAL, Kind.BILL_PAYMENT]
+ASKED_AT = NOW - timedelta(minutes=1)
+OWN_ID = frozenset({("originator_conversation_id", str(PAYMENT_ID))})
+COMPLETED = a_report(code="Completed", verdict=V.PAID, amount=Decimal("250.00"))
+FAILED = a_report(Word.FAILURE, code="Failed", failure=A_FAILURE, verdict=V.FAILED)
+UNDER_WAY = a_report(Word.UNDECIDED, code="Pending", verdict=V.UNDER_WAY)
+NOT_FOUND = a_report(Word.UNDECIDED, code="SFC_IC0003", verdict=V.NOT_FOUND)
+NO_ANSWER = a_report(Word.UNDECIDED, code="26", verdict=V.NO_ANSWER)
+WRONG_CREDENTIAL = a_report(Word.UNDECIDED, code="2001", verdict=V.NO_ANSWER, refuses_credential=True)
+
+
+def told(
+    payment: Payment | None,
+    report: Report,
+    *inquiries: Inquiry,
+    operation: str = "status-1",
+    source_allowed: bool = True,
+    **context: Any,
+) -> Decided:
+    change = callback_change(PAYMENT_ID, a_callback(operation=operation, source_allowed=source_allowed), report)
+    return change.decide(payment, a_context(evidence=evidence_of(*inquiries), **context))
+
+
+def payment_of(decision: Decided) -> Payment:
+    assert decision.payment is not None
+    return decision.payment
+
+
+ASKED = an_inquiry(1, at=ASKED_AT)
+
+
+@pytest.mark.parametrize("kind", PAYOUTS)
+def test_a_completed_payout_succeeds_with_the_receipt_of_the_answer(kind: Kind) -> None:
+    decision = told(a_due(kind), COMPLETED, ASKED)
+    assert (payment_of(decision).stage, payment_of(decision).receipt) == (S.SUCCEEDED, RECEIPT)
+    assert (decision.event, decision.disposition) == (EventType.SUCCEEDED, D.FINALIZED)
+    assert decision.answered == Inquiry(1, NOW, V.PAID, "Completed")
+
+
+@pytest.mark.parametrize("report", [UNDER_WAY, NOT_FOUND, NO_ANSWER, WRONG_CREDENTIAL], ids=lambda report: report.code)
+@pytest.mark.parametrize("kind", PAYOUTS)
+def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(kind: Kind, report: Report) -> None:
+    """The next question has its own time: an answer is no reason to ask at once."""
+    payment = a_due(kind, next_step_at=NOW + timedelta(minutes=2))
+    decision = told(payment, report, ASKED)
+    assert (decision.payment, decision.what, decision.is_flagged) == (payment, None, False)
+    assert decision.disposition is D.INQUIRY_ANSWERED
+    assert decision.answered == Inquiry(1, NOW, report.verdict, report.code)
+
+
+@pytest.mark.parametrize("report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND, NO_ANSWER], ids=lambda report: report.code)
+def test_only_the_first_answer_to_an_inquiry_that_was_asked_counts(report: Report) -> None:
+    for inquiries in ((), (an_inquiry(2, at=ASKED_AT),), (an_inquiry(1, V.VAGUE, at=ASKED_AT),)):
+        assert told(a_due(), report, *inquiries).answered is None
+
+
+def test_an_answer_that_came_too_late_for_its_number_still_tells_what_it_tells() -> None:
+    """The word is believed for its address; only the count of answers is kept to one an inquiry."""
+    decision = told(a_due(), COMPLETED, an_inquiry(1, V.NO_ANSWER, at=ASKED_AT))
+    assert payment_of(decision).stage is S.SUCCEEDED
+
+
+def test_a_failed_payout_fails_and_the_payment_s_own_id_speaks_for_every_send() -> None:
+    attempts = (a_send(at=ASKED_AT), a_send(number=2, at=ASKED_AT))
+    payment = a_due(attempts=attempts)
+    assert payment_of(told(payment, FAILED, ASKED)).stage is S.IN_DOUBT
+    decision = told(payment, replace(FAILED, ids=OWN_ID), ASKED)
+    assert (payment_of(decision).stage, decision.event) == (S.FAILED, EventType.FAILED)
+    assert [attempt.outcome for attempt in payment_of(decision).attempts] == [Outcome.FAILED] * 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "disposition"),
+    [
+        ({"ids": frozenset({("originator_conversation_id", "somebody-elses")})}, D.IDS_DIFFER),
+        ({"amount": Decimal(251)}, D.AMOUNT_DIFFERS),
+        ({"amount": None}, D.AMOUNT_DIFFERS),
+    ],
+)
+def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_nothing(
+    overrides: dict[str, Any], disposition: Disposition
+) -> None:
+    for report in (COMPLETED, replace(FAILED, has_amount=True, amount=Decimal(250))):
+        payment = a_due()
+        decision = told(payment, replace(report, **overrides), ASKED)
+        assert decision.payment == replace(payment, needs_review=True)
+        assert (decision.disposition, decision.is_flagged, decision.event) == (disposition, True, None)
+
+
+def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
+    payment = a_due()
+    decision = told(payment, UNREADABLE, ASKED)
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.UNREADABLE, True)
+    assert (decision.answered, decision.credential_accepted_at) == (None, None)
+
+
+@pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
+@pytest.mark.parametrize("report", [COMPLETED, FAILED, NOT_FOUND, WRONG_CREDENTIAL], ids=lambda report: report.code)
+def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_question_forward(
+    report: Report, operation: str
+) -> None:
+    payment = a_due(next_step_at=NOW + timedelta(minutes=2))
+    decision = told(payment, report, ASKED, operation=operation, source_allowed=False)
+    assert decision.payment == replace(payment, next_step_at=NOW)
+    assert (decision.disposition, decision.is_flagged) == (D.WRONG_SOURCE, True)
+    assert (decision.answered, decision.opens_breaker, decision.credential_accepted_at) == (None, None, None)
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
+    payment = a_due(stage=stage)
+    decision = told(payment, a_report(Word.TIMEOUT), ASKED, operation="status-1-timeout")
+    assert (decision.payment, decision.what, decision.answered) == (payment, None, None)
+    assert (decision.disposition, decision.is_flagged) == (D.INQUIRY_ANSWERED, False)
+    assert decision.credential_accepted_at is None  # its queue was slow: nobody read the credential
+
+
+@pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
+def test_nothing_about_a_deposit_s_status_can_come(operation: str) -> None:
+    payment = a_due(Kind.DEPOSIT)
+    decision = told(payment, COMPLETED, ASKED, operation=operation)
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.OTHER_OPERATION, True)
+    assert decision.answered is None
+
+
+@pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
+def test_an_answer_about_a_payment_that_is_not_on_record_is_kept_and_flagged(operation: str) -> None:
+    decision = told(None, COMPLETED, operation=operation)
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (None, D.UNKNOWN_PAYMENT, True)
+
+
+def test_a_reversal_after_a_success_is_for_a_person() -> None:
+    payment = a_due(stage=S.SUCCEEDED)
+    decision = told(payment, replace(FAILED, code="Reversed"), ASKED)
+    assert decision.payment == replace(payment, needs_review=True)
+    assert (decision.disposition, decision.event) == (D.CONTRADICTION, None)
+
+
+# --- the breaker --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [S.AWAITING_RESULT, S.IN_DOUBT, S.SUCCEEDED, S.FAILED])
+def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stage) -> None:
+    decision = told(a_due(stage=stage), WRONG_CREDENTIAL, ASKED)
+    assert decision.opens_breaker == f"result 2001 for payment {PAYMENT_ID}"
+    assert decision.credential_accepted_at is None
+
+
+@pytest.mark.parametrize("kind", PAYOUTS)
+def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: Kind) -> None:
+    operation = {Kind.WITHDRAWAL: Operation.WITHDRAWAL, Kind.BILL_PAYMENT: Operation.BILL_PAYMENT}[kind]
+    report = a_report(Word.FAILURE, code="8006", refuses_credential=True)
+    decision = told(a_due(kind), report, operation=operation)
+    assert decision.opens_breaker == f"result 8006 for payment {PAYMENT_ID}"
+    assert payment_of(decision).stage is S.FAILED
+    assert told(a_due(kind), a_report(Word.FAILURE), operation=operation).opens_breaker is None
+
+
+def test_a_result_that_is_not_believed_opens_nothing() -> None:
+    report = replace(WRONG_CREDENTIAL, ids=frozenset({("originator_conversation_id", "somebody-elses")}))
+    assert told(a_due(), report, ASKED).opens_breaker is None
+
+
+@pytest.mark.parametrize("report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND], ids=lambda report: report.code)
+def test_an_answer_shows_that_the_credential_was_taken_when_the_question_was_asked(report: Report) -> None:
+    """Not when it came: the breaker may have opened in between, for a newer refusal."""
+    decision = told(a_due(), report, an_inquiry(1, at=ASKED_AT), an_inquiry(2, at=NOW))
+    assert decision.credential_accepted_at == ASKED_AT
+
+
+def test_an_answer_to_what_was_never_asked_shows_nothing_about_the_credential() -> None:
+    assert told(a_due(), COMPLETED).credential_accepted_at is None
+
+
+def test_a_result_that_came_by_itself_shows_nothing_about_the_credential() -> None:
+    """A payout's result may be old."""
+    decision = told(a_due(), a_report(), operation="withdrawal")
+    assert (decision.credential_accepted_at, decision.answered) == (None, None)
+
+
+def test_what_an_answer_needs_to_be_judged_is_loaded_for_it() -> None:
+    for operation, expected in (("status-1", True), ("status-1-timeout", True), ("withdrawal", False)):
+        assert callback_change(PAYMENT_ID, a_callback(operation=operation), COMPLETED).wants_evidence is expected
+
+
+# --- the addresses of answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 9, 10, 999_999])
+def test_each_question_has_two_addresses_of_its_own(number: int) -> None:
+    answer, late = status_operation(number), status_operation(number, for_timeout=True)
+    assert (inquiry_number(answer), inquiry_number(late)) == (number, number)
+    assert (is_timeout(answer), is_timeout(late)) == (False, True)
+    assert is_operation(answer)
+    assert is_operation(late)
+
+
+@pytest.mark.parametrize(
+    "operation", [*Operation, "status-0", "status-01", "status-1000000", "status-1-", "status", ""]
+)
+def test_what_is_no_question_s_address_has_no_number(operation: str) -> None:
+    assert inquiry_number(operation) is None
+
+
+def test_the_token_of_one_question_is_good_for_no_other() -> None:
+    operations = ["status-1", "status-1-timeout", "status-11", "status-2", "withdrawal", "withdrawal-timeout"]
+    assert len({token("s3cret", str(PAYMENT_ID), operation) for operation in operations}) == len(operations)
+    assert len({address("https://pay.example", "s3cret", an_attempt_id(n), "status-1") for n in (1, 2)}) == 2

@@ -1,0 +1,300 @@
+"""Reading what Transaction Status says: the parameter decides, of the payment that the parameters name."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.adapters.daraja.reports import UNREADABLE, read_report
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Verdict
+from domain.report import Report, Word
+from tests.unit.daraja_messages import ABSENT, payout, read, stk
+from tests.unit.status_messages import TARGET, parameters, status
+
+V, R = Verdict, FailureReason
+IDS = frozenset({("originator_conversation_id", TARGET), ("conversation_id", "AG_20260301_2010")})
+
+
+def reading(message: Any) -> Report:
+    return read("status-1", message)
+
+
+def test_a_completed_payout_is_read_whole_and_the_envelope_is_not_about_it() -> None:
+    assert reading(status()) == Report(
+        word=Word.SUCCESS,
+        code="Completed",
+        verdict=V.PAID,
+        ids=IDS,
+        has_amount=True,
+        amount=Decimal(1500),
+        receipt="UC17KX20PM",
+        recipient_name="JANE DOE",
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "safe_to_retry"),
+    [
+        ("Failed", R.REJECTED_BY_PROVIDER, True),
+        ("Cancelled", R.REJECTED_BY_PROVIDER, True),
+        ("Declined", R.REJECTED_BY_PROVIDER, True),
+        ("Expired", R.EXPIRED, False),
+        ("Reversed", R.REVERSED, False),
+    ],
+)
+def test_a_payout_that_ended_otherwise_has_failed(said: str, reason: FailureReason, safe_to_retry: bool) -> None:
+    report = reading(status(0, parameters(TransactionStatus=said, ReceiptNo=ABSENT)))
+    assert (report.word, report.verdict, report.code) == (Word.FAILURE, V.FAILED, said)
+    assert report.failure == Failure(reason, safe_to_retry, said)
+    assert (report.ids, report.amount, report.receipt) == (IDS, Decimal(1500), None)
+
+
+def test_a_failure_has_no_receipt_however_real_its_number_looks() -> None:
+    assert reading(status(0, parameters(TransactionStatus="Failed"))).receipt is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Initiated", "Authorized", "Pending", ABSENT, None, "", "completed", "COMPLETED", " Completed", "Completed ",
+        "Complete", "failed", "Unknown", 0, 1, True, ["Completed"], {"Completed": 1}, "Completed\x00", "x" * 500,
+    ],
+)  # fmt: skip
+def test_any_other_status_ends_nothing_but_shows_that_daraja_has_it(said: Any) -> None:
+    report = reading(status(0, parameters(TransactionStatus=said)))
+    assert (report.word, report.verdict, report.failure, report.receipt) == (Word.UNDECIDED, V.UNDER_WAY, None, None)
+    assert report.ids == IDS
+    assert len(report.code or "") <= 40
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ("Completed", "Completed", V.PAID),
+        ("Failed", "Failed", V.FAILED),
+        ("Completed", "Failed", V.UNDER_WAY),
+        ("Failed", "Completed", V.UNDER_WAY),
+        ("Completed", "Pending", V.UNDER_WAY),
+        ("Completed", 0, V.UNDER_WAY),
+    ],
+)
+def test_a_status_that_is_said_twice_counts_only_where_both_agree(first: Any, second: Any, verdict: Verdict) -> None:
+    items = [*parameters(TransactionStatus=first), {"Key": "TransactionStatus", "Value": second}]
+    assert reading(status(0, items)).verdict is verdict
+
+
+def test_a_key_that_is_said_twice_without_a_value_says_nothing() -> None:
+    assert reading(status(0, [*parameters(), {"Key": "TransactionStatus"}])).verdict is V.PAID
+
+
+def test_daraja_s_own_doubled_key_is_survived() -> None:
+    """The documents show DebitPartyName twice; the second is really the credit party's."""
+    items = [*parameters(CreditPartyName=ABSENT), {"Key": "DebitPartyName", "Value": "254711000111 - JANE DOE"}]
+    assert (reading(status(0, items)).word, reading(status(0, items)).recipient_name) == (Word.SUCCESS, None)
+
+
+@pytest.mark.parametrize("name", ["OriginatorConversationID", "OriginalConversationID"])
+def test_the_target_s_id_is_read_by_either_name(name: str) -> None:
+    items = [*parameters(OriginatorConversationID=ABSENT), {"Key": name, "Value": "payout-17"}]
+    assert ("originator_conversation_id", "payout-17") in reading(status(0, items)).ids
+
+
+def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -> None:
+    items = [*parameters(), {"Key": "OriginalConversationID", "Value": "somebody-elses"}]
+    assert {value for kind, value in reading(status(0, items)).ids if kind == "originator_conversation_id"} == {
+        TARGET,
+        "somebody-elses",
+    }
+
+
+@pytest.mark.parametrize("value", [ABSENT, None, "", 5, True, [], {}, "x" * 65, "é", "a\0b", "\ud800"])
+def test_an_id_that_cannot_be_one_is_absent(value: Any) -> None:
+    report = reading(status(0, parameters(OriginatorConversationID=value)))
+    assert (report.word, report.ids) == (Word.SUCCESS, frozenset({("conversation_id", "AG_20260301_2010")}))
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"),
+    [
+        ("1500", Decimal(1500)),
+        ("1500.00", Decimal(1500)),
+        (1500.0, Decimal(1500)),
+        (1500.01, Decimal("1500.01")),
+        ("KES 1500", None),
+        ("1,500", None),
+        (True, None),
+        ([], None),
+    ],
+)
+def test_an_amount_may_be_text_and_is_exact_or_unreadable(value: Any, amount: Decimal | None) -> None:
+    for said in ("Completed", "Failed"):
+        report = reading(status(0, parameters(Amount=value, TransactionStatus=said)))
+        assert (report.has_amount, report.amount) == (True, amount)
+
+
+@pytest.mark.parametrize("value", [ABSENT, None, ""])
+def test_an_amount_that_is_not_said_is_absent(value: Any) -> None:
+    report = reading(status(0, parameters(Amount=value)))
+    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, False, None)
+
+
+@pytest.mark.parametrize("receipt", [ABSENT, None, "", "OAK0000000", "UC10000000", "UC1", 12, [], "UC14KD82Q\n"])
+def test_a_completed_payout_with_a_placeholder_for_a_receipt_has_none(receipt: Any) -> None:
+    report = reading(status(0, parameters(ReceiptNo=receipt)))
+    assert (report.word, report.receipt) == (Word.SUCCESS, None)
+
+
+def test_the_envelope_s_transaction_id_is_the_question_s_and_no_receipt() -> None:
+    report = reading(status(0, parameters(ReceiptNo=ABSENT), TransactionID="UC19BQ77TL"))
+    assert report.receipt is None
+
+
+@pytest.mark.parametrize("items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Key": None}], [{"Value": 5}]])
+def test_parameters_that_are_missing_or_broken_end_nothing(items: Any) -> None:
+    message = status(0, items) if items is not None else status(0, ABSENT, ResultParameters=None)
+    assert reading(message) == Report(word=Word.UNDECIDED, verdict=V.UNDER_WAY)
+
+
+def test_a_single_object_stands_for_a_list_of_parameters() -> None:
+    report = reading(status(0, {"Key": "TransactionStatus", "Value": "Completed"}))
+    assert (report.word, report.ids, report.has_amount) == (Word.SUCCESS, frozenset(), False)
+
+
+@pytest.mark.parametrize("code", [0, "0"])
+def test_a_zero_says_that_the_question_was_answered_as_text_or_number(code: object) -> None:
+    assert reading(status(code)).verdict is V.PAID
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The transaction does not exist.",
+        "TRANSACTION DOES NOT EXIST",
+        "The transaction doesn't exist",
+        "Transaction not found",
+        "Transaction with the given ID not exist",
+        "[Controller - ]The Transaction\nsearched for was not found.",
+    ],
+)
+def test_not_found_is_one_code_with_a_text_that_says_so(text: str) -> None:
+    assert reading(status("SFC_IC0003", ABSENT, ResultDesc=text)) == Report(
+        word=Word.UNDECIDED, code="SFC_IC0003", verdict=V.NOT_FOUND
+    )
+    for code in ("SFC_J_C0003", "sfc_ic0003", 1, "17", 25):
+        assert reading(status(code, ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The operator does not exist.",
+        "The receiver does not exist",
+        "Not found: transaction",
+        "The transaction exists",
+        "The transaction is not finished",
+        "does not exist",
+        "",
+        None,
+        ABSENT,
+        5,
+        ["The transaction does not exist"],
+        {"a": "The transaction does not exist"},
+    ],
+)
+def test_the_code_with_any_other_text_is_no_answer(text: Any) -> None:
+    """It means as well that the operator does not exist: our own name, not the payment."""
+    assert reading(status("SFC_IC0003", ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
+
+
+@pytest.mark.parametrize("code", [1, "1", 15, 17, 25, 26, 29, "100000000", "R000002", "00", "0 ", "O", -1, 10**30])
+def test_any_other_code_is_no_answer_whatever_the_parameters_say(code: object) -> None:
+    report = reading(status(code))
+    assert (report.word, report.verdict, report.receipt, report.ids) == (
+        Word.UNDECIDED, V.NO_ANSWER, None, frozenset(),
+    )  # fmt: skip
+    assert (report.code, report.refuses_credential) == (str(code), False)
+
+
+@pytest.mark.parametrize("code", [2001, "2001", 18, 20, 21, 8006, "8006"])
+def test_an_answer_that_refuses_our_credential_says_so(code: object) -> None:
+    report = reading(status(code, ABSENT))
+    assert (report.verdict, report.refuses_credential) == (V.NO_ANSWER, True)
+
+
+@pytest.mark.parametrize("code", [ABSENT, None, False, True, 0.0, "", [], {}, "x" * 41, "0\n", "\ud800"])
+def test_a_code_of_another_type_makes_the_answer_unreadable(code: object) -> None:
+    assert reading(status(code)) == UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "message", [None, 0, "0", [], {}, {"Result": None}, {"Result": []}, stk(), status()["Result"], [status()]]
+)
+def test_another_shape_is_unreadable(message: Any) -> None:
+    assert reading(message) == UNREADABLE
+
+
+def test_a_payout_s_result_at_a_question_s_address_ends_nothing() -> None:
+    """The operation alone decides how a body is read: there it has no TransactionStatus."""
+    assert reading(payout()).word is Word.UNDECIDED
+    assert reading(payout(1)).word is Word.UNDECIDED
+    for operation in ("withdrawal", "bill-payment"):
+        assert read(operation, status(0, parameters(TransactionStatus="Failed"))).verdict is None
+
+
+@pytest.mark.parametrize("operation", ["status-1-timeout", "status-999999-timeout"])
+def test_a_time_out_of_a_question_is_only_a_time_out(operation: str) -> None:
+    for message in (status(), status(2001), {"Initiator": "api", "SecurityCredential": "c2VjcmV0"}):
+        report = read(operation, message)
+        assert (report.word, report.verdict, report.refuses_credential) == (Word.TIMEOUT, None, False)
+
+
+ALLOWED = {
+    "Completed": Word.SUCCESS,
+    **dict.fromkeys(["Failed", "Cancelled", "Declined", "Expired", "Reversed"], Word.FAILURE),
+}
+NAMES = st.sampled_from(
+    ["TransactionStatus", "Amount", "ReceiptNo", "OriginatorConversationID", "CreditPartyName", "x"]
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from([*ALLOWED, "0", 0]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["Key", "Value", "ResultParameter"]), inner),
+    max_leaves=8,
+)  # fmt: skip
+ITEMS = st.lists(st.fixed_dictionaries({"Key": NAMES}, optional={"Value": VALUES}) | VALUES, max_size=6) | VALUES
+
+
+@given(code=VALUES, items=ITEMS, text=VALUES)
+def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_payment(
+    code: Any, items: Any, text: Any
+) -> None:
+    report = reading(status(code, items, ResultDesc=text))
+    assert (report.word is Word.FAILURE) == (report.failure is not None)
+    if report.word in (Word.SUCCESS, Word.FAILURE):
+        assert type(code) in (int, str)
+        assert str(code) == "0"
+        listed = items if isinstance(items, list) else [items]
+        said = [
+            item.get("Value") for item in listed if isinstance(item, dict) and item.get("Key") == "TransactionStatus"
+        ]
+        assert {ALLOWED[value] for value in said if value not in (None, "")} == {report.word}
+    if report.verdict is V.NOT_FOUND:
+        assert code == "SFC_IC0003"
+        assert "transaction" in str(text).lower()
+
+
+@given(body=st.binary(max_size=300))
+def test_no_bytes_make_the_reader_raise_or_believe(body: bytes) -> None:
+    assert read_report("status-7", body).word in (Word.UNREADABLE, Word.UNDECIDED)
+
+
+@given(cut=st.integers(0, 1200), junk=st.binary(max_size=8), at=st.integers(0, 1200))
+def test_no_mangled_answer_makes_the_reader_raise(cut: int, junk: bytes, at: int) -> None:
+    body = json.dumps(status()).encode()
+    read_report("status-7", body[:cut])
+    read_report("status-7", body[:at] + junk + body[at:])

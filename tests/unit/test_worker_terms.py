@@ -1,0 +1,68 @@
+"""What a worker makes of its settings: the times of asking, and the budgets that it shares with the others."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain.adapters.settings import WorkerSettings
+from domain.payment import Step
+from domain.values import Kind
+from workers.main import _budgets, _claim_terms, _inquiry_terms
+
+
+class Scripts:
+    """A Redis that is only told scripts."""
+
+    def register_script(self, text: str) -> str:
+        return text
+
+
+def per_minute(**settings: float) -> dict[Step, float]:
+    """How many questions of each kind all workers together may ask."""
+    redis: Any = Scripts()
+    read = WorkerSettings.model_construct(
+        **{"daraja_stk_queries_per_minute": 5, "daraja_status_queries_per_minute": 60, **settings}
+    )
+    return {
+        step: round(60e6 / budget._rate._interval_microseconds, 6) for step, budget in _budgets(read, redis).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {Step.QUERY: 5, Step.STATUS: 60}),
+        ({"daraja_stk_queries_per_minute": 7}, {Step.QUERY: 7, Step.STATUS: 60}),
+        ({"daraja_status_queries_per_minute": 7}, {Step.QUERY: 5, Step.STATUS: 7}),
+        ({"daraja_inquiries_per_minute": 30}, {Step.QUERY: 30, Step.STATUS: 30}),
+        ({"daraja_inquiries_per_minute": 30, "daraja_stk_queries_per_minute": 7}, {Step.QUERY: 30, Step.STATUS: 30}),
+    ],
+)
+def test_each_kind_of_question_has_its_budget_and_one_setting_sets_both(
+    settings: dict[str, float], expected: dict[Step, float]
+) -> None:
+    assert per_minute(**settings) == expected
+
+
+def test_each_time_of_asking_is_its_setting() -> None:
+    settings = WorkerSettings.model_construct(
+        inquiry_first_after_seconds=1,
+        inquiry_interval_max_seconds=2,
+        deposit_result_window_seconds=3,
+        not_found_trusted_after_seconds=4,
+        submitting_lease_seconds=5,
+        deposit_expires_after_seconds=6,
+        payout_expires_after_seconds=7,
+        bill_expires_after_seconds=8,
+    )
+    terms = _inquiry_terms(settings, _claim_terms(settings))
+    times = (terms.first_after, terms.interval_max, terms.result_window, terms.not_found_trusted_after, terms.lease)
+    assert times == tuple(timedelta(seconds=seconds) for seconds in (1, 2, 3, 4, 5))
+    assert terms.expires_after == {
+        Kind.DEPOSIT: timedelta(seconds=6),
+        Kind.WITHDRAWAL: timedelta(seconds=7),
+        Kind.BILL_PAYMENT: timedelta(seconds=8),
+    }
