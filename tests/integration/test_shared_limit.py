@@ -172,7 +172,7 @@ class TestSlowingDown:
         for _ in range(20):
             await clock.turn(1)
             await rates[0].slow_down()
-        assert 0.05 <= await factor() <= 0.1
+        assert 0.05 <= await factor() <= 0.11
         await clock.turn(20)
         await taken(rates, _PAYOUTS)
         assert (await over(5, clock, rates, {"payouts": _PAYOUTS}))["payouts"] == 5 * _PER_SECOND
