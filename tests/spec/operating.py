@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -48,13 +49,13 @@ class Command:
 
     async def run(self, *, env: Mapping[str, str] | None = None) -> Said:
         """Runs it; `env` is added to its environment."""
-        process = await self._start("-m", "workers", env=env)
+        process = await self.start("-m", "workers", env=env)
         return await _said(process)
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[Callable[[], Awaitable[Said]]]:
         """A process that has everything but the word to go, which the yielded function gives."""
-        process = await self._start("-c", _WHEN_TOLD)
+        process = await self.start("-c", _WHEN_TOLD)
         try:
             assert process.stdout is not None
             await asyncio.wait_for(process.stdout.readline(), timeout=_COMMAND_SECONDS)
@@ -64,7 +65,7 @@ class Command:
                 process.kill()
                 await process.wait()
 
-    async def _start(self, *what: str, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    async def start(self, *what: str, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *what,
@@ -90,6 +91,37 @@ async def _said(process: asyncio.subprocess.Process) -> Said:
 async def operate(system: System, *arguments: str, env: Mapping[str, str] | None = None) -> Said:
     """Runs a command to its end."""
     return await Command(system, *arguments).run(env=env)
+
+
+# Many of them in one process, which saves most of their time: each is the command's own `main`, with its own arguments.
+_ALL_OF_THEM = """
+import contextlib, io, json, sys, workers.__main__ as it
+for line in sys.stdin:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["workers", *json.loads(line)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            it.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+async def operate_all(system: System, commands: Sequence[Sequence[str]]) -> list[Said]:
+    """Runs the commands one after the other; how each ended."""
+    process = await Command(system).start("-c", _ALL_OF_THEM)
+    lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(lines.encode()), timeout=2 * _COMMAND_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
+    told = [Said(*json.loads(line)) for line in out.splitlines()]
+    assert len(told) == len(commands), err
+    return told
 
 
 async def stop(system: System, reason: str = "a test") -> Said:
