@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: .venv/.installed ## make .venv with the locked dependencies (a second call takes a second)
 
@@ -36,6 +36,9 @@ check: setup ## format, lint, types, import rules, architecture (no servers)
 	$(BIN)/lint-imports
 	$(PYTEST) -q tests/test_architecture.py
 
+interleavings: setup ## a million lives of one payment in every order, judged by a model of Daraja (minutes)
+	@$(BIN)/python -m tests.interleavings --runs 1000000 --seed 1
+
 bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks
 
@@ -48,4 +51,4 @@ crash: setup ## every crash point in every combination, and every protection tak
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check bench crash soak lock
+.PHONY: help setup demo run test check crash interleavings soak bench lock

@@ -22,13 +22,17 @@ def main() -> int:
     arguments = _arguments()
     if arguments.replay is not None:
         for line in replay(arguments.replay):
-            print(line)
+            _say(line)
         return 0
     begun = time.monotonic()
     total = _total(arguments.seed, arguments.runs, arguments.processes)
     for line in _lines(total, time.monotonic() - begun, arguments.processes):
-        print(line)
+        _say(line)
     return 1 if total.broken else 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -51,8 +55,6 @@ def _total(first: int, runs: int, processes: int) -> Tally:
     with Pool(processes, initializer=gc.freeze) as pool:
         for part in pool.imap_unordered(tally, chunks):
             total.add(part)
-            if sys.stderr.isatty():
-                print(f"\r{total.runs:,} runs, {total.broken} broken", end="", file=sys.stderr)
     return total
 
 
@@ -60,7 +62,9 @@ def _lines(total: Tally, seconds: float, processes: int) -> Iterator[str]:
     yield f"{total.runs:,} runs, {total.events:,} steps, {len(set(total.paths)):,} distinct interleavings"
     yield f"{seconds:.0f} s on {processes} processes: {total.runs / seconds:,.0f} runs a second"
     yield "endings:"
-    yield from (f"{count:>10,}  {ending}" for ending, count in total.endings.most_common())
+    yield from (
+        f"{count:>10,}  {ending} (as seed {total.first[ending]})" for ending, count in total.endings.most_common()
+    )
     yield "covered:"
     yield from (f"{count:>10,}  {' '.join(key)}" for key, count in sorted(total.seen.items()))
     yield from (f"NEVER SEEN: {' '.join(key)}" for key in total.unseen)

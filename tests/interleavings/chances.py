@@ -25,7 +25,14 @@ NETWORK = ("is_not_connected", "request_is_lost", "request_is_late", "answer_is_
 DOOR = ("refuses_token", "throttles", "refuses", "is_busy", "breaks_before_acting")
 
 # Behind it.
-INSIDE = ("breaks_after_acting", "busy_yet_acts", "throttled_yet_acts", "fails", "fails_for_the_credential", "pays_late")
+INSIDE = (
+    "breaks_after_acting",
+    "busy_yet_acts",
+    "throttled_yet_acts",
+    "fails",
+    "fails_for_the_credential",
+    "pays_late",
+)
 
 # Its results, and its answers to questions.
 TELLING = (

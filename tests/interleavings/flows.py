@@ -19,14 +19,14 @@ from domain.payment import Payment, Stage, Step
 from domain.ports import Attempting, Due
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
+from tests.interleavings.clockwork import Flow
 from tests.interleavings.provider import Answer
 from tests.interleavings.reading import Heard, answer_heard, no_word, query_report
-from tests.interleavings.record import instant
+from tests.interleavings.record import instant, milliseconds
 
 if TYPE_CHECKING:
     from tests.interleavings.world import World
 
-Flow = Generator[int, None, None]
 _OWN_ID = str(PAYMENT_ID)
 _TRIES_MAX = 4
 
@@ -152,7 +152,7 @@ def _inquire(world: World, found: Due) -> Flow:
     terms = world.times.inquiry
     if found.kind is Kind.WITHDRAWAL and found.stage is Stage.IN_DOUBT:
         record = world.record
-        if inquire.may_be_resent(record.payment, record.evidence(), instant(world.now), terms):
+        if submit.may_be_resent(record.payment, record.evidence(), instant(world.now), terms):
             yield 0
             if world.happens(world.chances.is_not_ready):
                 return
@@ -178,13 +178,12 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if world.happens(world.chances.is_not_ready):
         yield from world.write("postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2)))
         return
-    asked_at = world.now
     decided = yield from world.write("asking", inquire.asking(PAYMENT_ID, terms, is_probe=is_probe))
     payment, asked = decided.payment, decided.asked
     if payment is None or asked is None:
         return
     number = asked.number
-    world.watch.question(number, asked_at)
+    world.watch.question(number, milliseconds(asked.asked_at))
     yield 0
     ids = dict(payment.provider_ids)
     if payment.question is not Step.QUERY:
@@ -223,5 +222,3 @@ def sweep(world: World, step: Step) -> Flow:
             yield from world.write("watching", inquire.watching(PAYMENT_ID, world.times.inquiry))
         case Step.QUERY | Step.STATUS:
             world.wake()
-
-

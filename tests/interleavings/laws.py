@@ -21,6 +21,10 @@ _SILENT_NEEDED, _SILENT_NEEDED_IF_VAGUE = 3, 5
 
 # Answers after which a call is proved to have had no effect.
 _PROOFS = ("unsent", "throttled", "token_refused")
+ASKED_NO_MORE = "its id came after it had failed for silence, and it is asked about no more"
+
+TWO_CONVERSATIONS = "a repeat that Daraja refused had an id of its own, and what names the first is not believed"
+
 _SILENT = ("under_way", "too_early", "vague")
 
 
@@ -49,6 +53,8 @@ class Watch:
         self.claims_success = False
         self.failure_told = False
         self.first_id = ""
+        self.id_came_after_failure = False
+        self._has_failed = False
         self.conversation_ids: set[str] = set()
 
     # What is seen
@@ -102,6 +108,8 @@ class Watch:
             self._learn(message.first_id, message.second_id)
 
     def _learn(self, first_id: str, second_id: str) -> None:
+        if self._has_failed and not self.first_id:
+            self.id_came_after_failure = True
         self.first_id = first_id
         self.conversation_ids.add(second_id)
 
@@ -129,8 +137,9 @@ class Watch:
         if len(trusted) < _NOT_FOUND_NEEDED:
             raise Broken(f"sent again after {len(trusted)} trusted answers that Daraja does not know it")
 
-    def changed(self, before: Payment, after: Payment, now: int) -> None:
+    def changed(self, after: Payment, now: int) -> None:
         """A stage was entered."""
+        self._has_failed = after.stage is Stage.FAILED
         if after.stage is not Stage.FAILED or after.failure is None or self.kind is not Kind.DEPOSIT:
             return
         reason = after.failure.reason.value
@@ -153,16 +162,21 @@ class Watch:
             raise Broken("failed for silence, and a callback on record says that it was paid")
         if not self.first_id:
             return
+        # The core counts from when a send's outcome was learned, at most a lease after it left: any of these may be meant.
+        latest = opens + self.times.lease
+        starts = [opens, latest, *(asked_at for asked_at in self.asked.values() if opens <= asked_at <= latest)]
+        if not any(self._silent_enough(since) for since in starts):
+            raise Broken("failed for silence without enough silent answers")
+
+    def _silent_enough(self, since: int) -> bool:
         apart: list[int] = []
         words: list[str] = []
         for number in sorted(self.answers):
             asked_at, word = self.asked[number], self.answers[number].word
-            if word in _SILENT and asked_at >= opens and (not apart or asked_at >= apart[-1] + self.times.first_after):
+            if word in _SILENT and asked_at >= since and (not apart or asked_at >= apart[-1] + self.times.first_after):
                 apart.append(asked_at)
                 words.append(word)
-        needed = _SILENT_NEEDED_IF_VAGUE if "vague" in words else _SILENT_NEEDED
-        if len(apart) < needed:
-            raise Broken(f"failed for silence after {len(apart)} silent answers of {needed}")
+        return len(apart) >= (_SILENT_NEEDED_IF_VAGUE if "vague" in words else _SILENT_NEEDED)
 
 
 def judge_money(record: Record, daraja: Daraja) -> None:
@@ -213,6 +227,8 @@ def _excuse_for_failure(payment: Payment, watch: Watch, daraja: Daraja) -> str:
         return "failed, paid: Daraja said failed, paid later, and its callback was lost"
     if daraja.has_lied:
         return "failed, paid: Daraja said that it had not taken it"
+    if watch.id_came_after_failure:
+        raise Broken(f"I3: {ASKED_NO_MORE}")
     raise Broken(f"I3: money moved, and the payment is {payment.stage} ({payment.failure and payment.failure.reason})")
 
 
@@ -223,8 +239,10 @@ def _excuse_for_doubt(payment: Payment, watch: Watch, daraja: Daraja) -> str:
         return "open, for review: Daraja has no record of it"
     if watch.kind is not Kind.WITHDRAWAL and not watch.first_id:
         return "open, for review: no id to ask by"
+    if payment.stage is Stage.ACCEPTED and daraja.has_lied:
+        return "open, for review: Daraja speaks of what it said it had not taken"
     if _ids_contradict(watch):
-        return "open, for review: Daraja gave it two conversation ids"
+        raise Broken(f"I3: {TWO_CONVERSATIONS}")
     raise Broken(f"I3: Daraja would tell how it ended, and it is {payment.stage}")
 
 

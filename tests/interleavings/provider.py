@@ -19,6 +19,7 @@ from tests.interleavings.chances import Chances
 DEPOSIT, WITHDRAWAL, BILL_PAYMENT = "deposit", "withdrawal", "bill_payment"
 
 _SECOND = 1000
+_HALF = 0.5
 
 # §2.4: 1037 and 1019 are the two after which late settlement was reported.
 _STK_FAILURES = ("1032", "1037", "1", "1019", "1037")
@@ -113,14 +114,14 @@ class Daraja:
         if chance() < c.refuses_token:
             return Answer("token_refused")
         if chance() < c.throttles:
-            if self._may_lie and chance() < c.throttled_yet_acts:
+            if self._may_lie and c.throttled_yet_acts and chance() < _HALF:
                 self._take(own_id)
                 self.has_lied = True
             return Answer("throttled")
         if chance() < c.refuses:
             return Answer("refused")
         if chance() < c.is_busy:
-            if self._may_lie and chance() < c.busy_yet_acts:
+            if self._may_lie and c.busy_yet_acts and chance() < _HALF:
                 self._take(own_id)
             return Answer("busy")
         if chance() < c.breaks_before_acting:
@@ -264,9 +265,7 @@ class Daraja:
 
     def _found(self, first_id: str) -> Transaction | None:
         """What Daraja's own records show by now. Of two under one id the one that paid: both are its."""
-        found = [
-            t for t in self.transactions if t.first_id == first_id and t.visible_at <= self._timeline.now
-        ]
+        found = [t for t in self.transactions if t.first_id == first_id and t.visible_at <= self._timeline.now]
         return next((t for t in found if t.state == "paid"), found[-1] if found else None)
 
     # What its statement shows

@@ -41,6 +41,11 @@ def instant(ms: int) -> datetime:
     return START + timedelta(milliseconds=ms)
 
 
+def milliseconds(at: datetime) -> int:
+    """The virtual time that `instant` made `at` of."""
+    return round((at - START).total_seconds() * 1000)
+
+
 def new_payment(kind: Kind) -> Payment:
     """Accepted at `START`, nothing sent."""
     return a_payment(
@@ -96,7 +101,7 @@ class Record:
         self.published: Counter[int] = Counter()  # by the event's place in `events`
         self._seen = seen
 
-    # Changes (changing.py)
+    # As changing.py does
 
     def change(self, change: Change, now: datetime) -> Decided:
         """Locks, decides, writes, commits."""

@@ -33,6 +33,7 @@ class Tally:
     events: int = 0
     seen: Counter[tuple[str, ...]] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)  # a seed of each ending
     broken: int = 0
     violations: list[Violation] = field(default_factory=list)
     paths: array[int] = field(default_factory=lambda: array("Q"))
@@ -42,6 +43,7 @@ class Tally:
         self.events += other.events
         self.seen += other.seen
         self.endings += other.endings
+        self.first = other.first | self.first
         self.broken += other.broken
         self.violations = (self.violations + other.violations)[:_BROKEN_KEPT_MAX]
         self.paths.extend(other.paths)
@@ -63,7 +65,9 @@ def _tally(seeds: Iterable[int]) -> Tally:
     for seed in seeds:
         world = World(seed, result.seen)
         try:
-            result.endings[world.run()] += 1
+            ending = f"{world.kind}: {world.run()}"
+            result.endings[ending] += 1
+            result.first.setdefault(ending, seed)
         except Exception as error:  # noqa: BLE001 - whatever the core raised, the seed is what matters
             result.broken += 1
             if len(result.violations) < _BROKEN_KEPT_MAX:
@@ -83,7 +87,8 @@ def replay(seed: int) -> Iterator[str]:
     except Exception as error:  # noqa: BLE001 - told, as in the tally
         ended = f"BROKEN: {type(error).__name__}: {error}"
     faults = ", ".join(f"{name} {getattr(world.drawn, name)}" for name in NAMES if getattr(world.drawn, name))
-    yield f"seed {seed}: a {world.kind}; Daraja {'forgets' if world.daraja.forgets_ids else 'keeps'} ids; faults: {faults or None}"
+    memory = "forgets" if world.daraja.forgets_ids else "keeps"
+    yield f"seed {seed}: a {world.kind}; Daraja {memory} ids; faults: {faults or None}"
     yield from story
     yield ended
     yield f"ledger: {world.daraja.ledger}"

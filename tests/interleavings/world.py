@@ -8,81 +8,63 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Mapping
 from datetime import datetime
-from random import Random
-from typing import Any
-from zlib import crc32
 
-from domain.lifecycle.accept import cancel
 from domain.lifecycle.inquire import HANDED_OVER_FOR
 from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
-from domain.errors import PaymentServiceError, ResolutionRefused
-from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Stage
-from domain.ports import Change, ChangeResult, Decided
+from domain.ports import Change, Decided
 from domain.values import Kind
-from tests.builders import PAYMENT_ID, a_caller
-from tests.interleavings import flows
+from tests.builders import PAYMENT_ID
+from tests.interleavings import flows, people
 from tests.interleavings.chances import Chances
-from tests.interleavings.flows import Flow
+from tests.interleavings.clockwork import Clockwork, Flow
 from tests.interleavings.laws import Watch, judge, judge_money
 from tests.interleavings.provider import Answer, Daraja, Message
 from tests.interleavings.reading import callback_of, report_of
 from tests.interleavings.record import Broken, Record, instant
-from tests.interleavings.times import TIMES
 
 _EVENTS_MAX = 3000
 _QUIET_SWEEPS_MAX = 40
 _ENOUGH_QUIET_SWEEPS = 4  # where a person was told, and Daraja has nothing more to do
 _COOL_DOWN_MS = 60_000
-_CALLER = a_caller()
 _CALM = Chances()
-_KINDS = tuple(Kind)
 _HANDED_OVER_MS = int(HANDED_OVER_FOR.total_seconds() * 1000)
 _OVERDUE_MS = int(ANNOUNCEMENT_OVERDUE_BY.total_seconds() * 1000)
-_HASH_MASK = (1 << 61) - 1
-_codes: dict[str, int] = {}
 
 
-class _Store:
-    """The record as `cancel` wants it, which is a coroutine that never waits here."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def change(self, change: Change) -> ChangeResult:
-        return ChangeResult(self._world.record.change(change, instant(self._world.now)), None)
-
-
-class World:
+class World(Clockwork):
     """See the module. `story`: a list that gets each step in words, for a replay."""
 
-    def __init__(self, seed: int, seen: Counter[tuple[str, ...]], story: list[str] | None = None) -> None:
-        self.rng = rng = Random(seed)
-        self.random = rng.random
-        self.now = 0
-        self.kind = rng.choice(_KINDS)
-        self.times = rng.choice(TIMES[self.kind])
-        self.drawn = self.chances = Chances(rng)
+    def __init__(
+        self,
+        seed: int,
+        seen: Counter[tuple[str, ...]],
+        story: list[str] | None = None,
+        *,
+        kind: Kind | None = None,
+        forgets_ids: bool | None = None,
+        faults: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(seed, kind, story)
+        rng = self.rng
+        for name, chance in (faults or {}).items():
+            setattr(self.chances, name, chance)
         self.record = Record(self.kind, seen)
         self.watch = Watch(self.kind, self.times)
-        forgets_ids = rng.random() < 0.5
+        if forgets_ids is None:
+            forgets_ids = rng.random() < 0.5
         self.daraja = Daraja(
             self.kind.value, self.chances, rng, self, self._deliver,
             forgets_ids=forgets_ids, lag_max_ms=self.times.trusted_after * 2 // 5,
         )  # fmt: skip
         self.attempts = 0
         self.requests_under_way = 0
-        self.path = 0
         self.events = 0
         self.delivered = 0
         self.is_calm = False
-        self.story = story
-        self._seen = seen
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._place = 0
         self._sweep_at = -1
         self._quiet_sweeps = 0
         self._told = 0  # events given to somebody to publish
@@ -91,10 +73,14 @@ class World:
 
     def run(self) -> str:
         """Lives the life to its end; in a word how it ended. Raises Broken."""
-        self._begin()
-        heap, pop = self._heap, heapq.heappop
-        while heap:
-            at, _, action, arguments = pop(heap)
+        self.begin_life()
+        return self.play_out()
+
+    def play_out(self) -> str:
+        """Everything that is still to happen, in its order; then the laws are judged."""
+        pending, pop = self.pending, heapq.heappop
+        while pending:
+            at, _, action, arguments = pop(pending)
             self.now = max(self.now, at)
             self.events += 1
             if self.events > _EVENTS_MAX:
@@ -103,83 +89,36 @@ class World:
         self._publish_owed()
         ended = judge(self.record, self.watch, self.daraja, self.delivered)
         if not self.record.payment.stage.is_final:
-            self._settle()
+            people.settle(self)
         return ended
 
-    def _begin(self) -> None:
+    def begin_life(self) -> None:
+        """Accepted; what is known to come is put on the heap."""
         c, rng = self.chances, self.rng
         calm_at = rng.choice(self.times.calm_after)
         self.wake()
         self.look_again()
-        self.later(calm_at, self._calm)
+        self.later(calm_at, self.calm)
         if self.happens(c.caller_cancels):
-            self.later(rng.randrange(1, min(calm_at, 90_000)), self._cancel)
+            self.later(rng.randrange(1, min(calm_at, 90_000)), people.cancel, self)
         if self.happens(c.payouts_are_stopped):
-            self.later(rng.randrange(1, calm_at), self._stop_payouts, True)
-            self.later(rng.randrange(1, calm_at), self._stop_payouts, False)
+            self.later(rng.randrange(1, calm_at), people.stop_payouts, self, True)
+            self.later(rng.randrange(1, calm_at), people.stop_payouts, self, False)
         if self.happens(c.breaker_opens_for_another):
-            self.later(rng.randrange(1, calm_at), self._another_s_breaker, True)
-            self.later(rng.randrange(1, calm_at), self._another_s_breaker, False)
+            self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, True)
+            self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, False)
         if self.happens(c.operator_decides):
             for _ in range(3):
-                self.later(rng.randrange(1, calm_at), self._operate)
+                self.later(rng.randrange(1, calm_at), people.operate, self)
 
-    def _calm(self) -> None:
+    def calm(self) -> None:
         self.note("calm")
         self.is_calm = True
         self.chances = self.daraja.chances = _CALM
-        self._stop_payouts(False)
+        people.stop_payouts(self, False)
         if not self.record.brakes.breaker_is_ours:
             self.record.brakes.breaker_since = None
         self.look_again()
-
-    # Time
-
-    def later(self, delay_ms: int, action: Callable[..., None], *arguments: Any) -> None:
-        self._place += 1
-        heapq.heappush(self._heap, (self.now + delay_ms, self._place, action, arguments))
-
-    def happens(self, chance: float) -> bool:
-        return chance > 0.0 and self.random() < chance
-
-    def boot_clock(self) -> float:
-        return 1_000_000 + self.now / 1000
-
-    def lateness(self) -> int:
-        """How late a request may arrive. Past what a "not found" is trusted after only where the id protects it."""
-        if self.kind is Kind.WITHDRAWAL and self.daraja.forgets_ids:
-            return self.rng.randrange(1, self.times.trusted_after // 2)
-        return self.rng.choice(self.times.delays)
-
-    def begin(self, flow: Flow, delay_ms: int = 0) -> None:
-        self.later(delay_ms, self._resume, flow)
-
-    def _resume(self, flow: Flow) -> None:
-        try:
-            least = next(flow)
-        except StopIteration:
-            return
-        if least < 0:  # inside a transaction that waits for a row: no longer than Postgres lets it
-            self.later(-least, self._resume, flow)
-            return
-        c = self.chances
-        if c.crashes > 0.0 and self.random() < c.crashes:
-            self.note("crash")
-            return
-        delay = least + 1 + int(self.random() * 60)
-        if c.freezes > 0.0 and self.random() < c.freezes:
-            self.note("freeze")
-            delay += self.rng.choice(self.times.delays)
-        self.later(delay, self._resume, flow)
-
-    def note(self, words: str) -> None:
-        """One step, for the path that tells interleavings apart and for a replay."""
-        code = _codes.get(words)
-        if code is None:
-            code = _codes[words] = crc32(words.encode())
-        self.path = (self.path * 1_000_003 + code) & _HASH_MASK
-        if self.story is not None:
-            self.story.append(f"{self.now / 1000:12.3f} s  {self.record.payment.stage.value:<15} {words}")
 
     # Postgres
 
@@ -190,14 +129,14 @@ class World:
         begun = self.now
         if self.happens(self.chances.waits_for_a_row):
             yield -self.rng.randrange(1, 2000)
-        decided = self._write(name, change, begun, said)
+        decided = self.commit(name, change, begun, said)
         if self.happens(self.chances.commit_is_lost):
             yield self.rng.randrange(1, 6000)
-            decided = self._write(f"{name} again", change, self.now, said)
+            decided = self.commit(f"{name} again", change, self.now, said)
         return decided
 
-    def _write(self, name: str, change: Change, now: int, said: tuple[int, Message] | None = None) -> Decided:
-        """`now`: when the transaction began; it may have waited for the row's lock since."""
+    def commit(self, name: str, change: Change, now: int, said: tuple[int, Message] | None = None) -> Decided:
+        """One change. `now`: when the transaction began; it may have waited for the row's lock since."""
         before = self.record.payment
         if said is not None:
             self.watch.answered(*said)
@@ -205,14 +144,25 @@ class World:
         after = self.record.payment
         self.note(f"{name}: {decided.disposition or decided.what or '-'}")
         if after.stage is not before.stage:
-            self.watch.changed(before, after, now)
+            self._quiet_sweeps = 0
+            self.watch.changed(after, now)
             judge_money(self.record, self.daraja)
             if self.story is not None:
                 self.story.append(f"{'':>15}  {before.stage.value} -> {after.stage.value}")
         if after is not before:
             self.look_again()
-        self._announce()
+        self.announce()
         return decided
+
+    @property
+    def stage(self) -> Stage:
+        return self.record.payment.stage
+
+    def lateness(self) -> int:
+        """How late a request may arrive. Past what a "not found" is trusted after only where the id protects it."""
+        if self.kind is Kind.WITHDRAWAL and self.daraja.forgets_ids:
+            return self.rng.randrange(1, self.times.trusted_after // 2)
+        return self.rng.choice(self.times.delays)
 
     # Redis and the sweepers
 
@@ -261,9 +211,14 @@ class World:
             self.look_again()
 
     @property
+    def can_no_longer_move(self) -> bool:
+        """Whether no money can move any more: nothing is on its way to Daraja, and Daraja is through with what it took."""
+        return self.daraja.is_settled and self.requests_under_way == 0
+
+    @property
     def _waits_for_a_person(self) -> bool:
         payment = self.record.payment
-        return payment.needs_review and not payment.stage.is_final and self._can_no_longer_move
+        return payment.needs_review and not payment.stage.is_final and self.can_no_longer_move
 
     def _not_now(self, now: datetime) -> None:
         due = self.record.payment.next_step_at
@@ -289,7 +244,7 @@ class World:
 
     # Subscribers
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
         while self._told < len(self.record.events):
             place, self._told = self._told, self._told + 1
             self.begin(self._ring(place))
@@ -337,62 +292,9 @@ class World:
             self.watch.told(message)
         else:
             self.watch.answered(message.number, message)
-        decided = self._write(f"{message.address} {message.word}", callback_change(PAYMENT_ID, callback, report), begun)
+        decided = self.commit(f"{message.address} {message.word}", callback_change(PAYMENT_ID, callback, report), begun)
+        if message.address == "result":
+            self._quiet_sweeps = 0  # something new, whatever was given up before
+            self.look_again()
         if decided.answered is not None and message.word == "not_found":
             self.wake()
-
-    # People
-
-    def _cancel(self) -> None:
-        self.note("cancel")
-        try:
-            cancel(_Store(self), PAYMENT_ID, caller=_CALLER).send(None)
-        except (StopIteration, PaymentServiceError):
-            pass
-        self._announce()
-
-    def _stop_payouts(self, is_engaged: bool) -> None:
-        self.record.brakes.kill_switch = is_engaged
-        self.look_again()
-
-    def _another_s_breaker(self, is_open: bool) -> None:
-        brakes = self.record.brakes
-        if is_open:
-            brakes.open(instant(self.now), is_ours=False)
-        elif not brakes.breaker_is_ours:
-            brakes.breaker_since = None
-        self.look_again()
-
-    def _operate(self) -> None:
-        """A person with M-PESA's own statement in hand."""
-        payment = self.record.payment
-        if not payment.needs_review and self.random() < 0.5:
-            return
-        if payment.needs_review and self.random() < 0.3:
-            self._resolve(Resolution(decision=Decision.REVIEWED, reason="looked at", operator="test"))
-        elif self.daraja.ledger:
-            self._resolve(_paid(self.daraja.ledger[0]))
-        elif self._can_no_longer_move:
-            self._resolve(Resolution(decision=Decision.UNPAID, reason="not there", operator="test"))
-
-    @property
-    def _can_no_longer_move(self) -> bool:
-        return self.daraja.is_settled and self.requests_under_way == 0
-
-    def _resolve(self, resolved: Resolution) -> bool:
-        try:
-            self._write(f"resolve {resolved.decision.value}", resolution(PAYMENT_ID, resolved), self.now)
-        except ResolutionRefused:
-            return False
-        return True
-
-    def _settle(self) -> None:
-        """What nothing else can end, a person ends: the statement's word is taken."""
-        ledger = self.daraja.ledger
-        unpaid = Resolution(decision=Decision.UNPAID, reason="not there", operator="test")
-        if not self._resolve(_paid(ledger[0]) if ledger else unpaid) and ledger:
-            raise Broken(f"{self.record.payment.stage}: an operator with the receipt in hand is refused")
-
-
-def _paid(receipt: str) -> Resolution:
-    return Resolution(decision=Decision.PAID, reason="on the statement", operator="test", receipt=receipt)
