@@ -77,6 +77,13 @@ class Evidence:
     payouts_are_stopped: bool = False  # by the kill switch or the breaker
     breaker_is_open: bool = False
 
+    @property
+    def speaks_of_it(self) -> bool:
+        """Whether Daraja has said anything that it can only say of a payment that reached it."""
+        return self.has_message or any(
+            inquiry.verdict is not None and inquiry.verdict.shows_that_daraja_has_it for inquiry in self.inquiries
+        )
+
     def with_answer(self, number: int, verdict: Verdict, code: str | None) -> Evidence:
         """This evidence once inquiry `number` was answered. Its first answer stays."""
         return replace(
@@ -139,10 +146,8 @@ def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: In
         and now - payment.created_at < terms.expires_after[payment.kind]
         and not evidence.payouts_are_stopped
     )
-    daraja_may_have_it = (
-        evidence.has_message
-        or bool(outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED})
-        or any(inquiry.verdict and inquiry.verdict.shows_that_daraja_has_it for inquiry in evidence.inquiries)
+    daraja_may_have_it = evidence.speaks_of_it or bool(
+        outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED}
     )
     if not is_open or daraja_may_have_it:
         return False
@@ -196,7 +201,8 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: I
     if payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT) or payment.needs_review:
         return False
     if payment.question is None:
-        return now >= last_sent_at(payment, terms) + terms.interval_max
+        window = max(terms.interval_max, terms.result_window) if payment.kind is Kind.DEPOSIT else terms.interval_max
+        return now >= last_sent_at(payment, terms) + window
     return len(evidence.inquiries) >= ASKED_IN_VAIN_MAX
 
 

@@ -106,7 +106,7 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
         "failure": A_FAILURE if stage is Stage.FAILED else None,
         "attempt_id": attempts[-1].id if attempts else None,
         "lease_until": NOW + timedelta(seconds=60) if stage is Stage.SUBMITTING else None,
-        "next_step_at": None if stage.is_final else NOW + timedelta(seconds=30),
+        "next_step_at": None if stage.is_final else NOW + timedelta(seconds=60 if stage is Stage.SUBMITTING else 30),
     }
     return Payment(kind=kind, stage=stage, attempts=attempts, **{**fields, **overrides})
 

@@ -56,9 +56,9 @@ _AT_ONCE_MAX = 100
 # arq's default of half a second caps a worker at about 20 jobs a second.
 _POLL_SECONDS = 0.02
 
-# Beyond the lease, for what comes before the claim. A job that takes longer is let go (its send goes on by itself): arq
+# Beyond one call, for what comes before and after it. A job that takes longer is let go (its send goes on by itself): arq
 # hides a dead worker's jobs for as long, and they take up places at the head of the queue.
-_JOB_SECONDS_BEYOND_LEASE = 30
+_JOB_SECONDS_BEYOND_CALL = 15
 
 # Of the 20 s that SIGTERM leaves us: sends on the wire have at most 15 s to go, then their answers are stored.
 _SENDS_DRAIN_SECONDS = 15.5
@@ -184,7 +184,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
                 breaker_cool_down=timedelta(seconds=settings.breaker_cool_down_seconds),
             ),
         )
-        job_seconds_max = settings.submitting_lease_seconds + _JOB_SECONDS_BEYOND_LEASE
+        job_seconds_max = call_seconds(settings.submitting_lease_seconds) + _JOB_SECONDS_BEYOND_CALL
         yield _Parts(redis, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max)
 
 

@@ -17,9 +17,10 @@ UPDATE mkwanja.payments AS payment SET next_step = CASE
     WHEN stage = 'submitting' THEN 'end_lease'
     WHEN kind = 'withdrawal' THEN 'status'
     WHEN kind = 'deposit' AND EXISTS (SELECT FROM mkwanja.provider_ids AS ids
-        WHERE ids.payment_id = payment.id AND ids.kind = 'checkout_request_id') THEN 'query'
+        WHERE ids.payment_id = payment.id AND ids.kind = 'checkout_request_id' AND ids.attempt_id IS NOT NULL) THEN 'query'
     WHEN kind = 'bill_payment' AND EXISTS (SELECT FROM mkwanja.provider_ids AS ids
-        WHERE ids.payment_id = payment.id AND ids.kind = 'originator_conversation_id') THEN 'status'
+        WHERE ids.payment_id = payment.id AND ids.kind = 'originator_conversation_id' AND ids.attempt_id IS NOT NULL)
+        THEN 'status'
     ELSE 'watch' END
 WHERE next_step_at IS NOT NULL;
 ALTER TABLE mkwanja.payments ADD CONSTRAINT next_step_is_known CHECK (
@@ -32,6 +33,7 @@ ALTER TABLE mkwanja.inquiries DROP COLUMN answer;
 -- What the first answer said, and Daraja's own code where it gave one; both are NULL until then.
 ALTER TABLE mkwanja.inquiries ADD COLUMN verdict text;
 ALTER TABLE mkwanja.inquiries ADD COLUMN code text;
+UPDATE mkwanja.inquiries SET answered_at = NULL;
 ALTER TABLE mkwanja.inquiries ADD CONSTRAINT verdict_is_known CHECK (
     verdict IN ('paid', 'failed', 'under_way', 'not_found', 'no_result', 'vague', 'no_answer'));
 ALTER TABLE mkwanja.inquiries ADD CONSTRAINT answered_has_a_verdict CHECK ((verdict IS NULL) = (answered_at IS NULL));

@@ -227,7 +227,8 @@ def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bo
 
 def _asked_sooner(payment: Payment, now: datetime, report: Report) -> Payment:
     """Asks now, where it can be asked. A payment that failed is asked about only for the sake of a success."""
-    is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
+    # While it is being sent there is nothing to ask by yet: its answer finds that it was asked for (`submit.answer_change`).
+    is_open = payment.stage in (Stage.SUBMITTING, Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     if is_open or (payment.stage is Stage.FAILED and report.word is Word.SUCCESS):
         return replace(payment, next_step_at=now)
     return payment

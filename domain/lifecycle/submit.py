@@ -233,11 +233,15 @@ def answer_change(
         after = payment.after(fact)
         if payment.stage is Stage.SUBMITTING and payment.attempt_id != attempting.attempt_id:
             after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
+        if after.stage is Stage.ACCEPTED and not context.evidence.speaks_of_it:
+            after = replace(after, needs_review=False)  # it was flagged for silence; now it is proved unsent
         contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
         if contradicts or context.ids_of_others:
             after = replace(after, needs_review=True)
         if after.stage is not payment.stage and not after.stage.is_final:
-            after = replace(after, next_step_at=context.now + _next_step(after.stage, error, terms))
+            is_to_be_asked = after.stage is not Stage.ACCEPTED and _was_asked_sooner(payment)
+            wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, terms)
+            after = replace(after, next_step_at=context.now + wait)
         is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
         return Decided(
             payment=after,
@@ -248,7 +252,13 @@ def answer_change(
             event=event_type(payment, after),
         )
 
-    return Change(payment_id=payment_id, decide=decide, ids=ids, exchanges=tuple(attempting.exchanges))
+    return Change(
+        payment_id=payment_id,
+        decide=decide,
+        ids=ids,
+        exchanges=tuple(attempting.exchanges),
+        wants_evidence=fact.name is FactName.NOT_ACTED,
+    )
 
 
 def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Change:
@@ -278,13 +288,19 @@ def expiry(payment_id: UUID, terms: ClaimTerms) -> Change:
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now - payment.created_at < terms.expires_after[payment.kind]:
             return Decided(payment=payment)
-        if payment.needs_review:
+        if payment.needs_review and context.evidence.speaks_of_it:
             return Decided(payment=payment)  # something says that it may have acted after all: a person decides
         after = payment.after(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
         what = FactName.TOO_OLD if after.stage is not payment.stage else None
         return Decided(payment=after, what=what, event=event_type(payment, after))
 
-    return Change(payment_id=payment_id, decide=decide)
+    return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
+
+
+def _was_asked_sooner(payment: Payment) -> bool:
+    """Whether a message that came before the answer wants Daraja to be asked: a claim is due when its lease is over."""
+    due, lease = payment.next_step_at, payment.lease_until
+    return due is not None and lease is not None and due < lease
 
 
 def _next_step(stage: Stage, error: ProviderError | None, terms: SubmitTerms) -> timedelta:

@@ -58,7 +58,7 @@ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '
 """
 SETTER_WAITS = """
 SELECT count(*) > 0 FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%UPDATE mkwanja.brakes%'
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%pg_advisory_xact_lock(%'
 """
 
 

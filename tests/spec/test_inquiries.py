@@ -125,7 +125,6 @@ async def test_without_redis_nobody_asks_and_nothing_is_lost(system: System) -> 
 _APIS: list[Api] = ["stk", "b2c", "b2b"]
 
 
-@pytest.mark.xfail(strict=True, reason="the acknowledgement that follows puts the question off again")
 async def test_a_message_before_the_acknowledgement_brings_the_question_forward() -> None:
     """A message that only asks to be verified brings the question forward, also where it came before Daraja's own answer."""
     async with a_system() as system:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
+from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, sqlstate
 from domain.errors import StoreUnavailable
 
 KILL_SWITCH = "kill_switch"
@@ -28,6 +28,8 @@ WITH changed AS (
 INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
 """)
+
+_ALONE = text(f"SELECT pg_advisory_xact_lock({BRAKES_LOCK})")
 
 _READ = text("SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes ORDER BY name")
 
@@ -61,6 +63,7 @@ class Brakes:
         for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
                 async with self._database.transaction() as transaction:
+                    await transaction.run(_ALONE)
                     return [row.name for row in await transaction.rows(_SET, parameters)]
             except Exception as error:
                 if sqlstate(error) not in CONTENDED:

@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.engine import (
+    BRAKES_LOCK,
     CONTENDED,
     CommitOutcomeUnknown,
     Database,
@@ -44,16 +45,18 @@ _CLAIM_COLUMNS = {
 }  # fmt: skip
 
 # Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id order, like every batch.
-# The brakes are locked in common: whoever engages one waits for this COMMIT, and so knows of every claim before it.
+# Whoever engages a brake waits for this COMMIT, and so knows of every claim before it; FOR SHARE, because a statement that
+# waited for its turn would otherwise read the brakes as they were before.
 _CLAIM = text(f"""
 WITH sent AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
     SELECT payment.id, payment.kind FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
     WHERE payment.stage = '{Stage.ACCEPTED}'
     ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
+), turn AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared({BRAKES_LOCK}) WHERE EXISTS (SELECT FROM free WHERE kind <> '{Kind.DEPOSIT}')
 ), brake AS (
-    SELECT is_engaged FROM mkwanja.brakes
-    WHERE EXISTS (SELECT FROM free WHERE kind <> '{Kind.DEPOSIT}') ORDER BY name FOR SHARE
+    SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes FOR SHARE OF brakes
 ), claimed AS (
     UPDATE mkwanja.payments AS payment
     SET stage = '{Stage.SUBMITTING}', attempt_id = sent.attempt_id, lease_until = now() + sent.lease,

@@ -29,10 +29,17 @@ COMMAND_SECONDS = 6  # above every limit on the server's side, so that the serve
 ROLLBACK_SECONDS = 1
 
 # One statement: it also learns the time of the transaction by the database's clock, which stamps all that it writes.
+# Postgres 17 and later also end a transaction whose client stopped in the middle of a message, which no other limit sees.
 _OPEN = text(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
-    " set_config('idle_in_transaction_session_timeout', '5s', true), now()"
+    " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"
+    " CASE WHEN current_setting('server_version_num')::int >= 170000"
+    "  THEN set_config('transaction_timeout', '10s', true) END"
 )
+
+# Whoever claims a payout holds this in common until the COMMIT, whoever changes a brake holds it alone. It is a queue: share
+# locks on the brakes' rows would be granted past whoever waits for them, and claims that overlap could keep him out for ever.
+BRAKES_LOCK = 4_711_254_003
 
 # SQLSTATE classes that a row of ours may be the reason of: cardinality, data, constraints, conflicts, a held lock; and
 # 42, which is a bug in our SQL. All else says only that this server cannot, now: it is away, full, read-only, failing

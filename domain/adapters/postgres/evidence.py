@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import text
 
-from domain.adapters.postgres.engine import Transaction
+from domain.adapters.postgres.engine import BRAKES_LOCK, Transaction
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.ports import Change, Decided
@@ -31,6 +31,8 @@ _BRAKES = text("SELECT name, is_engaged FROM mkwanja.brakes ORDER BY name")
 
 # For a claim: nobody engages one while we decide, and whoever does waits for our COMMIT and so knows of our claim.
 _BRAKES_HELD = text("SELECT name, is_engaged FROM mkwanja.brakes ORDER BY name FOR SHARE")
+_HOLD_BRAKES = text(f"SELECT pg_advisory_xact_lock_shared({BRAKES_LOCK})")
+_CHANGE_BRAKES = text(f"SELECT pg_advisory_xact_lock({BRAKES_LOCK})")
 
 _OPERATIONS = [operation.value for operation in (*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values())]
 
@@ -59,7 +61,10 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
     if not ids:
         return {}
     parameters = {"ids": ids}
-    brakes = _BRAKES_HELD if any(change.is_claim for change in changes) else _BRAKES
+    brakes = _BRAKES
+    if any(change.is_claim for change in changes):
+        await transaction.run(_HOLD_BRAKES)
+        brakes = _BRAKES_HELD
     inquiries: dict[UUID, list[Inquiry]] = defaultdict(list)
     for row in await transaction.rows(_INQUIRIES, parameters):
         verdict = Verdict(row.verdict) if row.verdict else None
@@ -81,6 +86,9 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
 
 async def change_breaker(transaction: Transaction, decisions: Sequence[Decided]) -> None:
     """Opens or closes the breaker in the commit of the fact that says so. Opening wins."""
+    if not any(decided.opens_breaker or decided.credential_accepted_at for decided in decisions):
+        return
+    await transaction.run(_CHANGE_BRAKES)
     accepted = [decided.credential_accepted_at for decided in decisions if decided.credential_accepted_at]
     if accepted and await transaction.rows(_CLOSE, {"accepted_at": max(accepted)}):
         log.warning("breaker_closed")
