@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 T ?= tests
+MINUTES ?= 20
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: .venv/.installed ## make .venv with the locked dependencies (a second call takes a second)
 
@@ -35,10 +36,19 @@ check: setup ## format, lint, types, import rules, architecture (no servers)
 	$(BIN)/lint-imports
 	$(PYTEST) -q tests/test_architecture.py
 
+interleavings: setup ## a million lives of one payment in every order, judged by a model of Daraja (minutes)
+	@$(BIN)/python -m tests.interleavings --runs 1000000 --seed 1
+
 bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks
+
+soak: setup ## load while everything is killed, then a judge (MINUTES=20, SEED=, REPORT=file)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
+
+crash: setup ## every crash point in every combination, and every protection taken away (CRASH_LANES=2 systems at once)
+	$(PYTEST) tests/crash tests/failpoints --all-combinations
 
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check bench lock
+.PHONY: help setup demo run test check crash interleavings soak bench lock

@@ -254,11 +254,16 @@ class Payment:
         return frozenset().union(*(attempt.provider_ids for attempt in self.attempts))
 
     def disagrees_with(self, ids: frozenset[tuple[str, str]]) -> bool:
-        """Whether one of `ids` differs from all that are known of its kind. An absent id contradicts nothing."""
-        known: dict[str, set[str]] = {}
-        for id_kind, value in self.provider_ids:
-            known.setdefault(id_kind, set()).add(value)
-        return any(id_kind in known and value not in known[id_kind] for id_kind, value in ids)
+        """Whether one of `ids` differs from all that are known of its kind. An absent id contradicts nothing.
+
+        One that nobody had yet is the id of a send that has none of its kind: each send of a withdrawal is given its own.
+        """
+        heard = [item for item in self.attempts if item.provider_ids or item.outcome is not Outcome.NOT_ACTED]
+        for id_kind, value in ids:
+            of_kind = [{known for kind, known in attempt.provider_ids if kind == id_kind} for attempt in heard]
+            if of_kind and all(of_kind) and not any(value in known for known in of_kind):
+                return True
+        return False
 
     def attempt_named_by(self, ids: frozenset[tuple[str, str]]) -> UUID | None:
         """The attempt that a message with `ids` is about.

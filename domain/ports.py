@@ -126,6 +126,10 @@ class Change:
     is_claim: bool = False  # evidence, and the brakes held until the commit
 
 
+# What a sweep hands to a worker is due again this soon, in case it was lost (design.md, rule 5: at most 5 s).
+HANDED_OVER_FOR = timedelta(seconds=5)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """A payment and its next step. `age` counts from acceptance, by the database's clock; `is_due`: within seconds.
@@ -141,6 +145,16 @@ class Due:
     step: Step | None = None
     is_due: bool = True
     is_held: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What a sweep finds at a glance."""
+
+    due: Mapping[Step, int]
+    owes_events: bool
+    engaged_brakes: frozenset[str]
+    breaker_is_open: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,8 +224,8 @@ class ClaimingStore(Protocol):
 class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
-    async def count_due(self, step: Step, *, limit: int) -> int:
-        """How many payments have `step` due, counted up to `limit`."""
+    async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
+        """What there is to do, at a glance: due steps counted up to `limit`, events that are owed for so long."""
         ...
 
     async def take_due(self, step: Step, *, limit: int, next_step_in: timedelta) -> list[Due]:

@@ -1,6 +1,6 @@
 """What an operator does by hand: stop and start payouts, and settle a payment that needs a person.
 
-`python -m workers payouts stop|start|status`, `python -m workers resolve`. Needs DATABASE_URL and nothing else, so that it
+`python -m workers payouts stop|start|status`, `ask`, `resolve`. Needs DATABASE_URL and nothing else, so that it
 works when the worker's own settings are what is wrong.
 """
 
@@ -18,7 +18,7 @@ from domain.adapters.postgres.changing import Changing
 from domain.adapters.postgres.engine import Database
 from domain.adapters.settings import MigrationSettings, read_settings
 from domain.errors import ResolutionRefused, StoreUnavailable
-from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.lifecycle.resolve import Decision, Resolution, question, resolution
 from domain.values import is_receipt
 
 _LOOK_AGAIN_SECONDS = 0.25
@@ -36,6 +36,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start.add_argument("--reason", required=True, type=_reason)
     start.add_argument("--breaker", action="store_true", help="close the breaker as well: the credential was mended")
     actions.add_parser("status", help="prints both brakes")
+    ask = commands.add_parser("ask", help="have Daraja asked about a payment once more, also one that is final")
+    ask.add_argument("payment_id", type=UUID)
+    ask.add_argument("--reason", required=True, type=_reason)
+    ask.add_argument("--operator", default=None, help="who asks (default: the name you are logged in with)")
     resolve = commands.add_parser("resolve", help="settle a payment by what M-PESA's own statement shows")
     resolve.add_argument("payment_id", type=UUID)
     resolve.add_argument("decision", choices=[decision.value for decision in Decision])
@@ -59,6 +63,8 @@ def operate(arguments: argparse.Namespace) -> int:
 async def _operate(arguments: argparse.Namespace) -> int:
     settings = read_settings(MigrationSettings)
     async with _database(settings.database_url) as database:
+        if arguments.command == "ask":
+            return await _ask(Changing(database), arguments)
         if arguments.command == "resolve":
             return await _resolve(Changing(database), arguments)
         brakes = Brakes(database)
@@ -93,6 +99,13 @@ async def _print_status(brakes: Brakes) -> int:
     for brake in await brakes.read():
         state = f"ENGAGED, {brake.reason}" if brake.is_engaged else "released"
         print(f"{brake.name}: {state} (since {brake.changed_at:%Y-%m-%d %H:%M:%S %Z})")
+    return 0
+
+
+async def _ask(changes: Changing, arguments: argparse.Namespace) -> int:
+    operator = arguments.operator or getpass.getuser()
+    await changes.change(question(arguments.payment_id, reason=arguments.reason, operator=operator))
+    print("a worker asks as soon as the inquiry budget allows; the answer is judged like any other")
     return 0
 
 

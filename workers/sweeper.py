@@ -19,7 +19,7 @@ async def sweep_until(stopping: asyncio.Event, sweeper: Sweeper, *, interval_sec
         taken = 0
         try:
             steps = await sweeper.sweep()
-            taken = max(steps.values())
+            taken = max(steps.values(), default=0)
             for step, count in steps.items():
                 observability.sweeps.labels(step=step).inc(count)
         except PaymentServiceError as error:

@@ -32,14 +32,11 @@ from domain.lifecycle.announce import Announcer
 from domain.lifecycle.record_callback import decide_report, with_answer
 from domain.lifecycle.submit import Submitter
 from domain.payment import Fact, FactName, Payment, Stage, Step
-from domain.ports import Asker, Change, ChangeResult, ChangingStore, Context, Decided, Due, Exchange
+from domain.ports import HANDED_OVER_FOR, Asker, Change, ChangeResult, ChangingStore, Context, Decided, Due, Exchange
 from domain.report import Report
 from domain.values import Kind
 
 log = structlog.get_logger()
-
-# What a sweep hands over is due again this soon, in case it was lost (rule 5: at most 5 s).
-HANDED_OVER_FOR = timedelta(seconds=5)
 
 NEEDS_A_PERSON = "needs_a_person"
 

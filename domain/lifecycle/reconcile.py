@@ -19,10 +19,20 @@ import structlog
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import InquiryTerms, last_sent_at
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.inquire import HANDED_OVER_FOR, Inquirer, watching
+from domain.lifecycle.inquire import Inquirer, watching
 from domain.lifecycle.submit import expiry
 from domain.payment import Fact, FactName, Payment, Step
-from domain.ports import Budget, Change, ChangingStore, ClaimTerms, Context, Decided, SweepingStore, Wakeups
+from domain.ports import (
+    HANDED_OVER_FOR,
+    Budget,
+    Change,
+    ChangingStore,
+    ClaimTerms,
+    Context,
+    Decided,
+    SweepingStore,
+    Wakeups,
+)
 
 log = structlog.get_logger()
 
@@ -67,18 +77,33 @@ class Sweeper:
         self._budgets = budgets
         self._inquirer = inquirer
         self._terms = terms
+        self._known_brakes: frozenset[str] = frozenset()
 
     async def sweep(self) -> Mapping[str, int]:
         """One round; how many payments each kind of step was given. Raises StoreUnavailable."""
+        found = await self._due.look(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
+        self._tell_brakes(found.engaged_brakes)
         steps: dict[str, Callable[[], Awaitable[int]]] = {
-            "leases_expired": self._expire_leases,
-            "woken": self._wake_accepted,
-            "watched": self._watch,
-            **{step.value: partial(self._hand_over_questions, step, budget) for step, budget in self._budgets.items()},
-            "probed": self._probe,
-            "announced": self._announce_owed,
+            Step.END_LEASE: self._end_leases,
+            Step.SUBMIT: self._wake_accepted,
+            Step.WATCH: self._watch,
+            Step.QUERY: partial(self._hand_over_questions, Step.QUERY, found.due[Step.QUERY]),
+            Step.STATUS: partial(self._hand_over_questions, Step.STATUS, found.due[Step.STATUS]),
         }
+        steps = {step: take for step, take in steps.items() if found.due[Step(step)]}
+        if found.breaker_is_open:
+            steps["probe"] = self._probe
+        if found.owes_events:
+            steps["announce"] = self._announce_owed
         return {name: await self._taken(name, step) for name, step in steps.items()}
+
+    def _tell_brakes(self, engaged: frozenset[str]) -> None:
+        """Logs what changed since the last look: whoever wonders why no money goes out reads it here."""
+        for name in sorted(engaged - self._known_brakes):
+            log.error("brake_engaged", brake=name)
+        for name in sorted(self._known_brakes - engaged):
+            log.warning("brake_released", brake=name)
+        self._known_brakes = engaged
 
     async def _taken(self, name: str, step: Callable[[], Awaitable[int]]) -> int:
         try:
@@ -89,7 +114,7 @@ class Sweeper:
             log.exception("sweep_step_failed", step=name)  # a bug in one kind of step must not end the others
             return 0
 
-    async def _expire_leases(self) -> int:
+    async def _end_leases(self) -> int:
         due = await self._due.take_due(Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
         await self._change_all([lease_expiry(item.payment_id, self._terms.inquiry) for item in due])
         return len(due)
@@ -106,11 +131,10 @@ class Sweeper:
         await self._change_all([watching(item.payment_id, self._terms.inquiry) for item in due])
         return len(due)
 
-    async def _hand_over_questions(self, step: Step, budget: Budget) -> int:
+    async def _hand_over_questions(self, step: Step, waiting: int) -> int:
         """As many as the budget allows, longest overdue first; the others keep their place."""
-        waiting = await self._due.count_due(step, limit=STEPS_MAX)
         try:
-            granted = await budget.take(waiting) if waiting else 0
+            granted = await self._budgets[step].take(waiting)
         except QueueUnavailable:
             return 0  # without the common count nobody asks (interface.md)
         due = await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR) if granted else []

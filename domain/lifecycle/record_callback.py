@@ -98,7 +98,7 @@ def decide_report(payment: Payment | None, context: Context, report: Report, *, 
         return _stored(None, Disposition.UNKNOWN_PAYMENT, is_flagged=True)
     if not source_allowed:
         # Perhaps Safaricom added an address: ask Daraja itself, now.
-        return _stored(_asked_sooner(payment, context.now), Disposition.WRONG_SOURCE, is_flagged=True)
+        return _stored(_asked_sooner(payment, context.now, report), Disposition.WRONG_SOURCE, is_flagged=True)
     if report.word is Word.UNREADABLE:
         return _stored(payment, Disposition.UNREADABLE, is_flagged=True)
     if context.ids_of_others or _disagrees(payment, report):
@@ -145,12 +145,15 @@ def _without_receipt(payment: Payment, context: Context, report: Report) -> Deci
         return _look_soon(payment, context, report)
     decided = _for_review(payment, report, Disposition.SUCCESS_WITHOUT_RECEIPT, ids=report.ids)
     assert decided.payment is not None  # noqa: S101 - it was given
-    return replace(decided, payment=_asked_sooner(decided.payment, context.now))
+    return replace(decided, payment=_asked_sooner(decided.payment, context.now, report))
 
 
 def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
+        return _for_review(payment, report, Disposition.CONTRADICTION)
+    if report.verdict is not None and context.evidence.claims_success and payment.stage is not Stage.FAILED:
+        # A callback that could not be used says that it was paid: what an inquiry says against it ends nothing.
         return _for_review(payment, report, Disposition.CONTRADICTION)
     is_query = payment.kind is Kind.DEPOSIT and report.verdict is not None
     if is_query and payment.stage is not Stage.FAILED and not is_agreed(context.evidence, report.code):
@@ -167,7 +170,7 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage is Stage.FAILED:
         return _learned(payment, after, fact, report, Disposition.DUPLICATE)
     if after.stage is not Stage.FAILED:
-        after = after if report.verdict else _asked_sooner(after, context.now)
+        after = after if report.verdict else _asked_sooner(after, context.now, report)
         return _learned(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
     return _learned(payment, after, fact, report, Disposition.FINALIZED)
 
@@ -193,7 +196,7 @@ def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.verdict is not None
     return Decided(
-        payment=payment if is_answer else _asked_sooner(payment, context.now),
+        payment=payment if is_answer else _asked_sooner(payment, context.now, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
         disposition=Disposition.INQUIRY_ANSWERED if is_answer else Disposition.INQUIRY_BROUGHT_FORWARD,
@@ -222,8 +225,10 @@ def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bo
     return Decided(payment=payment, disposition=disposition, is_flagged=is_flagged)
 
 
-def _asked_sooner(payment: Payment, now: datetime) -> Payment:
-    if payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
+def _asked_sooner(payment: Payment, now: datetime, report: Report) -> Payment:
+    """Asks now, where it can be asked. A payment that failed is asked about only for the sake of a success."""
+    is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
+    if is_open or (payment.stage is Stage.FAILED and report.word is Word.SUCCESS):
         return replace(payment, next_step_at=now)
     return payment
 

@@ -19,6 +19,7 @@ from domain.ports import Change, Context, Decided
 from domain.values import is_receipt
 
 REVIEWED = "reviewed"
+ASKED_FOR = "inquiry_asked_for"
 
 _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
@@ -62,6 +63,30 @@ def resolution(payment_id: UUID, resolved: Resolution) -> Change:
     return Change(payment_id=payment_id, decide=decide, receipt=resolved.receipt, wants_evidence=True)
 
 
+def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
+    """The change that has Daraja asked about a payment once, now, final or not: its answer is evidence, and judged as such.
+
+    Raises ResolutionRefused where there is nothing to ask by, or an answer is on its way.
+    """
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None:
+            raise ResolutionRefused("There is no such payment.")
+        if payment.stage in (Stage.ACCEPTED, Stage.SUBMITTING):
+            raise ResolutionRefused(
+                "The payment is still to be sent, or just being sent: there is nothing to ask about."
+            )
+        if payment.question is None:
+            raise ResolutionRefused("Daraja gave no id to ask by; only its own statement can tell.")
+        return Decided(
+            payment=replace(payment, next_step_at=context.now),
+            what=ASKED_FOR,
+            detail={"reason": reason, "operator": operator},
+        )
+
+    return Change(payment_id=payment_id, decide=decide)
+
+
 def _fact(payment: Payment, context: Context, resolved: Resolution) -> Fact | None:
     """What the decision says about the payment; None where it changes only the flag."""
     match resolved.decision:
@@ -83,8 +108,10 @@ def _paid(payment: Payment, context: Context, resolved: Resolution) -> Fact:
     if payment.stage is Stage.SUCCEEDED:
         raise ResolutionRefused("The payment has succeeded already; use the decision 'reviewed'.")
     if payment.failure is not None and payment.failure.reason not in _CONCLUDED:
-        raise ResolutionRefused("Daraja said that the payment failed; use the decision 'reviewed'.")
-    _refuse_while_under_way(payment)
+        raise ResolutionRefused(
+            "Daraja said that the payment failed; have Daraja asked again (`ask`), or use 'reviewed'."
+        )
+    _refuse_while_under_way(payment, context.evidence)
     return Fact(name=FactName.RESOLVED_PAID, receipt=resolved.receipt)
 
 
@@ -97,14 +124,15 @@ def _unpaid(payment: Payment, evidence: Evidence) -> Fact:
         raise ResolutionRefused("A stored callback says that it was paid.")
     if any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry that it was paid.")
-    _refuse_while_under_way(payment)
+    _refuse_while_under_way(payment, evidence)
     return Fact(name=FactName.RESOLVED_UNPAID, failure=_UNPAID)
 
 
-def _refuse_while_under_way(payment: Payment) -> None:
+def _refuse_while_under_way(payment: Payment, evidence: Evidence) -> None:
     if payment.stage is Stage.SUBMITTING:
         raise ResolutionRefused("The payment is being sent right now; try again when its lease is over.")
-    if payment.stage is Stage.ACCEPTED and not payment.needs_review:
+    is_held = payment.needs_review or evidence.payouts_are_stopped
+    if payment.stage is Stage.ACCEPTED and not is_held:
         raise ResolutionRefused(
-            "The payment was not sent and will be; its caller may cancel it, or stop payouts first."
+            "The payment was not sent and will be; let its caller cancel it, or stop payouts first."
         )

@@ -10,7 +10,7 @@ from tests.failpoints.arming import Action, Arming
 from tests.stack.processes import Process, describe_end, procfile_commands
 from tests.stack.stack import ROOT, Stack
 
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 60.0
 _PLAIN = "python -m "
 _ARMED = "python -m tests.failpoints "
 
@@ -18,7 +18,12 @@ _ARMED = "python -m tests.failpoints "
 async def start_armed(
     stack: Stack, name: str, failpoint: str = "", *, without: str = "", env: Mapping[str, str | None] | None = None
 ) -> Process:
-    """`Stack.start_process` with a failpoint, as `claimed_before_first_byte:freeze`, or without a check, or both."""
+    """`Stack.start_process` with a failpoint, as `claimed_before_first_byte:freeze`, or without a check, or both, or neither.
+
+    With neither it is the Procfile's line as it stands.
+    """
+    if not failpoint and not without:
+        return await stack.start_process(name, env=env)
     line = procfile_commands(ROOT / "Procfile")[name.partition(".")[0]]
     assert line.startswith(_PLAIN), f"the Procfile's {line!r} cannot be armed"
     armed = {"FAILPOINT": failpoint or None, "FAILPOINT_WITHOUT": without or None}
@@ -26,9 +31,9 @@ async def start_armed(
 
 
 async def reached(process: Process, failpoint: str) -> None:
-    """Returns once the process came to its point: it is frozen there, or dead."""
+    """Returns once the process came to its point: it is frozen there, or dead, or goes on, if it was only to tell."""
     arming = Arming.read(failpoint)
-    if arming.action is Action.FREEZE:
+    if arming.action is not Action.KILL:
         await process.wait_logged(re.escape(arming.announcement), within_seconds=_PATIENCE_SECONDS)
         return
     code = await process.wait(within_seconds=_PATIENCE_SECONDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.failpoints.arming import Action, Arming, FailpointError, located, take_away
+from tests.failpoints.arming import Action, Arming, FailpointError, found, located, take_away
 from tests.failpoints.points import CHECKS, POINTS
 from tests.stack.environment import bare
 from tests.stack.processes import Process
@@ -38,8 +38,24 @@ def _imported(file: Path) -> set[str]:
 def test_every_target_exists(name: str) -> None:
     """A point that product code has moved away from is noticed here, not by a test that waits in vain."""
     entry = POINTS.get(name) or CHECKS[name]
-    assert callable(located(entry.target)[2])
+    assert found(entry.target)[2] is not None
     assert entry.sentence.endswith(".")
+    if name in POINTS or not CHECKS[name].by:
+        assert callable(located(entry.target)[2])
+
+
+@pytest.mark.parametrize("name", [name for name, check in CHECKS.items() if check.by])
+def test_every_replacement_fits_what_it_replaces(name: str) -> None:
+    """A condition that product code spells otherwise is noticed here, not by a test that proves nothing."""
+    _, _, original = found(CHECKS[name].target)
+    replacement = located(CHECKS[name].by)[2](original)
+    assert type(replacement) is type(original)
+    assert replacement is not original
+
+
+def test_every_crash_point_of_the_design_has_a_point() -> None:
+    """None is forgotten."""
+    assert {point.crash_point for point in POINTS.values()} == set(_CRASH_POINTS)
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -64,11 +80,15 @@ def test_an_arming_is_read() -> None:
     """A point, what happens there, and at which time."""
     assert Arming.read("claimed_before_first_byte:kill:3") == Arming("claimed_before_first_byte", Action.KILL, 3)
     assert Arming.read("claimed_before_first_byte:freeze").time == 1
+    assert Arming.read("claimed_before_call:kill:9:together") == Arming("claimed_before_call", Action.KILL, 9, True)
+    assert Arming.read("sent_before_answer:tell").action is Action.TELL
 
 
 @pytest.mark.parametrize(
     "text", ["", "claimed", "claimed:kill", "claimed_before_first_byte", "claimed_before_first_byte:stop",
-             "claimed_before_first_byte:kill:0", "claimed_before_first_byte:kill:once"]
+             "claimed_before_first_byte:kill:0", "claimed_before_first_byte:kill:once", "claimed_before_call:kill::together",
+             "claimed_before_call:kill:2:apart", "claimed_before_call:kill:2:together:", "claimed_before_call:tell",
+             "sent_before_answer:kill"]
 )  # fmt: skip
 def test_a_misspelt_arming_is_an_error(text: str) -> None:
     """Otherwise its test would pass because nothing happened."""

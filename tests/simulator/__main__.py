@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from tests.simulator.app import Simulator
+from tests.simulator.app import RECORDS_MAX, Simulator
 
 
 def main() -> None:
@@ -35,6 +35,12 @@ def _arguments() -> argparse.Namespace:
         default=os.environ.get("DARAJA_CERTIFICATE_FILE") or None,
         help="where the certificate for SecurityCredential is written (default: $DARAJA_CERTIFICATE_FILE)",
     )
+    parser.add_argument(
+        "--records-max",
+        type=int,
+        default=RECORDS_MAX,
+        help=f"how many requests, and how many callbacks, are kept to be looked at (default: {RECORDS_MAX})",
+    )
     return parser.parse_args()
 
 
@@ -55,6 +61,7 @@ def _simulator(arguments: argparse.Namespace, *, control_port: int) -> Simulator
         time_scale=arguments.time_scale,
         environment=os.environ,
         certificate_file=arguments.certificate_file,
+        records_max=arguments.records_max,
     )
 
 

@@ -33,6 +33,7 @@ from tests.simulator.traffic import Arrival, Traffic
 from tests.simulator.validation import Body, InvalidFieldError
 
 OAUTH_PATH = "/oauth/v1/generate"
+RECORDS_MAX = 50_000  # requests, and as many callbacks, that are kept to be looked at; the ledger keeps all
 REFUSING = CATALOGUE["connection_refused"]
 
 
@@ -60,6 +61,7 @@ class Simulator:
         time_scale: float = 1.0,
         environment: Mapping[str, str] | None = None,
         certificate_file: str | os.PathLike[str] | None = None,
+        records_max: int = RECORDS_MAX,
     ) -> None:
         self._time_scale = time_scale
         self._certificate_file = certificate_file
@@ -69,10 +71,10 @@ class Simulator:
         self.switches = Switches(time_scale=time_scale)
         self.scenarios = Scenarios(self.switches)
         self.ledger = Ledger()
-        self.traffic = Traffic()
-        self.courier = Courier(self.switches)
+        self.traffic = Traffic(records_max)
+        self.courier = Courier(self.switches, records_max)
         self._ids = Identities()
-        self._book = Book()
+        self._book = Book(self.merchant.payout_shortcode, self.merchant.shortcode)
         self.tokens = Tokens(merchant=self.merchant, switches=self.switches, ids=self._ids)
         self._initiator = Initiator(merchant=self.merchant, vault=self.vault, switches=self.switches)
         self._lives = Lives(

@@ -6,9 +6,11 @@ stops or is reset is cancelled, and is then not delivered.
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal, get_args
 
 import aiohttp
 
@@ -19,13 +21,17 @@ from tests.simulator.traffic import redact
 ANSWER_SECONDS_MAX = 10.0  # claims for Daraja's own patience run from 5 s to 30 s (§8.3)
 CONNECTIONS_MAX = 200
 
+Order = Literal["in_order", "reversed", "at_once"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One POST: `status` is the receiver's answer, `error` why there was none."""
+    """One POST, sent or held back: `status` is the receiver's answer, `error` why there was none."""
 
     url: str
-    body: Mapping[str, object]
+    raw: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     status: int | None = None
     error: str | None = None
@@ -35,7 +41,7 @@ class Delivery:
         return {
             "at": iso(self.at),
             "url": self.url,
-            "body": redact(self.body),
+            "body": redact(json.loads(self.raw)),
             "status": self.status,
             "error": self.error,
         }
@@ -44,11 +50,13 @@ class Delivery:
 class Courier:
     """Carries results out, and runs what has to happen later."""
 
-    def __init__(self, switches: Switches) -> None:
+    def __init__(self, switches: Switches, most: int) -> None:
         self._switches = switches
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self.deliveries: list[Delivery] = []
+        self.deliveries: deque[Delivery] = deque(maxlen=most)  # the newest
+        self.delivered = 0
+        self.held: list[Delivery] = []  # oldest first
 
     def soon(self, work: Coroutine[object, object, None]) -> None:
         """Run something beside the request that caused it."""
@@ -67,21 +75,44 @@ class Courier:
         *,
         headers: Mapping[str, str] | None = None,
         copies: int = 1,
+        hold: bool = False,
     ) -> None:
-        """Deliver; copies go out together, each at most once."""
-        if copies == 1:
-            await self._post(url, body, headers or {})
-        elif copies > 1:
-            await asyncio.gather(*(self._post(url, body, headers or {}) for _ in range(copies)))
+        """Deliver, or hold back until released; copies go out together, each at most once."""
+        raw = json.dumps(body).encode()
+        deliveries = [Delivery(url, raw, headers or {}) for _ in range(copies)]
+        if hold or self._switches.hold_callbacks:
+            self.held += deliveries
+        else:
+            await self._send(deliveries, order="at_once")
 
-    async def _post(self, url: str, body: Mapping[str, object], headers: Mapping[str, str]) -> None:
-        delivery = Delivery(url, body)
+    async def release(self, *, order: Order, url_contains: str = "", count: int | None = None) -> list[Delivery]:
+        """Deliver what was held back, as it was then; all of it, or the first `count` in the order asked for."""
+        chosen = [delivery for delivery in self.held if url_contains in delivery.url]
+        if order == "reversed":
+            chosen.reverse()
+        chosen = chosen[:count]
+        leaving = set(map(id, chosen))
+        self.held = [delivery for delivery in self.held if id(delivery) not in leaving]
+        await self._send(chosen, order=order)
+        return chosen
+
+    async def _send(self, deliveries: list[Delivery], *, order: Order) -> None:
+        """Together, or each when the one before was answered."""
+        if order == "at_once" and len(deliveries) > 1:
+            await asyncio.gather(*map(self._deliver, deliveries))
+            return
+        for delivery in deliveries:
+            await self._deliver(delivery)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        delivery.at = datetime.now(UTC)
         self.deliveries.append(delivery)
+        self.delivered += 1
         try:
             async with self._session().post(
-                url,
-                data=json.dumps(body).encode(),
-                headers={**headers, "Content-Type": "application/json;charset=UTF-8"},
+                delivery.url,
+                data=delivery.raw,
+                headers={**delivery.headers, "Content-Type": "application/json;charset=UTF-8"},
                 allow_redirects=False,
             ) as answer:
                 await answer.read()
@@ -105,18 +136,20 @@ class Courier:
         return len(self._tasks)
 
     async def idle(self) -> None:
-        """Wait until everything that was to come has come, so that what is missing then never will."""
+        """Wait until everything that was to come has come: what is missing then is held back, or never will."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def clear(self) -> None:
-        """Forget what was delivered and cancel what was not."""
+        """Forget what was delivered or held back, and cancel what was still to come."""
         current = asyncio.current_task()
         waiting = [task for task in self._tasks if task is not current]
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         self.deliveries.clear()
+        self.delivered = 0
+        self.held.clear()
 
     async def close(self) -> None:
         """Stop at once."""

@@ -4,57 +4,8 @@
 amount 249,9NN chooses the scenario for a payment. How one is chosen is in scenarios.py.
 """
 
-from dataclasses import dataclass, field
-
-Code = int | str
-
-STK = frozenset({"stk"})
-PAYOUTS = frozenset({"b2c", "b2b"})
-PAYMENTS = STK | PAYOUTS
-ASYNC = PAYOUTS | {"status"}  # APIs that answer twice: at once, and by result
-CALLS = ASYNC | {"stk", "stk_query"}
-ALL = CALLS | {"oauth"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
-    """One scenario. Seconds of `answer_seconds` are real, the others are Daraja's and are scaled."""
-
-    name: str
-    sentence: str
-    apis: frozenset[str]
-    number: int | None = None
-    acts: bool = True  # whether the request has its effect; params.act overrides
-    answer: str | None = None  # a name in answers.py; None is the API's own answer
-    answer_seconds: float = 0.0
-    code: Code = 0
-    payout_code: Code | None = None  # where a payout's code differs from STK's
-    result_seconds: float | None = None
-    callbacks: int = 1
-    callback_first: bool = False
-    quirks: frozenset[str] = field(default_factory=frozenset)  # names that results.py knows
-    timeout_message: bool = False
-    result_follows: bool = True
-    success_after_seconds: float | None = None
-    once: bool = False  # by magic number: only a reference's first call meets it, so that a retry gets on
-    times: int | None = None  # what a rule's `times` is if the control call does not say
-
-
-def _quirk(name: str, number: int, apis: frozenset[str], sentence: str) -> Script:
-    return Script(name=name, number=number, apis=apis, sentence=sentence, quirks=frozenset({name}))
-
-
-def _refusal(
-    name: str,
-    number: int | None,
-    sentence: str,
-    apis: frozenset[str] = ALL,
-    *,
-    answer: str | None = None,
-    once: bool = False,
-) -> Script:
-    return Script(name=name, number=number, apis=apis, sentence=sentence, acts=False, answer=answer or name, once=once)
-
+from tests.simulator.inquiries import INQUIRIES
+from tests.simulator.script import ALL, ASYNC, CALLS, PAYMENTS, PAYOUTS, STK, Script, quirk, refusal
 
 APPROVE = Script(
     name="approve",
@@ -109,6 +60,13 @@ OUTCOMES = (
         apis=PAYOUTS,
         code="SFC_IC0003",
         sentence="The receiver party is invalid; the code is a string.",
+    ),
+    Script(
+        name="credential_refused",
+        number=65,
+        apis=ASYNC,
+        code=2001,
+        sentence="Accepted, then a result about the credential: params.code (2001; 8006, 18, 20, 21, 22). Nothing moves.",
     ),
     Script(
         name="late_success_after_failure",
@@ -168,6 +126,13 @@ TELLING = (
         sentence="Money moves and no result is ever delivered.",
     ),
     Script(
+        name="held_callback",
+        number=66,
+        apis=PAYMENTS | {"status"},
+        held=True,
+        sentence="Money moves and the result is held back until `POST /_control/callbacks/release`.",
+    ),
+    Script(
         name="timeout_message",
         number=55,
         apis=ASYNC,
@@ -183,11 +148,11 @@ TELLING = (
         result_follows=False,
         sentence="The request is echoed to QueueTimeOutURL and nothing follows; no money moves.",
     ),
-    _quirk("wrong_amount", 47, PAYMENTS, "The result names another amount (params.amount, else one more)."),
-    _quirk("missing_metadata", 48, PAYMENTS, "A success without items; params.absent drops the container."),
-    _quirk("missing_receipt", 49, PAYMENTS, "A success without a receipt."),
-    _quirk("string_date", 50, PAYMENTS, "The result's date is a string where it is a number by default."),
-    _quirk("balance_without_value", 51, STK, "Balance has no Value; this is the default shape anyway."),
+    quirk("wrong_amount", 47, PAYMENTS, "The result names another amount (params.amount, else one more)."),
+    quirk("missing_metadata", 48, PAYMENTS, "A success without items; params.absent drops the container."),
+    quirk("missing_receipt", 49, PAYMENTS, "A success without a receipt."),
+    quirk("string_date", 50, PAYMENTS, "The result's date is a string where it is a number by default."),
+    quirk("balance_without_value", 51, STK, "Balance has no Value; this is the default shape anyway."),
     Script(
         name="single_object_parameter",
         number=52,
@@ -196,10 +161,10 @@ TELLING = (
         quirks=frozenset({"single_object_parameter"}),
         sentence="ResultParameter is one object and not a list; a failure unless params.code says 0.",
     ),
-    _quirk("string_codes", 53, PAYMENTS | {"status"}, "ResultCode and ResultType are strings."),
-    _quirk("missing_value", 60, PAYOUTS, "Some items have no Value, and ReferenceItem is a list."),
-    _quirk("masked_phone", 61, STK, "PhoneNumber is masked."),
-    _quirk("shuffled_items", 62, PAYMENTS, "The items come in another order."),
+    quirk("string_codes", 53, PAYMENTS | {"status"}, "ResultCode and ResultType are strings."),
+    quirk("missing_value", 60, PAYOUTS, "Some items have no Value, and ReferenceItem is a list."),
+    quirk("masked_phone", 61, STK, "PhoneNumber is masked."),
+    quirk("shuffled_items", 62, PAYMENTS, "The items come in another order."),
 )
 
 # What happens to the connection or the answer, after or without acting.
@@ -262,58 +227,24 @@ ANSWERS = (
         times=1,
         sentence="One call gets this API's answer to an invalid token.",
     ),
-    _refusal("cut_before_acting", 21, "The connection is reset, nothing done.", answer="cut", once=True),
-    _refusal("spike_arrest_apigee", 23, "429 with the gateway's own fault.", once=True),
-    _refusal("spike_arrest_json", 24, "500.003.02 Spike Arrest Violation.", once=True),
-    _refusal("quota", 25, "500.003.03 Quota Violation.", once=True),
-    _refusal("system_busy", 26, "500.003.02 System is busy.", once=True),
-    _refusal("internal_error_without_acting", 27, "500.003.1001, nothing done.", answer="internal_error", once=True),
-    _refusal("maintenance", 32, "503 with 500.002.1001 maintenance.", once=True),
-    _refusal("redirect_without_acting", 37, "302, nothing done.", answer="redirect", once=True),
-    _refusal("merchant_missing", 29, "500.001.1001 Merchant does not exist.", STK | {"stk_query"}),
-    _refusal("wrong_credentials", 30, "500.001.1001 Wrong credentials.", STK | {"stk_query"}),
-    _refusal("subscriber_locked", 31, "500.001.1001 Unable to lock subscriber.", STK),
-    _refusal("duplicate_ocid", 33, "500.002.1001 Duplicate, nothing done.", frozenset({"b2c"})),
-    _refusal("invalid_request", 35, "400.002.02 for params.field (Amount)."),
-    _refusal("html_403", 39, "403 with the HTML of a firewall in front."),
-    _refusal("html_503", 40, "503 with HTML."),
-    _refusal("error_envelope_200", 43, "200 with an error envelope."),
-    _refusal("gateway_403", 63, "403.002.1001: not allowed at the gateway.", PAYOUTS),
-    _refusal("system_internal_error", 64, "500.002.1001 System internal error.", PAYOUTS | {"status"}),
-)
-
-# Questions about a payment.
-INQUIRIES = (
-    Script(
-        name="in_flight_a",
-        apis=frozenset({"stk_query"}),
-        quirks=frozenset({"in_flight_a"}),
-        sentence="200 with ResultCode 4999, whatever became of the payment.",
-    ),
-    Script(
-        name="query_contradicts",
-        apis=frozenset({"stk_query"}),
-        code=1037,
-        quirks=frozenset({"query_contradicts"}),
-        sentence="200 with params.code (1037) and params.desc, whatever became of the payment.",
-    ),
-    _refusal("in_flight_b", None, "200 with an empty 500.001.1001.", frozenset({"stk_query"})),
-    _refusal("in_flight_c", None, "500 being processed.", frozenset({"stk_query"})),
-    _refusal("stray_500", None, "500 for a known id.", frozenset({"stk_query"})),
-    _refusal("query_too_early", None, "400 for a known id.", frozenset({"stk_query"})),
-    _refusal("query_unknown", None, "500 The transaction does not Exist.", frozenset({"stk_query"})),
-    Script(
-        name="not_found",
-        apis=frozenset({"status"}),
-        code="SFC_IC0003",
-        sentence="The result says that the transaction does not exist.",
-    ),
-    Script(
-        name="status_value",
-        apis=frozenset({"status"}),
-        quirks=frozenset({"status_value"}),
-        sentence="The result gives params.status (Pending) as the payment's TransactionStatus.",
-    ),
+    refusal("cut_before_acting", 21, "The connection is reset, nothing done.", answer="cut", once=True),
+    refusal("spike_arrest_apigee", 23, "429 with the gateway's own fault.", once=True),
+    refusal("spike_arrest_json", 24, "500.003.02 Spike Arrest Violation.", once=True),
+    refusal("quota", 25, "500.003.03 Quota Violation.", once=True),
+    refusal("system_busy", 26, "500.003.02 System is busy.", once=True),
+    refusal("internal_error_without_acting", 27, "500.003.1001, nothing done.", answer="internal_error", once=True),
+    refusal("maintenance", 32, "503 with 500.002.1001 maintenance.", once=True),
+    refusal("redirect_without_acting", 37, "302, nothing done.", answer="redirect", once=True),
+    refusal("merchant_missing", 29, "500.001.1001 Merchant does not exist.", STK | {"stk_query"}),
+    refusal("wrong_credentials", 30, "500.001.1001 Wrong credentials.", STK | {"stk_query"}),
+    refusal("subscriber_locked", 31, "500.001.1001 Unable to lock subscriber.", STK),
+    refusal("duplicate_ocid", 33, "500.002.1001 Duplicate, nothing done.", frozenset({"b2c"})),
+    refusal("invalid_request", 35, "400.002.02 for params.field (Amount)."),
+    refusal("html_403", 39, "403 with the HTML of a firewall in front."),
+    refusal("html_503", 40, "503 with HTML."),
+    refusal("error_envelope_200", 43, "200 with an error envelope."),
+    refusal("gateway_403", 63, "403.002.1001: not allowed at the gateway.", PAYOUTS),
+    refusal("system_internal_error", 64, "500.002.1001 System internal error.", PAYOUTS | {"status"}),
 )
 
 CATALOGUE: dict[str, Script] = {script.name: script for script in (*OUTCOMES, *TELLING, *ANSWERS, *INQUIRIES)}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tests.simulator.callbacks import ORDERS, Order
 from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.scenarios import Match
 
@@ -34,6 +35,7 @@ def control_routes(simulator: Simulator) -> list[web.RouteDef]:
         ("GET", "/_control/requests", control.requests),
         ("DELETE", "/_control/requests", control.forget_requests),
         ("GET", "/_control/callbacks", control.callbacks),
+        ("POST", "/_control/callbacks/release", control.release_callbacks),
         ("GET", "/_control/settings", control.settings),
         ("GET", "/_control/switches", control.switches),
         ("POST", "/_control/switches", control.change_switches),
@@ -76,18 +78,22 @@ class Control:
 
     async def index(self, _request: web.Request) -> web.Response:
         """That the simulator is up, and how many payments are still on their way."""
-        return web.json_response({"open": self._simulator.is_open, "pending": self._simulator.courier.pending})
+        courier = self._simulator.courier
+        state = {"open": self._simulator.is_open, "pending": courier.pending, "held": len(courier.held)}
+        return web.json_response(state)
 
-    async def ledger(self, _request: web.Request) -> web.Response:
-        """Money that moved."""
-        return web.json_response(self._simulator.ledger.shown())
+    async def ledger(self, request: web.Request) -> web.Response:
+        """Money that moved; of one reference or payment if asked."""
+        wanted = {name: request.query.get(name) for name in ("reference", "payment_id")}
+        return web.json_response(self._simulator.ledger.shown(**wanted))
 
     async def requests(self, request: web.Request) -> web.Response:
         """Requests that reached Daraja's paths."""
-        last = request.query.get("last")
-        return web.json_response(
-            self._simulator.traffic.shown(path=request.query.get("path", ""), last=None if last is None else int(last))
+        path, contains, last = (request.query.get(name) for name in ("path", "contains", "last"))
+        shown = self._simulator.traffic.shown(
+            path=path or "", contains=contains or "", last=None if last is None else int(last)
         )
+        return web.json_response(shown)
 
     async def forget_requests(self, _request: web.Request) -> web.Response:
         """Forget the requests; nothing else changes."""
@@ -95,9 +101,18 @@ class Control:
         return web.json_response({"count": 0})
 
     async def callbacks(self, _request: web.Request) -> web.Response:
-        """Results that were delivered, or could not be."""
-        items = [delivery.shown() for delivery in self._simulator.courier.deliveries]
-        return web.json_response({"items": items, "count": len(items)})
+        """Results that were delivered, or could not be; and those that are held back."""
+        courier = self._simulator.courier
+        items = [delivery.shown() for delivery in courier.deliveries]
+        held = [delivery.shown() for delivery in courier.held]
+        return web.json_response({"items": items, "count": courier.delivered, "held": held})
+
+    async def release_callbacks(self, request: web.Request) -> web.Response:
+        """Deliver what is held back; answers when each was answered."""
+        order, url_contains, count = _release_of(await _body(request))
+        released = await self._simulator.courier.release(order=order, url_contains=url_contains, count=count)
+        items = [delivery.shown() for delivery in released]
+        return web.json_response({"items": items, "count": len(items), "held": len(self._simulator.courier.held)})
 
     async def settings(self, _request: web.Request) -> web.Response:
         """What a client needs."""
@@ -160,6 +175,21 @@ class Control:
         answer = web.json_response({"open": False, "seconds": seconds}, status=201)
         answer.force_close()  # the asker's own connection ends with this answer
         return answer
+
+
+def _release_of(body: Mapping[str, object]) -> tuple[Order, str, int | None]:
+    unknown = set(body) - {"order", "url_contains", "count"}
+    if unknown:
+        raise ControlError(f"unknown: {', '.join(sorted(unknown))}")
+    wanted, url_contains, count = body.get("order", "in_order"), body.get("url_contains", ""), body.get("count")
+    order = next((order for order in ORDERS if order == wanted), None)
+    if order is None:
+        raise ControlError(f"order is one of {', '.join(ORDERS)}")
+    if not isinstance(url_contains, str):
+        raise ControlError("url_contains is text")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ControlError("count is a whole number from 1, or null")
+    return order, url_contains, count
 
 
 def closed_seconds(params: Mapping[str, object]) -> float | None:

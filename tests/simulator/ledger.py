@@ -6,6 +6,7 @@ an acknowledgement, not a callback, not a claim.
 
 from dataclasses import asdict, dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 Kind = Literal["stk", "b2c", "b2b"]
 
@@ -33,32 +34,52 @@ class Movement:
 
 
 class Ledger:
-    """All movements, oldest first."""
+    """All movements, oldest first, and where each is found. It forgets none of them before a reset."""
 
     def __init__(self) -> None:
         self.movements: list[Movement] = []
+        self._by_reference: dict[str, list[Movement]] = {}
+        self._by_segment: dict[str, list[Movement]] = {}
 
     def record(self, movement: Movement) -> None:
         """Money moved."""
         self.movements.append(movement)
+        self._by_reference.setdefault(movement.reference, []).append(movement)
+        for segment in set(urlsplit(movement.result_url).path.split("/")):
+            self._by_segment.setdefault(segment, []).append(movement)
 
     def by_reference(self) -> dict[str, dict[str, int]]:
         """How often and how much, for each reference."""
-        totals: dict[str, dict[str, int]] = {}
-        for movement in self.movements:
-            total = totals.setdefault(movement.reference, {"count": 0, "amount": 0})
-            total["count"] += 1
-            total["amount"] += movement.amount
-        return totals
+        return {reference: _total(movements) for reference, movements in self._by_reference.items()}
 
     def count(self, reference: str) -> int:
         """How often money moved for one reference."""
-        return sum(movement.reference == reference for movement in self.movements)
+        return len(self._by_reference.get(reference, []))
 
-    def shown(self) -> dict[str, object]:
-        """The whole ledger for the control API."""
-        return {"items": [m.shown() for m in self.movements], "by_reference": self.by_reference()}
+    def find(self, *, reference: str | None = None, payment_id: str | None = None) -> list[Movement]:
+        """The movements of a reference, of a payment whose id is a part of the ResultURL's path, or of both."""
+        if payment_id is None:
+            return self.movements if reference is None else self._by_reference.get(reference, [])
+        found = self._by_segment.get(payment_id, [])
+        return found if reference is None else [one for one in found if one.reference == reference]
+
+    def shown(self, *, reference: str | None = None, payment_id: str | None = None) -> dict[str, object]:
+        """The ledger for the control API, or what is found of it."""
+        movements = self.find(reference=reference, payment_id=payment_id)
+        totals: dict[str, list[Movement]] = {}
+        for movement in movements:
+            totals.setdefault(movement.reference, []).append(movement)
+        return {
+            "items": [movement.shown() for movement in movements],
+            "by_reference": {name: _total(some) for name, some in totals.items()},
+        }
 
     def clear(self) -> None:
         """Forget everything, as after a reset."""
         self.movements.clear()
+        self._by_reference.clear()
+        self._by_segment.clear()
+
+
+def _total(movements: list[Movement]) -> dict[str, int]:
+    return {"count": len(movements), "amount": sum(movement.amount for movement in movements)}

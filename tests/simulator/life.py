@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Literal
 
 from tests.simulator.callbacks import Courier
-from tests.simulator.catalogue import Code
 from tests.simulator.ledger import Kind, Ledger, Movement
 from tests.simulator.results import message_of
 from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.script import Code
 from tests.simulator.shapes import Identities, iso, nairobi_now, placeholder_receipt
 from tests.simulator.switches import Switches
 
@@ -74,21 +74,35 @@ class Payment:
 class Book:
     """All accepted payments, by the identifiers that questions use."""
 
-    def __init__(self) -> None:
+    def __init__(self, *payers: str) -> None:
+        self._payers = payers  # whose payments may be asked about
         self.by_provider_id: dict[str, Payment] = {}
-        self.by_originator_id: dict[str, Payment] = {}
         self.by_receipt: dict[str, Payment] = {}
+        self._first: dict[tuple[str, str], Payment] = {}  # by payer and OriginatorConversationID
 
     def enter(self, payment: Payment) -> None:
         """An accepted payment. A repeated OriginatorConversationID does not displace the first."""
         self.by_provider_id[payment.provider_id] = payment
-        self.by_originator_id.setdefault(payment.originator_id, payment)
+        self._first.setdefault((payment.payer, payment.originator_id), payment)
+
+    def is_used(self, payment: Payment) -> bool:
+        """Whether its shortcode had a payment accepted under its id: for good, whatever became of that (§4.2)."""
+        return (payment.payer, payment.originator_id) in self._first
+
+    def by_originator_id(self, originator_id: str) -> Payment | None:
+        """The merchant's payment: another shortcode's payments are not ours to ask about."""
+        found = (self._first.get((payer, originator_id)) for payer in self._payers)
+        return next((payment for payment in found if payment is not None), None)
+
+    def find(self, name: str) -> Payment | None:
+        """By any of the identifiers."""
+        return self.by_provider_id.get(name) or self.by_originator_id(name) or self.by_receipt.get(name)
 
     def clear(self) -> None:
         """Forget all of them, and with them which OriginatorConversationIDs were seen."""
         self.by_provider_id.clear()
-        self.by_originator_id.clear()
         self.by_receipt.clear()
+        self._first.clear()
 
 
 class Lives:
@@ -113,6 +127,10 @@ class Lives:
             self._courier.soon(self._live(payment))
 
     async def _live(self, payment: Payment, *, at_once: bool = False) -> None:
+        await self._lived(payment, at_once=at_once)
+        payment.sent = {}  # only a timeout message needs it, and payments are kept for ever
+
+    async def _lived(self, payment: Payment, *, at_once: bool) -> None:
         choice = payment.choice
         code = self._code(payment)
         if not at_once:
@@ -214,4 +232,7 @@ class Lives:
 
     async def _tell(self, payment: Payment, outcome: Outcome) -> None:
         body, headers = message_of(payment, outcome)
-        await self._courier.post(payment.result_url, body, headers=headers, copies=payment.choice.copies)
+        choice = payment.choice
+        await self._courier.post(
+            payment.result_url, body, headers=headers, copies=choice.copies, hold=choice.script.held
+        )

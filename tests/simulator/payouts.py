@@ -5,9 +5,10 @@ none: every accepted call pays.
 """
 
 from tests.simulator.answers import envelope
-from tests.simulator.catalogue import CATALOGUE, Code
+from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.life import Book, Lives, Payment
 from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.script import Code
 from tests.simulator.settings import Merchant, Vault
 from tests.simulator.shapes import Identities, Reply, reply
 from tests.simulator.switches import Switches
@@ -109,9 +110,9 @@ class B2C:
         return Facts(phone, phone, as_amount(body.get("Amount")), (reference,), str(body.get("ResultURL", "")))
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Accept a payout, once per OriginatorConversationID, whatever became of the first (§4.2)."""
+        """Accept a payout, once for a shortcode's OriginatorConversationID, whatever became of the first (§4.2)."""
         payment = self._payment(body, choice)
-        if payment.originator_id in self._book.by_originator_id:
+        if self._book.is_used(payment):
             answered_later = (
                 self._switches.duplicate_ocid == "async" or choice.script is CATALOGUE["duplicate_ocid_async"]
             )

@@ -18,7 +18,7 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from tests.simulator.app import Simulator
+from tests.simulator.app import RECORDS_MAX, Simulator
 
 WAIT_SECONDS_MAX = 20.0  # only so that a mistake fails a test and does not hang it
 TIMESTAMP = "20260301101500"
@@ -61,6 +61,7 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answer_status = 200
+        self.answers_after = 0  # how many must have arrived before any is answered
         self.port = 0
         app = web.Application()
         app.router.add_post("/{path:.*}", self._receive)
@@ -90,6 +91,7 @@ class Receiver:
     async def _receive(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())
         self.received.append(Received(request.path, dict(request.headers), body))
+        await eventually(lambda: len(self.received) >= self.answers_after)
         return web.json_response({"ResultCode": 0, "ResultDesc": "Accepted"}, status=self.answer_status)
 
 
@@ -109,6 +111,7 @@ class Probe:
         await self.simulator.reset(tokens=True)
         self.receiver.received.clear()
         self.receiver.answer_status = 200
+        self.receiver.answers_after = 0
         await self.fetch_token()
 
     async def fetch_token(self, **headers: str) -> Answer:
@@ -253,11 +256,11 @@ def _changed(body: dict[str, object], changes: dict[str, object]) -> dict[str, o
 
 
 @asynccontextmanager
-async def probing(*, time_scale: float = 0.01) -> AsyncIterator[Probe]:
+async def probing(*, time_scale: float = 0.01, records_max: int = RECORDS_MAX) -> AsyncIterator[Probe]:
     """A simulator, a receiver and a client with a token, all on this machine."""
     async with (
         Receiver() as receiver,
-        Simulator(time_scale=time_scale) as simulator,
+        Simulator(time_scale=time_scale, records_max=records_max) as simulator,
         aiohttp.ClientSession(trust_env=False) as session,
     ):
         probe = Probe(simulator, session, receiver)

@@ -10,8 +10,8 @@ import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tests.simulator.catalogue import Code
 from tests.simulator.scenarios import Choice
+from tests.simulator.script import Code
 from tests.simulator.shapes import digits_of
 
 if TYPE_CHECKING:  # life.py moves the money and then asks this module for words: only its types are needed
@@ -29,6 +29,7 @@ STK_TEXTS: dict[str, str] = {  # §2.4
     "0": DONE,
     "1": "The balance is insufficient for the transaction.",
     "17": "Rule limited.",
+    "26": "System busy. The service request is rejected.",
     "1001": "Unable to lock subscriber, a transaction is already in process for the current subscriber",
     "1019": "Transaction has expired.",
     "1025": "An error occurred while sending a push request.",
@@ -50,6 +51,10 @@ PAYOUT_TEXTS: dict[str, str] = {  # §4.6
     "11": "The DebitParty is in an invalid state.",
     "15": "Duplicate OriginatorConversationID.",
     "17": "System internal error.",
+    "18": "The initiator's password is invalid.",
+    "20": "The initiator is unknown.",
+    "21": "The initiator is not allowed to initiate this request.",
+    "22": "The initiator is not active.",
     "26": "Traffic blocking condition in place.",
     "2001": "The initiator information is invalid.",
     "2028": "The request is not permitted according to product assignment.",

@@ -1,15 +1,20 @@
-"""Which scenario a call meets: the newest rule that matches it, else its magic number, else approval.
+"""Which scenario a call meets: the newest rule that matches it, else its magic number, else chaos's lot, else approval.
 
 Rules come from the control API or from a test. A rule never applies to an API that its scenario does not
 know, so a rule for any API is spent only where it means something.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.simulator.catalogue import ALL, APPROVE, CATALOGUE, PAYMENTS, Code, Script
+from tests.simulator.catalogue import APPROVE, CATALOGUE
+from tests.simulator.chaos import Chaos
+from tests.simulator.script import ALL, PAYMENTS, Code, Script
 from tests.simulator.switches import Switches
 from tests.simulator.validation import as_amount, as_text
+
+Shelf = tuple[str, str | int | None]  # a field of Match and its value: where a rule is looked for
 
 MAGIC_PHONE = "2547000000"
 MAGIC_AMOUNT = 249_900  # near the largest amount, where ordinary tests do not go by chance
@@ -49,6 +54,11 @@ class Choice:
         """A numeric parameter."""
         value = self.params.get(name)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def names(self, name: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+        """A parameter that is a list, as texts."""
+        value = self.params.get(name)
+        return tuple(str(one) for one in value) if isinstance(value, list | tuple) else otherwise
 
     def code(self, *, payout: bool) -> Code:
         """The result code."""
@@ -130,6 +140,10 @@ class Rule:
     match: Match
     times: int | None
 
+    def is_meant(self, api: str, facts: Facts) -> bool:
+        """Whether a call meets it."""
+        return api in self.choice.script.apis and self.match.covers(api, facts)
+
     def shown(self) -> dict[str, object]:
         """As the control API prints it."""
         match = {name: getattr(self.match, name) for name in Match.__slots__}
@@ -141,13 +155,81 @@ class Rule:
         }
 
 
+class Rules:
+    """The rules in force, found by what they match: a call looks at few of them, however many there are."""
+
+    def __init__(self) -> None:
+        self._serials = itertools.count(1)
+        self._all: dict[int, Rule] = {}
+        self._shelves: dict[Shelf, dict[int, Rule]] = {}
+
+    def add(self, rule: Rule) -> None:
+        """The newest rule."""
+        serial = next(self._serials)
+        self._all[serial] = rule
+        self._shelves.setdefault(_shelf_of(rule.match), {})[serial] = rule
+
+    def take(self, api: str, facts: Facts) -> Rule | None:
+        """The newest that this call meets, used once."""
+        found: list[tuple[int, Rule]] = []
+        for shelf in _shelves_for(facts):
+            rules = self._shelves.get(shelf, {})
+            meant = ((n, r) for n, r in reversed(rules.items()) if r.is_meant(api, facts))
+            found += itertools.islice(meant, 1)
+        if not found:
+            return None
+        serial, rule = max(found, key=lambda one: one[0])
+        self._spend(serial, rule)
+        return rule
+
+    def _spend(self, serial: int, rule: Rule) -> None:
+        if rule.times is None:
+            return
+        rule.times -= 1
+        if rule.times == 0:
+            del self._all[serial]
+            shelf = _shelf_of(rule.match)
+            del self._shelves[shelf][serial]
+            if not self._shelves[shelf]:
+                del self._shelves[shelf]
+
+    def clear(self) -> None:
+        """Drop all of them."""
+        self._all.clear()
+        self._shelves.clear()
+
+    def shown(self) -> list[dict[str, object]]:
+        """Newest first."""
+        return [rule.shown() for rule in reversed(self._all.values())]
+
+
+def _shelf_of(match: Match) -> Shelf:
+    """By the narrowest thing that it names; what names nothing, or only a part of the address, is on one shelf."""
+    for name in ("reference", "phone_number", "party", "amount"):
+        value = getattr(match, name)
+        if value is not None:
+            return name, value
+    return "", None
+
+
+def _shelves_for(facts: Facts) -> set[Shelf]:
+    return {
+        *(("reference", reference) for reference in facts.references),
+        ("phone_number", facts.phone_number),
+        ("party", facts.party),
+        ("amount", facts.amount),
+        ("", None),
+    }
+
+
 class Scenarios:
-    """The rules in force."""
+    """What each call meets."""
 
     def __init__(self, switches: Switches) -> None:
         self._switches = switches
-        self.rules: list[Rule] = []
+        self._rules = Rules()
         self._met: set[tuple[str, str, tuple[str, ...]]] = set()
+        self._chaos: Chaos | None = None
 
     def add(self, name: str, match: Match, *, times: int | None, params: Mapping[str, object]) -> Rule:
         """Add a rule, which outranks the earlier ones; a ValueError says what is wrong."""
@@ -159,29 +241,30 @@ class Scenarios:
         if times is not None and times < 1:
             raise ValueError("times is a whole number from 1, or null")
         rule = Rule(Choice(script, dict(params)), match, times)
-        self.rules.append(rule)
+        self._rules.add(rule)
         return rule
 
     def choose(self, api: str, facts: Facts) -> Choice:
         """The scenario that this call meets."""
-        for rule in reversed(self.rules):
-            if api in rule.choice.script.apis and rule.match.covers(api, facts):
-                self._spend(rule)
-                return rule.choice
-        if self._switches.magic and api in PAYMENTS:
-            return self._by_number(api, facts)
-        return ORDINARY
+        rule = self._rules.take(api, facts)
+        if rule is not None:
+            return rule.choice
+        by_number = self._by_number(api, facts) if self._switches.magic and api in PAYMENTS else None
+        return by_number or self._by_lot(api)
 
-    def _spend(self, rule: Rule) -> None:
-        if rule.times is not None:
-            rule.times -= 1
-            if rule.times == 0:
-                self.rules.remove(rule)
+    def _by_lot(self, api: str) -> Choice:
+        plan = self._switches.chaos
+        if plan is None:
+            return ORDINARY
+        if self._chaos is None or self._chaos.plan is not plan:  # a plan that is set again begins again
+            self._chaos = Chaos(plan)
+        script = self._chaos.draw(api)
+        return ORDINARY if script is None else Choice(script, self._chaos.params.get(script.name, {}))
 
-    def _by_number(self, api: str, facts: Facts) -> Choice:
+    def _by_number(self, api: str, facts: Facts) -> Choice | None:
         script = _magic_of(facts)
         if script is None or api not in script.apis:
-            return ORDINARY
+            return None
         if script.once:
             meeting = (api, script.name, facts.references)
             if meeting in self._met:
@@ -191,13 +274,13 @@ class Scenarios:
 
     def clear(self) -> None:
         """Forget all rules, and who met which magic number."""
-        self.rules.clear()
+        self._rules.clear()
         self._met.clear()
 
     def shown(self) -> dict[str, object]:
         """Rules, catalogue and magic numbers."""
         return {
-            "rules": [rule.shown() for rule in reversed(self.rules)],
+            "rules": self._rules.shown(),
             "catalogue": [
                 {
                     "scenario": script.name,

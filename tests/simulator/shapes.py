@@ -59,7 +59,7 @@ class Identities:
         self._node = str(uuid.uuid4()).split("-", 1)[1]
         self._sequence = itertools.count(random.randrange(10_000, 900_000))
         self._receipt = itertools.count(random.randrange(RECEIPTS))
-        self._checkouts: set[str] = set()
+        self._checkouts: dict[str, int] = {}  # line → the tenth of a second that it was given last
 
     def request_id(self) -> str:
         """A MerchantRequestID, an assigned OriginatorConversationID, or an error's `requestId`."""
@@ -71,13 +71,10 @@ class Identities:
         One digit leaves ten a second for one line, so a taken one moves on by a tenth.
         """
         moment = nairobi_now()
-        while True:
-            fraction = moment.microsecond // 100_000
-            candidate = f"ws_CO_{moment.strftime('%d%m%Y%H%M%S')}{fraction}{phone_number[-9:]}"
-            if candidate not in self._checkouts:
-                self._checkouts.add(candidate)
-                return candidate
-            moment += timedelta(milliseconds=100)
+        tenth = max(int(moment.timestamp() * 10), self._checkouts.get(phone_number, 0) + 1)
+        self._checkouts[phone_number] = tenth
+        moment = datetime.fromtimestamp(tenth // 10, NAIROBI)
+        return f"ws_CO_{moment.strftime('%d%m%Y%H%M%S')}{tenth % 10}{phone_number[-9:]}"
 
     def conversation_id(self) -> str:
         """`AG_`, the date, twenty hexadecimal digits of which the recent ones begin with 2010."""

@@ -1,25 +1,17 @@
 """Transaction Status (daraja.md §6.1): a question that is answered by a result of its own.
 
 ResultCode 0 says that the question worked; the payment's state is a parameter. Either name of the identifier
-is taken, because sources differ on it.
+is taken, because sources differ on it. The envelope's ids are the question's, the parameters' the payment's.
 """
 
 import random
 
 from tests.simulator.callbacks import Courier
-from tests.simulator.catalogue import Code
 from tests.simulator.life import Book, Payment
 from tests.simulator.payouts import Initiator, acknowledgement, remarks
-from tests.simulator.results import (
-    DONE,
-    PAYOUT_TEXTS,
-    QUEUE_TIMEOUT_ITEM,
-    Item,
-    envelope,
-    text_of,
-    told_amount,
-)
+from tests.simulator.results import DONE, PAYOUT_TEXTS, QUEUE_TIMEOUT_ITEM, Item, envelope, text_of
 from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.script import Code
 from tests.simulator.settings import Merchant
 from tests.simulator.shapes import Identities, Reply, digits_of, nairobi_now, placeholder_receipt
 from tests.simulator.switches import Switches
@@ -100,18 +92,21 @@ class TransactionStatus:
 
     async def _tell(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> None:
         result = self._result(body, choice, inquiry, refusal)
-        await self._courier.post(str(body["ResultURL"]), result, copies=choice.copies)
+        await self._courier.post(str(body["ResultURL"]), result, copies=choice.copies, hold=choice.script.held)
 
     def _result(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> dict[str, object]:
         conversation_id, originator_id = inquiry
         payment = self._found(body)
         code = choice.code(payout=True) if refusal is None else refusal
-        text = text_of(PAYOUT_TEXTS, code, as_text(choice.params.get("desc")))
-        parameters: list[Item] | None = None
+        desc = as_text(choice.params.get("desc")) if refusal is None else None
+        text = text_of(PAYOUT_TEXTS, code, desc)
+        parameters: object = None
         if refusal is None and (choice.script.name == "not_found" or (code == 0 and payment is None)):
-            code, text = NOT_FOUND, NOT_FOUND_TEXT
+            code, text = NOT_FOUND, NOT_FOUND_TEXT if desc is None else desc
         elif code == 0 and payment is not None:
-            text, parameters = DONE, _parameters(payment, choice)
+            text = DONE
+            if not (choice.has("status_missing_parameters") and choice.params.get("absent") is True):
+                parameters = self._parameters(payment, choice)
         return envelope(
             choice=choice,
             code=code,
@@ -128,11 +123,52 @@ class TransactionStatus:
         receipt, originator_id = _asked(body)
         if receipt:
             return self._book.by_receipt.get(receipt)
-        payment = self._book.by_originator_id.get(originator_id)
+        payment = self._book.by_originator_id(originator_id)
         told = payment.outcome if payment is not None else None
         if told is not None and str(told.code) == "15" and not told.moved:
             return None  # a scenario answered a first call with 15: no transaction, and no failure of one
         return payment
+
+    def _parameters(self, payment: Payment, choice: Choice) -> list[Item]:
+        """The target's facts, or what the scenario makes of them."""
+        status = str(choice.params.get("status", "Pending" if choice.has("status_value") else payment.state))
+        originator_id, provider_id = self._ids_told(payment, choice)
+        items: list[Item] = [
+            *_parties(payment),
+            {"Key": "OriginatorConversationID", "Value": originator_id},
+            {"Key": "InitiatedTime", "Value": int(digits_of(payment.asked_at))},
+            {"Key": "TransactionReason"},
+            {"Key": "TransactionStatus", "Value": status},
+            {"Key": "Amount", "Value": float(_amount_told(payment, choice))},
+            {"Key": "ConversationID", "Value": provider_id},
+        ]
+        if payment.outcome is not None:
+            items.append({"Key": "FinalisedTime", "Value": int(digits_of(payment.outcome.at))})
+        receipt = self._receipt_told(payment, status, choice)
+        if receipt:
+            items.append({"Key": "ReceiptNo", "Value": receipt})
+        if choice.has("status_conflicting"):
+            second = choice.params.get("second", "Failed" if status == "Completed" else "Completed")
+            items.append({"Key": "TransactionStatus", "Value": second})
+        if choice.has("status_missing_parameters"):
+            items = _thinned(items, choice)
+        return items
+
+    def _ids_told(self, payment: Payment, choice: Choice) -> tuple[str, str]:
+        if not choice.has("status_foreign_ids"):
+            return payment.originator_id, payment.provider_id
+        other = self._book.find(str(choice.params.get("of", "")))
+        if other is not None:
+            return other.originator_id, other.provider_id
+        return self._ids.request_id(), self._ids.conversation_id()
+
+    def _receipt_told(self, payment: Payment, status: str, choice: Choice) -> str | None:
+        """A receipt is there if money moved, whatever the status says, and if the status claims that it did."""
+        if choice.has("status_missing_receipt"):
+            return None
+        if payment.outcome is not None and payment.outcome.moved:
+            return payment.outcome.receipt
+        return self._ids.receipt() if status == "Completed" else None
 
 
 def _asked(body: Body) -> tuple[str, str]:
@@ -141,28 +177,34 @@ def _asked(body: Body) -> tuple[str, str]:
     return as_text(body.get("TransactionID")) or "", originator_id or ""
 
 
-def _parameters(payment: Payment, choice: Choice) -> list[Item]:
-    """The target's facts. DebitPartyName comes twice, and the second is the other side (§6.1)."""
-    state = payment.state
-    status = str(choice.params.get("status", "Pending")) if choice.has("status_value") else state
-    finalised = payment.outcome.at if payment.outcome is not None else None
-    line, business = f"{payment.party} - JANE DOE", f"{payment.payer} - SIMULATED LTD"
-    debit, credit = (line, business) if payment.kind == "stk" else (business, line)
-    items: list[Item] = [
+def _parties(payment: Payment) -> list[Item]:
+    """Who paid whom. DebitPartyName comes twice, and the second is the other side (§6.1)."""
+    ours = f"{payment.payer} - SIMULATED LTD"
+    theirs = f"{payment.party} - {'SUPPLIER LTD' if payment.kind == 'b2b' else 'JANE DOE'}"
+    debit, credit = (theirs, ours) if payment.kind == "stk" else (ours, theirs)
+    account, charges, reason = {
+        "stk": ("MMF Account For Customer", "", "Pay Bill Online"),
+        "b2c": ("Utility Account", "Fee For B2C Payment|KES|22.40", "Business Payment to Customer via API"),
+        "b2b": ("Working Account", "", "Business Pay Bill via API"),
+    }[payment.kind]
+    return [
         {"Key": "DebitPartyName", "Value": debit},
         {"Key": "DebitPartyName", "Value": credit},
-        {"Key": "OriginatorConversationID", "Value": payment.originator_id},
-        {"Key": "InitiatedTime", "Value": int(digits_of(payment.asked_at))},
-        {"Key": "DebitAccountType", "Value": "Utility Account"},
-        {"Key": "DebitPartyCharges", "Value": "Fee For B2C Payment|KES|22.40"},
-        {"Key": "TransactionReason"},
-        {"Key": "ReasonType", "Value": "Business Payment to Customer via API"},
-        {"Key": "TransactionStatus", "Value": status},
-        {"Key": "Amount", "Value": float(told_amount(choice, payment.amount))},
-        {"Key": "ConversationID", "Value": payment.provider_id},
+        {"Key": "DebitAccountType", "Value": account},
+        {"Key": "DebitPartyCharges", "Value": charges},
+        {"Key": "ReasonType", "Value": reason},
     ]
-    if finalised is not None:
-        items.append({"Key": "FinalisedTime", "Value": int(digits_of(finalised))})
-    if payment.outcome is not None and payment.outcome.moved:
-        items.append({"Key": "ReceiptNo", "Value": payment.outcome.receipt})
-    return items
+
+
+def _amount_told(payment: Payment, choice: Choice) -> int:
+    if not choice.has("status_wrong_amount"):
+        return payment.amount
+    wanted = choice.number("amount")
+    return payment.amount + 1 if wanted is None else int(wanted)
+
+
+def _thinned(items: list[Item], choice: Choice) -> list[Item]:
+    """Without some keys, and without the values of some others."""
+    without = choice.names("without", () if "valueless" in choice.params else ("TransactionStatus",))
+    valueless = choice.names("valueless", ())
+    return [{"Key": item["Key"]} if item["Key"] in valueless else item for item in items if item["Key"] not in without]

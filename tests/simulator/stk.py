@@ -5,10 +5,10 @@ import random
 import time
 
 from tests.simulator.answers import IN_PROCESS, PAGES, envelope, query_result
-from tests.simulator.catalogue import Code
 from tests.simulator.life import Book, Lives, Payment
 from tests.simulator.results import QUERY_TEXTS, text_of
 from tests.simulator.scenarios import Choice, Facts
+from tests.simulator.script import Code
 from tests.simulator.settings import Merchant
 from tests.simulator.shapes import Identities, Reply, reply
 from tests.simulator.switches import Switches
@@ -32,7 +32,6 @@ DESCRIPTION_MAX = 13  # §2.1
 PROMPT_MAX = 182  # §2.1: a longer prompt ends as 1025
 UNLIMITED = 1_000  # what is enforced for lengths when the switch is off: the sandbox takes more than documented
 REPEAT_SECONDS = 120.0  # §2.4, code 17
-QUERY_SECONDS = 12.0  # §3: five in a minute, one at a time
 
 
 def refuse_wrong_password(body: Body, merchant: Merchant, ids: Identities) -> Reply | None:
@@ -146,6 +145,7 @@ class StkQuery:
         self._ids = ids
         self._book = book
         self._next_allowed = 0.0
+        self._turns: dict[str, int] = {}  # CheckoutRequestID → how often codes were told in turn
 
     def facts(self, body: Body) -> Facts:
         """What the payment that is asked about is about."""
@@ -166,33 +166,56 @@ class StkQuery:
             return envelope("query_unknown", self._ids)
         if random.random() < self._switches.stray_500:
             return envelope("stray_500", self._ids)
-        if choice.has("query_contradicts"):
-            code = choice.code(payout=False)
-            return self._result(payment, code, text_of(QUERY_TEXTS, code, as_text(choice.params.get("desc"))))
+        told = self._ids_told(payment, choice)
+        invented = self._invented(payment, choice)
+        if invented is not None:
+            return query_result(
+                *told, str(invented), text_of(QUERY_TEXTS, invented, as_text(choice.params.get("desc")))
+            )
         if choice.has("in_flight_a") or payment.outcome is None:
-            return self._in_flight(payment, "A" if choice.has("in_flight_a") else None)
+            return self._in_flight(told, "A" if choice.has("in_flight_a") else None)
         code = payment.outcome.code
-        return self._result(payment, code, text_of(QUERY_TEXTS, code, payment.outcome.desc))
+        return query_result(*told, str(code), text_of(QUERY_TEXTS, code, payment.outcome.desc))
 
-    def _result(self, payment: Payment, code: Code, text: str) -> Reply:
-        return query_result(payment.provider_id, payment.originator_id, str(code), text)
+    def _invented(self, payment: Payment, choice: Choice) -> Code | None:
+        """The code that a scenario puts in the place of the truth."""
+        if choice.has("query_codes_in_turn"):
+            codes = choice.names("codes", ("1032", "1037")) or ("1032",)
+            turn = self._turns.get(payment.provider_id, 0)
+            self._turns[payment.provider_id] = turn + 1
+            return codes[turn % len(codes)]
+        if not choice.has("query_contradicts"):
+            return None
+        if "code" in choice.params:
+            return choice.code(payout=False)
+        return 0 if payment.state in {"Failed", "Expired"} else 1037
 
-    def _in_flight(self, payment: Payment, wanted: str | None) -> Reply:
+    def _ids_told(self, payment: Payment, choice: Choice) -> tuple[str, str]:
+        """CheckoutRequestID and MerchantRequestID."""
+        if not choice.has("query_foreign_ids"):
+            return payment.provider_id, payment.originator_id
+        other = self._book.find(str(choice.params.get("of", "")))
+        if other is not None:
+            return other.provider_id, other.originator_id
+        return self._ids.checkout_request_id(payment.party), self._ids.request_id()
+
+    def _in_flight(self, ids_told: tuple[str, str], wanted: str | None) -> Reply:
         shape = wanted or self._switches.in_flight_shape
         if shape == "random":
             shape = random.choice("ABC")
         if shape == "A":
-            return self._result(payment, "4999", IN_PROCESS)
+            return query_result(*ids_told, "4999", IN_PROCESS)
         return envelope("in_flight_b" if shape == "B" else "in_flight_c", self._ids)
 
     def _may_ask(self) -> bool:
-        """The sandbox's limit, in real seconds: a client's own limiter is measured against it."""
+        """The sandbox's limit, never scaled: a client's own limiter is measured against it."""
         now = time.monotonic()
         if now < self._next_allowed:
             return False
-        self._next_allowed = now + QUERY_SECONDS
+        self._next_allowed = now + self._switches.query_limit_seconds
         return True
 
     def clear(self) -> None:
-        """Forget when the last question was."""
+        """Forget when the last question was, and what was told in turn."""
         self._next_allowed = 0.0
+        self._turns.clear()

@@ -7,6 +7,8 @@ and names the permitted ones.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
+from tests.simulator.chaos import check_plan
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "token_policy": ("invalidate_previous", "keep_all"),
     "expires_in": ("number", "string"),
@@ -21,6 +23,7 @@ class Switches:
 
     time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
     magic: bool = True  # magic phone numbers and amounts choose scenarios
+    chaos: dict[str, object] | None = None  # chaos.py: scenarios by lot, for calls that meet no rule
     token_policy: str = "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
     expires_in: str = "number"  # §1: sources disagree on the JSON type
     token_ttl_seconds: int = 3599  # §1
@@ -31,13 +34,15 @@ class Switches:
     repeat_rule: bool = False  # §2.4: code 17, same amount and line within two minutes
     in_flight_shape: str = "A"  # §3
     stray_500: float = 0.0  # §3: share of queries of known ids that get a 500 for nothing
-    query_limiter: bool = False  # §3: 5 in 60 s, burst 1, in unscaled seconds
+    query_limiter: bool = False  # §3: 5 in 60 s, burst 1
+    query_limit_seconds: float = 12.0  # §3: what lies between two queries under the limiter, never scaled
     duplicate_ocid: str = "sync"  # §4.2: 500.002.1001 at once, or result 15 later
     strict_till_identifier: bool = False  # §5: a till needs RecieverIdentifierType 2, or sources say 4 will do
     status_echoes_target: bool = False  # §6.1: the inquiry's own OCID may echo the target's
     utility_balance: int = 10_000_000_000  # §4.7: what B2C pays from, in whole shillings
     working_balance: int = 10_000_000_000  # §5: what B2B pays from
     initiator_locked: bool = False  # §4.5: set by three wrong credentials
+    hold_callbacks: bool = False  # results and timeout messages wait until the control API releases them
     callback_keep_alive: bool = False  # a reused connection could lose a callback that Daraja sends once
 
     def shown(self) -> dict[str, object]:
@@ -52,11 +57,14 @@ class Switches:
                 raise ValueError(f"no switch {name!r}; there are {', '.join(sorted(known))}")
             self._check(name, value)
         for name, value in wanted.items():
-            setattr(self, name, float(value) if isinstance(getattr(self, name), float) else value)  # type: ignore[arg-type]
+            setattr(self, name, _own(value, like=getattr(self, name)))
 
     def _check(self, name: str, value: object) -> None:
         current = getattr(self, name)
-        if name in CHOICES:
+        if name == "chaos":
+            if value is not None:
+                check_plan(value)
+        elif name in CHOICES:
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}")
         elif isinstance(current, bool):
@@ -66,3 +74,10 @@ class Switches:
             raise ValueError(f"{name} is a number from 0")
         elif isinstance(current, int) and not isinstance(value, int):
             raise ValueError(f"{name} is a whole number")
+
+
+def _own(value: object, *, like: object) -> object:
+    """The value as it is kept: in the switch's type, and a plan as a copy, which is how a new one is known."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return float(value) if isinstance(like, float) and isinstance(value, int | float) else value

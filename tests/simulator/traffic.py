@@ -5,6 +5,7 @@ is there too.
 """
 
 import json
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -12,6 +13,8 @@ from tests.simulator.shapes import iso
 
 SECRETS = frozenset({"Password", "SecurityCredential", "Passkey"})
 REPLACED = "[redacted]"
+PATHS_MAX = 1_000  # Daraja has six; whoever calls thousands of others must not grow this for ever
+OTHER_PATHS = "(other paths)"
 
 
 @dataclass(slots=True, eq=False)
@@ -42,26 +45,35 @@ class Arrival:
 
 
 class Traffic:
-    """Every request to Daraja's own paths."""
+    """The newest requests to Daraja's own paths, and how many there were."""
 
-    def __init__(self) -> None:
-        self.arrivals: list[Arrival] = []
+    def __init__(self, most: int) -> None:
+        self.arrivals: deque[Arrival] = deque(maxlen=most)
+        self._counts: Counter[str] = Counter()
 
     def arrived(self, method: str, path: str) -> Arrival:
-        """Put a request on record."""
+        """Put a request on record; the oldest goes if there are too many."""
         arrival = Arrival(method, path)
         self.arrivals.append(arrival)
+        self._counts[path if path in self._counts or len(self._counts) < PATHS_MAX else OTHER_PATHS] += 1
         return arrival
 
-    def shown(self, *, path: str = "", last: int | None = None) -> dict[str, object]:
-        """The requests whose path contains `path`: all are counted, the last few may be asked for."""
-        found = [arrival for arrival in self.arrivals if path in arrival.path]
+    def shown(self, *, path: str = "", contains: str = "", last: int | None = None) -> dict[str, object]:
+        """Requests whose path and body contain these: the last few of those that are kept.
+
+        `count` is how many had such a path, kept or not; under `contains`, how many of those that are kept.
+        """
+        needle = contains.encode()
+        found = [arrival for arrival in self.arrivals if path in arrival.path and needle in arrival.raw]
+        count = len(found) if contains else sum(n for known, n in self._counts.items() if path in known)
         items = found if last is None else found[len(found) - min(last, len(found)) :]
-        return {"items": [arrival.shown() for arrival in items], "count": len(found)}
+        forgotten = self._counts.total() - len(self.arrivals)
+        return {"items": [arrival.shown() for arrival in items], "count": count, "forgotten": forgotten}
 
     def clear(self) -> None:
         """Forget all of it."""
         self.arrivals.clear()
+        self._counts.clear()
 
 
 def redact(value: object) -> object:

@@ -11,8 +11,12 @@ import pytest
 from tests.spec.system import System
 from tests.stack.stack import Stack
 
-# Faster than in life, and without our own rate limit in the way; everything else is as shipped.
-BRISK = {"SWEEP_INTERVAL_SECONDS": "0.2", "DARAJA_REQUESTS_PER_SECOND": "500"}
+# Faster than in life, and without our own limits in the way; everything else is as shipped.
+BRISK = {
+    "SWEEP_INTERVAL_SECONDS": "0.2",
+    "DARAJA_REQUESTS_PER_SECOND": "500",
+    "DARAJA_INQUIRIES_PER_MINUTE": "60000",
+}
 TIME_SCALE = 0.02
 
 
@@ -32,7 +36,26 @@ async def shared_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(shared_system: System) -> System:
-    """The shared system, its simulator as new."""
+    """The shared system, its simulator as new and its brakes released."""
     await shared_system.control("POST", "/reset", {})
+    await shared_system.release_brakes()
     await shared_system.control("POST", "/switches", {"time_scale": TIME_SCALE})
     return shared_system
+
+
+# A minute of life is about a second: first question after half a second, then each second, windows of a few.
+ASKED_SOON: dict[str, str | None] = {
+    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
+    "INQUIRY_INTERVAL_MAX_SECONDS": "1",
+    "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
+    "DEPOSIT_RESULT_WINDOW_SECONDS": "3",
+    "SUBMITTING_LEASE_SECONDS": "3",
+    "BREAKER_COOL_DOWN_SECONDS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+async def asking_system() -> AsyncIterator[System]:
+    """A system that soon asks Daraja about what is open. It is never reset: Daraja does not forget what was sent to it."""
+    async with a_system(env=ASKED_SOON) as system:
+        yield system

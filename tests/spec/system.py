@@ -130,6 +130,11 @@ class System:
         finally:
             await connection.close()
 
+    async def release_brakes(self) -> None:
+        """Releases the kill switch and the breaker, whatever engaged them."""
+        release = "UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now() WHERE is_engaged"
+        await self.execute(release)
+
     async def stages(self, payment_id: str) -> list[str]:
         """The stages that the payment went through, by its history."""
         return [item["stage"] for item in await self.backend.history(payment_id)]
@@ -152,17 +157,23 @@ class System:
     # --- waiting ------------------------------------------------------------------------------------------------
 
     async def eventually(
-        self, look: Callable[[], Awaitable[Any]], is_so: Callable[[Any], object] = bool, what: str = ""
+        self,
+        look: Callable[[], Awaitable[Any]],
+        is_so: Callable[[Any], object] = bool,
+        what: str = "",
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        look_again_seconds: float = 0.05,
     ) -> Any:
         """What `look` returns once `is_so`; fails with the last look when patience ends."""
         seen: Any = None
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(patience_seconds):
                 while True:
                     seen = await look()
                     if is_so(seen):
                         return seen
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(look_again_seconds)
         except TimeoutError:
             raise AssertionError(f"did not come about {what}; last seen: {seen}") from None
 

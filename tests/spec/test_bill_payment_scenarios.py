@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, Play, failed, play, results
+from tests.spec.playing import AWAITED, CORRECTED, IN_DOUBT, PAID, PAID_BY_INQUIRY, Play, failed, play, results
 from tests.spec.system import System
 
 _PAID = [
@@ -24,8 +24,8 @@ _PAID = [
     Play("missing_value", PAID),
     Play("shuffled_items", PAID),
     Play("timeout_message", PAID, {"seconds": 0.5}),
-    Play("failure_then_success", PAID),
-    Play("late_success_after_failure", PAID),
+    Play("failure_then_success", CORRECTED),
+    Play("late_success_after_failure", CORRECTED),
 ]
 
 _FAILED = [
@@ -74,16 +74,22 @@ _IN_DOUBT = [
     Play("error_envelope_200", IN_DOUBT),
 ]
 
+_SAID_FAILED = failed("rejected_by_provider", "Failed")
+
 _AWAITED = [
     Play("lost_callback", replace(AWAITED, moved=1)),
-    Play("missing_metadata", replace(AWAITED, moved=1)),
-    Play("missing_metadata", replace(AWAITED, moved=1), {"absent": True}),
-    Play("missing_receipt", replace(AWAITED, moved=1)),
-    Play("single_object_parameter", replace(AWAITED, moved=1), {"code": 0}),
     Play("wrong_amount", replace(AWAITED, moved=1, needs_review=True)),
-    Play("timeout_message_only", AWAITED),
-    Play("unknown_code", AWAITED),
-    *(Play("result_code", AWAITED, {"code": code}) for code in (17, 26, 100000000, "00")),
+]
+
+# What the result does not decide, Daraja is asked at once.
+_ASKED = [
+    Play("missing_metadata", PAID_BY_INQUIRY),
+    Play("missing_metadata", PAID_BY_INQUIRY, {"absent": True}),
+    Play("missing_receipt", PAID_BY_INQUIRY),
+    Play("single_object_parameter", PAID_BY_INQUIRY, {"code": 0}),
+    Play("timeout_message_only", failed("expired", "Expired", safe=False)),
+    Play("unknown_code", _SAID_FAILED),
+    *(Play("result_code", _SAID_FAILED, {"code": code}) for code in (17, 26, 100000000, "00")),
 ]
 
 
@@ -114,5 +120,10 @@ async def test_a_bill_payment_that_may_have_acted_is_in_doubt_and_not_sent_again
 
 
 async def test_a_bill_payment_without_a_definite_result_stays_open(system: System) -> None:
-    """A lost, unknown or incomplete result, a timeout message, or a code to be verified finalizes nothing."""
+    """A lost result, or one that names another amount, finalizes nothing."""
     await play(system, "b2b", _AWAITED)
+
+
+async def test_what_a_result_does_not_decide_transaction_status_does(system: System) -> None:
+    """An incomplete or unknown result, a timeout message, or a code to be verified: Daraja is asked, and its word ends it."""
+    await play(system, "b2b", _ASKED, results_after_answers=True)

@@ -7,7 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Api, Play, begin, failed, play, results, times_sent
+from tests.spec.playing import (
+    AWAITED,
+    CORRECTED,
+    IN_DOUBT,
+    PAID,
+    PAID_BY_INQUIRY,
+    PAID_LATER,
+    Api,
+    Play,
+    begin,
+    failed,
+    play,
+    results,
+    times_sent,
+)
 from tests.spec.system import System
 
 _PAID = [
@@ -27,8 +41,8 @@ _PAID = [
     Play("balance_without_value", PAID),
     Play("masked_phone", PAID),
     Play("shuffled_items", PAID),
-    Play("failure_then_success", PAID),
-    Play("late_success_after_failure", PAID),
+    Play("failure_then_success", CORRECTED),
+    Play("late_success_after_failure", CORRECTED),
 ]
 
 _FAILED = [
@@ -96,12 +110,16 @@ _IN_DOUBT = [
 
 _AWAITED = [
     Play("lost_callback", replace(AWAITED, moved=1)),
-    Play("missing_metadata", replace(AWAITED, moved=1)),
-    Play("missing_metadata", replace(AWAITED, moved=1), {"absent": True}),
-    Play("missing_receipt", replace(AWAITED, moved=1)),
     Play("wrong_amount", replace(AWAITED, moved=1, needs_review=True)),
     Play("unknown_code", AWAITED),
     *(Play("result_code", AWAITED, {"code": code}) for code in (17, 26, 1001, 1025, 4999, 9999, "E9999", "0.0", "00")),
+]
+
+
+_INCOMPLETE = [
+    Play("missing_metadata", PAID_BY_INQUIRY),
+    Play("missing_metadata", PAID_BY_INQUIRY, {"absent": True}),
+    Play("missing_receipt", PAID_BY_INQUIRY),
 ]
 
 
@@ -137,8 +155,14 @@ async def test_a_deposit_that_may_have_acted_is_in_doubt_and_not_sent_again(syst
 
 
 async def test_a_deposit_without_a_definite_result_stays_open(system: System) -> None:
-    """A lost, unknown or incomplete result, or one that only asks to be verified, finalizes nothing."""
+    """A lost or unknown result, another amount, or a code that only asks to be verified, finalizes nothing."""
     await play(system, "stk", _AWAITED)
+
+
+async def test_a_deposit_that_says_paid_and_not_what_is_asked_about(system: System) -> None:
+    """A success without receipt or amount is for a person, and Daraja, asked at once, says that it was paid."""
+    ids = await play(system, "stk", _INCOMPLETE, results_after_answers=True)
+    assert {(await system.payment(payment_id))["receipt"] for payment_id in ids.values()} == {None}
 
 
 async def test_a_late_success_corrects_a_failed_deposit(system: System) -> None:

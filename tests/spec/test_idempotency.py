@@ -177,7 +177,7 @@ async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> N
 
 
 _IN_REVIEW = _LONG_AGO.replace("SET", "SET needs_review = true,")
-_ASKED_ABOUT = _LONG_AGO.replace("SET", "SET next_step_at = now() + interval '1 day',")
+_ASKED_ABOUT = _LONG_AGO.replace("SET", "SET next_step_at = now() + interval '1 day', next_step = 'query',")
 
 _NOT_FREE = {
     "it is still open": ("lost_callback", [_HELD_NO_LONGER, _LONG_AGO]),

@@ -211,9 +211,6 @@ def test_an_answer_looks_up_whose_its_ids_and_receipt_are() -> None:
     assert answering(PAYMENT_ID, 1, None, (), TERMS).ids == frozenset()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="for the core: a failure told by queries ends a deposit whose stored callback says paid"
-)
 def test_queries_do_not_end_as_failed_what_a_stored_callback_says_was_paid() -> None:
     """A query must never overwrite a success callback (daraja.md §3): one without a receipt waits for a person."""
     payment = a_due(Kind.DEPOSIT, needs_review=True)

@@ -153,7 +153,7 @@ def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() 
 def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(word: Word, stage: Stage) -> None:
     payment = a_payment(stage=stage)
     decision = decided(payment, a_report(word), source_allowed=False)
-    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT)
+    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (stage is S.FAILED and word is Word.SUCCESS)
     assert decision.payment == (replace(payment, next_step_at=NOW) if is_asked else payment)
     assert (decision.disposition, decision.is_flagged, decision.ids) == (D.WRONG_SOURCE, True, frozenset())
 

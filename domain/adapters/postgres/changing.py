@@ -29,9 +29,10 @@ from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
 from domain.errors import PaymentServiceError, StoreUnavailable
 from domain.events import event_body, json_text
-from domain.inquiry import Evidence, second_look_at
-from domain.payment import Payment, Stage
+from domain.inquiry import Evidence
+from domain.payment import Payment
 from domain.ports import Announcement, Change, ChangeResult, Context, Decided
+from domain.stamp import stamped
 
 # A lost COMMIT is written again: every change is decided anew on the row as it then stands, so twice is once.
 _TRIES_MAX = 3
@@ -113,18 +114,6 @@ async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[C
     return results
 
 
-def _with_ids(payment: Payment, attempt_id: UUID | None, ids: frozenset[tuple[str, str]]) -> Payment:
-    if not ids:
-        return payment
-    return replace(
-        payment,
-        attempts=tuple(
-            replace(attempt, provider_ids=attempt.provider_ids | ids) if attempt.id == attempt_id else attempt
-            for attempt in payment.attempts
-        ),
-    )
-
-
 async def _lock_and_load(
     transaction: Transaction, batch: Sequence[Change]
 ) -> tuple[dict[UUID, Payment], dict[tuple[str, str], UUID], dict[str, UUID]]:
@@ -158,20 +147,10 @@ def _prepare(
     after = decided.payment
     if before is None or after is None:
         return Written(change, before, decided, new_ids, None, None)
-    after = _with_ids(after, decided.attempt_id, new_ids)  # they may open a way to ask
-    if decided.what is None and after == before:
-        return Written(change, before, decided, new_ids, None, None)
-    after = replace(after, updated_at=transaction.now)
-    if after.stage.is_final and after.finalized_at is None:
-        after = replace(after, finalized_at=transaction.now)
-    became_askable = before.question is None and after.question is not None
-    if after.stage.is_final and (after.stage is not before.stage or became_askable):
-        after = replace(after, next_step_at=second_look_at(after, transaction.now))
-    if after.stage is not Stage.SUBMITTING:
-        after = replace(after, lease_until=None)
+    after = stamped(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=transaction.now)
     if decided.what is None:
         return Written(change, before, replace(decided, payment=after), new_ids, None, None)
-    after = replace(after, sequence=before.sequence + 1)
+    after = replace(after, sequence=before.sequence + 1, updated_at=transaction.now)
     history_id = uuid_utils.uuid7()
     body = None
     if decided.event is not None:

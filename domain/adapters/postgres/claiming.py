@@ -28,11 +28,8 @@ from domain.adapters.postgres.engine import (
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.errors import ClaimUnknown
 from domain.payment import FactName, Payment, Stage, Step
-from domain.ports import ClaimTerms, Due
+from domain.ports import HANDED_OVER_FOR, ClaimTerms, Due
 from domain.values import Kind
-
-# A step is given to a worker this long before it would be due again (`reconcile.HANDED_OVER_FOR`).
-_SOON = timedelta(seconds=5)
 
 _LOOK = text(f"""
 SELECT id, kind, stage, next_step, now() - created_at AS age,
@@ -133,7 +130,7 @@ class Claiming:
 
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": _SOON})
+            rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": HANDED_OVER_FOR})
         found = {row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held) for row in rows}
         return [found.get(payment_id) for payment_id in ids]
 

@@ -15,7 +15,7 @@ from domain.adapters.postgres.feed import list_events
 from domain.adapters.postgres.rows import due_from
 from domain.errors import StoreUnavailable
 from domain.payment import Step
-from domain.ports import Announcement, Due
+from domain.ports import Announcement, Due, Round
 
 # Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
 _TAKE_DUE = text("""
@@ -33,13 +33,18 @@ WITH due AS (
 SELECT * FROM moved ORDER BY was_due_at
 """)
 
-# A look before a budget is spent. Questions with the refused credential are not due while the breaker is open.
-_COUNT_DUE = text("""
-SELECT count(*) AS due FROM (
-    SELECT FROM mkwanja.payments
-    WHERE next_step = :step AND next_step_at <= now() AND NOT (:step = 'status' AND EXISTS (
-        SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
-    LIMIT :limit) AS found
+# One look at everything: mostly there is nothing, and then it is all that a sweep costs. Counted only up to what a sweep
+# would take. Questions with the refused credential are not due while the breaker is open.
+_LOOK = text("""
+SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
+        SELECT count(*) FROM (
+            SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now() LIMIT :limit) AS found
+    ) END AS due,
+    brakes.engaged, brakes.breaker_is_open,
+    EXISTS (SELECT FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events
+FROM unnest(CAST(:steps AS text[])) AS step(name),
+    (SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
+        coalesce(bool_or(is_engaged) FILTER (WHERE name = 'breaker'), false) AS breaker_is_open FROM mkwanja.brakes) AS brakes
 """)
 
 _TAKE_PROBE = text("""
@@ -88,11 +93,17 @@ class Sweeping:
             self._record_batch, key=lambda item: item.payment_id, gate=gate
         )
 
-    async def count_due(self, step: Step, *, limit: int) -> int:
-        """See `domain.ports.SweepingStore.count_due`."""
+    async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
+        """See `domain.ports.SweepingStore.look`."""
+        parameters = {"steps": [step.value for step in Step], "limit": limit, "overdue_by": overdue_by}
         async with self._database.transaction() as transaction:
-            [row] = await transaction.rows(_COUNT_DUE, {"step": step.value, "limit": limit})
-        return int(row.due)
+            rows = await transaction.rows(_LOOK, parameters)
+        return Round(
+            due={Step(row.step): row.due for row in rows},
+            owes_events=rows[0].owes_events,
+            engaged_brakes=frozenset(rows[0].engaged or ()),
+            breaker_is_open=rows[0].breaker_is_open,
+        )
 
     async def take_due(self, step: Step, *, limit: int, next_step_in: timedelta) -> list[Due]:
         """See `domain.ports.SweepingStore.take_due`."""

@@ -1,0 +1,43 @@
+"""What every change does to a payment besides what it decides: ids learned, times, lease.
+
+Pure, so that whoever keeps payments (Postgres, or a test's memory) keeps them alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from domain.inquiry import second_look_at
+from domain.payment import Payment, Stage
+
+
+def stamped(
+    before: Payment, decided: Payment, *, attempt_id: UUID | None, new_ids: frozenset[tuple[str, str]], now: datetime
+) -> Payment:
+    """`decided` as it is to be kept at `now`, with `new_ids` given to `attempt_id`; `before` itself if nothing changed."""
+    after = _with_ids(decided, attempt_id, new_ids)
+    if after == before:
+        return before
+    after = replace(after, updated_at=now, lease_until=after.lease_until if after.stage is Stage.SUBMITTING else None)
+    if not after.stage.is_final:
+        return after
+    if after.finalized_at is None:
+        after = replace(after, finalized_at=now)
+    can_be_asked_now = before.question is None and after.question is not None
+    if after.stage is not before.stage or (can_be_asked_now and after.next_step_at is None):
+        # Only a failure for want of a word is looked at again.
+        after = replace(after, next_step_at=second_look_at(after, now))
+    return after if after.question is not None else replace(after, next_step_at=None)
+
+
+def _with_ids(payment: Payment, attempt_id: UUID | None, ids: frozenset[tuple[str, str]]) -> Payment:
+    """`payment` with what `attempt_id` was given: it may open a way to ask."""
+    return replace(
+        payment,
+        attempts=tuple(
+            replace(attempt, provider_ids=attempt.provider_ids | ids) if attempt.id == attempt_id else attempt
+            for attempt in payment.attempts
+        ),
+    )

@@ -1,0 +1,25 @@
+"""Every protection's scenario holds; and, where all combinations are played, fails without the protection."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.lanes import Lanes
+from tests.crash.protections import PROTECTIONS, Broken, Case
+from tests.crash.running import Ground
+from tests.crash.table import Batch
+from tests.failpoints.points import CHECKS
+
+
+async def test_a_promise_holds_by_its_protection(case: Case, lanes: Lanes[Ground, Batch | Case]) -> None:
+    """As the product is, the scenario ends well; without the protection it breaks the promise."""
+    if not case.without:
+        await lanes.done(case)
+        return
+    with pytest.raises(Broken):
+        await lanes.done(case)
+
+
+def test_every_check_that_can_be_taken_away_is_a_protection() -> None:
+    """So that none is missed."""
+    assert {protection.check for protection in PROTECTIONS} == set(CHECKS)

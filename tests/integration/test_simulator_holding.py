@@ -1,0 +1,164 @@
+"""The simulator's late callbacks, over real HTTP: held back, and released when a test wants them."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.simulator.probe import Probe, probing
+
+RELEASE = "/callbacks/release"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running() -> AsyncIterator[Probe]:
+    """One simulator for this file: making its key pair takes a moment."""
+    async with probing() as probe:
+        yield probe
+
+
+@pytest_asyncio.fixture
+async def probe(running: Probe) -> Probe:
+    """The same simulator as if it had just started."""
+    await running.begin_anew()
+    return running
+
+
+async def three_held(probe: Probe) -> list[str]:
+    """Three payouts that are over and not told; the ids of their results in order."""
+    await probe.control("POST", "/switches", {"hold_callbacks": True})
+    for _ in range(3):
+        await probe.b2c()
+        await probe.simulator.idle()
+    held: list[Any] = (await probe.control("GET", "/callbacks")).body["held"]
+    return [delivery["body"]["Result"]["ConversationID"] for delivery in held]
+
+
+def told(probe: Probe) -> list[str]:
+    """The ids of the results that arrived, in order."""
+    return [received.body["Result"]["ConversationID"] for received in probe.receiver.received]
+
+
+async def test_what_is_held_is_not_told_though_money_moved(probe: Probe) -> None:
+    """Nor is it pending: nothing more comes by itself, not even when the switch is turned off."""
+    held = await three_held(probe)
+    await probe.control("POST", "/switches", {"hold_callbacks": False})
+    assert len(set(held)) == 3
+    assert len(probe.simulator.ledger.movements) == 3
+    assert (await probe.control("GET", "")).body == {"open": True, "pending": 0, "held": 3}
+    assert (await probe.control("GET", "/callbacks")).body["count"] == 0
+    assert not probe.receiver.received
+
+
+@pytest.mark.parametrize("order", ["in_order", "reversed"])
+async def test_it_is_released_one_after_the_other(probe: Probe, order: str) -> None:
+    """Oldest first, or newest first, while others are still held back."""
+    held = await three_held(probe)
+    answer = await probe.control("POST", RELEASE, {"order": order})
+    assert (answer.body["count"], answer.body["held"]) == (3, 0)
+    assert [item["status"] for item in answer.body["items"]] == [200] * 3
+    assert told(probe) == (held if order == "in_order" else held[::-1])
+
+
+async def test_it_is_released_together(probe: Probe) -> None:
+    """No request waits for another's answer."""
+    held = await three_held(probe)
+    probe.receiver.answers_after = 3  # nobody is answered before all have arrived
+    answer = await probe.control("POST", RELEASE, {"order": "at_once"})
+    assert [item["status"] for item in answer.body["items"]] == [200] * 3
+    assert sorted(told(probe)) == sorted(held)
+
+
+async def test_some_are_released_and_the_rest_stay(probe: Probe) -> None:
+    """By count in the order asked for, or by a part of the address."""
+    held = await three_held(probe)
+    await probe.control("POST", RELEASE, {"order": "reversed", "count": 1})
+    assert told(probe) == held[2:]
+    url = (await probe.control("GET", "/callbacks")).body["held"][1]["url"]
+    answer = await probe.control("POST", RELEASE, {"url_contains": url})
+    assert (told(probe), answer.body["held"]) == ([held[2], held[1]], 1)
+
+
+async def test_one_payment_s_result_is_held_by_a_rule(probe: Probe) -> None:
+    """The others are told."""
+    probe.simulator.scenario("held_callback", reference="p1")
+    held = (await probe.b2c(OriginatorConversationID="p1")).body["ConversationID"]
+    other = (await probe.b2c()).body["ConversationID"]
+    await probe.simulator.idle()
+    assert told(probe) == [other]
+    await probe.control("POST", RELEASE)
+    assert told(probe) == [other, held]
+
+
+async def test_a_result_is_released_as_it_was(probe: Probe) -> None:
+    """A failure that a success overtook: the late failure still says so."""
+    probe.simulator.switches.change({"hold_callbacks": True})
+    probe.simulator.scenario("failure_then_success", api="stk")
+    await probe.stk()
+    await probe.simulator.idle()
+    await probe.control("POST", RELEASE, {"order": "reversed"})
+    codes = [received.body["Body"]["stkCallback"]["ResultCode"] for received in probe.receiver.received]
+    assert codes == [0, 1037]
+
+
+async def test_every_kind_of_message_is_held(probe: Probe) -> None:
+    """Timeout messages, copies and answers to questions too."""
+    probe.simulator.switches.change({"hold_callbacks": True})
+    probe.simulator.scenario("timeout_message", api="b2c")
+    probe.simulator.scenario("duplicate_callbacks", api="stk")
+    probe.simulator.scenario("callback_before_answer", api="b2b")
+    await probe.b2c()
+    await probe.stk()
+    await probe.b2b()
+    await probe.status(OriginatorConversationID="p1")
+    await probe.simulator.idle()
+    assert not probe.receiver.received
+    await probe.control("POST", RELEASE)
+    assert len(probe.receiver.received) == 2 + 3 + 1 + 1
+
+
+async def test_a_question_s_result_is_held_by_a_rule(probe: Probe) -> None:
+    """While the payment's own result was told."""
+    probe.simulator.scenario("held_callback", api="status")
+    await probe.b2c(OriginatorConversationID="p1")
+    await probe.status(OriginatorConversationID="p1")
+    await probe.simulator.idle()
+    assert [received.path for received in probe.receiver.received if "status" in received.path] == []
+    await probe.control("POST", RELEASE, {"url_contains": "/results/status"})
+    assert probe.receiver.received[-1].path == "/results/status"
+
+
+async def test_a_reset_drops_what_is_held(probe: Probe) -> None:
+    """It is lost."""
+    await three_held(probe)
+    await probe.control("POST", "/reset")
+    assert (await probe.control("POST", RELEASE)).body["count"] == 0
+    assert not probe.receiver.received
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"order": "shuffled"}, "order is one of in_order, reversed, at_once"),
+        ({"count": 0}, "count is a whole number from 1"),
+        ({"url_contains": 7}, "url_contains is text"),
+        ({"colour": "red"}, "unknown: colour"),
+    ],
+)
+async def test_a_release_that_makes_no_sense_is_refused(probe: Probe, body: object, says: str) -> None:
+    """With the reason, and nothing is released."""
+    await three_held(probe)
+    answer = await probe.control("POST", RELEASE, body)
+    assert answer.status == 400
+    assert says in answer.body["error"]
+    assert len(probe.simulator.courier.held) == 3
+
+
+async def test_the_receiver_is_told_even_if_it_fails(probe: Probe) -> None:
+    """Delivered once, released or not (§8.3)."""
+    await three_held(probe)
+    probe.receiver.answer_status = 500
+    await probe.control("POST", RELEASE)
+    assert len(probe.receiver.received) == 3
+    assert (await probe.control("POST", RELEASE)).body["count"] == 0

@@ -1,0 +1,331 @@
+"""The simulator's answers to questions about a payment, over real HTTP: true, missing and false (daraja.md §3, §6.1)."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.simulator.probe import Probe, probing
+
+NO_TRANSACTION = "does not exist"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running() -> AsyncIterator[Probe]:
+    """One simulator for this file: making its key pair takes a moment."""
+    async with probing() as probe:
+        yield probe
+
+
+@pytest_asyncio.fixture
+async def probe(running: Probe) -> Probe:
+    """The same simulator as if it had just started."""
+    await running.begin_anew()
+    return running
+
+
+async def ask(probe: Probe, **changes: object) -> dict[str, Any]:
+    """The one Result of a question, once nothing more can come."""
+    probe.receiver.received.clear()
+    answer = await probe.status(**changes)
+    assert answer.status == 200
+    await probe.simulator.idle()
+    (received,) = probe.receiver.received
+    result: dict[str, Any] = received.body["Result"]
+    assert result["ConversationID"] == answer.body["ConversationID"]
+    assert result["OriginatorConversationID"] == answer.body["OriginatorConversationID"]
+    return result
+
+
+def told(result: dict[str, Any], key: str) -> list[object]:
+    """Every value of a parameter, in order."""
+    items = result["ResultParameters"]["ResultParameter"]
+    return [item.get("Value") for item in items if item["Key"] == key]
+
+
+async def paid(probe: Probe, **changes: object) -> dict[str, Any]:
+    """The acknowledgement of a payout that is over, made or not."""
+    body: dict[str, Any] = (await probe.b2c(**changes)).body
+    await probe.simulator.idle()
+    return body
+
+
+async def prompted(probe: Probe, **changes: object) -> dict[str, Any]:
+    """The answer to a push that is over, paid or not."""
+    body: dict[str, Any] = (await probe.stk(**changes)).body
+    await probe.simulator.idle()
+    return body
+
+
+class TestTrueStatus:
+    """What Transaction Status says of itself."""
+
+    @pytest.mark.parametrize("name", ["OriginalConversationID", "OriginatorConversationID"])
+    async def test_a_bill_payment_is_found_by_the_id_of_its_acknowledgement(self, probe: Probe, name: str) -> None:
+        """Daraja assigned it: a bill payment has no id of its sender's."""
+        acknowledged = (await probe.b2b()).body
+        await probe.simulator.idle()
+        result = await ask(probe, **{name: acknowledged["OriginatorConversationID"]})
+        assert told(result, "TransactionStatus") == ["Completed"]
+        assert told(result, "ConversationID") == [acknowledged["ConversationID"]]
+        assert told(result, "OriginatorConversationID") == [acknowledged["OriginatorConversationID"]]
+        assert told(result, "Amount") == [1800.0]
+        assert told(result, "ReceiptNo") == [probe.simulator.ledger.movements[0].receipt]
+        assert told(result, "DebitPartyName") == [
+            f"{probe.settings['DARAJA_PAYOUT_SHORTCODE']} - SIMULATED LTD",
+            "888880 - SUPPLIER LTD",
+        ]
+
+    async def test_a_receipt_finds_any_kind(self, probe: Probe) -> None:
+        """And one that is nobody's finds nothing."""
+        await probe.b2b()
+        await paid(probe)
+        await prompted(probe)
+        for movement in probe.simulator.ledger.movements:
+            assert told(await ask(probe, TransactionID=movement.receipt), "ReceiptNo") == [movement.receipt]
+        result = await ask(probe, TransactionID="UC17KX20PM")
+        assert result["ResultCode"] == "SFC_IC0003"
+        assert NO_TRANSACTION in result["ResultDesc"]
+
+    async def test_the_ids_of_question_and_payment_differ_unless_switched(self, probe: Probe) -> None:
+        """The acknowledgement may echo the target's id (§6.1)."""
+        await paid(probe, OriginatorConversationID="p1")
+        assert (await ask(probe, OriginatorConversationID="p1"))["OriginatorConversationID"] != "p1"
+        probe.simulator.switches.change({"status_echoes_target": True})
+        assert (await ask(probe, OriginatorConversationID="p1"))["OriginatorConversationID"] == "p1"
+
+
+class TestFalseStatus:
+    """What a scenario makes of it; the money has moved."""
+
+    @pytest.mark.parametrize(
+        "status",
+        ["Failed", "Cancelled", "Declined", "Expired", "Reversed", "Pending", "Initiated", "Authorized", "Completed"],
+    )
+    async def test_any_status_may_be_told(self, probe: Probe, status: str) -> None:
+        """Also one that contradicts the ledger."""
+        probe.simulator.scenario("status_value", params={"status": status})
+        await paid(probe, OriginatorConversationID="p1")
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert (result["ResultCode"], told(result, "TransactionStatus")) == (0, [status])
+        assert probe.simulator.ledger.count("p1") == 1
+
+    async def test_a_failed_payout_may_be_told_as_completed(self, probe: Probe) -> None:
+        """With a receipt that no money has."""
+        probe.simulator.scenario("insufficient_funds")
+        probe.simulator.scenario("status_value", params={"status": "Completed"})
+        await paid(probe, OriginatorConversationID="p1")
+        assert told(await ask(probe, OriginatorConversationID="p1"), "ReceiptNo")
+        assert not probe.simulator.ledger.movements
+
+    async def test_the_status_may_come_twice_and_differ(self, probe: Probe) -> None:
+        """Keys are repeated in Daraja's own documents."""
+        await paid(probe, OriginatorConversationID="p1")
+        probe.simulator.scenario("status_conflicting", times=1)
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert told(result, "TransactionStatus") == ["Completed", "Failed"]
+        probe.simulator.scenario("status_conflicting", params={"status": "Failed", "second": "Pending"})
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert told(result, "TransactionStatus") == ["Failed", "Pending"]
+
+    async def test_parameters_may_be_missing(self, probe: Probe) -> None:
+        """Some, their values, or all of them."""
+        await paid(probe, OriginatorConversationID="p1")
+        probe.simulator.scenario("status_missing_parameters", times=1)
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert told(result, "TransactionStatus") == []
+        assert told(result, "OriginatorConversationID") == ["p1"]
+        probe.simulator.scenario("status_missing_parameters", times=1, params={"without": ["Amount", "ConversationID"]})
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert [told(result, key) for key in ("Amount", "ConversationID")] == [[], []]
+        assert told(result, "TransactionStatus") == ["Completed"]
+        probe.simulator.scenario("status_missing_parameters", times=1, params={"valueless": ["TransactionStatus"]})
+        assert told(await ask(probe, OriginatorConversationID="p1"), "TransactionStatus") == [None]
+        probe.simulator.scenario("status_missing_parameters", times=1, params={"absent": True})
+        assert "ResultParameters" not in await ask(probe, OriginatorConversationID="p1")
+
+    async def test_the_ids_may_be_another_payment_s(self, probe: Probe) -> None:
+        """Those of a known one, or nobody's."""
+        first = await paid(probe, OriginatorConversationID="p1")
+        second = await paid(probe, OriginatorConversationID="p2")
+        probe.simulator.scenario("status_foreign_ids", times=1, params={"of": "p2"})
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert told(result, "OriginatorConversationID") == ["p2"]
+        assert told(result, "ConversationID") == [second["ConversationID"]]
+        probe.simulator.scenario("status_foreign_ids", times=1)
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert told(result, "OriginatorConversationID")[0] not in {"p1", "p2"}
+        assert told(result, "ConversationID")[0] not in {first["ConversationID"], second["ConversationID"]}
+
+    async def test_amount_and_receipt_may_be_wrong(self, probe: Probe) -> None:
+        """Another amount, no receipt."""
+        await paid(probe, OriginatorConversationID="p1")
+        probe.simulator.scenario("status_wrong_amount", times=1)
+        assert told(await ask(probe, OriginatorConversationID="p1"), "Amount") == [1501.0]
+        probe.simulator.scenario("status_wrong_amount", times=1, params={"amount": 15})
+        assert told(await ask(probe, OriginatorConversationID="p1"), "Amount") == [15.0]
+        probe.simulator.scenario("status_missing_receipt", times=1)
+        result = await ask(probe, OriginatorConversationID="p1")
+        assert (told(result, "ReceiptNo"), told(result, "TransactionStatus")) == ([], ["Completed"])
+
+    async def test_one_code_has_two_meanings(self, probe: Probe) -> None:
+        """Only the words tell not found from an invalid receiver."""
+        await paid(probe, OriginatorConversationID="p1")
+        texts = []
+        for scenario, params in (
+            ("not_found", {}),
+            ("not_found", {"desc": "Transaction not found."}),
+            ("status_receiver_invalid", {}),
+        ):
+            probe.simulator.scenario(scenario, times=1, params=params)
+            result = await ask(probe, OriginatorConversationID="p1")
+            assert result["ResultCode"] == "SFC_IC0003"
+            texts.append(result["ResultDesc"])
+        assert texts == ["The transaction does not exist", "Transaction not found.", "Receiver party is invalid."]
+
+
+class TestUnansweredStatus:
+    """Questions whose result is late, lost, repeated or never asked for."""
+
+    @pytest.mark.parametrize(
+        ("scenario", "paths"),
+        [
+            ("duplicate_callbacks", ["/results/status"] * 3),
+            ("lost_callback", []),
+            ("timeout_message", ["/timeout", "/results/status"]),
+            ("timeout_message_only", ["/timeout"]),
+            ("slow_result", ["/results/status"]),
+            ("internal_error_after_acting", ["/results/status"]),
+            ("internal_error_without_acting", []),
+            ("html_200", ["/results/status"]),
+            ("html_503", []),
+            ("spike_arrest_apigee", []),
+        ],
+    )
+    async def test_what_comes_of_a_question(self, probe: Probe, scenario: str, paths: list[str]) -> None:
+        """The payment is none the wiser."""
+        await paid(probe, OriginatorConversationID="p1")
+        probe.receiver.received.clear()
+        probe.simulator.scenario(scenario, api="status")
+        await probe.status(OriginatorConversationID="p1")
+        await probe.simulator.idle()
+        assert [received.path for received in probe.receiver.received] == paths
+        assert probe.simulator.ledger.count("p1") == 1
+
+    async def test_the_acknowledgement_may_be_lost_and_the_result_come(self, probe: Probe) -> None:
+        """A question that was never answered is answered."""
+        await paid(probe, OriginatorConversationID="p1")
+        probe.receiver.received.clear()
+        probe.simulator.scenario("answer_lost_after_acting", api="status")
+        with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+            await probe.status(OriginatorConversationID="p1")
+        await probe.simulator.idle()
+        assert [received.path for received in probe.receiver.received] == ["/results/status"]
+
+
+class TestRefusedCredential:
+    """Results about who asks, not about the payment (§4.6)."""
+
+    @pytest.mark.parametrize("code", [2001, 8006, 18, 20, 21])
+    @pytest.mark.parametrize("api", ["status", "b2c", "b2b"])
+    async def test_the_credential_may_be_refused(self, probe: Probe, api: str, code: int) -> None:
+        """Accepted first; no money moves."""
+        probe.simulator.scenario("credential_refused", api=api, params={"code": code})
+        if api == "status":
+            result = await ask(probe, OriginatorConversationID="p1")
+        else:
+            await (probe.b2c() if api == "b2c" else probe.b2b())
+            await probe.simulator.idle()
+            result = probe.receiver.received[0].body["Result"]
+        assert result["ResultCode"] == code
+        assert result["ResultDesc"] != "An outcome that no table knows."
+        assert not probe.simulator.ledger.movements
+
+
+class TestFalseQuery:
+    """STK query, where it does not say what became of the payment."""
+
+    async def test_it_may_say_failed_of_a_paid_one_and_paid_of_a_failed_one(self, probe: Probe) -> None:
+        """Seen in the sandbox (§3)."""
+        probe.simulator.scenario("query_contradicts")
+        first = await prompted(probe)
+        assert (await probe.query(first["CheckoutRequestID"])).body["ResultCode"] == "1037"
+        probe.simulator.scenario("cancel")
+        second = await prompted(probe)
+        assert (await probe.query(second["CheckoutRequestID"])).body["ResultCode"] == "0"
+        assert len(probe.simulator.ledger.movements) == 1
+
+    @pytest.mark.parametrize("code", [17, 26, 1001, 1025, 9999])
+    async def test_codes_that_need_another_look(self, probe: Probe, code: int) -> None:
+        """As the payment's own end, or as the query's invention."""
+        probe.simulator.scenario("result_code", api="stk", params={"code": code}, times=1)
+        checkout = (await prompted(probe))["CheckoutRequestID"]
+        assert (await probe.query(checkout)).body["ResultCode"] == str(code)
+        assert not probe.simulator.ledger.movements
+        checkout = (await prompted(probe))["CheckoutRequestID"]
+        probe.simulator.scenario("query_contradicts", params={"code": code})
+        answer = await probe.query(checkout)
+        assert answer.body["ResultCode"] == str(code)
+        assert answer.body["ResultDesc"] != "An outcome that no table knows."
+
+    async def test_codes_may_alternate(self, probe: Probe) -> None:
+        """Each payment begins with the first."""
+        probe.simulator.scenario("query_codes_in_turn", params={"codes": [1032, 2001]})
+        checkouts = [(await prompted(probe))["CheckoutRequestID"] for _ in range(2)]
+        codes = [(await probe.query(checkout)).body["ResultCode"] for _ in range(3) for checkout in checkouts]
+        assert codes == ["1032", "1032", "2001", "2001", "1032", "1032"]
+
+    async def test_the_ids_may_be_another_payment_s(self, probe: Probe) -> None:
+        """Those of a known one, or nobody's."""
+        first, second = [await prompted(probe) for _ in range(2)]
+        probe.simulator.scenario("query_foreign_ids", times=1, params={"of": second["CheckoutRequestID"]})
+        answer = await probe.query(first["CheckoutRequestID"])
+        names = ("CheckoutRequestID", "MerchantRequestID")
+        assert [answer.body[name] for name in names] == [second[name] for name in names]
+        assert answer.body["ResultCode"] == "0"
+        probe.simulator.scenario("query_foreign_ids", times=1)
+        answer = await probe.query(first["CheckoutRequestID"])
+        assert all(answer.body[name] not in {first[name], second[name]} for name in names)
+
+    @pytest.mark.parametrize(
+        ("scenario", "status", "part"),
+        [
+            ("in_flight_a", 200, {"ResultCode": "4999"}),
+            ("in_flight_b", 200, {"errorCode": "500.001.1001", "errorMessage": ""}),
+            ("in_flight_c", 500, {"errorMessage": "The transaction is being processed"}),
+            ("stray_500", 500, {"errorCode": "500.001.1001"}),
+            ("query_too_early", 400, {"errorMessage": "Bad Request - Invalid CheckoutRequestID"}),
+            ("query_unknown", 500, {"errorMessage": "The transaction does not Exist"}),
+            ("spike_arrest_apigee", 429, {}),
+            ("error_envelope_200", 200, {"errorCode": "500.003.1001"}),
+        ],
+    )
+    async def test_it_may_not_answer_of_a_paid_one(
+        self, probe: Probe, scenario: str, status: int, part: dict[str, str]
+    ) -> None:
+        """Once; the next question is answered."""
+        checkout = (await prompted(probe))["CheckoutRequestID"]
+        probe.simulator.scenario(scenario, api="stk_query", times=1)
+        answer = await probe.query(checkout)
+        assert answer.status == status
+        assert part.items() <= answer.body.items()
+        assert (await probe.query(checkout)).body["ResultCode"] == "0"
+
+    @pytest.mark.parametrize("scenario", ["answer_lost_after_acting", "cut_before_acting"])
+    async def test_the_answer_may_be_lost(self, probe: Probe, scenario: str) -> None:
+        """And the question asked again."""
+        checkout = (await prompted(probe))["CheckoutRequestID"]
+        probe.simulator.scenario(scenario, api="stk_query", times=1)
+        with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+            await probe.query(checkout)
+        assert (await probe.query(checkout)).body["ResultCode"] == "0"
+
+    async def test_the_limiter_s_pace_may_be_set(self, probe: Probe) -> None:
+        """Twelve seconds unless a test has less time."""
+        probe.simulator.switches.change({"query_limiter": True, "query_limit_seconds": 0})
+        checkout = (await prompted(probe))["CheckoutRequestID"]
+        assert [(await probe.query(checkout)).status for _ in range(2)] == [200, 200]
+        probe.simulator.switches.change({"query_limit_seconds": 600})
+        assert [(await probe.query(checkout)).status for _ in range(2)] == [200, 429]

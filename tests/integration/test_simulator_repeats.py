@@ -1,0 +1,184 @@
+"""Which calls use an OriginatorConversationID up in the simulator, over real HTTP (daraja.md §4.2).
+
+The service rests on this: a payout of unknown outcome may be sent again under its id, and then pays at most once.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.simulator.probe import Probe, eventually, probing
+
+PATH = "/mpesa/b2c/v3/paymentrequest"
+LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running() -> AsyncIterator[Probe]:
+    """One simulator for this file: making its key pair takes a moment."""
+    async with probing() as probe:
+        yield probe
+
+
+@pytest_asyncio.fixture
+async def probe(running: Probe) -> Probe:
+    """The same simulator as if it had just started."""
+    await running.begin_anew()
+    return running
+
+
+async def send(probe: Probe, body: dict[str, object]) -> None:
+    """A payout whose answer may be lost, and all that comes of it."""
+    with contextlib.suppress(*LOST):
+        await probe.call(PATH, body)
+    await probe.simulator.idle()
+
+
+async def result_of_question(probe: Probe, originator_id: str) -> Any:
+    """What Transaction Status says of it."""
+    probe.receiver.received.clear()
+    await probe.status(OriginatorConversationID=originator_id)
+    await probe.simulator.idle()
+    return probe.receiver.received[0].body["Result"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "params"),
+    [
+        ("cut_before_acting", {}),
+        ("html_503", {}),
+        ("internal_error_without_acting", {}),
+        ("redirect_without_acting", {}),
+        ("html_200", {"act": False}),
+        ("system_busy", {}),
+        ("maintenance", {}),
+        ("spike_arrest_apigee", {}),
+        ("spike_arrest_json", {}),
+        ("quota", {}),
+        ("token_expired", {}),
+        ("gateway_403", {}),
+        ("invalid_request", {}),
+        ("system_internal_error", {}),
+    ],
+)
+async def test_a_call_without_effect_leaves_no_trace(probe: Probe, scenario: str, params: dict[str, object]) -> None:
+    """Daraja knows of no transaction, and the same id pays once it gets through."""
+    probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
+    body = probe.b2c_body(OriginatorConversationID="p1")
+    await send(probe, body)
+    assert not probe.receiver.received
+    result = await result_of_question(probe, "p1")
+    assert (result["ResultCode"], result["ResultDesc"]) == ("SFC_IC0003", "The transaction does not exist")
+    assert (await probe.call(PATH, body)).status == 200
+    await probe.simulator.idle()
+    assert probe.simulator.ledger.count("p1") == 1
+
+
+async def test_a_refused_connection_leaves_no_trace(probe: Probe) -> None:
+    """Nothing was even read."""
+    body = probe.b2c_body(OriginatorConversationID="p1")
+    probe.simulator.close_listener()
+    with pytest.raises(LOST):
+        await probe.call(PATH, body)
+    await probe.simulator.open_listener()
+    assert (await probe.call(PATH, body)).status == 200
+
+
+async def test_a_request_that_broke_off_leaves_no_trace(probe: Probe) -> None:
+    """Though all of its body had come, only its end was still expected."""
+    body = probe.b2c_body(OriginatorConversationID="p1")
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: daraja\r\nAuthorization: Bearer {probe.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content) + 1}\r\n\r\n"
+    )
+    address = urlsplit(probe.simulator.base_url)
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(head.encode() + content)
+    await writer.drain()
+    writer.close()
+    await eventually(lambda: PATH in [arrival.path for arrival in probe.simulator.traffic.arrivals])
+    arrival = probe.simulator.traffic.arrivals[-1]
+    await eventually(lambda: arrival.fault is not None or arrival.status is not None)
+    assert (arrival.fault, arrival.bytes_received) == ("request broken off", len(content))
+    assert (await probe.call(PATH, body)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("scenario", "params", "payments"),
+    [
+        ("approve", {}, 1),
+        ("answer_lost_after_acting", {}, 1),
+        ("answer_and_callback_lost", {}, 1),
+        ("internal_error_after_acting", {}, 1),
+        ("redirect_after_acting", {}, 1),
+        ("html_200", {}, 1),
+        ("empty_200", {}, 1),
+        ("system_busy", {"act": True}, 1),  # not what "busy" means, so the client would be right to complain
+        ("lost_callback", {}, 1),
+        ("insufficient_funds", {}, 0),
+        ("unknown_code", {}, 0),
+        ("credential_refused", {}, 0),
+        ("duplicate_ocid_async", {}, 0),
+        ("timeout_message_only", {}, 0),
+    ],
+)
+async def test_an_accepted_call_uses_its_id_up(
+    probe: Probe, scenario: str, params: dict[str, object], payments: int
+) -> None:
+    """Whatever became of it, and however often it is sent again."""
+    probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
+    body = probe.b2c_body(OriginatorConversationID="p1")
+    await send(probe, body)
+    for _ in range(3):
+        answer = await probe.call(PATH, body)
+        assert answer.error == (500, "500.002.1001", "Duplicate OriginatorConversationID.")
+        await probe.simulator.idle()
+    assert probe.simulator.ledger.count("p1") == payments
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SecurityCredential": "bm90IGEgY3JlZGVudGlhbA=="},
+        {"InitiatorName": "somebody"},
+        {"Amount": 9},
+        {"PartyB": "254211000111"},
+    ],
+)
+async def test_a_call_that_is_refused_after_it_was_accepted_uses_its_id_up(
+    probe: Probe, changes: dict[str, object]
+) -> None:
+    """The duplicate check comes first: correcting the request does not help."""
+    await send(probe, probe.b2c_body(OriginatorConversationID="p1", **changes))
+    assert probe.receiver.received[0].body["Result"]["ResultCode"] in {2001, 2, "SFC_IC0003"}
+    answer = await probe.b2c(OriginatorConversationID="p1")
+    assert answer.error[1] == "500.002.1001"
+    assert not probe.simulator.ledger.movements
+
+
+async def test_a_shortcode_has_its_own_ids(probe: Probe) -> None:
+    """Another's use up none of ours, and cannot be asked about (§4.2)."""
+    await send(probe, probe.b2c_body(OriginatorConversationID="p1", PartyA="600111"))
+    assert probe.receiver.received[0].body["Result"]["ResultCode"] == 2028
+    assert (await result_of_question(probe, "p1"))["ResultCode"] == "SFC_IC0003"
+    assert (await probe.b2c(OriginatorConversationID="p1")).status == 200
+    await probe.simulator.idle()
+    assert (await result_of_question(probe, "p1"))["ResultCode"] == 0
+    again = await probe.b2c(OriginatorConversationID="p1", PartyA="600111")
+    assert again.error[1] == "500.002.1001"
+    assert probe.simulator.ledger.count("p1") == 1
+
+
+async def test_a_repeat_while_the_first_is_under_way_is_a_duplicate(probe: Probe) -> None:
+    """From the moment that it was accepted."""
+    probe.simulator.scenario("slow_result", api="b2c", params={"seconds": 600}, times=1)
+    assert (await probe.b2c(OriginatorConversationID="p1")).status == 200
+    assert (await probe.b2c(OriginatorConversationID="p1")).error[1] == "500.002.1001"

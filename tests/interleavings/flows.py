@@ -1,0 +1,224 @@
+"""What workers do with the payment, step by step: at each `yield` anything else may happen, and the worker may crash or freeze.
+
+The order of steps is that of `Submitter`, `Inquirer`, `Sweeper` and `take_next_step`, whose coroutines stand on asyncio; all
+that they decide is the core's own: `Fence`, `answer_change`, `resend_claim`, `expiry`, `asking`, `answering`, `watching`,
+`lease_expiry`, `postponement`. A `yield` gives the milliseconds that pass at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from domain.errors import TokenRefused, Unreachable
+from domain.fence import DeadlinePassed, Draining, Fence
+from domain.lifecycle import inquire, reconcile, submit
+from domain.payment import Payment, Stage, Step
+from domain.ports import Attempting, Due
+from domain.values import Kind
+from tests.builders import PAYMENT_ID, an_attempt_id
+from tests.interleavings.clockwork import Flow
+from tests.interleavings.provider import Answer
+from tests.interleavings.reading import Heard, answer_heard, no_word, query_report
+from tests.interleavings.record import instant, milliseconds
+
+if TYPE_CHECKING:
+    from tests.interleavings.world import World
+
+_OWN_ID = str(PAYMENT_ID)
+_TRIES_MAX = 4
+
+
+def job(world: World) -> Flow:
+    """`take_next_step`."""
+    found = world.record.look(instant(world.now))
+    if found.stage is not Stage.ACCEPTED:
+        if found.step in (Step.QUERY, Step.STATUS):
+            yield from _inquire(world, found)
+        return
+    claim_terms = world.times.submit.claim
+    if found.age >= claim_terms.expires_after[found.kind]:
+        yield from world.write("expiry", submit.expiry(PAYMENT_ID, claim_terms))
+        return
+    if found.is_held:
+        return
+    yield 0
+    if world.happens(world.chances.is_not_ready):
+        world.note("not ready to send")
+        world.record.postpone(world.times.submit.retry_after, instant(world.now))
+        return
+
+    def claim(attempt_id: UUID) -> bool:
+        return world.record.claim(attempt_id, claim_terms, instant(world.now))
+
+    yield from _claim_and_send(world, claim)
+
+
+def _claim_and_send(world: World, claim: Callable[[UUID], bool]) -> Flow:
+    world.attempts += 1
+    attempt_id = an_attempt_id(world.attempts)
+    drains_at = world.now + 5000 if world.happens(world.chances.drains) else None
+    fence = Fence(
+        clock=world.boot_clock,
+        deadline_seconds=world.times.lease / 2000,
+        is_draining=lambda: drains_at is not None and world.now >= drains_at,
+    )
+    attempting = Attempting(attempt_id=attempt_id, fence=fence)
+    yield 0
+    before, is_stopped = world.record.payment, world.record.brakes.stop_payouts
+    is_claimed = claim(attempt_id)
+    world.note("claimed" if is_claimed else "not claimed")
+    if is_claimed and world.record.payment is not before:
+        world.watch.claimed(attempt_id, before, world.now, is_stopped=is_stopped)
+        world.look_again()
+    yield 0
+    if world.happens(world.chances.claim_is_unknown):
+        world.note("claim unknown")
+        yield from _record(world, attempting, Heard(frozenset(), Unreachable()), Answer("unsent"))
+    elif is_claimed:
+        heard, answer = yield from _send(world, attempting)
+        yield from _record(world, attempting, heard, answer)
+
+
+def _send(world: World, attempting: Attempting) -> Generator[int, None, tuple[Heard, Answer]]:
+    """`RetryingProvider.submit` around `DarajaClient.submit`: tries again only what was not written."""
+    tries, tokens_refused = 1, 0
+    fence, unsent = attempting.fence, Answer("unsent")
+    while True:
+        fence.begin_send()
+        try:
+            fence.check()
+            yield 0  # connecting
+            if world.happens(world.chances.is_not_connected):
+                raise Unreachable  # noqa: TRY301 - as the client has it
+            fence.pass_first_byte()
+        except (DeadlinePassed, Draining) as error:
+            world.note("fenced")
+            return Heard(frozenset(), error), unsent
+        except Unreachable as error:
+            world.note("not connected")
+            wait = world.rng.randrange(1, 2000)
+            if tries >= _TRIES_MAX or wait / 1000 >= fence.seconds_left:
+                return Heard(frozenset(), error), unsent
+            tries += 1
+            yield wait
+            continue
+        heard, answer = yield from _on_the_wire(world, attempting)
+        if isinstance(heard.error, TokenRefused) and not tokens_refused:
+            tokens_refused = 1
+            continue
+        return heard, answer
+
+
+def _on_the_wire(world: World, attempting: Attempting) -> Generator[int, None, tuple[Heard, Answer]]:
+    """From the first byte on: what is written arrives whatever becomes of us."""
+    world.watch.first_byte(attempting.attempt_id, world.now)
+    letter: list[Answer] = []
+    if world.happens(world.chances.request_is_lost):
+        world.note("request lost")
+        yield world.times.call
+        return no_word(), Answer("no_word")
+    there = 1 + int(world.random() * 800)
+    if world.happens(world.chances.request_is_late):
+        there = world.lateness()
+    world.note("first byte")
+    world.requests_under_way += 1
+    world.later(there, world.arrive, letter, _OWN_ID if world.kind is Kind.WITHDRAWAL else "")
+    back = 1 + int(world.random() * 400)
+    is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
+    left_at = world.now
+    yield world.times.call if is_lost else there + back
+    # Stopped for longer than a call may take: what waits in the socket is read, or the time is over, whichever comes first.
+    if world.now - left_at > world.times.call + 1000 and world.random() < 0.5:
+        is_lost = True
+    if is_lost or not letter or letter[0].word == "no_word":
+        world.note("no word")
+        return no_word(), Answer("no_word")
+    world.note(letter[0].word)
+    return answer_heard(world.kind, letter[0]), letter[0]
+
+
+def _record(world: World, attempting: Attempting, heard: Heard, answer: Answer) -> Flow:
+    yield 0
+    change = submit.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, world.times.submit)
+    world.watch.heard(attempting.attempt_id, answer.word, answer.first_id, answer.second_id)
+    yield from world.write("answer", change)
+
+
+def _inquire(world: World, found: Due) -> Flow:
+    """`Inquirer.inquire`."""
+    terms = world.times.inquiry
+    if found.kind is Kind.WITHDRAWAL and found.stage is Stage.IN_DOUBT:
+        record = world.record
+        if submit.may_be_resent(record.payment, record.evidence(), instant(world.now), terms):
+            yield 0
+            if world.happens(world.chances.is_not_ready):
+                return
+
+            def claim(attempt_id: UUID) -> bool:
+                decided = record.change(submit.resend_claim(PAYMENT_ID, attempt_id, terms), instant(world.now))
+                return _is_claimed_by(decided.payment, attempt_id)
+
+            yield from _claim_and_send(world, claim)
+            return
+    if found.is_due:
+        yield from ask(world, is_probe=False)
+
+
+def _is_claimed_by(payment: Payment | None, attempt_id: UUID) -> bool:
+    return payment is not None and payment.stage is Stage.SUBMITTING and payment.attempt_id == attempt_id
+
+
+def ask(world: World, *, is_probe: bool) -> Flow:
+    """`Inquirer._ask_when_ready`."""
+    yield 0
+    terms = world.times.inquiry
+    if world.happens(world.chances.is_not_ready):
+        yield from world.write("postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2)))
+        return
+    decided = yield from world.write("asking", inquire.asking(PAYMENT_ID, terms, is_probe=is_probe))
+    payment, asked = decided.payment, decided.asked
+    if payment is None or asked is None:
+        return
+    number = asked.number
+    world.watch.question(number, milliseconds(asked.asked_at))
+    yield 0
+    ids = dict(payment.provider_ids)
+    if payment.question is not Step.QUERY:
+        asked_by = ids["originator_conversation_id"] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
+        world.note("status asked")
+        world.daraja.ask_status(number, asked_by)
+        yield 100
+        world.record.change(inquire.answering(PAYMENT_ID, number, None, (), terms), instant(world.now))
+        return
+    checkout_id = ids["checkout_request_id"]
+    yield 50
+    said = world.daraja.query(checkout_id)
+    world.note(f"query: {said.word}")
+    yield 50
+    if world.happens(world.chances.answer_is_lost):
+        said = said._replace(word="no_answer")
+    report = query_report(said, checkout_id)
+    yield from world.write("answering", inquire.answering(PAYMENT_ID, number, report, (), terms), said=(number, said))
+
+
+def sweep(world: World, step: Step) -> Flow:
+    """What a sweeper does with one due row, which it has taken and moved."""
+    match step:
+        case Step.SUBMIT:
+            claim_terms = world.times.submit.claim
+            if world.record.look(instant(world.now)).age >= claim_terms.expires_after[world.kind]:
+                yield 0
+                yield from world.write("expiry", submit.expiry(PAYMENT_ID, claim_terms))
+            else:
+                world.wake()
+        case Step.END_LEASE:
+            yield 0
+            yield from world.write("lease", reconcile.lease_expiry(PAYMENT_ID, world.times.inquiry))
+        case Step.WATCH:
+            yield 0
+            yield from world.write("watching", inquire.watching(PAYMENT_ID, world.times.inquiry))
+        case Step.QUERY | Step.STATUS:
+            world.wake()

@@ -1,0 +1,277 @@
+"""One payment's rows in memory, changed as Postgres would change them: every step atomic, under the payment's one lock.
+
+`change` stamps and writes what was decided as `adapters/postgres/changing.py` and `writing.py` do, `claim`, `look`,
+`postpone` and `take_due` say in Python what their SQL says; tests/integration pins that SQL against a real Postgres. There is
+no other payment here, so no id and no receipt is another's. After every step the rules of rows are checked (`Broken`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from domain.attempts import Attempt
+from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.events import EventType
+from domain.inquiry import Evidence, Inquiry, second_look_at
+from domain.payment import TRANSITIONS, FactName, Payment, Stage, Step
+from domain.ports import Change, ClaimTerms, Context, Decided, Due
+from domain.report import Word
+from domain.values import Kind
+from tests.builders import a_payment
+from tests.interleavings.swift import swift_replace as replace
+
+START = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
+
+# Where a worker's look counts a step as due (`claiming._SOON`), and when an accepted payment is looked for.
+_SOON = timedelta(seconds=5)
+_FIRST_STEP_WITHIN = timedelta(seconds=3)
+
+_MESSAGES_ABOUT_IT = frozenset({*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values()})
+_NO_EVIDENCE = Evidence()
+
+
+class Broken(AssertionError):
+    """Something that must always hold does not."""
+
+
+def instant(ms: int) -> datetime:
+    """Virtual time as the database tells it."""
+    return START + timedelta(milliseconds=ms)
+
+
+def milliseconds(at: datetime) -> int:
+    """The virtual time that `instant` made `at` of."""
+    return round((at - START).total_seconds() * 1000)
+
+
+def new_payment(kind: Kind) -> Payment:
+    """Accepted at `START`, nothing sent."""
+    return a_payment(
+        kind=kind, attempts=(), created_at=START, updated_at=START, next_step_at=START + _FIRST_STEP_WITHIN
+    )
+
+
+_NEW = {kind: new_payment(kind) for kind in Kind}
+
+
+class Brakes:
+    """The kill switch and the breaker: rows like any other."""
+
+    __slots__ = ("breaker_is_ours", "breaker_since", "kill_switch", "probed_at", "probes")
+
+    def __init__(self) -> None:
+        self.kill_switch = False
+        self.breaker_since: datetime | None = None
+        self.breaker_is_ours = False  # opened by this payment: then it is the one that is asked about
+        self.probes = 0
+        self.probed_at: datetime | None = None
+
+    @property
+    def breaker(self) -> bool:
+        return self.breaker_since is not None
+
+    @property
+    def stop_payouts(self) -> bool:
+        return self.kill_switch or self.breaker_since is not None
+
+    def open(self, now: datetime, *, is_ours: bool) -> None:
+        if self.breaker_since is None:
+            self.breaker_since, self.breaker_is_ours, self.probes, self.probed_at = now, is_ours, 0, None
+
+    def close(self, accepted_at: datetime) -> None:
+        if self.breaker_since is not None and self.breaker_since < accepted_at:
+            self.breaker_since = None
+
+
+class Record:
+    """The payment, its attempts, inquiries, callbacks, ids, events and the brakes."""
+
+    def __init__(self, kind: Kind, seen: Counter[tuple[str, ...]]) -> None:
+        self.payment: Payment = _NEW[kind]
+        self.inquiries: list[Inquiry] = []
+        self.ids: dict[tuple[str, str], UUID | None] = {}
+        self.callbacks = 0
+        self.has_message = False
+        self.claims_success = False
+        self.brakes = Brakes()
+        self.history: list[tuple[Stage, str, Stage]] = []
+        self.events: list[EventType] = []
+        self.published: Counter[int] = Counter()  # by the event's place in `events`
+        self._seen = seen
+
+    # As changing.py does
+
+    def change(self, change: Change, now: datetime) -> Decided:
+        """Locks, decides, writes, commits."""
+        before = self.payment
+        evidence = self.evidence() if change.wants_evidence or change.is_claim else _NO_EVIDENCE
+        decided = change.decide(before, Context(now=now, evidence=evidence))
+        callback = change.callback
+        if callback is not None:
+            self.callbacks += 1
+            self.has_message = self.has_message or callback.operation in _MESSAGES_ABOUT_IT
+            if callback.source_allowed and callback.word == Word.SUCCESS.value:
+                self.claims_success = True
+            self._seen["disposition", str(decided.disposition)] += 1
+        self._write(before, decided, now)
+        if decided.asked is not None:
+            if any(inquiry.number == decided.asked.number for inquiry in self.inquiries):
+                raise Broken(f"inquiry {decided.asked.number} exists already")
+            self.inquiries.append(Inquiry(decided.asked.number, now))
+        if decided.answered is not None:
+            self.answer(decided.answered)
+        if decided.credential_accepted_at is not None:
+            self.brakes.close(decided.credential_accepted_at)
+        if decided.opens_breaker is not None:
+            self.brakes.open(now, is_ours=True)
+        return decided
+
+    def answer(self, answered: Inquiry) -> None:
+        """`UPDATE … WHERE answered_at IS NULL`."""
+        self._seen["verdict", str(answered.verdict)] += 1
+        for place, inquiry in enumerate(self.inquiries):
+            if inquiry.number == answered.number and inquiry.verdict is None:
+                self.inquiries[place] = replace(inquiry, verdict=answered.verdict, code=answered.code)
+
+    def evidence(self) -> Evidence:
+        return Evidence(
+            inquiries=tuple(self.inquiries),
+            has_message=self.has_message,
+            claims_success=self.claims_success,
+            payouts_are_stopped=self.brakes.stop_payouts,
+            breaker_is_open=self.brakes.breaker,
+        )
+
+    def _write(self, before: Payment, decided: Decided, now: datetime) -> None:
+        after = decided.payment
+        assert after is not None
+        if after is before and decided.what is None and not decided.ids:
+            return
+        attempts = after.attempts
+        if new_ids := decided.ids - self.ids.keys():
+            self.ids.update(dict.fromkeys(new_ids, decided.attempt_id))
+            attempts = tuple(
+                replace(attempt, provider_ids=attempt.provider_ids | new_ids)
+                if attempt.id == decided.attempt_id
+                else attempt
+                for attempt in attempts
+            )
+            after = replace(after, attempts=attempts)
+        if decided.what is None and after == before:
+            return
+        stamped: dict[str, object] = {"updated_at": now}
+        if attempts is not before.attempts:
+            stamped["attempts"] = self._ended(before.attempts, attempts, now)
+        if after.stage.is_final and after.finalized_at is None:
+            stamped["finalized_at"] = now
+        if after.stage.is_final and after.stage is not before.stage:
+            stamped["next_step_at"] = second_look_at(after, now)
+        if after.stage is not Stage.SUBMITTING:
+            stamped["lease_until"] = None
+        if decided.what is not None:
+            stamped["sequence"] = before.sequence + 1
+            if decided.event is not None:
+                stamped["event_due"] = now
+                self.events.append(decided.event)
+        self.payment = replace(after, **stamped)
+        self._check(before, self.payment, decided.what, decided.event)
+
+    def _ended(self, before: tuple[Attempt, ...], after: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, ...]:
+        earlier = {attempt.id: attempt.outcome for attempt in before}
+        ended = []
+        for attempt in after:
+            if attempt.id in earlier and attempt.outcome is not earlier[attempt.id]:
+                self._seen["outcome", str(attempt.outcome)] += 1
+                attempt = replace(attempt, ended_at=now)  # noqa: PLW2901
+            ended.append(attempt)
+        return tuple(ended)
+
+    # What SQL does (claiming.py, sweeping.py)
+
+    def look(self, now: datetime) -> Due:
+        payment = self.payment
+        at = payment.next_step_at
+        return Due(
+            payment_id=payment.id,
+            kind=payment.kind,
+            stage=payment.stage,
+            age=now - payment.created_at,
+            step=payment.next_step,
+            is_due=at is not None and at <= now + _SOON,
+            is_held=payment.needs_review or (payment.kind is not Kind.DEPOSIT and self.brakes.stop_payouts),
+        )
+
+    def claim(self, attempt_id: UUID, terms: ClaimTerms, now: datetime) -> bool:
+        """The claim's one statement: brakes and age are in its WHERE."""
+        before = self.payment
+        if (
+            before.stage is not Stage.ACCEPTED
+            or before.needs_review
+            or before.created_at <= now - terms.expires_after[before.kind]
+            or (before.kind is not Kind.DEPOSIT and self.brakes.stop_payouts)
+        ):
+            return False
+        until = now + terms.lease
+        self.payment = replace(
+            before,
+            stage=Stage.SUBMITTING,
+            attempt_id=attempt_id,
+            lease_until=until,
+            next_step_at=until,
+            sequence=before.sequence + 1,
+            updated_at=now,
+            attempts=(*before.attempts, Attempt(attempt_id, len(before.attempts) + 1, claimed_at=now)),
+        )
+        self._check(before, self.payment, FactName.CLAIMED, None)
+        return True
+
+    def postpone(self, wait: timedelta, now: datetime) -> None:
+        if self.payment.stage is Stage.ACCEPTED:
+            self.payment = replace(self.payment, next_step_at=now + wait)
+
+    def due_step(self, now: datetime) -> Step | None:
+        payment = self.payment
+        if payment.next_step_at is None or payment.next_step_at > now:
+            return None
+        step = payment.next_step
+        return None if step is Step.STATUS and self.brakes.breaker else step
+
+    def take_due(self, next_step_in: timedelta, now: datetime) -> None:
+        self.payment = replace(self.payment, next_step_at=now + next_step_in)
+
+    # What must always hold
+
+    def _check(self, before: Payment, after: Payment, what: str | None, event: EventType | None) -> None:
+        if not after.stage.is_final and after.next_step_at is None:
+            raise Broken(f"nothing will look at it again: {after.stage} without a due time")
+        if after.stage is not before.stage:
+            self.history.append((before.stage, str(what), after.stage))
+            self._seen["transition", before.stage.value, str(what), after.stage.value] += 1
+            self._check_transition(before, after, what, event)
+        elif event is not None and not (
+            event is EventType.RECEIPT_ADDED and before.receipt is None and after.receipt is not None
+        ):
+            raise Broken(f"the event {event} tells nothing new")
+        if before.stage is Stage.SUCCEEDED and before.receipt is not None and after.receipt != before.receipt:
+            raise Broken("a receipt was taken back")
+
+    def _check_transition(self, before: Payment, after: Payment, what: str | None, event: EventType | None) -> None:
+        if before.stage is Stage.SUCCEEDED:
+            raise Broken(f"succeeded was left for {after.stage} by {what}")
+        if before.stage is Stage.FAILED and (
+            after.stage is not Stage.SUCCEEDED or event is not EventType.CORRECTED or after.failure is not None
+        ):
+            raise Broken(f"failed was left for {after.stage} by {what}, announced as {event}")
+        told = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}.get(after.stage)
+        if before.stage is not Stage.FAILED and event is not told:
+            raise Broken(f"{before.stage} to {after.stage} was announced as {event}")
+        rule = TRANSITIONS[before.stage].get(FactName(what)) if what in _FACTS else None
+        if rule is None or after.stage not in (rule.to, rule.otherwise):
+            raise Broken(f"{before.stage} to {after.stage} by {what} is not in the table")
+        if (after.stage is Stage.FAILED) is not (after.failure is not None):
+            raise Broken("a failure without a reason, or a reason without a failure")
+
+
+_FACTS = frozenset(FactName)

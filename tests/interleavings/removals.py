@@ -1,0 +1,245 @@
+"""Protections of the core, and how each is taken away: the weaving must then find a life that breaks a law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+
+from domain import inquiry as asking
+from domain.attempts import Outcome
+from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
+from domain.fence import Fence
+from domain.inquiry import Evidence, Inquiry, InquiryTerms
+from domain.lifecycle import inquire, reconcile, submit
+from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
+from domain.ports import Change, Context, Decided
+from domain.values import Kind
+from tests.interleavings import record
+from tests.interleavings.record import Record
+
+_FINE = timedelta(0)
+_NEVER = timedelta(days=1000)
+
+Patch = pytest.MonkeyPatch
+Judge = Callable[[Payment, Evidence, datetime, InquiryTerms], bool]
+
+
+def _judged(patch: Patch, name: str, judge: Judge) -> None:
+    for module in (asking, inquire, submit):
+        if hasattr(module, name):
+            patch.setattr(module, name, judge)
+
+
+def _resend_always(patch: Patch) -> None:
+    _judged(patch, "may_be_resent", lambda *_: True)
+
+
+def _one_not_found(patch: Patch) -> None:
+    patch.setattr(asking, "_NOT_FOUND_NEEDED", 1)
+
+
+def _not_found_at_once(patch: Patch) -> None:
+    real = asking.may_be_resent
+    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, e, n, replace(t, not_found_trusted_after=_FINE)))
+
+
+def _brakes_ignored(patch: Patch) -> None:
+    real = asking.may_be_resent
+    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, replace(e, payouts_are_stopped=False), n, t))
+
+
+def _messages_ignored(patch: Patch) -> None:
+    real = asking.may_be_resent
+    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, replace(e, has_message=False), n, t))
+
+
+def _age_ignored(patch: Patch) -> None:
+    real = asking.may_be_resent
+    old = dict.fromkeys(Kind, _NEVER)
+    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, e, n, replace(t, expires_after=old)))
+
+
+def _sends_unlimited(patch: Patch) -> None:
+    patch.setattr(asking, "SENDS_MAX", 1000)
+
+
+def _fence_open(patch: Patch) -> None:
+    patch.setattr(Fence, "check", lambda _self: None)
+
+
+def _answers(patch: Patch, error: type[ProviderError], fact: FactName, outcome: Outcome) -> None:
+    real = submit.fact_of_answer
+
+    def fact_of_answer(attempt_id: Any, problem: ProviderError | None) -> Fact:
+        if isinstance(problem, error):
+            return Fact(name=fact, attempt_id=attempt_id, outcome=outcome)
+        return real(attempt_id, problem)
+
+    patch.setattr(submit, "fact_of_answer", fact_of_answer)
+
+
+def _lost_answer_is_proof(patch: Patch) -> None:
+    _answers(patch, OutcomeUnknown, FactName.NOT_ACTED, Outcome.NOT_ACTED)
+
+
+def _duplicate_is_busy(patch: Patch) -> None:
+    _answers(patch, DuplicateSubmission, FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE)
+
+
+def _without_guard(patch: Patch, *guards: Guard) -> None:
+    for rules in TRANSITIONS.values():
+        for fact, rule in list(rules.items()):
+            if rule.guard in guards:
+                patch.setitem(rules, fact, Rule(rule.to))
+
+
+def _open_sends_ignored(patch: Patch) -> None:
+    _without_guard(patch, Guard.ALL_ACCOUNTED_FOR)
+
+
+def _other_attempts_ignored(patch: Patch) -> None:
+    _without_guard(patch, Guard.NOTHING_ACTED)
+
+
+def _one_query(patch: Patch) -> None:
+    patch.setattr(asking, "_AGREEING_NEEDED", 1)
+
+
+def _success_is_not_the_end(patch: Patch) -> None:
+    patch.setitem(TRANSITIONS, Stage.SUCCEEDED, {FactName.REFUSED: Rule(Stage.FAILED)})
+
+
+def _corrections_refused(patch: Patch) -> None:
+    patch.setitem(TRANSITIONS, Stage.FAILED, {})
+
+
+def _inquiry_counts_each_answer(patch: Patch) -> None:
+    patch.setattr(Evidence, "awaits_answer", lambda _self, _number: True)
+
+    def answer(self: Record, answered: Inquiry) -> None:
+        asked_at = next((i.asked_at for i in self.inquiries if i.number == answered.number), answered.asked_at)
+        self.inquiries.append(replace(answered, asked_at=asked_at))
+
+    patch.setattr(Record, "answer", answer)
+
+
+def _silence_at_once(patch: Patch) -> None:
+    real = asking.no_result_is_confirmed
+    _judged(patch, "no_result_is_confirmed", lambda p, e, n, t: real(p, e, n, replace(t, result_window=_FINE)))
+
+
+def _silence_in_a_row(patch: Patch) -> None:
+    patch.setattr(asking, "_apart", lambda inquiries, _terms: list(inquiries))
+
+
+def _claims_ignored(patch: Patch) -> None:
+    real = asking.no_result_is_confirmed
+    _judged(patch, "no_result_is_confirmed", lambda p, e, n, t: real(p, replace(e, claims_success=False), n, t))
+
+
+def _no_second_look(patch: Patch) -> None:
+    for module in (record, inquire):
+        patch.setattr(module, "second_look_at", lambda _payment, _now: None)
+
+
+def _lease_ends_in_accepted(patch: Patch) -> None:
+    patch.setitem(TRANSITIONS[Stage.SUBMITTING], FactName.LEASE_EXPIRED, Rule(Stage.ACCEPTED))
+
+
+def _due_time_forgotten(patch: Patch) -> None:
+    real = reconcile.lease_expiry
+
+    def lease_expiry(payment_id: UUID, terms: InquiryTerms) -> Change:
+        change = real(payment_id, terms)
+
+        def decide(payment: Payment | None, context: Context) -> Decided:
+            decided = change.decide(payment, context)
+            if decided.what is None or decided.payment is None:
+                return decided
+            return replace(decided, payment=replace(decided.payment, next_step_at=None))
+
+        return replace(change, decide=decide)
+
+    patch.setattr(reconcile, "lease_expiry", lease_expiry)
+
+
+_OFTEN = 0.35
+_ALWAYS = 0.9
+
+
+class Removal(NamedTuple):
+    """How a protection is taken away, and of which kind the lives are that would miss it. `faults` happen in each of them."""
+
+    remove: Callable[[Patch], None]
+    kind: Kind
+    faults: dict[str, float] = {}  # noqa: RUF012 - read only
+
+
+_BUSY = {"is_busy": _ALWAYS, "callback_is_lost": 0.0}
+_BUSY_AND_ACTS = {"is_busy": 0.6, "busy_yet_acts": _OFTEN}
+
+# By the sentence that is taken away.
+REMOVALS: dict[str, Removal] = {
+    "a resend needs permission": Removal(_resend_always, Kind.WITHDRAWAL),
+    "two not-founds permit a resend, one does not": Removal(_one_not_found, Kind.WITHDRAWAL),
+    "a not-found soon after the send proves nothing": Removal(_not_found_at_once, Kind.WITHDRAWAL),
+    "an inquiry counts once": Removal(
+        _inquiry_counts_each_answer, Kind.WITHDRAWAL, {"request_is_lost": _OFTEN, "callback_is_repeated": _OFTEN}
+    ),
+    "no resend while payouts are stopped": Removal(
+        _brakes_ignored,
+        Kind.WITHDRAWAL,
+        {**_BUSY, "breaker_opens_for_another": _ALWAYS, "payouts_are_stopped": _ALWAYS},
+    ),
+    "no resend once Daraja spoke of it": Removal(
+        _messages_ignored, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "sends_timeout": _ALWAYS}
+    ),
+    "no resend past its age": Removal(
+        _age_ignored, Kind.WITHDRAWAL, {**_BUSY, "sweeper_is_late": _ALWAYS, "payouts_are_stopped": _ALWAYS}
+    ),
+    "four sends at most": Removal(_sends_unlimited, Kind.WITHDRAWAL, _BUSY),
+    "an id that Daraja had before is asked about": Removal(
+        _duplicate_is_busy, Kind.WITHDRAWAL, {"is_busy": _OFTEN, "busy_yet_acts": _OFTEN, "callback_is_late": _OFTEN}
+    ),
+    "the fence refuses past the deadline": Removal(_fence_open, Kind.DEPOSIT),
+    "a lost answer proves nothing": Removal(_lost_answer_is_proof, Kind.DEPOSIT),
+    "a lease that ended proves nothing": Removal(_lease_ends_in_accepted, Kind.BILL_PAYMENT),
+    "a refusal of one send fails no other": Removal(
+        _open_sends_ignored, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "refuses": _OFTEN, "callback_is_lost": _OFTEN}
+    ),
+    "proof about one attempt is none about another": Removal(
+        _other_attempts_ignored, Kind.WITHDRAWAL, {"is_busy": 0.6, "is_not_connected": 0.6}
+    ),
+    "one query fails no deposit": Removal(_one_query, Kind.DEPOSIT),
+    "silence counts after the window": Removal(_silence_at_once, Kind.DEPOSIT),
+    "silent answers count if they are apart": Removal(
+        _silence_in_a_row,
+        Kind.DEPOSIT,
+        {
+            "is_still_under_way": _ALWAYS,
+            "comes_from_elsewhere": _ALWAYS,
+            "callback_is_repeated": _ALWAYS,
+            "callback_is_late": _OFTEN,
+        },
+    ),
+    "no silence while a callback claims success": Removal(
+        _claims_ignored,
+        Kind.DEPOSIT,
+        {"is_still_under_way": _OFTEN, "tells_no_receipt": _OFTEN, "answer_is_lost": _OFTEN},
+    ),
+    "a deposit that failed for silence is looked at again": Removal(
+        _no_second_look,
+        Kind.DEPOSIT,
+        {"callback_is_late": _OFTEN, "callback_is_lost": _OFTEN, "is_still_under_way": _OFTEN},
+    ),
+    "succeeded is absorbing": Removal(
+        _success_is_not_the_end, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2}
+    ),
+    "success outranks failure": Removal(_corrections_refused, Kind.DEPOSIT),
+    "nothing waits for nobody": Removal(_due_time_forgotten, Kind.DEPOSIT),
+}

@@ -1,0 +1,45 @@
+"""The weaving can fail: each protection of the core, taken away, is missed within some seeded lives."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.interleavings.record import Broken
+from tests.interleavings.removals import REMOVALS
+from tests.interleavings.swift import swiftly
+from tests.interleavings.test_world import OPEN_FAULTS
+from tests.interleavings.world import World
+
+RUNS_MAX = 4000
+
+
+@pytest.mark.parametrize("protection", REMOVALS)
+def test_a_protection_that_is_taken_away_is_missed(protection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missed_after(protection, monkeypatch) is not None, f"nothing showed that {protection}"
+
+
+def missed_after(protection: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str] | None:
+    """After how many lives, and what broke."""
+    removal = REMOVALS[protection]
+    with swiftly():
+        removal.remove(monkeypatch)
+        for seed in range(1, RUNS_MAX + 1):
+            try:
+                World(seed, Counter(), kind=removal.kind, faults=removal.faults).run()
+            except Broken as broken:
+                if not any(fault in str(broken) for fault in OPEN_FAULTS):
+                    return seed, str(broken)
+    return None
+
+
+@pytest.mark.parametrize("protection", REMOVALS)
+def test_the_same_lives_break_nothing_with_the_protection_in_place(protection: str) -> None:
+    removal = REMOVALS[protection]
+    with swiftly():
+        for seed in range(1, 101):
+            try:
+                World(seed, Counter(), kind=removal.kind, faults=removal.faults).run()
+            except Broken as broken:
+                assert any(fault in str(broken) for fault in OPEN_FAULTS), f"seed {seed}: {broken}"  # noqa: PT017

@@ -1,0 +1,68 @@
+"""The settings that a run may have: the product's own, and others that bring their limits close to each other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from domain.inquiry import InquiryTerms
+from domain.lifecycle.submit import SubmitTerms
+from domain.ports import ClaimTerms
+from domain.values import Kind
+
+_RETRY_AFTER = timedelta(seconds=4)
+
+
+class Times(NamedTuple):
+    """Settings in milliseconds, for the laws; and the same in the product's own words."""
+
+    lease: int
+    first_after: int
+    trusted_after: int
+    window: int
+    expires_after: int
+    call: int
+    submit: SubmitTerms
+    inquiry: InquiryTerms
+    delays: tuple[int, ...]  # near every limit
+    calm_after: tuple[int, ...]  # when faults stop
+
+
+def _times(
+    *, lease: float, first: float, longest: float, trusted: float, window: float, expires: float, kind: Kind
+) -> Times:
+    claim = ClaimTerms(lease=timedelta(seconds=lease), expires_after={kind: timedelta(seconds=expires)})
+    limits = (lease / 2, lease, first, trusted, window)
+    near = [int(1000 * limit) + off for limit in limits for off in (-50, 1, 300)]
+    return Times(
+        lease=int(lease * 1000),
+        first_after=int(first * 1000),
+        trusted_after=int(trusted * 1000),
+        window=int(window * 1000),
+        expires_after=int(expires * 1000),
+        call=int(1000 * min(15.0, lease / 3)),
+        submit=SubmitTerms(claim=claim, inquiry_first_after=timedelta(seconds=first), retry_after=_RETRY_AFTER),
+        inquiry=InquiryTerms(
+            first_after=timedelta(seconds=first),
+            interval_max=timedelta(seconds=longest),
+            result_window=timedelta(seconds=window),
+            not_found_trusted_after=timedelta(seconds=trusted),
+            lease=claim.lease,
+            expires_after=claim.expires_after,
+        ),
+        delays=(*near, 600, 2000, 9000, 25_000, 70_000, int(4000 * longest)),
+        calm_after=tuple(int(1000 * after) for after in (2, lease + first, 2 * window, 2 * longest, 4 * longest)),
+    )
+
+
+_EXPIRES = {Kind.DEPOSIT: (60, 20), Kind.WITHDRAWAL: (86_400, 1200), Kind.BILL_PAYMENT: (600, 60)}
+
+TIMES = {
+    kind: (
+        _times(lease=60, first=30, longest=300, trusted=300, window=180, expires=_EXPIRES[kind][0], kind=kind),
+        _times(lease=60, first=30, longest=60, trusted=60, window=60, expires=_EXPIRES[kind][0], kind=kind),
+        _times(lease=10, first=2, longest=20, trusted=30, window=30, expires=_EXPIRES[kind][1], kind=kind),
+        _times(lease=300, first=10, longest=30, trusted=20, window=15, expires=_EXPIRES[kind][0], kind=kind),
+    )
+    for kind in Kind
+}

@@ -1,0 +1,193 @@
+"""What a soak will do, made from its seed before it starts: who pays what when, and what is done to whom when.
+
+The same seed and times give the same plan. What then happens depends on the machine too, so a plan repeats a run's
+violence, not its every interleaving. Times are seconds from the beginning of the load.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+LEASE_SECONDS = 3.0
+
+# An amount of 249,900 + NN chooses the simulator's scenario NN (tests/simulator/README.md); others approve.
+MAGIC_AMOUNT = 249_900
+
+_KINDS = {"deposit": 45, "withdrawal": 35, "bill_payment": 20}
+_ODD_SHARE = 0.3  # of payments that meet something other than a plain approval
+
+# By kind: scenario numbers, each as often as it is listed. Left out is what needs a person by design whatever we do
+# (a wrong amount, a Duplicate for a first send), and what stops the service by design (wrong credentials).
+_TOLD_ODDLY = [15, 15, 16, 16, 16, 17, 17, 17, 18, 18, 18, 18, 45, 46, 49, 49, 53, 62]
+_ANSWERED_ODDLY = [19, 19, 19, 28, 36, 38, 41, 42, 21, 21, 23, 24, 25, 26, 26, 27, 32, 44, 44]
+_ODD = {
+    "deposit": [10, 10, 11, 12, 13, 31, 61, 20, 37, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
+    "withdrawal": [13, 58, 59, 54, 55, 56, 20, 20, 37, 52, 60, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
+    "bill_payment": [13, 59, 55, 52, 60, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
+}
+
+# What meets calls that carry no amount, by lot and for the whole run: tokens and questions about payments.
+_CHAOS_APIS = ["oauth", "status", "stk_query"]
+_CHAOS_RATES = {
+    "answer_lost_after_acting": 0.04, "cut_before_acting": 0.03, "html_503": 0.02, "html_200": 0.01, "slow": 0.02,
+    "spike_arrest_json": 0.01, "internal_error_without_acting": 0.02, "garbage_200": 0.01,
+    "lost_callback": 0.05, "slow_result": 0.03, "duplicate_callbacks": 0.04, "callback_before_answer": 0.03,
+    "timeout_message": 0.03, "not_found": 0.03, "in_flight_a": 0.03, "in_flight_b": 0.03, "in_flight_c": 0.03,
+    "stray_500": 0.04,
+}  # fmt: skip
+
+
+class Act(StrEnum):
+    """What is done to the system."""
+
+    KILL = "kill"  # SIGKILL, started again at once
+    FREEZE = "freeze"  # SIGSTOP, continued after `seconds`
+    DRAIN = "drain"  # SIGTERM, started again when it ended
+    REDIS_FLUSH = "redis_flush"
+    REDIS_RESTART = "redis_restart"
+    REDIS_OUTAGE = "redis_outage"  # stopped for `seconds`
+    REDIS_FREEZE = "redis_freeze"
+    POSTGRES_RESTART = "postgres_restart"  # fast: connections cut, orderly
+    POSTGRES_CRASH = "postgres_crash"  # immediate: recovers when it starts
+    POSTGRES_OUTAGE = "postgres_outage"
+    POSTGRES_FREEZE = "postgres_freeze"
+    DARAJA_CLOSED = "daraja_closed"  # refuses connections for `seconds`
+    TOKENS_EXPIRED = "tokens_expired"
+
+
+# How often each happens in a minute, and for how many seconds (from, to). Kills have a rate of their own.
+_RATES: dict[Act, tuple[float, float, float]] = {
+    Act.FREEZE: (6.0, 0.3, 9.0),  # some shorter than the lease, some longer
+    Act.DRAIN: (1.5, 0, 0),
+    Act.REDIS_FLUSH: (1.5, 0, 0),
+    Act.REDIS_RESTART: (0.7, 0, 0),
+    Act.REDIS_OUTAGE: (0.3, 8.0, 30.0),
+    Act.REDIS_FREEZE: (0.4, 1.0, 6.0),
+    Act.POSTGRES_RESTART: (0.6, 0, 0),
+    Act.POSTGRES_CRASH: (0.6, 0, 0),
+    Act.POSTGRES_OUTAGE: (0.3, 2.0, 12.0),
+    Act.POSTGRES_FREEZE: (0.6, 0.5, 8.0),
+    Act.DARAJA_CLOSED: (0.8, 0.5, 8.0),
+    Act.TOKENS_EXPIRED: (1.0, 0, 0),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed:
+    """One act at its time. `target` is a process."""
+
+    at: float
+    act: Act
+    target: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase:
+    """One payment that a client will ask for. `replays` says how often the same request is sent again on purpose."""
+
+    at: float
+    key: str
+    kind: str
+    path: str
+    body: dict[str, Any]
+    replays: int
+    reads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything, in order of time. `chaos` is the simulator's switch of that name (tests/simulator/README.md)."""
+
+    seed: int
+    seconds: float
+    purchases: Sequence[Purchase]
+    deeds: Sequence[Deed]
+    chaos: dict[str, Any]
+
+
+def make_plan(
+    *, seed: int, seconds: float, rate: float, kills_per_minute: float, processes: dict[str, int], faults: bool = True
+) -> Plan:
+    """The plan of a seed. `rate` is payments a second; `processes` are the names to kill with their weights."""
+    chance = random.Random(seed)
+    purchases = [_purchase(chance, seed, n, n / rate) for n in range(int(seconds * rate))]
+    deeds: list[Deed] = []
+    if faults:
+        deeds += _kills(chance, _times(chance, seconds, kills_per_minute), processes)
+        for act, (per_minute, shortest, longest) in _RATES.items():
+            for at in _times(chance, seconds, per_minute):
+                # In a short run nothing may be away for most of it.
+                span = min(chance.uniform(shortest, longest), max(seconds / 6, shortest))
+                deeds.append(_deed(chance, act, at, span, processes))
+    chaos = {"seed": seed, "rates": _CHAOS_RATES, "apis": _CHAOS_APIS}
+    return Plan(seed, seconds, purchases, sorted(deeds, key=lambda deed: deed.at), chaos)
+
+
+def _kills(chance: random.Random, times: Sequence[float], processes: dict[str, int]) -> list[Deed]:
+    """From a deck that holds each process by its weight, each once on top: so that a short run spares none either."""
+    deck: list[str] = []
+    kills = []
+    for at in times:
+        if not deck:
+            rest = [name for name, weight in processes.items() for _ in range(weight - 1)]
+            deck = [*_shuffled(chance, rest), *_shuffled(chance, list(processes))]
+        kills.append(Deed(at=at, act=Act.KILL, target=deck.pop()))
+    return kills
+
+
+def _shuffled(chance: random.Random, names: list[str]) -> list[str]:
+    return chance.sample(names, len(names))
+
+
+def _deed(chance: random.Random, act: Act, at: float, span: float, processes: dict[str, int]) -> Deed:
+    match act:
+        case Act.FREEZE | Act.DRAIN:
+            return Deed(at=at, act=act, target=_one_of(chance, processes), seconds=span)
+        case _:
+            return Deed(at=at, act=act, seconds=span)
+
+
+def _times(chance: random.Random, seconds: float, per_minute: float) -> list[float]:
+    """So many times a minute, at least once a run, one in each equal part of it: no run is spared, none drowned."""
+    if per_minute <= 0:
+        return []
+    count = max(1, round(seconds / 60 * per_minute))
+    part = seconds / count
+    return [part * (n + chance.random()) for n in range(count)]
+
+
+def _one_of(chance: random.Random, weights: dict[str, int]) -> str:
+    return chance.choices(list(weights), list(weights.values()))[0]
+
+
+def _purchase(chance: random.Random, seed: int, number: int, at: float) -> Purchase:
+    kind = _one_of(chance, _KINDS)
+    amount = 10 + number % 5000
+    if chance.random() < _ODD_SHARE:
+        amount = MAGIC_AMOUNT + chance.choice(_ODD[kind])
+    path, body = _request(kind, number, amount)
+    return Purchase(
+        at=at,
+        key=f"soak-{seed}-{number}",
+        kind=kind,
+        path=path,
+        body=body,
+        replays=chance.choice((0, 0, 0, 0, 0, 0, 0, 1, 1, 2)),
+        reads=chance.choice((0, 1, 1, 3)),
+    )
+
+
+def _request(kind: str, number: int, amount: int) -> tuple[str, dict[str, Any]]:
+    match kind:
+        case "deposit":
+            # A line of its own: Daraja holds one prompt a line.
+            return "/v1/deposits", {"amount": amount, "phone_number": f"07{11_000_000 + number}"}
+        case "withdrawal":
+            return "/v1/withdrawals", {"amount": amount, "phone_number": f"07{22_000_000 + number}"}
+        case _:
+            return "/v1/bill-payments", {"amount": amount, "paybill": "888880", "account_reference": f"M{number}"}

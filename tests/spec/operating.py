@@ -1,0 +1,134 @@
+"""What an operator types, as a real command with nothing in its environment but DATABASE_URL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from tests.spec.system import PATIENCE_SECONDS, System
+from tests.stack.environment import bare
+from tests.stack.stack import ROOT
+
+_COMMAND_SECONDS = 2 * PATIENCE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Everything that it printed, line by line."""
+        return [*self.out.splitlines(), *self.err.splitlines()]
+
+    def expect(self, code: int) -> Said:
+        """The same, if it ended so, and without a stack trace."""
+        assert self.code == code, self
+        assert "Traceback" not in self.out + self.err, self
+        return self
+
+
+# The same command, imported and then waiting for a line: so that a test knows when it begins.
+_WHEN_TOLD = "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
+
+
+class Command:
+    """`python -m workers …` with these arguments."""
+
+    def __init__(self, system: System, *arguments: str) -> None:
+        self._env = bare() | {"DATABASE_URL": system.stack.database_url}
+        self._arguments = arguments
+
+    async def run(self, *, env: Mapping[str, str] | None = None) -> Said:
+        """Runs it; `env` is added to its environment."""
+        process = await self.start("-m", "workers", env=env)
+        return await _said(process)
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncIterator[Callable[[], Awaitable[Said]]]:
+        """A process that has everything but the word to go, which the yielded function gives."""
+        process = await self.start("-c", _WHEN_TOLD)
+        try:
+            assert process.stdout is not None
+            await asyncio.wait_for(process.stdout.readline(), timeout=_COMMAND_SECONDS)
+            yield lambda: _said(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def start(self, *what: str, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *what,
+            *self._arguments,
+            cwd=ROOT,
+            env=self._env | dict(env or {}),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+
+async def _said(process: asyncio.subprocess.Process) -> Said:
+    try:
+        out, err = await asyncio.wait_for(process.communicate(b"\n"), timeout=_COMMAND_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
+    assert process.returncode is not None
+    return Said(process.returncode, out.decode(), err.decode())
+
+
+async def operate(system: System, *arguments: str, env: Mapping[str, str] | None = None) -> Said:
+    """Runs a command to its end."""
+    return await Command(system, *arguments).run(env=env)
+
+
+# Many of them in one process, which saves most of their time: each is the command's own `main`, with its own arguments.
+_ALL_OF_THEM = """
+import contextlib, io, json, sys, workers.__main__ as it
+for line in sys.stdin:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["workers", *json.loads(line)]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            it.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+async def operate_all(system: System, commands: Sequence[Sequence[str]]) -> list[Said]:
+    """Runs the commands one after the other; how each ended."""
+    process = await Command(system).start("-c", _ALL_OF_THEM)
+    lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(lines.encode()), timeout=2 * _COMMAND_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
+    told = [Said(*json.loads(line)) for line in out.splitlines()]
+    assert len(told) == len(commands), err
+    return told
+
+
+async def stop(system: System, reason: str = "a test") -> Said:
+    """Stops payouts."""
+    return (await operate(system, "payouts", "stop", "--reason", reason)).expect(0)
+
+
+async def start(system: System, *more: str) -> Said:
+    """Lets payouts go."""
+    return (await operate(system, "payouts", "start", "--reason", "a test is over", *more)).expect(0)

@@ -1,0 +1,123 @@
+"""Daraja's limits, kept by all workers together: requests a second, and questions a minute."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.spec.conftest import a_system
+from tests.spec.playing import begin
+from tests.spec.system import System
+
+_PER_SECOND = 10
+_QUERIES_PER_MINUTE = 30
+_LIMITED = {
+    "DARAJA_REQUESTS_PER_SECOND": str(_PER_SECOND),
+    "DARAJA_STK_QUERIES_PER_MINUTE": str(_QUERIES_PER_MINUTE),
+    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
+    "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",  # on a busy machine a test may take longer than a customer would wait
+    "DEPOSIT_RESULT_WINDOW_SECONDS": "3600",
+}
+_PAYOUTS, _PUSHES = 40, 30
+
+_B2C, _STK, _QUERY = "/mpesa/b2c/v3/paymentrequest", "/mpesa/stkpush/v1/processrequest", "/mpesa/stkpushquery/v1/query"
+
+
+@pytest.fixture(scope="module")
+async def system() -> AsyncIterator[System]:
+    async with a_system(env=_LIMITED, workers=2) as system:
+        yield system
+
+
+async def _arrivals(system: System, *paths: str) -> list[Any]:
+    """Requests that reached the simulator, in order; to any of its paths but that for tokens unless `paths` are given."""
+    requests = (await system.control("GET", "/requests"))["items"]
+    return [item for item in requests if (item["path"] in paths if paths else "oauth" not in item["path"])]
+
+
+async def _seconds_since(system: System, first: str, last: Any) -> float:
+    """From the acceptance of payment `first` to the arrival of request `last`: no less than between their turns."""
+    [row] = await system.rows("SELECT created_at FROM mkwanja.payments WHERE id = $1::uuid", first)
+    return (datetime.fromisoformat(last["at"]) - row["created_at"]).total_seconds()
+
+
+async def _all_paid(system: System, payment_ids: list[str]) -> None:
+    for payment_id in payment_ids:
+        assert (await system.settled(payment_id))["status"] == "success"
+    await system.assert_money_agrees(payment_ids)
+
+
+async def test_workers_keep_the_limit_together_and_payouts_go_first(system: System) -> None:
+    """Of a crowd a second's worth goes at once and the rest in its turn, off the job slots; pushes wait, and do not starve."""
+    pushes = list(await asyncio.gather(*(system.deposit() for _ in range(_PUSHES))))
+    payouts = list(await asyncio.gather(*(system.withdrawal() for _ in range(_PAYOUTS))))
+    redis: Redis = Redis.from_url(system.stack.redis_url)
+
+    async def waiting_and_busy() -> tuple[int, int]:
+        waiting = (await system.stage_counts([*pushes, *payouts]))["accepted"]
+        return waiting, len(await redis.keys("arq:in-progress:*"))
+
+    await system.eventually(waiting_and_busy, lambda seen: seen[0] >= 20 and seen[1] <= 5)
+    await redis.aclose()
+    await _all_paid(system, [*pushes, *payouts])
+    arrived = await _arrivals(system)
+    assert len(arrived) <= _PER_SECOND * (1 + await _seconds_since(system, pushes[0], arrived[-1]))
+    sent = [item["path"] for item in await _arrivals(system, _B2C, _STK)]
+    assert (sent.count(_B2C), sent.count(_STK)) == (_PAYOUTS, _PUSHES)
+    last_payout = len(sent) - 1 - sent[::-1].index(_B2C)
+    first_payout = sent.index(_B2C)
+    between = sent[first_payout:last_payout].count(_STK)
+    assert 0 < between < _PAYOUTS / 2, sent
+    attempts = "SELECT count(*) FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
+    assert await system.rows(attempts, [*pushes, *payouts]) == [{"count": _PAYOUTS + _PUSHES}]
+
+
+async def test_a_spike_arrest_slows_all_workers_down_for_a_while(system: System) -> None:
+    """What was refused goes later, once; the common rate falls, and is whole again."""
+    await system.scenario("spike_arrest_json", api="b2c", times=4)
+    payment_ids = list(await asyncio.gather(*(system.withdrawal() for _ in range(15))))
+    redis: Redis = Redis.from_url(system.stack.redis_url)
+
+    async def factor() -> float:
+        return float(await redis.hget("mkwanja:rate:factor", "factor") or 1)
+
+    await system.eventually(factor, lambda factor: factor < 1)
+    await redis.aclose()
+    await _all_paid(system, payment_ids)
+    assert len([item for item in await _arrivals(system, _B2C) if item["status"] in (429, 500)]) == 4
+    throttled = (
+        "SELECT count(*) AS times FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome = 'not_acted'"
+    )
+    assert await system.rows(throttled, payment_ids) == [{"times": 4}]
+
+
+async def test_questions_are_asked_within_their_budget_and_not_without_redis(system: System) -> None:
+    """Thirty a minute by all workers; while nobody can count, nobody asks; a flush forgets the count and no payment."""
+    before = len(await _arrivals(system, _QUERY))
+    payment_ids = list(await asyncio.gather(*(begin(system, "stk", "lost_callback") for _ in range(5))))
+    await system.eventually(lambda: _arrivals(system, _QUERY), lambda asked: len(asked) >= before + 2)
+    if system.stack.redis.can_be_stopped:
+        await system.stack.redis.stop()
+        asked = len(await _arrivals(system, _QUERY))
+        waits = await system.withdrawal()
+        worker = system.stack.process("worker.1")
+        postponed = worker.log_text().count("wakeups_postponed")
+        counts = lambda: _count(worker.log_text(), "wakeups_postponed")  # noqa: E731
+        await system.eventually(counts, lambda count: count >= postponed + 2)
+        assert len(await _arrivals(system, _QUERY)) - asked <= 1, "one may have been on its way"
+        await system.stack.redis.start()
+        await _all_paid(system, [waits])
+    await system.stack.redis.flush()
+    await _all_paid(system, payment_ids)
+    asked_of_all = (await _arrivals(system, _QUERY))[before:]
+    seconds = await _seconds_since(system, payment_ids[0], asked_of_all[-1])
+    assert len(asked_of_all) <= 2 + seconds * _QUERIES_PER_MINUTE / 60, "one at once, and one more for the flush"
+
+
+async def _count(text: str, what: str) -> int:
+    return text.count(what)

@@ -1,0 +1,221 @@
+"""An operator's decision: recorded with who and why, announced, and refused wherever evidence stands against it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.spec.conftest import a_system
+from tests.spec.delivering import awaited, deliver
+from tests.spec.operating import operate, operate_all
+from tests.spec.playing import begin
+from tests.spec.system import System
+
+# A deposit's silence ends it soon; everything else is as shipped.
+_BRISK = {
+    "DEPOSIT_RESULT_WINDOW_SECONDS": "1",
+    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
+    "INQUIRY_INTERVAL_MAX_SECONDS": "60",
+    "DARAJA_INQUIRIES_PER_MINUTE": "60000",
+}
+_REASON = "statement of 1 March, page 2"
+
+
+class Cast:
+    """Payments in every state that an operator may meet, and nobody at work who could change one meanwhile."""
+
+    def __init__(self, system: System, ids: dict[str, str]) -> None:
+        self.system = system
+        self.ids = ids
+
+    def command(self, who: str, decision: str, *more: str) -> tuple[str, ...]:
+        """The arguments of `resolve` for one of the payments."""
+        return ("resolve", self.ids.get(who, who), decision, "--reason", _REASON, "--operator", "wanjiru", *more)
+
+    async def row(self, who: str) -> Any:
+        [row] = await self.system.rows("SELECT * FROM mkwanja.payments WHERE id = $1::uuid", self.ids[who])
+        return row
+
+    async def history(self, who: str) -> list[Any]:
+        sql = "SELECT * FROM mkwanja.payment_history WHERE payment_id = $1::uuid ORDER BY sequence"
+        return await self.system.rows(sql, self.ids[who])
+
+
+@pytest.fixture(scope="module")
+async def system() -> AsyncIterator[System]:
+    async with a_system(env=_BRISK) as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
+async def cast(system: System) -> Cast:
+    # Each scenario leaves its payment where nobody can ask about it, or has a message that says too little.
+    begun = {
+        "succeeded": begin(system, "b2c", "approve"),
+        "refused by Daraja": begin(system, "b2b", "insufficient_funds"),
+        "bill that was paid": begin(system, "b2b", "answer_and_callback_lost"),
+        "bill that was not": begin(system, "b2b", "html_503", times=1, act=False),
+        "another bill": begin(system, "b2b", "html_503", times=1, act=False),
+        "in doubt": begin(system, "b2c", "html_503", times=1, act=False),
+        "silent deposit": begin(system, "stk", "answer_and_callback_lost"),
+        "silent deposit, unpaid": begin(system, "stk", "html_503", times=1, act=False),
+        "told as paid": begin(system, "b2c", "slow_result", seconds=600),
+        "answered as paid": begin(system, "b2c", "slow_result", seconds=600),
+    }
+    ids = dict(zip(begun, await asyncio.gather(*begun.values()), strict=True))
+    for name, stage in (("succeeded", "succeeded"), ("refused by Daraja", "failed"), ("silent deposit", "failed")):
+        await system.in_stage(ids[name], stage)
+    await system.in_stage(ids["silent deposit, unpaid"], "failed")
+    for name in ("bill that was paid", "bill that was not", "another bill", "in doubt"):
+        await system.in_stage(ids[name], "in_doubt")
+    one = await awaited(system, "b2c")
+    ids["told as paid"] = one.id
+    (await deliver(system, one.url, one.result(receipt=...))).expect(200)
+    await system.in_stage(ids["answered as paid"], "awaiting_result")
+    await system.scenario("slow", api="b2c", params={"seconds": 12, "act": False})
+    ids["being sent"] = await system.withdrawal()
+    await system.in_stage(ids["being sent"], "submitting")
+    await system.stack.process("worker").kill()
+    ids["waiting"], ids["waiting and flagged"] = await system.withdrawal(), await system.withdrawal()
+    flag = "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid"
+    for name in ("waiting and flagged", "refused by Daraja", "bill that was paid"):
+        await system.execute(flag, ids[name])
+    await system.execute(
+        "INSERT INTO mkwanja.inquiries (payment_id, number, api, asked_at, answered_at, verdict)"
+        " VALUES ($1::uuid, 1001, 'transaction_status', now(), now(), 'paid')",
+        ids["answered as paid"],
+    )
+    return Cast(system, ids)
+
+
+_RECEIPT = ("--receipt", "UCB4AAAA01")
+
+_REFUSED = [
+    ("bill that was not", "paid", (), "Give M-PESA's receipt number"),
+    ("another bill", "paid", ("--receipt", "of another"), "This receipt belongs to another payment."),
+    ("succeeded", "paid", _RECEIPT, "has succeeded already"),
+    ("refused by Daraja", "paid", _RECEIPT, "Daraja said that the payment failed"),
+    ("being sent", "paid", _RECEIPT, "is being sent right now"),
+    ("waiting", "paid", _RECEIPT, "was not sent and will be"),
+    ("succeeded", "unpaid", (), "a success is never taken back"),
+    ("refused by Daraja", "unpaid", (), "has failed already"),
+    ("silent deposit", "unpaid", (), "has failed already"),
+    ("told as paid", "unpaid", (), "A stored callback says that it was paid."),
+    ("answered as paid", "unpaid", (), "Daraja answered an inquiry that it was paid."),
+    ("being sent", "unpaid", (), "is being sent right now"),
+    ("waiting", "unpaid", (), "was not sent and will be"),
+    ("in doubt", "reviewed", (), "is not flagged for review"),
+    (str(uuid4()), "unpaid", (), "There is no such payment."),
+]
+
+
+async def test_evidence_outranks_an_operator(cast: Cast) -> None:
+    """Each refusal is one line that names the evidence, exit 1, and leaves row and history as they were."""
+    anothers = (await cast.row("succeeded"))["receipt"]
+    known = [name for name in {who for who, *_ in _REFUSED} if name in cast.ids]
+    before = {name: (await cast.row(name), await cast.history(name)) for name in known}
+    commands = [
+        cast.command(who, decision, *(anothers if text == "of another" else text for text in more))
+        for who, decision, more, _ in _REFUSED
+    ]
+    told = await operate_all(cast.system, commands)
+    for (who, decision, _, why), said in zip(_REFUSED, told, strict=True):
+        said.expect(1)
+        assert len(said.lines) == 1, (who, decision, said)
+        assert said.lines[0].startswith("refused: "), (who, decision, said)
+        assert why in said.lines[0], (who, decision, said)
+    assert {name: (await cast.row(name), await cast.history(name)) for name in known} == before
+
+
+async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
+    """No or an empty reason, a malformed receipt or id, an unknown decision, Postgres away: exit 2, and why."""
+    payment_id = cast.ids["another bill"]
+    before = (await cast.row("another bill"), await cast.history("another bill"))
+    wrong = [
+        (payment_id, "unpaid"),
+        (payment_id, "unpaid", "--reason", ""),
+        (payment_id, "unpaid", "--reason", "x" * 501),
+        (payment_id, "paid", "--reason", _REASON, "--receipt", "12"),
+        (payment_id, "paid", "--reason", _REASON, "--receipt", "UCB0000000"),
+        (payment_id, "lost", "--reason", _REASON),
+        ("INV00042", "unpaid", "--reason", _REASON),
+    ]
+    for said in await operate_all(cast.system, [("resolve", *arguments) for arguments in wrong]):
+        assert said.expect(2).err
+    nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
+    said = await operate(cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env=nowhere)
+    away = "Postgres cannot be reached; nothing is known to be changed. Run the same command again."
+    assert said.expect(2).lines == [away]
+    unset = await operate(cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env={"DATABASE_URL": ""})
+    assert unset.expect(1).lines == ["resolve: cannot start; settings missing: DATABASE_URL"]
+    assert (await cast.row("another bill"), await cast.history("another bill")) == before
+
+
+async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
+    """Paid with its receipt, also after our own conclusion; unpaid; reviewed. Each is announced where it ends a payment."""
+    system = cast.system
+    [moved] = await system.movements(cast.ids["bill that was paid"])
+    [deposited] = await system.movements(cast.ids["silent deposit"])
+    decisions: list[tuple[str, str, tuple[str, ...], str, str | None]] = [
+        ("bill that was paid", "paid", ("--receipt", moved["receipt"].lower()), "resolved_paid", "succeeded"),
+        ("silent deposit", "paid", ("--receipt", deposited["receipt"]), "resolved_paid", "corrected"),
+        ("bill that was not", "unpaid", (), "resolved_unpaid", "failed"),
+        ("in doubt", "unpaid", (), "resolved_unpaid", "failed"),
+        ("waiting and flagged", "unpaid", (), "resolved_unpaid", "failed"),
+        ("refused by Daraja", "reviewed", (), "reviewed", None),
+    ]
+    sequences = {who: (await cast.row(who))["sequence"] for who, *_ in decisions}
+    commands = [cast.command(who, decision, *more) for who, decision, more, _, _ in decisions]
+    for said in await operate_all(system, commands):
+        assert len(said.expect(0).lines) == 1
+    feed: list[Any] = []
+    cursor: dict[str, str] = {}
+    while (page := (await system.backend.get("/v1/events", limit="100", **cursor)).expect(200).json())["items"]:
+        feed += page["items"]
+        cursor = {"after": page["next_cursor"]}
+    for who, _, _, what, event in decisions:
+        row, last = await cast.row(who), (await cast.history(who))[-1]
+        assert (last["what"], last["sequence"]) == (what, sequences[who] + 1), who
+        shown = (await system.backend.history(cast.ids[who]))[-1]
+        assert shown["detail"] == {"reason": _REASON, "operator": "wanjiru"}, who
+        assert not row["needs_review"], who
+        events = [item for item in feed if item["subject"] == cast.ids[who] and item["sequence"] == last["sequence"]]
+        assert [item["type"] for item in events] == ([f"mkwanja.payment.{event}"] if event else []), who
+    for who, receipt in (("bill that was paid", moved["receipt"]), ("silent deposit", deposited["receipt"])):
+        payment = await system.payment(cast.ids[who])
+        assert (payment["status"], payment["receipt"], payment["failure"]) == ("success", receipt, None)
+    failure = (await system.payment(cast.ids["in doubt"]))["failure"]
+    assert (failure["reason"], failure["safe_to_retry"]) == ("resolved_by_operator", True)
+    await system.assert_money_agrees([cast.ids[who] for who, *_ in decisions])
+
+
+async def test_the_same_decision_twice_is_one(cast: Cast) -> None:
+    """Run again at once and later: one transition, one event; the others are told that it is so already."""
+    who = "another bill"
+    before = len(await cast.history(who))
+    at_once = await asyncio.gather(*(operate(cast.system, *cast.command(who, "unpaid")) for _ in range(2)))
+    assert sorted(said.code for said in at_once) == [0, 1]
+    commands = [cast.command(who, "unpaid"), cast.command(who, "reviewed")]
+    assert [said.code for said in await operate_all(cast.system, commands)] == [1, 1]
+    history = await cast.history(who)
+    assert [entry["what"] for entry in history[before:]] == ["resolved_unpaid"]
+    # What an operator concluded, an operator may correct: never the other way.
+    commands = [cast.command(who, "paid", "--receipt", "UCB4AAAA77"), cast.command(who, "unpaid")]
+    assert [said.code for said in await operate_all(cast.system, commands)] == [0, 1]
+    events = [entry["event_type"] for entry in (await cast.history(who))[before:]]
+    assert events == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
+
+
+async def test_what_was_resolved_as_unpaid_is_never_sent(cast: Cast) -> None:
+    """A worker comes back: the flagged one that waited stays failed, the others go on."""
+    system = cast.system
+    await system.control("DELETE", "/scenarios")
+    await system.stack.start_process("worker")
+    assert (await system.settled(cast.ids["waiting"]))["status"] == "success"
+    assert await system.provider_requests(cast.ids["waiting and flagged"]) == []
+    assert (await cast.row("waiting and flagged"))["stage"] == "failed"
+    await system.assert_money_agrees([cast.ids[who] for who in ("waiting", "waiting and flagged", "in doubt")])

@@ -1,0 +1,212 @@
+"""A worker's life: killed, frozen, without Redis, without Postgres, given stale jobs. Payments end well all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.spec.conftest import a_system
+from tests.spec.playing import begin
+from tests.spec.system import System
+
+# Doubts come soon and are asked about soon.
+_BRISK = {
+    "SUBMITTING_LEASE_SECONDS": "3",
+    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
+    "INQUIRY_INTERVAL_MAX_SECONDS": "2",
+    "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
+    "DARAJA_INQUIRIES_PER_MINUTE": "60000",
+    "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",
+}
+_PAYMENTS = 30
+
+_QUEUE = "arq:queue"
+
+# The worker, on a machine whose clock is wrong by as many seconds as the first argument says.
+_WRONG_CLOCK = (
+    "import time, sys; right, wrong = time.time, float(sys.argv.pop(1)); time.time = lambda: right() + wrong;"
+    " import workers.__main__ as it; it.main()"
+)
+
+
+@pytest.fixture(scope="module")
+async def system() -> AsyncIterator[System]:
+    async with a_system(env=_BRISK, workers=2) as system:
+        yield system
+
+
+@contextmanager
+def _nothing_restarted(system: System) -> Iterator[None]:
+    """The processes that run now still run at the end."""
+    processes = [system.stack.process(name) for name in system.stack.names]
+    before = {process.name: process.pid for process in processes if process.is_running}
+    yield
+    assert {process.name: process.pid for process in processes if process.is_running} == before
+
+
+async def _some_of_each_kind(system: System, count: int = _PAYMENTS) -> list[str]:
+    """Withdrawals, and where nothing may be lost for want of a key also deposits and bill payments."""
+    pays = [(system.withdrawal, system.deposit, system.withdrawal)[n % 3]() for n in range(count)]
+    return list(await asyncio.gather(*pays))
+
+
+async def _all_end_as_the_ledger_says(system: System, payment_ids: list[str]) -> None:
+    """Each is final, and agrees with the money that moved."""
+    for payment_id in payment_ids:
+        await system.settled(payment_id)
+    await system.assert_money_agrees(payment_ids)
+
+
+async def _queued(redis: Redis, *arguments: Any, function: str = "take_next_step", late_ms: int = 0) -> None:
+    """A job that somebody put into Redis, as arq reads it."""
+    now_ms, job_id = int(time.time() * 1000), uuid4().hex
+    job = {"t": None, "f": function, "a": list(arguments), "k": {}, "et": now_ms - late_ms}
+    await redis.set(f"arq:job:{job_id}", json.dumps(job), ex=600)
+    await redis.zadd(_QUEUE, {job_id: now_ms - late_ms})
+
+
+async def _picture(system: System, payment_ids: list[str]) -> Any:
+    rows = await system.rows("SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[]) ORDER BY id", payment_ids)
+    history = [await system.backend.history(payment_id) for payment_id in payment_ids]
+    return rows, history, [await system.provider_requests(payment_id) for payment_id in payment_ids]
+
+
+async def test_stale_jobs_change_nothing(system: System) -> None:
+    """Run many times, hours late, for payments that are final, awaited or unknown, or of another shape: nobody notices."""
+    final = [await begin(system, "b2c", "approve"), await begin(system, "stk", "cancel")]
+    for payment_id in final:
+        await system.settled(payment_id)
+    awaited = await begin(system, "b2c", "slow_result", seconds=600)
+    await system.in_stage(awaited, "awaiting_result")
+    rest = "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 hour' WHERE id = $1::uuid"
+    await system.execute(rest, awaited)
+    before = await _picture(system, [*final, awaited])
+    redis: Redis = Redis.from_url(system.stack.redis_url)
+    for payment_id in [*final, awaited, str(uuid4())] * 10:
+        await _queued(redis, payment_id)
+        await _queued(redis, payment_id, late_ms=7_200_000)
+    for arguments in ((), ("INV00042",), (None,), (17,), (final[0], final[1])):
+        await _queued(redis, *arguments)
+    await _queued(redis, final[0], function="pay_again")
+    await system.eventually(lambda: redis.zcard(_QUEUE), lambda length: length == 0)
+    await system.eventually(lambda: redis.keys("arq:in-progress:*"), lambda keys: not keys)
+    await redis.aclose()
+    assert await _picture(system, [*final, awaited]) == before
+    with _nothing_restarted(system):
+        later = await system.withdrawal()
+        await _all_end_as_the_ledger_says(system, [later])
+
+
+async def test_one_job_many_times_pays_once(system: System) -> None:
+    """Workers find the same payment in a hundred jobs at once."""
+    workers = [system.stack.process(name) for name in ("worker.1", "worker.2")]
+    for worker in workers:
+        worker.freeze()
+    redis: Redis = Redis.from_url(system.stack.redis_url)
+    try:
+        payment_ids = await _some_of_each_kind(system, 6)
+        for payment_id in payment_ids * 20:
+            await _queued(redis, payment_id)
+    finally:
+        for worker in workers:
+            worker.thaw()
+    await _all_end_as_the_ledger_says(system, payment_ids)
+    await redis.aclose()
+    attempts = (
+        "SELECT count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome <> 'not_acted'"
+    )
+    assert await system.rows(attempts, payment_ids) == [{"claims": 6}]
+
+
+async def test_a_worker_that_is_killed_in_the_middle_is_not_missed(system: System) -> None:
+    """With payments in every state, once and again; the other worker and the next one end all of them as the ledger says."""
+    payment_ids = await _some_of_each_kind(system)
+    for name in ("worker.1", "worker.2", "worker.1"):
+        await system.stack.process(name).kill()
+        payment_ids += await _some_of_each_kind(system, 6)
+        await system.stack.start_process(name, wait=False)
+    await _all_end_as_the_ledger_says(system, payment_ids)
+
+
+async def test_a_worker_that_is_frozen_past_its_lease_is_not_missed(system: System) -> None:
+    """The other one goes on with what it held; thawed, it pays nothing a second time."""
+    frozen = system.stack.process("worker.1")
+    await system.scenario("slow", api="b2c", times=10, params={"seconds": 0.5})
+    payment_ids = await _some_of_each_kind(system)
+    await system.eventually(lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"])
+    frozen.freeze()
+    try:
+        payment_ids += await _some_of_each_kind(system, 6)
+        await _all_end_as_the_ledger_says(system, payment_ids)
+    finally:
+        frozen.thaw()
+    payment_ids += await _some_of_each_kind(system, 6)
+    await _all_end_as_the_ledger_says(system, payment_ids)
+
+
+async def test_redis_gone_and_postgres_restarted_under_load(system: System) -> None:
+    """Both, one inside the other: no process has to be started again, and every 202 ends as the ledger says."""
+    stack = system.stack
+    if not (stack.redis.can_be_stopped and stack.postgres.can_be_stopped):
+        pytest.skip("the servers were given; they are not ours to stop")
+    with _nothing_restarted(system):
+        payment_ids = await _some_of_each_kind(system)
+        await stack.redis.stop()
+        payment_ids += await _some_of_each_kind(system, 6)
+        await stack.postgres.kill()
+        await stack.postgres.start()
+        payment_ids += await _accepted_at_last(system, 6)
+        await stack.redis.start()
+        payment_ids += await _accepted_at_last(system, 6)
+        await _all_end_as_the_ledger_says(system, payment_ids)
+
+
+async def _accepted_at_last(system: System, count: int) -> list[str]:
+    """Withdrawals whose callers ask again with the same key while the service is unavailable."""
+
+    async def pay() -> str:
+        key, body = str(uuid4()), {"amount": 1200, "phone_number": "0722000222"}
+        answer = await system.eventually(
+            lambda: system.backend.pay("/v1/withdrawals", body, key=key), lambda answer: answer.status != 503
+        )
+        return str(answer.expect(202).json()["id"])
+
+    return list(await asyncio.gather(*(pay() for _ in range(count))))
+
+
+@pytest.mark.parametrize("wrong_by", [3600, -3600])
+async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int) -> None:
+    """A worker whose machine is an hour ahead or behind ends no live lease, and every one that is over; it pays as any."""
+    for name in ("worker.1", "worker.2"):
+        await system.stack.process(name).kill()
+    live, over = [await begin(system, "b2c", "approve") for _ in range(2)]
+    claim = (
+        "WITH attempt AS (INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)"
+        " VALUES (gen_random_uuid(), $1::uuid, 1, now()) RETURNING id)"
+        " UPDATE mkwanja.payments SET stage = 'submitting', attempt_id = (SELECT id FROM attempt), next_step = 'end_lease',"
+        " lease_until = now() + $2 * interval '1 second', next_step_at = now() WHERE id = $1::uuid"
+    )
+    await system.execute(claim, live, 1800)
+    await system.execute(claim, over, 0)
+    await system.stack.redis.flush()
+    command = f'python -c "{_WRONG_CLOCK}" {wrong_by}'
+    await system.stack.start_process("worker.3", command=command)
+    await _all_end_as_the_ledger_says(system, [await system.withdrawal(), over])
+    assert (await system.stages(over))[1] == "in_doubt"
+    row = "SELECT stage, next_step_at > now() AS is_looked_at_later FROM mkwanja.payments WHERE id = $1::uuid"
+    assert (await system.rows(row, live))[0]["stage"] == "submitting"
+    await system.execute(
+        "UPDATE mkwanja.payments SET lease_until = now(), next_step_at = now() WHERE id = $1::uuid", live
+    )
+    await _all_end_as_the_ledger_says(system, [live])
+    await system.stack.process("worker.3").kill()
+    for name in ("worker.1", "worker.2"):
+        await system.stack.start_process(name, wait=False)
