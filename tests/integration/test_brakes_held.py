@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,7 +19,7 @@ from tests.integration.inquiries import TERMS as INQUIRY_TERMS
 from tests.integration.inquiries import resendable
 from tests.integration.proxy import Proxy
 
-Claim = Callable[[Store, UUID], Awaitable[Payment | None]]
+Claim = Callable[[Store, UUID], Coroutine[Any, Any, Payment | None]]
 
 
 async def claim(store: Store, payment_id: UUID) -> Payment | None:

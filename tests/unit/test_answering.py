@@ -188,6 +188,15 @@ def test_an_answer_that_is_no_silence_does_not_complete_it(verdict: Verdict) -> 
     assert decision.what != FactName.NO_RESULT_CONFIRMED
 
 
+def test_a_result_outranks_the_silence_before_it() -> None:
+    payment = a_due(Kind.DEPOSIT)
+    paid = answered(payment, an_answer(V.PAID), *silent_answers(3), an_inquiry(4), number=4)
+    assert payment_of(paid).stage is S.SUCCEEDED
+    agreeing = (an_inquiry(4, V.FAILED, code="1032"), an_inquiry(5))
+    failed = answered(payment, an_answer(V.FAILED), *silent_answers(3), *agreeing, number=5)
+    assert payment_of(failed).failure == A_FAILURE
+
+
 def test_silence_does_not_end_a_deposit_while_a_stored_message_claims_success() -> None:
     payment = a_due(Kind.DEPOSIT)
     last = an_inquiry(4, at=NOW)

@@ -210,7 +210,8 @@ def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kin
 def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
     """Even one whose last group is all digits, as a phone number is."""
     payment_id = str(UUID("0199a0b1-c2d3-7e4f-8a5b-123456789012"))
-    assert _masked_field("OriginatorConversationID", payment_id) == payment_id
+    for name in ("OriginatorConversationID", "OriginalConversationID"):
+        assert _masked_field(name, payment_id) == payment_id
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,8 @@ class Scripts:
 def per_minute(**settings: float) -> dict[Step, float]:
     """How many questions of each kind all workers together may ask."""
     redis: Any = Scripts()
-    read = WorkerSettings.model_construct(
-        **{"daraja_stk_queries_per_minute": 5, "daraja_status_queries_per_minute": 60, **settings}
-    )
+    values: dict[str, Any] = {"daraja_stk_queries_per_minute": 5, "daraja_status_queries_per_minute": 60, **settings}
+    read = WorkerSettings.model_construct(**values)
     return {
         step: round(60e6 / budget._rate._interval_microseconds, 6) for step, budget in _budgets(read, redis).items()
     }
