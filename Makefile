@@ -36,6 +36,9 @@ check: setup ## format, lint, types, import rules, architecture (no servers)
 	$(BIN)/lint-imports
 	$(PYTEST) -q tests/test_architecture.py
 
+proof: setup ## hundreds and a thousand payments at once whose answers are lost: each paid once (some minutes)
+	LARGE_NUMBERS=1 $(PYTEST) tests/spec/test_large_numbers.py
+
 bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks
 
@@ -48,4 +51,4 @@ crash: setup ## every crash point in every combination, and every protection tak
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check bench crash soak lock
+.PHONY: help setup demo run test check proof bench crash soak lock
