@@ -36,8 +36,7 @@ check: setup ## format, lint, types, import rules, architecture (no servers)
 	$(BIN)/lint-imports
 	$(PYTEST) -q tests/test_architecture.py
 
-interleavings: setup ## a million lives of one payment in every order, judged by a model of Daraja (minutes)
-	@$(BIN)/python -m tests.interleavings --runs 1000000 --seed 1
+.PHONY: help setup demo run test check proof crash interleavings soak bench lock
 
 bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks
@@ -51,4 +50,4 @@ crash: setup ## every crash point in every combination, and every protection tak
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check crash interleavings soak bench lock
+.PHONY: help setup demo run test check proof crash interleavings soak bench lock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ TIME_SCALE = 0.02
 
 
 @asynccontextmanager
-async def a_system(*, env: dict[str, str | None] | None = None, **options: Any) -> AsyncIterator[System]:
+async def a_system(*, env: Mapping[str, str | None] | None = None, **options: Any) -> AsyncIterator[System]:
     """A system of a test's own: it may stop, kill and freeze what it likes."""
     options.setdefault("time_scale", TIME_SCALE)
     async with Stack(env={**BRISK, **(env or {})}, **options) as stack, System(stack) as system:
