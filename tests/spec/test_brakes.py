@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,6 +25,7 @@ _BRISK = {
     "DARAJA_INQUIRIES_PER_MINUTE": "60000",
 }
 _PAYERS = 10
+_BEFORE_STOP_MAX = 200
 
 _CREDENTIAL_IN = ("/mpesa/b2c/v3/paymentrequest", "/mpesa/b2b/v1/paymentrequest", "/mpesa/transactionstatus/v1/query")
 _STATUS = _CREDENTIAL_IN[2]
@@ -98,18 +100,22 @@ async def test_stopping_under_load(system: System) -> None:
     for api in ("b2c", "b2b"):
         await system.scenario("slow", api=api, times=10, params={"seconds": 1})
     payment_ids: list[str] = []
-    is_over = asyncio.Event()
+    is_stopped, is_over = asyncio.Event(), asyncio.Event()
 
     async def pay() -> None:
-        while not is_over.is_set():
-            payment_ids.append(await system.withdrawal())
-            payment_ids.append(await system.bill_payment())
+        for n in itertools.count():
+            if len(payment_ids) >= _BEFORE_STOP_MAX:
+                await is_stopped.wait()  # on a busy machine the command takes its time
+            if is_over.is_set():
+                return
+            payment_ids.append(await (system.bill_payment() if n % 10 == 0 else system.withdrawal()))
 
     async with Command(system, "payouts", "stop", "--reason", "too much is going out").ready() as run:
         payers = [asyncio.create_task(pay()) for _ in range(_PAYERS)]
         await system.eventually(lambda: _paid_out(system), lambda requests: len(requests) >= _PAYERS)
         said = (await run()).expect(0)
     sent, accepted = await _paid_out(system), len(payment_ids)
+    is_stopped.set()
     await system.eventually(lambda: _value(len(payment_ids)), lambda count: count > accepted + _PAYERS)
     is_over.set()
     await asyncio.gather(*payers)
@@ -204,6 +210,38 @@ async def test_a_wrong_command_changes_nothing(system: System) -> None:
     for said in await operate_all(system, wrong):
         assert said.expect(2).err
     assert not (await _brake(system, "kill_switch"))["is_engaged"]
+
+
+# --- seen from outside ------------------------------------------------------------------------------------------------
+
+
+async def test_an_engaged_brake_is_seen_in_metrics_and_log(system: System) -> None:
+    """Both processes that listen show each brake as 1 while it is engaged; the worker's log says which."""
+
+    async def shown() -> dict[str, set[float]]:
+        values: dict[str, set[float]] = {"kill_switch": set(), "breaker": set()}
+        for process in ("web", "callbacks"):
+            async with system.http.get(f"{system.stack.process(process).url}/metrics") as answer:
+                text = await answer.text()
+            for name, seen in values.items():
+                seen |= {
+                    float(found)
+                    for found in re.findall(rf'^mkwanja_brake_engaged{{name="{name}"}} (\S+)$', text, re.MULTILINE)
+                }
+        return values
+
+    await system.eventually(shown, lambda seen: seen == {"kill_switch": {0}, "breaker": {0}})
+    await stop(system)
+    await system.eventually(shown, lambda seen: seen == {"kill_switch": {1}, "breaker": {0}})
+    logged = system.stack.process("worker").wait_logged
+    await logged('"kill_switch".*"brake_engaged"|"brake_engaged".*"kill_switch"')
+    await start(system)
+    await system.control("POST", "/switches", {"initiator_locked": True})
+    await begin(system, "b2c", "approve")
+    await system.eventually(shown, lambda seen: seen == {"kill_switch": {0}, "breaker": {1}})
+    await logged('"breaker".*"brake_engaged"|"brake_engaged".*"breaker"')
+    await system.control("POST", "/switches", {"initiator_locked": False})
+    await system.eventually(shown, lambda seen: seen == {"kill_switch": {0}, "breaker": {0}})
 
 
 # --- the breaker ------------------------------------------------------------------------------------------------------
