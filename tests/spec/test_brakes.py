@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.spec.system import System
 from tests.spec.test_cancelling import stopped_payouts
 
 # Questions come soon and their budget is out of the way; everything else is as shipped.
-_BRISK = {
+_BRISK: dict[str, str | None] = {
     "BREAKER_COOL_DOWN_SECONDS": "0.4",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "4",
@@ -247,6 +248,10 @@ async def test_an_engaged_brake_is_seen_in_metrics_and_log(system: System) -> No
 # --- the breaker ------------------------------------------------------------------------------------------------------
 
 
+def _has_grown_by_two(before: int, story: list[Any]) -> bool:
+    return len(story) >= before + 2
+
+
 async def _refused(system: System, where: str, code: int) -> str:
     """A payout for which Daraja's result, or its answer to our question, says once that our credential is refused."""
     if where != "status":
@@ -263,7 +268,7 @@ async def test_the_first_refusal_of_our_credential_opens_the_breaker(system: Sys
     for where, code in table:
         before = len(await _breaker_story(system))
         payment_id = await _refused(system, where, code)
-        story = await system.eventually(lambda: _breaker_story(system), lambda story, n=before: len(story) >= n + 2)
+        story = await system.eventually(lambda: _breaker_story(system), partial(_has_grown_by_two, before))
         assert story[before] == (True, f"result {code} for payment {payment_id}"), (where, code)
         assert [is_open for is_open, _ in story[before:]] == [True, False], (where, code)
         payment = await system.settled(payment_id)
