@@ -36,7 +36,11 @@ check: setup ## format, lint, types, import rules, architecture (no servers)
 	$(BIN)/lint-imports
 	$(PYTEST) -q tests/test_architecture.py
 
-.PHONY: help setup demo run test check proof crash interleavings soak bench lock
+interleavings: setup ## a million lives of one payment in every order, judged by a model of Daraja (minutes)
+	@$(BIN)/python -m tests.interleavings --runs 1000000 --seed 1
+
+proof: setup ## a thousand payments at once whose answers are lost, and their like: each paid once (some minutes)
+	LARGE_NUMBERS=1 $(PYTEST) tests/spec/test_large_numbers.py
 
 bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks

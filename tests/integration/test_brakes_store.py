@@ -248,22 +248,22 @@ class TestBreaker:
             due = "UPDATE mkwanja.payments SET next_step = $2, next_step_at = now() - interval '1 second' WHERE id = $1"
             await fresh.execute(due, payment_id, step.value)
 
-        async def due() -> list[UUID]:
-            taken = []
+        async def taken() -> list[UUID]:
+            round_ = await fresh.sweeping.look(limit=10, overdue_by=NONE)
+            found = []
             for step in (Step.STATUS, Step.QUERY):
-                count = (await fresh.sweeping.look(limit=10, overdue_by=timedelta(0))).due[step]
-                found = await fresh.sweeping.take_due(step, limit=10, next_step_in=NONE)
-                assert count == len(found)
-                taken += [item.payment_id for item in found]
-            return taken
+                taken = await fresh.sweeping.take_due(step, limit=10, next_step_in=NONE)
+                assert round_.due[step] == len(taken)
+                found += [item.payment_id for item in taken]
+            return found
 
         await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="a test")
-        assert await due() == [status, query]
+        assert await taken() == [status, query]
         await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=False, reason="a test")
         await says(fresh, status, opens_breaker="refused")
-        assert await due() == [query]
+        assert await taken() == [query]
         await Brakes(fresh.database).set(BREAKER, is_engaged=False, reason="mended")
-        assert await due() == [status, query]
+        assert await taken() == [status, query]
 
     async def test_claims_that_overlap_without_end_keep_no_result_from_being_stored(self, fresh: Store) -> None:
         """The result that opens the breaker is stored although some worker is always about to commit a claim."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, cast
 
 import pytest
 from arq.connections import ArqRedis
@@ -31,7 +31,7 @@ class Clock:
     async def turn(self, seconds: float = 0) -> None:
         self._microseconds += round(seconds * 1_000_000)
         whole, rest = divmod(self._microseconds, 1_000_000)
-        await self._redis.hset(_CLOCK, mapping={"seconds": whole, "microseconds": rest})
+        await cast("Awaitable[int]", self._redis.hset(_CLOCK, mapping={"seconds": whole, "microseconds": rest}))
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ class TestSlowingDown:
         """A second later it counts again; never below a twentieth."""
 
         async def factor() -> float:
-            return float(await redis.hget("mkwanja:rate:factor", "factor") or 1)
+            return float(await cast("Awaitable[Any]", redis.hget("mkwanja:rate:factor", "factor")) or 1)
 
         await asyncio.gather(*(rate.slow_down() for rate in rates * 5))
         assert await factor() == 0.5

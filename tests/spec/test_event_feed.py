@@ -15,65 +15,20 @@ import pytest
 from tests.spec.asking import ask, caller, pointers, problem, someone
 from tests.spec.conftest import a_system
 from tests.spec.delivering import awaited, deliver
+from tests.spec.feeding import Reader, holding, somebody_waits
 from tests.spec.playing import begin
 from tests.spec.system import System
 from tests.spec.test_cancelling import stopped_payouts
 from tests.stack.client import Client
 from tests.stack.databases import connection
 
-_PAGES_MAX = 1000  # only so that a cursor that does not move fails a test and does not hang it
-
 _EVENTS = "SELECT id, payment_id, event_body FROM mkwanja.payment_history WHERE event_body IS NOT NULL"
-
-# Locks, not `pg_stat_activity`: that shows one transaction always the same.
-_WAITING_FOR_US = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 
 
 @pytest.fixture(scope="module")
 async def system() -> AsyncIterator[System]:
     async with a_system(webs=2, callbacks=2) as system:
         yield system
-
-
-class Reader:
-    """Follows the feed from its end as it is now, or from its beginning."""
-
-    def __init__(self, client: Client, *, limit: int = 100) -> None:
-        self._client = client
-        self._limit = limit
-        self.cursor: str | None = None
-        self.events: list[Any] = []
-
-    async def read(self) -> list[Any]:
-        """Every page up to an empty one; what they held."""
-        found: list[Any] = []
-        for _ in range(_PAGES_MAX):
-            page = await self._page()
-            assert len(page["items"]) <= self._limit
-            assert isinstance(page["next_cursor"], str)
-            if not page["items"]:
-                assert self.cursor in (None, page["next_cursor"]), "an empty page moved the cursor"
-                self.cursor = page["next_cursor"]
-                self.events += found
-                return found
-            assert page["next_cursor"] != self.cursor
-            self.cursor = page["next_cursor"]
-            found += page["items"]
-        raise AssertionError("the feed has no end")
-
-    async def skip(self) -> Reader:
-        """This reader, at the end of what there is."""
-        await self.read()
-        self.events.clear()
-        return self
-
-    async def _page(self) -> Any:
-        after = {"after": self.cursor} if self.cursor is not None else {}
-        return (await self._client.get("/v1/events", limit=str(self._limit), **after)).expect(200).json()
-
-    @property
-    def ids(self) -> list[str]:
-        return [event["id"] for event in self.events]
 
 
 async def _recorded(system: System, payment_ids: list[str]) -> list[str]:
@@ -90,23 +45,6 @@ async def _cancelled(system: System, count: int) -> list[str]:
         for answer in await asyncio.gather(*(ask(system, "POST", path, token=token) for path in paths)):
             answer.expect(200)
     return payment_ids
-
-
-@asynccontextmanager
-async def _holding(system: System, statement: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Somebody else's open transaction, in which `statement` was run, for the block; then it is rolled back."""
-    async with connection(system.stack.database_url) as raw:
-        transaction = raw.transaction()
-        await transaction.start()
-        await raw.execute(statement)
-        try:
-            yield raw
-        finally:
-            await transaction.rollback()
-
-
-async def _somebody_waits(system: System, raw: asyncpg.Connection[asyncpg.Record]) -> None:
-    await system.eventually(lambda: raw.fetchval(_WAITING_FOR_US), what="somebody who waits for our lock")
 
 
 # --- what is asked and answered ---------------------------------------------------------------------------------------
@@ -250,9 +188,9 @@ async def test_a_receiver_frozen_inside_its_commit_is_not_passed_over(system: Sy
     frozen = system.stack.process("callbacks.2")
     path = one.url.removeprefix(system.stack.callbacks_url)
     takes_the_receipt = f"UPDATE mkwanja.payments SET receipt = 'UKN7LATE01' WHERE id = '{other}'"  # noqa: S608
-    async with _holding(system, takes_the_receipt) as raw:
+    async with holding(system, takes_the_receipt) as raw:
         answer = asyncio.create_task(deliver(system, frozen.url + path, one.result(receipt="UKN7LATE01")))
-        await _somebody_waits(system, raw)
+        await somebody_waits(system, raw)
         frozen.freeze()
     # Postgres goes on with the statement, and nobody is there to commit it.
     passed = await _cancelled(system, 3)
@@ -304,7 +242,7 @@ async def test_readers_of_many_finalizations_read_each_event_once(system: System
 async def test_while_nothing_can_be_listed_payments_go_on_to_their_end(system: System) -> None:
     """A lister that never ends holds up nobody who pays, and no reader: what it kept back is read when it is gone."""
     reader = await Reader(system.backend).skip()
-    async with _holding(system, "LOCK TABLE mkwanja.events IN SHARE MODE"):
+    async with holding(system, "LOCK TABLE mkwanja.events IN SHARE MODE"):
         payment_ids = [await begin(system, api, "approve") for api in ("stk", "b2c", "b2b")]
         for payment_id in payment_ids:
             assert (await system.settled(payment_id))["status"] == "success"
@@ -326,9 +264,9 @@ async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[s
             await raw.execute(late, payment_id)  # no sweeper is to list them
     frozen = system.stack.process("web.2")
     async with Client(frozen.url, system.stack.issuer.backend_token()) as elsewhere:
-        async with _holding(system, statement.format(ids[0])) as raw:
+        async with holding(system, statement.format(ids[0])) as raw:
             page = asyncio.create_task(elsewhere.get("/v1/events"))
-            await _somebody_waits(system, raw)
+            await somebody_waits(system, raw)
             frozen.freeze()
         try:
             yield [str(history_id) for history_id in ids]

@@ -16,7 +16,7 @@ from tests.spec.playing import begin
 from tests.spec.system import System
 
 # A deposit's silence ends it soon; everything else is as shipped.
-_BRISK = {
+_BRISK: dict[str, str | None] = {
     "DEPOSIT_RESULT_WINDOW_SECONDS": "1",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "60",

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.spec.playing import begin, times_sent
 from tests.spec.system import System
 from tests.spec.test_cancelling import stopped_payouts
 
-_BRISK = {
+_BRISK: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "1",
     "INQUIRY_INTERVAL_MAX_SECONDS": "2",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
@@ -182,9 +183,7 @@ async def test_what_makes_no_progress_becomes_visible(system: System) -> None:
     unanswered = await begin(system, "b2c", "lost_callback")
     await system.scenario("status_value", api="status", params={"status": "Pending"})
     for payment_id in (nobody_knows, unanswered):
-        payment = await system.eventually(
-            lambda payment_id=payment_id: system.payment(payment_id), lambda payment: payment["needs_review"]
-        )
+        payment = await system.eventually(partial(system.payment, payment_id), lambda payment: payment["needs_review"])
         assert payment["status"] == "pending"
         history = await system.backend.history(payment_id)
         assert history[-1]["what"] == "needs_a_person"

@@ -18,7 +18,7 @@ from tests.spec.playing import begin
 from tests.spec.system import System
 
 # Doubts come soon and are asked about soon.
-_BRISK = {
+_BRISK: dict[str, str | None] = {
     "SUBMITTING_LEASE_SECONDS": "3",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "2",
@@ -68,7 +68,7 @@ async def _all_end_as_the_ledger_says(system: System, payment_ids: list[str]) ->
 async def _queued(redis: Redis, *arguments: Any, function: str = "take_next_step", late_ms: int = 0) -> None:
     """A job that somebody put into Redis, as arq reads it."""
     now_ms, job_id = int(time.time() * 1000), uuid4().hex
-    job = {"t": None, "f": function, "a": list(arguments), "k": {}, "et": now_ms - late_ms}
+    job: dict[str, Any] = {"t": None, "f": function, "a": list(arguments), "k": {}, "et": now_ms - late_ms}
     await redis.set(f"arq:job:{job_id}", json.dumps(job), ex=600)
     await redis.zadd(_QUEUE, {job_id: now_ms - late_ms})
 
