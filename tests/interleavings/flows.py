@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from domain import inquiry as asking
 from domain.errors import TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
 from domain.lifecycle import inquire, reconcile, submit
@@ -152,7 +153,7 @@ def _inquire(world: World, found: Due) -> Flow:
     terms = world.times.inquiry
     if found.kind is Kind.WITHDRAWAL and found.stage is Stage.IN_DOUBT:
         record = world.record
-        if submit.may_be_resent(record.payment, record.evidence(), instant(world.now), terms):
+        if asking.may_be_resent(record.payment, record.evidence(), instant(world.now), terms):
             yield 0
             if world.happens(world.chances.is_not_ready):
                 return
