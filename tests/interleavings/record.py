@@ -14,18 +14,19 @@ from uuid import UUID
 from domain.attempts import Attempt
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.events import EventType
-from domain.inquiry import Evidence, Inquiry, second_look_at
+from domain.inquiry import Evidence, Inquiry
 from domain.payment import TRANSITIONS, FactName, Payment, Stage, Step
-from domain.ports import Change, ClaimTerms, Context, Decided, Due
+from domain.ports import HANDED_OVER_FOR, Change, ClaimTerms, Context, Decided, Due
 from domain.report import Word
+from domain.stamp import stamped
 from domain.values import Kind
 from tests.builders import a_payment
 from tests.interleavings.swift import swift_replace as replace
 
 START = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
 
-# Where a worker's look counts a step as due (`claiming._SOON`), and when an accepted payment is looked for.
-_SOON = timedelta(seconds=5)
+# Where a worker's look counts a step as due (`ports.HANDED_OVER_FOR`), and when an accepted payment is looked for.
+_SOON = HANDED_OVER_FOR
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 _MESSAGES_ABOUT_IT = frozenset({*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values()})
@@ -147,35 +148,18 @@ class Record:
     def _write(self, before: Payment, decided: Decided, now: datetime) -> None:
         after = decided.payment
         assert after is not None
-        if after is before and decided.what is None and not decided.ids:
+        new_ids = decided.ids - self.ids.keys()
+        self.ids.update(dict.fromkeys(new_ids, decided.attempt_id))
+        after = stamped(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=now)
+        if decided.what is None and after is before:
             return
-        attempts = after.attempts
-        if new_ids := decided.ids - self.ids.keys():
-            self.ids.update(dict.fromkeys(new_ids, decided.attempt_id))
-            attempts = tuple(
-                replace(attempt, provider_ids=attempt.provider_ids | new_ids)
-                if attempt.id == decided.attempt_id
-                else attempt
-                for attempt in attempts
-            )
-            after = replace(after, attempts=attempts)
-        if decided.what is None and after == before:
-            return
-        stamped: dict[str, object] = {"updated_at": now}
-        if attempts is not before.attempts:
-            stamped["attempts"] = self._ended(before.attempts, attempts, now)
-        if after.stage.is_final and after.finalized_at is None:
-            stamped["finalized_at"] = now
-        if after.stage.is_final and after.stage is not before.stage:
-            stamped["next_step_at"] = second_look_at(after, now)
-        if after.stage is not Stage.SUBMITTING:
-            stamped["lease_until"] = None
+        written: dict[str, object] = {"attempts": self._ended(before.attempts, after.attempts, now)}
         if decided.what is not None:
-            stamped["sequence"] = before.sequence + 1
+            written |= {"sequence": before.sequence + 1, "updated_at": now}
             if decided.event is not None:
-                stamped["event_due"] = now
+                written["event_due"] = now
                 self.events.append(decided.event)
-        self.payment = replace(after, **stamped)
+        self.payment = replace(after, **written)
         self._check(before, self.payment, decided.what, decided.event)
 
     def _ended(self, before: tuple[Attempt, ...], after: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, ...]:

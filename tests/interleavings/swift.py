@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from domain import attempts, payment
+from domain import attempts, payment, stamp
 from domain.lifecycle import inquire, reconcile, record_callback, resolve, submit
 
-_USERS = (attempts, payment, inquire, reconcile, record_callback, resolve, submit)
+_USERS = (attempts, payment, stamp, inquire, reconcile, record_callback, resolve, submit)
 
 
 def _copier(kind: type) -> Callable[..., Any]:

@@ -1,13 +1,8 @@
-"""Lives that the weaving found and the core does not yet live well, told without chance.
-
-Each is `xfail(strict)`: once the core is mended the test passes, and `OPEN_FAULTS` in test_world.py is to lose its line.
-"""
+"""Lives that the weaving found and the core did not live well, told without chance."""
 
 from __future__ import annotations
 
 from collections import Counter
-
-import pytest
 
 from domain.fence import Fence
 from domain.lifecycle.inquire import watching
@@ -50,7 +45,6 @@ def _a_deposit_that_failed_for_silence() -> Record:
     return record
 
 
-@pytest.mark.xfail(strict=True, reason="an id that comes after the failure gives no due time")
 def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledgement_gives_its_id() -> None:
     """The worker was frozen with the answer in its socket, past its lease and the result window."""
     record = _a_deposit_that_failed_for_silence()
@@ -59,7 +53,6 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledg
     assert record.payment.next_step_at is not None
 
 
-@pytest.mark.xfail(strict=True, reason="a success without a receipt brings no inquiry forward once it has failed")
 def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_success_without_receipt_gives_its_id() -> None:
     record = _a_deposit_that_failed_for_silence()
     _receive(record, Message("result", "paid", 0, "0", "ws_CO_1", "4c1e-1"), 242_000)
@@ -67,7 +60,6 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_success_without
     assert record.payment.next_step_at is not None
 
 
-@pytest.mark.xfail(strict=True, reason="the conversation id of the refused repeat is taken for the payment's only one")
 def test_a_withdrawal_whose_repeat_was_refused_by_a_result_of_its_own_still_ends_by_the_first_one_s_result() -> None:
     """The first send was answered "busy" and had acted; its repeat was acknowledged, then refused (daraja.md §4.2)."""
     times = TIMES[Kind.WITHDRAWAL][0]

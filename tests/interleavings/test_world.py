@@ -6,7 +6,6 @@ import pytest
 
 from domain.payment import Payment
 from domain.values import Kind
-from tests.interleavings.laws import ASKED_NO_MORE, TWO_CONVERSATIONS
 from tests.interleavings.record import new_payment
 from tests.interleavings.swift import swift_replace, swiftly
 from tests.interleavings.tally import Tally, replay, tally
@@ -14,7 +13,7 @@ from tests.interleavings.tally import Tally, replay, tally
 RUNS = 30_000
 
 # Broken by the product as it is, each with a test of its own in test_found.py: to be removed with the fault.
-OPEN_FAULTS = (ASKED_NO_MORE, TWO_CONVERSATIONS)
+OPEN_FAULTS: tuple[str, ...] = ()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Mapping
 from datetime import datetime
 
-from domain.lifecycle.inquire import HANDED_OVER_FOR
+from domain.ports import HANDED_OVER_FOR
 from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Stage
