@@ -68,8 +68,10 @@ def _lines(total: Tally, seconds: float, processes: int) -> Iterator[str]:
     yield "covered:"
     yield from (f"{count:>10,}  {' '.join(key)}" for key, count in sorted(total.seen.items()))
     yield from (f"NEVER SEEN: {' '.join(key)}" for key in total.unseen)
-    yield f"violations: {total.broken}"
-    yield from (f"  --replay {violation.seed}   {violation.what}" for violation in total.violations)
+    yield f"violations: {total.broken.total():,}"
+    for what, count in total.broken.most_common():
+        yield f"{count:>10,}  {what}"
+        yield from (f"{'':>12}--replay {seed}" for seed in total.seeds[what])
 
 
 if __name__ == "__main__":

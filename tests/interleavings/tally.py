@@ -14,15 +14,7 @@ from tests.interleavings.chances import NAMES
 from tests.interleavings.swift import swiftly
 from tests.interleavings.world import World
 
-_BROKEN_KEPT_MAX = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A run that broke a law. Its seed is all that a replay needs."""
-
-    seed: int
-    what: str
+_SEEDS_KEPT_MAX = 5  # of each kind of violation
 
 
 @dataclass(slots=True)
@@ -34,8 +26,8 @@ class Tally:
     seen: Counter[tuple[str, ...]] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)  # a seed of each ending
-    broken: int = 0
-    violations: list[Violation] = field(default_factory=list)
+    broken: Counter[str] = field(default_factory=Counter)  # by what was broken
+    seeds: dict[str, list[int]] = field(default_factory=dict)  # some for each: all that a replay needs
     paths: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, other: Tally) -> None:
@@ -45,7 +37,8 @@ class Tally:
         self.endings += other.endings
         self.first = other.first | self.first
         self.broken += other.broken
-        self.violations = (self.violations + other.violations)[:_BROKEN_KEPT_MAX]
+        for what, seeds in other.seeds.items():
+            self.seeds[what] = [*self.seeds.get(what, []), *seeds][:_SEEDS_KEPT_MAX]
         self.paths.extend(other.paths)
 
     @property
@@ -69,9 +62,11 @@ def _tally(seeds: Iterable[int]) -> Tally:
             result.endings[ending] += 1
             result.first.setdefault(ending, seed)
         except Exception as error:  # noqa: BLE001 - whatever the core raised, the seed is what matters
-            result.broken += 1
-            if len(result.violations) < _BROKEN_KEPT_MAX:
-                result.violations.append(Violation(seed, f"{world.kind}: {type(error).__name__}: {error}"))
+            what = f"{world.kind}: {type(error).__name__}: {error}"
+            result.broken[what] += 1
+            seeds = result.seeds.setdefault(what, [])
+            if len(seeds) < _SEEDS_KEPT_MAX:
+                seeds.append(seed)
         result.runs += 1
         result.events += world.events
         result.paths.append(world.path)
