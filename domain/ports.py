@@ -5,7 +5,7 @@ Pure: protocols and dataclasses. `domain/adapters` satisfies them, the processes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -228,8 +228,14 @@ class SweepingStore(Protocol):
         """What there is to do, at a glance: due steps counted up to `limit`, events that are owed for so long."""
         ...
 
-    async def take_due(self, step: Step, *, limit: int, next_step_in: timedelta) -> list[Due]:
+    async def take_due(
+        self, step: Step, *, limit: int, next_step_in: timedelta, kinds: Collection[Kind] = tuple(Kind)
+    ) -> list[Due]:
         """Payments with `step` due, oldest first, their next due time already moved in the same statement."""
+        ...
+
+    async def end_stuck_sessions(self) -> int:
+        """Ends transactions of ours whose process stopped in the middle of a message; how many there were."""
         ...
 
     async def take_probe(self, cool_down: timedelta, cool_down_max: timedelta) -> UUID | None:
@@ -304,6 +310,10 @@ class Bell(Protocol):
 class Wakeups(Protocol):
     """Jobs that say only: look at this payment."""
 
-    async def wake(self, payment_ids: Sequence[UUID], *, all_of_them: bool = False) -> None:
-        """Queues jobs for overdue payments, as many as the workers have room for. Raises QueueUnavailable."""
+    async def room(self) -> int:
+        """How many jobs for overdue payments the workers have room for. Raises QueueUnavailable."""
+        ...
+
+    async def wake(self, payment_ids: Sequence[UUID]) -> None:
+        """Queues jobs for overdue payments, ahead of the others. Raises QueueUnavailable."""
         ...

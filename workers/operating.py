@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -103,7 +104,7 @@ async def _print_status(brakes: Brakes) -> int:
 
 
 async def _ask(changes: Changing, arguments: argparse.Namespace) -> int:
-    operator = arguments.operator or getpass.getuser()
+    operator = arguments.operator or _login()
     await changes.change(question(arguments.payment_id, reason=arguments.reason, operator=operator))
     print("a worker asks as soon as the inquiry budget allows; the answer is judged like any other")
     return 0
@@ -113,7 +114,7 @@ async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
     resolved = Resolution(
         decision=Decision(arguments.decision),
         reason=arguments.reason,
-        operator=arguments.operator or getpass.getuser(),
+        operator=arguments.operator or _login(),
         receipt=arguments.receipt,
     )
     result = await changes.change(resolution(arguments.payment_id, resolved))
@@ -130,6 +131,13 @@ async def _database(url: str) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
 def _reason(text: str) -> str:

@@ -8,7 +8,7 @@ no progress cannot starve the rest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -33,6 +33,7 @@ from domain.ports import (
     SweepingStore,
     Wakeups,
 )
+from domain.values import Kind
 
 log = structlog.get_logger()
 
@@ -42,6 +43,12 @@ ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 # One sweep's share of each kind of step: bounded, so that a backlog of one cannot keep the others waiting.
 STEPS_MAX = 200
 
+
+# Payouts that are stopped are looked at in smaller shares: nothing comes of it but their age.
+_HELD_LOOKED_AT_MAX = 50
+
+# Sessions that stopped in the middle of a message are looked for in one sweep of so many.
+_STUCK_LOOKED_FOR_EACH = 5
 
 # The breaker is probed this long after it opened, then half as often each time (design.md, "Brakes").
 COOL_DOWN_MAX = timedelta(hours=1)
@@ -78,6 +85,7 @@ class Sweeper:
         self._inquirer = inquirer
         self._terms = terms
         self._known_brakes: frozenset[str] = frozenset()
+        self._rounds = 0
 
     async def sweep(self) -> Mapping[str, int]:
         """One round; how many payments each kind of step was given. Raises StoreUnavailable."""
@@ -91,6 +99,9 @@ class Sweeper:
             Step.STATUS: partial(self._hand_over_questions, Step.STATUS, found.due[Step.STATUS]),
         }
         steps = {step: take for step, take in steps.items() if found.due[Step(step)]}
+        if self._rounds % _STUCK_LOOKED_FOR_EACH == 0:
+            steps["stuck"] = self._due.end_stuck_sessions
+        self._rounds += 1
         if found.breaker_is_open:
             steps["probe"] = self._probe
         if found.owes_events:
@@ -120,11 +131,27 @@ class Sweeper:
         return len(due)
 
     async def _wake_accepted(self) -> int:
-        due = await self._due.take_due(Step.SUBMIT, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
+        """As many as there is room for, longest due first. Payouts that a brake holds are only looked at for their age."""
+        if not self._known_brakes:
+            return await self._submit_or_expire(tuple(Kind), is_woken=True)
+        held = await self._submit_or_expire([kind for kind in Kind if kind.moves_money_out], is_woken=False)
+        return held + await self._submit_or_expire([Kind.DEPOSIT], is_woken=True)
+
+    async def _submit_or_expire(self, kinds: Collection[Kind], *, is_woken: bool) -> int:
+        limit = await self._room() if is_woken else _HELD_LOOKED_AT_MAX
+        due = await self._due.take_due(Step.SUBMIT, limit=limit, next_step_in=HANDED_OVER_FOR, kinds=kinds)
         too_old = [item for item in due if item.age >= self._terms.claim.expires_after[item.kind]]
         await self._change_all([expiry(item.payment_id, self._terms.claim) for item in too_old])
-        await self._wake([item.payment_id for item in due if item not in too_old])
+        if is_woken:
+            await self._wake([item.payment_id for item in due if item not in too_old])
         return len(due)
+
+    async def _room(self) -> int:
+        """How many to hand over; without Redis, as many as a sweep may look at for what needs no worker."""
+        try:
+            return min(STEPS_MAX, await self._wakeups.room())
+        except QueueUnavailable:
+            return STEPS_MAX
 
     async def _watch(self) -> int:
         due = await self._due.take_due(Step.WATCH, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
@@ -134,11 +161,11 @@ class Sweeper:
     async def _hand_over_questions(self, step: Step, waiting: int) -> int:
         """As many as the budget allows, longest overdue first; the others keep their place."""
         try:
-            granted = await self._budgets[step].take(waiting)
+            granted = await self._budgets[step].take(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
             return 0  # without the common count nobody asks (interface.md)
         due = await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR) if granted else []
-        await self._wake([item.payment_id for item in due], all_of_them=True)
+        await self._wake([item.payment_id for item in due])
         return len(due)
 
     async def _probe(self) -> int:
@@ -160,11 +187,11 @@ class Sweeper:
         for result in await asyncio.gather(*(self._changes.change(change) for change in changes)):
             self._announcer.announce_soon(result)
 
-    async def _wake(self, payment_ids: list[UUID], *, all_of_them: bool = False) -> None:
+    async def _wake(self, payment_ids: list[UUID]) -> None:
         if not payment_ids:
             return
         try:
-            await self._wakeups.wake(payment_ids, all_of_them=all_of_them)
+            await self._wakeups.wake(payment_ids)
         except QueueUnavailable:
             log.warning("wakeups_postponed", payments=len(payment_ids))  # each is due again in a few seconds
 

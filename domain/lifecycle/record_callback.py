@@ -8,7 +8,7 @@ and 7, "Callbacks"). Whichever way a word came, it is judged here.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
@@ -227,8 +227,10 @@ def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bo
 
 def _asked_sooner(payment: Payment, now: datetime, report: Report) -> Payment:
     """Asks now, where it can be asked. A payment that failed is asked about only for the sake of a success."""
-    # While it is being sent there is nothing to ask by yet: its answer finds that it was asked for (`submit.answer_change`).
-    is_open = payment.stage in (Stage.SUBMITTING, Stage.AWAITING_RESULT, Stage.IN_DOUBT)
+    if payment.stage is Stage.SUBMITTING and payment.lease_until is not None:
+        # There is nothing to ask by yet. Due a moment before its lease ends: its answer sees that, and asks at once.
+        return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
+    is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     if is_open or (payment.stage is Stage.FAILED and report.word is Word.SUCCESS):
         return replace(payment, next_step_at=now)
     return payment

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Generator, Mapping
 from datetime import datetime
 
-from domain.ports import HANDED_OVER_FOR
 from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Stage
-from domain.ports import Change, Decided
+from domain.ports import HANDED_OVER_FOR, Change, Decided
 from domain.values import Kind
 from tests.builders import PAYMENT_ID
 from tests.interleavings import flows, people

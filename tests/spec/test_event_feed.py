@@ -298,7 +298,6 @@ async def test_an_ingress_frozen_while_it_lists_holds_nobody_up(system: System) 
         await _others_go_on(system, reader, ids)
 
 
-@pytest.mark.xfail(reason="no limit of Postgres ends a session between Parse and Bind", run=False)
 async def test_an_ingress_frozen_between_two_messages_to_postgres_holds_nobody_up(system: System) -> None:
     """The same where Postgres has parsed its next statement and waits to be told its parameters."""
     reader = await Reader(system.backend).skip()

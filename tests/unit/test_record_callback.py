@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from itertools import product
 from typing import Any
@@ -25,6 +26,13 @@ PENDING = [stage for stage in Stage if not stage.is_final]
 
 def decided(payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any) -> Decided:
     return decide_report(payment, a_context(**context), report, source_allowed=source_allowed)
+
+
+def marked(payment: Payment) -> Payment:
+    """One that is being sent and wants to be asked about once it was: due a moment before its lease ends."""
+    if payment.lease_until is None:
+        return payment
+    return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
 
 
 def payment_of(decision: Decided) -> Payment:
@@ -153,8 +161,9 @@ def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() 
 def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(word: Word, stage: Stage) -> None:
     payment = a_payment(stage=stage)
     decision = decided(payment, a_report(word), source_allowed=False)
-    is_asked = stage in (S.SUBMITTING, S.AWAITING_RESULT, S.IN_DOUBT) or (stage is S.FAILED and word is Word.SUCCESS)
-    assert decision.payment == (replace(payment, next_step_at=NOW) if is_asked else payment)
+    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (stage is S.FAILED and word is Word.SUCCESS)
+    expected = replace(payment, next_step_at=NOW) if is_asked else marked(payment)
+    assert decision.payment == expected
     assert (decision.disposition, decision.is_flagged, decision.ids) == (D.WRONG_SOURCE, True, frozenset())
 
 
@@ -204,8 +213,8 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
     # One that was never sent, as far as we can prove, must not be sent now.
     expected = D.CONTRADICTION if stage is S.ACCEPTED else D.SUCCESS_WITHOUT_RECEIPT
     assert (decision.disposition, decision.what, decision.is_flagged) == (expected, expected, True)
-    is_asked = stage in (S.SUBMITTING, S.AWAITING_RESULT, S.IN_DOUBT)
-    next_step_at = NOW if is_asked else payment.next_step_at
+    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT)
+    next_step_at = NOW if is_asked else marked(payment).next_step_at
     assert decision.payment == replace(payment, needs_review=True, next_step_at=next_step_at)
 
 

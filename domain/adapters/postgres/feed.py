@@ -15,7 +15,8 @@ from sqlalchemy import text
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, sqlstate
 
 # Any number that nobody else uses. Held until the commit, so that what is listed next sees what was listed before.
-_LOCK = text("SELECT pg_advisory_xact_lock(4711254002)")
+# Not waited for long: announcing can wait, and what it holds up meanwhile may not.
+_LOCK = text("SELECT set_config('lock_timeout', '300ms', true), pg_advisory_xact_lock(4711254002)")
 
 # Whoever owes an announcement is in `payments_event_due`, and leaves it only once the event is listed.
 _UNLISTED = """

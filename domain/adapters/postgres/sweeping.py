@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,13 +16,14 @@ from domain.adapters.postgres.rows import due_from
 from domain.errors import StoreUnavailable
 from domain.payment import Step
 from domain.ports import Announcement, Due, Round
+from domain.values import Kind
 
 # Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
 _TAKE_DUE = text("""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
-    WHERE next_step = :step AND next_step_at <= now() AND NOT (:step = 'status' AND EXISTS (
-        SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
+    WHERE next_step = :step AND next_step_at <= now() AND kind = ANY(CAST(:kinds AS text[]))
+      AND NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
     ORDER BY next_step_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
@@ -45,6 +46,15 @@ SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_o
 FROM unnest(CAST(:steps AS text[])) AS step(name),
     (SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
         coalesce(bool_or(is_engaged) FILTER (WHERE name = 'breaker'), false) AS breaker_is_open FROM mkwanja.brakes) AS brakes
+""")
+
+# A process that stopped between two messages of one statement leaves a session that is neither idle nor running, so that
+# neither limit of Postgres 15 or 16 sees it; 17 has `transaction_timeout` (engine.py). Its locks would keep others waiting.
+_STUCK_FOR = timedelta(seconds=10)
+_END_STUCK = text("""
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'mkwanja-%'
+  AND state = 'active' AND wait_event = 'ClientRead' AND xact_start < now() - CAST(:stuck_for AS interval)
 """)
 
 _TAKE_PROBE = text("""
@@ -105,12 +115,24 @@ class Sweeping:
             breaker_is_open=rows[0].breaker_is_open,
         )
 
-    async def take_due(self, step: Step, *, limit: int, next_step_in: timedelta) -> list[Due]:
+    async def take_due(
+        self, step: Step, *, limit: int, next_step_in: timedelta, kinds: Collection[Kind] = tuple(Kind)
+    ) -> list[Due]:
         """See `domain.ports.SweepingStore.take_due`."""
-        parameters = {"step": step.value, "limit": limit, "next_step_in": next_step_in}
+        parameters = {
+            "step": step.value,
+            "kinds": [kind.value for kind in kinds],
+            "limit": limit,
+            "next_step_in": next_step_in,
+        }
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_TAKE_DUE, parameters)
         return [due_from(row) for row in rows]
+
+    async def end_stuck_sessions(self) -> int:
+        """See `domain.ports.SweepingStore.end_stuck_sessions`."""
+        async with self._database.transaction() as transaction:
+            return len(await transaction.rows(_END_STUCK, {"stuck_for": _STUCK_FOR}))
 
     async def take_probe(self, cool_down: timedelta, cool_down_max: timedelta) -> UUID | None:
         """See `domain.ports.SweepingStore.take_probe`."""

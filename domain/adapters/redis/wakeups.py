@@ -47,13 +47,15 @@ class RedisWakeups:
         self._redis = redis
         self._lane: Lane[UUID, None] = Lane(self._enqueue, key=lambda payment_id: payment_id)
 
-    async def wake(self, payment_ids: Sequence[UUID], *, all_of_them: bool = False) -> None:
+    async def wake(self, payment_ids: Sequence[UUID]) -> None:
         """See `domain.ports.Wakeups.wake`."""
         async with available():
-            if not all_of_them:
-                room = max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._redis.zcard(default_queue_name))
-                payment_ids = payment_ids[:room]
             await self._enqueue(payment_ids, ahead_ms=_AHEAD_MS)
+
+    async def room(self) -> int:
+        """See `domain.ports.Wakeups.room`."""
+        async with available():
+            return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - int(await self._redis.zcard(default_queue_name)))
 
     async def wake_one(self, payment_id: UUID) -> None:
         """Queues a job for one payment, in one round trip with whoever else is waiting. Raises QueueUnavailable."""
