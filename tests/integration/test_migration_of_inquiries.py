@@ -63,8 +63,8 @@ async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fres
     async with Store(fresh.url) as after:
         again = [event.body for event in await Feed(after.database).page(after=0, limit=100, owner=None)]
         assert sorted(again) == sorted(events)
-        assert await after.sweeping.count_due(Step.STATUS, limit=100) == 3
-        assert await after.sweeping.count_due(Step.WATCH, limit=100) == 2
+        assert await count_due(after, Step.STATUS) == 3
+        assert await count_due(after, Step.WATCH) == 2
     assert await differences(fresh.url) == []
 
 
