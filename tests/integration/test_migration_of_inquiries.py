@@ -11,7 +11,7 @@ from domain.inquiry import Verdict
 from domain.payment import Stage, Step
 from domain.values import Kind
 from tests.integration.conftest import Store, acknowledgement, alembic, failure
-from tests.integration.inquiries import an_answer, answered, askable_ids, count_due, asked, in_doubt
+from tests.integration.inquiries import an_answer, answered, askable_ids, asked, count_due, in_doubt
 from tests.integration.test_migrations import differences
 
 STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
