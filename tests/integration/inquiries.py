@@ -10,7 +10,7 @@ from domain.errors import OutcomeUnknown
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_callback import callback_change
-from domain.payment import Payment
+from domain.payment import Payment, Step
 from domain.ports import Change, ChangeResult, Context, Decided, ProviderIds
 from domain.report import Report, Word
 from domain.values import Kind
@@ -104,3 +104,9 @@ async def engage(store: Store, name: str, *, is_engaged: bool = True) -> None:
         "UPDATE mkwanja.brakes SET is_engaged = $2, changed_at = now(), reason = CASE WHEN $2 THEN 'test' END"
         " WHERE name = $1", name, is_engaged,
     )  # fmt: skip
+
+
+async def count_due(store: Store, step: Step, *, limit: int = 100) -> int:
+    """How many payments a sweep would find with `step` due."""
+    found = await store.sweeping.look(limit=limit, overdue_by=timedelta(0))
+    return found.due.get(step, 0)

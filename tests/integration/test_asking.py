@@ -24,6 +24,7 @@ from tests.integration.inquiries import (
     answered,
     asked,
     called_back,
+    count_due,
     due,
     engage,
     in_doubt,
@@ -42,11 +43,6 @@ async def inquiries(store: Store, payment_id: UUID) -> list[dict[str, Any]]:
 
 async def take(store: Store, step: Step, *, limit: int = 100) -> list[UUID]:
     return [item.payment_id for item in await store.sweeping.take_due(step, limit=limit, next_step_in=SOON)]
-
-
-async def due_count(store: Store, step: Step, limit: int) -> int:
-    """How many payments a sweep finds to have `step` due."""
-    return (await store.sweeping.look(limit=limit, overdue_by=timedelta(0))).due[step]
 
 
 class TestQuestions:
@@ -193,20 +189,20 @@ class TestDueQuestions:
         }
         await fresh.finalized()
         for step, payments in expected.items():
-            assert await due_count(fresh, step, 100) == len(payments)
+            assert await count_due(fresh, step, limit=100) == len(payments)
             assert await take(fresh, step) == payments
-            assert await due_count(fresh, step, 100) == 0
+            assert await count_due(fresh, step, limit=100) == 0
 
     async def test_what_is_due_is_counted_up_to_a_limit_and_left_where_it_is(self, fresh: Store) -> None:
         payments = [await in_doubt(fresh) for _ in range(5)]
-        assert [await due_count(fresh, Step.STATUS, limit) for limit in (1, 3, 5, 9)] == [1, 3, 5, 5]
+        assert [await count_due(fresh, Step.STATUS, limit=limit) for limit in (1, 3, 5, 9)] == [1, 3, 5, 5]
         assert await take(fresh, Step.STATUS) == payments
 
     async def test_while_the_breaker_is_open_no_question_with_the_credential_is_due(self, fresh: Store) -> None:
         """They keep their place; what is asked without it goes on. The kill switch stops no question."""
         status, query = await in_doubt(fresh), await in_doubt(fresh, Kind.DEPOSIT)
         await engage(fresh, "breaker")
-        assert await due_count(fresh, Step.STATUS, 9) == 0
+        assert await count_due(fresh, Step.STATUS, limit=9) == 0
         assert await take(fresh, Step.STATUS) == []
         assert await take(fresh, Step.QUERY) == [query]
         await engage(fresh, "breaker", is_engaged=False)
