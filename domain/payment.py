@@ -256,9 +256,14 @@ class Payment:
     def disagrees_with(self, ids: frozenset[tuple[str, str]]) -> bool:
         """Whether one of `ids` differs from all that are known of its kind. An absent id contradicts nothing.
 
-        One that nobody had yet is the id of a send that has none of its kind: each send of a withdrawal is given its own.
+        One that nobody had yet is the id of a send that has none of its kind: each send of a withdrawal is given its own,
+        also one that Daraja said it had not taken.
         """
-        heard = [item for item in self.attempts if item.provider_ids or item.outcome is not Outcome.NOT_ACTED]
+        heard = [
+            attempt
+            for attempt in self.attempts
+            if attempt.provider_ids or attempt.outcome is not Outcome.NOT_ACTED or self.kind is Kind.WITHDRAWAL
+        ]
         for id_kind, value in ids:
             of_kind = [{known for kind, known in attempt.provider_ids if kind == id_kind} for attempt in heard]
             if of_kind and all(of_kind) and not any(value in known for known in of_kind):

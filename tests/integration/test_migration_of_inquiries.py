@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import pytest
-
 from domain.adapters.postgres.feed import Feed
 from domain.inquiry import Verdict
 from domain.payment import Stage, Step

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from domain import inquiry as asking
+from domain import stamp
 from domain.attempts import Outcome
 from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.fence import Fence
@@ -19,7 +20,6 @@ from domain.lifecycle import inquire, reconcile, submit
 from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
 from domain.ports import Change, Context, Decided
 from domain.values import Kind
-from tests.interleavings import record
 from tests.interleavings.record import Record
 
 _FINE = timedelta(0)
@@ -143,7 +143,7 @@ def _claims_ignored(patch: Patch) -> None:
 
 
 def _no_second_look(patch: Patch) -> None:
-    for module in (record, inquire):
+    for module in (stamp, inquire):
         patch.setattr(module, "second_look_at", lambda _payment, _now: None)
 
 
