@@ -24,6 +24,7 @@ def report(outcome: Outcome) -> str:
             *_service(outcome),
             *timeline(outcome.evidence, outcome.faults.diary),
             *_stories(outcome),
+            *_section("What the person did", outcome.settled.done, at_most=len(outcome.settled.done)),
         ]
     )
 
@@ -48,6 +49,15 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
     yield f"| answers that no good client expects | {len(outcome.refused)} | {len(outcome.refused)} |"
     ended_alone = len(outcome.faults.ended_alone)
     yield f"| processes that ended though nobody killed them | {ended_alone} | {ended_alone} |"
+    settled = outcome.settled
+    yield ""
+    yield (
+        f"Before that a person settled by hand what Daraja had never told ({len(settled.done)} payments), with the real"
+        " commands and the ledger as M-PESA's statement:"
+    )
+    yield ""
+    yield from (f"- {count} x {left}" for left, count in sorted(settled.left.items()))
+    yield from _section("Refused to the person", settled.refused)
     yield from _section("Unexplained", [finding.text() for finding in outcome.verdict.unexplained])
     explained = [finding for finding in outcome.verdict.findings if finding.explanation]
     for_a_person = [finding.text() for finding in explained if finding.what is not What.CORRECTED]

@@ -21,6 +21,7 @@ from tests.soak.faults import Faults
 from tests.soak.following import Follower
 from tests.soak.listening import Listener
 from tests.soak.load import Payers
+from tests.soak.person import Settled, settle_by_statement
 from tests.soak.plan import LEASE_SECONDS, Plan, make_plan
 from tests.soak.story import tell
 from tests.stack.stack import Stack
@@ -82,6 +83,7 @@ class Outcome:
     repeated_messages: int
     load_seconds: float
     settle_seconds: float
+    settled: Settled
     log_errors: Mapping[str, int]
     stories: Mapping[str, str]
     folder: str
@@ -127,6 +129,9 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
             settle_began_at = time.monotonic()
             await _settle(stack, options.patience_seconds, say)
             settle_seconds = time.monotonic() - settle_began_at
+            settled = await settle_by_statement(stack)
+            say(f"a person settled {len(settled.done)} payments by the statement")
+            await _settle(stack, options.patience_seconds, say)
             read_again = await follower.finish()
         witness = Witness(
             told=payers.told,
@@ -152,6 +157,7 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
             repeated_messages=listener.repeated,
             load_seconds=load_seconds,
             settle_seconds=settle_seconds,
+            settled=settled,
             log_errors=_log_errors(logs),
             stories={payment_id: tell(evidence, payment_id, logs) for payment_id in to_tell},
             folder=str(stack.folder) if options.keep else "",

@@ -8,10 +8,11 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from tests.spec.system import PATIENCE_SECONDS, System
 from tests.stack.environment import bare
-from tests.stack.stack import ROOT
+from tests.stack.stack import ROOT, Stack
 
 _COMMAND_SECONDS = 2 * PATIENCE_SECONDS
 
@@ -40,10 +41,17 @@ class Said:
 _WHEN_TOLD = "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
 
 
+class Standing(Protocol):
+    """Something that stands on a stack, as a `System` does."""
+
+    @property
+    def stack(self) -> Stack: ...
+
+
 class Command:
     """`python -m workers …` with these arguments."""
 
-    def __init__(self, system: System, *arguments: str) -> None:
+    def __init__(self, system: Standing, *arguments: str) -> None:
         self._env = bare() | {"DATABASE_URL": system.stack.database_url}
         self._arguments = arguments
 
@@ -110,7 +118,7 @@ for line in sys.stdin:
 """
 
 
-async def operate_all(system: System, commands: Sequence[Sequence[str]]) -> list[Said]:
+async def operate_all(system: Standing, commands: Sequence[Sequence[str]]) -> list[Said]:
     """Runs the commands one after the other; how each ended."""
     process = await Command(system).start("-c", _ALL_OF_THEM)
     lines = "".join(json.dumps(list(command)) + "\n" for command in commands)

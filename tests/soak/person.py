@@ -1,0 +1,67 @@
+"""The person at the end: settles by M-PESA's statement what Daraja never told, as the runbook says.
+
+The statement is the simulator's ledger; the person types the real commands (`python -m workers ask`, `resolve`), and each is
+refused where evidence stands against it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import aiohttp
+import asyncpg
+
+from tests.spec.operating import operate_all
+from tests.stack.stack import Stack
+
+_TO_SETTLE = """
+SELECT id::text AS id, kind, stage, failure_reason, needs_review FROM mkwanja.payments
+WHERE (stage NOT IN ('succeeded', 'failed') AND needs_review) OR stage = 'failed' ORDER BY id
+"""
+_CONCLUDED = ("no_result_confirmed", "resolved_by_operator")
+_REASON = ("--reason", "the statement at the end of the soak", "--operator", "soak")
+
+
+@dataclass(slots=True)
+class Settled:
+    """What was left to a person, by kind and why, and what the person did about each."""
+
+    left: Counter[str] = field(default_factory=Counter)
+    done: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    stack: Stack
+
+
+async def settle_by_statement(stack: Stack) -> Settled:
+    """Compares what is open or failed with the statement, and settles it by hand."""
+    async with aiohttp.ClientSession(trust_env=False) as http, http.get(f"{stack.control_url}/ledger") as answer:
+        items = (await answer.json())["items"]
+    receipts = {item["result_url"].split("/results/", 1)[1].split("/", 1)[0]: item["receipt"] for item in items}
+    connection = await asyncpg.connect(stack.database_url, statement_cache_size=0)
+    try:
+        rows = await connection.fetch(_TO_SETTLE)
+    finally:
+        await connection.close()
+    settled = Settled()
+    commands: list[list[str]] = []
+    for row in rows:
+        receipt = receipts.get(row["id"])
+        if row["stage"] != "failed":
+            decision = ["paid", "--receipt", receipt] if receipt else ["unpaid"]
+            commands.append(["resolve", row["id"], *decision, *_REASON])
+        elif receipt and row["failure_reason"] in _CONCLUDED:
+            commands.append(["resolve", row["id"], "paid", "--receipt", receipt, *_REASON])
+        elif receipt:
+            commands.append(["ask", row["id"], *_REASON])
+        else:
+            continue
+        settled.left[f"{row['kind']} {row['stage']} ({row['failure_reason'] or 'never told'})"] += 1
+    for command, said in zip(commands, await operate_all(_Here(stack), commands), strict=True):
+        line = f"{' '.join(command[:3])}: {' '.join(said.lines)}"
+        (settled.done if said.code == 0 else settled.refused).append(line)
+    return settled
