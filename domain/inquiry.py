@@ -29,7 +29,7 @@ _AGREEING_NEEDED = 2
 _SILENT_ANSWERS_NEEDED = 3
 _SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
 
-# After so many inquiries that ended nothing, somebody should see the payment. It is asked about all the same.
+# After so many inquiries since the last send that ended nothing, somebody should see the payment. It is still asked about.
 ASKED_IN_VAIN_MAX = 10
 
 # A deposit that failed for silence is asked about again so long after it did: M-PESA has been late before.
@@ -203,7 +203,8 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: I
     if payment.question is None:
         window = max(terms.interval_max, terms.result_window) if payment.kind is Kind.DEPOSIT else terms.interval_max
         return now >= last_sent_at(payment, terms) + window
-    return len(evidence.inquiries) >= ASKED_IN_VAIN_MAX
+    sent_at = last_sent_at(payment, terms)
+    return sum(inquiry.asked_at >= sent_at for inquiry in evidence.inquiries) >= ASKED_IN_VAIN_MAX
 
 
 def second_look_at(payment: Payment, now: datetime) -> datetime | None:

@@ -53,6 +53,18 @@ def test_every_link_of_a_document_leads_to_something_that_exists(document: Path)
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_test_that_a_document_names_exists(document: Path) -> None:
+    """A guarantee whose test was renamed or removed is no longer one."""
+    named = re.findall(r"`(tests/\S+?\.py)::(\w+)`", document.read_text())
+    defined = {
+        (file, name)
+        for file, name in named
+        if (ROOT / file).exists() and re.search(rf"def {name}\(", (ROOT / file).read_text())
+    }
+    assert set(named) - defined == set()
+
+
 def test_every_make_target_that_a_document_names_exists() -> None:
     """`make something` in a document is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

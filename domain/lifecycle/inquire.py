@@ -164,7 +164,8 @@ def answering(
         decided = with_answer(decided, context, number, report)
         after = decided.payment
         if after is payment and no_result_is_confirmed(payment, answered, context.now, terms):
-            return replace(ended_for_silence(payment), answered=decided.answered, ids=decided.ids)
+            ended = ended_for_silence(payment)
+            return replace(ended, answered=decided.answered, attempt_id=decided.attempt_id, ids=decided.ids)
         return decided
 
     return Change(

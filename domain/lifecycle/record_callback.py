@@ -15,7 +15,7 @@ from uuid import UUID
 from domain.attempts import Outcome
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.events import event_type
-from domain.inquiry import Inquiry, is_agreed
+from domain.inquiry import Inquiry, Verdict, is_agreed
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Change, Context, Decided, ProviderIds, StoredCallback
 from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
@@ -59,8 +59,8 @@ def callback_change(payment_id: UUID, callback: StoredCallback, report: Report) 
         if number is None or not callback.source_allowed:
             return decided
         decided = with_answer(decided, context, number, report)
-        if report.verdict is not None and not report.refuses_credential:
-            # Whoever answered our question had read our credential when we asked it.
+        if report.verdict not in (None, Verdict.NO_ANSWER) and not report.refuses_credential:
+            # Whoever answered our question had read our credential when we asked it. Being too busy is no answer.
             asked_at = [inquiry.asked_at for inquiry in context.evidence.inquiries if inquiry.number == number]
             return replace(decided, credential_accepted_at=max(asked_at, default=None))
         return decided
@@ -158,7 +158,8 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     is_query = payment.kind is Kind.DEPOSIT and report.verdict is not None
     if is_query and payment.stage is not Stage.FAILED and not is_agreed(context.evidence, report.code):
         # Queries have contradicted callbacks (daraja.md §3): one more must agree.
-        return Decided(payment=payment, ids=report.ids, disposition=Disposition.NOT_AGREED_YET)
+        about = payment.attempt_named_by(report.ids)
+        return Decided(payment=payment, attempt_id=about, ids=report.ids, disposition=Disposition.NOT_AGREED_YET)
     fact = Fact(
         name=FactName.FAILURE_REPORTED,
         attempt_id=payment.attempt_named_by(report.ids),

@@ -97,6 +97,8 @@ def _fact(payment: Payment, context: Context, resolved: Resolution) -> Fact | No
         case Decision.REVIEWED:
             if not payment.needs_review:
                 raise ResolutionRefused("The payment is not flagged for review.")
+            if payment.stage is Stage.ACCEPTED and context.evidence.claims_success:
+                raise ResolutionRefused("A stored callback says that it was paid; reviewed, it would be sent.")
             return None
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from domain.adapters.postgres.engine import BRAKES_LOCK, Transaction
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.payment import Step
 from domain.ports import Change, Decided
 from domain.report import Word
 
@@ -94,6 +95,10 @@ async def change_breaker(transaction: Transaction, decisions: Sequence[Decided])
         log.warning("breaker_closed")
     for decided in decisions:
         if decided.opens_breaker and decided.payment is not None:
-            parameters = {"reason": decided.opens_breaker, "payment_id": decided.payment.id}
+            can_be_asked_about = decided.payment.question is Step.STATUS
+            parameters = {
+                "reason": decided.opens_breaker,
+                "payment_id": decided.payment.id if can_be_asked_about else None,
+            }
             if await transaction.rows(_OPEN, parameters):
                 log.error("breaker_opened", reason=decided.opens_breaker)

@@ -57,12 +57,14 @@ WHERE datname = current_database() AND usename = current_user AND application_na
   AND state = 'active' AND wait_event = 'ClientRead' AND xact_start < now() - CAST(:stuck_for AS interval)
 """)
 
+# Asked about is what opened the breaker; where that has no id to ask by, the newest withdrawal, which always has.
 _TAKE_PROBE = text("""
 UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
-WHERE name = 'breaker' AND is_engaged AND payment_id IS NOT NULL
+WHERE name = 'breaker' AND is_engaged
   AND coalesce(probed_at, changed_at) + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
       CAST(:cool_down_max AS interval)) <= now()
-RETURNING payment_id
+RETURNING coalesce(payment_id, (
+    SELECT id FROM mkwanja.payments WHERE kind = 'withdrawal' ORDER BY created_at DESC, id DESC LIMIT 1)) AS payment_id
 """)
 
 _UNANNOUNCED = text("""
@@ -138,7 +140,7 @@ class Sweeping:
         """See `domain.ports.SweepingStore.take_probe`."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_TAKE_PROBE, {"cool_down": cool_down, "cool_down_max": cool_down_max})
-        return UUID(int=rows[0].payment_id.int) if rows else None
+        return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
         """See `domain.ports.SweepingStore.unannounced`."""
