@@ -5,6 +5,8 @@ BIN := .venv/bin
 T ?= tests
 MINUTES ?= 20
 PYTEST := $(BIN)/python -m pytest
+# Two files of tests at a time: most of their time is waiting. Servers that were given are shared, and then tests take turns.
+JOBS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,2)
 
 .DEFAULT_GOAL := help
 
@@ -27,7 +29,7 @@ run: setup ## the whole stack, kept running, with a token and a curl line to try
 	@$(BIN)/python -m tests.stack run
 
 test: setup ## every test, on embedded servers or those in DATABASE_URL and REDIS_URL (T=path for some)
-	$(PYTEST) $(T)
+	$(PYTEST) -n $(JOBS) --dist loadfile $(T)
 
 check: setup ## format, lint, types, import rules, architecture (no servers)
 	$(BIN)/ruff format --check .
