@@ -317,3 +317,7 @@ class Wakeups(Protocol):
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
         """Queues jobs for overdue payments, ahead of the others. Raises QueueUnavailable."""
         ...
+
+    async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
+        """As `wake`, for payments whose question was paid for out of a budget: each may be asked about once."""
+        ...

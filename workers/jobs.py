@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from domain.adapters.redis.wakeups import RedisWakeups
 from domain.errors import PaymentServiceError
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.submit import Submitter
@@ -16,16 +18,19 @@ log = structlog.get_logger()
 
 SUBMITTER = "submitter"
 INQUIRER = "inquirer"
+WAKEUPS = "wakeups"
 
 
 async def take_next_step(context: dict[Any, Any], payment_id: str) -> None:
     """Runs twice, late, or for a payment long final without changing anything: the row is the job (design.md, rule 2)."""
     submitter: Submitter = context[SUBMITTER]
     inquirer: Inquirer = context[INQUIRER]
+    wakeups: RedisWakeups = context[WAKEUPS]
     try:
         found = await submitter.submit(UUID(payment_id))
         if found is not None and found.step in (Step.QUERY, Step.STATUS):
-            await inquirer.inquire(found)
+            is_paid_for = found.is_due and await wakeups.take_hand_over(found.payment_id)
+            await inquirer.inquire(replace(found, is_due=is_paid_for))
     except PaymentServiceError as error:
         # Postgres or Redis is away. The row keeps its due time; the sweeper brings it back.
         log.warning("job_postponed", payment_id=payment_id, error=type(error).__name__)

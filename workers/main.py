@@ -44,7 +44,7 @@ from domain.lifecycle.submit import Submitter, SubmitTerms
 from domain.payment import Step
 from domain.ports import ClaimTerms
 from domain.values import Kind
-from workers.jobs import INQUIRER, SUBMITTER, take_next_step
+from workers.jobs import INQUIRER, SUBMITTER, WAKEUPS, take_next_step
 from workers.retries import RetryingProvider
 from workers.sweeper import sweep_until
 
@@ -76,6 +76,7 @@ class _Parts:
     """What the process is made of."""
 
     redis: ArqRedis
+    wakeups: RedisWakeups
     submitter: Submitter
     inquirer: Inquirer
     sweeper: Sweeper
@@ -147,6 +148,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             ),
             call_seconds=call_seconds(settings.submitting_lease_seconds),
         )
+        wakeups = RedisWakeups(redis)
         budgets = _budgets(settings, redis)
         rate = SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second)
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
@@ -174,7 +176,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         sweeper = Sweeper(
             due=sweeping,
             changes=changes,
-            wakeups=RedisWakeups(redis),
+            wakeups=wakeups,
             announcer=announcer,
             budgets=budgets,
             inquirer=inquirer,
@@ -185,7 +187,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             ),
         )
         job_seconds_max = call_seconds(settings.submitting_lease_seconds) + _JOB_SECONDS_BEYOND_CALL
-        yield _Parts(redis, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max)
+        yield _Parts(redis, wakeups, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max)
 
 
 async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
@@ -204,7 +206,7 @@ async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
             log_results=False,
             job_serializer=job_bytes,
             job_deserializer=job_from_bytes,
-            ctx={SUBMITTER: parts.submitter, INQUIRER: parts.inquirer},
+            ctx={SUBMITTER: parts.submitter, INQUIRER: parts.inquirer, WAKEUPS: parts.wakeups},
         )
         try:
             await _run_until(worker, stopping)

@@ -165,7 +165,7 @@ class Sweeper:
         except QueueUnavailable:
             return 0  # without the common count nobody asks (interface.md)
         due = await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR) if granted else []
-        await self._wake([item.payment_id for item in due])
+        await self._wake([item.payment_id for item in due], hand_over=True)
         return len(due)
 
     async def _probe(self) -> int:
@@ -187,11 +187,11 @@ class Sweeper:
         for result in await asyncio.gather(*(self._changes.change(change) for change in changes)):
             self._announcer.announce_soon(result)
 
-    async def _wake(self, payment_ids: list[UUID]) -> None:
+    async def _wake(self, payment_ids: list[UUID], *, hand_over: bool = False) -> None:
         if not payment_ids:
             return
         try:
-            await self._wakeups.wake(payment_ids)
+            await (self._wakeups.hand_over if hand_over else self._wakeups.wake)(payment_ids)
         except QueueUnavailable:
             log.warning("wakeups_postponed", payments=len(payment_ids))  # each is due again in a few seconds
 

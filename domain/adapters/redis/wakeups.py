@@ -17,6 +17,10 @@ from domain.adapters.redis.connection import available
 
 STEP_JOB = "take_next_step"
 
+# That a question was paid for. Jobs run twice and late: without this mark they would ask more than the budget allows.
+_HANDED_OVER = "mkwanja:handed-over:"
+_HANDED_OVER_SECONDS = 30
+
 # A job that nobody took is forgotten after this: by then the sweeper has queued others for the same payment.
 _JOB_KEPT_SECONDS = 600
 
@@ -51,6 +55,20 @@ class RedisWakeups:
         """See `domain.ports.Wakeups.wake`."""
         async with available():
             await self._enqueue(payment_ids, ahead_ms=_AHEAD_MS)
+
+    async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
+        """See `domain.ports.Wakeups.hand_over`."""
+        async with available():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for payment_id in payment_ids:
+                    pipeline.set(_HANDED_OVER + str(payment_id), 1, ex=_HANDED_OVER_SECONDS)
+                await pipeline.execute()
+            await self._enqueue(payment_ids, ahead_ms=_AHEAD_MS)
+
+    async def take_hand_over(self, payment_id: UUID) -> bool:
+        """Whether the payment was handed over, and by this not any more. Raises QueueUnavailable."""
+        async with available():
+            return await self._redis.getdel(_HANDED_OVER + str(payment_id)) is not None
 
     async def room(self) -> int:
         """See `domain.ports.Wakeups.room`."""
