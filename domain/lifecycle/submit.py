@@ -233,7 +233,8 @@ def answer_change(
         after = payment.after(fact)
         if payment.stage is Stage.SUBMITTING and payment.attempt_id != attempting.attempt_id:
             after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
-        if after.stage is Stage.ACCEPTED and not context.evidence.speaks_of_it:
+        is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
+        if is_proved_unsent and not context.evidence.speaks_of_it:
             after = replace(after, needs_review=False)  # it was flagged for silence; now it is proved unsent
         contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
         if contradicts or context.ids_of_others:

@@ -277,3 +277,11 @@ def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
     decision = lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context())
     assert (decision.payment, decision.what) == (payment, None)
+
+
+def test_only_a_proof_that_it_was_not_sent_takes_a_flag_away() -> None:
+    """Evidence is loaded for that answer alone; another must not read its absence as silence."""
+    payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
+    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), OutcomeUnknown(), TERMS)
+    assert not change.wants_evidence
+    assert payment_of(change.decide(payment, a_context())).needs_review
