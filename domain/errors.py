@@ -12,6 +12,8 @@ PaymentServiceError
 │   ├── IdempotencyKeyInFlight     its first request is still being accepted
 │   ├── Unauthenticated
 │   ├── NotPermitted
+│   ├── LimitExceeded              it would pass a limit on amounts; says which and until when
+│   ├── RateLimited                it comes too soon after others; says when to come back
 │   ├── PaymentNotFound            also for a payment of somebody else
 │   ├── TooLateToCancel
 │   └── ResolutionRefused          evidence stands against an operator's decision
@@ -19,6 +21,7 @@ PaymentServiceError
 │   ├── StoreUnavailable           Postgres cannot be reached, or does not answer in time
 │   │   └── ClaimUnknown           … and whether a claim was committed is not known
 │   ├── QueueUnavailable           Redis cannot be reached, or does not answer in time
+│   ├── Overloaded                 this process has as many requests at hand as it can serve
 │   └── KeysUnavailable            no key set could be loaded to check tokens with
 └── ProviderError                  what an error from Daraja means for the money (design.md)
     ├── Unreachable                nothing was written
@@ -33,6 +36,7 @@ PaymentServiceError
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from domain.failures import Failure
 
@@ -104,6 +108,28 @@ class NotPermitted(RequestRefused):
     """This caller may not do that."""
 
 
+class LimitExceeded(RequestRefused):
+    """The payment would pass a limit.
+
+    `limit` is its name in the policy file, `maximum` its value in shillings; `resets_at` None: no day has room for it.
+    """
+
+    def __init__(self, message: str, *, limit: str, maximum: int, resets_at: datetime | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.maximum = maximum
+        self.resets_at = resets_at
+
+
+class RateLimited(RequestRefused):
+    """The request comes too soon after others. `limit` is the name of what it would pass in the policy file."""
+
+    def __init__(self, message: str, *, limit: str, wait_seconds: float) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.wait_seconds = wait_seconds
+
+
 class PaymentNotFound(RequestRefused):
     """There is no such payment."""
 
@@ -130,6 +156,10 @@ class ClaimUnknown(StoreUnavailable):
 
 class QueueUnavailable(Unavailable):
     """Redis cannot be reached right now."""
+
+
+class Overloaded(Unavailable):
+    """Too many requests wait here already. Send the same request again shortly."""
 
 
 class KeysUnavailable(Unavailable):

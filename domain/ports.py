@@ -17,6 +17,7 @@ from domain.fence import Fence
 from domain.idempotency import FirstAnswer
 from domain.inquiry import Evidence, Inquiry
 from domain.payment import Payment, Stage, Step
+from domain.policy import Charge
 from domain.report import Report
 from domain.values import Caller, Kind, PaymentRequest
 
@@ -25,7 +26,10 @@ ProviderIds = frozenset[tuple[str, str]]  # (kind of id, value)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPayment:
-    """A payment about to be accepted. `answer` renders what its caller is told, once the database's time is known."""
+    """A payment about to be accepted. `answer` renders what its caller is told, once the database's time is known.
+
+    `charges` is what it takes of limits; a replay takes nothing.
+    """
 
     id: UUID
     request: PaymentRequest
@@ -33,6 +37,7 @@ class NewPayment:
     idempotency_key: str
     fingerprint: bytes
     answer: Callable[[Payment], bytes]
+    charges: tuple[Charge, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +193,7 @@ class AcceptingStore(Protocol):
     async def accept(self, new: NewPayment) -> Acceptance:
         """Payment, key and first history entry in one commit, or the answer that the key already has.
 
-        Raises IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable.
+        Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""`python -m gateway ingress` and `python -m gateway callbacks`: two processes of the Procfile."""
+"""`python -m gateway ingress` and `… callbacks` are two processes of the Procfile; `… policy` prints what is in force."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 import uvloop
 
 from domain.adapters.observability import set_up_logging
-from domain.adapters.settings import CallbackSettings, IngressSettings, SettingsError, read_settings
+from domain.adapters.policy_file import policy_text
+from domain.adapters.settings import CallbackSettings, IngressSettings, PolicySettings, SettingsError, read_settings
 from gateway.callbacks import callbacks_app
 from gateway.ingress import ingress_app
 from gateway.resources import serve
@@ -19,13 +20,16 @@ _NAMES = {"ingress": "web", "callbacks": "callbacks"}  # as the Procfile calls t
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
-    parser.add_argument("process", choices=("ingress", "callbacks"))
+    parser.add_argument("process", choices=("ingress", "callbacks", "policy"))
     process = parser.parse_args().process
     try:
+        if process == "policy":
+            sys.stdout.write(policy_text(read_settings(PolicySettings).policy))
+            return
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_ingress() if process == "ingress" else _callbacks())
     except SettingsError as error:
-        sys.exit(f"{_NAMES[process]}: {error}")
+        sys.exit(f"{_NAMES.get(process, process)}: {error}")
     except OSError as error:
         sys.exit(f"{_NAMES[process]}: cannot listen: {error.strerror}")
 

@@ -15,14 +15,16 @@ from aiohttp import web
 from domain.adapters import observability
 from domain.adapters.postgres.accepting import Accepting
 from domain.adapters.postgres.feed import Feed
+from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import IngressSettings, impossible
-from domain.errors import NotPermitted, PaymentNotFound, RequestRefused
+from domain.errors import PaymentNotFound, QueueUnavailable, RateLimited, RequestRefused, Unavailable
 from domain.events import public_payment, timestamp
 from domain.idempotency import FirstAnswer, fingerprint
-from domain.lifecycle.accept import accept, answer_refusal, cancel, may_see
+from domain.lifecycle.accept import accept, answer_refusal, cancel
 from domain.payment import Payment
+from domain.policy import Policy, WithoutRedis, charges, may_see, require_permission
 from domain.ports import Acceptance
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
@@ -55,7 +57,9 @@ class Ingress:
     """The routes and what they stand on."""
 
     resources: Resources
+    policy: Policy
     verifier: TokenVerifier
+    rates: CallerRates
     accepting: Accepting
     wakeups: RedisWakeups
     replays: Replays
@@ -70,11 +74,15 @@ class Ingress:
             key = idempotency_key(request.headers)
             body = await read_json(request)
             mark = fingerprint(request.method, request.path, body)
-            if copy := await self._copy(caller, key, mark):
+            comes_too_soon, copy = await asyncio.gather(self._too_soon(caller), self._copy(caller, key, mark))
+            if copy:
                 return _answer(copy, is_replay=True)
             try:
-                _require_permission(caller, kind)
+                if comes_too_soon:
+                    raise comes_too_soon
+                require_permission(caller, kind)
                 wanted = payment_request(kind, body, caller)
+                taken = charges(self.policy, caller, wanted)
             except RequestRefused as refusal:
                 first = await answer_refusal(
                     self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
@@ -86,6 +94,7 @@ class Ingress:
                 caller=caller,
                 idempotency_key=key,
                 fingerprint=mark,
+                charges=taken,
                 answer=lambda payment: _json(public_payment(payment, for_backend=caller.is_backend)),
             )
             if not acceptance.is_replay:
@@ -97,13 +106,13 @@ class Ingress:
 
     async def read(self, request: web.Request) -> web.Response:
         """GET /v1/payments/{id}. `wait` is checked and answered at once for now."""
-        caller = await self._caller(request)
+        caller = await self._welcome(request)
         query(WaitParameters, request.query)
         return _view(await self._own_payment(request, caller), caller)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /v1/payments/{id}/cancel"""
-        caller = await self._caller(request)
+        caller = await self._welcome(request)
         query(NoParameters, request.query)
         result = await cancel(self.resources.changes, _payment_id(request), caller=caller)
         self.resources.announcer.announce_soon(result)
@@ -113,7 +122,7 @@ class Ingress:
 
     async def page(self, request: web.Request) -> web.Response:
         """GET /v1/payments"""
-        caller = await self._caller(request)
+        caller = await self._welcome(request)
         parameters = query(PageParameters, request.query)
         payments = await self.resources.reading.page(page_query(parameters, caller))
         items, has_more = payments[: parameters.limit], len(payments) > parameters.limit
@@ -126,7 +135,7 @@ class Ingress:
 
     async def history(self, request: web.Request) -> web.Response:
         """GET /v1/payments/{id}/history"""
-        caller = await self._caller(request)
+        caller = await self._welcome(request)
         query(NoParameters, request.query)
         payment = await self._own_payment(request, caller)
         rows = await self.resources.reading.history(payment.id)
@@ -145,7 +154,7 @@ class Ingress:
 
     async def events(self, request: web.Request) -> web.Response:
         """GET /v1/events: each as it was published, in the order in which they were committed."""
-        caller = await self._caller(request)
+        caller = await self._welcome(request)
         parameters = query(EventParameters, request.query)
         after = feed_position(parameters)
         owner = None if caller.is_backend else caller.subject
@@ -158,6 +167,28 @@ class Ingress:
 
     async def _caller(self, request: web.Request) -> Caller:
         return await self.verifier.caller(request.headers.getall("Authorization", []))
+
+    async def _welcome(self, request: web.Request) -> Caller:
+        """Who asks, unless too often. (POST looks for a first answer before it refuses for that.)"""
+        caller = await self._caller(request)
+        if comes_too_soon := await self._too_soon(caller):
+            raise comes_too_soon
+        return caller
+
+    async def _too_soon(self, caller: Caller) -> RequestRefused | Unavailable | None:
+        """Why this request comes too soon after the caller's others, if it does."""
+        limits = self.policy.callers[caller.role]
+        if limits.requests_per_second is None:
+            return None
+        wait_seconds = await self.resources.if_redis_answers(lambda: self.rates.take(caller.key, limits))
+        if not isinstance(wait_seconds, float) and self.policy.without_redis is WithoutRedis.REFUSE:
+            return QueueUnavailable(
+                "How often you asked cannot be told right now. Send the same request again shortly."
+            )
+        if not isinstance(wait_seconds, float) or wait_seconds == 0:
+            return None
+        message = "You have sent too many requests. Send the same request again later."
+        return RateLimited(message, limit="caller.requests_per_second", wait_seconds=wait_seconds)
 
     async def _own_payment(self, request: web.Request, caller: Caller) -> Payment:
         payment = await self.resources.reading.payment(_payment_id(request))
@@ -180,12 +211,6 @@ class Ingress:
             )
 
         await self.resources.if_redis_answers(tell_redis)
-
-
-def _require_permission(caller: Caller, kind: Kind) -> None:
-    # Money out is for backends, because this service does not know a user's balance (interface.md).
-    if kind.moves_money_out and not caller.is_backend:
-        raise NotPermitted("Only a backend (role service_role) may move money out.")
 
 
 def _payment_id(request: web.Request) -> UUID:
@@ -219,11 +244,20 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     """The composition root of the web process."""
     resources = Resources(settings, process="web")
     keys = KeySet(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    policy = settings.policy
     with impossible("JWT_SECRET"):
-        verifier = TokenVerifier(keys, settings.jwt_secret, settings.jwt_issuer, settings.jwt_audience)
+        verifier = TokenVerifier(
+            keys,
+            settings.jwt_secret,
+            settings.jwt_issuer,
+            settings.jwt_audience,
+            allow_anonymous=policy.allow_anonymous,
+        )
     ingress = Ingress(
         resources=resources,
+        policy=policy,
         verifier=verifier,
+        rates=CallerRates(resources.redis),
         accepting=Accepting(resources.database),
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),

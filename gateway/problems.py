@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from domain import errors
 from domain.adapters import observability
+from domain.events import timestamp
 
 log = structlog.get_logger()
 
@@ -40,6 +42,8 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
         401, "unauthenticated", "No valid token", headers={"WWW-Authenticate": 'Bearer realm="mkwanja"'}
     ),
     errors.NotPermitted: Problem(403, "not_permitted", "Not permitted"),
+    errors.LimitExceeded: Problem(422, "limit_exceeded", "A limit does not allow it"),
+    errors.RateLimited: Problem(429, "rate_limited", "Too many requests", True),
     errors.PaymentNotFound: Problem(404, "payment_not_found", "No such payment"),
     errors.IdempotencyKeyInFlight: Problem(
         409, "idempotency_key_in_flight", "The first request is still being accepted", True, _RETRY_SOON
@@ -73,24 +77,46 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
         return await handler(request)
     except errors.PaymentServiceError as error:
         problem = problem_of(error)
+        if isinstance(error, errors.LimitExceeded | errors.RateLimited):
+            observability.limited.labels(limit=error.limit).inc()
         if problem is _BUG:
             log.exception("unmapped_error")
-        found = error.errors if isinstance(error, errors.InvalidRequest) else None
-        return _response(problem, error.message, found)
+        return _response(problem, error.message, members=_members(error), headers=_retry_after(error))
     except web.HTTPException as error:
         known = _HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return _response(known, f"{known.title}.", None, headers)
+        return _response(known, f"{known.title}.", headers=headers)
     except Exception:
         # The route, not the path or the body: those may hold a phone number.
         log.exception("request_failed", route=_route(request))
-        return _response(_BUG, "The same request may be sent again, with the same key.", None)
+        return _response(_BUG, "The same request may be sent again, with the same key.")
+
+
+def _members(error: errors.PaymentServiceError) -> dict[str, Any]:
+    """What some problems say besides (RFC 9457 §3.2)."""
+    match error:
+        case errors.InvalidRequest():
+            faults = [(_encodable(item.pointer), _encodable(item.detail)) for item in error.errors]
+            return {"errors": [{"pointer": pointer, "detail": detail} for pointer, detail in faults]}
+        case errors.LimitExceeded():
+            resets_at = timestamp(error.resets_at) if error.resets_at else None
+            return {"limit": error.limit, "maximum": error.maximum, "resets_at": resets_at}
+        case errors.RateLimited():
+            return {"limit": error.limit}
+        case _:
+            return {}
+
+
+def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
+    """Whole seconds, never too soon."""
+    return {"Retry-After": str(math.ceil(error.wait_seconds))} if isinstance(error, errors.RateLimited) else {}
 
 
 def _response(
     problem: Problem,
     detail: str,
-    found: list[errors.FieldError] | None,
+    *,
+    members: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     observability.refused.labels(code=problem.code).inc()
@@ -101,9 +127,8 @@ def _response(
         "detail": detail,
         "code": problem.code,
         "retryable": problem.is_retryable,
+        **(members or {}),
     }
-    if found is not None:
-        body["errors"] = [{"pointer": _encodable(item.pointer), "detail": _encodable(item.detail)} for item in found]
     return web.Response(
         body=orjson.dumps(body),
         status=problem.status,

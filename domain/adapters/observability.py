@@ -24,7 +24,14 @@ throttled = Counter("mkwanja_throttled_total", "Times that Daraja said it was as
 inquiries = Counter(
     "mkwanja_inquiries_total", "Inquiries, by how they were asked and what was answered", ["api", "verdict"]
 )
+callbacks_awaiting_confirmation = Counter(
+    "mkwanja_callbacks_awaiting_confirmation_total", "Successes told by a callback that Daraja was asked to confirm"
+)
 sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", ["step"])
+limited = Counter("mkwanja_requests_limited_total", "Requests refused for a limit, by the limit's name", ["limit"])
+shed = Counter("mkwanja_requests_shed_total", "Requests and connections turned away, by why", ["reason"])
+key_set_age_seconds = Gauge("mkwanja_key_set_age_seconds", "Since the key set was last fetched; -1: there is none")
+key_set_fetches = Counter("mkwanja_key_set_fetches_total", "Fetches of the key set, by result", ["result"])
 queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
 
 # Read from Postgres when somebody looks: the same from every process, and there when no worker is.

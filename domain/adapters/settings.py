@@ -19,7 +19,9 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.asyncio.connection import parse_url
 
+from domain.adapters.policy_file import read_policy
 from domain.adapters.postgres.engine import connection_arguments
+from domain.policy import Policy
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -68,7 +70,7 @@ def _checked_url(*schemes: str) -> Callable[[str], str]:
     return check
 
 
-def _secret_list(value: Any) -> Any:
+def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -84,6 +86,14 @@ def _networks(value: Any) -> Any:
     return networks
 
 
+def _origin(text: str) -> str:
+    parts = urlsplit(_checked_url("http", "https")(text))
+    if text != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc or text != text.lower():
+        raise ValueError("must hold origins as https://app.example.com: no path, no closing slash, in lower case")
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
 HttpUrl = Annotated[str, AfterValidator(_checked_url("http", "https"))]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -104,6 +114,11 @@ DatabaseUrl = Annotated[
 RedisUrl = Annotated[str, AfterValidator(_checked_url("redis", "rediss")), _understood_by(parse_url)]
 
 
+def _readable_policy(path: Path | None) -> Path | None:
+    read_policy(path)
+    return path
+
+
 class _Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, validate_default=True)
 
@@ -120,7 +135,17 @@ class MigrationSettings(_Settings):
     database_url: DatabaseUrl
 
 
-class SharedSettings(MigrationSettings):
+class PolicySettings(_Settings):
+    """Who may do what, how much, how often: the numbers that hold if no file is named are in `domain/policy.py`."""
+
+    policy_file: Annotated[Path | None, AfterValidator(_readable_policy)] = None
+
+    @property
+    def policy(self) -> Policy:
+        return read_policy(self.policy_file)
+
+
+class SharedSettings(MigrationSettings, PolicySettings):
     """What every process reads."""
 
     database_pool_size: int = Field(10, ge=1, le=200)
@@ -143,6 +168,10 @@ class IngressSettings(SharedSettings):
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
+    # Of web pages that may call with a browser's fetch; none may unless named.
+    cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
+
+    _split_origins = field_validator("cors_allowed_origins", mode="before")(_comma_separated)
 
     @model_validator(mode="before")
     @classmethod
@@ -172,7 +201,7 @@ class CallbackSettings(SharedSettings):
     )
     trusted_proxies: Annotated[list[IpNetwork], NoDecode] = Field(default_factory=list)
 
-    _split_secrets = field_validator("callback_secrets", mode="before")(_secret_list)
+    _split_secrets = field_validator("callback_secrets", mode="before")(_comma_separated)
     _parse_networks = field_validator("callback_allowed_networks", "trusted_proxies", mode="before")(_networks)
 
     @field_validator("callback_secrets")
@@ -220,7 +249,7 @@ class WorkerSettings(SharedSettings):
     # Where the worker shows its own counters; unset: nowhere.
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
 
-    _split_secrets = field_validator("callback_secrets", mode="before")(_secret_list)
+    _split_secrets = field_validator("callback_secrets", mode="before")(_comma_separated)
 
     @field_validator("callback_secrets")
     @classmethod

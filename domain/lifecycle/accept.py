@@ -13,6 +13,7 @@ from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.idempotency import FirstAnswer
 from domain.payment import Fact, FactName, Payment, Stage
+from domain.policy import Charge, may_see
 from domain.ports import (
     Acceptance,
     AcceptingStore,
@@ -36,10 +37,11 @@ async def accept(
     idempotency_key: str,
     fingerprint: bytes,
     answer: Callable[[Payment], bytes],
+    charges: tuple[Charge, ...] = (),
 ) -> Acceptance:
     """Records the payment and its key in one commit; the answer is then owed to every retry, byte for byte.
 
-    Raises IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable (nothing half done).
+    Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable (nothing half done).
     """
     payment_id = UUID(int=uuid_utils.uuid7().int)
     return await store.accept(
@@ -50,6 +52,7 @@ async def accept(
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             answer=answer,
+            charges=charges,
         )
     )
 
@@ -86,11 +89,6 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
         return Decided(payment=after, what=FactName.CANCELLED_BY_CALLER, event=event_type(payment, after))
 
     return await store.change(Change(payment_id=payment_id, decide=decide))
-
-
-def may_see(caller: Caller, payment: Payment) -> bool:
-    """Backends see all payments, an app's user those that are its own."""
-    return caller.is_backend or payment.owner == caller.subject
 
 
 def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:

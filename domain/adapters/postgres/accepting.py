@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
@@ -22,8 +23,9 @@ from domain.adapters.postgres.engine import (
     is_about_rows,
     sqlstate,
 )
+from domain.adapters.postgres.limiting import AllowanceContended, refused_by_limits
 from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
-from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused
+from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestRefused, StoreUnavailable
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
 from domain.payment import Payment, Stage, Step
 from domain.ports import Acceptance, NewPayment
@@ -37,6 +39,11 @@ FIRST_STEP_WITHIN = timedelta(seconds=3)
 _HELD = f"interval '{int(KEY_HELD_FOR.total_seconds())} seconds'"
 
 # A key is free again only when its time is over *and* nothing about its payment can still change, for as long again.
+_IS_FREE = f"""(held.expires_at <= now() AND coalesce((
+    SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
+        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_HELD}
+    FROM mkwanja.payments AS earlier WHERE earlier.id = held.payment_id), false))"""
+
 _ACCEPT = text(f"""
 WITH sent AS (SELECT * FROM {unnest(ACCEPTED_COLUMNS)}),
 reserved AS (
@@ -48,10 +55,7 @@ reserved AS (
         fingerprint = excluded.fingerprint, payment_id = excluded.payment_id,
         answer_status = excluded.answer_status, answer_body = excluded.answer_body,
         created_at = excluded.created_at, expires_at = excluded.expires_at
-    WHERE held.expires_at <= now() AND coalesce((
-        SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
-            AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_HELD}
-        FROM mkwanja.payments AS earlier WHERE earlier.id = held.payment_id), false)
+    WHERE {_IS_FREE}
     RETURNING payment_id
 ), created AS (
     INSERT INTO mkwanja.payments
@@ -70,9 +74,9 @@ FROM sent JOIN created ON created.id = sent.id
 RETURNING payment_id
 """)
 
-_HELD_ANSWERS = text("""
-SELECT caller_key, key, fingerprint, payment_id, answer_status, answer_body, expires_at
-FROM mkwanja.idempotency_keys
+_HELD_ANSWERS = text(f"""
+SELECT caller_key, key, fingerprint, payment_id, answer_status, answer_body, expires_at, {_IS_FREE} AS is_free
+FROM mkwanja.idempotency_keys AS held
 WHERE (caller_key, key) IN (SELECT * FROM unnest(CAST(:caller_keys AS text[]), CAST(:keys AS text[])))
 """)
 
@@ -85,6 +89,7 @@ class Accepting:
         self._lane: Lane[NewPayment, Acceptance] = Lane(
             self._accept_batch, key=lambda new: (new.caller.key, new.idempotency_key), batches_at_once=2
         )
+        self._reads: Lane[tuple[str, str], FirstAnswer | None] = Lane(self._first_answers, key=lambda key: key)
 
     async def accept(self, new: NewPayment) -> Acceptance:
         """See `domain.ports.AcceptingStore.accept`."""
@@ -94,29 +99,40 @@ class Accepting:
         acceptance: Acceptance | None = None
         while acceptance is None:
             try:
-                acceptance = await self._lane.submit(new) if is_first else (await self._accept_batch([new]))[0]
+                acceptance = await (self._lane.submit(new) if is_first else self._accept_alone(new))
             except Exception as error:
-                if sqlstate(error) not in CONTENDED:
+                is_of_limit = isinstance(error, AllowanceContended)
+                if not is_of_limit and sqlstate(error) not in CONTENDED:
                     raise
-                # Somebody holds the key's row: the first request, being accepted elsewhere. Tried again beside the lane,
-                # where it holds up nobody.
+                # Somebody holds the key's row (the first request, being accepted elsewhere), or what we would take of a
+                # limit. Tried again beside the lane, where it holds up nobody.
                 is_first = False
                 if loop.time() >= give_up_at:
-                    raise IdempotencyKeyInFlight from error
+                    raise StoreUnavailable if is_of_limit else IdempotencyKeyInFlight from error
         if acceptance.answer.fingerprint != new.fingerprint:
             raise IdempotencyKeyReused
         return acceptance
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
         """See `domain.ports.AcceptingStore.first_answer`."""
-        async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_HELD_ANSWERS, {"caller_keys": [caller_key], "keys": [key]})
-        return _first_answer(rows[0]) if rows else None
+        return await self._reads.submit((caller_key, key))
 
     async def drain(self) -> None:
         await self._lane.drain()
+        await self._reads.drain()
 
-    async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance]:
+    async def _first_answers(self, keys: Sequence[tuple[str, str]]) -> list[FirstAnswer | None]:
+        async with self._database.transaction() as transaction:
+            held = await _held(transaction, keys)
+        return [_first_answer(held[key]) if key in held else None for key in keys]
+
+    async def _accept_alone(self, new: NewPayment) -> Acceptance:
+        [result] = await self._accept_batch([new])
+        if isinstance(result, RequestRefused):
+            raise result
+        return result
+
+    async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance | RequestRefused]:
         try:
             async with self._database.transaction() as transaction:
                 return await self._accept_in(transaction, batch)
@@ -125,28 +141,46 @@ class Accepting:
                 raise RunAlone from error
             raise
 
-    async def _accept_in(self, transaction: Transaction, batch: Sequence[NewPayment]) -> list[Acceptance]:
+    async def _accept_in(
+        self, transaction: Transaction, batch: Sequence[NewPayment]
+    ) -> list[Acceptance | RequestRefused]:
+        refused = await refused_by_limits(transaction, batch, lambda: _taken_keys(transaction, batch))
+        wanted = [new for new in batch if new.id not in refused]
+        accepted = dict(zip((new.id for new in wanted), await self._record(transaction, wanted), strict=True))
+        return [refused.get(new.id) or accepted[new.id] for new in batch]
+
+    async def _record(self, transaction: Transaction, batch: Sequence[NewPayment]) -> list[Acceptance]:
+        if not batch:
+            return []
         answers = [new.answer(as_accepted(new, transaction.now)) for new in batch]
         sent = [accepted_values(new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)]
         created = {row.payment_id for row in await transaction.rows(_ACCEPT, columns(sent, ACCEPTED_COLUMNS))}
-        held: dict[tuple[str, str], Any] = {}
-        late = [new for new in batch if new.id not in created]
-        if late:
-            parameters = {
-                "caller_keys": [new.caller.key for new in late],
-                "keys": [new.idempotency_key for new in late],
-            }
-            rows = await transaction.rows(_HELD_ANSWERS, parameters)
-            held = {(row.caller_key, row.key): row for row in rows}
+        late = [_key(new) for new in batch if new.id not in created]
+        held = await _held(transaction, late) if late else {}
         acceptances = []
         for new, body in zip(batch, answers, strict=True):
             if new.id in created:
                 answer = FirstAnswer(new.fingerprint, 202, body, str(new.id))
                 acceptances.append(Acceptance(answer, False, transaction.now + KEY_HELD_FOR))
             else:
-                row = held[new.caller.key, new.idempotency_key]
+                row = held[_key(new)]
                 acceptances.append(Acceptance(_first_answer(row), True, row.expires_at))
         return acceptances
+
+
+def _key(new: NewPayment) -> tuple[str, str]:
+    return new.caller.key, new.idempotency_key
+
+
+async def _held(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+    parameters = {"caller_keys": [caller_key for caller_key, _ in keys], "keys": [key for _, key in keys]}
+    return {(row.caller_key, row.key): row for row in await transaction.rows(_HELD_ANSWERS, parameters)}
+
+
+async def _taken_keys(transaction: Transaction, batch: Sequence[NewPayment]) -> set[UUID]:
+    """Those of `batch` whose key is held: they make no payment, and so take nothing of any limit."""
+    held = await _held(transaction, [_key(new) for new in batch])
+    return {new.id for new in batch if _key(new) in held and not held[_key(new)].is_free}
 
 
 def as_accepted(new: NewPayment, now: Any) -> Payment:

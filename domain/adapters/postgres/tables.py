@@ -27,7 +27,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -82,6 +82,7 @@ Index(
 Index("payments_event_due", payments.c.event_due, postgresql_where=payments.c.event_due.isnot(None))
 Index("payments_newest", payments.c.created_at, payments.c.id)
 Index("payments_by_owner", payments.c.owner, payments.c.created_at, payments.c.id)
+Index("payments_by_caller", payments.c.caller_key, payments.c.created_at)
 Index("payments_by_phone_number", payments.c.phone_number, payments.c.created_at, payments.c.id)
 Index("payments_by_account_reference", payments.c.account_reference, payments.c.created_at, payments.c.id)
 Index("payments_by_idempotency_key", payments.c.idempotency_key)
@@ -163,6 +164,7 @@ callbacks = Table(
     Column("disposition", Text, nullable=False),
     Column("is_flagged", Boolean, nullable=False),
     Column("word", Text),
+    Column("receipt", Text),
 )
 Index("callbacks_by_id", callbacks.c.id)
 Index("callbacks_of_payment", callbacks.c.payment_id, callbacks.c.received_at)

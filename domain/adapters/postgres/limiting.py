@@ -1,0 +1,96 @@
+"""What limits still allow, judged in the transaction that accepts.
+
+Whoever takes of a limit first takes a lock on what is counted, and counts after that: so nobody counts what another is
+about to add. Nothing is kept but the payments themselves, so there is no count that could be wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from domain.adapters.postgres.engine import CONTENDED, Transaction, sqlstate
+from domain.errors import RequestRefused
+from domain.payment import Stage
+from domain.policy import MINUTE, Allowances, Meter, Used, day_began_at
+from domain.ports import NewPayment
+from domain.values import Kind
+
+# Our own space among the locks that are named by two numbers (`engine.BRAKES_LOCK` is named by one).
+_LOCK_SPACE = 4_711
+
+_LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK_SPACE}, number) FROM unnest(CAST(:numbers AS int[])) AS number")
+
+# As `domain.policy.counts` has it.
+_COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
+
+_USED = text(f"""
+SELECT '{Meter.CALLER_DAY}' AS meter, caller_key AS subject, sum(amount_kes) AS amount, min(created_at) AS oldest
+FROM mkwanja.payments WHERE caller_key = ANY(CAST(:callers AS text[])) AND created_at >= :day AND {_COUNTS}
+GROUP BY caller_key
+UNION ALL
+SELECT '{Meter.PHONE_DAY}', phone_number, sum(amount_kes), min(created_at)
+FROM mkwanja.payments WHERE phone_number = ANY(CAST(:phones AS text[])) AND created_at >= :day AND {_COUNTS}
+GROUP BY phone_number
+UNION ALL
+SELECT '{Meter.PHONE_MINUTE}', phone_number, count(*), min(created_at)
+FROM mkwanja.payments
+WHERE phone_number = ANY(CAST(:prompted AS text[])) AND created_at > :minute AND kind = '{Kind.DEPOSIT}'
+GROUP BY phone_number
+""")
+
+
+class AllowanceContended(Exception):
+    """Somebody who takes of the same limit holds it for longer than we wait."""
+
+
+async def refused_by_limits(
+    transaction: Transaction, batch: Sequence[NewPayment], taken_keys: Callable[[], Awaitable[set[UUID]]]
+) -> dict[UUID, RequestRefused]:
+    """Those of `batch` that a limit does not allow, with why. The rest fit, in the order given, all together.
+
+    `taken_keys` says which of them make no payment, because their key has one already; it is asked only if somebody
+    would be refused.
+    """
+    if not any(new.charges for new in batch):
+        return {}
+    accounts = sorted({charge.account for new in batch for charge in new.charges})
+    numbers = sorted({_lock_number(meter, subject) for meter, subject in accounts})
+    try:
+        await transaction.run(_LOCK, {"numbers": numbers})
+    except DBAPIError as error:
+        if sqlstate(error) in CONTENDED:
+            raise AllowanceContended from error
+        raise
+    now = transaction.now
+    rows = await transaction.rows(
+        _USED,
+        {
+            "callers": [subject for meter, subject in accounts if meter is Meter.CALLER_DAY],
+            "phones": [subject for meter, subject in accounts if meter is Meter.PHONE_DAY],
+            "prompted": [subject for meter, subject in accounts if meter is Meter.PHONE_MINUTE],
+            "day": day_began_at(now),
+            "minute": now - MINUTE,
+        },
+    )
+    used = {(Meter(row.meter), row.subject): Used(int(row.amount), row.oldest) for row in rows}
+
+    def refused(payers: Sequence[NewPayment]) -> dict[UUID, RequestRefused]:
+        left = Allowances(used, now)
+        found = {new.id: left.take(new.charges) for new in payers}
+        return {payment_id: refusal for payment_id, refusal in found.items() if refusal is not None}
+
+    if not refused(batch):
+        return {}
+    taken = await taken_keys()
+    return refused([new for new in batch if new.id not in taken])
+
+
+def _lock_number(meter: Meter, subject: str) -> int:
+    """One lock for a caller and one for a phone number. Two that share a number only wait for each other."""
+    scope = "caller" if meter is Meter.CALLER_DAY else "phone"
+    return int.from_bytes(hashlib.sha256(f"{scope}:{subject}".encode()).digest()[:4], signed=True)

@@ -1,0 +1,167 @@
+"""Who may do what, how much, and how often. One place, pure; `POLICY_FILE` sets the numbers (interface.md, "Policy file").
+
+Amounts are counted by the payments on record: all that are pending or succeeded count, and so does a failure of which it is
+not certain that nothing moved. A day is a calendar day in Nairobi, a minute the last sixty seconds. What a limit still
+allows is judged in the transaction that accepts the payment (`adapters/postgres/accepting`), under a lock on what is
+counted, so that two requests cannot both take the last shilling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from enum import StrEnum
+
+from domain.errors import LimitExceeded, NotPermitted, RateLimited, RequestRefused
+from domain.payment import Payment, Stage
+from domain.values import Caller, Kind, PaymentRequest, Role
+
+# Kenya has kept UTC+3 without daylight saving since 1960: no table of time zones is needed.
+NAIROBI = timezone(timedelta(hours=3), "EAT")
+MINUTE = timedelta(seconds=60)
+
+# Safaricom's own limits: per transaction, and what a customer may move in a day (daraja.md §9).
+_PAYMENT_MAX_KES = 250_000
+_PHONE_DAY_MAX_KES = 500_000
+
+
+class WithoutRedis(StrEnum):
+    """What becomes of a request while nobody can tell how often its caller has asked."""
+
+    ALLOW = "allow"  # Redis is not needed to accept a payment (design.md, rule 1)
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerLimits:
+    """What one caller may do. None: no limit. `burst` requests may come at once, `requests_per_second` in the long run."""
+
+    requests_per_second: float | None = None
+    burst: int = 1
+    amount_per_day_kes: int | None = None
+
+
+# An app's user asks about once a second; our own services are limited by whoever runs them.
+_USER_LIMITS = CallerLimits(requests_per_second=100, burst=2_000)
+_BACKEND_LIMITS = CallerLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The numbers in force. Amounts in whole shillings; None: no limit."""
+
+    callers: Mapping[Role, CallerLimits] = field(
+        default_factory=lambda: {Role.USER: _USER_LIMITS, Role.BACKEND: _BACKEND_LIMITS}
+    )
+    without_redis: WithoutRedis = WithoutRedis.ALLOW
+    deposits_per_minute: int | None = 10
+    phone_amount_per_day_kes: int | None = _PHONE_DAY_MAX_KES
+    amount_max_kes: int = _PAYMENT_MAX_KES
+    # A success that a callback tells of is confirmed by asking Daraja, where more than this is at stake.
+    confirm_above_kes: int | None = None
+    allow_anonymous: bool = False
+
+
+class Meter(StrEnum):
+    """What is counted, by the name of its limit in the policy file."""
+
+    CALLER_DAY = "caller.amount_per_day"
+    PHONE_DAY = "phone.amount_per_day"
+    PHONE_MINUTE = "phone.deposits_per_minute"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a payment would take of one limit: `cost` of `limit`, shillings or prompts, counted for `subject`."""
+
+    meter: Meter
+    subject: str
+    cost: int
+    limit: int
+
+    @property
+    def account(self) -> tuple[Meter, str]:
+        return self.meter, self.subject
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """How much of a limit is taken, and since when (the oldest that counts)."""
+
+    amount: int = 0
+    oldest: datetime | None = None
+
+
+class Allowances:
+    """What is left of limits, as payments take from them one after another."""
+
+    def __init__(self, used: Mapping[tuple[Meter, str], Used], now: datetime) -> None:
+        self._used = dict(used)
+        self._now = now
+
+    def take(self, charges: tuple[Charge, ...]) -> RequestRefused | None:
+        """Takes all of `charges`, or nothing and says why."""
+        for charge in charges:
+            used = self._used.get(charge.account, Used())
+            if used.amount + charge.cost > charge.limit:
+                return _refusal(charge, used, self._now)
+        for charge in charges:
+            used = self._used.get(charge.account, Used())
+            self._used[charge.account] = Used(used.amount + charge.cost, used.oldest or self._now)
+        return None
+
+
+def require_permission(caller: Caller, kind: Kind) -> None:
+    """Raises NotPermitted. Money out is for backends, because this service does not know a user's balance."""
+    if kind.moves_money_out and not caller.is_backend:
+        raise NotPermitted("Only a backend (role service_role) may move money out.")
+
+
+def may_see(caller: Caller, payment: Payment) -> bool:
+    """Backends see all payments, an app's user those that are its own."""
+    return caller.is_backend or payment.owner == caller.subject
+
+
+def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:
+    """What `request` takes of the limits that are set. Raises LimitExceeded for an amount that no day has room for."""
+    if request.amount_kes > policy.amount_max_kes:
+        message = f"The amount is over the limit of {policy.amount_max_kes:,} shillings for one payment."
+        raise LimitExceeded(message, limit="payment.amount_max", maximum=policy.amount_max_kes)
+    per_day = policy.callers[caller.role].amount_per_day_kes
+    found = [Charge(Meter.CALLER_DAY, caller.key, request.amount_kes, per_day)] if per_day is not None else []
+    if request.phone_number is not None:
+        phone, phone_per_day = request.phone_number, policy.phone_amount_per_day_kes
+        if phone_per_day is not None:
+            found.append(Charge(Meter.PHONE_DAY, phone, request.amount_kes, phone_per_day))
+        if request.kind is Kind.DEPOSIT and policy.deposits_per_minute is not None:
+            found.append(Charge(Meter.PHONE_MINUTE, phone, 1, policy.deposits_per_minute))
+    return tuple(found)
+
+
+def counts(payment: Payment) -> bool:
+    """Whether `payment` counts against the limits of a day: all do but those that certainly moved nothing."""
+    return payment.stage is not Stage.FAILED or payment.failure is None or not payment.failure.safe_to_retry
+
+
+def day_began_at(now: datetime) -> datetime:
+    """When the day of `now` began in Nairobi."""
+    return now.astimezone(NAIROBI).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _refusal(charge: Charge, used: Used, now: datetime) -> RequestRefused:
+    if charge.meter is Meter.PHONE_MINUTE:
+        wait = (used.oldest or now) + MINUTE - now
+        message = (
+            f"This phone number has had {charge.limit} deposits within a minute. Send the same request again later."
+        )
+        return RateLimited(message, limit=charge.meter, wait_seconds=max(1.0, wait.total_seconds()))
+    resets_at = day_began_at(now) + timedelta(days=1)
+    message = f"This payment would pass the limit of {charge.limit:,} shillings a day"
+    if charge.meter is Meter.PHONE_DAY:
+        # Not how much is left: that would tell anybody what this number has moved today.
+        message += " for this phone number."
+    else:
+        message += f" for this caller; {max(0, charge.limit - used.amount):,} are left."
+    message += " The next day begins at midnight in Nairobi."
+    return LimitExceeded(message, limit=charge.meter, maximum=charge.limit, resets_at=resets_at)
