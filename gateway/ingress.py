@@ -83,7 +83,7 @@ class Ingress:
                 require_permission(caller, kind)
                 wanted = payment_request(kind, body, caller)
                 taken = charges(self.policy, caller, wanted)
-            except RequestRefused as refusal:
+            except (RequestRefused, Unavailable) as refusal:
                 first = await answer_refusal(
                     self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
                 )

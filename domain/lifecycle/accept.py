@@ -8,7 +8,7 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
-from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel
+from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel, Unavailable
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.idempotency import FirstAnswer
@@ -59,7 +59,7 @@ async def accept(
 
 async def answer_refusal(
     store: AcceptingStore,
-    refusal: RequestRefused,
+    refusal: RequestRefused | Unavailable,
     *,
     caller: Caller,
     idempotency_key: str,

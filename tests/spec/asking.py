@@ -63,7 +63,7 @@ def problem(answer: Answer, status: int, code: str) -> Any:
     assert answer.headers["Content-Type"].partition(";")[0] == "application/problem+json", answer.headers
     said = answer.json()
     wanted = {"type", "title", "status", "detail", "code", "retryable"}
-    assert wanted <= set(said) <= wanted | {"errors"}, said
+    assert wanted <= set(said) <= wanted | {"errors", "limit", "maximum", "resets_at"}, said
     assert (said["status"], said["code"], type(said["retryable"])) == (status, code, bool), said
     assert all(isinstance(said[name], str) and said[name] for name in ("type", "title", "detail")), said
     for fault in said.get("errors", []):

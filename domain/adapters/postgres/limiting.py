@@ -23,7 +23,9 @@ from domain.values import Kind
 # Our own space among the locks that are named by two numbers (`engine.BRAKES_LOCK` is named by one).
 _LOCK_SPACE = 4_711
 
-_LOCK = text(f"SELECT pg_advisory_xact_lock({_LOCK_SPACE}, number) FROM unnest(CAST(:numbers AS int[])) AS number")
+_LOCK = text(
+    f"SELECT pg_advisory_xact_lock({_LOCK_SPACE}, number) FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number"
+)
 
 # As `domain.policy.counts` has it.
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"

@@ -1,0 +1,82 @@
+"""How often a caller may ask: a bucket in Redis that all web processes share, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from arq.connections import ArqRedis
+
+from domain.adapters.redis.connection import connect
+from domain.adapters.redis.rates import CallerRates
+from domain.errors import QueueUnavailable
+from domain.policy import CallerLimits
+from tests.stack.servers import RedisServer
+
+# So slow that no token comes back while a test runs.
+SLOW = CallerLimits(requests_per_second=0.001, burst=5)
+
+
+async def asked(rates: CallerRates, times: int, caller: str = "somebody", limits: CallerLimits = SLOW) -> list[float]:
+    return await asyncio.gather(*(rates.take(caller, limits) for _ in range(times)))
+
+
+async def test_a_burst_may_come_at_once_and_no_more(redis: ArqRedis) -> None:
+    waits = await asked(CallerRates(redis), 50)
+    assert waits.count(0) == 5
+    assert all(0 < wait <= 1000 for wait in waits if wait)
+
+
+async def test_the_first_to_ask_are_the_first_served(redis: ArqRedis) -> None:
+    waits = await asked(CallerRates(redis), 8)
+    assert [wait == 0 for wait in waits] == [True] * 5 + [False] * 3
+
+
+async def test_two_processes_share_a_callers_bucket(redis: ArqRedis) -> None:
+    both = CallerRates(redis), CallerRates(redis)
+    waits = await asyncio.gather(*(rates.take("somebody", SLOW) for _ in range(10) for rates in both))
+    assert waits.count(0) == 5
+
+
+async def test_each_caller_has_a_bucket_of_its_own(redis: ArqRedis) -> None:
+    rates = CallerRates(redis)
+    await asked(rates, 9, "greedy")
+    assert (await asked(rates, 5, "modest")).count(0) == 5
+
+
+async def test_a_refused_request_takes_nothing(redis: ArqRedis) -> None:
+    """Whoever keeps asking is not locked out for longer by it."""
+    rates = CallerRates(redis)
+    await asked(rates, 5)
+    first = await rates.take("somebody", SLOW)
+    await asked(rates, 100)
+    assert await rates.take("somebody", SLOW) <= first
+
+
+async def test_who_waited_as_long_as_told_is_served(redis: ArqRedis) -> None:
+    rates, quick = CallerRates(redis), CallerLimits(requests_per_second=50, burst=1)
+    for _ in range(5):
+        await rates.take("somebody", quick)
+        await asyncio.sleep(await rates.take("somebody", quick))
+        assert await rates.take("somebody", quick) == 0
+
+
+async def test_who_has_no_limit_costs_redis_nothing(redis: ArqRedis) -> None:
+    assert await asked(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
+    assert await redis.keys("*") == []
+
+
+async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: ArqRedis) -> None:
+    await CallerRates(redis).take("23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10))
+    (name,) = await redis.keys("*")
+    assert b"user-1" not in name
+    assert 0 < await redis.pttl(name) <= 2_100
+
+
+async def test_without_redis_nobody_can_tell(redis_of_run: RedisServer) -> None:
+    client = connect("redis://127.0.0.1:1/0", client_name="mkwanja-test")
+    try:
+        with pytest.raises(QueueUnavailable):
+            await CallerRates(client).take("somebody", SLOW)
+    finally:
+        await client.aclose(close_connection_pool=True)

@@ -1,0 +1,179 @@
+"""Who may do what, how much, and how often: the rules, without a database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from domain.errors import LimitExceeded, NotPermitted, RateLimited
+from domain.failures import Failure, FailureReason
+from domain.payment import Stage
+from domain.policy import (
+    Allowances,
+    CallerLimits,
+    Charge,
+    Meter,
+    Policy,
+    Used,
+    charges,
+    counts,
+    day_began_at,
+    may_see,
+    require_permission,
+)
+from domain.values import Caller, Kind, PaymentRequest, Role
+from tests.builders import NOW, a_payment
+
+USER = Caller("https://issuer.example", "user-1", Role.USER)
+BACKEND = Caller("https://issuer.example", "shop", Role.BACKEND)
+PHONE = "254711000111"
+CAPPED = Policy(callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=1000)))
+
+
+def a_request(kind: Kind = Kind.DEPOSIT, amount: int = 250, **changes: Any) -> PaymentRequest:
+    party: dict[str, Any] = {"paybill": "888880"} if kind is Kind.BILL_PAYMENT else {"phone_number": PHONE}
+    return PaymentRequest(kind=kind, amount_kes=amount, owner=None, **{**party, **changes})
+
+
+def day_of(meter: Meter = Meter.CALLER_DAY, *, cost: int = 100, limit: int = 1000) -> tuple[Charge, ...]:
+    return (Charge(meter, "somebody", cost, limit),)
+
+
+class TestWhoMayDoWhat:
+    @pytest.mark.parametrize("kind", list(Kind))
+    def test_a_backend_may_make_every_kind(self, kind: Kind) -> None:
+        require_permission(BACKEND, kind)
+
+    def test_an_apps_user_may_deposit_and_move_nothing_out(self) -> None:
+        require_permission(USER, Kind.DEPOSIT)
+        for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT):
+            with pytest.raises(NotPermitted):
+                require_permission(USER, kind)
+
+    def test_a_backend_sees_all_and_a_user_its_own(self) -> None:
+        for owner, seen in (("user-1", True), ("user-2", False), (None, False)):
+            assert may_see(USER, a_payment(owner=owner)) is seen
+            assert may_see(BACKEND, a_payment(owner=owner))
+
+
+class TestWhatAPaymentTakes:
+    def test_a_deposit_takes_of_its_callers_day_its_phones_day_and_its_phones_minute(self) -> None:
+        assert charges(CAPPED, USER, a_request()) == (
+            Charge(Meter.CALLER_DAY, USER.key, 250, 1000),
+            Charge(Meter.PHONE_DAY, PHONE, 250, 500_000),
+            Charge(Meter.PHONE_MINUTE, PHONE, 1, 600),
+        )
+
+    def test_a_withdrawal_prompts_nobody(self) -> None:
+        assert [charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))] == [
+            Meter.CALLER_DAY,
+            Meter.PHONE_DAY,
+        ]
+
+    def test_a_bill_payment_has_no_phone(self) -> None:
+        assert [charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))] == [Meter.CALLER_DAY]
+
+    def test_where_no_limit_is_set_nothing_is_counted(self) -> None:
+        free = Policy(phone_amount_per_day_kes=None, deposits_per_minute=None)
+        assert charges(free, BACKEND, a_request()) == ()
+
+    def test_each_role_has_its_own_limit(self) -> None:
+        policy = Policy(
+            callers={Role.USER: CallerLimits(amount_per_day_kes=10), Role.BACKEND: CallerLimits(amount_per_day_kes=20)},
+            phone_amount_per_day_kes=None,
+            deposits_per_minute=None,
+        )
+        for caller, limit in ((USER, 10), (BACKEND, 20)):
+            (charge,) = charges(policy, caller, a_request(amount=1))
+            assert (charge.limit, charge.subject) == (limit, caller.key)
+
+    @pytest.mark.parametrize("amount", [999, 1000])
+    def test_the_largest_payment_is_allowed(self, amount: int) -> None:
+        assert charges(Policy(amount_max_kes=1000), USER, a_request(amount=amount))
+
+    def test_a_larger_one_is_refused_for_ever(self) -> None:
+        with pytest.raises(LimitExceeded) as refused:
+            charges(Policy(amount_max_kes=1000), USER, a_request(amount=1001))
+        assert (refused.value.limit, refused.value.maximum, refused.value.resets_at) == (
+            "payment.amount_max",
+            1000,
+            None,
+        )
+
+
+class TestWhatIsLeft:
+    def test_the_last_shilling_can_be_taken_and_no_more(self) -> None:
+        left = Allowances({(Meter.CALLER_DAY, "somebody"): Used(899, NOW)}, NOW)
+        assert left.take(day_of(cost=101)) is None
+        refusal = left.take(day_of(cost=1))
+        assert isinstance(refusal, LimitExceeded)
+        assert "0 are left" in refusal.message
+
+    def test_who_is_refused_takes_nothing_of_any_limit(self) -> None:
+        left = Allowances({(Meter.PHONE_DAY, "somebody"): Used(1000, NOW)}, NOW)
+        both = (*day_of(cost=900), *day_of(Meter.PHONE_DAY, cost=1))
+        assert left.take(both) is not None
+        assert left.take(day_of(cost=1000)) is None
+
+    def test_a_smaller_payment_may_fit_where_a_larger_one_did_not(self) -> None:
+        left = Allowances({}, NOW)
+        assert [left.take(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [True, False, True, False]
+
+    def test_an_amount_over_the_whole_limit_fits_no_day(self) -> None:
+        assert isinstance(Allowances({}, NOW).take(day_of(cost=1001)), LimitExceeded)
+
+    def test_a_day_begins_anew_at_midnight_in_nairobi(self) -> None:
+        refusal = Allowances({}, datetime(2026, 3, 1, 22, tzinfo=UTC)).take(day_of(cost=1001))
+        assert isinstance(refusal, LimitExceeded)
+        assert refusal.resets_at == datetime(2026, 3, 2, 21, tzinfo=UTC)
+
+    def test_a_phones_day_does_not_tell_how_much_it_moved(self) -> None:
+        """An app's user may name any number: what is left would tell what others did with it."""
+        refusals = [
+            Allowances({(Meter.PHONE_DAY, "somebody"): Used(used, NOW)}, NOW).take(day_of(Meter.PHONE_DAY, cost=900))
+            for used in (101, 777)
+        ]
+        assert len({refusal and refusal.message for refusal in refusals}) == 1
+
+    @pytest.mark.parametrize(("seconds_ago", "wait_seconds"), [(0, 60), (20, 40), (59.5, 1), (60, 1)])
+    def test_who_prompts_too_often_is_told_when_the_oldest_prompt_is_a_minute_old(
+        self, seconds_ago: float, wait_seconds: float
+    ) -> None:
+        used = Used(3, NOW - timedelta(seconds=seconds_ago))
+        left = Allowances({(Meter.PHONE_MINUTE, "somebody"): used}, NOW)
+        refusal = left.take(day_of(Meter.PHONE_MINUTE, cost=1, limit=3))
+        assert isinstance(refusal, RateLimited)
+        assert (refusal.wait_seconds, refusal.limit) == (wait_seconds, "phone.deposits_per_minute")
+
+    def test_prompts_that_came_together_count_from_now(self) -> None:
+        left = Allowances({}, NOW)
+        taken = [left.take(day_of(Meter.PHONE_MINUTE, cost=1, limit=2)) for _ in range(3)]
+        assert taken[:2] == [None, None]
+        assert isinstance(taken[2], RateLimited)
+        assert taken[2].wait_seconds == 60
+
+
+class TestWhatCounts:
+    @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.FAILED])
+    def test_pending_and_succeeded_count(self, stage: Stage) -> None:
+        assert counts(a_payment(stage=stage))
+
+    @pytest.mark.parametrize("safe_to_retry", [True, False])
+    def test_a_failure_counts_unless_nothing_moved_and_nothing_may(self, *, safe_to_retry: bool) -> None:
+        failure = Failure(FailureReason.NO_RESPONSE, safe_to_retry, "1037")
+        assert counts(a_payment(stage=Stage.FAILED, failure=failure)) is not safe_to_retry
+
+
+@pytest.mark.parametrize(
+    ("now", "began_at"),
+    [
+        ("2026-03-01T20:59:59Z", "2026-02-28T21:00:00Z"),
+        ("2026-03-01T21:00:00Z", "2026-03-01T21:00:00Z"),
+        ("2026-12-31T23:30:00Z", "2026-12-31T21:00:00Z"),
+        ("2028-02-29T00:00:00+03:00", "2028-02-28T21:00:00Z"),
+    ],
+)
+def test_a_day_is_a_calendar_day_in_nairobi(now: str, began_at: str) -> None:
+    assert day_began_at(datetime.fromisoformat(now)) == datetime.fromisoformat(began_at)

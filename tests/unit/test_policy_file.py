@@ -1,0 +1,127 @@
+"""The policy file: what it may say, what is said where it says nothing, and every fault named."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from domain.adapters.policy_file import policy_text, read_policy
+from domain.policy import Policy, WithoutRedis
+from domain.values import Role
+
+EVERYTHING = """
+[caller]
+requests_per_second = 5
+burst = 10
+amount_per_day = 700
+without_redis = "refuse"
+[users]
+allow_anonymous = true
+requests_per_second = 0.5
+[backends]
+amount_per_day = "unlimited"
+[phone]
+deposits_per_minute = 3
+amount_per_day = 70000
+[payment]
+amount_max = 50000
+confirm_above = 20000
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "policy.toml"
+
+
+def read(file: Path, text: str) -> Policy:
+    file.write_text(text)
+    return read_policy(file)
+
+
+def test_no_file_and_an_empty_file_are_the_defaults(file: Path) -> None:
+    assert read_policy(None) == read(file, "") == Policy()
+
+
+def test_everything_can_be_said(file: Path) -> None:
+    policy = read(file, EVERYTHING)
+    user, backend = policy.callers[Role.USER], policy.callers[Role.BACKEND]
+    assert (user.requests_per_second, user.burst, user.amount_per_day_kes) == (0.5, 10, 700)
+    assert (backend.requests_per_second, backend.burst, backend.amount_per_day_kes) == (5, 10, None)
+    assert policy.without_redis is WithoutRedis.REFUSE
+    assert (policy.deposits_per_minute, policy.phone_amount_per_day_kes) == (3, 70_000)
+    assert (policy.amount_max_kes, policy.confirm_above_kes, policy.allow_anonymous) == (50_000, 20_000, True)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_what_is_said_of_every_caller_holds_for_each_role(file: Path, role: Role) -> None:
+    limits = read(file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700").callers[role]
+    assert (limits.requests_per_second, limits.burst, limits.amount_per_day_kes) == (5, 10, 700)
+
+
+@pytest.mark.parametrize(("rate", "burst"), [("5", 5), ("2.5", 3), ("0.1", 1)])
+def test_a_rate_without_a_burst_lets_a_seconds_worth_come_at_once(file: Path, rate: str, burst: int) -> None:
+    assert read(file, f"[caller]\nrequests_per_second = {rate}").callers[Role.USER].burst == burst
+
+
+def test_a_limit_of_nothing_allows_nothing(file: Path) -> None:
+    policy = read(file, "[phone]\ndeposits_per_minute = 0\namount_per_day = 0")
+    assert (policy.deposits_per_minute, policy.phone_amount_per_day_kes) == (0, 0)
+
+
+@pytest.mark.parametrize("text", ["", EVERYTHING, '[phone]\namount_per_day = "unlimited"'])
+def test_what_is_printed_means_the_same(file: Path, text: str) -> None:
+    policy = read(file, text)
+    printed = policy_text(policy)
+    assert read(file, printed) == policy
+    assert set(tomllib.loads(printed)) == {"caller", "users", "backends", "phone", "payment"}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[callers]\nburst = 1", "callers is not known"),
+        ("[caller]\nbursts = 1", "caller.bursts is not known"),
+        ("[caller]\nburst = 0", "caller.burst must be greater than or equal to 1"),
+        ("[caller]\nrequests_per_second = 0", "caller.requests_per_second must be greater than 0"),
+        ("[caller]\nrequests_per_second = nan", "caller.requests_per_second"),
+        ("[caller]\nrequests_per_second = inf", "caller.requests_per_second"),
+        ('[caller]\namount_per_day = "700"', 'caller.amount_per_day must be a number, or "unlimited"'),
+        ("[caller]\namount_per_day = -1", "caller.amount_per_day must be greater than or equal to 0"),
+        ("[caller]\namount_per_day = 700.5", "caller.amount_per_day must be a whole number"),
+        ("[caller]\namount_per_day = true", "caller.amount_per_day must be a number"),
+        ('[caller]\nwithout_redis = "perhaps"', "caller.without_redis must be 'allow' or 'refuse'"),
+        ("[phone]\ndeposits_per_minute = [3]", "phone.deposits_per_minute must be a number"),
+        ("[payment]\namount_max = 250001", "payment.amount_max must be less than or equal to 250000"),
+        ('[payment]\namount_max = "unlimited"', "payment.amount_max must be a whole number"),
+        ('[payment]\nconfirm_above = "always"', "payment.confirm_above must be a whole number"),
+        ("[users]\nallow_anonymous = 1", "users.allow_anonymous must be true or false"),
+        ("users = 3", "users"),
+        ("[caller", "is not TOML"),
+        ("[caller]\nburst = 1\nburst = 2", "is not TOML"),
+    ],
+)
+def test_a_fault_is_named(file: Path, text: str, named: str) -> None:
+    with pytest.raises(ValueError, match=r".") as refused:
+        read(file, text)
+    assert named in str(refused.value)
+
+
+def test_all_faults_are_named_at_once(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"caller\.burst .*; payment\.amount_max .*"):
+        read(file, "[caller]\nburst = 0\n[payment]\namount_max = 0")
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "none.toml", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(ValueError, match=reason):
+            read_policy(path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"#" * 70_000])
+def test_what_is_no_text_of_ordinary_size_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"not UTF-8|larger than"):
+        read_policy(file)
