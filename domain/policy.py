@@ -42,9 +42,9 @@ class CallerLimits:
     amount_per_day_kes: int | None = None
 
 
-# Defaults stop what runs away, not what is busy: whoever knows the app sets tighter ones (README, "Policy"). Our own services
-# are limited by whoever runs them.
-_USER_LIMITS = CallerLimits(requests_per_second=200, burst=5_000)
+# Defaults stop what runs away, not what is busy: no one user can take more than about half of a process. Whoever knows the
+# app sets tighter ones (README, "Policy"). Our own services are limited by whoever runs them.
+_USER_LIMITS = CallerLimits(requests_per_second=1_000, burst=10_000)
 _BACKEND_LIMITS = CallerLimits()
 
 

@@ -58,11 +58,13 @@ async def accepts(stack: Stack, seconds: float, connections: int) -> None:
     await floors.wait_logged("ready")
     measured = {"seconds": seconds, "connections": connections, "expected_status": 202}
     body = json.dumps({"amount": 250, "phone_number": "0711000111"}).encode()
-    token = stack.issuer.user_token()
+    tokens = [stack.issuer.user_token(str(uuid4())) for _ in range(connections)]
 
-    def deposit(_number: int) -> bytes:
-        headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": uuid4().hex}
-        return post(stack.web_url, "/v1/deposits", body, headers)
+    def deposit(number: int) -> bytes:
+        """Of many users, each with its limits, from as many phones."""
+        headers = {"Authorization": f"Bearer {tokens[number % connections]}", "X-Idempotency-Key": uuid4().hex}
+        of_its_own = json.dumps({"amount": 250, "phone_number": f"07{number % 100_000_000:08}"}).encode()
+        return post(stack.web_url, "/v1/deposits", of_its_own, headers)
 
     bare = await requests_per_second(floor_url, lambda _: post(floor_url, "/bare", body, {}), **measured)  # type: ignore[arg-type]
     insert = await requests_per_second(floor_url, lambda _: post(floor_url, "/insert", body, {}), **measured)  # type: ignore[arg-type]

@@ -52,9 +52,9 @@ class System:
         body = {"amount": amount, "phone_number": phone_number or f"0711{next(_NUMBERS)}", **more}
         return await self._pay(self.user, "/v1/deposits", body)
 
-    async def withdrawal(self, *, amount: int = 1200, phone_number: str = "0722000222", **more: Any) -> str:
+    async def withdrawal(self, *, amount: int = 1200, phone_number: str | None = None, **more: Any) -> str:
         """A withdrawal by a backend; its id."""
-        body = {"amount": amount, "phone_number": phone_number, **more}
+        body = {"amount": amount, "phone_number": phone_number or f"0722{next(_NUMBERS)}", **more}
         return await self._pay(self.backend, "/v1/withdrawals", body)
 
     async def bill_payment(self, *, amount: int = 830, **more: Any) -> str:
