@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jose import jwt
 
+from domain.adapters.policy_file import read_policy
 from domain.adapters.settings import CallbackSettings, IngressSettings, WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,13 @@ def test_the_readmes_way_to_mint_a_token_makes_a_token_that_a_backend_can_use(tm
     assert claims["role"] == "service_role"
     assert claims.keys() >= {"iss", "aud", "exp", "sub", "role"}
     assert jwt.get_unverified_header(token)["kid"] == "key-1"
+
+
+def test_the_readmes_policy_is_one(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "policy.toml").write_text(example)
+    policy = read_policy(tmp_path / "policy.toml")
+    assert (policy.deposits_per_minute, policy.amount_max_kes, policy.confirm_above_kes) == (3, 70_000, 20_000)
 
 
 def test_the_example_environment_names_every_setting_and_no_other() -> None:
