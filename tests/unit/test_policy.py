@@ -79,6 +79,14 @@ class TestWhatAPaymentTakes:
         free = Policy(phone_amount_per_day_kes=None, deposits_per_minute=None)
         assert charges(free, BACKEND, a_request()) == ()
 
+    def test_a_limit_of_nothing_is_a_limit(self) -> None:
+        nothing = Policy(
+            callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=0)),
+            phone_amount_per_day_kes=0,
+            deposits_per_minute=0,
+        )
+        assert [charge.limit for charge in charges(nothing, USER, a_request())] == [0, 0, 0]
+
     def test_each_role_has_its_own_limit(self) -> None:
         policy = Policy(
             callers={Role.USER: CallerLimits(amount_per_day_kes=10), Role.BACKEND: CallerLimits(amount_per_day_kes=20)},
