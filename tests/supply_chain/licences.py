@@ -78,12 +78,18 @@ class Inspection:
     red: list[str] = field(default_factory=list)
     excepted: int = 0
     not_installed: list[str] = field(default_factory=list)
+    not_locked: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """One line."""
         packages = f"{self.total} packages, {self.deployed} of them deployed"
         line = f"licences: {len(self.red)} red, {self.excepted} excepted, {packages}"
-        return f"{line} (not installed here: {', '.join(self.not_installed)})" if self.not_installed else line
+        named = (
+            ("not installed here", self.not_installed),
+            ("here without being locked, so not judged", self.not_locked),
+        )
+        notes = [f"{what}: {', '.join(names)}" for what, names in named if names]
+        return f"{line} ({'; '.join(notes)})" if notes else line
 
 
 def inspect(
@@ -92,6 +98,7 @@ def inspect(
     """Judges the licence of each package of the lock."""
     result = Inspection(len(locked & licences.keys()), len(locked & licences.keys() & deployed_names))
     result.not_installed = sorted(locked - licences.keys())
+    result.not_locked = sorted(licences.keys() - locked)
     used: set[LicenceException] = set()
     for package in sorted(locked & licences.keys()):
         licence = licences[package]

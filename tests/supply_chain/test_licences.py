@@ -102,6 +102,13 @@ def test_what_is_not_installed_here_is_said_to_be_not_looked_at() -> None:
     )
 
 
+def test_what_is_installed_without_being_locked_is_named() -> None:
+    """As Python 3.11 puts setuptools into every new environment."""
+    result = inspected({"service": "MIT", "stray": "UNKNOWN"}, locked={"service"})
+    assert result.red == []
+    assert result.summary().endswith("(here without being locked, so not judged: stray)")
+
+
 def test_what_is_deployed_is_all_that_the_dependencies_need_and_no_tool() -> None:
     """Through extras too: `cryptography` comes by python-jose's."""
     found = deployed(ROOT / "pyproject.toml")
