@@ -87,7 +87,10 @@ def audit(lock: Lock, index: Index, exceptions: list[VulnerabilityException], *,
     if ignorance in {UNREACHABLE, NOT_IN_TIME}:
         result.not_audited = dict.fromkeys(versions, ignorance)
     else:
-        for spec, vulnerabilities in Auditor(index).audit(lock):
+        answers = [*Auditor(index).audit(lock)]
+        if any(vulnerabilities for _, vulnerabilities in answers):
+            ignorance = None
+        for spec, vulnerabilities in answers:
             if isinstance(spec, SkippedDependency):
                 result.not_audited[spec.name] = spec.skip_reason
             elif ignorance and not vulnerabilities:
