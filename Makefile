@@ -31,12 +31,13 @@ run: setup ## the whole stack, kept running, with a token and a curl line to try
 test: setup ## every test, on embedded servers or those in DATABASE_URL and REDIS_URL (T=path for some)
 	$(PYTEST) -n $(JOBS) --dist loadfile $(T)
 
-check: setup ## format, lint, types, import rules, architecture (no servers)
+check: setup ## format, lint, types, import rules, architecture, licences, known vulnerabilities (no servers)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST) -q tests/test_architecture.py
+	@$(BIN)/python -m tests.supply_chain
 
 interleavings: setup ## a million lives of one payment in every order, judged by a model of Daraja (minutes)
 	@$(BIN)/python -m tests.interleavings --runs 1000000 --seed 1

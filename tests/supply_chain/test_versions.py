@@ -1,0 +1,81 @@
+"""Versions: no bound of pyproject lets in what is known to be vulnerable, and the lock keeps every bound."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import version
+
+import pytest
+from jose import backends
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.supply_chain.audit import Lock
+from tests.supply_chain.policy import ROOT
+
+# The newest version with a known flaw that reaches this service: no bound may let it in.
+NEWEST_VULNERABLE = {
+    "aiohttp": {
+        "3.8.5": "CVE-2023-47627: headers that two parsers read differently",
+        "3.13.2": "CVE-2025-69223 to 69229: a body that expands without limit, chunks that cost their square",
+        "3.13.3": "CVE-2026-22815: trailers without limit; CVE-2026-34525: two Host headers",
+        "3.14.3": "CVE-2026-69243: a request smuggled behind a WebSocket upgrade",
+    },
+    "python-jose": {"3.3.0": "CVE-2024-33663: a public key taken for a shared secret; CVE-2024-33664"},
+    "redis": {"4.5.4": "CVE-2023-28859: an answer given to another request after a cancellation"},
+    "cryptography": {"42.0.3": "CVE-2024-26130: a crash on a key that does not fit its certificate"},
+}
+
+
+def requirements() -> dict[str, Requirement]:
+    """All of pyproject's, the service's and development's, by canonical name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    return {canonicalize_name(each.name): each for each in map(Requirement, texts)}
+
+
+@pytest.mark.parametrize(
+    ("name", "vulnerable"), [(name, text) for name, versions in NEWEST_VULNERABLE.items() for text in versions]
+)
+def test_no_bound_lets_in_what_is_known_to_be_vulnerable(name: str, vulnerable: str) -> None:
+    assert not requirements()[name].specifier.contains(vulnerable, prereleases=True)
+
+
+def test_the_lock_keeps_every_bound() -> None:
+    locked = Lock(ROOT / "requirements.lock").versions()
+    outside = {
+        name: str(locked.get(name, "not in the lock"))
+        for name, requirement in requirements().items()
+        if name not in locked or not requirement.specifier.contains(locked[name])
+    }
+    assert outside == {}
+
+
+def test_every_dependency_of_the_service_has_a_lower_bound() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = {text: {each.operator for each in Requirement(text).specifier} for text in project["dependencies"]}
+    assert {text for text, operators in bounds.items() if ">=" not in operators} == set()
+
+
+def test_every_package_of_the_lock_has_a_hash_and_none_comes_from_an_address() -> None:
+    """pip is run with --require-hashes: an index that hands out something else than was locked is found out."""
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(Lock(ROOT / "requirements.lock").versions())
+    assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
+    assert "://" not in text
+    assert "--require-hashes --no-deps -r requirements.lock" in (ROOT / "Makefile").read_text()
+
+
+def test_what_runs_here_is_what_is_locked() -> None:
+    locked = Lock(ROOT / "requirements.lock").versions()
+    running = {name: Version(version(name)) for name in NEWEST_VULNERABLE}
+    assert running == {name: locked[name] for name in NEWEST_VULNERABLE}
+
+
+def test_signatures_are_checked_by_cryptography_and_not_by_the_package_with_an_exception() -> None:
+    """What docs/supply-chain.toml says of `ecdsa`."""
+    used = {backends.ECKey, backends.RSAKey, backends.HMACKey}
+    assert {key.__module__ for key in used} == {"jose.backends.cryptography_backend"}

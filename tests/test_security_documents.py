@@ -1,0 +1,123 @@
+"""The threat model and SECURITY.md are whole: each threat has a control and a test, each secret a way to be changed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from domain.adapters.settings import CallbackSettings, IngressSettings, WorkerSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+THREAT_MODEL = ROOT / "docs" / "threat-model.md"
+BOUNDARIES = (
+    "Client → ingress",
+    "Daraja → callback receiver",
+    "Worker → Daraja",
+    "Processes → Postgres",
+    "Processes → Redis",
+    "Operator",
+    "Supply chain",
+)
+COLUMNS = ["id", "threat", "STRIDE", "OWASP", "control", "test"]
+AWAITED = "(to be named)"
+
+
+def sections() -> dict[str, str]:
+    """The text under each heading of the threat model."""
+    parts = re.split(r"^## (.+)$", THREAT_MODEL.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def rows(boundary: str) -> list[list[str]]:
+    lines = [line for line in sections()[boundary].splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == COLUMNS
+    return cells[2:]
+
+
+LINES = [row for boundary in BOUNDARIES for row in rows(boundary)]
+
+
+def faults(row: list[str]) -> list[str]:
+    """What a line of a table lacks."""
+    if len(row) != len(COLUMNS) or not all(row):
+        return ["a cell is empty or missing"]
+    _, _, stride, owasp, control, test = row
+    found = []
+    if not re.fullmatch(r"[STRIDE]", stride):
+        found.append("not a letter of STRIDE")
+    if not re.fullmatch(r"-|API([1-9]|10)", owasp):
+        found.append("not one of the OWASP ten")
+    named = re.findall(r"`([\w./-]+\.\w+|Makefile|\.gitignore)(?:::(\w+))?`", control)
+    if not any((ROOT / path).is_file() for path, _ in named):
+        found.append("no control in the code")
+    for path, symbol in named:
+        text = (ROOT / path).read_text() if (ROOT / path).is_file() else ""
+        if not text or (symbol and not re.search(rf"^\s*(?:async )?(?:def |class )?{symbol}\b", text, re.MULTILINE)):
+            found.append(f"{path} {symbol} does not exist")
+    tests = re.findall(r"`(tests/\S+?\.py)::(test_\w+)`", test)
+    if not tests:
+        found.append("no test")
+    if ", ".join(f"`{path}::{name}`" for path, name in tests) != test:
+        found.append("something else than tests among the tests")
+    return found
+
+
+@pytest.mark.parametrize("row", LINES, ids=lambda row: row[0])
+def test_every_threat_has_a_control_and_a_test(row: list[str]) -> None:
+    """That the tests exist is seen to by test_documents.py."""
+    assert faults(row) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"control": ""},
+        {"control": "care"},
+        {"control": "`gateway/nothing.py`"},
+        {"control": "`gateway/auth.py::Nothing`"},
+        {"test": ""},
+        {"test": AWAITED},
+        {"test": "`tests/unit/test_auth.py`"},
+        {"test": "`tests/unit/test_auth.py::test_any_changed_character_is_refused` and care"},
+        {"STRIDE": "X"},
+        {"OWASP": "API11"},
+    ],
+    ids=str,
+)
+def test_a_line_that_lacks_something_is_found(change: dict[str, str]) -> None:
+    good = dict(zip(COLUMNS, LINES[0], strict=True))
+    assert faults([*good.values()]) == []
+    assert faults([*{**good, **change}.values()]) != []
+
+
+def test_each_threat_has_a_name_of_its_own() -> None:
+    names = [row[0] for row in LINES]
+    assert len(set(names)) == len(names)
+
+
+def test_every_letter_of_stride_and_every_one_of_the_owasp_ten_is_thought_of() -> None:
+    assert {row[2] for row in LINES} == set("STRIDE")
+    assert {row[3] for row in LINES} - {"-"} == {f"API{number}" for number in range(1, 11)}
+
+
+def test_every_boundary_has_a_table_and_what_is_awaited_stands_apart() -> None:
+    """The section of awaited lines goes with its last line."""
+    expected = {"What is worth attacking", "What is assumed", *BOUNDARIES, "Accepted risks"}
+    assert set(sections()) - {"Awaited"} == expected
+    assert [heading for heading, text in sections().items() if AWAITED in text and heading != "Awaited"] == []
+
+
+def test_security_says_how_each_secret_is_changed() -> None:
+    """Every setting that is a secret, or that holds one, is named where rotation is told."""
+    told = (ROOT / "SECURITY.md").read_text().split("## Changing secrets")[1].split("\n## ")[0]
+    settings = {
+        name.upper()
+        for kind in (IngressSettings, CallbackSettings, WorkerSettings)
+        for name in kind.model_fields
+        if re.search(r"secret|password|passkey|consumer_key|certificate|database_url|redis_url|jwks_url", name)
+    }
+    assert len(settings) > 8
+    assert {name for name in settings if f"`{name}`" not in told} == set()
