@@ -15,11 +15,13 @@ help: ## show this list
 
 setup: .venv/.installed ## make .venv with the locked dependencies (a second call takes a second)
 
+# Python 3.11's venv brings a setuptools that is not locked and that nothing needs.
 .venv/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	@rm -f $@
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip uninstall --quiet --yes --disable-pip-version-check setuptools
 	@touch $@
 
 demo: setup ## three payments live and settle before your eyes
