@@ -9,7 +9,7 @@ from aiohttp.abc import AbstractAccessLogger
 log = structlog.get_logger()
 
 # Where a request keeps its route's pattern, for the log.
-ROUTE = "route"
+ROUTE = web.RequestKey("route", str)
 SLOW_SECONDS = 1.0
 _OUR_FAULTS = frozenset({500, 501, 502, 504})
 

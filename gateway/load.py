@@ -19,7 +19,16 @@ INGRESS_AT_HAND_MAX = 2000
 # connections, but for what health checks need.
 CALLBACKS_AT_HAND_MAX = 4000
 
-_PLACE = "place"
+
+class Place:
+    """One request's among those at hand."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.is_taken = True
+
+
+_PLACE = web.RequestKey("place", Place)
 
 
 class Load:
@@ -37,11 +46,11 @@ class Load:
             if not self._is_counted(request):
                 return await handler(request)
             self._take()
-            request[_PLACE] = self
+            place = request[_PLACE] = Place(self)
             try:
                 return await handler(request)
             finally:
-                if request[_PLACE] is not None:
+                if place.is_taken:
                     self._at_hand -= 1
 
         return count
@@ -53,20 +62,20 @@ class Load:
         self._at_hand += 1
 
     @contextmanager
-    def given_back(self, request: web.Request) -> Iterator[None]:
+    def without(self, place: Place) -> Iterator[None]:
         self._at_hand -= 1
-        request[_PLACE] = None
+        place.is_taken = False
         yield
         self._take()
-        request[_PLACE] = self
+        place.is_taken = True
 
 
 @contextmanager
 def place_given_back(request: web.Request) -> Iterator[None]:
     """While the block waits for the peer, others may have the request's place. Raises Overloaded if none is left after it."""
-    load: Load | None = request.get(_PLACE)
-    if load is None:
+    place = request.get(_PLACE)
+    if place is None:
         yield
         return
-    with load.given_back(request):
+    with place.load.without(place):
         yield
