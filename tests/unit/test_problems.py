@@ -33,6 +33,8 @@ TABLE = [
     (errors.IdempotencyKeyInFlight, 409, "idempotency_key_in_flight", True, True),
     (errors.TooLateToCancel, 409, "too_late_to_cancel", False, False),
     (errors.ResolutionRefused, 409, "resolution_refused", False, False),
+    (errors.BodyBroken, 400, "malformed_http", False, False),
+    (errors.BodyTooSlow, 408, "request_timeout", True, False),
     (errors.BodyTooLarge, 413, "body_too_large", False, False),
     (errors.UnsupportedMediaType, 415, "unsupported_media_type", False, False),
     (errors.InvalidRequest, 422, "invalid_request", False, False),
