@@ -2,12 +2,13 @@
 
 aiohttp answers requests; this bounds what comes before and after them. A connection whose request is with us is never cut.
 One that waits for its peer (to send a head or a body, to take an answer) is cut when the peer's time is over, and sooner
-where there is no room: then those that have waited longest go first, so many silent connections cannot keep others out.
+where there is no room: then those nearest to that end go first, so many silent connections cannot keep others out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -70,10 +71,12 @@ class Connections:
         return len(self._open)
 
     def has_room(self, now: float) -> bool:
-        """Whether one more may be open, after those that waited longest for their peers were cut if need be."""
+        """Whether one more may be open, after those whose peers have used most of their time were cut if need be."""
         if len(self._open) >= self.at_most:
-            waiting = sorted((one for one in self._open if one.patience_seconds() is not None), key=_since)
-            for one in waiting[:_CUT_AT_ONCE]:
+            # By the share of their time and not by the time: heads that do not come go before idle connections of a load
+            # balancer, and whoever arrived just now goes last.
+            waiting = sorted(self._waiting(), key=lambda one: (now - one[0].since) / one[1], reverse=True)
+            for one, _ in waiting[:_CUT_AT_ONCE]:
                 one.cut("no_room", now)
         return len(self._open) < self.at_most
 
@@ -88,16 +91,19 @@ class Connections:
         while True:
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
             now = asyncio.get_running_loop().time()
-            for one in list(self._late(now)):
+            for one in self._late(now):
                 one.cut("slow_peer", now)
 
-    def _late(self, now: float) -> Iterator[Connection]:
+    def _late(self, now: float) -> list[Connection]:
+        at_most = DRAIN_SECONDS if self.is_draining else math.inf
+        return [one for one, patience in self._waiting() if now - one.since > min(patience, at_most)]
+
+    def _waiting(self) -> Iterator[tuple[Connection, float]]:
+        """Those that wait for their peers, with the seconds that these have."""
         for one in self._open:
             patience = one.patience_seconds()
-            if patience is None:
-                continue
-            if now - one.since > (min(patience, DRAIN_SECONDS) if self.is_draining else patience):
-                yield one
+            if patience is not None:
+                yield one, patience
 
 
 class Connection(web.RequestHandler):
@@ -215,7 +221,3 @@ class Connection(web.RequestHandler):
         return response
 
     handle_error = _refusal
-
-
-def _since(connection: Connection) -> float:
-    return connection.since

@@ -140,6 +140,16 @@ async def test_a_body_that_does_not_come_is_answered_408(server: Server, framing
     assert b'"retryable":true' in said
 
 
+async def test_a_body_that_turns_out_malformed_is_answered_at_once(server: Server) -> None:
+    """A later chunk that is none is 400, not a wait for what cannot come; and it is the one answer there is."""
+    reader, writer = await server.opened(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    await until(lambda: _are(server, 1))
+    writer.write(b"zz\r\n")
+    said = await _rest(reader)
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert said.count(b"HTTP/1.") == 1
+
+
 async def test_a_body_that_is_broken_off_is_no_fault_of_ours(
     server: Server, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
