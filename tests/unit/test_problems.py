@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
@@ -29,6 +30,8 @@ TABLE = [
     (errors.IdempotencyKeyInvalid, 400, "idempotency_key_invalid", False, False),
     (errors.Unauthenticated, 401, "unauthenticated", False, False),
     (errors.NotPermitted, 403, "not_permitted", False, False),
+    (errors.LimitExceeded, 422, "limit_exceeded", False, False),
+    (errors.RateLimited, 429, "rate_limited", True, True),
     (errors.PaymentNotFound, 404, "payment_not_found", False, False),
     (errors.IdempotencyKeyInFlight, 409, "idempotency_key_in_flight", True, True),
     (errors.TooLateToCancel, 409, "too_late_to_cancel", False, False),
@@ -43,14 +46,35 @@ TABLE = [
     (errors.StoreUnavailable, 503, "unavailable", True, True),
     (errors.QueueUnavailable, 503, "unavailable", True, True),
     (errors.KeysUnavailable, 503, "unavailable", True, True),
+    (errors.Overloaded, 503, "unavailable", True, True),
     (CommitOutcomeUnknown, 503, "unavailable", True, True),
 ]
+
+# What some say besides.
+MEMBERS: dict[type[PaymentServiceError], dict[str, object]] = {
+    InvalidRequest: {"errors": [{"pointer": "/amount", "detail": "is required"}]},
+    errors.LimitExceeded: {
+        "limit": "phone.amount_per_day",
+        "maximum": 500_000,
+        "resets_at": "2026-03-01T21:00:00.000Z",
+    },
+    errors.RateLimited: {"limit": "caller.requests_per_second"},
+}
 
 Raising = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+MIDNIGHT = datetime(2026, 3, 1, 21, tzinfo=UTC)
+
+
 def made(kind: type[PaymentServiceError]) -> PaymentServiceError:
-    return InvalidRequest([FieldError("/amount", "is required")]) if kind is InvalidRequest else kind()
+    if kind is InvalidRequest:
+        return InvalidRequest([FieldError("/amount", "is required")])
+    if kind is errors.LimitExceeded:
+        return errors.LimitExceeded("Too much.", limit="phone.amount_per_day", maximum=500_000, resets_at=MIDNIGHT)
+    if kind is errors.RateLimited:
+        return errors.RateLimited("Too soon.", limit="caller.requests_per_second", wait_seconds=0.2)
+    return kind()
 
 
 async def told(error: Exception) -> tuple[web.Response, dict[str, object]]:
@@ -76,7 +100,8 @@ async def test_an_error_is_told_as_a_problem(
         "detail": made(kind).message,
         "code": code,
         "retryable": is_retryable,
-    } | ({"errors": [{"pointer": "/amount", "detail": "is required"}]} if kind is InvalidRequest else {})
+        **MEMBERS.get(kind, {}),
+    }
     assert ("Retry-After" in response.headers) == has_retry_after
     assert ("WWW-Authenticate" in response.headers) == (status == 401)
 
@@ -119,7 +144,10 @@ async def test_a_bug_tells_nothing_of_itself() -> None:
         (web.HTTPNotFound(), 404, "route_not_found"),
         (web.HTTPMethodNotAllowed("PUT", ["GET", "POST"]), 405, "method_not_allowed"),
         (web.HTTPRequestEntityTooLarge(1, 2), 413, "body_too_large"),
-        (web.HTTPBadRequest(), 400, "http_error"),
+        (web.HTTPBadRequest(), 400, "malformed_http"),
+        (web.HTTPForbidden(), 403, "origin_not_allowed"),
+        (web.HTTPRequestHeaderFieldsTooLarge(), 431, "headers_too_large"),
+        (web.HTTPGone(), 410, "http_error"),
     ],
 )
 async def test_aiohttps_own_refusals_are_problems_too(error: web.HTTPException, status: int, code: str) -> None:
@@ -142,4 +170,18 @@ async def test_an_answer_passes_untouched() -> None:
 
 def test_every_error_has_a_sentence_for_a_person() -> None:
     for kind in subclasses(PaymentServiceError) - {InvalidRequest, errors.Refused}:
-        assert kind().message.endswith("."), kind
+        assert made(kind).message.endswith("."), kind
+
+
+async def test_a_limit_that_no_day_has_room_for_begins_never_anew() -> None:
+    _, body = await told(errors.LimitExceeded("Too much.", limit="payment.amount_max", maximum=1000))
+    assert body["resets_at"] is None
+
+
+@pytest.mark.parametrize(("wait_seconds", "retry_after"), [(0.001, "1"), (1.0, "1"), (59.2, "60")])
+async def test_who_comes_too_soon_is_told_whole_seconds_and_never_too_few(
+    wait_seconds: float, retry_after: str
+) -> None:
+    error = errors.RateLimited("Too soon.", limit="caller.requests_per_second", wait_seconds=wait_seconds)
+    response, body = await told(error)
+    assert (response.headers["Retry-After"], body["limit"]) == (retry_after, "caller.requests_per_second")
