@@ -5,6 +5,8 @@ PaymentServiceError
 │   ├── InvalidJson                the body is not JSON that we read
 │   ├── InvalidRequest             fields are wrong; carries every one of them
 │   ├── BodyTooLarge
+│   ├── BodyTooSlow
+│   ├── BodyBroken                 it was broken off, or is not framed as HTTP wants
 │   ├── UnsupportedMediaType
 │   ├── IdempotencyKeyMissing
 │   ├── IdempotencyKeyInvalid
@@ -78,6 +80,14 @@ class InvalidRequest(RequestRefused):
 
 class BodyTooLarge(RequestRefused):
     """The body is too large."""
+
+
+class BodyTooSlow(RequestRefused):
+    """The body did not arrive in time. Send the same request again, with the same key."""
+
+
+class BodyBroken(RequestRefused):
+    """The body was broken off, or its chunks are not as HTTP wants them."""
 
 
 class UnsupportedMediaType(RequestRefused):

@@ -13,7 +13,7 @@ from domain.adapters.policy_file import policy_text
 from domain.adapters.settings import CallbackSettings, IngressSettings, PolicySettings, SettingsError, read_settings
 from gateway.callbacks import callbacks_app
 from gateway.ingress import ingress_app
-from gateway.resources import serve
+from gateway.serving import serve
 
 _NAMES = {"ingress": "web", "callbacks": "callbacks"}  # as the Procfile calls them
 

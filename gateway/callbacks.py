@@ -26,8 +26,11 @@ from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.ports import Change, ChangeResult, StoredCallback
 from domain.report import Report
+from gateway.load import CALLBACKS_AT_HAND_MAX, Load
+from gateway.plain_http import ignore_expectations, refuse_odd_http
+from gateway.problems import answer_with_statuses
 from gateway.requests import read_bytes
-from gateway.resources import Resources, ignore_expectations
+from gateway.resources import Resources
 from gateway.sources import is_allowed, source_address
 
 log = structlog.get_logger()
@@ -51,7 +54,7 @@ class Receiver:
 
     async def receive(self, request: web.Request) -> web.Response:
         """POST /results/{payment_id}/{operation}/{token}"""
-        payment_id = self._genuine_payment_id(request)
+        payment_id = self.genuine_payment_id(request)
         if payment_id is None:
             return _refuse("token")
         source = source_address(
@@ -89,7 +92,7 @@ class Receiver:
             return _refuse("source")
         return web.Response(body=_ACCEPTED, content_type="application/json")
 
-    def _genuine_payment_id(self, request: web.Request) -> UUID | None:
+    def genuine_payment_id(self, request: web.Request) -> UUID | None:
         parts = request.match_info
         payment_id, operation = parts["payment_id"], parts["operation"]
         if not is_operation(operation) or not is_genuine(
@@ -155,7 +158,15 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
     """The composition root of the callback process."""
     resources = Resources(settings, process="callbacks")
     receiver = Receiver(resources, RedisWakeups(resources.redis), settings)
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
+
+    def is_genuine_call(request: web.Request) -> bool:
+        return "token" in request.match_info and receiver.genuine_payment_id(request) is not None
+
+    # Calls with a wrong token are refused at once: they neither count nor displace the provider's.
+    load = Load(CALLBACKS_AT_HAND_MAX, is_counted=is_genuine_call)
+    app = web.Application(
+        middlewares=[answer_with_statuses, refuse_odd_http, load.middleware], client_max_size=BODY_BYTES_MAX
+    )
 
     async def lifetime(_app: web.Application) -> Any:
         yield

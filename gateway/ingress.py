@@ -28,10 +28,13 @@ from domain.policy import Policy, WithoutRedis, charges, may_see, require_permis
 from domain.ports import Acceptance
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
+from gateway.cors import allow_origins
 from gateway.keys import KeySet
+from gateway.load import INGRESS_AT_HAND_MAX, Load
+from gateway.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
 from gateway.problems import answer_with_problems
 from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
-from gateway.resources import Resources, ignore_expectations
+from gateway.resources import HEALTH_ROUTES, Resources
 from gateway.schemas import (
     EventParameters,
     NoParameters,
@@ -263,7 +266,11 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         replays=Replays(resources.redis),
         feed=Feed(resources.database),
     )
-    app = web.Application(middlewares=[answer_with_problems], client_max_size=BODY_BYTES_MAX)
+    load = Load(INGRESS_AT_HAND_MAX, is_counted=lambda request: route_pattern(request) not in HEALTH_ROUTES)
+    app = web.Application(
+        middlewares=[answer_with_problems, refuse_odd_http, refuse_escapes, load.middleware],
+        client_max_size=BODY_BYTES_MAX,
+    )
 
     async def lifetime(_app: web.Application) -> Any:
         if keys is not None:
@@ -277,10 +284,11 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     app.cleanup_ctx.append(lifetime)
     for path, kind in _ROUTES.items():
         app.router.add_post(path, ingress.accepts(kind), expect_handler=ignore_expectations)
-    app.router.add_get("/v1/payments", ingress.page)
-    app.router.add_get("/v1/events", ingress.events)
-    app.router.add_get("/v1/payments/{payment_id}", ingress.read)
+    app.router.add_get("/v1/payments", ingress.page, expect_handler=ignore_expectations)
+    app.router.add_get("/v1/events", ingress.events, expect_handler=ignore_expectations)
+    app.router.add_get("/v1/payments/{payment_id}", ingress.read, expect_handler=ignore_expectations)
     app.router.add_post("/v1/payments/{payment_id}/cancel", ingress.cancel, expect_handler=ignore_expectations)
-    app.router.add_get("/v1/payments/{payment_id}/history", ingress.history)
+    app.router.add_get("/v1/payments/{payment_id}/history", ingress.history, expect_handler=ignore_expectations)
+    allow_origins(app, settings.cors_allowed_origins, "/v1/")
     resources.add_health_routes(app, has_keys=(lambda: keys.is_loaded) if keys is not None else None)
     return app

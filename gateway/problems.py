@@ -22,13 +22,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """How an error is told. `is_retryable`: the same request, with the same key, may be sent again."""
+    """How an error is told.
+
+    `is_retryable`: the same request, with the same key, may be sent again. `is_last`: nothing that follows on the
+    connection can be trusted to be a request, so it ends with this answer.
+    """
 
     status: int
     code: str
     title: str
     is_retryable: bool = False
     headers: Mapping[str, str] | None = None
+    is_last: bool = False
 
 
 _RETRY_SOON = {"Retry-After": "1"}
@@ -50,6 +55,8 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
     ),
     errors.TooLateToCancel: Problem(409, "too_late_to_cancel", "Too late to cancel"),
     errors.ResolutionRefused: Problem(409, "resolution_refused", "Evidence stands against it"),
+    errors.BodyBroken: Problem(400, "malformed_http", "The request is not HTTP that is read here", is_last=True),
+    errors.BodyTooSlow: Problem(408, "request_timeout", "The request took too long to arrive", True, is_last=True),
     errors.BodyTooLarge: Problem(413, "body_too_large", "The body is too large"),
     errors.UnsupportedMediaType: Problem(415, "unsupported_media_type", "Unsupported media type"),
     errors.InvalidRequest: Problem(422, "invalid_request", "The request has wrong values"),
@@ -58,9 +65,12 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
 }
 
 _HTTP_PROBLEMS = {
+    400: PROBLEMS[errors.BodyBroken],
+    403: Problem(403, "origin_not_allowed", "Pages of this origin may not call"),
     404: Problem(404, "route_not_found", "No such route"),
     405: Problem(405, "method_not_allowed", "Method not allowed"),
     413: PROBLEMS[errors.BodyTooLarge],
+    431: Problem(431, "headers_too_large", "The headers are too large", is_last=True),
 }
 _BUG = Problem(500, "internal_error", "Something went wrong on our side", True)
 
@@ -90,6 +100,29 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
         # The route, not the path or the body: those may hold a phone number.
         log.exception("request_failed", route=_route(request))
         return _response(_BUG, "The same request may be sent again, with the same key.")
+
+
+@web.middleware
+async def answer_with_statuses(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The same statuses without a word, for a peer that reads no problems and should learn nothing."""
+    headers = {}
+    try:
+        return await handler(request)
+    except errors.PaymentServiceError as error:
+        problem = problem_of(error)
+        if problem is _BUG:
+            log.exception("unmapped_error")
+    except web.HTTPException as error:
+        problem = _HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    except Exception:
+        log.exception("request_failed", route=_route(request))
+        problem = _BUG
+    observability.callbacks_refused.labels(reason=problem.code).inc()
+    response = web.Response(status=problem.status, headers={**(problem.headers or {}), **headers})
+    if problem.is_last:
+        response.force_close()
+    return response
 
 
 def _members(error: errors.PaymentServiceError) -> dict[str, Any]:
@@ -129,12 +162,15 @@ def _response(
         "retryable": problem.is_retryable,
         **(members or {}),
     }
-    return web.Response(
+    response = web.Response(
         body=orjson.dumps(body),
         status=problem.status,
         content_type="application/problem+json",
         headers={**(problem.headers or {}), **(headers or {})},
     )
+    if problem.is_last:
+        response.force_close()
+    return response
 
 
 def _encodable(text: str) -> str:

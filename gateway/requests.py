@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, NoReturn
 
@@ -9,13 +10,17 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from domain.errors import (
+    BodyBroken,
     BodyTooLarge,
+    BodyTooSlow,
     IdempotencyKeyInvalid,
     IdempotencyKeyMissing,
     InvalidJson,
     UnsupportedMediaType,
 )
 from domain.idempotency import checked_key
+from gateway.connections import BODY_SECONDS
+from gateway.load import place_given_back
 
 BODY_BYTES_MAX = 16 * 1024
 
@@ -24,14 +29,32 @@ _DEPTH_MAX = 16
 
 
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
-    """The body, or BodyTooLarge as soon as that is known."""
+    """The body, or BodyTooLarge as soon as that is known.
+
+    Raises BodyTooSlow for one that did not arrive within BODY_SECONDS, BodyBroken for one that never will, and Overloaded
+    where others have this request's place by then: who waits for its peer does not keep others waiting.
+    """
     if (request.content_length or 0) > bytes_max:
         raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
+    if request.content.is_eof():
+        return await _read_all(request, bytes_max)
+    with place_given_back(request):
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await _read_all(request, bytes_max)
+        except TimeoutError:
+            raise BodyTooSlow from None
+
+
+async def _read_all(request: web.Request, bytes_max: int) -> bytes:
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > bytes_max:
-            raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > bytes_max:
+                raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
+    except (web.RequestPayloadError, ConnectionError):
+        raise BodyBroken from None
     return bytes(body)
 
 

@@ -1,12 +1,10 @@
-"""What both gateway processes hold while they run, and how they begin and end."""
+"""What both gateway processes hold while they run; how they listen is in `serving.py`."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 
 import structlog
 from aiohttp import web
@@ -23,17 +21,18 @@ from domain.adapters.settings import SharedSettings
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.lifecycle.announce import Announcer
 from domain.payment import Stage, Step
+from gateway.plain_http import ignore_expectations
 
 log = structlog.get_logger()
-
-# How long SIGTERM waits for requests under way; their answers are worth it, and the platform gives us 20 s.
-_DRAIN_SECONDS = 10
 
 # After Redis failed once, it is not asked again for this long: callers should not pay for finding out each time.
 _REDIS_REST_SECONDS = 1.0
 _REDIS_PATIENCE_SECONDS = 0.5
 
 _GAUGES_FRESH_SECONDS = 2.0
+
+# Asked by whoever watches over the process, also and above all when it has too much to do.
+HEALTH_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Resources:
@@ -125,32 +124,6 @@ class Resources:
             body, content_type = observability.metrics_text()
             return web.Response(body=body, headers={"Content-Type": content_type})
 
-        app.router.add_get("/healthz", healthz)
-        app.router.add_get("/readyz", readyz)
-        app.router.add_get("/metrics", metrics)
-
-
-async def ignore_expectations(request: web.Request) -> None:
-    """Answers `Expect: 100-continue`, and ignores what else is expected: the body is read all the same."""
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-async def serve(app: web.Application, port: int, *, ready_event: str) -> None:
-    """Serves `app` until SIGTERM or SIGINT, then lets requests under way finish."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    async with AsyncExitStack() as stack:
-        # Bodies arrive as they were sent (no decompression), and no access log: paths hold tokens.
-        runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_DRAIN_SECONDS, auto_decompress=False, keepalive_timeout=75
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, port=port, backlog=1024, reuse_address=True)
-        await site.start()
-        log.info(ready_event, port=port)
-        await stopping.wait()
-        log.info("draining")
+        app.router.add_get("/healthz", healthz, expect_handler=ignore_expectations)
+        app.router.add_get("/readyz", readyz, expect_handler=ignore_expectations)
+        app.router.add_get("/metrics", metrics, expect_handler=ignore_expectations)

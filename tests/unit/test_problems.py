@@ -36,6 +36,8 @@ TABLE = [
     (errors.IdempotencyKeyInFlight, 409, "idempotency_key_in_flight", True, True),
     (errors.TooLateToCancel, 409, "too_late_to_cancel", False, False),
     (errors.ResolutionRefused, 409, "resolution_refused", False, False),
+    (errors.BodyBroken, 400, "malformed_http", False, False),
+    (errors.BodyTooSlow, 408, "request_timeout", True, False),
     (errors.BodyTooLarge, 413, "body_too_large", False, False),
     (errors.UnsupportedMediaType, 415, "unsupported_media_type", False, False),
     (errors.InvalidRequest, 422, "invalid_request", False, False),
@@ -142,7 +144,10 @@ async def test_a_bug_tells_nothing_of_itself() -> None:
         (web.HTTPNotFound(), 404, "route_not_found"),
         (web.HTTPMethodNotAllowed("PUT", ["GET", "POST"]), 405, "method_not_allowed"),
         (web.HTTPRequestEntityTooLarge(1, 2), 413, "body_too_large"),
-        (web.HTTPBadRequest(), 400, "http_error"),
+        (web.HTTPBadRequest(), 400, "malformed_http"),
+        (web.HTTPForbidden(), 403, "origin_not_allowed"),
+        (web.HTTPRequestHeaderFieldsTooLarge(), 431, "headers_too_large"),
+        (web.HTTPGone(), 410, "http_error"),
     ],
 )
 async def test_aiohttps_own_refusals_are_problems_too(error: web.HTTPException, status: int, code: str) -> None:

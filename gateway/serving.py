@@ -1,0 +1,86 @@
+"""How a process listens and how it ends: bounded, and without haste for whoever was promised an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import structlog
+from aiohttp import http_parser, web
+
+from domain.adapters.settings import SettingsError
+from gateway.answers import dress_answer
+from gateway.connections import CONNECTIONS_MAX, Connection, Connections
+
+log = structlog.get_logger()
+
+# How long SIGTERM waits for requests under way; their answers are worth it, and the platform gives us 20 s.
+_DRAIN_SECONDS = 10
+
+# Open files of a process besides its clients' connections: the largest pool, Redis, the key set, logs.
+_OTHER_FILES = 400
+_BACKLOG = 1024
+
+
+async def serve(app: web.Application, port: int, *, ready_event: str) -> None:
+    """Serves `app` until SIGTERM or SIGINT, then lets requests under way finish."""
+    _require_compiled_parser()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with listening(app, port, Connections(_connections_max())):
+        log.info(ready_event, port=port)
+        await stopping.wait()
+        log.info("draining")
+
+
+@asynccontextmanager
+async def listening(app: web.Application, port: int, connections: Connections) -> AsyncIterator[None]:
+    """Answers on `port` during the block; after it no connection is taken, and what is under way gets its time."""
+    loop = asyncio.get_running_loop()
+    app.on_response_prepare.append(dress_answer)
+    async with AsyncExitStack() as stack:
+        watching = asyncio.create_task(connections.watch())
+        stack.push_async_callback(_ended, watching)
+        runner = web.AppRunner(app, shutdown_timeout=_DRAIN_SECONDS)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        server = runner.server
+        assert server is not None  # noqa: S101 - set up just now
+        listener = await loop.create_server(
+            lambda: Connection(server, connections, loop=loop), port=port, backlog=_BACKLOG, reuse_address=True
+        )
+        stack.callback(listener.close)
+        yield
+        connections.is_draining = True
+
+
+def _require_compiled_parser() -> None:
+    """The parser in Python is slower, and differs in what it refuses: ours was tried with the compiled one."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise SettingsError(
+            "cannot start; aiohttp is without its compiled HTTP parser (AIOHTTP_NO_EXTENSIONS must be unset)"
+        )
+
+
+def _connections_max() -> int:
+    """How many connections may be open, with as many open files as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    at_most = CONNECTIONS_MAX if soft == resource.RLIM_INFINITY else min(CONNECTIONS_MAX, soft - _OTHER_FILES)
+    if at_most < CONNECTIONS_MAX:
+        log.warning("few_open_files", connections_max=at_most, wanted=CONNECTIONS_MAX)
+    return max(at_most, 1)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,222 @@
+"""Requests as bytes that no honest client sends. Each is made for a door of ours that would let the honest one in.
+
+A case is given a `Frame`: the head and body of a request that would be accepted, to be bent. Bytes in several parts are
+sent one after the other. None of them may be accepted, and what is hidden behind one (`frame.hidden()`) may not be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+CRLF = b"\r\n"
+_MANY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An acceptable request in parts. `second` is the target and headers of another one."""
+
+    target: bytes
+    fields: tuple[bytes, ...]
+    body: bytes
+    second: tuple[bytes, ...]
+
+    def head(
+        self,
+        *more: bytes,
+        method: bytes = b"POST",
+        target: bytes | None = None,
+        version: bytes = b"HTTP/1.1",
+        fields: tuple[bytes, ...] | None = None,
+        end: bytes = CRLF,
+    ) -> bytes:
+        line = b" ".join(part for part in (method, self.target if target is None else target, version) if part)
+        return end.join([line, *(self.fields if fields is None else fields), *more, b"", b""])
+
+    @property
+    def length(self) -> bytes:
+        return b"Content-Length: %d" % len(self.body)
+
+    def whole(self, *more: bytes, **changes: bytes) -> bytes:
+        """With its length and body, which would be accepted but for what is changed."""
+        return self.head(self.length, *more, **changes) + self.body  # type: ignore[arg-type]
+
+    def in_chunks(self, *more: bytes, chunks: bytes | None = None, **changes: bytes) -> bytes:
+        return self.head(b"Transfer-Encoding: chunked", *more, **changes) + (  # type: ignore[arg-type]
+            self.chunks() if chunks is None else chunks
+        )
+
+    def chunks(self, *, size: bytes | None = None, end: bytes = CRLF, trailers: bytes = b"") -> bytes:
+        size = b"%x" % len(self.body) if size is None else size
+        return size + end + self.body + end + b"0" + end + trailers + end
+
+    def hidden(self) -> bytes:
+        """A second request, whole and acceptable, for where the first one's end is in doubt."""
+        return self.head(self.length, fields=self.second) + self.body
+
+    def replaced(self, old: bytes, new: bytes) -> bytes:
+        text = self.whole()
+        assert old in text
+        return text.replace(old, new, 1)
+
+
+Case = Callable[[Frame], bytes | tuple[bytes, ...]]
+
+
+def _length(value: bytes) -> Case:
+    return lambda frame: frame.head(b"Content-Length: " + value) + frame.body + frame.hidden()
+
+
+def _coding(value: bytes, *more: bytes) -> Case:
+    return lambda frame: frame.head(b"Transfer-Encoding: " + value, *more) + frame.chunks() + frame.hidden()
+
+
+LENGTHS: dict[str, Case] = {
+    "length and chunks, for CL.TE": lambda frame: frame.in_chunks(b"Content-Length: 6") + frame.hidden(),
+    "chunks and length, for TE.CL": lambda frame: (
+        frame.head(b"Transfer-Encoding: chunked", frame.length) + frame.chunks() + frame.hidden()
+    ),
+    "no chunks where they are announced": lambda frame: frame.whole(b"Transfer-Encoding: chunked") + frame.hidden(),
+    "two lengths": lambda frame: frame.whole(b"Content-Length: 0") + frame.hidden(),
+    "one length twice": lambda frame: frame.whole(frame.length) + frame.hidden(),
+    "a list of lengths": _length(b"41, 41"),
+    "a negative length": _length(b"-1"),
+    "a length with a plus": _length(b"+41"),
+    "a hexadecimal length": _length(b"0x29"),
+    "a length with a space inside": _length(b"4 1"),
+    "a length with a unit": _length(b"41b"),
+    "a length with a point": _length(b"41.0"),
+    "a length of nothing": _length(b""),
+    "a length beyond 64 bits": _length(b"99999999999999999999999999"),
+    "a length in other digits": _length("٤١".encode()),
+    "a length after a vertical tab": _length(b"\x0b41"),
+    "TE: xchunked": _coding(b"xchunked"),
+    "TE: identity": _coding(b"identity"),
+    "TE: gzip, chunked": _coding(b"gzip, chunked"),
+    "TE: chunked, identity": _coding(b"chunked, identity"),
+    "TE: chunked, chunked": _coding(b"chunked, chunked"),
+    "TE in quotes": _coding(b'"chunked"'),
+    "TE after a vertical tab": _coding(b"\x0bchunked"),
+    "TE with a parameter": _coding(b"chunked;q=1"),
+    "TE: chunked and NUL": _coding(b"chunked\0"),
+    "TE in other letters": _coding(b"chunKed"),
+    "TE twice": _coding(b"chunked", b"Transfer-Encoding: chunked"),
+    "TE twice, the second unknown": _coding(b"chunked", b"Transfer-Encoding: cow"),
+    "TE folded": _coding(b"\r\n chunked"),
+    "TE with a space before the colon": lambda frame: (
+        frame.head(b"Transfer-Encoding : chunked") + frame.chunks() + frame.hidden()
+    ),
+    "TE in HTTP/1.0": lambda frame: frame.in_chunks(version=b"HTTP/1.0") + frame.hidden(),
+}
+
+CHUNKS: dict[str, Case] = {
+    "a chunk size that is no number": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"zz")),
+    "a chunk size that is no number, later": lambda frame: (frame.in_chunks(chunks=b""), frame.chunks(size=b"zz")),
+    "a negative chunk size": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"-1")),
+    "a chunk size with 0x": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"0x29")),
+    "a chunk size beyond 64 bits": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"f" * 17)),
+    "a chunk size with a space before": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b" 29")),
+    "a chunk shorter than its size": lambda frame: frame.in_chunks(
+        chunks=b"ff\r\n" + frame.body + b"\r\n0\r\n\r\n" + b"x" * 255
+    ),
+    "a chunk longer than its size": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"5")),
+    "chunks with bare line feeds": lambda frame: frame.in_chunks(chunks=frame.chunks(end=b"\n")),
+    "a chunk extension with a control character": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"29;a=\x01")),
+    "a chunk extension with a bare line feed": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(size=b"29;a\n" + frame.body[:1])
+    ),
+    "a trailer that sets the length": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(trailers=b"Content-Length: 4\r\n")
+    ),
+    "a trailer with a space before the colon": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(trailers=b"A : b\r\n")
+    ),
+    "a thousand trailers": lambda frame: frame.in_chunks(chunks=frame.chunks(trailers=b"A: b\r\n" * 1000)),
+    "a trailer of a mebibyte": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(trailers=b"A: " + b"b" * _MANY * _MANY + b"\r\n")
+    ),
+    "a hundred thousand chunks of a byte": lambda frame: frame.in_chunks(chunks=b"1\r\n \r\n" * 100_000),
+    "a chunk extension of two mebibytes": lambda frame: (
+        frame.in_chunks(chunks=b"1;"),
+        *(b"a" * _MANY * 64 for _ in range(32)),
+    ),
+}
+
+HEADS: dict[str, Case] = {
+    "bare line feeds": lambda frame: frame.whole(end=b"\n"),
+    "bare carriage returns": lambda frame: frame.whole(end=b"\r"),
+    "one bare line feed": lambda frame: frame.replaced(b"\r\nHost", b"\nHost"),
+    "a folded line": lambda frame: frame.whole(b"X-A: b\r\n c"),
+    "a folded first line": lambda frame: frame.replaced(b"\r\nHost", b"\r\n Host"),
+    "NUL in a header": lambda frame: frame.whole(b"X-A: b\0c"),
+    "NUL in a header's name": lambda frame: frame.whole(b"X-\0A: b"),
+    "CR in a header": lambda frame: frame.whole(b"X-A: b\rc"),
+    "a space before a colon": lambda frame: frame.whole(b"X-A : b"),
+    "a header without a colon": lambda frame: frame.whole(b"X-A"),
+    "a header without a name": lambda frame: frame.whole(b": b"),
+    "a header's name of other letters": lambda frame: frame.whole("X-É: b".encode()),
+    "a header of 100 KiB": lambda frame: frame.whole(b"X-A: " + b"a" * 100 * _MANY),
+    "a header's name of 100 KiB": lambda frame: frame.whole(b"X-" + b"a" * 100 * _MANY + b": b"),
+    "a thousand headers": lambda frame: frame.whole(*(b"X-%d: a" % number for number in range(1000))),
+    "40 KiB of headers": lambda frame: frame.whole(*(b"X-%d: " % number + b"a" * 8000 for number in range(5))),
+    "no Host": lambda frame: frame.head(frame.length, fields=frame.fields[1:]) + frame.body,
+    "two Hosts": lambda frame: frame.whole(b"Host: elsewhere.example"),
+    "two Content-Types": lambda frame: frame.whole(b"Content-Type: text/plain", b"Content-Type: application/json"),
+    "a target of 100 KiB": lambda frame: frame.whole(target=frame.target + b"?" + b"a" * 100 * _MANY),
+    "a target with a space": lambda frame: frame.whole(target=frame.target + b" x"),
+    "a target with NUL": lambda frame: frame.whole(target=frame.target + b"\0"),
+    "a target with CR": lambda frame: frame.whole(target=frame.target + b"\r"),
+    "a URL as target": lambda frame: frame.whole(target=b"http://127.0.0.1" + frame.target),
+    "another host's URL as target": lambda frame: frame.whole(target=b"https://elsewhere.example" + frame.target),
+    "an authority as target": lambda frame: frame.whole(target=b"127.0.0.1:80"),
+    "a target that begins with no slash": lambda frame: frame.whole(target=frame.target[1:]),
+    "a target with a fragment": lambda frame: frame.whole(target=frame.target + b"#x"),
+    "an asterisk": lambda frame: frame.whole(target=b"*"),
+    "HTTP/0.9": lambda frame: b"GET " + frame.target + CRLF + CRLF,
+    "HTTP/1.2": lambda frame: frame.whole(version=b"HTTP/1.2"),
+    "HTTP/2.0": lambda frame: frame.whole(version=b"HTTP/2.0"),
+    "HTTP/11": lambda frame: frame.whole(version=b"HTTP/11"),
+    "http/1.1 in small letters": lambda frame: frame.whole(version=b"http/1.1"),
+    "the preface of HTTP/2": lambda _: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
+    "a TLS hello": lambda _: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
+    "an unknown method": lambda frame: frame.whole(method=b"BREW"),
+    "a method in small letters": lambda frame: frame.whole(method=b"post"),
+    "a method with a space before": lambda frame: b" " + frame.whole(),
+    "a method of 100 KiB": lambda frame: frame.whole(method=b"P" * 100 * _MANY),
+    "CONNECT": lambda frame: frame.head(method=b"CONNECT", target=b"127.0.0.1:80") + frame.hidden(),
+    "TRACE": lambda frame: frame.head(method=b"TRACE"),
+    "a WebSocket": lambda frame: (
+        frame.whole(
+            b"Connection: Upgrade",
+            b"Upgrade: websocket",
+            b"Sec-WebSocket-Version: 13",
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        )
+        + frame.hidden()
+    ),
+    "a GET that claims to be a POST": lambda frame: frame.whole(
+        b"X-HTTP-Method-Override: POST", b"X-HTTP-Method: POST", b"X-Method-Override: POST", method=b"GET"
+    ),
+    "a path with two slashes": lambda frame: frame.whole(target=b"/" + frame.target),
+    "a path with two slashes inside": lambda frame: frame.whole(target=b"//".join(frame.target.rsplit(b"/", 1))),
+    "a path that goes up": lambda frame: frame.whole(target=b"/x/.." + frame.target),
+    "a path that goes up, escaped": lambda frame: frame.whole(target=b"/x/%2e%2e" + frame.target),
+    "a path with an escaped slash": lambda frame: frame.whole(target=b"%2f".join(frame.target.rsplit(b"/", 1))),
+    "a path with an escaped NUL": lambda frame: frame.whole(target=frame.target + b"%00"),
+    "a path with a backslash": lambda frame: frame.whole(target=b"\\".join(frame.target.rsplit(b"/", 1))),
+    "a path with a semicolon": lambda frame: frame.whole(target=frame.target + b";x=y"),
+    "a path with bytes that are no text": lambda frame: frame.whole(target=frame.target + b"\xff\xfe"),
+}
+
+# Of the ingress alone: the receiver has neither tokens in headers nor keys, and looks at no type.
+INGRESS: dict[str, Case] = {
+    "two Authorizations": lambda frame: frame.whole(b"Authorization: Bearer x"),
+    "an Authorization folded into two": lambda frame: frame.replaced(b"Bearer ", b"Bearer\r\n "),
+    "two keys": lambda frame: frame.whole(b"X-Idempotency-Key: another"),
+    "a key that is no text": lambda frame: frame.replaced(b"X-Idempotency-Key: ", b"X-Idempotency-Key: \xff\xfe"),
+    "a token that is no text": lambda frame: frame.replaced(b"Bearer ", b"Bearer \xff"),
+    "no body where one is expected": lambda frame: frame.head(b"Content-Length: 0", b"Expect: 100-continue"),
+    "a path with an escaped letter": lambda frame: frame.whole(target=frame.target.replace(b"d", b"%64", 1)),
+    "a query that nobody reads": lambda frame: frame.whole(target=frame.target + b"?amount=1"),
+}

@@ -1,0 +1,113 @@
+"""How a process that listens begins, what it logs of requests (the route, never what the peer wrote), and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from domain.callback_address import address
+from tests.integration.conftest import PATIENCE_SECONDS, new_id
+from tests.stack.environment import bare
+from tests.stack.processes import Process, procfile_commands
+from tests.stack.stack import ROOT, Stack
+
+_FIELDS = {"event", "process", "level", "timestamp", "route", "method", "status", "milliseconds"}
+
+
+@pytest.fixture(scope="module")
+async def stack() -> AsyncIterator[Stack]:
+    """The first web process and the receiver say everything, the second web process what it says in life."""
+    talkative: dict[str, str | None] = {"LOG_LEVEL": "DEBUG"}
+    async with Stack(
+        processes=("web", "callbacks"), webs=2, process_env={"web.1": talkative, "callbacks": talkative}
+    ) as stack:
+        yield stack
+
+
+def _logged(stack: Stack, process: str) -> list[Mapping[str, Any]]:
+    lines = stack.process(process).log_text().splitlines()
+    return [said for said in map(json.loads, lines) if said["event"] == "request"]
+
+
+async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
+    """Each answer is a line with route, method, status and time: no path, query, header, body or token is in the log."""
+    payment_id, token = str(uuid4()), stack.issuer.user_token()
+    secret = stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
+    callback = address(stack.callbacks_url, secret, new_id(), "deposit")
+    headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": "key-of-this-test"}
+    async with aiohttp.ClientSession(trust_env=False, headers=headers) as http:
+        for method, url, body in (
+            ("GET", f"{stack.web_url}/v1/payments/{payment_id}", None),
+            ("GET", f"{stack.web_url}/v1/payments?phone_number=0711000777", None),
+            ("POST", f"{stack.web_url}/v1/deposits", {"amount": 3, "phone_number": "0711000777"}),
+            ("GET", f"{stack.web_url}/nowhere/0711000777", None),
+            ("POST", callback, {"MSISDN": "0711000777"}),
+            ("POST", callback[:-1] + "x", {}),
+        ):
+            async with http.request(method, url, json=body) as answer:
+                await answer.read()
+    said = [(line["method"], line["route"], line["status"]) for line in _logged(stack, "web") if "/v1" in line["route"]]
+    assert said == [
+        ("GET", "/v1/payments/{payment_id}", 404),
+        ("GET", "/v1/payments", 200),
+        ("POST", "/v1/deposits", 202),
+    ]
+    assert ("GET", "unknown", 404) in {
+        (line["method"], line["route"], line["status"]) for line in _logged(stack, "web")
+    }
+    heard = [line for line in _logged(stack, "callbacks") if line["method"] == "POST"]
+    assert {line["route"] for line in heard} == {"/results/{payment_id}/{operation}/{token}"}
+    assert [line["status"] for line in heard][1:] == [403]
+    for process in ("web", "callbacks"):
+        assert all(set(line) == _FIELDS for line in _logged(stack, process))
+        text = stack.process(process).log_text()
+        parts = (payment_id, token, "711000777", "key-of-this-test", urlsplit(callback).path.rpartition("/")[2])
+        assert [part for part in parts if part in text] == []
+
+
+async def test_ordinary_answers_fill_no_log(stack: Stack) -> None:
+    """At INFO neither what went well nor what was refused is logged: a flood of requests is no flood of lines."""
+    async with aiohttp.ClientSession(trust_env=False) as http:
+        for path in ("/healthz", "/v1/payments", "/nowhere"):
+            async with http.get(stack.process("web.2").url + path) as answer:
+                await answer.read()
+    assert [line for line in _logged(stack, "web.2") if line["route"] != "/readyz"] == []
+
+
+async def test_without_the_compiled_parser_nothing_starts(stack: Stack, tmp_path: Path) -> None:
+    """The parser that all this was tried with is the one in use, or the process says in a line why it does not start."""
+    for name in ("web", "callbacks"):
+        env = {**bare(), **stack.env(name), "AIOHTTP_NO_EXTENSIONS": "1"}
+        command = procfile_commands(ROOT / "Procfile")[name]
+        process = Process(name, command, env=env, log=tmp_path / f"{name}.log", cwd=ROOT)
+        await process.start()
+        assert await process.wait(within_seconds=PATIENCE_SECONDS) > 0
+        [line] = process.log_text().splitlines()
+        assert "compiled HTTP parser" in line
+
+
+@pytest.mark.parametrize("what", ["a head", "a body"])
+async def test_slow_peers_do_not_hold_up_the_end(stack: Stack, what: str) -> None:
+    """A process that is told to end does so in time, well, and without having answered what never came."""
+    port = urlsplit(stack.process("web.2").url).port
+    half = b"POST /v1/deposits HTTP/1.1\r\nHost: x\r\n"
+    if what == "a body":
+        half += b"Authorization: Bearer " + stack.issuer.backend_token().encode() + b"\r\nX-Idempotency-Key: slow\r\n"
+        half += b"Content-Type: application/json\r\nContent-Length: 40\r\n\r\n{"
+    peers = []
+    for _ in range(100):
+        peers.append(await asyncio.open_connection("127.0.0.1", port))
+        peers[-1][1].write(half)
+    await asyncio.sleep(0.2)
+    assert await stack.process("web.2").terminate(within_seconds=20) == 0
+    for _, writer in peers:
+        writer.transport.abort()
+    await stack.start_process("web.2")

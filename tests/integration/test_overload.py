@@ -1,0 +1,198 @@
+"""More than a process can serve: what is at hand gets its answer, the rest is told to come back, and health is told always."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import resource
+from collections import Counter
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import pytest
+
+from domain.adapters.settings import CallbackSettings, read_settings
+from domain.callback_address import address
+from gateway import callbacks
+from gateway.connections import Connections
+from gateway.load import INGRESS_AT_HAND_MAX
+from gateway.serving import listening
+from tests.integration.conftest import PATIENCE_SECONDS, Store, locked, until
+from tests.stack.ports import release_port, reserve_port
+from tests.stack.servers import RedisServer
+from tests.stack.stack import Stack
+
+_ORIGIN = "https://app.example.co.ke"
+_SILENT = 2500
+_AT_ONCE = INGRESS_AT_HAND_MAX + 800
+_PROMISED_TO_WAIT = 1000  # interface.md, "Other codes"
+_FILES = 8000
+_NUMBERS = itertools.count()
+_HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+_SECRET = "a-secret-of-the-receiver-of-this-test"
+
+
+@pytest.fixture(scope="module")
+async def stack() -> AsyncIterator[Stack]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _FILES:
+        pytest.skip("this machine lets nobody have so many open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _FILES), hard))
+    named: dict[str, str | None] = {"CORS_ALLOWED_ORIGINS": _ORIGIN}
+    async with Stack(processes=("web",), process_env={"web": named}) as stack:
+        yield stack
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Peers:
+    """Clients that speak bytes. All are gone when the test is over."""
+
+    def __init__(self) -> None:
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def open(self, port: int, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        self._writers.append(writer)
+        writer.write(sent)
+        return reader, writer
+
+    async def ask(self, port: int, request: bytes) -> bytes:
+        """All that `request` is answered with."""
+        reader, _ = await self.open(port, request)
+        return await _rest(reader)
+
+    async def is_healthy(self, port: int) -> bool:
+        return (await self.ask(port, _HEALTH))[9:12] == b"200"
+
+    async def go(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def peers() -> AsyncIterator[Peers]:
+    peers = Peers()
+    yield peers
+    await peers.go()
+
+
+def _deposit(stack: Stack, *more: str) -> bytes:
+    body = f'{{"amount":3,"phone_number":"0711{next(_NUMBERS):06}"}}'  # each its own: one phone's have a limit
+    fields = [
+        "POST /v1/deposits HTTP/1.1",
+        "Host: pay.example",
+        "Connection: close",
+        f"Authorization: Bearer {stack.issuer.backend_token()}",
+        "Content-Type: application/json",
+        f"X-Idempotency-Key: {uuid4()}",
+        f"Content-Length: {len(body)}",
+        *more,
+    ]
+    return ("\r\n".join([*fields, "", ""]) + body).encode()
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await reader.read(-1)
+    except ConnectionError:
+        return b""
+
+
+def _port(stack: Stack) -> int:
+    return urlsplit(stack.web_url).port or 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/deposits HTTP/1.1\r\nHo"], ids=["silent", "half a head"])
+async def test_thousands_of_slow_connections_keep_nobody_out(stack: Stack, peers: Peers, sent: bytes) -> None:
+    """While 2,500 connections say nothing, or half of something, every good request is accepted."""
+    for _ in range(_SILENT):
+        await peers.open(_port(stack), sent)
+    answers = [await peers.ask(_port(stack), _deposit(stack)) for _ in range(20)]
+    assert Counter(answer[9:12] for answer in answers) == {b"202": 20}
+
+
+async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers) -> None:
+    """With the record stuck, 1,000 and more wait; beyond the bound it is 503 with Retry-After, at once and for pages too."""
+    if not stack.postgres.can_be_stopped:
+        pytest.skip("this PostgreSQL is not ours to freeze")
+    port = _port(stack)
+    assert await peers.is_healthy(port)
+    requests = [_deposit(stack, f"Origin: {_ORIGIN}") for _ in range(_AT_ONCE)]
+    opened = [await peers.open(port) for _ in requests]
+    stack.postgres.freeze()
+    try:
+        for (_, writer), request in zip(opened, requests, strict=True):
+            writer.write(request)
+        asking = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
+        done, _ = await asyncio.wait(asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        assert b"Too many requests" in done.pop().result()
+        assert await peers.is_healthy(port)  # and is so with nobody waiting for it
+    finally:
+        stack.postgres.thaw()
+    said = await asyncio.gather(*asking)
+    turned_away = [answer for answer in said if b"Too many requests wait here" in answer]
+    assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
+    for answer in turned_away:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        problem = json.loads(body)
+        assert (problem["status"], problem["code"], problem["retryable"]) == (503, "unavailable", True)
+        assert b"Retry-After: " in head
+        assert b"Access-Control-Allow-Origin: " + _ORIGIN.encode() in head
+    # The others were answered by the record, or told that it is away; nobody was cut off.
+    assert {answer[9:12] for answer in said} <= {b"202", b"503"}
+
+    async def accepts_again() -> bool:
+        return (await peers.ask(port, _deposit(stack)))[9:12] == b"202"
+
+    assert await until(accepts_again)
+    counted = await peers.ask(port, _HEALTH.replace(b"/healthz", b"/metrics"))
+    assert f'mkwanja_requests_shed_total{{reason="overloaded"}} {len(turned_away)}.0'.encode() in counted
+
+
+@pytest.fixture
+async def receiver(database_url: str, redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """The callback receiver's port. It may have two calls at hand."""
+    monkeypatch.setattr(callbacks, "CALLBACKS_AT_HAND_MAX", 2)
+    for name, value in {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_of_run.url,
+        "CALLBACK_SECRETS": _SECRET,
+        "CALLBACK_ALLOWED_NETWORKS": "127.0.0.0/8",
+    }.items():
+        monkeypatch.setenv(name, value)
+    port = reserve_port()
+    async with listening(callbacks.callbacks_app(read_settings(CallbackSettings)), port, Connections()):
+        yield port
+    release_port(port)
+
+
+def _call(payment_id: UUID, *, token: str = "", length: int = 2, body: bytes = b"{}") -> bytes:
+    path = address("", _SECRET, payment_id, "deposit")
+    path = path if not token else path.rpartition("/")[0] + "/" + token
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n".encode() + body
+
+
+async def test_a_forged_call_displaces_no_genuine_one(receiver: int, store: Store, peers: Peers) -> None:
+    """Calls with a wrong token are refused at once and count as nothing; genuine ones beyond the bound are 503, then heard."""
+    payment_id, _ = await store.claimed()
+    waiting_for_us = "SELECT count(*) FROM pg_locks WHERE NOT granted AND cardinality(pg_blocking_pids(pid)) > 0"
+    async with locked(store, payment_id):
+        # Whoever says half of something has no place either, genuine or not.
+        for half in (_call(payment_id, length=9, body=b"{"), _call(payment_id, token="0" * 64, length=9, body=b"{")):
+            for _ in range(5):
+                await peers.open(receiver, half)
+        genuine = [asyncio.create_task(peers.ask(receiver, _call(payment_id))) for _ in range(2)]
+        await until(lambda: store.one(waiting_for_us))
+        forged = [await peers.ask(receiver, _call(payment_id, token="0" * 64)) for _ in range(20)]
+        assert {answer[9:12] for answer in forged} == {b"403"}
+        third = await peers.ask(receiver, _call(payment_id))
+        assert third[9:12] == b"503"
+        assert b"Retry-After: " in third
+        assert third.endswith(b"\r\n\r\n")  # and not a word
+        assert await peers.is_healthy(receiver)
+    assert {(await call)[9:12] for call in genuine} == {b"200"}
+    assert (await peers.ask(receiver, _call(payment_id)))[9:12] == b"200"
