@@ -52,9 +52,7 @@ class Receiver:
 
     async def receive(self, request: web.Request) -> web.Response:
         """POST /results/{payment_id}/{operation}/{token}"""
-        parts = request.match_info
-        operation = parts["operation"]
-        payment_id = genuine_payment_id(self.settings.callback_secrets, parts["payment_id"], operation, parts["token"])
+        payment_id = self.genuine_payment_id(request)
         if payment_id is None:
             return _refuse("token")
         source = source_address(
@@ -65,6 +63,7 @@ class Receiver:
         except BodyTooLarge:
             observability.callbacks_refused.labels(reason="too_large").inc()
             return web.Response(status=413)
+        operation = request.match_info["operation"]
         report = UNREADABLE if _is_encoded(request) else _read(operation, body)
         callback = StoredCallback(
             id=UUID(int=uuid_utils.uuid7().int),
@@ -91,6 +90,13 @@ class Receiver:
         if not callback.source_allowed:
             return _refuse("source")
         return web.Response(body=_ACCEPTED, content_type="application/json")
+
+    def genuine_payment_id(self, request: web.Request) -> UUID | None:
+        """The payment that the request's address is about, if we gave it out."""
+        parts = request.match_info
+        return genuine_payment_id(
+            self.settings.callback_secrets, parts["payment_id"], parts["operation"], parts["token"]
+        )
 
     async def _record(self, payment_id: UUID, callback: StoredCallback, report: Report) -> ChangeResult:
         try:
