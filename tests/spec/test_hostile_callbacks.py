@@ -1,4 +1,4 @@
-"""The receiver against whoever knows nothing, and against whoever learned an address: neither learns, hurts or fills anything."""
+"""The receiver against whoever knows nothing, and whoever learned an address: neither learns, hurts or fills anything."""
 
 from __future__ import annotations
 
