@@ -86,7 +86,7 @@ def _packed(body: bytes) -> dict[str, tuple[str, bytes]]:
 async def test_a_body_that_claims_to_be_packed_is_kept_as_it_came_and_never_read(system: System) -> None:
     """Answered 200, flagged, and believed in nothing: what it would unpack to is nobody's word."""
     one = await awaited(system)
-    for number, (what, (coding, body)) in enumerate(_packed(_body(one)).items(), 1):
+    for number, (what, (coding, body)) in enumerate(_packed(_body(one, receipt="UKN7PACK01")).items(), 1):
         answer = await deliver(system, one.url, body, headers=[("Content-Encoding", coding)])
         assert (answer.status, answer.json()) == (200, ACCEPTED), what
         stored = await system.callbacks(one.id)
@@ -104,7 +104,8 @@ def _body(one: Awaited, **result: Any) -> bytes:
 async def test_a_second_header_that_claims_a_coding_counts_like_the_first(system: System) -> None:
     one = await awaited(system)
     headers = [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
-    assert (await deliver(system, one.url, one.result(), headers=headers)).json() == ACCEPTED
+    answer = await deliver(system, one.url, one.result(receipt="UKN7PACK02"), headers=headers)
+    assert answer.json() == ACCEPTED
     assert (await system.payment(one.id))["stage"] == "awaiting_result"
 
 
