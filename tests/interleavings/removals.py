@@ -143,7 +143,7 @@ def _claims_ignored(patch: Patch) -> None:
 
 
 def _no_second_look(patch: Patch) -> None:
-    for module in (stamp, inquire):
+    for module in (stamp, asking):
         patch.setattr(module, "second_look_at", lambda _payment, _now: None)
 
 

@@ -134,7 +134,7 @@ async def test_an_address_that_leaked_is_no_way_to_fill_the_record_or_to_have_da
     """The same message, hundreds of times: answered each time, kept a bounded number of times, and no reason to ask more."""
     one = await awaited(system, "b2c")
     body = _body(one, code=17)  # says nothing final, so that Daraja is asked
-    answers = Counter()
+    answers = Counter[tuple[int, bytes]]()
     for _ in range(12):
         replies = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(50)))
         answers.update((reply.status, reply.body) for reply in replies)
