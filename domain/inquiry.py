@@ -232,12 +232,20 @@ def next_look_at(payment: Payment, evidence: Evidence, now: datetime, terms: Inq
     since = evidence.to_confirm_since
     if payment.stage is not Stage.FAILED or since is None:
         return second_look_at(payment, now)
-    asked = [inquiry for inquiry in evidence.inquiries if inquiry.asked_at >= since]
-    denials = sum(inquiry.verdict is Verdict.FAILED for inquiry in asked)
-    is_denied = denials >= (_AGREEING_NEEDED if payment.kind is Kind.DEPOSIT else 1)
-    if is_denied or len(asked) >= ASKED_IN_VAIN_MAX:
+    asked = sum(inquiry.asked_at >= since for inquiry in evidence.inquiries)
+    if success_is_denied(payment, evidence) or asked >= ASKED_IN_VAIN_MAX:
         return second_look_at(payment, now)
-    return now + wait_after(len(asked), terms)
+    return now + wait_after(asked, terms)
+
+
+def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
+    """Whether Daraja, asked about the successes that wait for its word, said that it failed. A deposit's queries must agree."""
+    since = evidence.to_confirm_since
+    denials = sum(
+        inquiry.verdict is Verdict.FAILED and since is not None and inquiry.asked_at >= since
+        for inquiry in evidence.inquiries
+    )
+    return denials >= (_AGREEING_NEEDED if payment.kind is Kind.DEPOSIT else 1)
 
 
 def second_look_at(payment: Payment, now: datetime) -> datetime | None:
