@@ -11,7 +11,7 @@ import pytest
 from tests.spec.conftest import TIME_SCALE, a_system
 from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, deliver
 from tests.spec.doubting import Answer, doubtful, events, inquiries, receipt_of, told_by_test
-from tests.spec.playing import Api, begin
+from tests.spec.playing import Api, all_told, begin
 from tests.spec.system import System
 
 CONFIRM_ABOVE = 20_000  # `begin` makes payments below it, `doubtful` above
@@ -87,6 +87,27 @@ async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System,
     assert await _counted(system) == before + 1
     assert await events(system, payment_id) == ["succeeded"]
     await system.assert_money_agrees([payment_id])
+
+
+@pytest.mark.parametrize("api", _APIS)
+async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_one(system: System, api: Api) -> None:
+    """While it is being sent there is nothing to ask by; Daraja's own answer has it asked at once."""
+    payment_id = await doubtful(system, api, "callback_before_answer")
+    payment = await system.settled(payment_id)
+    assert (payment["status"], payment["needs_review"]) == ("success", False)
+    assert payment["receipt"] == await receipt_of(system, payment_id)
+    whats = await _whats(system, payment_id)
+    assert whats.index("awaits_confirmation") < whats.index("acknowledged") < whats.index("success_reported")
+
+
+@pytest.mark.parametrize("api", _APIS)
+async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once(system: System, api: Api) -> None:
+    payment_id = await doubtful(system, api, "duplicate_callbacks", count=5)
+    assert (await system.settled(payment_id))["receipt"] == await receipt_of(system, payment_id)
+    await all_told(system)
+    assert len(await _questions(system, payment_id)) == 1
+    assert (await _whats(system, payment_id)).count("awaits_confirmation") == 1
+    assert await events(system, payment_id) == ["succeeded"]
 
 
 @pytest.mark.parametrize("api", _APIS)
