@@ -86,6 +86,16 @@ def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presente
     return any(matches)
 
 
+def genuine_payment_id(secrets: Sequence[str], payment_id: str, operation: str, presented: str) -> UUID | None:
+    """The payment that an address of ours is about, or None for any other.
+
+    Whichever of its parts is wrong, and whether it is wrong in form, the work is the same: how long it takes tells nothing.
+    """
+    if not is_genuine(secrets, payment_id, operation, presented) or not is_operation(operation):
+        return None
+    return UUID(payment_id)  # we signed it, so it is one
+
+
 def address(base_url: str, secret: str, payment_id: UUID, operation: str) -> str:
     """The full address for one payment's `operation`."""
     return f"{base_url}/results/{payment_id}/{operation}/{token(secret, str(payment_id), operation)}"

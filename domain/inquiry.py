@@ -32,6 +32,11 @@ _SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
 # After so many inquiries since the last send that ended nothing, somebody should see the payment. It is still asked about.
 ASKED_IN_VAIN_MAX = 10
 
+# A message brings the next question forward at once, unless such messages keep coming: then each doubles what must have
+# passed since the last question, so that whoever repeats them makes us ask no more often than we would by ourselves.
+_REMINDED_AGAIN_AFTER = timedelta(seconds=30)
+_REMINDED_AGAIN_AFTER_MAX = timedelta(seconds=300)
+
 # A deposit that failed for silence is asked about again so long after it did: M-PESA has been late before.
 _SECOND_LOOKS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 
@@ -74,6 +79,9 @@ class Evidence:
     inquiries: tuple[Inquiry, ...] = ()
     has_message: bool = False  # a result or a time-out message came by the payment's own address, whatever it said
     claims_success: bool = False  # one of them says that it was paid
+    reminders: int = 0  # stored messages that brought the next question forward
+    receipts_to_confirm: frozenset[str] = frozenset()  # named by successes that wait for Daraja's own word (policy)
+    to_confirm_since: datetime | None = None  # when the last of those came
     payouts_are_stopped: bool = False  # by the kill switch or the breaker
     breaker_is_open: bool = False
 
@@ -116,6 +124,15 @@ def wait_after(inquiries_asked: int, terms: InquiryTerms) -> timedelta:
     """How long after one inquiry the next is due: doubling, up to the ceiling."""
     doubled: timedelta = terms.first_after * 2 ** min(inquiries_asked, 20)
     return min(doubled, max(terms.interval_max, terms.first_after))
+
+
+def soonest_question_at(evidence: Evidence, now: datetime) -> datetime:
+    """When a message that came now may have Daraja asked."""
+    last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
+    if last_asked_at is None or not evidence.reminders:
+        return now
+    rest: timedelta = _REMINDED_AGAIN_AFTER * 2 ** min(evidence.reminders - 1, 20)
+    return max(now, last_asked_at + min(rest, _REMINDED_AGAIN_AFTER_MAX))
 
 
 def last_sent_at(payment: Payment, terms: InquiryTerms) -> datetime:
@@ -205,6 +222,30 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: I
         return now >= last_sent_at(payment, terms) + window
     sent_at = last_sent_at(payment, terms)
     return sum(inquiry.asked_at >= sent_at for inquiry in evidence.inquiries) >= ASKED_IN_VAIN_MAX
+
+
+def next_look_at(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> datetime | None:
+    """When a payment that ended is asked about after this time, or None where it is not.
+
+    A success that is to be confirmed is asked about until Daraja has answered, or asking has led nowhere; a person was told.
+    """
+    since = evidence.to_confirm_since
+    if payment.stage is not Stage.FAILED or since is None:
+        return second_look_at(payment, now)
+    asked = sum(inquiry.asked_at >= since for inquiry in evidence.inquiries)
+    if success_is_denied(payment, evidence) or asked >= ASKED_IN_VAIN_MAX:
+        return second_look_at(payment, now)
+    return now + wait_after(asked, terms)
+
+
+def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
+    """Whether Daraja, asked about the successes that wait for its word, said that it failed. A deposit's queries must agree."""
+    since = evidence.to_confirm_since
+    denials = sum(
+        inquiry.verdict is Verdict.FAILED and since is not None and inquiry.asked_at >= since
+        for inquiry in evidence.inquiries
+    )
+    return denials >= (_AGREEING_NEEDED if payment.kind is Kind.DEPOSIT else 1)
 
 
 def second_look_at(payment: Payment, now: datetime) -> datetime | None:

@@ -53,12 +53,13 @@ class Acceptance:
 class Context:
     """What a decision may know besides the payment: the database's time, and what belongs to other payments.
 
-    `evidence` is loaded where the change asks for it.
+    `evidence` is loaded where the change asks for it; `receipts_of_others` are those of its receipts that wait to be confirmed.
     """
 
     now: datetime
     ids_of_others: ProviderIds = frozenset()
     receipt_is_anothers: bool = False
+    receipts_of_others: frozenset[str] = frozenset()
     evidence: Evidence = field(default_factory=Evidence)
 
 
@@ -87,7 +88,10 @@ class Decided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCallback:
-    """A callback as it came, but for secrets replaced. `body_sha256` is of the original, `word` what it was read to say."""
+    """A callback as it came, but for secrets replaced. `body_sha256` is of the original.
+
+    `word` is what it was read to say, `receipt` the one that it names.
+    """
 
     id: UUID
     operation: str
@@ -97,6 +101,7 @@ class StoredCallback:
     content_type: str | None
     body: bytes
     body_sha256: bytes
+    receipt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +178,14 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class ChangeResult:
-    """What a change came to, with the announcement that it owes."""
+    """What a change came to, with the announcement that it owes.
+
+    `is_repeated`: its callback was not stored once more, because it is on record often enough, byte for byte.
+    """
 
     decided: Decided
     announcement: Announcement | None
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,10 @@ from domain.adapters import observability
 from domain.adapters.daraja.reports import UNREADABLE, read_report, without_secrets
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import CallbackSettings
-from domain.callback_address import is_genuine, is_operation
+from domain.callback_address import genuine_payment_id
 from domain.errors import BodyTooLarge, StoreUnavailable
 from domain.inquiry import Verdict
-from domain.lifecycle.record_callback import callback_change, raw_change
+from domain.lifecycle.record_callback import Disposition, callback_change, raw_change
 from domain.ports import Change, ChangeResult, StoredCallback
 from domain.report import Report
 from gateway.load import CALLBACKS_AT_HAND_MAX, Load
@@ -51,6 +51,7 @@ class Receiver:
     resources: Resources
     wakeups: RedisWakeups
     settings: CallbackSettings
+    confirm_above_kes: int | None  # policy: above it a success is believed only once Daraja has confirmed it
 
     async def receive(self, request: web.Request) -> web.Response:
         """POST /results/{payment_id}/{operation}/{token}"""
@@ -66,7 +67,7 @@ class Receiver:
             observability.callbacks_refused.labels(reason="too_large").inc()
             return web.Response(status=413)
         operation = request.match_info["operation"]
-        report = _read(operation, body)
+        report = UNREADABLE if _is_encoded(request) else _read(operation, body)
         callback = StoredCallback(
             id=UUID(int=uuid_utils.uuid7().int),
             operation=operation,
@@ -76,6 +77,7 @@ class Receiver:
             content_type=_header_text(request.headers.get("Content-Type")),
             body=without_secrets(body),
             body_sha256=hashlib.sha256(body).digest(),
+            receipt=report.receipt,
         )
         try:
             result = await self._record(payment_id, callback, report)
@@ -93,17 +95,16 @@ class Receiver:
         return web.Response(body=_ACCEPTED, content_type="application/json")
 
     def genuine_payment_id(self, request: web.Request) -> UUID | None:
+        """The payment that the request's address is about, if we gave it out."""
         parts = request.match_info
-        payment_id, operation = parts["payment_id"], parts["operation"]
-        if not is_operation(operation) or not is_genuine(
-            self.settings.callback_secrets, payment_id, operation, parts["token"]
-        ):
-            return None
-        return UUID(payment_id)  # we signed it, so it is one
+        return genuine_payment_id(
+            self.settings.callback_secrets, parts["payment_id"], parts["operation"], parts["token"]
+        )
 
     async def _record(self, payment_id: UUID, callback: StoredCallback, report: Report) -> ChangeResult:
         try:
-            return await self._store(callback_change(payment_id, callback, report))
+            change = callback_change(payment_id, callback, report, confirm_above_kes=self.confirm_above_kes)
+            return await self._store(change)
         except StoreUnavailable:
             raise
         except Exception:
@@ -125,6 +126,10 @@ class Receiver:
     def _tell(self, payment_id: UUID, callback: StoredCallback, result: ChangeResult) -> None:
         decided = result.decided
         observability.callbacks_stored.labels(disposition=decided.disposition).inc()
+        if result.is_repeated:
+            observability.callbacks_repeated.inc()
+        if decided.what == Disposition.AWAITS_CONFIRMATION:
+            observability.callbacks_awaiting_confirmation.inc()
         if decided.is_flagged:
             log.warning(
                 "callback_flagged",
@@ -144,6 +149,13 @@ def _read(operation: str, body: bytes) -> Report:
         return UNREADABLE
 
 
+def _is_encoded(request: web.Request) -> bool:
+    """Whether the body claims to be packed. Daraja's never are; what unpacks to anything is kept as it came, and not read."""
+    return any(
+        value.strip().lower() not in ("", "identity") for value in request.headers.getall("Content-Encoding", [])
+    )
+
+
 def _refuse(reason: str) -> web.Response:
     """One answer for a wrong operation, token or source: nothing to learn from it."""
     observability.callbacks_refused.labels(reason=reason).inc()
@@ -157,7 +169,7 @@ def _header_text(value: str | None) -> str | None:
 def callbacks_app(settings: CallbackSettings) -> web.Application:
     """The composition root of the callback process."""
     resources = Resources(settings, process="callbacks")
-    receiver = Receiver(resources, RedisWakeups(resources.redis), settings)
+    receiver = Receiver(resources, RedisWakeups(resources.redis), settings, settings.policy.confirm_above_kes)
 
     def is_genuine_call(request: web.Request) -> bool:
         return "token" in request.match_info and receiver.genuine_payment_id(request) is not None

@@ -18,6 +18,9 @@ accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kin
 replayed = Counter("mkwanja_replays_total", "Answers given again under a used idempotency key")
 refused = Counter("mkwanja_requests_refused_total", "Requests refused, by problem code", ["code"])
 callbacks_stored = Counter("mkwanja_callbacks_stored_total", "Callbacks stored, by what they led to", ["disposition"])
+callbacks_repeated = Counter(
+    "mkwanja_callbacks_repeated_total", "Callbacks of which enough copies, byte for byte, were on record already"
+)
 callbacks_refused = Counter("mkwanja_callbacks_refused_total", "Callback requests turned away", ["reason"])
 submissions = Counter("mkwanja_submissions_total", "Answers to submissions, by meaning", ["meaning"])
 throttled = Counter("mkwanja_throttled_total", "Times that Daraja said it was asked too often")

@@ -24,8 +24,8 @@ from domain.inquiry import (
     last_sent_at,
     may_be_resent,
     needs_a_person,
+    next_look_at,
     no_result_is_confirmed,
-    second_look_at,
     wait_after,
 )
 from domain.lifecycle.announce import Announcer
@@ -128,7 +128,9 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         if not _is_due(payment, evidence, context, terms):
             return Decided(payment=payment)
         if payment.stage.is_final:
-            return Decided(payment=replace(payment, next_step_at=second_look_at(payment, now)), asked=asked)
+            return Decided(
+                payment=replace(payment, next_step_at=next_look_at(payment, evidence, now, terms)), asked=asked
+            )
         waiting = replace(payment, next_step_at=now + wait_after(len(evidence.inquiries), terms))
         if needs_a_person(payment, evidence, now, terms):
             return Decided(

@@ -2,20 +2,21 @@
 
 Daraja signs nothing. A message that came by the payment's own URL from an allowed address is evidence, and so is the answer
 to a question of ours; amount and ids must agree with what we know, and only an explicit word finalizes (design.md, rules 6
-and 7, "Callbacks"). Whichever way a word came, it is judged here.
+and 7, "Callbacks"). Whichever way a word came, it is judged here. Above an amount that policy names, a callback's success is
+believed only once Daraja has confirmed it (daraja.md §8.2).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
 from domain.attempts import Outcome
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.events import event_type
-from domain.inquiry import Inquiry, Verdict, is_agreed
+from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Change, Context, Decided, ProviderIds, StoredCallback
 from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
@@ -31,6 +32,7 @@ class Disposition(StrEnum):
     DUPLICATE = "duplicate"
     INQUIRY_BROUGHT_FORWARD = "inquiry_brought_forward"
     INQUIRY_ANSWERED = "inquiry_answered"  # and nothing is final by it
+    AWAITS_CONFIRMATION = "awaits_confirmation"  # Daraja is asked whether it is so
     SUCCESS_WITHOUT_RECEIPT = "success_without_receipt"
     UNREADABLE = "unreadable"
     OTHER_OPERATION = "other_operation"
@@ -45,8 +47,23 @@ class Disposition(StrEnum):
     NOT_PROCESSED = "not_processed"
 
 
-def callback_change(payment_id: UUID, callback: StoredCallback, report: Report) -> Change:
-    """The one commit of a callback: its raw row, what it taught, and the final stage if it has one to give."""
+# What brings the next question forward.
+REMINDERS = (
+    Disposition.AWAITS_CONFIRMATION,
+    Disposition.INQUIRY_BROUGHT_FORWARD,
+    Disposition.NOT_ALL_ACCOUNTED_FOR,
+    Disposition.SUCCESS_WITHOUT_RECEIPT,
+    Disposition.WRONG_SOURCE,
+)
+
+
+def callback_change(
+    payment_id: UUID, callback: StoredCallback, report: Report, *, confirm_above_kes: int | None = None
+) -> Change:
+    """The one commit of a callback: its raw row, what it taught, and the final stage if it has one to give.
+
+    A success over more than `confirm_above_kes` is only noted, until Daraja has confirmed it (None: never).
+    """
     number = inquiry_number(callback.operation)
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -55,7 +72,9 @@ def callback_change(payment_id: UUID, callback: StoredCallback, report: Report) 
         if payment is not None and number is not None and is_timeout(callback.operation) and callback.source_allowed:
             # Daraja was too slow to answer our question: the next one is due in its own time.
             return _stored(payment, Disposition.INQUIRY_ANSWERED, is_flagged=False)
-        decided = decide_report(payment, context, report, source_allowed=callback.source_allowed)
+        decided = decide_report(
+            payment, context, report, source_allowed=callback.source_allowed, confirm_above_kes=confirm_above_kes
+        )
         if number is None or not callback.source_allowed:
             return decided
         decided = with_answer(decided, context, number, report)
@@ -71,7 +90,10 @@ def callback_change(payment_id: UUID, callback: StoredCallback, report: Report) 
         ids=report.ids,
         receipt=report.receipt,
         callback=callback,
-        wants_evidence=number is not None,
+        # A plain result needs none, and most are.
+        wants_evidence=number is not None
+        or confirm_above_kes is not None
+        or not (callback.source_allowed and _is_complete(report)),
     )
 
 
@@ -92,41 +114,75 @@ def with_answer(decided: Decided, context: Context, number: int, report: Report)
     return replace(decided, answered=answered)
 
 
-def decide_report(payment: Payment | None, context: Context, report: Report, *, source_allowed: bool = True) -> Decided:
+def decide_report(
+    payment: Payment | None,
+    context: Context,
+    report: Report,
+    *,
+    source_allowed: bool = True,
+    confirm_above_kes: int | None = None,
+) -> Decided:
     """What `report` does to `payment`."""
     if payment is None:
         return _stored(None, Disposition.UNKNOWN_PAYMENT, is_flagged=True)
     if not source_allowed:
         # Perhaps Safaricom added an address: ask Daraja itself, now.
-        return _stored(_asked_sooner(payment, context.now, report), Disposition.WRONG_SOURCE, is_flagged=True)
+        return _stored(_asked_sooner(payment, context, report), Disposition.WRONG_SOURCE, is_flagged=True)
     if report.word is Word.UNREADABLE:
         return _stored(payment, Disposition.UNREADABLE, is_flagged=True)
     if context.ids_of_others or _disagrees(payment, report):
         return _for_review(payment, report, Disposition.IDS_DIFFER)
     if report.has_amount and report.amount != payment.amount_kes:
         return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
-    judge = {Word.SUCCESS: _success, Word.FAILURE: _failure}.get(report.word, _look_soon)
+    is_unconfirmed = confirm_above_kes is not None and payment.amount_kes > confirm_above_kes and report.verdict is None
+    success = _unconfirmed_success if is_unconfirmed else _success
+    judge = {Word.SUCCESS: success, Word.FAILURE: _failure}.get(report.word, _look_soon)
     decided = judge(payment, context, report)
     if report.refuses_credential:
         return replace(decided, opens_breaker=f"result {report.code} for payment {payment.id}")
     return decided
 
 
+def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
+    """Anybody who knew the address could have said it, and much is at stake: Daraja is asked, at once."""
+    is_held_back = _is_complete(report) and not context.receipt_is_anothers and payment.stage is not Stage.SUCCEEDED
+    if not is_held_back:
+        return _success(payment, context, report)  # which does not finalize it
+    if payment.stage is Stage.ACCEPTED:
+        return _look_soon(payment, context, report)
+    # Subscribers were told otherwise: somebody should see it, confirmed or not.
+    is_correction = payment.stage is Stage.FAILED
+    after = _asked_sooner(payment, context, report)
+    return Decided(
+        payment=replace(after, needs_review=payment.needs_review or is_correction),
+        # Noted once, however often it comes: the raw rows hold each.
+        what=None if context.evidence.receipts_to_confirm else Disposition.AWAITS_CONFIRMATION,
+        detail=_detail(report),
+        attempt_id=payment.attempt_named_by(report.ids),
+        ids=report.ids,
+        disposition=Disposition.AWAITS_CONFIRMATION,
+        is_flagged=is_correction,
+    )
+
+
 def _success(payment: Payment, context: Context, report: Report) -> Decided:
-    if report.verdict is None and (report.receipt is None or not report.has_amount):
+    if report.verdict is None and not _is_complete(report):
         return _without_receipt(payment, context, report)
     if context.receipt_is_anothers:
         return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT)
     if payment.stage is Stage.SUCCEEDED and report.receipt and payment.receipt not in (None, report.receipt):
         return _for_review(payment, report, Disposition.CONTRADICTION)
+    receipt, is_undisputed = _confirmed_receipt(context, report)
     fact = Fact(
         name=FactName.SUCCESS_REPORTED,
         attempt_id=payment.attempt_named_by(report.ids),
         outcome=Outcome.ACKNOWLEDGED,
-        receipt=report.receipt,
+        receipt=receipt,
         recipient_name=report.recipient_name,
     )
     after = payment.after(fact)
+    if not is_undisputed and payment.stage is not Stage.SUCCEEDED:
+        after = replace(after, needs_review=True)
     if payment.stage is Stage.FAILED:
         # Subscribers were told otherwise: a correction, and somebody should see it.
         after = replace(after, needs_review=True)
@@ -134,7 +190,29 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage is Stage.SUCCEEDED:
         is_new = after.receipt != payment.receipt
         return _learned(payment, after, fact, report, Disposition.RECEIPT_ADDED if is_new else Disposition.DUPLICATE)
-    return _learned(payment, after, fact, report, Disposition.FINALIZED)
+    decided = _learned(payment, after, fact, report, Disposition.FINALIZED)
+    return replace(decided, is_flagged=not is_undisputed)
+
+
+def _is_complete(report: Report) -> bool:
+    """Whether it says all that a callback must say to be believed: of a success its receipt and amount."""
+    if report.word is Word.SUCCESS:
+        return report.receipt is not None and report.has_amount
+    return report.word is Word.FAILURE
+
+
+def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
+    """The receipt of a payment that Daraja says was paid, and whether the messages that waited for its word name no other.
+
+    STK query names none: then it is theirs, if they agree on one that is free. That it was paid is certain either way.
+    """
+    named = context.evidence.receipts_to_confirm
+    if report.receipt is not None or not named:
+        return report.receipt, named <= {report.receipt}
+    if len(named) > 1 or context.receipts_of_others:
+        return None, False
+    [receipt] = named
+    return receipt, True
 
 
 def _without_receipt(payment: Payment, context: Context, report: Report) -> Decided:
@@ -145,15 +223,18 @@ def _without_receipt(payment: Payment, context: Context, report: Report) -> Deci
         return _look_soon(payment, context, report)
     decided = _for_review(payment, report, Disposition.SUCCESS_WITHOUT_RECEIPT, ids=report.ids)
     assert decided.payment is not None  # noqa: S101 - it was given
-    return replace(decided, payment=_asked_sooner(decided.payment, context.now, report))
+    return replace(decided, payment=_asked_sooner(decided.payment, context, report))
 
 
 def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
         return _for_review(payment, report, Disposition.CONTRADICTION)
-    if report.verdict is not None and context.evidence.claims_success and payment.stage is not Stage.FAILED:
-        # A callback that could not be used says that it was paid: what an inquiry says against it ends nothing.
+    claims_success = bool(context.evidence.receipts_to_confirm)
+    if report.verdict is not None and payment.stage is not Stage.FAILED:
+        claims_success = context.evidence.claims_success
+    if claims_success:
+        # A callback that was not believed by itself says that it was paid: what is said against it ends nothing.
         return _for_review(payment, report, Disposition.CONTRADICTION)
     is_query = payment.kind is Kind.DEPOSIT and report.verdict is not None
     if is_query and payment.stage is not Stage.FAILED and not is_agreed(context.evidence, report.code):
@@ -171,7 +252,7 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage is Stage.FAILED:
         return _learned(payment, after, fact, report, Disposition.DUPLICATE)
     if after.stage is not Stage.FAILED:
-        after = after if report.verdict else _asked_sooner(after, context.now, report)
+        after = after if report.verdict else _asked_sooner(after, context, report)
         return _learned(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
     return _learned(payment, after, fact, report, Disposition.FINALIZED)
 
@@ -197,7 +278,7 @@ def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.verdict is not None
     return Decided(
-        payment=payment if is_answer else _asked_sooner(payment, context.now, report),
+        payment=payment if is_answer else _asked_sooner(payment, context, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
         disposition=Disposition.INQUIRY_ANSWERED if is_answer else Disposition.INQUIRY_BROUGHT_FORWARD,
@@ -226,14 +307,15 @@ def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bo
     return Decided(payment=payment, disposition=disposition, is_flagged=is_flagged)
 
 
-def _asked_sooner(payment: Payment, now: datetime, report: Report) -> Payment:
-    """Asks now, where it can be asked. A payment that failed is asked about only for the sake of a success."""
+def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment:
+    """Asks soon, where it can be asked. A payment that failed is asked about only for the sake of a success."""
     if payment.stage is Stage.SUBMITTING and payment.lease_until is not None:
         # There is nothing to ask by yet. Due a moment before its lease ends: its answer sees that, and asks at once.
         return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
     is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     if is_open or (payment.stage is Stage.FAILED and report.word is Word.SUCCESS):
-        return replace(payment, next_step_at=now)
+        soonest = soonest_question_at(context.evidence, context.now)
+        return replace(payment, next_step_at=min(soonest, payment.next_step_at or soonest))
     return payment
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from domain.errors import ResolutionRefused
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence, Verdict
+from domain.inquiry import Evidence, Verdict, success_is_denied
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Change, Context, Decided
 from domain.values import is_receipt
@@ -122,7 +122,7 @@ def _unpaid(payment: Payment, evidence: Evidence) -> Fact:
         raise ResolutionRefused("The payment has succeeded; a success is never taken back here.")
     if payment.stage is Stage.FAILED:
         raise ResolutionRefused("The payment has failed already; use the decision 'reviewed'.")
-    if evidence.claims_success:
+    if evidence.claims_success and not success_is_denied(payment, evidence):
         raise ResolutionRefused("A stored callback says that it was paid.")
     if any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry that it was paid.")

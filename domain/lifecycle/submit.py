@@ -236,6 +236,8 @@ def answer_change(
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
         if is_proved_unsent and not context.evidence.speaks_of_it:
             after = replace(after, needs_review=False)  # it was flagged for silence; now it is proved unsent
+        if is_proved_unsent and context.evidence.claims_success:
+            after = replace(after, needs_review=True)  # a message says that it was paid: it must not be sent now
         contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
         if contradicts or context.ids_of_others:
             after = replace(after, needs_review=True)

@@ -153,6 +153,11 @@ class Watch:
     def _was_refused(self) -> bool:
         return any(send.heard == "refused" for send in self.sends.values())
 
+    def must_be_confirmed(self) -> None:
+        """A success was believed, and policy wants Daraja's own word for it."""
+        if all(answer.word != "paid" for answer in self.answers.values()):
+            raise Broken("succeeded by a callback's word alone, and policy wants it confirmed")
+
     def _must_be_silent(self, now: int) -> None:
         last_left = max((send.left_at or 0 for send in self.sends.values()), default=0)
         opens = last_left + self.times.window
@@ -208,7 +213,10 @@ def judge(record: Record, watch: Watch, daraja: Daraja, delivered: int) -> str:
     if any(record.published[place] < 1 for place in range(len(record.events))):
         raise Broken("I5: an event was never published")
     has_moved = bool(daraja.ledger)
-    if watch.good_success and payment.stage is not Stage.SUCCEEDED and not _ids_contradict(watch):
+    is_held = (
+        payment.stage is Stage.ACCEPTED and payment.needs_review and daraja.has_lied
+    )  # said that it had not taken it
+    if watch.good_success and payment.stage is not Stage.SUCCEEDED and not _ids_contradict(watch) and not is_held:
         raise Broken(f"I3: success is on record, and the payment is {payment.stage}")
     if payment.stage is Stage.SUCCEEDED:
         return "succeeded"

@@ -70,7 +70,7 @@ def operation_of(kind: Kind, message: Message) -> str:
 
 
 @lru_cache(maxsize=4096)
-def callback_of(kind: Kind, message: Message, word: str) -> StoredCallback:
+def callback_of(kind: Kind, message: Message, word: str, receipt: str | None = None) -> StoredCallback:
     """The message as the receiver stores it. Rows need ids of their own, decisions do not: one serves all runs."""
     from tests.builders import an_attempt_id  # noqa: PLC0415 - only a value
 
@@ -83,6 +83,7 @@ def callback_of(kind: Kind, message: Message, word: str) -> StoredCallback:
         content_type="application/json",
         body=b"",
         body_sha256=_CALLBACK_ID_BYTES,
+        receipt=receipt,
     )
 
 

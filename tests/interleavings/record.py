@@ -15,6 +15,7 @@ from domain.attempts import Attempt
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
+from domain.lifecycle.record_callback import REMINDERS, Disposition
 from domain.payment import TRANSITIONS, FactName, Payment, Stage, Step
 from domain.ports import HANDED_OVER_FOR, Change, ClaimTerms, Context, Decided, Due
 from domain.report import Word
@@ -96,6 +97,9 @@ class Record:
         self.callbacks = 0
         self.has_message = False
         self.claims_success = False
+        self.reminders = 0
+        self.receipts_to_confirm: frozenset[str] = frozenset()
+        self.to_confirm_since: datetime | None = None
         self.brakes = Brakes()
         self.history: list[tuple[Stage, str, Stage]] = []
         self.events: list[EventType] = []
@@ -115,6 +119,10 @@ class Record:
             self.has_message = self.has_message or callback.operation in _MESSAGES_ABOUT_IT
             if callback.source_allowed and callback.word == Word.SUCCESS.value:
                 self.claims_success = True
+            self.reminders += decided.disposition in REMINDERS
+            if callback.source_allowed and callback.receipt and decided.disposition == Disposition.AWAITS_CONFIRMATION:
+                self.receipts_to_confirm |= {callback.receipt}
+                self.to_confirm_since = now
             self._seen["disposition", str(decided.disposition)] += 1
         self._write(before, decided, now)
         if decided.asked is not None:
@@ -141,6 +149,9 @@ class Record:
             inquiries=tuple(self.inquiries),
             has_message=self.has_message,
             claims_success=self.claims_success,
+            reminders=self.reminders,
+            receipts_to_confirm=self.receipts_to_confirm,
+            to_confirm_since=self.to_confirm_since,
             payouts_are_stopped=self.brakes.stop_payouts,
             breaker_is_open=self.brakes.breaker,
         )

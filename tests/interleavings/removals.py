@@ -16,7 +16,7 @@ from domain.attempts import Outcome
 from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.fence import Fence
 from domain.inquiry import Evidence, Inquiry, InquiryTerms
-from domain.lifecycle import inquire, reconcile, submit
+from domain.lifecycle import inquire, reconcile, record_callback, submit
 from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
 from domain.ports import Change, Context, Decided
 from domain.values import Kind
@@ -143,7 +143,7 @@ def _claims_ignored(patch: Patch) -> None:
 
 
 def _no_second_look(patch: Patch) -> None:
-    for module in (stamp, inquire):
+    for module in (stamp, asking):
         patch.setattr(module, "second_look_at", lambda _payment, _now: None)
 
 
@@ -182,6 +182,15 @@ class Removal(NamedTuple):
 
 _BUSY = {"is_busy": _ALWAYS, "callback_is_lost": 0.0}
 _BUSY_AND_ACTS = {"is_busy": 0.6, "busy_yet_acts": _OFTEN}
+
+
+def _callbacks_believed_at_once(patch: Patch) -> None:
+    patch.setattr(record_callback, "_unconfirmed_success", record_callback._success)
+
+
+def _correction_confirmed_once_or_never(patch: Patch) -> None:
+    patch.setattr(inquire, "next_look_at", lambda payment, _evidence, now, _terms: asking.second_look_at(payment, now))
+
 
 # By the sentence that is taken away.
 REMOVALS: dict[str, Removal] = {
@@ -241,5 +250,11 @@ REMOVALS: dict[str, Removal] = {
         _success_is_not_the_end, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2}
     ),
     "success outranks failure": Removal(_corrections_refused, Kind.DEPOSIT),
+    "above the limit a success is confirmed": Removal(_callbacks_believed_at_once, Kind.DEPOSIT),
+    "a correction is asked about until Daraja answers": Removal(
+        _correction_confirmed_once_or_never,
+        Kind.DEPOSIT,
+        {"fails": _ALWAYS, "pays_late": _ALWAYS, "gives_no_answer": _OFTEN, "answer_is_lost": _OFTEN},
+    ),
     "nothing waits for nobody": Removal(_due_time_forgotten, Kind.DEPOSIT),
 }

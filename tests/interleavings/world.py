@@ -10,13 +10,14 @@ import heapq
 from collections import Counter
 from collections.abc import Generator, Mapping
 from datetime import datetime
+from random import Random
 
 from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
-from domain.payment import Stage
+from domain.payment import FactName, Stage
 from domain.ports import HANDED_OVER_FOR, Change, Decided
 from domain.values import Kind
-from tests.builders import PAYMENT_ID
+from tests.builders import AMOUNT_KES, PAYMENT_ID
 from tests.interleavings import flows, people
 from tests.interleavings.chances import Chances
 from tests.interleavings.clockwork import Clockwork, Flow
@@ -30,6 +31,7 @@ _QUIET_SWEEPS_MAX = 40
 _ENOUGH_QUIET_SWEEPS = 4  # where a person was told, and Daraja has nothing more to do
 _COOL_DOWN_MS = 60_000
 _CALM = Chances()
+_POLICY, _CONFIRMING = 0x5EED, 0.3
 _HANDED_OVER_MS = int(HANDED_OVER_FOR.total_seconds() * 1000)
 _OVERDUE_MS = int(ANNOUNCEMENT_OVERDUE_BY.total_seconds() * 1000)
 
@@ -45,6 +47,7 @@ class World(Clockwork):
         *,
         kind: Kind | None = None,
         forgets_ids: bool | None = None,
+        confirms: bool | None = None,
         faults: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(seed, kind, story)
@@ -53,6 +56,9 @@ class World(Clockwork):
             setattr(self.chances, name, chance)
         self.record = Record(self.kind, seen)
         self.watch = Watch(self.kind, self.times)
+        if confirms is None:
+            confirms = Random(seed ^ _POLICY).random() < _CONFIRMING
+        self.confirms = confirms  # whether policy wants a success confirmed that a callback tells of
         if forgets_ids is None:
             forgets_ids = rng.random() < 0.5
         self.daraja = Daraja(
@@ -145,6 +151,8 @@ class World(Clockwork):
         if after.stage is not before.stage:
             self._quiet_sweeps = 0
             self.watch.changed(after, now)
+            if self.confirms and self.record.history[-1][1:] == (FactName.SUCCESS_REPORTED, Stage.SUCCEEDED):
+                self.watch.must_be_confirmed()
             judge_money(self.record, self.daraja)
             if self.story is not None:
                 self.story.append(f"{'':>15}  {before.stage.value} -> {after.stage.value}")
@@ -285,13 +293,15 @@ class World(Clockwork):
 
     def _store(self, message: Message, begun: int) -> None:
         report = report_of(self.kind, message)
-        callback = callback_of(self.kind, message, report.word.value)
+        callback = callback_of(self.kind, message, report.word.value, report.receipt)
+        confirm_above_kes = AMOUNT_KES - 1 if self.confirms else None
+        change = callback_change(PAYMENT_ID, callback, report, confirm_above_kes=confirm_above_kes)
         self.delivered += 1
         if message.address in ("result", "timeout"):
             self.watch.told(message)
         else:
             self.watch.answered(message.number, message)
-        decided = self.commit(f"{message.address} {message.word}", callback_change(PAYMENT_ID, callback, report), begun)
+        decided = self.commit(f"{message.address} {message.word}", change, begun)
         if message.address == "result":
             self._quiet_sweeps = 0  # something new, whatever was given up before
             self.look_again()

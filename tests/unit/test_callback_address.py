@@ -15,6 +15,7 @@ from domain.callback_address import (
     Operation,
     address,
     fits_kind,
+    genuine_payment_id,
     is_genuine,
     is_operation,
     token,
@@ -70,6 +71,48 @@ def test_a_token_of_any_of_the_secrets_is_genuine_while_they_are_rotated() -> No
 def test_a_token_is_good_for_nothing_else(payment_id: str, operation: str, change: object) -> None:
     assert callable(change)
     assert not is_genuine([FIRST, SECOND], payment_id, operation, change(token(FIRST, ID, "deposit")))
+
+
+def test_an_address_of_ours_names_its_payment() -> None:
+    for operation in OPERATIONS:
+        presented = token(SECOND, ID, operation)
+        assert genuine_payment_id([FIRST, SECOND], ID, operation, presented) == PAYMENT_ID
+
+
+class _Counted(str):
+    """A secret that knows how often a token was made of it."""
+
+    __slots__ = ("uses",)
+    uses: int
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        self.uses += 1
+        return super().encode(encoding, errors)
+
+
+WRONG_ADDRESSES = {
+    "the first secret's token": (ID, "deposit", token(FIRST, ID, "deposit")),
+    "the last secret's token": (ID, "deposit", token("third-secret", ID, "deposit")),
+    "a wrong token": (ID, "deposit", "0" * 40),
+    "no token": (ID, "deposit", ""),
+    "a token of half the length": (ID, "deposit", token(FIRST, ID, "deposit")[:20]),
+    "another payment": (str(PAYMENT_ID)[:-1] + "0", "deposit", token(FIRST, ID, "deposit")),
+    "a payment id that is none": ("nobody", "deposit", token(FIRST, ID, "deposit")),
+    "another operation": (ID, "withdrawal", token(FIRST, ID, "deposit")),
+    "an operation that is none": (ID, "refund", token(FIRST, ID, "deposit")),
+    "an operation that is none, signed": (ID, "refund", token(FIRST, ID, "refund")),
+}
+
+
+@pytest.mark.parametrize("which", WRONG_ADDRESSES)
+def test_whatever_is_wrong_with_an_address_the_work_is_the_same(which: str) -> None:
+    """One token of each secret, whether an earlier one fitted, and whether id and operation have a form that could."""
+    secrets = [_Counted(secret) for secret in (FIRST, SECOND, "third-secret")]
+    for secret in secrets:
+        secret.uses = 0
+    found = genuine_payment_id(secrets, *WRONG_ADDRESSES[which])
+    assert [secret.uses for secret in secrets] == [1, 1, 1]
+    assert (found is not None) == ("secret's token" in which)
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from domain.lifecycle.resolve import REVIEWED, Decision, Resolution, resolution
 from domain.payment import FactName, Payment, Stage
 from domain.ports import Decided
 from domain.values import Kind
-from tests.builders import PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
+from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
 
 S = Stage
 WHO = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
@@ -111,6 +112,21 @@ def test_a_failure_is_not_found_unpaid_again() -> None:
 def test_a_stored_message_that_says_paid_forbids_unpaid(stage: Stage) -> None:
     assert "stored callback" in refusal(a_flagged(stage), UNPAID, evidence=evidence_of(claims_success=True))
     resolved(a_flagged(stage), UNPAID, evidence=evidence_of(has_message=True))
+
+
+@pytest.mark.parametrize(("kind", "denials"), [(Kind.DEPOSIT, 2), (Kind.WITHDRAWAL, 1), (Kind.BILL_PAYMENT, 1)])
+def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: int) -> None:
+    """It was not believed without Daraja's own word, which came after it and said no: else a forged one would hold for ever."""
+    asked = [an_inquiry(number, Verdict.FAILED, at=NOW) for number in range(1, denials + 1)]
+    waiting = {"claims_success": True, "receipts_to_confirm": frozenset({RECEIPT}), "to_confirm_since": NOW}
+    payment = a_flagged(kind=kind)
+    resolved(payment, UNPAID, evidence=evidence_of(*asked, **waiting))
+    for known in (
+        evidence_of(*asked[1:], **waiting),
+        evidence_of(*asked, **{**waiting, "to_confirm_since": NOW + timedelta(seconds=1)}),
+        evidence_of(*asked, claims_success=True),
+    ):
+        assert "stored callback" in refusal(payment, UNPAID, evidence=known)
 
 
 @pytest.mark.parametrize("verdict", Verdict)

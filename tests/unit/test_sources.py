@@ -18,7 +18,7 @@ def networks(*texts: str) -> list[IpNetwork]:
     return [ipaddress.ip_network(text) for text in texts]
 
 
-PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32")
+PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "::ffff:172.16.0.0/108")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,30 @@ PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32")
         ("10.0.0.1", ["999.1.1.1"], "999.1.1.1"),
         ("10.0.0.1", ["010.0.0.1"], "010.0.0.1"),  # octal to some: an address to nobody
         ("", [SAFARICOM], ""),
+        # IPv6 proxies, and proxies that are told as IPv6 has them
+        ("fd00::1", [f"{SAFARICOM}, [fd00::2]:8443, fd00::3"], SAFARICOM),
+        ("fe80::1%eth0", [SAFARICOM], "fe80::1%eth0"),
+        ("172.16.0.9", [SAFARICOM], SAFARICOM),
+        ("::ffff:172.16.0.9", [SAFARICOM], SAFARICOM),
+        ("172.32.0.9", [SAFARICOM], "172.32.0.9"),
+        # a proxy that adds empty hops, or thousands: only the last ones that are ours are gone through
+        ("10.0.0.1", [f"{SAFARICOM},,10.0.0.2"], ""),
+        ("10.0.0.1", ["", ""], ""),
+        ("10.0.0.1", [SAFARICOM, *["10.0.0.2"] * 5000], SAFARICOM),
+        ("10.0.0.1", [", ".join([SAFARICOM, *["10.0.0.2"] * 5000])], SAFARICOM),
+        ("10.0.0.1", [", ".join([*[SAFARICOM] * 5000, ATTACKER])], ATTACKER),
+        # almost an address
+        ("10.0.0.1", [f"{SAFARICOM}:http"], f"{SAFARICOM}:http"),
+        ("10.0.0.1", [f"{SAFARICOM}:123456"], f"{SAFARICOM}:123456"),
+        ("10.0.0.1", [f"{SAFARICOM}:"], f"{SAFARICOM}:"),
+        ("10.0.0.1", [f"[{SAFARICOM}]"], f"[{SAFARICOM}]"),
+        ("10.0.0.1", ["[2001:db8::5]x"], "[2001:db8::5]x"),
+        ("10.0.0.1", ["[2001:db8::5"], "[2001:db8::5"),
+        ("10.0.0.1", [f"[::ffff:{SAFARICOM}%1]"], f"[::ffff:{SAFARICOM}%1]"),
+        ("10.0.0.1", [f"::ffff:{SAFARICOM}%eth0"], f"::ffff:{SAFARICOM}%eth0"),
+        ("10.0.0.1", [f"{SAFARICOM}/32"], f"{SAFARICOM}/32"),
+        ("10.0.0.1", [f'"{SAFARICOM}"'], f'"{SAFARICOM}"'),
+        ("10.0.0.1", ["٣.٣.٣.٣"], "?.?.?.?"),
         ("10.0.0.1", ["é" * 100], "?" * 64),
     ],
 )
@@ -87,6 +111,23 @@ def test_whatever_a_header_holds_the_source_can_be_stored(peer: str, forwarded_f
 @pytest.mark.parametrize("address", [SAFARICOM, f"::ffff:{SAFARICOM}", f"{SAFARICOM}:443"])
 def test_an_address_within_a_network_is_allowed(address: str) -> None:
     assert is_allowed(address, networks("2001:db8::/32", f"{SAFARICOM}/32"))
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "expected"),
+    [
+        ("::ffff:196.201.214.200/128", SAFARICOM, True),
+        ("::ffff:196.201.0.0/112", f"::ffff:{SAFARICOM}", True),
+        ("::ffff:0:0/96", ATTACKER, True),  # all of IPv4
+        ("::ffff:10.0.0.0/104", SAFARICOM, False),
+        ("::/0", SAFARICOM, False),  # all of IPv6, which IPv4 is not
+        ("0.0.0.0/0", "2001:db8::5", False),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("::/0", "2001:db8::5%eth0", False),
+    ],
+)
+def test_a_network_of_mapped_addresses_means_their_ipv4(network: str, address: str, expected: bool) -> None:
+    assert is_allowed(address, networks(network)) is expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ that makes the fact.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -86,19 +86,26 @@ class Changing:
 
 async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[ChangeResult | PaymentServiceError]:
     """Decides and writes `batch` in `transaction`. A decision that refuses is its own waiter's result, nobody else's."""
-    payments, owners, receipts = await _lock_and_load(transaction, batch)
+    payments, owners = await _lock_and_load(transaction, batch)
     evidence = await load_evidence(transaction, batch)
+    receipts = await _receipt_owners(transaction, batch, evidence)
     written: list[Written] = []
     results: list[ChangeResult | PaymentServiceError] = []
     for change in batch:
         before = payments.get(change.payment_id)
+        known = evidence.get(change.payment_id, Evidence())
         context = Context(
             now=transaction.now,
             ids_of_others=frozenset(
                 key for key in change.ids if owners.get(key, change.payment_id) != change.payment_id
             ),
             receipt_is_anothers=receipts.get(change.receipt or "", change.payment_id) != change.payment_id,
-            evidence=evidence.get(change.payment_id, Evidence()),
+            receipts_of_others=frozenset(
+                receipt
+                for receipt in known.receipts_to_confirm
+                if receipts.get(receipt, change.payment_id) != change.payment_id
+            ),
+            evidence=known,
         )
         try:
             decided = change.decide(before, context)
@@ -109,14 +116,22 @@ async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[C
         item = _prepare(change, before, decided, new_ids, transaction)
         written.append(item)
         results.append(ChangeResult(item.decided, item.announcement))
-    await write(transaction, written)
+    repeated = await write(transaction, written)
     await change_breaker(transaction, [item.decided for item in written])
-    return results
+    return [_marked(result, change, repeated) for result, change in zip(results, batch, strict=True)]
+
+
+def _marked(
+    result: ChangeResult | PaymentServiceError, change: Change, repeated: frozenset[UUID]
+) -> ChangeResult | PaymentServiceError:
+    if isinstance(result, ChangeResult) and change.callback is not None and change.callback.id in repeated:
+        return replace(result, is_repeated=True)
+    return result
 
 
 async def _lock_and_load(
     transaction: Transaction, batch: Sequence[Change]
-) -> tuple[dict[UUID, Payment], dict[tuple[str, str], UUID], dict[str, UUID]]:
+) -> tuple[dict[UUID, Payment], dict[tuple[str, str], UUID]]:
     ids = sorted({change.payment_id for change in batch})
     incoming = sorted({key for change in batch for key in change.ids})
     rows = await transaction.rows(_LOCK, {"ids": ids})
@@ -130,10 +145,18 @@ async def _lock_and_load(
     attempts = attempts_from(attempt_rows, id_rows)
     payments = {row.id: payment_from(row, attempts.get(row.id, ())) for row in rows}
     owners = {(row.kind, row.value): row.payment_id for row in id_rows}
-    receipts = {}
-    if wanted := [change.receipt for change in batch if change.receipt]:
-        receipts = {row.receipt: row.id for row in await transaction.rows(_RECEIPTS, {"receipts": wanted})}
-    return payments, owners, receipts
+    return payments, owners
+
+
+async def _receipt_owners(
+    transaction: Transaction, batch: Sequence[Change], evidence: Mapping[UUID, Evidence]
+) -> dict[str, UUID]:
+    """Whose the receipts are that this batch may record."""
+    wanted = {change.receipt for change in batch if change.receipt}
+    wanted.update(*(known.receipts_to_confirm for known in evidence.values()))
+    if not wanted:
+        return {}
+    return {row.receipt: row.id for row in await transaction.rows(_RECEIPTS, {"receipts": sorted(wanted)})}
 
 
 def _prepare(

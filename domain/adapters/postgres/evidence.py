@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -12,6 +14,7 @@ from sqlalchemy import text
 from domain.adapters.postgres.engine import BRAKES_LOCK, Transaction
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.lifecycle.record_callback import REMINDERS, Disposition
 from domain.payment import Step
 from domain.ports import Change, Decided
 from domain.report import Word
@@ -24,7 +27,10 @@ WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY payment_id, number
 """)
 _MESSAGES = text("""
 SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_message,
-    bool_or(source_allowed AND word = :success) AS claims_success
+    bool_or(source_allowed AND word = :success) AS claims_success,
+    count(*) FILTER (WHERE disposition = ANY(CAST(:reminders AS text[]))) AS reminders,
+    array_agg(DISTINCT receipt) FILTER (WHERE source_allowed AND disposition = :to_confirm) AS receipts_to_confirm,
+    max(received_at) FILTER (WHERE source_allowed AND disposition = :to_confirm) AS to_confirm_since
 FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
 """)
 
@@ -70,19 +76,35 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
     for row in await transaction.rows(_INQUIRIES, parameters):
         verdict = Verdict(row.verdict) if row.verdict else None
         inquiries[row.payment_id].append(Inquiry(row.number, row.asked_at, verdict, row.code))
-    about_messages = {**parameters, "operations": _OPERATIONS, "success": Word.SUCCESS.value}
-    messages = {row.payment_id: row for row in await transaction.rows(_MESSAGES, about_messages)}
+    about_messages = {
+        **parameters,
+        "operations": _OPERATIONS,
+        "success": Word.SUCCESS.value,
+        "reminders": [disposition.value for disposition in REMINDERS],
+        "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
+    }
+    messages = {row.payment_id: _said(row) for row in await transaction.rows(_MESSAGES, about_messages)}
     engaged = {row.name for row in await transaction.rows(brakes) if row.is_engaged}
     return {
-        payment_id: Evidence(
+        payment_id: replace(
+            messages.get(payment_id, Evidence()),
             inquiries=tuple(inquiries[payment_id]),
-            has_message=payment_id in messages and messages[payment_id].has_message,
-            claims_success=payment_id in messages and bool(messages[payment_id].claims_success),
             payouts_are_stopped=bool(engaged),
             breaker_is_open="breaker" in engaged,
         )
         for payment_id in ids
     }
+
+
+def _said(row: Any) -> Evidence:
+    """What the stored messages about one payment say together."""
+    return Evidence(
+        has_message=row.has_message,
+        claims_success=bool(row.claims_success),
+        reminders=row.reminders,
+        receipts_to_confirm=frozenset(row.receipts_to_confirm or ()),
+        to_confirm_since=row.to_confirm_since,
+    )
 
 
 async def change_breaker(transaction: Transaction, decisions: Sequence[Decided]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 
@@ -27,12 +28,17 @@ _HISTORY_COLUMNS = {
 _CALLBACK_COLUMNS = {
     "id": "uuid", "payment_id": "uuid", "operation": "text", "source_address": "text", "source_allowed": "boolean",
     "content_type": "text", "body": "bytea", "body_sha256": "bytea", "disposition": "text", "is_flagged": "boolean",
-    "word": "text",
+    "word": "text", "receipt": "text",
 }  # fmt: skip
 _EXCHANGE_COLUMNS = {
     "id": "uuid", "payment_id": "uuid", "attempt_id": "uuid", "api": "text", "request": "text",
     "was_written": "boolean", "http_status": "int", "answer": "text", "meaning": "text",
 }  # fmt: skip
+
+# The same bytes for the same payment are kept so often, among the last of its messages: a copy more would tell nothing, and
+# whoever knows an address could fill the disk with them. Counted under the payment's lock; what differs is always kept.
+_COPIES_MAX = 20
+_LOOKED_BACK_MAX = 100
 
 # All that a batch writes, in one statement, because each costs two round trips. The tables do not read each other here;
 # what was written is counted. A callback or an exchange that a lost COMMIT wrote already is not written twice.
@@ -67,13 +73,24 @@ WITH ids AS (
     SELECT id, payment_id, sequence, now(), what, previous_stage, stage, attempt_id, CAST(detail AS json), event_type,
         event_body
     FROM {unnest(_HISTORY_COLUMNS, "history")}
+), repeated AS (
+    SELECT sent.id FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
+    WHERE {_COPIES_MAX} <= (
+        SELECT count(*) FROM (
+            SELECT operation, source_allowed, disposition, body_sha256 FROM mkwanja.callbacks AS earlier
+            WHERE earlier.payment_id = sent.payment_id ORDER BY earlier.received_at DESC LIMIT {_LOOKED_BACK_MAX}
+        ) AS recent
+        WHERE (recent.operation, recent.source_allowed, recent.disposition, recent.body_sha256)
+            = (sent.operation, sent.source_allowed, sent.disposition, sent.body_sha256)
+    )
 ), stored AS (
     INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address, source_allowed, content_type,
-        body, body_sha256, disposition, is_flagged, word)
+        body, body_sha256, disposition, is_flagged, word, receipt)
     SELECT id, payment_id, operation, now(), source_address, source_allowed, content_type, body, body_sha256,
-        disposition, is_flagged, word
+        disposition, is_flagged, word, receipt
     FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
     WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS earlier WHERE earlier.id = sent.id)
+        AND sent.id NOT IN (SELECT id FROM repeated)
 ), exchanged AS (
     INSERT INTO mkwanja.daraja_exchanges (id, payment_id, attempt_id, api, recorded_at, request, was_written,
         http_status, answer, meaning)
@@ -81,7 +98,8 @@ WITH ids AS (
     FROM {unnest(_EXCHANGE_COLUMNS, "exchanges")}
     ON CONFLICT (id) DO NOTHING
 )
-SELECT (SELECT count(*) FROM ids) AS ids, (SELECT count(*) FROM changed) AS payments, (SELECT count(*) FROM ended) AS attempts
+SELECT (SELECT count(*) FROM ids) AS ids, (SELECT count(*) FROM changed) AS payments, (SELECT count(*) FROM ended) AS attempts,
+    ARRAY(SELECT id FROM repeated) AS repeated
 """)
 
 
@@ -101,7 +119,8 @@ class TakenMeanwhile(Exception):
     """Another transaction recorded one of our ids between the look and the write."""
 
 
-async def write(transaction: Transaction, written: Sequence[Written]) -> None:
+async def write(transaction: Transaction, written: Sequence[Written]) -> frozenset[UUID]:
+    """Writes all of `written`; the ids of callbacks that are on record often enough and were not stored once more."""
     ids = [
         {"kind": kind, "value": value, "payment_id": item.change.payment_id, "attempt_id": item.decided.attempt_id}
         for item in written
@@ -128,7 +147,7 @@ async def write(transaction: Transaction, written: Sequence[Written]) -> None:
     callbacks = [_callback_values(item) for item in written if item.change.callback]
     exchanges = [values for item in written for values in _exchange_values(item.change)]
     if not (ids or changed or outcomes or claims or asked or answered or history or callbacks or exchanges):
-        return
+        return frozenset()
     parameters = {
         **columns(ids, _ID_COLUMNS, "ids"),
         **columns(changed, CHANGED_COLUMNS, "payments"),
@@ -145,6 +164,7 @@ async def write(transaction: Transaction, written: Sequence[Written]) -> None:
         raise TakenMeanwhile
     if (counted.payments, counted.attempts) != (len(changed), len(outcomes)):
         raise RuntimeError("a locked row was not written: two changes of one payment in a batch?")
+    return frozenset(counted.repeated)
 
 
 def _changed_attempts(item: Written) -> list[Attempt]:
@@ -197,6 +217,7 @@ def _callback_values(item: Written) -> dict[str, Any]:
         "disposition": item.decided.disposition,
         "is_flagged": item.decided.is_flagged,
         "word": callback.word,
+        "receipt": callback.receipt,
     }
 
 

@@ -1,0 +1,171 @@
+"""Successes that wait for Daraja's own word, and copies of one message: what the record keeps of them, and tells."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from domain.inquiry import Verdict
+from domain.lifecycle.record_callback import callback_change
+from domain.ports import ChangeResult
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.integration.conftest import AMOUNT_KES, Store, a_callback, a_receipt, success
+from tests.integration.inquiries import an_answer, answered, asked, called_back, evidence, in_doubt
+
+COPIES_MAX = 20
+PAID = an_answer(Verdict.PAID, code="0", word=Word.SUCCESS)
+
+
+async def claims(
+    store: Store, payment_id: UUID, receipt: str, *, operation: str = "deposit", source_allowed: bool = True
+) -> ChangeResult:
+    """A callback says that the payment was paid, and policy wants that confirmed."""
+    report = Report(word=Word.SUCCESS, code="0", has_amount=True, amount=Decimal(AMOUNT_KES), receipt=receipt)
+    callback = replace(a_callback(operation), word="success", receipt=receipt, source_allowed=source_allowed)
+    return await store.changing.change(callback_change(payment_id, callback, report, confirm_above_kes=0))
+
+
+async def the_payment(store: Store, payment_id: UUID) -> tuple[str, str | None, bool]:
+    [row] = await store.rows("SELECT * FROM mkwanja.payments WHERE id = $1", payment_id)
+    return row["stage"], row["receipt"], row["needs_review"]
+
+
+async def stored(store: Store, payment_id: UUID) -> int:
+    return int(await store.one("SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1", payment_id))
+
+
+async def test_what_waits_is_known_with_its_receipts_and_since_when(store: Store) -> None:
+    """A message from a wrong source waits for nothing, and neither does another payment's."""
+    one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
+    assert (await evidence(store, one)).to_confirm_since is None
+    first, second = a_receipt(), a_receipt()
+    await claims(store, one, first)
+    await claims(store, one, a_receipt(), source_allowed=False)
+    await claims(store, one, second)
+    await claims(store, one, first)
+    known = await evidence(store, one)
+    assert (known.receipts_to_confirm, known.claims_success) == (frozenset({first, second}), True)
+    rows = await store.rows("SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", one)
+    assert known.to_confirm_since == rows[-1]["received_at"]
+    assert [row["disposition"] for row in rows] == ["awaits_confirmation", "wrong_source", *["awaits_confirmation"] * 2]
+    assert (await evidence(store, other)).receipts_to_confirm == frozenset()
+    history = "SELECT what FROM mkwanja.payment_history WHERE payment_id = $1 AND what = 'awaits_confirmation'"
+    assert len(await store.rows(history, one)) == 1
+
+
+async def test_every_stored_message_keeps_the_receipt_that_it_names(store: Store) -> None:
+    payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
+    await claims(store, payment_id, receipt)
+    await called_back(store, payment_id, "deposit", Report(word=Word.UNREADABLE))
+    rows = await store.rows(
+        "SELECT receipt FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", payment_id
+    )
+    assert [row["receipt"] for row in rows] == [receipt, None]
+
+
+async def test_daraja_s_word_ends_it_with_the_receipt_that_waited(store: Store) -> None:
+    payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
+    await claims(store, payment_id, receipt)
+    assert await the_payment(store, payment_id) == ("in_doubt", None, False)
+    question = await asked(store, payment_id)
+    assert question is not None
+    await answered(store, payment_id, question.number, PAID)
+    assert await the_payment(store, payment_id) == ("succeeded", receipt, False)
+
+
+async def test_a_receipt_that_another_payment_has_by_now_is_left_to_it(store: Store) -> None:
+    """It was free when the message came: that it was paid is certain, whose the receipt is, is for a person."""
+    payment_id, other, receipt = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT), a_receipt()
+    await claims(store, payment_id, receipt)
+    await store.changing.change(success(other, receipt=receipt))
+    question = await asked(store, payment_id)
+    assert question is not None
+    await answered(store, payment_id, question.number, PAID)
+    assert await the_payment(store, payment_id) == ("succeeded", None, True)
+    assert await the_payment(store, other) == ("succeeded", receipt, False)
+
+
+async def test_two_payments_that_wait_with_one_receipt_and_are_confirmed_at_once_do_not_share_it(store: Store) -> None:
+    receipt = a_receipt()
+    ids = [await in_doubt(store, Kind.DEPOSIT) for _ in range(4)]
+    for payment_id in ids:
+        await claims(store, payment_id, receipt)
+        assert await asked(store, payment_id) is not None
+    await asyncio.gather(*(answered(store, payment_id, 1, PAID) for payment_id in ids))
+    outcomes = sorted([await the_payment(store, payment_id) for payment_id in ids], key=str)
+    assert outcomes == [("succeeded", receipt, False), *[("succeeded", None, True)] * 3]
+
+
+async def test_messages_that_bring_a_question_forward_are_counted(store: Store) -> None:
+    """Of whatever source: each more makes the next wait longer."""
+    payment_id = await in_doubt(store)
+    for report, source_allowed in (
+        (Report(word=Word.TIMEOUT), True),
+        (Report(word=Word.UNREADABLE), True),  # asks for nothing
+        (Report(word=Word.UNDECIDED, code="26"), True),
+        (Report(word=Word.UNDECIDED, code="26"), False),
+    ):
+        await called_back(store, payment_id, "withdrawal", report, source_allowed=source_allowed)
+    assert (await evidence(store, payment_id)).reminders == 3
+
+
+# --- copies -------------------------------------------------------------------------------------------------------
+
+
+async def repeat(store: Store, payment_id: UUID, body: bytes, times: int, **changes: Any) -> list[ChangeResult]:
+    """The same bytes, so many times at once."""
+    callbacks = [replace(a_callback(body=body), **changes) for _ in range(times)]
+    unreadable = Report(word=Word.UNREADABLE)
+    raw = (callback_change(payment_id, callback, unreadable) for callback in callbacks)
+    return await asyncio.gather(*(store.changing.change(change) for change in raw))
+
+
+async def test_the_same_bytes_are_kept_a_bounded_number_of_times(store: Store) -> None:
+    """All are answered alike; a copy more than is kept is only counted."""
+    payment_id = await in_doubt(store, Kind.DEPOSIT)
+    results = await repeat(store, payment_id, b"again", COPIES_MAX + 15)
+    assert await stored(store, payment_id) == COPIES_MAX
+    assert sum(result.is_repeated for result in results) == 15
+    assert {result.decided.disposition for result in results} == {"unreadable"}
+
+
+async def test_what_differs_is_kept_however_often_something_else_came(store: Store) -> None:
+    """In one byte, in its source, in what it led to, in its operation, or in its payment."""
+    one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
+    await repeat(store, one, b"again", COPIES_MAX + 1)
+    before = await stored(store, one)
+    await repeat(store, one, b"again.", 1)
+    await repeat(store, one, b"again", 1, source_allowed=False)
+    await repeat(store, one, b"again", 1, operation="withdrawal")
+    assert await stored(store, one) == before + 3
+    await repeat(store, other, b"again", 1)
+    assert await stored(store, other) == 1
+
+
+async def test_copies_that_several_processes_receive_at_once_are_ordered_by_the_payment_s_lock(store: Store) -> None:
+    """None sees a copy that is not committed, so the first is never left out."""
+    payment_id = await in_doubt(store, Kind.DEPOSIT)
+    async with Store(store.url) as beside:
+        await asyncio.gather(*(repeat(each, payment_id, b"both", COPIES_MAX) for each in (store, beside)))
+    assert await stored(store, payment_id) == COPIES_MAX
+
+
+async def test_an_unknown_payment_s_messages_are_kept_too(store: Store) -> None:
+    """There is no row to lock: never fewer than one, and not without end."""
+    nobody = a_callback().id
+    for _ in range(3):
+        await repeat(store, nobody, b"who?", COPIES_MAX)
+    assert await stored(store, nobody) == COPIES_MAX
+
+
+async def test_a_copy_is_found_by_its_digest_and_the_digest_is_of_what_came(store: Store) -> None:
+    """Two bodies that differ only in a credential, which is replaced, are two."""
+    payment_id = await in_doubt(store, Kind.DEPOSIT)
+    await repeat(store, payment_id, b"[replaced]", COPIES_MAX)
+    await repeat(store, payment_id, b"[replaced]", 1, body_sha256=sha256(b"secret").digest())
+    assert await stored(store, payment_id) == COPIES_MAX + 1

@@ -1,0 +1,342 @@
+"""Above an amount that policy names, a callback's success is believed only once Daraja has confirmed it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.attempts import Outcome
+from domain.errors import Unreachable
+from domain.events import EventType
+from domain.inquiry import Inquiry, Verdict
+from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.record_callback import Disposition, callback_change, decide_report
+from domain.lifecycle.submit import answer_change
+from domain.payment import Payment, Stage
+from domain.ports import Decided
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.builders import (
+    AMOUNT_KES,
+    ASKED_BY,
+    INQUIRY_TERMS,
+    NOW,
+    PAYMENT_ID,
+    RECEIPT,
+    a_callback,
+    a_context,
+    a_due,
+    a_payment,
+    a_report,
+    an_attempt,
+    an_attempt_id,
+    an_attempting,
+    an_inquiry,
+    evidence_of,
+)
+from tests.unit.test_submit import TERMS as SUBMIT_TERMS
+
+D, S, V = Disposition, Stage, Verdict
+OPEN = [S.AWAITING_RESULT, S.IN_DOUBT]
+MINUTE = timedelta(minutes=1)
+OTHER_RECEIPT = "UC1OTHER22"
+
+# Daraja's own word: STK query names no receipt, Transaction Status does.
+QUERY_PAID = a_report(code="0", verdict=V.PAID, receipt=None, has_amount=False, amount=None)
+STATUS_PAID = a_report(code="Completed", verdict=V.PAID)
+SAYS_FAILED = a_report(Word.FAILURE, code="1032", verdict=V.FAILED)
+
+
+def told(
+    payment: Payment, report: Report | None = None, *, above: int | None = AMOUNT_KES - 1, **known: Any
+) -> Decided:
+    """What a callback does to `payment`, where policy wants successes over `above` confirmed."""
+    context = {name: known.pop(name) for name in ("receipt_is_anothers", "ids_of_others") if name in known}
+    return decide_report(
+        payment,
+        a_context(evidence=evidence_of(*known.pop("inquiries", ()), **known), **context),
+        report or a_report(),
+        confirm_above_kes=above,
+    )
+
+
+def answered(
+    payment: Payment, report: Report, *, receipts_of_others: frozenset[str] = frozenset(), **known: Any
+) -> Decided:
+    """What Daraja's answer to our first question does to `payment`."""
+    asked = an_inquiry(1, at=NOW - MINUTE)
+    evidence = evidence_of(asked, has_message=True, claims_success=True, **known)
+    change = answering(PAYMENT_ID, 1, report, (), INQUIRY_TERMS)
+    return change.decide(payment, a_context(evidence=evidence, receipts_of_others=receipts_of_others))
+
+
+def waiting(*receipts: str, since: timedelta = MINUTE) -> dict[str, Any]:
+    """What is known while successes with these receipts wait to be confirmed."""
+    return {"receipts_to_confirm": frozenset(receipts or (RECEIPT,)), "to_confirm_since": NOW - since}
+
+
+def payment_of(decision: Decided) -> Payment:
+    assert decision.payment is not None
+    return decision.payment
+
+
+# --- a success that is told -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("stage", OPEN)
+def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(stage: Stage, kind: Kind) -> None:
+    payment = a_payment(stage=stage, kind=kind)
+    decision = told(payment)
+    assert decision.payment == replace(payment, next_step_at=NOW)
+    assert (decision.disposition, decision.what, decision.is_flagged) == (
+        D.AWAITS_CONFIRMATION,
+        D.AWAITS_CONFIRMATION,
+        False,
+    )
+    assert decision.event is None
+
+
+@pytest.mark.parametrize("above", [None, AMOUNT_KES, AMOUNT_KES + 1])
+@pytest.mark.parametrize("stage", [*OPEN, S.SUBMITTING, S.ACCEPTED])
+def test_up_to_the_limit_a_success_finalizes(stage: Stage, above: int | None) -> None:
+    decision = told(a_payment(stage=stage), above=above)
+    assert (payment_of(decision).stage, decision.disposition) == (S.SUCCEEDED, D.FINALIZED)
+
+
+def test_it_teaches_the_ids_by_which_daraja_can_be_asked() -> None:
+    """The message may be the first to name them: Daraja's own answer was lost."""
+    ids = frozenset(ASKED_BY[Kind.DEPOSIT].items())
+    decision = told(a_payment(stage=S.IN_DOUBT), a_report(ids=ids))
+    assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
+
+
+def test_one_that_is_being_sent_is_asked_about_once_its_lease_allows() -> None:
+    payment = a_payment(stage=S.SUBMITTING)
+    assert payment.lease_until is not None
+    decision = told(payment)
+    assert decision.payment == replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
+    assert decision.disposition is D.AWAITS_CONFIRMATION
+
+
+def test_one_that_was_never_sent_as_far_as_we_know_is_held_for_a_person() -> None:
+    """Else it would be sent, and paid twice."""
+    payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
+    decision = told(payment)
+    assert decision.payment == replace(payment, needs_review=True)
+    assert (decision.disposition, decision.is_flagged) == (D.CONTRADICTION, True)
+
+
+@pytest.mark.parametrize("stage", [S.SUBMITTING, S.IN_DOUBT])
+def test_one_that_is_proved_unsent_while_a_success_waits_is_held_for_a_person(stage: Stage) -> None:
+    """A worker's late proof that nothing was written must not have it sent: somebody says that it was paid."""
+    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), Unreachable(), SUBMIT_TERMS)
+    payment = a_payment(stage=stage)
+    for claims_success in (True, False):
+        context = a_context(evidence=evidence_of(has_message=claims_success, claims_success=claims_success))
+        after = payment_of(change.decide(payment, context))
+        assert (after.stage, after.needs_review) == (S.ACCEPTED, claims_success)
+
+
+def test_a_correction_is_flagged_at_once_and_confirmed_first() -> None:
+    """Its subscribers were told that it failed: somebody should see it, whatever Daraja answers."""
+    payment = a_payment(stage=S.FAILED)
+    decision = told(payment)
+    assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW)
+    assert (decision.disposition, decision.is_flagged, decision.event) == (D.AWAITS_CONFIRMATION, True, None)
+
+
+def test_one_that_has_succeeded_gets_its_receipt_as_ever() -> None:
+    decision = told(a_payment(stage=S.SUCCEEDED, receipt=None))
+    assert (payment_of(decision).receipt, decision.event) == (RECEIPT, EventType.RECEIPT_ADDED)
+    assert told(a_payment(stage=S.SUCCEEDED)).disposition is D.DUPLICATE
+
+
+@pytest.mark.parametrize(
+    ("report", "known", "disposition"),
+    [
+        (a_report(amount=Decimal(AMOUNT_KES + 1)), {}, D.AMOUNT_DIFFERS),
+        (a_report(receipt=None), {}, D.SUCCESS_WITHOUT_RECEIPT),
+        (a_report(has_amount=False, amount=None), {}, D.SUCCESS_WITHOUT_RECEIPT),
+        (a_report(), {"receipt_is_anothers": True}, D.RECEIPT_OF_ANOTHER_PAYMENT),
+        (a_report(), {"ids_of_others": frozenset({("checkout_request_id", "x")})}, D.IDS_DIFFER),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_would_not_be_believed_below_the_limit_does_not_wait_either(
+    report: Report, known: dict[str, Any], disposition: Disposition
+) -> None:
+    decision = told(a_payment(stage=S.AWAITING_RESULT), report, **known)
+    assert (decision.disposition, decision.is_flagged) == (disposition, True)
+
+
+def test_from_a_wrong_source_it_does_not_wait() -> None:
+    context = a_context()
+    decision = decide_report(
+        a_payment(stage=S.IN_DOUBT), context, a_report(), source_allowed=False, confirm_above_kes=0
+    )
+    assert decision.disposition is D.WRONG_SOURCE
+
+
+@pytest.mark.parametrize("stage", [*OPEN, S.FAILED, S.SUBMITTING])
+def test_an_answer_of_daraja_is_the_confirmation_itself(stage: Stage) -> None:
+    change = callback_change(PAYMENT_ID, a_callback(operation="status-1"), STATUS_PAID, confirm_above_kes=0)
+    context = a_context(evidence=evidence_of(an_inquiry(1, at=NOW - MINUTE)))
+    payment = a_due(stage=stage)
+    assert payment_of(change.decide(payment, context)).stage is S.SUCCEEDED
+
+
+def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
+    assert callback_change(PAYMENT_ID, a_callback(), a_report(), confirm_above_kes=0).wants_evidence
+    assert not callback_change(PAYMENT_ID, a_callback(), a_report()).wants_evidence
+
+
+# --- told again -------------------------------------------------------------------------------------------------------
+
+
+def test_told_again_it_is_noted_in_the_history_once() -> None:
+    decision = told(a_payment(stage=S.AWAITING_RESULT), **waiting())
+    assert (decision.disposition, decision.what) == (D.AWAITS_CONFIRMATION, None)
+
+
+@pytest.mark.parametrize(
+    ("reminders", "seconds"), [(0, 0), (1, 25), (2, 55), (3, 115), (4, 235), (5, 295), (50, 295), (10_000, 295)]
+)
+@pytest.mark.parametrize("word", [Word.SUCCESS, Word.TIMEOUT, Word.UNDECIDED])
+def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(word: Word, reminders: int, seconds: int) -> None:
+    """Five seconds after a question the next may be brought forward to so much later, and no sooner."""
+    payment = a_payment(stage=S.IN_DOUBT, next_step_at=NOW + timedelta(hours=1))
+    decision = told(
+        payment, a_report(word), reminders=reminders, inquiries=[an_inquiry(1, at=NOW - timedelta(seconds=5))]
+    )
+    assert payment_of(decision).next_step_at == NOW + timedelta(seconds=seconds)
+
+
+def test_a_message_never_puts_a_question_off() -> None:
+    asked = [an_inquiry(1, at=NOW)]
+    for due in (NOW - MINUTE, NOW, NOW + timedelta(seconds=1)):
+        payment = a_payment(stage=S.IN_DOUBT, next_step_at=due)
+        assert payment_of(told(payment, reminders=9, inquiries=asked)).next_step_at == due
+
+
+# --- Daraja's answer --------------------------------------------------------------------------------------------------
+
+
+def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
+    decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, **waiting())
+    after = payment_of(decision)
+    assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
+    assert (decision.event, decision.is_flagged) == (EventType.SUCCEEDED, False)
+
+
+@pytest.mark.parametrize(
+    ("known", "others"), [(waiting(RECEIPT, OTHER_RECEIPT), frozenset()), (waiting(), frozenset({RECEIPT}))],
+    ids=["two receipts", "another payment's"],
+)  # fmt: skip
+def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
+    known: dict[str, Any], others: frozenset[str]
+) -> None:
+    """That it was paid is Daraja's own word; whose receipt it is, nobody's."""
+    decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, receipts_of_others=others, **known)
+    after = payment_of(decision)
+    assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, True)
+    assert (decision.event, decision.is_flagged) == (EventType.SUCCEEDED, True)
+
+
+@pytest.mark.parametrize(
+    ("receipts", "is_flagged"), [((RECEIPT,), False), ((OTHER_RECEIPT,), True), ((RECEIPT, OTHER_RECEIPT), True)]
+)
+def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(receipts: tuple[str, ...], is_flagged: bool) -> None:
+    decision = answered(a_due(), STATUS_PAID, **waiting(*receipts))
+    after = payment_of(decision)
+    assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, is_flagged)
+    assert decision.is_flagged is is_flagged
+
+
+def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> None:
+    change = answering(PAYMENT_ID, 1, STATUS_PAID, (), INQUIRY_TERMS)
+    context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), receipt_is_anothers=True)
+    decision = change.decide(a_due(), context)
+    assert (payment_of(decision).stage, decision.disposition) == (S.IN_DOUBT, D.RECEIPT_OF_ANOTHER_PAYMENT)
+
+
+def test_a_correction_that_is_confirmed_is_announced() -> None:
+    decision = answered(a_due(stage=S.FAILED, needs_review=True), STATUS_PAID, **waiting())
+    after = payment_of(decision)
+    assert (after.stage, after.receipt, decision.event) == (S.SUCCEEDED, RECEIPT, EventType.CORRECTED)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("stage", [*OPEN, S.FAILED])
+def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(stage: Stage, kind: Kind) -> None:
+    payment = a_due(kind, stage)
+    decision = answered(payment, SAYS_FAILED, **waiting())
+    assert decision.payment == replace(payment, needs_review=True)
+    assert (decision.disposition, decision.event) == (D.CONTRADICTION, None)
+
+
+@pytest.mark.parametrize("stage", [*OPEN, S.SUBMITTING])
+def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: Stage) -> None:
+    """Success outranks failure also where it is not yet confirmed."""
+    payment = a_payment(stage=stage)
+    decision = told(payment, a_report(Word.FAILURE), **waiting())
+    assert decision.payment == replace(payment, needs_review=True)
+    assert (decision.disposition, decision.is_flagged) == (D.CONTRADICTION, True)
+
+
+def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
+    """Three answers without a result, long after the window."""
+    silent = [an_inquiry(n, V.UNDER_WAY, at=NOW - timedelta(minutes=10 - n)) for n in range(1, 4)]
+    change = answering(PAYMENT_ID, 4, a_report(Word.UNDECIDED, verdict=V.UNDER_WAY), (), INQUIRY_TERMS)
+    for claims_success, expected in ((True, S.IN_DOUBT), (False, S.FAILED)):
+        known = evidence_of(*silent, an_inquiry(4, at=NOW), claims_success=claims_success)
+        assert payment_of(change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))).stage is expected
+
+
+# --- no answer --------------------------------------------------------------------------------------------------------
+
+
+def next_question(payment: Payment, *inquiries: Inquiry, **known: Any) -> timedelta | None:
+    """How long after this question the next one comes, or None where this is the last."""
+    decision = asking(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context(evidence=evidence_of(*inquiries, **known)))
+    assert decision.asked is not None
+    due = payment_of(decision).next_step_at
+    return None if due is None else due - NOW
+
+
+def ago(*minutes: int, verdict: Verdict | None = None) -> list[Inquiry]:
+    return [an_inquiry(n, verdict, at=NOW - n_ago * MINUTE) for n, n_ago in enumerate(minutes, 1)]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_failed_payment_is_asked_about_until_daraja_answers(kind: Kind) -> None:
+    """What was asked before the success came says nothing about it."""
+    payment = a_due(kind, S.FAILED)
+    since = waiting(since=timedelta(minutes=30))
+    assert next_question(payment) is None
+    assert next_question(payment, **since) == timedelta(seconds=30)
+    assert next_question(payment, *ago(90, 80, verdict=V.FAILED), **since) == timedelta(seconds=30)
+    assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
+    assert next_question(payment, *ago(20, 10, verdict=V.NO_ANSWER), **since) == timedelta(seconds=120)
+    assert next_question(payment, *ago(20, 10, verdict=V.FAILED), **since) is None
+    assert next_question(payment, *ago(*range(29, 19, -1)), **since) is None  # a person was told
+
+
+def test_one_query_that_denies_it_is_not_enough() -> None:
+    """Queries have contradicted callbacks (daraja.md §3)."""
+    denied = ago(10, verdict=V.FAILED)
+    assert next_question(a_due(Kind.DEPOSIT, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))) is not None
+    assert next_question(a_due(Kind.WITHDRAWAL, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))) is None
+
+
+def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None:
+    since = waiting(since=timedelta(minutes=30))
+    payment = a_due()
+    assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
+    asked = asking(PAYMENT_ID, INQUIRY_TERMS)
+    decision = asked.decide(payment, a_context(evidence=evidence_of(*ago(*range(19, 9, -1)), **since)))
+    assert payment_of(decision).needs_review
