@@ -35,12 +35,15 @@ def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
 
 
 def token(kid: str | None, *, header_kid: str | None = None, **changes: object) -> str:
-    """A good token by that key, or by the secret; by another key than it names, where `header_kid` is given."""
+    """A good token by that key, or by the secret. It names another key where `header_kid` is given."""
     claims = {"iss": ISSUER, "aud": "authenticated", "exp": time.time() + 3600, "sub": "user", "role": "authenticated"}
     if kid is None:
         return jwt.encode(claims | changes, SECRET, "HS256")
     return jwt.encode(
-        claims | changes, BACKENDS.ECKey(private(kid), "ES256"), "ES256", headers={"kid": header_kid or kid}
+        claims | changes,
+        BACKENDS.ECKey(private(kid), "ES256"),
+        "ES256",
+        headers={"kid": kid if header_kid is None else header_kid},
     )
 
 

@@ -166,7 +166,7 @@ async def test_the_last_good_set_serves_for_a_day(
     with pytest.raises(KeysUnavailable):
         await fails(endpoint, monkeypatch, fault, endpoint.knows("first"))
     endpoint.script = says(answer(GOOD_SET))
-    endpoint.now += HOUR_SECONDS
+    endpoint.now += gateway.keys.RETRY_AFTER_SECONDS
     assert await endpoint.knows("first")
     assert (metric("age_seconds"), endpoint.keys.generation) == (0, generation)
 

@@ -50,7 +50,7 @@ async def test_unknown_kid_is_looked_up_once_a_minute(issuer: Issuer) -> None:
 
 
 async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
-    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s; known keys work throughout."""
+    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s, and 5 after any rest; known keys work throughout."""
     await issuer.keys.start()
     assert not any([await issuer.knows(f"made-up-{number}") for number in range(200)])
     assert issuer.fetches == 5
@@ -58,7 +58,28 @@ async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
         issuer.now += 12.001
         assert not any([await issuer.knows(f"made-up-{fetches}-{number}") for number in range(20)])
         assert issuer.fetches == fetches
+    issuer.now += 3600
+    assert not any([await issuer.knows(f"made-up-later-{number}") for number in range(200)])
+    assert issuer.fetches == 8 + 5
     assert await issuer.knows("first")
+
+
+@pytest.mark.parametrize("kid", ["", "k" * 256])
+async def test_kid_that_names_no_key_is_not_looked_up(issuer: Issuer, kid: str) -> None:
+    """A kid that no key could have is refused for that, without a fetch."""
+    with pytest.raises(Unauthenticated, match="1 to 255 characters"):
+        await issuer.subject(token("first", header_kid=kid))
+    assert issuer.fetches == 0
+
+
+async def test_closed_key_set_fetches_nothing(issuer: Issuer) -> None:
+    """After close the last set serves requests under way, however old it is, and nothing is asked any more."""
+    await issuer.keys.start()
+    await issuer.keys.close()
+    issuer.now += 600
+    assert await issuer.knows("first")
+    assert not await issuer.knows("second")
+    assert issuer.fetches == 1
 
 
 async def test_kid_that_could_not_be_looked_up_is_tried_again(issuer: Issuer) -> None:
