@@ -327,3 +327,9 @@ async def test_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
     wall[0] = issuer.now + 60 + LEEWAY_SECONDS
     with pytest.raises(Unauthenticated, match="expired"):
         await verifier.caller(authorization)
+
+
+@pytest.mark.parametrize("subject", [" user", "user ", "USER", "\u00faser", "u\u0301ser"])
+async def test_subject_is_taken_as_it_is(issuer: Issuer, subject: str) -> None:
+    """Subjects that differ by a space, a letter's case or its spelling in Unicode are different callers."""
+    assert await issuer.subject(token("first", sub=subject)) == subject
