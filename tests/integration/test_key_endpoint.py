@@ -94,14 +94,21 @@ class Endpoint:
     def __init__(self) -> None:
         self.script: Script = says(answer(GOOD_SET))
         self.paths: list[str] = []
+        self.requests: list[bytes] = []  # with all their fields
+        self.connections = 0
+        self.keeps_connections = False
         self.now = 1_000_000.0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = await reader.readuntil(b"\r\n\r\n")
-            self.paths.append(request.split()[1].decode())
-            await self.script(writer)
-        except OSError:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                self.paths.append(request.split()[1].decode())
+                self.requests.append(request)
+                await self.script(writer)
+                if not self.keeps_connections:
+                    break
+        except (OSError, EOFError):
             pass  # whoever asked has heard enough
         finally:
             writer.close()
@@ -121,6 +128,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
     endpoint, serving = Endpoint(), set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        endpoint.connections += 1
         serving.add(asyncio.create_task(endpoint.serve(reader, writer)))
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
@@ -195,6 +203,18 @@ async def test_a_redirect_leads_nowhere(endpoint: Endpoint) -> None:
     endpoint.script = says(answer(b"", "302 Found", "Location: /other"))
     await endpoint.keys.start()
     assert (endpoint.keys.is_loaded, endpoint.paths) == (False, ["/keys"])
+
+
+async def test_nothing_is_kept_between_fetches(endpoint: Endpoint) -> None:
+    """No cookie is sent back and no connection used again: the next fetch cannot fail for what the last one left."""
+    endpoint.keeps_connections = True
+    endpoint.script = says(answer(GOOD_SET, "200 OK", "Set-Cookie: a=b").replace(b"Connection: close\r\n", b""))
+    keys = KeySet(f"{endpoint.url.replace('127.0.0.1', 'localhost')}/keys", clock=lambda: endpoint.now)
+    await keys.start()
+    endpoint.now += 541
+    await keys.refresh_if_old()
+    await keys.close()
+    assert (endpoint.connections, endpoint.requests[0]) == (2, endpoint.requests[1])
 
 
 async def test_the_age_has_an_end(endpoint: Endpoint) -> None:
