@@ -235,6 +235,8 @@ BROKEN: dict[str, Callable[[], object]] = {
     "with huge x": lambda: jwk("other", x="_" * 4000),
     "not base64url": lambda: jwk("other", x="+" * 43),
     "RSA of 1024 bits": lambda: rsa_jwk(1024, kid="other"),
+    "RSA of 8208 bits": lambda: rsa_jwk(2048, kid="other", n="_" * 1368),
+    "RSA with an exponent of 41 bits": lambda: rsa_jwk(2048, kid="other", e="AQAAAAAB"),
     "RSA with exponent 1": lambda: rsa_jwk(2048, kid="other", e="AQ"),
     "RSA for ES256": lambda: rsa_jwk(2048, kid="other", alg="ES256"),
     "with the kid of the first": lambda: jwk("other", kid="first"),
