@@ -246,7 +246,8 @@ def _json(value: object) -> bytes:
 def ingress_app(settings: IngressSettings) -> web.Application:
     """The composition root of the web process."""
     resources = Resources(settings, process="web")
-    keys = KeySet(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    has_secret = settings.jwt_secret is not None
+    keys = KeySet(settings.jwt_jwks_url, has_secret=has_secret) if settings.jwt_jwks_url else None
     policy = settings.policy
     with impossible("JWT_SECRET"):
         verifier = TokenVerifier(

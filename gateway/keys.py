@@ -2,30 +2,24 @@
 
 Promises (interface.md, "Keys"): a key never seen is looked up at once; fetches are limited to five at once
 and one more each 12 s, whatever callers send, and one fetch serves all who wait; a key gone from the set is
-refused within ten minutes; while the endpoint is down the last good set is kept, for a day at most. Refuses
-every key that is not a public ES256 or RS256 key made for signatures. Who may call is decided in `auth.py`.
+refused within ten minutes; while the endpoint is down the last good set is kept, for a day at most. Its age and
+the fetches are metrics. What of a set is used: `jwks.py`. Who may call is decided in `auth.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 import aiohttp
 import structlog
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from jose.backends.base import Key
-from jose.backends.cryptography_backend import CryptographyECKey, CryptographyRSAKey
 
+from domain.adapters import observability
 from domain.errors import KeysUnavailable, Unauthenticated
+from gateway.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 
 # A real set is a few keys of 200 to 400 bytes; more is not a key set.
 BODY_BYTES_MAX = 64 * 1024
@@ -49,14 +43,14 @@ RETRY_AFTER_SECONDS = 15.0
 FIRST_RETRY_AFTER_SECONDS = 2.0
 # Longer than any outage we have to survive; after it we can no longer vouch for the keys.
 KEEP_SECONDS = 24 * 3600.0
-KID_LENGTH_MAX = 255
-# Below 2048 bits RSA is too weak (RFC 7518 §3.3); above 8192 a check takes milliseconds of everybody's time.
-RSA_BITS = (2048, 8192)
-RSA_EXPONENT_BITS_MAX = 32
 
+_NO_AGE = -1.0  # what the metric says while there is no set
 _TICK_SECONDS = 1.0  # how often the background task compares the set's age with the above
-_PRIVATE_PARTS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+
+_EMPTY_HINT = (
+    "A Supabase project that signs with HS256 only publishes no key: set JWT_SECRET, or give the project an asymmetric "
+    "signing key, which is noticed within five minutes."
+)
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -65,43 +59,34 @@ class UnknownKey(Unauthenticated):
     """The token names a key (kid) that the issuer does not publish."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKey:
-    """A key of the set and the only algorithm it may check. Equal if kid, algorithm and numbers are."""
-
-    kid: str
-    algorithm: Literal["ES256", "RS256"]
-    numbers: ec.EllipticCurvePublicNumbers | rsa.RSAPublicNumbers = field(repr=False)
-    checker: Key = field(repr=False, compare=False)  # as python-jose takes it
-
-
 class KeySet:
     """The cached key set. One per process; `start` once, `close` at the end.
 
-    `clock` gives seconds that never go back. A `session` that is passed in stays the caller's to close.
+    `clock` gives seconds that never go back. `has_secret`: tokens can also be checked with JWT_SECRET, so that an empty
+    set is nothing to warn of.
     """
 
     def __init__(
         self,
         url: str,
-        session: aiohttp.ClientSession | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        has_secret: bool = False,
     ) -> None:
-        if session is not None and session.trust_env:
-            raise ValueError("the key set must be fetched with trust_env=False: no proxy may choose our keys")
         self._url = url
-        self._session = session
-        self._owns_session = session is None
+        self._session: aiohttp.ClientSession | None = None
         self._clock = clock
+        self._has_secret = has_secret
         self._fetches_left = float(FETCHES_AT_ONCE)
         self._fetches_counted_at = clock()
         self._keys: dict[str, PublicKey] = {}
         self._missing: OrderedDict[str, float] = OrderedDict()  # kid → until when it is refused unasked
         self._loaded_at: float | None = None
         self._failed_at = -math.inf  # when the last fetch ended, if that failed
-        self._loads = 0
+        self._fetches_begun = 0
+        self._loaded_by = 0  # the number of the fetch that brought the present set
         self._generation = 0
-        self._fetching: asyncio.Task[bool] | None = None
+        self._fetching: asyncio.Task[None] | None = None
         self._background: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -122,32 +107,40 @@ class KeySet:
 
     async def start(self) -> None:
         """Try once to load the set, and keep it fresh from now on. An endpoint that is down is no error."""
+        # Asked for at each look, so that it also grows while nothing happens here.
+        observability.key_set_age_seconds.set_function(
+            lambda: _NO_AGE if self.age_seconds is None else self.age_seconds
+        )
         await self._fetched()
         self._background = asyncio.create_task(self._keep_fresh(), name="key set refresh")
 
     async def close(self) -> None:
         """Stop refreshing and fetch no more."""
         self._is_closed = True
+        observability.key_set_age_seconds.set_function(lambda: _NO_AGE)
         tasks = [task for task in (self._background, self._fetching) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._owns_session and self._session is not None:
+        if self._session is not None:
             await self._session.close()
 
     async def key(self, kid: str) -> PublicKey:
         """The key named `kid`. Raises UnknownKey, or KeysUnavailable while there is no set to look in."""
-        loads_before = self._loads
+        begun_before = self._fetches_begun
         await self.refresh_if_old()
         if kid in self._keys:
             return self._keys[kid]
         if len(kid) > KID_LENGTH_MAX or self._missing.get(kid, 0.0) > self._clock():
             raise UnknownKey
-        if self._loads == loads_before:  # else the set is newer than the question
-            if not await self._fetched():  # so nobody knows whether it is missing
-                raise UnknownKey("The token's key (kid) could not be looked up just now. Try again shortly.")
+        if self._loaded_by <= begun_before:  # else the set is newer than the question
+            await self._fetched()
             if kid in self._keys:
                 return self._keys[kid]
+            # No fetch was allowed, or it failed, or it was under way when we asked and the key was published since: nobody
+            # knows whether the key is missing, so it is not refused for a minute.
+            if self._loaded_by <= begun_before:
+                raise UnknownKey("The token's key (kid) could not be looked up just now. Try again shortly.")
         self._remember_missing(kid)
         raise UnknownKey
 
@@ -192,16 +185,17 @@ class KeySet:
             if self._is_due():
                 await self._fetched()
 
-    async def _fetched(self) -> bool:
-        """Wait for a fetch, whoever began it. Whether it brought a set; False also if none is allowed now."""
+    async def _fetched(self) -> None:
+        """Wait for a fetch, whoever began it, if one is allowed now. It may have failed."""
         fetch = self._begin_fetch()
-        # Shielded: a caller who hangs up must not take the fetch away from the others.
-        return fetch is not None and await asyncio.shield(fetch)
+        if fetch is not None:
+            await asyncio.shield(fetch)  # a caller who hangs up must not take the fetch away from the others
 
-    def _begin_fetch(self) -> asyncio.Task[bool] | None:
+    def _begin_fetch(self) -> asyncio.Task[None] | None:
         """The fetch under way, or else a new one; None if none is allowed now."""
         if self._fetching is None and not self._is_closed and self._may_fetch():
-            self._fetching = asyncio.create_task(self._load(), name="key set fetch")
+            self._fetches_begun += 1
+            self._fetching = asyncio.create_task(self._load(self._fetches_begun), name="key set fetch")
         return self._fetching
 
     def _may_fetch(self) -> bool:
@@ -214,39 +208,48 @@ class KeySet:
         self._fetches_left -= 1
         return True
 
-    async def _load(self) -> bool:
+    async def _load(self, number: int) -> None:
         began_at = self._clock()
         try:
-            keys, refused = _read(await self._download())
+            keys, refused = read_key_set(await self._download())
         except Exception as error:  # noqa: BLE001 whatever is wrong with the answer, the last good set stays
             self._failed_at = self._clock()
-            reason = str(error) if isinstance(error, _BadAnswer) else type(error).__name__
+            is_answer = isinstance(error, NoKeySet)
+            reason = str(error) if is_answer else type(error.__cause__ or error).__name__
+            observability.key_set_fetches.labels(result="bad_answer" if is_answer else "no_answer").inc()
             _log.warning("key_set_not_loaded", reason=reason, age_seconds=self.age_seconds)
-            return False
+            return
         finally:
             self._fetching = None
         is_news = self._loaded_at is None or keys != self._keys
         # From before the request: a key may have been removed while the answer travelled.
         self._keys, self._loaded_at, self._failed_at = keys, began_at, -math.inf
-        self._loads += 1
+        self._loaded_by = number
+        observability.key_set_fetches.labels(result="loaded").inc()
         if is_news:
             self._generation += 1
-            _report(keys, refused)
-        return True
+            self._report(refused)
 
     async def _download(self) -> bytes:
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+            # No proxy of the environment may choose our keys. Fetches are minutes apart: a kept connection would be
+            # closed at the other end by then.
+            self._session = aiohttp.ClientSession(
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(force_close=True),
+                middlewares=[_only_once],
+            )
         # A redirect could lead anywhere, and no issuer needs one.
         limits = aiohttp.ClientTimeout(total=FETCH_SECONDS_MAX)
         async with self._session.get(self._url, allow_redirects=False, timeout=limits) as response:
             if response.status != 200:
-                raise _BadAnswer(f"status {response.status}")
+                raise NoKeySet(f"status {response.status}")
             body = bytearray()
             async for chunk in response.content.iter_chunked(16 * 1024):
                 body += chunk
                 if len(body) > BODY_BYTES_MAX:
-                    raise _BadAnswer(f"more than {BODY_BYTES_MAX} bytes")
+                    raise NoKeySet(f"more than {BODY_BYTES_MAX} bytes")
             return bytes(body)
 
     def _remember_missing(self, kid: str) -> None:
@@ -255,89 +258,27 @@ class KeySet:
         if len(self._missing) > MISSING_KIDS_MAX:
             self._missing.popitem(last=False)
 
-
-class _BadAnswer(Exception):
-    """The endpoint answered with something that is no key set."""
-
-
-def base64url(text: object) -> bytes:
-    """The bytes behind `text`. Raises ValueError unless it is base64url, unpadded, in its one spelling."""
-    if not isinstance(text, str) or not _BASE64URL.fullmatch(text):
-        raise ValueError("is not base64url")
-    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if base64.urlsafe_b64encode(data).rstrip(b"=") != text.encode("ascii"):
-        raise ValueError("is not base64url")
-    return data
-
-
-def _read(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
-    """The usable keys by kid, and why others were refused. Raises `_BadAnswer` if it is no key set at all."""
-    try:
-        document = json.loads(body.decode("utf-8"))
-    except ValueError:
-        raise _BadAnswer("not JSON") from None
-    entries = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        raise _BadAnswer("not a key set")
-    keys: dict[str, PublicKey] = {}
-    refused: list[str] = []
-    for position, entry in enumerate(entries):
-        try:
-            key = _public_key(entry if isinstance(entry, dict) else {})
-        except ValueError as error:  # cryptography's errors for impossible numbers are ValueErrors too
-            refused.append(f"keys[{position}] {error}")
+    def _report(self, refused: list[str]) -> None:
+        """Log what a changed set holds. Kids are public; of refused keys only position and reason are named."""
+        if refused:
+            _log.warning("key_set_has_unusable_keys", reasons=refused[:20], count=len(refused))
+        if self._keys:
+            _log.info("key_set_loaded", kids=sorted(self._keys)[:20], count=len(self._keys))
+        elif self._has_secret:
+            _log.info(
+                "key_set_empty", effect="Only HS256 tokens by JWT_SECRET are accepted, any other is answered 401."
+            )
         else:
-            if keys.setdefault(key.kid, key) != key:
-                refused.append(f"keys[{position}] has the kid of an earlier key")
-    return keys, refused
+            _log.warning("key_set_empty", effect="Every token is answered 401.", hint=_EMPTY_HINT)
 
 
-def _public_key(jwk: dict[str, object]) -> PublicKey:
-    """`jwk` as a key to check signatures with. Raises ValueError, whose text completes "keys[n] …"."""
-    kid = jwk.get("kid")
-    if not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX or not kid.isprintable():  # it is logged
-        raise ValueError(f"has no kid of 1 to {KID_LENGTH_MAX} printable characters")
-    if _PRIVATE_PARTS & jwk.keys():  # published, so anybody can sign with it
-        raise ValueError("contains a private or secret part: treat that key as stolen")
-    operations = jwk.get("key_ops", ["verify"])
-    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
-        raise ValueError("is not for checking signatures")
-    match jwk.get("kty"), jwk.get("crv"):
-        case "EC", "P-256":
-            return _ec_key(kid, jwk)
-        case "RSA", _:
-            return _rsa_key(kid, jwk)
-        case _:
-            raise ValueError("is neither EC on P-256 nor RSA")
+async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from asking again when a connection is lost, or the endpoint would see twice what the bucket allows."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLost from error
 
 
-def _ec_key(kid: str, jwk: dict[str, object]) -> PublicKey:
-    if jwk.get("alg", "ES256") != "ES256":
-        raise ValueError("is for another algorithm than ES256")
-    x, y = int.from_bytes(base64url(jwk.get("x"))), int.from_bytes(base64url(jwk.get("y")))
-    numbers = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1())
-    # public_key() refuses a point that is not on the curve.
-    return PublicKey(kid, "ES256", numbers, CryptographyECKey(numbers.public_key(), "ES256"))
-
-
-def _rsa_key(kid: str, jwk: dict[str, object]) -> PublicKey:
-    if jwk.get("alg", "RS256") != "RS256":
-        raise ValueError("is for another algorithm than RS256")
-    modulus, exponent = int.from_bytes(base64url(jwk.get("n"))), int.from_bytes(base64url(jwk.get("e")))
-    if not RSA_BITS[0] <= modulus.bit_length() <= RSA_BITS[1] or exponent.bit_length() > RSA_EXPONENT_BITS_MAX:
-        raise ValueError(f"is not RSA of {RSA_BITS[0]} to {RSA_BITS[1]} bits with an ordinary exponent")
-    numbers = rsa.RSAPublicNumbers(exponent, modulus)
-    return PublicKey(kid, "RS256", numbers, CryptographyRSAKey(numbers.public_key(), "RS256"))
-
-
-def _report(keys: dict[str, PublicKey], refused: list[str]) -> None:
-    """Log what a changed set holds. Kids are public; of refused keys only position and reason are named."""
-    _log.info("key_set_loaded", kids=sorted(keys)[:20], count=len(keys))
-    if refused:
-        _log.warning("key_set_has_unusable_keys", reasons=refused[:20], count=len(refused))
-    if not keys:
-        _log.warning(
-            "key_set_empty",
-            hint="No token can be checked with it. A Supabase project that signs with HS256 only serves an "
-            "empty set: set JWT_SECRET, or give the project an asymmetric signing key.",
-        )
+class _ConnectionLost(Exception):
+    """The endpoint could not be reached, or said nothing to the end of the connection."""

@@ -34,6 +34,7 @@ sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", 
 limited = Counter("mkwanja_requests_limited_total", "Requests refused for a limit, by the limit's name", ["limit"])
 shed = Counter("mkwanja_requests_shed_total", "Requests and connections turned away, by why", ["reason"])
 key_set_age_seconds = Gauge("mkwanja_key_set_age_seconds", "Since the key set was last fetched; -1: there is none")
+key_set_age_seconds.set(-1)  # where no process ever fetches one, too
 key_set_fetches = Counter("mkwanja_key_set_fetches_total", "Fetches of the key set, by result", ["result"])
 queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
 

@@ -1,97 +1,24 @@
 """How long keys, and tokens checked with them, are believed: a real endpoint, and a clock that goes when told."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
-from functools import cache
-from typing import Any
+from unittest.mock import patch
 
-import aiohttp
-import jose.backends
 import pytest
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from jose import jwt
 from structlog.testing import capture_logs
 
 import gateway.auth
 import gateway.keys
 from domain.errors import KeysUnavailable, Unauthenticated
-from gateway.auth import VERIFIED_FOR_SECONDS, TokenVerifier
-from gateway.keys import KeySet, UnknownKey
-
-ISSUER = "https://project.example/auth/v1"
-SECRET = "only-the-tests-use-this-secret-of-many-characters"
-BACKENDS: Any = jose.backends
-
-
-@cache
-def private(kid: str) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def jwk(key: str, **changes: object) -> dict[str, object]:
-    return {**BACKENDS.ECKey(private(key).public_key(), "ES256").to_dict(), "kid": key, "use": "sig", **changes}
-
-
-def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
-    public = rsa.generate_private_key(65537, bits).public_key()
-    return {**BACKENDS.RSAKey(public, "RS256").to_dict(), "kid": "rsa", **changes}
-
-
-def token(kid: str | None, **changes: object) -> str:
-    """A good token by that key, or by the secret."""
-    claims = {"iss": ISSUER, "aud": "authenticated", "exp": time.time() + 3600, "sub": "user", "role": "authenticated"}
-    if kid is None:
-        return jwt.encode(claims | changes, SECRET, "HS256")
-    return jwt.encode(claims | changes, BACKENDS.ECKey(private(kid), "ES256"), "ES256", headers={"kid": kid})
-
-
-class Issuer:
-    """The issuer's endpoint, which answers as the test wants, and those who rely on it."""
-
-    def __init__(self) -> None:
-        self.jwks: list[object] = [jwk("first")]
-        self.answer: Callable[[], web.Response] | None = None  # instead of the keys
-        self.is_open = asyncio.Event()  # while clear, no answer leaves
-        self.is_open.set()
-        self.was_asked = asyncio.Event()
-        self.fetches = 0
-        self.now = time.time()  # for keys and tokens; python-jose reads the real clock
-
-    def start(self, url: str) -> None:
-        self.keys = KeySet(url, clock=lambda: self.now)
-        self.verifier = TokenVerifier(self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now)
-
-    async def serve(self, _request: web.Request) -> web.Response:
-        self.fetches += 1
-        self.was_asked.set()
-        await self.is_open.wait()
-        return self.answer() if self.answer else web.json_response({"keys": self.jwks})
-
-    async def knows(self, kid: str) -> bool:
-        try:
-            return (await self.keys.key(kid)).kid == kid
-        except UnknownKey:
-            return False
-
-    async def subject(self, text: str) -> str:
-        return (await self.verifier.caller([f"Bearer {text}"])).subject
+from gateway.auth import LEEWAY_SECONDS, VERIFIED_FOR_SECONDS, TokenVerifier
+from tests.integration.keys import ISSUER, SECRET, Issuer, an_issuer, jwk, rsa_jwk, token
 
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
-    issuer = Issuer()
-    app = web.Application()
-    app.router.add_get("/keys", issuer.serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    issuer.start(f"http://127.0.0.1:{runner.addresses[0][1]}/keys")
-    yield issuer
-    await issuer.keys.close()
-    issuer.is_open.set()
-    await runner.cleanup()
+    async with an_issuer() as issuer:
+        yield issuer
 
 
 async def test_without_any_set_nobody_is_refused(issuer: Issuer) -> None:
@@ -123,7 +50,7 @@ async def test_unknown_kid_is_looked_up_once_a_minute(issuer: Issuer) -> None:
 
 
 async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
-    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s; known keys work throughout."""
+    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s, and 5 after any rest; known keys work throughout."""
     await issuer.keys.start()
     assert not any([await issuer.knows(f"made-up-{number}") for number in range(200)])
     assert issuer.fetches == 5
@@ -131,7 +58,28 @@ async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
         issuer.now += 12.001
         assert not any([await issuer.knows(f"made-up-{fetches}-{number}") for number in range(20)])
         assert issuer.fetches == fetches
+    issuer.now += 3600
+    assert not any([await issuer.knows(f"made-up-later-{number}") for number in range(200)])
+    assert issuer.fetches == 8 + 5
     assert await issuer.knows("first")
+
+
+@pytest.mark.parametrize("kid", ["", "k" * 256])
+async def test_kid_that_names_no_key_is_not_looked_up(issuer: Issuer, kid: str) -> None:
+    """A kid that no key could have is refused for that, without a fetch."""
+    with pytest.raises(Unauthenticated, match="1 to 255 characters"):
+        await issuer.subject(token("first", header_kid=kid))
+    assert issuer.fetches == 0
+
+
+async def test_closed_key_set_fetches_nothing(issuer: Issuer) -> None:
+    """After close the last set serves requests under way, however old it is, and nothing is asked any more."""
+    await issuer.keys.start()
+    await issuer.keys.close()
+    issuer.now += 600
+    assert await issuer.knows("first")
+    assert not await issuer.knows("second")
+    assert issuer.fetches == 1
 
 
 async def test_kid_that_could_not_be_looked_up_is_tried_again(issuer: Issuer) -> None:
@@ -287,6 +235,8 @@ BROKEN: dict[str, Callable[[], object]] = {
     "with huge x": lambda: jwk("other", x="_" * 4000),
     "not base64url": lambda: jwk("other", x="+" * 43),
     "RSA of 1024 bits": lambda: rsa_jwk(1024, kid="other"),
+    "RSA of 8208 bits": lambda: rsa_jwk(2048, kid="other", n="_" * 1368),
+    "RSA with an exponent of 41 bits": lambda: rsa_jwk(2048, kid="other", e="AQAAAAAB"),
     "RSA with exponent 1": lambda: rsa_jwk(2048, kid="other", e="AQ"),
     "RSA for ES256": lambda: rsa_jwk(2048, kid="other", alg="ES256"),
     "with the kid of the first": lambda: jwk("other", kid="first"),
@@ -342,8 +292,46 @@ async def test_answer_that_is_no_set_changes_nothing(issuer: Issuer, answer: Cal
     assert (issuer.fetches, issuer.keys.age_seconds) == (2, 600)
 
 
-async def test_proxies_do_not_choose_our_keys() -> None:
-    """A session that would use the environment's proxies is refused."""
-    async with aiohttp.ClientSession(trust_env=True) as session:
-        with pytest.raises(ValueError, match="trust_env"):
-            KeySet("https://project.example/keys", session)
+async def test_proxies_do_not_choose_our_keys(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys come from the issuer itself, whatever proxy the environment names."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    await issuer.keys.start()
+    assert issuer.keys.is_loaded
+
+
+async def test_flood_of_forgeries_displaces_nobody(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forged token costs one check of a signature, and takes no place among those that were verified."""
+    monkeypatch.setattr(gateway.auth, "VERIFIED_TOKENS_MAX", 3)
+    good = [token("first", sub=f"user-{number}") for number in range(3)]
+    forged = [token("other", header_kid="first", sub=f"user-{number}") for number in range(100)]
+    for text in good:
+        await issuer.subject(text)
+    with patch("jose.backends.cryptography_backend.CryptographyECKey.verify", return_value=False) as verify:
+        for text in forged:
+            with pytest.raises(Unauthenticated, match="signature"):
+                await issuer.subject(text)
+        assert verify.call_count == len(forged)
+        assert [await issuer.subject(text) for text in good] == ["user-0", "user-1", "user-2"]
+    assert issuer.fetches == 1
+
+
+async def test_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
+    """A token that was verified before the clock went back is forgotten when it expires all the same."""
+    wall = [issuer.now]
+    verifier = TokenVerifier(issuer.keys, SECRET, ISSUER, "authenticated", clock=lambda: wall[0])
+    authorization = [f"Bearer {token('first', exp=issuer.now + 60)}"]
+    for passed_seconds in (0, -3600, 59):
+        wall[0] = issuer.now + passed_seconds
+        assert (await verifier.caller(authorization)).subject == "user"
+    wall[0] = issuer.now + 60 + LEEWAY_SECONDS
+    with pytest.raises(Unauthenticated, match="expired"):
+        await verifier.caller(authorization)
+
+
+@pytest.mark.parametrize("subject", [" user", "user ", "USER", "\u00faser", "u\u0301ser"])
+async def test_subject_is_taken_as_it_is(issuer: Issuer, subject: str) -> None:
+    """Subjects that differ by a space, a letter's case or its spelling in Unicode are different callers."""
+    assert await issuer.subject(token("first", sub=subject)) == subject

@@ -109,6 +109,10 @@ class Issuer:
         """The published keys, oldest first; the last one signs."""
         return list(self._published)
 
+    def key(self, kid: str) -> SigningKey:
+        """The pair itself, for tokens that no library would sign."""
+        return self._known[kid]
+
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The key set as published."""
         return {"keys": [dict(self._known[kid].public_jwk) for kid in self._published]}

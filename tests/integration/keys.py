@@ -1,0 +1,98 @@
+"""An issuer whose endpoint a test commands, and those who rely on it: a real server, and a clock that goes when told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import jose.backends
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jose import jwt
+
+from gateway.auth import TokenVerifier
+from gateway.keys import KeySet, UnknownKey
+
+ISSUER = "https://project.example/auth/v1"
+SECRET = "only-the-tests-use-this-secret-of-many-characters"
+BACKENDS: Any = jose.backends
+
+
+@cache
+def private(kid: str) -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def jwk(key: str, **changes: object) -> dict[str, object]:
+    return {**BACKENDS.ECKey(private(key).public_key(), "ES256").to_dict(), "kid": key, "use": "sig", **changes}
+
+
+def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
+    public = rsa.generate_private_key(65537, bits).public_key()
+    return {**BACKENDS.RSAKey(public, "RS256").to_dict(), "kid": "rsa", **changes}
+
+
+def token(kid: str | None, *, header_kid: str | None = None, **changes: object) -> str:
+    """A good token by that key, or by the secret. It names another key where `header_kid` is given."""
+    claims = {"iss": ISSUER, "aud": "authenticated", "exp": time.time() + 3600, "sub": "user", "role": "authenticated"}
+    if kid is None:
+        return jwt.encode(claims | changes, SECRET, "HS256")
+    return jwt.encode(
+        claims | changes,
+        BACKENDS.ECKey(private(kid), "ES256"),
+        "ES256",
+        headers={"kid": kid if header_kid is None else header_kid},
+    )
+
+
+class Issuer:
+    """The issuer's endpoint, which answers as the test wants, and those who rely on it."""
+
+    def __init__(self) -> None:
+        self.jwks: list[object] = [jwk("first")]
+        self.answer: Callable[[], web.Response] | None = None  # instead of the keys
+        self.is_open = asyncio.Event()  # while clear, no answer leaves
+        self.is_open.set()
+        self.was_asked = asyncio.Event()
+        self.fetches = 0
+        self.now = time.time()  # for keys and tokens; python-jose reads the real clock
+
+    def start(self, url: str) -> None:
+        self.keys = KeySet(url, clock=lambda: self.now)
+        self.verifier = TokenVerifier(self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now)
+
+    async def serve(self, _request: web.Request) -> web.Response:
+        self.fetches += 1
+        self.was_asked.set()
+        keys = list(self.jwks)  # as they are when it is asked, however late it answers
+        await self.is_open.wait()
+        return self.answer() if self.answer else web.json_response({"keys": keys})
+
+    async def knows(self, kid: str) -> bool:
+        try:
+            return (await self.keys.key(kid)).kid == kid
+        except UnknownKey:
+            return False
+
+    async def subject(self, text: str) -> str:
+        return (await self.verifier.caller([f"Bearer {text}"])).subject
+
+
+@asynccontextmanager
+async def an_issuer() -> AsyncIterator[Issuer]:
+    """An issuer that is up, with one key named `first`; nothing was asked of it yet."""
+    issuer = Issuer()
+    app = web.Application()
+    app.router.add_get("/keys", issuer.serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    issuer.start(f"http://127.0.0.1:{runner.addresses[0][1]}/keys")
+    try:
+        yield issuer
+    finally:
+        await issuer.keys.close()
+        issuer.is_open.set()
+        await runner.cleanup()

@@ -1,0 +1,275 @@
+"""Whatever is wrong with the endpoint of the key set, the last good set serves, for a day; and the metrics say so."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+import gateway.keys
+from domain.errors import KeysUnavailable
+from gateway.keys import KeySet
+from tests.integration.keys import Issuer, an_issuer, jwk
+
+Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+GOOD_SET = json.dumps({"keys": [jwk("first")]}).encode()
+HOUR_SECONDS = 3600
+
+
+def answer(body: bytes, status: str = "200 OK", *fields: str, length: int | None = None) -> bytes:
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", "Connection: close"]
+    return "\r\n".join([*head, *fields, "", ""]).encode() + body
+
+
+def says(*parts: bytes) -> Script:
+    async def script(writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+
+    return script
+
+
+async def hangs(_writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def drips(writer: asyncio.StreamWriter) -> None:
+    """One byte of a good set at a time, and never the last."""
+    writer.write(answer(b"", length=len(GOOD_SET)))
+    for at in range(len(GOOD_SET) - 1):
+        writer.write(GOOD_SET[at : at + 1])
+        await writer.drain()
+        await asyncio.sleep(0.001)
+    await asyncio.Event().wait()
+
+
+async def drips_its_head(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"X-Wait: 1\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+async def resets(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+BOMB = gzip.compress(b" " * 50_000_000)
+# What is wrong, how the fetch is counted, and what the endpoint does.
+FAULTS: dict[str, tuple[str, Script]] = {
+    "hangs": ("no_answer", hangs),
+    "drips": ("no_answer", drips),
+    "drips its head": ("no_answer", drips_its_head),
+    "resets": ("no_answer", resets),
+    "closes without a word": ("no_answer", says()),
+    "speaks no HTTP": ("no_answer", says(b"\x16\x03\x01\x00\xff\r\n\r\n")),
+    "has a head without end": ("no_answer", says(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000)),
+    "stops halfway": ("no_answer", says(answer(GOOD_SET[:50], length=len(GOOD_SET)))),
+    "answers 500 with a good set": ("bad_answer", says(answer(GOOD_SET, "500 Internal Server Error"))),
+    "answers 204": ("bad_answer", says(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")),
+    "answers HTML": ("bad_answer", says(answer(b"<html>Be right back</html>", "200 OK", "Content-Type: text/html"))),
+    "answers nothing": ("bad_answer", says(answer(b""))),
+    "answers half a set": ("bad_answer", says(answer(GOOD_SET[:-5]))),
+    "answers in UTF-16": ("bad_answer", says(answer(GOOD_SET.decode().encode("utf-16")))),
+    "answers a number of 5,000 digits": ("bad_answer", says(answer(b'{"keys": [' + b"9" * 5000 + b"]}"))),
+    "answers very deep": ("bad_answer", says(answer(b"[" * 60_000))),
+    "answers a megabyte": ("bad_answer", says(answer(GOOD_SET + b" " * 1_000_000))),
+    "answers without end": ("bad_answer", says(b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 65_536] * 20)),
+    "answers 50 MB, packed": ("bad_answer", says(answer(BOMB, "200 OK", "Content-Encoding: gzip"))),
+}
+
+
+class Endpoint:
+    """The endpoint, and a key set that relies on it."""
+
+    def __init__(self) -> None:
+        self.script: Script = says(answer(GOOD_SET))
+        self.paths: list[str] = []
+        self.requests: list[bytes] = []  # with all their fields
+        self.connections = 0
+        self.keeps_connections = False
+        self.now = 1_000_000.0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                self.paths.append(request.split()[1].decode())
+                self.requests.append(request)
+                await self.script(writer)
+                if not self.keeps_connections:
+                    break
+        except (OSError, EOFError):
+            pass  # whoever asked has heard enough
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def knows(self, kid: str) -> bool:
+        return (await self.keys.key(kid)).kid == kid
+
+    def start(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.keys = KeySet(f"{self.url}/keys", clock=lambda: self.now)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    endpoint, serving = Endpoint(), set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        endpoint.connections += 1
+        serving.add(asyncio.create_task(endpoint.serve(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    endpoint.start(server.sockets[0].getsockname()[1])
+    yield endpoint
+    await endpoint.keys.close()
+    server.close()
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
+    await server.wait_closed()
+
+
+def metric(name: str, **labels: str) -> float:
+    """As whoever reads /metrics sees it now."""
+    return REGISTRY.get_sample_value(f"mkwanja_key_set_{name}", labels) or 0.0
+
+
+async def fails(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str, ask: Awaitable[bool]) -> bool:
+    """What `ask` says while the endpoint has that fault; one fetch was made, and counted as what it was."""
+    result, endpoint.script = FAULTS[fault]
+    before, asked = metric("fetches_total", result=result), len(endpoint.paths)
+    with monkeypatch.context() as patch:
+        if fault in {"hangs", "drips", "drips its head"}:
+            patch.setattr(gateway.keys, "FETCH_SECONDS_MAX", 0.2)
+        said = await ask
+    assert (metric("fetches_total", result=result) - before, endpoint.paths[asked:]) == (1, ["/keys"])
+    return said
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_last_good_set_serves_for_a_day(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """While the endpoint is of no use known keys are known and the set's age grows; past a day nobody can be checked."""
+    await endpoint.keys.start()
+    generation = endpoint.keys.generation
+    for hours in (1, 24):
+        endpoint.now = 1_000_000 + hours * HOUR_SECONDS
+        assert metric("age_seconds") == hours * HOUR_SECONDS
+        assert await fails(endpoint, monkeypatch, fault, endpoint.knows("first"))
+    endpoint.now += 16
+    with pytest.raises(KeysUnavailable):
+        await fails(endpoint, monkeypatch, fault, endpoint.knows("first"))
+    endpoint.script = says(answer(GOOD_SET))
+    endpoint.now += gateway.keys.RETRY_AFTER_SECONDS
+    assert await endpoint.knows("first")
+    assert (metric("age_seconds"), endpoint.keys.generation) == (0, generation)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_without_a_set_nobody_is_called_a_forger(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A fault from the first fetch on means that keys are unavailable (503), not that a token is bad (401)."""
+
+    async def start() -> bool:
+        await endpoint.keys.start()
+        return endpoint.keys.is_loaded
+
+    assert not await fails(endpoint, monkeypatch, fault, start())
+    assert metric("age_seconds") == -1
+    with pytest.raises(KeysUnavailable):
+        await endpoint.knows("first")
+    endpoint.script = says(answer(GOOD_SET))
+    endpoint.now += gateway.keys.FIRST_RETRY_AFTER_SECONDS
+    assert await endpoint.knows("first")
+
+
+async def test_a_redirect_leads_nowhere(endpoint: Endpoint) -> None:
+    """A redirect is not followed, even to a good set on the same server: it could lead to keys of anybody's choice."""
+    endpoint.script = says(answer(b"", "302 Found", "Location: /other"))
+    await endpoint.keys.start()
+    assert (endpoint.keys.is_loaded, endpoint.paths) == (False, ["/keys"])
+
+
+async def test_nothing_is_kept_between_fetches(endpoint: Endpoint) -> None:
+    """No cookie is sent back and no connection used again: the next fetch cannot fail for what the last one left."""
+    endpoint.keeps_connections = True
+    endpoint.script = says(answer(GOOD_SET, "200 OK", "Set-Cookie: a=b").replace(b"Connection: close\r\n", b""))
+    keys = KeySet(f"{endpoint.url.replace('127.0.0.1', 'localhost')}/keys", clock=lambda: endpoint.now)
+    await keys.start()
+    endpoint.now += 541
+    await keys.refresh_if_old()
+    await keys.close()
+    assert (endpoint.connections, endpoint.requests[0]) == (2, endpoint.requests[1])
+
+
+async def test_the_age_has_an_end(endpoint: Endpoint) -> None:
+    """Before the key set is used, and after it was closed, the metric says that there is none."""
+    loaded = metric("fetches_total", result="loaded")
+    assert metric("age_seconds") == -1
+    await endpoint.keys.start()
+    endpoint.now += 7
+    assert (metric("age_seconds"), metric("fetches_total", result="loaded") - loaded) == (7, 1)
+    await endpoint.keys.close()
+    assert metric("age_seconds") == -1
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    async with an_issuer() as issuer:
+        yield issuer
+
+
+async def test_a_fetch_answers_no_later_question(issuer: Issuer) -> None:
+    """A key published while a fetch was under way is not taken for missing, whatever that fetch still brought."""
+    await issuer.keys.start()
+    issuer.is_open.clear()
+    issuer.was_asked.clear()
+    issuer.now += 301
+    assert await issuer.knows("first")  # which begins a refresh, and does not wait for it
+    await asyncio.wait_for(issuer.was_asked.wait(), 5)
+    issuer.jwks.append(jwk("second"))
+    early = asyncio.create_task(issuer.knows("second"))
+    await asyncio.sleep(0)
+    issuer.is_open.set()
+    assert not await early
+    assert await issuer.knows("second")
+    assert issuer.fetches == 3
+
+
+@pytest.mark.parametrize(
+    ("has_secret", "level", "effect"),
+    [
+        (False, "warning", "Every token is answered 401."),
+        (True, "info", "Only HS256 tokens by JWT_SECRET are accepted"),
+    ],
+)
+async def test_an_empty_set_is_told_once_with_what_it_means(
+    endpoint: Endpoint, has_secret: bool, level: str, effect: str
+) -> None:
+    """A project without asymmetric keys is one line in the log: a warning with a way out, or fine because of JWT_SECRET."""
+    endpoint.script = says(answer(b'{"keys": []}'))
+    keys = KeySet(f"{endpoint.url}/keys", clock=lambda: endpoint.now, has_secret=has_secret)
+    with capture_logs() as logs:
+        await keys.start()
+        endpoint.now += 541
+        await keys.refresh_if_old()
+    await keys.close()
+    assert len(endpoint.paths) == 2
+    [line] = logs
+    assert (line["event"], line["log_level"], line["effect"][: len(effect)]) == ("key_set_empty", level, effect)
+    assert ("JWT_SECRET" in line.get("hint", "")) is not has_secret

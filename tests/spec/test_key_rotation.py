@@ -1,0 +1,245 @@
+"""Keys come and go while requests do: no valid token is refused, no withdrawn key believed, the issuer asked seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from tests.spec.asking import ask, problem, someone
+from tests.spec.conftest import a_system
+from tests.spec.system import System
+from tests.stack.client import Answer
+from tests.stack.identity import Algorithm, Issuer
+
+FETCHES_AT_ONCE, SECONDS_PER_FETCH = 5, 12  # interface.md, "Keys"
+STREAMS = 8
+# Enough that each key is seen through every connection, before and after each change.
+REQUESTS_A_PHASE = 80
+READY = {"postgres": True, "migrated": True, "keys": True, "redis": True}
+
+
+@pytest.fixture(scope="module")
+async def servers() -> AsyncIterator[System]:
+    async with a_system(processes=("web",)) as system:
+        yield system
+
+
+@pytest.fixture
+async def ingress(servers: System) -> System:
+    """An ingress that has just started, and an issuer with one key that was asked once."""
+    issuer, web = servers.stack.issuer, servers.stack.process("web")
+    await web.terminate()
+    await recovers(issuer)
+    issuer.rotate()
+    issuer.fetches = 0
+    await servers.stack.start_process("web")
+    return servers
+
+
+async def page(system: System, token: str) -> Answer:
+    return await ask(system, "GET", "/v1/payments", token=token)
+
+
+async def statuses(system: System, tokens: list[str]) -> Counter[int]:
+    """How these tokens are answered, all sent at once."""
+    return Counter(answer.status for answer in await asyncio.gather(*(page(system, token) for token in tokens)))
+
+
+class Bucket:
+    """How many fetches the issuer may have seen by now: five, and one for each twelve seconds since."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer, self._began_at = issuer, time.monotonic() - SECONDS_PER_FETCH
+
+    def is_kept(self) -> bool:
+        return self._issuer.fetches <= FETCHES_AT_ONCE + (time.monotonic() - self._began_at) // SECONDS_PER_FETCH
+
+
+class Stream:
+    """Requests without end, by users old and new, with the keys that are valid now."""
+
+    def __init__(self, system: System, kids: list[str]) -> None:
+        self.kids = kids
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self._system = system
+        self._kept: dict[str, str] = {}  # a token by each key, sent some times over
+        self._turns = itertools.count()
+
+    async def run(self) -> None:
+        while True:
+            turn = next(self._turns)
+            kid = self.kids[turn % len(self.kids)]
+            if kid not in self._kept or turn % 8 == 0:
+                self._kept[kid] = self._system.stack.issuer.mint(sub=someone(), kid=kid)
+            token = self._kept[kid]
+            self.answers[kid, (await page(self._system, token)).status] += 1
+
+    async def phase(self, kids: list[str]) -> None:
+        """Until each of these keys, and none else, signed its share of requests."""
+        self.kids = kids
+        before = self.answers.copy()
+        wanted = REQUESTS_A_PHASE // len(kids)
+
+        async def served() -> bool:
+            return all(self.answers.total() and self._count(kid) - self._count(kid, before) >= wanted for kid in kids)
+
+        await self._system.eventually(served)
+
+    def _count(self, kid: str, answers: Counter[tuple[str, int]] | None = None) -> int:
+        return sum(count for (of, _), count in (self.answers if answers is None else answers).items() if of == kid)
+
+
+async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None:
+    """While keys go from standby to current, previous and revoked, every token that is valid is answered 200."""
+    issuer = ingress.stack.issuer
+    bucket = Bucket(issuer)
+    algorithms: list[Algorithm] = ["RS256", "ES256", "ES256"]
+    current = issuer.kids[0]
+    stream = Stream(ingress, [current])
+    streams = [asyncio.create_task(stream.run()) for _ in range(STREAMS)]
+    try:
+        await stream.phase([current])
+        revoked: list[str] = []
+        for algorithm in algorithms:
+            previous, current = current, issuer.add_key(algorithm)
+            await stream.phase([previous])  # the new one stands by: published, and signs nothing yet
+            await stream.phase([current, previous])  # it signs; tokens by the one before live on
+            # Its first token showed what else is new: that the key revoked last time is gone.
+            assert await statuses(ingress, revoked) == Counter({401: len(revoked)} if revoked else {})
+            revoked = [issuer.mint(sub=someone(), kid=previous) for _ in range(5)]
+            assert await statuses(ingress, revoked) == {200: 5}
+            revoked += [issuer.mint(sub=someone(), kid=previous)]  # nobody saw this one yet
+            await stream.phase([current])  # no token of the previous one lives any more …
+            issuer.remove_key(previous)  # … and it is revoked
+            await stream.phase([current])
+    finally:
+        for task in streams:
+            task.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+    assert {status for _, status in stream.answers} == {200}
+    assert stream.answers.total() >= 13 * REQUESTS_A_PHASE
+    assert bucket.is_kept()
+
+
+async def test_two_hundred_made_up_keys_cause_five_fetches(ingress: System) -> None:
+    """200 unknown keys, one after another and then all at once, are 401 each and cost the issuer at most five fetches."""
+    issuer = ingress.stack.issuer
+    bucket = Bucket(issuer)
+    kids = [f"made-up-{number}" for number in range(200)]
+    for kid in kids[:100]:
+        problem(await page(ingress, issuer.mint(kid=kid)), 401, "unauthenticated")
+    assert await statuses(ingress, [issuer.mint(kid=kid) for kid in kids]) == {401: 200}
+    assert await statuses(ingress, [issuer.user_token(someone()) for _ in range(10)]) == {200: 10}
+    assert issuer.fetches > 1
+    assert bucket.is_kept()
+
+
+async def test_all_who_wait_for_a_new_key_share_one_fetch(ingress: System) -> None:
+    """A hundred requests by a key that was never seen are answered after one fetch."""
+    issuer = ingress.stack.issuer
+    kid, before = issuer.add_key(), issuer.fetches
+    issuer.delay_seconds = 1  # all are waiting before it answers
+    assert await statuses(ingress, [issuer.mint(sub=someone(), kid=kid) for _ in range(100)]) == {200: 100}
+    assert issuer.fetches == before + 1
+
+
+async def test_a_kept_token_of_a_withdrawn_key_is_refused(ingress: System) -> None:
+    """A token that was accepted a moment ago is 401 from the fetch on that showed its key to be gone."""
+    issuer = ingress.stack.issuer
+    kept = issuer.user_token()
+    assert await statuses(ingress, [kept] * 3) == {200: 3}
+    issuer.rotate()
+    assert await statuses(ingress, [kept]) == {200: 1}  # nothing told us yet; ten minutes are allowed
+    assert await statuses(ingress, [issuer.user_token()]) == {200: 1}
+    assert await statuses(ingress, [kept] * 3) == {401: 3}
+
+
+async def goes_down(issuer: Issuer) -> None:
+    await issuer.stop()
+
+
+async def fails(issuer: Issuer) -> None:
+    issuer.failing_with = 500
+
+
+async def hangs(issuer: Issuer) -> None:
+    issuer.delay_seconds = 60
+
+
+async def recovers(issuer: Issuer) -> None:
+    issuer.failing_with, issuer.delay_seconds = None, 0
+    await issuer.stop()
+    await issuer.start()
+
+
+async def measured(system: System, name: str, labels: str = "") -> float:
+    """One of the key set's metrics, as /metrics tells it now."""
+    lines = (await ask(system, "GET", "/metrics", token="")).expect(200).body.decode().splitlines()
+    values = [line.rpartition(" ")[2] for line in lines if line.startswith(f"mkwanja_key_set_{name}{labels} ")]
+    return float(values[0]) if values else 0
+
+
+@pytest.mark.parametrize("fault", [goes_down, fails, hangs])
+async def test_without_keys_callers_are_told_to_come_back(
+    ingress: System, fault: Callable[[Issuer], Awaitable[None]]
+) -> None:
+    """Where there are no keys from the start a good token is 503, a bad one 401, and we are not ready until there are."""
+    issuer = ingress.stack.issuer
+    await ingress.stack.stop_process("web")
+    await fault(issuer)
+    web = await ingress.stack.start_process("web", wait=False)
+    await web.wait_ready(f"{ingress.stack.web_url}/healthz")
+    for token in (issuer.user_token(), issuer.mint(kid="made-up")):
+        answer = await page(ingress, token)
+        assert problem(answer, 503, "unavailable")["retryable"] is True
+        assert int(answer.headers["Retry-After"]) >= 1
+    for token in (
+        issuer.mint(drop=["aud"]),
+        issuer.mint(expires_in_seconds=-60),
+        issuer.mint_with_secret("x" * 40),
+    ):
+        problem(await page(ingress, token), 401, "unauthenticated")
+    readiness = (await ask(ingress, "GET", "/readyz", token="")).expect(503).json()
+    assert readiness["checks"] | {"redis": True} == READY | {"keys": False}
+    assert await measured(ingress, "age_seconds") == -1
+    await recovers(issuer)
+    await ingress.eventually(lambda: page(ingress, issuer.user_token()), lambda answer: answer.status == 200)
+    assert (await ask(ingress, "GET", "/readyz", token="")).expect(200).json()["checks"] == READY
+    assert await measured(ingress, "age_seconds") >= 0
+
+
+@pytest.mark.parametrize("fault", [goes_down, fails, hangs])
+async def test_an_issuer_that_goes_away_is_not_missed(
+    ingress: System, fault: Callable[[Issuer], Awaitable[None]]
+) -> None:
+    """While the issuer is of no use known keys are believed and unknown ones are not, and the metrics show the set's age."""
+    issuer = ingress.stack.issuer
+    tokens = [issuer.user_token(someone()) for _ in range(20)]
+    assert await statuses(ingress, tokens[:10]) == {200: 10}
+    age = await measured(ingress, "age_seconds")
+    await fault(issuer)
+    problem(await page(ingress, issuer.mint(kid="made-up")), 401, "unauthenticated")
+    assert await statuses(ingress, tokens) == {200: 20}
+    assert (await ask(ingress, "GET", "/readyz", token="")).expect(200).json()["checks"] == READY
+    assert await measured(ingress, "age_seconds") > age
+    result = "bad_answer" if fault is fails else "no_answer"
+    assert await measured(ingress, "fetches_total", f'{{result="{result}"}}') == 1
+    assert await measured(ingress, "fetches_total", '{result="loaded"}') == 1
+
+
+async def test_a_project_without_keys_says_so_at_start(ingress: System) -> None:
+    """An empty set is a warning with its remedy, every token is 401, and the first key the project publishes is taken up."""
+    issuer = ingress.stack.issuer
+    issuer.remove_key(issuer.kids[0])
+    web = await ingress.stack.restart_process("web")  # ready: that nobody can sign yet is no fault of ours
+    log = web.log_text(since_start=True)
+    assert log.count("key_set_empty") == 1
+    assert "set JWT_SECRET" in log
+    assert await statuses(ingress, [issuer.user_token(), issuer.mint_with_secret("x" * 40)]) == {401: 2}
+    issuer.add_key()
+    assert await statuses(ingress, [issuer.user_token()]) == {200: 1}
