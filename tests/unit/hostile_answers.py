@@ -6,6 +6,11 @@ import gzip
 import json
 from typing import Any
 
+from domain.adapters.daraja.answers import read_answer
+from domain.adapters.daraja.requests import API_OF_KIND
+from domain.errors import ProviderError
+from domain.values import Kind
+
 CHECKOUT = "ws_CO_010320261015034711000111"
 
 # What each question is answered with when all is well: nearly each of these could be taken for it.
@@ -81,3 +86,12 @@ def retyped(good: dict[str, Any], name: str) -> dict[str, bytes]:
     """The answer `good` with each wrong value for `name`, and without it."""
     changed = {f"{name}: {what}": text_of(good | {name: value}) for what, value in WRONG_VALUES.items()}
     return {**changed, f"{name}: absent": text_of({key: value for key, value in good.items() if key != name})}
+
+
+def meaning(kind: Kind, status: int, body: bytes) -> ProviderError | None:
+    """The error that an answer means, or None for an acknowledgement."""
+    try:
+        read_answer(API_OF_KIND[kind], kind, status, body)
+    except ProviderError as error:
+        return error
+    return None

@@ -7,27 +7,30 @@ from typing import Any
 
 import pytest
 
-from domain.adapters.daraja.answers import read_answer, read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
 from domain.adapters.daraja.requests import API_OF_KIND
 from domain.adapters.daraja.token import _token_of
-from domain.errors import OutcomeUnknown, ProviderError, Refused, Throttled, TokenRefused
+from domain.errors import OutcomeUnknown, Refused, Throttled, TokenRefused
 from domain.inquiry import Verdict
 from domain.report import Word
 from domain.values import Kind
-from tests.unit.hostile_answers import CHECKOUT, ENVELOPE, PAYOUT, QUERY, STK, TOKEN, retyped, shapeless, text_of
+from tests.unit.hostile_answers import (
+    CHECKOUT,
+    ENVELOPE,
+    PAYOUT,
+    QUERY,
+    STK,
+    TOKEN,
+    meaning,
+    retyped,
+    shapeless,
+    text_of,
+)
 
 # Without 401 and 429, which speak for themselves.
 STATUSES = [100, 101, 199, 200, 201, 202, 204, 206, 300, 301, 302, 304, 307, 308, 400, 402, 403, 404, 405, 408, 409, 410,
             413, 415, 418, 422, 451, 500, 501, 502, 503, 504, 520, 599, 0, 999]  # fmt: skip
 ACKNOWLEDGEMENTS = {Kind.DEPOSIT: STK, Kind.WITHDRAWAL: PAYOUT, Kind.BILL_PAYMENT: PAYOUT}
-
-
-def meaning(kind: Kind, status: int, body: bytes) -> ProviderError | None:
-    try:
-        read_answer(API_OF_KIND[kind], kind, status, body)
-    except ProviderError as error:
-        return error
-    return None
 
 
 def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:
