@@ -57,7 +57,7 @@ DEFAULT_TEXT = "Payment"
 _PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17]\d{8})", re.ASCII)
 _ACCOUNT_REFERENCE = re.compile(r"[A-Za-z0-9]+")
 _SHORTCODE = re.compile(r"\d{5,7}", re.ASCII)
-_RECEIPT = re.compile(r"[A-Za-z0-9]{6,20}")
+_RECEIPT = re.compile(r"[A-Z0-9]{6,20}")  # one spelling only: a receipt belongs to one payment
 
 # Crockford's alphabet: no I, L, O, U, so that a reference read over the phone is typed right.
 _REFERENCE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -116,10 +116,8 @@ def http(body: bytes | dict[str, Any], *, status: str = "200 OK", headers: str =
 class Wire:
     """A raw server on a socket: it counts connections and bytes, and answers every request with the same bytes."""
 
-    def __init__(self, answer: bytes = http(ACKNOWLEDGED), *, closes_after: float | None = None) -> None:
-        """`closes_after`: how long a connection may be idle after an answer, in seconds."""
+    def __init__(self, answer: bytes = http(ACKNOWLEDGED)) -> None:
         self.answer = answer
-        self.closes_after = closes_after
         self.bytes_by_connection: list[int] = []
         self.requests: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,16 +146,14 @@ class Wire:
         self.bytes_by_connection.append(0)
         request = b""
         try:
-            while data := await asyncio.wait_for(
-                reader.read(65536), self.closes_after if self.requests and not request else None
-            ):
+            while data := await reader.read(65536):
                 self.bytes_by_connection[number] += len(data)
                 request += data
                 if _is_whole(request):
                     self.requests.append(request)
                     request = b""
                     writer.write(self.answer)
-        except (TimeoutError, OSError, asyncio.CancelledError):
+        except (OSError, asyncio.CancelledError):
             pass  # also at the end of the test: asyncio would log a cancelled connection as an error
         finally:
             writer.close()

@@ -269,7 +269,7 @@ async def test_a_timeout_message_is_kept_without_its_credential(system: System, 
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
     kept = json.loads(bytes((await _of_operation(system, one.id, OPERATIONS[api] + "-timeout"))[0]["body"]))
     assert {**kept, "SecurityCredential": ""} == {**echo, "SecurityCredential": ""}
-    assert (await deliver(system, one.url, one.result(receipt=f"UKN7AFT{api}"))).status == 200
+    assert (await deliver(system, one.url, one.result(receipt=f"UKN7AFT{api.upper()}"))).status == 200
     assert (await system.payment(one.id))["status"] == "success"
 
 

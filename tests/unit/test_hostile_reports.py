@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.reports import UNREADABLE, read_report, without_secrets
 from domain.callback_address import Operation
+from domain.inquiry import Verdict
 from domain.report import Word
-from tests.unit.daraja_messages import payout, read, stk
+from tests.unit.daraja_messages import ABSENT, payout, read, stk
+from tests.unit.status_messages import status
 
 OPERATIONS = [*Operation, "status-1", "status-2-timeout", "deposit-timeout", ""]
 BROKEN: list[bytes] = [
@@ -20,6 +22,7 @@ BROKEN: list[bytes] = [
     json.dumps(stk()).encode()[:-3],
     json.dumps(stk()).encode() + b"x",
     json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": NaN').encode(),
+    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": -0').encode(),
     json.dumps(stk()).replace("250.0", "Infinity").encode(),
     json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 1032, "ResultCode": 0').encode(),
     json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 0, "Deep": ' + "[" * 20 + "]" * 20).encode(),
@@ -35,6 +38,13 @@ BROKEN: list[bytes] = [
 @pytest.mark.parametrize("operation", ["deposit", "withdrawal", "bill-payment"])
 def test_what_is_no_clear_json_message_is_unreadable(operation: str, body: bytes) -> None:
     assert read_report(operation, body) == UNREADABLE
+
+
+@pytest.mark.parametrize("text", ["transaction " * 5_000, "The transaction does not exist." + " " * 500])
+def test_a_text_longer_than_a_sentence_does_not_say_that_nothing_was_found(text: str) -> None:
+    """The pattern takes the square of its length: 64 KiB of "transaction" once kept the receiver busy for seconds."""
+    body = status("SFC_IC0003", ABSENT, ResultDesc=text)
+    assert read("status-1", body).verdict is Verdict.NO_ANSWER
 
 
 def test_a_byte_order_mark_is_survived() -> None:

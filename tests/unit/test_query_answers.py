@@ -155,7 +155,16 @@ def test_a_result_about_another_push_is_no_answer(code: str) -> None:
     assert (report.verdict, report.ids) == (V.NO_ANSWER, frozenset())
 
 
-@pytest.mark.parametrize("value", [None, "", 5, [], "x" * 65])
+@pytest.mark.parametrize("value", [5, True, [], [CHECKOUT], {}, "x" * 65, "é", "a\0b", "\ud800"])
+@pytest.mark.parametrize("name", ["CheckoutRequestID", "MerchantRequestID"])
+@pytest.mark.parametrize("code", ["0", "1032"])
+def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(code: str, name: str, value: object) -> None:
+    """It names something, and it cannot be told whether that is the push that was asked for."""
+    report = read(result(code, **{name: value}))
+    assert (report.verdict, report.failure, report.ids) == (V.NO_ANSWER, None, frozenset())
+
+
+@pytest.mark.parametrize("value", [None, ""])
 def test_a_result_that_names_no_push_is_about_the_one_that_was_asked_for(value: object) -> None:
     report = read(result("0", CheckoutRequestID=value))
     assert (report.verdict, report.ids) == (V.PAID, frozenset({("merchant_request_id", "4c1e-118203")}))

@@ -113,10 +113,17 @@ def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -
     }
 
 
-@pytest.mark.parametrize("value", [ABSENT, None, "", 5, True, [], {}, "x" * 65, "é", "a\0b", "\ud800"])
-def test_an_id_that_cannot_be_one_is_absent(value: Any) -> None:
+@pytest.mark.parametrize("value", [ABSENT, None, ""])
+def test_an_id_that_is_not_said_contradicts_nothing(value: Any) -> None:
     report = reading(status(0, parameters(OriginatorConversationID=value)))
     assert (report.word, report.ids) == (Word.SUCCESS, frozenset({("conversation_id", "AG_20260301_2010")}))
+
+
+@pytest.mark.parametrize("value", [5, True, [], [TARGET], {}, "x" * 65, "é", "a\0b", "\ud800"])
+@pytest.mark.parametrize("said", ["Completed", "Failed", "Pending"])
+def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(said: str, value: Any) -> None:
+    """It names something, and it cannot be told whether that is the payment that was asked for."""
+    assert reading(status(0, parameters(OriginatorConversationID=value, TransactionStatus=said))) == UNREADABLE
 
 
 @pytest.mark.parametrize(

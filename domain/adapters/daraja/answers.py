@@ -6,7 +6,6 @@ acted: `OutcomeUnknown`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from domain.adapters.daraja.reports import is_provider_id
 from domain.adapters.daraja.requests import Api
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
+from domain.adapters.daraja.strict_json import Unreadable, parse
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -41,6 +41,10 @@ _ID_NAMES = {
 # How long Daraja's own limiter makes us wait at least; its sandbox counts by the minute, production by the second.
 _THROTTLED_WAIT_SECONDS = 2.0
 
+# Daraja's own error codes, as in `405.001` and `400.002.02`. What stands in front of it has others, or none.
+_DARAJA_CODE = re.compile(r"\d{2,3}(\.\d{2,4}){1,2}", re.ASCII)
+_CODE_LENGTH_MAX = 80
+
 _LIMIT_RULE = re.compile(r"limit rule|invalid amount", re.IGNORECASE)
 _RECIPIENT = re.compile(r"invalid (phonenumber|phone number|partya|partyb|receiver)", re.IGNORECASE)
 _MAINTENANCE = re.compile(r"under maintenance|maintenance", re.IGNORECASE)
@@ -51,6 +55,8 @@ def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> frozenset[tup
     message = _json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
         return _acknowledgement(api, message)
+    if message is not None and ("ResponseCode" in message or api.acknowledgement_id in message):
+        raise OutcomeUnknown(f"status {status} with an acknowledgement: a refusal and its opposite in one")
     raise _error(kind, status, message)
 
 
@@ -83,8 +89,9 @@ def read_status_acknowledgement(status: int, body: bytes) -> str:
 
 def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
     code = code_text(message.get("ResultCode"))
-    ids = {_ID_NAMES[name]: message[name] for name in _ID_NAMES if is_provider_id(message.get(name))}
+    ids = {_ID_NAMES[name]: message[name] for name in _ID_NAMES if message.get(name) not in (None, "")}
     is_about_it = ids.get("checkout_request_id", checkout_request_id) == checkout_request_id
+    is_about_it = is_about_it and all(is_provider_id(value) for value in ids.values())
     if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
         return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.NO_ANSWER)
     known = frozenset(ids.items())
@@ -108,7 +115,7 @@ def _refused_at_the_door(status: int, message: Mapping[str, Any] | None) -> tupl
 
 def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     if "duplicate originatorconversationid" in str(message.get("ResponseDescription")).lower():
-        raise DuplicateSubmission(code=_storable(str(message.get("ResponseCode"))))
+        raise DuplicateSubmission(code=code_text(message.get("ResponseCode")))
     if code_text(message.get("ResponseCode")) != SUCCESS_CODE or not is_provider_id(
         message.get(api.acknowledgement_id)
     ):
@@ -139,7 +146,9 @@ def _is_throttled(status: int, code: str | None, text: str) -> bool:
 
 
 def _refusal(status: int, code: str, text: str) -> Failure | None:
-    """The failure of a definite no; None where the words are not known to be one."""
+    """The failure of a definite no; None where the words are not known to be one, or a redirect came with them."""
+    if 300 <= status < 400:
+        return None
     if code == "400.002.02":
         if _LIMIT_RULE.search(text):
             return Failure(FailureReason.LIMIT_EXCEEDED, True, code)
@@ -155,7 +164,7 @@ def _refusal(status: int, code: str, text: str) -> Failure | None:
         if "limit rule" in words:
             return Failure(FailureReason.LIMIT_EXCEEDED, True, code)
         return None
-    if 400 <= status < 500 and status != 408 and not code.startswith("oauth."):
+    if 400 <= status < 500 and status != 408 and _DARAJA_CODE.fullmatch(code):
         return Failure(FailureReason.CONFIGURATION, True, code)
     return None
 
@@ -164,24 +173,25 @@ def _code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
     """Daraja's own error envelope, or the raw fault of the gateway in front of it (daraja.md §2.2)."""
     if message is None:
         return None, ""
-    if isinstance(message.get("errorCode"), str):
-        return _storable(message["errorCode"]), str(message.get("errorMessage"))
+    if _is_code(message.get("errorCode")):
+        text = message.get("errorMessage")
+        return message["errorCode"], text if isinstance(text, str) else ""
     fault = message.get("fault")
     detail = fault.get("detail") if isinstance(fault, dict) else None
     code = detail.get("errorcode") if isinstance(detail, dict) else None
-    if isinstance(code, str) and code.startswith("policies.ratelimit."):
-        return _storable(code), str(fault.get("faultstring")) if isinstance(fault, dict) else ""
+    if isinstance(code, str) and _is_code(code) and code.startswith("policies.ratelimit."):
+        return code, ""
     return None, ""
 
 
-def _storable(code: str) -> str:
-    """A code as it is kept: short, and without what Postgres cannot hold."""
-    return "".join(character for character in code if character.isprintable())[:80]
+def _is_code(value: object) -> bool:
+    """Whether `value` can be a code, and can be kept as one: cleaned of what cannot, it might become one that we know."""
+    return isinstance(value, str) and 0 < len(value) <= _CODE_LENGTH_MAX and value.isprintable()
 
 
 def _json_object(body: bytes) -> Mapping[str, Any] | None:
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        value = parse(body)
+    except Unreadable:
         return None
     return value if isinstance(value, dict) else None

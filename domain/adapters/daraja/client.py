@@ -40,9 +40,6 @@ from domain.report import Report, Word
 
 log = structlog.get_logger()
 
-# A connection idle for longer may be gone at the other end; found out by writing to it, a call without a key (STK, B2B)
-# would be lost in doubt (design.md, "What an error means"). New ones are cheap at our rates.
-_IDLE_SECONDS_MAX = 1.5
 _CONNECT_SECONDS = 5
 _ANSWER_BYTES_MAX = 64 * 1024
 _ANSWER_CHARACTERS_KEPT = 2000
@@ -67,11 +64,16 @@ def call_seconds(lease_seconds: float) -> float:
 
 
 def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
-    """The HTTP session for Daraja: no proxies from the environment, no cookies, no redirects followed, and the fence."""
+    """The HTTP session for Daraja: no proxies from the environment, no cookies, no redirects followed, and the fence.
+
+    Each request has a connection of its own; they are cheap at our rates. One that was used before may be gone at the other
+    end, and a call without a key (STK, B2B) that finds out by writing to it is lost in doubt (design.md, "What an error
+    means"). And what came on it while it was idle would be taken for the answer to the next payment.
+    """
     trace = aiohttp.TraceConfig()
     trace.on_request_chunk_sent.append(_pass_fence)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections_max, keepalive_timeout=_IDLE_SECONDS_MAX),
+        connector=aiohttp.TCPConnector(limit=connections_max, force_close=True),
         trace_configs=[trace],
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),

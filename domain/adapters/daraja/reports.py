@@ -6,7 +6,6 @@ decides how a body is read (design.md, "Callbacks").
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -21,15 +20,13 @@ from domain.adapters.daraja.result_codes import (
     failure_of_status,
     refuses_credential,
 )
+from domain.adapters.daraja.strict_json import Unreadable, parse
 from domain.callback_address import Operation, is_timeout
 from domain.inquiry import Verdict
 from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
 from domain.values import Kind, is_receipt
 
 UNREADABLE = Report(word=Word.UNREADABLE)
-
-# A real result has a few levels; json would follow a hostile one until the stack ends.
-_DEPTH_MAX = 12
 
 # Daraja's timeout message echoes our request, credential and all (daraja.md §4.4).
 _SECRET_VALUE = re.compile(
@@ -42,6 +39,7 @@ REPLACED = b"[replaced]"
 # "Not found" has no code of its own (daraja.md §6.1, inferred): this one, with a text that says so.
 _NOT_FOUND_CODE = "SFC_IC0003"
 _NOT_FOUND = re.compile(r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL)
+_NOT_FOUND_CHARACTERS_MAX = 500  # a sentence of Daraja's is shorter, and the pattern takes the square of a longer one
 
 _TARGET_IDS = {
     "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID,
@@ -55,8 +53,8 @@ _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 def read_report(operation: str, body: bytes) -> Report:
     """What `body` says, read as a message of `operation`."""
     try:
-        message = _parse(body)
-    except (ValueError, RecursionError, ArithmeticError):  # the last: a number beyond even Decimal
+        message = parse(body)
+    except Unreadable:
         return UNREADABLE
     try:
         match operation:
@@ -111,17 +109,14 @@ def _status_report(message: Any) -> Report:
     result = _mapping(_mapping(message).get("Result"))
     code = _code(result)
     if code != SUCCESS_CODE:
-        text = result.get("ResultDesc")
-        is_not_found = code == _NOT_FOUND_CODE and isinstance(text, str) and _NOT_FOUND.search(text)
+        is_not_found = code == _NOT_FOUND_CODE and _says_not_found(result.get("ResultDesc"))
         verdict = Verdict.NOT_FOUND if is_not_found else Verdict.NO_ANSWER
         return Report(word=Word.UNDECIDED, code=code, verdict=verdict, refuses_credential=refuses_credential(code))
     parameters = _items(result.get("ResultParameters"), "ResultParameter", "Key")
-    ids = frozenset(
-        (id_kind, value)
-        for name, id_kind in _TARGET_IDS.items()
-        for value in parameters.get(name, [])
-        if is_provider_id(value)
-    )
+    named = [(id_kind, value) for name, id_kind in _TARGET_IDS.items() for value in parameters.get(name, [])]
+    if not all(is_provider_id(value) for _, value in named):
+        raise _OtherShape  # it names something, and it cannot be told whether that is the payment
+    ids = frozenset(named)
     amounts = parameters.get("Amount", [])
     common: dict[str, Any] = {"ids": ids, "has_amount": bool(amounts), "amount": _amount(amounts)}
     statuses = parameters.get("TransactionStatus", [])
@@ -140,6 +135,10 @@ def _status_report(message: Any) -> Report:
         return Report(word=Word.FAILURE, code=failure.provider_code, failure=failure, verdict=Verdict.FAILED, **common)
     # Not final, or nothing that we know; but Daraja found it.
     return Report(word=Word.UNDECIDED, code=code_text(status), verdict=Verdict.UNDER_WAY, ids=ids)
+
+
+def _says_not_found(text: Any) -> bool:
+    return isinstance(text, str) and len(text) <= _NOT_FOUND_CHARACTERS_MAX and _NOT_FOUND.search(text) is not None
 
 
 def _timeout_report(message: Any) -> Report:
@@ -251,33 +250,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise _OtherShape
     return value
-
-
-def _parse(body: bytes) -> Any:
-    """JSON, strictly: no repeated keys (two readers would see two messages), no NaN, bounded depth, exact numbers."""
-    value = json.loads(
-        body.decode("utf-8-sig"),
-        object_pairs_hook=_object,
-        parse_float=Decimal,
-        parse_constant=_refuse_constant,
-    )
-    _check_depth(value, _DEPTH_MAX)
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key is repeated")
-    return value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _check_depth(value: Any, left: int) -> None:
-    if left == 0:
-        raise ValueError("nested too deeply")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_depth(inner, left - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from typing import Protocol
 import aiohttp
 import structlog
 
+from domain.adapters.daraja.strict_json import Unreadable, parse
 from domain.errors import OutcomeUnknown, ProviderError, Refused, Unreachable
 from domain.failures import Failure, FailureReason
 
@@ -23,6 +25,11 @@ log = structlog.get_logger()
 
 _FETCH_SECONDS = 10
 _BODY_BYTES_MAX = 16 * 1024
+
+# Daraja's has 28 letters and digits. What goes into a header is only what a bearer token may have (RFC 6750), and no more
+# than any server takes.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,2048}={0,2}")
+_LIFETIME = re.compile(r"\d{1,6}(\.\d{1,4})?", re.ASCII)  # seconds
 
 # Refreshed this long before it ends, or a tenth of its life where that is shorter.
 _MARGIN_SECONDS = 300
@@ -159,17 +166,14 @@ class TokenSource:
 
 def _token_of(status: int, body: bytes, now: float) -> Token:
     try:
-        message = json.loads(body)
-        text = message["access_token"]
-        lifetime = float(message["expires_in"])  # a number today, a string in older captures (daraja.md §1)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise OutcomeUnknown(f"no access token in an answer of status {status}") from None
-    if (
-        status != 200
-        or not isinstance(text, str)
-        or not text.isascii()
-        or not text.isprintable()
-        or not 0 < lifetime < 1e6
-    ):
+        message = parse(body)
+    except Unreadable:
+        message = None
+    text, lifetime = (
+        (message.get("access_token"), message.get("expires_in")) if isinstance(message, dict) else (None, None)
+    )
+    # A number today, a string in older captures (daraja.md §1).
+    is_lifetime = not isinstance(lifetime, bool) and _LIFETIME.fullmatch(str(lifetime)) and float(str(lifetime)) > 0
+    if status != 200 or not isinstance(text, str) or not _TOKEN.fullmatch(text) or not is_lifetime:
         raise OutcomeUnknown(f"no access token in an answer of status {status}")
-    return Token(text, now, now + lifetime)
+    return Token(text, now, now + float(str(lifetime)))

@@ -1,0 +1,200 @@
+"""The Daraja client against a hostile server: doubt, never a success by accident, nothing unbounded, nothing escapes."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from domain.adapters.daraja.client import daraja_session
+from domain.attempts import Outcome
+from domain.errors import OutcomeUnknown, Unreachable
+from domain.inquiry import Verdict
+from domain.payment import Payment, Stage
+from domain.ports import Exchange
+from domain.report import Word
+from domain.values import Kind, storable_text
+from tests.builders import a_payment, an_attempt
+from tests.integration.daraja import Shelf, client_of, to_submit
+from tests.integration.daraja import an_attempt as an_attempting
+from tests.integration.hostile_wire import BODY, CHUNKED, UNUSABLE, USABLE, Hostile, be_silent, drip, head, reset, whole
+
+_MEMORY_BYTES_MAX = 8 * 1024 * 1024
+
+BROKEN_OFF: dict[str, tuple[bytes, Any]] = {
+    "silence": (b"", be_silent),
+    "silence after the head": (head(length=len(BODY)), be_silent),
+    "silence in the body": (head(length=len(BODY)) + BODY[:20], be_silent),
+    "a drip of headers": (b"HTTP/1.1 200 OK\r\nX: ", drip),
+    "a drip of the body": (head(length=1_000_000) + BODY, drip),
+    "a drip without a length": (head() + BODY, drip),
+    "torn at once": (b"", reset),
+    "torn in the head": (b"HTTP/1.1 200 OK\r\nCont", reset),
+    "torn in the body": (head(length=len(BODY)) + BODY[:20], reset),
+}
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with daraja_session(connections_max=10) as own:
+        yield own
+
+
+def asked_about() -> Payment:
+    """A deposit that Daraja acknowledged, and is asked about by STK query."""
+    attempt = an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1")
+    return a_payment(kind=Kind.DEPOSIT, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
+
+
+def assert_storable(exchanges: list[Exchange]) -> None:
+    [exchange] = exchanges
+    for text in (exchange.meaning, exchange.answer or ""):
+        assert storable_text(text) == text
+        assert len(text) <= 2000
+
+
+class TestWholeAnswers:
+    """What is odd about the wire is no reason to doubt an answer that came whole."""
+
+    @pytest.mark.parametrize("what", USABLE)
+    async def test_an_odd_but_whole_answer_is_taken(self, session: aiohttp.ClientSession, what: str) -> None:
+        async with Hostile(USABLE[what]) as server:
+            ids = await client_of(session, server.url).submit(to_submit(), an_attempting())
+            assert ("checkout_request_id", "ws_CO_1") in ids
+        async with Hostile(USABLE[what]) as server:
+            report = await client_of(session, server.url).ask(asked_about(), 1, [])
+            assert report is not None
+            assert report.verdict is Verdict.PAID
+        async with Hostile(USABLE[what]) as server:
+            await client_of(session, server.url, shelf=Shelf(None)).ready()
+
+
+class TestGarbage:
+    """Bytes of every kind, then the connection closes."""
+
+    @pytest.mark.parametrize("what", UNUSABLE)
+    @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
+    async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind, what: str) -> None:
+        """It was sent once, and may have been taken."""
+        async with Hostile(UNUSABLE[what]) as server:
+            attempting = an_attempting()
+            with pytest.raises(OutcomeUnknown):
+                await client_of(session, server.url).submit(to_submit(kind), attempting)
+            assert attempting.fence.is_written
+            assert len(server.requests) == 1
+            assert_storable(attempting.exchanges)
+
+    @pytest.mark.parametrize("what", UNUSABLE)
+    async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession, what: str) -> None:
+        """Neither paid nor failed, and the next question comes in its time."""
+        exchanges: list[Exchange] = []
+        async with Hostile(UNUSABLE[what]) as server:
+            report = await client_of(session, server.url).ask(asked_about(), 1, exchanges)
+        assert report is not None
+        assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, Verdict.NO_ANSWER, None)
+        assert_storable(exchanges)
+
+    @pytest.mark.parametrize("what", [what for what in UNUSABLE if what != "a shorter length"])
+    async def test_there_is_no_token_and_nothing_is_sent(self, session: aiohttp.ClientSession, what: str) -> None:
+        """Without a token the payment was not sent: that is known, and no doubt."""
+        async with Hostile(UNUSABLE[what]) as server:
+            attempting = an_attempting()
+            with pytest.raises(Unreachable):
+                await client_of(session, server.url, shelf=Shelf(None)).submit(to_submit(), attempting)
+            assert not attempting.fence.is_written
+            assert all(request.startswith(b"GET ") for request in server.requests)
+
+
+class TestBrokenOff:
+    """The answer begins, or does not, and never ends."""
+
+    @pytest.mark.parametrize("what", BROKEN_OFF)
+    async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, what: str) -> None:
+        said, then = BROKEN_OFF[what]
+        async with Hostile(said, then) as server:
+            attempting = an_attempting()
+            with pytest.raises(OutcomeUnknown):
+                await client_of(session, server.url, call_seconds=0.5).submit(to_submit(), attempting)
+            assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("what", BROKEN_OFF)
+    async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession, what: str) -> None:
+        said, then = BROKEN_OFF[what]
+        async with Hostile(said, then) as server:
+            report = await client_of(session, server.url, call_seconds=0.5).ask(asked_about(), 1, [])
+        assert report is not None
+        assert report.verdict is Verdict.NO_ANSWER
+
+
+class TestMemory:
+    """However much comes, little of it is held."""
+
+    @pytest.mark.parametrize(
+        "what", [what for what in UNUSABLE if any(word in what for word in ("bomb", "mega", "many", "long", "endless"))]
+    )
+    @pytest.mark.parametrize("has_token", [True, False])
+    async def test_an_answer_takes_little_memory(
+        self, session: aiohttp.ClientSession, what: str, *, has_token: bool
+    ) -> None:
+        """Sixty-four megabytes of spaces are sixty-four kilobytes of gzip."""
+        async with Hostile(UNUSABLE[what]) as server:
+            client = client_of(session, server.url, shelf=Shelf() if has_token else Shelf(None))
+            tracemalloc.start()
+            try:
+                with pytest.raises((OutcomeUnknown, Unreachable)):
+                    await client.submit(to_submit(), an_attempting())
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        assert peak < _MEMORY_BYTES_MAX
+
+
+_STALE = BODY.replace(b"ws_CO_1", b"ws_CO_STALE")
+_BEHIND = {
+    "a whole answer": whole(_STALE),
+    "two": whole(_STALE) * 2,
+    "an answer without its last byte": whole(_STALE + b" ")[:-1],
+    "chunks without their last line": head(CHUNKED) + f"{len(_STALE):x}\r\n".encode() + _STALE + b"\r\n0\r\n",
+    "a head that swallows the next": b"HTTP/1.1 200 OK\r\nX: ",
+    "a byte": b"x",
+    "a line": b"\r\n",
+}  # fmt: skip
+
+
+class TestConnections:
+    """An answer belongs to the request it follows."""
+
+    @pytest.mark.parametrize("what", _BEHIND)
+    @pytest.mark.parametrize("is_late", [False, True])
+    async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request(
+        self, session: aiohttp.ClientSession, what: str, *, is_late: bool
+    ) -> None:
+        """Kept for the next payment, they would acknowledge it before it was sent. At worst that one is in doubt."""
+
+        async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                own = whole(BODY.replace(b"ws_CO_1", f"ws_CO_{len(server.requests)}".encode()))
+                writer.write(own + (b"" if is_late else _BEHIND[what]))
+                if is_late:
+                    await asyncio.sleep(0.02)
+                    writer.write(_BEHIND[what])
+                if not await server.read_request(reader):
+                    return
+
+        server = Hostile(b"", answer_all)
+        async with server:
+            client = client_of(session, server.url, call_seconds=0.5)
+            seen = []
+            for number in range(1, 5):
+                try:
+                    ids = dict(await client.submit(to_submit(), an_attempting()))
+                except OutcomeUnknown:
+                    continue
+                seen.append(ids["checkout_request_id"])
+                assert seen[-1] == f"ws_CO_{number}"
+                await asyncio.sleep(0.05 if is_late else 0)
+            assert seen or what == "a byte", "what follows at once may spoil an answer, and no more"

@@ -1,0 +1,291 @@
+"""Bodies for a genuine address that must settle nothing, and their twins that must: each a change of a payment's own result.
+
+A case makes its bytes from the payment it is sent about and from another one that is settled. A success in them names a
+receipt of its own, so that a payment which believed one would show it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from tests.spec.delivering import Awaited
+
+Make = Callable[[Awaited, Awaited], bytes]
+
+BYTES_MAX = 64 * 1024
+_CODE = '"ResultCode": 0'
+
+
+def text(one: Awaited, **changes: Any) -> str:
+    """Its own success, with the receipt that no payment may ever have."""
+    return json.dumps(one.result(**{"receipt": forged_receipt(one), **changes}))
+
+
+def forged_receipt(one: Awaited) -> str:
+    """The receipt that lies about `one`."""
+    return f"EVL7{one.amount:06}"
+
+
+def _changed(old: str | Callable[[Awaited], str], new: str | Callable[[Awaited], str]) -> Make:
+    """Its success with `old` replaced by `new` in the text."""
+
+    def make(one: Awaited, _other: Awaited) -> bytes:
+        before = old if isinstance(old, str) else old(one)
+        after = new if isinstance(new, str) else new(one)
+        body = text(one)
+        assert before in body, (before, body)
+        return body.replace(before, after, 1).encode("utf-8", "surrogatepass")
+
+    return make
+
+
+def _whole(change: Callable[[bytes], bytes]) -> Make:
+    return lambda one, _other: change(text(one).encode())
+
+
+def _code(literal: str) -> Make:
+    return _changed(_CODE, f'"ResultCode": {literal}')
+
+
+def _amount(literal: str | Callable[[Awaited], str]) -> Make:
+    return _changed(
+        lambda one: f'"Value": {one.amount}}}',
+        lambda one: f'"Value": {literal if isinstance(literal, str) else literal(one)}}}',
+    )
+
+
+def _receipt(literal: str | Callable[[Awaited, Awaited], str]) -> Make:
+    def make(one: Awaited, other: Awaited) -> bytes:
+        value = literal if isinstance(literal, str) else literal(one, other)
+        return text(one).replace(f'"{forged_receipt(one)}"', value).encode()
+
+    return make
+
+
+def _items(one: Awaited, more: list[tuple[str, Any]], *, first: bool = False) -> bytes:
+    """Its success with more named values, behind its own or before them."""
+    message = one.result(receipt=forged_receipt(one))
+    if one.api == "stk":
+        items, key = message["Body"]["stkCallback"]["CallbackMetadata"]["Item"], "Name"
+    else:
+        items, key = message["Result"]["ResultParameters"]["ResultParameter"], "Key"
+    added = [{key: name, "Value": value} for name, value in more]
+    items[:] = [*added, *items] if first else [*items, *added]
+    return json.dumps(message).encode()
+
+
+_AMOUNT_NAMES = {"stk": "Amount", "b2c": "TransactionAmount", "b2b": "Amount"}
+_RECEIPT_NAMES = {"stk": "MpesaReceiptNumber", "b2c": "TransactionReceipt", "b2b": "TransactionReceipt"}
+_OUTER = {"stk": "Body", "b2c": "Result", "b2b": "Result"}
+_INNER = {"stk": "stkCallback", "b2c": "Result", "b2b": "Result"}
+
+
+def _foreign_ids(one: Awaited, other: Awaited) -> dict[str, Any]:
+    names = [name for name in one.ids if name in other.ids]
+    return {name: other.ids[name] for name in names}
+
+
+def _each_id(change: Callable[[str], Any]) -> Make:
+    return lambda one, _other: text(one, **{name: change(value) for name, value in one.ids.items()}).encode()
+
+
+_UNREADABLE_CODES = [
+    "true", "false", "null", "[]", "{}", "[0]", '{"0":0}', "0.0", "0e0", "0.5", "-0", "-0.0", "1e-400",
+    "NaN", "Infinity", "-Infinity", "00", "+0", "0x0", "0b0", "'0'", '""', '"0\\u0000"', '"\\ud800"', '"0\\n"',
+    "1" * 5000, "1e99999999999999999999", '"' + "0" * 500 + '"',
+]  # fmt: skip
+_UNKNOWN_CODES = [
+    '"00"', '"0 "', '" 0"', '"+0"', '"-0"', '"0x0"', '"0.0"', '"0e0"', '"\\u0660"', '"\\uff10"', '"O"', '"success"',
+    '"true"', '"null"', '"NaN"', "-1", "10", "1000000000000", "4999", '"0;1032"', '"0,0"', '"\'0\'"', '"0 OR 1=1"',
+    '"%d"', '"{0}"', '"${0}"',
+]  # fmt: skip
+
+_OTHER_AMOUNTS: dict[str, str | Callable[[Awaited], str]] = {
+    "a shilling more": lambda one: str(one.amount + 1),
+    "a shilling less": lambda one: str(one.amount - 1),
+    "a cent more": lambda one: f"{one.amount}.01",
+    "a hair more": lambda one: f"{one.amount}.{'0' * 40}1",
+    "a hundred times": lambda one: str(one.amount * 100),
+    "in cents": lambda one: f'"{one.amount * 100}"',
+    "a hundredth": lambda one: f"{one.amount}e-2",
+    "negative": lambda one: str(-one.amount),
+    "zero": "0",
+    "minus zero": "-0.0",
+    "negative text": lambda one: f'"-{one.amount}"',
+    "huge": "1e308",
+    "beyond a double": "1e400",
+    "of 4000 digits": "9" * 4000,
+    "tiny": "1e-400",
+    "beyond a decimal": "1e99999999999999999999",
+    "true": "true",
+    "in a list": lambda one: f"[{one.amount}]",
+    "in an object": lambda one: f'{{"Value": {one.amount}}}',
+    "NaN": "NaN",
+    "Infinity": "Infinity",
+    "NaN as text": '"NaN"',
+    "with its currency": lambda one: f'"KES {one.amount}"',
+    "with commas": lambda one: f'"{one.amount:,}"',
+    "with a space": lambda one: f'"{one.amount} "',
+    "with a sign": lambda one: f'"+{one.amount}"',
+    "hexadecimal": lambda one: f'"{one.amount:#x}"',
+    "with an exponent, as text": lambda one: f'"{one.amount}e0"',
+    "with underscores": lambda one: f'"{one.amount:_}"',
+    "in full width": lambda one: '"' + "".join(f"\\uff1{digit}" for digit in str(one.amount)) + '"',
+    "null": "null",
+    "nothing": '""',
+    "two in one": lambda one: f'{one.amount}, "Value": {one.amount}',
+    "two in one that differ": lambda one: f'{one.amount + 1}, "Value": {one.amount}',
+    "a word": '"much"',
+    "a format": '"%s%n"',
+}
+
+_NO_RECEIPTS: dict[str, str | Callable[[Awaited, Awaited], str]] = {
+    "null": "null",
+    "nothing": '""',
+    "a number": "1234567890",
+    "true": "true",
+    "a list": '["EVL7AAAAAA"]',
+    "an object": '{"a": "EVL7AAAAAA"}',
+    "a placeholder": '"UKN0000000"',
+    "in small": '"evl7aaaaaa"',
+    "with a line": '"EVL7AAAAAA\\n"',
+    "with a space": '" EVL7AAAAAA"',
+    "short": '"EVL7A"',
+    "long": '"' + "E" * 21 + '"',
+    "very long": '"' + "E" * 30_000 + '"',
+    "with NUL": '"EVL7AAA\\u0000"',
+    "half a character": '"EVL7AAA\\ud800"',
+    "in Cyrillic": '"\\u0415VL7AAAAAA"',
+    "in full width": '"\\uff25VL7AAAAAA"',
+    "SQL": '"\' OR 1=1; DROP TABLE mkwanja.payments; --"',
+    "a format": '"%s%n{0}${x}"',
+    "a path": '"../../etc/passwd"',
+    "markup": '"<script>1</script>"',
+    "twice as a key": '"EVL7AAAAAA", "Value": "EVL7BBBBBB", "TransactionID": "EVL7CCCCCC", "TransactionID": "EVL7DDDDDD"',
+}
+
+_ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "UTF-16": lambda body: body.decode().encode("utf-16"),
+    "UTF-16 without a mark": lambda body: body.decode().encode("utf-16-le"),
+    "UTF-32": lambda body: body.decode().encode("utf-32"),
+    "latin-1": lambda body: body[:-1] + b', "x": "\xe9"}',
+    "a half character in bytes": lambda body: body[:-1] + b', "x": "\xed\xa0\x80"}',
+    "an overlong zero": lambda body: body.replace(b": 0,", b": \xc0\xb0,"),
+    "gzip": lambda body: gzip.compress(body, mtime=0),
+    "deflate": zlib.compress,
+    "two marks": lambda body: b"\xef\xbb\xbf" * 2 + body,
+    "NUL before": lambda body: b"\0" + body,
+    "NUL behind": lambda body: body + b"\0",
+    "as text": lambda body: json.dumps(body.decode()).encode(),
+    "in a list": lambda body: b"[" + body + b"]",
+    "twice": lambda body: body + body,
+    "two lines": lambda body: body + b"\n" + body,
+    "cut by one": lambda body: body[:-1],
+    "cut in half": lambda body: body[: len(body) // 2],
+    "its second half": lambda body: body[len(body) // 2 :],
+    "a comma too many": lambda body: body[:-1] + b",}",
+    "comments": lambda body: b"/* */" + body,
+    "single quotes": lambda body: body.replace(b'"', b"'"),
+    "a script": lambda body: b"callback(" + body + b");",
+    "HTML": lambda body: b"<html><body>" + body + b"</body></html>",
+    "XML": lambda _: b"<Body><stkCallback><ResultCode>0</ResultCode></stkCallback></Body>",
+    "a form": lambda body: b"payload=" + body,
+    "multipart": lambda body: b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n" + body + b"\r\n--x--\r\n",
+    "a prefix against scripts": lambda body: b")]}',\n" + body,
+    "names in capitals": lambda body: body.upper(),
+    "names in small": lambda body: body.lower(),
+    "an unknown escape": lambda body: body[:-1] + b', "x": "\\q"}',
+    "a raw control character": lambda body: body[:-1] + b', "x": "\x01"}',
+    "deep ballast": lambda body: body[:-1] + b', "x": ' + b"[" * 40 + b"]" * 40 + b"}",
+    "endless ballast": lambda body: body[:-1] + b', "x": ' + b"[" * 50_000,
+    "NaN beside it": lambda body: body[:-1] + b', "x": NaN}',
+    "a key twice beside it": lambda body: body[:-1] + b', "x": 1, "x": 1}',
+    "the outer key twice": lambda body: body[:-1] + b", " + body[1:],
+    "the outer key, emptied": lambda body: b'{"Body": {}, "Result": {}, ' + body[1:],
+    "as much as is allowed": lambda body: (body[:-1] + b', "x": "' + b"x" * BYTES_MAX)[:BYTES_MAX],
+}
+
+_MADE: dict[str, Make] = {
+    "the code twice, 0 last": _changed(_CODE, '"ResultCode": 1032, "ResultCode": 0'),
+    "the code twice, 0 first": _changed(_CODE, '"ResultCode": 0, "ResultCode": 1032'),
+    "the code twice, both 0": _changed(_CODE, '"ResultCode": 0, "ResultCode": 0'),
+    "the code twice, once escaped": _changed(_CODE, '"ResultCode": 1032, "Result\\u0043ode": 0'),
+    "the code under another name": _changed('"ResultCode"', '"resultCode"'),
+    "the code with a space": _changed('"ResultCode"', '"ResultCode "'),
+    "the code beside its place": lambda one, _: b'{"ResultCode": 0, ' + text(one).replace(_CODE, '"Code": 0').encode()[1:],
+    "another shape": lambda one, _: text(one).replace(f'"{_OUTER[one.api]}"', '"Data"').encode(),
+    "wrapped twice": lambda one, _: json.dumps({_OUTER[one.api]: json.loads(text(one))}).encode(),
+    "a list of results": lambda one, _: json.dumps({_OUTER[one.api]: [json.loads(text(one))[_OUTER[one.api]]]}).encode(),
+    "a result as text": lambda one, _: json.dumps({_OUTER[one.api]: text(one)}).encode(),
+    "no parts": lambda one, _: text(one, amount=..., receipt=...).encode(),
+    "no amount": lambda one, _: text(one, amount=...).encode(),
+    "no receipt": lambda one, _: text(one, receipt=...).encode(),
+    "two amounts, its own first": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)]),
+    "two amounts, its own last": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)], first=True),
+    "two amounts, one unreadable": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], True)]),
+    "two receipts": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVL7SECOND")]),
+    "two receipts, the other first": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVL7SECOND")], first=True),
+    "two receipts, one a number": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], 7)]),
+    "the ids of another payment": lambda one, other: text(one, **_foreign_ids(one, other)).encode(),
+    "one id of another payment": lambda one, other: text(one, **dict([next(iter(_foreign_ids(one, other).items()))])).encode(),
+    "the result of another payment": lambda one, other: json.dumps(other.result(receipt=forged_receipt(one))).encode(),
+    "the receipt of another payment": lambda one, other: text(one, receipt=settled_receipt(other)).encode(),
+    "the receipt of another payment, without ids": lambda one, other: text(
+        one, receipt=settled_receipt(other), **dict.fromkeys(one.ids, ...)
+    ).encode(),
+    "a failure with the ids of another payment": lambda one, other: text(one, code=1, **_foreign_ids(one, other)).encode(),
+    "a failure of another amount": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)]).replace(
+        _CODE.encode(), b'"ResultCode": 1'
+    ),
+    "ids with a space": _each_id(lambda value: value + " "),
+    "ids in a list": _each_id(lambda value: [value]),
+    "ids as numbers": _each_id(lambda _value: 5),
+    "ids that are true": _each_id(lambda _value: True),
+    "ids too long": _each_id(lambda value: value + "x" * 64),
+    "ids with NUL": _each_id(lambda value: value + "\0"),
+    "ids in other case": _each_id(lambda value: value.swapcase()),
+    "ids of SQL": _each_id(lambda value: value + "'; DROP TABLE payments; --"),
+    "ids of the payment's number": lambda one, _: text(one, **dict.fromkeys(one.ids, "x" + one.id)).encode(),
+}  # fmt: skip
+
+
+def settled_receipt(other: Awaited) -> str:
+    """The receipt that the settled payment has."""
+    return f"UKN7{other.amount:06}"
+
+
+HOSTILE: dict[str, Make] = {
+    **{f"encoding: {what}": _whole(change) for what, change in _ENCODINGS.items()},
+    **{f"code: {literal[:40]}": _code(literal) for literal in [*_UNREADABLE_CODES, *_UNKNOWN_CODES]},
+    **{f"amount: {what}": _amount(literal) for what, literal in _OTHER_AMOUNTS.items()},
+    **{f"receipt: {what}": _receipt(literal) for what, literal in _NO_RECEIPTS.items()},
+    **_MADE,
+}
+assert len(HOSTILE) >= 150, len(HOSTILE)
+
+# Unusual, and still one clear word about the right payment: these settle it. Each is the neighbour of something above.
+TWINS: dict[str, Make] = {
+    "as it is": _whole(lambda body: body),
+    "a byte order mark": _whole(lambda body: b"\xef\xbb\xbf" + body),
+    "white space": _whole(lambda body: b" \r\n\t" + body + b"\n\n"),
+    "to the last byte": _whole(lambda body: body[:-1] + b" " * (BYTES_MAX - len(body)) + b"}"),
+    "the code as text": _code('"0"'),
+    "the amount as text": _amount(lambda one: f'"{one.amount}"'),
+    "the amount as a fraction": _amount(lambda one: f"{one.amount}.00"),
+    "the amount with an exponent": _amount(lambda one: f"{one.amount}e0"),
+    "the amount twice, alike": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], f"{one.amount}.0")]),
+    "the receipt twice, alike": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], forged_receipt(one))]),
+    "without ids": lambda one, _: text(one, **dict.fromkeys(one.ids, ...)).encode(),
+    "other names with other amounts": lambda one, _: _items(one, [("Balance", 5), ("amount", 7), ("Charges", "x")], first=True),
+    "a reference that names another receipt": _whole(
+        lambda body: body[:-1] + b', "ReferenceData": {"ReferenceItem": {"Key": "TransactionReceipt", "Value": "EVL7OTHER1"}}}'
+    ),
+    "a name of control characters and markup": lambda one, _: _items(
+        one, [("ReceiverPartyPublicName", "254711000111 - \u202e<b>'; DROP TABLE x; --\0")]
+    ),
+    "an escaped name": _changed('"ResultCode"', '"Result\\u0043ode"'),
+}  # fmt: skip

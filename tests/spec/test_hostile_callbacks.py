@@ -1,0 +1,209 @@
+"""A hostile message to a genuine address is kept to the byte and settles nothing; a genuine one settles it all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from domain.callback_address import token
+from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, awaited, deliver
+from tests.spec.hostile_callbacks import HOSTILE, TWINS, forged_receipt, settled_receipt, text
+from tests.spec.playing import Api
+from tests.spec.system import System
+from tests.unit.status_messages import parameters, status
+
+APIS: list[Api] = ["stk", "b2c", "b2b"]
+_AT_ONCE = 16
+
+
+@pytest.fixture
+async def silent(system: System) -> AsyncIterator[System]:
+    """The shared system, whose Daraja takes its time in life as well: no result comes by itself."""
+    await system.control("POST", "/switches", {"time_scale": 1})
+    yield system
+    logs = system.stack.logs()["callbacks.1"]
+    assert "callback_not_processed" not in logs
+    assert "callback_not_read" not in logs
+    assert "Traceback" not in logs
+
+
+async def _settle(system: System, one: Awaited) -> None:
+    answer = await deliver(system, one.url, one.result(receipt=settled_receipt(one)))
+    assert (answer.status, answer.json()) == (200, ACCEPTED)
+    payment = await system.payment(one.id)
+    assert (payment["status"], payment["receipt"], payment["amount"]) == ("success", settled_receipt(one), one.amount)
+
+
+async def _assert_untouched(system: System, one: Awaited) -> None:
+    payment = await system.payment(one.id)
+    seen = payment["stage"], payment["amount"], payment["receipt"], payment["failure"]
+    if seen != ("awaiting_result", one.amount, None, None):
+        noted = [(row["disposition"], bytes(row["body"])[:300]) for row in await system.callbacks(one.id)]
+        settled = [note for note in noted if note[0] in ("finalized", "corrected", "receipt_added")]
+        pytest.fail(f"{seen} by {settled}")
+
+
+def _address(system: System, payment_id: str, operation: str, secret: str | None = None) -> str:
+    """The address as Daraja would be given it, for any operation."""
+    signing = secret or system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
+    return f"{system.stack.callbacks_url}/results/{payment_id}/{operation}/{token(signing, payment_id, operation)}"
+
+
+async def _deliver_all(system: System, one: Awaited, bodies: dict[str, tuple[str, bytes]]) -> None:
+    """Delivers every body to its address: each is taken, kept to the byte, and settles nothing."""
+    rows = list(bodies.items())
+    for batch in (rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE)):
+        answers = await asyncio.gather(*(deliver(system, url, body) for _, (url, body) in batch))
+        for (what, _), answer in zip(batch, answers, strict=True):
+            assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), what
+        await _assert_untouched(system, one)
+    stored = {bytes(row["body_sha256"]): bytes(row["body"]) for row in await system.callbacks(one.id)}
+    for what, (_, body) in bodies.items():
+        assert stored.get(hashlib.sha256(body).digest()) == body, what
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> None:
+    """Forged, replayed, swapped, repeated, mistyped, broken, nested or huge: none is believed, and the real result still is."""
+    one, other = await awaited(silent, api), await awaited(silent, api)
+    await _settle(silent, other)
+    before = await silent.payment(other.id)
+    bodies = {what: make(one, other) for what, make in HOSTILE.items()}
+    await _deliver_all(silent, one, {what: (one.url, body) for what, body in bodies.items()})
+    assert await silent.payment(other.id) == before
+    await _settle(silent, one)
+    receipts = await silent.rows("SELECT id FROM mkwanja.payments WHERE receipt ILIKE 'EVL7%'")
+    assert receipts == []
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_strange_body_that_is_clear_settles_its_payment(silent: System, api: Api) -> None:
+    """The neighbours of the hostile ones: if nothing worked, nothing hostile would either."""
+
+    async def settled_by(what: str) -> Awaited:
+        one = await awaited(silent, api)
+        answer = await deliver(silent, one.url, TWINS[what](one, one))
+        assert (answer.status, answer.json()) == (200, ACCEPTED), what
+        payment = await silent.payment(one.id)
+        seen = payment["status"], payment["receipt"], payment["amount"], payment["needs_review"]
+        assert seen == ("success", forged_receipt(one), one.amount, False), what
+        return one
+
+    ones = await asyncio.gather(*(settled_by(what) for what in TWINS))
+    # These receipts are the payments' own; the next test looks for stolen ones.
+    undo = "UPDATE mkwanja.payments SET receipt = replace(receipt, 'EVL7', 'UKT7') WHERE id = ANY($1::uuid[])"
+    await silent.execute(undo, [one.id for one in ones])
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_success_at_the_address_of_another_operation_settles_nothing(silent: System, api: Api) -> None:
+    """Its own success, right in all, where timeouts, answers to questions, or other kinds' results are heard."""
+    one = await awaited(silent, api)
+    questions = ["status-1", "status-1-timeout", "status-999999", "status-999999-timeout"]
+    others = [*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout", *questions]
+    bodies = {
+        operation: (_address(silent, one.id, operation), text(one, ResultDesc=operation).encode())
+        for operation in others
+        if operation != OPERATIONS[api]
+    }
+    await _deliver_all(silent, one, bodies)
+    await _settle(silent, one)
+
+
+_ANSWERS: dict[str, Any] = {
+    "another amount": {"Amount": 1},
+    "an amount that is true": {"Amount": True},
+    "another's id": {"OriginatorConversationID": "other"},
+    "an id of another type": {"OriginatorConversationID": ["x"]},
+    "another's ConversationID": {"ConversationID": "AG_other"},
+    "a status in small": {"TransactionStatus": "completed"},
+    "a status in a list": {"TransactionStatus": ["Completed"]},
+    "a status with a space": {"TransactionStatus": "Completed "},
+    "a status that is true": {"TransactionStatus": True},
+    "a status of zero": {"TransactionStatus": 0},
+    "a failure of another amount": {"TransactionStatus": "Failed", "Amount": 1},
+    "a failure of another's": {"TransactionStatus": "Failed", "OriginatorConversationID": "other"},
+}
+
+
+@pytest.mark.parametrize("api", ["b2c", "b2b"])
+async def test_a_hostile_answer_to_a_question_settles_nothing(silent: System, api: Api) -> None:
+    """Transaction Status answers under the question's own address: not of this payment, not of this amount, or not clear."""
+    one = await awaited(silent, api)
+    right = {"Amount": one.amount, "ReceiptNo": forged_receipt(one), **one.ids}
+    url = _address(silent, one.id, "status-1")
+    messages = {what: status(0, parameters(**{**right, **wrong})) for what, wrong in _ANSWERS.items()}
+    messages["two statuses"] = status(0, [*parameters(**right), {"Key": "TransactionStatus", "Value": "Failed"}])
+    messages["two amounts"] = status(0, [*parameters(**right), {"Key": "Amount", "Value": one.amount + 1}])
+    messages["the right one, not found"] = status("SFC_IC0003", parameters(**right), ResultDesc="transaction " * 4_000)
+    bodies = {what: json.dumps(message).encode() for what, message in messages.items()}
+    good = json.dumps(status(0, parameters(**right))).encode()
+    bodies["the code twice"] = good.replace(b'"ResultCode": 0', b'"ResultCode": 1, "ResultCode": 0')
+    bodies["a value twice"] = good.replace(b'"Value": "Completed"', b'"Value": "Failed", "Value": "Completed"')
+    assert len(set(bodies.values()) - {good}) == len(bodies)
+    await _deliver_all(silent, one, {what: (url, body) for what, body in bodies.items()})
+    right["ReceiptNo"] = settled_receipt(one)
+    await deliver(silent, url, status(0, parameters(**right)))
+    assert (await silent.payment(one.id))["receipt"] == settled_receipt(one)
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
+    """A right result under a token of another payment, operation or secret: 403, empty, and nothing is kept."""
+    one, other = await awaited(silent, api), await awaited(silent, api)
+    operation = OPERATIONS[api]
+    right, others = one.url.rpartition("/")[2], other.url.rpartition("/")[2]
+    secret = silent.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
+    base = f"{silent.stack.callbacks_url}/results/{one.id}"
+    assert _address(silent, one.id, operation) == one.url
+    forged = {
+        "another payment's token": f"{base}/{operation}/{others}",
+        **{
+            f"a token for {name}": f"{base}/{operation}/{token(secret, one.id, name)}"
+            for name in ("status-1", "withdrawal-timeout", "", operation + "-timeout", operation.upper())
+        },
+        **{
+            f"a token of {what}": _address(silent, one.id, operation, wrong)
+            for what, wrong in (("another secret", "s" * 40), ("the secret's half", secret[:16]), ("its reverse", secret[::-1]))
+        },
+        "a token without its end": f"{base}/{operation}/{right[:-1]}",
+        "a token and more": f"{base}/{operation}/{right}0",
+        "the token in capitals": f"{base}/{operation}/{right.upper()}",
+        "no digit right": f"{base}/{operation}/{right.translate(str.maketrans('0123456789abcdef', '123456789abcdef0'))}",
+        "a token of zeros": f"{base}/{operation}/{'0' * 40}",
+        "the token turned round": f"{base}/{operation}/{right[::-1]}",
+        "the token and a space": f"{base}/{operation}/{right}%20",
+        "the token and NUL": f"{base}/{operation}/{right}%00",
+        "a long token": f"{base}/{operation}/{right * 50}",
+        "an operation of its own": f"{base}/refund/{token(secret, one.id, 'refund')}",
+        "a signed other form of the id": _address(silent, one.id.upper(), operation.upper()),
+    }  # fmt: skip
+    stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
+    before = await silent.rows(stored)
+    answers = await asyncio.gather(*(deliver(silent, url, text(one).encode()) for url in forged.values()))
+    heard = {
+        what: answer for what, answer in zip(forged, answers, strict=True) if (answer.status, answer.body) != (403, b"")
+    }
+    assert not heard
+    assert await silent.rows(stored) == before
+    for untouched in (one, other):
+        await _assert_untouched(silent, untouched)
+        await _settle(silent, untouched)
+
+
+async def test_one_receipt_for_two_payments_at_once_settles_one(silent: System) -> None:
+    """Replayed in the same moment, a receipt is still that of one payment; the other is for a person, and not lost."""
+    ones = [await awaited(silent) for _ in range(6)]
+    await asyncio.gather(*(deliver(silent, one.url, one.result(receipt="UKN7ATONCE")) for one in ones))
+    payments = [await silent.payment(one.id) for one in ones]
+    assert sorted(payment["stage"] for payment in payments) == ["awaiting_result"] * 5 + ["succeeded"]
+    assert [payment["receipt"] for payment in payments if payment["stage"] != "succeeded"] == [None] * 5
+    assert all(payment["needs_review"] for payment in payments if payment["stage"] != "succeeded")
+    for one, payment in zip(ones, payments, strict=True):
+        if payment["stage"] != "succeeded":
+            await _settle(silent, one)

@@ -1,0 +1,325 @@
+"""Every reader of what comes from outside, under changes of what is genuine: nothing escapes, and nothing is misread.
+
+The same examples each time, some hundreds a reader; `FUZZ_EXAMPLES=100000` plays so many other ones of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import json
+import os
+from contextlib import suppress
+from datetime import UTC
+from decimal import Decimal
+from itertools import product
+from typing import Any
+from uuid import UUID
+
+from aiohttp import StreamReader
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.reports import read_report, without_secrets
+from domain.adapters.daraja.requests import API_OF_KIND
+from domain.adapters.daraja.strict_json import Unreadable, parse
+from domain.adapters.daraja.token import _token_of
+from domain.callback_address import Operation
+from domain.errors import (
+    BodyTooLarge,
+    InvalidJson,
+    InvalidRequest,
+    OutcomeUnknown,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+    UnsupportedMediaType,
+)
+from domain.report import Report, Word
+from domain.values import Kind, is_receipt, storable_text
+from gateway import schemas
+from gateway.requests import read_json
+from gateway.sources import is_allowed, source_address
+from tests.builders import PAYMENT_ID, a_payment
+from tests.unit.hostile_answers import CHECKOUT, TOKEN, meaning
+from tests.unit.mutations import ANSWERS, CALLBACKS, mangled, mutated
+
+_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+fuzzed = settings(
+    max_examples=_EXAMPLES or 200,
+    derandomize=not _EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+OPERATIONS = [*Operation, "status-1", "status-2-timeout", ""]
+STATUSES = [200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 503]
+callbacks = mutated(CALLBACKS) | mangled(CALLBACKS)
+answers = mutated(ANSWERS) | mangled(ANSWERS)
+
+
+def strictly(body: bytes) -> Any:
+    """What `body` says to a reader of our own that is as strict, and shares no code with the one that is tested."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({name for name, _ in pairs}) == len(pairs)
+        return dict(pairs)
+
+    def constant(_name: str) -> None:
+        raise AssertionError
+
+    return json.loads(body.decode("utf-8-sig"), object_pairs_hook=members, parse_float=Decimal, parse_constant=constant)
+
+
+def said(message: Any, names: tuple[str, ...]) -> list[Any]:
+    """Every value that is said under one of `names`, wherever it stands, as a member or as a named value."""
+    if isinstance(message, list):
+        return [found for inner in message for found in said(inner, names)]
+    if not isinstance(message, dict):
+        return []
+    own = [message.get("Value")] if message.get("Key", message.get("Name")) in names else []
+    return [*own, *(message[name] for name in names if name in message), *said(list(message.values()), names)]
+
+
+def assert_bounded(report: Report) -> None:
+    """It can be stored, whatever it was made of."""
+    for text in (report.code, report.receipt, report.recipient_name, *(value for _, value in report.ids)):
+        assert text is None or (storable_text(text) == text and len(text) <= 100)
+    assert len(report.ids) <= 200
+    assert (report.word is Word.FAILURE) is (report.failure is not None)
+
+
+@fuzzed
+@given(body=callbacks)
+def test_a_changed_callback_succeeds_only_where_its_bytes_say_so(body: bytes) -> None:
+    """An explicit zero, and the amount and the receipt that stand in it."""
+    for operation in OPERATIONS:
+        assert_true_to(body, operation)
+
+
+def assert_true_to(body: bytes, operation: str) -> None:
+    report = read_report(operation, body)
+    assert_bounded(report)
+    if report.word is not Word.SUCCESS:
+        assert report.receipt is None
+        return
+    message = strictly(body)
+    inner = message["Body"]["stkCallback"] if operation == Operation.DEPOSIT else message["Result"]
+    assert type(inner["ResultCode"]) in (int, str)
+    assert str(inner["ResultCode"]) == "0"
+    if operation.startswith("status"):
+        assert set(map(repr, said(inner, ("TransactionStatus",)))) >= {repr("Completed")}
+    amounts = [value for value in said(inner, ("Amount", "TransactionAmount")) if value not in (None, "")]
+    if report.amount is not None:
+        assert report.amount in [
+            Decimal(value) for value in amounts if isinstance(value, (int, Decimal, str)) and _is_number(value)
+        ]
+    if report.receipt is not None:
+        assert is_receipt(report.receipt)
+        assert report.receipt in said(inner, ("MpesaReceiptNumber", "TransactionReceipt", "TransactionID", "ReceiptNo"))
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str) or value.replace(".", "", 1).isdecimal()
+
+
+@fuzzed
+@given(body=st.binary(max_size=400))
+def test_no_bytes_are_a_callback(body: bytes) -> None:
+    for operation in OPERATIONS:
+        assert read_report(operation, body).word in (Word.UNREADABLE, Word.TIMEOUT, Word.UNDECIDED)
+
+
+@fuzzed
+@given(body=callbacks, secret=st.text(st.characters(exclude_characters='"\\', exclude_categories=["Cs"]), min_size=8))
+def test_a_secret_is_replaced_wherever_it_stands_in_a_message(body: bytes, secret: str) -> None:
+    """Around it not a byte changes."""
+    assert without_secrets(without_secrets(body)) == without_secrets(body)
+    member = f'"SecurityCredential" : "{secret}", '.encode()
+    before, separator, after = body.partition(b"{")
+    if separator and b"\\" not in before and b'"' not in before:
+        kept = without_secrets(before + separator + member + after)
+        assert kept == without_secrets(before + separator) + member.replace(
+            secret.encode(), b"[replaced]"
+        ) + without_secrets(after)
+
+
+@fuzzed
+@given(body=answers | st.binary(max_size=200))
+def test_a_changed_answer_acknowledges_only_where_its_bytes_say_so(body: bytes) -> None:
+    for status, kind in product(STATUSES, Kind):
+        error = meaning(kind, status, body)
+        if error is not None:
+            assert type(error) is not Unreachable  # it was written: that can never be said of it
+            assert error.code is None or storable_text(error.code) == error.code
+            continue
+        message = strictly(body)
+        assert 200 <= status < 300
+        assert "errorCode" not in message
+        assert message["ResponseCode"] in ("0", 0)
+        assert message[API_OF_KIND[kind].acknowledgement_id]
+
+
+@fuzzed
+@given(body=answers | st.binary(max_size=200))
+def test_a_changed_answer_to_a_question_says_paid_only_where_its_bytes_do(body: bytes) -> None:
+    for status in STATUSES:
+        with suppress(TokenRefused, Throttled):
+            taken = read_status_acknowledgement(status, body)
+            assert taken != "acknowledged" or strictly(body)["ResponseCode"] in ("0", 0)
+        with suppress(TokenRefused, Throttled):
+            report = read_query_answer(status, body, CHECKOUT)
+            assert_bounded(report)
+            if report.word in (Word.SUCCESS, Word.FAILURE):
+                message = strictly(body)
+                assert 200 <= status < 300
+                assert message.get("CheckoutRequestID") in (CHECKOUT, None, "")
+                assert (str(message["ResultCode"]) == "0") is (report.word is Word.SUCCESS)
+
+
+@fuzzed
+@given(body=mutated([TOKEN]) | mangled([TOKEN]) | st.binary(max_size=100))
+def test_a_changed_token_is_one_only_where_a_header_can_hold_it(body: bytes) -> None:
+    for status in STATUSES:
+        try:
+            token = _token_of(status, body, 1000)
+        except OutcomeUnknown:
+            continue
+        assert status == 200
+        assert token.text == strictly(body)["access_token"]
+        assert token.text.isascii()
+        assert token.text.isprintable()
+        assert " " not in token.text
+        assert 0 < len(token.text) <= 2050
+        assert 1000 < token.expires_at < 1000 + 1e6
+
+
+@fuzzed
+@given(body=callbacks | answers | st.binary(max_size=200))
+def test_what_is_parsed_has_one_meaning(body: bytes) -> None:
+    try:
+        value = parse(body)
+    except Unreadable:
+        return
+    assert strictly(body) == value
+
+
+def _read(body: bytes, content_type: str) -> object:
+    """What `read_json` makes of a request with this body."""
+
+    async def read() -> object:
+        loop = asyncio.get_running_loop()
+        payload = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+        payload.feed_data(body)
+        payload.feed_eof()
+        return await read_json(make_mocked_request("POST", "/", {"Content-Type": content_type}, payload=payload))
+
+    return asyncio.run(read())
+
+
+_TYPES = st.sampled_from(
+    ["application/json"] * 8 + ["", "application/json; charset=utf-8", ";;=", "application/json; charset=\xff"]
+)
+
+
+@fuzzed
+@given(body=callbacks | st.binary(max_size=200), content_type=_TYPES)
+def test_a_request_is_json_of_one_meaning_or_refused_with_a_reason(body: bytes, content_type: str) -> None:
+    try:
+        value = _read(body, content_type)
+    except (InvalidJson, UnsupportedMediaType, BodyTooLarge):
+        return
+    assert json.dumps(strictly(body), default=float) == json.dumps(value)
+
+
+_CURSOR = schemas.PageParameters(cursor=None)
+_GENUINE = schemas.next_cursor(_CURSOR, a_payment())
+_PARTS: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1e308,
+    "",
+    "x",
+    [],
+    {},
+    "2026-03-01T07:15:00Z",
+    "0001-01-01T00:00:00+23:59",
+    "9999-12-31T23:59:59-23:59",
+    str(PAYMENT_ID),
+    "{" + str(PAYMENT_ID) + "}",
+    "\ud800",
+    "\0",
+    10**400,
+    schemas._filters(_CURSOR),
+]
+_built = st.lists(st.sampled_from(_PARTS), max_size=4).map(
+    lambda parts: base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+)
+_changed = st.tuples(st.integers(0, len(_GENUINE)), st.integers(0, 5), st.text(max_size=3)).map(
+    lambda change: _GENUINE[: change[0]] + change[2] + _GENUINE[change[0] + change[1] :]
+)
+_position = st.text(max_size=24).map(
+    lambda text: base64.urlsafe_b64encode(f"events:{text}".encode("utf-8", "replace")).decode()
+)
+cursors = (
+    _built
+    | _changed
+    | _position
+    | st.text(max_size=40)
+    | st.binary(max_size=40).map(lambda raw: base64.urlsafe_b64encode(raw).decode())
+)
+
+
+@fuzzed
+@given(text=cursors)
+def test_a_cursor_is_one_that_we_gave_or_is_refused(text: str) -> None:
+    parameters = schemas.PageParameters.model_construct(cursor=text)
+    try:
+        moment, payment_id = schemas._read_cursor(parameters)
+    except InvalidRequest:
+        pass
+    else:
+        assert moment.astimezone(UTC).tzinfo is UTC
+        assert isinstance(payment_id, UUID)
+    try:
+        position = schemas.feed_position(schemas.EventParameters.model_construct(after=text))
+    except InvalidRequest:
+        return
+    assert 0 <= position < 10**18
+
+
+_hops = st.sampled_from(
+    [
+        "10.0.0.1",
+        "10.0.0.2",
+        "196.201.214.200",
+        "::1",
+        "[::1]:80",
+        "10.0.0.1:99",
+        "::ffff:10.0.0.1",
+        "unknown",
+        "",
+        "[",
+        "]:",
+        "1:2:3",
+        "fe80::1%x",
+    ]
+) | st.text(max_size=80)
+
+
+@fuzzed
+@given(peer=_hops, forwarded=st.lists(st.lists(_hops, max_size=4).map(",".join), max_size=3))
+def test_a_source_is_short_and_never_from_behind_a_hop_that_is_not_trusted(peer: str, forwarded: list[str]) -> None:
+    trusted = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128")]
+    source = source_address(peer, forwarded, trusted)
+    assert len(source) <= 64
+    assert source.isascii()
+    assert source.isprintable()
+    if not is_allowed(peer, trusted):
+        assert source == source_address(peer, [], trusted)

@@ -1,0 +1,196 @@
+"""Whatever stands in Daraja's place may answer: no garbage is an acknowledgement, a result, a refusal or a token."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.requests import API_OF_KIND
+from domain.adapters.daraja.token import _token_of
+from domain.errors import OutcomeUnknown, Refused, Throttled, TokenRefused
+from domain.inquiry import Verdict
+from domain.report import Word
+from domain.values import Kind
+from tests.unit.hostile_answers import (
+    CHECKOUT,
+    ENVELOPE,
+    PAYOUT,
+    QUERY,
+    STK,
+    TOKEN,
+    meaning,
+    retyped,
+    shapeless,
+    text_of,
+)
+
+# Without 401 and 429, which speak for themselves.
+STATUSES = [100, 101, 199, 200, 201, 202, 204, 206, 300, 301, 302, 304, 307, 308, 400, 402, 403, 404, 405, 408, 409, 410,
+            413, 415, 418, 422, 451, 500, 501, 502, 503, 504, 520, 599, 0, 999]  # fmt: skip
+ACKNOWLEDGEMENTS = {Kind.DEPOSIT: STK, Kind.WITHDRAWAL: PAYOUT, Kind.BILL_PAYMENT: PAYOUT}
+
+
+def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:
+    """Or the tests below would show nothing."""
+    for kind, good in ACKNOWLEDGEMENTS.items():
+        assert meaning(kind, 200, text_of(good)) is None
+    assert read_query_answer(200, text_of(QUERY), CHECKOUT).verdict is Verdict.PAID
+    assert read_status_acknowledgement(200, text_of(PAYOUT)) == "acknowledged"
+    assert _token_of(200, text_of(TOKEN), 1000).expires_at == 4599
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
+    """Of any status: the payment may have been taken, and is asked about."""
+    good = ACKNOWLEDGEMENTS[kind]
+    fields = {**retyped(good, "ResponseCode"), **retyped(good, API_OF_KIND[kind].acknowledgement_id)}
+    acceptable = {"an id is any text": f"{API_OF_KIND[kind].acknowledgement_id}: "}
+    wrong = {
+        (what, status): error
+        for what, body in {**shapeless(good), **fields}.items()
+        for status in STATUSES
+        if type(error := meaning(kind, status, body)) is not OutcomeUnknown
+        and not (what.startswith(acceptable["an id is any text"]) and 200 <= status < 300 and _is_text_id(body, kind))
+    }
+    assert not wrong
+
+
+def _is_text_id(body: bytes, kind: Kind) -> bool:
+    """Ids are opaque: any short printable text may be one."""
+    value = json.loads(body).get(API_OF_KIND[kind].acknowledgement_id)
+    return isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_good_acknowledgement_is_one_only_with_a_status_of_success(kind: Kind, status: int) -> None:
+    error = meaning(kind, status, text_of(ACKNOWLEDGEMENTS[kind]))
+    assert error is None if 200 <= status < 300 else type(error) is OutcomeUnknown
+
+
+REFUSALS: dict[str, dict[str, Any]] = {
+    "token": {"errorCode": "404.001.03", "errorMessage": "Invalid Access Token"},
+    "spike": {"errorCode": "500.003.02", "errorMessage": "Spike Arrest Violation"},
+    "busy": {"errorCode": "500.003.02", "errorMessage": "System is busy"},
+    "validation": {"errorCode": "400.002.02", "errorMessage": "Bad Request - Invalid Amount"},
+    "credentials": {"errorCode": "500.001.1001", "errorMessage": "Wrong credentials"},
+    "limiter": {"fault": {"faultstring": "x", "detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("what", REFUSALS)
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 429, 500, 503])
+def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, status: int) -> None:
+    """Sent again on the strength of one half, the payment could be made twice; failed on it, it could be paid."""
+    good = ACKNOWLEDGEMENTS[kind]
+    is_good = status == 200 and what in ("nothing", "limiter")
+    error = meaning(kind, status, text_of({**good, **REFUSALS[what]}))
+    assert error is None if is_good else type(error) is OutcomeUnknown
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 500])
+@pytest.mark.parametrize(
+    "code",
+    ["", " ", "0", "400", "400.002.02\n", "400.002\0.02", "\u200b400.002.02", "400.002.02 ", "\uff1400.002.02",
+     "404.001.03\r\n", "oauth.v2.InvalidApiKey", "blocked", "403.", ".403", "403.002.1001.5", "x" * 81,
+     "400.002.02" + "\0" * 80, "\ud800", None, 400, 400.002, True, [], {}, ["400.002.02"]],
+)  # fmt: skip
+def test_a_code_that_is_not_daraja_s_to_the_letter_refuses_nothing(kind: Kind, status: int, code: object) -> None:
+    """A final failure needs Daraja's own words; a code that is cleaned first could become one of them."""
+    body = text_of({"requestId": "1", "errorCode": code, "errorMessage": "Bad Request - Invalid Amount"})
+    error = meaning(kind, status, body)
+    assert type(error) is OutcomeUnknown
+    assert error.code is None or (error.code.isprintable() and len(error.code) <= 80)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(
+    "text", [None, 5, ["Wrong credentials"], {"Wrong credentials": 1}, True, "", "x" * 50_000, "\ud800"]
+)
+def test_a_refusal_in_words_needs_words(kind: Kind, text: object) -> None:
+    for code in ("500.001.1001", "500.002.1001", "500.003.02"):
+        body = text_of({"errorCode": code, "errorMessage": text})
+        assert type(meaning(kind, 500, body)) is OutcomeUnknown
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_redirect_refuses_nothing_whatever_it_says(kind: Kind) -> None:
+    for code, text in (("400.002.02", "Bad Request - Invalid Amount"), ("500.001.1001", "Wrong credentials")):
+        body = text_of({"errorCode": code, "errorMessage": text})
+        for status in (300, 301, 302, 303, 304, 307, 308, 399):
+            assert type(meaning(kind, status, body)) is OutcomeUnknown
+        assert type(meaning(kind, 400, body)) is Refused
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_401_and_a_429_mean_what_they_say_whatever_comes_with_them(kind: Kind) -> None:
+    """Both are refused at the door, before M-PESA saw the payment; what acknowledges besides is the test above."""
+    for what, body in shapeless(ENVELOPE | {"ResponseCode": "1"}).items():
+        if what in ("names in small", "names in capitals", "another key twice"):
+            continue
+        assert type(meaning(kind, 401, body)) in (TokenRefused, OutcomeUnknown), what
+        assert type(meaning(kind, 429, body)) in (Throttled, OutcomeUnknown), what
+
+
+def test_no_garbage_is_a_result_of_a_query() -> None:
+    """Neither paid nor failed."""
+    fields = {**retyped(QUERY, "ResponseCode"), **retyped(QUERY, "CheckoutRequestID")}
+    codes = {what: body for what, body in retyped(QUERY, "ResultCode").items() if what[12:] not in ("one", "text one")}
+    says_nothing = {"CheckoutRequestID: null", "CheckoutRequestID: absent", "CheckoutRequestID: nothing"}
+    for what, body in {**shapeless(QUERY), **fields, **codes}.items():
+        for status in [*STATUSES, 401, 429]:
+            try:
+                report = read_query_answer(status, body, CHECKOUT)
+            except (TokenRefused, Throttled):
+                assert status in (401, 429)
+                continue
+            is_no_claim = what in says_nothing and 200 <= status < 300
+            assert is_no_claim or (report.word, report.failure) == (Word.UNDECIDED, None), (what, status)
+
+
+def test_no_garbage_says_that_a_status_question_was_taken() -> None:
+    for what, body in {**shapeless(PAYOUT), **retyped(PAYOUT, "ResponseCode")}.items():
+        for status in STATUSES:
+            assert read_status_acknowledgement(status, body) != "acknowledged", (what, status)
+
+
+_LIFETIMES: list[Any] = [
+    None, True, False, "", " ", "soon", "NaN", "Infinity", "-1", "-0", "0", "0.0", 0, -1, -3599, 0.0, 1e9, 10**7, "1e3",
+    "1_000", " 3599", "3599 ", "3599\n", "+3599", "0x10", "\u0663599", "\uff13599",
+    10**400, -(10**400), [], [3599], {}, {"a": 3599}, "9" * 5_000,
+]  # fmt: skip
+_TEXTS: list[Any] = [
+    None, True, 5, [], {}, ["abc"], "", " ", "a b", "a\nb", "a\r\nX-Injected: 1", "a\0", "é", "\ud800", "a\t", "a,b",
+    '"a"', "a;b", "=", "a=b", "a===", "x" * 2_049, "x" * 15_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lifetime", _LIFETIMES, ids=range(len(_LIFETIMES)))
+def test_a_lifetime_that_makes_no_sense_is_no_token(lifetime: Any) -> None:
+    with pytest.raises(OutcomeUnknown):
+        _token_of(200, text_of(TOKEN | {"expires_in": lifetime}), 1000)
+
+
+@pytest.mark.parametrize("text", _TEXTS, ids=range(len(_TEXTS)))
+def test_what_is_no_bearer_token_never_comes_into_a_header(text: Any) -> None:
+    with pytest.raises(OutcomeUnknown):
+        _token_of(200, text_of(TOKEN | {"access_token": text}), 1000)
+
+
+def test_no_garbage_is_a_token() -> None:
+    for what, body in shapeless(TOKEN).items():
+        if what == "names in small":  # as they are
+            continue
+        for status in [*STATUSES, 401, 429]:
+            with pytest.raises(OutcomeUnknown):
+                pytest.fail(f"{what} of status {status}: {_token_of(status, body, 1000)}")
+    for status in [*STATUSES, 401, 429]:
+        if status != 200:
+            with pytest.raises(OutcomeUnknown):
+                _token_of(status, text_of(TOKEN), 1000)
