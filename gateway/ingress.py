@@ -29,9 +29,20 @@ from domain.ports import Acceptance
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
 from gateway.keys import KeySet
+from gateway.openapi import document
 from gateway.problems import answer_with_problems
 from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
 from gateway.resources import Resources, ignore_expectations
+from gateway.routes import (
+    CANCEL_PAYMENT,
+    DOCUMENT,
+    LIST_EVENTS,
+    LIST_PAYMENTS,
+    PAYING,
+    READ_HISTORY,
+    READ_PAYMENT,
+    Route,
+)
 from gateway.schemas import (
     EventParameters,
     NoParameters,
@@ -45,11 +56,7 @@ from gateway.schemas import (
     query,
 )
 
-_ROUTES = {
-    "/v1/deposits": Kind.DEPOSIT,
-    "/v1/withdrawals": Kind.WITHDRAWAL,
-    "/v1/bill-payments": Kind.BILL_PAYMENT,
-}
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Ingress:
     replays: Replays
     feed: Feed
 
-    def accepts(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def accepts(self, kind: Kind) -> Handler:
         """The handler of POST for one kind of payment."""
 
         async def post(request: web.Request) -> web.Response:
@@ -240,6 +247,16 @@ def _json(value: object) -> bytes:
     return orjson.dumps(value)
 
 
+def _document_handler() -> Handler:
+    body = _json(document())
+
+    async def get(_request: web.Request) -> web.Response:
+        """GET /openapi.json"""
+        return web.Response(body=body, content_type="application/json")
+
+    return get
+
+
 def ingress_app(settings: IngressSettings) -> web.Application:
     """The composition root of the web process."""
     resources = Resources(settings, process="web")
@@ -275,12 +292,19 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         await resources.close()
 
     app.cleanup_ctx.append(lifetime)
-    for path, kind in _ROUTES.items():
-        app.router.add_post(path, ingress.accepts(kind), expect_handler=ignore_expectations)
-    app.router.add_get("/v1/payments", ingress.page)
-    app.router.add_get("/v1/events", ingress.events)
-    app.router.add_get("/v1/payments/{payment_id}", ingress.read)
-    app.router.add_post("/v1/payments/{payment_id}/cancel", ingress.cancel, expect_handler=ignore_expectations)
-    app.router.add_get("/v1/payments/{payment_id}/history", ingress.history)
+    handlers: dict[Route, Handler] = {
+        **{route: ingress.accepts(kind) for kind, route in PAYING.items()},
+        LIST_PAYMENTS: ingress.page,
+        LIST_EVENTS: ingress.events,
+        READ_PAYMENT: ingress.read,
+        CANCEL_PAYMENT: ingress.cancel,
+        READ_HISTORY: ingress.history,
+        DOCUMENT: _document_handler(),
+    }
+    for route, handler in handlers.items():
+        if route.method == "GET":
+            app.router.add_get(route.path, handler)
+        else:
+            app.router.add_post(route.path, handler, expect_handler=ignore_expectations)
     resources.add_health_routes(app, has_keys=(lambda: keys.is_loaded) if keys is not None else None)
     return app
