@@ -302,9 +302,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         DOCUMENT: _document_handler(),
     }
     for route, handler in handlers.items():
-        if route.method == "GET":
-            app.router.add_get(route.path, handler)
-        else:
-            app.router.add_post(route.path, handler, expect_handler=ignore_expectations)
+        add = app.router.add_get if route.method == "GET" else app.router.add_post
+        add(route.path, handler, expect_handler=ignore_expectations)
     resources.add_health_routes(app, has_keys=(lambda: keys.is_loaded) if keys is not None else None)
     return app

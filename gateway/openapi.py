@@ -1,7 +1,7 @@
 """`GET /openapi.json`: the document of the ingress, made of what serves it.
 
 Routes come from `routes.py`, requests from `schemas.py`, refusals from the table in `problems.py`, closed lists from the
-enumerations, examples from the code that makes the real thing. Answers are described in `answers.py`. Answers are left open
+enumerations, examples from the code that makes the real thing. Answers are described in `views.py`. Answers are left open
 to new members, as callers should read them; tests close them before they compare.
 """
 
@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from domain.idempotency import KEY_LENGTH_MAX, VISIBLE_ASCII
 from domain.policy import Meter
-from gateway import answers
+from gateway import views
 from gateway.examples import BODY_EXAMPLES, IDEMPOTENCY_KEY, PAYMENT_ID, answer_examples, problem_example
 from gateway.fields import as_schema
 from gateway.problems import BUG, Problem, told
@@ -233,7 +233,7 @@ def _answer(route: Route, status: int, said: Said) -> dict[str, Any]:
 
 def _links(route: Route) -> dict[str, Any]:
     """Where an answer leads: from a payment to what else can be asked about it, from events to those after them."""
-    if any(said.model is answers.Payment for said in route.said.values()):
+    if any(said.model is views.Payment for said in route.said.values()):
         place = {"payment_id": "$response.body#/id"}
         return {
             name: {"operationId": name, "parameters": place, "description": why}

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from domain import errors
 from domain.values import Kind
-from gateway import answers
+from gateway import views
 from gateway.problems import HTTP_PROBLEMS, PROBLEMS, Problem
 from gateway.schemas import (
     BODIES,
@@ -54,17 +54,29 @@ class Route:
     @property
     def problems(self) -> list[Problem]:
         """The refusals that its caller can meet. What is named nowhere below can happen to every request under /v1."""
+        found = [problem for status, problem in HTTP_PROBLEMS.items() if self._is_met(status)]
         if self.is_open:
-            return []
+            return found
         left_out = {
             *(() if self.body else _OF_BODIES),
             *(() if self.path.endswith("/cancel") else _OF_CANCELLING),
             *(() if self.names_payment else _OF_IDS),
             *_OF_OPERATORS,
         }
-        found = [problem for error, problem in PROBLEMS.items() if error not in left_out]
-        # An id with a slash in it, or none at all, makes another path.
-        return [*found, HTTP_PROBLEMS[404]] if self.names_payment else found
+        named = [problem for error, problem in PROBLEMS.items() if error not in left_out]
+        return [*named, *(problem for problem in found if problem not in named)]
+
+    def _is_met(self, http_status: int) -> bool:
+        """Whether a request for this route can meet what aiohttp itself refuses with `http_status`."""
+        match http_status:
+            case 404:  # an id with a slash in it, or none at all, makes another path
+                return self.names_payment
+            case 405:  # another method is another operation, which there is not
+                return False
+            case 413:
+                return self.body is not None
+            case _:
+                return True
 
 
 _OF_BODIES = {
@@ -82,7 +94,7 @@ _OF_CANCELLING = {errors.TooLateToCancel}
 _OF_OPERATORS = {errors.ResolutionRefused}  # no route leads there
 
 
-_ACCEPTED = Said(answers.Payment, "Held: it will be sent to M-PESA, once.", ("Location", "Idempotency-Replayed"))
+_ACCEPTED = Said(views.Payment, "Held: it will be sent to M-PESA, once.", ("Location", "Idempotency-Replayed"))
 
 _IDEMPOTENT = (
     "The same request with the same key gets the first answer again, byte for byte, while the key is held (at least "
@@ -119,7 +131,7 @@ LIST_PAYMENTS = Route(
     summary="Payments, newest first",
     description="Backends see all, an app's user its own. Filters that are given together must all hold.",
     query=PageParameters,
-    said={200: Said(answers.PaymentPage, "A page of them.")},
+    said={200: Said(views.PaymentPage, "A page of them.")},
 )
 READ_PAYMENT = Route(
     name="readPayment",
@@ -128,7 +140,7 @@ READ_PAYMENT = Route(
     tag="Payments",
     summary="One payment as it stands",
     query=WaitParameters,
-    said={200: Said(answers.Payment, "The payment.")},
+    said={200: Said(views.Payment, "The payment.")},
 )
 CANCEL_PAYMENT = Route(
     name="cancelPayment",
@@ -137,7 +149,7 @@ CANCEL_PAYMENT = Route(
     tag="Payments",
     summary="End a payment that can be proved unsent",
     description="May be repeated. No body is read.",
-    said={200: Said(answers.Payment, "It was not sent, and will not be.")},
+    said={200: Said(views.Payment, "It was not sent, and will not be.")},
 )
 READ_HISTORY = Route(
     name="readHistory",
@@ -145,7 +157,7 @@ READ_HISTORY = Route(
     path="/v1/payments/{payment_id}/history",
     tag="Payments",
     summary="What happened to a payment, oldest first",
-    said={200: Said(answers.History, "All of it.")},
+    said={200: Said(views.History, "All of it.")},
 )
 LIST_EVENTS = Route(
     name="listEvents",
@@ -155,7 +167,7 @@ LIST_EVENTS = Route(
     summary="All events in the order of their commits",
     description="For whoever missed some on Redis. Backends see all, an app's user those of its own payments.",
     query=EventParameters,
-    said={200: Said(answers.EventPage, "Those after the cursor.")},
+    said={200: Said(views.EventPage, "Those after the cursor.")},
 )
 DOCUMENT = Route(
     name="readDocument",
@@ -163,7 +175,7 @@ DOCUMENT = Route(
     path="/openapi.json",
     tag="Operations",
     summary="This document",
-    said={200: Said(answers.Document, "OpenAPI 3.1.")},
+    said={200: Said(views.Document, "OpenAPI 3.1.")},
     is_open=True,
 )
 # `resources.py` adds these to both web processes.
@@ -174,7 +186,7 @@ HEALTH = (
         path="/healthz",
         tag="Operations",
         summary="Whether the process answers",
-        said={200: Said(answers.Health, "It does.")},
+        said={200: Said(views.Health, "It does.")},
         is_open=True,
     ),
     Route(
@@ -183,7 +195,7 @@ HEALTH = (
         path="/readyz",
         tag="Operations",
         summary="Whether requests can be served",
-        said={200: Said(answers.Readiness, "They can."), 503: Said(answers.Readiness, "They cannot.")},
+        said={200: Said(views.Readiness, "They can."), 503: Said(views.Readiness, "They cannot.")},
         is_open=True,
     ),
     Route(

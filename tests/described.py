@@ -12,6 +12,11 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
+# Of HTTP itself and of whatever stands between; they tell nothing of payments.
+_USUAL_HEADERS = {
+    "cache-control", "connection", "content-length", "content-type", "date", "server", "vary", "x-content-type-options",
+}  # fmt: skip
+
 Operation = tuple[str, str]  # ("GET", "/v1/payments/{payment_id}")
 
 
@@ -76,10 +81,8 @@ class Described:
             else:
                 text = headers[name]
                 found += self.faults(said["schema"], int(text) if said["schema"]["type"] == "integer" else text)
-        # What every answer has, and nothing that tells something.
-        usual = {"content-type", "content-length", "date", "server"}
         named = {name.lower() for name in answer.get("headers", {})}
-        found += [f"{name} is not described" for name in headers if name.lower() not in named | usual]
+        found += [f"{name} is not described" for name in headers if name.lower() not in named | _USUAL_HEADERS]
         return [f"{operation} {status}: {fault}" for fault in found]
 
 
