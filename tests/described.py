@@ -56,13 +56,16 @@ class Described:
             for each in schema.get("oneOf", [schema] if schema else [])
         }
 
-    def faults(self, schema: Any, value: Any, *, is_closed: bool = True) -> list[str]:
-        """Where `value` is not as `schema` says."""
+    def validator(self, schema: Any, *, is_closed: bool) -> Draft202012Validator:
+        """What checks values by `schema`."""
         components = self._closed if is_closed else self.document["components"]
         root = {"components": components, "allOf": [_closed(schema) if is_closed else schema]}
-        formats = {"plain-text": _is_plain_text}
-        validator = Draft202012Validator(root, validate_formats=True, formats=formats)
-        return [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(value)]
+        return Draft202012Validator(root, validate_formats=True, formats={"plain-text": _is_plain_text})
+
+    def faults(self, schema: Any, value: Any) -> list[str]:
+        """Where `value` is not as `schema` says, closed."""
+        found = self.validator(schema, is_closed=True).iter_errors(value)
+        return [f"{error.instance_path}: {error.message}" for error in found]
 
     def answer_faults(self, operation: Operation, status: int, headers: Mapping[str, str], body: bytes) -> list[str]:
         """Where an answer is not as the document describes it for this operation and status."""

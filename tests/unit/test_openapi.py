@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from domain.adapters.settings import IngressSettings, read_settings
-from domain.errors import InvalidRequest
 from domain.events import EventType
 from domain.failures import FailureReason
 from domain.payment import Stage
@@ -24,8 +21,6 @@ from domain.values import Kind, Purpose
 from gateway.ingress import ingress_app
 from gateway.openapi import VERSION, document
 from gateway.problems import HTTP_PROBLEMS, PROBLEMS
-from gateway.schemas import BODIES, payment_request
-from tests.builders import a_caller
 from tests.described import Described
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,43 +162,3 @@ def test_everything_has_an_example() -> None:
         for said in DESCRIBED.operations.values()
         if "requestBody" in said
     )
-
-
-_TEXTS = st.sampled_from(
-    ["", " ", "0711000111", "254111000111", "+254711000111", "0211000111", "888880", "1234", "12345678", "INV00042", "A-1",
-     "A" * 13, "A" * 14, "two\nlines", "é", "x" * 101, "x" * 255, "x" * 256, "salary", "gift", "0711000111\n",
-     "a\u00a0b", "\u200b"]
-) | st.text(st.characters(codec="utf-8"), max_size=15)  # fmt: skip
-_VALUES: st.SearchStrategy[Any] = st.one_of(
-    _TEXTS,
-    st.integers(-1, 12) | st.sampled_from([249_999, 250_000, 250_001, 10**30]),
-    st.sampled_from([None, True, 2.5, [], {}, {"a": "b"}, {"a": 1}, {"a\0": "b"}, {str(n): "" for n in range(21)}]),
-)
-_FITTING: dict[str, st.SearchStrategy[Any]] = {
-    "amount": st.sampled_from([1, 10, 250_000]),
-    "phone_number": st.just("0711000111"),
-    "paybill": st.just("888880"),
-    "till": st.just("556677"),
-    "account_reference": st.just("INV1"),
-    "description": st.just("Tea"),
-    "remarks": st.just("For tea"),
-    "purpose": st.just("salary"),
-    "owner": st.just("amina"),
-    "metadata": st.just({"order": "42"}),
-}
-_BODIES = st.fixed_dictionaries(
-    {}, optional={**{name: fitting | fitting | _VALUES for name, fitting in _FITTING.items()}, "other": _VALUES}
-)
-
-
-@given(kind=st.sampled_from(Kind), body=_BODIES)
-def test_a_body_is_accepted_just_when_its_schema_says_so(kind: Kind, body: dict[str, Any]) -> None:
-    """The service and the document never differ about a backend's request, whatever the body."""
-    try:
-        payment_request(kind, body, a_caller())
-        is_accepted = True
-    except InvalidRequest:
-        is_accepted = False
-    schema = {"$ref": f"#/components/schemas/{BODIES[kind].__name__}"}
-    faults = DESCRIBED.faults(schema, body, is_closed=False)
-    assert is_accepted == (not faults), faults
