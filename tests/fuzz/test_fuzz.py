@@ -29,6 +29,8 @@ _MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 _SEED = int(os.environ.get("SEED") or (random.randrange(2**31) if _MINUTES else 1))
 _LENGTH = ("--max-time", str(int(_MINUTES * 60 / 2)), "--max-examples", "1000") if _MINUTES else ("--max-examples", "8")
 
+# The phase that tries every value at its limits is the backend's, unless there is time: the bodies are the same.
+_USERS_PHASES = () if _MINUTES else ("--phases", "examples,fuzzing,stateful")
 # What a user may not do is refused before its body is looked at: there is little to find in it.
 _USERS_MAY = ("--exclude-operation-id", "createWithdrawal", "--exclude-operation-id", "createBillPayment")
 
@@ -63,20 +65,21 @@ async def test_a_backend_gets_no_answer_that_contradicts_the_document(generous_s
     for post in _POSTS:
         assert run.statuses(post) >= {202, 400, 401, 422}, run.table()
     _assert_reading_was_tried(run)
+    assert all(422 in run.statuses(path) for path in _LISTS), run.table()
     assert run.checks["ignored_auth"] > 0
 
 
 async def test_users_get_no_answer_that_contradicts_the_document(generous_system: System, tmp_path: Path) -> None:
     """Nor does one user ever get what is another's."""
-    run = await _played(generous_system, "users", tmp_path, *_USERS_MAY)
-    assert run.statuses("POST /v1/deposits") >= {202, 400, 401, 422}, run.table()
+    run = await _played(generous_system, "users", tmp_path, *_USERS_MAY, *_USERS_PHASES)
+    assert run.statuses("POST /v1/deposits") >= {202, 401, 422}, run.table()
     _assert_reading_was_tried(run)
     assert run.checks["object_level_authorization"] > 0
 
 
 def _assert_reading_was_tried(run: Run) -> None:
     for path in _LISTS:
-        assert run.statuses(path) >= {200, 401, 422}, run.table()
+        assert run.statuses(path) >= {200, 401}, run.table()
     # 200 and 409: links were followed from payments that were made.
     for path in _OF_ONE:
         assert run.statuses(path) >= {200, 401, 404}, run.table()
