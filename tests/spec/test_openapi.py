@@ -28,6 +28,13 @@ _PAYING: dict[str, dict[str, Any]] = {
     "/v1/bill-payments": BILL_PAYMENT,
 }
 
+# What a request alone can bring about.
+_PROVOKED = {
+    "invalid_json", "idempotency_key_missing", "idempotency_key_invalid", "unauthenticated", "not_permitted",
+    "payment_not_found", "route_not_found", "too_late_to_cancel", "body_too_large", "unsupported_media_type",
+    "invalid_request", "idempotency_key_reused", "limit_exceeded", "rate_limited",
+}  # fmt: skip
+
 # Few requests and little money, so that every limit can be met.
 _TIGHT = """
 [users]
@@ -182,18 +189,17 @@ async def test_every_answer_is_as_described(tight_system: System) -> None:
     async with caller(system, sub=str(uuid4())) as user:
         for _ in range(5):
             witness.seen(_LIST, await user.get("/v1/payments"))
-    described = {
-        (operation, int(status)) for operation, status, _ in witness.described.answers() if int(status) < 500
-    } - {(_CANCEL, 200)}
-    reached = {operation for operation, status in witness.met if status < 300}
-    assert reached == set(witness.described.operations) - {_CANCEL}
-    assert witness.codes >= {
-        "invalid_json", "idempotency_key_missing", "idempotency_key_invalid", "unauthenticated", "not_permitted",
-        "payment_not_found", "route_not_found", "too_late_to_cancel", "body_too_large", "unsupported_media_type",
-        "invalid_request", "idempotency_key_reused", "limit_exceeded", "rate_limited",
-    }  # fmt: skip
-    # Met by few routes here, for want of time; the problem is the same one.
-    assert {status for _, status in described - witness.met} <= {408, 409, 429}, described - witness.met
+    assert {operation for operation, status in witness.met if status < 300} == set(witness.described.operations) - {
+        _CANCEL
+    }
+    assert witness.codes >= _PROVOKED
+    provoked = {
+        (operation, int(status))
+        for operation, status, answer in witness.described.answers()
+        if witness.described.codes(answer) & _PROVOKED
+    }
+    # How often a caller may ask is the same for every route, and met on one.
+    assert {status for _, status in provoked - witness.met} <= {429}, provoked - witness.met
 
 
 async def _deposit_of_a_backend(system: System, phone_number: str) -> str:
