@@ -53,10 +53,13 @@ bench: setup ## benchmarks, as ratios measured in one run
 soak: setup ## load while everything is killed, then a judge (MINUTES=20, SEED=, REPORT=file)
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
 
+fuzz: setup ## schemathesis over /openapi.json for some minutes (MINUTES=20, SEED=)
+	FUZZ_MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) -n 0 -s tests/fuzz
+
 crash: setup ## every crash point in every combination, and every protection taken away (CRASH_LANES=2 systems at once)
 	$(PYTEST) tests/crash tests/failpoints --all-combinations
 
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check proof crash interleavings soak bench lock
+.PHONY: help setup demo run test check proof crash interleavings soak bench fuzz lock

@@ -16,7 +16,8 @@ from domain.errors import IdempotencyKeyInvalid
 # Long enough for a retry after a night's outage, and the least that interface.md promises.
 KEY_HELD_FOR = timedelta(hours=24)
 
-_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]{1,255}")
+KEY_LENGTH_MAX = 255
+VISIBLE_ASCII = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")  # "!" to "~"; also printed in /openapi.json
 
 # The first byte of every fingerprint: a change in how one is made must not look like a changed request.
 _FINGERPRINT_VERSION = b"\x01"
@@ -34,7 +35,7 @@ class FirstAnswer:
 
 def checked_key(text: str) -> str:
     """`text` if it may be an idempotency key, else `IdempotencyKeyInvalid`."""
-    if not _VISIBLE_ASCII.fullmatch(text):
+    if not VISIBLE_ASCII.fullmatch(text):
         raise IdempotencyKeyInvalid
     return text
 

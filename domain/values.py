@@ -54,9 +54,12 @@ REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
 DEFAULT_TEXT = "Payment"
 
-_PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17]\d{8})", re.ASCII)
-_ACCOUNT_REFERENCE = re.compile(r"[A-Za-z0-9]+")
-_SHORTCODE = re.compile(r"\d{5,7}", re.ASCII)
+# Also printed in /openapi.json: so in the words that every dialect of patterns has, and without flags.
+PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17][0-9]{8})")
+ACCOUNT_REFERENCE = re.compile(r"[A-Za-z0-9]+")
+SHORTCODE = re.compile(r"[0-9]{5,7}")
+STORABLE_TEXT = re.compile(r"[^\u0000]*")
+
 _RECEIPT = re.compile(r"[A-Z0-9]{6,20}")  # one spelling only: a receipt belongs to one payment
 
 # Crockford's alphabet: no I, L, O, U, so that a reference read over the phone is typed right.
@@ -104,7 +107,7 @@ def phone_number(text: str) -> str:
     Our own pattern rather than a numbering-plan library: Safaricom opens new ranges (three in August 2026, daraja.md
     §2.1) before such libraries know them, and a paying customer must not be refused for that (docs/adr/0004).
     """
-    match = _PHONE_NUMBER.fullmatch(text)
+    match = PHONE_NUMBER.fullmatch(text)
     if match is None:
         raise ValueError("must be a Kenyan mobile number, as 07…, 01…, +254… or 254… with nine digits after the prefix")
     return "254" + match[1]
@@ -123,14 +126,14 @@ def amount_kes(value: object, kind: Kind) -> int:
 def account_reference(text: str, kind: Kind) -> str:
     """`text` as a reference that the payer's statement can show."""
     longest = ACCOUNT_REFERENCE_LENGTH_MAX[kind]
-    if len(text) > longest or not _ACCOUNT_REFERENCE.fullmatch(text):
+    if len(text) > longest or not ACCOUNT_REFERENCE.fullmatch(text):
         raise ValueError(f"must be 1 to {longest} letters and digits")
     return text
 
 
 def shortcode(text: str) -> str:
     """`text` as a paybill or till number."""
-    if not _SHORTCODE.fullmatch(text):
+    if not SHORTCODE.fullmatch(text):
         raise ValueError("must be 5 to 7 digits, as a string")
     return text
 
@@ -146,7 +149,7 @@ def plain_text(text: str, shortest: int, longest: int) -> str:
 
 def storable_text(text: str) -> str:
     """`text` as Postgres can hold it: no NUL, and no half of a surrogate pair."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if not STORABLE_TEXT.fullmatch(text) or any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("must not contain NUL or unpaired surrogate characters")
     return text
 

@@ -31,10 +31,21 @@ from gateway.auth import TokenVerifier
 from gateway.cors import allow_origins
 from gateway.keys import KeySet
 from gateway.load import INGRESS_AT_HAND_MAX, Load
+from gateway.openapi import document
 from gateway.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
 from gateway.problems import answer_with_problems
 from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
 from gateway.resources import HEALTH_ROUTES, Resources
+from gateway.routes import (
+    CANCEL_PAYMENT,
+    DOCUMENT,
+    LIST_EVENTS,
+    LIST_PAYMENTS,
+    PAYING,
+    READ_HISTORY,
+    READ_PAYMENT,
+    Route,
+)
 from gateway.schemas import (
     EventParameters,
     NoParameters,
@@ -48,11 +59,7 @@ from gateway.schemas import (
     query,
 )
 
-_ROUTES = {
-    "/v1/deposits": Kind.DEPOSIT,
-    "/v1/withdrawals": Kind.WITHDRAWAL,
-    "/v1/bill-payments": Kind.BILL_PAYMENT,
-}
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Ingress:
     replays: Replays
     feed: Feed
 
-    def accepts(self, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def accepts(self, kind: Kind) -> Handler:
         """The handler of POST for one kind of payment."""
 
         async def post(request: web.Request) -> web.Response:
@@ -243,6 +250,16 @@ def _json(value: object) -> bytes:
     return orjson.dumps(value)
 
 
+def _document_handler() -> Handler:
+    body = _json(document())
+
+    async def get(_request: web.Request) -> web.Response:
+        """GET /openapi.json"""
+        return web.Response(body=body, content_type="application/json")
+
+    return get
+
+
 def ingress_app(settings: IngressSettings) -> web.Application:
     """The composition root of the web process."""
     resources = Resources(settings, process="web")
@@ -267,7 +284,9 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         replays=Replays(resources.redis),
         feed=Feed(resources.database),
     )
-    load = Load(INGRESS_AT_HAND_MAX, is_counted=lambda request: route_pattern(request) not in HEALTH_ROUTES)
+    load = Load(
+        INGRESS_AT_HAND_MAX, is_counted=lambda request: route_pattern(request) not in (*HEALTH_ROUTES, DOCUMENT.path)
+    )
     app = web.Application(
         middlewares=[answer_with_problems, refuse_odd_http, refuse_escapes, load.middleware],
         client_max_size=BODY_BYTES_MAX,
@@ -283,13 +302,18 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         await resources.close()
 
     app.cleanup_ctx.append(lifetime)
-    for path, kind in _ROUTES.items():
-        app.router.add_post(path, ingress.accepts(kind), expect_handler=ignore_expectations)
-    app.router.add_get("/v1/payments", ingress.page, expect_handler=ignore_expectations)
-    app.router.add_get("/v1/events", ingress.events, expect_handler=ignore_expectations)
-    app.router.add_get("/v1/payments/{payment_id}", ingress.read, expect_handler=ignore_expectations)
-    app.router.add_post("/v1/payments/{payment_id}/cancel", ingress.cancel, expect_handler=ignore_expectations)
-    app.router.add_get("/v1/payments/{payment_id}/history", ingress.history, expect_handler=ignore_expectations)
+    handlers: dict[Route, Handler] = {
+        **{route: ingress.accepts(kind) for kind, route in PAYING.items()},
+        LIST_PAYMENTS: ingress.page,
+        LIST_EVENTS: ingress.events,
+        READ_PAYMENT: ingress.read,
+        CANCEL_PAYMENT: ingress.cancel,
+        READ_HISTORY: ingress.history,
+        DOCUMENT: _document_handler(),
+    }
+    for route, handler in handlers.items():
+        add = app.router.add_get if route.method == "GET" else app.router.add_post
+        add(route.path, handler, expect_handler=ignore_expectations)
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
     resources.add_health_routes(app, has_keys=(lambda: keys.is_loaded) if keys is not None else None)
     return app

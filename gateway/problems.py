@@ -48,7 +48,7 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
     ),
     errors.NotPermitted: Problem(403, "not_permitted", "Not permitted"),
     errors.LimitExceeded: Problem(422, "limit_exceeded", "A limit does not allow it"),
-    errors.RateLimited: Problem(429, "rate_limited", "Too many requests", True),
+    errors.RateLimited: Problem(429, "rate_limited", "Too many requests", True, _RETRY_SOON),
     errors.PaymentNotFound: Problem(404, "payment_not_found", "No such payment"),
     errors.IdempotencyKeyInFlight: Problem(
         409, "idempotency_key_in_flight", "The first request is still being accepted", True, _RETRY_SOON
@@ -64,7 +64,7 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
     errors.Unavailable: Problem(503, "unavailable", "Not available right now", True, _RETRY_LATER),
 }
 
-_HTTP_PROBLEMS = {
+HTTP_PROBLEMS = {
     400: PROBLEMS[errors.BodyBroken],
     403: Problem(403, "origin_not_allowed", "Pages of this origin may not call"),
     404: Problem(404, "route_not_found", "No such route"),
@@ -72,12 +72,12 @@ _HTTP_PROBLEMS = {
     413: PROBLEMS[errors.BodyTooLarge],
     431: Problem(431, "headers_too_large", "The headers are too large", is_last=True),
 }
-_BUG = Problem(500, "internal_error", "Something went wrong on our side", True)
+BUG = Problem(500, "internal_error", "Something went wrong on our side", True)
 
 
 def problem_of(error: errors.PaymentServiceError) -> Problem:
     """The problem of `error`'s nearest class in the table; one that is not there is a bug of ours."""
-    return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), _BUG)
+    return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), BUG)
 
 
 @web.middleware
@@ -89,17 +89,17 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
         problem = problem_of(error)
         if isinstance(error, errors.LimitExceeded | errors.RateLimited):
             observability.limited.labels(limit=error.limit).inc()
-        if problem is _BUG:
+        if problem is BUG:
             log.exception("unmapped_error")
-        return _response(problem, error.message, members=_members(error), headers=_retry_after(error))
+        return _response(problem, error.message, more=members(error), headers=_retry_after(error))
     except web.HTTPException as error:
-        known = _HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
+        known = HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _response(known, f"{known.title}.", headers=headers)
     except Exception:
         # The route, not the path or the body: those may hold a phone number.
         log.exception("request_failed", route=_route(request))
-        return _response(_BUG, "The same request may be sent again, with the same key.")
+        return _response(BUG, "The same request may be sent again, with the same key.")
 
 
 @web.middleware
@@ -110,14 +110,14 @@ async def answer_with_statuses(request: web.Request, handler: Handler) -> web.St
         return await handler(request)
     except errors.PaymentServiceError as error:
         problem = problem_of(error)
-        if problem is _BUG:
+        if problem is BUG:
             log.exception("unmapped_error")
     except web.HTTPException as error:
-        problem = _HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
+        problem = HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     except Exception:
         log.exception("request_failed", route=_route(request))
-        problem = _BUG
+        problem = BUG
     observability.callbacks_refused.labels(reason=problem.code).inc()
     response = web.Response(status=problem.status, headers={**(problem.headers or {}), **headers})
     if problem.is_last:
@@ -125,7 +125,7 @@ async def answer_with_statuses(request: web.Request, handler: Handler) -> web.St
     return response
 
 
-def _members(error: errors.PaymentServiceError) -> dict[str, Any]:
+def members(error: errors.PaymentServiceError) -> dict[str, Any]:
     """What some problems say besides (RFC 9457 §3.2)."""
     match error:
         case errors.InvalidRequest():
@@ -140,6 +140,18 @@ def _members(error: errors.PaymentServiceError) -> dict[str, Any]:
             return {}
 
 
+def told(problem: Problem, detail: str) -> dict[str, Any]:
+    """The members that every problem has."""
+    return {
+        "type": f"urn:mkwanja:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "code": problem.code,
+        "retryable": problem.is_retryable,
+    }
+
+
 def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
     """Whole seconds, never too soon."""
     return {"Retry-After": str(math.ceil(error.wait_seconds))} if isinstance(error, errors.RateLimited) else {}
@@ -149,21 +161,12 @@ def _response(
     problem: Problem,
     detail: str,
     *,
-    members: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     observability.refused.labels(code=problem.code).inc()
-    body: dict[str, Any] = {
-        "type": f"urn:mkwanja:problem:{problem.code}",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": detail,
-        "code": problem.code,
-        "retryable": problem.is_retryable,
-        **(members or {}),
-    }
     response = web.Response(
-        body=orjson.dumps(body),
+        body=orjson.dumps({**told(problem, detail), **(more or {})}),
         status=problem.status,
         content_type="application/problem+json",
         headers={**(problem.headers or {}), **(headers or {})},

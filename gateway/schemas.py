@@ -1,6 +1,7 @@
 """What clients may send: bodies and queries, checked whole, every wrong value named at once.
 
-The rules themselves are in `domain/values.py`; pydantic runs them over the fields and collects what they say.
+The rules themselves are in `domain/values.py`, and `fields.py` makes fields of them; pydantic runs them over a request and
+collects what they say. `/openapi.json` is made from these models (`openapi.py`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from datetime import datetime
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from multidict import MultiMapping
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from domain import values
@@ -23,50 +24,29 @@ from domain.adapters.postgres.reading import PageQuery
 from domain.errors import FieldError, InvalidRequest
 from domain.payment import Payment
 from domain.values import Caller, Kind, PaymentRequest, Purpose
-
-_OWNER_LENGTH_MAX = 255
+from gateway.fields import (
+    BillAmount,
+    BillReference,
+    DepositAmount,
+    DepositReference,
+    Description,
+    FeedCursor,
+    Flag,
+    Limit,
+    Metadata,
+    Moment,
+    Owner,
+    PageCursor,
+    PhoneNumber,
+    Remarks,
+    Shortcode,
+    StorableText,
+    WaitSeconds,
+    WithdrawalAmount,
+    moment,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def _amount(kind: Kind) -> BeforeValidator:
-    return BeforeValidator(lambda value: values.amount_kes(value, kind))
-
-
-def _text(check: Callable[[str], str]) -> AfterValidator:
-    return AfterValidator(check)
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError("must be true or false")
-    return text == "true"
-
-
-def _whole_number(text: str, low: int, high: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and low <= int(text) <= high):
-        raise ValueError(f"must be a whole number from {low} to {high}")
-    return int(text)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment: datetime | None = datetime.fromisoformat(text)
-        is_storable = moment is not None and moment.tzinfo is not None and bool(moment.astimezone(UTC))
-    except (ValueError, OverflowError):  # the second: no such moment in UTC
-        moment, is_storable = None, False
-    if moment is None or not is_storable:
-        raise ValueError("must be a time with its zone, as 2026-03-01T07:15:00Z (write + as %2B)")
-    return moment
-
-
-PhoneNumber = Annotated[str, _text(values.phone_number)]
-Shortcode = Annotated[str, _text(values.shortcode)]
-Remarks = Annotated[str, _text(lambda text: values.plain_text(text, *values.REMARKS_LENGTH))]
-Description = Annotated[str, _text(lambda text: values.plain_text(text, 1, values.DESCRIPTION_LENGTH_MAX))]
-Owner = Annotated[str, _text(lambda text: values.plain_text(text, 1, _OWNER_LENGTH_MAX))]
-StorableText = Annotated[str, _text(values.storable_text)]
-Metadata = Annotated[dict[StorableText, StorableText], Field(max_length=values.METADATA_PAIRS_MAX)]
 
 
 class Body(BaseModel):
@@ -74,44 +54,75 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    owner: Owner | None = None
-    metadata: Metadata | None = None
+    owner: Owner | None = Field(None, description="Whose payment it is. Set by backends; a user's is its own `sub`.")
+    metadata: Metadata | None = Field(None, description="Yours: returned untouched, never sent to Daraja.")
 
 
 class DepositBody(Body):
-    """POST /v1/deposits"""
+    """A customer pays us: a prompt appears on the phone."""
 
-    amount: Annotated[int, _amount(Kind.DEPOSIT)]
-    phone_number: PhoneNumber
-    account_reference: Annotated[str, _text(lambda text: values.account_reference(text, Kind.DEPOSIT))] | None = None
-    description: Description | None = None
+    amount: DepositAmount = Field(description="Whole Kenyan shillings.")
+    phone_number: PhoneNumber = Field(description="Who pays: a Kenyan mobile number.")
+    account_reference: DepositReference | None = Field(
+        None, description="What the payer's statement shows. Left out: follows from the payment's id."
+    )
+    description: Description | None = Field(None, description="Left out: `Payment`.")
 
 
 class WithdrawalBody(Body):
-    """POST /v1/withdrawals"""
+    """We pay a customer. For backends."""
 
-    amount: Annotated[int, _amount(Kind.WITHDRAWAL)]
-    phone_number: PhoneNumber
-    purpose: Literal["business", "salary", "promotion"] | None = None
-    remarks: Remarks | None = None
+    amount: WithdrawalAmount = Field(description="Whole Kenyan shillings.")
+    phone_number: PhoneNumber = Field(description="Who is paid: a Kenyan mobile number.")
+    purpose: Literal["business", "salary", "promotion"] | None = Field(
+        None, description="Safaricom charges and words its message by it. Left out: `business`."
+    )
+    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
 
 
 class BillPaymentBody(Body):
-    """POST /v1/bill-payments"""
+    """We pay a paybill with its account reference, or a till. For backends."""
 
-    amount: Annotated[int, _amount(Kind.BILL_PAYMENT)]
-    paybill: Shortcode | None = None
-    till: Shortcode | None = None
-    account_reference: Annotated[str, _text(lambda text: values.account_reference(text, Kind.BILL_PAYMENT))] | None = (
-        None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "title": "To a paybill",
+                    "required": ["paybill", "account_reference"],
+                    "properties": {
+                        "paybill": {"type": "string"},
+                        "account_reference": {"type": "string"},
+                        "till": {"type": "null"},
+                    },
+                },
+                {
+                    "title": "To a till",
+                    "required": ["till"],
+                    "properties": {
+                        "till": {"type": "string"},
+                        "paybill": {"type": "null"},
+                        "account_reference": {"type": "null"},
+                    },
+                },
+            ]
+        }
     )
-    remarks: Remarks | None = None
+
+    amount: BillAmount = Field(description="Whole Kenyan shillings.")
+    paybill: Shortcode | None = Field(None, description="With `account_reference`; or give `till` instead.")
+    till: Shortcode | None = Field(None, description="A buy-goods till, which takes no `account_reference`.")
+    account_reference: BillReference | None = Field(None, description="Our account with the paybill.")
+    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
 
 
-class PageParameters(BaseModel):
-    """GET /v1/payments"""
+class Parameters(BaseModel):
+    """What every query has: nothing that is not known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PageParameters(Parameters):
+    """GET /v1/payments"""
 
     kind: Kind | None = None
     status: Literal["pending", "success", "failed"] | None = None
@@ -119,34 +130,30 @@ class PageParameters(BaseModel):
     account_reference: StorableText | None = None
     receipt: StorableText | None = None
     idempotency_key: StorableText | None = None
-    needs_review: Annotated[bool, BeforeValidator(_boolean)] | None = None
-    created_after: Annotated[datetime, BeforeValidator(_moment)] | None = None
-    created_before: Annotated[datetime, BeforeValidator(_moment)] | None = None
-    limit: Annotated[int, BeforeValidator(lambda text: _whole_number(text, 1, 100))] = 20
-    cursor: str | None = None
+    needs_review: Flag | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    limit: Limit = 20
+    cursor: PageCursor | None = Field(None, description="`next_cursor` of the page before, with the same filters.")
 
 
-class EventParameters(BaseModel):
+class EventParameters(Parameters):
     """GET /v1/events"""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    after: str | None = None
-    limit: Annotated[int, BeforeValidator(lambda text: _whole_number(text, 1, 100))] = 20
-
-
-class WaitParameters(BaseModel):
-    """GET /v1/payments/{id}"""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    wait: Annotated[int, BeforeValidator(lambda text: _whole_number(text, 0, 60))] = 0
+    after: FeedCursor | None = Field(
+        None, description="`next_cursor` of the answer before. Left out: from the beginning."
+    )
+    limit: Limit = 20
 
 
-class NoParameters(BaseModel):
+class WaitParameters(Parameters):
+    """GET /v1/payments/{payment_id}"""
+
+    wait: WaitSeconds = Field(0, description="Seconds for which the answer may be held until the payment is final.")
+
+
+class NoParameters(Parameters):
     """Routes that take no query."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 BODIES: Mapping[Kind, type[Body]] = {
@@ -219,7 +226,7 @@ def _read_cursor(parameters: PageParameters) -> tuple[datetime, UUID]:
     text = parameters.cursor or ""
     try:
         created_at, payment_id, filters = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        place = _moment(created_at), UUID(payment_id)
+        place = moment(created_at), UUID(payment_id)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise InvalidRequest([FieldError("?cursor", "is not a cursor that we gave")]) from None
     if filters != _filters(parameters):

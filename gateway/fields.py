@@ -1,0 +1,126 @@
+"""The values that requests are made of: how each is checked, and beside it how `/openapi.json` tells it.
+
+The rules themselves are in `domain/values.py`. Whoever changes one side here sees the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from domain import values
+from domain.values import Kind
+
+OWNER_LENGTH_MAX = 255
+ITEMS_MAX = 100
+WAIT_SECONDS_MAX = 60
+
+# RFC 3339 in capitals, as the answers have it.
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+\-][0-9]{2}:[0-9]{2})"
+)
+
+
+def moment(text: str) -> datetime:
+    """The time that `text` names. Raises ValueError, also for one that does not exist in UTC."""
+    try:
+        # Python reads every form of ISO 8601, week dates and all; we take the one that is documented.
+        found = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
+        is_storable = found is not None and bool(found.astimezone(UTC))
+    except (ValueError, OverflowError):  # the second: no such moment in UTC
+        found, is_storable = None, False
+    if found is None or not is_storable:
+        raise ValueError("must be a time with its zone, as 2026-03-01T07:15:00Z (write + as %2B)")
+    return found
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
+def _whole_number(low: int, high: int) -> BeforeValidator:
+    def check(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 9 and low <= int(text) <= high):
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return BeforeValidator(check)
+
+
+def _amount(kind: Kind) -> BeforeValidator:
+    return BeforeValidator(lambda value: values.amount_kes(value, kind))
+
+
+def _text(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(check)
+
+
+def _line(shortest: int, longest: int) -> AfterValidator:
+    return _text(lambda text: values.plain_text(text, shortest, longest))
+
+
+def _reference(kind: Kind) -> AfterValidator:
+    return _text(lambda text: values.account_reference(text, kind))
+
+
+def as_schema(pattern: re.Pattern[str], **more: Any) -> dict[str, Any]:
+    """The JSON Schema of a text that is `pattern` from end to end."""
+    return {"type": "string", "pattern": f"^(?:{pattern.pattern})$", **more}
+
+
+def _told_as(pattern: re.Pattern[str], **more: Any) -> WithJsonSchema:
+    return WithJsonSchema(as_schema(pattern, **more))
+
+
+def _told_from(low: int, high: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
+
+
+def _line_told_from(shortest: int, longest: int) -> WithJsonSchema:
+    # What is printable, no pattern of a bearable length can say: it is a format, explained in the document's beginning.
+    return WithJsonSchema({"type": "string", "minLength": shortest, "maxLength": longest, "format": "plain-text"})
+
+
+def _reference_told(kind: Kind) -> WithJsonSchema:
+    return _told_as(values.ACCOUNT_REFERENCE, minLength=1, maxLength=values.ACCOUNT_REFERENCE_LENGTH_MAX[kind])
+
+
+_STORABLE_TOLD = as_schema(values.STORABLE_TEXT)
+
+DepositAmount = Annotated[int, _amount(Kind.DEPOSIT), _told_from(*values.AMOUNT_LIMITS_KES[Kind.DEPOSIT])]
+WithdrawalAmount = Annotated[int, _amount(Kind.WITHDRAWAL), _told_from(*values.AMOUNT_LIMITS_KES[Kind.WITHDRAWAL])]
+BillAmount = Annotated[int, _amount(Kind.BILL_PAYMENT), _told_from(*values.AMOUNT_LIMITS_KES[Kind.BILL_PAYMENT])]
+PhoneNumber = Annotated[str, _text(values.phone_number), _told_as(values.PHONE_NUMBER, minLength=10, maxLength=13)]
+Shortcode = Annotated[str, _text(values.shortcode), _told_as(values.SHORTCODE, minLength=5, maxLength=7)]
+DepositReference = Annotated[str, _reference(Kind.DEPOSIT), _reference_told(Kind.DEPOSIT)]
+BillReference = Annotated[str, _reference(Kind.BILL_PAYMENT), _reference_told(Kind.BILL_PAYMENT)]
+Remarks = Annotated[str, _line(*values.REMARKS_LENGTH), _line_told_from(*values.REMARKS_LENGTH)]
+Description = Annotated[str, _line(1, values.DESCRIPTION_LENGTH_MAX), _line_told_from(1, values.DESCRIPTION_LENGTH_MAX)]
+Owner = Annotated[str, _line(1, OWNER_LENGTH_MAX), _line_told_from(1, OWNER_LENGTH_MAX)]
+StorableText = Annotated[str, _text(values.storable_text), WithJsonSchema(_STORABLE_TOLD)]
+Metadata = Annotated[
+    dict[StorableText, StorableText],
+    Field(max_length=values.METADATA_PAIRS_MAX),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": values.METADATA_PAIRS_MAX,
+            "propertyNames": _STORABLE_TOLD,
+            "additionalProperties": _STORABLE_TOLD,
+        }
+    ),
+]
+
+Flag = Annotated[bool, BeforeValidator(_boolean)]
+Moment = Annotated[datetime, BeforeValidator(moment), _told_as(_MOMENT, format="date-time")]
+Limit = Annotated[int, _whole_number(1, ITEMS_MAX), _told_from(1, ITEMS_MAX)]
+WaitSeconds = Annotated[int, _whole_number(0, WAIT_SECONDS_MAX), _told_from(0, WAIT_SECONDS_MAX)]
+# Opaque, to be sent back as they came; `schemas.py` reads them.
+PageCursor = Annotated[str, WithJsonSchema({"type": "string", "format": "page-cursor"})]
+FeedCursor = Annotated[str, WithJsonSchema({"type": "string", "format": "feed-cursor"})]

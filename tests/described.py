@@ -1,0 +1,106 @@
+"""What `/openapi.json` says, asked by tests: whether an answer or a body is as described.
+
+Answers are described openly, as callers should read them. Here every object is closed first: a member that nobody described
+is a fault.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema_rs import Draft202012Validator
+
+# Of HTTP itself and of whatever stands between; they tell nothing of payments.
+_USUAL_HEADERS = {
+    "cache-control", "connection", "content-length", "content-type", "date", "server", "vary", "x-content-type-options",
+}  # fmt: skip
+
+Operation = tuple[str, str]  # ("GET", "/v1/payments/{payment_id}")
+
+
+class Described:
+    """One document."""
+
+    def __init__(self, document: Any) -> None:
+        self.document = document
+        self._closed = _closed(document["components"])
+
+    @property
+    def operations(self) -> dict[Operation, Any]:
+        """Every operation, by method and path."""
+        paths = self.document["paths"]
+        return {(method.upper(), path): said for path, item in paths.items() for method, said in item.items()}
+
+    def answers(self) -> Iterator[tuple[Operation, str, Any]]:
+        """Every answer of every operation, by status."""
+        for operation, said in self.operations.items():
+            for status, answer in said["responses"].items():
+                yield operation, status, answer
+
+    def resolved(self, value: Any) -> Any:
+        """`value`, or what it refers to."""
+        while "$ref" in value:
+            found = self.document
+            for part in value["$ref"].removeprefix("#/").split("/"):
+                found = found[part]
+            value = found
+        return value
+
+    def codes(self, answer: Any) -> set[str]:
+        """The problem codes that an answer may have."""
+        schema = answer["content"].get("application/problem+json", {}).get("schema", {})
+        return {
+            self.resolved(each)["properties"]["code"]["const"]
+            for each in schema.get("oneOf", [schema] if schema else [])
+        }
+
+    def validator(self, schema: Any, *, is_closed: bool) -> Draft202012Validator:
+        """What checks values by `schema`."""
+        components = self._closed if is_closed else self.document["components"]
+        root = {"components": components, "allOf": [_closed(schema) if is_closed else schema]}
+        return Draft202012Validator(root, validate_formats=True, formats={"plain-text": _is_plain_text})
+
+    def faults(self, schema: Any, value: Any) -> list[str]:
+        """Where `value` is not as `schema` says, closed."""
+        found = self.validator(schema, is_closed=True).iter_errors(value)
+        return [f"{error.instance_path}: {error.message}" for error in found]
+
+    def answer_faults(self, operation: Operation, status: int, headers: Mapping[str, str], body: bytes) -> list[str]:
+        """Where an answer is not as the document describes it for this operation and status."""
+        answer = self.operations[operation]["responses"].get(str(status))
+        if answer is None:
+            return [f"{operation}: {status} is not described"]
+        media = headers["Content-Type"].partition(";")[0]
+        if media not in answer["content"]:
+            return [f"{operation} {status}: {media} is not described"]
+        value = body.decode() if media == "text/plain" else json.loads(body)
+        found = self.faults(answer["content"][media]["schema"], value)
+        for name, header in answer.get("headers", {}).items():
+            said = self.resolved(header)
+            if name not in headers:
+                found += [f"{name} is missing"] if said.get("required") else []
+            else:
+                text = headers[name]
+                found += self.faults(said["schema"], int(text) if said["schema"]["type"] == "integer" else text)
+        named = {name.lower() for name in answer.get("headers", {})}
+        found += [f"{name} is not described" for name in headers if name.lower() not in named | _USUAL_HEADERS]
+        return [f"{operation} {status}: {fault}" for fault in found]
+
+
+def _is_plain_text(text: str) -> bool:
+    """The document's own words: one line of printable characters, not blank."""
+    return text.isprintable() and bool(text.strip())
+
+
+def _closed(value: Any) -> Any:
+    """`value` with every described object closed to members that are not."""
+    if isinstance(value, list):
+        return [_closed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    closed = {name: _closed(item) for name, item in value.items()}
+    if closed.get("type") == "object" and "properties" in closed and "openapi" not in closed["properties"]:
+        closed.setdefault("additionalProperties", False)
+    return closed

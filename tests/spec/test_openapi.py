@@ -1,0 +1,238 @@
+"""What the service says of itself at /openapi.json is what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.described import Described, Operation
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post
+from tests.spec.conftest import a_system
+from tests.spec.system import System
+from tests.spec.test_bad_input import NOBODYS
+from tests.stack.client import Answer
+
+_READ: Operation = ("GET", "/v1/payments/{payment_id}")
+_HISTORY: Operation = ("GET", "/v1/payments/{payment_id}/history")
+_CANCEL: Operation = ("POST", "/v1/payments/{payment_id}/cancel")
+_LIST: Operation = ("GET", "/v1/payments")
+_EVENTS: Operation = ("GET", "/v1/events")
+_PAYING: dict[str, dict[str, Any]] = {
+    "/v1/deposits": DEPOSIT,
+    "/v1/withdrawals": WITHDRAWAL,
+    "/v1/bill-payments": BILL_PAYMENT,
+}
+
+# What a request alone can bring about.
+_PROVOKED = {
+    "invalid_json", "idempotency_key_missing", "idempotency_key_invalid", "unauthenticated", "not_permitted",
+    "payment_not_found", "route_not_found", "too_late_to_cancel", "body_too_large", "unsupported_media_type",
+    "invalid_request", "idempotency_key_reused", "limit_exceeded", "rate_limited",
+}  # fmt: skip
+
+# Few requests and little money, so that every limit can be met.
+_TIGHT = """
+[users]
+requests_per_second = 0.001
+burst = 3
+[phone]
+deposits_per_minute = 1
+amount_per_day = 1205
+[payment]
+amount_max = 240000
+"""
+
+
+async def _described(system: System) -> Described:
+    answer = (await ask(system, "GET", "/openapi.json", token="")).expect(200)
+    return Described(answer.json())
+
+
+class Witness:
+    """Asks, and compares every answer with the document."""
+
+    def __init__(self, system: System, described: Described) -> None:
+        self.system = system
+        self.described = described
+        self.met: set[tuple[Operation, int]] = set()
+        self.codes: set[str] = set()
+
+    async def ask(
+        self, operation: Operation, *, payment_id: str = "", query: str = "", token: str | None = None, **options: Any
+    ) -> Answer:
+        """A request with no body of its own, as a backend unless a token is given."""
+        bearer = self.system.stack.issuer.backend_token() if token is None else token
+        path = operation[1].replace("{payment_id}", payment_id) + query
+        return self.seen(operation, await ask(self.system, operation[0], path, token=bearer, **options))
+
+    async def post(self, path: str, body: Any, *, token: str | None = None, **options: Any) -> Answer:
+        """A request for a payment, as a backend unless a token is given."""
+        bearer = self.system.stack.issuer.backend_token() if token is None else token
+        return self.seen(("POST", path), await post(self.system, path, body, token=bearer, **options))
+
+    def seen(self, operation: Operation, answer: Answer) -> Answer:
+        """The answer, once it was compared."""
+        faults = self.described.answer_faults(operation, answer.status, answer.headers, answer.body)
+        assert faults == [], answer.body
+        self.met.add((operation, answer.status))
+        if answer.status >= 400:
+            self.codes.add(answer.json().get("code", ""))
+        return answer
+
+
+@pytest.fixture(scope="module")
+def tight_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = tmp_path_factory.mktemp("policy") / "policy.toml"
+    file.write_text(_TIGHT)
+    return file
+
+
+@pytest.fixture(scope="module")
+async def tight_system(tight_policy: Path) -> AsyncIterator[System]:
+    async with a_system(env={"POLICY_FILE": str(tight_policy)}) as system:
+        yield system
+
+
+async def test_the_document_needs_no_token(system: System) -> None:
+    """Whoever wants to call the service can read how."""
+    document = (await ask(system, "GET", "/openapi.json", token="")).expect(200).json()
+    assert document["openapi"].startswith("3.1")
+
+
+async def test_every_example_of_a_request_is_accepted(system: System) -> None:
+    """A reader may copy them."""
+    described = await _described(system)
+    count = 0
+    for (method, path), said in described.operations.items():
+        for example in (
+            said.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {}).values()
+        ):
+            witness = Witness(system, described)
+            assert (await witness.post(path, example["value"])).status == 202, (method, path)
+            count += 1
+    assert count >= 7
+
+
+async def test_a_route_takes_the_parameters_that_are_described_and_no_other(system: System) -> None:
+    """Each known parameter is accepted where it is described, and refused by name everywhere else."""
+    described = await _described(system)
+    payment_id = await system.deposit()
+    position = (await ask(system, "GET", "/v1/events?limit=1")).json()["next_cursor"]
+    for name, value in {
+        "kind": "deposit", "status": "failed", "phone_number": "0711000111", "account_reference": "A", "receipt": "R",
+        "idempotency_key": "k", "needs_review": "true", "created_after": "2026-03-01T07:15:00Z",
+        "created_before": "2026-03-01T07:15:00Z", "limit": "5", "after": position, "wait": "0", "colour": "red",
+    }.items():  # fmt: skip
+        for operation in (_LIST, _EVENTS, _READ, _HISTORY):
+            known = {each["name"] for each in described.operations[operation].get("parameters", [])}
+            answer = await Witness(system, described).ask(operation, payment_id=payment_id, query=f"?{name}={value}")
+            assert answer.status == (200 if name in known else 422), (operation, name)
+
+
+async def _refusals_of_payments(witness: Witness, path: str) -> None:
+    """Every way in which a request for a payment can be refused without a limit."""
+    body, key = _PAYING[path], str(uuid4())
+    (await witness.post(path, body, key=key)).expect(202)
+    assert (await witness.post(path, body, key=key)).was_replayed
+    await witness.post(path, {**body, "metadata": {"another": "one"}}, key=key)
+    await witness.post(path, b"{")
+    await witness.post(path, {**body, "amount": "1", "colour": 1})
+    await witness.post(path, [])
+    await witness.post(path, b" " * 17 * 1024)
+    await witness.post(path, body, token="no token")
+    await witness.post(path, body, token=witness.system.stack.issuer.mint(role="postgres"))
+    for headers in ([], [("X-Idempotency-Key", "two words"), ("Content-Type", "application/json")]):
+        await witness.ask(("POST", path), headers=headers, data=json.dumps(body).encode())
+    headers = [("X-Idempotency-Key", key), ("Content-Type", "text/plain")]
+    await witness.ask(("POST", path), headers=headers, data=b"{}")
+    await witness.ask(("POST", path), query="?colour=red", headers=[("X-Idempotency-Key", key)], data=b"{}")
+    await witness.post(path, {**body, "amount": 250_000})  # more than is allowed at once
+
+
+async def _readings(witness: Witness, payment_id: str) -> None:
+    """Every way to read, and every refusal of reading."""
+    for operation in (_READ, _HISTORY, _CANCEL):
+        for other in (payment_id, NOBODYS, "no-id", "a/b", ""):
+            await witness.ask(operation, payment_id=other)
+        await witness.ask(operation, payment_id=payment_id, query="?colour=red")
+    for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
+        await witness.ask(operation, payment_id=payment_id, token="")
+        await witness.ask(operation, payment_id=payment_id, token=witness.system.stack.issuer.mint(role="postgres"))
+    for query in ("", "?limit=1", "?limit=0", "?kind=withdrawal", "?cursor=rubbish", "?status=success"):
+        await witness.ask(_LIST, query=query)
+    for query in ("", "?limit=1", "?limit=0", "?after=rubbish"):
+        await witness.ask(_EVENTS, query=query)
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        await witness.ask(("GET", path), token="")
+
+
+async def test_every_answer_is_as_described(tight_system: System) -> None:
+    """Whatever is asked, well or badly, the answer's status, headers and every member are those that the document has."""
+    system = tight_system
+    witness = Witness(system, await _described(system))
+    for path in _PAYING:
+        await _refusals_of_payments(witness, path)
+    settled = await system.settled(await system.withdrawal(amount=10, phone_number="0722000333"))
+    await system.scenario("cancel", phone_number="254711000444")
+    failed = await system.settled(await _deposit_of_a_backend(system, "0711000444"))
+    assert (settled["status"], failed["status"]) == ("success", "failed")
+    await _readings(witness, settled["id"])
+    await _readings(witness, failed["id"])
+    # Limits: of a phone by the day and by the minute, and of a caller.
+    await witness.post("/v1/withdrawals", {**WITHDRAWAL, "phone_number": "0722000333"})
+    await witness.post("/v1/deposits", {**DEPOSIT, "phone_number": "0711000444"})
+    async with caller(system, sub=str(uuid4())) as user:
+        for _ in range(5):
+            witness.seen(_LIST, await user.get("/v1/payments"))
+    assert {operation for operation, status in witness.met if status < 300} == set(witness.described.operations) - {
+        _CANCEL
+    }
+    assert witness.codes >= _PROVOKED
+    provoked = {
+        (operation, int(status))
+        for operation, status, answer in witness.described.answers()
+        if witness.described.codes(answer) & _PROVOKED
+    }
+    # How often a caller may ask is the same for every route, and met on one.
+    assert {status for _, status in provoked - witness.met} <= {429}, provoked - witness.met
+
+
+async def _deposit_of_a_backend(system: System, phone_number: str) -> str:
+    body = {**DEPOSIT, "phone_number": phone_number}
+    return str((await system.backend.pay("/v1/deposits", body)).expect(202).json()["id"])
+
+
+async def test_what_cannot_be_served_is_as_described(tight_system: System) -> None:
+    """Without Postgres every route answers as the document says, and readiness is denied."""
+    system = tight_system
+    if not system.stack.postgres.can_be_stopped:
+        pytest.skip("the server was given; it is not ours to stop")
+    witness = Witness(system, await _described(system))
+    await system.stack.postgres.stop()
+    try:
+        for path, body in _PAYING.items():
+            (await witness.post(path, body)).expect(503)
+        for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
+            (await witness.ask(operation, payment_id=NOBODYS)).expect(503)
+        (await witness.ask(("GET", "/readyz"), token="")).expect(503)
+    finally:
+        await system.stack.postgres.start()
+
+
+async def test_a_cancelled_payment_is_as_described(tight_system: System) -> None:
+    """One that no worker had taken yet, to the user and to the backend."""
+    system = tight_system
+    witness = Witness(system, await _described(system))
+    await system.stack.stop_process("worker")
+    try:
+        payment_id = await system.deposit()
+        user = system.stack.issuer.user_token()
+        answers = [await witness.ask(_CANCEL, payment_id=payment_id, token=token) for token in (user, None)]
+        assert [answer.expect(200).json()["failure"]["reason"] for answer in answers] == ["cancelled_by_caller"] * 2
+    finally:
+        await system.stack.start_process("worker")

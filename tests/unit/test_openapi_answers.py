@@ -1,0 +1,66 @@
+"""Answers are described as they are made: no member too many in the document, none too few."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.events import EventType, event_body, public_payment
+from domain.payment import Stage
+from domain.values import Kind
+from gateway.openapi import document
+from tests.builders import NOW, a_payment
+from tests.described import Described
+
+DESCRIBED = Described(json.loads(json.dumps(document())))
+PAYMENT = {"$ref": "#/components/schemas/Payment"}
+
+_TO_TILL = a_payment(kind=Kind.BILL_PAYMENT, paybill=None, till="556677")
+PAYMENTS = [*(a_payment(kind=kind, stage=stage) for kind in Kind for stage in Stage), _TO_TILL]
+
+
+def views() -> list[Any]:
+    """Every payment as it is shown to a user and to a backend."""
+    return [public_payment(payment, for_backend=is_backend) for payment in PAYMENTS for is_backend in (False, True)]
+
+
+def test_every_view_of_a_payment_is_as_described() -> None:
+    """Of each kind, in each stage, to a user and to a backend."""
+    for view in views():
+        assert DESCRIBED.faults(PAYMENT, json.loads(json.dumps(view))) == [], view
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_described_member_of_a_payment_is_there(kind: Kind) -> None:
+    """The document promises nothing that is never shown."""
+    mapping = DESCRIBED.document["components"]["schemas"]["Payment"]["discriminator"]["mapping"]
+    described = DESCRIBED.resolved({"$ref": mapping[kind.value]})
+    shown = [set(view) for view in views() if view["kind"] == kind.value]
+    assert set().union(*shown) == set(described["properties"])
+    assert set.intersection(*shown) == set(described["required"])
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_payment_that_lacks_a_member_is_not_as_described(kind: Kind) -> None:
+    """Whichever it lacks, of those that only backends see too; and so is one that has another."""
+    view = public_payment(a_payment(kind=kind), for_backend=True)
+    for name in view:
+        assert DESCRIBED.faults(PAYMENT, {other: view[other] for other in view if other != name}), name
+    assert DESCRIBED.faults(PAYMENT, {**view, "new": 1})
+
+
+@pytest.mark.parametrize("name", ["status", "stage", "currency", "kind", "phone_number", "created_at", "id", "failure"])
+def test_a_value_outside_what_is_described_is_found(name: str) -> None:
+    """So that the tests that compare answers with the document can fail."""
+    assert DESCRIBED.faults(PAYMENT, {**public_payment(a_payment()), name: "something else"})
+
+
+@pytest.mark.parametrize("kind", EventType)
+def test_an_event_is_as_described(kind: EventType) -> None:
+    """Of each type, about a payment of each kind."""
+    for payment in PAYMENTS:
+        body = event_body(kind, event_id=UUID(int=1), payment=payment, at=NOW)
+        assert DESCRIBED.faults({"$ref": "#/components/schemas/Event"}, json.loads(body)) == []

@@ -1,0 +1,156 @@
+"""What the document calls valid is accepted, and what it calls invalid is refused: bodies and queries, value by value."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import MultiDict
+
+from domain.errors import IdempotencyKeyInvalid, InvalidRequest
+from domain.idempotency import checked_key
+from domain.values import Kind
+from gateway.openapi import document
+from gateway.routes import LIST_EVENTS, LIST_PAYMENTS, PAYING, READ_PAYMENT, Route
+from gateway.schemas import BODIES, EventParameters, payment_request, query
+from tests.builders import a_caller
+from tests.described import Described
+
+DESCRIBED = Described(json.loads(json.dumps(document())))
+VALIDATORS = {
+    kind: DESCRIBED.validator({"$ref": f"#/components/schemas/{BODIES[kind].__name__}"}, is_closed=False)
+    for kind in Kind
+}
+WHOLE: dict[Kind, dict[str, Any]] = {
+    Kind.DEPOSIT: {
+        "amount": 250, "phone_number": "0711000111", "account_reference": "INV1", "description": "Tea", "owner": "amina",
+        "metadata": {"order": "42"},
+    },
+    Kind.WITHDRAWAL: {
+        "amount": 250, "phone_number": "0711000111", "purpose": "salary", "remarks": "For tea", "owner": "amina",
+        "metadata": {"order": "42"},
+    },
+    Kind.BILL_PAYMENT: {
+        "amount": 250, "paybill": "888880", "account_reference": "INV1", "remarks": "For tea", "owner": "amina",
+        "metadata": {"order": "42"},
+    },
+}  # fmt: skip
+NAMES = sorted({name for body in WHOLE.values() for name in body} | {"till", "other"})
+ABSENT = object()
+VALUES: list[Any] = [
+    ABSENT, None, True, 2.5, [], {}, -1, 0, 1, 9, 10, 250_000, 250_001, 10**30, "", " ", "a", "ab", "Tea", "salary", "gift",
+    "0711000111", "0111000111", "254111000111", "+254711000111", "++254711000111", "0211000111", "071100011", "07110001112",
+    "0711000111\n", "\n0711000111",
+    "888880", "1234", "12345", "1234567", "12345678", "12345\n", "\u0661\u0662\u0663\u0664\u0665",
+    "INV00042", "A-1", "A" * 12, "A" * 13, "A" * 14, "x" * 100, "x" * 101, "x" * 255, "x" * 256, "é", "two\nlines",
+    "a\u00a0b", "\u200b", "\u2028", "a\0b", {"a": "b"}, {"a": 1}, {"a": None}, {"a\0": "b"}, {"a": "b\0"}, {"": ""},
+    {str(n): "" for n in range(20)}, {str(n): "" for n in range(21)},
+]  # fmt: skip
+
+
+def assert_they_agree(kind: Kind, body: Any) -> None:
+    """About a backend's request: what a user may not set, the document says in words."""
+    try:
+        payment_request(kind, body, a_caller())
+        is_accepted = True
+    except InvalidRequest:
+        is_accepted = False
+    assert VALIDATORS[kind].is_valid(body) == is_accepted, body
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", Kind)
+def test_the_document_and_the_service_agree_about_every_field(kind: Kind, name: str) -> None:
+    """Whichever value it has, or none."""
+    for value in VALUES:
+        body = {**WHOLE[kind], name: value}
+        assert_they_agree(kind, {each: given for each, given in body.items() if given is not ABSENT})
+
+
+def test_the_document_and_the_service_agree_about_whom_a_bill_is_paid_to() -> None:
+    """A paybill with its reference, or a till; absent and null are one."""
+    options: list[list[Any]] = [[ABSENT, None, "888880"], [ABSENT, None, "556677"], [ABSENT, None, "INV1"]]
+    for parties in itertools.product(*options):
+        body = {"amount": 1, **dict(zip(("paybill", "till", "account_reference"), parties, strict=True))}
+        assert_they_agree(Kind.BILL_PAYMENT, {name: value for name, value in body.items() if value is not ABSENT})
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("body", [None, [], "text", 5, True, {}])
+def test_the_document_and_the_service_agree_about_what_is_no_body(kind: Kind, body: Any) -> None:
+    """An object, with what is required."""
+    assert_they_agree(kind, body)
+
+
+@given(kind=st.sampled_from(Kind), text=st.text(st.characters(codec="utf-8"), max_size=14), name=st.sampled_from(NAMES))
+def test_the_document_and_the_service_agree_about_any_text(kind: Kind, name: str, text: str) -> None:
+    """In any field, and as any key of the metadata."""
+    assert_they_agree(kind, {**WHOLE[kind], name: text})
+    assert_they_agree(kind, {**WHOLE[kind], "metadata": {text: text}})
+
+
+QUERIES: dict[str, list[str]] = {
+    "kind": ["deposit", "withdrawal", "bill_payment", "Deposit", "", "loan"],
+    "status": ["pending", "success", "failed", "succeeded", ""],
+    "phone_number": ["0711000111", "+254711000111", "12", "", "0711000111\n"],
+    "account_reference": ["", "A", "a\0b", "é"],
+    "receipt": ["", "UC14KD82QZ", "\0"],
+    "idempotency_key": ["", "order-42", "\0"],
+    "created_after": [
+        "2026-03-01T07:15:00Z", "2026-03-01T07:15:00.5+03:00", "2026-03-01T07:15:00.123456789-00:00", "2026-03-01",
+        "2026-03-01T07:15:00", "2026-03-01 07:15:00Z", "20260301T071500Z", "2026-W09-7T07:15:00Z", "2026-03-01T07:15Z",
+        "2026-13-01T07:15:00Z", "2026-03-01T25:15:00Z", "2026-03-01T07:15:00z", "2026-03-01T07:15:00+0300",
+        "2026-02-30T07:15:00Z", "2026-03-01T07:15:00Z\n", "yesterday", "",
+    ],
+}  # fmt: skip
+
+
+def parameters(route: Route) -> dict[str, Any]:
+    """The schemas of the route's parameters, by name."""
+    described = DESCRIBED.operations[route.method, route.path].get("parameters", [])
+    return {each["name"]: each["schema"] for each in described if each["in"] != "path"}
+
+
+def is_taken(route: Route, name: str, text: str) -> bool:
+    """Whether the service takes this value of a parameter."""
+    try:
+        query(route.query, MultiDict({name: text}))
+    except InvalidRequest:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_the_document_and_the_service_agree_about_a_parameter(name: str) -> None:
+    """Whichever text it has."""
+    for text in QUERIES[name]:
+        is_valid = not DESCRIBED.faults(parameters(LIST_PAYMENTS)[name], text)
+        assert is_valid == is_taken(LIST_PAYMENTS, name, text), text
+
+
+@pytest.mark.parametrize(("route", "name"), [(LIST_PAYMENTS, "limit"), (LIST_EVENTS, "limit"), (READ_PAYMENT, "wait")])
+def test_the_document_and_the_service_agree_about_a_number(route: Route, name: str) -> None:
+    """From its smallest to its largest."""
+    for number in range(-1, 103):
+        is_valid = not DESCRIBED.faults(parameters(route)[name], number)
+        assert is_valid == is_taken(route, name, str(number)), number
+
+
+def test_a_default_is_what_is_taken_where_nothing_is_said() -> None:
+    """As the document says it."""
+    assert parameters(LIST_EVENTS)["limit"]["default"] == query(EventParameters, MultiDict()).limit
+
+
+def test_the_document_and_the_service_agree_about_a_key() -> None:
+    """1 to 255 visible ASCII characters."""
+    schema = parameters(PAYING[Kind.DEPOSIT])["X-Idempotency-Key"]
+    for key in ["", "k" * 255, "k" * 256, *(chr(number) for number in range(300)), "one\nkey", "key\n"]:
+        try:
+            is_taken = bool(checked_key(key))
+        except IdempotencyKeyInvalid:
+            is_taken = False
+        assert is_taken == (not DESCRIBED.faults(schema, key)), key
