@@ -64,8 +64,14 @@ def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> 
 
     Also what Python itself would print: warnings, and errors that nobody caught. `secrets` are the process's own.
     """
+
+    def named(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = process  # not by a context variable: a thread has its own
+        return event
+
     structlog.configure(
         processors=[
+            named,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -77,7 +83,6 @@ def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> 
         logger_factory=structlog.PrintLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     logging.basicConfig(handlers=[LibraryLogs()], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
     logging.captureWarnings(capture=True)
     sys.excepthook = _tell_of_the_end
