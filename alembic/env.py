@@ -10,7 +10,9 @@ import sys
 
 from alembic import context
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
+from domain.adapters.masking import masked
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.rights import lay_down_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
@@ -46,5 +48,9 @@ try:
     asyncio.run(migrate())
 except SettingsError as error:
     sys.exit(f"release: {error}")
+except DBAPIError as error:
+    # Its kind and its first line: the next one quotes the row that is in the way.
+    said = masked(str(error.orig).partition("\n")[0])
+    sys.exit(f"release: nothing is changed; {said}; in: {' '.join((error.statement or 'COMMIT').split())[:300]}")
 except OSError as error:
     sys.exit(f"release: Postgres cannot be reached: {error.strerror or type(error).__name__}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -13,11 +15,16 @@ from tests.stack.databases import connection
 from tests.stack.external import GivenPostgres
 from tests.stack.servers import PostgresServer
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 async def made_service_role(server: PostgresServer | GivenPostgres) -> str:
     """Makes it, or gives it another password; the password. Skips where the server is not ours to make roles on."""
     password = secrets.token_urlsafe(18)
-    make = f"CREATE ROLE {SERVICE_ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS PASSWORD '{password}'"
+    as_documented = re.search(r"```sql\n(.*?)```", (ROOT / "docs" / "database-roles.md").read_text(), re.DOTALL)
+    assert as_documented is not None
+    make = as_documented[1].replace("choose-a-password", password)
+    assert password in make
     try:
         async with connection(server.admin_url) as admin:
             if await admin.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", SERVICE_ROLE):

@@ -164,6 +164,24 @@ class TestUpgrade:
         assert len(said.strip().splitlines()) == 1, said
         assert "DATABASE_URL" in said
 
+    async def test_a_migration_that_a_row_stops_names_the_reason_and_not_the_row(self, empty: str) -> None:
+        """One line, with what Postgres said and the statement; the row has a phone number. Nothing is changed."""
+        await upgraded(empty)
+        status, said = await alembic("downgrade", "0001", url=empty)
+        assert status == 0, said
+        async with Store(empty) as store:
+            await store.execute("ALTER TABLE mkwanja.payments ADD COLUMN next_step text")
+            await store.accepted()
+            await store.execute("ALTER TABLE mkwanja.payments DROP COLUMN next_step")
+            await store.execute("ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK (sequence > 1) NOT VALID")
+        status, said = await alembic("upgrade", "head", url=empty)
+        assert status != 0
+        assert len(said.strip().splitlines()) == 1, said
+        assert 'violates check constraint "refuses"' in said
+        assert "UPDATE mkwanja.payments" in said
+        assert "711000111" not in said
+        assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == ["0001"]
+
 
 class TestOnSupabase:
     """A database that comes with the platform's roles and its generous old grants."""
