@@ -24,6 +24,8 @@ _NUMBER = re.compile(
     r"|(?P<grouped>(?<!\d)(?:254[ -]?|0)[17](?:[ -]?\d){8}(?!\d))"
 )
 
+_NINE_DIGITS = re.compile(r"(?:\d[ -]?){9}")  # without so many there is no number in a text
+
 # Long runs of what tokens and keys are made of; looked at more closely in `_opaque`.
 _OPAQUE = re.compile(r"[\w.~+/=-]{20,}", re.ASCII)
 _SECRET_MARKS = ("eyJ", "sb_secret_", "sb_publishable_")  # a JWT begins so, and Supabase's own keys
@@ -32,8 +34,9 @@ _ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{32,}")
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s{1,3}[\w.~+/=-]{6,}", re.IGNORECASE)
 _USER_OF_URL = re.compile(r"://[^\s/@'\"]+@")
 # As a field, a parameter, or one of Daraja's named items.
+_SECRET_WORDS = ("passw", "passkey", "secret", "credential", "token", "apikey", "api_key", "authorization")
 _NAMED_SECRET = re.compile(
-    r"((?:password|passwd|passkey|secret|credential|token|api_?key|authorization)\w{0,20}"
+    rf"((?:{'|'.join(_SECRET_WORDS)})\w{{0,20}}"
     r"\\?[\"']?\s{0,3}(?:[:=]|,\s{0,3}\\?[\"']Value\\?[\"']\s{0,3}:)\s{0,3}\\?[\"']?)[^\s\"',;&}\])]+",
     re.IGNORECASE,
 )
@@ -48,17 +51,24 @@ _SUBSCRIBER_MIN = 10**8
 _DEPTH_MAX = 6
 _ITEMS_MAX = 100
 _CHARACTERS_MAX = 8_000
+_NAME_MAX = 40
 
 
 def masked(text: str) -> str:
     """`text` without what must not be written down; of a phone number the first and the last digits stay."""
-    text = _SCHEME.sub(rf"\1 {MASK}", text)
-    text = _ECHOED_TOKEN.sub(rf"\g<1>{MASK}", text)
-    text = _NAMED_SECRET.sub(rf"\g<1>{MASK}", text)
-    text = _USER_OF_URL.sub(f"://{MASK}@", text)
-    text = _OPAQUE.sub(_opaque, text)
-    text = _NAME_FIELD.sub(rf"\g<1>{MASK}", text)
-    return _NUMBER.sub(_number, text)
+    small = text.lower()  # each pattern is tried only where a word of its own stands: a log line mostly has none
+    if "bearer" in small or "basic" in small:
+        text = _SCHEME.sub(rf"\1 {MASK}", text)
+    if any(word in small for word in _SECRET_WORDS):
+        text = _ECHOED_TOKEN.sub(rf"\g<1>{MASK}", text)
+        text = _NAMED_SECRET.sub(rf"\g<1>{MASK}", text)
+    if "://" in text:
+        text = _USER_OF_URL.sub(f"://{MASK}@", text)
+    if "/" in text or any(mark in text for mark in _SECRET_MARKS):
+        text = _OPAQUE.sub(_opaque, text)
+    if 'name"' in small:
+        text = _NAME_FIELD.sub(rf"\g<1>{MASK}", text)
+    return _NUMBER.sub(_number, text) if _NINE_DIGITS.search(text) else text
 
 
 def _opaque(match: re.Match[str]) -> str:
@@ -86,17 +96,23 @@ class Masking:
         """`secrets` are replaced wherever they stand, also inside other words."""
         # The longest first: one may begin with another.
         known = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        self._known = known
 
     def __call__(self, _logger: Any, _name: str, event: Mapping[str, Any]) -> dict[str, Any]:
         """The event with every text in it masked, keys included."""
-        return {self.text(str(key)): self._value(value, _DEPTH_MAX) for key, value in event.items()}
+        return {self._key(key): self._value(value, _DEPTH_MAX) for key, value in event.items()}
 
     def text(self, text: str) -> str:
-        if self._known is not None:
-            text = self._known.sub(MASK, text)
+        for secret in self._known:
+            if secret in text:
+                text = text.replace(secret, MASK)
         text = masked(text)
         return text if len(text) <= _CHARACTERS_MAX else f"{text[:_CHARACTERS_MAX]}… ({len(text)} characters)"
+
+    def _key(self, key: object) -> str:
+        """The name of a field. Ours are words, which hide nothing."""
+        text = str(key)
+        return text if len(text) < _NAME_MAX and text.replace("_", "").isalpha() else self.text(text)
 
     def _value(self, value: Any, depth_left: int) -> Any:
         match value:
@@ -106,7 +122,7 @@ class Masking:
                 return value
             case Mapping() if depth_left:
                 pairs = list(value.items())[:_ITEMS_MAX]
-                return {self.text(str(key)): self._value(inner, depth_left - 1) for key, inner in pairs}
+                return {self._key(key): self._value(inner, depth_left - 1) for key, inner in pairs}
             case list() | tuple() | set() | frozenset() if depth_left:
                 return [self._value(inner, depth_left - 1) for inner in list(value)[:_ITEMS_MAX]]
             case bytes():
