@@ -1,4 +1,4 @@
-"""Runs the migrations: one transaction, one migrator at a time, and the schema locked down after every change.
+"""Runs the migrations: one transaction, one migrator at a time, and everybody's rights laid down anew after it.
 
 Needs DATABASE_URL and nothing else; works through a transaction-mode pooler (no session state is kept).
 """
@@ -10,38 +10,16 @@ import sys
 
 from alembic import context
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
+from domain.adapters.masking import masked
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.rights import lay_down_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
 from domain.adapters.settings import MigrationSettings, SettingsError, read_settings
 
 # Any number that nobody else uses: two releases at once must not run one migration twice.
 _ADVISORY_LOCK = 4_711_254_001
-
-# Supabase serves schemas to these roles over HTTP, and its projects come with generous default grants
-# (design.md, "Tables"). After every migration nothing of ours is theirs: tables made later included.
-_LOCK_DOWN = """
-DO $$
-DECLARE
-    stranger text;
-    relation record;
-BEGIN
-    FOREACH stranger IN ARRAY ARRAY['PUBLIC', 'anon', 'authenticated', 'service_role'] LOOP
-        CONTINUE WHEN stranger <> 'PUBLIC' AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = stranger);
-        EXECUTE format('REVOKE ALL ON SCHEMA mkwanja FROM %1$s', stranger);
-        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA mkwanja FROM %1$s', stranger);
-        EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA mkwanja FROM %1$s', stranger);
-        EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA mkwanja FROM %1$s', stranger);
-        EXECUTE format('ALTER DEFAULT PRIVILEGES IN SCHEMA mkwanja REVOKE ALL ON TABLES FROM %1$s', stranger);
-        EXECUTE format('ALTER DEFAULT PRIVILEGES IN SCHEMA mkwanja REVOKE ALL ON SEQUENCES FROM %1$s', stranger);
-        EXECUTE format('ALTER DEFAULT PRIVILEGES IN SCHEMA mkwanja REVOKE ALL ON ROUTINES FROM %1$s', stranger);
-    END LOOP;
-    FOR relation IN SELECT oid::regclass AS name FROM pg_class
-                    WHERE relnamespace = 'mkwanja'::regnamespace AND relkind IN ('r', 'p') LOOP
-        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation.name);
-    END LOOP;
-END $$
-"""
 
 
 def run_migrations(connection: Connection) -> None:
@@ -51,7 +29,7 @@ def run_migrations(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():
         context.run_migrations()
-    connection.execute(text(_LOCK_DOWN))
+    lay_down_rights(connection)
 
 
 async def migrate() -> None:
@@ -70,5 +48,9 @@ try:
     asyncio.run(migrate())
 except SettingsError as error:
     sys.exit(f"release: {error}")
+except DBAPIError as error:
+    # Its kind and its first line: the next one quotes the row that is in the way.
+    said = masked(str(error.orig).partition("\n")[0])
+    sys.exit(f"release: nothing is changed; {said}; in: {' '.join((error.statement or 'COMMIT').split())[:300]}")
 except OSError as error:
     sys.exit(f"release: Postgres cannot be reached: {error.strerror or type(error).__name__}")

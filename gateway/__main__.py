@@ -36,13 +36,13 @@ def main() -> None:
 
 async def _ingress() -> None:
     settings = read_settings(IngressSettings)
-    set_up_logging(settings.log_level, process="web")
+    set_up_logging(settings.log_level, process="web", secrets=settings.secrets)
     await serve(ingress_app(settings), settings.port, ready_event="web_ready")
 
 
 async def _callbacks() -> None:
     settings = read_settings(CallbackSettings)
-    set_up_logging(settings.log_level, process="callbacks")
+    set_up_logging(settings.log_level, process="callbacks", secrets=settings.secrets)
     await serve(callbacks_app(settings), settings.port, ready_event="callbacks_ready")
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from domain import errors
 from domain.adapters import observability
+from domain.adapters.masking import masked
 from domain.events import timestamp
 
 log = structlog.get_logger()
@@ -129,7 +130,8 @@ def members(error: errors.PaymentServiceError) -> dict[str, Any]:
     """What some problems say besides (RFC 9457 §3.2)."""
     match error:
         case errors.InvalidRequest():
-            faults = [(_encodable(item.pointer), _encodable(item.detail)) for item in error.errors]
+            # A pointer repeats the caller's own field names, which it may have filled in with a phone number by mistake.
+            faults = [(masked(_encodable(item.pointer)), _encodable(item.detail)) for item in error.errors]
             return {"errors": [{"pointer": pointer, "detail": detail} for pointer, detail in faults]}
         case errors.LimitExceeded():
             resets_at = timestamp(error.resets_at) if error.resets_at else None

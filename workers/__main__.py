@@ -20,9 +20,10 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.command is not None:
+            set_up_logging("WARNING", process="operator")
             sys.exit(operate(arguments))
         settings = read_settings(WorkerSettings)
-        set_up_logging(settings.log_level, process="worker")
+        set_up_logging(settings.log_level, process="worker", secrets=settings.secrets)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_worker(settings))
     except SettingsError as error:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
+from types import TracebackType
 from typing import Any
 
-import asyncpg
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
-from sqlalchemy.exc import DBAPIError
+
+from domain.adapters.masking import Masking
 
 accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
 replayed = Counter("mkwanja_replays_total", "Answers given again under a used idempotency key")
@@ -51,37 +53,98 @@ def metrics_text() -> tuple[bytes, str]:
     return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
 
 
-def set_up_logging(level: str, *, process: str) -> None:
-    """Logs of ours and of the libraries to standard output. Libraries speak only from WARNING on."""
+# Whose texts say what went wrong and quote no value. Others are told by their kind and place: a database's error quotes the
+# row that it refused, `int()` what it was given, `KeyError` the key; and no pattern finds a name in them.
+_TEXT_IS_OURS = ("domain.", "gateway.", "workers.")
+_TEXT_IS_PLAIN = (
+    AssertionError, AttributeError, ImportError, NameError, NotImplementedError, RuntimeError, TypeError,
+)  # fmt: skip
+_FRAMES_MAX = 30
+_LINKS_MAX = 10
+
+
+def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> None:
+    """Logs of ours and of the libraries to standard output, masked. Libraries speak only from WARNING on.
+
+    Also what Python itself would print: warnings, and errors that nobody caught. `secrets` are the process's own.
+    """
+
+    def named(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = process  # not by a context variable: a thread has its own
+        return event
+
     structlog.configure(
         processors=[
+            named,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            without_rows,
-            structlog.processors.format_exc_info,
+            without_values,
+            Masking(secrets),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     logging.basicConfig(handlers=[LibraryLogs()], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _tell_of_the_end
+    sys.unraisablehook = lambda lost: _tell_of(lost.exc_value, "error_ignored")
+    threading.excepthook = lambda lost: _tell_of(lost.exc_value, "thread_failed")
 
 
-def without_rows(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A database's error quotes the row that it refused, and rows hold phone numbers: its kind and place are enough."""
-    given = event.get("exc_info")
+def without_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Tells an error by its kind, its place and what led to it, without the values that its text may quote."""
+    given = event.pop("exc_info", None)
     error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
     if isinstance(given, tuple):
         error = given[1]
-    if isinstance(error, (DBAPIError, asyncpg.PostgresError)):
-        del event["exc_info"]
-        event["error"] = type(error).__name__
-        event["sqlstate"] = getattr(getattr(error, "orig", error), "sqlstate", None)
-        event["traceback"] = "".join(traceback.format_tb(error.__traceback__))
+    if error is not None:
+        links = list(_links(error))
+        event.setdefault("error", type(error).__name__)
+        states = [getattr(getattr(link, "orig", link), "sqlstate", None) for link in links]
+        if any(states):
+            event["sqlstate"] = next(filter(None, states))
+        event["traceback"] = "\nwhich led to:\n".join(_told(link) for link in reversed(links))
     return event
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what led to it, the latest first; the members of groups too."""
+    waiting, seen = [error], set[int]()
+    while waiting and len(seen) < _LINKS_MAX:
+        link = waiting.pop(0)
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        before = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        waiting += [before] if before is not None else []
+        waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+
+
+def _told(error: BaseException) -> str:
+    kind = type(error)
+    text = ""
+    if isinstance(error, OSError):
+        text = f": {error.strerror}"
+    elif kind.__module__.startswith(_TEXT_IS_OURS) or kind in _TEXT_IS_PLAIN:
+        text = f": {error}"
+    place = "".join(traceback.format_tb(error.__traceback__, limit=-_FRAMES_MAX))
+    return f"{place}{kind.__module__}.{kind.__qualname__}{text}"
+
+
+def _tell_of(error: BaseException | None, event: str) -> None:
+    structlog.get_logger().error(event, exc_info=error)
+
+
+def _tell_of_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python would print of an error that ends the process, with the values in it."""
+    if issubclass(kind, Exception):
+        _tell_of(error, "process_failed")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 class LibraryLogs(logging.Handler):
@@ -93,7 +156,9 @@ class LibraryLogs(logging.Handler):
             # Its text quotes the request line, which holds a token, or a header, which may hold another.
             structlog.get_logger().warning("bad_http", error=type(error).__name__)
             return
-        fields: dict[str, Any] = {"logger": record.name, "text": record.getMessage()}
+        # Only what happened: below it asyncio and others write the objects that it happened to, with all their values.
+        text = record.getMessage().partition("\n")[0]
+        fields: dict[str, Any] = {"logger": record.name, "text": text}
         is_expected = record.name.startswith("sqlalchemy.pool")  # a connection that was lost cannot be closed well
         if error is not None and not is_expected:
             fields["exc_info"] = record.exc_info

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -36,6 +36,10 @@ SAFARICOM_NETWORKS = ",".join(
 
 # Daraja refuses a callback URL with one of these in it (daraja.md §8.4).
 _WORDS_DARAJA_REFUSES = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query")
+
+# How the names of settings end that hold a secret; and those that may hold one in part.
+_SECRET_NAMES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key")
+_URLS_WITH_PASSWORD = ("database_url", "redis_url")
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -127,6 +131,19 @@ class _Settings(BaseSettings):
         return type(self).__name__
 
     __str__ = __repr__
+
+    @property
+    def secrets(self) -> list[str]:
+        """The values among them that must never be written down, as they are and as they stand in a URL."""
+        found: list[str | None] = []
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name.endswith(_SECRET_NAMES):
+                found += value if isinstance(value, list) else [value]
+            elif name in _URLS_WITH_PASSWORD and urlsplit(value).password is not None:
+                written = urlsplit(value).password or ""
+                found += [written, unquote(written)]
+        return [value for value in found if value]
 
 
 class MigrationSettings(_Settings):

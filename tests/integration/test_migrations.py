@@ -112,7 +112,7 @@ class TestUpgrade:
 
     async def test_the_comparison_sees_a_difference(self, fresh: Store) -> None:
         """Or the test above would promise nothing."""
-        await fresh.execute("ALTER TABLE mkwanja.payments DROP COLUMN receipt; DROP INDEX mkwanja.payments_due")
+        await fresh.execute("ALTER TABLE mkwanja.payments DROP COLUMN receipt CASCADE; DROP INDEX mkwanja.payments_due")
         assert {difference[0] for difference in await differences(fresh.url)} == {"add_column", "add_index"}
 
     def test_the_code_was_written_for_the_newest_migration(self) -> None:
@@ -136,13 +136,13 @@ class TestUpgrade:
         assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [REVISION]
         assert await differences(empty) == []
 
-    async def test_nothing_is_made_outside_our_schema(self, database_url: str) -> None:
-        """Supabase serves `public` to the world."""
+    async def test_nothing_is_made_outside_our_schema_but_the_one_view_that_is_served(self, database_url: str) -> None:
+        """Supabase serves `public` to the world; the view is in a schema of its own."""
         strangers = """
-            SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
             WHERE nspname NOT IN ('mkwanja', 'pg_catalog', 'pg_toast', 'information_schema') AND nspname NOT LIKE 'pg_%'
         """
-        assert await first_column(database_url, strangers) == []
+        assert await first_column(database_url, strangers) == ["mkwanja_api.my_payments"]
 
     async def test_a_migration_may_take_longer_than_any_limit_on_a_call(
         self, database_url: str, monkeypatch: pytest.MonkeyPatch
@@ -163,6 +163,24 @@ class TestUpgrade:
         assert status != 0
         assert len(said.strip().splitlines()) == 1, said
         assert "DATABASE_URL" in said
+
+    async def test_a_migration_that_a_row_stops_names_the_reason_and_not_the_row(self, empty: str) -> None:
+        """One line, with what Postgres said and the statement; the row has a phone number. Nothing is changed."""
+        await upgraded(empty)
+        status, said = await alembic("downgrade", "0001", url=empty)
+        assert status == 0, said
+        async with Store(empty) as store:
+            await store.execute("ALTER TABLE mkwanja.payments ADD COLUMN next_step text")
+            await store.accepted()
+            await store.execute("ALTER TABLE mkwanja.payments DROP COLUMN next_step")
+            await store.execute("ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK (sequence > 1) NOT VALID")
+        status, said = await alembic("upgrade", "head", url=empty)
+        assert status != 0
+        assert len(said.strip().splitlines()) == 1, said
+        assert 'violates check constraint "refuses"' in said
+        assert "UPDATE mkwanja.payments" in said
+        assert "711000111" not in said
+        assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == ["0001"]
 
 
 class TestOnSupabase:

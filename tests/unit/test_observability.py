@@ -1,14 +1,26 @@
-"""What a library says in the log."""
+"""What is said in the log: of errors, by libraries, and by Python itself."""
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
 
+import asyncpg
 import pytest
 import structlog
 from aiohttp.http_exceptions import BadStatusLine
+from sqlalchemy.exc import DBAPIError
 
-from domain.adapters.observability import LibraryLogs
+from domain.adapters.observability import LibraryLogs, without_values
+from domain.adapters.settings import MigrationSettings
+from domain.errors import StoreUnavailable
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def logged(record: logging.LogRecord) -> list[dict[str, object]]:
@@ -32,3 +44,115 @@ def test_a_request_that_is_no_http_is_a_warning_that_repeats_nothing_of_it() -> 
 def test_a_lost_connection_that_cannot_be_closed_well_wakes_nobody(logger: str, level: str) -> None:
     [event] = logged(record_of(logger, RuntimeError("x")))
     assert event["log_level"] == level
+
+
+class TestWhatIsToldOfAnError:
+    """Its kind, its place and what led to it; never the values that its text quotes."""
+
+    @pytest.mark.parametrize(
+        "break_it",
+        [
+            int,
+            UUID,
+            lambda value: {}[value],
+            lambda value: json.loads(f'"{value}'),
+            lambda value: MigrationSettings.model_validate({"database_url": {value: value}}),
+            lambda value: f"{value}\udc00".encode(),
+            lambda value: Path(f"/nowhere/{value}").read_text(),
+        ],
+        ids=["int", "uuid", "key", "json", "pydantic", "unicode", "file"],
+    )
+    def test_no_value_that_its_text_quotes(self, break_it: Callable[[str], object]) -> None:
+        name = "JANE" + "DOE"  # put together, because a traceback shows the lines of this file
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever each of them raises
+            break_it(name)
+        told = without_values(None, "error", {"event": "x", "exc_info": caught.value})
+        assert name not in str(told)
+        assert told["error"] == type(caught.value).__name__
+        assert "test_observability" in told["traceback"]
+
+    def test_what_led_to_it_is_told_without_values_too(self) -> None:
+        """A database's error is mostly the cause of another, and a group holds several."""
+        row = "JANE" + "DOE"
+        try:
+            try:
+                raise DBAPIError("INSERT", {}, asyncpg.UniqueViolationError(f"Key (name)=({row})"))  # noqa: TRY301
+            except DBAPIError as error:
+                raise ExceptionGroup("several", [KeyError(row), StoreUnavailable()]) from error
+        except ExceptionGroup as group:
+            told = without_values(None, "error", {"event": "x", "exc_info": (type(group), group, group.__traceback__)})
+        assert row not in str(told)
+        assert told["sqlstate"] == "23505"
+        for kind in ("DBAPIError", "ExceptionGroup", "KeyError", "StoreUnavailable"):
+            assert kind in told["traceback"]
+
+    def test_errors_that_lead_to_each_other_are_told_once(self) -> None:
+        first, second = RuntimeError("first"), RuntimeError("second")
+        first.__cause__, second.__cause__ = second, first
+        assert without_values(None, "error", {"event": "x", "exc_info": first})["traceback"].count("first") == 1
+
+    def test_what_says_nothing_but_our_own_words_is_kept(self) -> None:
+        told = without_values(None, "error", {"event": "x", "exc_info": RuntimeError("a locked row was not written")})
+        assert "a locked row was not written" in told["traceback"]
+
+
+_SAID_BY_OTHERS = {
+    "an uncaught error": "raise ValueError('SECRET')",
+    "an uncaught error behind another": "raise RuntimeError('254711000111') from KeyError('SECRET')",
+    "a thread's error": """
+import threading
+thread = threading.Thread(target=lambda: int('SECRET'))
+thread.start()
+thread.join()
+""",
+    "an error in __del__": """
+class Thing:
+    def __del__(self):
+        int('SECRET')
+Thing()
+""",
+    "a warning": "import warnings; warnings.warn('of 254711000111')",
+    "a task's error": """
+import asyncio, gc
+async def task():
+    int('SECRET')
+async def main():
+    asyncio.ensure_future(task())
+    await asyncio.sleep(0.01)
+    gc.collect()
+asyncio.run(main())
+""",
+    "a library's error": """
+import logging
+try:
+    int('SECRET')
+except ValueError:
+    logging.getLogger('lib').exception('of %s', 254711000111)
+""",
+    "our own error": """
+import structlog
+try:
+    int('SECRET')
+except ValueError:
+    structlog.get_logger().exception('x', number=254711000111)
+""",
+    "a secret of ours": "import logging; logging.getLogger('lib').error('connecting to host with pass_phrase')",
+}
+
+
+@pytest.mark.parametrize("program", _SAID_BY_OTHERS.values(), ids=list(_SAID_BY_OTHERS))
+def test_whoever_speaks_in_a_process_speaks_in_our_form_and_masked(program: str, tmp_path: Path) -> None:
+    """Nothing is printed past the log: what a process writes is JSON, one object a line."""
+    start = "from domain.adapters.observability import set_up_logging as start\n"
+    start += "start('DEBUG', process='p', secrets=['pass_phrase'])\n"
+    # From a file far away: a traceback shows the lines of the program, and these hold what must not be shown.
+    (tmp_path / "program.py").write_text(program)
+    run = f"exec(compile(open({str(tmp_path / 'program.py')!r}).read(), '<program>', 'exec'))\n"
+    command = [sys.executable, "-c", start + run]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONDEVMODE": "1"})
+    assert ended.stderr == ""
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert lines
+    assert all(line["process"] == "p" for line in lines)
+    for shown in ("SECRET", "711000111", "pass_phrase"):
+        assert shown not in ended.stdout

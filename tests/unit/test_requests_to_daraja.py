@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from domain.adapters.daraja.client import _exchange, _masked_field, call_seconds, masked
+from domain.adapters.daraja.client import _exchange, _masked_field, call_seconds
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import API_OF_KIND, B2C, Account, request_body
+from domain.adapters.daraja.token import Token
 from domain.callback_address import is_genuine
 from domain.payment import Payment
 from domain.values import Kind, Purpose
@@ -34,6 +35,7 @@ ACCOUNT = Account(
     callback_secret=SECRET,
 )
 TILL_ACCOUNT = Account(**{name: getattr(ACCOUNT, name) for name in ACCOUNT.__slots__} | {"till": "555111"})
+TOKEN = Token("a/token+of=daraja", 0, 3600)
 EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # half past midnight of the next day in Nairobi
 
 
@@ -195,7 +197,9 @@ def test_one_call_and_the_deadline_before_it_end_within_the_lease(lease: float) 
 @pytest.mark.parametrize("kind", Kind)
 def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kind) -> None:
     body = body_of(a_payment(kind=kind))
-    kept = _exchange(an_attempt_id(), API_OF_KIND[kind], body, True, 200, b'{"ok":"254711000111"}', "acknowledged")
+    kept = _exchange(
+        an_attempt_id(), API_OF_KIND[kind], body, True, 200, b'{"ok":"254711000111"}', "acknowledged", TOKEN
+    )
     text = repr(kept)
     assert "254711000111" not in text
     assert "c2VjcmV0" not in text
@@ -214,20 +218,44 @@ def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
         assert _masked_field(name, payment_id) == payment_id
 
 
+def test_an_id_that_daraja_made_is_masked_like_any_text() -> None:
+    """It may have a phone number in it; the true one is among the payment's provider ids."""
+    assert _masked_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(kind: Kind) -> None:
+    """A proxy's error page may echo the headers and the body, in whatever form."""
+    body = body_of(a_payment(kind=kind))
+    secrets = [TOKEN.text, *(body[name] for name in ("Password", "SecurityCredential") if name in body)]
+    secrets += [
+        body[name].rpartition("/")[2] for name in ("ResultURL", "QueueTimeOutURL", "CallBackURL") if name in body
+    ]
+    echoes = [repr(secrets), " ".join(secrets), "x".join(secrets), str(body), str(body).replace("/", "\\/")]
+    answer = "\n".join([*echoes, f"Authorization: Bearer {TOKEN.text}"]).encode()
+    kept = _exchange(
+        an_attempt_id(), API_OF_KIND[kind], body, True, 200, answer, f"code {TOKEN.text[:0]}254711000111", TOKEN
+    )
+    assert [secret for secret in secrets if secret in repr(kept)] == []
+    assert "711000111" not in repr(kept)
+
+
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("answer", "expected"),
     [
-        ("254711000111", "2547…111"),
-        ("ws_CO_010320261015034711000111", "ws_CO_0103202610150347…111"),
-        ("Error Occurred - Invalid Access Token - abcDEF123", "Error Occurred - Invalid Access Token - [masked]"),
-        ("a\0b", "ab"),
-        ("12345678", "12345678"),
+        (b"ws_CO_010320261015034711000111", "ws_CO_0103******11"),
+        (b"Error Occurred - Invalid Access Token - abcDEF123", "Error Occurred - Invalid Access Token - [masked]"),
+        (b'{"Key":"DebitPartyName","Value":"254711000111 - JANE DOE"}', '{"Key":"DebitPartyName","Value":"[masked]"}'),
+        (b"a\0b", "ab"),
+        (b"7110\x00111", "7110111"),
+        (b"71100\x000111", "7******11"),
+        (b"12345678", "12345678"),
     ],
 )
-def test_echoed_tokens_and_the_middle_of_long_numbers_are_masked(text: str, expected: str) -> None:
-    assert masked(text) == expected
+def test_an_answer_is_kept_without_numbers_names_and_what_postgres_cannot_hold(answer: bytes, expected: str) -> None:
+    assert _exchange(an_attempt_id(), B2C, {}, True, 200, answer, "x", TOKEN).answer == expected
 
 
 def test_an_answer_is_kept_only_in_part() -> None:
-    kept = _exchange(an_attempt_id(), B2C, {}, True, 200, b"x" * 60_000, "OutcomeUnknown")
+    kept = _exchange(an_attempt_id(), B2C, {}, True, 200, b"x" * 60_000, "OutcomeUnknown", TOKEN)
     assert len(kept.answer or "") == 2000

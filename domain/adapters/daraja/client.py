@@ -7,7 +7,6 @@ A test counts bytes, because this rests on aiohttp's order of writing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -31,6 +30,7 @@ from domain.adapters.daraja.requests import (
     stk_query_body,
 )
 from domain.adapters.daraja.token import Token, TokenSource
+from domain.adapters.masking import MASK, Masking, masked
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Throttled, TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
 from domain.inquiry import Verdict
@@ -48,11 +48,8 @@ _ANSWER_CHARACTERS_KEPT = 2000
 NO_ANSWER = Report(word=Word.UNDECIDED, verdict=Verdict.NO_ANSWER)
 
 _MASKED_FIELDS = ("Password", "SecurityCredential")
-_OWN_IDS = ("Timestamp", "OriginatorConversationID", "OriginalConversationID")
-_MASK = "[masked]"
-_ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{16,}$")
-_ECHOED_TOKEN = re.compile(r"(Invalid Access Token\s*-\s*)[^\"\s]+", re.IGNORECASE)
-_LONG_NUMBER = re.compile(r"\d{9,}")
+_OWN_IDS = ("OriginatorConversationID", "OriginalConversationID")
+_ADDRESS_FIELDS = ("CallBackURL", "ResultURL", "QueueTimeOutURL")
 
 
 def call_seconds(lease_seconds: float) -> float:
@@ -167,7 +164,7 @@ class DarajaClient:
         else:
             return report
         finally:
-            exchanges.append(_exchange(None, api, body, status is not None, status, answer, meaning))
+            exchanges.append(_exchange(None, api, body, status is not None, status, answer, meaning, token))
 
     async def _send(self, payment: Payment, attempting: Attempting, token: Token) -> ProviderIds:
         api = API_OF_KIND[payment.kind]
@@ -190,7 +187,7 @@ class DarajaClient:
             raise problem from error
         finally:
             attempting.exchanges.append(
-                _exchange(attempting.attempt_id, api, body, fence.is_written, status, answer, meaning)
+                _exchange(attempting.attempt_id, api, body, fence.is_written, status, answer, meaning, token)
             )
 
     async def _post(self, api: Api, body: Mapping[str, Any], fence: Fence | None, token: Token) -> tuple[int, bytes]:
@@ -238,7 +235,13 @@ def _exchange(
     status: int | None,
     answer: bytes | None,
     meaning: str,
+    token: Token,
 ) -> Exchange:
+    """What was asked and heard, as it may be kept. An answer may repeat all that it was asked with."""
+    asked_with = [body[name] for name in _MASKED_FIELDS if name in body]
+    asked_with += [body[name].rpartition("/")[2] for name in _ADDRESS_FIELDS if name in body]
+    masking = Masking([token.text, *asked_with])
+    heard = None if answer is None else masking.text(answer.decode("utf-8", "replace").replace("\0", ""))
     return Exchange(
         id=UUID(int=uuid_utils.uuid7().int),
         attempt_id=attempt_id,
@@ -246,22 +249,24 @@ def _exchange(
         request={name: _masked_field(name, value) for name, value in body.items()},
         was_written=was_written,
         http_status=status,
-        answer=None if answer is None else masked(answer.decode("utf-8", "replace"))[:_ANSWER_CHARACTERS_KEPT],
-        meaning=meaning,
+        answer=None if heard is None else heard[:_ANSWER_CHARACTERS_KEPT],
+        meaning=masked(meaning),
     )
 
 
 def _masked_field(name: str, value: Any) -> Any:
     if name in _MASKED_FIELDS:
-        return _MASK
-    if not isinstance(value, str):
+        return MASK
+    if not isinstance(value, str) or name == "Timestamp":
         return value
-    if name.endswith(("URL", "Url")):
-        return _ADDRESS_TOKEN.sub(f"/{_MASK}", value)
-    return value if name in _OWN_IDS else masked(value)
+    if name in _ADDRESS_FIELDS:
+        return f"{value.rpartition('/')[0]}/{MASK}"
+    return value if name in _OWN_IDS and _is_id_of_ours(value) else masked(value)
 
 
-def masked(text: str) -> str:
-    """`text` with echoed tokens and the middle of every phone number replaced; also in ids that contain one."""
-    text = _ECHOED_TOKEN.sub(rf"\g<1>{_MASK}", text).replace("\0", "")
-    return _LONG_NUMBER.sub(lambda match: f"{match[0][:-8]}…{match[0][-3:]}", text)
+def _is_id_of_ours(value: str) -> bool:
+    """Whether it is a payment's id, rather than one that Daraja made, which may have anything in it."""
+    try:
+        return str(UUID(value)) == value
+    except ValueError:
+        return False

@@ -1,0 +1,138 @@
+"""What may be written down of what passes through us: no phone number, name, token or secret, whatever text it stands in.
+
+The last line of defence. Each place that writes says as little as it can; this takes out what slipped through, also from
+what a library says. Stored callbacks and payments are the record and stay whole.
+
+Every pattern is linear in the text's length: the text may be somebody's attack.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MASK = "[masked]"
+
+# A subscriber's number is nine digits, alone, after 0 or 254, or at the end of an id: Daraja's CheckoutRequestID is
+# `ws_CO_`, a time and the nine digits (daraja.md §2.1). So any run that may hold nine is masked. Our own ids are kept, or
+# nothing could be followed through the logs. Behind a number Daraja writes whose it is: `254711000111 - JANE DOE`.
+_NUMBER = re.compile(
+    r"(?P<id>(?<![0-9a-z])[0-9a-f]{8}-[0-9a-f]{4}-[47][0-9a-f]{3}-[89ab][0-9a-f]{3}-(?P<last>[0-9a-f]{12})(?![0-9a-z]))"
+    r"|(?P<run>\d{9,})(?P<name> ?- ?[^\W\d_][^\"'\\,;<>{}\[\]\n]{0,99})?"
+    # As people write it, in groups.
+    r"|(?P<grouped>(?<!\d)(?:254[ -]?|0)[17](?:[ -]?\d){8}(?!\d))"
+)
+
+_NINE_DIGITS = re.compile(r"(?:\d[ -]?){9}")  # without so many there is no number in a text
+
+# Long runs of what tokens and keys are made of; looked at more closely in `_opaque`.
+_OPAQUE = re.compile(r"[\w.~+/=-]{20,}", re.ASCII)
+_SECRET_MARKS = ("eyJ", "sb_secret_", "sb_publishable_")  # a JWT begins so, and Supabase's own keys
+_ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{32,}")
+
+_SCHEME = re.compile(r"\b(Bearer|Basic)\s{1,3}[\w.~+/=-]{6,}", re.IGNORECASE)
+_USER_OF_URL = re.compile(r"://[^\s/@'\"]+@")
+# As a field, a parameter, or one of Daraja's named items.
+_SECRET_WORDS = ("passw", "passkey", "secret", "credential", "token", "apikey", "api_key", "authorization")
+_NAMED_SECRET = re.compile(
+    rf"((?:{'|'.join(_SECRET_WORDS)})\w{{0,20}}"
+    r"\\?[\"']?\s{0,3}(?:[:=]|,\s{0,3}\\?[\"']Value\\?[\"']\s{0,3}:)\s{0,3}\\?[\"']?)[^\s\"',;&}\])]+",
+    re.IGNORECASE,
+)
+_ECHOED_TOKEN = re.compile(r"(Invalid Access Token\s{0,3}-\s{0,3})[^\"\s]+", re.IGNORECASE)
+_NAME_FIELD = re.compile(
+    r"(\"[A-Za-z]{0,40}Name\"\s{0,3}(?::|,\s{0,3}\"Value\"\s{0,3}:)\s{0,3}\")(?:[^\"\\]|\\.)*", re.DOTALL
+)
+
+# Numbers of this size, as a value of their own, may be a subscriber's.
+_SUBSCRIBER_MIN = 10**8
+
+_DEPTH_MAX = 6
+_ITEMS_MAX = 100
+_CHARACTERS_MAX = 8_000
+_NAME_MAX = 40
+
+
+def masked(text: str) -> str:
+    """`text` without what must not be written down; of a phone number the first and the last digits stay."""
+    small = text.lower()  # each pattern is tried only where a word of its own stands: a log line mostly has none
+    if "bearer" in small or "basic" in small:
+        text = _SCHEME.sub(rf"\1 {MASK}", text)
+    if any(word in small for word in _SECRET_WORDS):
+        text = _ECHOED_TOKEN.sub(rf"\g<1>{MASK}", text)
+        text = _NAMED_SECRET.sub(rf"\g<1>{MASK}", text)
+    if "://" in text:
+        text = _USER_OF_URL.sub(f"://{MASK}@", text)
+    if "/" in text or any(mark in text for mark in _SECRET_MARKS):
+        text = _OPAQUE.sub(_opaque, text)
+    if 'name"' in small:
+        text = _NAME_FIELD.sub(rf"\g<1>{MASK}", text)
+    return _NUMBER.sub(_number, text) if _NINE_DIGITS.search(text) else text
+
+
+def _opaque(match: re.Match[str]) -> str:
+    if any(mark in match[0] for mark in _SECRET_MARKS):
+        return MASK
+    return _ADDRESS_TOKEN.sub(f"/{MASK}", match[0])
+
+
+def _number(match: re.Match[str]) -> str:
+    if match["id"]:
+        return match["id"] if not match["last"].isdigit() else match["id"][:-12] + _shortened(match["last"])
+    if match["grouped"]:
+        return _shortened("".join(character for character in match["grouped"] if character.isdigit()))
+    return _shortened(match["run"]) + (f" - {MASK}" if match["name"] else "")
+
+
+def _shortened(digits: str) -> str:
+    return f"{digits[: min(4, len(digits) - 8)]}******{digits[-2:]}"
+
+
+class Masking:
+    """`masked`, and the very secrets of this process besides. Satisfies structlog's protocol of a processor."""
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        """`secrets` are replaced wherever they stand, also inside other words."""
+        # The longest first: one may begin with another.
+        known = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+        self._known = known
+
+    def __call__(self, _logger: Any, _name: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """The event with every text in it masked, keys included."""
+        return {self._key(key): self._value(value, _DEPTH_MAX) for key, value in event.items()}
+
+    def text(self, text: str) -> str:
+        for secret in self._known:
+            if secret in text:
+                text = text.replace(secret, MASK)
+        text = masked(text)
+        return text if len(text) <= _CHARACTERS_MAX else f"{text[:_CHARACTERS_MAX]}… ({len(text)} characters)"
+
+    def _key(self, key: object) -> str:
+        """The name of a field. Ours are words, which hide nothing."""
+        text = str(key)
+        return text if len(text) < _NAME_MAX and text.replace("_", "").isalpha() else self.text(text)
+
+    def _value(self, value: Any, depth_left: int) -> Any:
+        match value:
+            case None | bool():
+                return value
+            case int() | float() if abs(value) < _SUBSCRIBER_MIN:
+                return value
+            case Mapping() if depth_left:
+                pairs = list(value.items())[:_ITEMS_MAX]
+                return {self._key(key): self._value(inner, depth_left - 1) for key, inner in pairs}
+            case list() | tuple() | set() | frozenset() if depth_left:
+                return [self._value(inner, depth_left - 1) for inner in list(value)[:_ITEMS_MAX]]
+            case bytes():
+                return self.text(value.decode("utf-8", "replace"))
+            case str():
+                return self.text(value)
+            case _:
+                return self.text(repr(value))
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it is, and as JSON may write it. What is shorter than six characters would mask common words."""
+    return {secret, secret.replace("/", "\\/")} if len(secret) >= 6 else set()

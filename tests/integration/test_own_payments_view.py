@@ -1,0 +1,229 @@
+"""What Supabase's roles can read of ours: one view, in it each user's own payments, and nothing else."""
+
+# ruff: noqa: S608 - SQL put together from our own constants
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from domain.values import Kind
+from tests.integration.conftest import Store, alembic
+from tests.stack.databases import connection, database_name, with_database
+from tests.stack.servers import PostgresServer
+
+ROLES = ("anon", "authenticated", "service_role", "authenticator")
+ANNE, BOB = "5b0c7f0e-2f8d-4a54-9a55-0e3a3a3f6a01", "user_bob"
+VIEW = "mkwanja_api.my_payments"
+COLUMNS = [
+    "id", "kind", "status", "stage", "amount", "currency", "phone_number", "paybill", "till", "account_reference",
+    "description", "purpose", "remarks", "owner", "metadata", "receipt", "failure_reason", "failure_provider_code",
+    "failure_safe_to_retry", "needs_review", "created_at", "updated_at", "finalized_at",
+]  # fmt: skip
+
+# Every relation, sequence and function of our two schemas, each as the statement that would read it.
+READS = """
+    SELECT format('SELECT * FROM %s', oid::regclass) FROM pg_class
+    WHERE relnamespace IN ('mkwanja'::regnamespace, 'mkwanja_api'::regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'S')
+    UNION ALL SELECT format('SELECT %s()', oid::regproc) FROM pg_proc
+    WHERE pronamespace IN ('mkwanja'::regnamespace, 'mkwanja_api'::regnamespace)
+    ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A database as Supabase hosts it, with payments of two users and of a backend."""
+
+    url: str
+    admin_url: str
+    of_anne: tuple[UUID, ...]
+    of_bob: tuple[UUID, ...]
+
+    @asynccontextmanager
+    async def reading_as(self, role: str, claims: str | None) -> AsyncIterator[Any]:
+        """A connection as PostgREST has it: `role`, and the token's claims for the transaction."""
+        async with connection(self.admin_url) as raw, raw.transaction():
+            await raw.execute(f"SET LOCAL ROLE {role}")
+            if claims is not None:
+                await raw.execute("SELECT set_config('request.jwt.claims', $1, true)", claims)
+            yield raw
+
+    async def seen_as(self, claims: str | None, sql: str = f"SELECT id FROM {VIEW}") -> list[Any]:
+        async with self.reading_as("authenticated", claims) as raw:
+            return [row[0] for row in await raw.fetch(sql)]
+
+
+@pytest.fixture(scope="module")
+async def hosted(postgres: PostgresServer) -> AsyncIterator[Hosted]:
+    url = await postgres.create_database()
+    admin_url = with_database(postgres.admin_url, database_name(url))
+    roles = "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    try:
+        async with connection(postgres.admin_url) as admin:
+            for role in ROLES:
+                await admin.execute(roles.format(role, "BYPASSRLS" if role == "service_role" else ""))
+    except asyncpg.InsufficientPrivilegeError:
+        pytest.skip("the given database does not let us make roles")
+    async with connection(url) as owner:
+        for what in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
+            await owner.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO anon, authenticated, service_role")
+    await migrated(url, "upgrade", "head")
+    async with Store(url) as store:
+        of_anne = [await store.accepted(owner=ANNE), await store.finalized(Kind.DEPOSIT)]
+        await store.execute("UPDATE mkwanja.payments SET owner = $1 WHERE id = $2", ANNE, of_anne[1])
+        of_bob = [await store.accepted(owner=BOB, phone_number="254799888777")]
+        await store.accepted(Kind.WITHDRAWAL)
+    yield Hosted(url, admin_url, tuple(of_anne), tuple(of_bob))
+    await postgres.drop_database(url)
+
+
+async def migrated(url: str, direction: str, revision: str) -> None:
+    status, said = await alembic(direction, revision, url=url)
+    assert status == 0, said
+
+
+def claims(**changes: Any) -> str:
+    return json.dumps({"sub": ANNE, "role": "authenticated", "is_anonymous": False, **changes})
+
+
+async def test_a_user_sees_the_payments_it_owns_and_no_others(hosted: Hosted) -> None:
+    assert sorted(await hosted.seen_as(claims())) == sorted(hosted.of_anne)
+    assert await hosted.seen_as(claims(sub=BOB)) == list(hosted.of_bob)
+    everything = f"SELECT owner FROM {VIEW} WHERE owner <> '{ANNE}' OR true"
+    assert set(await hosted.seen_as(claims(), everything)) == {ANNE}
+
+
+async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(hosted: Hosted) -> None:
+    """No idempotency key, no recipient's name, no id of the provider, nothing about attempts and due times."""
+    async with hosted.reading_as("authenticated", claims()) as raw:
+        rows = await raw.fetch(f"SELECT * FROM {VIEW} ORDER BY created_at, id")
+    assert [list(row.keys()) for row in rows] == [COLUMNS] * 2
+    assert [(row["status"], row["stage"], row["amount"]) for row in rows] == [
+        ("pending", "accepted", 250),
+        ("success", "succeeded", 250),
+    ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None, "", "null", "{}", "[]", '"text"', "7", "{", "nonsense", "'; --", '{"sub": null}', '{"sub": ""}',
+        '{"sub": 7}', '{"sub": true}', '{"sub": ["x"]}', '{"user_metadata": {"sub": "%s"}}', '["sub", "%s"]',
+        '{"sub": {"sub": "%s"}}', '{"sub": "%%"}', '{"sub": "%s", "is_anonymous": true}',
+        '{"sub": "%s", "is_anonymous": "false"}', '{"sub": "%s", "is_anonymous": null}', '{"sub": "%s ", "x": 1}',
+        '{"sub": "%s"} x', '{"sub": "%s\\u0000"}',
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_claims_that_name_no_signed_in_user_show_nothing_and_raise_nothing(
+    hosted: Hosted, said: str | None
+) -> None:
+    """An error would repeat what it could not read; and a user's own metadata is no claim about who it is."""
+    assert await hosted.seen_as(said.replace("%s", ANNE) if said else said) == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_of_all_that_is_ours_one_role_can_read_one_view(hosted: Hosted, role: str) -> None:
+    """Tried, not asked: every table, view, sequence and function, by every role, with a user's claims."""
+    async with connection(hosted.admin_url) as raw:
+        reads = [row[0] for row in await raw.fetch(READS)]
+    assert {"SELECT * FROM mkwanja.payments", f"SELECT * FROM {VIEW}"} <= set(reads)
+    readable = []
+    for read in reads:
+        try:
+            async with hosted.reading_as(role, claims()) as raw:
+                await raw.fetch(read)
+        except asyncpg.InsufficientPrivilegeError:
+            continue
+        readable.append(read)
+    # The function says who the claims name, which whoever sends them knows.
+    own = [f"SELECT * FROM {VIEW}", "SELECT mkwanja_api.signed_in_user()"]
+    assert readable == (own if role == "authenticated" else [])
+
+
+async def test_a_user_does_not_even_learn_what_a_table_is_called(hosted: Hosted) -> None:
+    """Without a right to the schema, a table that is there and one that is not are refused alike."""
+    for table in ("payments", "no_such_table"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for schema mkwanja"):
+            await hosted.seen_as(claims(), f"SELECT 1 FROM mkwanja.{table}")
+
+
+WRITES = [
+    f"INSERT INTO {VIEW} (id) VALUES (gen_random_uuid())",
+    f"UPDATE {VIEW} SET receipt = 'UC14KD82QZ'",
+    f"DELETE FROM {VIEW}",
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_nobody_writes_through_the_view(hosted: Hosted, write: str) -> None:
+    """Not even whoever was given the right to: a join cannot be written to."""
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+        await hosted.seen_as(claims(), write)
+    async with connection(hosted.admin_url) as raw:
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+            await raw.execute(write)
+
+
+@pytest.mark.parametrize("condition", ["shows(phone_number)", "shows(phone_number) AND owner IS NOT NULL"])
+async def test_a_reader_s_own_function_is_shown_none_but_its_own_rows(hosted: Hosted, condition: str) -> None:
+    """As cheap as can be, and the index out of its way, so that the planner would like to run it first."""
+    heard: list[str] = []
+    async with hosted.reading_as("authenticated", claims()) as raw:
+
+        def hear(_connection: object, message: Any) -> None:
+            heard.append(message.message)
+
+        raw.add_log_listener(hear)
+        await raw.execute("SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off")
+        await raw.execute("""
+            CREATE FUNCTION pg_temp.shows(value text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+            $$ BEGIN RAISE NOTICE 'seen %', value; RETURN true; END $$
+        """)
+        await raw.fetch(f"SELECT id FROM {VIEW} WHERE pg_temp.{condition}")
+        raw.remove_log_listener(hear)
+    assert heard == ["seen 254711000111"] * 2
+
+
+async def test_a_grant_by_mistake_opens_no_row_of_a_table(hosted: Hosted) -> None:
+    """Row level security without a policy for that role: a second door behind the first."""
+    async with connection(hosted.admin_url) as raw, raw.transaction():
+        await raw.execute(
+            "GRANT USAGE ON SCHEMA mkwanja TO authenticated; GRANT SELECT ON mkwanja.payments TO authenticated"
+        )
+        await raw.execute("SET LOCAL ROLE authenticated")
+        assert await raw.fetch("SELECT * FROM mkwanja.payments") == []
+        await raw.execute("RESET ROLE")
+        await raw.execute(
+            "REVOKE ALL ON mkwanja.payments FROM authenticated; REVOKE ALL ON SCHEMA mkwanja FROM authenticated"
+        )
+
+
+async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(hosted: Hosted) -> None:
+    """And the release grants anew what is meant."""
+    async with connection(hosted.url) as owner:
+        await owner.execute(
+            f"GRANT ALL ON {VIEW} TO anon, authenticated, PUBLIC; GRANT USAGE ON SCHEMA mkwanja_api TO anon"
+        )
+    await migrated(hosted.url, "upgrade", "head")
+    held = "SELECT grantee::regrole::text || ' ' || privilege_type FROM pg_class, aclexplode(relacl) WHERE oid = $1::regclass"
+    async with connection(hosted.url) as owner:
+        rights = [row[0] for row in await owner.fetch(held, VIEW)]
+    assert [right for right in rights if not right.startswith("mkwanja ")] == ["authenticated SELECT"]
+    assert len(await hosted.seen_as(claims())) == 2
+
+
+async def test_the_view_goes_with_its_migration_and_comes_back_with_it(hosted: Hosted) -> None:
+    await migrated(hosted.url, "downgrade", "0003")
+    async with connection(hosted.url) as owner:
+        assert await owner.fetchval("SELECT to_regnamespace('mkwanja_api')") is None
+    await migrated(hosted.url, "upgrade", "0004")
+    assert len(await hosted.seen_as(claims())) == 2

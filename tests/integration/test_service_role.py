@@ -1,0 +1,199 @@
+"""What the processes' own database role may do: what they do, and nothing that would rewrite what happened."""
+
+# ruff: noqa: S608 - SQL put together from our own constants
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.rights import SERVICE_ROLE, UPDATED_COLUMNS
+from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.postgres.tables import REVISION, metadata
+from domain.values import Kind
+from tests.integration.conftest import Store, acknowledgement, alembic, failure
+from tests.integration.service_role import as_service, made_service_role
+from tests.integration.test_migrations import INSERT_ONLY
+from tests.stack.databases import connection, database_name, with_database
+from tests.stack.servers import PostgresServer
+
+TABLES = sorted(table.name for table in metadata.tables.values())
+REFUSED = asyncpg.InsufficientPrivilegeError  # SQLSTATE 42501: by right, before any trigger is asked
+
+# Everything that the role holds, as `table right` or `table right column`.
+HELD = """
+    SELECT relname || ' ' || privilege_type FROM pg_class, aclexplode(relacl)
+    WHERE relnamespace = ANY($2::regnamespace[]) AND grantee = $1::regrole
+    UNION ALL SELECT relname || ' ' || privilege_type || ' ' || attname
+    FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid, aclexplode(attacl)
+    WHERE relnamespace = ANY($2::regnamespace[]) AND grantee = $1::regrole
+    UNION ALL SELECT nspname || ' ' || privilege_type FROM pg_namespace, aclexplode(nspacl)
+    WHERE pg_namespace.oid = ANY($2::regnamespace[]) AND grantee = $1::regrole
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """One database, by its owner and by the service's role."""
+
+    url: str
+    service_url: str
+    admin_url: str
+
+    async def refused(self, *statements: str) -> None:
+        async with connection(self.service_url) as raw:
+            for statement in statements:
+                with pytest.raises(REFUSED):
+                    await raw.execute(statement)
+
+    async def rights(self) -> set[str]:
+        async with connection(self.url) as owner:
+            return {row[0] for row in await owner.fetch(HELD, SERVICE_ROLE, ["mkwanja", "mkwanja_api"])}
+
+
+@pytest.fixture(scope="module")
+async def roles(postgres: PostgresServer) -> AsyncIterator[Roles]:
+    password = await made_service_role(postgres)
+    url = await postgres.create_database()
+    await migrated(url, "upgrade", "head")
+    yield Roles(url, as_service(url, password), with_database(postgres.admin_url, database_name(url)))
+    await postgres.drop_database(url)
+
+
+async def migrated(url: str, direction: str, revision: str) -> None:
+    status, said = await alembic(direction, revision, url=url)
+    assert status == 0, said
+
+
+def expected_rights() -> set[str]:
+    rights = {"mkwanja USAGE", "alembic_version SELECT"}
+    for table in TABLES:
+        rights |= {f"{table} SELECT"} | ({f"{table} INSERT"} if table != "brakes" else set())
+        rights |= {f"{table} UPDATE {column}" for column in UPDATED_COLUMNS.get(table, ())}
+    return rights
+
+
+async def test_the_role_holds_what_the_code_needs_and_no_other_right(roles: Roles) -> None:
+    assert await roles.rights() == expected_rights()
+    assert not set(INSERT_ONLY) & set(UPDATED_COLUMNS)
+
+
+async def test_the_adapters_work_as_that_role(roles: Roles) -> None:
+    """Every kind is accepted, claimed, answered, ended, found by the sweeper and announced; rows are locked on the way."""
+    async with Store(roles.service_url) as store:
+        for kind in Kind:
+            ended = await store.finalized(kind)
+            assert [entry["stage"] for entry in await store.history(ended)][-1] == "succeeded"
+            submitting, attempt_id = await store.claimed(kind)
+            await store.changing.change(acknowledgement(submitting, attempt_id))
+            await store.changing.change(failure(submitting, kind))
+        announcements = await store.sweeping.unannounced(limit=100, overdue_by=timedelta(0))
+        assert len(announcements) == 2 * len(Kind)
+        for announcement in announcements:
+            await store.sweeping.record_announced(announcement)
+        assert await store.sweeping.unannounced(limit=100, overdue_by=timedelta(0)) == []
+        assert await store.one("SELECT count(*) FROM mkwanja.events") == 2 * len(Kind)
+
+
+@pytest.mark.parametrize("table", INSERT_ONLY)
+async def test_on_an_insert_only_table_the_role_may_change_nothing(roles: Roles, table: str) -> None:
+    """Refused for want of the right, so also where somebody took the trigger away."""
+    column = INSERT_ONLY[table]
+    statements = [
+        f"UPDATE mkwanja.{table} SET {column} = {column}",
+        f"DELETE FROM mkwanja.{table}",
+        f"TRUNCATE mkwanja.{table}",
+        f"SELECT FROM mkwanja.{table} FOR UPDATE",
+        f"ALTER TABLE mkwanja.{table} DISABLE TRIGGER is_insert_only",
+    ]
+    await roles.refused(*statements)
+    async with connection(roles.admin_url) as admin:
+        await admin.execute(f"ALTER TABLE mkwanja.{table} DISABLE TRIGGER is_insert_only")
+        try:
+            await roles.refused(*statements[:3])
+        finally:
+            await admin.execute(f"ALTER TABLE mkwanja.{table} ENABLE TRIGGER is_insert_only")
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_the_role_deletes_nothing_anywhere(roles: Roles, table: str) -> None:
+    await roles.refused(f"DELETE FROM mkwanja.{table}", f"TRUNCATE mkwanja.{table} CASCADE")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "id", "kind", "caller_key", "owner", "amount_kes", "phone_number", "paybill", "till", "account_reference", "metadata",
+        "idempotency_key", "created_at",
+    ],
+)  # fmt: skip
+async def test_what_was_accepted_stays_as_it_was_accepted(roles: Roles, column: str) -> None:
+    """Whoever gets hold of the role can turn no payment into another."""
+    await roles.refused(f"UPDATE mkwanja.payments SET {column} = {column}")
+
+
+async def test_the_role_changes_no_schema_and_reads_no_other(roles: Roles) -> None:
+    await roles.refused(
+        "CREATE TABLE mkwanja.mine (id int)",
+        "CREATE SCHEMA mine",
+        "CREATE FUNCTION mkwanja.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE INDEX ON mkwanja.payments (owner)",
+        "ALTER TABLE mkwanja.payments DISABLE ROW LEVEL SECURITY",
+        "DROP TABLE mkwanja.events",
+        "DROP POLICY service_sees_rows ON mkwanja.payments",
+        "UPDATE mkwanja.alembic_version SET version_num = version_num",
+        "SET session_replication_role = replica",
+        "SELECT * FROM mkwanja_api.my_payments",
+    )
+
+
+async def test_the_role_can_end_its_own_stuck_sessions(roles: Roles) -> None:
+    """`end_stuck_sessions` ends those of its own role, which needs no further right."""
+    database = Database(roles.service_url, pool_size=1, application_name="mkwanja-test")
+    try:
+        assert await Sweeping(database).end_stuck_sessions() == 0
+    finally:
+        await database.close()
+    async with connection(roles.service_url) as raw, connection(roles.service_url) as other:
+        pid = await other.fetchval("SELECT pg_backend_pid()")
+        assert await raw.fetchval("SELECT pg_terminate_backend($1)", pid)
+
+
+async def test_a_role_that_is_made_later_gets_its_rights_from_the_next_release(roles: Roles) -> None:
+    """Also where there is nothing to migrate; and what was granted by mistake meanwhile is taken back."""
+    async with connection(roles.admin_url) as admin:
+        await admin.execute(f"DROP OWNED BY {SERVICE_ROLE}")  # as if it had not been there
+    assert await roles.rights() == set()
+    async with connection(roles.url) as owner:
+        await owner.execute(f"GRANT DELETE, UPDATE ON mkwanja.payment_history TO {SERVICE_ROLE}")
+    for _ in range(2):
+        await migrated(roles.url, "upgrade", "head")
+        assert await roles.rights() == expected_rights()
+    async with connection(roles.service_url) as raw:
+        assert await raw.fetchval("SELECT version_num FROM mkwanja.alembic_version") == REVISION
+
+
+async def test_an_older_release_leaves_the_role_what_exists(roles: Roles, postgres: PostgresServer) -> None:
+    """Down to the first revision and up again: rights name no column that is not there."""
+    url = await postgres.create_database()
+    try:
+        await migrated(url, "upgrade", "head")
+        await migrated(url, "downgrade", "0001")
+        sql = "SELECT has_column_privilege($1, 'mkwanja.payments', 'stage', 'UPDATE')"
+        assert await value(url, sql, SERVICE_ROLE)
+        await migrated(url, "downgrade", "base")
+        await migrated(url, "upgrade", "head")
+        assert await Roles(url, url, url).rights() == expected_rights()
+    finally:
+        await postgres.drop_database(url)
+
+
+async def value(url: str, sql: str, *arguments: Any) -> Any:
+    async with connection(url) as owner:
+        return await owner.fetchval(sql, *arguments)

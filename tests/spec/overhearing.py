@@ -1,0 +1,82 @@
+"""Stands between the worker and Daraja: knows every secret that was sent, and can answer with all of it.
+
+As an error page of a proxy does that repeats the request; or an answer of somebody who would like to see it in a log.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+
+from tests.stack.ports import release_port, reserve_port
+
+
+class Relay:
+    """`async with Relay() as relay:`; passes on to `target` once that is known."""
+
+    def __init__(self, *, name: str) -> None:
+        """`name` is in every answer that echoes."""
+        self.target: str | None = None
+        self.echoes: set[str] = set()  # requests with one of these in the body are answered with themselves
+        self.overheard: set[str] = set()  # tokens, credentials, passwords and callback tokens, as they were sent
+        self._name = name
+
+    async def __aenter__(self) -> Self:
+        self._port = reserve_port()
+        self._session = aiohttp.ClientSession(trust_env=False, auto_decompress=False)
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+        release_port(self._port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self._overhear(request, body)
+        if any(part.encode() in body for part in self.echoes):
+            return self._echo(request, body)
+        if self.target is None:
+            return web.Response(status=503)
+        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
+        try:
+            async with self._session.request(
+                request.method, self.target + request.path_qs, data=body or None, headers=headers, allow_redirects=False
+            ) as answer:
+                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+        except aiohttp.ClientError:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response(status=502)
+
+    def _overhear(self, request: web.Request, body: bytes) -> None:
+        self.overheard.add(request.headers.get("Authorization", "").partition(" ")[2])
+        sent: dict[str, Any] = json.loads(body) if body else {}
+        self.overheard |= {str(sent[name]) for name in ("Password", "SecurityCredential") if name in sent}
+        urls = [str(sent[name]) for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL") if name in sent]
+        self.overheard |= {url.rpartition("/")[2] for url in urls}
+        self.overheard.discard("")
+
+    def _echo(self, request: web.Request, body: bytes) -> web.Response:
+        headers = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
+        sent = json.loads(body)
+        values = " | ".join(str(value) for value in sent.values())
+        answer = {
+            "errorCode": f"500.{values[:60]}",
+            "errorMessage": f"Invalid Access Token - {headers} {values}",
+            "CreditPartyName": f"{sent.get('PartyB')} - {self._name}",
+            "request": sent,
+        }
+        return web.json_response(answer, status=500)
