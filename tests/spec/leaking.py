@@ -206,7 +206,7 @@ async def _hostile_callbacks(run: Run, system: System) -> None:
             f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {run.number()}x\r\n\r\n{NAME}",
             f"GET /{run.number()}{'x' * 9000} HTTP/1.1\r\nHost: x\r\n\r\n",
         ):
-            await _raw(target, raw)
+            run.problems.append(await _raw(target, raw))
 
 
 async def _rows_refused(run: Run, system: System) -> None:
@@ -313,13 +313,13 @@ async def _ask(run: Run, system: System, method: str, url: str, **options: Any) 
         run.problems.append(f"{dict(answer.headers)} {await answer.text()}")
 
 
-async def _raw(url: str, text: str) -> None:
-    """What is no HTTP, sent as it is. (What is answered to it has tests of its own.)"""
+async def _raw(url: str, text: str) -> str:
+    """What is answered to what is no HTTP, sent as it is."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(text.encode())
     writer.write_eof()
     try:
-        await asyncio.wait_for(reader.read(), timeout=20)
+        return (await asyncio.wait_for(reader.read(), timeout=20)).decode(errors="replace")
     finally:
         writer.close()
