@@ -54,6 +54,8 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
         ):
             async with http.request(method, url, json=body) as answer:
                 await answer.read()
+    for process in ("web", "callbacks"):  # a line is written after its answer
+        await stack.process(process).wait_logged(r'"status":\s*(404|403)')
     said = [(line["method"], line["route"], line["status"]) for line in _logged(stack, "web") if "/v1" in line["route"]]
     assert said == [
         ("GET", "/v1/payments/{payment_id}", 404),

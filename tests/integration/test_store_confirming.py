@@ -17,7 +17,7 @@ from domain.values import Kind
 from tests.integration.conftest import AMOUNT_KES, Store, a_callback, a_receipt, success
 from tests.integration.inquiries import an_answer, answered, asked, called_back, evidence, in_doubt
 
-COPIES_MAX = 20
+COPIES_MAX = 200
 PAID = an_answer(Verdict.PAID, code="0", word=Word.SUCCESS)
 
 

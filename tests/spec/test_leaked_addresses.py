@@ -21,7 +21,7 @@ from tests.spec.doubting import inquiries
 from tests.spec.system import System
 from tests.stack.client import Answer
 
-COPIES_MAX = 20
+COPIES_MAX = 200
 FIRST_AFTER_SECONDS = 30  # as shipped: what a payment's second question waits for
 _DATE = re.compile(rb"\r\nDate: [^\r]*")
 

@@ -37,8 +37,8 @@ _EXCHANGE_COLUMNS = {
 
 # The same bytes for the same payment are kept so often, among the last of its messages: a copy more would tell nothing, and
 # whoever knows an address could fill the disk with them. Counted under the payment's lock; what differs is always kept.
-_COPIES_MAX = 20
-_LOOKED_BACK_MAX = 100
+_COPIES_MAX = 200
+_LOOKED_BACK_MAX = 1_000
 
 # All that a batch writes, in one statement, because each costs two round trips. The tables do not read each other here;
 # what was written is counted. A callback or an exchange that a lost COMMIT wrote already is not written twice.
