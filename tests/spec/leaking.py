@@ -22,7 +22,8 @@ from tests.spec.system import System
 NAME = "WANJIRU NYAMBURA"
 _NUMBERS = (f"7{number:08}" for number in itertools.count(31_900_501, 7_919))
 # In parts: nothing that looks like a signed token is committed.
-_BAD_TOKEN = ".".join(("eyJhbGciOiJFUzI1NiJ9", "eyJzdWIiOiJub2JvZHkifQ", "bm90LWEtc2lnbmF0dXJl"))
+_HEADER = "eyJhbGciOiJFUzI1NiJ9"
+_BAD_TOKEN = f"{_HEADER}.eyJzdWIiOiJub2JvZHkifQ.bm90LWEtc2lnbmF0dXJl"
 _API_KEY = "sb_secret_0123456789abcdefghijklmnop"
 
 
