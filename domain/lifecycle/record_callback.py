@@ -90,7 +90,7 @@ def callback_change(
         ids=report.ids,
         receipt=report.receipt,
         callback=callback,
-        # A plain result needs none, and most are.
+        # A plain success needs none, and most are. A failure must not end what another process has wait for Daraja's word.
         wants_evidence=number is not None
         or confirm_above_kes is not None
         or not (callback.source_allowed and _is_complete(report)),
@@ -195,10 +195,8 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
 
 
 def _is_complete(report: Report) -> bool:
-    """Whether it says all that a callback must say to be believed: of a success its receipt and amount."""
-    if report.word is Word.SUCCESS:
-        return report.receipt is not None and report.has_amount
-    return report.word is Word.FAILURE
+    """Whether it is a success that says all that a callback must say to be believed: its receipt and amount."""
+    return report.word is Word.SUCCESS and report.receipt is not None and report.has_amount
 
 
 def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bool]:

@@ -109,7 +109,8 @@ def _paid(payment: Payment, context: Context, resolved: Resolution) -> Fact:
         raise ResolutionRefused("This receipt belongs to another payment.")
     if payment.stage is Stage.SUCCEEDED:
         raise ResolutionRefused("The payment has succeeded already; use the decision 'reviewed'.")
-    if payment.failure is not None and payment.failure.reason not in _CONCLUDED:
+    is_disputed = bool(context.evidence.receipts_to_confirm)  # a callback says otherwise: only the statement can tell
+    if payment.failure is not None and payment.failure.reason not in _CONCLUDED and not is_disputed:
         raise ResolutionRefused(
             "Daraja said that the payment failed; have Daraja asked again (`ask`), or use 'reviewed'."
         )

@@ -230,7 +230,10 @@ def answer_change(
             raise StoreUnavailable("the payment of an attempt is gone")
         if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
             return Decided(payment=payment)  # this attempt's claim was never committed
-        after = payment.after(fact)
+        # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing then, and is asked about.
+        is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
+        learned = fact_of_answer(attempting.attempt_id, OutcomeUnknown()) if is_disputed else fact
+        after = payment.after(learned)
         if payment.stage is Stage.SUBMITTING and payment.attempt_id != attempting.attempt_id:
             after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
@@ -239,7 +242,7 @@ def answer_change(
         if is_proved_unsent and context.evidence.claims_success:
             after = replace(after, needs_review=True)  # a message says that it was paid: it must not be sent now
         contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
-        if contradicts or context.ids_of_others:
+        if contradicts or is_disputed or context.ids_of_others:
             after = replace(after, needs_review=True)
         if after.stage is not payment.stage and not after.stage.is_final:
             is_to_be_asked = after.stage is not Stage.ACCEPTED and _was_asked_sooner(payment)
@@ -248,7 +251,7 @@ def answer_change(
         is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
         return Decided(
             payment=after,
-            what=fact.name if is_noted else None,
+            what=learned.name if is_noted else None,
             detail=_detail(error),
             attempt_id=attempting.attempt_id,
             ids=ids,
@@ -260,7 +263,7 @@ def answer_change(
         decide=decide,
         ids=ids,
         exchanges=tuple(attempting.exchanges),
-        wants_evidence=fact.name is FactName.NOT_ACTED,
+        wants_evidence=fact.name in (FactName.NOT_ACTED, FactName.REFUSED),
     )
 
 

@@ -9,24 +9,28 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from domain.errors import Refused
+from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import callback_change
-from domain.ports import ChangeResult
+from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.ports import ChangeResult, ProviderIds
 from domain.report import Report, Word
 from domain.values import Kind
-from tests.integration.conftest import AMOUNT_KES, Store, a_callback, a_receipt, success
-from tests.integration.inquiries import an_answer, answered, asked, called_back, evidence, in_doubt
+from tests.integration.conftest import AMOUNT_KES, Store, a_callback, a_receipt, acknowledgement, failure, success
+from tests.integration.inquiries import an_answer, answered, askable_ids, asked, called_back, evidence, in_doubt
 
 COPIES_MAX = 200
+BUSY = Refused(Failure(FailureReason.SUBSCRIBER_BUSY, safe_to_retry=True, provider_code="500.001.1001"))
 PAID = an_answer(Verdict.PAID, code="0", word=Word.SUCCESS)
 
 
 async def claims(
-    store: Store, payment_id: UUID, receipt: str, *, operation: str = "deposit", source_allowed: bool = True
+    store: Store, payment_id: UUID, receipt: str, *, source_allowed: bool = True, ids: ProviderIds = frozenset()
 ) -> ChangeResult:
     """A callback says that the payment was paid, and policy wants that confirmed."""
-    report = Report(word=Word.SUCCESS, code="0", has_amount=True, amount=Decimal(AMOUNT_KES), receipt=receipt)
-    callback = replace(a_callback(operation), word="success", receipt=receipt, source_allowed=source_allowed)
+    report = Report(word=Word.SUCCESS, code="0", has_amount=True, amount=Decimal(AMOUNT_KES), receipt=receipt, ids=ids)
+    callback = replace(a_callback("deposit"), word="success", receipt=receipt, source_allowed=source_allowed)
     return await store.changing.change(callback_change(payment_id, callback, report, confirm_above_kes=0))
 
 
@@ -99,6 +103,41 @@ async def test_two_payments_that_wait_with_one_receipt_and_are_confirmed_at_once
     await asyncio.gather(*(answered(store, payment_id, 1, PAID) for payment_id in ids))
     outcomes = sorted([await the_payment(store, payment_id) for payment_id in ids], key=str)
     assert outcomes == [("succeeded", receipt, False), *[("succeeded", None, True)] * 3]
+
+
+async def test_an_answer_that_refuses_does_not_end_what_a_success_waits_for(store: Store) -> None:
+    """The callback came first and says paid: told failed, and safe to retry, it would be paid twice."""
+    payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
+    receipt = a_receipt()
+    await claims(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
+    result = await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
+    assert result.decided.event is None
+    assert await the_payment(store, payment_id) == ("in_doubt", None, True)
+    question = await asked(store, payment_id)
+    assert question is not None
+    await answered(store, payment_id, question.number, PAID)
+    assert await the_payment(store, payment_id) == ("succeeded", receipt, True)
+
+
+async def test_a_success_waits_for_daraja_s_word_also_where_policy_no_longer_says_so(store: Store) -> None:
+    """A receiver that was started without the policy does not take a failure's word for what waits."""
+    payment_id = await in_doubt(store, Kind.DEPOSIT)
+    await claims(store, payment_id, a_receipt())
+    await store.changing.change(failure(payment_id))
+    assert await the_payment(store, payment_id) == ("in_doubt", None, True)
+
+
+async def test_a_correction_that_nobody_can_ask_about_is_settled_from_the_statement(store: Store) -> None:
+    """Daraja refused it and then told of a success: no attempt is open that its id could be the id of."""
+    payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
+    await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
+    receipt = a_receipt()
+    await claims(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
+    assert await the_payment(store, payment_id) == ("failed", None, True)
+    assert await asked(store, payment_id) is None
+    paid = Resolution(decision=Decision.PAID, reason="statement", operator="wanjiku", receipt=receipt)
+    await store.changing.change(resolution(payment_id, paid))
+    assert await the_payment(store, payment_id) == ("succeeded", receipt, False)
 
 
 async def test_messages_that_bring_a_question_forward_are_counted(store: Store) -> None:

@@ -193,6 +193,7 @@ def test_an_answer_of_daraja_is_the_confirmation_itself(stage: Stage) -> None:
 def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
     assert callback_change(PAYMENT_ID, a_callback(), a_report(), confirm_above_kes=0).wants_evidence
     assert not callback_change(PAYMENT_ID, a_callback(), a_report()).wants_evidence
+    assert callback_change(PAYMENT_ID, a_callback(), a_report(Word.FAILURE)).wants_evidence
 
 
 # --- told again -------------------------------------------------------------------------------------------------------

@@ -89,6 +89,14 @@ def test_a_failure_that_daraja_told_is_evidence(reason: FailureReason) -> None:
     assert "Daraja said that the payment failed" in refusal(payment, PAID)
 
 
+def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None:
+    """Daraja cannot be asked which is true, or says what it said before: else it would be wrong for ever."""
+    payment = a_flagged(S.FAILED, failure=Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001"))
+    decision = resolved(payment, PAID, evidence=evidence_of(receipts_to_confirm=frozenset({RECEIPT})))
+    assert decision.payment is not None
+    assert (decision.payment.stage, decision.event) == (S.SUCCEEDED, EventType.CORRECTED)
+
+
 @pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "UC14KD82Q!"])
 def test_paid_needs_a_receipt_that_can_be_one(receipt: str | None) -> None:
     assert "--receipt" in refusal(a_flagged(), replace(PAID, receipt=receipt))

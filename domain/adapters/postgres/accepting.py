@@ -33,6 +33,9 @@ from domain.ports import Acceptance, NewPayment
 # How long a request waits for the first one with its key, before it is told to come back (interface.md).
 _IN_FLIGHT_WAIT_SECONDS = 5
 
+# How many of those try at once: each may hold a connection for as long as Postgres waits for a lock.
+_BESIDE_AT_ONCE = 4
+
 # A payment that nobody wakes a worker for is found by the sweeper after this (design.md, rule 5: at most 5 s).
 FIRST_STEP_WITHIN = timedelta(seconds=3)
 
@@ -89,26 +92,19 @@ class Accepting:
         self._lane: Lane[NewPayment, Acceptance] = Lane(
             self._accept_batch, key=lambda new: (new.caller.key, new.idempotency_key), batches_at_once=2
         )
+        self._beside = asyncio.Semaphore(_BESIDE_AT_ONCE)
         self._reads: Lane[tuple[str, str], FirstAnswer | None] = Lane(self._first_answers, key=lambda key: key)
 
     async def accept(self, new: NewPayment) -> Acceptance:
         """See `domain.ports.AcceptingStore.accept`."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + _IN_FLIGHT_WAIT_SECONDS
-        is_first = True
-        acceptance: Acceptance | None = None
-        while acceptance is None:
-            try:
-                acceptance = await (self._lane.submit(new) if is_first else self._accept_alone(new))
-            except Exception as error:
-                is_of_limit = isinstance(error, AllowanceContended)
-                if not is_of_limit and sqlstate(error) not in CONTENDED:
-                    raise
-                # Somebody holds the key's row (the first request, being accepted elsewhere), or what we would take of a
-                # limit. Tried again beside the lane, where it holds up nobody.
-                is_first = False
-                if loop.time() >= give_up_at:
-                    raise StoreUnavailable if is_of_limit else IdempotencyKeyInFlight from error
+        give_up_at = asyncio.get_running_loop().time() + _IN_FLIGHT_WAIT_SECONDS
+        try:
+            acceptance = await self._lane.submit(new)
+        except Exception as error:
+            if not _is_contended(error):
+                raise
+            # Somebody holds the key's row (the first request, being accepted elsewhere), or what we would take of a limit.
+            acceptance = await self._accept_beside(new, error, give_up_at)
         if acceptance.answer.fingerprint != new.fingerprint:
             raise IdempotencyKeyReused
         return acceptance
@@ -126,11 +122,28 @@ class Accepting:
             held = await _held(transaction, keys)
         return [_first_answer(held[key]) if key in held else None for key in keys]
 
-    async def _accept_alone(self, new: NewPayment) -> Acceptance:
-        [result] = await self._accept_batch([new])
-        if isinstance(result, RequestRefused):
-            raise result
-        return result
+    async def _accept_beside(self, new: NewPayment, held: Exception, give_up_at: float) -> Acceptance:
+        """Tries again until `give_up_at`, beside the lane and few at once: who waits for a lock holds up nobody else."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < give_up_at:
+            try:
+                async with asyncio.timeout_at(give_up_at):
+                    await self._beside.acquire()
+            except TimeoutError:
+                break
+            try:
+                [result] = await self._accept_batch([new])
+            except Exception as error:
+                if not _is_contended(error):
+                    raise
+                held = error
+            else:
+                if isinstance(result, RequestRefused):
+                    raise result
+                return result
+            finally:
+                self._beside.release()
+        raise StoreUnavailable if isinstance(held, AllowanceContended) else IdempotencyKeyInFlight from held
 
     async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance | RequestRefused]:
         try:
@@ -166,6 +179,10 @@ class Accepting:
                 row = held[_key(new)]
                 acceptances.append(Acceptance(_first_answer(row), True, row.expires_at))
         return acceptances
+
+
+def _is_contended(error: Exception) -> bool:
+    return isinstance(error, AllowanceContended) or sqlstate(error) in CONTENDED
 
 
 def _key(new: NewPayment) -> tuple[str, str]:
