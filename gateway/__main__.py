@@ -12,8 +12,8 @@ from domain.adapters.observability import set_up_logging
 from domain.adapters.policy_file import policy_text
 from domain.adapters.settings import CallbackSettings, IngressSettings, PolicySettings, SettingsError, read_settings
 from gateway.callbacks import callbacks_app
+from gateway.edge.serving import serve
 from gateway.ingress import ingress_app
-from gateway.serving import serve
 
 _NAMES = {"ingress": "web", "callbacks": "callbacks"}  # as the Procfile calls them
 

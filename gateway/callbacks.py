@@ -26,8 +26,8 @@ from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change, raw_change
 from domain.ports import Change, ChangeResult, StoredCallback
 from domain.report import Report
-from gateway.load import CALLBACKS_AT_HAND_MAX, Load
-from gateway.plain_http import ignore_expectations, refuse_odd_http
+from gateway.edge.load import CALLBACKS_AT_HAND_MAX, Load
+from gateway.edge.plain_http import ignore_expectations, refuse_odd_http
 from gateway.problems import answer_with_statuses
 from gateway.requests import read_bytes
 from gateway.resources import Resources

@@ -28,11 +28,11 @@ from domain.policy import Policy, WithoutRedis, charges, may_see, require_permis
 from domain.ports import Acceptance
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
-from gateway.cors import allow_origins
+from gateway.edge.cors import allow_origins
+from gateway.edge.load import INGRESS_AT_HAND_MAX, Load
+from gateway.edge.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
 from gateway.keys import KeySet
-from gateway.load import INGRESS_AT_HAND_MAX, Load
-from gateway.openapi import document
-from gateway.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
+from gateway.openapi.document import document
 from gateway.problems import answer_with_problems
 from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
 from gateway.resources import HEALTH_ROUTES, Resources

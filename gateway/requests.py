@@ -19,8 +19,8 @@ from domain.errors import (
     UnsupportedMediaType,
 )
 from domain.idempotency import checked_key
-from gateway.connections import BODY_SECONDS
-from gateway.load import place_given_back
+from gateway.edge.connections import BODY_SECONDS
+from gateway.edge.load import place_given_back
 
 BODY_BYTES_MAX = 16 * 1024
 

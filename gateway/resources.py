@@ -1,4 +1,4 @@
-"""What both gateway processes hold while they run; how they listen is in `serving.py`."""
+"""What both gateway processes hold while they run; how they listen is in `edge/serving.py`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from domain.adapters.settings import SharedSettings
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.lifecycle.announce import Announcer
 from domain.payment import Stage, Step
-from gateway.plain_http import ignore_expectations
+from gateway.edge.plain_http import ignore_expectations
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from domain import errors
 from domain.values import Kind
-from gateway import views
+from gateway.openapi import views
 from gateway.problems import HTTP_PROBLEMS, PROBLEMS, Problem
 from gateway.schemas import (
     BODIES,

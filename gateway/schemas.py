@@ -1,7 +1,7 @@
 """What clients may send: bodies and queries, checked whole, every wrong value named at once.
 
 The rules themselves are in `domain/values.py`, and `fields.py` makes fields of them; pydantic runs them over a request and
-collects what they say. `/openapi.json` is made from these models (`openapi.py`).
+collects what they say. `/openapi.json` is made from these models (`openapi/`).
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ import pytest
 from domain.adapters.settings import CallbackSettings, read_settings
 from domain.callback_address import address
 from gateway import callbacks
-from gateway.connections import Connections
-from gateway.load import INGRESS_AT_HAND_MAX
-from gateway.serving import listening
+from gateway.edge.connections import Connections
+from gateway.edge.load import INGRESS_AT_HAND_MAX
+from gateway.edge.serving import listening
 from tests.integration.conftest import PATIENCE_SECONDS, Store, locked, until
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.servers import RedisServer

@@ -19,7 +19,7 @@ from domain.failures import FailureReason
 from domain.payment import Stage
 from domain.values import Kind, Purpose
 from gateway.ingress import ingress_app
-from gateway.openapi import VERSION, document
+from gateway.openapi.document import VERSION, document
 from gateway.problems import HTTP_PROBLEMS, PROBLEMS
 from tests.described import Described
 
@@ -53,7 +53,8 @@ async def test_the_router_and_the_document_have_the_same_routes(monkeypatch: pyt
 def test_the_document_is_the_same_whoever_makes_it() -> None:
     """Its bytes do not depend on the order in which a process happens to keep sets."""
     program = (
-        "import orjson, sys; from gateway.openapi import document; sys.stdout.buffer.write(orjson.dumps(document()))"
+        "import orjson, sys; from gateway.openapi.document import document; "
+        "sys.stdout.buffer.write(orjson.dumps(document()))"
     )
     made = [
         subprocess.run(

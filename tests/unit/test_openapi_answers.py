@@ -11,7 +11,7 @@ import pytest
 from domain.events import EventType, event_body, public_payment
 from domain.payment import Stage
 from domain.values import Kind
-from gateway.openapi import document
+from gateway.openapi.document import document
 from tests.builders import NOW, a_payment
 from tests.described import Described
 

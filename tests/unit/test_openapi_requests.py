@@ -14,7 +14,7 @@ from multidict import MultiDict
 from domain.errors import IdempotencyKeyInvalid, InvalidRequest
 from domain.idempotency import checked_key
 from domain.values import Kind
-from gateway.openapi import document
+from gateway.openapi.document import document
 from gateway.routes import LIST_EVENTS, LIST_PAYMENTS, PAYING, READ_PAYMENT, Route
 from gateway.schemas import BODIES, EventParameters, payment_request, query
 from tests.builders import a_caller

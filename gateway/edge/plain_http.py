@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
-from gateway.answers import ROUTE
+from gateway.edge.answers import ROUTE
 from gateway.problems import Handler
 
 # Proxies add a dozen headers, a token has at most 8 KiB; 100 KiB of them is somebody trying something.

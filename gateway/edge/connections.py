@@ -18,7 +18,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.log import access_logger
 
 from domain.adapters import observability
-from gateway.answers import AccessLog, Bare
+from gateway.edge.answers import AccessLog, Bare
 
 # A head is one or two packets; the slowest phone sends them within a retransmission or two of each other.
 HEAD_SECONDS = 10.0

@@ -18,9 +18,9 @@ from pydantic_core import core_schema
 
 from domain.idempotency import KEY_LENGTH_MAX, VISIBLE_ASCII
 from domain.policy import Meter
-from gateway import views
-from gateway.examples import BODY_EXAMPLES, IDEMPOTENCY_KEY, PAYMENT_ID, answer_examples, problem_example
 from gateway.fields import as_schema
+from gateway.openapi import views
+from gateway.openapi.examples import BODY_EXAMPLES, IDEMPOTENCY_KEY, PAYMENT_ID, answer_examples, problem_example
 from gateway.problems import BUG, Problem, told
 from gateway.requests import BODY_BYTES_MAX
 from gateway.routes import CANCEL_PAYMENT, LIST_EVENTS, READ_HISTORY, READ_PAYMENT, ROUTES, Route, Said

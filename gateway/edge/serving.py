@@ -12,8 +12,8 @@ import structlog
 from aiohttp import http_parser, web
 
 from domain.adapters.settings import SettingsError
-from gateway.answers import dress_answer
-from gateway.connections import CONNECTIONS_MAX, Connection, Connections
+from gateway.edge.answers import dress_answer
+from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 
 log = structlog.get_logger()
 
