@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,9 @@ def read_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     try:
+        # It is read more than once. A pipe is empty then, which would mean no limits; or nobody writes, and we wait for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("is a directory, pipe or device, not a file")
         with path.open("rb") as file:
             text = file.read(_FILE_BYTES_MAX + 1)
         if len(text) > _FILE_BYTES_MAX:
@@ -92,6 +96,8 @@ def read_policy(path: Path | None) -> Policy:
         raise ValueError(f"is not TOML: {error}") from None
     except UnicodeDecodeError:
         raise ValueError("is not TOML: it is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
     defaults = Policy()
     return Policy(
         callers={

@@ -17,7 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.asyncio.connection import parse_url
+from redis.asyncio import BlockingConnectionPool
+from redis.exceptions import RedisError
 
 from domain.adapters.policy_file import read_policy
 from domain.adapters.postgres.engine import connection_arguments
@@ -112,10 +113,18 @@ def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _redis_connection(url: str) -> object:
+    """What would connect: redis-py takes any parameter of a URL, and fails at each request by one that it does not know."""
+    try:
+        return BlockingConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, AttributeError, RedisError):  # whose texts may quote the parameter
+        raise ValueError("has a parameter that is not understood") from None
+
+
 DatabaseUrl = Annotated[
     str, AfterValidator(_checked_url("postgresql", "postgres")), _understood_by(connection_arguments)
 ]
-RedisUrl = Annotated[str, AfterValidator(_checked_url("redis", "rediss")), _understood_by(parse_url)]
+RedisUrl = Annotated[str, AfterValidator(_checked_url("redis", "rediss")), _understood_by(_redis_connection)]
 
 
 def _readable_policy(path: Path | None) -> Path | None:

@@ -6,7 +6,7 @@ or that nobody needs: upgrades, codings of the transfer, other forms of target, 
 
 from __future__ import annotations
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_urldispatcher
 
 from gateway.edge.answers import ROUTE
 from gateway.problems import Handler
@@ -46,6 +46,11 @@ async def ignore_expectations(request: web.Request) -> None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+# Also where no route of ours is found. No application is asked there: aiohttp's own answer quotes what was expected, and
+# fails, as if that were a fault of ours, where it is no text.
+web_urldispatcher._default_expect_handler = ignore_expectations  # noqa: SLF001 - it offers no other way
+
+
 def route_pattern(request: web.Request) -> str:
     """As `/v1/payments/{payment_id}`; "unknown" for what has none."""
     resource = request.match_info.route.resource
@@ -53,8 +58,11 @@ def route_pattern(request: web.Request) -> str:
 
 
 def _is_ambiguous(request: web.Request) -> bool:
-    """Whether its length is told in a way that another reader may not know: any coding but `chunked`, or that in HTTP/1.0."""
-    codings = request.headers.getall(hdrs.TRANSFER_ENCODING, [])
+    """Whether its length is told in a way that another reader may not know: any coding but `chunked`, or that in HTTP/1.0.
+
+    Some clients write `Chunked`: names of codings are the same in all letters (RFC 9112 §7).
+    """
+    codings = [coding.lower() for coding in request.headers.getall(hdrs.TRANSFER_ENCODING, [])]
     return bool(codings) and (codings != ["chunked"] or request.version < HttpVersion11)
 
 

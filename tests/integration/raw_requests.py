@@ -100,7 +100,6 @@ LENGTHS: dict[str, Case] = {
     "TE after a vertical tab": _coding(b"\x0bchunked"),
     "TE with a parameter": _coding(b"chunked;q=1"),
     "TE: chunked and NUL": _coding(b"chunked\0"),
-    "TE in other letters": _coding(b"chunKed"),
     "TE twice": _coding(b"chunked", b"Transfer-Encoding: chunked"),
     "TE twice, the second unknown": _coding(b"chunked", b"Transfer-Encoding: cow"),
     "TE folded": _coding(b"\r\n chunked"),
@@ -207,6 +206,13 @@ HEADS: dict[str, Case] = {
     "a path with a backslash": lambda frame: frame.whole(target=b"\\".join(frame.target.rsplit(b"/", 1))),
     "a path with a semicolon": lambda frame: frame.whole(target=frame.target + b";x=y"),
     "a path with bytes that are no text": lambda frame: frame.whole(target=frame.target + b"\xff\xfe"),
+    "an expectation at no route of ours": lambda frame: frame.whole(b"Expect: cow <b>", target=b"/nowhere"),
+    "an expectation that is no text, at no route of ours": lambda frame: frame.whole(
+        b"Expect: \xff\xfe", target=b"/nowhere"
+    ),
+    "an expectation that is no text, by a method of no route": lambda frame: frame.whole(
+        b"Expect: \xff\xfe", method=b"PUT"
+    ),
 }
 
 # Of the ingress alone: the receiver has neither tokens in headers nor keys, and looks at no type.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -120,8 +121,20 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
             read_policy(path)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"#" * 70_000])
-def test_what_is_no_text_of_ordinary_size_is_refused(file: Path, content: bytes) -> None:
+def test_a_pipe_is_no_file() -> None:
+    """A file is read more than once; whoever reads a pipe after the first finds no limits in it, or waits for ever."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"[payment]\namount_max = 5")
+        os.close(writer)
+        with pytest.raises(ValueError, match="pipe"):
+            read_policy(Path(f"/dev/fd/{reader}"))
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"#" * 70_000, b"a = " + b"[" * 60_000])
+def test_what_is_no_text_of_ordinary_size_and_depth_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"not UTF-8|larger than"):
+    with pytest.raises(ValueError, match=r"not UTF-8|larger than|too deeply"):
         read_policy(file)

@@ -155,7 +155,10 @@ def test_an_empty_setting_is_a_missing_one(environment: Settle) -> None:
 IMPOSSIBLE = {
     "DATABASE_URL": ["mysql://db", "postgresql://", "db.example", "postgresql://db:port/x", "postgresql://[::1"],
     "DATABASE_POOL_SIZE": ["0", "-1", "many", "1.5", "9999"],
-    "REDIS_URL": ["http://r.example", "redis://", "r.example:6379"],
+    "REDIS_URL": [
+        *("http://r.example", "redis://", "r.example:6379"),
+        *("redis://r.example?family=0", "rediss://r.example?ssl_cert_reqs=perhaps", "redis://r.example?db=x", "redis://r.example?retry=3"),
+    ],
     "LOG_LEVEL": ["LOUD"],
     "DARAJA_BASE_URL": ["sandbox.daraja.example", "ftp://x.example", "https://", "https://x.example\n"],
     "DARAJA_SHORTCODE": ["1234", "12345678", "17437a"],
