@@ -34,7 +34,9 @@ def _number_or_never(value: Any) -> Any:
 
 
 _Shillings = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_number_or_unlimited)]
-_PerSecond = Annotated[Annotated[float, Field(gt=0, le=1_000_000)] | None, BeforeValidator(_number_or_unlimited)]
+_PerSecond = Annotated[
+    Annotated[float, Field(ge=0.000_001, le=1_000_000)] | None, BeforeValidator(_number_or_unlimited)
+]
 
 
 class _Table(BaseModel):
