@@ -42,7 +42,7 @@ _CUT_AT_ONCE = 64
 # All bytes of a request: chunk sizes, chunk extensions and trailers are in no limit of a body.
 WIRE_BYTES_MAX = 1024 * 1024
 HEADERS_MAX = 64
-FIELD_BYTES_MAX = 8190  # a token of 8 KiB is the longest of ours
+FIELD_BYTES_MAX = 8190  # a token of 7 KiB is the longest of ours
 _BUFFER_BYTES = 16 * 1024
 
 _LOOK_EVERY_SECONDS = 1.0

@@ -11,7 +11,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_urldispatcher
 from gateway.edge.answers import ROUTE
 from gateway.problems import Handler
 
-# Proxies add a dozen headers, a token has at most 8 KiB; 100 KiB of them is somebody trying something.
+# Proxies add a dozen headers, a token has at most 7 KiB; 100 KiB of them is somebody trying something.
 HEAD_BYTES_MAX = 32 * 1024
 
 
