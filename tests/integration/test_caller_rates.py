@@ -63,12 +63,12 @@ async def test_who_waited_as_long_as_told_is_served(redis: ArqRedis) -> None:
 
 async def test_who_has_no_limit_costs_redis_nothing(redis: ArqRedis) -> None:
     assert await asked(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
-    assert await redis.keys("*") == []
+    assert await redis.keys("mkwanja:rate:*") == []
 
 
 async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: ArqRedis) -> None:
     await CallerRates(redis).take("23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10))
-    (name,) = await redis.keys("*")
+    (name,) = await redis.keys("mkwanja:rate:*")
     assert b"user-1" not in name
     assert 0 < await redis.pttl(name) <= 2_100
 

@@ -87,7 +87,10 @@ def test_what_is_printed_means_the_same(file: Path, text: str) -> None:
         ("[caller]\nbursts = 1", "caller.bursts is not known"),
         ("[caller]\nburst = 0", "caller.burst must be greater than or equal to 1"),
         ("[caller]\nrequests_per_second = 0", "caller.requests_per_second must be greater than or equal to 0.000001"),
-        ("[caller]\nrequests_per_second = 1e-20", "caller.requests_per_second must be greater than or equal to 0.000001"),
+        (
+            "[caller]\nrequests_per_second = 1e-20",
+            "caller.requests_per_second must be greater than or equal to 0.000001",
+        ),
         ("[caller]\nrequests_per_second = nan", "caller.requests_per_second"),
         ("[caller]\nrequests_per_second = inf", "caller.requests_per_second"),
         ('[caller]\namount_per_day = "700"', 'caller.amount_per_day must be a number, or "unlimited"'),
