@@ -116,12 +116,13 @@ def read_policy(path: Path | None) -> Policy:
 
 
 def policy_text(policy: Policy) -> str:
-    """`policy` as a file that means the same."""
-    users, backends = policy.callers[Role.USER], policy.callers[Role.BACKEND]
+    """`policy` as a file that means the same: what holds for both roles is said of every caller."""
+    users, backends = (_limit_lines(policy.callers[role]) for role in (Role.USER, Role.BACKEND))
+    common = {key: value for key, value in users.items() if backends[key] == value}
     tables: dict[str, Mapping[str, object]] = {
-        "caller": {"without_redis": policy.without_redis.value},
-        "users": {**_limit_lines(users), "allow_anonymous": policy.allow_anonymous},
-        "backends": _limit_lines(backends),
+        "caller": {**common, "without_redis": policy.without_redis.value},
+        "users": {**_without(users, common), "allow_anonymous": policy.allow_anonymous},
+        "backends": _without(backends, common),
         "phone": {
             "deposits_per_minute": policy.deposits_per_minute,
             "amount_per_day": policy.phone_amount_per_day_kes,
@@ -134,6 +135,7 @@ def policy_text(policy: Policy) -> str:
     return "\n".join(
         f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
         for name, lines in tables.items()
+        if lines
     )
 
 
@@ -161,6 +163,10 @@ def _limit_lines(limits: CallerLimits) -> dict[str, object]:
         "burst": limits.burst,
         "amount_per_day": limits.amount_per_day_kes,
     }
+
+
+def _without(lines: Mapping[str, object], common: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in lines.items() if key not in common}
 
 
 def _toml(value: object) -> str:
