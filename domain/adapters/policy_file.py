@@ -118,7 +118,7 @@ def read_policy(path: Path | None) -> Policy:
 def policy_text(policy: Policy) -> str:
     """`policy` as a file that means the same: what holds for both roles is said of every caller."""
     users, backends = (_limit_lines(policy.callers[role]) for role in (Role.USER, Role.BACKEND))
-    common = {key: value for key, value in users.items() if backends[key] == value}
+    common = {key: value for key, value in users.items() if key in backends and backends[key] == value}
     tables: dict[str, Mapping[str, object]] = {
         "caller": {**common, "without_redis": policy.without_redis.value},
         "users": {**_without(users, common), "allow_anonymous": policy.allow_anonymous},
@@ -158,9 +158,12 @@ def _limits(own: _Limits, common: _Limits, default: CallerLimits) -> CallerLimit
 
 
 def _limit_lines(limits: CallerLimits) -> dict[str, object]:
+    burst = (
+        {} if limits.requests_per_second is None else {"burst": limits.burst}
+    )  # a burst of what has no end means nothing
     return {
         "requests_per_second": limits.requests_per_second,
-        "burst": limits.burst,
+        **burst,
         "amount_per_day": limits.amount_per_day_kes,
     }
 
