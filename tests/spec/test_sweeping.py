@@ -27,7 +27,13 @@ _BRISK: dict[str, str | None] = {
 }
 _WORKERS = ("worker.1", "worker.2", "worker.3")
 _STATUS = "/mpesa/transactionstatus/v1/query"
-_AT_REST = "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day' WHERE next_step_at IS NOT NULL"
+# Rows are locked in the order of their ids, as the product does: in any other the two could wait for each other.
+_AT_REST = """
+    WITH due AS MATERIALIZED (
+        SELECT id FROM mkwanja.payments WHERE next_step_at IS NOT NULL ORDER BY id FOR UPDATE
+    )
+    UPDATE mkwanja.payments AS payment SET next_step_at = now() + interval '1 day' FROM due WHERE payment.id = due.id
+"""
 
 # What a sweep takes, as the product asks for it.
 _TAKE = (
