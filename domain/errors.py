@@ -30,6 +30,7 @@ PaymentServiceError
     ├── Throttled                  refused before it acted; come back later
     ├── Resendable                 busy; may be sent again under the same id
     ├── TokenRefused               refused before it acted; our access token is not valid
+    ├── ProductRefused             refused before it acted; our app may not use this operation
     ├── Refused                    a definite no
     ├── DuplicateSubmission        it was submitted before; ask
     └── OutcomeUnknown             it may have acted; ask
@@ -202,6 +203,10 @@ class Resendable(ProviderError):
 
 class TokenRefused(ProviderError):
     """Daraja refused our access token, before acting."""
+
+
+class ProductRefused(ProviderError):
+    """Daraja refused the operation itself before acting: our app lacks the product, or a firewall stands in front of it."""
 
 
 class Refused(ProviderError):

@@ -20,6 +20,7 @@ from domain.errors import (
     ClaimUnknown,
     DuplicateSubmission,
     OutcomeUnknown,
+    ProductRefused,
     ProviderError,
     QueueUnavailable,
     Refused,
@@ -205,7 +206,7 @@ def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
             return Fact(name=FactName.ACKNOWLEDGED, attempt_id=attempt_id, outcome=Outcome.ACKNOWLEDGED)
         case Refused():
             return Fact(name=FactName.REFUSED, attempt_id=attempt_id, outcome=Outcome.REFUSED, failure=error.failure)
-        case Unreachable() | Throttled() | TokenRefused():
+        case Unreachable() | Throttled() | TokenRefused() | ProductRefused():
             return Fact(name=FactName.NOT_ACTED, attempt_id=attempt_id, outcome=Outcome.NOT_ACTED)
         case Resendable():
             return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.RESENDABLE)
