@@ -56,7 +56,11 @@ DEFAULT_TEXT = "Payment"
 
 # Also printed in /openapi.json: so in the words that every dialect of patterns has, and without flags.
 PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17][0-9]{8})")
-ACCOUNT_REFERENCE = re.compile(r"[A-Za-z0-9]+")
+ACCOUNT_REFERENCE = {
+    Kind.DEPOSIT: re.compile(r"[A-Za-z0-9]+"),
+    # An account that another business made up: its separators are a part of it.
+    Kind.BILL_PAYMENT: re.compile(r"[A-Za-z0-9./-]+(?: +[A-Za-z0-9./-]+)*"),
+}
 SHORTCODE = re.compile(r"[0-9]{5,7}")
 STORABLE_TEXT = re.compile(r"[^\u0000]*")
 
@@ -86,7 +90,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentRequest:
-    """What a caller asked for, already valid. `amount_kes` in whole shillings; texts as Daraja will get them."""
+    """What a caller asked for, already valid. `amount_kes` in whole shillings; texts as the caller wrote them."""
 
     kind: Kind
     amount_kes: int
@@ -124,10 +128,11 @@ def amount_kes(value: object, kind: Kind) -> int:
 
 
 def account_reference(text: str, kind: Kind) -> str:
-    """`text` as a reference that the payer's statement can show."""
+    """`text` as a reference that the payer's statement can show, or as an account with a paybill."""
     longest = ACCOUNT_REFERENCE_LENGTH_MAX[kind]
-    if len(text) > longest or not ACCOUNT_REFERENCE.fullmatch(text):
-        raise ValueError(f"must be 1 to {longest} letters and digits")
+    if len(text) > longest or not ACCOUNT_REFERENCE[kind].fullmatch(text):
+        more = ", also -, ., / and blanks inside" if kind is Kind.BILL_PAYMENT else ""
+        raise ValueError(f"must be 1 to {longest} letters and digits{more}")
     return text
 
 

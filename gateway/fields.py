@@ -88,7 +88,7 @@ def _line_told_from(shortest: int, longest: int) -> WithJsonSchema:
 
 
 def _reference_told(kind: Kind) -> WithJsonSchema:
-    return _told_as(values.ACCOUNT_REFERENCE, minLength=1, maxLength=values.ACCOUNT_REFERENCE_LENGTH_MAX[kind])
+    return _told_as(values.ACCOUNT_REFERENCE[kind], minLength=1, maxLength=values.ACCOUNT_REFERENCE_LENGTH_MAX[kind])
 
 
 _STORABLE_TOLD = as_schema(values.STORABLE_TEXT)

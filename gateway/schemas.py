@@ -111,7 +111,9 @@ class BillPaymentBody(Body):
     amount: BillAmount = Field(description="Whole Kenyan shillings.")
     paybill: Shortcode | None = Field(None, description="With `account_reference`; or give `till` instead.")
     till: Shortcode | None = Field(None, description="A buy-goods till, which takes no `account_reference`.")
-    account_reference: BillReference | None = Field(None, description="Our account with the paybill.")
+    account_reference: BillReference | None = Field(
+        None, description="Our account with the paybill. Daraja gets it exactly as you write it."
+    )
     remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
 
 

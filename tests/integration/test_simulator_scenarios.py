@@ -142,6 +142,53 @@ class TestAnswers:
             assert len(probe.simulator.ledger.movements) == expected
 
 
+class TestForms:
+    """Facts that the field tells in more than one form."""
+
+    async def test_a_refusal_comes_in_other_envelopes_which_carry_no_id(self, probe: Probe) -> None:
+        """Each form is drawn in time, by the seed, and the same again under the same seed."""
+        drawn: list[list[tuple[int, str]]] = []
+        for seed in (1, 1, 2):
+            await probe.simulator.reset()
+            probe.simulator.switches.change({"seed": seed})
+            probe.simulator.scenario("refused_otherwise")
+            drawn.append([(answer.status, answer.text) for answer in [await probe.b2c() for _ in range(60)]])
+            assert not probe.simulator.courier.pending
+        assert drawn[0] == drawn[1] != drawn[2]
+        assert {status for status, _ in drawn[0]} == {400, 404, 405, 411, 413, 415, 422}
+        assert not [text for _, text in drawn[0] if "ConversationID" in text or "RequestID" in text]
+
+    async def test_a_form_can_be_asked_for(self, probe: Probe) -> None:
+        """By its name."""
+        probe.simulator.scenario("refused_otherwise", params={"form": "plain_text"})
+        assert (await probe.stk()).status == 422
+        probe.simulator.scenario("our_field_refused", params={"form": "CallBackURL"})
+        assert (await probe.stk()).error == (400, "400.002.02", "Bad Request - Invalid CallBackURL")
+
+    async def test_an_independent_server_takes_an_amount_only_as_a_string(self, probe: Probe) -> None:
+        """Daraja itself takes both, and so does the simulator without this scenario."""
+        assert (await probe.b2c(Amount=1500)).status == 200
+        probe.simulator.scenario("number_refused")
+        refused = await probe.b2c(Amount=1500)
+        assert (refused.status, refused.body) == (422, None)
+        assert (await probe.b2c(Amount="1500")).status == 200
+        await probe.simulator.idle()
+        assert len(probe.simulator.ledger.movements) == 2
+
+    @pytest.mark.parametrize("text", ["a@b", "No#1", "tea & co"])
+    async def test_special_characters_fail_without_a_word(self, probe: Probe, text: str) -> None:
+        """The call is accepted, and nothing follows."""
+        probe.simulator.scenario("special_characters_fail")
+        assert (await probe.b2c(Remarks=text)).status == 200
+        assert (await probe.stk(TransactionDesc=text)).status == 200
+        await probe.simulator.idle()
+        assert not probe.simulator.ledger.movements
+        assert not probe.receiver.received
+        assert (await probe.b2c(Remarks="tea and co")).status == 200
+        await probe.simulator.idle()
+        assert len(probe.simulator.ledger.movements) == 1
+
+
 class TestOutcomes:
     """What a result says."""
 

@@ -18,6 +18,7 @@ from tests.simulator.answers import canned, envelope, invalid_field
 from tests.simulator.callbacks import Courier
 from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.control import closed_seconds, control_routes
+from tests.simulator.forms import NUMBER_REFUSED, Forms, is_number
 from tests.simulator.ledger import Ledger
 from tests.simulator.life import Book, Lives
 from tests.simulator.listener import Listener, cut
@@ -74,6 +75,7 @@ class Simulator:
         self.traffic = Traffic(records_max)
         self.courier = Courier(self.switches, records_max)
         self._ids = Identities()
+        self._forms = Forms(self.switches)
         self._book = Book(self.merchant.payout_shortcode, self.merchant.shortcode)
         self.tokens = Tokens(merchant=self.merchant, switches=self.switches, ids=self._ids)
         self._initiator = Initiator(merchant=self.merchant, vault=self.vault, switches=self.switches)
@@ -198,7 +200,7 @@ class Simulator:
         self._lives.prompts.clear()
         for part in (self._book, self.ledger, self.traffic, self.scenarios):
             part.clear()
-        for rest in (self._initiator, self._push, self._query):
+        for rest in (self._initiator, self._push, self._query, self._forms):
             rest.clear()
         self.switches.change(Switches(time_scale=self._time_scale).shown())
         await self.open_listener()
@@ -244,7 +246,9 @@ class Simulator:
             return envelope("malformed", self._ids)
         choice = self.scenarios.choose(endpoint.api, endpoint.facts(body))
         arrival.scenario = choice.script.name
-        if choice.acts:
+        if choice.has("number_refused") and is_number(body):
+            reply = NUMBER_REFUSED
+        elif choice.acts:
             try:
                 reply = await endpoint.act(body, choice)
             except InvalidFieldError as invalid:
@@ -270,7 +274,9 @@ class Simulator:
         if script is REFUSING:
             self.close_listener(seconds=closed_seconds(choice.params))
             return CUT
-        if script.answer is not None:
+        if script.answer in {"refused_otherwise", "our_field_refused"}:
+            reply = self._forms.reply(script.answer, api=api, params=choice.params, ids=self._ids)
+        elif script.answer is not None:
             reply = canned(
                 script.answer,
                 api=api,

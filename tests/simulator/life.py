@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from tests.simulator.callbacks import Courier
+from tests.simulator.forms import has_special_characters
 from tests.simulator.ledger import Kind, Ledger, Movement
 from tests.simulator.results import message_of
 from tests.simulator.scenarios import Choice, Facts
@@ -135,6 +136,10 @@ class Lives:
         code = self._code(payment)
         if not at_once:
             await self._until_result(payment, code)
+        if choice.has("special_characters_fail") and has_special_characters(payment.sent):
+            self._expire(payment)
+            self._release(payment)
+            return
         if choice.script.timeout_message and payment.timeout_url is not None:
             await self._courier.post(payment.timeout_url, payment.sent)
             if not choice.script.result_follows:

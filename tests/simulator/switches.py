@@ -23,6 +23,7 @@ class Switches:
 
     time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
     magic: bool = True  # magic phone numbers and amounts choose scenarios
+    seed: int = 0  # forms.py: which form of a fact a call plays, where the field has several
     chaos: dict[str, object] | None = None  # chaos.py: scenarios by lot, for calls that meet no rule
     token_policy: str = "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
     expires_in: str = "number"  # §1: sources disagree on the JSON type

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from domain.adapters.daraja.client import _exchange, _masked_field, call_seconds
 from domain.adapters.daraja.credential import security_credential
-from domain.adapters.daraja.requests import API_OF_KIND, B2C, Account, request_body
+from domain.adapters.daraja.requests import API_OF_KIND, B2C, Account, free_text, request_body
 from domain.adapters.daraja.token import Token
 from domain.callback_address import is_genuine
 from domain.payment import Payment
@@ -62,7 +66,7 @@ def test_a_deposit_is_asked_for_in_these_fields() -> None:
         "Password": base64.b64encode(b"174379passkey20260302003005").decode(),
         "Timestamp": "20260302003005",
         "TransactionType": "CustomerPayBillOnline",
-        "Amount": 250,
+        "Amount": "250",
         "PartyA": "254711000111",
         "PartyB": "174379",
         "PhoneNumber": "254711000111",
@@ -87,7 +91,7 @@ def test_a_withdrawal_is_asked_for_in_these_fields() -> None:
         "InitiatorName": "testapi",
         "SecurityCredential": "c2VjcmV0",
         "CommandID": "BusinessPayment",
-        "Amount": 250,
+        "Amount": "250",
         "PartyA": "600988",
         "PartyB": "254711000111",
         "Remarks": "March wages",
@@ -135,13 +139,78 @@ def test_a_bill_payment_is_asked_for_in_these_fields(
         "CommandID": command,
         "SenderIdentifierType": "4",
         "RecieverIdentifierType": identifier,
-        "Amount": 250,
+        "Amount": "250",
         "PartyA": "600988",
         "PartyB": receiver,
         "AccountReference": payment.account_reference,
         "Remarks": "Order 771",
         "Occassion": "",
     }
+
+
+@pytest.mark.parametrize("amount", [1, 10, 999, 100_000, 250_000])
+@pytest.mark.parametrize("kind", Kind)
+def test_every_call_writes_its_amount_as_a_string_of_digits(kind: Kind, amount: int) -> None:
+    """The portal's samples do so, and a server that follows them refuses a JSON number."""
+    sent = json.dumps(body_of(a_payment(kind=kind, amount_kes=amount)))
+    assert json.loads(sent)["Amount"] == str(amount)
+
+
+FREE_TEXTS = [
+    ("Invoice 42", "Invoice 42"),
+    ("Café crème", "Cafe creme"),
+    ("Łódź & ñandú", "odz nandu"),
+    ("Rent@March#3", "Rent March 3"),
+    ("a & b", "a b"),
+    ("  March   wages ", "March wages"),
+    ("v1.2-rc", "v1.2-rc"),
+    ("INV/42", "INV 42"),
+    ("O'Brien", "O Brien"),
+    ("Tea\u00a0time", "Tea time"),
+    ("\uff34\uff25\uff21", "TEA"),
+    ("100%", "100"),
+    ("@#&", "Payment"),
+    ("払い", "Payment"),
+    ("😀", "Payment"),
+    ("\u0663", "Payment"),  # a digit, but not one of ours
+    ("-", "Payment"),
+    (". -", "Payment"),
+]
+
+
+@pytest.mark.parametrize(("written", "sent"), FREE_TEXTS)
+def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(written: str, sent: str) -> None:
+    """`@`, `#` and `&` made requests fail silently. Our record keeps what the caller wrote."""
+    deposit = a_payment(description=written)
+    assert body_of(deposit)["TransactionDesc"] == sent
+    assert deposit.description == written
+    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT):
+        assert body_of(a_payment(kind=kind, remarks=written))["Remarks"] == sent
+
+
+def test_free_text_keeps_its_limits_after_it_is_reduced() -> None:
+    """One character may become several, and several none."""
+    assert body_of(a_payment(description="\ufb03" * 13))["TransactionDesc"] == "ffiffiffiffif"
+    assert body_of(a_payment(description="123456789012 &"))["TransactionDesc"] == "123456789012"
+    assert body_of(a_payment(description="&x"))["TransactionDesc"] == "x"
+    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT):
+        assert body_of(a_payment(kind=kind, remarks="&x"))["Remarks"] == "Payment"  # Daraja wants two
+        assert len(body_of(a_payment(kind=kind, remarks="\ufb03" * 100))["Remarks"]) == 100
+
+
+@given(text=st.text(max_size=120))
+def test_any_text_becomes_one_that_daraja_accepts(text: str) -> None:
+    for shortest, longest in ((1, 13), (2, 100)):
+        sent = free_text(text, shortest, longest)
+        assert shortest <= len(sent) <= longest
+        assert re.fullmatch(r"[A-Za-z0-9.-]+( [A-Za-z0-9.-]+)*", sent)
+
+
+@pytest.mark.parametrize("account", ["INV/42", "A-1", "A.B C", "0011 / 22-3.4", "METER7731"])
+def test_a_bill_account_reaches_daraja_exactly_as_the_caller_wrote_it(account: str) -> None:
+    """It says which account is paid: a changed one would pay another account."""
+    payment = a_payment(kind=Kind.BILL_PAYMENT, account_reference=account)
+    assert body_of(payment)["AccountReference"] == account
 
 
 def test_nothing_of_the_callers_metadata_reaches_daraja() -> None:
@@ -208,7 +277,7 @@ def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kin
         if name in body:
             assert body[name].rpartition("/")[2] not in text
             assert kept.request[name].endswith("/[masked]")
-    assert kept.request["Amount"] == 250
+    assert kept.request["Amount"] == "250"
 
 
 def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:

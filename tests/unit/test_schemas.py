@@ -66,6 +66,8 @@ def test_a_whole_body_is_taken_as_it_is() -> None:
     )  # fmt: skip
     body = {"amount": 1, "paybill": "888880", "account_reference": "ABCDEFGHIJKLM", "remarks": "Order 771"}
     assert payment_request(Kind.BILL_PAYMENT, body, a_caller()).account_reference == "ABCDEFGHIJKLM"
+    body |= {"account_reference": "01/2-3.4 56"}
+    assert payment_request(Kind.BILL_PAYMENT, body, a_caller()).account_reference == "01/2-3.4 56"
     body = {"amount": 10, "phone_number": "0711000111", "purpose": "salary", "remarks": "Wages"}
     assert payment_request(Kind.WITHDRAWAL, body, a_caller()).purpose is Purpose.SALARY
 
@@ -123,6 +125,13 @@ def test_a_wrong_value_is_named_with_a_sentence_about_it(kind: Kind, field: str,
     assert sentence.startswith("must ")
     assert "Input" not in sentence
     assert "Value error" not in sentence
+
+
+@pytest.mark.parametrize("account", ["", " A", "A ", "A_1", "A&1", "A\t1", "A" * 14, 42])
+def test_a_wrong_bill_account_is_named_with_a_sentence_about_it(account: object) -> None:
+    body = {"amount": 250, "paybill": "888880", "account_reference": account}
+    [(pointer, sentence)] = faults(Kind.BILL_PAYMENT, body).items()
+    assert (pointer, sentence[:5]) == ("/account_reference", "must ")
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,32 @@ def test_only_an_integer_is_an_amount(value: object, kind: Kind) -> None:
 def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(kind: Kind, longest: int) -> None:
     for good in ("A", "9", "aZ09", "X" * longest):
         assert values.account_reference(good, kind) == good
-    for wrong in ("", "X" * (longest + 1), "INV-42", "A B", "A\n", "é", "٣"):
-        with pytest.raises(ValueError, match=f"1 to {longest} letters and digits"):
+    for wrong in (
+        "",
+        "X" * (longest + 1),
+        "A\n",
+        "é",
+        "٣",
+        "A_B",
+        "A&B",
+        "A#1",
+        "A@B",
+        " A",
+        "A ",
+        " ",
+        "A\tB",
+        "A\u00a0B",
+    ):
+        with pytest.raises(ValueError, match=f"1 to {longest} letters"):
             values.account_reference(wrong, kind)
+
+
+@pytest.mark.parametrize("text", ["INV-42", "A B", "A/B", "A.B", "-", "/", ".", "A  B", "01/02-3.4 56", "A - B"])
+def test_only_a_bill_account_may_hold_blanks_inside_dashes_dots_and_slashes(text: str) -> None:
+    """A deposit's reference is printed to the payer; a bill's is an account that another business made up."""
+    assert values.account_reference(text, Kind.BILL_PAYMENT) == text
+    with pytest.raises(ValueError, match="1 to 12 letters and digits"):
+        values.account_reference(text, Kind.DEPOSIT)
 
 
 def test_a_shortcode_is_five_to_seven_digits() -> None:

@@ -1,8 +1,13 @@
-"""What we ask Daraja, in its own field names and spellings (daraja.md §2.1, §4.1, §5)."""
+"""What we ask Daraja, in its own field names and spellings (daraja.md §2.1, §4.1, §5).
+
+Amounts are strings, as in the portal's own samples: a server that follows those refuses a JSON number.
+"""
 
 from __future__ import annotations
 
 import base64
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -11,7 +16,7 @@ from typing import Any
 from domain import callback_address
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
 from domain.payment import Payment
-from domain.values import Kind, Purpose
+from domain.values import DEFAULT_TEXT, DESCRIPTION_LENGTH_MAX, REMARKS_LENGTH, Kind, Purpose
 
 # Kenya keeps one offset all year. Daraja checks only that timestamp and password agree (daraja.md §2.1).
 EAST_AFRICA = timezone(timedelta(hours=3))
@@ -25,6 +30,10 @@ _COMMANDS = {
 # Identifier types: a till is 2, a shortcode 4 (daraja.md §5: documents say only 4, production wants 2 for a till).
 _SHORTCODE = "4"
 _TILL = "2"
+
+# Daraja lets a request with `@`, `#` or `&` in a text fail without a word (daraja.md §2.2).
+_NOT_FREE_TEXT = re.compile(r"[^A-Za-z0-9.-]+")
+_ALPHANUMERIC = re.compile(r"[A-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +82,15 @@ def _stk_push(payment: Payment, account: Account, now: datetime) -> Mapping[str,
     return {
         **_password(account, now),
         "TransactionType": "CustomerBuyGoodsOnline" if account.till else "CustomerPayBillOnline",
-        "Amount": payment.amount_kes,
+        "Amount": str(payment.amount_kes),
         "PartyA": payment.phone_number,
         "PartyB": account.till or account.shortcode,
         "PhoneNumber": payment.phone_number,
         "CallBackURL": _address(payment, account, RESULT_OPERATIONS[payment.kind]),
         "AccountReference": payment.account_reference,
-        "TransactionDesc": payment.description,  # left out, it is refused as "Invalid Remarks" (daraja.md §2.1)
+        "TransactionDesc": free_text(
+            payment.description, 1, DESCRIPTION_LENGTH_MAX
+        ),  # left out, it is refused as "Invalid Remarks" (daraja.md §2.1)
     }
 
 
@@ -90,10 +101,10 @@ def _b2c(payment: Payment, account: Account, credential: str) -> Mapping[str, An
         "InitiatorName": account.initiator_name,
         "SecurityCredential": credential,
         "CommandID": _COMMANDS[payment.purpose or Purpose.BUSINESS],
-        "Amount": payment.amount_kes,
+        "Amount": str(payment.amount_kes),
         "PartyA": account.payout_shortcode,
         "PartyB": payment.phone_number,
-        "Remarks": payment.remarks,
+        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
         "QueueTimeOutURL": _address(payment, account, TIMEOUT_OPERATIONS[payment.kind]),
         "ResultURL": _address(payment, account, RESULT_OPERATIONS[payment.kind]),
         "Occassion": "",  # spelled so in v3
@@ -107,15 +118,24 @@ def _b2b(payment: Payment, account: Account, credential: str) -> Mapping[str, An
         "CommandID": "BusinessPayBill" if payment.paybill else "BusinessBuyGoods",
         "SenderIdentifierType": _SHORTCODE,
         "RecieverIdentifierType": _SHORTCODE if payment.paybill else _TILL,  # spelled so
-        "Amount": payment.amount_kes,
+        "Amount": str(payment.amount_kes),
         "PartyA": account.payout_shortcode,
         "PartyB": payment.paybill or payment.till,
-        "AccountReference": payment.account_reference,
-        "Remarks": payment.remarks,
+        "AccountReference": payment.account_reference,  # as it is: a changed one would pay another account
+        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
         "QueueTimeOutURL": _address(payment, account, TIMEOUT_OPERATIONS[payment.kind]),
         "ResultURL": _address(payment, account, RESULT_OPERATIONS[payment.kind]),
         "Occassion": "",
     }
+
+
+def free_text(text: str | None, shortest: int, longest: int) -> str:
+    """`text` in letters, digits, blank, `.` and `-`, within Daraja's limits; the default if too little is left."""
+    plain = "".join(
+        character for character in unicodedata.normalize("NFKD", text or "") if not unicodedata.combining(character)
+    )
+    reduced = _NOT_FREE_TEXT.sub(" ", plain).strip()[:longest].rstrip()
+    return reduced if len(reduced) >= shortest and _ALPHANUMERIC.search(reduced) else DEFAULT_TEXT
 
 
 def stk_query_body(checkout_request_id: str, account: Account, now: datetime) -> Mapping[str, Any]:
