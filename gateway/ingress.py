@@ -63,6 +63,14 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True, slots=True)
+class _Turn:
+    """Whether the caller's rate lets a request go on (no refusal), and whether it has taken one request of that rate."""
+
+    refusal: RequestRefused | Unavailable | None = None
+    was_taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ingress:
     """The routes and what they stand on."""
 
@@ -84,12 +92,12 @@ class Ingress:
             key = idempotency_key(request.headers)
             body = await read_json(request)
             mark = fingerprint(request.method, request.path, body)
-            comes_too_soon, copy = await asyncio.gather(self._too_soon(caller), self._copy(caller, key, mark))
-            if copy:
+            if copy := await self._copy(caller, key, mark):
                 return _answer(copy, is_replay=True)
+            turn = await self._turn(caller)
             try:
-                if comes_too_soon:
-                    raise comes_too_soon
+                if turn.refusal:
+                    raise turn.refusal
                 require_permission(caller, kind)
                 wanted = payment_request(kind, body, caller)
                 taken = charges(self.policy, caller, wanted)
@@ -97,6 +105,7 @@ class Ingress:
                 first = await answer_refusal(
                     self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
                 )
+                await self._after_replay(caller, turn)
                 return _answer(first, is_replay=True)
             acceptance = await accept(
                 self.accepting,
@@ -107,7 +116,9 @@ class Ingress:
                 charges=taken,
                 answer=lambda payment: _json(public_payment(payment, for_backend=caller.is_backend)),
             )
-            if not acceptance.is_replay:
+            if acceptance.is_replay:
+                await self._after_replay(caller, turn)
+            else:
                 observability.accepted.labels(kind=kind.value).inc()
                 await self._after_commit(caller, key, acceptance)
             return _answer(acceptance.answer, is_replay=acceptance.is_replay)
@@ -181,24 +192,33 @@ class Ingress:
     async def _welcome(self, request: web.Request) -> Caller:
         """Who asks, unless too often. (POST looks for a first answer before it refuses for that.)"""
         caller = await self._caller(request)
-        if comes_too_soon := await self._too_soon(caller):
-            raise comes_too_soon
+        turn = await self._turn(caller)
+        if turn.refusal:
+            raise turn.refusal
         return caller
 
-    async def _too_soon(self, caller: Caller) -> RequestRefused | Unavailable | None:
-        """Why this request comes too soon after the caller's others, if it does."""
+    async def _turn(self, caller: Caller) -> _Turn:
+        """Takes one request of the caller's rate, or says why this request comes too soon after the others."""
         limits = self.policy.callers[caller.role]
         if limits.requests_per_second is None:
-            return None
+            return _Turn()
         wait_seconds = await self.resources.if_redis_answers(lambda: self.rates.take(caller.key, limits))
-        if not isinstance(wait_seconds, float) and self.policy.without_redis is WithoutRedis.REFUSE:
-            return QueueUnavailable(
-                "How often you asked cannot be told right now. Send the same request again shortly."
+        if not isinstance(wait_seconds, float):
+            if self.policy.without_redis is WithoutRedis.ALLOW:
+                return _Turn()
+            return _Turn(
+                QueueUnavailable("How often you asked cannot be told right now. Send the same request again shortly.")
             )
-        if not isinstance(wait_seconds, float) or wait_seconds == 0:
-            return None
+        if wait_seconds == 0:
+            return _Turn(was_taken=True)
         message = "You have sent too many requests. Send the same request again later."
-        return RateLimited(message, limit="caller.requests_per_second", wait_seconds=wait_seconds)
+        return _Turn(RateLimited(message, limit="caller.requests_per_second", wait_seconds=wait_seconds))
+
+    async def _after_replay(self, caller: Caller, turn: _Turn) -> None:
+        """Gives back what a replay has taken of the caller's rate, because only Postgres knew that it is one."""
+        if turn.was_taken:
+            limits = self.policy.callers[caller.role]
+            await self.resources.if_redis_answers(lambda: self.rates.give_back(caller.key, limits))
 
     async def _own_payment(self, request: web.Request, caller: Caller) -> Payment:
         payment = await self.resources.reading.payment(_payment_id(request))

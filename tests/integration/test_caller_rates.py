@@ -53,6 +53,23 @@ async def test_a_refused_request_takes_nothing(redis: ArqRedis) -> None:
     assert await rates.take("somebody", SLOW) <= first
 
 
+async def test_what_is_given_back_may_be_taken_again(redis: ArqRedis) -> None:
+    rates = CallerRates(redis)
+    await asked(rates, 5)
+    await asyncio.gather(rates.give_back("somebody", SLOW), rates.give_back("somebody", SLOW))
+    assert (await asked(rates, 5)).count(0) == 2
+
+
+async def test_giving_back_never_makes_the_burst_larger(redis: ArqRedis) -> None:
+    """Also what was never taken."""
+    rates = CallerRates(redis)
+    await rates.take("somebody", SLOW)
+    for _ in range(9):
+        await rates.give_back("somebody", SLOW)
+    assert await redis.keys("*rate:*") == []
+    assert (await asked(rates, 9)).count(0) == 5
+
+
 async def test_who_waited_as_long_as_told_is_served(redis: ArqRedis) -> None:
     rates, quick = CallerRates(redis), CallerLimits(requests_per_second=50, burst=1)
     for _ in range(5):
@@ -63,7 +80,7 @@ async def test_who_waited_as_long_as_told_is_served(redis: ArqRedis) -> None:
 
 async def test_who_has_no_limit_costs_redis_nothing(redis: ArqRedis) -> None:
     assert await asked(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
-    assert await redis.keys("mkwanja:rate:*") == []
+    assert await redis.keys("*rate:*") == []
 
 
 async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: ArqRedis) -> None:

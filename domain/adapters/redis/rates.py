@@ -25,9 +25,20 @@ redis.call('SET', KEYS[1], string.format('%d', full), 'PX', math.ceil((full - no
 return 0
 """
 
+# The bucket is full again that much earlier. A full bucket has no key, so it cannot get fuller. KEYS and ARGV as above.
+_GIVE_BACK = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local full = tonumber(redis.call('GET', KEYS[1]) or '0') - tonumber(ARGV[1])
+if full <= now then return redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], string.format('%d', full), 'PX', math.ceil((full - now) / 1000) + 1000)
+return 0
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    script: str
     name: str
     interval_microseconds: float
     burst: int
@@ -39,21 +50,29 @@ class CallerRates:
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
         # Not one a key: a batch may hold many requests of one caller, and Redis takes them in order.
-        self._lane: Lane[_Request, float] = Lane(self._take_batch, key=id)
+        self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id)
 
     async def take(self, caller_key: str, limits: CallerLimits) -> float:
         """0 if one more request of this caller may be served now; else after how many seconds. Raises QueueUnavailable."""
+        return await self._run(_TAKE, caller_key, limits)
+
+    async def give_back(self, caller_key: str, limits: CallerLimits) -> None:
+        """Undoes one `take` that was answered 0. Raises QueueUnavailable."""
+        await self._run(_GIVE_BACK, caller_key, limits)
+
+    async def _run(self, script: str, caller_key: str, limits: CallerLimits) -> float:
         if limits.requests_per_second is None:
             return 0.0
         # A name of fixed length that does not show the caller.
         name = "mkwanja:rate:" + hashlib.sha256(caller_key.encode()).hexdigest()
+        interval = 1_000_000 / limits.requests_per_second
         async with available():
-            return await self._lane.submit(_Request(name, 1_000_000 / limits.requests_per_second, limits.burst))
+            return await self._lane.submit(_Request(script, name, interval, limits.burst))
 
-    async def _take_batch(self, requests: Sequence[_Request]) -> list[float]:
+    async def _run_batch(self, requests: Sequence[_Request]) -> list[float]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for request in requests:
                 # The text each time: asking first whether Redis knows the script would be one more round trip.
-                pipeline.eval(_TAKE, 1, request.name, str(request.interval_microseconds), str(request.burst))
-            waits = await pipeline.execute()
-        return [int(wait) / 1_000_000 for wait in waits]
+                pipeline.eval(request.script, 1, request.name, str(request.interval_microseconds), str(request.burst))
+            results = await pipeline.execute()
+        return [int(result) / 1_000_000 for result in results]
