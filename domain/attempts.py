@@ -11,6 +11,10 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+# Kinds of id that more than one module asks for by name.
+ORIGINATOR_CONVERSATION_ID = "originator_conversation_id"
+CONVERSATION_ID = "conversation_id"
+
 
 class Outcome(StrEnum):
     """What came of one attempt. An attempt without one is under way, or its worker is gone: it may have acted."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
 
-from domain.attempts import Attempt, Outcome, told
+from domain.attempts import CONVERSATION_ID, ORIGINATOR_CONVERSATION_ID, Attempt, Outcome, told
 from domain.failures import Failure
 from domain.values import Kind, Purpose
 
@@ -161,7 +161,7 @@ class Step(StrEnum):
 
 
 # The id by which Daraja can be asked about a payment, where it has to be one of Daraja's own.
-ASKED_BY = {Kind.DEPOSIT: "checkout_request_id", Kind.BILL_PAYMENT: "originator_conversation_id"}
+ASKED_BY = {Kind.DEPOSIT: "checkout_request_id", Kind.BILL_PAYMENT: ORIGINATOR_CONVERSATION_ID}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +269,19 @@ class Payment:
             if of_kind and all(of_kind) and not any(value in known for known in of_kind):
                 return True
         return False
+
+    def ids_that_count(self, ids: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """`ids` without an OriginatorConversationID that says nothing about this payment.
+
+        Daraja may name one of its own making in a result, beside the ConversationID of its acknowledgement (daraja.md
+        §4.3). A message that names two of them is about two payments, so both count.
+        """
+        conversations = {key for key in ids if key[0] == CONVERSATION_ID}
+        originators = {key for key in ids if key[0] == ORIGINATOR_CONVERSATION_ID}
+        own = (ORIGINATOR_CONVERSATION_ID, str(self.id)) if self.kind is Kind.WITHDRAWAL else None
+        unknown = originators - self.provider_ids - {own}
+        is_ours = bool(conversations) and conversations <= self.provider_ids
+        return ids - unknown if is_ours and len(originators) == 1 else ids
 
     def attempt_named_by(self, ids: frozenset[tuple[str, str]]) -> UUID | None:
         """The attempt that a message with `ids` is about.

@@ -12,8 +12,6 @@ from enum import StrEnum
 from domain.failures import Failure
 from domain.inquiry import Verdict
 
-ORIGINATOR_CONVERSATION_ID = "originator_conversation_id"
-
 
 class Word(StrEnum):
     """What a message says, whatever its shape was."""
@@ -38,7 +36,8 @@ class Report:
     failure: Failure | None = None
     ids: frozenset[tuple[str, str]] = frozenset()
     has_amount: bool = False
-    amount: Decimal | None = None  # None with has_amount: there was one that could not be read
+    amount: Decimal | None = None  # None with has_amount: the message names two amounts
+    ignores_amount: bool = False  # a value under an amount's name was no number, and was left out
     receipt: str | None = None
     recipient_name: str | None = None
     verdict: Verdict | None = None

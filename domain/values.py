@@ -66,6 +66,9 @@ STORABLE_TEXT = re.compile(r"[^\u0000]*")
 
 _RECEIPT = re.compile(r"[A-Z0-9]{6,20}")  # one spelling only: a receipt belongs to one payment
 
+# Daraja gives a request that failed the date and a count, as `TK61000000`, in the place of a receipt (daraja.md §4.3).
+_PLACEHOLDER = re.compile(r"[A-Z][A-L][1-9A-V][0-9]{7}|.*0000000")
+
 # Crockford's alphabet: no I, L, O, U, so that a reference read over the phone is typed right.
 _REFERENCE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -161,7 +164,7 @@ def storable_text(text: str) -> str:
 
 def is_receipt(text: str) -> bool:
     """Whether `text` has the form of an M-PESA receipt and is not the placeholder of a failure (daraja.md §2.2)."""
-    return _RECEIPT.fullmatch(text) is not None and not text.endswith("0000000")
+    return _RECEIPT.fullmatch(text) is not None and _PLACEHOLDER.fullmatch(text) is None
 
 
 def reference_from(payment_id: UUID) -> str:

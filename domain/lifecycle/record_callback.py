@@ -13,13 +13,13 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from domain.attempts import Outcome
+from domain.attempts import ORIGINATOR_CONVERSATION_ID, Outcome
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.events import event_type
 from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Change, Context, Decided, ProviderIds, StoredCallback
-from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
+from domain.report import Report, Word
 from domain.values import Kind
 
 
@@ -130,9 +130,12 @@ def decide_report(
         return _stored(_asked_sooner(payment, context, report), Disposition.WRONG_SOURCE, is_flagged=True)
     if report.word is Word.UNREADABLE:
         return _stored(payment, Disposition.UNREADABLE, is_flagged=True)
-    if context.ids_of_others or _disagrees(payment, report):
+    if context.ids_of_others:
         return _for_review(payment, report, Disposition.IDS_DIFFER)
-    if report.has_amount and report.amount != payment.amount_kes:
+    report = replace(report, ids=payment.ids_that_count(report.ids))
+    if _disagrees(payment, report):
+        return _for_review(payment, report, Disposition.IDS_DIFFER)
+    if _names_another_amount(payment, report):
         return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
     is_unconfirmed = confirm_above_kes is not None and payment.amount_kes > confirm_above_kes and report.verdict is None
     success = _unconfirmed_success if is_unconfirmed else _success
@@ -298,6 +301,8 @@ def _for_review(payment: Payment, report: Report, disposition: Disposition, ids:
 
 def _detail(report: Report) -> dict[str, str]:
     detail = {"provider_code": report.code} if report.code else {}
+    if report.ignores_amount:
+        detail["note"] = "a value under an amount's name was no number"
     return {**detail, "by": "inquiry"} if report.verdict is not None else detail
 
 
@@ -315,6 +320,13 @@ def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment
         soonest = soonest_question_at(context.evidence, context.now)
         return replace(payment, next_step_at=min(soonest, payment.next_step_at or soonest))
     return payment
+
+
+def _names_another_amount(payment: Payment, report: Report) -> bool:
+    """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would decide by itself."""
+    if report.verdict is not None and report.ignores_amount and not report.has_amount:
+        return True
+    return report.has_amount and report.amount != payment.amount_kes
 
 
 def _disagrees(payment: Payment, report: Report) -> bool:

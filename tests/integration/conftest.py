@@ -256,7 +256,7 @@ def new_id() -> UUID:
 
 
 def a_receipt() -> str:
-    return f"UJ2{next(_RECEIPTS):07}"
+    return f"UJ2A{next(_RECEIPTS):06}"
 
 
 def an_answer(payment: Payment) -> bytes:

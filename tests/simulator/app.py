@@ -106,6 +106,7 @@ class Simulator:
             ids=ids,
             book=self._book,
             courier=self.courier,
+            forms=self._forms,
         )
         return {
             "/mpesa/stkpush/v1/processrequest": self._push,

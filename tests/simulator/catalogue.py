@@ -149,6 +149,18 @@ TELLING = (
         sentence="The request is echoed to QueueTimeOutURL and nothing follows; no money moves.",
     ),
     quirk("wrong_amount", 47, PAYMENTS, "The result names another amount (params.amount, else one more)."),
+    quirk(
+        "receipt_under_amount",
+        None,
+        PAYOUTS,
+        "The result has its receipt a second time, under the name of the amount.",
+    ),
+    quirk(
+        "result_names_another_id",
+        None,
+        PAYOUTS,
+        "The result's OriginatorConversationID is params.of (any id of a payment), else one that nobody has.",
+    ),
     quirk("missing_metadata", 48, PAYMENTS, "A success without items; params.absent drops the container."),
     quirk("missing_receipt", 49, PAYMENTS, "A success without a receipt."),
     quirk("string_date", 50, PAYMENTS, "The result's date is a string where it is a number by default."),

@@ -58,12 +58,13 @@ class Forms:
     def reply(self, scenario: str, *, api: str, params: Mapping[str, object], ids: Identities) -> Reply:
         """The answer of `scenario` in one of its forms."""
         if scenario == "refused_otherwise":
-            return OTHER_ENVELOPES[self._form(scenario, tuple(OTHER_ENVELOPES), params)]
+            return OTHER_ENVELOPES[self.form(scenario, tuple(OTHER_ENVELOPES), params)]
         assert scenario == "our_field_refused", scenario
-        field = self._form(f"{scenario}/{api}", OUR_FIELDS[api], params)
+        field = self.form(f"{scenario}/{api}", OUR_FIELDS[api], params)
         return ids.error(400, "400.002.02", f"Bad Request - Invalid {field}")
 
-    def _form(self, of: str, forms: Sequence[str], params: Mapping[str, object]) -> str:
+    def form(self, of: str, forms: Sequence[str], params: Mapping[str, object]) -> str:
+        """One of `forms`, drawn for the fact that `of` names, unless `params.form` names it."""
         wanted = params.get("form")
         if isinstance(wanted, str):
             return wanted

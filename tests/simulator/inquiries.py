@@ -39,8 +39,8 @@ STATUSES = (
     Script(
         name="not_found",
         apis=STATUS,
-        code="SFC_IC0003",
-        sentence="The result says that the transaction does not exist (params.desc: in other words).",
+        sentence="The result says that the transaction does not exist: 2032 after 85 s, or SFC_IC0003 (params.code, else "
+        "drawn by the switch seed; params.desc: in other words).",
     ),
     Script(
         name="status_receiver_invalid",
@@ -67,6 +67,7 @@ STATUSES = (
         "Without the keys in params.without ([TransactionStatus]); those in params.valueless have no Value; "
         "params.absent drops the container.",
     ),
+    quirk("spaced_keys", None, STATUS, "A true answer that writes Originator Conversation ID and Conversation ID."),
     quirk("status_missing_receipt", None, STATUS, "A true answer without ReceiptNo."),
     quirk("status_wrong_amount", None, STATUS, "A true answer with another amount (params.amount, else one more)."),
     quirk(

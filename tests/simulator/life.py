@@ -55,6 +55,7 @@ class Payment:
     timeout_url: str | None
     sent: Mapping[str, object]
     choice: Choice
+    told_originator_id: str | None = None  # what results call it, where that is not its own id
     refusal: Code | None = None  # decided while accepting: wrong credential, limits, wrong party
     state: State = "Pending"
     outcome: Outcome | None = None
@@ -119,6 +120,9 @@ class Lives:
 
     async def begin(self, payment: Payment) -> None:
         """Accept it. Returns at once, unless the scenario delivers before it answers."""
+        if payment.choice.has("result_names_another_id"):
+            other = self._book.find(str(payment.choice.params.get("of", "")))
+            payment.told_originator_id = other.originator_id if other else self._ids.request_id()
         self._book.enter(payment)
         if payment.kind == "stk":
             self.prompts[payment.party] = payment.provider_id

@@ -164,7 +164,7 @@ def _payout(
         code=code,
         kind=kind,
         desc=text_of(PAYOUT_TEXTS, outcome.code, outcome.desc),
-        originator_id=payment.originator_id,
+        originator_id=payment.told_originator_id or payment.originator_id,
         conversation_id=payment.provider_id,
         transaction_id="" if hides_receipt else outcome.receipt,
         parameters=parameters,
@@ -172,9 +172,14 @@ def _payout(
     )
 
 
-def _success_items(payment: Payment, items: list[Item]) -> object:
+def _success_items(payment: Payment, outcome: Outcome, items: list[Item]) -> object:
     """The parameters of a success, in the shape that the scenario asks for."""
     choice = payment.choice
+    if choice.has("receipt_under_amount"):
+        amount = next(
+            item["Key"] for item in items if "Amount" in str(item["Key"]) and "Balance" not in str(item["Key"])
+        )
+        items = [*items, {"Key": amount, "Value": outcome.receipt}]
     if choice.has("missing_metadata") and choice.params.get("absent") is True:
         return None
     if choice.has("single_object_parameter"):
@@ -187,7 +192,7 @@ def _b2c(payment: Payment, outcome: Outcome) -> dict[str, object]:
     lacks_values = choice.has("missing_value")
     references: object = [QUEUE_TIMEOUT_ITEM, {"Key": "Occassion"}] if lacks_values else QUEUE_TIMEOUT_ITEM
     if str(outcome.code) == "0":
-        parameters = _success_items(payment, _b2c_items(payment, outcome))
+        parameters = _success_items(payment, outcome, _b2c_items(payment, outcome))
     elif choice.has("single_object_parameter"):
         parameters = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}
     else:
@@ -224,7 +229,7 @@ def _b2b(payment: Payment, outcome: Outcome) -> dict[str, object]:
     if payment.choice.has("missing_value"):
         references.append({"Key": "Occassion"})
     if str(outcome.code) == "0":
-        parameters = _success_items(payment, _b2b_items(payment, outcome))
+        parameters = _success_items(payment, outcome, _b2b_items(payment, outcome))
         # Strings on success and numbers on failure, by the documents (§5).
         return _payout(payment, outcome, kind="0", code="0", parameters=parameters, references=references)
     single: Item = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}

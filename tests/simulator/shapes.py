@@ -82,11 +82,13 @@ class Identities:
 
     def receipt(self) -> str:
         """Ten characters of which the first three say the day; never given twice."""
-        number = next(self._receipt) * RECEIPT_STEP % RECEIPTS
-        suffix = ""
-        for _ in range(7):
-            number, digit = divmod(number, 36)
-            suffix += DIGITS[digit]
+        suffix = "0"
+        while suffix.isdigit():  # seven digits are a placeholder's form (§4.3)
+            number = next(self._receipt) * RECEIPT_STEP % RECEIPTS
+            suffix = ""
+            for _ in range(7):
+                number, digit = divmod(number, 36)
+                suffix += DIGITS[digit]
         return date_prefix(nairobi_now()) + suffix
 
     def error(self, status: int, code: str, message: str) -> Reply:
@@ -100,5 +102,5 @@ def date_prefix(moment: datetime) -> str:
 
 
 def placeholder_receipt(moment: datetime) -> str:
-    """What a failed request carries where a receipt would be (§2.2)."""
-    return date_prefix(moment) + "0000000"
+    """What a failed request carries where a receipt would be: zeros, or a count (§2.2, §4.3)."""
+    return date_prefix(moment) + random.choice(("0000000", f"{random.randrange(10_000_000):07d}"))

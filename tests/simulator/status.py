@@ -5,8 +5,10 @@ is taken, because sources differ on it. The envelope's ids are the question's, t
 """
 
 import random
+from dataclasses import dataclass
 
 from tests.simulator.callbacks import Courier
+from tests.simulator.forms import Forms
 from tests.simulator.life import Book, Payment
 from tests.simulator.payouts import Initiator, acknowledgement, remarks
 from tests.simulator.results import DONE, PAYOUT_TEXTS, QUEUE_TIMEOUT_ITEM, Item, envelope, text_of
@@ -17,9 +19,38 @@ from tests.simulator.shapes import Identities, Reply, digits_of, nairobi_now, pl
 from tests.simulator.switches import Switches
 from tests.simulator.validation import Body, InvalidFieldError, as_text, one_of, required_text, shortcode, url
 
-NOT_FOUND: Code = "SFC_IC0003"
-NOT_FOUND_TEXT = "The transaction does not exist"
 RESULT_SECONDS = (2.0, 4.0)  # §6.1: asynchronous like payouts
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """One of the two forms in which Daraja says that it knows no such transaction (§6.1)."""
+
+    code: Code
+    text: str
+    seconds: tuple[float, float]
+
+
+# As results of 2017 wrote them (§4.3).
+SPACED = {"OriginatorConversationID": "Originator Conversation ID", "ConversationID": "Conversation ID"}
+
+NOT_FOUND = {
+    "2032": NotFound(
+        2032, "The transaction receipt number does not exist.", (80.0, 90.0)
+    ),  # recorded twice, after 85 s
+    "SFC_IC0003": NotFound("SFC_IC0003", "The transaction does not exist", RESULT_SECONDS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question that was acknowledged. `ids` are its own: its ConversationID and OriginatorConversationID."""
+
+    body: Body
+    choice: Choice
+    ids: tuple[str, str]
+    refusal: Code | None
+    not_found: NotFound  # the form of that answer, should it be the answer
 
 
 class TransactionStatus:
@@ -36,6 +67,7 @@ class TransactionStatus:
         ids: Identities,
         book: Book,
         courier: Courier,
+        forms: Forms,
     ) -> None:
         self._merchant = merchant
         self._initiator = initiator
@@ -43,6 +75,7 @@ class TransactionStatus:
         self._ids = ids
         self._book = book
         self._courier = courier
+        self._forms = forms
 
     def facts(self, body: Body) -> Facts:
         """What the payment that is asked about is about."""
@@ -72,37 +105,51 @@ class TransactionStatus:
             refusal = 2028
         echoed = originator_id if self._switches.status_echoes_target else ""
         inquiry = (self._ids.conversation_id(), echoed or self._ids.request_id())
+        question = Question(body, choice, inquiry, refusal, self._not_found_form(choice))
         if choice.script.callback_first:
-            await self._tell(body, choice, inquiry, refusal)
+            await self._tell(question)
         else:
-            self._courier.soon(self._tell_later(body, choice, inquiry, refusal))
+            self._courier.soon(self._tell_later(question))
         return acknowledgement(*inquiry)
 
-    async def _tell_later(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> None:
+    def _not_found_form(self, choice: Choice) -> NotFound:
+        wanted = str(choice.params.get("code", self._switches.not_found_code))
+        return NOT_FOUND.get(wanted) or NOT_FOUND[self._forms.form("not_found", tuple(NOT_FOUND), {})]
+
+    def _is_not_found(self, question: Question) -> bool:
+        if question.refusal is not None:
+            return False
+        code = question.choice.code(payout=True)
+        return question.choice.script.name == "not_found" or (code == 0 and self._found(question.body) is None)
+
+    async def _tell_later(self, question: Question) -> None:
+        body, choice = question.body, question.choice
         script = choice.script
         if script.result_seconds is None or script.timeout_message:
-            await self._courier.pause(random.uniform(*RESULT_SECONDS))
+            is_slow = self._is_not_found(question)
+            await self._courier.pause(random.uniform(*(question.not_found.seconds if is_slow else RESULT_SECONDS)))
         if script.timeout_message:
             await self._courier.post(str(body["QueueTimeOutURL"]), body)
             if not script.result_follows:
                 return
         if script.result_seconds is not None:
             await self._courier.pause(script.result_seconds, real=choice.seconds)
-        await self._tell(body, choice, inquiry, refusal)
+        await self._tell(question)
 
-    async def _tell(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> None:
-        result = self._result(body, choice, inquiry, refusal)
-        await self._courier.post(str(body["ResultURL"]), result, copies=choice.copies, hold=choice.script.held)
+    async def _tell(self, question: Question) -> None:
+        choice, address = question.choice, str(question.body["ResultURL"])
+        await self._courier.post(address, self._result(question), copies=choice.copies, hold=choice.script.held)
 
-    def _result(self, body: Body, choice: Choice, inquiry: tuple[str, str], refusal: Code | None) -> dict[str, object]:
-        conversation_id, originator_id = inquiry
+    def _result(self, question: Question) -> dict[str, object]:
+        body, choice, refusal = question.body, question.choice, question.refusal
+        conversation_id, originator_id = question.ids
         payment = self._found(body)
         code = choice.code(payout=True) if refusal is None else refusal
         desc = as_text(choice.params.get("desc")) if refusal is None else None
         text = text_of(PAYOUT_TEXTS, code, desc)
         parameters: object = None
-        if refusal is None and (choice.script.name == "not_found" or (code == 0 and payment is None)):
-            code, text = NOT_FOUND, NOT_FOUND_TEXT if desc is None else desc
+        if self._is_not_found(question):
+            code, text = question.not_found.code, question.not_found.text if desc is None else desc
         elif code == 0 and payment is not None:
             text = DONE
             if not (choice.has("status_missing_parameters") and choice.params.get("absent") is True):
@@ -147,6 +194,8 @@ class TransactionStatus:
         receipt = self._receipt_told(payment, status, choice)
         if receipt:
             items.append({"Key": "ReceiptNo", "Value": receipt})
+        if choice.has("spaced_keys"):
+            items = [{**item, "Key": SPACED.get(str(item["Key"]), item["Key"])} for item in items]
         if choice.has("status_conflicting"):
             second = choice.params.get("second", "Failed" if status == "Completed" else "Completed")
             items.append({"Key": "TransactionStatus", "Value": second})

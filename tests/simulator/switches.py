@@ -12,6 +12,7 @@ from tests.simulator.chaos import check_plan
 CHOICES: dict[str, tuple[str, ...]] = {
     "token_policy": ("invalidate_previous", "keep_all"),
     "expires_in": ("number", "string"),
+    "not_found_code": ("2032", "SFC_IC0003", "random"),
     "in_flight_shape": ("A", "B", "C", "random"),
     "duplicate_ocid": ("sync", "async"),
 }
@@ -24,6 +25,7 @@ class Switches:
     time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
     magic: bool = True  # magic phone numbers and amounts choose scenarios
     seed: int = 0  # forms.py: which form of a fact a call plays, where the field has several
+    not_found_code: str = "random"  # §6.1: two codes were seen for one fact
     chaos: dict[str, object] | None = None  # chaos.py: scenarios by lot, for calls that meet no rule
     token_policy: str = "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
     expires_in: str = "number"  # §1: sources disagree on the JSON type

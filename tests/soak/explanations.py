@@ -15,7 +15,7 @@ from typing import Any
 from tests.soak.evidence import Delivery, Evidence, Kept, Movement, Recorded
 
 SENDS_MAX = 4
-NOT_FOUND = "SFC_IC0003"
+NOT_FOUND = ("SFC_IC0003", "2032")
 
 # The operation by which Daraja tells the result of a payment of each kind.
 RESULT_OF = {"deposit": "deposit", "withdrawal": "withdrawal", "bill_payment": "bill-payment"}
@@ -105,7 +105,7 @@ def _withdrawal_that_may_not_go_again(facts: Facts, payment: Recorded) -> str | 
     if facts.movements(payment.id):
         return None  # Daraja has it and would tell
     told = [item.body for item in facts.deliveries(payment.id, "status-") if item.status == 200]
-    not_found = sum(str(_result(body).get("ResultCode")) == NOT_FOUND for body in told)
+    not_found = sum(str(_result(body).get("ResultCode")) in NOT_FOUND for body in told)
     if not_found < 2:
         return None
     outcomes = facts.outcomes(payment.id)

@@ -27,7 +27,7 @@ def text(one: Awaited, **changes: Any) -> str:
 
 def forged_receipt(one: Awaited) -> str:
     """The receipt that lies about `one`."""
-    return f"EVL7{one.amount:06}"
+    return f"EVLX{one.amount:06}"
 
 
 def _changed(old: str | Callable[[Awaited], str], new: str | Callable[[Awaited], str]) -> Make:
@@ -148,24 +148,24 @@ _NO_RECEIPTS: dict[str, str | Callable[[Awaited, Awaited], str]] = {
     "nothing": '""',
     "a number": "1234567890",
     "true": "true",
-    "a list": '["EVL7AAAAAA"]',
-    "an object": '{"a": "EVL7AAAAAA"}',
+    "a list": '["EVLXAAAAAA"]',
+    "an object": '{"a": "EVLXAAAAAA"}',
     "a placeholder": '"UKN0000000"',
     "in small": '"evl7aaaaaa"',
-    "with a line": '"EVL7AAAAAA\\n"',
-    "with a space": '" EVL7AAAAAA"',
-    "short": '"EVL7A"',
+    "with a line": '"EVLXAAAAAA\\n"',
+    "with a space": '" EVLXAAAAAA"',
+    "short": '"EVLXA"',
     "long": '"' + "E" * 21 + '"',
     "very long": '"' + "E" * 30_000 + '"',
-    "with NUL": '"EVL7AAA\\u0000"',
-    "half a character": '"EVL7AAA\\ud800"',
+    "with NUL": '"EVLXAAA\\u0000"',
+    "half a character": '"EVLXAAA\\ud800"',
     "in Cyrillic": '"\\u0415VL7AAAAAA"',
     "in full width": '"\\uff25VL7AAAAAA"',
     "SQL": '"\' OR 1=1; DROP TABLE mkwanja.payments; --"',
     "a format": '"%s%n{0}${x}"',
     "a path": '"../../etc/passwd"',
     "markup": '"<script>1</script>"',
-    "twice as a key": '"EVL7AAAAAA", "Value": "EVL7BBBBBB", "TransactionID": "EVL7CCCCCC", "TransactionID": "EVL7DDDDDD"',
+    "twice as a key": '"EVLXAAAAAA", "Value": "EVLXBBBBBB", "TransactionID": "EVLXCCCCCC", "TransactionID": "EVLXDDDDDD"',
 }
 
 _ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
@@ -226,9 +226,11 @@ _MADE: dict[str, Make] = {
     "no receipt": lambda one, _: text(one, receipt=...).encode(),
     "two amounts, its own first": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)]),
     "two amounts, its own last": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)], first=True),
-    "two amounts, one unreadable": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], True)]),
-    "two receipts": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVL7SECOND")]),
-    "two receipts, the other first": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVL7SECOND")], first=True),
+    "two amounts and a value that is no number": lambda one, _: _items(
+        one, [(_AMOUNT_NAMES[one.api], True), (_AMOUNT_NAMES[one.api], one.amount + 5)]
+    ),
+    "two receipts": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVLXSECOND")]),
+    "two receipts, the other first": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVLXSECOND")], first=True),
     "two receipts, one a number": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], 7)]),
     "the ids of another payment": lambda one, other: text(one, **_foreign_ids(one, other)).encode(),
     "one id of another payment": lambda one, other: text(one, **dict([next(iter(_foreign_ids(one, other).items()))])).encode(),
@@ -255,7 +257,7 @@ _MADE: dict[str, Make] = {
 
 def settled_receipt(other: Awaited) -> str:
     """The receipt that the settled payment has."""
-    return f"UKN7{other.amount:06}"
+    return f"UKNX{other.amount:06}"
 
 
 HOSTILE: dict[str, Make] = {
@@ -278,11 +280,14 @@ TWINS: dict[str, Make] = {
     "the amount as a fraction": _amount(lambda one: f"{one.amount}.00"),
     "the amount with an exponent": _amount(lambda one: f"{one.amount}e0"),
     "the amount twice, alike": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], f"{one.amount}.0")]),
+    "the amount, and a value there that is no number": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], True)]),
     "the receipt twice, alike": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], forged_receipt(one))]),
     "without ids": lambda one, _: text(one, **dict.fromkeys(one.ids, ...)).encode(),
-    "other names with other amounts": lambda one, _: _items(one, [("Balance", 5), ("amount", 7), ("Charges", "x")], first=True),
+    "other names with other amounts": lambda one, _: _items(
+        one, [("Balance", 5), ("AmountDue", 7), ("Charges", "x")], first=True
+    ),
     "a reference that names another receipt": _whole(
-        lambda body: body[:-1] + b', "ReferenceData": {"ReferenceItem": {"Key": "TransactionReceipt", "Value": "EVL7OTHER1"}}}'
+        lambda body: body[:-1] + b', "ReferenceData": {"ReferenceItem": {"Key": "TransactionReceipt", "Value": "EVLXOTHER1"}}}'
     ),
     "a name of control characters and markup": lambda one, _: _items(
         one, [("ReceiverPartyPublicName", "254711000111 - \u202e<b>'; DROP TABLE x; --\0")]

@@ -16,6 +16,7 @@ from tests.spec.conftest import a_system
 from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, awaited, deliver, deliver_raw
 from tests.spec.playing import Api, begin
 from tests.spec.system import System
+from tests.spec.told_results import RESULTS
 
 _LIMIT = 64 * 1024
 
@@ -144,47 +145,6 @@ async def test_a_body_that_is_too_large_is_refused(system: System) -> None:
     assert await system.callbacks(one.id) == []
 
 
-# What a result says besides its code → what becomes of the payment, and what is noted with the callback.
-_FINAL = ("succeeded", False, "finalized")
-_REVIEW = ("awaiting_result", True, "amount_differs")
-_OTHER_IDS = ("awaiting_result", True, "ids_differ")
-_INCOMPLETE = ("awaiting_result", True, "success_without_receipt")
-
-_RESULTS: dict[str, tuple[Api, Any, tuple[str, bool, str]]] = {
-    "the amount as a fraction": ("stk", lambda one: one.result(amount=float(one.amount)), _FINAL),
-    "the amount as text": ("stk", lambda one: one.result(amount=f"{one.amount}.00"), _FINAL),
-    "no ids": ("stk", lambda one: one.result(CheckoutRequestID=..., MerchantRequestID=...), _FINAL),
-    "the code as text": ("stk", lambda one: one.result(code="0"), _FINAL),
-    "a shilling more": ("stk", lambda one: one.result(amount=one.amount + 1), _REVIEW),
-    "a cent less": ("stk", lambda one: one.result(amount=one.amount - 0.01), _REVIEW),
-    "an amount that is true": ("stk", lambda one: one.result(amount=True), _REVIEW),
-    "an amount in words": ("stk", lambda one: one.result(amount="much"), _REVIEW),
-    "an amount in a list": ("stk", lambda one: one.result(amount=[one.amount]), _REVIEW),
-    "no amount": ("stk", lambda one: one.result(amount=...), _INCOMPLETE),
-    "no receipt": ("stk", lambda one: one.result(receipt=...), _INCOMPLETE),
-    "a receipt of a failure": ("stk", lambda one: one.result(receipt="UKN0000000"), _INCOMPLETE),
-    "a receipt that is a number": ("stk", lambda one: one.result(receipt=1234567890), _INCOMPLETE),
-    "another CheckoutRequestID": ("stk", lambda one: one.result(CheckoutRequestID="ws_CO_other"), _OTHER_IDS),
-    "another MerchantRequestID": ("stk", lambda one: one.result(MerchantRequestID="other"), _OTHER_IDS),
-    "a failure with other ids": ("stk", lambda one: one.result(code=1032, CheckoutRequestID="other"), _OTHER_IDS),
-    "another ConversationID": ("b2c", lambda one: one.result(ConversationID="AG_other"), _OTHER_IDS),
-    "another OriginatorConversationID": (
-        "b2c",
-        lambda one: one.result(OriginatorConversationID=str(uuid4()), ConversationID=...),
-        _OTHER_IDS,
-    ),
-    "a withdrawal without ids": (
-        "b2c",
-        lambda one: one.result(OriginatorConversationID=..., ConversationID=...),
-        _FINAL,
-    ),
-    "a withdrawal of another amount": ("b2c", lambda one: one.result(amount=one.amount * 100), _REVIEW),
-    "a bill of another amount": ("b2b", lambda one: one.result(amount=f"{one.amount}.50"), _REVIEW),
-    "a bill with other ids": ("b2b", lambda one: one.result(OriginatorConversationID="other"), _OTHER_IDS),
-    "a bill in words": ("b2b", lambda one: one.result(amount=f"{one.amount}.00"), _FINAL),
-}
-
-
 async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None:
     """A result finalizes only if its amount and ids are the payment's own; else it is kept, flagged, and changes nothing."""
 
@@ -198,11 +158,11 @@ async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None
         assert stored["is_flagged"] is payment["needs_review"]
         return payment["stage"], payment["needs_review"], stored["disposition"]
 
-    rows = enumerate(_RESULTS.values())
+    rows = enumerate(RESULTS.values())
     outcomes = await asyncio.gather(*(outcome(number, api, make) for number, (api, make, _) in rows))
     wrong = {
         what: (seen, expected)
-        for (what, (_, _, expected)), seen in zip(_RESULTS.items(), outcomes, strict=True)
+        for (what, (_, _, expected)), seen in zip(RESULTS.items(), outcomes, strict=True)
         if seen != expected
     }
     assert not wrong, wrong

@@ -77,7 +77,7 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
     await _deliver_all(silent, one, {what: (one.url, body) for what, body in bodies.items()})
     assert await silent.payment(other.id) == before
     await _settle(silent, one)
-    receipts = await silent.rows("SELECT id FROM mkwanja.payments WHERE receipt ILIKE 'EVL7%'")
+    receipts = await silent.rows("SELECT id FROM mkwanja.payments WHERE receipt ILIKE 'EVLX%'")
     assert receipts == []
 
 
@@ -96,7 +96,7 @@ async def test_a_strange_body_that_is_clear_settles_its_payment(silent: System, 
 
     ones = await asyncio.gather(*(settled_by(what) for what in TWINS))
     # These receipts are the payments' own; the next test looks for stolen ones.
-    undo = "UPDATE mkwanja.payments SET receipt = replace(receipt, 'EVL7', 'UKT7') WHERE id = ANY($1::uuid[])"
+    undo = "UPDATE mkwanja.payments SET receipt = replace(receipt, 'EVLX', 'UKTX') WHERE id = ANY($1::uuid[])"
     await silent.execute(undo, [one.id for one in ones])
 
 
@@ -118,7 +118,7 @@ async def test_a_success_at_the_address_of_another_operation_settles_nothing(sil
 _ANSWERS: dict[str, Any] = {
     "another amount": {"Amount": 1},
     "an amount that is true": {"Amount": True},
-    "another's id": {"OriginatorConversationID": "other"},
+    "another's ids": {"OriginatorConversationID": "other", "ConversationID": "AG_other"},
     "an id of another type": {"OriginatorConversationID": ["x"]},
     "another's ConversationID": {"ConversationID": "AG_other"},
     "a status in small": {"TransactionStatus": "completed"},
@@ -127,7 +127,11 @@ _ANSWERS: dict[str, Any] = {
     "a status that is true": {"TransactionStatus": True},
     "a status of zero": {"TransactionStatus": 0},
     "a failure of another amount": {"TransactionStatus": "Failed", "Amount": 1},
-    "a failure of another's": {"TransactionStatus": "Failed", "OriginatorConversationID": "other"},
+    "a failure of another's": {
+        "TransactionStatus": "Failed",
+        "OriginatorConversationID": "other",
+        "ConversationID": "AG_other",
+    },
 }
 
 

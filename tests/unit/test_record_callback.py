@@ -13,6 +13,7 @@ import pytest
 from domain.attempts import Outcome
 from domain.callback_address import Operation, fits_kind
 from domain.events import EventType
+from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change, decide_report, raw_change
 from domain.payment import Payment, Stage
 from domain.ports import Decided
@@ -94,7 +95,7 @@ def test_every_word_is_decided_in_every_stage() -> None:
 def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
     """Every combination of word, stage, amount, ids, receipt, source and ownership."""
     amounts = {"agrees": (True, Decimal("250.00")), "differs": (True, Decimal(251)),
-               "unreadable": (True, None), "absent": (False, None)}  # fmt: skip
+               "two": (True, None), "absent": (False, None)}  # fmt: skip
     ids = {"agree": frozenset({("conversation_id", "AG_1")}), "differ": frozenset({("conversation_id", "AG_9")}),
            "absent": frozenset[tuple[str, str]]()}  # fmt: skip
     cases = product(
@@ -128,7 +129,7 @@ def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
 
 VETOES: dict[str, tuple[dict[str, Any], dict[str, Any], Disposition]] = {
     "amount differs": ({"has_amount": True, "amount": Decimal("250.01")}, {}, D.AMOUNT_DIFFERS),
-    "amount unreadable": ({"has_amount": True, "amount": None}, {}, D.AMOUNT_DIFFERS),
+    "two amounts": ({"has_amount": True, "amount": None}, {}, D.AMOUNT_DIFFERS),
     "ids differ": ({"ids": frozenset({("conversation_id", "AG_9")})}, {}, D.IDS_DIFFER),
     "ids of another payment": ({}, {"ids_of_others": frozenset({("conversation_id", "AG_7")})}, D.IDS_DIFFER),
 }
@@ -302,6 +303,18 @@ def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None
     for word in (Word.SUCCESS, Word.FAILURE, Word.TIMEOUT):
         decision = decided(a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(word, ids=ids))
         assert (payment_of(decision).stage, decision.disposition) == (S.AWAITING_RESULT, D.IDS_DIFFER)
+
+
+def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
+    report = a_report(verdict=Verdict.PAID, has_amount=False, amount=None, ignores_amount=True)
+    decision = decided(a_payment(stage=S.AWAITING_RESULT), report)
+    assert (payment_of(decision).stage, decision.disposition) == (S.AWAITING_RESULT, D.AMOUNT_DIFFERS)
+
+
+def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
+    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(ignores_amount=True))
+    assert payment_of(decision).stage is S.SUCCEEDED
+    assert "no number" in decision.detail["note"]
 
 
 def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_ids() -> None:

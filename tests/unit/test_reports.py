@@ -104,7 +104,10 @@ def test_a_failures_transaction_id_is_no_receipt_however_real_it_looks(transacti
     assert (report.word, report.receipt) == (Word.FAILURE, None)
 
 
-@pytest.mark.parametrize("receipt", ["OAK0000000", "", None, 12, "UC 14", "UC1", [], {"a": 1}, "U" * 21, "UC14KD82Q\n"])
+@pytest.mark.parametrize(
+    "receipt",
+    ["OAK0000000", "TK61000000", "UC12345678", "", None, 12, "UC 14", "UC1", [], {"a": 1}, "U" * 21, "UC14KD82Q\n"],
+)
 def test_a_placeholder_or_anything_else_that_is_no_receipt_is_none(receipt: object) -> None:
     items = named({**STK_ITEMS, "MpesaReceiptNumber": receipt}, "Name")
     assert read("deposit", stk(0, items)).receipt is None
@@ -126,6 +129,7 @@ AMOUNTS: list[tuple[object, Decimal | None]] = [
     (-250, Decimal(-250)),
     ("2.5e2", None),
     ("250 ", None),
+    ("1,500.00", None),
     ("+250", None),
     ("KES 250", None),
     ("२५०", None),
@@ -138,9 +142,56 @@ AMOUNTS: list[tuple[object, Decimal | None]] = [
 
 
 @pytest.mark.parametrize(("value", "amount"), AMOUNTS)
-def test_an_amount_is_exact_or_known_to_be_unreadable(value: object, amount: Decimal | None) -> None:
+def test_an_amount_is_exact_or_is_noted_as_no_number_and_left_out(value: object, amount: Decimal | None) -> None:
     report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
-    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, True, amount)
+    is_number = amount is not None
+    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, is_number, amount)
+    assert report.ignores_amount is not is_number
+
+
+# Values under amounts' names, and the amount that they come to: "differ" where two numbers do.
+SEVERAL_AMOUNTS: list[tuple[list[object], object]] = [
+    ([1500, "UC17KX20PM"], Decimal(1500)),  # recorded from an independent server
+    (["UC17KX20PM", 1500], Decimal(1500)),
+    ([1500, "1500.00", 1500.0], Decimal(1500)),
+    ([1500, 1400], "differ"),
+    ([1500, "UC17KX20PM", "1400.00"], "differ"),
+    (["UC17KX20PM", True], None),
+]
+
+
+@pytest.mark.parametrize(("values", "amount"), SEVERAL_AMOUNTS)
+@pytest.mark.parametrize("second", ["TransactionAmount", "Amount", "transaction amount"])
+@pytest.mark.parametrize("operation", ["withdrawal", "bill-payment"])
+def test_all_numbers_under_an_amount_s_name_must_agree(
+    operation: str, second: str, values: list[object], amount: object
+) -> None:
+    first = named({**PAYOUT_PARAMETERS, "TransactionAmount": values[0]}, "Key")
+    report = read(operation, payout(0, [*first, *({"Key": second, "Value": value} for value in values[1:])]))
+    assert report.has_amount is (amount is not None)
+    assert report.amount == (None if amount == "differ" else amount)
+    assert report.ignores_amount is any(isinstance(value, (bool, str)) and "." not in str(value) for value in values)
+
+
+def test_parameters_are_found_by_the_letters_of_their_names() -> None:
+    spaced = {"transaction amount": 1500, "TRANSACTION_RECEIPT": "UC17KX20PM", "Receiver Party Public Name": "1 - JANE"}
+    message = payout(0, named(spaced, "Key"), TransactionID=ABSENT, ConversationID=ABSENT)
+    message["Result"]["Conversation ID"] = "AG_1"
+    report = read("withdrawal", message)
+    assert (report.amount, report.receipt, report.recipient_name) == (Decimal(1500), "UC17KX20PM", "JANE")
+    assert ("conversation_id", "AG_1") in report.ids
+    items = {"amount": 250.0, "Mpesa Receipt Number": "UC14KD82QZ"}
+    deposit = read("deposit", stk(0, named(items, "Name")))
+    assert (deposit.amount, deposit.receipt) == (Decimal(250), "UC14KD82QZ")
+
+
+def test_a_message_that_names_one_id_in_two_spellings_names_both() -> None:
+    message = payout()
+    message["Result"]["Conversation ID"] = "AG_another"
+    assert {value for kind, value in read("withdrawal", message).ids if kind == "conversation_id"} == {
+        "AG_20260301_2010",
+        "AG_another",
+    }
 
 
 def test_an_amount_is_read_from_the_text_and_not_by_way_of_a_float() -> None:
@@ -223,8 +274,11 @@ def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) ->
 )
 @pytest.mark.parametrize("operation", ["withdrawal-timeout", "bill-payment-timeout"])
 def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(operation: str, message: Any) -> None:
-    ids = frozenset({("originator_conversation_id", "payout-17")})
-    assert read(operation, message) == Report(word=Word.TIMEOUT, ids=ids)
+    report = read(operation, message)
+    assert (report.word, report.verdict, report.failure, report.receipt) == (Word.TIMEOUT, None, None, None)
+    # An echo of our request names our id; a Result names its conversation too.
+    conversation = {("conversation_id", "AG_20260301_2010")} if "ConversationID" in message.get("Result", {}) else set()
+    assert report.ids == {("originator_conversation_id", "payout-17")} | conversation
 
 
 @pytest.mark.parametrize(

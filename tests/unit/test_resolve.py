@@ -97,7 +97,7 @@ def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None
     assert (decision.payment.stage, decision.event) == (S.SUCCEEDED, EventType.CORRECTED)
 
 
-@pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "UC14KD82Q!"])
+@pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "TK61000000", "UC14KD82Q!"])
 def test_paid_needs_a_receipt_that_can_be_one(receipt: str | None) -> None:
     assert "--receipt" in refusal(a_flagged(), replace(PAID, receipt=receipt))
 

@@ -133,16 +133,32 @@ def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(said: str, value:
         ("1500.00", Decimal(1500)),
         (1500.0, Decimal(1500)),
         (1500.01, Decimal("1500.01")),
-        ("KES 1500", None),
         ("1,500", None),
+        ("KES 1500", None),
         (True, None),
         ([], None),
     ],
 )
-def test_an_amount_may_be_text_and_is_exact_or_unreadable(value: Any, amount: Decimal | None) -> None:
+def test_an_amount_may_be_text_and_is_exact_or_left_out(value: Any, amount: Decimal | None) -> None:
     for said in ("Completed", "Failed"):
         report = reading(status(0, parameters(Amount=value, TransactionStatus=said)))
-        assert (report.has_amount, report.amount) == (True, amount)
+        is_number = amount is not None
+        assert (report.has_amount, report.amount, report.ignores_amount) == (is_number, amount, not is_number)
+
+
+def test_the_target_s_ids_and_status_are_found_by_the_letters_of_their_names() -> None:
+    """Status results of 2017 write blanks (daraja.md §4.3)."""
+    items = [
+        {"Key": "Originator Conversation ID", "Value": TARGET},
+        {"Key": "Conversation ID", "Value": "AG_20260301_2010"},
+        {"Key": "Transaction Status", "Value": "Completed"},
+        {"Key": "amount", "Value": "1500.00"},
+        {"Key": "Receipt No", "Value": "UC17KX20PM"},
+    ]
+    report = reading(status(0, items))
+    assert (report.word, report.ids, report.amount, report.receipt) == (
+        Word.SUCCESS, IDS, Decimal(1500), "UC17KX20PM",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
@@ -151,7 +167,9 @@ def test_an_amount_that_is_not_said_is_absent(value: Any) -> None:
     assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, False, None)
 
 
-@pytest.mark.parametrize("receipt", [ABSENT, None, "", "OAK0000000", "UC10000000", "UC1", 12, [], "UC14KD82Q\n"])
+@pytest.mark.parametrize(
+    "receipt", [ABSENT, None, "", "OAK0000000", "UC10000000", "TK61000000", "UC1", 12, [], "UC14KD82Q\n"]
+)
 def test_a_completed_payout_with_a_placeholder_for_a_receipt_has_none(receipt: Any) -> None:
     report = reading(status(0, parameters(ReceiptNo=receipt)))
     assert (report.word, report.receipt) == (Word.SUCCESS, None)
@@ -187,14 +205,31 @@ def test_a_zero_says_that_the_question_was_answered_as_text_or_number(code: obje
         "Transaction not found",
         "Transaction with the given ID not exist",
         "[Controller - ]The Transaction\nsearched for was not found.",
+        "The transaction receipt number does not exist.",
     ],
 )
-def test_not_found_is_one_code_with_a_text_that_says_so(text: str) -> None:
-    assert reading(status("SFC_IC0003", ABSENT, ResultDesc=text)) == Report(
-        word=Word.UNDECIDED, code="SFC_IC0003", verdict=V.NOT_FOUND
-    )
-    for code in ("SFC_J_C0003", "sfc_ic0003", 1, "17", 25):
+def test_not_found_is_one_of_two_codes_with_a_text_that_says_so(text: str) -> None:
+    for code in (2032, "2032", "SFC_IC0003"):
+        report = reading(status(code, ABSENT, ResultDesc=text))
+        assert report == Report(word=Word.UNDECIDED, code=str(code), verdict=V.NOT_FOUND)
+    for code in ("SFC_J_C0003", "sfc_ic0003", 1, "17", 25, 2033, "2032 ", "02032", -2032, 20320, "R2032"):
         assert reading(status(code, ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
+
+
+def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
+    """As two strangers captured it: no parameters, a placeholder, a reference without a value."""
+    message = {
+        "Result": {
+            "ResultType": 0,
+            "ResultCode": 2032,
+            "ResultDesc": "The transaction receipt number does not exist.",
+            "OriginatorConversationID": "9a1e-4c22-8d0f-1b2c3d4e5f60112233",
+            "ConversationID": "AG_20261127_0100aabbccddeeff0011",
+            "TransactionID": "UKR0000000",
+            "ReferenceData": {"ReferenceItem": {"Key": "Occasion"}},
+        }
+    }
+    assert reading(message) == Report(word=Word.UNDECIDED, code="2032", verdict=V.NOT_FOUND)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +251,8 @@ def test_not_found_is_one_code_with_a_text_that_says_so(text: str) -> None:
 )
 def test_the_code_with_any_other_text_is_no_answer(text: Any) -> None:
     """It means as well that the operator does not exist: our own name, not the payment."""
-    assert reading(status("SFC_IC0003", ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
+    for code in ("SFC_IC0003", 2032, "2032"):
+        assert reading(status(code, ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
 
 
 @pytest.mark.parametrize("code", [1, "1", 15, 17, 25, 26, 29, "100000000", "R000002", "00", "0 ", "O", -1, 10**30])
@@ -291,7 +327,7 @@ def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_paymen
         ]
         assert {ALLOWED[value] for value in said if value not in (None, "")} == {report.word}
     if report.verdict is V.NOT_FOUND:
-        assert code == "SFC_IC0003"
+        assert str(code) in ("SFC_IC0003", "2032")
         assert "transaction" in str(text).lower()
 
 

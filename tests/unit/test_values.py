@@ -150,14 +150,44 @@ def test_no_value_makes_an_amount_but_an_integer_in_range(value: Any) -> None:
     assert 10 <= amount <= 250_000
 
 
-@pytest.mark.parametrize("text", ["UC14KD82QZ", "NLJ7RT61SV", "ABCDEF", "123456", "A" * 20])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "UC14KD82QZ",
+        "NLJ7RT61SV",
+        "UC1234567A",
+        "UX61234567",
+        "UCW1234567",
+        "UC01234567",
+        "1C61234567",
+        "UCA1234567B",
+        "ABCDEF",
+        "123456",
+        "A" * 20,
+    ],
+)
 def test_a_receipt_is_six_to_twenty_capitals_and_digits(text: str) -> None:
     assert values.is_receipt(text)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["OAK0000000", "MBN0000000", "0000000", "", "ABCDE", "A" * 21, "UC14KD82Q\n", "UC-4KD82QZ", "é" * 10, "uc14kd82qz"],
+    [
+        "OAK0000000",
+        "TK61000000",
+        "UKR0000001",
+        "UC19999999",
+        "UCV1234567",
+        "MBN0000000",
+        "0000000",
+        "",
+        "ABCDE",
+        "A" * 21,
+        "UC14KD82Q\n",
+        "UC-4KD82QZ",
+        "é" * 10,
+        "uc14kd82qz",
+    ],
 )
 def test_a_placeholder_or_another_spelling_is_no_receipt(text: str) -> None:
     assert not values.is_receipt(text)

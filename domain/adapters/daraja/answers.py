@@ -14,6 +14,7 @@ from domain.adapters.daraja.reports import is_provider_id
 from domain.adapters.daraja.requests import Api
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
 from domain.adapters.daraja.strict_json import Unreadable, parse
+from domain.attempts import ORIGINATOR_CONVERSATION_ID
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -25,7 +26,7 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
-from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
+from domain.report import Report, Word
 from domain.values import Kind
 
 # Daraja says "your token is not valid" in four ways, by API (daraja.md §1).

@@ -21,9 +21,10 @@ from domain.adapters.daraja.result_codes import (
     refuses_credential,
 )
 from domain.adapters.daraja.strict_json import Unreadable, parse
+from domain.attempts import CONVERSATION_ID, ORIGINATOR_CONVERSATION_ID
 from domain.callback_address import Operation, is_timeout
 from domain.inquiry import Verdict
-from domain.report import ORIGINATOR_CONVERSATION_ID, Report, Word
+from domain.report import Report, Word
 from domain.values import Kind, is_receipt
 
 UNREADABLE = Report(word=Word.UNREADABLE)
@@ -36,16 +37,16 @@ _SECRET_VALUE = re.compile(
 )
 REPLACED = b"[replaced]"
 
-# "Not found" has no code of its own (daraja.md §6.1, inferred): this one, with a text that says so.
-_NOT_FOUND_CODE = "SFC_IC0003"
+# "Not found" is one of these codes with a text that says so (daraja.md §6.1). SFC_IC0003 also says that our operator is
+# unknown, so the code alone proves nothing.
+_NOT_FOUND_CODES = frozenset({"2032", "SFC_IC0003"})
 _NOT_FOUND = re.compile(r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL)
 _NOT_FOUND_CHARACTERS_MAX = 500  # a sentence of Daraja's is shorter, and the pattern takes the square of a longer one
 
-_TARGET_IDS = {
-    "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID,
-    "OriginalConversationID": ORIGINATOR_CONVERSATION_ID,
-    "ConversationID": "conversation_id",
-}
+# Names are compared by their letters: older results write "Originator Conversation ID" (daraja.md §4.3).
+_STK_IDS = {"checkoutrequestid": "checkout_request_id", "merchantrequestid": "merchant_request_id"}
+_PAYOUT_IDS = {"originatorconversationid": ORIGINATOR_CONVERSATION_ID, "conversationid": CONVERSATION_ID}
+_TARGET_IDS = {**_PAYOUT_IDS, "originalconversationid": ORIGINATOR_CONVERSATION_ID}
 
 _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 
@@ -85,23 +86,20 @@ def _deposit_report(message: Any) -> Report:
     """STK callback (daraja.md §2.3)."""
     callback = _mapping(_mapping(_mapping(message).get("Body")).get("stkCallback"))
     code = _code(callback)
-    ids = _ids(callback, {"CheckoutRequestID": "checkout_request_id", "MerchantRequestID": "merchant_request_id"})
+    ids = _ids(callback, _STK_IDS)
     items = _items(callback.get("CallbackMetadata"), "Item", "Name")
-    return _report(
-        Kind.DEPOSIT, code, ids, items.get("Amount", []), _receipt(items.get("MpesaReceiptNumber", [])), None
-    )
+    return _report(Kind.DEPOSIT, code, ids, _amounts(items), _receipt(items.get("mpesareceiptnumber", [])), None)
 
 
 def _payout_report(kind: Kind, message: Any) -> Report:
     """B2C and B2B result (daraja.md §4.3, §5)."""
     result = _mapping(_mapping(message).get("Result"))
     code = _code(result)
-    ids = _ids(result, {"ConversationID": "conversation_id", "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID})
+    ids = _ids(result, _PAYOUT_IDS)
     parameters = _items(result.get("ResultParameters"), "ResultParameter", "Key")
-    amounts = parameters.get("TransactionAmount", []) + parameters.get("Amount", [])
-    receipt = _receipt([*parameters.get("TransactionReceipt", []), result.get("TransactionID")])
-    name = next(iter(parameters.get("ReceiverPartyPublicName", [])), None)
-    return _report(kind, code, ids, amounts, receipt, _recipient_name(name))
+    receipt = _receipt([*parameters.get("transactionreceipt", []), result.get("TransactionID")])
+    name = next(iter(parameters.get("receiverpartypublicname", [])), None)
+    return _report(kind, code, ids, _amounts(parameters), receipt, _recipient_name(name))
 
 
 def _status_report(message: Any) -> Report:
@@ -109,7 +107,7 @@ def _status_report(message: Any) -> Report:
     result = _mapping(_mapping(message).get("Result"))
     code = _code(result)
     if code != SUCCESS_CODE:
-        is_not_found = code == _NOT_FOUND_CODE and _says_not_found(result.get("ResultDesc"))
+        is_not_found = code in _NOT_FOUND_CODES and _says_not_found(result.get("ResultDesc"))
         verdict = Verdict.NOT_FOUND if is_not_found else Verdict.NO_ANSWER
         return Report(word=Word.UNDECIDED, code=code, verdict=verdict, refuses_credential=refuses_credential(code))
     parameters = _items(result.get("ResultParameters"), "ResultParameter", "Key")
@@ -117,17 +115,16 @@ def _status_report(message: Any) -> Report:
     if not all(is_provider_id(value) for _, value in named):
         raise _OtherShape  # it names something, and it cannot be told whether that is the payment
     ids = frozenset(named)
-    amounts = parameters.get("Amount", [])
-    common: dict[str, Any] = {"ids": ids, "has_amount": bool(amounts), "amount": _amount(amounts)}
-    statuses = parameters.get("TransactionStatus", [])
+    common: dict[str, Any] = {"ids": ids, **_amounts(parameters)}
+    statuses = parameters.get("transactionstatus", [])
     status = statuses[0] if statuses and all(value == statuses[0] for value in statuses) else None
     if status == STATUS_COMPLETED:
         return Report(
             word=Word.SUCCESS,
             code=status,
             verdict=Verdict.PAID,
-            receipt=_receipt(parameters.get("ReceiptNo", [])),
-            recipient_name=_recipient_name(next(iter(parameters.get("CreditPartyName", [])), None)),
+            receipt=_receipt(parameters.get("receiptno", [])),
+            recipient_name=_recipient_name(next(iter(parameters.get("creditpartyname", [])), None)),
             **common,
         )
     failure = failure_of_status(status) if isinstance(status, str) else None
@@ -147,7 +144,7 @@ def _timeout_report(message: Any) -> Report:
     inner = body.get("Result", body)
     return Report(
         word=Word.TIMEOUT,
-        ids=_ids(_mapping(inner), {"OriginatorConversationID": ORIGINATOR_CONVERSATION_ID}),
+        ids=_ids(_mapping(inner), _PAYOUT_IDS),
     )
 
 
@@ -155,20 +152,12 @@ def _report(
     kind: Kind,
     code: str,
     ids: frozenset[tuple[str, str]],
-    amounts: list[Any],
+    amounts: dict[str, Any],
     receipt: str | None,
     recipient_name: str | None,
 ) -> Report:
     if code == SUCCESS_CODE:
-        return Report(
-            word=Word.SUCCESS,
-            code=code,
-            ids=ids,
-            has_amount=bool(amounts),
-            amount=_amount(amounts),
-            receipt=receipt,
-            recipient_name=recipient_name,
-        )
+        return Report(word=Word.SUCCESS, code=code, ids=ids, receipt=receipt, recipient_name=recipient_name, **amounts)
     failure = failure_of(kind, code)
     if failure is None:
         return Report(word=Word.UNDECIDED, code=code, ids=ids)
@@ -178,9 +167,8 @@ def _report(
         code=code,
         failure=failure,
         ids=ids,
-        has_amount=bool(amounts),
-        amount=_amount(amounts),
         refuses_credential=kind is not Kind.DEPOSIT and refuses_credential(code),
+        **amounts,
     )
 
 
@@ -193,9 +181,9 @@ def _code(message: Mapping[str, Any]) -> str:
 
 def _ids(message: Mapping[str, Any], names: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     found = set()
-    for name, id_kind in names.items():
-        value = message.get(name)
-        if value is None or value == "":
+    for name, value in message.items():
+        id_kind = names.get(_letters(name))
+        if id_kind is None or value in (None, ""):
             continue
         if not is_provider_id(value):
             raise _OtherShape
@@ -209,25 +197,40 @@ def is_provider_id(value: Any) -> bool:
 
 
 def _items(container: Any, list_name: str, key_name: str) -> dict[str, list[Any]]:
-    """Named values, in order of appearance. One object may stand for a list, items may lack a value, keys may repeat."""
+    """Values by the letters of their names, in order of appearance.
+
+    One object may stand for a list, items may lack a value, and names may repeat.
+    """
     values: dict[str, list[Any]] = defaultdict(list)
     items = container.get(list_name) if isinstance(container, Mapping) else None
     for item in items if isinstance(items, list) else [items]:
         if isinstance(item, Mapping) and isinstance(item.get(key_name), str) and item.get("Value") not in (None, ""):
-            values[item[key_name]].append(item["Value"])
+            values[_letters(item[key_name])].append(item["Value"])
     return values
 
 
-def _amount(values: list[Any]) -> Decimal | None:
-    """The one amount that all of `values` name; None where one cannot be read or two differ."""
-    amounts = set()
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, Decimal, str)):
-            return None
-        if isinstance(value, str) and not _PLAIN_NUMBER.fullmatch(value):
-            return None
-        amounts.add(Decimal(value))
-    return amounts.pop() if len(amounts) == 1 else None
+def _letters(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalpha())
+
+
+def _amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """The part of a `Report` that says how much. All numbers must agree; what is no number is noted and left out.
+
+    Daraja has been seen to put a receipt under an amount's name (daraja.md §4.3).
+    """
+    values = [*parameters.get("transactionamount", []), *parameters.get("amount", [])]
+    numbers = [number for value in values if (number := _number(value)) is not None]
+    return {
+        "has_amount": bool(numbers),
+        "amount": numbers[0] if numbers and all(number == numbers[0] for number in numbers) else None,
+        "ignores_amount": len(numbers) < len(values),
+    }
+
+
+def _number(value: Any) -> Decimal | None:
+    if isinstance(value, str):
+        return Decimal(value) if _PLAIN_NUMBER.fullmatch(value) else None
+    return Decimal(value) if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else None
 
 
 def _receipt(values: list[Any]) -> str | None:

@@ -27,6 +27,7 @@ from domain.adapters.postgres.engine import (
 from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
+from domain.attempts import ORIGINATOR_CONVERSATION_ID
 from domain.errors import PaymentServiceError, StoreUnavailable
 from domain.events import event_body, json_text
 from domain.inquiry import Evidence
@@ -44,6 +45,7 @@ SELECT kind, value, payment_id, attempt_id FROM mkwanja.provider_ids
 WHERE payment_id = ANY(CAST(:ids AS uuid[]))
    OR (kind, value) IN (SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:provider_values AS text[])))
 """)
+_PAYMENTS = text("SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
 _RECEIPTS = text("SELECT receipt, id FROM mkwanja.payments WHERE receipt = ANY(CAST(:receipts AS text[]))")
 
 
@@ -87,6 +89,7 @@ class Changing:
 async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[ChangeResult | PaymentServiceError]:
     """Decides and writes `batch` in `transaction`. A decision that refuses is its own waiter's result, nobody else's."""
     payments, owners = await _lock_and_load(transaction, batch)
+    named = await _payments_named(transaction, batch)
     evidence = await load_evidence(transaction, batch)
     receipts = await _receipt_owners(transaction, batch, evidence)
     written: list[Written] = []
@@ -97,7 +100,10 @@ async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[C
         context = Context(
             now=transaction.now,
             ids_of_others=frozenset(
-                key for key in change.ids if owners.get(key, change.payment_id) != change.payment_id
+                key
+                for key in change.ids
+                if owners.get(key, change.payment_id) != change.payment_id
+                or named.get(key, change.payment_id) != change.payment_id
             ),
             receipt_is_anothers=receipts.get(change.receipt or "", change.payment_id) != change.payment_id,
             receipts_of_others=frozenset(
@@ -146,6 +152,30 @@ async def _lock_and_load(
     payments = {row.id: payment_from(row, attempts.get(row.id, ())) for row in rows}
     owners = {(row.kind, row.value): row.payment_id for row in id_rows}
     return payments, owners
+
+
+async def _payments_named(transaction: Transaction, batch: Sequence[Change]) -> dict[tuple[str, str], UUID]:
+    """Other payments that this batch's messages name by our own ids.
+
+    A withdrawal is known to Daraja by its payment's id, also before Daraja has acknowledged it.
+    """
+    foreign = {
+        key: payment_id
+        for change in batch
+        for key in change.ids
+        if key[0] == ORIGINATOR_CONVERSATION_ID and (payment_id := _payment_id(key[1])) not in (None, change.payment_id)
+    }
+    if not foreign:
+        return {}
+    found = {row.id for row in await transaction.rows(_PAYMENTS, {"ids": sorted(set(foreign.values()))})}
+    return {key: payment_id for key, payment_id in foreign.items() if payment_id in found}
+
+
+def _payment_id(value: str) -> UUID | None:
+    try:
+        return UUID(value)
+    except ValueError:
+        return None
 
 
 async def _receipt_owners(

@@ -1,0 +1,62 @@
+"""Ids in a message: which of them agree with a payment, and which say nothing about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.attempts import Outcome
+from domain.inquiry import Verdict
+from domain.lifecycle.record_callback import Disposition
+from domain.payment import Stage
+from domain.report import Word
+from domain.values import Kind
+from tests.builders import a_payment, a_report, an_attempt
+from tests.unit.test_record_callback import OWN_ID, decided, payment_of
+
+MADE_BY_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112233")
+SECOND_OF_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112234")
+OUR_CONVERSATION = ("conversation_id", "AG_1")
+UNKNOWN_CONVERSATION = ("conversation_id", "AG_9")
+
+
+@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
+@pytest.mark.parametrize("verdict", [None, "of an inquiry"])
+@pytest.mark.parametrize("word", [Word.SUCCESS, Word.FAILURE])
+@pytest.mark.parametrize(
+    ("ids", "is_believed"),
+    [
+        ({MADE_BY_DARAJA, OUR_CONVERSATION}, True),
+        ({MADE_BY_DARAJA, UNKNOWN_CONVERSATION}, False),
+        ({MADE_BY_DARAJA}, False),
+        ({MADE_BY_DARAJA, SECOND_OF_DARAJA, OUR_CONVERSATION}, False),
+        ({MADE_BY_DARAJA, OUR_CONVERSATION, UNKNOWN_CONVERSATION}, False),
+    ],
+)
+def test_an_originator_id_that_no_payment_has_contradicts_nothing_beside_our_conversation(
+    ids: set[tuple[str, str]], is_believed: bool, word: Word, verdict: str | None, kind: Kind
+) -> None:
+    """The portal's own sample of a result names one of Daraja's making (daraja.md §4.3)."""
+    our_id = OWN_ID[1] if kind is Kind.WITHDRAWAL else "9d20-1"
+    attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1", originator_conversation_id=our_id)
+    payment = a_payment(kind=kind, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
+    said = {Word.SUCCESS: Verdict.PAID, Word.FAILURE: Verdict.FAILED}[word] if verdict else None
+    decision = decided(payment, a_report(word, ids=frozenset(ids), verdict=said))
+    assert (decision.disposition == Disposition.IDS_DIFFER) is not is_believed
+    assert payment_of(decision).stage.is_final is is_believed
+    assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # it is no id to ask by
+
+
+def test_an_originator_id_of_another_payment_is_not_believed_beside_our_conversation() -> None:
+    attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
+    payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
+    report = a_report(ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
+    decision = decided(payment, report, ids_of_others=frozenset({MADE_BY_DARAJA}))
+    assert (payment_of(decision).stage, decision.disposition) == (Stage.AWAITING_RESULT, Disposition.IDS_DIFFER)
+
+
+def test_a_failure_that_does_not_name_our_own_id_speaks_for_one_send_only() -> None:
+    attempts = (an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1"), an_attempt(Outcome.UNKNOWN, number=2))
+    payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT, attempts=attempts)
+    decision = decided(payment, a_report(Word.FAILURE, ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION})))
+    assert decision.disposition == Disposition.NOT_ALL_ACCOUNTED_FOR
+    assert [attempt.outcome for attempt in payment_of(decision).attempts] == [Outcome.FAILED, Outcome.UNKNOWN]
