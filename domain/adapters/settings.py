@@ -21,7 +21,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import RedisError
 
 from domain.adapters.policy_file import read_policy
-from domain.adapters.postgres.engine import connection_arguments
+from domain.adapters.postgres.urls import read_database_url
 from domain.policy import Policy
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -40,7 +40,7 @@ _WORDS_DARAJA_REFUSES = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "
 
 # How the names of settings end that hold a secret; and those that may hold one in part.
 _SECRET_NAMES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key")
-_URLS_WITH_PASSWORD = ("database_url", "redis_url")
+_URLS_WITH_PASSWORD = ("redis_url",)
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -64,7 +64,7 @@ def _checked_url(*schemes: str) -> Callable[[str], str]:
             raise ValueError("must not contain white space")  # urlsplit would look past it
         try:
             parts = urlsplit(url)
-            has_host = bool(parts.hostname) or "host=" in parts.query
+            has_host = bool(parts.hostname)
             _ = parts.port
         except ValueError:
             raise ValueError("is not a URL") from None
@@ -121,9 +121,7 @@ def _redis_connection(url: str) -> object:
         raise ValueError("has a parameter that is not understood") from None
 
 
-DatabaseUrl = Annotated[
-    str, AfterValidator(_checked_url("postgresql", "postgres")), _understood_by(connection_arguments)
-]
+DatabaseUrl = Annotated[str, _understood_by(read_database_url)]
 RedisUrl = Annotated[str, AfterValidator(_checked_url("redis", "rediss")), _understood_by(_redis_connection)]
 
 
@@ -149,6 +147,8 @@ class _Settings(BaseSettings):
             value = getattr(self, name)
             if name.endswith(_SECRET_NAMES):
                 found += value if isinstance(value, list) else [value]
+            elif name == "database_url":
+                found += read_database_url(value).secrets
             elif name in _URLS_WITH_PASSWORD and urlsplit(value).password is not None:
                 written = urlsplit(value).password or ""
                 found += [written, unquote(written)]

@@ -201,38 +201,15 @@ class PostgresServer(_EmbeddedServer):
             self._process.thaw()
 
     async def _prepare(self, folder: Path) -> Process:
-        installation = postgres_installation(folder)
-        home = folder / "postgres"
-        home.mkdir(mode=0o700)
-        password_file = home / "password"
-        password_file.write_text(self._password)
-        if installation.user:
-            for path in (home, password_file):
-                os.chown(path, *installation.user)
-        data = home / "data"
-        self._pid_file = data / "postmaster.pid"
-
-        def program(name: str, *arguments: str) -> Process:
-            return Process(
-                name,
-                [str(installation.programs / name), "-D", str(data), *arguments],
-                env={"PATH": os.defpath, "LC_ALL": "C"},
-                log=folder / f"{name}.log",
-                cwd=home,
-                user=installation.user,
-                death_signal=signal.SIGQUIT,  # immediate, but it takes its children and shared memory along
-            )
-
-        initdb = program(
-            "initdb",
-            *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
-            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            *("--no-sync", "--no-instructions"),
-        )
-        await initdb.start()
-        if await initdb.wait(within_seconds=_START_SECONDS) != 0:
-            raise ProcessError(f"initdb failed:\n{initdb.log_tail()}")
-        password_file.unlink()
+        self._installation = postgres_installation(folder)
+        self._home = folder / "postgres"
+        self._home.mkdir(mode=0o700)
+        if self._installation.user:
+            os.chown(self._home, *self._installation.user)
+        self._log_folder = folder
+        self._data = self._home / "data"
+        self._pid_file = self._data / "postmaster.pid"
+        await self._make_data()
         settings = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
@@ -245,7 +222,38 @@ class PostgresServer(_EmbeddedServer):
             "log_timezone": "UTC",
             **self._settings,
         }
-        return program("postgres", *(f"--{name}={value}" for name, value in settings.items()))
+        return self._program("postgres", *(f"--{name}={value}" for name, value in settings.items()))
+
+    async def _make_data(self) -> None:
+        """Fill the data folder."""
+        password_file = self._home / "password"
+        password_file.write_text(self._password)
+        if self._installation.user:
+            os.chown(password_file, *self._installation.user)
+        await self._run(
+            "initdb",
+            *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
+            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *("--no-sync", "--no-instructions"),
+        )
+        password_file.unlink()
+
+    async def _run(self, name: str, *arguments: str) -> None:
+        program = self._program(name, *arguments)
+        await program.start()
+        if await program.wait(within_seconds=_START_SECONDS) != 0:
+            raise ProcessError(f"{name} failed:\n{program.log_tail()}")
+
+    def _program(self, name: str, *arguments: str) -> Process:
+        return Process(
+            name,
+            [str(self._installation.programs / name), "-D", str(self._data), *arguments],
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            log=self._log_folder / f"{name}.log",
+            cwd=self._home,
+            user=self._installation.user,
+            death_signal=signal.SIGQUIT,  # immediate, but it takes its children and shared memory along
+        )
 
     async def start(self) -> None:
         """Start it, on the port it always had, and wait until it answers."""
@@ -262,7 +270,7 @@ class PostgresServer(_EmbeddedServer):
             lines = self._pid_file.read_text().splitlines()
         except OSError:
             return False
-        return len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() in ("ready", "standby")
 
     def _remove_shared_memory(self) -> None:
         """A killed server leaves a few bytes of System V shared memory, which would outlive its data."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
 import asyncpg
@@ -24,12 +23,11 @@ URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 
 
 def test_the_driver_is_our_business() -> None:
-    for scheme in ("postgresql", "postgres"):
-        url, _ = connection_arguments(URL.replace("postgresql", scheme))
-        assert url.drivername == "postgresql+asyncpg"
-        assert (url.username, url.password, url.host, url.port, url.database) == (
-            "user", "p@ss", "db.example", 6543, "mkwanja",
-        )  # fmt: skip
+    url, arguments = connection_arguments(URL)
+    assert url.drivername == "postgresql+asyncpg"
+    said = [arguments[name] for name in ("user", "password", "host", "port", "database")]
+    assert said == ["user", "p@ss", ["db.example"], [6543], "mkwanja"]
+    assert "p@ss" not in str(url)
 
 
 def test_nothing_is_prepared_on_a_connection_that_a_pooler_may_share() -> None:
@@ -43,56 +41,12 @@ def test_every_call_has_a_limit_on_our_side() -> None:
     assert 5 < arguments["command_timeout"] <= 6  # above the server's own 5 s, so that the server speaks first
 
 
-@pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require"])
-def test_an_sslmode_that_the_driver_knows_is_handed_on(mode: str) -> None:
-    url, arguments = connection_arguments(f"{URL}?sslmode={mode}")
-    assert arguments["ssl"] == mode
-    assert not url.query
-
-
-@pytest.mark.parametrize(("mode", "checks_name"), [("verify-ca", False), ("verify-full", True)])
-def test_an_sslmode_that_verifies_becomes_a_context_that_does(mode: str, checks_name: bool) -> None:
-    _, arguments = connection_arguments(f"{URL}?sslmode={mode}")
-    assert isinstance(arguments["ssl"], ssl.SSLContext)
-    assert (arguments["ssl"].verify_mode, arguments["ssl"].check_hostname) == (ssl.CERT_REQUIRED, checks_name)
-
-
-def test_without_an_sslmode_the_driver_decides() -> None:
-    assert "ssl" not in connection_arguments(URL)[1]
-
-
-@pytest.mark.parametrize(
-    "query", ["sslmode=on", "sslmode=REQUIRE", "sslmode=require&sslmode=disable", "options=-c%20x", "sslcert=a",
-              "prepared_statement_cache_size=100", "ssl=true", "passfile=x"],
-)  # fmt: skip
-def test_what_is_not_understood_is_refused(query: str) -> None:
-    with pytest.raises(ValueError, match=r"has (parameters|an sslmode)"):
-        connection_arguments(f"{URL}?{query}")
-
-
-def test_a_refusal_names_parameters_and_no_values() -> None:
-    with pytest.raises(ValueError, match="passfile") as caught:
-        connection_arguments(f"{URL}?passfile=S3cret")
-    assert "S3cret" not in str(caught.value)
-    assert "p@ss" not in str(caught.value)
-
-
-def test_a_root_certificate_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="sslrootcert"):
-        connection_arguments(f"{URL}?sslmode=verify-full&sslrootcert=no-such-file.pem")
-
-
-def test_what_providers_write_into_ready_made_urls_does_no_harm() -> None:
-    url, arguments = connection_arguments(f"{URL}?pgbouncer=true&connect_timeout=10&application_name=x&sslmode=require")
-    assert not url.query
-    assert set(arguments) == {
-        "timeout", "command_timeout", "statement_cache_size", "prepared_statement_cache_size", "ssl",
-    }  # fmt: skip
-
-
-def test_a_socket_or_several_hosts_stay_in_the_url() -> None:
-    url, _ = connection_arguments("postgresql:///mkwanja?host=/run/postgresql&port=5433")
-    assert dict(url.query) == {"host": "/run/postgresql", "port": "5433"}
+def test_only_several_hosts_need_more_than_the_driver() -> None:
+    """SQLAlchemy's own `async_creator` would bring back its cache of statements."""
+    assert "async_creator_fn" not in connection_arguments(URL)[1]
+    _, arguments = connection_arguments("postgresql://user@one,two/mkwanja")
+    assert arguments["async_creator_fn"]
+    assert arguments["statement_cache_size"] == arguments["prepared_statement_cache_size"] == 0
 
 
 def wrapped(error: Exception, kind: type[exc.DBAPIError] = exc.InterfaceError) -> exc.DBAPIError:

@@ -8,7 +8,7 @@ has a limit here as well: a frozen server or a pooler without one must not stall
 from __future__ import annotations
 
 import asyncio
-import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,17 +16,25 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
-from sqlalchemy import URL, make_url, text
-from sqlalchemy.exc import DBAPIError
+import structlog
+from sqlalchemy import URL, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from domain.adapters.postgres.hosts import Hosts
+from domain.adapters.postgres.urls import read_database_url
 from domain.errors import StoreUnavailable
+
+log = structlog.get_logger()
 
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
 COMMAND_SECONDS = 6  # above every limit on the server's side, so that the server speaks first
 ROLLBACK_SECONDS = 1
+
+# A session keeps the mode that it began with. One that is read-only, and older than this, may be read-only no longer.
+_READ_ONLY_FRESH_SECONDS = 1.0
 
 # One statement: it also learns the time of the transaction by the database's clock, which stamps all that it writes.
 # Postgres 17 and later also end a transaction whose client stopped in the middle of a message, which no other limit sees.
@@ -34,7 +42,8 @@ _OPEN = text(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
     " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"
     " CASE WHEN current_setting('server_version_num')::int >= 170000"
-    "  THEN set_config('transaction_timeout', '10s', true) END"
+    "  THEN set_config('transaction_timeout', '10s', true) END,"
+    " current_setting('transaction_read_only')::boolean AS is_read_only"
 )
 
 # Whoever claims a payout holds this in common until the COMMIT, whoever changes a brake holds it alone. It is a queue: share
@@ -57,10 +66,11 @@ class CommitOutcomeUnknown(StoreUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """An open transaction. `now` is its time by the database's clock."""
+    """An open transaction. `now` is its time by the database's clock; `is_read_only`: whatever it writes is refused."""
 
     connection: AsyncConnection
     now: datetime
+    is_read_only: bool = False
 
     async def rows(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[Any]:
         """All rows that `statement` returns."""
@@ -74,6 +84,9 @@ class Database:
     """A pool of connections to one Postgres. Connects when first used; a server that comes back is used again."""
 
     def __init__(self, url: str, *, pool_size: int, application_name: str) -> None:
+        address = read_database_url(url)
+        if address.left_out:
+            log.warning("database_url_parameters_left_out", setting="DATABASE_URL", parameters=list(address.left_out))
         driver_url, connect_args = connection_arguments(url)
         connect_args["server_settings"] = {"application_name": application_name}
         options = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": POOL_WAIT_SECONDS}
@@ -82,6 +95,9 @@ class Database:
         self._patient_engine = create_async_engine(
             driver_url, connect_args={**connect_args, "command_timeout": None}, hide_parameters=True
         )
+        self._distrusted_before = 0.0
+        event.listen(self._engine.sync_engine, "connect", _note_age)
+        event.listen(self._engine.sync_engine, "checkout", self._refuse_distrusted)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -94,10 +110,11 @@ class Database:
         Raises `StoreUnavailable` when Postgres cannot be reached or gives up waiting, `CommitOutcomeUnknown` when the
         connection was lost during COMMIT; errors about rows are SQLAlchemy's.
         """
-        connection, now = await self._open()
+        transaction = await self._open()
+        connection = transaction.connection
         ended = False
         try:
-            yield Transaction(connection, now)
+            yield transaction
             try:
                 await connection.commit()
             except Exception as error:
@@ -106,13 +123,15 @@ class Database:
                 raise
             ended = True
         except Exception as error:
+            if _is_silence(error):
+                self._distrust_pool()
             if is_unavailable(error) and not isinstance(error, StoreUnavailable):
                 raise StoreUnavailable from error
             raise
         finally:
             await _give_back(connection, in_order=ended)
 
-    async def _open(self) -> tuple[AsyncConnection, datetime]:
+    async def _open(self) -> Transaction:
         # A pooled connection may be dead since Postgres restarted. Its first statement tells, and another one is safe.
         for is_last in (False, True):
             try:
@@ -123,20 +142,47 @@ class Database:
             try:
                 row = (await connection.execute(_OPEN)).one()
             except BaseException as error:
+                if _is_silence(error):
+                    self._distrust_pool()
                 await _give_back(connection, in_order=False)
                 if not is_unavailable(error):
                     raise
                 if is_last or not _is_lost(error):  # one that does not answer is not helped by asking it again
                     raise StoreUnavailable from error
-            else:
-                return connection, row[3]
+                continue
+            if row.is_read_only and not is_last and _age_seconds(connection) > _READ_ONLY_FRESH_SECONDS:
+                # A new session learns whether the database is still read-only, and finds the primary if it has moved.
+                self._distrust_pool()
+                await _give_back(connection, in_order=False)
+                continue
+            return Transaction(connection, row[3], row.is_read_only)
         raise AssertionError
+
+    def _distrust_pool(self) -> None:
+        """From now on no connection is used that was opened before now."""
+        self._distrusted_before = time.monotonic()
+
+    def _refuse_distrusted(self, _dbapi_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info[_OPENED_AT] < self._distrusted_before:
+            record.driver_connection.terminate()  # at once: a server that is gone would let us wait for its goodbye
+            raise DisconnectionError
 
     @asynccontextmanager
     async def migration(self) -> AsyncIterator[AsyncConnection]:
         """A transaction without the limits: a migration may take its time."""
         async with self._patient_engine.begin() as connection:
             yield connection
+
+
+_OPENED_AT = "opened_at"
+
+
+def _note_age(_dbapi_connection: Any, record: Any) -> None:
+    record.info[_OPENED_AT] = time.monotonic()
+
+
+def _age_seconds(connection: AsyncConnection) -> float:
+    return time.monotonic() - float(connection.info[_OPENED_AT])
 
 
 async def _give_back(connection: AsyncConnection, *, in_order: bool) -> None:
@@ -154,6 +200,12 @@ async def _give_back(connection: AsyncConnection, *, in_order: bool) -> None:
 def _is_lost(error: BaseException) -> bool:
     """Whether the connection is gone, rather than slow."""
     return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Whether the server said nothing for longer than its own limits allow: then it is gone, and all connections with it."""
+    original = getattr(error, "orig", None) or error
+    return isinstance(original, TimeoutError) or isinstance(original.__cause__, TimeoutError)
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -184,37 +236,15 @@ def sqlstate(error: BaseException) -> str | None:
 
 def connection_arguments(url: str) -> tuple[URL, dict[str, Any]]:
     """SQLAlchemy's URL and asyncpg's arguments for a libpq URL. Raises ValueError for what we do not understand."""
-    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    address = read_database_url(url)
     arguments: dict[str, Any] = {
+        **address.arguments(),
         "timeout": CONNECT_SECONDS,
         "command_timeout": COMMAND_SECONDS,
         "statement_cache_size": 0,
         "prepared_statement_cache_size": 0,
     }
-    query = dict(parsed.query)
-    mode = query.pop("sslmode", None)
-    root_certificate = query.pop("sslrootcert", None)
-    if mode is not None:
-        arguments["ssl"] = _ssl(str(mode), str(root_certificate) if root_certificate else None)
-    for harmless in ("connect_timeout", "application_name", "pgbouncer", "channel_binding", "gssencmode"):
-        query.pop(harmless, None)  # said by providers' ready-made URLs; ours are set above
-    unknown = sorted(set(query) - {"host", "port"})
-    if unknown:
-        raise ValueError(f"has parameters that are not understood: {', '.join(unknown)}")
-    return parsed.set(query=query), arguments
-
-
-def _ssl(mode: str, root_certificate: str | None) -> Any:
-    """What asyncpg takes for libpq's `sslmode`."""
-    if mode == "require" and root_certificate is not None:
-        mode = "verify-ca"  # as libpq does
-    if mode in ("disable", "allow", "prefer", "require"):
-        return mode
-    if mode not in ("verify-ca", "verify-full"):
-        raise ValueError("has an sslmode that is none of libpq's")
-    try:
-        tls = ssl.create_default_context(cafile=root_certificate)
-    except (OSError, ssl.SSLError):
-        raise ValueError("has an sslrootcert that cannot be read") from None
-    tls.check_hostname = mode == "verify-full"
-    return tls
+    if len(address.hosts) > 1:
+        # Not SQLAlchemy's `async_creator`: that one would lose these arguments, and bring back its cache of statements.
+        arguments["async_creator_fn"] = Hosts(address.hosts).connect
+    return URL.create("postgresql+asyncpg"), arguments

@@ -1,0 +1,159 @@
+"""A DATABASE_URL that names several hosts: the one that takes writes is found, whatever is wrong with the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import text
+
+from domain.adapters.postgres.engine import Database
+from domain.errors import StoreUnavailable
+from tests.stack.external import GivenPostgres
+from tests.stack.ports import release_port, reserve_port
+from tests.stack.servers import PostgresServer
+from tests.stack.standby import StandbyServer
+
+
+class SaysNothing(asyncio.Protocol):
+    """As a host whose packets are dropped."""
+
+    asked = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        type(self).asked += 1
+        self.transport = transport
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.transport.close()
+
+
+class HangsUp(SaysNothing):
+    """As a proxy whose server is gone."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+class IsFull(SaysNothing):
+    """As a standby whose connections are all taken."""
+
+    def data_received(self, data: bytes) -> None:
+        fields = b"SFATAL\0C53300\0Msorry, too many clients already\0\0"
+        answer = b"N" if len(data) == 8 else b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+        assert isinstance(self.transport, asyncio.Transport)
+        self.transport.write(answer)
+
+
+Serve = type[SaysNothing]
+
+
+@pytest.fixture(scope="module")
+async def url(postgres: PostgresServer | GivenPostgres) -> str:
+    """An empty database on a server at a known port."""
+    if not postgres.can_be_stopped:
+        pytest.skip("DATABASE_URL names a server that is not ours")
+    return await postgres.create_database()
+
+
+@asynccontextmanager
+async def a_port(serve: Serve | None) -> AsyncIterator[int]:
+    """A port where `serve` answers, or nothing listens."""
+    if serve is None:
+        port = reserve_port()
+        try:
+            yield port
+        finally:
+            release_port(port)
+        return
+    server = await asyncio.get_running_loop().create_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def port_of(database: Database) -> int:
+    async with database.transaction() as transaction:
+        return int((await transaction.rows(text("SELECT inet_server_port()")))[0][0])
+
+
+def with_hosts(url: str, *ports: int, more: str = "") -> str:
+    own = urlsplit(url).port
+    hosts = ",".join(f"127.0.0.1:{port or own}" for port in ports)
+    return url.replace(f"127.0.0.1:{own}", hosts, 1) + more
+
+
+@asynccontextmanager
+async def a_database(url: str, *, pool_size: int = 3) -> AsyncIterator[Database]:
+    database = Database(url, pool_size=pool_size, application_name="mkwanja-hosts")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("serve", [None, SaysNothing, HangsUp, IsFull])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_host_that_is_of_no_use_does_not_hide_the_one_that_is(
+    url: str, serve: Serve | None, is_first: bool
+) -> None:
+    """Also where it says nothing at all: it costs less than the time that a connection may take."""
+    async with a_port(serve) as port:
+        ports = (port, 0, port) if is_first else (0, port)
+        async with a_database(with_hosts(url, *ports)) as database:
+            for _ in range(3):
+                assert await port_of(database) == urlsplit(url).port
+
+
+async def test_the_host_that_was_found_last_is_tried_first(url: str) -> None:
+    """A silent first host is asked once, not by every new connection."""
+
+    class Counts(SaysNothing):
+        asked = 0
+
+    async with a_port(Counts) as port, a_database(with_hosts(url, port, 0), pool_size=8) as database:
+        await port_of(database)
+        await asyncio.gather(*(port_of(database) for _ in range(8)))
+    assert Counts.asked == 1
+
+
+@pytest.mark.parametrize("serve", [None, SaysNothing, HangsUp])
+async def test_without_a_host_of_use_the_store_is_unavailable(url: str, serve: Serve | None) -> None:
+    async with a_port(serve) as port, a_database(with_hosts(url, port, port)) as database:
+        with pytest.raises(StoreUnavailable):
+            await port_of(database)
+
+
+async def test_a_standby_is_passed_by_until_it_is_promoted(url: str) -> None:
+    """With or without target_session_attrs, and wherever in the list it stands. Pooled connections do not keep us there."""
+    async with PostgresServer() as primary, StandbyServer(primary) as standby:
+        both = primary.url.replace(f":{primary.port}/", f":{standby.port},127.0.0.1:{primary.port}/")
+        urls = (both, f"{both}?target_session_attrs=read-write", f"{both}?target_session_attrs=primary")
+        for named in urls:
+            async with a_database(named) as database:
+                assert await asyncio.gather(*(port_of(database) for _ in range(3))) == [primary.port] * 3
+        async with a_database(both) as database:
+            assert await asyncio.gather(*(port_of(database) for _ in range(3))) == [primary.port] * 3
+            await primary.kill()
+            with pytest.raises(StoreUnavailable):
+                await port_of(database)
+            await standby.promote()
+            assert await asyncio.gather(*(port_of(database) for _ in range(9))) == [standby.port] * 9
+
+
+async def test_a_primary_that_falls_silent_is_left_with_all_its_connections() -> None:
+    """It does not close them: whoever waits in vain for one answer trusts none of the others."""
+    async with PostgresServer() as primary, StandbyServer(primary) as standby:
+        both = primary.url.replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
+        async with a_database(both, pool_size=5) as database:
+            assert await asyncio.gather(*(port_of(database) for _ in range(5))) == [primary.port] * 5
+            await standby.promote()
+            primary.freeze()
+            try:
+                with pytest.raises(StoreUnavailable):
+                    await port_of(database)
+                assert await asyncio.gather(*(port_of(database) for _ in range(5))) == [standby.port] * 5
+            finally:
+                primary.thaw()

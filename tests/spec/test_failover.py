@@ -1,0 +1,111 @@
+"""The primary is lost under load and its standby takes over: every process follows it, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+
+from tests.spec.conftest import a_system
+from tests.spec.system import System
+from tests.stack.servers import PostgresServer
+from tests.stack.standby import StandbyServer, url_of_both
+
+if os.environ.get("DATABASE_URL"):
+    pytest.skip("needs two servers that are ours to kill", allow_module_level=True)
+
+_BEFORE = 60
+_AFTER = 60
+_PAYERS = 6
+_KEYS = itertools.count()
+
+# As providers print it: parameters of others beside ours.
+_LEFT_OUT = "&supa=base-pooler.x&pgbouncer=true&connection_limit=1&options=-c%20x%3D1"
+
+
+@pytest.fixture
+async def two_servers() -> AsyncIterator[tuple[PostgresServer, StandbyServer]]:
+    """A primary, and a standby that has each COMMIT on disk before the primary says that it is done."""
+    async with PostgresServer() as primary, StandbyServer(primary) as standby:
+        await standby.wait_synchronous()
+        yield primary, standby
+
+
+async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
+    two_servers: tuple[PostgresServer, StandbyServer],
+) -> None:
+    """The URL names both servers. The first is killed, the second promoted; no process is started again."""
+    primary, standby = two_servers
+    url = url_of_both(primary, standby, await primary.create_database())
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(
+            a_system(
+                postgres=primary,
+                database_url=url,
+                workers=2,
+                env={
+                    "DATABASE_URL": url + _LEFT_OUT,
+                    "SUBMITTING_LEASE_SECONDS": "3",
+                    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
+                    "INQUIRY_INTERVAL_MAX_SECONDS": "1",
+                },
+            )
+        )
+        before = {name: system.stack.process(name).pid for name in system.stack.names}
+        accepted: list[str] = []
+        is_over = asyncio.Event()
+        payers = [asyncio.create_task(_pay_until(is_over, system, accepted)) for _ in range(_PAYERS)]
+        await _grown(accepted, _BEFORE, payers)
+        await primary.kill()
+        at_the_kill = len(accepted)
+        await standby.promote()
+        await _grown(accepted, at_the_kill + _AFTER, payers)
+        is_over.set()
+        await asyncio.gather(*payers)
+        assert len(set(accepted)) == len(accepted)
+        stages = await system.eventually(
+            lambda: system.stage_counts(accepted),
+            lambda counts: counts["succeeded"] == len(accepted),
+            "all succeed",
+        )
+        assert stages.total() == len(accepted)
+        await system.assert_money_agrees(accepted)
+        assert {name: system.stack.process(name).pid for name in system.stack.names} == before
+        for name, text in system.stack.logs().items():
+            if name.partition(".")[0] in ("web", "callbacks", "worker"):
+                assert text.count("database_url_parameters_left_out") == 1, name
+
+
+async def _pay_until(is_over: asyncio.Event, system: System, accepted: list[str]) -> None:
+    """Pays one after the other, each until it is accepted, under one key."""
+    while not is_over.is_set():
+        number = next(_KEYS)
+        path, body = [
+            ("/v1/deposits", {"amount": 250, "phone_number": f"0713{number:06}"}),
+            ("/v1/withdrawals", {"amount": 1200, "phone_number": f"0723{number:06}"}),
+            ("/v1/bill-payments", {"amount": 830, "paybill": "888880", "account_reference": f"METER{number}"}),
+        ][number % 3]
+        while True:
+            try:
+                answer = await system.backend.pay(path, body, key=f"failover-{number}")
+            except aiohttp.ClientError:
+                continue
+            if answer.status == 202:
+                accepted.append(str(answer.json()["id"]))
+                break
+            assert answer.status in (503, 409), answer
+            await asyncio.sleep(0.1)
+
+
+async def _grown(accepted: list[str], count: int, payers: list[asyncio.Task[None]]) -> None:
+    async with asyncio.timeout(30):
+        while len(accepted) < count:
+            for payer in payers:
+                if payer.done():
+                    payer.result()
+            await asyncio.sleep(0.02)
