@@ -7,6 +7,7 @@ here, and nothing downstream renders it again.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -16,6 +17,10 @@ from domain.payment import Payment, Stage
 from domain.values import Kind
 
 EVENT_SOURCE = "/mkwanja/payments"
+
+# The text of a refusal, in a history entry. It may name our settings at Daraja, so an app's user does not see it.
+PROVIDER_SAID = "provider_said"
+_DETAIL_OF_BACKENDS = frozenset({PROVIDER_SAID})
 
 
 class EventType(StrEnum):
@@ -55,6 +60,11 @@ def event_body(kind: EventType, *, event_id: UUID, payment: Payment, at: datetim
             "data": public_payment(payment),
         }
     )
+
+
+def public_detail(detail: Mapping[str, Any], *, for_backend: bool) -> dict[str, Any]:
+    """What a caller sees of a history entry's detail."""
+    return {name: value for name, value in detail.items() if for_backend or name not in _DETAIL_OF_BACKENDS}
 
 
 def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import IngressSettings, impossible
 from domain.errors import PaymentNotFound, QueueUnavailable, RateLimited, RequestRefused, Unavailable
-from domain.events import public_payment, timestamp
+from domain.events import public_detail, public_payment, timestamp
 from domain.idempotency import FirstAnswer, fingerprint
 from domain.lifecycle.accept import accept, answer_refusal, cancel
 from domain.payment import Payment
@@ -167,7 +167,7 @@ class Ingress:
                 "what": row.what,
                 "previous_stage": row.previous_stage,
                 "stage": row.stage,
-                "detail": row.detail,
+                "detail": public_detail(row.detail, for_backend=caller.is_backend),
             }
             for row in rows
         ]

@@ -30,7 +30,7 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
-from domain.events import event_type
+from domain.events import PROVIDER_SAID, event_type
 from domain.failures import Failure, FailureReason
 from domain.fence import Draining, Fence
 from domain.inquiry import InquiryTerms, may_be_resent
@@ -58,6 +58,9 @@ _TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
 # are left to tell. The first waits are short, because Postgres mostly just failed over.
 _RECORD_TRIES_SECONDS = (0.1, 0.2, 0.5, 1, 2, 4, 4)
 
+
+# How much of the text of a refusal the history keeps.
+_SAID_CHARACTERS_MAX = 500
 
 _Claim = Callable[[UUID], Awaitable[Payment | None]]  # by attempt id: the payment, if it may be sent now
 
@@ -253,7 +256,7 @@ def answer_change(
         return Decided(
             payment=after,
             what=learned.name if is_noted else None,
-            detail=_detail(error),
+            detail=_detail(error, attempting),
             attempt_id=attempting.attempt_id,
             ids=ids,
             event=event_type(payment, after),
@@ -320,8 +323,15 @@ def _next_step(stage: Stage, error: ProviderError | None, terms: SubmitTerms) ->
     return terms.retry_after
 
 
-def _detail(error: ProviderError | None) -> dict[str, str]:
+def _detail(error: ProviderError | None, attempting: Attempting) -> dict[str, str]:
     if error is None:
         return {}
     detail = {"error": type(error).__name__}
-    return {**detail, "provider_code": error.code} if error.code else detail
+    if error.code:
+        detail["provider_code"] = error.code
+    if isinstance(error, Refused) and attempting.exchanges:
+        # For people: it may be in an envelope whose code we do not know. The exchange is masked already.
+        last = attempting.exchanges[-1]
+        detail["http_status"] = str(last.http_status)
+        detail[PROVIDER_SAID] = (last.answer or "")[:_SAID_CHARACTERS_MAX]
+    return detail

@@ -20,6 +20,7 @@ from domain.callback_address import RESULT_OPERATIONS
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
+    ProductRefused,
     ProviderError,
     Refused,
     Resendable,
@@ -94,9 +95,12 @@ FAULTS: dict[str, tuple[type[ProviderError], type[ProviderError]]] = {
     "system_busy": (UNKNOWN, Resendable),
     "maintenance": (UNKNOWN, Resendable),
     "invalid_request": (Refused, Refused),
+    "our_field_refused": (Refused, Refused),
+    "refused_otherwise": (Refused, Refused),
+    "html_403": (ProductRefused, ProductRefused),
     **dict.fromkeys(
         (
-            *("internal_error_without_acting", "internal_error_after_acting", "html_403", "html_503", "html_200"),
+            *("internal_error_without_acting", "internal_error_after_acting", "html_503", "html_200"),
             *("garbage_200", "empty_200", "error_envelope_200", "redirect_after_acting", "redirect_without_acting"),
             *("cut_before_acting", "answer_lost_after_acting", "answer_and_callback_lost"),
         ),
@@ -108,8 +112,8 @@ FAULTS_OF_SOME: list[tuple[str, Kind, type[ProviderError]]] = [
     ("wrong_credentials", DEPOSIT, Refused),
     ("subscriber_locked", DEPOSIT, Refused),
     ("duplicate_ocid", WITHDRAWAL, DuplicateSubmission),
-    ("gateway_403", WITHDRAWAL, Refused),
-    ("gateway_403", BILL, Refused),
+    ("gateway_403", WITHDRAWAL, ProductRefused),
+    ("gateway_403", BILL, ProductRefused),
     ("system_internal_error", WITHDRAWAL, UNKNOWN),
     ("system_internal_error", BILL, UNKNOWN),
 ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tests.simulator.forms import OTHER_ENVELOPES
 from tests.spec.system import System
 
 Api = Literal["stk", "b2c", "b2b"]
@@ -63,6 +64,13 @@ def results(table: dict[str, tuple[str, bool]]) -> list[Play]:
         Play("result_code", failed(reason, code, safe=safe), {"code": int(code) if code.isdigit() else code})
         for code, (reason, safe) in table.items()
     ]
+
+
+def refusals_in_other_envelopes() -> list[Play]:
+    """A row for each envelope that is not Daraja's: final at once, and not safe to retry."""
+    forms = {name: failed("rejected_by_provider", None, safe=False) for name in OTHER_ENVELOPES}
+    forms["unknown_code"] = failed("rejected_by_provider", "BAD_REQUEST", safe=False)
+    return [Play("refused_otherwise", seen, {"form": name}) for name, seen in forms.items()]
 
 
 async def begin(system: System, api: Api, scenario: str, *, times: int | None = None, **params: Any) -> str:

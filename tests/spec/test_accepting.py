@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -175,11 +175,11 @@ async def test_what_daraja_is_asked_is_what_was_asked_for(system: System) -> Non
         await system.settled(payment_id)
     bodies = {one: (await system.provider_requests(one))[0]["body"] for one in (deposit, bill, till)}
     for payment_id, wanted in (
-        (deposit, {"Amount": 77, "AccountReference": "INV7", "TransactionDesc": "Tea"}),
+        (deposit, {"Amount": "77", "AccountReference": "INV7", "TransactionDesc": "Tea"}),
         (
             bill,
             {
-                "Amount": 78,
+                "Amount": "78",
                 "PartyB": "888881",
                 "AccountReference": "PO771",
                 "Remarks": "For light",
@@ -187,11 +187,50 @@ async def test_what_daraja_is_asked_is_what_was_asked_for(system: System) -> Non
                 "RecieverIdentifierType": "4",
             },
         ),
-        (till, {"Amount": 79, "PartyB": "556677", "CommandID": "BusinessBuyGoods", "RecieverIdentifierType": "2"}),
+        (till, {"Amount": "79", "PartyB": "556677", "CommandID": "BusinessBuyGoods", "RecieverIdentifierType": "2"}),
     ):
         assert {name: bodies[payment_id][name] for name in wanted} == wanted
     address = bodies[deposit]["CallBackURL"].removeprefix(system.stack.callbacks_url)
     assert re.fullmatch(rf"/results/{deposit}/deposit/[0-9a-f]{{32,}}", address)
+
+
+async def test_texts_that_make_daraja_fail_are_reduced_and_ours_are_kept(system: System) -> None:
+    """Special characters do not reach Daraja. The caller reads back what it wrote."""
+    await system.scenario("special_characters_fail", phone_number="254733100001")
+    deposit = await system.deposit(phone_number="0733100001", description="Tea & café#1")
+    withdrawal = await system.withdrawal(phone_number="0733100001", remarks="Rent @ March")
+    for payment_id, field, written, sent in (
+        (deposit, "description", "Tea & café#1", ("TransactionDesc", "Tea cafe 1")),
+        (withdrawal, "remarks", "Rent @ March", ("Remarks", "Rent March")),
+    ):
+        payment = await system.settled(payment_id)
+        assert (payment["status"], payment[field]) == ("success", written)
+        [request] = await system.provider_requests(payment_id)
+        assert request["body"][sent[0]] == sent[1]
+
+
+async def test_a_server_that_refuses_an_amount_as_a_number_is_paid_through(system: System) -> None:
+    """The portal's samples write it as a string."""
+    await system.scenario("number_refused", phone_number="254733100002")
+    await system.scenario("number_refused", api="b2b", party="888882")
+    payment_ids = [
+        await system.deposit(phone_number="0733100002"),
+        await system.withdrawal(phone_number="0733100002"),
+        await system.bill_payment(paybill="888882"),
+    ]
+    for payment_id in payment_ids:
+        assert (await system.settled(payment_id))["status"] == "success"
+
+
+async def test_a_bills_account_is_paid_exactly_as_written_and_found_by_it(system: System) -> None:
+    """Blanks, dashes, dots and slashes belong to it."""
+    account = f"0/1-2.3 {uuid4().hex[:5]}"
+    payment_id = await system.bill_payment(account_reference=account)
+    assert (await system.settled(payment_id))["account_reference"] == account
+    [movement] = await system.movements(payment_id)
+    assert movement["account_reference"] == account
+    page = (await system.backend.get("/v1/payments", account_reference=account)).expect(200).json()
+    assert [item["id"] for item in page["items"]] == [payment_id]
 
 
 async def test_many_at_once_are_each_their_own(system: System) -> None:

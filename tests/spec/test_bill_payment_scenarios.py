@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.spec.playing import AWAITED, CORRECTED, IN_DOUBT, PAID, PAID_BY_INQUIRY, Play, failed, play, results
+from tests.spec.playing import (
+    AWAITED,
+    CORRECTED,
+    IN_DOUBT,
+    PAID,
+    PAID_BY_INQUIRY,
+    Play,
+    failed,
+    play,
+    refusals_in_other_envelopes,
+    results,
+)
 from tests.spec.system import System
 
 _PAID = [
@@ -54,7 +65,8 @@ _CODES = {
 }
 
 _REFUSED = [
-    Play("gateway_403", failed("configuration", "403.002.1001")),
+    Play("our_field_refused", failed("configuration", "400.002.02"), {"form": "PartyA"}),
+    *refusals_in_other_envelopes(),
     Play("invalid_request", failed("rejected_by_provider", "400.002.02"), {"field": "AccountReference"}),
 ]
 
@@ -67,7 +79,6 @@ _IN_DOUBT = [
     Play("maintenance", IN_DOUBT),
     Play("redirect_without_acting", IN_DOUBT),
     Play("html_200", IN_DOUBT, {"act": False}),
-    Play("html_403", IN_DOUBT),
     Play("html_503", IN_DOUBT),
     Play("garbage_200", IN_DOUBT, {"act": False}),
     Play("empty_200", IN_DOUBT, {"act": False}),

@@ -19,6 +19,7 @@ from tests.spec.playing import (
     begin,
     failed,
     play,
+    refusals_in_other_envelopes,
     results,
     times_sent,
 )
@@ -79,7 +80,12 @@ _REFUSED = [
     Play("wrong_credentials", failed("configuration", "500.001.1001")),
     Play("subscriber_locked", failed("subscriber_busy", "500.001.1001")),
     Play("invalid_request", failed("invalid_recipient", "400.002.02"), {"field": "PhoneNumber"}),
-    Play("invalid_request", failed("rejected_by_provider", "400.002.02"), {"field": "CallBackURL"}),
+    *refusals_in_other_envelopes(),
+]
+
+_REFUSED_YET_PAID = [
+    Play("refused_otherwise", CORRECTED, {"form": "status_error", "act": True}),
+    Play("refused_otherwise", CORRECTED, {"form": "nothing", "act": True}),
 ]
 
 _PAID_LATER = [
@@ -101,7 +107,6 @@ _IN_DOUBT = [
     Play("maintenance", IN_DOUBT),
     Play("redirect_without_acting", IN_DOUBT),
     Play("html_200", IN_DOUBT, {"act": False}),
-    Play("html_403", IN_DOUBT),
     Play("html_503", IN_DOUBT),
     Play("garbage_200", IN_DOUBT, {"act": False}),
     Play("empty_200", IN_DOUBT, {"act": False}),
@@ -141,6 +146,22 @@ async def test_each_result_code_of_a_deposit_has_its_reason(system: System) -> N
 async def test_a_deposit_that_daraja_refuses_fails_at_once(system: System) -> None:
     """A definite no to the request itself fails the deposit, and is safe to retry."""
     await play(system, "stk", _REFUSED)
+
+
+async def test_money_that_moves_after_a_refusal_corrects_it(system: System) -> None:
+    """Daraja says no in words that we do not know and takes the money all the same: success evidence outranks the refusal."""
+    await play(system, "stk", _REFUSED_YET_PAID)
+
+
+async def test_a_refusals_text_is_kept_in_the_history_for_backends(system: System) -> None:
+    """It says what was wrong where no code does. It may name our settings, so an app's user does not see it."""
+    payment_id = await begin(system, "stk", "refused_otherwise", form="status_error")
+    assert (await system.settled(payment_id))["failure"]["reason"] == "rejected_by_provider"
+    [*_, last] = await system.backend.history(payment_id)
+    assert (last["what"], last["detail"]["http_status"]) == ("refused", "400")
+    assert "The element AccountReference is invalid." in last["detail"]["provider_said"]
+    [*_, seen_by_user] = await system.user.history(payment_id)
+    assert set(seen_by_user["detail"]) == {"error", "http_status"}
 
 
 async def test_what_daraja_turned_away_is_sent_again(system: System) -> None:

@@ -15,6 +15,7 @@ from tests.spec.playing import (
     begin,
     failed,
     play,
+    refusals_in_other_envelopes,
     results,
     times_sent,
 )
@@ -76,9 +77,9 @@ _CODES = {
 _CREDENTIAL_CODES = dict.fromkeys(("18", "20", "21", "2001", "8006"), ("configuration", True))
 
 _REFUSED = [
-    Play("gateway_403", failed("configuration", "403.002.1001")),
-    Play("invalid_request", failed("rejected_by_provider", "400.002.02"), {"field": "QueueTimeOutURL"}),
+    Play("invalid_request", failed("configuration", "400.002.02"), {"field": "QueueTimeOutURL"}),
     Play("invalid_request", failed("invalid_recipient", "400.002.02"), {"field": "PartyB"}),
+    *refusals_in_other_envelopes(),
 ]
 
 _IN_DOUBT = [
@@ -89,7 +90,6 @@ _IN_DOUBT = [
     Play("duplicate_ocid", IN_DOUBT),
     Play("redirect_without_acting", IN_DOUBT),
     Play("html_200", IN_DOUBT, {"act": False}),
-    Play("html_403", IN_DOUBT),
     Play("html_503", IN_DOUBT),
     Play("garbage_200", IN_DOUBT, {"act": False}),
     Play("empty_200", IN_DOUBT, {"act": False}),

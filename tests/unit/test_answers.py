@@ -14,6 +14,7 @@ from domain.adapters.daraja.requests import API_OF_KIND
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
+    ProductRefused,
     ProviderError,
     Refused,
     Resendable,
@@ -91,7 +92,9 @@ def test_an_acknowledgement_without_its_id_is_none(kind: Kind, value: object) ->
 
 
 # Every row of the contract's tables: status, answer, class for a deposit, a withdrawal, a bill payment.
-U, T, R, TH, DU, RS = OutcomeUnknown, TokenRefused, Refused, Throttled, DuplicateSubmission, Resendable
+U, T, R, TH, DU, RS, PR = (
+    OutcomeUnknown, TokenRefused, Refused, Throttled, DuplicateSubmission, Resendable, ProductRefused,
+)  # fmt: skip
 Class = type[ProviderError]
 ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     # the token: 404, 401 or 400, by API
@@ -99,8 +102,17 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     ("token, B2C", 401, envelope("401.002.01", "Error Occurred - Invalid Access Token - abc"), T, T, T),
     ("token, status", 400, envelope("400.003.01", "Invalid Access Token"), T, T, T),
     ("token, some SDKs", 401, envelope("401.003.01", "Invalid Access Token"), T, T, T),
-    ("no product", 401, fault("keymanagement.service", "Invalid API call as no apiproduct match found"), T, T, T),
+    ("no product", 401, fault("keymanagement.service", "Invalid API call as no apiproduct match found"), PR, PR, PR),
+    ("no product, envelope", 401, envelope("401.001", "Invalid API call as no apiproduct match found"), PR, PR, PR),
+    ("no product, text", 403, b"Invalid API call as no apiproduct match found", PR, PR, PR),
+    ("no product, as one word", 401, fault("keymanagement.InvalidAPICallAsNoApiProductMatchFound", ""), PR, PR, PR),
+    ("forbidden", 403, envelope("403.002.1001", "Forbidden"), PR, PR, PR),
+    ("firewall", 403, b"<html>Incapsula incident</html>", PR, PR, PR),
+    ("firewall, doctype", 403, b"\xef\xbb\xbf \r\n<!DOCTYPE HTML PUBLIC '-//W3C//DTD'>\n<HTML><HEAD>", PR, PR, PR),
+    ("firewall, comment", 403, b"<!-- blocked -->\n<html><body>Access Denied</body></html>", PR, PR, PR),
+    ("firewall, no html element", 403, b"<head><title>403 Forbidden</title></head>", PR, PR, PR),
     ("401, empty", 401, b"", T, T, T),
+    ("token, text of another envelope", 400, {"status": "error", "message": "Invalid Access Token"}, T, T, T),
     # too many requests
     ("spike arrest", 500, envelope("500.003.02", "Error Occurred: Spike Arrest Violation"), TH, TH, TH),
     ("spike arrest, 429", 429, envelope("500.003.02", "Error Occurred: Spike Arrest Violation"), TH, TH, TH),
@@ -125,7 +137,6 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
         R,
         R,
     ),
-    ("forbidden", 403, envelope("403.002.1001", "Forbidden"), R, R, R),
     ("auth header", 404, envelope("404.001.04", "Invalid Authentication Header"), R, R, R),
     ("path", 404, envelope("404.001.01", "Resource not found"), R, R, R),
     ("verb", 405, envelope("405.001", "Method Not Allowed"), R, R, R),
@@ -152,9 +163,13 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     ("502", 502, b"", U, U, U),
     ("503, html", 503, b"<html>Service Unavailable</html>", U, U, U),
     ("504", 504, envelope("504.001", "Gateway Timeout"), U, U, U),
-    ("waf", 403, b"<html>Incapsula incident</html>", U, U, U),
-    ("400, empty", 400, b"", U, U, U),
-    ("404, html", 404, b"<html>Not Found</html>", U, U, U),
+    ("403, empty", 403, b"", U, U, U),
+    ("403, text", 403, b"Forbidden", U, U, U),
+    ("403, unknown envelope", 403, {"message": "Forbidden"}, U, U, U),
+    ("403, xml", 403, b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", U, U, U),
+    ("403, page with an acknowledgement", 403, b"<html>" + json.dumps(PAYOUT_ACK).encode(), U, U, U),
+    ("conflict", 409, envelope("409.001", "Conflict"), U, U, U),
+    ("internal in a 400", 400, envelope("500.003.1001", "Internal Server Error"), U, U, U),
     ("redirect", 302, b"", U, U, U),
     ("redirect with json", 307, STK_ACK, U, U, U),
     ("html in a 200", 200, b"<html>Welcome</html>", U, U, U),
@@ -164,8 +179,8 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     ("empty object", 200, {}, U, U, U),
     ("cut off", 200, json.dumps(STK_ACK).encode()[:-9], U, U, U),
     ("acknowledgement in a 500", 500, STK_ACK, U, U, U),
-    ("code of another type", 400, envelope(400, "Bad Request"), U, U, U),
-    ("code null", 400, envelope(None, "Bad Request"), U, U, U),
+    ("code of another type", 400, envelope(400, "Bad Request"), R, R, R),
+    ("code null", 400, envelope(None, "Bad Request"), R, R, R),
     ("another fault", 500, fault("steps.javascript.ScriptExecutionFailed", "Execution failed"), U, U, U),
     ("fault of another shape", 500, {"fault": "down"}, U, U, U),
 ]
@@ -183,7 +198,6 @@ def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> No
         ("400.002.02", "Bad Request - Invalid Remarks", FailureReason.REJECTED_BY_PROVIDER),
         ("400.002.02", "Bad Request - Invalid Amount", FailureReason.LIMIT_EXCEEDED),
         ("400.002.02", "Bad Request - Invalid PhoneNumber", FailureReason.INVALID_RECIPIENT),
-        ("400.002.02", "Bad Request - Invalid PartyB", FailureReason.INVALID_RECIPIENT),
         ("500.001.1001", "Wrong credentials", FailureReason.CONFIGURATION),
         ("500.001.1001", "Merchant does not exist", FailureReason.CONFIGURATION),
         ("500.001.1001", "Unable to lock subscriber, a transaction…", FailureReason.SUBSCRIBER_BUSY),
@@ -197,9 +211,11 @@ def test_a_refusal_has_a_reason_that_a_person_understands(code: str, text: str, 
 
 
 def test_any_other_refusal_at_the_door_is_our_configuration() -> None:
-    error = meaning(Kind.WITHDRAWAL, 403, envelope("403.002.1001", "Forbidden"))
-    assert isinstance(error, Refused)
-    assert error.failure.reason is FailureReason.CONFIGURATION
+    """Also another 403 of Daraja's: it may be about this payment alone, and must not hold the others."""
+    for status, code in ((403, "403.001.01"), (404, "404.001.01"), (405, "405.001"), (400, "400.002.05")):
+        error = meaning(Kind.WITHDRAWAL, status, envelope(code, "Not for you"))
+        assert isinstance(error, Refused)
+        assert (error.failure.reason, error.failure.safe_to_retry) == (FailureReason.CONFIGURATION, True)
 
 
 def test_a_throttled_answer_says_how_long_to_stay_away() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.events import EventType, event_body, event_type, json_text, public_payment, timestamp
+from domain.events import EventType, event_body, event_type, json_text, public_detail, public_payment, timestamp
 from domain.failures import Failure, FailureReason
 from domain.payment import Stage
 from domain.values import Kind
@@ -156,3 +156,10 @@ def test_the_types_are_those_that_subscribers_were_promised() -> None:
     assert {kind.value for kind in EventType} == {
         f"mkwanja.payment.{what}" for what in ("succeeded", "failed", "corrected", "receipt_added")
     }
+
+
+def test_an_apps_user_does_not_see_the_text_of_a_refusal() -> None:
+    """It may name our settings at Daraja."""
+    detail = {"error": "Refused", "provider_said": "Initiator testapi is not known"}
+    assert public_detail(detail, for_backend=True) == detail
+    assert public_detail(detail, for_backend=False) == {"error": "Refused"}

@@ -11,6 +11,7 @@ from domain.adapters.daraja.answers import read_query_answer, read_status_acknow
 from domain.adapters.daraja.requests import API_OF_KIND
 from domain.adapters.daraja.token import _token_of
 from domain.errors import OutcomeUnknown, Refused, Throttled, TokenRefused
+from domain.failures import FailureReason
 from domain.inquiry import Verdict
 from domain.report import Word
 from domain.values import Kind
@@ -42,9 +43,14 @@ def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:
     assert _token_of(200, text_of(TOKEN), 1000).expires_at == 4599
 
 
+# Bodies that show nothing of a payment, and statuses that refuse whatever the body.
+SILENT = {"empty", "white space", "null", "number", "true", "text", "empty list", "empty object", "xml", "long"}
+REFUSING = {400, 404, 405, 411, 413, 414, 415, 422}
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
-    """Of any status: the payment may have been taken, and is asked about."""
+    """Of any status, as long as it may show an id: the payment may have been taken, and is asked about."""
     good = ACKNOWLEDGEMENTS[kind]
     fields = {**retyped(good, "ResponseCode"), **retyped(good, API_OF_KIND[kind].acknowledgement_id)}
     acceptable = {"an id is any text": f"{API_OF_KIND[kind].acknowledgement_id}: "}
@@ -53,9 +59,18 @@ def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
         for what, body in {**shapeless(good), **fields}.items()
         for status in STATUSES
         if type(error := meaning(kind, status, body)) is not OutcomeUnknown
+        and not (what in SILENT and status in REFUSING)
         and not (what.startswith(acceptable["an id is any text"]) and 200 <= status < 300 and _is_text_id(body, kind))
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("what", sorted(SILENT))
+def test_a_refusing_status_refuses_where_nothing_shows_a_payment(kind: Kind, what: str) -> None:
+    body = shapeless(ACKNOWLEDGEMENTS[kind])[what]
+    for status in STATUSES:
+        assert (type(meaning(kind, status, body)) is Refused) == (status in REFUSING)
 
 
 def _is_text_id(body: bytes, kind: Kind) -> bool:
@@ -101,11 +116,17 @@ def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, s
      "404.001.03\r\n", "oauth.v2.InvalidApiKey", "blocked", "403.", ".403", "403.002.1001.5", "x" * 81,
      "400.002.02" + "\0" * 80, "\ud800", None, 400, 400.002, True, [], {}, ["400.002.02"]],
 )  # fmt: skip
-def test_a_code_that_is_not_daraja_s_to_the_letter_refuses_nothing(kind: Kind, status: int, code: object) -> None:
+def test_a_code_that_is_not_daraja_s_to_the_letter_is_no_word_of_daraja_s(
+    kind: Kind, status: int, code: object
+) -> None:
     """A final failure needs Daraja's own words; a code that is cleaned first could become one of them."""
     body = text_of({"requestId": "1", "errorCode": code, "errorMessage": "Bad Request - Invalid Amount"})
     error = meaning(kind, status, body)
-    assert type(error) is OutcomeUnknown
+    if status in REFUSING and type(error) is Refused:
+        # By its status alone: an envelope that we do not know.
+        assert (error.failure.reason, error.failure.safe_to_retry) == (FailureReason.REJECTED_BY_PROVIDER, False)
+    else:
+        assert type(error) is OutcomeUnknown
     assert error.code is None or (error.code.isprintable() and len(error.code) <= 80)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
 from domain.adapters.daraja.result_codes import failure_of
-from domain.errors import Throttled, TokenRefused
+from domain.errors import ProductRefused, Throttled, TokenRefused
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
 from domain.report import Report, Word
@@ -180,7 +180,6 @@ TOKEN_REFUSED: list[tuple[int, Any]] = [
     (200, envelope("400.003.01", "Invalid Access Token")),
     (401, b""),
     (401, b"<html>Unauthorized</html>"),
-    (401, fault("keymanagement.service", "Invalid API call as no apiproduct match found")),
 ]
 THROTTLED: list[tuple[int, Any]] = [
     (429, fault("policies.ratelimit.SpikeArrestViolation")),
@@ -192,6 +191,25 @@ THROTTLED: list[tuple[int, Any]] = [
     (200, envelope("500.003.02", "Error Occurred: Spike Arrest Violation")),
     (500, envelope("500.003.03", "Error Occurred: Quota Violation")),
 ]
+
+
+def test_a_question_without_its_product_needs_no_other_token() -> None:
+    """A new token would not help, and could end the tokens of calls under way."""
+    answer = fault("keymanagement.service", "Invalid API call as no apiproduct match found")
+    with pytest.raises(ProductRefused):
+        read(answer, 401)
+    with pytest.raises(ProductRefused):
+        read_status_acknowledgement(401, json.dumps(answer).encode())
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 411, 413, 414, 415, 422])
+@pytest.mark.parametrize(
+    "body", [b"", b"not found", b"<html></html>", b'{"status":"error","message":"Invalid id","data":"20"}']
+)
+def test_a_refused_question_says_nothing_of_the_payment(status: int, body: bytes) -> None:
+    report = read(body, status)
+    assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, V.NO_ANSWER, None)
+    assert read_status_acknowledgement(status, body) == f"not acknowledged: {status}"
 
 
 @pytest.mark.parametrize(("status", "answer"), TOKEN_REFUSED)

@@ -13,6 +13,7 @@ from domain.attempts import Outcome
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
+    ProductRefused,
     ProviderError,
     Refused,
     Resendable,
@@ -57,6 +58,7 @@ ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
     (Draining(), FactName.NOT_ACTED, NOT_ACTED),
     (Throttled(), FactName.NOT_ACTED, NOT_ACTED),
     (TokenRefused(), FactName.NOT_ACTED, NOT_ACTED),
+    (ProductRefused(), FactName.NOT_ACTED, NOT_ACTED),
     (Refused(NO), FactName.REFUSED, Outcome.REFUSED),
     (Resendable(), FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE),
     (DuplicateSubmission(), FactName.OUTCOME_UNKNOWN, Outcome.DUPLICATE),
@@ -95,6 +97,7 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
     (Stage.SUBMITTING, (None,), Unreachable(), Stage.ACCEPTED),
     (Stage.SUBMITTING, (None,), Throttled(), Stage.ACCEPTED),
     (Stage.SUBMITTING, (None,), TokenRefused(), Stage.ACCEPTED),
+    (Stage.SUBMITTING, (None,), ProductRefused(), Stage.ACCEPTED),
     (Stage.SUBMITTING, (None,), Resendable(), Stage.IN_DOUBT),
     (Stage.SUBMITTING, (None,), DuplicateSubmission(), Stage.IN_DOUBT),
     (Stage.SUBMITTING, (None,), OutcomeUnknown(), Stage.IN_DOUBT),
@@ -202,6 +205,31 @@ def test_an_acknowledgements_ids_are_recorded_however_late_it_comes(stage: Stage
 def test_the_history_says_which_error_it_was() -> None:
     decision = answered(a_payment(stage=Stage.SUBMITTING), Refused(NO))
     assert decision.detail == {"error": "Refused", "provider_code": "400.002.02"}
+
+
+def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
+    return Exchange(
+        id=an_attempt_id(7), attempt_id=an_attempt_id(), api="b2c", request={}, was_written=True, http_status=status,
+        answer=answer, meaning="Refused",
+    )  # fmt: skip
+
+
+def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
+    """Bounded, and as the exchange has it: masked."""
+    attempting = an_attempting()
+    attempting.exchanges += [an_exchange("Invalid Access Token", 404), an_exchange("No such account. " * 100)]
+    change = answer_change(PAYMENT_ID, attempting, frozenset(), Refused(NO), TERMS)
+    detail = change.decide(a_payment(stage=Stage.SUBMITTING), a_context()).detail
+    assert detail["http_status"] == "400"
+    assert detail["provider_said"] == ("No such account. " * 100)[:500]
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown(), TokenRefused(), Throttled(), Resendable(), None])
+def test_the_history_keeps_the_text_of_a_refusal_only(error: ProviderError | None) -> None:
+    attempting = an_attempting()
+    attempting.exchanges.append(an_exchange("anything"))
+    change = answer_change(PAYMENT_ID, attempting, frozenset(), error, TERMS)
+    assert "provider_said" not in change.decide(a_payment(stage=Stage.SUBMITTING), a_context()).detail
 
 
 def test_an_answer_carries_its_exchanges_into_the_record() -> None:

@@ -10,14 +10,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from domain.adapters.daraja.refused_fields import reason_of_named_field
 from domain.adapters.daraja.reports import is_provider_id
 from domain.adapters.daraja.requests import Api
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
 from domain.adapters.daraja.strict_json import Unreadable, parse
+from domain.adapters.daraja.traces import may_show_payment, shows_id
 from domain.attempts import ORIGINATOR_CONVERSATION_ID
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
+    ProductRefused,
     ProviderError,
     Refused,
     Resendable,
@@ -46,8 +49,20 @@ _THROTTLED_WAIT_SECONDS = 2.0
 _DARAJA_CODE = re.compile(r"\d{2,3}(\.\d{2,4}){1,2}", re.ASCII)
 _CODE_LENGTH_MAX = 80
 
-_LIMIT_RULE = re.compile(r"limit rule|invalid amount", re.IGNORECASE)
-_RECIPIENT = re.compile(r"invalid (phonenumber|phone number|partya|partyb|receiver)", re.IGNORECASE)
+# With one of these a request is refused before anything is done, whatever the envelope (daraja.md §2.2). Not among them:
+# 408 and 409 may follow something that was done, and what else exists was never seen of Daraja.
+_REFUSING_STATUSES = frozenset({400, 404, 405, 411, 413, 414, 415, 422})
+_MAY_FOLLOW_AN_EFFECT = frozenset({408, 409})
+_CODE_OF_OTHERS = re.compile(r"[A-Za-z0-9._-]{1,24}")  # what may be shown of an envelope that we do not know
+
+_FORBIDDEN_PRODUCT = "403.002.1001"
+_NO_PRODUCT = re.compile(r"no\s{0,3}api\s{0,3}product\s{0,3}match", re.IGNORECASE)
+_DUPLICATE = re.compile(r"duplicate[\s_-]{0,3}originator[\s_-]{0,3}conversation", re.IGNORECASE)
+_INVALID_TOKEN = re.compile(r"(invalid|expired)[\s_-]{0,3}access[\s_-]{0,3}token", re.IGNORECASE)
+_PAGE = re.compile(r"<(!doctype\s{1,9}html|html|head|body|title|meta|center|h1)\b", re.IGNORECASE)
+_PREAMBLES = {"<?": "?>", "<!--": "-->"}
+
+_LIMIT_RULE = re.compile(r"limit rule", re.IGNORECASE)
 _MAINTENANCE = re.compile(r"under maintenance|maintenance", re.IGNORECASE)
 
 
@@ -56,17 +71,20 @@ def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> frozenset[tup
     message = _json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
         return _acknowledgement(api, message)
-    if message is not None and ("ResponseCode" in message or api.acknowledgement_id in message):
+    if message is not None and shows_id(message):
         raise OutcomeUnknown(f"status {status} with an acknowledgement: a refusal and its opposite in one")
-    raise _error(kind, status, message)
+    raise _error(kind, status, body, message)
 
 
 def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Report:
-    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused and Throttled."""
+    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused, ProductRefused and Throttled.
+
+    A refused question says nothing of the payment that it asks about.
+    """
     message = _json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
         return _query_result(message, checkout_request_id)
-    code, text = _refused_at_the_door(status, message)
+    code, text = _refused_at_the_door(status, body, message)
     words = text.lower()
     if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
         return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.VAGUE)
@@ -77,14 +95,14 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
 
 
 def read_status_acknowledgement(status: int, body: bytes) -> str:
-    """Whether a Transaction Status question was taken, in a word for the record. Raises TokenRefused and Throttled.
+    """Whether a Transaction Status question was taken, in a word for the record. Raises as `read_query_answer`.
 
     The answer itself comes by the question's own address, and may come whatever was said here.
     """
     message = _json_object(body)
     if message is not None and 200 <= status < 300 and code_text(message.get("ResponseCode")) == SUCCESS_CODE:
         return "acknowledged"
-    code, _ = _refused_at_the_door(status, message)
+    code, _ = _refused_at_the_door(status, body, message)
     return f"not acknowledged: {code or status}"
 
 
@@ -104,9 +122,11 @@ def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Repor
     return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=Verdict.NO_RESULT)
 
 
-def _refused_at_the_door(status: int, message: Mapping[str, Any] | None) -> tuple[str | None, str]:
-    """Daraja's code and text, unless it did not look at the question at all. Raises TokenRefused and Throttled."""
+def _refused_at_the_door(status: int, body: bytes, message: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """Daraja's code and text, unless it did not look at the question: TokenRefused, ProductRefused or Throttled then."""
     code, text = _code_and_text(message)
+    if (status >= 400 or (code is not None and status < 300)) and _NO_PRODUCT.search(_words(body, message)):
+        raise ProductRefused("our app lacks this product", code=code or str(status))
     if code in _TOKEN_CODES or (status == 401 and code is None):
         raise TokenRefused(code=code or "401")
     if _is_throttled(status, code, text):
@@ -124,20 +144,40 @@ def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[st
     return frozenset((_ID_NAMES[name], message[name]) for name in _ID_NAMES if is_provider_id(message.get(name)))
 
 
-def _error(kind: Kind, status: int, message: Mapping[str, Any] | None) -> ProviderError:
+def _error(kind: Kind, status: int, body: bytes, message: Mapping[str, Any] | None) -> ProviderError:
+    if _DUPLICATE.search(_words(body, message)):  # whatever the code and the status: an earlier send may have paid
+        return DuplicateSubmission(code=_code_and_text(message)[0])
     try:
-        code, text = _refused_at_the_door(status, message)
-    except (TokenRefused, Throttled) as refusal:
+        code, text = _refused_at_the_door(status, body, message)
+    except (TokenRefused, ProductRefused, Throttled) as refusal:
         return refusal
-    if code is None:
-        return OutcomeUnknown(f"status {status} without an error that we know")
-    if code == "500.002.1001" and "duplicate originatorconversationid" in text.lower():
-        return DuplicateSubmission(code=code)
+    if code == _FORBIDDEN_PRODUCT and 400 <= status < 500:
+        return ProductRefused("our app may not use this operation", code=code)
+    if code is not None and _DARAJA_CODE.fullmatch(code):
+        return _error_of_daraja(kind, status, code, text)
+    return _error_of_others(status, body, code)
+
+
+def _error_of_daraja(kind: Kind, status: int, code: str, text: str) -> ProviderError:
+    """What an error in Daraja's own envelope means."""
     if (code == "500.003.02" and "system is busy" in text.lower()) or _MAINTENANCE.search(text):
         # Only a withdrawal has an id whose second use Daraja refuses; another kind must not be sent again on this word.
         return Resendable(code=code) if kind is Kind.WITHDRAWAL else OutcomeUnknown(code=code)
-    failure = _refusal(status, code, text)
+    failure = _refusal(kind, status, code, text)
     return Refused(failure) if failure else OutcomeUnknown(code=code)
+
+
+def _error_of_others(status: int, body: bytes, code: str | None) -> ProviderError:
+    """What an answer in no envelope of Daraja's means: by its status alone, and only if it shows nothing of a payment."""
+    shown_code = code if code is not None and _CODE_OF_OTHERS.fullmatch(code) else None
+    if not may_show_payment(body):
+        if status in _REFUSING_STATUSES:
+            if _INVALID_TOKEN.search(body.decode("utf-8", "replace")):
+                return TokenRefused(code=shown_code)
+            return Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, False, shown_code), f"refused with {status}")
+        if status == 403 and _is_page(body):
+            return ProductRefused("a firewall in front of Daraja answered", code="403")
+    return OutcomeUnknown(f"status {status} without an error that we know", code=code)
 
 
 def _is_throttled(status: int, code: str | None, text: str) -> bool:
@@ -146,16 +186,14 @@ def _is_throttled(status: int, code: str | None, text: str) -> bool:
     return (code == "500.003.02" and "spike arrest" in text.lower()) or code == "500.003.03"
 
 
-def _refusal(status: int, code: str, text: str) -> Failure | None:
+def _refusal(kind: Kind, status: int, code: str, text: str) -> Failure | None:
     """The failure of a definite no; None where the words are not known to be one, or a redirect came with them."""
     if 300 <= status < 400:
         return None
     if code == "400.002.02":
         if _LIMIT_RULE.search(text):
             return Failure(FailureReason.LIMIT_EXCEEDED, True, code)
-        if _RECIPIENT.search(text):
-            return Failure(FailureReason.INVALID_RECIPIENT, True, code)
-        return Failure(FailureReason.REJECTED_BY_PROVIDER, True, code)
+        return Failure(reason_of_named_field(kind, text) or FailureReason.REJECTED_BY_PROVIDER, True, code)
     if code == "500.001.1001":  # one code, many meanings: the text decides (daraja.md §2.2)
         words = text.lower()
         if "wrong credentials" in words or "merchant does not exist" in words:
@@ -165,9 +203,14 @@ def _refusal(status: int, code: str, text: str) -> Failure | None:
         if "limit rule" in words:
             return Failure(FailureReason.LIMIT_EXCEEDED, True, code)
         return None
-    if 400 <= status < 500 and status != 408 and _DARAJA_CODE.fullmatch(code):
-        return Failure(FailureReason.CONFIGURATION, True, code)
+    if 400 <= status < 500 and status not in _MAY_FOLLOW_AN_EFFECT and code.startswith("4"):
+        return Failure(reason_of_named_field(kind, text) or FailureReason.CONFIGURATION, True, code)
     return None
+
+
+def _words(body: bytes, message: Mapping[str, Any] | None) -> str:
+    """All that an answer says, in whatever envelope: as it came, and its text as JSON means it."""
+    return f"{body.decode('utf-8', 'replace')} {_code_and_text(message)[1]}"
 
 
 def _code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
@@ -188,6 +231,15 @@ def _code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
 def _is_code(value: object) -> bool:
     """Whether `value` can be a code, and can be kept as one: cleaned of what cannot, it might become one that we know."""
     return isinstance(value, str) and 0 < len(value) <= _CODE_LENGTH_MAX and value.isprintable()
+
+
+def _is_page(body: bytes) -> bool:
+    """Whether it is HTML: a tag of a page comes first, but for comments and the like."""
+    text = body.decode("utf-8-sig", "replace").lstrip()
+    for begin, end in list(_PREAMBLES.items()) * 3:
+        if text.startswith(begin):
+            text = text.partition(end)[2].lstrip()
+    return _PAGE.match(text) is not None
 
 
 def _json_object(body: bytes) -> Mapping[str, Any] | None:
