@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -18,9 +19,11 @@ from domain.values import Kind
 
 EVENT_SOURCE = "/mkwanja/payments"
 
-# The text of a refusal, in a history entry. It may name our settings at Daraja, so an app's user does not see it.
+# The text of a refusal, in a history entry. It may name our settings at Daraja.
 PROVIDER_SAID = "provider_said"
-_DETAIL_OF_BACKENDS = frozenset({PROVIDER_SAID})
+
+# All other details are for backends. A detail may name an operator, and what a person wrote may name anyone.
+_DETAILS_FOR_USERS = frozenset({"provider_code", "error", "by"})
 
 
 class EventType(StrEnum):
@@ -62,11 +65,6 @@ def event_body(kind: EventType, *, event_id: UUID, payment: Payment, at: datetim
     )
 
 
-def public_detail(detail: Mapping[str, Any], *, for_backend: bool) -> dict[str, Any]:
-    """What a caller sees of a history entry's detail."""
-    return {name: value for name, value in detail.items() if for_backend or name not in _DETAIL_OF_BACKENDS}
-
-
 def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:
     """The Payment of interface.md. A backend also sees the key, the recipient's name and the provider's ids."""
     view: dict[str, Any] = {
@@ -98,6 +96,31 @@ def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, 
         view["recipient_name"] = payment.recipient_name
         view["provider_ids"] = _provider_ids(payment)
     return view
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a payment's history."""
+
+    sequence: int
+    recorded_at: datetime
+    what: str
+    previous_stage: str | None
+    stage: str
+    detail: Mapping[str, str]
+
+
+def public_entry(entry: Entry, *, for_backend: bool = False) -> dict[str, Any]:
+    """An entry of the history as callers see it. A user sees that an operator decided, but not the name and the reason."""
+    detail = {key: value for key, value in entry.detail.items() if for_backend or key in _DETAILS_FOR_USERS}
+    return {
+        "sequence": entry.sequence,
+        "at": timestamp(entry.recorded_at),
+        "what": entry.what,
+        "previous_stage": entry.previous_stage,
+        "stage": entry.stage,
+        "detail": detail,
+    }
 
 
 def _parties(payment: Payment) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import IngressSettings, impossible
 from domain.errors import PaymentNotFound, QueueUnavailable, RateLimited, RequestRefused, Unavailable
-from domain.events import public_detail, public_payment, timestamp
+from domain.events import public_entry, public_payment
 from domain.idempotency import FirstAnswer, fingerprint
 from domain.lifecycle.accept import accept, answer_refusal, cancel
 from domain.payment import Payment
@@ -28,6 +28,7 @@ from domain.policy import Policy, WithoutRedis, charges, may_see, require_permis
 from domain.ports import Acceptance
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
+from gateway.cursors import HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.cors import allow_origins
 from gateway.edge.load import INGRESS_AT_HAND_MAX, Load
 from gateway.edge.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
@@ -48,11 +49,11 @@ from gateway.routes import (
 )
 from gateway.schemas import (
     EventParameters,
+    HistoryParameters,
     NoParameters,
     PageParameters,
     WaitParameters,
-    feed_cursor,
-    feed_position,
+    history_position,
     next_cursor,
     page_query,
     payment_request,
@@ -157,27 +158,24 @@ class Ingress:
     async def history(self, request: web.Request) -> web.Response:
         """GET /v1/payments/{id}/history"""
         caller = await self._welcome(request)
-        query(NoParameters, request.query)
+        parameters = query(HistoryParameters, request.query)
         payment = await self._own_payment(request, caller)
-        rows = await self.resources.reading.history(payment.id)
-        items = [
+        after = history_position(parameters, payment)
+        rows = await self.resources.reading.history(payment.id, after=after, limit=parameters.limit + 1)
+        items, has_more = rows[: parameters.limit], len(rows) > parameters.limit
+        place = HistoryPlace(items[-1].sequence, payment.id) if has_more else None
+        return _ok(
             {
-                "sequence": row.sequence,
-                "at": timestamp(row.recorded_at),
-                "what": row.what,
-                "previous_stage": row.previous_stage,
-                "stage": row.stage,
-                "detail": public_detail(row.detail, for_backend=caller.is_backend),
+                "items": [public_entry(item, for_backend=caller.is_backend) for item in items],
+                "next_cursor": history_cursor(place) if place else None,
             }
-            for row in rows
-        ]
-        return _ok({"items": items})
+        )
 
     async def events(self, request: web.Request) -> web.Response:
         """GET /v1/events: each as it was published, in the order in which they were committed."""
         caller = await self._welcome(request)
         parameters = query(EventParameters, request.query)
-        after = feed_position(parameters)
+        after = parameters.after or 0
         owner = None if caller.is_backend else caller.subject
         found = await self.feed.page(after=after, limit=parameters.limit, owner=owner)
         cursor = feed_cursor(found[-1].position if found else after)

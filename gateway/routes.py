@@ -16,6 +16,7 @@ from gateway.schemas import (
     BODIES,
     Body,
     EventParameters,
+    HistoryParameters,
     NoParameters,
     PageParameters,
     Parameters,
@@ -157,7 +158,9 @@ READ_HISTORY = Route(
     path="/v1/payments/{payment_id}/history",
     tag="Payments",
     summary="What happened to a payment, oldest first",
-    said={200: Said(views.History, "All of it.")},
+    description="What an operator wrote, and the operator's name, are for backends only.",
+    query=HistoryParameters,
+    said={200: Said(views.HistoryPage, "A page of it.")},
 )
 LIST_EVENTS = Route(
     name="listEvents",

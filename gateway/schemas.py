@@ -6,10 +6,7 @@ collects what they say. `/openapi.json` is made from these models (`openapi/`).
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -24,7 +21,9 @@ from domain.adapters.postgres.reading import PageQuery
 from domain.errors import FieldError, InvalidRequest
 from domain.payment import Payment
 from domain.values import Caller, Kind, PaymentRequest, Purpose
+from gateway.cursors import PagePlace, page_cursor
 from gateway.fields import (
+    ITEMS_MAX,
     BillAmount,
     BillReference,
     DepositAmount,
@@ -32,6 +31,7 @@ from gateway.fields import (
     Description,
     FeedCursor,
     Flag,
+    HistoryCursor,
     Limit,
     Metadata,
     Moment,
@@ -43,7 +43,6 @@ from gateway.fields import (
     StorableText,
     WaitSeconds,
     WithdrawalAmount,
-    moment,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -136,7 +135,9 @@ class PageParameters(Parameters):
     created_after: Moment | None = None
     created_before: Moment | None = None
     limit: Limit = 20
-    cursor: PageCursor | None = Field(None, description="`next_cursor` of the page before, with the same filters.")
+    cursor: PageCursor | None = Field(
+        None, description="`next_cursor` of the page before. It is refused with other filters than that page had."
+    )
 
 
 class EventParameters(Parameters):
@@ -146,6 +147,15 @@ class EventParameters(Parameters):
         None, description="`next_cursor` of the answer before. Left out: from the beginning."
     )
     limit: Limit = 20
+
+
+class HistoryParameters(Parameters):
+    """GET /v1/payments/{payment_id}/history"""
+
+    limit: Limit = ITEMS_MAX
+    cursor: HistoryCursor | None = Field(
+        None, description="`next_cursor` of the page before. It is refused for another payment."
+    )
 
 
 class WaitParameters(Parameters):
@@ -213,46 +223,32 @@ def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
         status=parameters.status,
         created_after=parameters.created_after,
         created_before=parameters.created_before,
-        older_than=_read_cursor(parameters) if parameters.cursor is not None else None,
+        older_than=_older_than(parameters),
         limit=parameters.limit + 1,
     )
 
 
 def next_cursor(parameters: PageParameters, last: Payment) -> str:
     """Where the page after `last` begins; good only with the same filters."""
-    text = json.dumps([last.created_at.isoformat(), str(last.id), _filters(parameters)])
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return page_cursor(PagePlace(last.created_at, last.id, _filters(parameters)))
 
 
-def _read_cursor(parameters: PageParameters) -> tuple[datetime, UUID]:
-    text = parameters.cursor or ""
-    try:
-        created_at, payment_id, filters = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        place = moment(created_at), UUID(payment_id)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise InvalidRequest([FieldError("?cursor", "is not a cursor that we gave")]) from None
-    if filters != _filters(parameters):
-        raise InvalidRequest([FieldError("?cursor", "was given for other filters; start again without it")])
-    return place
-
-
-def feed_cursor(position: int) -> str:
-    """Where the feed goes on behind `position`."""
-    return base64.urlsafe_b64encode(f"events:{position}".encode()).decode().rstrip("=")
-
-
-def feed_position(parameters: EventParameters) -> int:
-    """The position behind which the feed is wanted; 0 is its beginning. Raises InvalidRequest."""
-    if parameters.after is None:
+def history_position(parameters: HistoryParameters, payment: Payment) -> int:
+    """The sequence behind which the history of `payment` is wanted; 0 is its beginning. Raises InvalidRequest."""
+    if parameters.cursor is None:
         return 0
-    try:
-        text = base64.urlsafe_b64decode(parameters.after + "=" * (-len(parameters.after) % 4)).decode("ascii")
-    except ValueError:
-        text = ""
-    match = re.fullmatch(r"events:(\d{1,18})", text, re.ASCII)
-    if match is None:
-        raise InvalidRequest([FieldError("?after", "is not a cursor that we gave")])
-    return int(match[1])
+    if parameters.cursor.payment_id != payment.id:
+        raise InvalidRequest([FieldError("?cursor", "was given for another payment; start again without it")])
+    return parameters.cursor.sequence
+
+
+def _older_than(parameters: PageParameters) -> tuple[datetime, UUID] | None:
+    place = parameters.cursor
+    if place is None:
+        return None
+    if place.filters != _filters(parameters):
+        raise InvalidRequest([FieldError("?cursor", "was given for other filters; start again without it")])
+    return place.created_at, place.payment_id
 
 
 def _filters(parameters: PageParameters) -> str:

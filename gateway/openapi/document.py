@@ -37,8 +37,8 @@ _DESCRIPTION = f"""Payments between your systems and M-PESA: authenticated, idem
   key may be sent again.
 * **JSON** is RFC 8259's, in UTF-8, at most {BODY_BYTES_MAX} bytes, no key twice. Unknown fields of bodies and unknown or
   repeated parameters are refused. Ignore members of answers that you do not know: there may be new ones.
-* **Formats of our own.** `plain-text`: one line of printable characters, not blank. `page-cursor`, `feed-cursor`: opaque,
-  sent back as they were given."""
+* **Cursors** are opaque: send them back as they came, to the list that gave them.
+* **A format of our own.** `plain-text`: one line of printable characters, not blank."""
 
 _TAGS = {
     "Payments": "Money in, money out, and what became of it.",

@@ -17,8 +17,9 @@ from domain.failures import Failure, FailureReason
 from domain.payment import Payment, Stage
 from domain.policy import Meter
 from domain.values import DEFAULT_TEXT, Kind, Purpose, reference_from
+from gateway.cursors import feed_cursor
 from gateway.problems import PROBLEMS, Problem, members, told
-from gateway.schemas import BillPaymentBody, Body, DepositBody, WithdrawalBody, feed_cursor
+from gateway.schemas import BillPaymentBody, Body, DepositBody, WithdrawalBody
 
 PAYMENT_ID = UUID("0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
 IDEMPOTENCY_KEY = "order-42"
@@ -120,7 +121,7 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
         case "listPayments":
             return {"last_page": {"items": [public_payment(_PAID)], "next_cursor": None}}
         case "readHistory":
-            return {"accepted": {"items": [_HISTORY_ITEM]}}
+            return {"accepted": {"items": [_HISTORY_ITEM], "next_cursor": None}}
         case "listEvents":
             return {"one": {"items": [json.loads(_PAID_EVENT)], "next_cursor": feed_cursor(1)}}
         case "healthz":

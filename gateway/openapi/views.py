@@ -16,10 +16,10 @@ from domain.events import EVENT_SOURCE, EventType
 from domain.failures import FailureReason
 from domain.payment import Stage
 from domain.values import Purpose
+from gateway.fields import ITEMS_MAX, FeedCursor, HistoryCursor, PageCursor
 
 AnsweredPhoneNumber = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^254[17][0-9]{8}$"})]
 AnsweredShortcode = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9]{5,7}$"})]
-Cursor = Annotated[str, WithJsonSchema({"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9_\\-]+$"})]
 
 
 class Failure(BaseModel):
@@ -99,8 +99,8 @@ class Payment(RootModel[Annotated[Deposit | Withdrawal | BillPayment, Field(disc
 class PaymentPage(BaseModel):
     """Payments, newest first."""
 
-    items: list[Payment] = Field(max_length=100)
-    next_cursor: Cursor | None = Field(description="Where the next page begins; null: this is the last one.")
+    items: list[Payment] = Field(max_length=ITEMS_MAX)
+    next_cursor: PageCursor | None = Field(description="Where the next page begins; null: this is the last one.")
 
 
 class HistoryItem(BaseModel):
@@ -116,10 +116,11 @@ class HistoryItem(BaseModel):
     detail: dict[str, str] = Field(description="What else is known of it: for people.")
 
 
-class History(BaseModel):
+class HistoryPage(BaseModel):
     """What happened to a payment, oldest first."""
 
-    items: list[HistoryItem]
+    items: list[HistoryItem] = Field(max_length=ITEMS_MAX)
+    next_cursor: HistoryCursor | None = Field(description="Where the next page begins; null: this is the last one.")
 
 
 class Event(BaseModel):
@@ -139,8 +140,8 @@ class Event(BaseModel):
 class EventPage(BaseModel):
     """Events in the order of their commits; none is ever skipped."""
 
-    items: list[Event] = Field(max_length=100)
-    next_cursor: Cursor = Field(description="Where to go on, also when nothing is there yet.")
+    items: list[Event] = Field(max_length=ITEMS_MAX)
+    next_cursor: FeedCursor = Field(description="Where to go on, also when nothing is there yet.")
 
 
 class Health(BaseModel):

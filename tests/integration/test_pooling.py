@@ -107,7 +107,7 @@ async def everything(store: Store) -> None:
     for announcement in await store.sweeping.unannounced(limit=10, overdue_by=timedelta(0)):
         await store.sweeping.record_announced(announcement)
     await reading.payment(payment_id)
-    await reading.history(payment_id)
+    await reading.history(payment_id, after=0, limit=10)
     await reading.page(PageQuery(equal={"kind": "deposit"}, status="pending"))
     assert await reading.is_migrated()
 

@@ -56,17 +56,22 @@ async def _cancelled(system: System, count: int) -> list[str]:
         ("after=", "?after"),
         ("after=0", "?after"),
         ("after=%00", "?after"),
-        ("after=ZXZlbnRzOi0x", "?after"),  # events:-1
-        ("after=ZXZlbnRzOjE1", "?after=ZXZlbnRzOjE1 twice"),
-        ("after=cGF5bWVudHM6MTU", "?after"),  # payments:15
-        ("after=ZXZlbnRzOjk5OTk5OTk5OTk5OTk5OTk5OTk5", "?after"),  # more than there can be
+        ("after=events--1", "?after"),
+        ("after=events-", "?after"),
+        ("after=events-015", "?after"),
+        ("after=events-15%0A", "?after"),
+        ("after=events-%D9%A1", "?after"),  # a digit, but not of ours
+        ("after=events-15", "?after=events-15 twice"),
+        ("after=payments-15", "?after"),
+        ("after=history-1-0199a0b1c2d37e4f8a5b6c7d8e9f0a1b", "?after"),
+        ("after=events-99999999999999999999", "?after"),  # more than there can be
         ("limit=0", "?limit"),
         ("limit=101", "?limit"),
         ("limit=-1", "?limit"),
         ("limit=1.5", "?limit"),
         ("limit=ten", "?limit"),
         ("limit=", "?limit"),
-        ("cursor=ZXZlbnRzOjE1", "?cursor"),
+        ("cursor=events-15", "?cursor"),
         ("wait=5", "?wait"),
     ],
 )

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post, problem, someone
+from tests.spec.operating import operate
 from tests.spec.system import System
 
 _POSTS = {"/v1/deposits": DEPOSIT, "/v1/withdrawals": WITHDRAWAL, "/v1/bill-payments": BILL_PAYMENT}
@@ -76,6 +77,32 @@ async def test_users_read_their_own(system: System) -> None:
         settled = await system.settled(payment_id)
         assert (await user.payment(payment_id))["receipt"] == settled["receipt"]
         assert await user.history(payment_id) == await system.backend.history(payment_id)
+
+
+async def test_users_do_not_see_which_operator_decided_and_why(system: System) -> None:
+    """They see that it happened. A backend sees who and why."""
+    owner = someone()
+    payment_id = await system.withdrawal(owner=owner)
+    await system.settled(payment_id)
+    reason = "line 14 of the statement"
+    by_hand = ("ask", payment_id, "--reason", reason, "--operator", "wanjiru")
+    for command in (by_hand, ("resolve", payment_id, "reviewed", *by_hand[2:])):
+        await system.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid", payment_id)
+        (await operate(system, *command)).expect(0)
+    async with caller(system, sub=owner) as user:
+        answer = (await user.get(f"/v1/payments/{payment_id}/history")).expect(200)
+        shown = {item["what"]: item["detail"] for item in answer.json()["items"]}
+        assert (shown["inquiry_asked_for"], shown["reviewed"]) == ({}, {})
+        answers = [
+            answer.body,
+            *[
+                (await user.get(path)).expect(200).body
+                for path in (f"/v1/payments/{payment_id}", "/v1/payments", "/v1/events")
+            ],
+        ]
+        assert not [body for body in answers if b"wanjiru" in body or reason.encode() in body]
+    known = {item["what"]: item["detail"] for item in await system.backend.history(payment_id)}
+    assert known["inquiry_asked_for"] == known["reviewed"] == {"operator": "wanjiru", "reason": reason}
 
 
 async def test_a_backend_does_not_cancel_by_accident_of_its_role(system: System) -> None:

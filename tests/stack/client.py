@@ -86,8 +86,15 @@ class Client:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def history(self, payment_id: str) -> Any:
-        """What happened to a payment, oldest first."""
-        return (await self.get(f"/v1/payments/{payment_id}/history")).expect(200).json()["items"]
+        """All that happened to a payment, oldest first."""
+        items: list[Any] = []
+        query: dict[str, str] = {}
+        while True:
+            page = (await self.get(f"/v1/payments/{payment_id}/history", **query)).expect(200).json()
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            query = {"cursor": page["next_cursor"]}
 
     async def _ask(self, method: str, path: str, **options: Any) -> Answer:
         headers = {**self._headers, **options.pop("headers", {})}

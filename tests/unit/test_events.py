@@ -11,11 +11,21 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.events import EventType, event_body, event_type, json_text, public_detail, public_payment, timestamp
+from domain.events import (
+    PROVIDER_SAID,
+    Entry,
+    EventType,
+    event_body,
+    event_type,
+    json_text,
+    public_entry,
+    public_payment,
+    timestamp,
+)
 from domain.failures import Failure, FailureReason
 from domain.payment import Stage
 from domain.values import Kind
-from tests.builders import PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
+from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
 
 COMMON = {
     "id": str(PAYMENT_ID),
@@ -158,8 +168,21 @@ def test_the_types_are_those_that_subscribers_were_promised() -> None:
     }
 
 
-def test_an_apps_user_does_not_see_the_text_of_a_refusal() -> None:
-    """It may name our settings at Daraja."""
-    detail = {"error": "Refused", "provider_said": "Initiator testapi is not known"}
-    assert public_detail(detail, for_backend=True) == detail
-    assert public_detail(detail, for_backend=False) == {"error": "Refused"}
+@pytest.mark.parametrize(
+    ("detail", "for_users"),
+    [
+        ({}, {}),
+        ({"provider_code": "1032"}, {"provider_code": "1032"}),
+        ({"error": "Throttled", "provider_code": "429"}, {"error": "Throttled", "provider_code": "429"}),
+        ({"provider_code": "0", "by": "inquiry"}, {"provider_code": "0", "by": "inquiry"}),
+        ({"error": "Refused", PROVIDER_SAID: "Initiator testapi is not known"}, {"error": "Refused"}),
+        ({"operator": "wanjiru", "reason": "Statement of 1 March, line 14: paid by Amina"}, {}),
+        ({"recipient_name": "Amina", "note": "called the shop", "provider_code": "0"}, {"provider_code": "0"}),
+    ],
+)
+def test_a_user_sees_no_detail_that_may_name_a_person(detail: dict[str, str], for_users: dict[str, str]) -> None:
+    """A detail that is new is for backends, until the list says otherwise."""
+    entry = Entry(4, NOW, "resolved_paid", Stage.IN_DOUBT, Stage.SUCCEEDED, detail)
+    whole, shown = public_entry(entry, for_backend=True), public_entry(entry)
+    assert whole["detail"] == detail
+    assert shown == {**whole, "detail": for_users}

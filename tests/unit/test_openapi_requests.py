@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from domain.errors import IdempotencyKeyInvalid, InvalidRequest
 from domain.idempotency import checked_key
 from domain.values import Kind
 from gateway.openapi.document import document
-from gateway.routes import LIST_EVENTS, LIST_PAYMENTS, PAYING, READ_PAYMENT, Route
+from gateway.routes import LIST_EVENTS, LIST_PAYMENTS, PAYING, READ_HISTORY, READ_PAYMENT, Route
 from gateway.schemas import BODIES, EventParameters, payment_request, query
 from tests.builders import a_caller
 from tests.described import Described
@@ -133,7 +134,10 @@ def test_the_document_and_the_service_agree_about_a_parameter(name: str) -> None
         assert is_valid == is_taken(LIST_PAYMENTS, name, text), text
 
 
-@pytest.mark.parametrize(("route", "name"), [(LIST_PAYMENTS, "limit"), (LIST_EVENTS, "limit"), (READ_PAYMENT, "wait")])
+@pytest.mark.parametrize(
+    ("route", "name"),
+    [(LIST_PAYMENTS, "limit"), (LIST_EVENTS, "limit"), (READ_HISTORY, "limit"), (READ_PAYMENT, "wait")],
+)
 def test_the_document_and_the_service_agree_about_a_number(route: Route, name: str) -> None:
     """From its smallest to its largest."""
     for number in range(-1, 103):
@@ -155,3 +159,46 @@ def test_the_document_and_the_service_agree_about_a_key() -> None:
         except IdempotencyKeyInvalid:
             is_taken = False
         assert is_taken == (not DESCRIBED.faults(schema, key)), key
+
+
+_PAYMENT_HEX = "0199a0b1c2d37e4f8a5b6c7d8e9f0a1b"
+_CURSORS: list[tuple[Route, str, str]] = [
+    (LIST_PAYMENTS, "cursor", f"payments-1772349300123000-{_PAYMENT_HEX}-0123456789abcdef"),
+    (LIST_EVENTS, "after", "events-15"),
+    (READ_HISTORY, "cursor", f"history-40-{_PAYMENT_HEX}"),
+]
+_NO_CURSORS = [
+    "",
+    "x",
+    "0",
+    "events-",
+    "events--1",
+    "events-01",
+    "events-15\n",
+    "events-" + "9" * 19,
+    "ZXZlbnRzOjE1",
+    "é",
+]
+
+
+@pytest.mark.parametrize(("route", "name", "genuine"), _CURSORS)
+def test_the_document_shows_what_a_cursor_looks_like(route: Route, name: str, genuine: str) -> None:
+    """The parameter and `next_cursor` have one pattern, which fits the cursors of this list and nothing else."""
+    schema = parameters(route)[name]
+    answer = DESCRIBED.operations[route.method, route.path]["responses"]["200"]["content"]["application/json"]["schema"]
+    told = DESCRIBED.resolved(answer)["properties"]["next_cursor"]
+    assert schema in (told, *told.get("anyOf", [])) or schema["pattern"] == told["pattern"]
+    for text in [genuine, *(each for *_, each in _CURSORS if each != genuine), *_NO_CURSORS]:
+        is_described = not DESCRIBED.faults(schema, text)
+        assert is_described == is_taken(route, name, text) == (text == genuine), text
+
+
+@pytest.mark.parametrize(("route", "name", "genuine"), _CURSORS)
+def test_every_text_of_a_cursors_pattern_is_taken(route: Route, name: str, genuine: str) -> None:
+    """A fuzzer that believes the document is not refused for the form of what it sends."""
+
+    @given(text=st.from_regex(re.compile(parameters(route)[name]["pattern"], re.ASCII), fullmatch=True))
+    def sent(text: str) -> None:
+        assert is_taken(route, name, text.removesuffix("\n")), text
+
+    sent()

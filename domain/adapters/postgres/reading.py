@@ -15,20 +15,17 @@ from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.tables import REVISION, payment_history, payments
+from domain.events import Entry
 from domain.payment import Payment, Stage
 
-_HISTORY = (
-    select(
-        payment_history.c.sequence,
-        payment_history.c.recorded_at,
-        payment_history.c.what,
-        payment_history.c.previous_stage,
-        payment_history.c.stage,
-        payment_history.c.detail,
-    )
-    .order_by(payment_history.c.sequence)
-    .limit(1000)
-)
+_HISTORY = select(
+    payment_history.c.sequence,
+    payment_history.c.recorded_at,
+    payment_history.c.what,
+    payment_history.c.previous_stage,
+    payment_history.c.stage,
+    payment_history.c.detail,
+).order_by(payment_history.c.sequence)
 
 _REVISION = text("SELECT version_num FROM mkwanja.alembic_version")
 
@@ -100,10 +97,12 @@ class Reading:
         async with self._database.transaction() as transaction:
             return await _with_attempts(transaction, await transaction.rows(statement))
 
-    async def history(self, payment_id: UUID) -> list[Any]:
-        """The payment's history, oldest first."""
+    async def history(self, payment_id: UUID, *, after: int, limit: int) -> list[Entry]:
+        """At most `limit` entries of the payment's history behind the one numbered `after`, oldest first."""
+        is_wanted = (payment_history.c.payment_id == payment_id) & (payment_history.c.sequence > after)
         async with self._database.transaction() as transaction:
-            return await transaction.rows(_HISTORY.where(payment_history.c.payment_id == payment_id))
+            rows = await transaction.rows(_HISTORY.where(is_wanted).limit(limit))
+        return [Entry(*row) for row in rows]
 
     async def situation(self) -> Situation:
         """How things stand, for /metrics."""
