@@ -27,7 +27,8 @@ amount_per_day = "unlimited"
 
 _MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 _SEED = int(os.environ.get("SEED") or (random.randrange(2**31) if _MINUTES else 1))
-_LENGTH = ("--max-time", str(int(_MINUTES * 60 / 2)), "--max-examples", "1000") if _MINUTES else ("--max-examples", "8")
+_TIME = ("--max-time", str(int(_MINUTES * 60 / 2)))
+_LENGTH = (*_TIME, "--max-examples", "1000") if _MINUTES else ("--max-examples", "20")
 
 # The phase that tries every value at its limits is the backend's, unless there is time: the bodies are the same.
 _USERS_PHASES = () if _MINUTES else ("--phases", "examples,fuzzing,stateful")
