@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from domain.attempts import Outcome
 from domain.failures import FailureReason
+from domain.operations import COOL_DOWN, OPERATION_OF_KIND, Operation
 from domain.payment import Payment, Stage
 from domain.values import Kind
 
@@ -84,6 +85,16 @@ class Evidence:
     to_confirm_since: datetime | None = None  # when the last of those came
     payouts_are_stopped: bool = False  # by the kill switch or the breaker
     breaker_is_open: bool = False
+    held_operations: frozenset[Operation] = frozenset()
+    probes_due: frozenset[Operation] = frozenset()  # held operations whose cool-down is over
+
+    def is_held(self, operation: Operation) -> bool:
+        """Whether nothing may be sent to `operation` now, not even to probe it."""
+        return operation in self.held_operations - self.probes_due
+
+    def probe_of(self, operation: Operation) -> Operation | None:
+        """`operation` if a request to it now is its probe."""
+        return operation if operation in self.held_operations & self.probes_due else None
 
     @property
     def speaks_of_it(self) -> bool:
@@ -118,6 +129,7 @@ class InquiryTerms:
     not_found_trusted_after: timedelta  # since the last send
     lease: timedelta
     expires_after: Mapping[Kind, timedelta]
+    operation_cool_down: timedelta = COOL_DOWN
 
 
 def wait_after(inquiries_asked: int, terms: InquiryTerms) -> timedelta:
@@ -162,6 +174,7 @@ def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: In
         and payment.sends < SENDS_MAX
         and now - payment.created_at < terms.expires_after[payment.kind]
         and not evidence.payouts_are_stopped
+        and not evidence.is_held(OPERATION_OF_KIND[payment.kind])
     )
     daraja_may_have_it = evidence.speaks_of_it or bool(
         outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED}

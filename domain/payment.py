@@ -196,6 +196,7 @@ class Payment:
     next_step_at: datetime | None = None
     event_due: datetime | None = None
     attempts: tuple[Attempt, ...] = field(default=())
+    is_probe: bool = False  # not stored: this claim is the one that may try a held operation
 
     def after(self, fact: Fact) -> Payment:
         """This payment once `fact` is known: its attempts, its stage, and what a final stage carries.

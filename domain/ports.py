@@ -16,9 +16,9 @@ from domain.events import EventType
 from domain.fence import Fence
 from domain.idempotency import FirstAnswer
 from domain.inquiry import Evidence, Inquiry
+from domain.operations import Heard, Operation
 from domain.payment import Payment, Stage, Step
 from domain.policy import Charge
-from domain.report import Report
 from domain.values import Caller, Kind, PaymentRequest
 
 ProviderIds = frozenset[tuple[str, str]]  # (kind of id, value)
@@ -70,6 +70,7 @@ class Decided:
     `what` names the history entry to write (None: no entry); `ids` are recorded as given to `attempt_id`; `disposition`
     says the decision in a word, for the callback's row. `asked` is a new inquiry, stored before it is asked; `answered` an
     inquiry with its first answer. `opens_breaker` gives a reason; `credential_accepted_at` closes one that opened before.
+    `heard` says something about an operation; `takes_probe` is the held operation that this request alone may try.
     """
 
     payment: Payment | None
@@ -84,6 +85,8 @@ class Decided:
     answered: Inquiry | None = None
     opens_breaker: str | None = None
     credential_accepted_at: datetime | None = None
+    heard: Heard | None = None
+    takes_probe: Operation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +147,8 @@ HANDED_OVER_FOR = timedelta(seconds=5)
 class Due:
     """A payment and its next step. `age` counts from acceptance, by the database's clock; `is_due`: within seconds.
 
-    `is_held`: no claim could succeed now, because a brake is engaged or a person is to look at it first. It is only a look;
-    the claim's own WHERE decides.
+    `is_held`: no claim could succeed now, because a brake is engaged, its operation is held, or a person is to look at it
+    first. It is only a look; the claim's own WHERE decides.
     """
 
     payment_id: UUID
@@ -163,8 +166,11 @@ class Round:
 
     due: Mapping[Step, int]
     owes_events: bool
-    engaged_brakes: frozenset[str]
+    engaged_brakes: frozenset[str]  # held operations too, by their names
     breaker_is_open: bool
+    payouts_are_stopped: bool = False
+    held_operations: frozenset[Operation] = frozenset()
+    probes_due: frozenset[Operation] = frozenset()  # of those, the ones whose cool-down is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +233,10 @@ class ClaimingStore(Protocol):
         ...
 
     async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
-        """The payment with `submitting` committed under this attempt, or None if it may not be sent now."""
+        """The payment with `submitting` committed under this attempt, or None if it may not be sent now.
+
+        While its operation is held, one claim after each cool-down succeeds: `is_probe`.
+        """
         ...
 
     async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
@@ -290,18 +299,6 @@ class Provider(Protocol):
 
     async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
         """Asks Daraja to make the payment; the ids of its acknowledgement. Raises `ProviderError`."""
-        ...
-
-
-class Asker(Protocol):
-    """M-PESA through Daraja, as an inquiry needs it."""
-
-    def readied_to_ask(self) -> AbstractAsyncContextManager[None]:
-        """As `Provider.readied`, for an inquiry."""
-        ...
-
-    async def ask(self, payment: Payment, number: int) -> tuple[Report | None, tuple[Exchange, ...]]:
-        """Asks Daraja about the payment, as its inquiry `number`; what it said, or None where the answer comes by callback."""
         ...
 
 

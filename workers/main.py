@@ -167,6 +167,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
                 claim=claim_terms,
                 inquiry_first_after=timedelta(seconds=settings.inquiry_first_after_seconds),
                 retry_after=_RETRY_AFTER,
+                operation_cool_down=inquiry_terms.operation_cool_down,
             ),
             clock=boot_clock,
         )
@@ -278,6 +279,7 @@ def _inquiry_terms(settings: WorkerSettings, claim: ClaimTerms) -> InquiryTerms:
         not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
         lease=claim.lease,
         expires_after=claim.expires_after,
+        operation_cool_down=timedelta(seconds=settings.operation_cool_down_seconds),
     )
 
 

@@ -1,7 +1,7 @@
-"""What an operator does by hand: stop and start payouts, and settle a payment that needs a person.
+"""What an operator does by hand: stop and start payouts, release operations, and settle a payment that needs a person.
 
-`python -m workers payouts stop|start|status`, `ask`, `resolve`. Needs DATABASE_URL and nothing else, so that it
-works when the worker's own settings are what is wrong.
+`python -m workers payouts stop|start|status`, `operations status|release`, `ask`, `resolve`. Needs DATABASE_URL and
+nothing else, so that it works when the worker's own settings are what is wrong.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.settings import MigrationSettings, read_settings
 from domain.errors import ResolutionRefused, StoreUnavailable
 from domain.lifecycle.resolve import Decision, Resolution, question, resolution
+from domain.operations import Operation
 from domain.values import is_receipt
 
 _LOOK_AGAIN_SECONDS = 0.25
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `payouts` and `resolve` to the command line of `python -m workers`."""
+    """Adds these commands to the command line of `python -m workers`."""
     payouts = commands.add_parser("payouts", help="stop or start money out; deposits are not touched")
     actions = payouts.add_subparsers(dest="action", required=True)
     stop = actions.add_parser("stop", help="returns when no payout is being sent any more, and prints what was")
@@ -37,6 +38,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     start.add_argument("--reason", required=True, type=_reason)
     start.add_argument("--breaker", action="store_true", help="close the breaker as well: the credential was mended")
     actions.add_parser("status", help="prints both brakes")
+    operations = commands.add_parser("operations", help="Daraja's operations that are held because Daraja refuses them")
+    uses = operations.add_subparsers(dest="action", required=True)
+    uses.add_parser("status", help="prints every operation: why and since when it is held, and what waits for it")
+    release = uses.add_parser("release", help="lets everything go out that waits for the operation")
+    release.add_argument("name", choices=[operation.value for operation in Operation])
+    release.add_argument("--reason", required=True, type=_reason, help="what was mended")
     ask = commands.add_parser("ask", help="have Daraja asked about a payment once more, also one that is final")
     ask.add_argument("payment_id", type=UUID)
     ask.add_argument("--reason", required=True, type=_reason)
@@ -69,6 +76,10 @@ async def _operate(arguments: argparse.Namespace) -> int:
         if arguments.command == "resolve":
             return await _resolve(Changing(database), arguments)
         brakes = Brakes(database)
+        if arguments.command == "operations":
+            if arguments.action == "release":
+                await _release(brakes, arguments.name, arguments.reason)
+            return await _print_operations(brakes)
         if arguments.action == "stop":
             return await _stop(brakes, arguments.reason)
         if arguments.action == "start":
@@ -100,6 +111,22 @@ async def _print_status(brakes: Brakes) -> int:
     for brake in await brakes.read():
         state = f"ENGAGED, {brake.reason}" if brake.is_engaged else "released"
         print(f"{brake.name}: {state} (since {brake.changed_at:%Y-%m-%d %H:%M:%S %Z})")
+    return 0
+
+
+async def _release(brakes: Brakes, name: str, reason: str) -> None:
+    changed = await brakes.set(name, is_engaged=False, reason=reason)
+    print(f"{name}: released; what waits goes out within seconds" if changed else f"{name}: was not held")
+
+
+async def _print_operations(brakes: Brakes) -> int:
+    for operation in await brakes.operations():
+        brake = operation.brake
+        state = "free"
+        if brake.is_engaged:
+            state = f"HELD, {brake.reason} (since {brake.changed_at:%Y-%m-%d %H:%M:%S %Z})"
+            state += f", next probe {operation.probe_at:%Y-%m-%d %H:%M:%S %Z}, probed {operation.probes} times"
+        print(f"{brake.name}: {state}, {operation.waiting} waiting")
     return 0
 
 

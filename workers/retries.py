@@ -14,13 +14,17 @@ import structlog
 import tenacity
 
 from domain.adapters import observability
+from domain.adapters.daraja.answers import ACKNOWLEDGED
 from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
-from domain.errors import ProviderError, QueueUnavailable, Refused, Throttled, Unreachable
+from domain.errors import ProductRefused, ProviderError, QueueUnavailable, Refused, Throttled, Unreachable
 from domain.failures import FailureReason
 from domain.fence import DeadlinePassed, Draining
+from domain.inquiry import Verdict
+from domain.operations import Standing
 from domain.payment import Payment, Step
 from domain.ports import Attempting, Exchange, ProviderIds
+from domain.questions import Asked
 from domain.report import Report
 from domain.values import Kind
 
@@ -102,26 +106,30 @@ class RetryingProvider:
 
     @asynccontextmanager
     async def readied_to_ask(self) -> AsyncIterator[None]:
-        """See `domain.ports.Provider.readied_to_ask`."""
+        """See `domain.questions.Asker.readied_to_ask`."""
         await self._client.ready()
         async with self._slots:
             await self._take_turn(_INQUIRIES)
             yield
 
-    async def ask(self, payment: Payment, number: int) -> tuple[Report | None, tuple[Exchange, ...]]:
-        """See `domain.ports.Provider.ask`."""
+    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
+        """See `domain.questions.Asker.ask`."""
         exchanges: list[Exchange] = []
-        report: Report | None = None
+        unanswered = NO_ANSWER if payment.question is Step.QUERY else None
+        standing, code = None, None
         try:
-            report = await self._client.ask(payment, number, exchanges)
+            report = await self._client.ask(payment, number, exchanges, is_probe=is_probe)
+            standing = _standing_of(report, exchanges)
         except Throttled:
             await self._slow_down(payment.question)
-            report = NO_ANSWER if payment.question is Step.QUERY else None
+            report = unanswered
         except Unreachable:
-            report = NO_ANSWER if payment.question is Step.QUERY else None
+            report = unanswered
+        except ProductRefused as refusal:
+            report, standing, code = unanswered, Standing.PRODUCT_REFUSED, refusal.code
         said = "by callback" if report is None else str(report.verdict)
         observability.inquiries.labels(api=str(payment.question), verdict=said).inc()
-        return report, tuple(exchanges)
+        return Asked(report, tuple(exchanges), standing, code)
 
     async def _slow_down(self, question: Step | None = None) -> None:
         observability.throttled.inc()
@@ -143,6 +151,13 @@ class RetryingProvider:
             await asyncio.wait_for(self._draining.wait(), timeout=seconds)
         except TimeoutError:
             return
+
+
+def _standing_of(report: Report | None, exchanges: list[Exchange]) -> Standing | None:
+    """WORKS if Daraja dealt with the question itself: it acknowledged it, or answered it."""
+    if report is None:
+        return Standing.WORKS if exchanges and exchanges[-1].meaning == ACKNOWLEDGED else None
+    return None if report.verdict is Verdict.NO_ANSWER else Standing.WORKS
 
 
 def _did_not_happen(error: BaseException) -> bool:

@@ -272,6 +272,7 @@ class WorkerSettings(SharedSettings):
     deposit_result_window_seconds: float = Field(180, gt=0, le=86_400)
     not_found_trusted_after_seconds: float = Field(300, gt=0, le=86_400)
     breaker_cool_down_seconds: float = Field(60, gt=0, le=3600)
+    operation_cool_down_seconds: float = Field(30, gt=0, le=900)
     # Where the worker shows its own counters; unset: nowhere.
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
 

@@ -31,8 +31,10 @@ from domain.inquiry import (
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.record_callback import decide_report, with_answer
 from domain.lifecycle.submit import Submitter
+from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
 from domain.payment import Fact, FactName, Payment, Stage, Step
-from domain.ports import HANDED_OVER_FOR, Asker, Change, ChangeResult, ChangingStore, Context, Decided, Due, Exchange
+from domain.ports import HANDED_OVER_FOR, Change, ChangeResult, ChangingStore, Context, Decided, Due, Exchange
+from domain.questions import Asked, Asker
 from domain.report import Report
 from domain.values import Kind
 
@@ -102,15 +104,15 @@ class Inquirer:
                 self._announcer.announce_soon(result)
                 payment, asked = result.decided.payment, result.decided.asked
                 if payment is not None and asked is not None:
-                    await self._ask(payment, asked)
+                    await self._ask(payment, asked, is_probe=result.decided.takes_probe is not None)
         except Throttled as error:
             await self._changes.change(postponement(payment_id, timedelta(seconds=error.wait_seconds)))
         except (ProviderError, QueueUnavailable) as error:
             log.warning("not_ready_to_ask", payment_id=str(payment_id), error=type(error).__name__)
 
-    async def _ask(self, payment: Payment, asked: Inquiry) -> None:
-        report, exchanges = await self._provider.ask(payment, asked.number)
-        change = answering(payment.id, asked.number, report, exchanges, self._terms)
+    async def _ask(self, payment: Payment, asked: Inquiry, *, is_probe: bool) -> None:
+        said = await self._provider.ask(payment, asked.number, is_probe=is_probe)
+        change = answering(payment.id, asked.number, said.report, said.exchanges, self._terms, said=said)
         result: ChangeResult = await self._changes.change(change)
         self._announcer.announce_soon(result)
 
@@ -122,21 +124,31 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         if payment is None or payment.question is None:
             return Decided(payment=payment)
         evidence, now = context.evidence, context.now
+        operation = OPERATION_OF_QUESTION[payment.question]
+        if evidence.is_held(operation):
+            return Decided(payment=payment)  # the payment keeps its due time
+        probe = evidence.probe_of(operation)
         asked = Inquiry(number=1 + max((i.number for i in evidence.inquiries), default=0), asked_at=now)
         if is_probe:
-            return Decided(payment=payment, asked=asked)
+            return Decided(payment=payment, asked=asked, takes_probe=probe)
         if not _is_due(payment, evidence, context, terms):
             return Decided(payment=payment)
         if payment.stage.is_final:
             return Decided(
-                payment=replace(payment, next_step_at=next_look_at(payment, evidence, now, terms)), asked=asked
+                payment=replace(payment, next_step_at=next_look_at(payment, evidence, now, terms)),
+                asked=asked,
+                takes_probe=probe,
             )
         waiting = replace(payment, next_step_at=now + wait_after(len(evidence.inquiries), terms))
         if needs_a_person(payment, evidence, now, terms):
             return Decided(
-                payment=replace(waiting, needs_review=True), what=NEEDS_A_PERSON, asked=asked, is_flagged=True
+                payment=replace(waiting, needs_review=True),
+                what=NEEDS_A_PERSON,
+                asked=asked,
+                is_flagged=True,
+                takes_probe=probe,
             )
-        return Decided(payment=waiting, asked=asked)
+        return Decided(payment=waiting, asked=asked, takes_probe=probe)
 
     return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
 
@@ -154,11 +166,26 @@ def _is_due(payment: Payment, evidence: Evidence, context: Context, terms: Inqui
 
 
 def answering(
-    payment_id: UUID, number: int, report: Report | None, exchanges: tuple[Exchange, ...], terms: InquiryTerms
+    payment_id: UUID,
+    number: int,
+    report: Report | None,
+    exchanges: tuple[Exchange, ...],
+    terms: InquiryTerms,
+    *,
+    said: Asked | None = None,
 ) -> Change:
-    """The change that records what came of asking. `report` None: acknowledged, and the answer comes by callback."""
+    """The change that records what came of asking. `report` None: acknowledged, and the answer comes by callback.
+
+    `said` has what the answer says about the operation.
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
+        decided = decide_payment(payment, context)
+        if payment is None or said is None or said.standing is None:
+            return decided
+        return replace(decided, heard=_heard(payment, number, said, said.standing, context, terms))
+
+    def decide_payment(payment: Payment | None, context: Context) -> Decided:
         if payment is None or report is None or report.verdict is None:
             return Decided(payment=payment)
         answered = context.evidence.with_answer(number, report.verdict, report.code)
@@ -177,6 +204,22 @@ def answering(
         receipt=report.receipt if report else None,
         exchanges=exchanges,
         wants_evidence=True,
+    )
+
+
+def _heard(
+    payment: Payment, number: int, said: Asked, standing: Standing, context: Context, terms: InquiryTerms
+) -> Heard | None:
+    """What an answer says about the operation that was asked. It answers the question as it was stored."""
+    asked_at = next((i.asked_at for i in context.evidence.inquiries if i.number == number), None)
+    if asked_at is None or payment.question is None:
+        return None
+    return Heard(
+        operation=OPERATION_OF_QUESTION[payment.question],
+        standing=standing,
+        since=asked_at,
+        cool_down=terms.operation_cool_down,
+        code=said.code,
     )
 
 

@@ -21,6 +21,7 @@ from domain.inquiry import InquiryTerms, last_sent_at
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer, watching
 from domain.lifecycle.submit import expiry
+from domain.operations import OPERATION_OF_KIND
 from domain.payment import Fact, FactName, Payment, Step
 from domain.ports import (
     HANDED_OVER_FOR,
@@ -30,6 +31,7 @@ from domain.ports import (
     ClaimTerms,
     Context,
     Decided,
+    Round,
     SweepingStore,
     Wakeups,
 )
@@ -44,7 +46,7 @@ ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 STEPS_MAX = 200
 
 
-# Payouts that are stopped are looked at in smaller shares: nothing comes of it but their age.
+# Payments that a brake holds are looked at in smaller shares: nothing comes of it but their age.
 _HELD_LOOKED_AT_MAX = 50
 
 # Sessions that stopped in the middle of a message are looked for in one sweep of so many.
@@ -93,7 +95,7 @@ class Sweeper:
         self._tell_brakes(found.engaged_brakes)
         steps: dict[str, Callable[[], Awaitable[int]]] = {
             Step.END_LEASE: self._end_leases,
-            Step.SUBMIT: self._wake_accepted,
+            Step.SUBMIT: partial(self._wake_accepted, found),
             Step.WATCH: self._watch,
             Step.QUERY: partial(self._hand_over_questions, Step.QUERY, found.due[Step.QUERY]),
             Step.STATUS: partial(self._hand_over_questions, Step.STATUS, found.due[Step.STATUS]),
@@ -130,15 +132,25 @@ class Sweeper:
         await self._change_all([lease_expiry(item.payment_id, self._terms.inquiry) for item in due])
         return len(due)
 
-    async def _wake_accepted(self) -> int:
-        """As many as there is room for, longest due first. Payouts that a brake holds are only looked at for their age."""
-        if not self._known_brakes:
-            return await self._submit_or_expire(tuple(Kind), is_woken=True)
-        held = await self._submit_or_expire([kind for kind in Kind if kind.moves_money_out], is_woken=False)
-        return held + await self._submit_or_expire([Kind.DEPOSIT], is_woken=True)
+    async def _wake_accepted(self, found: Round) -> int:
+        """As many as there is room for, longest due first. Those that a brake holds are only looked at for their age.
 
-    async def _submit_or_expire(self, kinds: Collection[Kind], *, is_woken: bool) -> int:
-        limit = await self._room() if is_woken else _HELD_LOOKED_AT_MAX
+        Of a held operation whose cool-down is over one payment is woken: the first to claim probes it.
+        """
+        stopped = [kind for kind in Kind if kind.moves_money_out and found.payouts_are_stopped]
+        held = [kind for kind in Kind if OPERATION_OF_KIND[kind] in found.held_operations and kind not in stopped]
+        free = [kind for kind in Kind if kind not in stopped and kind not in held]
+        count = 0
+        for kind in held:
+            if OPERATION_OF_KIND[kind] in found.probes_due:
+                count += await self._submit_or_expire([kind], limit=1, is_woken=True)
+        if stopped or held:
+            count += await self._submit_or_expire([*stopped, *held], limit=_HELD_LOOKED_AT_MAX, is_woken=False)
+        if free:
+            count += await self._submit_or_expire(free, limit=await self._room(), is_woken=True)
+        return count
+
+    async def _submit_or_expire(self, kinds: Collection[Kind], *, limit: int, is_woken: bool) -> int:
         due = await self._due.take_due(Step.SUBMIT, limit=limit, next_step_in=HANDED_OVER_FOR, kinds=kinds)
         too_old = [item for item in due if item.age >= self._terms.claim.expires_after[item.kind]]
         await self._change_all([expiry(item.payment_id, self._terms.claim) for item in too_old])

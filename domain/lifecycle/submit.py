@@ -35,6 +35,7 @@ from domain.failures import Failure, FailureReason
 from domain.fence import Draining, Fence
 from domain.inquiry import InquiryTerms, may_be_resent
 from domain.lifecycle.announce import Announcer
+from domain.operations import COOL_DOWN, OPERATION_OF_KIND, heard_of_send
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import (
     Attempting,
@@ -72,6 +73,7 @@ class SubmitTerms:
     claim: ClaimTerms
     inquiry_first_after: timedelta
     retry_after: timedelta  # next due time of a payment that was not sent
+    operation_cool_down: timedelta = COOL_DOWN
 
 
 class Submitter:
@@ -126,7 +128,9 @@ class Submitter:
             except StoreUnavailable as error:
                 raise ClaimUnknown from error
             payment = result.decided.payment
-            return payment if payment is not None and _is_claimed_by(payment, attempt_id) else None
+            if payment is None or not _is_claimed_by(payment, attempt_id):
+                return None
+            return replace(payment, is_probe=result.decided.takes_probe is not None)
 
         await self._send(payment_id, Kind.WITHDRAWAL, claim)
 
@@ -260,6 +264,7 @@ def answer_change(
             attempt_id=attempting.attempt_id,
             ids=ids,
             event=event_type(payment, after),
+            heard=heard_of_send(payment, attempting.attempt_id, error, terms.operation_cool_down),
         )
 
     return Change(
@@ -283,7 +288,8 @@ def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Cha
         after = payment.after(fact)
         until = context.now + terms.lease
         after = replace(after, lease_until=until, next_step_at=until)
-        return Decided(payment=after, what=fact.name, attempt_id=attempt_id)
+        probe = context.evidence.probe_of(OPERATION_OF_KIND[payment.kind])
+        return Decided(payment=after, what=fact.name, attempt_id=attempt_id, takes_probe=probe)
 
     return Change(payment_id=payment_id, decide=decide, is_claim=True)
 

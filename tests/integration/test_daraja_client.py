@@ -25,7 +25,6 @@ from domain.errors import (
     Refused,
     Resendable,
     Throttled,
-    TokenRefused,
     Unreachable,
 )
 from domain.failures import FailureReason
@@ -209,10 +208,10 @@ class TestTokens:
     async def test_a_token_that_is_refused_again_is_not_tried_a_third_time(
         self, provider: RetryingProvider, simulator: Simulator
     ) -> None:
-        """The payment goes back to be sent later."""
+        """The payment goes back, and its operation is held."""
         simulator.scenario("token_expired", times=5)
         attempting = an_attempt()
-        with pytest.raises(TokenRefused):
+        with pytest.raises(ProductRefused):
             await provider.submit(to_submit(), attempting)
         assert len(attempting.exchanges) == 2
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -16,10 +18,10 @@ from domain.adapters.daraja.token import Token, TokenSource
 from domain.attempts import Outcome
 from domain.errors import (
     OutcomeUnknown,
+    ProductRefused,
     ProviderError,
     QueueUnavailable,
     Throttled,
-    TokenRefused,
     Unreachable,
 )
 from domain.fence import DeadlinePassed, Fence
@@ -51,6 +53,9 @@ class Tokens:
 
     async def after_refusal(self, _refused: Token) -> Token:
         return await self.current()
+
+    async def newer_than(self, _used: Token) -> Token | None:
+        return await self.current() if self._given else None
 
 
 class Client(DarajaClient):
@@ -90,10 +95,69 @@ async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> N
     assert [exchange.meaning for exchange in attempting.exchanges] == ["TokenRefused", "acknowledged"]
 
 
-async def test_a_second_refusal_of_the_token_is_the_last_word() -> None:
+async def test_a_second_refusal_of_the_token_is_one_of_the_operation() -> None:
     client = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN)
-    assert isinstance(await problem_of(client), TokenRefused)
+    assert isinstance(await problem_of(client), ProductRefused)
     assert client.sent_with == ["one", "two"]
+
+
+async def test_a_new_token_that_another_worker_replaced_meanwhile_proves_nothing_about_the_operation() -> None:
+    client = Client(Tokens("one", "two", "three"), INVALID_TOKEN, INVALID_TOKEN)
+    assert type(await problem_of(client)) is Unreachable
+    assert client.sent_with == ["one", "two"]
+
+
+async def test_while_redis_is_away_a_second_refusal_proves_nothing_about_the_operation() -> None:
+    client = Client(Tokens("one", "two", QueueUnavailable()), INVALID_TOKEN, INVALID_TOKEN)
+    assert type(await problem_of(client)) is Unreachable
+
+
+@pytest.mark.parametrize(("newer", "sent_with"), [((), ["one"]), (("two",), ["one", "two"])])
+async def test_a_probe_fetches_no_token_and_uses_one_that_others_fetched(
+    newer: tuple[str, ...], sent_with: list[str]
+) -> None:
+    client = Client(Tokens("one", *newer), INVALID_TOKEN, INVALID_TOKEN)
+    with pytest.raises(ProductRefused):
+        await client.submit(replace(BILL, is_probe=True), an_attempting())
+    assert client.sent_with == sent_with
+
+
+class Shared(Tokens):
+    """Workers share one token; whose token is refused gets the second, and there is no third."""
+
+    async def current(self) -> Token:
+        return Token("one", 0, 3600)
+
+    async def after_refusal(self, _refused: Token) -> Token:
+        return Token("two", 1, 3600)
+
+    async def newer_than(self, _used: Token) -> Token | None:
+        return None
+
+
+class Parallel(Client):
+    """Answers by the token; requests are at Daraja at the same time."""
+
+    def __init__(self, *, has_product: bool) -> None:
+        super().__init__(Shared())
+        self._has_product = has_product
+
+    async def _post(self, _api: Any, _body: Any, fence: Fence | None, token: Token) -> tuple[int, bytes]:
+        assert fence is not None
+        fence.pass_first_byte()
+        self.sent_with.append(token.text)
+        await asyncio.sleep(0)
+        return ACKNOWLEDGED if self._has_product and token.text == "two" else INVALID_TOKEN
+
+
+@pytest.mark.parametrize(("has_product", "tried_again"), [(False, 1), (True, 10)])
+async def test_of_many_requests_whose_token_was_refused_one_tries_the_new_token_first(
+    has_product: bool, tried_again: int
+) -> None:
+    client = Parallel(has_product=has_product)
+    said = await asyncio.gather(*(client.submit(BILL, an_attempting()) for _ in range(10)), return_exceptions=True)
+    assert client.sent_with == ["one"] * 10 + ["two"] * tried_again
+    assert all(isinstance(item, frozenset if has_product else ProductRefused) for item in said)
 
 
 async def test_past_the_deadline_the_request_is_not_sent_once_more() -> None:

@@ -31,6 +31,7 @@ from domain.errors import (
     BodyTooLarge,
     InvalidJson,
     OutcomeUnknown,
+    ProductRefused,
     Throttled,
     TokenRefused,
     Unreachable,
@@ -165,10 +166,10 @@ def test_a_changed_answer_acknowledges_only_where_its_bytes_say_so(body: bytes) 
 @given(body=answers | st.binary(max_size=200))
 def test_a_changed_answer_to_a_question_says_paid_only_where_its_bytes_do(body: bytes) -> None:
     for status in STATUSES:
-        with suppress(TokenRefused, Throttled):
+        with suppress(TokenRefused, ProductRefused, Throttled):
             taken = read_status_acknowledgement(status, body)
             assert taken != "acknowledged" or strictly(body)["ResponseCode"] in ("0", 0)
-        with suppress(TokenRefused, Throttled):
+        with suppress(TokenRefused, ProductRefused, Throttled):
             report = read_query_answer(status, body, CHECKOUT)
             assert_bounded(report)
             if report.word in (Word.SUCCESS, Word.FAILURE):

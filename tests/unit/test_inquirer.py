@@ -22,6 +22,7 @@ from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
 from domain.lifecycle.inquire import Inquirer
 from domain.payment import Payment, Stage
 from domain.ports import Change, ChangeResult, Due, Exchange
+from domain.questions import Asked
 from domain.report import Report, Word
 from domain.values import Kind
 from tests.builders import (
@@ -73,10 +74,10 @@ class World:
             raise self.not_ready
         yield
 
-    async def ask(self, payment: Payment, number: int) -> tuple[Report | None, tuple[Exchange, ...]]:
+    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
         assert payment.id == PAYMENT_ID
-        self.did.append(f"ask {number}")
-        return self.answer, (SENT_NOTHING,)
+        self.did.append(f"ask {number}{' as a probe' if is_probe else ''}")
+        return Asked(self.answer, (SENT_NOTHING,))
 
     async def change(self, change: Change) -> ChangeResult:
         if self.store_raises is not None:

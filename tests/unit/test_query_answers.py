@@ -107,14 +107,12 @@ ANSWERS: list[tuple[str, int, Any, Verdict]] = [
     ("our body", 400, envelope("400.002.05", "Invalid Request Payload"), V.NO_ANSWER),
     ("our path", 404, envelope("404.001.01", "Resource not found"), V.NO_ANSWER),
     ("our header", 404, envelope("404.001.04", "Invalid Authentication Header"), V.NO_ANSWER),
-    ("not subscribed", 403, envelope("403.002.1001", "Forbidden"), V.NO_ANSWER),
     ("other 5xx", 500, envelope("500.003.1001", "Internal Server Error"), V.NO_ANSWER),
     ("busy", 500, envelope("500.003.02", "System is busy. Please try again in few minutes."), V.NO_ANSWER),
     ("maintenance", 503, envelope("500.002.1001", "Service is currently under maintenance"), V.NO_ANSWER),
     ("another fault", 500, fault("steps.javascript.ScriptExecutionFailed"), V.NO_ANSWER),
     ("502, html", 502, b"<html>Bad Gateway</html>", V.NO_ANSWER),
     ("200, html", 200, b"<html>Welcome</html>", V.NO_ANSWER),
-    ("waf", 403, b"<html>Incapsula incident</html>", V.NO_ANSWER),
     ("redirect", 302, b"", V.NO_ANSWER),
     ("redirect with a result", 302, result("0"), V.NO_ANSWER),
     ("result in a 500", 500, result("0"), V.NO_ANSWER),
@@ -180,6 +178,11 @@ TOKEN_REFUSED: list[tuple[int, Any]] = [
     (200, envelope("400.003.01", "Invalid Access Token")),
     (401, b""),
     (401, b"<html>Unauthorized</html>"),
+    (401, envelope("401.001", "Invalid Access Token")),
+    (401, envelope("401", "Unauthorized - Invalid Access Token")),
+    (401, {"ResponseCode": "", "ResponseDescription": "Invalid Access Token - abc"}),
+    (401, {"ResponseCode": "0", "ResultCode": "0"}),  # whatever it claims: a 401 answers nothing
+    (401, envelope("500.001.1001", "")),
 ]
 THROTTLED: list[tuple[int, Any]] = [
     (429, fault("policies.ratelimit.SpikeArrestViolation")),
@@ -193,13 +196,20 @@ THROTTLED: list[tuple[int, Any]] = [
 ]
 
 
-def test_a_question_without_its_product_needs_no_other_token() -> None:
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (401, fault("keymanagement.service", "Invalid API call as no apiproduct match found")),
+        (403, envelope("403.002.1001", "Invalid API call")),
+        (403, b"<html><body>Incident ID: 0-0</body></html>"),
+    ],
+)
+def test_a_question_without_its_product_needs_no_other_token(status: int, answer: Any) -> None:
     """A new token would not help, and could end the tokens of calls under way."""
-    answer = fault("keymanagement.service", "Invalid API call as no apiproduct match found")
     with pytest.raises(ProductRefused):
-        read(answer, 401)
+        read(answer, status)
     with pytest.raises(ProductRefused):
-        read_status_acknowledgement(401, json.dumps(answer).encode())
+        read_status_acknowledgement(status, body_of(answer))
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 411, 413, 414, 415, 422])
@@ -292,7 +302,7 @@ STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 50
 def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(status: int, value: Any) -> None:
     try:
         report = read_query_answer(status, json.dumps(value).encode(), CHECKOUT)
-    except (TokenRefused, Throttled):
+    except (TokenRefused, ProductRefused, Throttled):
         return
     assert (report.word is Word.SUCCESS) == (report.verdict is V.PAID)
     assert (report.word is Word.FAILURE) == (report.verdict is V.FAILED) == (report.failure is not None)
@@ -309,7 +319,7 @@ def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
     try:
         assert read_query_answer(status, body, CHECKOUT).verdict is V.NO_ANSWER
         assert read_status_acknowledgement(status, body) != "acknowledged"
-    except (TokenRefused, Throttled):
+    except (TokenRefused, ProductRefused, Throttled):
         assert status in (401, 429)
 
 
@@ -317,7 +327,7 @@ def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
 def test_no_json_value_is_taken_for_an_acknowledgement_without_its_zero(status: int, value: Any) -> None:
     try:
         said = read_status_acknowledgement(status, json.dumps(value).encode())
-    except (TokenRefused, Throttled):
+    except (TokenRefused, ProductRefused, Throttled):
         return
     if said == "acknowledged":
         assert 200 <= status < 300

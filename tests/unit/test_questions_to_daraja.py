@@ -16,10 +16,12 @@ from domain.adapters.daraja.requests import STATUS, STK_QUERY, Account, Api, sta
 from domain.adapters.daraja.token import Token
 from domain.attempts import Outcome
 from domain.callback_address import is_genuine
-from domain.errors import OutcomeUnknown, QueueUnavailable, Throttled, Unreachable
+from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
 from domain.inquiry import Verdict
+from domain.operations import Standing
 from domain.payment import Payment, Stage, Step
 from domain.ports import Exchange
+from domain.questions import Asked
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
 from workers.retries import RetryingProvider
@@ -93,6 +95,9 @@ class Tokens:
     async def after_refusal(self, _refused: Token) -> Token:
         return await self.current()
 
+    async def newer_than(self, _used: Token) -> Token | None:
+        return await self.current() if self._given else None
+
 
 class Client(DarajaClient):
     """The client, but for the wire: gives these answers in turn, or breaks off."""
@@ -163,11 +168,24 @@ async def test_a_question_whose_token_is_refused_is_asked_once_more_with_another
     assert [exchange.meaning for exchange in exchanges] == ["TokenRefused", "paid"]
 
 
-async def test_two_refused_tokens_in_a_row_mean_that_nothing_was_asked() -> None:
+async def test_two_refused_tokens_in_a_row_mean_that_the_question_s_operation_is_refused() -> None:
     client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN), list[Exchange]()
-    with pytest.raises(Unreachable):
+    with pytest.raises(ProductRefused):
         await client.ask(DEPOSIT, 1, exchanges)
     assert len(client.asked) == len(exchanges) == 2
+
+
+async def test_a_question_whose_new_token_was_replaced_meanwhile_says_nothing_about_its_operation() -> None:
+    client = Client(Tokens("one", "two", "three"), INVALID_TOKEN, INVALID_TOKEN)
+    with pytest.raises(Unreachable):
+        await client.ask(DEPOSIT, 1, [])
+
+
+async def test_a_probing_question_fetches_no_token() -> None:
+    client = Client(Tokens("one"), INVALID_TOKEN)
+    with pytest.raises(ProductRefused):
+        await client.ask(DEPOSIT, 1, [], is_probe=True)
+    assert len(client.asked) == 1
 
 
 @pytest.mark.parametrize("error", [QueueUnavailable(), Unreachable(), OutcomeUnknown()])
@@ -236,9 +254,10 @@ async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_do
     payment: Payment, step: Step
 ) -> None:
     provider, rate, budgets = provider_of(Client(Tokens("one"), SPIKE))
-    report, exchanges = await provider.ask(payment, 1)
-    assert report == (NO_ANSWER if step is Step.QUERY else None)
-    assert [exchange.meaning for exchange in exchanges] == [Throttled.__name__]
+    said = await provider.ask(payment, 1)
+    assert said.report == (NO_ANSWER if step is Step.QUERY else None)
+    assert [exchange.meaning for exchange in said.exchanges] == [Throttled.__name__]
+    assert said.standing is None
     assert rate.slowed == 1
     assert {name: budget.slowed for name, budget in budgets.items()} == {Step.QUERY: 0, Step.STATUS: 0, step: 1}
 
@@ -248,15 +267,42 @@ async def test_a_question_that_could_not_be_asked_is_no_answer_and_slows_nothing
     payment: Payment, expected: Any
 ) -> None:
     provider, rate, _ = provider_of(Client(Tokens(Unreachable())))
-    assert await provider.ask(payment, 1) == (expected, ())
+    assert await provider.ask(payment, 1) == Asked(expected)
     assert rate.slowed == 0
 
 
 async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
     provider, _, _ = provider_of(Client(Tokens("one"), PAID))
-    report, exchanges = await provider.ask(DEPOSIT, 1)
-    assert report is not None
-    assert (report.verdict, len(exchanges)) == (Verdict.PAID, 1)
+    said = await provider.ask(DEPOSIT, 1)
+    assert said.report is not None
+    assert (said.report.verdict, len(said.exchanges), said.standing) == (Verdict.PAID, 1, Standing.WORKS)
+
+
+NO_PRODUCT = told(401, errorCode="401.002.01", errorMessage="Error Occurred - Invalid Access Token - ")
+UNKNOWN_ENVELOPE = told(500, anything="else")
+
+
+@pytest.mark.parametrize(
+    ("payment", "answers", "standing"),
+    [
+        (a_due(), [TAKEN], Standing.WORKS),
+        (a_due(), [NO_PRODUCT, NO_PRODUCT], Standing.PRODUCT_REFUSED),
+        (DEPOSIT, [NO_PRODUCT, NO_PRODUCT], Standing.PRODUCT_REFUSED),
+        (a_due(), [NO_PRODUCT, TAKEN], Standing.WORKS),
+        (a_due(), [UNKNOWN_ENVELOPE], None),
+        (DEPOSIT, [UNKNOWN_ENVELOPE], None),
+        (a_due(), [TimeoutError()], None),
+        (DEPOSIT, [SPIKE], None),
+    ],
+)
+async def test_what_an_answer_to_a_question_says_about_its_operation(
+    payment: Payment, answers: Any, standing: Standing | None
+) -> None:
+    provider, _, _ = provider_of(Client(Tokens("one", "two"), *answers))
+    said = await provider.ask(payment, 1)
+    assert said.standing is standing
+    assert len(said.exchanges) == len(answers)
+    assert said.report in (None, NO_ANSWER) or standing is Standing.WORKS
 
 
 def test_a_deposit_that_is_final_can_still_be_asked_about() -> None:

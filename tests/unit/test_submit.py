@@ -60,6 +60,7 @@ ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
     (TokenRefused(), FactName.NOT_ACTED, NOT_ACTED),
     (ProductRefused(), FactName.NOT_ACTED, NOT_ACTED),
     (Refused(NO), FactName.REFUSED, Outcome.REFUSED),
+    (ProductRefused(), FactName.NOT_ACTED, Outcome.NOT_ACTED),
     (Resendable(), FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE),
     (DuplicateSubmission(), FactName.OUTCOME_UNKNOWN, Outcome.DUPLICATE),
     (OutcomeUnknown(), FactName.OUTCOME_UNKNOWN, UNKNOWN),

@@ -32,7 +32,7 @@ from domain.inquiry import Verdict
 from domain.report import Report, Word
 from domain.values import Kind
 
-# Daraja says "your token is not valid" in four ways, by API (daraja.md §1).
+# Daraja says "your token is not valid" in four ways, by API, and by any 401 (daraja.md §1).
 _TOKEN_CODES = frozenset({"404.001.03", "401.002.01", "401.003.01", "400.003.01"})
 
 _ID_NAMES = {
@@ -41,6 +41,9 @@ _ID_NAMES = {
     "ConversationID": "conversation_id",
     "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID,
 }
+
+# What `read_status_acknowledgement` calls a question that Daraja will answer.
+ACKNOWLEDGED = "acknowledged"
 
 # How long Daraja's own limiter makes us wait at least; its sandbox counts by the minute, production by the second.
 _THROTTLED_WAIT_SECONDS = 2.0
@@ -101,7 +104,7 @@ def read_status_acknowledgement(status: int, body: bytes) -> str:
     """
     message = _json_object(body)
     if message is not None and 200 <= status < 300 and code_text(message.get("ResponseCode")) == SUCCESS_CODE:
-        return "acknowledged"
+        return ACKNOWLEDGED
     code, _ = _refused_at_the_door(status, body, message)
     return f"not acknowledged: {code or status}"
 
@@ -127,7 +130,11 @@ def _refused_at_the_door(status: int, body: bytes, message: Mapping[str, Any] | 
     code, text = _code_and_text(message)
     if (status >= 400 or (code is not None and status < 300)) and _NO_PRODUCT.search(_words(body, message)):
         raise ProductRefused("our app lacks this product", code=code or str(status))
-    if code in _TOKEN_CODES or (status == 401 and code is None):
+    if code == _FORBIDDEN_PRODUCT and 400 <= status < 500:
+        raise ProductRefused("our app may not use this operation", code=code)
+    if status == 403 and _is_page(body) and not may_show_payment(body):
+        raise ProductRefused("a firewall in front of Daraja answered", code="403")
+    if code in _TOKEN_CODES or status == 401:
         raise TokenRefused(code=code or "401")
     if _is_throttled(status, code, text):
         raise Throttled(code=code or "429", wait_seconds=_THROTTLED_WAIT_SECONDS)
@@ -151,8 +158,6 @@ def _error(kind: Kind, status: int, body: bytes, message: Mapping[str, Any] | No
         code, text = _refused_at_the_door(status, body, message)
     except (TokenRefused, ProductRefused, Throttled) as refusal:
         return refusal
-    if code == _FORBIDDEN_PRODUCT and 400 <= status < 500:
-        return ProductRefused("our app may not use this operation", code=code)
     if code is not None and _DARAJA_CODE.fullmatch(code):
         return _error_of_daraja(kind, status, code, text)
     return _error_of_others(status, body, code)
@@ -170,13 +175,10 @@ def _error_of_daraja(kind: Kind, status: int, code: str, text: str) -> ProviderE
 def _error_of_others(status: int, body: bytes, code: str | None) -> ProviderError:
     """What an answer in no envelope of Daraja's means: by its status alone, and only if it shows nothing of a payment."""
     shown_code = code if code is not None and _CODE_OF_OTHERS.fullmatch(code) else None
-    if not may_show_payment(body):
-        if status in _REFUSING_STATUSES:
-            if _INVALID_TOKEN.search(body.decode("utf-8", "replace")):
-                return TokenRefused(code=shown_code)
-            return Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, False, shown_code), f"refused with {status}")
-        if status == 403 and _is_page(body):
-            return ProductRefused("a firewall in front of Daraja answered", code="403")
+    if status in _REFUSING_STATUSES and not may_show_payment(body):
+        if _INVALID_TOKEN.search(body.decode("utf-8", "replace")):
+            return TokenRefused(code=shown_code)
+        return Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, False, shown_code), f"refused with {status}")
     return OutcomeUnknown(f"status {status} without an error that we know", code=code)
 
 

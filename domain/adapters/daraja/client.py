@@ -7,7 +7,7 @@ A test counts bytes, because this rests on aiohttp's order of writing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ import structlog
 import uuid_utils.compat as uuid_utils
 
 from domain.adapters.daraja.answers import read_answer, read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.authorized import Authorized, Tokens
 from domain.adapters.daraja.requests import (
     API_OF_KIND,
     STATUS,
@@ -29,9 +30,9 @@ from domain.adapters.daraja.requests import (
     status_body,
     stk_query_body,
 )
-from domain.adapters.daraja.token import Token, TokenSource
+from domain.adapters.daraja.token import Token
 from domain.adapters.masking import MASK, Masking, masked
-from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Throttled, TokenRefused, Unreachable
+from domain.errors import OutcomeUnknown, ProductRefused, ProviderError, Throttled, TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
 from domain.inquiry import Verdict
 from domain.payment import ASKED_BY, Payment, Step
@@ -93,7 +94,7 @@ class DarajaClient:
         base_url: str,
         account: Account,
         credential: str,
-        tokens: TokenSource,
+        tokens: Tokens,
         call_seconds: float,
     ) -> None:
         self._session = session
@@ -101,6 +102,7 @@ class DarajaClient:
         self._account = account
         self._credential = credential
         self._tokens = tokens
+        self._authorized = Authorized(tokens)
         self._timeout = aiohttp.ClientTimeout(
             total=call_seconds, connect=_CONNECT_SECONDS, sock_connect=_CONNECT_SECONDS
         )
@@ -110,30 +112,27 @@ class DarajaClient:
         await self._tokens.current()
 
     async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
-        """Sends `payment` once, twice where our token was refused; the ids of the acknowledgement.
+        """Sends `payment` once, twice if our token was refused; the ids of the acknowledgement.
 
         Raises the `ProviderError` that says what the money may have done.
         """
-        token = await _had(self._tokens.current())
-        try:
-            return await self._send(payment, attempting, token)
-        except TokenRefused:
-            # Refused at the door, before M-PESA saw it: safe to send again even for a payout (daraja.md §1).
-            return await self._send(payment, attempting, await _had(self._tokens.after_refusal(token)))
+        return await self._authorized.call(
+            API_OF_KIND[payment.kind].name,
+            lambda token: self._send(payment, attempting, token),
+            is_probe=payment.is_probe,
+        )
 
-    async def ask(self, payment: Payment, number: int, exchanges: list[Exchange]) -> Report | None:
-        """Asks about `payment` as its inquiry `number`; what Daraja said, or None where that comes by callback.
+    async def ask(
+        self, payment: Payment, number: int, exchanges: list[Exchange], *, is_probe: bool = False
+    ) -> Report | None:
+        """Asks about `payment` as its inquiry `number`; what Daraja said, or None if that comes by callback.
 
-        Raises Throttled, and Unreachable where no token can be had. Each exchange is added to `exchanges`.
+        Raises Throttled and ProductRefused, and Unreachable if no token can be had. Each exchange is added to `exchanges`.
         """
-        token = await _had(self._tokens.current())
-        try:
-            return await self._ask_once(payment, number, exchanges, token)
-        except TokenRefused:
-            try:
-                return await self._ask_once(payment, number, exchanges, await _had(self._tokens.after_refusal(token)))
-            except TokenRefused as error:
-                raise Unreachable("two tokens in a row were refused") from error
+        api = STK_QUERY if payment.question is Step.QUERY else STATUS
+        return await self._authorized.call(
+            api.name, lambda token: self._ask_once(payment, number, exchanges, token), is_probe=is_probe
+        )
 
     async def _ask_once(self, payment: Payment, number: int, exchanges: list[Exchange], token: Token) -> Report | None:
         known = dict(payment.provider_ids)
@@ -155,7 +154,7 @@ class DarajaClient:
                 return None
             report = read_query_answer(status, answer, asked_by)
             meaning = str(report.verdict)
-        except (TokenRefused, Throttled) as error:
+        except (TokenRefused, ProductRefused, Throttled) as error:
             meaning = type(error).__name__
             raise
         except (ProviderError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -205,14 +204,6 @@ class DarajaClient:
                 if len(answer) > _ANSWER_BYTES_MAX:
                     raise OutcomeUnknown("the answer is too long to be Daraja's")
             return response.status, bytes(answer)
-
-
-async def _had(token: Awaitable[Token]) -> Token:
-    """The token; without one the payment was not sent, whatever the reason: that must not put it in doubt."""
-    try:
-        return await token
-    except (ProviderError, QueueUnavailable) as error:
-        raise Unreachable("no access token can be had") from error
 
 
 def _without_answer(error: BaseException, fence: Fence) -> ProviderError:

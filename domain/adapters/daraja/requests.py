@@ -15,6 +15,7 @@ from typing import Any
 
 from domain import callback_address
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
+from domain.operations import OPERATION_OF_KIND, Operation
 from domain.payment import Payment
 from domain.values import DEFAULT_TEXT, DESCRIPTION_LENGTH_MAX, REMARKS_LENGTH, Kind, Purpose
 
@@ -64,7 +65,8 @@ B2B = Api("b2b", "/mpesa/b2b/v1/paymentrequest", "ConversationID")
 STK_QUERY = Api("stk_query", "/mpesa/stkpushquery/v1/query", "CheckoutRequestID")
 STATUS = Api("status", "/mpesa/transactionstatus/v1/query", "ConversationID")
 
-API_OF_KIND = {Kind.DEPOSIT: STK_PUSH, Kind.WITHDRAWAL: B2C, Kind.BILL_PAYMENT: B2B}
+API_OF_OPERATION = {Operation(api.name): api for api in (STK_PUSH, B2C, B2B, STK_QUERY, STATUS)}
+API_OF_KIND = {kind: API_OF_OPERATION[operation] for kind, operation in OPERATION_OF_KIND.items()}
 
 
 def request_body(payment: Payment, account: Account, *, credential: str, now: datetime) -> Mapping[str, Any]:

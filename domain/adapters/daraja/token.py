@@ -98,6 +98,14 @@ class TokenSource:
             return self._token
         return await self._renew(refused=refused)
 
+    async def newer_than(self, used: Token) -> Token | None:
+        """The shared token if it is another than `used`, or None. Fetches none. Raises QueueUnavailable."""
+        newer = await self._shared(used)
+        if newer is None or newer.issued_at < used.issued_at:
+            return None
+        self._token = newer
+        return newer
+
     async def _renew(self, refused: Token | None) -> Token:
         async with self._refreshing:
             for _ in range(int(_FETCH_SECONDS / 0.05)):

@@ -10,10 +10,17 @@ from uuid import UUID
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, sqlstate
+from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, case_sql
 from domain.errors import StoreUnavailable
+from domain.operations import OPERATION_OF_QUESTION
+from domain.payment import Stage, Step
 
 KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
+
+# These two stop every payout. The other brakes hold one of Daraja's operations each (`operations.py`).
+PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
+PAYOUT_BRAKES_SQL = f"name IN ('{KILL_SWITCH}', '{BREAKER}')"
 
 # A claim holds the rows for as long as it takes to commit; one that hangs is ended by Postgres within 5 s.
 _TRIES_MAX = 5
@@ -21,7 +28,7 @@ _TRIES_MAX = 5
 _SET = text("""
 WITH changed AS (
     UPDATE mkwanja.brakes SET is_engaged = :is_engaged, reason = CASE WHEN :is_engaged THEN :reason END,
-        changed_at = now(), probes = 0, probed_at = NULL
+        changed_at = now(), probes = 0, probed_at = NULL, refusals = 0
     WHERE name = ANY(CAST(:names AS text[])) AND is_engaged <> :is_engaged
     RETURNING name, changed_at
 )
@@ -31,7 +38,17 @@ SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
 
 _ALONE = text(f"SELECT pg_advisory_xact_lock({BRAKES_LOCK})")
 
-_READ = text("SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes ORDER BY name")
+_READ = text(f"SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} ORDER BY name")
+
+# A send waits in `accepted`; a question waits with its step due.
+_READ_OPERATIONS = text(f"""
+SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
+    SELECT count(*) FROM mkwanja.payments
+    WHERE (next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}' AND name = {OPERATION_OF_KIND_SQL})
+       OR (next_step_at <= now() AND name = {case_sql("next_step", OPERATION_OF_QUESTION)})
+) AS waiting
+FROM mkwanja.brakes WHERE NOT {PAYOUT_BRAKES_SQL} ORDER BY name
+""")
 
 _ON_THE_WIRE = text("""
 SELECT id, kind, amount_kes, lease_until FROM mkwanja.payments
@@ -49,6 +66,16 @@ class Brake:
     is_engaged: bool
     reason: str | None
     changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOperation:
+    """One operation as it stands since `changed_at`. `waiting` payments have it as their next step."""
+
+    brake: Brake
+    probe_at: datetime | None
+    probes: int
+    waiting: int
 
 
 class Brakes:
@@ -73,9 +100,21 @@ class Brakes:
         raise AssertionError
 
     async def read(self) -> list[Brake]:
+        """The two brakes that stop payouts."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_READ)
         return [Brake(row.name, row.is_engaged, row.reason, row.changed_at) for row in rows]
+
+    async def operations(self) -> list[HeldOperation]:
+        """Every operation, held or not, with what waits for it."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_READ_OPERATIONS)
+        return [
+            HeldOperation(
+                Brake(row.name, row.is_engaged, row.reason, row.changed_at), row.probe_at, row.probes, row.waiting
+            )
+            for row in rows
+        ]
 
     async def payouts_on_the_wire(self) -> list[Any]:
         """Payouts in `submitting` under a live lease: `id`, `kind`, `amount_kes`, `lease_until`."""

@@ -25,6 +25,7 @@ from domain.adapters.postgres.engine import (
     sqlstate,
 )
 from domain.adapters.postgres.evidence import change_breaker, load_evidence
+from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
 from domain.attempts import ORIGINATOR_CONVERSATION_ID
@@ -82,7 +83,7 @@ class Changing:
                     raise StoreUnavailable from error
                 if is_last:
                     raise
-                # Another transaction took an id or a receipt between our look and our write: looked at again.
+                # Another transaction took an id, a receipt or a probe between our look and our write: looked at again.
         raise AssertionError
 
 
@@ -123,7 +124,10 @@ async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[C
         written.append(item)
         results.append(ChangeResult(item.decided, item.announcement))
     repeated = await write(transaction, written)
-    await change_breaker(transaction, [item.decided for item in written])
+    decisions = [item.decided for item in written]
+    await change_breaker(transaction, decisions)
+    if not await change_operations(transaction, decisions):
+        raise TakenMeanwhile
     return [_marked(result, change, repeated) for result, change in zip(results, batch, strict=True)]
 
 

@@ -11,10 +11,12 @@ from uuid import UUID
 import structlog
 from sqlalchemy import text
 
+from domain.adapters.postgres.brakes import BREAKER, PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
 from domain.adapters.postgres.engine import BRAKES_LOCK, Transaction
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.record_callback import REMINDERS, Disposition
+from domain.operations import Operation
 from domain.payment import Step
 from domain.ports import Change, Decided
 from domain.report import Word
@@ -34,10 +36,18 @@ SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_
 FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
 """)
 
-_BRAKES = text("SELECT name, is_engaged FROM mkwanja.brakes ORDER BY name")
+_BRAKES = text("SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name")
 
-# For a claim: nobody engages one while we decide, and whoever does waits for our COMMIT and so knows of our claim.
-_BRAKES_HELD = text("SELECT name, is_engaged FROM mkwanja.brakes ORDER BY name FOR SHARE")
+# For a claim: nobody stops payouts while we decide, and whoever does waits for our COMMIT and so knows of our claim. Held
+# operations are not locked: our own commit may change them.
+_BRAKES_HELD = text(f"""
+WITH locked AS (
+    SELECT name, is_engaged FROM mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} ORDER BY name FOR SHARE
+)
+SELECT name, is_engaged, false AS is_probe_due FROM locked
+UNION ALL
+SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {PAYOUT_BRAKES_SQL}
+""")
 _HOLD_BRAKES = text(f"SELECT pg_advisory_xact_lock_shared({BRAKES_LOCK})")
 _CHANGE_BRAKES = text(f"SELECT pg_advisory_xact_lock({BRAKES_LOCK})")
 
@@ -84,13 +94,16 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
         "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
     }
     messages = {row.payment_id: _said(row) for row in await transaction.rows(_MESSAGES, about_messages)}
-    engaged = {row.name for row in await transaction.rows(brakes) if row.is_engaged}
+    engaged = {row.name: bool(row.is_probe_due) for row in await transaction.rows(brakes) if row.is_engaged}
+    held = {Operation(name): is_due for name, is_due in engaged.items() if name not in PAYOUT_BRAKES}
     return {
         payment_id: replace(
             messages.get(payment_id, Evidence()),
             inquiries=tuple(inquiries[payment_id]),
-            payouts_are_stopped=bool(engaged),
-            breaker_is_open="breaker" in engaged,
+            payouts_are_stopped=any(name in engaged for name in PAYOUT_BRAKES),
+            breaker_is_open=BREAKER in engaged,
+            held_operations=frozenset(held),
+            probes_due=frozenset(operation for operation, is_due in held.items() if is_due),
         )
         for payment_id in ids
     }

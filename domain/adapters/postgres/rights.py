@@ -23,10 +23,10 @@ UPDATED_COLUMNS = {
         "fingerprint", "payment_id", "answer_status", "answer_body", "created_at", "expires_at",  # a key used anew
     ),
     "inquiries": ("answered_at", "verdict", "code"),
-    "brakes": ("is_engaged", "reason", "changed_at", "payment_id", "probes", "probed_at"),
+    "brakes": ("is_engaged", "reason", "changed_at", "payment_id", "probes", "probed_at", "refusals", "cool_down", "probe_at"),
 }  # fmt: skip
 
-# The migrations put its two rows there.
+# The migrations put its rows there.
 _NEVER_INSERTED = frozenset({"brakes"})
 
 # Supabase serves schemas to these roles over HTTP, and its projects come with generous default grants

@@ -10,20 +10,26 @@ from uuid import UUID
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
+from domain.adapters.postgres.brakes import PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
 from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, sqlstate
 from domain.adapters.postgres.feed import list_events
+from domain.adapters.postgres.operations import OPERATION_OF_STEP_SQL, case_sql
 from domain.adapters.postgres.rows import due_from
 from domain.errors import StoreUnavailable
+from domain.operations import OPERATION_OF_QUESTION, Operation
 from domain.payment import Step
 from domain.ports import Announcement, Due, Round
 from domain.values import Kind
 
 # Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
-_TAKE_DUE = text("""
+_TAKE_DUE = text(f"""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
     WHERE next_step = :step AND next_step_at <= now() AND kind = ANY(CAST(:kinds AS text[]))
       AND NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
+      AND NOT EXISTS (
+          SELECT FROM mkwanja.brakes
+          WHERE name = {case_sql("CAST(:step AS text)", OPERATION_OF_QUESTION)} AND is_engaged AND probe_at > now())
     ORDER BY next_step_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
@@ -35,16 +41,20 @@ SELECT * FROM moved ORDER BY was_due_at
 """)
 
 # One look at everything: mostly there is nothing, and then it is all that a sweep costs. Counted only up to what a sweep
-# would take. Questions with the refused credential are not due while the breaker is open.
-_LOOK = text("""
+# would take. Questions with the refused credential are not due while the breaker is open. While its operation is held, one
+# question is due after each cool-down.
+_LOOK = text(f"""
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
-            SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now() LIMIT :limit) AS found
+            SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now()
+            LIMIT CASE WHEN hold.name IS NULL THEN :limit WHEN hold.probe_at <= now() THEN 1 ELSE 0 END) AS found
     ) END AS due,
-    brakes.engaged, brakes.breaker_is_open,
+    brakes.engaged, brakes.breaker_is_open, brakes.probes_due,
     EXISTS (SELECT FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events
-FROM unnest(CAST(:steps AS text[])) AS step(name),
+FROM unnest(CAST(:steps AS text[])) AS step(name)
+LEFT JOIN mkwanja.brakes AS hold ON hold.is_engaged AND hold.name = {OPERATION_OF_STEP_SQL},
     (SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
+        array_agg(name) FILTER (WHERE is_engaged AND probe_at <= now() AND NOT {PAYOUT_BRAKES_SQL}) AS probes_due,
         coalesce(bool_or(is_engaged) FILTER (WHERE name = 'breaker'), false) AS breaker_is_open FROM mkwanja.brakes) AS brakes
 """)
 
@@ -110,11 +120,15 @@ class Sweeping:
         parameters = {"steps": [step.value for step in Step], "limit": limit, "overdue_by": overdue_by}
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_LOOK, parameters)
+        engaged = frozenset(rows[0].engaged or ())
         return Round(
             due={Step(row.step): row.due for row in rows},
             owes_events=rows[0].owes_events,
-            engaged_brakes=frozenset(rows[0].engaged or ()),
+            engaged_brakes=engaged,
             breaker_is_open=rows[0].breaker_is_open,
+            payouts_are_stopped=not engaged.isdisjoint(PAYOUT_BRAKES),
+            held_operations=frozenset(operation for operation in Operation if operation in engaged),
+            probes_due=frozenset(Operation(name) for name in rows[0].probes_due or ()),
         )
 
     async def take_due(

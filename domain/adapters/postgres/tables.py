@@ -15,6 +15,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Table,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0004"
+REVISION = "0005"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -208,6 +209,9 @@ brakes = Table(
     Column("payment_id", Uuid),
     Column("probes", Integer, nullable=False, server_default=text("0")),
     Column("probed_at", _moment),
+    Column("refusals", Integer, nullable=False, server_default=text("0")),
+    Column("cool_down", Interval),
+    Column("probe_at", _moment),
 )
 
 brake_history = Table(

@@ -116,7 +116,7 @@ class Written:
 
 
 class TakenMeanwhile(Exception):
-    """Another transaction recorded one of our ids between the look and the write."""
+    """Another transaction recorded one of our ids, or took our probe, between the look and the write."""
 
 
 async def write(transaction: Transaction, written: Sequence[Written]) -> frozenset[UUID]:

@@ -1,0 +1,99 @@
+"""Daraja's operations, and what an answer says about one of them rather than about a payment.
+
+An operation is one of Daraja's APIs. Daraja can refuse a whole operation: because our app lacks the product, because a
+firewall stands in front of it, or because our settings are wrong. Then every payment would be refused alike, so the
+operation is held for all workers (design.md, "What an error from Daraja means").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from domain.errors import DuplicateSubmission, ProductRefused, ProviderError, Refused
+from domain.failures import FailureReason
+from domain.payment import Payment, Step
+from domain.values import Kind
+
+
+class Operation(StrEnum):
+    """One of Daraja's APIs, by the name that our records have for it."""
+
+    STK_PUSH = "stk_push"
+    B2C = "b2c"
+    B2B = "b2b"
+    STK_QUERY = "stk_query"
+    STATUS = "status"
+
+
+# The one place that says which operation sends a payment.
+OPERATION_OF_KIND = {
+    Kind.DEPOSIT: Operation.STK_PUSH,
+    Kind.WITHDRAWAL: Operation.B2C,
+    Kind.BILL_PAYMENT: Operation.B2B,
+}
+
+OPERATION_OF_QUESTION = {Step.QUERY: Operation.STK_QUERY, Step.STATUS: Operation.STATUS}
+
+# A held operation is probed after a cool-down that doubles up to this.
+COOL_DOWN = timedelta(seconds=30)
+COOL_DOWN_MAX = timedelta(minutes=15)
+
+# So many refusals of our own settings, one after the other, hold the operation.
+SETTINGS_REFUSALS_MAX = 3
+
+
+class Standing(StrEnum):
+    """What one answer says about the operation that it answers."""
+
+    WORKS = "works"  # Daraja dealt with the request itself
+    PRODUCT_REFUSED = "product_refused"  # Daraja refused the operation, whatever the request
+    SETTINGS_REFUSED = "settings_refused"  # Daraja refused a field that comes from our settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """An answer that says something about an operation.
+
+    `since` is when the request was claimed or stored, by the database's clock: an answer to an older request than the
+    last change of the hold changes nothing. `cool_down` is the first one, if this answer begins a hold.
+    """
+
+    operation: Operation
+    standing: Standing
+    since: datetime
+    cool_down: timedelta = COOL_DOWN
+    code: str | None = None
+
+
+def standing_of_answer(error: ProviderError | None) -> Standing | None:
+    """What the answer to a send says about its operation; None if it says nothing (busy, throttled, no answer)."""
+    match error:
+        case None | DuplicateSubmission():
+            return Standing.WORKS
+        case ProductRefused():
+            return Standing.PRODUCT_REFUSED
+        case Refused():
+            is_ours = error.failure.reason is FailureReason.CONFIGURATION
+            return Standing.SETTINGS_REFUSED if is_ours else Standing.WORKS
+        case _:
+            return None
+
+
+def heard_of_send(
+    payment: Payment, attempt_id: UUID, error: ProviderError | None, cool_down: timedelta
+) -> Heard | None:
+    """What the answer to an attempt of `payment` says about its operation, if it says anything."""
+    standing = standing_of_answer(error)
+    claimed_at = next((attempt.claimed_at for attempt in payment.attempts if attempt.id == attempt_id), None)
+    if standing is None or claimed_at is None:
+        return None
+    return Heard(
+        operation=OPERATION_OF_KIND[payment.kind],
+        standing=standing,
+        since=claimed_at,
+        cool_down=cool_down,
+        code=error.code if error is not None else None,
+    )

@@ -1,0 +1,304 @@
+"""A held operation in PostgreSQL: held and released in the commit of an answer, probed by one payment after each cool-down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.adapters.postgres.brakes import Brakes
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProductRefused,
+    ProviderError,
+    Refused,
+    Resendable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.failures import Failure, FailureReason
+from domain.operations import COOL_DOWN_MAX, OPERATION_OF_KIND, Operation
+from domain.payment import Payment, Stage
+from domain.values import Kind
+from tests.integration.conftest import TERMS, Store, acknowledgement, new_id
+from tests.integration.inquiries import evidence
+from tests.integration.test_held_payments import asked as readied_for
+
+SETTINGS = Refused(Failure(FailureReason.CONFIGURATION, True, "400.002.02"))
+RECIPIENT = Refused(Failure(FailureReason.INVALID_RECIPIENT, True, "400.002.02"))
+B2C = Operation.B2C
+HELD = frozenset({B2C})
+
+
+@pytest.fixture
+async def other(fresh: Store) -> AsyncIterator[Store]:
+    """The same database as another worker sees it."""
+    async with Store(fresh.url) as own:
+        yield own
+
+
+async def claim(store: Store, payment_id: UUID) -> Payment | None:
+    return await store.claiming.claim(payment_id, new_id(), TERMS)
+
+
+async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUID]:
+    payment_id, attempt_id = await store.accepted(kind), new_id()
+    assert await store.claiming.claim(payment_id, attempt_id, TERMS) is not None
+    return payment_id, attempt_id
+
+
+async def answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
+    ids = frozenset[tuple[str, str]]() if error else frozenset({("conversation_id", f"AG_{sent[1].hex}")})
+    await store.changing.change(acknowledgement(*sent, ids=ids, error=error))
+
+
+async def hold(store: Store, kind: Kind = Kind.WITHDRAWAL) -> None:
+    await answer(store, await claimed(store, kind), ProductRefused(code="401.002.01"))
+
+
+async def row(store: Store, operation: Operation = B2C) -> dict[str, Any]:
+    [found] = await store.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", operation.value)
+    return found
+
+
+async def is_held(store: Store, operation: Operation = B2C) -> bool:
+    return bool((await row(store, operation))["is_engaged"])
+
+
+async def cooled(store: Store, operation: Operation = B2C) -> None:
+    """The cool-down is over."""
+    await store.execute("UPDATE mkwanja.brakes SET probe_at = now() WHERE name = $1", operation.value)
+
+
+async def story(store: Store) -> list[tuple[str, bool]]:
+    rows = await store.rows("SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at")
+    return [(item["name"], item["is_engaged"]) for item in rows]
+
+
+# --- what holds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_a_refused_product_holds_its_operation_for_all_workers_and_no_other(
+    fresh: Store, other: Store, kind: Kind
+) -> None:
+    waiting = [await fresh.accepted(each) for each in Kind]
+    await hold(fresh, kind)
+    won = {each: await claim(other, payment_id) for each, payment_id in zip(Kind, waiting, strict=True)}
+    assert {each for each, payment in won.items() if payment is None} == {kind}
+    found = await other.claiming.look(waiting[list(Kind).index(kind)])
+    assert found is not None
+    assert found.is_held
+    assert await story(fresh) == [(OPERATION_OF_KIND[kind].value, True)]
+
+
+async def test_the_payment_that_was_refused_waits_again(fresh: Store) -> None:
+    sent = await claimed(fresh)
+    await answer(fresh, sent, ProductRefused())
+    payment = await fresh.payment(sent[0])
+    assert (payment.stage, payment.sends) == (Stage.ACCEPTED, 0)
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_what_waits_for_a_held_operation_takes_no_request_from_the_shared_limit(fresh: Store, kind: Kind) -> None:
+    await hold(fresh, kind)
+    assert await readied_for(fresh, await fresh.accepted(kind)) == []
+    another = next(each for each in Kind if each is not kind)
+    assert await readied_for(fresh, await fresh.accepted(another)) == [another]
+
+
+async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
+    await hold(fresh)
+    payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
+    for is_claim in (False, True):
+        known = await evidence(fresh, payment_id, is_claim=is_claim)
+        assert (known.payouts_are_stopped, known.breaker_is_open, known.held_operations) == (False, False, HELD)
+    found = await fresh.sweeping.look(limit=10, overdue_by=timedelta(0))
+    assert (found.payouts_are_stopped, found.held_operations, found.probes_due) == (False, HELD, frozenset())
+
+
+async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(fresh: Store, other: Store) -> None:
+    """Counted across workers."""
+    sent = [await claimed(fresh) for _ in range(3)]
+    for number, (store, item) in enumerate(zip([fresh, other, fresh], sent, strict=True)):
+        assert not await is_held(fresh), number
+        await answer(store, item, SETTINGS)
+    assert await is_held(fresh)
+    assert "3 times" in (await row(fresh))["reason"]
+    assert await claim(fresh, await fresh.accepted(Kind.WITHDRAWAL)) is None
+
+
+async def test_three_refusals_of_our_settings_at_once_hold_the_operation(fresh: Store) -> None:
+    sent = [await claimed(fresh) for _ in range(3)]
+    await asyncio.gather(*(answer(fresh, item, SETTINGS) for item in sent))
+    assert await is_held(fresh)
+
+
+@pytest.mark.parametrize(
+    "proof", [None, RECIPIENT, DuplicateSubmission()], ids=["acknowledged", "refused", "duplicate"]
+)
+async def test_another_definite_answer_ends_the_row(fresh: Store, proof: ProviderError | None) -> None:
+    for error in (SETTINGS, SETTINGS, proof, SETTINGS, SETTINGS):
+        await answer(fresh, await claimed(fresh), error)
+    assert not await is_held(fresh)
+    assert (await row(fresh))["refusals"] == 2
+
+
+async def test_refusals_of_different_operations_are_no_row(fresh: Store) -> None:
+    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.DEPOSIT, Kind.WITHDRAWAL):
+        await answer(fresh, await claimed(fresh, kind), SETTINGS)
+    assert await story(fresh) == []
+
+
+NO_WORD = [Unreachable(), Throttled(), TokenRefused(), Resendable(), OutcomeUnknown()]
+
+
+@pytest.mark.parametrize("error", NO_WORD, ids=lambda error: type(error).__name__)
+async def test_what_says_nothing_about_an_operation_neither_holds_nor_counts_nor_ends_a_row(
+    fresh: Store, error: ProviderError
+) -> None:
+    for said in (SETTINGS, SETTINGS, error):
+        await answer(fresh, await claimed(fresh), said)
+    assert (await row(fresh))["refusals"] == 2
+    assert await story(fresh) == []
+
+
+# --- the probe -----------------------------------------------------------------------------------------------------
+
+
+async def test_after_the_cool_down_one_of_all_waiting_payments_is_claimed(fresh: Store, other: Store) -> None:
+    waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(20)]
+    await hold(fresh)
+    for _ in range(3):
+        await cooled(fresh)
+        stores = [fresh, other] * 10
+        won = await asyncio.gather(
+            *(claim(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
+        )
+        [probe] = [payment for payment in won if payment is not None]
+        assert probe.is_probe
+        assert await is_held(fresh)
+        assert not any([await claim(fresh, payment_id) for payment_id in waiting])
+    attempts = await fresh.one("SELECT count(*) FROM mkwanja.attempts")
+    assert attempts == 4
+
+
+async def test_payments_of_other_operations_are_claimed_beside_a_probe_and_probe_nothing(fresh: Store) -> None:
+    waiting = [await fresh.accepted(kind) for kind in Kind]
+    await hold(fresh)
+    await cooled(fresh)
+    won = await asyncio.gather(*(claim(fresh, payment_id) for payment_id in waiting))
+    assert {payment.kind: payment.is_probe for payment in won if payment} == {
+        Kind.DEPOSIT: False, Kind.WITHDRAWAL: True, Kind.BILL_PAYMENT: False,
+    }  # fmt: skip
+
+
+async def test_each_probe_begins_a_cool_down_twice_as_long_up_to_its_ceiling(fresh: Store) -> None:
+    await hold(fresh)
+    assert (await row(fresh))["cool_down"] == timedelta(seconds=30)
+    for seconds in (60, 120, 240, 480, COOL_DOWN_MAX.total_seconds(), COOL_DOWN_MAX.total_seconds()):
+        await cooled(fresh)
+        await answer(fresh, await claimed(fresh), ProductRefused())
+        found = await row(fresh)
+        assert found["cool_down"].total_seconds() == seconds
+        assert found["probe_at"] - found["probed_at"] == found["cool_down"]
+    assert await story(fresh) == [("b2c", True)]
+
+
+async def test_a_probe_that_is_lost_costs_only_its_cool_down(fresh: Store) -> None:
+    waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(2)]
+    await hold(fresh)
+    await cooled(fresh)
+    assert await claim(fresh, waiting[0]) is not None  # and its worker dies
+    assert await claim(fresh, waiting[1]) is None
+    await cooled(fresh)
+    assert await claim(fresh, waiting[1]) is not None
+
+
+@pytest.mark.parametrize("what", ["payouts are stopped", "a person is to look at it", "it is too old"])
+async def test_a_payment_that_may_not_be_claimed_takes_no_probe(fresh: Store, what: str) -> None:
+    payment_id = await fresh.accepted(Kind.WITHDRAWAL)
+    await hold(fresh)
+    await cooled(fresh)
+    if what == "payouts are stopped":
+        await Brakes(fresh.database).set("kill_switch", is_engaged=True, reason="a test")
+    elif what == "it is too old":
+        await fresh.execute("UPDATE mkwanja.payments SET created_at = now() - interval '2 days'")
+    else:
+        await fresh.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id)
+    assert await claim(fresh, payment_id) is None
+    assert (await row(fresh))["probes"] == 0
+
+
+@pytest.mark.parametrize(
+    "proof", [None, RECIPIENT, DuplicateSubmission()], ids=["acknowledged", "refused", "duplicate"]
+)
+async def test_an_answer_that_proves_the_operation_to_work_releases_it_in_its_commit(
+    fresh: Store, proof: ProviderError | None
+) -> None:
+    waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(5)]
+    await hold(fresh)
+    await cooled(fresh)
+    await answer(fresh, await claimed(fresh), proof)
+    assert not await is_held(fresh)
+    won = await asyncio.gather(*(claim(fresh, payment_id) for payment_id in waiting))
+    assert all(payment is not None and not payment.is_probe for payment in won)
+    assert await story(fresh) == [("b2c", True), ("b2c", False)]
+
+
+@pytest.mark.parametrize("error", [*NO_WORD, SETTINGS, ProductRefused()], ids=lambda error: type(error).__name__)
+async def test_a_probe_that_proves_nothing_leaves_the_operation_held(fresh: Store, error: ProviderError) -> None:
+    await hold(fresh)
+    await cooled(fresh)
+    await answer(fresh, await claimed(fresh), error)
+    assert await is_held(fresh)
+    assert await story(fresh) == [("b2c", True)]
+
+
+async def test_an_answer_to_a_send_from_before_the_hold_does_not_release_it(fresh: Store) -> None:
+    earlier = await claimed(fresh)
+    await hold(fresh)
+    await answer(fresh, earlier, None)
+    assert await is_held(fresh)
+
+
+async def test_a_refusal_of_a_send_from_before_the_release_does_not_hold_it_again(fresh: Store) -> None:
+    earlier = [await claimed(fresh) for _ in range(4)]
+    await hold(fresh)
+    await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
+    for sent, error in zip(earlier, [ProductRefused(), SETTINGS, SETTINGS, SETTINGS], strict=True):
+        await answer(fresh, sent, error)
+    assert not await is_held(fresh)
+    assert await story(fresh) == [("b2c", True), ("b2c", False)]
+
+
+async def test_an_operator_s_release_lets_everything_go_out(fresh: Store) -> None:
+    waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(3)]
+    await hold(fresh)
+    [before] = [item for item in await Brakes(fresh.database).operations() if item.brake.is_engaged]
+    assert (before.brake.name, before.waiting) == ("b2c", 4)
+    await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
+    assert all([await claim(fresh, payment_id) for payment_id in waiting])
+
+
+async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(fresh: Store, other: Store) -> None:
+    """While operations are held, probed and released by both workers."""
+    for kind in Kind:
+        await hold(fresh, kind)
+
+    async def live(store: Store, number: int) -> None:
+        sent = await store.accepted(list(Kind)[number % 3]), new_id()
+        await store.execute("UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL")
+        if await store.claiming.claim(*sent, TERMS) is not None:
+            await answer(store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4])
+
+    for _ in range(3):
+        await asyncio.gather(*(live(store, number) for number in range(24) for store in (fresh, other)))
+    await other.database.close()
+    assert await fresh.deadlocks() == 0

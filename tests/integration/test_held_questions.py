@@ -1,0 +1,118 @@
+"""Questions and resends while their operation is held: they wait, or are its probe."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from domain.adapters.postgres.brakes import Brakes
+from domain.inquiry import Inquiry
+from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.submit import resend_claim
+from domain.operations import OPERATION_OF_KIND, Operation, Standing
+from domain.payment import Step
+from domain.questions import Asked
+from domain.report import Report, Word
+from domain.values import Kind
+from tests.integration.conftest import Store, acknowledgement, new_id
+from tests.integration.inquiries import TERMS as INQUIRY_TERMS
+from tests.integration.inquiries import count_due, due, resendable
+from tests.integration.test_held_operations import B2C, claim, claimed, cooled, hold, is_held, other, row
+
+__all__ = ["other"]
+
+# --- a resend ------------------------------------------------------------------------------------------------------
+
+
+async def resent(store: Store, payment_id: UUID) -> bool:
+    attempt_id = new_id()
+    result = await store.changing.change(resend_claim(payment_id, attempt_id, INQUIRY_TERMS))
+    payment = result.decided.payment
+    return payment is not None and payment.attempt_id == attempt_id
+
+
+async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(fresh: Store, other: Store) -> None:
+    waiting = [await resendable(fresh) for _ in range(6)]
+    await hold(fresh)
+    assert not any([await resent(fresh, payment_id) for payment_id in waiting])
+    await cooled(fresh)
+    stores = [fresh, other] * 3
+    won = await asyncio.gather(*(resent(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True)))
+    assert won.count(True) == 1
+    assert (await row(fresh))["probes"] == 1
+    await hold(fresh, Kind.BILL_PAYMENT)
+    await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
+    assert [await resent(fresh, payment_id) for payment_id in waiting].count(True) == 5
+
+
+# --- questions -----------------------------------------------------------------------------------------------------
+
+QUESTIONS = [(Kind.DEPOSIT, Operation.STK_QUERY, Step.QUERY), (Kind.WITHDRAWAL, Operation.STATUS, Step.STATUS)]
+
+
+async def to_ask(store: Store, kind: Kind) -> UUID:
+    payment_id, attempt_id = await claimed(store, kind)
+    ids = frozenset({("checkout_request_id", f"ws_CO_{attempt_id.hex}")})
+    await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
+    await due(store, payment_id)
+    return payment_id
+
+
+async def question(
+    store: Store, payment_id: UUID, *, is_probe: bool = False
+) -> tuple[Inquiry | None, Operation | None]:
+    decided = (await store.changing.change(asking(payment_id, INQUIRY_TERMS, is_probe=is_probe))).decided
+    return decided.asked, decided.takes_probe
+
+
+async def said(store: Store, payment_id: UUID, number: int, standing: Standing | None) -> None:
+    report = Report(word=Word.UNDECIDED)
+    change = answering(payment_id, number, report, (), INQUIRY_TERMS, said=Asked(report, (), standing, "401.002.01"))
+    await store.changing.change(change)
+
+
+@pytest.mark.parametrize(("kind", "operation", "step"), QUESTIONS)
+async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
+    fresh: Store, other: Store, kind: Kind, operation: Operation, step: Step
+) -> None:
+    first, *waiting = [await to_ask(fresh, kind) for _ in range(6)]
+    asked, _ = await question(fresh, first)
+    assert asked is not None
+    await said(fresh, first, asked.number, Standing.PRODUCT_REFUSED)
+    assert await is_held(fresh, operation)
+    assert await count_due(fresh, step) == 0
+    assert await fresh.sweeping.take_due(step, limit=9, next_step_in=timedelta(0)) == []
+    assert await question(fresh, waiting[0]) == (None, None)
+    assert await question(fresh, waiting[0], is_probe=True) == (None, None)
+    await cooled(fresh, operation)
+    assert await count_due(fresh, step) == 1
+    stores = [fresh, other, fresh, other, fresh]
+    won = await asyncio.gather(
+        *(question(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
+    )
+    [(probe, taken)] = [item for item in won if item[0] is not None]
+    assert probe is not None
+    assert taken is operation
+    for standing, expected in ((None, True), (Standing.PRODUCT_REFUSED, True), (Standing.WORKS, False)):
+        await said(fresh, waiting[won.index((probe, taken))], probe.number, standing)
+        assert await is_held(fresh, operation) is expected
+    assert await count_due(fresh, step) > 1
+
+
+@pytest.mark.parametrize(("kind", "operation", "step"), QUESTIONS)
+async def test_a_held_question_stops_no_send_and_a_held_send_no_question(
+    fresh: Store, kind: Kind, operation: Operation, step: Step
+) -> None:
+    payment_id = await to_ask(fresh, kind)
+    await hold(fresh, kind)
+    assert await count_due(fresh, step) == 1
+    asked, taken = await question(fresh, payment_id)
+    assert (asked is not None, taken) == (True, None)
+    await Brakes(fresh.database).set(OPERATION_OF_KIND[kind].value, is_engaged=False, reason="a test")
+    assert asked is not None
+    await said(fresh, payment_id, asked.number, Standing.PRODUCT_REFUSED)
+    assert await is_held(fresh, operation)
+    assert await claim(fresh, await fresh.accepted(kind)) is not None
