@@ -166,6 +166,7 @@ class Round:
 
     due: Mapping[Step, int]
     owes_events: bool
+    has_unlisted: bool
     engaged_brakes: frozenset[str]  # held operations too, by their names
     breaker_is_open: bool
     payouts_are_stopped: bool = False
@@ -270,6 +271,10 @@ class SweepingStore(Protocol):
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
         """Events that were due for so long and not recorded as published."""
+        ...
+
+    async def list_events(self) -> int:
+        """Gives some committed events that have none their positions in the feed; how many."""
         ...
 
     async def record_announced(self, announcement: Announcement) -> None:

@@ -45,7 +45,7 @@ class Resources:
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
         self.changes = Changing(self.database, gate=gate)
         self.reading = Reading(self.database)
-        self.sweeping = Sweeping(self.database, gate=gate)
+        self.sweeping = Sweeping(self.database)
         self.announcer = Announcer(self.sweeping, RedisBell(self.redis))
         self._redis_rests_until = 0.0
         self._gauges_fresh_until = 0.0

@@ -153,7 +153,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         rate = SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second)
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
         changes = Changing(database, gate=gate)
-        sweeping = Sweeping(database, gate=gate)
+        sweeping = Sweeping(database)
         announcer = Announcer(sweeping, RedisBell(redis))
         provider = RetryingProvider(client, rate, budgets=budgets, slots=_AT_ONCE_MAX, draining=draining)
         claim_terms = _claim_terms(settings)

@@ -108,6 +108,8 @@ class Sweeper:
             steps["probe"] = self._probe
         if found.owes_events:
             steps["announce"] = self._announce_owed
+        if found.has_unlisted:
+            steps["list"] = self._due.list_events
         return {name: await self._taken(name, step) for name, step in steps.items()}
 
     def _tell_brakes(self, engaged: frozenset[str]) -> None:

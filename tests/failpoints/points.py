@@ -138,11 +138,11 @@ POINTS: Mapping[str, Point] = {
         target="domain.adapters.postgres.changing:write",
         sentence="Changes are written, and the transaction that holds their payments' rows is open.",
     ),
-    "listing_in_transaction": Point(
+    "announcing_in_transaction": Point(
         crash_point=12,
         side=Side.AFTER,
-        target="domain.adapters.postgres.sweeping:list_events",
-        sentence="Events got their positions, and the transaction that alone may give any is open.",
+        target="domain.adapters.postgres.sweeping:record_published",
+        sentence="Publications are recorded, and the transaction that holds their payments' rows is open.",
     ),
 }
 

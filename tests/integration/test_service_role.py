@@ -98,6 +98,7 @@ async def test_the_adapters_work_as_that_role(roles: Roles) -> None:
         for announcement in announcements:
             await store.sweeping.record_announced(announcement)
         assert await store.sweeping.unannounced(limit=100, overdue_by=timedelta(0)) == []
+        assert await store.sweeping.list_events() == 2 * len(Kind)
         assert await store.one("SELECT count(*) FROM mkwanja.events") == 2 * len(Kind)
 
 

@@ -163,6 +163,18 @@ class TestAnnouncements:
                 assert corrected.announcement is not None
                 await fresh.sweeping.record_announced(corrected.announcement)
 
+    async def test_payments_that_owe_nothing_any_more_are_not_in_the_way(self, fresh: Store) -> None:
+        """However they came to be marked: they are cleared, and those behind them are announced."""
+        published = [await fresh.finalized() for _ in range(3)]
+        for announcement in await fresh.sweeping.unannounced(limit=10, overdue_by=NOW):
+            await fresh.sweeping.record_announced(announcement)
+        waiting = await fresh.finalized()
+        sql = "UPDATE mkwanja.payments SET event_due = now() - interval '1 hour' WHERE id = ANY($1::uuid[])"
+        await fresh.execute(sql, published)
+        assert await fresh.sweeping.unannounced(limit=3, overdue_by=NOW) == []
+        (announcement,) = await fresh.sweeping.unannounced(limit=3, overdue_by=NOW)
+        assert announcement.payment_id == waiting
+
     async def test_recorded_twice_is_no_error(self, fresh: Store) -> None:
         """Two sweepers may publish the same event: at least once."""
         payment_id = await fresh.finalized()

@@ -260,25 +260,31 @@ async def test_while_nothing_can_be_listed_payments_go_on_to_their_end(system: S
 async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[str]]:
     """The second ingress, frozen where it lists two events and had to wait for who ran `statement`; the events' ids."""
     payment_ids = await _cancelled(system, 2)
-    await _nothing_owed(system)  # or somebody else would list meanwhile
+    await _nothing_owed(system)
     ids = [uuid4(), uuid4()]
-    async with connection(system.stack.database_url) as raw:
-        for payment_id, history_id in zip(payment_ids, ids, strict=True):
-            await _announce_by_hand(raw, payment_id, history_id)
-            late = "UPDATE mkwanja.payments SET event_due = now() + interval '1 hour' WHERE id = $1::uuid"
-            await raw.execute(late, payment_id)  # no sweeper is to list them
+    workers = [system.stack.process(name) for name in system.stack.names if name.startswith("worker")]
     frozen = system.stack.process("web.2")
-    async with Client(frozen.url, system.stack.issuer.backend_token()) as elsewhere:
-        async with holding(system, statement.format(ids[0])) as raw:
-            page = asyncio.create_task(elsewhere.get("/v1/events"))
-            await somebody_waits(system, raw)
-            frozen.freeze()
-        try:
-            yield [str(history_id) for history_id in ids]
-        finally:
-            frozen.thaw()
-            await page
-            await system.execute("UPDATE mkwanja.payments SET event_due = now() WHERE event_due IS NOT NULL")
+    for worker in workers:
+        worker.freeze()  # or a sweeper would list them
+    try:
+        async with connection(system.stack.database_url) as raw:
+            for payment_id, history_id in zip(payment_ids, ids, strict=True):
+                await _announce_by_hand(raw, payment_id, history_id)
+        async with Client(frozen.url, system.stack.issuer.backend_token()) as elsewhere:
+            async with holding(system, statement.format(ids[0])) as raw:
+                page = asyncio.create_task(elsewhere.get("/v1/events"))
+                await somebody_waits(system, raw)
+                frozen.freeze()
+            try:
+                for worker in workers:
+                    worker.thaw()
+                yield [str(history_id) for history_id in ids]
+            finally:
+                frozen.thaw()
+                await page
+    finally:
+        for worker in workers:
+            worker.thaw()
 
 
 async def _others_go_on(system: System, reader: Reader, ids: list[str]) -> None:

@@ -1,8 +1,9 @@
 """The feed of events, in an order that never changes and that no late commit can slip behind.
 
 A position cannot be given inside the commit that makes a fact: another commit with an earlier one might still be under way,
-and a reader would pass it. So positions are given afterwards, to facts that are committed, by one transaction at a time;
-whoever reads gives those that are still missing. Nothing that moves money waits for this.
+and a reader would pass it. So positions are given afterwards, to facts that are committed, by one transaction at a time.
+A sweeper does it, and each reader before it reads. It goes by batches, each in a transaction of its own, so that neither a
+backlog nor a reader holds up anything that moves money.
 """
 
 from __future__ import annotations
@@ -14,21 +15,34 @@ from sqlalchemy import text
 
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, sqlstate
 
+# What one transaction lists: a few milliseconds of work.
+_BATCH_SIZE = 500
+
+# How many batches one sweep or one reader lists. More than a reader's page holds, so that readers get ahead of a backlog.
+_BATCHES_MAX = 4
+
 # Any number that nobody else uses. Held until the commit, so that what is listed next sees what was listed before.
-# Not waited for long: announcing can wait, and what it holds up meanwhile may not.
 _LOCK = text("SELECT set_config('lock_timeout', '300ms', true), pg_advisory_xact_lock(4711254002)")
 
-# Whoever owes an announcement is in `payments_event_due`, and leaves it only once the event is listed.
-_UNLISTED = """
-    FROM mkwanja.payments AS payment
-    JOIN mkwanja.payment_history AS history ON history.payment_id = payment.id AND history.event_body IS NOT NULL
-    WHERE payment.event_due IS NOT NULL
-      AND NOT EXISTS (SELECT FROM mkwanja.events AS event WHERE event.history_id = history.id)
-"""
-_HAS_UNLISTED = text(f"SELECT EXISTS (SELECT {_UNLISTED}) AS has_unlisted")
-_LIST = text(f"""
-INSERT INTO mkwanja.events (history_id, owner)
-SELECT history.id, payment.owner {_UNLISTED} ORDER BY history.recorded_at, history.payment_id, history.sequence
+# The database fills this queue in the commit that makes the fact, and takes from it what is listed (migration 0006). A late
+# commit brings numbers that are lower than those of others that are gone already; it is listed with the next batch.
+_HAS_UNLISTED = text("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
+
+# In the queue's order, but within a payment by `sequence` in any case: a correction never comes before its failure.
+_LIST = text("""
+WITH listed AS (
+    INSERT INTO mkwanja.events (history_id, owner)
+    SELECT waiting.history_id, payment.owner
+    FROM (
+        SELECT number, history_id, payment_id, sequence FROM mkwanja.unlisted_events AS queued
+        WHERE NOT EXISTS (SELECT FROM mkwanja.events AS event WHERE event.history_id = queued.history_id)
+        ORDER BY number LIMIT :limit
+    ) AS waiting JOIN mkwanja.payments AS payment ON payment.id = waiting.payment_id
+    ORDER BY max(waiting.number) OVER (PARTITION BY waiting.payment_id ORDER BY waiting.sequence), waiting.sequence
+    ON CONFLICT (history_id) DO NOTHING
+    RETURNING history_id
+)
+SELECT count(*) AS listed FROM listed
 """)
 
 _PAGE = text("""
@@ -51,10 +65,34 @@ class ListedEvent:
     body: str
 
 
-async def list_events(transaction: Transaction) -> None:
-    """Gives positions to all committed events that have none, in the order of their facts' times."""
+async def list_events(transaction: Transaction) -> int:
+    """Gives positions to a batch of committed events that have none; how many it listed."""
     await transaction.run(_LOCK)
-    await transaction.run(_LIST)
+    [row] = await transaction.rows(_LIST, {"limit": _BATCH_SIZE})
+    return int(row.listed)
+
+
+async def list_new_events(database: Database) -> int:
+    """Lists some batches, as far as there is anything to list and no one else is listing; how many events."""
+    listed = 0
+    for _ in range(_BATCHES_MAX):
+        more = await _list_batch(database)
+        listed += more
+        if more < _BATCH_SIZE:
+            break
+    return listed
+
+
+async def _list_batch(database: Database) -> int:
+    try:
+        async with database.transaction() as transaction:
+            [row] = await transaction.rows(_HAS_UNLISTED)
+            is_needed = row.has_unlisted and not transaction.is_read_only
+            return await list_events(transaction) if is_needed else 0
+    except Exception as error:
+        if sqlstate(error) not in CONTENDED:
+            raise
+        return 0  # another process lists them just now
 
 
 class Feed:
@@ -65,15 +103,7 @@ class Feed:
 
     async def page(self, *, after: int, limit: int, owner: str | None) -> list[ListedEvent]:
         """At most `limit` events behind position `after`: all, or those of payments that `owner` owns."""
-        try:
-            async with self._database.transaction() as transaction:
-                [row] = await transaction.rows(_HAS_UNLISTED)
-                if row.has_unlisted:
-                    await list_events(transaction)
-        except Exception as error:
-            if sqlstate(error) not in CONTENDED:
-                raise
-            # Another lists them just now: what it has committed is read below, the rest with the next page.
+        await list_new_events(self._database)
         parameters: dict[str, Any] = {"after": after, "limit": limit}
         async with self._database.transaction() as transaction:
             if owner is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from uuid import UUID
@@ -11,8 +10,8 @@ from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
-from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, sqlstate
-from domain.adapters.postgres.feed import list_events
+from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
+from domain.adapters.postgres.feed import list_new_events
 from domain.adapters.postgres.operations import OPERATION_OF_STEP_SQL, case_sql
 from domain.adapters.postgres.rows import due_from
 from domain.errors import StoreUnavailable
@@ -50,7 +49,8 @@ SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_o
             LIMIT CASE WHEN hold.name IS NULL THEN :limit WHEN hold.probe_at <= now() THEN 1 ELSE 0 END) AS found
     ) END AS due,
     brakes.engaged, brakes.breaker_is_open, brakes.probes_due,
-    EXISTS (SELECT FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events
+    EXISTS (SELECT FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events,
+    EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted
 FROM unnest(CAST(:steps AS text[])) AS step(name)
 LEFT JOIN mkwanja.brakes AS hold ON hold.is_engaged AND hold.name = {OPERATION_OF_STEP_SQL},
     (SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
@@ -77,15 +77,19 @@ RETURNING coalesce(payment_id, (
     SELECT id FROM mkwanja.payments WHERE kind = 'withdrawal' ORDER BY created_at DESC, id DESC LIMIT 1)) AS payment_id
 """)
 
+# An event without an id: the payment owes nothing any more, and would be in the way of those behind it.
 _UNANNOUNCED = text("""
-SELECT history.id, history.payment_id, history.event_body
+SELECT owing.id AS payment_id, unpublished.id, unpublished.event_body
 FROM (
     SELECT id FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)
     ORDER BY event_due LIMIT :limit
 ) AS owing
-JOIN mkwanja.payment_history AS history ON history.payment_id = owing.id AND history.event_body IS NOT NULL
-WHERE NOT EXISTS (SELECT FROM mkwanja.event_publications AS publication WHERE publication.history_id = history.id)
-ORDER BY history.payment_id, history.sequence
+LEFT JOIN LATERAL (
+    SELECT history.id, history.sequence, history.event_body FROM mkwanja.payment_history AS history
+    WHERE history.payment_id = owing.id AND history.event_body IS NOT NULL AND NOT EXISTS (
+        SELECT FROM mkwanja.event_publications AS publication WHERE publication.history_id = history.id)
+) AS unpublished ON true
+ORDER BY owing.id, unpublished.sequence
 """)
 
 # The payment is cleared only with its last unpublished event. Its row is locked first, so that an event which another
@@ -109,11 +113,10 @@ WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT E
 class Sweeping:
     """Satisfies `domain.ports.SweepingStore`."""
 
-    def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._recording: Lane[Announcement, None] = Lane(
-            self._record_batch, key=lambda item: item.payment_id, gate=gate
-        )
+        # Behind no gate of others: what is told to subscribers waits for nothing that moves money, nor the other way round.
+        self._recording: Lane[Announcement, None] = Lane(self._record_batch, key=lambda item: item.payment_id)
 
     async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
         """See `domain.ports.SweepingStore.look`."""
@@ -124,6 +127,7 @@ class Sweeping:
         return Round(
             due={Step(row.step): row.due for row in rows},
             owes_events=rows[0].owes_events,
+            has_unlisted=rows[0].has_unlisted,
             engaged_brakes=engaged,
             breaker_is_open=rows[0].breaker_is_open,
             payouts_are_stopped=not engaged.isdisjoint(PAYOUT_BRAKES),
@@ -160,7 +164,17 @@ class Sweeping:
         """See `domain.ports.SweepingStore.unannounced`."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_UNANNOUNCED, {"limit": limit, "overdue_by": overdue_by})
-        return [Announcement(history_id=row.id, payment_id=row.payment_id, body=row.event_body) for row in rows]
+            if settled := sorted(row.payment_id for row in rows if row.id is None):
+                await _clear(transaction, settled)
+        return [
+            Announcement(history_id=row.id, payment_id=row.payment_id, body=row.event_body)
+            for row in rows
+            if row.id is not None
+        ]
+
+    async def list_events(self) -> int:
+        """See `domain.ports.SweepingStore.list_events`."""
+        return await list_new_events(self._database)
 
     async def record_announced(self, announcement: Announcement) -> None:
         """See `domain.ports.SweepingStore.record_announced`."""
@@ -170,13 +184,9 @@ class Sweeping:
         await self._recording.drain()
 
     async def _record_batch(self, batch: Sequence[Announcement]) -> list[None]:
-        payment_ids = {"payment_ids": sorted(item.payment_id for item in batch)}
         try:
             async with self._database.transaction() as transaction:
-                await list_events(transaction)  # its lock comes first: whoever holds rows must not wait for it
-                await transaction.rows(_LOCK_OWING, payment_ids)
-                await transaction.run(_RECORD, {"history_ids": [item.history_id for item in batch]})
-                await transaction.run(_CLEAR, payment_ids)
+                await record_published(transaction, batch)
         except Exception as error:
             if len(batch) > 1 and is_about_rows(error):
                 raise RunAlone from error
@@ -184,3 +194,14 @@ class Sweeping:
                 raise StoreUnavailable from error
             raise
         return [None] * len(batch)
+
+
+async def record_published(transaction: Transaction, batch: Sequence[Announcement]) -> None:
+    """Records publications, and clears the due event of each payment that has none left to publish."""
+    await transaction.run(_RECORD, {"history_ids": [item.history_id for item in batch]})
+    await _clear(transaction, sorted(item.payment_id for item in batch))
+
+
+async def _clear(transaction: Transaction, payment_ids: list[UUID]) -> None:
+    await transaction.rows(_LOCK_OWING, {"payment_ids": payment_ids})
+    await transaction.run(_CLEAR, {"payment_ids": payment_ids})

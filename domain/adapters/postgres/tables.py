@@ -28,7 +28,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0005"
+REVISION = "0006"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -233,3 +233,14 @@ events = Table(
     UniqueConstraint("history_id", name="event_is_listed_once"),
 )
 Index("events_by_owner", events.c.owner, events.c.position)
+
+# Filled by a trigger on `payment_history`, emptied by one on `events`.
+unlisted_events = Table(
+    "unlisted_events",
+    metadata,
+    Column("number", BigInteger, Identity(always=True), primary_key=True),
+    Column("history_id", Uuid, nullable=False),
+    Column("payment_id", Uuid, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    UniqueConstraint("history_id", name="event_is_queued_once"),
+)
