@@ -28,6 +28,7 @@ from domain.ports import Change, ChangeResult, StoredCallback
 from domain.report import Report
 from gateway.edge.load import CALLBACKS_AT_HAND_MAX, Load
 from gateway.edge.plain_http import ignore_expectations, refuse_odd_http
+from gateway.health import Health
 from gateway.problems import answer_with_statuses
 from gateway.requests import read_bytes
 from gateway.resources import Resources
@@ -181,6 +182,7 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
     )
 
     async def lifetime(_app: web.Application) -> Any:
+        await resources.start()
         yield
         await resources.close()
 
@@ -188,5 +190,5 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
     app.router.add_post(
         "/results/{payment_id}/{operation}/{token}", receiver.receive, expect_handler=ignore_expectations
     )
-    resources.add_health_routes(app)
+    Health(resources).add_routes(app)
     return app

@@ -32,6 +32,7 @@ from gateway.cursors import HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.cors import allow_origins
 from gateway.edge.load import INGRESS_AT_HAND_MAX, Load
 from gateway.edge.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
+from gateway.health import Health
 from gateway.keys import KeySet
 from gateway.openapi.document import document
 from gateway.problems import answer_with_problems
@@ -311,6 +312,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     )
 
     async def lifetime(_app: web.Application) -> Any:
+        await resources.start()
         if keys is not None:
             await keys.start()
         yield
@@ -333,5 +335,5 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         add = app.router.add_get if route.method == "GET" else app.router.add_post
         add(route.path, handler, expect_handler=ignore_expectations)
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
-    resources.add_health_routes(app, has_keys=(lambda: keys.is_loaded) if keys is not None else None)
+    Health(resources, has_keys=(lambda: keys.is_loaded) if keys is not None else None).add_routes(app)
     return app

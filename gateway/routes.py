@@ -181,7 +181,7 @@ DOCUMENT = Route(
     said={200: Said(views.Document, "OpenAPI 3.1.")},
     is_open=True,
 )
-# `resources.py` adds these to both web processes.
+# `health.py` adds these to both web processes.
 HEALTH = (
     Route(
         name="healthz",

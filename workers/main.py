@@ -14,14 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
 
 import structlog
-from arq.connections import ArqRedis
-from arq.typing import WorkerCoroutine
-from arq.worker import Worker, func
 from prometheus_client import start_http_server
-from redis.exceptions import RedisError
 
 from domain.adapters.daraja.client import DarajaClient, call_seconds, daraja_session
 from domain.adapters.daraja.credential import security_credential
@@ -31,10 +26,11 @@ from domain.adapters.postgres.changing import Changing
 from domain.adapters.postgres.claiming import Claiming
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.bell import RedisBell
-from domain.adapters.redis.connection import connect
+from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
-from domain.adapters.redis.wakeups import STEP_JOB, RedisWakeups, job_bytes, job_from_bytes
+from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import WorkerSettings, impossible
 from domain.inquiry import InquiryTerms
 from domain.lifecycle.announce import Announcer
@@ -44,7 +40,8 @@ from domain.lifecycle.submit import Submitter, SubmitTerms
 from domain.payment import Step
 from domain.ports import ClaimTerms
 from domain.values import Kind
-from workers.jobs import INQUIRER, SUBMITTER, WAKEUPS, take_next_step
+from workers.job_loop import run_jobs
+from workers.jobs import INQUIRER, SUBMITTER, WAKEUPS
 from workers.retries import RetryingProvider
 from workers.sweeper import sweep_until
 
@@ -52,9 +49,6 @@ log = structlog.get_logger()
 
 # As many payments at once as connections to Daraja; arq's default of 10 makes a worker that waits more than it works.
 _AT_ONCE_MAX = 100
-
-# arq's default of half a second caps a worker at about 20 jobs a second.
-_POLL_SECONDS = 0.02
 
 # Beyond one call, for what comes before and after it. A job that takes longer is let go (its send goes on by itself): arq
 # hides a dead worker's jobs for as long, and they take up places at the head of the queue.
@@ -65,8 +59,6 @@ _SENDS_DRAIN_SECONDS = 15.5
 _REST_DRAIN_SECONDS = 1.5
 _CLOSE_SECONDS = 1.0
 
-_REDIS_AWAY_SECONDS = 0.5
-
 # A payment that could not be sent is looked at again after this (rule 5: at most 5 s for a first submission).
 _RETRY_AFTER = timedelta(seconds=4)
 
@@ -75,7 +67,7 @@ _RETRY_AFTER = timedelta(seconds=4)
 class _Parts:
     """What the process is made of."""
 
-    redis: ArqRedis
+    redis: RedisClient
     wakeups: RedisWakeups
     submitter: Submitter
     inquirer: Inquirer
@@ -96,7 +88,10 @@ async def run_worker(settings: WorkerSettings) -> None:
         with impossible("WORKER_METRICS_PORT"):
             _show_metrics(settings.worker_metrics_port)
     async with _composed(settings, stopping) as parts:
-        jobs = asyncio.create_task(_run_jobs(parts, stopping))
+        context = {SUBMITTER: parts.submitter, INQUIRER: parts.inquirer, WAKEUPS: parts.wakeups}
+        jobs = asyncio.create_task(
+            run_jobs(parts.redis, context, stopping, jobs_at_once=_AT_ONCE_MAX, job_seconds_max=parts.job_seconds_max)
+        )
         sweeps = asyncio.create_task(
             sweep_until(stopping, parts.sweeper, interval_seconds=settings.sweep_interval_seconds)
         )
@@ -130,8 +125,15 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
         )
         stack.push_async_callback(_within, _CLOSE_SECONDS, database.close)
-        redis = connect(settings.redis_url, client_name="mkwanja-worker")
+        redis = connect(
+            settings.redis_url,
+            client_name="mkwanja-worker",
+            ca_file=settings.redis_ca_file,
+            verify=settings.redis_tls_verify,
+        )
         stack.push_async_callback(_within, _CLOSE_SECONDS, redis.aclose)
+        with impossible("REDIS_URL"):
+            require_one_shard(await redis.shards())
         session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
         client = DarajaClient(
             session=session,
@@ -191,62 +193,10 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         yield _Parts(redis, wakeups, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max)
 
 
-async def _run_jobs(parts: _Parts, stopping: asyncio.Event) -> None:
-    """arq's loop, made anew whenever Redis drops: by itself it would end the process."""
-    while not stopping.is_set():
-        worker = Worker(
-            functions=[func(cast("WorkerCoroutine", take_next_step), name=STEP_JOB)],
-            redis_pool=parts.redis,
-            handle_signals=False,
-            max_jobs=_AT_ONCE_MAX,
-            poll_delay=_POLL_SECONDS,
-            job_timeout=parts.job_seconds_max,
-            keep_result=0,
-            max_tries=1_000_000,  # a job that was cut short runs again, harmlessly; arq need not count
-            retry_jobs=True,
-            log_results=False,
-            job_serializer=job_bytes,
-            job_deserializer=job_from_bytes,
-            ctx={SUBMITTER: parts.submitter, INQUIRER: parts.inquirer, WAKEUPS: parts.wakeups},
-        )
-        try:
-            await _run_until(worker, stopping)
-        except Exception as error:
-            if isinstance(error, (RedisError, OSError, TimeoutError)):
-                log.warning("redis_away", error=type(error).__name__)
-            else:
-                log.exception("job_loop_failed")  # whatever it is, a worker without jobs would be worse
-            # Its jobs go on: what they claimed they finish, and the row says so. Only their last word to Redis is lost.
-            await asyncio.sleep(_REDIS_AWAY_SECONDS)
-
-
-async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
-    main = asyncio.create_task(worker.main())
-    stop = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait({main, stop}, return_when=asyncio.FIRST_COMPLETED)
-        worker.allow_pick_jobs = False
-        if main.done():
-            main.result()
-        else:
-            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
-    finally:
-        main.cancel()
-        stop.cancel()
-        await asyncio.gather(main, stop, return_exceptions=True)
-        for task in worker.tasks.values():
-            task.add_done_callback(_hear_out)
-
-
 async def _within(seconds: float, close: Callable[[], Awaitable[object]]) -> None:
     """Closes, but not for long: a server that does not answer must not keep us from ending."""
     with contextlib.suppress(Exception):
         await asyncio.wait_for(close(), timeout=seconds)
-
-
-def _hear_out(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.info("job_end_not_recorded", error=type(error).__name__)
 
 
 def boot_clock() -> float:
@@ -283,7 +233,7 @@ def _inquiry_terms(settings: WorkerSettings, claim: ClaimTerms) -> InquiryTerms:
     )
 
 
-def _budgets(settings: WorkerSettings, redis: ArqRedis) -> dict[Step, InquiryBudget]:
+def _budgets(settings: WorkerSettings, redis: RedisClient) -> dict[Step, InquiryBudget]:
     both = settings.daraja_inquiries_per_minute
     per_minute = {
         Step.QUERY: both or settings.daraja_stk_queries_per_minute,

@@ -39,6 +39,7 @@ key_set_age_seconds = Gauge("mkwanja_key_set_age_seconds", "Since the key set wa
 key_set_age_seconds.set(-1)  # where no process ever fetches one, too
 key_set_fetches = Counter("mkwanja_key_set_fetches_total", "Fetches of the key set, by result", ["result"])
 queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
+redis_fault = Gauge("mkwanja_redis_fault", "1 while Redis answers and refuses us, by what it says", ["kind"])
 
 # Read from Postgres when somebody looks: the same from every process, and there when no worker is.
 brake_engaged = Gauge("mkwanja_brake_engaged", "1 while this brake stops money out", ["name"])

@@ -164,6 +164,7 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "not ready"]
     checks: Checks
+    redis: Annotated[str, Field(description="`ok`, `away`, or `refuses:` and what Redis refuses.")]
 
 
 class Document(BaseModel):

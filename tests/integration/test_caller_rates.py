@@ -8,6 +8,7 @@ import pytest
 from arq.connections import ArqRedis
 
 from domain.adapters.redis.connection import connect
+from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.rates import CallerRates
 from domain.errors import QueueUnavailable
 from domain.policy import CallerLimits
@@ -85,7 +86,7 @@ async def test_who_has_no_limit_costs_redis_nothing(redis: ArqRedis) -> None:
 
 async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: ArqRedis) -> None:
     await CallerRates(redis).take("23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10))
-    (name,) = await redis.keys("mkwanja:rate:*")
+    (name,) = await redis.keys(f"{PREFIX}rate:*")
     assert b"user-1" not in name
     assert 0 < await redis.pttl(name) <= 2_100
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from arq.connections import ArqRedis
-from arq.constants import default_queue_name, job_key_prefix
+from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
 from arq.typing import WorkerCoroutine
 from arq.worker import Worker, func
@@ -19,6 +19,7 @@ from arq.worker import Worker, func
 from domain.adapters.redis import wakeups
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
+from domain.adapters.redis.names import PREFIX, QUEUE
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import STEP_JOB, RedisWakeups, job_bytes, job_from_bytes
@@ -38,7 +39,7 @@ def an_announcement(body: str = '{"id":"1"}') -> Announcement:
 async def jobs(redis: ArqRedis) -> list[tuple[Any, ...]]:
     """The queue's jobs in order, as arq would read them: function, arguments, try."""
     read = []
-    for job_id in await redis.zrange(default_queue_name, 0, -1):
+    for job_id in await redis.zrange(QUEUE, 0, -1):
         raw = await redis.get(job_key_prefix + job_id.decode())
         assert raw is not None
         assert await redis.ttl(job_key_prefix + job_id.decode()) > 0
@@ -70,6 +71,7 @@ class TestWakeups:
         await queue.wake(payments[:10])
         await asyncio.gather(*map(queue.wake_one, payments[10:]))
         worker = Worker(
+            queue_name=QUEUE,
             functions=[func(cast("WorkerCoroutine", submit), name=STEP_JOB)],
             redis_pool=redis,
             burst=True,
@@ -81,7 +83,7 @@ class TestWakeups:
         )
         await worker.main()
         assert sorted(woken) == sorted(map(str, payments))
-        assert await redis.zcard(default_queue_name) == 0
+        assert await redis.zcard(QUEUE) == 0
 
     async def test_while_the_workers_are_behind_only_a_few_are_added_and_those_in_front(
         self, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
@@ -102,7 +104,7 @@ class TestWakeups:
     async def test_nobody_to_wake_is_no_error(self, redis: ArqRedis) -> None:
         """An empty sweep."""
         await RedisWakeups(redis).wake([])
-        assert await redis.zcard(default_queue_name) == 0
+        assert await redis.zcard(QUEUE) == 0
 
 
 class TestBell:
@@ -160,10 +162,10 @@ class TestReplays:
         replays = Replays(redis)
         await replays.write("caller", "key", ANSWER, NOW + timedelta(hours=1))
         assert await replays.read("caller", "key", now=NOW + timedelta(hours=1)) is None
-        (name,) = await redis.keys("mkwanja:replay:*")
+        (name,) = await redis.keys(f"{PREFIX}replay:*")
         assert 0 < await redis.ttl(name) <= 3600
         await replays.write("caller", "key", ANSWER, NOW - timedelta(seconds=1))
-        assert await redis.keys("mkwanja:replay:*") == []
+        assert await redis.keys(f"{PREFIX}replay:*") == []
 
     @pytest.mark.parametrize(
         "garbage", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"7", b'{"expires_at": "2999-01-01T00:00:00+00:00"}']
@@ -172,7 +174,7 @@ class TestReplays:
         """Postgres is asked then."""
         replays = Replays(redis)
         await replays.write("caller", "key", ANSWER, NOW + timedelta(hours=1))
-        (name,) = await redis.keys("mkwanja:replay:*")
+        (name,) = await redis.keys(f"{PREFIX}replay:*")
         await redis.set(name, garbage)
         assert await replays.read("caller", "key", now=NOW) is None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -13,6 +13,7 @@ from arq.connections import ArqRedis
 
 from domain.adapters.redis import sharing
 from domain.adapters.redis.connection import connect
+from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
 from workers.retries import _INQUIRIES, _PAYOUTS, _PUSHES
 
@@ -47,7 +48,7 @@ async def clock(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-async def workers(redis_of_run: Any) -> AsyncIterator[list[ArqRedis]]:
+async def workers(redis_of_run: Any) -> AsyncIterator[Sequence[ArqRedis]]:
     """Three workers' connections."""
     clients = [connect(redis_of_run.url, client_name="mkwanja-test") for _ in range(3)]
     yield clients
@@ -56,7 +57,7 @@ async def workers(redis_of_run: Any) -> AsyncIterator[list[ArqRedis]]:
 
 
 @pytest.fixture
-def rates(clock: Clock, workers: list[ArqRedis]) -> list[SharedRate]:
+def rates(clock: Clock, workers: Sequence[ArqRedis]) -> list[SharedRate]:
     return [SharedRate(client, "rate", per_second=_PER_SECOND) for client in workers]
 
 
@@ -106,7 +107,7 @@ class TestRate:
             await clock.turn(10)
 
     @pytest.mark.parametrize("per_second", [0.5, 1, 3, 7, 150])
-    async def test_any_rate_is_kept(self, clock: Clock, workers: list[ArqRedis], per_second: float) -> None:
+    async def test_any_rate_is_kept(self, clock: Clock, workers: Sequence[ArqRedis], per_second: float) -> None:
         """Also one that does not divide a second, and one below one."""
         rates = [SharedRate(client, "other", per_second=per_second) for client in workers]
         assert await taken(rates, _PAYOUTS) == max(1, per_second)
@@ -162,7 +163,7 @@ class TestSlowingDown:
         """A second later it counts again; never below a twentieth."""
 
         async def factor() -> float:
-            return float(await cast("Awaitable[Any]", redis.hget("mkwanja:rate:factor", "factor")) or 1)
+            return float(await cast("Awaitable[Any]", redis.hget(f"{PREFIX}rate:factor", "factor")) or 1)
 
         await asyncio.gather(*(rate.slow_down() for rate in rates * 5))
         assert await factor() == 0.5
@@ -178,7 +179,7 @@ class TestSlowingDown:
         assert (await over(5, clock, rates, {"payouts": _PAYOUTS}))["payouts"] == 5 * _PER_SECOND
 
     @pytest.mark.usefixtures("clock")
-    async def test_one_limit_slowed_down_leaves_another_alone(self, workers: list[ArqRedis]) -> None:
+    async def test_one_limit_slowed_down_leaves_another_alone(self, workers: Sequence[ArqRedis]) -> None:
         """Budgets of inquiries are not the rate of requests."""
         rate = SharedRate(workers[0], "rate", per_second=_PER_SECOND)
         budget = InquiryBudget(workers[1], "query", per_minute=600)
@@ -190,7 +191,7 @@ class TestSlowingDown:
 class TestBudgets:
     """So many questions a minute, however many workers ask."""
 
-    async def test_five_a_minute_is_one_each_twelve_seconds(self, clock: Clock, workers: list[ArqRedis]) -> None:
+    async def test_five_a_minute_is_one_each_twelve_seconds(self, clock: Clock, workers: Sequence[ArqRedis]) -> None:
         """As Daraja counts them: no burst (daraja.md §3)."""
         budgets = [InquiryBudget(client, "query", per_minute=5) for client in workers]
         granted = []
@@ -200,7 +201,7 @@ class TestBudgets:
         assert [second for second, count in enumerate(granted) if count] == list(range(0, 120, 12))
         assert sum(granted) == 10
 
-    async def test_what_is_wanted_is_granted_as_far_as_it_goes(self, clock: Clock, workers: list[ArqRedis]) -> None:
+    async def test_what_is_wanted_is_granted_as_far_as_it_goes(self, clock: Clock, workers: Sequence[ArqRedis]) -> None:
         """Several at once, never more than wanted, and what was not wanted stays for others."""
         first, second = (InquiryBudget(client, "status", per_minute=600) for client in workers[:2])
         assert [await first.take(0), await first.take(3), await second.take(200), await first.take(1)] == [0, 3, 7, 0]
@@ -208,7 +209,7 @@ class TestBudgets:
         assert [await second.take(200), await first.take(200)] == [5, 0]
 
     @pytest.mark.usefixtures("clock")
-    async def test_budgets_of_different_names_are_two(self, workers: list[ArqRedis]) -> None:
+    async def test_budgets_of_different_names_are_two(self, workers: Sequence[ArqRedis]) -> None:
         """Queries of deposits do not use up what Transaction Status may."""
         query, status = (InquiryBudget(workers[0], name, per_minute=60) for name in ("query", "status"))
         assert [await query.take(5), await status.take(5), await query.take(5)] == [1, 1, 0]

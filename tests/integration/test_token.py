@@ -18,6 +18,7 @@ from domain.adapters.daraja.client import daraja_session
 from domain.adapters.daraja.token import Token, TokenSource
 from domain.adapters.redis import sharing
 from domain.adapters.redis.connection import connect
+from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import SharedText
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
 
@@ -229,7 +230,7 @@ class TestRedis:
         self, workers: list[TokenSource], redis: ArqRedis, text: str
     ) -> None:
         """And replaced."""
-        await redis.set("mkwanja:token:key", text)
+        await redis.set(f"{PREFIX}token:key", text)
         assert (await workers[0].current()).text == "t0ken1"
         assert (await workers[1].current()).text == "t0ken1"
 
@@ -237,7 +238,7 @@ class TestRedis:
         self, oauth: OAuth, workers: list[TokenSource], redis: ArqRedis
     ) -> None:
         """Even if Redis kept it too long."""
-        await redis.set("mkwanja:token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now))))
+        await redis.set(f"{PREFIX}token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now))))
         assert (await workers[0].current()).text == "t0ken1"
 
     async def test_while_it_is_away_there_is_none_to_be_had(self, oauth: OAuth) -> None:
@@ -271,8 +272,8 @@ class TestRedis:
             assert is_ours
             async with shelf.lock() as again:
                 assert not again
-            await redis.set("mkwanja:token:key:lock", "another's")
-        assert await redis.get("mkwanja:token:key:lock") == b"another's"
+            await redis.set(f"{PREFIX}token:key:lock", "another's")
+        assert await redis.get(f"{PREFIX}token:key:lock") == b"another's"
 
 
 async def _nothing(**_: object) -> None:

@@ -81,7 +81,7 @@ async def test_a_spike_arrest_slows_all_workers_down_for_a_while(system: System)
     redis: Redis = Redis.from_url(system.stack.redis_url)
 
     async def factor() -> float:
-        return float(await cast("Awaitable[Any]", redis.hget("mkwanja:rate:factor", "factor")) or 1)
+        return float(await cast("Awaitable[Any]", redis.hget("mkwanja:{arq:abort}:rate:factor", "factor")) or 1)
 
     await system.eventually(factor, lambda factor: factor < 1)
     await redis.aclose()

@@ -28,7 +28,7 @@ _BRISK: dict[str, str | None] = {
 }
 _PAYMENTS = 30
 
-_QUEUE = "arq:queue"
+_QUEUE = "arq:queue:{arq:abort}"
 
 # The worker, on a machine whose clock is wrong by as many seconds as the first argument says.
 _WRONG_CLOCK = (

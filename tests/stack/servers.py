@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -282,12 +282,25 @@ class PostgresServer(_EmbeddedServer):
 
 
 class RedisServer(_EmbeddedServer):
-    """Valkey from its wheel. It keeps nothing on disk: started again it is empty, as after a flush."""
+    """Valkey from its wheel. It keeps nothing on disk: started again it is empty, as after a flush.
+
+    `settings`: more lines of redis.conf. `is_sentinel`: the same program, watching other servers.
+    """
 
     _stop_signal = signal.SIGTERM
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        settings: Sequence[str] = (),
+        password: str | None = None,
+        is_sentinel: bool = False,
+    ) -> None:
         super().__init__(folder)
+        self._settings = settings
+        self._password = password or self._password
+        self._is_sentinel = is_sentinel
 
     @property
     def url(self) -> str:
@@ -302,14 +315,14 @@ class RedisServer(_EmbeddedServer):
     async def _prepare(self, folder: Path) -> Process:
         home = folder / "redis"
         home.mkdir(mode=0o700)
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"requirepass {self._password}", f'dir "{home}"']
+        lines += [] if self._is_sentinel else ['save ""', "appendonly no", "databases 16"]
         settings = home / "redis.conf"  # not arguments: everybody can read those
-        settings.write_text(
-            f"port {self.port}\nbind 127.0.0.1\nrequirepass {self._password}\n"
-            f'dir "{home}"\nsave ""\nappendonly no\ndatabases 16\n'
-        )
+        settings.write_text("".join(f"{line}\n" for line in (*lines, *self._settings)))
+        arguments = ["--sentinel"] if self._is_sentinel else []
         return Process(
             "redis",
-            [str(valkey_program()), str(settings)],
+            [str(valkey_program()), str(settings), *arguments],
             env={"PATH": os.defpath},
             log=folder / "redis.log",
             cwd=home,

@@ -157,8 +157,11 @@ IMPOSSIBLE = {
     "DATABASE_POOL_SIZE": ["0", "-1", "many", "1.5", "9999"],
     "REDIS_URL": [
         *("http://r.example", "redis://", "r.example:6379"),
+        *("redis+sentinel://r.example", "redis://r.example/zero", "redis://a:1,b:2/0"),
         *("redis://r.example?family=0", "rediss://r.example?ssl_cert_reqs=perhaps", "redis://r.example?db=x", "redis://r.example?retry=3"),
     ],
+    "REDIS_CA_FILE": ["no-such-file.pem", "."],
+    "REDIS_TLS_VERIFY": ["NONE", "off", "optional"],
     "LOG_LEVEL": ["LOUD"],
     "DARAJA_BASE_URL": ["sandbox.daraja.example", "ftp://x.example", "https://", "https://x.example\n"],
     "DARAJA_SHORTCODE": ["1234", "12345678", "17437a"],

@@ -10,6 +10,7 @@ from arq.connections import ArqRedis
 
 from domain.adapters.batching import Lane
 from domain.adapters.redis.connection import available
+from domain.adapters.redis.names import PREFIX
 from domain.policy import CallerLimits
 
 # The generic cell rate algorithm: one key holds when the bucket will be full again. KEYS: the caller's. ARGV: microseconds
@@ -64,9 +65,9 @@ class CallerRates:
         if limits.requests_per_second is None:
             return 0.0
         # A name of fixed length that does not show the caller.
-        name = "mkwanja:rate:" + hashlib.sha256(caller_key.encode()).hexdigest()
+        name = f"{PREFIX}rate:" + hashlib.sha256(caller_key.encode()).hexdigest()
         interval = 1_000_000 / limits.requests_per_second
-        async with available():
+        async with available(self._redis, "caller rates"):
             return await self._lane.submit(_Request(script, name, interval, limits.burst))
 
     async def _run_batch(self, requests: Sequence[_Request]) -> list[float]:

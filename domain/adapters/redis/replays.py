@@ -13,9 +13,10 @@ from arq.connections import ArqRedis
 
 from domain.adapters.batching import Lane
 from domain.adapters.redis.connection import available
+from domain.adapters.redis.names import PREFIX
 from domain.idempotency import FirstAnswer
 
-_PREFIX = "mkwanja:replay:"
+_PREFIX = f"{PREFIX}replay:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Replays:
 
     async def read(self, caller_key: str, key: str, *, now: datetime) -> FirstAnswer | None:
         """The copy, unless its time is over."""
-        async with available():
+        async with available(self._redis, "reading copies", writes=False):
             raw = await self._reads.submit(_name(caller_key, key))
         if raw is None:
             return None
@@ -63,7 +64,7 @@ class Replays:
             "payment_id": answer.payment_id,
             "expires_at": expires_at.isoformat(),
         }
-        async with available():
+        async with available(self._redis, "copies"):
             await self._writes.submit(_Copy(_name(caller_key, key), json.dumps(copy), int(expires_at.timestamp())))
 
     async def _read_batch(self, names: Sequence[str]) -> list[bytes | None]:

@@ -10,6 +10,7 @@ from uuid import uuid4
 from arq.connections import ArqRedis
 
 from domain.adapters.redis.connection import available
+from domain.adapters.redis.names import PREFIX
 
 # A holder that died frees the lock by its expiry; longer than any fetch of a token may take.
 _LOCK_SECONDS = 12
@@ -77,18 +78,18 @@ class SharedText:
 
     def __init__(self, redis: ArqRedis, name: str) -> None:
         self._redis = redis
-        self._name = f"mkwanja:{name}"
+        self._name = f"{PREFIX}{name}"
         self._release = redis.register_script(_RELEASE)
 
     async def read(self) -> str | None:
         """The text, or None. Raises QueueUnavailable."""
-        async with available():
+        async with available(self._redis, "reading shared texts", writes=False):
             value = await self._redis.get(self._name)
         return value.decode() if isinstance(value, bytes) else value
 
     async def write(self, text: str, *, kept_seconds: float) -> None:
         """Replaces the text. Raises QueueUnavailable."""
-        async with available():
+        async with available(self._redis, "shared texts"):
             await self._redis.set(self._name, text, px=max(1, int(kept_seconds * 1000)))
 
     @asynccontextmanager
@@ -96,13 +97,13 @@ class SharedText:
         """True where the lock is ours for the block, False where another holds it. Raises QueueUnavailable."""
         mine = uuid4().hex
         name = f"{self._name}:lock"
-        async with available():
+        async with available(self._redis, "shared texts"):
             is_ours = bool(await self._redis.set(name, mine, nx=True, px=_LOCK_SECONDS * 1000))
         try:
             yield is_ours
         finally:
             if is_ours:
-                async with available():
+                async with available(self._redis, "shared texts"):
                     await self._release(keys=[name], args=[mine])
 
 
@@ -119,9 +120,10 @@ class SharedRate:
     """So many requests a second for all workers together, with at most a second's worth at once."""
 
     def __init__(self, redis: ArqRedis, name: str, *, per_second: float) -> None:
+        self._redis = redis
         self._take = redis.register_script(_TAKE)
         self._slow_down = redis.register_script(_SLOW_DOWN)
-        self._name = f"mkwanja:{name}"
+        self._name = f"{PREFIX}{name}"
         self._interval_microseconds = 1_000_000 / per_second
 
     async def take(self, turn: Turn = Turn("any")) -> float:
@@ -136,13 +138,13 @@ class SharedRate:
 
     async def slow_down(self) -> None:
         """Halves the rate, at most once a second; it recovers within ten. Raises QueueUnavailable."""
-        async with available():
+        async with available(self._redis, "shared rate"):
             await self._slow_down(keys=[f"{self._name}:factor"])
 
     async def _taken(self, turn: Turn, wanted: int) -> tuple[int, int]:
         keys = [self._name, f"{self._name}:{turn.name}", f"{self._name}:factor"]
         args = [self._interval_microseconds, turn.part_of_burst, turn.own_share, wanted]
-        async with available():
+        async with available(self._redis, "shared rate"):
             taken, wait = await self._take(keys=keys, args=args)
         return int(taken), int(wait)
 

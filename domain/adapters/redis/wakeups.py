@@ -6,19 +6,20 @@ import json
 import time
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from arq.connections import ArqRedis
-from arq.constants import default_queue_name, job_key_prefix
+from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 
 from domain.adapters.batching import Lane
 from domain.adapters.redis.connection import available
+from domain.adapters.redis.names import PREFIX, QUEUE, new_job_id
 
 STEP_JOB = "take_next_step"
 
 # That a question was paid for. Jobs run twice and late: without this mark they would ask more than the budget allows.
-_HANDED_OVER = "mkwanja:handed-over:"
+_HANDED_OVER = f"{PREFIX}handed-over:"
 _HANDED_OVER_SECONDS = 30
 
 # A job that nobody took is forgotten after this: by then the sweeper has queued others for the same payment.
@@ -53,12 +54,12 @@ class RedisWakeups:
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
         """See `domain.ports.Wakeups.wake`."""
-        async with available():
+        async with available(self._redis, "wake-ups"):
             await self._enqueue(payment_ids, ahead_ms=_AHEAD_MS)
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
         """See `domain.ports.Wakeups.hand_over`."""
-        async with available():
+        async with available(self._redis, "wake-ups"):
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for payment_id in payment_ids:
                     pipeline.set(_HANDED_OVER + str(payment_id), 1, ex=_HANDED_OVER_SECONDS)
@@ -67,17 +68,17 @@ class RedisWakeups:
 
     async def take_hand_over(self, payment_id: UUID) -> bool:
         """Whether the payment was handed over, and by this not any more. Raises QueueUnavailable."""
-        async with available():
+        async with available(self._redis, "hand-over"):
             return await self._redis.getdel(_HANDED_OVER + str(payment_id)) is not None
 
     async def room(self) -> int:
         """See `domain.ports.Wakeups.room`."""
-        async with available():
-            return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - int(await self._redis.zcard(default_queue_name)))
+        async with available(self._redis, "reading the queue", writes=False):
+            return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - int(await self._redis.zcard(QUEUE)))
 
     async def wake_one(self, payment_id: UUID) -> None:
         """Queues a job for one payment, in one round trip with whoever else is waiting. Raises QueueUnavailable."""
-        async with available():
+        async with available(self._redis, "wake-ups"):
             await self._lane.submit(payment_id)
 
     async def _enqueue(self, payment_ids: Sequence[UUID], *, ahead_ms: int = 0) -> list[None]:
@@ -86,10 +87,10 @@ class RedisWakeups:
         now_ms = int(time.time() * 1000)
         async with self._redis.pipeline(transaction=True) as pipeline:
             for payment_id in payment_ids:
-                job_id = uuid4().hex
+                job_id = new_job_id()
                 job = serialize_job(STEP_JOB, (str(payment_id),), {}, None, now_ms, serializer=job_bytes)
                 pipeline.psetex(job_key_prefix + job_id, _JOB_KEPT_SECONDS * 1000, job)
-                pipeline.zadd(default_queue_name, {job_id: now_ms - ahead_ms})
-            pipeline.zremrangebyrank(default_queue_name, 0, -_QUEUE_LENGTH_MAX - 1)
+                pipeline.zadd(QUEUE, {job_id: now_ms - ahead_ms})
+            pipeline.zremrangebyrank(QUEUE, 0, -_QUEUE_LENGTH_MAX - 1)
             await pipeline.execute()
         return [None] * len(payment_ids)

@@ -1,0 +1,118 @@
+"""/healthz, /readyz and /metrics: what a platform asks, as often as it likes, and anybody else too.
+
+A look at Postgres and Redis is shared: there is one at a time, and it answers all that ask during the second after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import structlog
+from aiohttp import web
+
+from domain.adapters import observability
+from domain.errors import PaymentServiceError
+from domain.payment import Stage, Step
+from gateway.edge.plain_http import ignore_expectations
+from gateway.resources import Resources
+
+log = structlog.get_logger()
+
+_LOOK_FRESH_SECONDS = 1.0
+_GAUGES_FRESH_SECONDS = 2.0
+
+Seen = TypeVar("Seen")
+
+
+class SharedLook(Generic[Seen]):
+    """What `look` saw, at most `fresh_seconds` old: at most one look runs, and a caller that leaves cancels nobody's."""
+
+    def __init__(self, look: Callable[[], Awaitable[Seen]], *, fresh_seconds: float) -> None:
+        self._look = look
+        self._fresh_seconds = fresh_seconds
+        self._fresh_until = 0.0
+        self._running: asyncio.Task[Seen] | None = None
+
+    async def seen(self) -> Seen:
+        """Raises what `look` raised."""
+        running = self._running
+        if running is None or (running.done() and time.monotonic() >= self._fresh_until):
+            running = self._running = asyncio.create_task(self._take())
+        return await asyncio.shield(running)
+
+    async def _take(self) -> Seen:
+        try:
+            return await self._look()
+        finally:
+            self._fresh_until = time.monotonic() + self._fresh_seconds
+
+
+class Health:
+    """The three routes of one process."""
+
+    def __init__(self, resources: Resources, *, has_keys: Callable[[], bool] | None = None) -> None:
+        self._resources = resources
+        self._has_keys = has_keys
+        self._checks = SharedLook(self._check, fresh_seconds=_LOOK_FRESH_SECONDS)
+        self._gauges = SharedLook(self._refresh_gauges, fresh_seconds=_GAUGES_FRESH_SECONDS)
+
+    def add_routes(self, app: web.Application) -> None:
+        for path, handler in {"/healthz": self.healthz, "/readyz": self.readyz, "/metrics": self.metrics}.items():
+            app.router.add_get(path, handler, expect_handler=ignore_expectations)
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """GET /healthz"""
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """GET /readyz. Redis is reported, not required: payments are accepted without it."""
+        required, redis_report = await self._checks.seen()
+        if self._has_keys is not None:
+            required = required | {"keys": self._has_keys()}
+        is_ready = all(required.values())
+        body = {
+            "status": "ready" if is_ready else "not ready",
+            "checks": required | {"redis": redis_report == "ok"},
+            "redis": redis_report,
+        }
+        return web.json_response(body, status=200 if is_ready else 503)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """GET /metrics"""
+        await self._gauges.seen()
+        body, content_type = observability.metrics_text()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _check(self) -> tuple[dict[str, bool], str]:
+        """Looks at Postgres and at Redis, at the same time."""
+        required, redis_report = await asyncio.gather(self._check_postgres(), self._resources.redis_report())
+        return required, redis_report
+
+    async def _check_postgres(self) -> dict[str, bool]:
+        try:
+            return {"postgres": True, "migrated": await self._resources.reading.is_migrated()}
+        except PaymentServiceError:
+            return {"postgres": False, "migrated": False}
+        except Exception:  # noqa: BLE001 - no schema yet: reachable, and not ready
+            log.warning("not_migrated")
+            return {"postgres": True, "migrated": False}
+
+    async def _refresh_gauges(self) -> None:
+        """Reads what Postgres knows. Without Postgres the gauges stay as they were."""
+        try:
+            situation = await self._resources.reading.situation()
+        except Exception as error:  # noqa: BLE001 - not migrated, or away: the counters are worth an answer all the same
+            log.warning("gauges_not_refreshed", error=type(error).__name__)
+            return
+        for name, is_engaged in situation.brakes.items():
+            observability.brake_engaged.labels(name=name).set(is_engaged)
+        for stage in Stage:
+            if not stage.is_final:
+                observability.open_payments.labels(stage=stage).set(situation.open_by_stage.get(stage, 0))
+        for step in Step:
+            observability.overdue_seconds.labels(step=step).set(situation.overdue_seconds_by_step.get(step, 0))
+        observability.needing_review.set(situation.needing_review)
+        observability.unpublished.set(situation.unpublished)

@@ -1,0 +1,188 @@
+"""Redis as hosts sell it: cluster mode, users with few rights, TLS that no known authority signed, Sentinels."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from redis.asyncio import Redis
+
+from tests.stack.ports import release_port, reserve_port
+from tests.stack.servers import RedisServer
+
+PASSWORD = "L1mited-Passw0rd"
+# What docs/deployment.md says that a user needs.
+KEYS_AND_CHANNELS = "resetkeys ~mkwanja:* ~arq:* resetchannels &payment-events &payment-events:*"
+_SLOTS = 16384
+_PATIENCE_SECONDS = 30.0
+
+
+@asynccontextmanager
+async def cluster() -> AsyncIterator[RedisServer]:
+    """A server in cluster mode that has every slot."""
+    async with shards(1) as (server,):
+        yield server
+
+
+@asynccontextmanager
+async def shards(count: int) -> AsyncIterator[Sequence[RedisServer]]:
+    """The servers of one cluster, which share its slots."""
+    async with AsyncExitStack() as stack:
+        servers, bus_ports = [], [reserve_port() for _ in range(count)]
+        for port in bus_ports:
+            stack.callback(release_port, port)
+            settings = ["cluster-enabled yes", f"cluster-port {port}", "cluster-require-full-coverage no"]
+            servers.append(await stack.enter_async_context(RedisServer(settings=settings)))
+        clients = [await stack.enter_async_context(Redis.from_url(server.url)) for server in servers]
+        share = _SLOTS // count
+        for number, client in enumerate(clients):
+            last = _SLOTS - 1 if number == count - 1 else (number + 1) * share - 1
+            await client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+        for server, port in zip(servers[1:], bus_ports[1:], strict=True):
+            await clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, port)
+
+        async def knows_all(client: Redis) -> bool:
+            said = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+            return bool(said["cluster_state"] == "ok" and said["cluster_size"] == str(count))
+
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while not all([await knows_all(client) for client in clients]):  # noqa: ASYNC110 - Redis does not tell us
+                await asyncio.sleep(0.05)
+        yield servers
+
+
+def limited_user(rights: str) -> str:
+    """The line of redis.conf that makes a user of these rights, whose URL is `url_of_user`."""
+    return f"user limited on >{PASSWORD} {rights}"
+
+
+def url_of_user(server_url: str, user: str = "limited", password: str = PASSWORD) -> str:
+    parts = urlsplit(server_url)
+    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.hostname}:{parts.port}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A server behind TLS, and the file with its certificate."""
+
+    url: str
+    certificate: Path
+
+
+@asynccontextmanager
+async def tls_before(server: RedisServer, folder: Path, *, host: str = "127.0.0.1") -> AsyncIterator[Tls]:
+    """TLS before `server`, with a certificate for `host` that is signed by itself."""
+    certificate, key = self_signed(folder, host)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    streams: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writers.extend((behind_writer, writer))
+        for source, sink in ((reader, behind_writer), (behind_reader, writer)):
+            streams.add(asyncio.create_task(pump(source, sink)))
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = listener.sockets[0].getsockname()[1]
+    parts = urlsplit(server.url)
+    netloc = f"{parts.username}:{parts.password}@127.0.0.1:{port}"
+    try:
+        yield Tls(urlunsplit(parts._replace(scheme="rediss", netloc=netloc)), certificate)
+    finally:
+        listener.close()
+        for stream in streams:
+            stream.cancel()
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*streams, return_exceptions=True)
+
+
+def self_signed(folder: Path, host: str) -> tuple[Path, Path]:
+    """A certificate that its own key signed, and the key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        alternative = x509.DNSName(host)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir(exist_ok=True)
+    certificate_file, key_file = folder / "redis.pem", folder / "redis.key"
+    certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate_file, key_file
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A primary, its replica, and the Sentinels that watch them."""
+
+    primary: RedisServer
+    replica: RedisServer
+    sentinels: Sequence[RedisServer]
+    url: str
+
+
+@asynccontextmanager
+async def watched_by_sentinels(count: int = 3) -> AsyncIterator[Watched]:
+    """A primary that Sentinels replace within about a second after it died."""
+    async with AsyncExitStack() as stack:
+        own = [f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0"]
+        primary = await stack.enter_async_context(RedisServer(password=PASSWORD, settings=own))
+        follow = [*own, f"replicaof 127.0.0.1 {primary.port}"]
+        replica = await stack.enter_async_context(RedisServer(password=PASSWORD, settings=follow))
+        async with Redis.from_url(replica.url) as client, asyncio.timeout(_PATIENCE_SECONDS):
+            while (await client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        watch = [
+            f"sentinel monitor payments 127.0.0.1 {primary.port} {count // 2 + 1}",
+            f"sentinel auth-pass payments {PASSWORD}",
+            "sentinel down-after-milliseconds payments 500",
+            "sentinel failover-timeout payments 5000",
+        ]
+        sentinels = [
+            await stack.enter_async_context(RedisServer(password=PASSWORD, settings=watch, is_sentinel=True))
+            for _ in range(count)
+        ]
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            for sentinel in sentinels:
+                async with Redis(port=sentinel.port, password=PASSWORD) as client:
+                    while True:
+                        state = (await client.sentinel_masters()).get("payments", {})  # type: ignore[no-untyped-call]
+                        if state.get("num-slaves") == 1 and state.get("num-other-sentinels") == count - 1:
+                            break
+                        await asyncio.sleep(0.05)
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+        url = f"redis+sentinel://default:{PASSWORD}@{hosts}/payments/0?sentinel_password={PASSWORD}"
+        yield Watched(primary, replica, sentinels, url)

@@ -1,0 +1,98 @@
+"""Everything that the product uses Redis for, each as one call: what must work on every kind of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from domain.adapters.redis.bell import RedisBell
+from domain.adapters.redis.connection import RedisClient, connect
+from domain.adapters.redis.rates import CallerRates
+from domain.adapters.redis.replays import Replays
+from domain.adapters.redis.sharing import SharedRate, SharedText
+from domain.adapters.redis.wakeups import RedisWakeups
+from domain.idempotency import FirstAnswer
+from domain.policy import CallerLimits
+from domain.ports import Announcement
+from tests.integration.conftest import PATIENCE_SECONDS, new_id
+from workers.job_loop import JobLoop
+
+_ANSWER = FirstAnswer(b"\x01", 202, b"{}", "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
+
+Use = Callable[[RedisClient], Awaitable[Any]]
+USES: dict[str, Use] = {
+    "wake": lambda redis: RedisWakeups(redis).wake([new_id(), new_id()]),
+    "wake one": lambda redis: RedisWakeups(redis).wake_one(new_id()),
+    "hand over": lambda redis: RedisWakeups(redis).hand_over([new_id(), new_id()]),
+    "take hand-over": lambda redis: RedisWakeups(redis).take_hand_over(new_id()),
+    "room": lambda redis: RedisWakeups(redis).room(),
+    "bell": lambda redis: RedisBell(redis).ring(Announcement(history_id=new_id(), payment_id=new_id(), body="{}")),
+    "read copy": lambda redis: Replays(redis).read("caller", "key", now=datetime.now(UTC)),
+    "write copy": lambda redis: Replays(redis).write("caller", "key", _ANSWER, datetime.now(UTC) + timedelta(hours=1)),
+    "caller rate": lambda redis: CallerRates(redis).take("caller", CallerLimits(requests_per_second=1000, burst=1000)),
+    "rate": lambda redis: SharedRate(redis, "rate", per_second=1000).take(),
+    "slow down": lambda redis: SharedRate(redis, "rate", per_second=1000).slow_down(),
+    "read token": lambda redis: SharedText(redis, "token:1").read(),
+    "write token": lambda redis: SharedText(redis, "token:1").write("text", kept_seconds=60),
+    "lock": lambda redis: _locked(redis),  # noqa: PLW0108 - defined below
+    "jobs": lambda redis: _one_round_of_jobs(redis),  # noqa: PLW0108
+}
+
+
+async def _locked(redis: RedisClient) -> None:
+    async with SharedText(redis, "token:1").lock() as is_ours:
+        assert is_ours
+
+
+async def _one_round_of_jobs(redis: RedisClient) -> None:
+    """arq takes a wake-up, runs it, and records its end."""
+    woken: list[str] = []
+
+    class Submitter:
+        async def submit(self, payment_id: Any) -> None:
+            woken.append(str(payment_id))
+
+    payment_id = new_id()
+    await RedisWakeups(redis).wake([payment_id])
+    context = {"submitter": Submitter(), "inquirer": None, "wakeups": None}
+    jobs = JobLoop(redis, context, jobs_at_once=10, job_seconds_max=10)
+    running = asyncio.create_task(jobs.main())
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while str(payment_id) not in woken or jobs.tasks or not await _is_empty(jobs):
+                await asyncio.sleep(0.01)
+                if running.done():
+                    running.result()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _is_empty(jobs: JobLoop) -> bool:
+    return int(await jobs.pool.zcard(jobs.queue_name)) == 0
+
+
+@asynccontextmanager
+async def client_of(url: str, **options: Any) -> AsyncIterator[RedisClient]:
+    client = connect(url, client_name="mkwanja-test", **options)
+    try:
+        yield client
+    finally:
+        await client.aclose(close_connection_pool=True)
+
+
+async def assert_every_use_works(client: RedisClient) -> None:
+    with capture_logs() as logs:
+        for name, use in USES.items():
+            try:
+                await use(client)
+            except Exception as error:
+                error.add_note(f"use: {name}")
+                raise
+    assert [line for line in logs if line["event"].startswith("redis")] == []
+    assert client.faults.report == "ok"

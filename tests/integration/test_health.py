@@ -1,0 +1,145 @@
+"""/readyz: what it reports, and that asking it costs one look a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from redis.asyncio import Redis
+
+from domain.adapters.settings import CallbackSettings, read_settings
+from gateway.health import Health, SharedLook
+from gateway.resources import Resources
+from tests.integration.conftest import PATIENCE_SECONDS, until
+from tests.stack.servers import RedisServer
+
+_AT_ONCE = 1000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RedisServer]:
+    """A Redis that the test may spoil."""
+    async with RedisServer() as own:
+        yield own
+
+
+@pytest.fixture
+async def resources(
+    database_url: str, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Resources]:
+    for name, value in {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": server.url,
+        "CALLBACK_SECRETS": "Callback-S3cret-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    own = Resources(read_settings(CallbackSettings), process="callbacks")
+    yield own
+    await own.close()
+
+
+@pytest.fixture
+async def client(resources: Resources) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    app = web.Application()
+    Health(resources).add_routes(app)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    async with TestClient(TestServer(app)) as own:
+        yield own
+
+
+def _counted(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often Postgres and Redis are looked at from now on."""
+    counts = {"postgres": 0, "redis": 0}
+    is_migrated, redis_report = resources.reading.is_migrated, resources.redis_report
+
+    async def look_at_postgres() -> bool:
+        counts["postgres"] += 1
+        return await is_migrated()
+
+    async def look_at_redis() -> str:
+        counts["redis"] += 1
+        return await redis_report()
+
+    monkeypatch.setattr(resources.reading, "is_migrated", look_at_postgres)
+    monkeypatch.setattr(resources, "redis_report", look_at_redis)
+    return counts
+
+
+async def test_a_thousand_askers_cost_one_look(
+    resources: Resources, client: TestClient[web.Request, web.Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, however long the look takes: one, and one more for those that came after its second."""
+    counts = _counted(resources, monkeypatch)
+
+    async def ask() -> int:
+        async with client.get("/readyz") as answer:
+            return answer.status
+
+    statuses = await asyncio.gather(*(ask() for _ in range(_AT_ONCE)))
+    assert set(statuses) == {200}
+    elapsed_looks = counts["postgres"]
+    assert counts["redis"] == elapsed_looks
+    assert elapsed_looks < _AT_ONCE / 50  # on the slowest machine, one for each second that it took
+
+
+async def test_one_look_at_a_time_and_one_a_second() -> None:
+    """A look that takes long is shared by all that come meanwhile; an asker that leaves ends it for no other."""
+    looks, may_end = 0, asyncio.Event()
+
+    async def look() -> int:
+        nonlocal looks
+        looks += 1
+        await may_end.wait()
+        return looks
+
+    shared = SharedLook(look, fresh_seconds=3600)
+    askers = [asyncio.create_task(shared.seen()) for _ in range(_AT_ONCE)]
+    await asyncio.sleep(0)
+    askers[0].cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    assert set(await asyncio.gather(*askers[1:])) == {1}
+    assert {await shared.seen() for _ in range(10)} == {1}
+    shared._fresh_until = 0  # the second is over
+    assert {await shared.seen() for _ in range(10)} == {2}
+
+
+async def _report(client: TestClient[web.Request, web.Application]) -> tuple[int, Any]:
+    async with client.get("/readyz") as answer:
+        return answer.status, await answer.json()
+
+
+async def test_redis_that_refuses_is_reported_and_not_required(
+    server: RedisServer, client: TestClient[web.Request, web.Application]
+) -> None:
+    """By what it refuses, without a secret, until it is mended; and in a metric."""
+    assert await _report(client) == (
+        200,
+        {"status": "ready", "checks": {"postgres": True, "migrated": True, "redis": True}, "redis": "ok"},
+    )
+    async with Redis.from_url(server.url) as admin:
+        await admin.config_set("maxmemory", 1)
+
+        async def says(beginning: str) -> Any:
+            status, body = await _report(client)
+            assert (status, body["status"]) == (200, "ready")
+            return body if body["redis"].startswith(beginning) else None
+
+        body = await until(lambda: says("refuses: full: "))
+        assert body["checks"]["redis"] is False
+        async with client.get("/metrics") as answer:
+            assert 'mkwanja_redis_fault{kind="full"} 1.0' in await answer.text()
+        await admin.config_set("maxmemory", 0)
+        await until(lambda: says("ok"))
+        async with client.get("/metrics") as answer:
+            assert 'mkwanja_redis_fault{kind="full"} 0.0' in await answer.text()
+    await server.stop()
+    await until(lambda: says("away"))
+    await server.start()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await until(lambda: says("ok"))

@@ -1,0 +1,83 @@
+"""Redis as hosts sell it: everything that we use Redis for works there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from domain.adapters.redis.connection import connect
+from domain.adapters.redis.names import TAG
+from domain.errors import QueueUnavailable
+from tests.integration.conftest import until
+from tests.integration.redis_as_sold import (
+    KEYS_AND_CHANNELS,
+    cluster,
+    limited_user,
+    tls_before,
+    url_of_user,
+    watched_by_sentinels,
+)
+from tests.integration.redis_uses import USES, assert_every_use_works, client_of
+from tests.stack.servers import RedisServer
+
+
+class TestWorks:
+    """Everything that we use Redis for, on each kind of Redis."""
+
+    async def test_a_cluster_of_one_shard_holds_all_keys_in_one_slot(self) -> None:
+        async with cluster() as server, client_of(server.url) as client:
+            await assert_every_use_works(client)
+            async with Redis.from_url(server.url) as admin:
+                names = [name async for name in admin.scan_iter()]
+                slots = {await admin.execute_command("CLUSTER", "KEYSLOT", name) for name in names}
+            assert await client.shards() == 1
+            assert len(names) > 5
+            assert len(slots) == 1
+            assert all(TAG.encode() in name for name in names)
+
+    @pytest.mark.parametrize("rights", ["+@all -@dangerous", "+@all -@admin -@dangerous"])
+    async def test_a_user_with_few_rights_and_only_our_keys_and_channels_is_enough(self, rights: str) -> None:
+        user = limited_user(f"{KEYS_AND_CHANNELS} {rights}")
+        async with RedisServer(settings=[user]) as server, client_of(url_of_user(server.url)) as client:
+            await assert_every_use_works(client)
+
+    async def test_a_certificate_that_nobody_signed_is_believed_by_its_file(self, tmp_path: Path) -> None:
+        async with (
+            RedisServer() as server,
+            tls_before(server, tmp_path) as tls,
+            client_of(tls.url, ca_file=tls.certificate) as client,
+        ):
+            await assert_every_use_works(client)
+
+    async def test_a_certificate_is_not_checked_if_so_set_and_that_is_logged_once(self, tmp_path: Path) -> None:
+        async with RedisServer() as server, tls_before(server, tmp_path, host="another.example") as tls:
+            with capture_logs() as logs:
+                client = connect(tls.url, client_name="mkwanja-test", verify="none")
+            assert [line["event"] for line in logs] == ["redis_certificate_not_checked"]
+            await assert_every_use_works(client)
+            await client.aclose(close_connection_pool=True)
+
+    async def test_sentinels_name_the_primary(self) -> None:
+        async with watched_by_sentinels() as watched, client_of(watched.url) as client:
+            await assert_every_use_works(client)
+            await watched.sentinels[0].kill()
+            watched.sentinels[1].freeze()
+            await client.connection_pool.disconnect()
+
+            async def works() -> bool:
+                try:
+                    await USES["wake"](client)
+                except QueueUnavailable:
+                    return False
+                return True
+
+            await until(works)
+            watched.sentinels[1].thaw()
+            await watched.primary.kill()
+            await until(works)
+            await assert_every_use_works(client)
+            async with Redis.from_url(watched.replica.url) as promoted:
+                assert (await promoted.role())[0] == b"master"

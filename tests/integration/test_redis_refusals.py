@@ -1,0 +1,209 @@
+"""What Redis refuses: each kind of fault has its name, and loses it when the fault is over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from domain.adapters.redis.faults import FaultKind
+from domain.errors import QueueUnavailable
+from tests.integration.redis_as_sold import (
+    KEYS_AND_CHANNELS,
+    cluster,
+    limited_user,
+    shards,
+    tls_before,
+    url_of_user,
+    watched_by_sentinels,
+)
+from tests.integration.redis_uses import USES, client_of
+from tests.stack.servers import RedisServer
+
+
+def _with(url: str, **parts: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(**parts))
+
+
+async def _no_mending(_admin: Redis) -> None:
+    """The mending is another URL; nothing changes at the server."""
+
+
+@asynccontextmanager
+async def _server(*settings: str) -> AsyncIterator[RedisServer]:
+    async with RedisServer(settings=settings) as server:
+        yield server
+
+
+def _rights(rights: str) -> str:
+    return limited_user(f"{KEYS_AND_CHANNELS} +@all -@dangerous {rights}")
+
+
+def _command(*arguments: str) -> Callable[[Redis], Awaitable[Any]]:
+    return lambda admin: admin.execute_command(*arguments)  # type: ignore[no-untyped-call]
+
+
+# How it is refused: the server's settings, the user or None, what an operator does to bring it about and to mend it, the
+# use that meets it, and the fault's name.
+REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
+    "wrong password": (
+        [limited_user("on >other ~* &* +@all").replace(">L1mited-Passw0rd", "")], True, None,
+        _command("ACL", "SETUSER", "limited", ">L1mited-Passw0rd"), "rate", FaultKind.CREDENTIALS,
+    ),
+    "a command": (
+        [_rights("-publish")], True, None, _command("ACL", "SETUSER", "limited", "+publish"), "bell",
+        FaultKind.PERMISSION,
+    ),
+    "scripts": (
+        [_rights("-@scripting")], True, None, _command("ACL", "SETUSER", "limited", "+@scripting"), "rate",
+        FaultKind.PERMISSION,
+    ),
+    "a channel": (
+        [limited_user("~* resetchannels +@all")], True, None,
+        _command("ACL", "SETUSER", "limited", "&payment-events*"), "bell", FaultKind.PERMISSION,
+    ),
+    "keys": (
+        [limited_user("resetkeys ~theirs:* &* +@all")], True, None,
+        _command("ACL", "SETUSER", "limited", "~*"), "write copy", FaultKind.PERMISSION,
+    ),
+    "keys of jobs": (
+        [limited_user("resetkeys ~mkwanja:* &* +@all")], True, None,
+        _command("ACL", "SETUSER", "limited", "~arq:*"), "jobs", FaultKind.PERMISSION,
+    ),
+    "a replica": (
+        [], False, _command("REPLICAOF", "127.0.0.1", "9"), _command("REPLICAOF", "NO", "ONE"), "wake",
+        FaultKind.READ_ONLY,
+    ),
+    "full": (
+        ["maxmemory-policy noeviction"], False, _command("CONFIG", "SET", "maxmemory", "1"),
+        _command("CONFIG", "SET", "maxmemory", "0"), "write copy", FaultKind.FULL,
+    ),
+    "too few replicas": (
+        [], False, _command("CONFIG", "SET", "min-replicas-to-write", "3"),
+        _command("CONFIG", "SET", "min-replicas-to-write", "0"), "wake", FaultKind.CANNOT_SAVE,
+    ),
+    "a renamed command": (
+        ['rename-command EVALSHA ""'], False, None, _no_mending, "rate", FaultKind.COMMAND,
+    ),
+}  # fmt: skip
+
+
+class TestRefused:
+    """A refusal is no outage: it is named, once, and its end is seen."""
+
+    @pytest.mark.parametrize("case", list(REFUSED))
+    async def test_what_redis_refuses_is_named_once_and_until_it_is_mended(self, case: str) -> None:
+        settings, is_limited, spoil, mend, use, kind = REFUSED[case]
+        async with _server(*settings) as server, Redis.from_url(server.url) as admin:
+            if spoil is not None:
+                await spoil(admin)
+            async with client_of(url_of_user(server.url) if is_limited else server.url) as client:
+                with capture_logs() as logs:
+                    for _ in range(20):
+                        with pytest.raises(Exception) as caught:  # noqa: PT011 - arq's loop raises what redis-py raised
+                            await USES[use](client)
+                        if use == "jobs":
+                            client.faults.failed("jobs", caught.value)
+                        else:
+                            assert isinstance(caught.value, QueueUnavailable)
+                said = [line for line in logs if line["event"].startswith("redis")]
+                assert [(line["event"], line["kind"]) for line in said] == [("redis_refuses", kind)]
+                assert client.faults.kinds == [kind]
+                assert client.faults.report.startswith(f"refuses: {kind}: ")
+                for secret in (server.url, urlsplit(server.url).password or "-", "L1mited-Passw0rd"):
+                    assert secret not in json.dumps(logs, default=str) + client.faults.report
+                await mend(admin)
+                if mend is _no_mending:
+                    return
+                await client.connection_pool.disconnect()
+                await USES[use](client)
+                if use == "jobs":
+                    client.faults.answered("jobs", writes=True)
+                assert client.faults.report == "ok"
+
+    async def test_several_shards_are_a_fault(self) -> None:
+        """The shard with our keys does all; every other one does nothing."""
+        async with shards(2) as servers:
+            found = []
+            for server in servers:
+                async with client_of(server.url) as client:
+                    for name in ("wake", "write copy", "rate", "read copy"):
+                        with suppress(QueueUnavailable):
+                            await USES[name](client)
+                    found.append(client.faults.kinds)
+                    assert await client.shards() == 2
+        assert sorted(found) == [[], [FaultKind.CLUSTER]]
+
+    @pytest.mark.parametrize(
+        ("change", "kind"),
+        [
+            (lambda url: _with(url, path="/99"), FaultKind.DATABASE_NUMBER),
+            (lambda url: url.replace("default:", "default:x"), FaultKind.CREDENTIALS),
+            (lambda url: _with(url, netloc=urlsplit(url).netloc.rpartition("@")[2]), FaultKind.CREDENTIALS),
+            (lambda url: _with(url, scheme="rediss"), FaultKind.PROTOCOL),
+        ],
+    )
+    async def test_a_wrong_url_is_named(self, change: Callable[[str], str], kind: FaultKind) -> None:
+        async with RedisServer() as server, client_of(change(server.url)) as client:
+            with pytest.raises(QueueUnavailable):
+                await USES["wake"](client)
+            assert client.faults.kinds == [kind]
+
+    async def test_a_number_in_cluster_mode_is_named(self) -> None:
+        async with cluster() as server, client_of(_with(server.url, path="/3")) as client:
+            with pytest.raises(QueueUnavailable):
+                await USES["wake"](client)
+            assert client.faults.kinds == [FaultKind.DATABASE_NUMBER]
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "another.example"])
+    async def test_a_certificate_that_cannot_be_verified_is_named(self, tmp_path: Path, host: str) -> None:
+        """Signed by nobody we know; or by the right one, for another host."""
+        async with RedisServer() as server, tls_before(server, tmp_path, host=host) as tls:
+            file = None if host == "127.0.0.1" else tls.certificate
+            async with client_of(tls.url, ca_file=file) as client:
+                with pytest.raises(QueueUnavailable):
+                    await USES["wake"](client)
+                assert client.faults.kinds == [FaultKind.CERTIFICATE]
+
+    async def test_a_server_that_expects_tls_is_named(self, tmp_path: Path) -> None:
+        async with (
+            RedisServer() as server,
+            tls_before(server, tmp_path) as tls,
+            client_of(_with(tls.url, scheme="redis")) as client,
+        ):
+            for _ in range(5):
+                with pytest.raises(QueueUnavailable):
+                    await USES["wake"](client)
+            assert client.faults.kinds == [FaultKind.PROTOCOL]
+
+    async def test_a_web_server_is_no_redis(self) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        async with listener, client_of(f"redis://127.0.0.1:{port}/0") as client:
+            with pytest.raises(QueueUnavailable):
+                await USES["wake"](client)
+            assert client.faults.kinds == [FaultKind.PROTOCOL]
+
+    async def test_sentinels_that_know_no_such_primary_are_named(self) -> None:
+        async with watched_by_sentinels(count=1) as watched:
+            async with client_of(watched.url.replace("/payments/", "/others/")) as client:
+                with pytest.raises(QueueUnavailable):
+                    await USES["wake"](client)
+                assert client.faults.kinds == [FaultKind.SENTINEL]
+            async with client_of(watched.url.partition("?")[0]) as client:
+                with pytest.raises(QueueUnavailable):
+                    await USES["wake"](client)
+                assert client.faults.kinds == [FaultKind.CREDENTIALS]

@@ -1,0 +1,183 @@
+"""The whole system on Redis as hosts sell it: payments live, settle and are announced, and nothing complains."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from tests.integration.redis_as_sold import (
+    KEYS_AND_CHANNELS,
+    cluster,
+    limited_user,
+    shards,
+    tls_before,
+    url_of_user,
+    watched_by_sentinels,
+)
+from tests.spec.conftest import a_system
+from tests.spec.system import System
+from tests.stack.servers import RedisServer
+
+
+@dataclass(frozen=True)
+class Sold:
+    """What an operator sets."""
+
+    url: str
+    env: dict[str, str] = field(default_factory=dict)
+    warnings: frozenset[str] = frozenset()  # what may be logged of Redis
+
+
+@asynccontextmanager
+async def _one_shard(_folder: Path) -> AsyncIterator[Sold]:
+    async with cluster() as server:
+        yield Sold(server.url)
+
+
+@asynccontextmanager
+async def _few_rights(_folder: Path) -> AsyncIterator[Sold]:
+    user = limited_user(f"{KEYS_AND_CHANNELS} +@all -@admin -@dangerous")
+    async with RedisServer(settings=[user]) as server:
+        yield Sold(url_of_user(server.url))
+
+
+@asynccontextmanager
+async def _own_certificate(folder: Path) -> AsyncIterator[Sold]:
+    async with RedisServer() as server, tls_before(server, folder) as tls:
+        yield Sold(tls.url, {"REDIS_CA_FILE": str(tls.certificate)})
+
+
+@asynccontextmanager
+async def _unchecked_certificate(folder: Path) -> AsyncIterator[Sold]:
+    async with RedisServer() as server, tls_before(server, folder, host="another.example") as tls:
+        yield Sold(tls.url, {"REDIS_TLS_VERIFY": "none"}, frozenset({"redis_certificate_not_checked"}))
+
+
+@asynccontextmanager
+async def _sentinels(_folder: Path) -> AsyncIterator[Sold]:
+    async with watched_by_sentinels() as watched:
+        yield Sold(watched.url)
+
+
+KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Sold]]] = {
+    "a cluster of one shard": _one_shard,
+    "a user without @dangerous and @admin": _few_rights,
+    "a certificate of its own": _own_certificate,
+    "a certificate that is not checked": _unchecked_certificate,
+    "Sentinels": _sentinels,
+}
+
+
+def _said_of_redis(system: System) -> dict[str, list[str]]:
+    """The events about Redis in each process's log."""
+    said: dict[str, list[str]] = {}
+    for name, text in system.stack.logs().items():
+        if name.partition(".")[0] in ("web", "callbacks", "worker"):
+            events = [json.loads(line)["event"] for line in text.splitlines() if line.startswith("{")]
+            said[name] = [event for event in events if "redis" in event or "postponed" in event]
+    return said
+
+
+async def _readiness(system: System, url: str) -> Any:
+    async with aiohttp.ClientSession() as client, client.get(f"{url}/readyz") as answer:
+        return await answer.json()
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+async def test_payments_live_on_redis_as_it_is_sold(kind: str, tmp_path: Path) -> None:
+    async with KINDS[kind](tmp_path) as sold, a_system(env={"REDIS_URL": sold.url, **sold.env}) as system:
+        pays = (system.deposit, system.withdrawal, system.bill_payment)
+        payment_ids = await asyncio.gather(*(pay() for pay in pays * 3))
+        for payment_id in payment_ids:
+            assert (await system.settled(payment_id))["status"] == "success"
+        for url in (system.stack.web_url, system.stack.callbacks_url):
+            assert (await _readiness(system, url))["redis"] == "ok"
+        said = _said_of_redis(system)
+        for events in said.values():
+            assert set(events) <= sold.warnings, said
+            assert len(events) == len(sold.warnings)  # each once
+        for text in system.stack.logs().values():
+            assert "L1mited-Passw0rd" not in text
+
+
+async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> None:
+    """The primary dies while payments are made; what was queued there is forgotten, and no payment is."""
+    async with watched_by_sentinels() as watched, a_system(env={"REDIS_URL": watched.url}, workers=2) as system:
+        payment_ids: list[str] = []
+        stop = asyncio.Event()
+
+        async def pay() -> None:
+            while not stop.is_set():
+                payment_ids.append(await system.deposit())
+                payment_ids.append(await system.withdrawal())
+
+        load = [asyncio.create_task(pay()) for _ in range(4)]
+        await system.eventually(_length_of(payment_ids), lambda count: count >= 20)
+        await watched.primary.kill()
+        so_far = len(payment_ids)
+        await system.eventually(_length_of(payment_ids), lambda count: count >= so_far + 20)
+
+        async def report() -> str:
+            return str((await _readiness(system, system.stack.web_url))["redis"])
+
+        await system.eventually(report, lambda said: said == "ok")
+        stop.set()
+        await asyncio.gather(*load)
+        for payment_id in payment_ids:
+            assert (await system.settled(payment_id))["status"] == "success"
+        await system.assert_money_agrees(payment_ids)
+        assert all(system.stack.process(name).is_running for name in system.stack.names)
+
+
+def _length_of(found: list[str]) -> Callable[[], Any]:
+    async def length() -> int:
+        return len(found)
+
+    return length
+
+
+async def test_several_shards_stop_every_process_with_one_line() -> None:
+    async with shards(2) as servers, a_system() as system:
+        for name in ("web.2", "callbacks.2", "worker.2"):
+            process = await system.stack.start_process(name, env={"REDIS_URL": servers[0].url}, wait=False)
+            assert await process.wait(within_seconds=30) == 1
+            (line,) = [line for line in process.log_text().splitlines() if "cannot start" in line]
+            assert "REDIS_URL (is a cluster of 2 shards; " in line
+            assert "Traceback" not in process.log_text()
+
+
+async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> None:
+    """A user that may use no key of arq's: payments are accepted and wait; once it is mended they are paid."""
+    user = limited_user("resetkeys ~mkwanja:* resetchannels &payment-events* +@all -@dangerous")
+    async with RedisServer(settings=[user]) as server, a_system(env={"REDIS_URL": url_of_user(server.url)}) as system:
+        payment_ids = [await system.deposit() for _ in range(5)]
+
+        async def report() -> str:
+            return str((await _readiness(system, system.stack.web_url))["redis"])
+
+        said = await system.eventually(report, lambda text: text != "ok")
+        assert said.startswith("refuses: permission: ")
+        await asyncio.sleep(3)  # some sweeps, each of which meets the same refusal
+        for name, events in _said_of_redis(system).items():
+            if not name.startswith("callbacks"):
+                assert events.count("redis_refuses") == 1, (name, events)
+                assert "redis_away" not in events
+        async with aiohttp.ClientSession() as client, client.get(f"{system.stack.web_url}/metrics") as answer:
+            assert 'mkwanja_redis_fault{kind="permission"} 1.0' in await answer.text()
+        await _allow_all_keys(server)
+        for payment_id in payment_ids:
+            assert (await system.settled(payment_id))["status"] == "success"
+
+
+async def _allow_all_keys(server: RedisServer) -> None:
+    async with Redis.from_url(server.url) as admin:
+        await admin.acl_setuser("limited", enabled=True, keys=["*"], reset_keys=True)

@@ -1,0 +1,135 @@
+"""What Redis's errors mean: that it is away, or that it refuses us, and how."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004
+    InvalidResponse,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,  # noqa: A004
+)
+from structlog.testing import capture_logs
+
+from domain.adapters.redis.faults import EXPLAINED, FaultKind, Faults, PrimaryUnknown, WrongProtocol, fault_of
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    error.__context__ = cause
+    return error
+
+
+REFUSALS: list[tuple[Exception, FaultKind]] = [
+    (AuthenticationError("invalid username-password pair or user is disabled."), FaultKind.CREDENTIALS),
+    (AuthenticationError("Authentication required."), FaultKind.CREDENTIALS),
+    (ResponseError("WRONGPASS invalid username-password pair"), FaultKind.CREDENTIALS),
+    (NoPermissionError("User limited has no permissions to run the 'info' command"), FaultKind.PERMISSION),
+    (ResponseError("NOPERM No permissions to access a key"), FaultKind.PERMISSION),
+    (ResponseError("MOVED 3999 127.0.0.1:6381"), FaultKind.CLUSTER),
+    (ResponseError("ASK 3999 127.0.0.1:6381"), FaultKind.CLUSTER),
+    (ResponseError("CROSSSLOT Keys in request don't hash to the same slot"), FaultKind.CLUSTER),
+    (ResponseError("TRYAGAIN Multiple keys request during rehashing of slot"), FaultKind.CLUSTER),
+    (ResponseError("CLUSTERDOWN Hash slot not served"), FaultKind.CLUSTER_DOWN),
+    (ReadOnlyError("You can't write against a read only replica."), FaultKind.READ_ONLY),
+    (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), FaultKind.FULL),
+    (ResponseError("Error running script (call to f_1): @user_script:1: -OOM command not allowed"), FaultKind.FULL),
+    (ResponseError("MISCONF Redis is configured to save RDB snapshots, but it is unable to"), FaultKind.CANNOT_SAVE),
+    (ResponseError("NOREPLICAS Not enough good replicas to write."), FaultKind.CANNOT_SAVE),
+    (BusyLoadingError("Redis is loading the dataset in memory"), FaultKind.LOADING),
+    (ResponseError("MASTERDOWN Link with MASTER is down"), FaultKind.LOADING),
+    (ResponseError("BUSY Redis is busy running a script."), FaultKind.BUSY),
+    (ConnectionError("max number of clients reached"), FaultKind.CONNECTIONS),
+    (ResponseError("DB index is out of range"), FaultKind.DATABASE_NUMBER),
+    (ResponseError("SELECT is not allowed in cluster mode"), FaultKind.DATABASE_NUMBER),
+    (ResponseError("unknown command 'EVAL', with args beginning with: "), FaultKind.COMMAND),
+    (ResponseError("something new"), FaultKind.OTHER),
+    (InvalidResponse("Protocol Error: 'H'"), FaultKind.PROTOCOL),
+    (WrongProtocol(), FaultKind.PROTOCOL),
+    (PrimaryUnknown(), FaultKind.SENTINEL),
+    (caused(ConnectionError("Error 1"), ssl.SSLCertVerificationError(1, "self-signed")), FaultKind.CERTIFICATE),
+    (caused(ConnectionError("Error 1"), ssl.SSLError(1, "WRONG_VERSION_NUMBER")), FaultKind.PROTOCOL),
+    (caused(ResponseError("Command # 1 (SET key BUSY MOVED) of pipeline caused error: OOM full"), OSError()), FaultKind.FULL),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "kind"), REFUSALS, ids=[str(error)[:40] for error, _ in REFUSALS])
+def test_a_refusal_has_a_kind(error: Exception, kind: FaultKind) -> None:
+    assert fault_of(error) is kind
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("Error 111 connecting to r.example:6379. Connection refused."),
+        ConnectionError("Connection closed by server."),
+        TimeoutError("Timeout reading from r.example:6379"),
+        OSError("No route to host"),
+        TimeoutError(),
+    ],
+)
+def test_a_server_that_does_not_answer_is_away(error: Exception) -> None:
+    assert fault_of(error) is None
+
+
+def test_every_kind_says_what_to_do() -> None:
+    assert EXPLAINED.keys() == set(FaultKind)
+
+
+def test_a_fault_is_named_once_until_it_is_over() -> None:
+    faults = Faults()
+    with capture_logs() as logs:
+        for use in ("wake-ups", "copies") * 50:
+            assert faults.failed(use, OutOfMemoryError("full")) is FaultKind.FULL
+    assert [line["event"] for line in logs] == ["redis_refuses"]
+    assert logs[0]["remedy"] == EXPLAINED[FaultKind.FULL].remedy
+    assert faults.report.startswith("refuses: full: ")
+
+
+def test_no_text_of_an_error_is_repeated() -> None:
+    faults = Faults()
+    with capture_logs() as logs:
+        faults.failed("copies", ResponseError("Command # 1 (SET k 254711000111) of pipeline caused error: OOM"))
+        faults.failed("bell", NoPermissionError("User s3cret-user has no permissions"))
+    assert "254711000111" not in str(logs) + faults.report
+    assert "s3cret" not in str(logs) + faults.report
+
+
+@pytest.mark.parametrize(
+    ("error", "success", "writes", "is_over"),
+    [
+        (NoPermissionError("x"), "bell", True, False),
+        (NoPermissionError("x"), "copies", True, True),
+        (OutOfMemoryError("x"), "reading copies", False, False),
+        (OutOfMemoryError("x"), "wake-ups", True, True),
+        (AuthenticationError("x"), "reading copies", False, True),
+        (BusyLoadingError("x"), "reading copies", False, True),
+        (ReadOnlyError("x"), "probe", True, True),
+        (ResponseError("CROSSSLOT x"), "bell", True, False),
+    ],
+)
+def test_a_fault_is_over_when_what_it_kept_from_working_works(
+    error: Exception, success: str, writes: bool, is_over: bool
+) -> None:
+    faults = Faults()
+    faults.failed("copies", error)
+    faults.answered(success, writes=writes)
+    assert (faults.report == "ok") is is_over
+
+
+def test_redis_that_is_away_is_logged_once_and_again_when_it_answers() -> None:
+    faults = Faults()
+    with capture_logs() as logs:
+        for _ in range(10):
+            faults.failed("wake-ups", ConnectionError("refused"))
+        assert faults.report == "away"
+        for _ in range(10):
+            faults.answered("wake-ups", writes=True)
+    assert [line["event"] for line in logs] == ["redis_away", "redis_answers"]
+    assert faults.report == "ok"
