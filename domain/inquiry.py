@@ -30,6 +30,9 @@ _AGREEING_NEEDED = 2
 _SILENT_ANSWERS_NEEDED = 3
 _SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
 
+# While STK query answers "still under processing", a deposit's result is awaited for so long after its send at the most.
+_UNDER_WAY_MAX = timedelta(minutes=15)
+
 # After so many inquiries since the last send that ended nothing, somebody should see the payment. It is still asked about.
 ASKED_IN_VAIN_MAX = 10
 
@@ -65,12 +68,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """One numbered question, stored before it was asked. It counts once, by its first answer."""
+    """One numbered question, stored before it was asked. It counts once, by its first answer.
+
+    `is_probe`: it was asked for the breaker's sake, so it is no part of the payment's own schedule.
+    """
 
     number: int
     asked_at: datetime
     verdict: Verdict | None = None
     code: str | None = None
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +145,11 @@ def wait_after(inquiries_asked: int, terms: InquiryTerms) -> timedelta:
     return min(doubled, max(terms.interval_max, terms.first_after))
 
 
+def asked_since(moment: datetime, evidence: Evidence) -> int:
+    """How often the payment was asked about since then. Probes of the breaker do not count."""
+    return sum(inquiry.asked_at >= moment and not inquiry.is_probe for inquiry in evidence.inquiries)
+
+
 def soonest_question_at(evidence: Evidence, now: datetime) -> datetime:
     """When a message that came now may have Daraja asked."""
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
@@ -192,15 +204,23 @@ def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: In
     return len(trusted) >= _NOT_FOUND_NEEDED
 
 
+def result_window_ends(payment: Payment, evidence: Evidence, terms: InquiryTerms) -> datetime:
+    """Until when a deposit's result is awaited. "Still under processing" is an answer: the window begins again with it."""
+    sent_at = last_sent_at(payment, terms)
+    under_way = (inquiry.asked_at for inquiry in evidence.inquiries if inquiry.verdict is Verdict.UNDER_WAY)
+    window_ends = max((sent_at, *under_way)) + terms.result_window
+    return min(window_ends, sent_at + max(_UNDER_WAY_MAX, terms.result_window))
+
+
 def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
     """Whether a deposit's silence has lasted long enough to end it as `no_result_confirmed`.
 
-    Where it can be asked about, only answers count that came to questions after the window; while we cannot ask, or
-    hold a message that claims success, it stays open.
+    Where it can be asked about, only answers count that came to questions after the window. While we cannot ask, or
+    hold a message that claims success, it stays open. "Still under processing" counts from the latest end of the window.
     """
     if payment.kind is not Kind.DEPOSIT or payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
-    window_ends = last_sent_at(payment, terms) + terms.result_window
+    window_ends = result_window_ends(payment, evidence, terms)
     if now < window_ends or evidence.claims_success:
         return False
     if payment.question is None:
@@ -233,8 +253,7 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: I
     if payment.question is None:
         window = max(terms.interval_max, terms.result_window) if payment.kind is Kind.DEPOSIT else terms.interval_max
         return now >= last_sent_at(payment, terms) + window
-    sent_at = last_sent_at(payment, terms)
-    return sum(inquiry.asked_at >= sent_at for inquiry in evidence.inquiries) >= ASKED_IN_VAIN_MAX
+    return asked_since(last_sent_at(payment, terms), evidence) >= ASKED_IN_VAIN_MAX
 
 
 def next_look_at(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> datetime | None:
@@ -245,7 +264,7 @@ def next_look_at(payment: Payment, evidence: Evidence, now: datetime, terms: Inq
     since = evidence.to_confirm_since
     if payment.stage is not Stage.FAILED or since is None:
         return second_look_at(payment, now)
-    asked = sum(inquiry.asked_at >= since for inquiry in evidence.inquiries)
+    asked = asked_since(since, evidence)
     if success_is_denied(payment, evidence) or asked >= ASKED_IN_VAIN_MAX:
         return second_look_at(payment, now)
     return now + wait_after(asked, terms)

@@ -21,11 +21,13 @@ from domain.inquiry import (
     Evidence,
     Inquiry,
     InquiryTerms,
+    asked_since,
     last_sent_at,
     may_be_resent,
     needs_a_person,
     next_look_at,
     no_result_is_confirmed,
+    result_window_ends,
     wait_after,
 )
 from domain.lifecycle.announce import Announcer
@@ -128,7 +130,8 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         if evidence.is_held(operation):
             return Decided(payment=payment)  # the payment keeps its due time
         probe = evidence.probe_of(operation)
-        asked = Inquiry(number=1 + max((i.number for i in evidence.inquiries), default=0), asked_at=now)
+        number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
+        asked = Inquiry(number=number, asked_at=now, is_probe=is_probe)
         if is_probe:
             return Decided(payment=payment, asked=asked, takes_probe=probe)
         if not _is_due(payment, evidence, context, terms):
@@ -139,7 +142,8 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
                 asked=asked,
                 takes_probe=probe,
             )
-        waiting = replace(payment, next_step_at=now + wait_after(len(evidence.inquiries), terms))
+        asked_before = asked_since(last_sent_at(payment, terms), evidence)
+        waiting = replace(payment, next_step_at=now + wait_after(asked_before, terms))
         if needs_a_person(payment, evidence, now, terms):
             return Decided(
                 payment=replace(waiting, needs_review=True),
@@ -232,7 +236,7 @@ def watching(payment_id: UUID, terms: InquiryTerms) -> Change:
         now = context.now
         if no_result_is_confirmed(payment, context.evidence, now, terms):
             return ended_for_silence(payment)
-        window_ends = last_sent_at(payment, terms) + terms.result_window
+        window_ends = result_window_ends(payment, context.evidence, terms)
         waiting = replace(payment, next_step_at=window_ends if now < window_ends else now + terms.interval_max)
         if needs_a_person(payment, context.evidence, now, terms):
             return Decided(payment=replace(waiting, needs_review=True), what=NEEDS_A_PERSON, is_flagged=True)

@@ -44,6 +44,15 @@ async def test_a_payment_of_which_nothing_came_has_no_evidence(fresh: Store) -> 
         assert await evidence(fresh, payment_id, is_claim=True) == Evidence()
 
 
+async def test_a_probe_of_the_breaker_is_known_from_a_question(store: Store) -> None:
+    payment_id = await in_doubt(store)
+    await asked(store, payment_id, is_probe=True)
+    await store.execute("UPDATE mkwanja.inquiries SET asked_at = asked_at - interval '1 minute'")
+    await asked(store, payment_id)
+    known = await evidence(store, payment_id)
+    assert [inquiry.is_probe for inquiry in known.inquiries] == [True, False]
+
+
 async def test_inquiries_come_in_the_order_of_their_numbers_with_their_first_answers(store: Store) -> None:
     payment_id = await in_doubt(store)
     for _ in range(3):

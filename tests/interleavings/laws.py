@@ -25,6 +25,7 @@ ASKED_NO_MORE = "its id came after it had failed for silence, and it is asked ab
 
 TWO_CONVERSATIONS = "a repeat that Daraja refused had an id of its own, and what names the first is not believed"
 
+_UNDER_WAY_MAX_MS = 15 * 60 * 1000
 _SILENT = ("under_way", "too_early", "vague")
 
 
@@ -160,7 +161,7 @@ class Watch:
 
     def _must_be_silent(self, now: int) -> None:
         last_left = max((send.left_at or 0 for send in self.sends.values()), default=0)
-        opens = last_left + self.times.window
+        opens = self._window_ends(last_left)
         if now < opens:
             raise Broken("failed for silence before the window was over")
         if self.claims_success:
@@ -168,10 +169,16 @@ class Watch:
         if not self.first_id:
             return
         # The core counts from when a send's outcome was learned, at most a lease after it left: any of these may be meant.
-        latest = opens + self.times.lease
+        latest = self._window_ends(last_left + self.times.lease)
         starts = [opens, latest, *(asked_at for asked_at in self.asked.values() if opens <= asked_at <= latest)]
         if not any(self._silent_enough(since) for since in starts):
             raise Broken("failed for silence without enough silent answers")
+
+    def _window_ends(self, left_at: int) -> int:
+        """What Daraja says is still under processing is no silence, for a quarter of an hour."""
+        under_way = [self.asked[number] for number, answer in self.answers.items() if answer.word == "under_way"]
+        latest = left_at + max(_UNDER_WAY_MAX_MS, self.times.window)
+        return min(max([left_at, *under_way]) + self.times.window, latest)
 
     def _silent_enough(self, since: int) -> bool:
         apart: list[int] = []

@@ -128,7 +128,7 @@ class Record:
         if decided.asked is not None:
             if any(inquiry.number == decided.asked.number for inquiry in self.inquiries):
                 raise Broken(f"inquiry {decided.asked.number} exists already")
-            self.inquiries.append(Inquiry(decided.asked.number, now))
+            self.inquiries.append(replace(decided.asked, asked_at=now))
         if decided.answered is not None:
             self.answer(decided.answered)
         if decided.credential_accepted_at is not None:

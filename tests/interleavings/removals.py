@@ -133,6 +133,13 @@ def _silence_at_once(patch: Patch) -> None:
     _judged(patch, "no_result_is_confirmed", lambda p, e, n, t: real(p, e, n, replace(t, result_window=_FINE)))
 
 
+def _under_way_is_silence(patch: Patch) -> None:
+    def window_ends(payment: Payment, _evidence: Evidence, terms: InquiryTerms) -> datetime:
+        return asking.last_sent_at(payment, terms) + terms.result_window
+
+    patch.setattr(asking, "result_window_ends", window_ends)
+
+
 def _silence_in_a_row(patch: Patch) -> None:
     patch.setattr(asking, "_apart", lambda inquiries, _terms: list(inquiries))
 
@@ -230,16 +237,19 @@ REMOVALS: dict[str, Removal] = {
         _silence_in_a_row,
         Kind.DEPOSIT,
         {
-            "is_still_under_way": _ALWAYS,
+            "is_vague": _ALWAYS,
             "comes_from_elsewhere": _ALWAYS,
             "callback_is_repeated": _ALWAYS,
             "callback_is_late": _OFTEN,
         },
     ),
+    "still under processing is no silence": Removal(
+        _under_way_is_silence, Kind.DEPOSIT, {"is_still_under_way": _ALWAYS, "callback_is_late": _OFTEN}
+    ),
     "no silence while a callback claims success": Removal(
         _claims_ignored,
         Kind.DEPOSIT,
-        {"is_still_under_way": _OFTEN, "tells_no_receipt": _OFTEN, "answer_is_lost": _OFTEN},
+        {"is_vague": _ALWAYS, "tells_no_receipt": _OFTEN, "answer_is_lost": _OFTEN},
     ),
     "a deposit that failed for silence is looked at again": Removal(
         _no_second_look,

@@ -65,7 +65,6 @@ async def test_silence_ends_a_deposit_that_cannot_be_asked_about_only_after_its_
 
 
 _SILENT = {
-    "in_flight_a": 3,
     "query_too_early": 3,
     "in_flight_b": 5,
     "in_flight_c": 5,
@@ -85,15 +84,27 @@ async def test_silence_ends_a_deposit_only_when_asked_after_its_window(system: S
             "SELECT next_step_at - now() AS wait FROM mkwanja.payments WHERE id = $1::uuid", payment_id
         )
         assert 500 < row["wait"].total_seconds() <= 600, "it is asked about again after ten minutes"
-    one = await told_by_test(system, ids["in_flight_a"], "stk")
+    one = await told_by_test(system, ids["query_too_early"], "stk")
     await deliver(system, one.url, one.result(receipt="UKN7SLNT01"))
     assert (await system.payment(one.id))["status"] == "success"
     assert await events(system, one.id) == ["failed", "corrected"]
 
 
+async def test_still_under_processing_is_an_answer_and_no_silence(system: System) -> None:
+    """A deposit that M-PESA says is under processing stays pending past its window, a quarter of an hour at the most."""
+    payment_id = await doubtful(system, "stk", "slow_result", Answer("in_flight_a"), **_TEN_MINUTES)
+    found = await asked(system, payment_id, 7, after_window=True)
+    assert {inquiry["verdict"] for inquiry in found[:6]} == {"under_way"}
+    assert (await system.payment(payment_id))["stage"] == "awaiting_result"
+    earlier = "UPDATE mkwanja.attempts SET {0} = {0} - interval '15 minutes' WHERE payment_id = $1::uuid"
+    for column in ("claimed_at", "ended_at"):
+        await system.execute(earlier.format(column), payment_id)
+    await eventually_seen(system, {"it": _NO_RESULT}, {"it": payment_id}, flagged_or_not=True)
+
+
 async def test_a_second_look_corrects_what_failed_for_silence(system: System) -> None:
     """A deposit that failed for silence is asked about again, and a success found then is a correction."""
-    payment_id = await doubtful(system, "stk", "lost_callback", Answer("in_flight_a"))
+    payment_id = await doubtful(system, "stk", "lost_callback", Answer("query_too_early"))
     payment = await system.in_stage(payment_id, "failed")
     assert payment["failure"]["reason"] == _NO_RESULT.reason
     await system.scenario("approve", api="stk_query", phone_number=payment["phone_number"])
@@ -106,7 +117,6 @@ async def test_a_second_look_corrects_what_failed_for_silence(system: System) ->
 _NO_ANSWERS = [
     "html_503",
     "html_200",
-    "html_403",
     "internal_error_without_acting",
     "maintenance",
     "system_busy",
@@ -155,7 +165,7 @@ async def test_while_daraja_is_out_of_reach_a_deposit_stays_pending(system: Syst
 
 async def test_a_claim_of_success_keeps_a_deposit_open(system: System) -> None:
     """While a stored callback says paid and not what, no silence ends the deposit: it is pending, and a person is called."""
-    payment_id = await doubtful(system, "stk", "slow_result", Answer("in_flight_a"), **_TEN_MINUTES)
+    payment_id = await doubtful(system, "stk", "slow_result", Answer("query_too_early"), **_TEN_MINUTES)
     await system.in_stage(payment_id, "awaiting_result")
     one = await told_by_test(system, payment_id, "stk")
     await deliver(system, one.url, one.result(receipt=...))

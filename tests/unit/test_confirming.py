@@ -291,8 +291,8 @@ def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: S
 
 def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
     """Three answers without a result, long after the window."""
-    silent = [an_inquiry(n, V.UNDER_WAY, at=NOW - timedelta(minutes=10 - n)) for n in range(1, 4)]
-    change = answering(PAYMENT_ID, 4, a_report(Word.UNDECIDED, verdict=V.UNDER_WAY), (), INQUIRY_TERMS)
+    silent = [an_inquiry(n, V.NO_RESULT, at=NOW - timedelta(minutes=10 - n)) for n in range(1, 4)]
+    change = answering(PAYMENT_ID, 4, a_report(Word.UNDECIDED, verdict=V.NO_RESULT), (), INQUIRY_TERMS)
     for claims_success, expected in ((True, S.IN_DOUBT), (False, S.FAILED)):
         known = evidence_of(*silent, an_inquiry(4, at=NOW), claims_success=claims_success)
         assert payment_of(change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))).stage is expected

@@ -136,7 +136,37 @@ def test_a_probe_is_asked_whatever_is_due_and_changes_nothing_else(stage: Stage)
     """Its payment may be long final: it is asked only to see whether Daraja takes the credential again."""
     payment = a_due(stage=stage, next_step_at=None if stage.is_final else NOW + timedelta(hours=1))
     decision = asked(payment, an_inquiry(1, at=NOW), is_probe=True, breaker_is_open=True)
-    assert (decision.payment, decision.asked, decision.what) == (payment, Inquiry(2, NOW), None)
+    assert (decision.payment, decision.asked, decision.what) == (
+        payment, Inquiry(2, NOW, is_probe=True), None,
+    )  # fmt: skip
+
+
+BEFORE, SINCE = SENT_AT - SECOND, SENT_AT + SECOND
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(
+    ("inquiries", "wait"),
+    [
+        ([], 30),
+        ([an_inquiry(1, at=BEFORE)], 30),  # about an earlier send
+        ([replace(an_inquiry(1, at=SINCE), is_probe=True)], 30),
+        ([an_inquiry(1, at=SENT_AT)], 60),
+        ([an_inquiry(1, at=SINCE)], 60),
+        ([*(an_inquiry(n, at=BEFORE) for n in range(1, 9)), an_inquiry(9, at=SINCE)], 60),
+        ([*(replace(an_inquiry(n, at=SINCE), is_probe=True) for n in range(1, 9)), an_inquiry(9, at=SINCE)], 60),
+        ([an_inquiry(n, V.UNDER_WAY, at=SINCE) for n in range(1, 5)], 300),
+    ],
+)
+def test_the_back_off_counts_questions_since_the_last_send_and_no_probes(
+    inquiries: list[Inquiry], wait: int, kind: Kind
+) -> None:
+    assert payment_of(asked(a_due(kind), *inquiries)).next_step_at == NOW + wait * SECOND
+
+
+def test_ten_probes_call_no_person() -> None:
+    probes = [replace(an_inquiry(number, V.NO_ANSWER, at=SENT_AT), is_probe=True) for number in range(1, 11)]
+    assert asked(a_due(), *probes).what is None
 
 
 def test_after_ten_questions_in_vain_a_person_is_called_and_daraja_asked_all_the_same() -> None:

@@ -128,7 +128,6 @@ SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
         ((), False),
         (SILENT[:2], False),
         (SILENT, True),
-        ((V.UNDER_WAY, V.NO_RESULT, V.UNDER_WAY), True),
         # 429, time-outs and other 5xx are no answers, and neither is none
         ((*SILENT[:2], V.NO_ANSWER), False),
         ((*SILENT[:2], None), False),

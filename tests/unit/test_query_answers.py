@@ -80,18 +80,26 @@ def test_a_code_that_only_asks_us_to_look_is_no_result(code: object) -> None:
     assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, V.NO_RESULT, None)
 
 
-@pytest.mark.parametrize("code", ["4999", 4999, "1050", "00", "0 ", "O", "-1", "SUCCESS", 10**30])
+@pytest.mark.parametrize("code", ["4999", 4999])
+def test_a_payment_that_is_still_under_processing_is_under_way(code: object) -> None:
+    report = read(result(code))
+    assert (report.word, report.verdict, report.code) == (Word.UNDECIDED, V.UNDER_WAY, "4999")
+    assert report.ids == read(result("17")).ids
+
+
+@pytest.mark.parametrize("code", ["1050", "00", "0 ", "O", "-1", "SUCCESS", 10**30])
 def test_a_code_that_nobody_knows_is_no_result(code: object) -> None:
-    """4999: under way. The others: keep asking, and believe nothing."""
+    """We keep asking, and believe nothing."""
     report = read(result(code))
     assert (report.word, report.verdict, report.code) == (Word.UNDECIDED, V.NO_RESULT, str(code))
 
 
 # In flight, in the three shapes that were seen, and what else comes instead of a result: status, answer, verdict.
 ANSWERS: list[tuple[str, int, Any, Verdict]] = [
-    ("shape A", 200, result("4999"), V.NO_RESULT),
+    ("shape A", 200, result("4999"), V.UNDER_WAY),
     ("shape B", 200, envelope("500.001.1001", ""), V.VAGUE),
     ("shape C", 500, envelope("500.001.1001", "The transaction is being processed"), V.VAGUE),
+    ("another's push", 500, envelope("500.001.1001", "a transaction is already in process for the subscriber"), V.VAGUE),
     ("unknown id, or at random", 500, envelope("500.001.1001", "The transaction does not Exist"), V.VAGUE),
     ("unknown id", 500, envelope("500.001.1001", "[StkQuery] - The transaction does not exist"), V.VAGUE),
     ("without a text", 500, envelope("500.001.1001", None), V.VAGUE),
@@ -131,7 +139,7 @@ def test_what_is_no_result_is_silence_or_no_answer(row: tuple[str, int, Any, Ver
     _, status, answer, verdict = row
     report = read(answer, status)
     assert (report.word, report.verdict) == (Word.UNDECIDED, verdict)
-    assert (report.failure, report.receipt, report.ids if verdict is not V.NO_RESULT else frozenset()) == (
+    assert (report.failure, report.receipt, report.ids if report.code != "4999" else frozenset()) == (
         None, None, frozenset(),
     )  # fmt: skip
 

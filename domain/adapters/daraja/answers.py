@@ -66,6 +66,8 @@ _PAGE = re.compile(r"<(!doctype\s{1,9}html|html|head|body|title|meta|center|h1)\
 _PREAMBLES = {"<?": "?>", "<!--": "-->"}
 
 _LIMIT_RULE = re.compile(r"limit rule", re.IGNORECASE)
+# "Still under processing" (daraja.md §3). The error 500.001.1001 says so too, but also of payments that have ended.
+_UNDER_WAY_CODE = "4999"
 _MAINTENANCE = re.compile(r"under maintenance|maintenance", re.IGNORECASE)
 
 
@@ -122,7 +124,8 @@ def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Repor
     failure = failure_of(Kind.DEPOSIT, code)
     if failure is not None:
         return Report(word=Word.FAILURE, code=code, failure=failure, ids=known, verdict=Verdict.FAILED)
-    return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=Verdict.NO_RESULT)
+    verdict = Verdict.UNDER_WAY if code == _UNDER_WAY_CODE else Verdict.NO_RESULT
+    return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=verdict)
 
 
 def _refused_at_the_door(status: int, body: bytes, message: Mapping[str, Any] | None) -> tuple[str | None, str]:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0006"
+REVISION = "0007"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -181,6 +181,7 @@ inquiries = Table(
     Column("answered_at", _moment),
     Column("verdict", Text),
     Column("code", Text),
+    Column("is_probe", Boolean, nullable=False, server_default=text("false")),
 )
 
 daraja_exchanges = Table(

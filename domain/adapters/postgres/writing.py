@@ -18,7 +18,7 @@ from domain.ports import Announcement, Change, Decided
 
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
 _ATTEMPT_COLUMNS = {"id": "uuid", "payment_id": "uuid", "number": "int"}
-_ASKED_COLUMNS = {"payment_id": "uuid", "number": "int", "api": "text"}
+_ASKED_COLUMNS = {"payment_id": "uuid", "number": "int", "api": "text", "is_probe": "boolean"}
 _ANSWERED_COLUMNS = {"payment_id": "uuid", "number": "int", "verdict": "text", "code": "text"}
 _ID_COLUMNS = {"kind": "text", "value": "text", "payment_id": "uuid", "attempt_id": "uuid"}
 _HISTORY_COLUMNS = {
@@ -61,8 +61,8 @@ WITH ids AS (
     INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)
     SELECT id, payment_id, number, now() FROM {unnest(_ATTEMPT_COLUMNS, "claims")}
 ), asked AS (
-    INSERT INTO mkwanja.inquiries (payment_id, number, api, asked_at)
-    SELECT payment_id, number, api, now() FROM {unnest(_ASKED_COLUMNS, "asked")}
+    INSERT INTO mkwanja.inquiries (payment_id, number, api, is_probe, asked_at)
+    SELECT payment_id, number, api, is_probe, now() FROM {unnest(_ASKED_COLUMNS, "asked")}
 ), answered AS (
     UPDATE mkwanja.inquiries AS inquiry SET answered_at = now(), verdict = sent.verdict, code = sent.code
     FROM {unnest(_ANSWERED_COLUMNS, "answered")}
@@ -188,7 +188,7 @@ def _new_attempts(item: Written) -> list[Attempt]:
 def _asked_values(item: Written) -> dict[str, Any]:
     asked, payment = item.decided.asked, item.decided.payment
     assert asked is not None and payment is not None  # noqa: S101, PT018 - asked for by the caller
-    return {"payment_id": payment.id, "number": asked.number, "api": payment.question}
+    return {"payment_id": payment.id, "number": asked.number, "api": payment.question, "is_probe": asked.is_probe}
 
 
 def _answered_values(item: Written) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""Until when a deposit's result is awaited: "still under processing" is an answer, and no silence (design.md)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from domain.inquiry import Verdict, last_sent_at, no_result_is_confirmed, result_window_ends
+from domain.values import Kind
+from tests.builders import INQUIRY_TERMS, a_due, an_inquiry, evidence_of
+
+V = Verdict
+TERMS = INQUIRY_TERMS
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("under_way_after", "ends_after"),
+    [
+        ((), 3 * MINUTE),
+        ((1 * MINUTE,), 4 * MINUTE),
+        ((1 * MINUTE, 5 * MINUTE), 8 * MINUTE),
+        ((5 * MINUTE, 1 * MINUTE), 8 * MINUTE),
+        ((12 * MINUTE,), 15 * MINUTE),
+        ((13 * MINUTE,), 15 * MINUTE),
+        ((60 * MINUTE,), 15 * MINUTE),
+    ],
+)
+def test_still_under_processing_moves_the_end_of_the_window_until_a_quarter_of_an_hour(
+    under_way_after: tuple[timedelta, ...], ends_after: timedelta
+) -> None:
+    payment = a_due(Kind.DEPOSIT)
+    sent_at = last_sent_at(payment, TERMS)
+    known = [an_inquiry(n, V.UNDER_WAY, at=sent_at + after) for n, after in enumerate(under_way_after, 1)]
+    assert result_window_ends(payment, evidence_of(*known), TERMS) == sent_at + ends_after
+    longer = replace(TERMS, result_window=20 * MINUTE)
+    assert result_window_ends(payment, evidence_of(*known), longer) == sent_at + 20 * MINUTE
+
+
+def test_still_under_processing_ends_no_deposit_before_a_quarter_of_an_hour() -> None:
+    payment = a_due(Kind.DEPOSIT)  # sent twenty minutes ago
+    sent_at = last_sent_at(payment, TERMS)
+
+    def ends(*asked: tuple[Verdict, float], now: float) -> bool:
+        known = [an_inquiry(n, verdict, at=sent_at + at * MINUTE) for n, (verdict, at) in enumerate(asked, 1)]
+        return no_result_is_confirmed(payment, evidence_of(*known), sent_at + now * MINUTE, TERMS)
+
+    under_way = [(V.UNDER_WAY, float(at)) for at in range(4, 15)]
+    assert not ends(*under_way, now=14.9)
+    assert not ends(*under_way, (V.UNDER_WAY, 15), (V.UNDER_WAY, 16), now=16)
+    assert ends(*under_way, (V.UNDER_WAY, 15), (V.UNDER_WAY, 16), (V.NO_RESULT, 17), now=17)
+    silent = [(V.NO_RESULT, 5.0), (V.NO_RESULT, 6.0), (V.NO_RESULT, 6.5)]
+    assert not ends((V.UNDER_WAY, 4), *silent, now=6.9)
+    assert ends((V.UNDER_WAY, 4), (V.NO_RESULT, 7), (V.NO_RESULT, 8), (V.NO_RESULT, 9), now=9)
+    assert ends((V.UNDER_WAY, 1), *silent, now=6.5)
