@@ -3,7 +3,8 @@
 Checks more than python-jose does, and before it: the library takes a token without `aud` or `exp`, trusts
 the header's algorithm unless one is passed, reads `"exp": true` as a number, and of two equal claims the
 last. Refuses with `Unauthenticated` (401) what is no valid token, with `NotPermitted` (403) a valid one of a wrong
-kind. No token, secret or claim's value is logged or repeated in a message. The keys are in `keys.py`.
+kind. No token, secret or claim's value is logged or repeated in a message. The issuer and the audience that we expect
+are no secrets, and a refusal names them. The keys are in `keys.py`.
 """
 
 from __future__ import annotations
@@ -169,11 +170,12 @@ class TokenVerifier:
         """Refuse claims that are absent, malformed or not for us. Returns `exp`, in Unix seconds."""
         for name in ("iss", "aud", "exp", "sub", "role"):
             if name not in claims:
-                raise Unauthenticated(f"The token has no {name} claim.")
+                expected = f" It must be {self._issuer}." if name == "iss" else ""
+                raise Unauthenticated(f"The token has no {name} claim.{expected}")
         if claims["iss"] != self._issuer:
-            raise Unauthenticated("The token has another issuer (iss) than this service accepts.")
+            raise Unauthenticated(f"The token has another issuer (iss) than {self._issuer}, which is expected here.")
         if self._audience not in _audiences(claims["aud"]):
-            raise Unauthenticated("The token is for another audience (aud).")
+            raise Unauthenticated(f"The token is for another audience (aud) than {self._audience}.")
         now = self._clock()
         expires_at = _time(claims, "exp")
         if now >= expires_at + LEEWAY_SECONDS:

@@ -62,7 +62,9 @@ def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
     refused: list[str] = []
     for position, entry in enumerate(entries):
         try:
-            key = _public_key(entry if isinstance(entry, dict) else {})
+            # Some issuers write every member that a key could have, and null for those that it has not.
+            members = entry.items() if isinstance(entry, dict) else ()
+            key = _public_key({name: value for name, value in members if value is not None})
         except ValueError as error:  # cryptography's errors for impossible numbers are ValueErrors too
             refused.append(f"keys[{position}] {error}")
         else:

@@ -188,6 +188,14 @@ async def test_what_is_no_valid_token_is_401(system: System) -> None:
             assert not token or token.encode() not in answer.body
 
 
+async def test_a_token_of_another_issuer_is_told_which_one_is_expected(system: System) -> None:
+    """An operator who set JWT_ISSUER wrongly sees it at the first request."""
+    token = system.stack.issuer.mint(iss="https://elsewhere.example/auth/v1")
+    said = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
+    assert system.stack.issuer.url in said["detail"]
+    assert "elsewhere" not in said["detail"]
+
+
 @pytest.mark.parametrize(
     "authorization",
     [
