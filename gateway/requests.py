@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any, NoReturn
 
 from aiohttp import web
@@ -23,6 +24,8 @@ from gateway.edge.connections import BODY_SECONDS
 from gateway.edge.load import place_given_back
 
 BODY_BYTES_MAX = 16 * 1024
+
+_QUOTED = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
 
 # Our bodies have two levels; a reader of nested JSON should not be made to follow thousands.
 _DEPTH_MAX = 16
@@ -85,12 +88,22 @@ def idempotency_key(headers: CIMultiDictProxy[str]) -> str:
     given = [headers.getall(name, []) for name in ("X-Idempotency-Key", "Idempotency-Key")]
     if any(len(values) > 1 for values in given):
         raise IdempotencyKeyInvalid
-    keys = {value for values in given for value in values}
+    ours, standard = given
+    keys = {*ours, *map(_unquoted, standard)}
     if not keys:
         raise IdempotencyKeyMissing
     if len(keys) > 1:
         raise IdempotencyKeyInvalid("X-Idempotency-Key and Idempotency-Key differ; send one of them.")
     return checked_key(keys.pop())
+
+
+def _unquoted(value: str) -> str:
+    """The text of `value`, if that is a String of RFC 8941 ("k1"), else `value` itself."""
+    if not value.startswith('"'):
+        return value
+    if not _QUOTED.fullmatch(value):
+        raise IdempotencyKeyInvalid('Idempotency-Key begins with a quote, but is no quoted string. Send k1 or "k1".')
+    return re.sub(r"\\(.)", r"\1", value[1:-1])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ _DESCRIPTION = f"""Payments between your systems and M-PESA: authenticated, idem
 
 * **Tokens.** Everything under `/v1` needs `Authorization: Bearer <JWT>` with `iss`, `aud`, `exp`, `sub` and `role`. `role`
   `authenticated` is an app's user: deposits, and payments of its own. `service_role` is a backend: everything.
-* **Idempotency.** A POST that makes a payment needs `X-Idempotency-Key` (or `Idempotency-Key`, its standard name).
+* **Idempotency.** A POST that makes a payment needs `X-Idempotency-Key` (or `Idempotency-Key`, its standard name,
+  where `"k1"` in quotes is `k1`).
 * **Errors** are problems (RFC 9457). `code` is from a closed list; `retryable` says whether the same request with the same
   key may be sent again.
 * **JSON** is RFC 8259's, in UTF-8, at most {BODY_BYTES_MAX} bytes, no key twice. Unknown fields of bodies and unknown or

@@ -1,0 +1,97 @@
+"""The idempotency key of a request: two names, and quotes around the standard one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from domain.errors import IdempotencyKeyInvalid, IdempotencyKeyMissing
+from gateway.requests import idempotency_key
+
+OURS, STANDARD = "X-Idempotency-Key", "Idempotency-Key"
+
+
+def key_of(*headers: tuple[str, str]) -> str:
+    return idempotency_key(CIMultiDictProxy(CIMultiDict(headers)))
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ('"k1"', "k1"),
+        ("k1", "k1"),
+        (f'"{"k" * 255}"', "k" * 255),
+        ('"550e8400-e29b-41d4-a716-446655440000"', "550e8400-e29b-41d4-a716-446655440000"),
+        (r'"a\"b"', 'a"b'),
+        (r'"a\\b"', r"a\b"),
+        (r'"\"k1\""', '"k1"'),
+        (r'"\\"', "\\"),
+        ('"a;b,c"', "a;b,c"),
+        ("\"'k1'\"", "'k1'"),
+        # A value that begins with another character is taken at its word, as it always was.
+        ("'k1'", "'k1'"),
+        ('k1"', 'k1"'),
+        ('k"1"', 'k"1"'),
+        ("k1;a=1", "k1;a=1"),
+        ("a,b", "a,b"),
+        ("k\\1", "k\\1"),
+    ],
+)
+def test_the_standard_name_takes_a_key_with_quotes_or_without(value: str, key: str) -> None:
+    assert key_of((STANDARD, value)) == key
+    assert key_of((STANDARD.lower(), value)) == key
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"', '"k1', '""', '"""', '"k1""', '"k"1"', '"k1"k2', '"k1";a=1', '"k1" ;a', '"k1", "k2"', '"k1","k1"',
+        '"k 1"', '" k1"', '"k1 "', '" "', '"k\t1"', '"ufunguo-é"', '"\\é"', r'"k\1"', r'"k\"', r'"k1\\\"', f'"{"k" * 256}"',
+        '"k1"\x7f', '"\x7f"', "", " ", "é", "k 1",
+    ],
+)  # fmt: skip
+def test_a_value_that_can_be_read_in_two_ways_is_no_key(value: str) -> None:
+    """Quotes without an end, text or parameters behind them, and whatever no key may hold."""
+    with pytest.raises(IdempotencyKeyInvalid):
+        key_of((STANDARD, value))
+
+
+def test_our_own_name_keeps_its_quotes() -> None:
+    """Its value is no structured field, and keys with quotes are in use."""
+    assert key_of((OURS, '"k1"')) == '"k1"'
+    assert key_of((OURS, '"')) == '"'
+
+
+@pytest.mark.parametrize(("ours", "standard"), [("k1", '"k1"'), ("k1", "k1"), ('"k1"', r'"\"k1\""')])
+def test_both_names_may_have_one_key(ours: str, standard: str) -> None:
+    assert key_of((OURS, ours), (STANDARD, standard)) == ours
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(OURS, "k1"), (STANDARD, '"k2"')],
+        [(OURS, '"k1"'), (STANDARD, '"k1"')],
+        [(OURS, "k1"), (STANDARD, '"k1')],
+        [(OURS, "k1"), (STANDARD, '""')],
+        [(STANDARD, "k1"), (STANDARD, '"k1"')],
+        [(STANDARD, '"k1"'), (STANDARD, '"k1"')],
+    ],
+)
+def test_two_keys_are_none(headers: list[tuple[str, str]]) -> None:
+    with pytest.raises(IdempotencyKeyInvalid):
+        key_of(*headers)
+
+
+def test_a_request_without_a_key_says_so() -> None:
+    with pytest.raises(IdempotencyKeyMissing):
+        key_of()
+
+
+@given(key=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255))
+def test_every_key_can_be_quoted(key: str) -> None:
+    """As RFC 8941 writes a String."""
+    quoted = '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    assert key_of((STANDARD, quoted)) == key
