@@ -122,7 +122,7 @@ class NotPermitted(RequestRefused):
 class LimitExceeded(RequestRefused):
     """The payment would pass a limit.
 
-    `limit` is its name in the policy file, `maximum` its value in shillings; `resets_at` None: no day has room for it.
+    `limit` is its name in the policy file, `maximum` its value there; `resets_at` None: no day has room for it.
     """
 
     def __init__(self, message: str, *, limit: str, maximum: int, resets_at: datetime | None = None) -> None:

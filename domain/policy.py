@@ -125,7 +125,7 @@ def may_see(caller: Caller, payment: Payment) -> bool:
 
 
 def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:
-    """What `request` takes of the limits that are set. Raises LimitExceeded for an amount that no day has room for."""
+    """What `request` takes of the limits that are set. Raises LimitExceeded for what no day has room for."""
     if request.amount_kes > policy.amount_max_kes:
         message = f"The amount is over the limit of {policy.amount_max_kes:,} shillings for one payment."
         raise LimitExceeded(message, limit="payment.amount_max", maximum=policy.amount_max_kes)
@@ -137,6 +137,10 @@ def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Ch
             found.append(Charge(Meter.PHONE_DAY, phone, request.amount_kes, phone_per_day))
         if request.kind is Kind.DEPOSIT and policy.deposits_per_minute is not None:
             found.append(Charge(Meter.PHONE_MINUTE, phone, 1, policy.deposits_per_minute))
+    # Before what is left of any limit is judged: a caller that is told to come back should then have a chance.
+    for charge in found:
+        if charge.cost > charge.limit:
+            raise _refusal_for_ever(charge)
     return tuple(found)
 
 
@@ -150,7 +154,23 @@ def day_began_at(now: datetime) -> datetime:
     return now.astimezone(NAIROBI).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def _refusal_for_ever(charge: Charge) -> LimitExceeded:
+    """Of a charge that is larger than its whole limit. It names no time to come back, because none will help."""
+    if charge.meter is Meter.PHONE_MINUTE:
+        message = "The policy allows no deposits."
+    else:
+        whose = "for this caller" if charge.meter is Meter.CALLER_DAY else "for a phone number"
+        message = (
+            f"The amount is over the limit of {charge.limit:,} shillings a day {whose}, so no day has room for it."
+        )
+        if charge.limit == 0:
+            message = f"The policy allows no payments {whose}."
+    return LimitExceeded(message, limit=charge.meter, maximum=charge.limit)
+
+
 def _refusal(charge: Charge, used: Used, now: datetime) -> RequestRefused:
+    if charge.cost > charge.limit:
+        return _refusal_for_ever(charge)
     if charge.meter is Meter.PHONE_MINUTE:
         wait = (used.oldest or now) + MINUTE - now
         message = (

@@ -180,8 +180,10 @@ def _toml(value: object) -> str:
             return str(value).lower()
         case str():
             return f'"{value}"'
+        case float() if value.is_integer():
+            return str(int(value))
         case _:
-            return f"{value:g}" if isinstance(value, float) else str(value)
+            return repr(value)  # of a float: the shortest text that is read as the same number
 
 
 def _fault(item: Any) -> str:

@@ -84,11 +84,11 @@ _MEMBERS: Mapping[str, dict[str, Any]] = {
     },
     "limit_exceeded": {
         "limit": {"type": "string", "description": "Its name in the policy file."},
-        "maximum": {"type": "integer", "description": "Shillings."},
+        "maximum": {"type": "integer", "description": "Its value in the policy file: shillings, or deposits."},
         "resets_at": {
             "type": ["string", "null"],
             "format": "date-time",
-            "description": "Null: no day has room for it.",
+            "description": "Null: no day has room for it, so it is of no use to come back.",
         },
     },
     "rate_limited": {

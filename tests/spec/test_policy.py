@@ -172,6 +172,49 @@ async def test_one_payment_has_its_own_limit(limited: System, path: str, body: d
     assert (said["limit"], said["maximum"], said["resets_at"]) == ("payment.amount_max", 600, None)
 
 
+_SHUT = """
+[users]
+amount_per_day = 0
+[backends]
+amount_per_day = 900
+[phone]
+deposits_per_minute = 0
+amount_per_day = 500
+"""
+
+
+@pytest.fixture(scope="module")
+async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """A policy that allows an app's user nothing, a phone no deposit, and a payout no more than 500."""
+    policy = tmp_path_factory.mktemp("policy") / "policy.toml"
+    policy.write_text(_SHUT)
+    async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
+        yield system
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "body", "limit", "maximum"),
+    [
+        ("authenticated", "/v1/deposits", {"amount": 1}, "caller.amount_per_day", 0),
+        ("service_role", "/v1/deposits", {"amount": 1}, "phone.deposits_per_minute", 0),
+        ("service_role", "/v1/withdrawals", {"amount": 501}, "phone.amount_per_day", 500),
+        ("service_role", "/v1/withdrawals", {"amount": 250_000}, "caller.amount_per_day", 900),
+        ("service_role", "/v1/bill-payments", {"amount": 901, "till": "556677"}, "caller.amount_per_day", 900),
+    ],
+)
+async def test_what_never_fits_is_not_told_to_come_back(
+    shut: System, role: str, path: str, body: dict[str, Any], limit: str, maximum: int
+) -> None:
+    """By no time, no Retry-After and no word, however empty the day is."""
+    phone = {} if "till" in body else {"phone_number": a_phone()}
+    token = shut.stack.issuer.mint(sub=someone(), role=role)
+    answer = await post(shut, path, {**body, **phone}, token=token)
+    said = problem(answer, 422, "limit_exceeded")
+    assert (said["limit"], said["maximum"], said["resets_at"], said["retryable"]) == (limit, maximum, None, False)
+    assert "Retry-After" not in answer.headers
+    assert not [word for word in ("midnight", "again", "later", "next day") if word in said["detail"]]
+
+
 async def test_a_role_may_have_a_limit_of_its_own(limited: System) -> None:
     """A backend's day is larger than a user's here."""
     async with Client(limited.stack.web_url, limited.stack.issuer.backend_token(someone())) as backend:

@@ -79,13 +79,48 @@ class TestWhatAPaymentTakes:
         free = Policy(phone_amount_per_day_kes=None, deposits_per_minute=None)
         assert charges(free, BACKEND, a_request()) == ()
 
-    def test_a_limit_of_nothing_is_a_limit(self) -> None:
-        nothing = Policy(
-            callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=0)),
-            phone_amount_per_day_kes=0,
-            deposits_per_minute=0,
+    @pytest.mark.parametrize("kind", list(Kind))
+    @pytest.mark.parametrize(("day", "phone_day", "a_minute", "named", "maximum"), [
+        (0, None, None, Meter.CALLER_DAY, 0),
+        (None, 0, None, Meter.PHONE_DAY, 0),
+        (None, None, 0, Meter.PHONE_MINUTE, 0),
+        (0, 0, 0, Meter.CALLER_DAY, 0),
+        (249, None, None, Meter.CALLER_DAY, 249),
+        (None, 249, None, Meter.PHONE_DAY, 249),
+        (1, 1, 1, Meter.CALLER_DAY, 1),
+        # One that never lets it pass goes before one that may let it pass later.
+        (250, 249, 5, Meter.PHONE_DAY, 249),
+        (250, 250, 0, Meter.PHONE_MINUTE, 0),
+    ])  # fmt: skip
+    def test_what_no_day_and_no_minute_has_room_for_is_refused_for_ever(
+        self, kind: Kind, day: int | None, phone_day: int | None, a_minute: int | None, named: Meter, maximum: int
+    ) -> None:
+        """No time is named at which it would pass, and no sentence invites to come back."""
+        policy = Policy(
+            callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=day)),
+            phone_amount_per_day_kes=phone_day,
+            deposits_per_minute=a_minute,
         )
-        assert [charge.limit for charge in charges(nothing, USER, a_request())] == [0, 0, 0]
+        has_it = named is Meter.CALLER_DAY or (
+            kind is Kind.DEPOSIT if named is Meter.PHONE_MINUTE else kind is not Kind.BILL_PAYMENT
+        )
+        if not has_it:
+            assert charges(policy, BACKEND, a_request(kind)) is not None
+            return
+        with pytest.raises(LimitExceeded) as refused:
+            charges(policy, BACKEND, a_request(kind))
+        assert (refused.value.limit, refused.value.maximum, refused.value.resets_at) == (named, maximum, None)
+        assert not [word for word in ("midnight", "again", "later", "next") if word in refused.value.message]
+        assert ("allows no" in refused.value.message) == (maximum == 0)
+
+    @pytest.mark.parametrize("amount", [1, 249, 250])
+    def test_what_fits_an_empty_day_is_judged_by_what_is_left(self, amount: int) -> None:
+        policy = Policy(
+            callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=250)),
+            phone_amount_per_day_kes=250,
+            deposits_per_minute=1,
+        )
+        assert [charge.limit for charge in charges(policy, USER, a_request(amount=amount))] == [250, 250, 1]
 
     def test_each_role_has_its_own_limit(self) -> None:
         policy = Policy(
@@ -130,11 +165,15 @@ class TestWhatIsLeft:
         assert [left.take(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [True, False, True, False]
 
     def test_an_amount_over_the_whole_limit_fits_no_day(self) -> None:
-        assert isinstance(Allowances({}, NOW).take(day_of(cost=1001)), LimitExceeded)
+        refusal = Allowances({}, NOW).take(day_of(cost=1001))
+        assert isinstance(refusal, LimitExceeded)
+        assert refusal.resets_at is None
 
     def test_a_day_begins_anew_at_midnight_in_nairobi(self) -> None:
-        refusal = Allowances({}, datetime(2026, 3, 1, 22, tzinfo=UTC)).take(day_of(cost=1001))
+        now = datetime(2026, 3, 1, 22, tzinfo=UTC)
+        refusal = Allowances({(Meter.CALLER_DAY, "somebody"): Used(1, now)}, now).take(day_of(cost=1000))
         assert isinstance(refusal, LimitExceeded)
+        assert "midnight" in refusal.message
         assert refusal.resets_at == datetime(2026, 3, 2, 21, tzinfo=UTC)
 
     def test_a_phones_day_does_not_tell_how_much_it_moved(self) -> None:

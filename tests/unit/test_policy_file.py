@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from domain.adapters.policy_file import policy_text, read_policy
-from domain.policy import Policy, WithoutRedis
+from domain.policy import CallerLimits, Policy, WithoutRedis
 from domain.values import Role
 
 EVERYTHING = """
@@ -78,6 +82,58 @@ def test_what_is_printed_means_the_same(file: Path, text: str) -> None:
     printed = policy_text(policy)
     assert read(file, printed) == policy
     assert set(tomllib.loads(printed)) >= {"caller", "users", "phone", "payment"}
+
+
+_AMOUNTS = st.none() | st.integers(0, 2**63) | st.sampled_from([0, 1, 999_999, 1_000_000, 123_456_789])
+_RATES = st.none() | st.floats(0.000_001, 1_000_000) | st.integers(1, 1_000_000).map(float)
+_LIMITS = st.builds(
+    lambda rate, burst, amount: CallerLimits(requests_per_second=rate, burst=burst, amount_per_day_kes=amount),
+    _RATES,
+    st.integers(1, 1_000_000),
+    _AMOUNTS,
+)
+_POLICIES = st.builds(
+    Policy,
+    callers=st.fixed_dictionaries(dict.fromkeys(Role, _LIMITS)) | _LIMITS.map(lambda one: dict.fromkeys(Role, one)),
+    without_redis=st.sampled_from(WithoutRedis),
+    deposits_per_minute=_AMOUNTS,
+    phone_amount_per_day_kes=_AMOUNTS,
+    amount_max_kes=st.integers(1, 250_000),
+    confirm_above_kes=_AMOUNTS,
+    allow_anonymous=st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(policy=_POLICIES)
+def test_every_policy_is_printed_exactly(policy: Policy) -> None:
+    """Read again, it is the same policy, to the last digit. Without a rate a burst has no meaning, and is not printed."""
+    with TemporaryDirectory() as folder:
+        again = read(Path(folder) / "policy.toml", policy_text(policy))
+    meant = {
+        role: limits if limits.requests_per_second is not None else replace(limits, burst=again.callers[role].burst)
+        for role, limits in policy.callers.items()
+    }
+    assert again == replace(policy, callers=meant)
+
+
+@pytest.mark.parametrize(
+    ("rate", "printed"),
+    [
+        ("123456.7", "123456.7"),
+        ("1000000", "1000000"),
+        ("1e5", "100000"),
+        ("999999.9999", "999999.9999"),
+        ("0.000001", "1e-06"),
+        ("0.0000012345678", "1.2345678e-06"),
+        ("0.1", "0.1"),
+        ("0.3333333333333333", "0.3333333333333333"),
+        ("5.0", "5"),
+    ],
+)
+def test_a_number_is_printed_as_a_person_would_write_it(file: Path, rate: str, printed: str) -> None:
+    lines = policy_text(read(file, f"[caller]\nrequests_per_second = {rate}")).splitlines()
+    assert f"requests_per_second = {printed}" in lines
 
 
 def test_what_holds_for_every_caller_is_printed_so(file: Path) -> None:
