@@ -1,0 +1,77 @@
+"""Replays of what was accepted: they cost their caller nothing of what it may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.spec.asking import caller, problem, someone
+from tests.spec.conftest import a_system
+from tests.spec.system import System
+from tests.spec.test_policy import a_deposit
+from tests.stack.client import Answer, Client
+
+
+@pytest.fixture(scope="module")
+async def sparing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """A user may send three requests at once, and no other for a quarter of an hour."""
+    policy = tmp_path_factory.mktemp("policy") / "policy.toml"
+    policy.write_text("[users]\nrequests_per_second = 0.001\nburst = 3")
+    async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
+        yield system
+
+
+class TestReplays:
+    """A replay takes nothing of its caller's rate: as many new requests may come as if it had not been sent."""
+
+    @pytest.mark.parametrize("has_copy", [True, False], ids=["from Redis", "from Postgres"])
+    async def test_a_replay_takes_no_request_of_the_rate(self, sparing: System, *, has_copy: bool) -> None:
+        """Twenty replays between the first request and the second, then between the third and what is too much."""
+        async with caller(sparing, sub=someone()) as user:
+            body, key = a_deposit(), str(uuid4())
+            first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
+            for _ in range(2):
+                await self._replay_20_times(sparing, user, body, key, first, has_copy=has_copy)
+                (await user.pay("/v1/deposits", a_deposit())).expect(202)
+            problem(await user.pay("/v1/deposits", a_deposit()), 429, "rate_limited")
+            await self._replay_20_times(sparing, user, body, key, first, has_copy=has_copy)
+            problem(await user.get("/v1/payments"), 429, "rate_limited")
+
+    async def test_replays_at_once_keep_no_new_request_out(self, sparing: System) -> None:
+        async with caller(sparing, sub=someone()) as user:
+            body, key = a_deposit(), str(uuid4())
+            first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
+            replays = [user.pay("/v1/deposits", body, key=key) for _ in range(50)]
+            news = [user.pay("/v1/deposits", a_deposit()) for _ in range(2)]
+            answers = await asyncio.gather(*replays, *news)
+            assert {answer.status for answer in answers} == {202}
+            assert {answer.body for answer in answers[:50]} == {first.body}
+
+    async def test_a_request_that_only_shares_the_key_takes_one(self, sparing: System) -> None:
+        """It is refused, so it was a request of its own."""
+        async with caller(sparing, sub=someone()) as user:
+            key = str(uuid4())
+            (await user.pay("/v1/deposits", a_deposit(), key=key)).expect(202)
+            for _ in range(2):
+                problem(await user.pay("/v1/deposits", a_deposit(), key=key), 422, "idempotency_key_reused")
+            problem(await user.pay("/v1/deposits", a_deposit(), key=key), 429, "rate_limited")
+
+    async def _replay_20_times(
+        self, system: System, user: Client, body: Any, key: str, first: Answer, *, has_copy: bool
+    ) -> None:
+        for _ in range(20):
+            if not has_copy:
+                await self._delete_copies(system)
+            again = (await user.pay("/v1/deposits", body, key=key)).expect(202)
+            assert (again.body, again.was_replayed) == (first.body, True)
+
+    async def _delete_copies(self, system: System) -> None:
+        """All but the copies stays: the rates are in the same Redis."""
+        async with Redis.from_url(system.stack.redis.url) as redis:
+            if names := [name async for name in redis.scan_iter("*replay:*")]:
+                await redis.delete(*names)
