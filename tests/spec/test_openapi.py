@@ -167,6 +167,8 @@ async def _readings(witness: Witness, payment_id: str) -> None:
         await witness.ask(_LIST, query=query)
     for query in ("", "?limit=1", "?limit=0", "?after=rubbish"):
         await witness.ask(_EVENTS, query=query)
+    for query in ("?limit=1", "?limit=0", "?cursor=rubbish"):
+        await witness.ask(_HISTORY, payment_id=payment_id, query=query)
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
         await witness.ask(("GET", path), token="")
 
