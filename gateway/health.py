@@ -69,13 +69,14 @@ class Health:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """GET /readyz. Redis is reported, not required: payments are accepted without it."""
-        required, redis_report = await self._checks.seen()
+        required, postgres_report, redis_report = await self._checks.seen()
         if self._has_keys is not None:
             required = required | {"keys": self._has_keys()}
         is_ready = all(required.values())
         body = {
             "status": "ready" if is_ready else "not ready",
             "checks": required | {"redis": redis_report == "ok"},
+            "postgres": postgres_report,
             "redis": redis_report,
         }
         return web.json_response(body, status=200 if is_ready else 503)
@@ -86,19 +87,23 @@ class Health:
         body, content_type = observability.metrics_text()
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def _check(self) -> tuple[dict[str, bool], str]:
+    async def _check(self) -> tuple[dict[str, bool], str, str]:
         """Looks at Postgres and at Redis, at the same time."""
-        required, redis_report = await asyncio.gather(self._check_postgres(), self._resources.redis_report())
-        return required, redis_report
+        postgres, redis_report = await asyncio.gather(self._check_postgres(), self._resources.redis_report())
+        return *postgres, redis_report
 
-    async def _check_postgres(self) -> dict[str, bool]:
+    async def _check_postgres(self) -> tuple[dict[str, bool], str]:
+        """What is required of Postgres, and a word for how it is."""
+        reading = self._resources.reading
         try:
-            return {"postgres": True, "migrated": await self._resources.reading.is_migrated()}
+            is_writable, is_migrated = await reading.takes_writes(), await reading.is_migrated()
         except PaymentServiceError:
-            return {"postgres": False, "migrated": False}
+            return {"postgres": False, "migrated": False}, "away"
         except Exception:  # noqa: BLE001 - no schema yet: reachable, and not ready
             log.warning("not_migrated")
-            return {"postgres": True, "migrated": False}
+            return {"postgres": True, "migrated": False}, "not migrated"
+        report = "read-only" if not is_writable else "ok" if is_migrated else "not migrated"
+        return {"postgres": is_writable, "migrated": is_migrated}, report
 
     async def _refresh_gauges(self) -> None:
         """Reads what Postgres knows. Without Postgres the gauges stay as they were."""

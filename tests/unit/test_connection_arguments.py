@@ -104,6 +104,47 @@ def test_errors_that_are_about_rows(error: BaseException) -> None:
     assert is_about_rows(error)
 
 
+def refused(state: str) -> exc.DBAPIError:
+    """An error of the server with this SQLSTATE."""
+    error = asyncpg.PostgresError("x")
+    error.sqlstate = state
+    return wrapped(error, exc.DBAPIError)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "25006",  # read-only: a standby, or a database whose disk is full
+        "25P02", "25P03", "25P04",  # the transaction was ended: failed before, idle too long, too long
+        "53000", "53100", "53200", "53300", "53400",  # disk, memory, connections
+        "57000", "57014", "57P01", "57P02", "57P03", "57P04", "57P05",  # cancelled, shut down, crashed, starting, dropped
+        "58000", "58030", "58P01", "F0000", "55000", "55006", "08000", "08003", "08006", "08P01", "28000", "28P01", "3D000",
+        "0A000",  # a plan made before a migration
+        "3F000", "42P01", "42501", "42703", "42704", "42883",  # not migrated yet, or no rights laid down yet
+        "XX000",  # poolers say it of everything
+    ],
+)  # fmt: skip
+def test_states_in_which_this_server_cannot_write_now(state: str) -> None:
+    """The same work is done again later: nothing is wrong with it."""
+    assert is_unavailable(refused(state))
+    assert not is_about_rows(refused(state))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "21000", "22001", "22003", "22021", "22P02", "23502", "23503", "23505", "23514", "23001", "40001", "40P01", "55P03",
+        "42601", "44000",
+        "54000",  # a row that no index takes
+        "P0001",  # a trigger of the operator's
+        "XX001", "XX002",  # one damaged page must not fail everybody in its batch
+    ],
+)  # fmt: skip
+def test_states_that_one_row_may_be_the_reason_of(state: str) -> None:
+    assert is_about_rows(refused(state))
+    assert not is_unavailable(refused(state))
+
+
 def test_postgres_own_code_is_found() -> None:
     assert sqlstate(wrapped(asyncpg.UniqueViolationError("x"))) == "23505"
     assert sqlstate(wrapped(client_side.InterfaceError("x"))) is None

@@ -29,7 +29,7 @@ from domain.adapters.postgres.engine import (
 )
 from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, PROBED_SQL
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
-from domain.errors import ClaimUnknown
+from domain.errors import ClaimUnknown, StoreUnavailable
 from domain.payment import FactName, Payment, Stage, Step
 from domain.ports import HANDED_OVER_FOR, ClaimTerms, Due
 from domain.values import Kind
@@ -151,6 +151,8 @@ class Claiming:
 
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
+            if transaction.is_read_only:
+                raise StoreUnavailable  # nothing can be claimed: told before it costs a token or a turn at Daraja
             rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": HANDED_OVER_FOR})
         found = {row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held) for row in rows}
         return [found.get(payment_id) for payment_id in ids]

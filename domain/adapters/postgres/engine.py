@@ -50,11 +50,11 @@ _OPEN = text(
 # locks on the brakes' rows would be granted past whoever waits for them, and claims that overlap could keep him out for ever.
 BRAKES_LOCK = 4_711_254_003
 
-# SQLSTATE classes that a row of ours may be the reason of: cardinality, data, constraints, conflicts, a held lock; and
-# 42, which is a bug in our SQL. All else says only that this server cannot, now: it is away, full, read-only, failing
-# over, not migrated yet.
-_ABOUT_ROWS = ("21", "22", "23", "40", "42", "55P03")
-_NOT_MIGRATED = ("42P01", "42501")
+# SQLSTATE classes that a row of ours may be the reason of: cardinality, data, constraints, conflicts, a view's check, a row
+# that is too large, a held lock, a trigger's own error, a damaged page; and 42, which is a bug in our SQL. All else says only
+# that this server cannot, now: it is away, full, read-only, failing over, not migrated yet.
+_ABOUT_ROWS = ("21", "22", "23", "40", "42", "44", "54", "55P03", "P0", "XX001", "XX002")
+_NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 
 # Lock timeout and deadlock: somebody else holds the row; the same work may be tried again.
 CONTENDED = ("55P03", "40P01")

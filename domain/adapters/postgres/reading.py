@@ -128,6 +128,11 @@ class Reading:
         async with self._database.transaction() as transaction:
             return [row.version_num for row in await transaction.rows(_REVISION)] == [REVISION]
 
+    async def takes_writes(self) -> bool:
+        """Whether the database takes writes: not on a standby, nor where a host made it read-only (its disk is full)."""
+        async with self._database.transaction() as transaction:
+            return not transaction.is_read_only
+
 
 async def _with_attempts(transaction: Transaction, rows: list[Any]) -> list[Payment]:
     ids = [row.id for row in rows]

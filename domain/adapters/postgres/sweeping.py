@@ -122,6 +122,8 @@ class Sweeping:
         """See `domain.ports.SweepingStore.look`."""
         parameters = {"steps": [step.value for step in Step], "limit": limit, "overdue_by": overdue_by}
         async with self._database.transaction() as transaction:
+            if transaction.is_read_only:
+                raise StoreUnavailable  # no step could be taken: told before one costs a question of the budget
             rows = await transaction.rows(_LOOK, parameters)
         engaged = frozenset(rows[0].engaged or ())
         return Round(

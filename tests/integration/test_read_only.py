@@ -1,0 +1,100 @@
+"""A read-only database, as hosts make it when a disk is full: nothing is half done, and it is noticed when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from domain.adapters.postgres.feed import Feed
+from domain.adapters.postgres.reading import Reading
+from domain.errors import StoreUnavailable
+from domain.payment import Stage, Step
+from tests.integration.conftest import TERMS, Store, a_new_payment, acknowledgement, new_id, success
+from tests.stack.databases import connection, database_name
+
+NOW = timedelta(0)
+
+
+@asynccontextmanager
+async def read_only(store: Store, *, ends_sessions: bool = True) -> AsyncIterator[None]:
+    """The database for the block. Without `ends_sessions` those that are open write on."""
+    await switch(store, "on", ends_sessions=ends_sessions)
+    try:
+        yield
+    finally:
+        await switch(store, "off", ends_sessions=False)
+
+
+async def switch(store: Store, value: str, *, ends_sessions: bool) -> None:
+    async with connection(store.url) as raw:
+        await raw.execute("SET default_transaction_read_only = off")
+        await raw.execute(f'ALTER DATABASE "{database_name(store.url)}" SET default_transaction_read_only = {value}')
+        if ends_sessions:
+            await raw.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+
+async def test_whatever_writes_is_unavailable_and_whatever_reads_answers(fresh: Store) -> None:
+    """On each path: accepting, claiming, answering, sweeping, announcing. Readers are served."""
+    accepted = await fresh.accepted()
+    claimed, attempt_id = await fresh.claimed()
+    finalized = await fresh.finalized()
+    (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+    reading = Reading(fresh.database)
+    assert await reading.takes_writes()
+    async with read_only(fresh):
+        for work in (
+            lambda: fresh.accepting.accept(a_new_payment()),
+            lambda: fresh.claiming.look(accepted),
+            lambda: fresh.claiming.claim(accepted, new_id(), TERMS),
+            lambda: fresh.claiming.postpone(accepted, NOW),
+            lambda: fresh.changing.change(acknowledgement(claimed, attempt_id)),
+            lambda: fresh.changing.change(success(claimed)),
+            lambda: fresh.sweeping.look(limit=10, overdue_by=NOW),
+            lambda: fresh.sweeping.take_due(Step.SUBMIT, limit=10, next_step_in=NOW),
+            lambda: fresh.sweeping.record_announced(announcement),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await work()
+        assert not await reading.takes_writes()
+        assert (await fresh.payment(finalized)).stage is Stage.SUCCEEDED
+        assert (await fresh.payment(accepted)).stage is Stage.ACCEPTED
+        assert await Feed(fresh.database).page(after=0, limit=10, owner=None) == []
+    await asyncio.sleep(1.1)  # until then a session that began meanwhile is believed
+    await fresh.changing.change(acknowledgement(claimed, attempt_id))
+    await fresh.sweeping.record_announced(announcement)
+    assert await fresh.claiming.claim(accepted, new_id(), TERMS) is not None
+    assert (await fresh.payment(claimed)).stage is Stage.AWAITING_RESULT
+    assert await fresh.one("SELECT count(*) FROM mkwanja.payments") == 3
+
+
+@pytest.mark.parametrize("ends_sessions", [True, False])
+async def test_when_it_is_over_no_connection_stays_behind(fresh: Store, ends_sessions: bool) -> None:
+    """A session keeps the mode that it began with: those that began meanwhile are replaced, without a restart."""
+    await asyncio.gather(*(fresh.accepted() for _ in range(3)))
+    async with read_only(fresh, ends_sessions=ends_sessions):
+        await asyncio.gather(*(Reading(fresh.database).takes_writes() for _ in range(30)))
+        await asyncio.sleep(1.1)  # old enough to be doubted
+    for _ in range(12):
+        await asyncio.gather(*(fresh.accepted() for _ in range(10)))
+        assert await Reading(fresh.database).takes_writes()
+
+
+async def test_while_it_lasts_readers_do_not_open_a_connection_each(fresh: Store) -> None:
+    """A session that is young is believed, so that a full server is not asked for a new one by every request."""
+    await fresh.accepted()
+    async with read_only(fresh):
+        pids = [await backend(fresh) for _ in range(10)]
+    assert len(set(pids)) < len(pids)
+
+
+async def backend(store: Store) -> int:
+    async with store.database.transaction() as transaction:
+        return int((await transaction.rows(text("SELECT pg_backend_pid()")))[0][0])

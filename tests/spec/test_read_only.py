@@ -1,0 +1,69 @@
+"""The host turns the database read-only, as it does when a disk is full: money that was sent is not forgotten meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from uuid import uuid4
+
+import pytest
+
+from tests.spec.conftest import a_system
+from tests.spec.system import System
+from tests.stack.databases import connection, database_name
+
+_ASKED_SOON = {"INQUIRY_FIRST_AFTER_SECONDS": "0.5", "INQUIRY_INTERVAL_MAX_SECONDS": "1"}
+_DEPOSIT = {"amount": 250, "phone_number": "0711000777"}
+
+
+@pytest.mark.parametrize("lasts_seconds", [2.0])
+async def test_a_database_that_is_read_only_for_a_while_loses_no_answer_and_needs_no_restart(
+    lasts_seconds: float,
+) -> None:
+    """Daraja's answers come while nothing can be stored, and its callbacks too; afterwards each payment settles, once."""
+    async with a_system(env=_ASKED_SOON, time_scale=0.2) as system:
+        before = {name: system.stack.process(name).pid for name in system.stack.names}
+        await system.scenario("slow", params={"seconds": 3})
+        sent = [await system.deposit(), await system.withdrawal(), await system.bill_payment()]
+        for payment_id in sent:
+            await system.eventually(partial(system.provider_requests, payment_id))
+        await _switch(system, "on")
+        await asyncio.sleep(1)  # a session that began before is over
+        key = str(uuid4())
+        answer = await system.user.pay("/v1/deposits", _DEPOSIT, key=key)
+        assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+        for name in ("web", "callbacks"):
+            assert await _readiness(system, name) == (503, "read-only")
+        assert (await system.payment(sent[0]))["status"] == "pending"  # what only reads goes on
+        await asyncio.sleep(lasts_seconds)
+        assert await system.stage_counts(sent) == {"submitting": len(sent)}
+        await _switch(system, "off")
+        again = system.eventually(
+            lambda: system.user.pay("/v1/deposits", _DEPOSIT, key=key), lambda answer: answer.status != 503
+        )
+        sent.append(str((await again).expect(202).json()["id"]))
+        for payment_id in sent:
+            assert (await system.settled(payment_id))["status"] == "success"
+        await system.assert_money_agrees(sent)
+        for name in ("web", "callbacks"):
+            await system.eventually(partial(_readiness, system, name), lambda seen: seen == (200, "ok"))
+        assert {name: system.stack.process(name).pid for name in system.stack.names} == before
+
+
+async def _switch(system: System, value: str) -> None:
+    """Sets the database's default, and ends every session but this one."""
+    url = system.stack.database_url
+    async with connection(url) as raw:
+        await raw.execute("SET default_transaction_read_only = off")
+        await raw.execute(f'ALTER DATABASE "{database_name(url)}" SET default_transaction_read_only = {value}')
+        await raw.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
+        )
+
+
+async def _readiness(system: System, name: str) -> tuple[int, str]:
+    """The status of /readyz, and what it says of Postgres."""
+    async with system.http.get(f"{system.stack.process(name).url}/readyz") as answer:
+        return answer.status, str((await answer.json())["postgres"])
