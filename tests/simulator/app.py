@@ -18,6 +18,7 @@ from tests.simulator.answers import canned, envelope, invalid_field
 from tests.simulator.callbacks import Courier
 from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.control import closed_seconds, control_routes
+from tests.simulator.doors import PRODUCT_MISSING, TOKEN_REFUSED, refusal_at_the_door
 from tests.simulator.forms import NUMBER_REFUSED, Forms, is_number
 from tests.simulator.ledger import Ledger
 from tests.simulator.life import Book, Lives
@@ -240,6 +241,9 @@ class Simulator:
         refusal = self.tokens.refuse(endpoint.api, authorization)
         if refusal is not None:
             return refusal
+        if endpoint.api in self.switches.missing_products:
+            arrival.scenario = PRODUCT_MISSING
+            return self._refused_at_the_door(PRODUCT_MISSING, endpoint.api, authorization or "", {})
         if request.content_type != "application/json":
             return invalid_field("BusinessShortCode", self._ids)  # §2: what any other content type gets
         body = _object_in(arrival.raw)
@@ -269,13 +273,19 @@ class Simulator:
             reply = self.tokens.generate(authorization=authorization, grant_type=request.query.get("grant_type"))
         return await self._played(reply, choice, "oauth", authorization or "")
 
+    def _refused_at_the_door(self, scenario: str, api: str, authorization: str, params: Mapping[str, object]) -> Reply:
+        token = authorization.partition(" ")[2]
+        return refusal_at_the_door(scenario, api=api, token=token, params=params, forms=self._forms, ids=self._ids)
+
     async def _played(self, reply: Reply, choice: Choice, api: str, authorization: str) -> Reply:
         """The answer that leaves: the API's own, or the one that the scenario puts in its place."""
         script = choice.script
         if script is REFUSING:
             self.close_listener(seconds=closed_seconds(choice.params))
             return CUT
-        if script.answer in {"refused_otherwise", "our_field_refused"}:
+        if script.name in {TOKEN_REFUSED, PRODUCT_MISSING}:
+            reply = self._refused_at_the_door(script.name, api, authorization, choice.params)
+        elif script.answer in {"refused_otherwise", "our_field_refused"}:
             reply = self._forms.reply(script.answer, api=api, params=choice.params, ids=self._ids)
         elif script.answer is not None:
             reply = canned(

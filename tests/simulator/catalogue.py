@@ -239,6 +239,18 @@ ANSWERS = (
         times=1,
         sentence="One call gets this API's answer to an invalid token.",
     ),
+    refusal(
+        "token_refused",
+        None,
+        "One call gets the answer to an invalid token: params.form, else drawn by `seed` (doors.py).",
+        CALLS,
+    ),
+    refusal(
+        "product_missing",
+        None,
+        "The app lacks this product though its token is good: params.form, else drawn by `seed` (doors.py).",
+        CALLS,
+    ),
     refusal("cut_before_acting", 21, "The connection is reset, nothing done.", answer="cut", once=True),
     refusal("spike_arrest_apigee", 23, "429 with the gateway's own fault.", once=True),
     refusal("spike_arrest_json", 24, "500.003.02 Spike Arrest Violation.", once=True),

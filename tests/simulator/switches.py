@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from tests.simulator.chaos import check_plan
+from tests.simulator.script import CALLS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "token_policy": ("invalidate_previous", "keep_all"),
@@ -30,6 +31,7 @@ class Switches:
     token_policy: str = "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
     expires_in: str = "number"  # §1: sources disagree on the JSON type
     token_ttl_seconds: int = 3599  # §1
+    missing_products: tuple[str, ...] = ()  # §1: APIs that the app may not use though its token is good (doors.py)
     enforce_lengths: bool = True  # §2.1: 12 and 13 by the documents; the sandbox takes more
     require_https: bool = True  # §8.4, except for this machine's own addresses
     forbid_url_words: bool = False  # §8.4: not enforced by the sandbox for STK
@@ -67,6 +69,9 @@ class Switches:
         if name == "chaos":
             if value is not None:
                 check_plan(value)
+        elif name == "missing_products":
+            if not isinstance(value, list | tuple) or not CALLS.issuperset(value):
+                raise ValueError(f"missing_products is a list of some of {', '.join(sorted(CALLS))}")
         elif name in CHOICES:
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}")
@@ -83,4 +88,6 @@ def _own(value: object, *, like: object) -> object:
     """The value as it is kept: in the switch's type, and a plan as a copy, which is how a new one is known."""
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(like, tuple) and isinstance(value, list | tuple):
+        return tuple(value)
     return float(value) if isinstance(like, float) and isinstance(value, int | float) else value

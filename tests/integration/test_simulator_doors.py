@@ -1,0 +1,134 @@
+"""The simulator refuses tokens and products in every form of the field, drawn by its seed; and our client understands each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from domain.adapters.daraja.client import DarajaClient, daraja_session
+from domain.attempts import Outcome
+from domain.errors import ProductRefused
+from domain.payment import Payment
+from domain.values import Kind
+from tests.builders import a_due
+from tests.builders import an_attempt as an_attempt_with_ids
+from tests.integration.daraja import Shelf, an_attempt, client_of, to_submit
+from tests.simulator.app import Simulator
+from tests.simulator.doors import product_refusals, token_refusals
+from tests.simulator.shapes import Identities
+
+PATHS = {
+    "stk": "/mpesa/stkpush/v1/processrequest",
+    "stk_query": "/mpesa/stkpushquery/v1/query",
+    "b2c": "/mpesa/b2c/v3/paymentrequest",
+    "b2b": "/mpesa/b2b/v1/paymentrequest",
+    "status": "/mpesa/transactionstatus/v1/query",
+}
+API_OF = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b"}
+TOKEN_FORMS = list(token_refusals("b2c", "", Identities()))
+PRODUCT_FORMS = [(api, form) for api in PATHS for form in product_refusals(api, Identities())]
+
+
+@pytest.fixture(scope="module")
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator(port=0, time_scale=0.02) as running:
+        yield running
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with daraja_session(connections_max=10) as own:
+        yield own
+
+
+@pytest.fixture
+async def client(simulator: Simulator, session: aiohttp.ClientSession) -> DarajaClient:
+    """A client of a simulator as new."""
+    await simulator.reset(tokens=True)
+    return client_of(session, simulator.base_url, settings=simulator.settings, shelf=Shelf(None))
+
+
+def to_ask(api: str) -> Payment:
+    if api == "status":
+        return a_due(Kind.WITHDRAWAL)
+    return a_due(Kind.DEPOSIT, attempts=(an_attempt_with_ids(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1"),))
+
+
+async def use(client: DarajaClient, api: str) -> None:
+    """Sends a payment, or asks a question."""
+    if api in ("stk_query", "status"):
+        await client.ask(to_ask(api), 1, [])
+    else:
+        await client.submit(to_submit(next(kind for kind, name in API_OF.items() if name == api)), an_attempt())
+
+
+async def bodies(simulator: Simulator, session: aiohttp.ClientSession, api: str, count: int) -> list[str]:
+    """What so many calls with a good token are answered, without what is new in each."""
+    found = []
+    basic = aiohttp.encode_basic_auth(
+        simulator.settings["DARAJA_CONSUMER_KEY"], simulator.settings["DARAJA_CONSUMER_SECRET"]
+    )
+    url = f"{simulator.base_url}/oauth/v1/generate?grant_type=client_credentials"
+    async with session.get(url, headers={"Authorization": basic}) as answer:
+        token = (await answer.json())["access_token"]
+    for _ in range(count):
+        headers = {"Authorization": f"Bearer {token}"}
+        async with session.post(simulator.base_url + PATHS[api], json={}, headers=headers) as answer:
+            text = await answer.text()
+        found.append(f"{answer.status} {text.partition('errorCode')[2] or text}")
+    return found
+
+
+@pytest.mark.parametrize("api", PATHS)
+async def test_a_missing_product_is_refused_in_every_form_and_the_same_under_the_same_seed(
+    simulator: Simulator, session: aiohttp.ClientSession, api: str
+) -> None:
+    played = []
+    for _ in range(2):
+        await simulator.reset(tokens=True)
+        simulator.switches.change({"missing_products": [api], "seed": 11})
+        played.append(await bodies(simulator, session, api, 60))
+    assert played[0] == played[1]
+    assert len(set(played[0])) == len(product_refusals(api, Identities()))
+
+
+async def test_a_switch_names_only_known_products(simulator: Simulator) -> None:
+    for wrong in (["c2b"], "b2c", [1]):
+        with pytest.raises(ValueError, match="missing_products"):
+            simulator.switches.change({"missing_products": wrong})
+
+
+@pytest.mark.parametrize(("api", "form"), PRODUCT_FORMS)
+async def test_every_form_of_a_missing_product_is_one_refusal_of_the_operation(
+    simulator: Simulator, client: DarajaClient, api: str, form: str
+) -> None:
+    """Two tokens at most are fetched: the first, and one that could have helped."""
+    simulator.scenario("product_missing", api=api, params={"form": form})
+    with pytest.raises(ProductRefused):
+        await use(client, api)
+    fetched = simulator.traffic.shown(path="oauth")["count"]
+    assert fetched == (1 if form in ("no_apiproduct", "not_allowed") else 2)
+
+
+@pytest.mark.parametrize("api", PATHS)
+async def test_a_product_that_is_switched_on_again_works(simulator: Simulator, client: DarajaClient, api: str) -> None:
+    simulator.switches.change({"missing_products": [api]})
+    with pytest.raises(ProductRefused):
+        await use(client, api)
+    for other in PATHS:
+        if other != api:
+            await use(client, other)
+    simulator.switches.change({"missing_products": []})
+    await use(client, api)
+
+
+@pytest.mark.parametrize("api", PATHS)
+@pytest.mark.parametrize("form", TOKEN_FORMS)
+async def test_every_form_of_a_refused_token_is_cured_by_another_token(
+    simulator: Simulator, client: DarajaClient, api: str, form: str
+) -> None:
+    simulator.scenario("token_refused", api=api, times=1, params={"form": form})
+    await use(client, api)
+    assert simulator.traffic.shown(path=PATHS[api])["count"] == 2
