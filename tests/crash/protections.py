@@ -103,6 +103,32 @@ async def between_look_and_claim(ground: Ground, without: str) -> None:
     await _payouts(system, "start")
 
 
+async def operation_refused_meanwhile(ground: Ground, without: str) -> None:
+    """A worker stands still just before it claims a withdrawal. Meanwhile another worker learns that Daraja refuses
+    withdrawals to our app: the worker that wakes up does not claim this one, and deposits go on.
+    """
+    system, place = ground.system, "readied_before_claim:freeze"
+    await ground.prepare("worker")
+    worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
+    waiting = await _begun(system, Kind.WITHDRAWAL)
+    await reached(worker, place)
+    await system.control("POST", "/switches", {"missing_products": ["b2c"]})
+    await system.stack.start_process("worker.2")
+    refused = await _begun(system, Kind.WITHDRAWAL)
+    held = "SELECT name FROM mkwanja.brakes WHERE name = 'b2c' AND is_engaged"
+    await patiently(lambda: system.rows(held), what="a held operation")
+    await system.stack.process("worker.2").kill()
+    await system.execute("UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'")
+    sent_before = await times_heard(system, waiting)
+    worker.thaw()
+    later = await _begun(system, Kind.DEPOSIT)  # whoever claims this one has come past the other claim
+    await _in_stage(system, later, *_ASKED)
+    await worker.terminate()
+    must(await times_heard(system, waiting) == sent_before, "a payment was sent to an operation that Daraja refuses")
+    must(await stage_of(system, refused) == "accepted", "a payment that Daraja did not look at does not wait")
+    await system.release_brakes()
+
+
 async def killed_before_the_answer(ground: Ground, without: str) -> None:
     """A worker is killed while Daraja has the requests: each was the only one, the withdrawal is asked about and found paid,
     the bill payment, which cannot be asked about, is flagged for a person.
@@ -223,6 +249,9 @@ async def one_result_many_times_at_once(ground: Ground, without: str) -> None:
 PROTECTIONS = (
     Protection("claim_stage", "a", "a payment is sent that another worker has sent", between_look_and_claim),
     Protection("claim_brakes", "a", "a payout is sent while payouts are stopped", between_look_and_claim),
+    Protection(
+        "claim_operation", "a", "a payment is sent to an operation that Daraja refuses", operation_refused_meanwhile
+    ),
     Protection("claim_age", "a", "a payment is sent that has waited too long", between_look_and_claim),
     Protection("attempt_fencing", "b", "an old attempt's answer moves the payment", late_answer_of_an_earlier_attempt),
     Protection(

@@ -161,6 +161,11 @@ CHECKS: Mapping[str, Check] = {
         by="tests.failpoints.without:the_brakes",
         sentence="While payouts are stopped none is claimed.",
     ),
+    "claim_operation": Check(
+        target="domain.adapters.postgres.claiming:_CLAIM",
+        by="tests.failpoints.without:the_operation",
+        sentence="While Daraja refuses an operation, nothing of it is claimed but one probe after each cool-down.",
+    ),
     "claim_age": Check(
         target="domain.adapters.postgres.claiming:_CLAIM",
         by="tests.failpoints.without:the_age",

@@ -31,6 +31,12 @@ def the_brakes(claim: TextClause) -> TextClause:
     return _without(claim, "NOT EXISTS (SELECT FROM brake WHERE is_engaged)", "true", times=1)
 
 
+def the_operation(claim: TextClause) -> TextClause:
+    return _without(
+        claim, "allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)", "true", times=1
+    )
+
+
 def the_age(claim: TextClause) -> TextClause:
     age = "payment.created_at > now() - CASE"
     return _without(claim, age, age.replace("now()", "now() - interval '1000 years'"), times=1)

@@ -44,7 +44,10 @@ TELLING = (
 # People.
 PEOPLE = ("caller_cancels", "operator_decides", "payouts_are_stopped", "breaker_opens_for_another")
 
-NAMES = (*WORKER, *WAKING, *NETWORK, *DOOR, *INSIDE, *TELLING, *PEOPLE)
+# For a while our app lacks the product that sends, or the one that answers questions.
+PRODUCTS = ("lacks_the_product", "lacks_the_question", "token_is_replaced")
+
+NAMES = (*WORKER, *WAKING, *NETWORK, *DOOR, *INSIDE, *TELLING, *PEOPLE, *PRODUCTS)
 
 
 class Chances:
@@ -98,6 +101,9 @@ class Chances:
     operator_decides: float
     payouts_are_stopped: float
     breaker_opens_for_another: float
+    lacks_the_product: float
+    lacks_the_question: float
+    token_is_replaced: float
 
     def __init__(self, rng: Random | None = None) -> None:
         """Those of a calm run, or, with `rng`, of a run with faults."""

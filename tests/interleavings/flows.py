@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from domain import inquiry as asking
-from domain.errors import TokenRefused, Unreachable
+from domain.adapters.daraja.client import NO_ANSWER
+from domain.errors import ProductRefused, TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
+from domain.inquiry import Verdict
 from domain.lifecycle import inquire, reconcile, submit
+from domain.operations import Standing
 from domain.payment import Payment, Stage, Step
 from domain.ports import Attempting, Due
+from domain.questions import Asked
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.interleavings.clockwork import Flow
@@ -69,7 +73,9 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool]) -> Flow:
     attempting = Attempting(attempt_id=attempt_id, fence=fence)
     yield 0
     before, is_stopped = world.record.payment, world.record.brakes.stop_payouts
+    world.record.claim_is_probe = False
     is_claimed = claim(attempt_id)
+    is_probe = world.record.claim_is_probe
     world.note("claimed" if is_claimed else "not claimed")
     if is_claimed and world.record.payment is not before:
         world.watch.claimed(attempt_id, before, world.now, is_stopped=is_stopped)
@@ -79,12 +85,12 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool]) -> Flow:
         world.note("claim unknown")
         yield from _record(world, attempting, Heard(frozenset(), Unreachable()), Answer("unsent"))
     elif is_claimed:
-        heard, answer = yield from _send(world, attempting)
+        heard, answer = yield from _send(world, attempting, is_probe=is_probe)
         yield from _record(world, attempting, heard, answer)
 
 
-def _send(world: World, attempting: Attempting) -> Generator[int, None, tuple[Heard, Answer]]:
-    """`RetryingProvider.submit` around `DarajaClient.submit`: tries again only what was not written."""
+def _send(world: World, attempting: Attempting, *, is_probe: bool) -> Generator[int, None, tuple[Heard, Answer]]:
+    """`RetryingProvider.submit` around `Authorized.call`: tries again only what was not written, and once a new token."""
     tries, tokens_refused = 1, 0
     fence, unsent = attempting.fence, Answer("unsent")
     while True:
@@ -107,10 +113,14 @@ def _send(world: World, attempting: Attempting) -> Generator[int, None, tuple[He
             yield wait
             continue
         heard, answer = yield from _on_the_wire(world, attempting)
-        if isinstance(heard.error, TokenRefused) and not tokens_refused:
-            tokens_refused = 1
-            continue
-        return heard, answer
+        if not isinstance(heard.error, TokenRefused):
+            return heard, answer
+        if is_probe or (tokens_refused and not world.happens(world.chances.token_is_replaced)):
+            world.note("product refused")
+            return Heard(frozenset(), ProductRefused()), answer
+        if tokens_refused:
+            return Heard(frozenset(), Unreachable()), answer  # another worker has the newest token
+        tokens_refused = 1
 
 
 def _on_the_wire(world: World, attempting: Attempting) -> Generator[int, None, tuple[Heard, Answer]]:
@@ -153,13 +163,15 @@ def _inquire(world: World, found: Due) -> Flow:
     terms = world.times.inquiry
     if found.kind is Kind.WITHDRAWAL and found.stage is Stage.IN_DOUBT:
         record = world.record
-        if asking.may_be_resent(record.payment, record.evidence(), instant(world.now), terms):
+        now = instant(world.now)
+        if asking.may_be_resent(record.payment, record.evidence(now), now, terms):
             yield 0
             if world.happens(world.chances.is_not_ready):
                 return
 
             def claim(attempt_id: UUID) -> bool:
                 decided = record.change(submit.resend_claim(PAYMENT_ID, attempt_id, terms), instant(world.now))
+                record.claim_is_probe = decided.takes_probe is not None
                 return _is_claimed_by(decided.payment, attempt_id)
 
             yield from _claim_and_send(world, claim)
@@ -186,13 +198,22 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     number = asked.number
     world.watch.question(number, milliseconds(asked.asked_at))
     yield 0
+    if world.daraja.lacks_question:
+        world.note("question refused")
+        yield 50
+        refused = Asked(NO_ANSWER if payment.question is Step.QUERY else None, (), Standing.PRODUCT_REFUSED)
+        yield from world.write(
+            "answering", inquire.answering(PAYMENT_ID, number, refused.report, (), terms, said=refused)
+        )
+        return
     ids = dict(payment.provider_ids)
     if payment.question is not Step.QUERY:
         asked_by = ids["originator_conversation_id"] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
         world.note("status asked")
         world.daraja.ask_status(number, asked_by)
         yield 100
-        world.record.change(inquire.answering(PAYMENT_ID, number, None, (), terms), instant(world.now))
+        taken = Asked(None, (), Standing.WORKS)
+        yield from world.write("answering", inquire.answering(PAYMENT_ID, number, None, (), terms, said=taken))
         return
     checkout_id = ids["checkout_request_id"]
     yield 50
@@ -202,7 +223,9 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if world.happens(world.chances.answer_is_lost):
         said = said._replace(word="no_answer")
     report = query_report(said, checkout_id)
-    yield from world.write("answering", inquire.answering(PAYMENT_ID, number, report, (), terms), said=(number, said))
+    standing = None if report.verdict is Verdict.NO_ANSWER else Standing.WORKS
+    change = inquire.answering(PAYMENT_ID, number, report, (), terms, said=Asked(report, (), standing))
+    yield from world.write("answering", change, said=(number, said))
 
 
 def sweep(world: World, step: Step) -> Flow:

@@ -6,17 +6,20 @@ been played out, at the provider's ledger. The sentences are those of design.md:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from uuid import UUID
 
+from domain.operations import OPERATION_OF_KIND, Heard, Operation, Standing
 from domain.payment import Payment, Stage
 from domain.values import Kind
 from tests.interleavings.provider import Daraja, Message
-from tests.interleavings.record import Broken, Record
+from tests.interleavings.record import Broken, Record, milliseconds
 from tests.interleavings.times import Times
 
 _SENDS_MAX = 4
 _NOT_FOUND_NEEDED = 2
 _AGREEING_NEEDED = 2
+_COOL_DOWN, _DOUBLINGS_MAX = 30_000, 5  # the n-th probe comes so much doubled after the hold at the earliest
 _SILENT_NEEDED, _SILENT_NEEDED_IF_VAGUE = 3, 5
 
 # Answers after which a call is proved to have had no effect.
@@ -57,10 +60,35 @@ class Watch:
         self.id_came_after_failure = False
         self._has_failed = False
         self.conversation_ids: set[str] = set()
+        self.uses: dict[Operation, list[int]] = defaultdict(list)  # when an operation was sent to
+        self.held_since: dict[Operation, tuple[int, int]] = {}
+        self.free_since: dict[Operation, int] = {}
 
     # What is seen
 
+    def operation_heard(self, heard: Heard, begun: int, now: int) -> None:
+        """An answer that says something about an operation is on record, since now; its transaction began earlier."""
+        since = milliseconds(heard.since)
+        held = self.held_since.get(heard.operation)
+        if heard.standing is Standing.WORKS and held is not None and held[0] < since:
+            del self.held_since[heard.operation]
+            self.free_since[heard.operation] = begun
+        elif heard.standing is Standing.PRODUCT_REFUSED and since >= self.free_since.get(heard.operation, 0):
+            self.held_since.setdefault(heard.operation, (begun, now))
+
+    def _must_not_be_held(self, operation: Operation, now: int) -> None:
+        """ADR 11: after a refusal nothing is sent to the operation but one probe after each cool-down."""
+        if operation not in self.held_since:
+            return
+        held, told = self.held_since[operation]
+        tried = [at for at in self.uses[operation] if at > told]
+        if now < held + _COOL_DOWN * (2 ** len(tried) if len(tried) < _DOUBLINGS_MAX else 2**_DOUBLINGS_MAX):
+            raise Broken(f"{operation} was used {(now - held) / 1000} s after Daraja had refused it")
+
     def claimed(self, attempt_id: UUID, before: Payment, now: int, *, is_stopped: bool) -> None:
+        operation = OPERATION_OF_KIND[self.kind]
+        self._must_not_be_held(operation, now)
+        self.uses[operation].append(now)
         if self.kind is not Kind.DEPOSIT and is_stopped:
             raise Broken("claimed while payouts are stopped")
         if before.needs_review:
@@ -84,6 +112,9 @@ class Watch:
                 self._learn(first_id, second_id)
 
     def question(self, number: int, now: int) -> None:
+        operation = Operation.STK_QUERY if self.kind is Kind.DEPOSIT else Operation.STATUS
+        self._must_not_be_held(operation, now)
+        self.uses[operation].append(now)
         self.asked[number] = now
 
     def answered(self, number: int, message: Message) -> None:

@@ -42,6 +42,18 @@ def stop_payouts(world: World, is_engaged: bool) -> None:
     world.look_again()
 
 
+def switch_product(world: World, is_missing: bool) -> None:
+    """Safaricom takes the product that sends away from our app, or gives it back."""
+    world.note("product missing" if is_missing else "product there")
+    world.daraja.lacks_product = is_missing
+
+
+def switch_question(world: World, is_missing: bool) -> None:
+    """The same of the product that answers questions."""
+    world.note("question missing" if is_missing else "question there")
+    world.daraja.lacks_question = is_missing
+
+
 def another_s_breaker(world: World, is_open: bool) -> None:
     """Some other payment's result opens the breaker, or shows that our credential is taken again."""
     brakes = world.record.brakes

@@ -96,6 +96,8 @@ class Daraja:
         self.forgets_ids = forgets_ids
         self.ledger: list[str] = []  # receipts: money that moved
         self.transactions: list[Transaction] = []
+        self.lacks_product = False  # every send is refused as if its token were not valid (§1)
+        self.lacks_question = False  # and every question
         self.has_lied = False  # said "not accepted" of a call that it took
         self.paid_after_failure = False
         self._rng = rng
@@ -111,7 +113,7 @@ class Daraja:
     def receive(self, own_id: str) -> Answer:
         """A call that asks for a payment; `own_id` is a withdrawal's OriginatorConversationID, else empty."""
         c, chance = self.chances, self._random
-        if chance() < c.refuses_token:
+        if self.lacks_product or chance() < c.refuses_token:
             return Answer("token_refused")
         if chance() < c.throttles:
             if self._may_lie and c.throttled_yet_acts and chance() < _HALF:

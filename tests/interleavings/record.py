@@ -16,6 +16,16 @@ from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
 from domain.lifecycle.record_callback import REMINDERS, Disposition
+from domain.operations import (
+    COOL_DOWN,
+    COOL_DOWN_MAX,
+    OPERATION_OF_KIND,
+    OPERATION_OF_QUESTION,
+    SETTINGS_REFUSALS_MAX,
+    Heard,
+    Operation,
+    Standing,
+)
 from domain.payment import TRANSITIONS, FactName, Payment, Stage, Step
 from domain.ports import HANDED_OVER_FOR, Change, ClaimTerms, Context, Decided, Due
 from domain.report import Word
@@ -87,6 +97,43 @@ class Brakes:
             self.breaker_since = None
 
 
+class Hold:
+    """The row of one operation, as `adapters/postgres/operations.py` changes it."""
+
+    __slots__ = ("changed_at", "cool_down", "is_engaged", "probe_at", "refusals")
+
+    def __init__(self) -> None:
+        self.is_engaged = False
+        self.changed_at = START
+        self.cool_down = COOL_DOWN
+        self.probe_at = START
+        self.refusals = 0
+
+    def is_due(self, now: datetime) -> bool:
+        return self.is_engaged and self.probe_at <= now
+
+    def is_closed(self, now: datetime) -> bool:
+        return self.is_engaged and self.probe_at > now
+
+    def take_probe(self, now: datetime) -> None:
+        self.cool_down = min(self.cool_down * 2, COOL_DOWN_MAX)
+        self.probe_at = now + self.cool_down
+
+    def hear(self, heard: Heard, now: datetime) -> None:
+        """In the commit of an answer."""
+        if heard.standing is Standing.WORKS:
+            self.refusals = 0
+            if self.is_engaged and self.changed_at < heard.since:
+                self.is_engaged, self.changed_at = False, now
+            return
+        if self.is_engaged or self.changed_at > heard.since:
+            return
+        self.refusals += heard.standing is Standing.SETTINGS_REFUSED
+        if heard.standing is Standing.PRODUCT_REFUSED or self.refusals >= SETTINGS_REFUSALS_MAX:
+            self.is_engaged, self.changed_at, self.refusals = True, now, 0
+            self.cool_down, self.probe_at = heard.cool_down, now + heard.cool_down
+
+
 class Record:
     """The payment, its attempts, inquiries, callbacks, ids, events and the brakes."""
 
@@ -101,6 +148,8 @@ class Record:
         self.receipts_to_confirm: frozenset[str] = frozenset()
         self.to_confirm_since: datetime | None = None
         self.brakes = Brakes()
+        self.holds = {operation: Hold() for operation in Operation}
+        self.claim_is_probe = False  # of the last claim
         self.history: list[tuple[Stage, str, Stage]] = []
         self.events: list[EventType] = []
         self.published: Counter[int] = Counter()  # by the event's place in `events`
@@ -111,7 +160,7 @@ class Record:
     def change(self, change: Change, now: datetime) -> Decided:
         """Locks, decides, writes, commits."""
         before = self.payment
-        evidence = self.evidence() if change.wants_evidence or change.is_claim else _NO_EVIDENCE
+        evidence = self.evidence(now) if change.wants_evidence or change.is_claim else _NO_EVIDENCE
         decided = change.decide(before, Context(now=now, evidence=evidence))
         callback = change.callback
         if callback is not None:
@@ -125,6 +174,10 @@ class Record:
                 self.to_confirm_since = now
             self._seen["disposition", str(decided.disposition)] += 1
         self._write(before, decided, now)
+        if decided.takes_probe is not None:
+            self.holds[decided.takes_probe].take_probe(now)
+        if decided.heard is not None:
+            self.holds[decided.heard.operation].hear(decided.heard, now)
         if decided.asked is not None:
             if any(inquiry.number == decided.asked.number for inquiry in self.inquiries):
                 raise Broken(f"inquiry {decided.asked.number} exists already")
@@ -144,7 +197,7 @@ class Record:
             if inquiry.number == answered.number and inquiry.verdict is None:
                 self.inquiries[place] = replace(inquiry, verdict=answered.verdict, code=answered.code)
 
-    def evidence(self) -> Evidence:
+    def evidence(self, now: datetime) -> Evidence:
         return Evidence(
             inquiries=tuple(self.inquiries),
             has_message=self.has_message,
@@ -154,6 +207,8 @@ class Record:
             to_confirm_since=self.to_confirm_since,
             payouts_are_stopped=self.brakes.stop_payouts,
             breaker_is_open=self.brakes.breaker,
+            held_operations=frozenset(name for name, hold in self.holds.items() if hold.is_engaged),
+            probes_due=frozenset(name for name, hold in self.holds.items() if hold.is_due(now)),
         )
 
     def _write(self, before: Payment, decided: Decided, now: datetime) -> None:
@@ -195,8 +250,14 @@ class Record:
             age=now - payment.created_at,
             step=payment.next_step,
             is_due=at is not None and at <= now + _SOON,
-            is_held=payment.needs_review or (payment.kind is not Kind.DEPOSIT and self.brakes.stop_payouts),
+            is_held=payment.needs_review
+            or (payment.kind is not Kind.DEPOSIT and self.brakes.stop_payouts)
+            or self.hold_of_sends.is_closed(now),
         )
+
+    @property
+    def hold_of_sends(self) -> Hold:
+        return self.holds[OPERATION_OF_KIND[self.payment.kind]]
 
     def claim(self, attempt_id: UUID, terms: ClaimTerms, now: datetime) -> bool:
         """The claim's one statement: brakes and age are in its WHERE."""
@@ -206,8 +267,12 @@ class Record:
             or before.needs_review
             or before.created_at <= now - terms.expires_after[before.kind]
             or (before.kind is not Kind.DEPOSIT and self.brakes.stop_payouts)
+            or self.hold_of_sends.is_closed(now)
         ):
             return False
+        self.claim_is_probe = self.hold_of_sends.is_due(now)
+        if self.claim_is_probe:
+            self.hold_of_sends.take_probe(now)
         until = now + terms.lease
         self.payment = replace(
             before,
@@ -231,6 +296,8 @@ class Record:
         if payment.next_step_at is None or payment.next_step_at > now:
             return None
         step = payment.next_step
+        if step in OPERATION_OF_QUESTION and self.holds[OPERATION_OF_QUESTION[step]].is_closed(now):
+            return None
         return None if step is Step.STATUS and self.brakes.breaker else step
 
     def take_due(self, next_step_in: timedelta, now: datetime) -> None:

@@ -199,6 +199,14 @@ def _correction_confirmed_once_or_never(patch: Patch) -> None:
     patch.setattr(inquire, "next_look_at", lambda payment, _evidence, now, _terms: asking.second_look_at(payment, now))
 
 
+def _holds_ignored(patch: Patch) -> None:
+    patch.setattr(Evidence, "is_held", lambda _self, _operation: False)
+    patch.setattr(Evidence, "probe_of", lambda _self, _operation: None)
+
+
+_REFUSED_FOR_A_WHILE = {"lacks_the_product": _ALWAYS, "is_not_connected": _OFTEN}
+
+
 # By the sentence that is taken away.
 REMOVALS: dict[str, Removal] = {
     "a resend needs permission": Removal(_resend_always, Kind.WITHDRAWAL),
@@ -217,6 +225,12 @@ REMOVALS: dict[str, Removal] = {
     ),
     "no resend past its age": Removal(
         _age_ignored, Kind.WITHDRAWAL, {**_BUSY, "sweeper_is_late": _ALWAYS, "payouts_are_stopped": _ALWAYS}
+    ),
+    "no resend while its operation is held": Removal(
+        _holds_ignored, Kind.WITHDRAWAL, {**_BUSY, "is_busy": 0.6, **_REFUSED_FOR_A_WHILE}
+    ),
+    "no question while its operation is held": Removal(
+        _holds_ignored, Kind.DEPOSIT, {"lacks_the_question": _ALWAYS, "callback_is_lost": _ALWAYS}
     ),
     "four sends at most": Removal(_sends_unlimited, Kind.WITHDRAWAL, _BUSY),
     "an id that Daraja had before is asked about": Removal(

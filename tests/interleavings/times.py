@@ -55,7 +55,7 @@ def _times(
     )
 
 
-_EXPIRES = {Kind.DEPOSIT: (60, 20), Kind.WITHDRAWAL: (86_400, 1200), Kind.BILL_PAYMENT: (600, 60)}
+_EXPIRES = {Kind.DEPOSIT: (60, 20), Kind.WITHDRAWAL: (86_400, 150), Kind.BILL_PAYMENT: (600, 60)}
 
 TIMES = {
     kind: (

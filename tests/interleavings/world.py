@@ -24,7 +24,7 @@ from tests.interleavings.clockwork import Clockwork, Flow
 from tests.interleavings.laws import Watch, judge, judge_money
 from tests.interleavings.provider import Answer, Daraja, Message
 from tests.interleavings.reading import callback_of, report_of
-from tests.interleavings.record import Broken, Record, instant
+from tests.interleavings.record import Broken, Record, instant, milliseconds
 
 _EVENTS_MAX = 3000
 _QUIET_SWEEPS_MAX = 40
@@ -112,6 +112,14 @@ class World(Clockwork):
         if self.happens(c.breaker_opens_for_another):
             self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, True)
             self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, False)
+        for chance, switch in (
+            (c.lacks_the_product, people.switch_product),
+            (c.lacks_the_question, people.switch_question),
+        ):
+            if self.happens(chance):
+                begins = rng.randrange(calm_at)
+                self.later(begins, switch, self, True)
+                self.later(rng.randrange(begins, calm_at), switch, self, False)
         if self.happens(c.operator_decides):
             for _ in range(3):
                 self.later(rng.randrange(1, calm_at), people.operate, self)
@@ -121,6 +129,7 @@ class World(Clockwork):
         self.is_calm = True
         self.chances = self.daraja.chances = _CALM
         people.stop_payouts(self, False)
+        self.daraja.lacks_product = self.daraja.lacks_question = False
         if not self.record.brakes.breaker_is_ours:
             self.record.brakes.breaker_since = None
         self.look_again()
@@ -147,6 +156,8 @@ class World(Clockwork):
             self.watch.answered(*said)
         decided = self.record.change(change, instant(now))
         after = self.record.payment
+        if decided.heard is not None:
+            self.watch.operation_heard(decided.heard, now, self.now)
         self.note(f"{name}: {decided.disposition or decided.what or '-'}")
         if after.stage is not before.stage:
             self._quiet_sweeps = 0
@@ -211,7 +222,10 @@ class World(Clockwork):
         self.record.take_due(HANDED_OVER_FOR, now)
         self.note(f"swept: {step.value}")
         self.begin(flows.sweep(self, step))
-        if self.record.look(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
+        hold = self.record.hold_of_sends
+        if self.is_calm and hold.is_closed(now) and self.record.payment.stage is Stage.ACCEPTED:
+            self._sweep_in(max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now))  # nothing happens until then
+        elif self.record.look(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
             # Swept every five seconds, and held: what happens in between is what the run is about.
             self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
         else:
