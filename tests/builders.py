@@ -165,3 +165,22 @@ def an_attempting(number: int = 1, *, clock_at: float = 0.0) -> Attempting:
     """An attempt under way, its fence standing at `clock_at` with 30 s to go."""
     fence = Fence(clock=lambda: clock_at, deadline_seconds=30, is_draining=lambda: False)
     return Attempting(attempt_id=an_attempt_id(number), fence=fence)
+
+
+_BACKLOG = """
+WITH made AS (
+    INSERT INTO mkwanja.payments (id, kind, stage, caller_key, amount_kes, phone_number, metadata, idempotency_key,
+        created_at, updated_at, finalized_at, sequence, event_due)
+    SELECT gen_random_uuid(), 'deposit', 'succeeded', 'c', 1, '254711000111', '{}', n::text, now(), now(), now(), 2, now()
+    FROM generate_series(1, %d) AS n
+    RETURNING id
+)
+INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type, event_body)
+SELECT gen_random_uuid(), id, 2, clock_timestamp(), 'told_by_a_test', 'succeeded', '{}', 'a.test', '{"id": "told_by_a_test"}'
+FROM made
+"""
+
+
+def a_backlog_of(count: int) -> str:
+    """SQL that makes so many finished payments, each with an event that is neither listed nor published."""
+    return _BACKLOG % count

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from domain.adapters.postgres import feed as feed_module
 from domain.adapters.postgres.feed import Feed, ListedEvent, list_events
+from tests.builders import a_backlog_of
 from tests.integration.conftest import Store, failure, success
 from tests.stack.databases import connection
 
@@ -42,19 +43,6 @@ async def a_lister_at_work(store: Store) -> AsyncIterator[None]:
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute(str(feed_module._LOCK))
         yield
-
-
-def a_backlog_of(count: int) -> str:
-    """SQL that makes so many finished payments, each with an event that is neither listed nor published."""
-    return (
-        "WITH made AS (INSERT INTO mkwanja.payments (id, kind, stage, caller_key, amount_kes, phone_number, metadata,"
-        " idempotency_key, created_at, updated_at, finalized_at, sequence, event_due)"
-        " SELECT gen_random_uuid(), 'deposit', 'succeeded', 'c', 1, '254711000111', '{}', n::text, now(), now(), now(), 2,"
-        f" now() FROM generate_series(1, {count}) AS n RETURNING id)"
-        " INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type,"
-        " event_body) SELECT gen_random_uuid(), id, 2, clock_timestamp(), 'told_by_a_test', 'succeeded', '{}', 'a.test',"
-        ' \'{"id": "told_by_a_test"}\' FROM made'
-    )
 
 
 class TestListing:

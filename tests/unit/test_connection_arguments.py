@@ -10,6 +10,7 @@ from asyncpg.exceptions import _base as client_side
 from sqlalchemy import exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
+from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import (
     CommitOutcomeUnknown,
     connection_arguments,
@@ -143,6 +144,15 @@ def test_states_in_which_this_server_cannot_write_now(state: str) -> None:
 def test_states_that_one_row_may_be_the_reason_of(state: str) -> None:
     assert is_about_rows(refused(state))
     assert not is_unavailable(refused(state))
+
+
+def test_a_server_that_says_nothing_is_told_from_one_that_speaks() -> None:
+    """After a silence no other connection to it is trusted, also where it was the COMMIT that got no answer."""
+    lost = CommitOutcomeUnknown()
+    lost.__cause__ = wrapped(TimeoutError(), exc.DBAPIError)
+    assert all(engine._is_silence(error) for error in (TimeoutError(), lost.__cause__, lost))
+    spoken = (StoreUnavailable(), exc.TimeoutError(), refused("57014"), refused("25006"), ConnectionResetError())
+    assert not any(engine._is_silence(error) for error in spoken)
 
 
 def test_postgres_own_code_is_found() -> None:

@@ -204,8 +204,10 @@ def _is_lost(error: BaseException) -> bool:
 
 def _is_silence(error: BaseException) -> bool:
     """Whether the server said nothing for longer than its own limits allow: then it is gone, and all connections with it."""
-    original = getattr(error, "orig", None) or error
-    return isinstance(original, TimeoutError) or isinstance(original.__cause__, TimeoutError)
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, TimeoutError):
+        link = getattr(link, "orig", None) or link.__cause__
+    return link is not None
 
 
 def is_unavailable(error: BaseException) -> bool:
