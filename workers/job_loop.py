@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, cast
 
 import structlog
@@ -11,9 +12,11 @@ from arq.utils import poll
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
-from domain.adapters.redis.connection import RedisClient
-from domain.adapters.redis.names import QUEUE
+from domain.adapters.redis.connection import RedisClient, available
+from domain.adapters.redis.faults import FaultKind
+from domain.adapters.redis.names import PREFIX, QUEUE
 from domain.adapters.redis.wakeups import STEP_JOB, job_bytes, job_from_bytes
+from domain.errors import QueueUnavailable
 from workers.jobs import take_next_step
 
 log = structlog.get_logger()
@@ -22,6 +25,9 @@ log = structlog.get_logger()
 _POLL_SECONDS = 0.02
 
 _REDIS_AWAY_SECONDS = 0.5
+
+_REDIS_FULL_SECONDS = 1.0
+_PROBE_KEPT_MS = 10_000
 
 _USE = "jobs"
 
@@ -53,8 +59,18 @@ class JobLoop(Worker):
     async def main(self) -> None:
         """Takes jobs until it is cancelled. Raises what Redis raised."""
         async for _ in poll(self.poll_delay_s):
+            if FaultKind.FULL in self._redis.faults.kinds:
+                await self._wait_for_room()
             await self._poll_iteration()
             self._redis.faults.answered(_USE, writes=False)
+
+    async def _wait_for_room(self) -> None:
+        """Waits a little for a full Redis: arq would try each job of the queue again at once, and take none."""
+        with contextlib.suppress(QueueUnavailable):
+            async with available(self._redis, "probe"):
+                await self._redis.set(f"{PREFIX}probe", 1, px=_PROBE_KEPT_MS)
+            return
+        await asyncio.sleep(_REDIS_FULL_SECONDS)
 
 
 async def run_jobs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -23,14 +24,19 @@ WAKEUPS = "wakeups"
 
 async def take_next_step(context: dict[Any, Any], payment_id: str) -> None:
     """Runs twice, late, or for a payment long final without changing anything: the row is the job (design.md, rule 2)."""
-    submitter: Submitter = context[SUBMITTER]
-    inquirer: Inquirer = context[INQUIRER]
     wakeups: RedisWakeups = context[WAKEUPS]
+    await take_step(context[SUBMITTER], context[INQUIRER], payment_id, is_paid_for=wakeups.take_hand_over)
+
+
+async def take_step(
+    submitter: Submitter, inquirer: Inquirer, payment_id: str, *, is_paid_for: Callable[[UUID], Awaitable[bool]]
+) -> None:
+    """Submits the payment, or asks about it if that is due and the budget was charged for it."""
     try:
         found = await submitter.submit(UUID(payment_id))
         if found is not None and found.step in (Step.QUERY, Step.STATUS):
-            is_paid_for = found.is_due and await wakeups.take_hand_over(found.payment_id)
-            await inquirer.inquire(replace(found, is_due=is_paid_for))
+            may_ask = found.is_due and await is_paid_for(found.payment_id)
+            await inquirer.inquire(replace(found, is_due=may_ask))
     except PaymentServiceError as error:
         # Postgres or Redis is away. The row keeps its due time; the sweeper brings it back.
         log.warning("job_postponed", payment_id=payment_id, error=type(error).__name__)

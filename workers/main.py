@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 from prometheus_client import start_http_server
@@ -41,9 +42,10 @@ from domain.payment import Step
 from domain.ports import ClaimTerms
 from domain.values import Kind
 from workers.job_loop import run_jobs
-from workers.jobs import INQUIRER, SUBMITTER, WAKEUPS
+from workers.jobs import INQUIRER, SUBMITTER, WAKEUPS, take_step
 from workers.retries import RetryingProvider
 from workers.sweeper import sweep_until
+from workers.wakeups import QueueOrHere
 
 log = structlog.get_logger()
 
@@ -69,6 +71,7 @@ class _Parts:
 
     redis: RedisClient
     wakeups: RedisWakeups
+    taken_here: QueueOrHere
     submitter: Submitter
     inquirer: Inquirer
     sweeper: Sweeper
@@ -104,7 +107,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         jobs.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_REST_DRAIN_SECONDS):
-                await asyncio.gather(jobs, sweeps, return_exceptions=True)
+                await asyncio.gather(jobs, sweeps, parts.taken_here.drain(), return_exceptions=True)
                 await parts.changes.drain()
                 await parts.announcer.drain()
                 await parts.sweeping.drain()
@@ -176,10 +179,18 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         inquirer = Inquirer(
             changes=changes, provider=provider, submitter=submitter, announcer=announcer, terms=inquiry_terms
         )
+
+        async def take_here(payment_id: UUID, is_paid_for: bool) -> None:
+            async def say(_payment_id: UUID) -> bool:
+                return is_paid_for
+
+            await take_step(submitter, inquirer, str(payment_id), is_paid_for=say)
+
+        wakeups_or_here = QueueOrHere(wakeups, take_here)
         sweeper = Sweeper(
             due=sweeping,
             changes=changes,
-            wakeups=wakeups,
+            wakeups=wakeups_or_here,
             announcer=announcer,
             budgets=budgets,
             inquirer=inquirer,
@@ -190,7 +201,9 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             ),
         )
         job_seconds_max = call_seconds(settings.submitting_lease_seconds) + _JOB_SECONDS_BEYOND_CALL
-        yield _Parts(redis, wakeups, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max)
+        yield _Parts(
+            redis, wakeups, wakeups_or_here, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max
+        )
 
 
 async def _within(seconds: float, close: Callable[[], Awaitable[object]]) -> None:

@@ -16,6 +16,7 @@ from arq.jobs import deserialize_job_raw
 from arq.typing import WorkerCoroutine
 from arq.worker import Worker, func
 
+from domain.adapters.redis import replays as replays_module
 from domain.adapters.redis import wakeups
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
@@ -101,6 +102,27 @@ class TestWakeups:
         ahead = {arguments[0] for _, arguments, _ in (await jobs(redis))[:22]}
         assert ahead >= set(map(str, forgotten))
 
+    async def test_a_full_queue_keeps_the_sweeper_s_wake_ups_and_not_the_flood_s(
+        self, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A flood finds no place, and leaves nothing in Redis. What the sweeper adds stands before it, up to a bound."""
+        monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_MAX", 10)
+        monkeypatch.setattr(wakeups, "_PLACES_OF_SWEEPERS", 4)
+        queue = RedisWakeups(redis)
+        early = [new_id() for _ in range(3)]
+        await queue.wake(early)
+        flood = [new_id() for _ in range(200)]
+        await asyncio.gather(*map(queue.wake_one, flood))
+        late = [new_id() for _ in range(4)]
+        await queue.hand_over(late)
+        await asyncio.gather(*map(queue.wake_one, flood))
+        await queue.wake([new_id() for _ in range(50)])
+        queued = [arguments[0] for _, arguments, _ in await jobs(redis)]
+        assert len(queued) == 14
+        assert set(queued[:7]) == set(map(str, early + late))
+        assert set(queued[7:]) <= set(map(str, flood))
+        assert len(await redis.keys(f"{job_key_prefix}*")) == 14
+
     async def test_nobody_to_wake_is_no_error(self, redis: ArqRedis) -> None:
         """An empty sweep."""
         await RedisWakeups(redis).wake([])
@@ -166,6 +188,21 @@ class TestReplays:
         assert 0 < await redis.ttl(name) <= 3600
         await replays.write("caller", "key", ANSWER, NOW - timedelta(seconds=1))
         assert await redis.keys(f"{PREFIX}replay:*") == []
+
+    async def test_copies_are_bounded_in_size_and_time_and_number(
+        self, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Postgres has every answer, so Redis need not."""
+        replays = Replays(redis)
+        monkeypatch.setattr(replays_module, "_COPIES_MAX", 3)
+        large = FirstAnswer(b"\x01", 202, b"x" * 4096, "1")
+        await replays.write("caller", "large", large, NOW + timedelta(hours=24))
+        assert await redis.keys(f"{PREFIX}replay:*") == []
+        for number in range(9):
+            await replays.write("caller", str(number), ANSWER, datetime.now(UTC) + timedelta(hours=24))
+        names = await redis.keys(f"{PREFIX}replay:*")
+        assert len(names) == 3
+        assert all([0 < await redis.ttl(name) <= 600 for name in names])
 
     @pytest.mark.parametrize(
         "garbage", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"7", b'{"expires_at": "2999-01-01T00:00:00+00:00"}']

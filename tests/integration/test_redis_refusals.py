@@ -18,6 +18,7 @@ from domain.adapters.redis.faults import FaultKind
 from domain.errors import QueueUnavailable
 from tests.integration.redis_as_sold import (
     KEYS_AND_CHANNELS,
+    PASSWORD,
     cluster,
     limited_user,
     shards,
@@ -127,6 +128,33 @@ class TestRefused:
                 await USES[use](client)
                 if use == "jobs":
                     client.faults.answered("jobs", writes=True)
+                assert client.faults.report == "ok"
+
+    async def test_a_primary_that_became_a_replica_is_left_for_where_its_name_points_now(self) -> None:
+        """Its connections stay open and refuse every write; the name of the primary leads to another server."""
+        async with RedisServer(password=PASSWORD) as old, RedisServer(password=PASSWORD) as new:
+            target = old
+
+            async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", target.port)
+
+                async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+                    while chunk := await source.read(65536):
+                        sink.write(chunk)
+                    sink.close()
+
+                await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
+
+            listener = await asyncio.start_server(forward, "127.0.0.1", 0)
+            port = listener.sockets[0].getsockname()[1]
+            async with listener, client_of(f"redis://default:{PASSWORD}@127.0.0.1:{port}/0") as client:
+                await USES["wake"](client)
+                target = new
+                async with Redis.from_url(old.url) as admin:
+                    await admin.replicaof("127.0.0.1", "9")
+                with pytest.raises(QueueUnavailable):
+                    await USES["wake"](client)
+                await USES["wake"](client)
                 assert client.faults.report == "ok"
 
     async def test_several_shards_are_a_fault(self) -> None:

@@ -21,6 +21,7 @@ from domain.adapters.redis.connection import connect
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import SharedText
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
+from tests.stack.servers import RedisServer
 
 EARLY_SECONDS = 3599 - 200  # within the margin in which a token is renewed although it is good
 
@@ -249,6 +250,21 @@ class TestRedis:
                 await a_source(oauth, session, away).current()
         assert oauth.fetches == 0
         await away.aclose(close_connection_pool=True)
+
+    async def test_a_token_that_was_fetched_is_used_although_redis_cannot_keep_it(self, oauth: OAuth) -> None:
+        """Daraja ended the one before when it gave this one; a second fetch would end it in turn."""
+        async with RedisServer() as server, daraja_session(connections_max=1) as session:
+            client = connect(server.url, client_name="mkwanja-test")
+            source = a_source(oauth, session, client)
+            oauth.is_open.clear()
+            asking = asyncio.create_task(source.current())
+            await oauth.was_asked.wait()
+            await server.kill()
+            oauth.is_open.set()
+            assert (await asking).text == "t0ken1"
+            assert (await source.current()).text == "t0ken1"
+            assert oauth.fetches == 1
+            await client.aclose(close_connection_pool=True)
 
     async def test_a_worker_that_died_while_it_fetched_is_taken_over_from(
         self, oauth: OAuth, workers: list[TokenSource], monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,7 @@ from tests.integration.redis_as_sold import (
     watched_by_sentinels,
 )
 from tests.spec.conftest import a_system
+from tests.spec.playing import begin
 from tests.spec.system import System
 from tests.stack.servers import RedisServer
 
@@ -156,7 +157,7 @@ async def test_several_shards_stop_every_process_with_one_line() -> None:
 
 
 async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> None:
-    """A user that may use no key of arq's: payments are accepted and wait; once it is mended they are paid."""
+    """A user that may use no key of arq's: no wake-up can be queued, and each payment is paid all the same."""
     user = limited_user("resetkeys ~mkwanja:* resetchannels &payment-events* +@all -@dangerous")
     async with RedisServer(settings=[user]) as server, a_system(env={"REDIS_URL": url_of_user(server.url)}) as system:
         payment_ids = [await system.deposit() for _ in range(5)]
@@ -176,6 +177,30 @@ async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> Non
         await _allow_all_keys(server)
         for payment_id in payment_ids:
             assert (await system.settled(payment_id))["status"] == "success"
+
+
+async def test_a_full_redis_stops_no_payment() -> None:
+    """Foreign keys fill it, and it evicts nothing: payments are accepted, sent, settled and announced, and it is reported."""
+    async with RedisServer(settings=["maxmemory-policy noeviction"]) as server:
+        env = {"REDIS_URL": server.url, "INQUIRY_FIRST_AFTER_SECONDS": "1"}
+        async with a_system(env=env, workers=2) as system, Redis.from_url(server.url) as admin:
+            before = [await system.deposit() for _ in range(5)]
+            await admin.config_set("maxmemory", 1)
+            pays = (system.deposit, system.withdrawal, system.bill_payment)
+            payment_ids = before + list(await asyncio.gather(*(pay() for pay in pays * 4)))
+            payment_ids.append(await begin(system, "b2c", "lost_callback"))  # found by asking
+            for payment_id in payment_ids:
+                assert (await system.settled(payment_id))["status"] == "success"
+
+            async def report() -> str:
+                return str((await _readiness(system, system.stack.web_url))["redis"])
+
+            assert (await report()).startswith("refuses: full: ")
+            await admin.config_set("maxmemory", 0)
+            await system.eventually(report, lambda said: said == "ok")
+            later = await system.deposit()
+            assert (await system.settled(later))["status"] == "success"
+            await system.assert_money_agrees([*payment_ids, later])
 
 
 async def _allow_all_keys(server: RedisServer) -> None:

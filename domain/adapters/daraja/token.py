@@ -18,7 +18,7 @@ import aiohttp
 import structlog
 
 from domain.adapters.daraja.strict_json import Unreadable, parse
-from domain.errors import OutcomeUnknown, ProviderError, Refused, Unreachable
+from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
 from domain.failures import Failure, FailureReason
 
 log = structlog.get_logger()
@@ -144,7 +144,12 @@ class TokenSource:
                     raise
                 log.warning("token_not_renewed")  # the old one has some minutes left, and the next send tries again
             else:
-                await self._shelf.write(json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock())
+                # Ours before it is shared: Daraja gave it, and ended the one before, whether Redis keeps it or not.
+                self._token = shared
+                try:
+                    await self._shelf.write(json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock())
+                except QueueUnavailable:
+                    log.warning("token_not_shared")
         self._token = shared
         return shared
 

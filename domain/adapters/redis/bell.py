@@ -22,7 +22,7 @@ class RedisBell:
 
     async def ring(self, announcement: Announcement) -> None:
         """See `domain.ports.Bell.ring`."""
-        async with available(self._redis, "bell"):
+        async with available(self._redis, "bell", writes=False):
             await self._lane.submit(announcement)
 
     async def _publish(self, announcements: Sequence[Announcement]) -> list[None]:

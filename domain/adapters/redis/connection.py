@@ -192,7 +192,10 @@ def connect(url: str, *, client_name: str, ca_file: Path | None = None, verify: 
 
 @asynccontextmanager
 async def available(redis: ArqRedis, use: str, *, writes: bool = True) -> AsyncIterator[None]:
-    """Turns what redis-py raises into `QueueUnavailable`, and notes what Redis refuses. `use`: what it is used for."""
+    """Turns what redis-py raises into `QueueUnavailable`, and notes what Redis refuses.
+
+    `use`: what it is used for. `writes`: whether its success proves that Redis takes writes, also when it is full.
+    """
     faults = redis.faults if isinstance(redis, RedisClient) else Faults()
     try:
         yield

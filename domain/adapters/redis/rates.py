@@ -11,11 +11,12 @@ from arq.connections import ArqRedis
 from domain.adapters.batching import Lane
 from domain.adapters.redis.connection import available
 from domain.adapters.redis.names import PREFIX
+from domain.adapters.redis.scripts import ALSO_WHEN_FULL
 from domain.policy import CallerLimits
 
 # The generic cell rate algorithm: one key holds when the bucket will be full again. KEYS: the caller's. ARGV: microseconds
 # per request, requests at once. Returns 0 if the request may go, else after how many microseconds one may.
-_TAKE = """
+_TAKE = f"""{ALSO_WHEN_FULL}
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval = tonumber(ARGV[1])
@@ -27,7 +28,7 @@ return 0
 """
 
 # The bucket is full again that much earlier. A full bucket has no key, so it cannot get fuller. KEYS and ARGV as above.
-_GIVE_BACK = """
+_GIVE_BACK = f"""{ALSO_WHEN_FULL}
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local full = tonumber(redis.call('GET', KEYS[1]) or '0') - tonumber(ARGV[1])
@@ -67,7 +68,7 @@ class CallerRates:
         # A name of fixed length that does not show the caller.
         name = f"{PREFIX}rate:" + hashlib.sha256(caller_key.encode()).hexdigest()
         interval = 1_000_000 / limits.requests_per_second
-        async with available(self._redis, "caller rates"):
+        async with available(self._redis, "caller rates", writes=False):
             return await self._lane.submit(_Request(script, name, interval, limits.burst))
 
     async def _run_batch(self, requests: Sequence[_Request]) -> list[float]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from arq.connections import ArqRedis
 
@@ -15,6 +16,11 @@ from domain.adapters.batching import Lane
 from domain.adapters.redis.connection import available
 from domain.adapters.redis.names import PREFIX
 from domain.idempotency import FirstAnswer
+
+# A client that retries does it within minutes; later ones Postgres answers. Redis is often small, and its memory shared.
+_KEPT = timedelta(minutes=10)
+_LENGTH_MAX = 4096
+_COPIES_MAX = 20_000  # of this process, in that time
 
 _PREFIX = f"{PREFIX}replay:"
 
@@ -33,6 +39,8 @@ class Replays:
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
+        self._counted_since = 0.0
+        self._count = 0
         self._writes: Lane[_Copy, None] = Lane(self._write_batch, key=lambda copy: copy.name)
         self._reads: Lane[str, bytes | None] = Lane(self._read_batch, key=lambda name: name)
 
@@ -56,7 +64,7 @@ class Replays:
             return None
 
     async def write(self, caller_key: str, key: str, answer: FirstAnswer, expires_at: datetime) -> None:
-        """Keeps a copy until the key may be free again."""
+        """Keeps a copy for a while, and no longer than until the key may be free again. Not every answer has one."""
         copy = {
             "fingerprint": answer.fingerprint.hex(),
             "status": answer.status,
@@ -64,8 +72,20 @@ class Replays:
             "payment_id": answer.payment_id,
             "expires_at": expires_at.isoformat(),
         }
+        text = json.dumps(copy)
+        if len(text) > _LENGTH_MAX or not self._has_room():
+            return
+        until = min(expires_at.timestamp(), time.time() + _KEPT.total_seconds())
         async with available(self._redis, "copies"):
-            await self._writes.submit(_Copy(_name(caller_key, key), json.dumps(copy), int(expires_at.timestamp())))
+            await self._writes.submit(_Copy(_name(caller_key, key), text, int(until)))
+
+    def _has_room(self) -> bool:
+        """Counts one more copy, if this process may write one."""
+        now = time.monotonic()
+        if now - self._counted_since > _KEPT.total_seconds():
+            self._counted_since, self._count = now, 0
+        self._count += 1
+        return self._count <= _COPIES_MAX
 
     async def _read_batch(self, names: Sequence[str]) -> list[bytes | None]:
         return list(await self._redis.mget(names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -11,9 +11,21 @@ from arq.connections import ArqRedis
 
 from domain.adapters.redis.connection import available
 from domain.adapters.redis.names import PREFIX
+from domain.adapters.redis.scripts import ALSO_WHEN_FULL
+from domain.errors import QueueUnavailable
 
 # A holder that died frees the lock by its expiry; longer than any fetch of a token may take.
 _LOCK_SECONDS = 12
+
+_WRITE = f"""{ALSO_WHEN_FULL}
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+_LOCK = f"""{ALSO_WHEN_FULL}
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+return 0
+"""
 
 _RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
@@ -29,7 +41,7 @@ return 0
 #
 # KEYS: the due time, the class's own due time, the factor. ARGV: interval and burst in microseconds, the class's part of the
 # burst, its share of the rate, how many are wanted. Returns how many were taken, and how many microseconds to wait if none.
-_TAKE = """
+_TAKE = f"""{ALSO_WHEN_FULL}
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local slowed = redis.call('HMGET', KEYS[3], 'factor', 'at')
@@ -50,14 +62,14 @@ end
 if taken > 0 then
   redis.call('SET', KEYS[1], string.format('%d', due), 'PX', 3600000)
   redis.call('SET', KEYS[2], string.format('%d', own), 'PX', 3600000)
-  return {taken, 0}
+  return {{taken, 0}}
 end
 local wait = due - now - burst
 if share > 0 then wait = math.min(wait, own - now) end
-return {0, math.max(1, math.ceil(wait))}
+return {{0, math.max(1, math.ceil(wait))}}
 """
 
-_SLOW_DOWN = """
+_SLOW_DOWN = f"""{ALSO_WHEN_FULL}
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local slowed = redis.call('HMGET', KEYS[1], 'factor', 'at')
@@ -79,6 +91,8 @@ class SharedText:
     def __init__(self, redis: ArqRedis, name: str) -> None:
         self._redis = redis
         self._name = f"{PREFIX}{name}"
+        self._write = redis.register_script(_WRITE)
+        self._lock = redis.register_script(_LOCK)
         self._release = redis.register_script(_RELEASE)
 
     async def read(self) -> str | None:
@@ -89,22 +103,27 @@ class SharedText:
 
     async def write(self, text: str, *, kept_seconds: float) -> None:
         """Replaces the text. Raises QueueUnavailable."""
-        async with available(self._redis, "shared texts"):
-            await self._redis.set(self._name, text, px=max(1, int(kept_seconds * 1000)))
+        async with available(self._redis, "shared texts", writes=False):
+            await self._write(keys=[self._name], args=[text, max(1, int(kept_seconds * 1000))])
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[bool]:
         """True where the lock is ours for the block, False where another holds it. Raises QueueUnavailable."""
         mine = uuid4().hex
         name = f"{self._name}:lock"
-        async with available(self._redis, "shared texts"):
-            is_ours = bool(await self._redis.set(name, mine, nx=True, px=_LOCK_SECONDS * 1000))
+        async with available(self._redis, "shared texts", writes=False):
+            is_ours = bool(await self._lock(keys=[name], args=[mine, _LOCK_SECONDS * 1000]))
         try:
             yield is_ours
         finally:
             if is_ours:
-                async with available(self._redis, "shared texts"):
-                    await self._release(keys=[name], args=[mine])
+                # If Redis is gone, the lock ends by itself, and what was done under it is done.
+                with suppress(QueueUnavailable):
+                    await self._give_up(name, mine)
+
+    async def _give_up(self, name: str, mine: str) -> None:
+        async with available(self._redis, "shared texts", writes=False):
+            await self._release(keys=[name], args=[mine])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +157,13 @@ class SharedRate:
 
     async def slow_down(self) -> None:
         """Halves the rate, at most once a second; it recovers within ten. Raises QueueUnavailable."""
-        async with available(self._redis, "shared rate"):
+        async with available(self._redis, "shared rate", writes=False):
             await self._slow_down(keys=[f"{self._name}:factor"])
 
     async def _taken(self, turn: Turn, wanted: int) -> tuple[int, int]:
         keys = [self._name, f"{self._name}:{turn.name}", f"{self._name}:factor"]
         args = [self._interval_microseconds, turn.part_of_burst, turn.own_share, wanted]
-        async with available(self._redis, "shared rate"):
+        async with available(self._redis, "shared rate", writes=False):
             taken, wait = await self._take(keys=keys, args=args)
         return int(taken), int(wait)
 

@@ -1,0 +1,128 @@
+"""A Redis that is full and evicts nothing: what a send needs of it goes on, and the rest is refused without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from domain.adapters.redis.connection import RedisClient
+from domain.adapters.redis.faults import FaultKind
+from domain.adapters.redis.wakeups import RedisWakeups
+from domain.errors import QueueUnavailable
+from tests.integration.conftest import new_id, until
+from tests.integration.redis_uses import USES, client_of
+from tests.stack.servers import RedisServer
+from workers import wakeups
+from workers.wakeups import QueueOrHere
+
+NEEDED_BY_A_SEND = ("rate", "slow down", "read token", "write token", "lock", "caller rate", "bell", "room")
+REFUSED = ("wake", "wake one", "hand over", "write copy")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RedisServer]:
+    async with RedisServer(settings=["maxmemory-policy noeviction"]) as own:
+        yield own
+
+
+@pytest.fixture
+async def full(server: RedisServer) -> AsyncIterator[RedisClient]:
+    """A client of a Redis that others filled to the brim."""
+    async with client_of(server.url) as client:
+        await fill(server)
+        yield client
+
+
+async def fill(server: RedisServer) -> None:
+    """Foreign keys take what memory there is."""
+    async with Redis.from_url(server.url) as admin:
+        used = (await admin.info("memory"))["used_memory"]
+        await admin.config_set("maxmemory", used + 1_000_000)
+        for number in itertools.count():
+            try:
+                await admin.set(f"theirs:{number}", "x" * 10_000)
+            except ResponseError:
+                return
+
+
+async def test_what_a_send_needs_goes_on(full: RedisClient) -> None:
+    for _ in range(20):
+        for name in NEEDED_BY_A_SEND:
+            await USES[name](full)
+    assert full.faults.report == "ok"
+
+
+async def test_what_a_send_does_not_need_is_refused_and_named_full(full: RedisClient) -> None:
+    for name in REFUSED:
+        with pytest.raises(QueueUnavailable):
+            await USES[name](full)
+    for name in NEEDED_BY_A_SEND:
+        await USES[name](full)
+    assert full.faults.kinds == [FaultKind.FULL]  # what may run all the same proves nothing
+
+
+async def test_a_worker_takes_the_steps_that_redis_refuses_to_queue(
+    full: RedisClient, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many at once, each payment once at a time; and it queues again when Redis has room."""
+    monkeypatch.setattr(wakeups, "_AT_ONCE_MAX", 5)
+    running: list[tuple[UUID, bool]] = []
+    may_end = asyncio.Event()
+
+    async def take_step(payment_id: UUID, is_paid_for: bool) -> None:
+        running.append((payment_id, is_paid_for))
+        await may_end.wait()
+
+    here = QueueOrHere(RedisWakeups(full), take_step)
+    ids = [new_id() for _ in range(9)]
+    await here.wake(ids[:2])
+    await here.hand_over(ids)
+    await asyncio.sleep(0)
+    assert running == [(ids[0], False), (ids[1], False), (ids[2], True), (ids[3], True), (ids[4], True)]
+    assert await here.room() == 0
+    may_end.set()
+    await asyncio.sleep(0.01)
+    assert await here.room() == 5
+    async with Redis.from_url(server.url) as admin:
+        await admin.config_set("maxmemory", 0)
+    await here.wake(ids)
+    assert len(running) == 5
+    assert await full.zcard("arq:queue:{arq:abort}") == 9
+    assert await here.room() > 5
+
+
+async def test_a_worker_takes_no_step_itself_while_redis_is_away(full: RedisClient, server: RedisServer) -> None:
+    """Without the common rate it could not send; and with a wrong password neither."""
+    taken: list[UUID] = []
+
+    async def take_step(payment_id: UUID, is_paid_for: bool) -> None:
+        taken.append(payment_id)
+
+    async with client_of(server.url.replace("default:", "default:x")) as wrong:
+        for client in (wrong, full):
+            if client is full:
+                await server.stop()
+            with pytest.raises(QueueUnavailable):
+                await QueueOrHere(RedisWakeups(client), take_step).wake([new_id()])
+            with pytest.raises(QueueUnavailable):
+                await QueueOrHere(RedisWakeups(client), take_step).room()
+    assert taken == []
+
+
+async def test_a_full_redis_that_has_room_again_is_full_no_more(full: RedisClient, server: RedisServer) -> None:
+    with pytest.raises(QueueUnavailable):
+        await USES["wake"](full)
+    async with Redis.from_url(server.url) as admin:
+        await admin.flushall()
+
+    async def works() -> bool:
+        await USES["wake"](full)
+        return full.faults.report == "ok"
+
+    await until(works)

@@ -1,0 +1,92 @@
+"""Wake-ups of the sweeper: queued for all workers, or taken by this one where Redis refuses to queue them.
+
+A full Redis (`noeviction`) refuses every new entry. The row is the job, so the payment needs no entry: the sweeper that found
+it has its step taken here. That is slower, because other workers find only what their own sweepers find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+import structlog
+
+from domain.adapters.redis.faults import EXPLAINED, Scope, fault_of
+from domain.adapters.redis.wakeups import RedisWakeups
+from domain.errors import QueueUnavailable
+
+log = structlog.get_logger()
+
+_AT_ONCE_MAX = 50
+
+# Takes the next step of a payment. The second argument: whether the budget was charged for a question about it.
+TakeStep = Callable[[UUID, bool], Awaitable[None]]
+
+
+class QueueOrHere:
+    """Satisfies `domain.ports.Wakeups`."""
+
+    def __init__(self, queue: RedisWakeups, take_step: TakeStep) -> None:
+        self._queue = queue
+        self._take_step = take_step
+        self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._is_refused = False
+
+    async def room(self) -> int:
+        """See `domain.ports.Wakeups.room`."""
+        if self._is_refused:
+            return self._free
+        try:
+            return await self._queue.room()
+        except QueueUnavailable as error:
+            if not _is_refusal(error):
+                raise
+            return self._free
+
+    async def wake(self, payment_ids: Sequence[UUID]) -> None:
+        """See `domain.ports.Wakeups.wake`."""
+        await self._queue_or_take(self._queue.wake, payment_ids, is_paid_for=False)
+
+    async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
+        """See `domain.ports.Wakeups.hand_over`."""
+        await self._queue_or_take(self._queue.hand_over, payment_ids, is_paid_for=True)
+
+    async def drain(self) -> None:
+        """Ends what has not reached Daraja. Sends that have are the submitter's to wait for."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    @property
+    def _free(self) -> int:
+        return _AT_ONCE_MAX - len(self._tasks)
+
+    async def _queue_or_take(
+        self, queue: Callable[[Sequence[UUID]], Awaitable[None]], payment_ids: Sequence[UUID], *, is_paid_for: bool
+    ) -> None:
+        try:
+            await queue(payment_ids)
+        except QueueUnavailable as error:
+            self._is_refused = _is_refusal(error)
+            if not self._is_refused:
+                raise
+        else:
+            self._is_refused = False
+            return
+        # Those beyond our places are due again in a few seconds.
+        for payment_id in [each for each in payment_ids if each not in self._tasks][: self._free]:
+            task = asyncio.create_task(self._take(payment_id, is_paid_for=is_paid_for))
+            self._tasks[payment_id] = task
+
+    async def _take(self, payment_id: UUID, *, is_paid_for: bool) -> None:
+        try:
+            await self._take_step(payment_id, is_paid_for)
+        finally:
+            del self._tasks[payment_id]
+
+
+def _is_refusal(error: QueueUnavailable) -> bool:
+    """Whether Redis refused only this, so that what a send needs of it (the common rate) may work."""
+    kind = fault_of(error)
+    return kind is not None and EXPLAINED[kind].scope is not Scope.SERVER
