@@ -19,10 +19,11 @@ from uuid import UUID
 import structlog
 from prometheus_client import start_http_server
 
-from domain.adapters.daraja.client import DarajaClient, call_seconds, daraja_session
+from domain.adapters.daraja.client import DarajaClient, call_seconds
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import TokenSource
+from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.postgres.changing import Changing
 from domain.adapters.postgres.claiming import Claiming
 from domain.adapters.postgres.engine import Database

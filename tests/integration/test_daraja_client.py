@@ -12,8 +12,9 @@ import pytest
 from arq.connections import ArqRedis
 
 from domain import callback_address
-from domain.adapters.daraja.client import DarajaClient, daraja_session
+from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.credential import security_credential
+from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.redis.sharing import SharedRate
 from domain.attempts import Outcome
 from domain.callback_address import RESULT_OPERATIONS

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from domain.adapters.daraja.client import daraja_session
+from domain.adapters.daraja.wire import daraja_session
 from domain.errors import OutcomeUnknown, ProviderError, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
 from domain.values import storable_text

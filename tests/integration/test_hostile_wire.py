@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from domain.adapters.daraja.client import daraja_session
+from domain.adapters.daraja.wire import daraja_session
 from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.inquiry import Verdict

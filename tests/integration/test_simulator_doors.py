@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from domain.adapters.daraja.client import DarajaClient, daraja_session
+from domain.adapters.daraja.client import DarajaClient
+from domain.adapters.daraja.wire import daraja_session
 from domain.attempts import Outcome
 from domain.errors import ProductRefused
 from domain.payment import Payment

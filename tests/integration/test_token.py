@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 from arq.connections import ArqRedis
 
-from domain.adapters.daraja.client import daraja_session
 from domain.adapters.daraja.token import Token, TokenSource
+from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.redis import sharing
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.names import PREFIX

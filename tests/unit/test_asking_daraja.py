@@ -181,28 +181,6 @@ async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(e
     assert [(exchange.was_written, exchange.meaning) for exchange in attempting.exchanges] == [(True, "OutcomeUnknown")]
 
 
-class OAuth:
-    """A session whose only answer is to the question for a token."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        self._status, self._body = status, body
-
-    @asynccontextmanager
-    async def get(self, _url: str, **_options: Any) -> AsyncIterator[Any]:
-        answer = self
-
-        class Response:
-            status = answer._status
-            content = answer
-
-        yield Response
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        """In two pieces, as a network may bring it."""
-        yield self._body[:7]
-        yield self._body[7:]
-
-
 class Shelf:
     """A shelf that nobody else uses."""
 
@@ -217,11 +195,22 @@ class Shelf:
         yield True
 
 
+class Source(TokenSource):
+    """Daraja has one answer to the question for a token."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        session: Any = None
+        super().__init__(
+            session=session, base_url="", consumer_key="k", consumer_secret="s", shelf=Shelf(), clock=lambda: 1000.0
+        )
+        self._answer = status, body
+
+    async def _ask(self) -> tuple[int, bytes]:
+        return self._answer
+
+
 def token_source(status: int, body: bytes) -> TokenSource:
-    session: Any = OAuth(status, body)
-    return TokenSource(
-        session=session, base_url="", consumer_key="k", consumer_secret="s", shelf=Shelf(), clock=lambda: 1000.0
-    )
+    return Source(status, body)
 
 
 @pytest.mark.parametrize("lifetime", [3599, "3599"])

@@ -1,15 +1,9 @@
-"""Asking Daraja: one request through the fence, its answer classified, each exchange kept for the record.
-
-The first question about any error is a fact, not a guess: was the first byte written? aiohttp hands us the moment just
-before, in `on_request_chunk_sent` (our bodies are one chunk, and the headers leave with it); the fence answers there.
-A test counts bytes, because this rests on aiohttp's order of writing.
-"""
+"""Asking Daraja: one request through the fence, its answer classified, each exchange kept for the record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +25,7 @@ from domain.adapters.daraja.requests import (
     stk_query_body,
 )
 from domain.adapters.daraja.token import Token
+from domain.adapters.daraja.wire import request_once
 from domain.adapters.masking import MASK, Masking, masked
 from domain.errors import OutcomeUnknown, ProductRefused, ProviderError, Throttled, TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
@@ -59,29 +54,6 @@ def call_seconds(lease_seconds: float) -> float:
     # A send that passes the fence at the last moment, half a lease after the claim, still ends within the lease.
     assert lease_seconds / 2 + seconds < lease_seconds  # noqa: S101 - a sum that must hold, where it is defined
     return seconds
-
-
-def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
-    """The HTTP session for Daraja: no proxies from the environment, no cookies, no redirects followed, and the fence.
-
-    Each request has a connection of its own; they are cheap at our rates. One that was used before may be gone at the other
-    end, and a call without a key (STK, B2B) that finds out by writing to it is lost in doubt (design.md, "What an error
-    means"). And what came on it while it was idle would be taken for the answer to the next payment.
-    """
-    trace = aiohttp.TraceConfig()
-    trace.on_request_chunk_sent.append(_pass_fence)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections_max, force_close=True),
-        trace_configs=[trace],
-        trust_env=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
-
-
-async def _pass_fence(_session: aiohttp.ClientSession, context: SimpleNamespace, _chunk: Any) -> None:
-    fence = context.trace_request_ctx
-    if isinstance(fence, Fence):
-        fence.pass_first_byte()
 
 
 class DarajaClient:
@@ -190,20 +162,16 @@ class DarajaClient:
             )
 
     async def _post(self, api: Api, body: Mapping[str, Any], fence: Fence | None, token: Token) -> tuple[int, bytes]:
-        async with self._session.post(
+        return await request_once(
+            self._session,
+            "POST",
             self._base_url + api.path,
+            fence=fence,
+            bytes_max=_ANSWER_BYTES_MAX,
             data=orjson.dumps(body),
             headers={"Authorization": f"Bearer {token.text}", "Content-Type": "application/json"},
-            allow_redirects=False,  # aiohttp would turn a 302 into a GET, and hide that Daraja may have acted
             timeout=self._timeout,
-            trace_request_ctx=fence,
-        ) as response:
-            answer = bytearray()
-            async for chunk in response.content.iter_any():
-                answer += chunk
-                if len(answer) > _ANSWER_BYTES_MAX:
-                    raise OutcomeUnknown("the answer is too long to be Daraja's")
-            return response.status, bytes(answer)
+        )
 
 
 def _without_answer(error: BaseException, fence: Fence) -> ProviderError:

@@ -18,6 +18,7 @@ import aiohttp
 import structlog
 
 from domain.adapters.daraja.strict_json import Unreadable, parse
+from domain.adapters.daraja.wire import request_once
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
 from domain.failures import Failure, FailureReason
 
@@ -153,28 +154,27 @@ class TokenSource:
         self._token = shared
         return shared
 
+    async def _ask(self) -> tuple[int, bytes]:
+        return await request_once(
+            self._session,
+            "GET",
+            self._url,
+            bytes_max=_BODY_BYTES_MAX,
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS),
+        )
+
     async def _fetch(self) -> Token:
         now = self._clock()
         try:
-            async with self._session.get(
-                self._url,
-                headers=self._headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS),
-            ) as response:
-                status = response.status
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > _BODY_BYTES_MAX:
-                        break
+            status, body = await self._ask()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable("the access token could not be fetched") from error
         if status == 400:
             # Daraja answers a wrong key or secret with an empty 400 (daraja.md §1).
             log.error("daraja_credentials_refused")
             raise Refused(Failure(FailureReason.CONFIGURATION, True, "400"), "the consumer key or secret was refused")
-        return _token_of(status, bytes(body), now)
+        return _token_of(status, body, now)
 
 
 def _token_of(status: int, body: bytes, now: float) -> Token:
