@@ -87,6 +87,16 @@ async def test_when_it_is_over_no_connection_stays_behind(fresh: Store, ends_ses
         assert await Reading(fresh.database).takes_writes()
 
 
+async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
+    """The host may leave open sessions alone: what they can still store is stored, beside new ones that cannot."""
+    await asyncio.gather(*(fresh.accepted() for _ in range(3)))
+    async with read_only(fresh, ends_sessions=False):
+        for _ in range(3):
+            writes = await asyncio.gather(*(Reading(fresh.database).takes_writes() for _ in range(10)))
+            assert set(writes) == {True, False}
+            await asyncio.sleep(1.1)
+
+
 async def test_while_it_lasts_readers_do_not_open_a_connection_each(fresh: Store) -> None:
     """A session that is young is believed, so that a full server is not asked for a new one by every request."""
     await fresh.accepted()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,7 +97,7 @@ class Database:
         )
         self._distrusted_before = 0.0
         event.listen(self._engine.sync_engine, "connect", _note_age)
-        event.listen(self._engine.sync_engine, "checkout", self._refuse_distrusted)
+        event.listen(self._engine.sync_engine, "checkout", self._replace_distrusted)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -150,9 +150,8 @@ class Database:
                 if is_last or not _is_lost(error):  # one that does not answer is not helped by asking it again
                     raise StoreUnavailable from error
                 continue
-            if row.is_read_only and not is_last and _age_seconds(connection) > _READ_ONLY_FRESH_SECONDS:
-                # A new session learns whether the database is still read-only, and finds the primary if it has moved.
-                self._distrust_pool()
+            connection.info[_IS_READ_ONLY] = row.is_read_only
+            if _is_stale(connection.info) and not is_last:
                 await _give_back(connection, in_order=False)
                 continue
             return Transaction(connection, row[3], row.is_read_only)
@@ -162,8 +161,8 @@ class Database:
         """From now on no connection is used that was opened before now."""
         self._distrusted_before = time.monotonic()
 
-    def _refuse_distrusted(self, _dbapi_connection: Any, record: Any, _proxy: Any) -> None:
-        if record.info[_OPENED_AT] < self._distrusted_before:
+    def _replace_distrusted(self, _dbapi_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info[_OPENED_AT] < self._distrusted_before or _is_stale(record.info):
             record.driver_connection.terminate()  # at once: a server that is gone would let us wait for its goodbye
             raise DisconnectionError
 
@@ -174,15 +173,19 @@ class Database:
             yield connection
 
 
+# What is noted of each connection.
 _OPENED_AT = "opened_at"
+_IS_READ_ONLY = "is_read_only"
 
 
 def _note_age(_dbapi_connection: Any, record: Any) -> None:
     record.info[_OPENED_AT] = time.monotonic()
 
 
-def _age_seconds(connection: AsyncConnection) -> float:
-    return time.monotonic() - float(connection.info[_OPENED_AT])
+def _is_stale(noted: Mapping[str, Any]) -> bool:
+    """Whether a new session is to learn if the database is still read-only, or where the primary is now."""
+    age_seconds = time.monotonic() - noted[_OPENED_AT]
+    return bool(noted.get(_IS_READ_ONLY)) and age_seconds > _READ_ONLY_FRESH_SECONDS
 
 
 async def _give_back(connection: AsyncConnection, *, in_order: bool) -> None:
