@@ -11,9 +11,10 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
+from tests.integration.redis_as_sold import KEYS_AND_CHANNELS, limited_user, url_of_user
 from tests.spec.conftest import a_system
 from tests.spec.system import System
-from tests.stack.servers import PostgresServer
+from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.standby import StandbyServer, url_of_both
 
 if os.environ.get("DATABASE_URL"):
@@ -26,6 +27,12 @@ _KEYS = itertools.count()
 
 # As providers print it: parameters of others beside ours.
 _LEFT_OUT = "&supa=base-pooler.x&pgbouncer=true&connection_limit=1&options=-c%20x%3D1"
+
+_BRISK_DOUBTS = {
+    "SUBMITTING_LEASE_SECONDS": "3",
+    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
+    "INQUIRY_INTERVAL_MAX_SECONDS": "1",
+}
 
 
 @pytest.fixture
@@ -48,12 +55,7 @@ async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
                 postgres=primary,
                 database_url=url,
                 workers=2,
-                env={
-                    "DATABASE_URL": url + _LEFT_OUT,
-                    "SUBMITTING_LEASE_SECONDS": "3",
-                    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
-                    "INQUIRY_INTERVAL_MAX_SECONDS": "1",
-                },
+                env={**_BRISK_DOUBTS, "DATABASE_URL": url + _LEFT_OUT},
             )
         )
         before = {name: system.stack.process(name).pid for name in system.stack.names}
@@ -68,17 +70,72 @@ async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
         is_over.set()
         await asyncio.gather(*payers)
         assert len(set(accepted)) == len(accepted)
-        stages = await system.eventually(
-            lambda: system.stage_counts(accepted),
-            lambda counts: counts["succeeded"] == len(accepted),
-            "all succeed",
-        )
-        assert stages.total() == len(accepted)
+        await _all_succeed(system, accepted)
         await system.assert_money_agrees(accepted)
         assert {name: system.stack.process(name).pid for name in system.stack.names} == before
         for name, text in system.stack.logs().items():
             if name.partition(".")[0] in ("web", "callbacks", "worker"):
                 assert text.count("database_url_parameters_left_out") == 1, name
+
+
+async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
+    two_servers: tuple[PostgresServer, StandbyServer],
+) -> None:
+    """The app lacks B2C, the Redis user has few rights, and the primary fails over under load.
+
+    Deposits and bill payments settle. Withdrawals wait, and are each paid once when the product works.
+    """
+    primary, standby = two_servers
+    url = url_of_both(primary, standby, await primary.create_database())
+    async with AsyncExitStack() as stack:
+        few_rights = limited_user(f"{KEYS_AND_CHANNELS} +@all -@dangerous")
+        redis = await stack.enter_async_context(RedisServer(settings=[few_rights]))
+        system = await stack.enter_async_context(
+            a_system(
+                postgres=primary,
+                database_url=url,
+                workers=2,
+                env={
+                    **_BRISK_DOUBTS,
+                    "DATABASE_URL": url,
+                    "REDIS_URL": url_of_user(redis.url),
+                    "OPERATION_COOL_DOWN_SECONDS": "1",
+                },
+            )
+        )
+        await system.control("POST", "/switches", {"missing_products": ["b2c"]})
+        accepted: list[str] = []
+        is_over = asyncio.Event()
+        payers = [asyncio.create_task(_pay_until(is_over, system, accepted)) for _ in range(_PAYERS)]
+        await _grown(accepted, _BEFORE, payers)
+        await primary.kill()
+        at_the_kill = len(accepted)
+        await standby.promote()
+        await _grown(accepted, at_the_kill + _AFTER, payers)
+        is_over.set()
+        await asyncio.gather(*payers)
+
+        kinds = {str(row["id"]): row["kind"] for row in await system.rows("SELECT id, kind FROM mkwanja.payments")}
+        waiting = [payment_id for payment_id in accepted if kinds[payment_id] == "withdrawal"]
+        others = [payment_id for payment_id in accepted if kinds[payment_id] != "withdrawal"]
+        await _all_succeed(system, others)
+        await system.assert_money_agrees(others)
+        assert (await system.stage_counts(waiting))["succeeded"] == 0
+        [brake] = await system.rows("SELECT is_engaged FROM mkwanja.brakes WHERE name = 'b2c'")
+        assert brake["is_engaged"]
+        assert "redis_refuses" not in "".join(system.stack.logs().values())
+
+        await system.control("POST", "/switches", {"missing_products": []})
+        await _all_succeed(system, waiting)
+        await system.assert_money_agrees(accepted)
+
+
+async def _all_succeed(system: System, payment_ids: list[str]) -> None:
+    await system.eventually(
+        lambda: system.stage_counts(payment_ids),
+        lambda counts: counts["succeeded"] == len(payment_ids),
+        "all succeed",
+    )
 
 
 async def _pay_until(is_over: asyncio.Event, system: System, accepted: list[str]) -> None:
