@@ -25,6 +25,7 @@ from domain.failures import Failure, FailureReason
 log = structlog.get_logger()
 
 _FETCH_SECONDS = 10
+_LOOK_AGAIN_SECONDS = 0.05  # while another worker fetches
 _BODY_BYTES_MAX = 16 * 1024
 
 # Daraja's has 28 letters and digits. What goes into a header is only what a bearer token may have (RFC 6750), and no more
@@ -100,7 +101,19 @@ class TokenSource:
         return await self._renew(refused=refused)
 
     async def newer_than(self, used: Token) -> Token | None:
-        """The shared token if it is another than `used`, or None. Fetches none. Raises QueueUnavailable."""
+        """The shared token if it is newer than `used`, or None. Fetches none. Raises QueueUnavailable or Unreachable.
+
+        Daraja ends the old token before the new one is shared. So a fetch that is under way is waited for.
+        """
+        async with self._refreshing:
+            for _ in range(int(_FETCH_SECONDS / _LOOK_AGAIN_SECONDS)):
+                async with self._shelf.lock() as is_ours:
+                    if is_ours:
+                        return await self._shared_since(used)
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        raise Unreachable("another worker holds the refresh and does not finish")
+
+    async def _shared_since(self, used: Token) -> Token | None:
         newer = await self._shared(used)
         if newer is None or newer.issued_at < used.issued_at:
             return None
@@ -109,7 +122,7 @@ class TokenSource:
 
     async def _renew(self, refused: Token | None) -> Token:
         async with self._refreshing:
-            for _ in range(int(_FETCH_SECONDS / 0.05)):
+            for _ in range(int(_FETCH_SECONDS / _LOOK_AGAIN_SECONDS)):
                 shared = await self._shared(refused)
                 if shared is not None and shared.is_fresh(self._clock()):
                     self._token = shared
@@ -120,7 +133,7 @@ class TokenSource:
                 if shared is not None:  # another worker renews it early; meanwhile the old one is good
                     self._token = shared
                     return shared
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         raise Unreachable("no access token: another worker holds the refresh and does not finish")
 
     async def _shared(self, refused: Token | None) -> Token | None:

@@ -1,0 +1,80 @@
+"""Whether a refused token was the newest: that alone makes its refusal one of the operation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from domain.adapters.daraja.token import Token, TokenSource
+from domain.errors import QueueUnavailable
+
+FIRST, SECOND, THIRD = (Token(text, float(at), 1e12) for at, text in enumerate(("one", "two", "three")))
+
+
+def on_shelf(token: Token) -> str:
+    return json.dumps({"text": token.text, "issued_at": token.issued_at, "expires_at": token.expires_at})
+
+
+class Shelf:
+    """Another worker holds the refresh for so many looks, and then shares what it fetched."""
+
+    def __init__(self, token: Token | None, *, looks: int = 0, then: Token | None = None) -> None:
+        self.text = on_shelf(token) if token else None
+        self._looks, self._then = looks, then
+        self.is_away = False
+
+    async def read(self) -> str | None:
+        if self.is_away:
+            raise QueueUnavailable
+        return self.text
+
+    async def write(self, text: str, *, kept_seconds: float) -> None:
+        raise AssertionError(f"fetched, and shared for {kept_seconds}: {text}")
+
+    @asynccontextmanager
+    async def lock(self) -> AsyncIterator[bool]:
+        if self._looks:
+            self._looks -= 1
+            if not self._looks and self._then:
+                self.text = on_shelf(self._then)
+            yield False
+        else:
+            yield True
+
+
+def source_of(shelf: Shelf) -> TokenSource:
+    session: Any = None
+    return TokenSource(
+        session=session, base_url="", consumer_key="k", consumer_secret="s", shelf=shelf, clock=lambda: 10.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("shared", "newer"),
+    [(None, None), (SECOND, None), (FIRST, None), (THIRD, THIRD)],
+    ids=["none", "it", "older", "newer"],
+)
+async def test_only_a_token_that_was_issued_later_is_newer(shared: Token | None, newer: Token | None) -> None:
+    assert await source_of(Shelf(shared)).newer_than(SECOND) == newer
+
+
+async def test_a_fetch_that_is_under_way_is_waited_for() -> None:
+    """Daraja has ended the second token, and the worker that fetched the third has not shared it yet."""
+    assert await source_of(Shelf(SECOND, looks=3, then=THIRD)).newer_than(SECOND) == THIRD
+
+
+async def test_a_newer_token_is_the_one_that_is_used_from_then_on() -> None:
+    source = source_of(Shelf(THIRD))
+    await source.newer_than(SECOND)
+    assert await source.current() == THIRD
+
+
+async def test_while_redis_is_away_it_is_not_known() -> None:
+    shelf = Shelf(SECOND)
+    shelf.is_away = True
+    with pytest.raises(QueueUnavailable):
+        await source_of(shelf).newer_than(SECOND)

@@ -1,0 +1,96 @@
+"""Operations: what an answer says about one, and what waits while one is held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from domain import errors
+from domain.adapters.daraja.requests import API_OF_KIND, API_OF_OPERATION
+from domain.errors import (
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProductRefused,
+    ProviderError,
+    Refused,
+    Resendable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Evidence
+from domain.lifecycle.inquire import asking
+from domain.operations import OPERATION_OF_KIND, OPERATION_OF_QUESTION, Operation, Standing, standing_of_answer
+from domain.payment import Stage, Step
+from domain.values import Kind
+from tests.builders import PAYMENT_ID, a_context, a_due
+from tests.unit.test_inquire import TERMS
+
+WORKS, NONE = Standing.WORKS, None
+SAID: list[tuple[ProviderError | None, Standing | None]] = [
+    (None, WORKS),
+    (DuplicateSubmission(), WORKS),
+    *(
+        (Refused(Failure(reason, True)), Standing.SETTINGS_REFUSED if reason is FailureReason.CONFIGURATION else WORKS)
+        for reason in FailureReason
+    ),
+    (ProductRefused(), Standing.PRODUCT_REFUSED),
+    (TokenRefused(), NONE),
+    (Unreachable(), NONE),
+    (Throttled(), NONE),
+    (Resendable(), NONE),
+    (OutcomeUnknown(), NONE),
+    (ProviderError(), NONE),
+]
+
+
+@pytest.mark.parametrize(("error", "standing"), SAID, ids=lambda value: type(value).__name__)
+def test_what_each_class_of_answer_says_about_its_operation(
+    error: ProviderError | None, standing: Standing | None
+) -> None:
+    assert standing_of_answer(error) is standing
+
+
+def test_every_class_of_provider_error_is_in_the_table() -> None:
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProviderError)]
+    assert {type(error) for error, _ in SAID} >= set(classes)
+
+
+def test_every_kind_is_sent_by_an_operation_and_every_operation_is_one_api() -> None:
+    assert set(OPERATION_OF_KIND) == set(API_OF_KIND) == set(Kind)
+    assert {operation: api.name for operation, api in API_OF_OPERATION.items()} == {
+        each: each.value for each in Operation
+    }
+    assert {*OPERATION_OF_KIND.values(), *OPERATION_OF_QUESTION.values()} == set(Operation)
+
+
+HELD = {"held_operations": frozenset({Operation.STK_QUERY})}
+PROBED = {**HELD, "probes_due": frozenset({Operation.STK_QUERY})}
+ANOTHER = {"held_operations": frozenset(Operation) - {Operation.STK_QUERY}}
+
+
+@pytest.mark.parametrize(
+    ("held", "is_asked", "probe"), [(HELD, False, None), (PROBED, True, Operation.STK_QUERY), (ANOTHER, True, None)]
+)
+@pytest.mark.parametrize("is_probe", [False, True])
+def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
+    held: dict[str, frozenset[Operation]], is_asked: bool, probe: Operation | None, is_probe: bool
+) -> None:
+    """Also the question that tells whether the breaker may close."""
+    payment = a_due(Kind.DEPOSIT)
+    assert payment.question is Step.QUERY
+    decided = asking(PAYMENT_ID, TERMS, is_probe=is_probe).decide(payment, a_context(evidence=Evidence(**held)))  # type: ignore[arg-type]
+    assert (decided.asked is not None, decided.takes_probe) == (is_asked, probe)
+    if not is_asked:
+        assert decided.payment == payment  # it keeps its due time
+
+
+def test_silence_ends_no_deposit_while_its_question_is_held() -> None:
+    """Nothing is asked, so nothing is answered: however late it is."""
+    payment = replace(a_due(Kind.DEPOSIT), stage=Stage.AWAITING_RESULT)
+    context = a_context(evidence=Evidence(held_operations=frozenset({Operation.STK_QUERY})))
+    late = replace(context, now=context.now + timedelta(days=30))
+    assert asking(PAYMENT_ID, TERMS).decide(payment, late).payment == payment
