@@ -87,6 +87,7 @@ class Evidence:
     inquiries: tuple[Inquiry, ...] = ()
     has_message: bool = False  # a result or a time-out message came by the payment's own address, whatever it said
     claims_success: bool = False  # one of them says that it was paid
+    names_another_amount: bool = False  # one of them names another amount than the payment's
     reminders: int = 0  # stored messages that brought the next question forward
     receipts_to_confirm: frozenset[str] = frozenset()  # named by successes that wait for Daraja's own word (policy)
     to_confirm_since: datetime | None = None  # when the last of those came
@@ -137,6 +138,17 @@ class InquiryTerms:
     lease: timedelta
     expires_after: Mapping[Kind, timedelta]
     operation_cool_down: timedelta = COOL_DOWN
+
+
+# As shipped: for who decides about a payment without a worker's settings.
+SHIPPED_TERMS = InquiryTerms(
+    first_after=timedelta(seconds=30),
+    interval_max=timedelta(seconds=300),
+    result_window=timedelta(seconds=180),
+    not_found_trusted_after=timedelta(seconds=300),
+    lease=timedelta(seconds=60),
+    expires_after={},
+)
 
 
 def wait_after(inquiries_asked: int, terms: InquiryTerms) -> timedelta:
@@ -212,6 +224,17 @@ def result_window_ends(payment: Payment, evidence: Evidence, terms: InquiryTerms
     return min(window_ends, sent_at + max(_UNDER_WAY_MAX, terms.result_window))
 
 
+def outcome_may_come_until(payment: Payment, evidence: Evidence, terms: InquiryTerms) -> datetime:
+    """Until when Daraja's own word about the last send is to be awaited, by the payment's kind."""
+    match payment.kind:
+        case Kind.DEPOSIT:
+            return result_window_ends(payment, evidence, terms)
+        case Kind.WITHDRAWAL:
+            return last_sent_at(payment, terms) + max(terms.interval_max, terms.not_found_trusted_after)
+        case Kind.BILL_PAYMENT:
+            return last_sent_at(payment, terms) + terms.interval_max
+
+
 def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
     """Whether a deposit's silence has lasted long enough to end it as `no_result_confirmed`.
 
@@ -221,7 +244,8 @@ def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, 
     if payment.kind is not Kind.DEPOSIT or payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
     window_ends = result_window_ends(payment, evidence, terms)
-    if now < window_ends or evidence.claims_success:
+    is_claimed = evidence.claims_success or any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries)
+    if now < window_ends or is_claimed:
         return False
     if payment.question is None:
         return True

@@ -144,6 +144,7 @@ class Fact:
     outcome: Outcome | None = None
     failure: Failure | None = None
     receipt: str | None = None
+    amount_kes: int | None = None  # what was paid, where that is not the payment's own amount
     recipient_name: str | None = None
     speaks_for_all: bool = False
     may_resend: bool = False
@@ -195,6 +196,7 @@ class Payment:
     lease_until: datetime | None = None
     next_step_at: datetime | None = None
     event_due: datetime | None = None
+    amount_settled_kes: int | None = None  # of a success: its amount, unless an operator read another on the statement
     attempts: tuple[Attempt, ...] = field(default=())
     is_probe: bool = False  # not stored: this claim is the one that may try a held operation
 
@@ -217,6 +219,7 @@ class Payment:
             stage=stage,
             failure=fact.failure if stage is Stage.FAILED else None,
             receipt=fact.receipt if stage is Stage.SUCCEEDED else self.receipt,
+            amount_settled_kes=(fact.amount_kes or self.amount_kes) if stage is Stage.SUCCEEDED else None,
             recipient_name=fact.recipient_name or self.recipient_name,
             attempt_id=fact.attempt_id if fact.name is FactName.CLAIMED else self.attempt_id,
         )

@@ -103,6 +103,7 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
         "updated_at": NOW - timedelta(seconds=5),
         "finalized_at": NOW if stage.is_final else None,
         "receipt": RECEIPT if stage is Stage.SUCCEEDED else None,
+        "amount_settled_kes": AMOUNT_KES if stage is Stage.SUCCEEDED else None,
         "failure": A_FAILURE if stage is Stage.FAILED else None,
         "attempt_id": attempts[-1].id if attempts else None,
         "lease_until": NOW + timedelta(seconds=60) if stage is Stage.SUBMITTING else None,

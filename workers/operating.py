@@ -12,13 +12,16 @@ import getpass
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.changing import Changing
 from domain.adapters.postgres.engine import Database
-from domain.adapters.settings import MigrationSettings, read_settings
+from domain.adapters.settings import MigrationSettings, OperatorSettings, SettingsError, read_settings
 from domain.errors import ResolutionRefused, StoreUnavailable
+from domain.inquiry import SHIPPED_TERMS, InquiryTerms
 from domain.lifecycle.resolve import Decision, Resolution, question, resolution
 from domain.operations import Operation
 from domain.values import is_receipt
@@ -53,6 +56,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     resolve.add_argument("decision", choices=[decision.value for decision in Decision])
     resolve.add_argument("--reason", required=True, type=_reason, help="what you saw, and where")
     resolve.add_argument("--receipt", type=_receipt, help="M-PESA's receipt number; needed for 'paid'")
+    resolve.add_argument(
+        "--amount", type=_amount, help="for 'paid': the statement's shillings, if they are not the payment's own"
+    )
     resolve.add_argument("--operator", default=None, help="who decides (default: the name you are logged in with)")
 
 
@@ -143,12 +149,28 @@ async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
         reason=arguments.reason,
         operator=arguments.operator or _login(),
         receipt=arguments.receipt,
+        amount_kes=arguments.amount,
     )
-    result = await changes.change(resolution(arguments.payment_id, resolved))
+    result = await changes.change(resolution(arguments.payment_id, resolved, _terms()))
     payment = result.decided.payment
     assert payment is not None  # noqa: S101 - refused where there is none
-    print(f"{payment.kind} {payment.id}: {payment.stage}, no longer flagged for review")
+    settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""
+    print(f"{payment.kind} {payment.id}: {payment.stage}{settled}, no longer flagged for review")
     return 0
+
+
+def _terms() -> InquiryTerms:
+    """The worker's times where they are set here and right, else as shipped: this command must work all the same."""
+    try:
+        settings = read_settings(OperatorSettings)
+    except SettingsError:
+        return SHIPPED_TERMS
+    return replace(
+        SHIPPED_TERMS,
+        result_window=timedelta(seconds=settings.deposit_result_window_seconds),
+        not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
+        interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),
+    )
 
 
 @asynccontextmanager
@@ -172,6 +194,12 @@ def _reason(text: str) -> str:
     if not 3 <= len(text) <= 500 or not text.isprintable():
         raise argparse.ArgumentTypeError("say why, in 3 to 500 printable characters")
     return text
+
+
+def _amount(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError("is no amount in whole shillings, as 400")
+    return int(text)
 
 
 def _receipt(text: str) -> str:

@@ -150,6 +150,14 @@ class MigrationSettings(_Settings):
     database_url: DatabaseUrl
 
 
+class OperatorSettings(MigrationSettings):
+    """What an operator's decision may read of a worker's settings, where they are set."""
+
+    deposit_result_window_seconds: float = Field(180, gt=0, le=86_400)
+    not_found_trusted_after_seconds: float = Field(300, gt=0, le=86_400)
+    inquiry_interval_max_seconds: float = Field(300, gt=0, le=86_400)
+
+
 class PolicySettings(_Settings):
     """Who may do what, how much, how often: the numbers that hold if no file is named are in `domain/policy.py`."""
 

@@ -39,6 +39,7 @@ class Disposition(StrEnum):
     UNKNOWN_PAYMENT = "unknown_payment"
     WRONG_SOURCE = "wrong_source"
     AMOUNT_DIFFERS = "amount_differs"
+    AMOUNT_NOT_CERTAIN = "amount_not_certain"  # Daraja says paid and not how much, and a message names another amount
     IDS_DIFFER = "ids_differ"
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
     CONTRADICTION = "contradiction"
@@ -173,6 +174,9 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
         return _without_receipt(payment, context, report)
     if context.receipt_is_anothers:
         return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT)
+    if payment.stage is not Stage.SUCCEEDED and not report.has_amount and context.evidence.names_another_amount:
+        # That it was paid is certain, but not how much. A message that names the payment's own amount still decides.
+        return _for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
     if payment.stage is Stage.SUCCEEDED and report.receipt and payment.receipt not in (None, report.receipt):
         return _for_review(payment, report, Disposition.CONTRADICTION)
     receipt, is_undisputed = _confirmed_receipt(context, report)
@@ -326,7 +330,7 @@ def _names_another_amount(payment: Payment, report: Report) -> bool:
     """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would decide by itself."""
     if report.verdict is not None and report.ignores_amount and not report.has_amount:
         return True
-    return report.has_amount and report.amount != payment.amount_kes
+    return report.has_amount and report.amount != (payment.amount_settled_kes or payment.amount_kes)
 
 
 def _disagrees(payment: Payment, report: Report) -> bool:

@@ -7,16 +7,18 @@ messages contradict each other. A person settles those, and the record says who,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC
 from enum import StrEnum
 from uuid import UUID
 
+from domain.attempts import Outcome
 from domain.errors import ResolutionRefused
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence, Verdict, success_is_denied
+from domain.inquiry import SHIPPED_TERMS, Evidence, InquiryTerms, Verdict, outcome_may_come_until, success_is_denied
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Change, Context, Decided
-from domain.values import is_receipt
+from domain.values import AMOUNT_LIMITS_KES, is_receipt
 
 REVIEWED = "reviewed"
 ASKED_FOR = "inquiry_asked_for"
@@ -25,6 +27,13 @@ _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
 # Failures that rest on our own conclusion: a statement may show otherwise. Daraja's explicit no is evidence.
 _CONCLUDED = (FailureReason.NO_RESULT_CONFIRMED, FailureReason.RESOLVED_BY_OPERATOR)
+
+
+# Failures that we decided before anything was sent, and what a person is told of them.
+_NEVER_SENT = {
+    FailureReason.CANCELLED_BY_CALLER: "its caller cancelled it before it was sent",
+    FailureReason.NOT_SUBMITTED_IN_TIME: "it could not be sent in time",
+}
 
 
 class Decision(StrEnum):
@@ -37,26 +46,30 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """A decision with its reason. `receipt` is M-PESA's number, needed for `paid`."""
+    """A decision with its reason. `receipt` is M-PESA's number, needed for `paid`.
+
+    `amount_kes` is what the statement shows as paid; None: the payment's own amount.
+    """
 
     decision: Decision
     reason: str
     operator: str
     receipt: str | None = None
+    amount_kes: int | None = None
 
 
-def resolution(payment_id: UUID, resolved: Resolution) -> Change:
+def resolution(payment_id: UUID, resolved: Resolution, terms: InquiryTerms = SHIPPED_TERMS) -> Change:
     """The change that records `resolved`. Raises ResolutionRefused, with the evidence that stands against it."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
             raise ResolutionRefused("There is no such payment.")
-        fact = _fact(payment, context, resolved)
+        fact = _fact(payment, context, resolved, terms)
         after = payment.after(fact) if fact is not None else payment
         return Decided(
             payment=replace(after, needs_review=False),
             what=fact.name if fact is not None else REVIEWED,
-            detail={"reason": resolved.reason, "operator": resolved.operator},
+            detail={"reason": resolved.reason, "operator": resolved.operator, **_amount_detail(resolved)},
             event=event_type(payment, after),
         )
 
@@ -87,13 +100,19 @@ def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
     return Change(payment_id=payment_id, decide=decide)
 
 
-def _fact(payment: Payment, context: Context, resolved: Resolution) -> Fact | None:
+def _amount_detail(resolved: Resolution) -> dict[str, str]:
+    return {} if resolved.amount_kes is None else {"amount": str(resolved.amount_kes)}
+
+
+def _fact(payment: Payment, context: Context, resolved: Resolution, terms: InquiryTerms) -> Fact | None:
     """What the decision says about the payment; None where it changes only the flag."""
+    if resolved.amount_kes is not None and resolved.decision is not Decision.PAID:
+        raise ResolutionRefused("Only the decision 'paid' takes an amount (--amount).")
     match resolved.decision:
         case Decision.PAID:
             return _paid(payment, context, resolved)
         case Decision.UNPAID:
-            return _unpaid(payment, context.evidence)
+            return _unpaid(payment, context, terms)
         case Decision.REVIEWED:
             if not payment.needs_review:
                 raise ResolutionRefused("The payment is not flagged for review.")
@@ -109,16 +128,48 @@ def _paid(payment: Payment, context: Context, resolved: Resolution) -> Fact:
         raise ResolutionRefused("This receipt belongs to another payment.")
     if payment.stage is Stage.SUCCEEDED:
         raise ResolutionRefused("The payment has succeeded already; use the decision 'reviewed'.")
-    is_disputed = bool(context.evidence.receipts_to_confirm)  # a callback says otherwise: only the statement can tell
-    if payment.failure is not None and payment.failure.reason not in _CONCLUDED and not is_disputed:
+    _refuse_against_failure(payment, context.evidence)
+    _refuse_while_under_way(payment, context.evidence)
+    return Fact(
+        name=FactName.RESOLVED_PAID, receipt=resolved.receipt, amount_kes=_amount_paid(payment, context, resolved)
+    )
+
+
+def _refuse_against_failure(payment: Payment, evidence: Evidence) -> None:
+    """Refuses `paid` for a payment that failed, unless a message disputes that: then only the statement can tell."""
+    if payment.failure is None or payment.failure.reason in _CONCLUDED:
+        return
+    is_disputed = bool(evidence.receipts_to_confirm) or evidence.names_another_amount
+    why = _NEVER_SENT.get(payment.failure.reason)
+    if why is None and not is_disputed:
         raise ResolutionRefused(
             "Daraja said that the payment failed; have Daraja asked again (`ask`), or use 'reviewed'."
         )
-    _refuse_while_under_way(payment, context.evidence)
-    return Fact(name=FactName.RESOLVED_PAID, receipt=resolved.receipt)
+    was_answered_paid = any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries)
+    if why is not None and not (is_disputed or evidence.claims_success or was_answered_paid):
+        raise ResolutionRefused(
+            f"The payment was never sent to Daraja: {why}. So it cannot have been paid by us, and no message says that it "
+            "was. Find out which payment this receipt belongs to."
+        )
 
 
-def _unpaid(payment: Payment, evidence: Evidence) -> Fact:
+def _amount_paid(payment: Payment, context: Context, resolved: Resolution) -> int:
+    """The amount of the statement. A person must name it if a message names another amount than the payment's."""
+    if resolved.amount_kes is None:
+        if context.evidence.names_another_amount:
+            raise ResolutionRefused(
+                f"A stored message names another amount than KES {payment.amount_kes}; give the amount of the statement "
+                "(--amount)."
+            )
+        return payment.amount_kes
+    most = AMOUNT_LIMITS_KES[payment.kind][1]
+    if not 1 <= resolved.amount_kes <= most:
+        raise ResolutionRefused(f"Give the statement's amount in whole shillings, from 1 to {most} (--amount).")
+    return resolved.amount_kes
+
+
+def _unpaid(payment: Payment, context: Context, terms: InquiryTerms) -> Fact:
+    evidence = context.evidence
     if payment.stage is Stage.SUCCEEDED:
         raise ResolutionRefused("The payment has succeeded; a success is never taken back here.")
     if payment.stage is Stage.FAILED:
@@ -128,6 +179,13 @@ def _unpaid(payment: Payment, evidence: Evidence) -> Fact:
     if any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry that it was paid.")
     _refuse_while_under_way(payment, evidence)
+    may_come_until = outcome_may_come_until(payment, evidence, terms)
+    is_acknowledged = any(attempt.outcome is Outcome.ACKNOWLEDGED for attempt in payment.attempts)
+    if is_acknowledged and context.now < may_come_until:
+        raise ResolutionRefused(
+            "Daraja acknowledged the payment and its result may still come; try again after "
+            f"{may_come_until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC."
+        )
     return Fact(name=FactName.RESOLVED_UNPAID, failure=_UNPAID)
 
 

@@ -80,7 +80,7 @@ _ENDED = replace(_DEPOSIT, updated_at=_ENDED_AT, finalized_at=_ENDED_AT)
 _ASKED = Attempt(
     UUID(int=PAYMENT_ID.int + 1), 1, Outcome.ACKNOWLEDGED, frozenset({("checkout_request_id", "ws_CO_010320261015")})
 )
-_PAID = replace(_ENDED, stage=Stage.SUCCEEDED, receipt="UC14KD82QZ", attempts=(_ASKED,))
+_PAID = replace(_ENDED, stage=Stage.SUCCEEDED, receipt="UC14KD82QZ", amount_settled_kes=250, attempts=(_ASKED,))
 _CANCELLED = replace(_ENDED, stage=Stage.FAILED, failure=Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True))
 _WITHDRAWAL = replace(
     _DEPOSIT, kind=Kind.WITHDRAWAL, description=None, account_reference=None, remarks=DEFAULT_TEXT, owner=None,

@@ -48,6 +48,10 @@ class AnyPayment(BaseModel):
     status: Literal["pending", "success", "failed"] = Field(description="What an app needs to know.")
     stage: Stage = Field(description="Where the payment is, in detail.")
     amount: int = Field(ge=1, description="Whole Kenyan shillings.")
+    amount_settled: Annotated[int, Field(ge=1)] | None = Field(
+        description="Null until the payment succeeds, then the shillings that moved. It differs from `amount` only if an "
+        "operator read another amount on M-PESA's statement."
+    )
     currency: Literal["KES"]
     owner: str | None = Field(description="Whose payment it is; null for a backend's own.")
     metadata: dict[str, str]

@@ -23,7 +23,8 @@ ROLES = ("anon", "authenticated", "service_role", "authenticator")
 ANNE, BOB = "5b0c7f0e-2f8d-4a54-9a55-0e3a3a3f6a01", "user_bob"
 VIEW = "mkwanja_api.my_payments"
 COLUMNS = [
-    "id", "kind", "status", "stage", "amount", "currency", "phone_number", "paybill", "till", "account_reference",
+    "id", "kind", "status", "stage", "amount", "amount_settled", "currency", "phone_number", "paybill",
+    "till", "account_reference",
     "description", "purpose", "remarks", "owner", "metadata", "receipt", "failure_reason", "failure_provider_code",
     "failure_safe_to_retry", "needs_review", "created_at", "updated_at", "finalized_at",
 ]  # fmt: skip
@@ -106,9 +107,9 @@ async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(hos
     async with hosted.reading_as("authenticated", claims()) as raw:
         rows = await raw.fetch(f"SELECT * FROM {VIEW} ORDER BY created_at, id")
     assert [list(row.keys()) for row in rows] == [COLUMNS] * 2
-    assert [(row["status"], row["stage"], row["amount"]) for row in rows] == [
-        ("pending", "accepted", 250),
-        ("success", "succeeded", 250),
+    assert [(row["status"], row["stage"], row["amount"], row["amount_settled"]) for row in rows] == [
+        ("pending", "accepted", 250, None),
+        ("success", "succeeded", 250, 250),
     ]
 
 
@@ -228,5 +229,6 @@ async def test_the_view_goes_with_its_migration_and_comes_back_with_it(hosted: H
     await migrated(hosted.url, "downgrade", "0003")
     async with connection(hosted.url) as owner:
         assert await owner.fetchval("SELECT to_regnamespace('mkwanja_api')") is None
-    await migrated(hosted.url, "upgrade", "0004")
-    assert len(await hosted.seen_as(claims())) == 2
+    for revision in ("0004", "head"):
+        await migrated(hosted.url, "upgrade", revision)
+        assert len(await hosted.seen_as(claims())) == 2

@@ -12,6 +12,7 @@ from uuid import UUID
 from domain.operations import OPERATION_OF_KIND, Heard, Operation, Standing
 from domain.payment import Payment, Stage
 from domain.values import Kind
+from tests.builders import AMOUNT_KES
 from tests.interleavings.provider import Daraja, Message
 from tests.interleavings.record import Broken, Record, milliseconds
 from tests.interleavings.times import Times
@@ -54,6 +55,9 @@ class Watch:
         self.answers: dict[int, Message] = {}
         self.was_messaged = False
         self.good_success = False  # success with receipt and the right amount, from Daraja's own address
+        self.confirms = False  # whether policy wants a success confirmed that a callback tells of
+        self.amount_is_right = False  # a word that decides has named the payment's own amount
+        self.amount_is_disputed = False  # and a callback has named another
         self.claims_success = False
         self.failure_told = False
         self.first_id = ""
@@ -125,6 +129,7 @@ class Watch:
                 self._learn(message.first_id, message.second_id)
             if message.word == "paid":
                 self.good_success = self.good_success or message.extra_kes == 0
+                self.amount_is_right = self.amount_is_right or message.address == "status"
 
     def told(self, message: Message) -> None:
         """A message to one of the payment's own addresses is on record."""
@@ -133,7 +138,10 @@ class Watch:
             return
         if message.word == "paid":
             self.claims_success = True
-            self.good_success = self.good_success or bool(message.receipt and not message.extra_kes)
+            is_good = bool(message.receipt and not message.extra_kes)
+            self.good_success = self.good_success or is_good
+            self.amount_is_right = self.amount_is_right or (is_good and not self.confirms)
+            self.amount_is_disputed = self.amount_is_disputed or bool(message.extra_kes)
         if message.word == "failed":
             self.failure_told = True
         if message.address == "result":
@@ -190,6 +198,16 @@ class Watch:
         if all(answer.word != "paid" for answer in self.answers.values()):
             raise Broken("succeeded by a callback's word alone, and policy wants it confirmed")
 
+    def must_be_certain_of_the_amount(self) -> None:
+        """A success was believed of Daraja's word."""
+        if self.amount_is_disputed and not self.amount_is_right:
+            raise Broken("succeeded by a word that names no amount, and a message on record names another")
+
+    @property
+    def is_for_a_person(self) -> bool:
+        """That it was paid is certain, and not how much."""
+        return self.amount_is_disputed and not self.amount_is_right
+
     def _must_be_silent(self, now: int) -> None:
         last_left = max((send.left_at or 0 for send in self.sends.values()), default=0)
         opens = self._window_ends(last_left)
@@ -229,6 +247,8 @@ def judge_money(record: Record, daraja: Daraja) -> None:
     payment = record.payment
     if payment.stage is Stage.SUCCEEDED and not daraja.ledger:
         raise Broken("I3: succeeded, and no money moved")
+    if payment.amount_settled_kes != (AMOUNT_KES if payment.stage is Stage.SUCCEEDED else None):
+        raise Broken(f"I7: settled {payment.amount_settled_kes}, and what moved is {AMOUNT_KES}")
     if payment.receipt is not None and payment.receipt not in daraja.ledger:
         raise Broken("I7: the receipt is not in the ledger")
     if (
@@ -254,6 +274,7 @@ def judge(record: Record, watch: Watch, daraja: Daraja, delivered: int) -> str:
     is_held = (
         payment.stage is Stage.ACCEPTED and payment.needs_review and daraja.has_lied
     )  # said that it had not taken it
+    is_held = is_held or (watch.is_for_a_person and payment.needs_review)
     if watch.good_success and payment.stage is not Stage.SUCCEEDED and not _ids_contradict(watch) and not is_held:
         raise Broken(f"I3: success is on record, and the payment is {payment.stage}")
     if payment.stage is Stage.SUCCEEDED:
@@ -267,6 +288,8 @@ def judge(record: Record, watch: Watch, daraja: Daraja, delivered: int) -> str:
 
 def _excuse_for_failure(payment: Payment, watch: Watch, daraja: Daraja) -> str:
     """Money moved, and we say failed: only where nothing that reached us, or could have been asked for, says otherwise."""
+    if watch.is_for_a_person and payment.needs_review:
+        return "failed, paid, for review: a message names another amount"
     if watch.kind is Kind.DEPOSIT and not watch.first_id:
         return "failed, paid: a deposit without id whose callback was lost"
     if daraja.paid_after_failure:
@@ -281,6 +304,8 @@ def _excuse_for_failure(payment: Payment, watch: Watch, daraja: Daraja) -> str:
 def _excuse_for_doubt(payment: Payment, watch: Watch, daraja: Daraja) -> str:
     if not payment.needs_review:
         raise Broken(f"I3: nothing more happens, and it is {payment.stage} with nobody told")
+    if watch.is_for_a_person:
+        return "open, for review: paid, and a message names another amount"
     if not daraja.transactions:
         return "open, for review: Daraja has no record of it"
     if watch.kind is not Kind.WITHDRAWAL and not watch.first_id:

@@ -9,7 +9,7 @@ from domain.errors import PaymentServiceError, ResolutionRefused
 from domain.lifecycle.accept import cancel as cancel_payment
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.ports import Change, ChangeResult
-from tests.builders import PAYMENT_ID, a_caller
+from tests.builders import AMOUNT_KES, PAYMENT_ID, a_caller
 from tests.interleavings.record import Broken, instant
 
 if TYPE_CHECKING:
@@ -88,12 +88,16 @@ _UNPAID = Resolution(decision=Decision.UNPAID, reason="not there", operator="tes
 
 
 def _paid(receipt: str) -> Resolution:
-    return Resolution(decision=Decision.PAID, reason="on the statement", operator="test", receipt=receipt)
+    return Resolution(
+        decision=Decision.PAID, reason="on the statement", operator="test", receipt=receipt, amount_kes=AMOUNT_KES
+    )
 
 
 def _resolve(world: World, resolved: Resolution) -> bool:
     try:
-        world.commit(f"resolve {resolved.decision.value}", resolution(PAYMENT_ID, resolved), world.now)
+        world.commit(
+            f"resolve {resolved.decision.value}", resolution(PAYMENT_ID, resolved, world.times.inquiry), world.now
+        )
     except ResolutionRefused:
         return False
     return True

@@ -144,6 +144,7 @@ class Record:
         self.callbacks = 0
         self.has_message = False
         self.claims_success = False
+        self.names_another_amount = False
         self.reminders = 0
         self.receipts_to_confirm: frozenset[str] = frozenset()
         self.to_confirm_since: datetime | None = None
@@ -169,6 +170,8 @@ class Record:
             if callback.source_allowed and callback.word == Word.SUCCESS.value:
                 self.claims_success = True
             self.reminders += decided.disposition in REMINDERS
+            if callback.source_allowed and decided.disposition == Disposition.AMOUNT_DIFFERS:
+                self.names_another_amount = True
             if callback.source_allowed and callback.receipt and decided.disposition == Disposition.AWAITS_CONFIRMATION:
                 self.receipts_to_confirm |= {callback.receipt}
                 self.to_confirm_since = now
@@ -202,6 +205,7 @@ class Record:
             inquiries=tuple(self.inquiries),
             has_message=self.has_message,
             claims_success=self.claims_success,
+            names_another_amount=self.names_another_amount,
             reminders=self.reminders,
             receipts_to_confirm=self.receipts_to_confirm,
             to_confirm_since=self.to_confirm_since,

@@ -19,6 +19,7 @@ from domain.inquiry import Evidence, Inquiry, InquiryTerms
 from domain.lifecycle import inquire, reconcile, record_callback, submit
 from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
 from domain.ports import Change, Context, Decided
+from domain.report import Report
 from domain.values import Kind
 from tests.interleavings.record import Record
 
@@ -195,6 +196,16 @@ def _callbacks_believed_at_once(patch: Patch) -> None:
     patch.setattr(record_callback, "_unconfirmed_success", record_callback._success)
 
 
+def _other_amount_ignored(patch: Patch) -> None:
+    real = record_callback._success
+
+    def success(payment: Payment, context: Context, report: Report) -> Decided:
+        known = replace(context.evidence, names_another_amount=False)
+        return real(payment, replace(context, evidence=known), report)
+
+    patch.setattr(record_callback, "_success", success)
+
+
 def _correction_confirmed_once_or_never(patch: Patch) -> None:
     patch.setattr(inquire, "next_look_at", lambda payment, _evidence, now, _terms: asking.second_look_at(payment, now))
 
@@ -275,6 +286,9 @@ REMOVALS: dict[str, Removal] = {
     ),
     "success outranks failure": Removal(_corrections_refused, Kind.DEPOSIT),
     "above the limit a success is confirmed": Removal(_callbacks_believed_at_once, Kind.DEPOSIT),
+    "an amount in dispute is for a person": Removal(
+        _other_amount_ignored, Kind.DEPOSIT, {"tells_another_amount": _ALWAYS}
+    ),
     "a correction is asked about until Daraja answers": Removal(
         _correction_confirmed_once_or_never,
         Kind.DEPOSIT,

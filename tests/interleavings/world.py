@@ -58,7 +58,9 @@ class World(Clockwork):
         self.watch = Watch(self.kind, self.times)
         if confirms is None:
             confirms = Random(seed ^ _POLICY).random() < _CONFIRMING
-        self.confirms = confirms  # whether policy wants a success confirmed that a callback tells of
+        self.confirms = self.watch.confirms = (
+            confirms  # whether policy wants a success confirmed that a callback tells of
+        )
         if forgets_ids is None:
             forgets_ids = rng.random() < 0.5
         self.daraja = Daraja(
@@ -162,8 +164,10 @@ class World(Clockwork):
         if after.stage is not before.stage:
             self._quiet_sweeps = 0
             self.watch.changed(after, now)
-            if self.confirms and self.record.history[-1][1:] == (FactName.SUCCESS_REPORTED, Stage.SUCCEEDED):
-                self.watch.must_be_confirmed()
+            if self.record.history[-1][1:] == (FactName.SUCCESS_REPORTED, Stage.SUCCEEDED):
+                self.watch.must_be_certain_of_the_amount()
+                if self.confirms:
+                    self.watch.must_be_confirmed()
             judge_money(self.record, self.daraja)
             if self.story is not None:
                 self.story.append(f"{'':>15}  {before.stage.value} -> {after.stage.value}")

@@ -19,6 +19,8 @@ _TO_SETTLE = """
 SELECT id::text AS id, kind, stage, failure_reason, needs_review FROM mkwanja.payments
 WHERE (stage NOT IN ('succeeded', 'failed') AND needs_review) OR stage = 'failed' ORDER BY id
 """
+# The worker's own: until then `unpaid` is refused.
+_TIMES = ("DEPOSIT_RESULT_WINDOW_SECONDS", "NOT_FOUND_TRUSTED_AFTER_SECONDS", "INQUIRY_INTERVAL_MAX_SECONDS")
 _CONCLUDED = ("no_result_confirmed", "resolved_by_operator")
 _REASON = ("--reason", "the statement at the end of the soak", "--operator", "soak")
 
@@ -41,7 +43,7 @@ async def settle_by_statement(stack: Stack) -> Settled:
     """Compares what is open or failed with the statement, and settles it by hand."""
     async with aiohttp.ClientSession(trust_env=False) as http, http.get(f"{stack.control_url}/ledger") as answer:
         items = (await answer.json())["items"]
-    receipts = {item["result_url"].split("/results/", 1)[1].split("/", 1)[0]: item["receipt"] for item in items}
+    moved = {item["result_url"].split("/results/", 1)[1].split("/", 1)[0]: item for item in items}
     connection = await asyncpg.connect(stack.database_url, statement_cache_size=0)
     try:
         rows = await connection.fetch(_TO_SETTLE)
@@ -50,18 +52,19 @@ async def settle_by_statement(stack: Stack) -> Settled:
     settled = Settled()
     commands: list[list[str]] = []
     for row in rows:
-        receipt = receipts.get(row["id"])
+        line = moved.get(row["id"])
+        paid = ["paid", "--receipt", line["receipt"], "--amount", str(line["amount"])] if line else None
         if row["stage"] != "failed":
-            decision = ["paid", "--receipt", receipt] if receipt else ["unpaid"]
-            commands.append(["resolve", row["id"], *decision, *_REASON])
-        elif receipt and row["failure_reason"] in _CONCLUDED:
-            commands.append(["resolve", row["id"], "paid", "--receipt", receipt, *_REASON])
-        elif receipt:
+            commands.append(["resolve", row["id"], *(paid or ["unpaid"]), *_REASON])
+        elif paid and row["failure_reason"] in _CONCLUDED:
+            commands.append(["resolve", row["id"], *paid, *_REASON])
+        elif paid:
             commands.append(["ask", row["id"], *_REASON])
         else:
             continue
         settled.left[f"{row['kind']} {row['stage']} ({row['failure_reason'] or 'never told'})"] += 1
-    for command, said in zip(commands, await operate_all(_Here(stack), commands), strict=True):
-        line = f"{' '.join(command[:3])}: {' '.join(said.lines)}"
-        (settled.done if said.code == 0 else settled.refused).append(line)
+    times = {name: value for name, value in stack.env("worker").items() if name in _TIMES}
+    for command, said in zip(commands, await operate_all(_Here(stack), commands, env=times), strict=True):
+        told = f"{' '.join(command[:3])}: {' '.join(said.lines)}"
+        (settled.done if said.code == 0 else settled.refused).append(told)
     return settled

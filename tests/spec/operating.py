@@ -118,9 +118,11 @@ for line in sys.stdin:
 """
 
 
-async def operate_all(system: Standing, commands: Sequence[Sequence[str]]) -> list[Said]:
-    """Runs the commands one after the other; how each ended."""
-    process = await Command(system).start("-c", _ALL_OF_THEM)
+async def operate_all(
+    system: Standing, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
+) -> list[Said]:
+    """Runs the commands one after the other; how each ended. `env` is added to their environment."""
+    process = await Command(system).start("-c", _ALL_OF_THEM, env=env)
     lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
     try:
         out, err = await asyncio.wait_for(process.communicate(lines.encode()), timeout=2 * _COMMAND_SECONDS)

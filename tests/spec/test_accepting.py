@@ -14,7 +14,7 @@ from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, caller, post, p
 from tests.spec.system import System
 from tests.stack.client import Client
 
-_BEFORE = ("id", "kind", "status", "stage", "amount", "currency")
+_BEFORE = ("id", "kind", "status", "stage", "amount", "amount_settled", "currency")
 _AFTER = (
     *("owner", "metadata", "receipt", "failure", "needs_review"),
     *("created_at", "updated_at", "finalized_at"),
@@ -33,6 +33,7 @@ async def _accepted(client: Client, path: str, body: Any) -> Any:
     assert (payment["status"], payment["stage"], payment["currency"]) == ("pending", "accepted", "KES")
     assert (payment["receipt"], payment["failure"], payment["finalized_at"]) == (None, None, None)
     assert (payment["needs_review"], payment["amount"]) == (False, body["amount"])
+    assert payment["amount_settled"] is None
     assert _TIME.fullmatch(payment["created_at"])
     assert _TIME.fullmatch(payment["updated_at"])
     return payment

@@ -32,6 +32,7 @@ COMMON = {
     "status": "pending",
     "stage": "accepted",
     "amount": 250,
+    "amount_settled": None,
     "currency": "KES",
     "owner": "user-1",
     "metadata": {},

@@ -20,7 +20,7 @@ from domain.values import Kind
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
 
 S = Stage
-WHO = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
+WHO: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
 PAID = Resolution(decision=Decision.PAID, receipt=RECEIPT, **WHO)
 UNPAID = Resolution(decision=Decision.UNPAID, **WHO)
 LOOKED_AT = Resolution(decision=Decision.REVIEWED, **WHO)
@@ -30,7 +30,9 @@ FOUND_UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
 
 def a_flagged(stage: Stage = S.IN_DOUBT, **overrides: Any) -> Payment:
-    return a_payment(**{"kind": Kind.BILL_PAYMENT, "stage": stage, "needs_review": True, **overrides})
+    long_ago = NOW - timedelta(hours=1)  # the window of its kind is over
+    fields = {"kind": Kind.BILL_PAYMENT, "stage": stage, "needs_review": True, "created_at": long_ago}
+    return a_payment(**{**fields, **overrides})
 
 
 def resolved(payment: Payment | None, decision: Resolution, **context: Any) -> Decided:
@@ -81,8 +83,12 @@ def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: F
     assert decision.event is EventType.CORRECTED
 
 
+NEVER_SENT = (FailureReason.CANCELLED_BY_CALLER, FailureReason.NOT_SUBMITTED_IN_TIME)
+
+
 @pytest.mark.parametrize(
-    "reason", [reason for reason in FailureReason if reason not in (SILENCE.reason, FOUND_UNPAID.reason)]
+    "reason",
+    [reason for reason in FailureReason if reason not in (SILENCE.reason, FOUND_UNPAID.reason, *NEVER_SENT)],
 )
 def test_a_failure_that_daraja_told_is_evidence(reason: FailureReason) -> None:
     payment = a_flagged(S.FAILED, failure=Failure(reason, True, "1"))

@@ -32,6 +32,7 @@ SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_
     bool_or(source_allowed AND word = :success) AS claims_success,
     count(*) FILTER (WHERE disposition = ANY(CAST(:reminders AS text[]))) AS reminders,
     array_agg(DISTINCT receipt) FILTER (WHERE source_allowed AND disposition = :to_confirm) AS receipts_to_confirm,
+    bool_or(source_allowed AND disposition = :amount_differs) AS names_another_amount,
     max(received_at) FILTER (WHERE source_allowed AND disposition = :to_confirm) AS to_confirm_since
 FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
 """)
@@ -92,6 +93,7 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
         "success": Word.SUCCESS.value,
         "reminders": [disposition.value for disposition in REMINDERS],
         "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
+        "amount_differs": Disposition.AMOUNT_DIFFERS.value,
     }
     messages = {row.payment_id: _said(row) for row in await transaction.rows(_MESSAGES, about_messages)}
     engaged = {row.name: bool(row.is_probe_due) for row in await transaction.rows(brakes) if row.is_engaged}
@@ -114,6 +116,7 @@ def _said(row: Any) -> Evidence:
     return Evidence(
         has_message=row.has_message,
         claims_success=bool(row.claims_success),
+        names_another_amount=bool(row.names_another_amount),
         reminders=row.reminders,
         receipts_to_confirm=frozenset(row.receipts_to_confirm or ()),
         to_confirm_since=row.to_confirm_since,

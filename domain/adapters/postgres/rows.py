@@ -27,7 +27,7 @@ CHANGED_COLUMNS = {
     "id": "uuid", "stage": "text", "updated_at": "timestamptz", "finalized_at": "timestamptz", "receipt": "text",
     "recipient_name": "text", "failure_reason": "text", "failure_code": "text", "failure_safe_to_retry": "boolean",
     "needs_review": "boolean", "sequence": "int", "attempt_id": "uuid", "lease_until": "timestamptz",
-    "next_step_at": "timestamptz", "next_step": "text", "event_due": "timestamptz",
+    "next_step_at": "timestamptz", "next_step": "text", "event_due": "timestamptz", "amount_settled_kes": "int",
 }  # fmt: skip
 
 
@@ -37,10 +37,13 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
     if row.failure_reason is not None:
         failure = Failure(FailureReason(row.failure_reason), bool(row.failure_safe_to_retry), row.failure_code)
     metadata = row.metadata
+    stage = Stage(row.stage)
+    # Older processes wrote none, and knew of no other amount than the payment's own.
+    settled = row.amount_settled_kes or row.amount_kes
     return Payment(
         id=_uuid(row.id),
         kind=Kind(row.kind),
-        stage=Stage(row.stage),
+        stage=stage,
         caller_key=row.caller_key,
         owner=row.owner,
         amount_kes=row.amount_kes,
@@ -65,6 +68,7 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
         lease_until=row.lease_until,
         next_step_at=row.next_step_at,
         event_due=row.event_due,
+        amount_settled_kes=settled if stage is Stage.SUCCEEDED else None,
         attempts=attempts,
     )
 
@@ -144,6 +148,7 @@ def changed_values(payment: Payment) -> dict[str, Any]:
         "next_step_at": payment.next_step_at,
         "next_step": payment.next_step.value if payment.next_step else None,
         "event_due": payment.event_due,
+        "amount_settled_kes": payment.amount_settled_kes,
     }
 
 

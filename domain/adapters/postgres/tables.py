@@ -28,7 +28,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0007"
+REVISION = "0008"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -67,6 +67,7 @@ payments = Table(
     Column("next_step_at", _moment),
     Column("event_due", _moment),
     Column("next_step", Text),
+    Column("amount_settled_kes", Integer),
 )
 Index(
     "receipt_belongs_to_one_payment",

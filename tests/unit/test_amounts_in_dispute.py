@@ -1,0 +1,111 @@
+"""A message that names another amount: what Daraja says afterwards decides only if it says how much."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.events import EventType, public_payment
+from domain.inquiry import Verdict, no_result_is_confirmed
+from domain.lifecycle.inquire import answering
+from domain.lifecycle.record_callback import Disposition, callback_change, decide_report
+from domain.payment import Payment, Stage
+from domain.ports import Decided
+from domain.report import Word
+from domain.values import Kind
+from tests.builders import (
+    AMOUNT_KES,
+    INQUIRY_TERMS,
+    NOW,
+    PAYMENT_ID,
+    a_callback,
+    a_context,
+    a_due,
+    a_payment,
+    a_report,
+    an_inquiry,
+    evidence_of,
+)
+
+DISPUTED = {"names_another_amount": True, "claims_success": True}
+NO_AMOUNT: dict[str, Any] = {"has_amount": False, "amount": None}
+
+
+def payment_of(decision: Decided) -> Payment:
+    assert decision.payment is not None
+    return decision.payment
+
+
+def answered(payment: Payment, **report: Any) -> Decided:
+    known = evidence_of(an_inquiry(1, at=NOW), **DISPUTED)
+    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **report), (), INQUIRY_TERMS)
+    return change.decide(payment, a_context(evidence=known))
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("stage", [Stage.AWAITING_RESULT, Stage.IN_DOUBT, Stage.FAILED])
+def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(stage: Stage, kind: Kind) -> None:
+    payment = a_due(kind, stage)
+    decision = answered(payment, **NO_AMOUNT, receipt=None)
+    after = payment_of(decision)
+    assert (after.stage, after.needs_review, after.next_step_at) == (stage, True, payment.next_step_at)
+    assert (decision.disposition, decision.event, decision.is_flagged) == (Disposition.AMOUNT_NOT_CERTAIN, None, True)
+    assert decision.answered is not None
+    assert decision.answered.verdict is Verdict.PAID
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_answer_that_names_the_payment_s_own_amount_decides(kind: Kind) -> None:
+    after = payment_of(answered(a_due(kind), receipt="UC14KD82QZ"))
+    assert (after.stage, after.amount_settled_kes) == (Stage.SUCCEEDED, AMOUNT_KES)
+
+
+def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
+    decision = decide_report(a_due(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report())
+    assert (payment_of(decision).stage, decision.event) == (Stage.SUCCEEDED, EventType.SUCCEEDED)
+
+
+def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_dispute() -> None:
+    waiting = {**DISPUTED, "receipts_to_confirm": frozenset({"UC14KD82QZ"})}
+    known = evidence_of(an_inquiry(1, at=NOW), **waiting)
+    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **NO_AMOUNT, receipt=None), (), INQUIRY_TERMS)
+    decision = change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))
+    assert (payment_of(decision).stage, decision.disposition) == (Stage.IN_DOUBT, Disposition.AMOUNT_NOT_CERTAIN)
+
+
+def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
+    silent = [an_inquiry(n, Verdict.NO_RESULT, at=NOW - (5 - n) * INQUIRY_TERMS.first_after) for n in range(2, 5)]
+    payment = a_due(Kind.DEPOSIT)
+    assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, INQUIRY_TERMS)
+    paid = an_inquiry(1, Verdict.PAID, at=NOW - 6 * INQUIRY_TERMS.first_after)
+    assert not no_result_is_confirmed(payment, evidence_of(paid, *silent), NOW, INQUIRY_TERMS)
+
+
+@pytest.mark.parametrize(
+    ("told", "disposition"), [(400, "duplicate"), (AMOUNT_KES, "amount_differs"), (401, "amount_differs")]
+)
+def test_once_a_person_has_decided_messages_are_compared_with_the_amount_of_the_statement(
+    told: int, disposition: str
+) -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
+    change = callback_change(PAYMENT_ID, a_callback(), a_report(amount=Decimal(told)))
+    decision = change.decide(payment, a_context())
+    assert (decision.disposition, decision.event) == (disposition, None)
+    assert payment_of(decision).amount_settled_kes == 400
+
+
+def test_a_success_shows_what_it_settled_and_nothing_else_does() -> None:
+    for stage in Stage:
+        expected = AMOUNT_KES if stage is Stage.SUCCEEDED else None
+        assert public_payment(a_payment(stage=stage))["amount_settled"] == expected
+    other = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
+    assert (public_payment(other)["amount"], public_payment(other)["amount_settled"]) == (AMOUNT_KES, 400)
+
+
+def test_a_failure_that_names_another_amount_is_no_claim_of_success() -> None:
+    decision = decide_report(
+        a_due(Kind.DEPOSIT), a_context(), a_report(Word.FAILURE, has_amount=True, amount=Decimal(1))
+    )
+    assert decision.disposition == Disposition.AMOUNT_DIFFERS

@@ -1,0 +1,130 @@
+"""What an operator decides about an amount, about what was never sent, and not before its time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain.attempts import Outcome
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Verdict
+from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.payment import Payment, Stage
+from domain.values import Kind
+from tests.builders import AMOUNT_KES, INQUIRY_TERMS, NOW, a_context, a_payment, a_send, an_inquiry, evidence_of
+from tests.unit.test_resolve import LOOKED_AT, NEVER_SENT, OPEN, PAID, UNPAID, WHO, a_flagged, refusal, resolved
+
+SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
+TOLD_FAILED = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
+MINUTE = timedelta(minutes=1)
+
+
+def settled(payment: Payment, decision: Resolution, **known: Any) -> int | None:
+    after = resolved(payment, decision, evidence=evidence_of(**known)).payment
+    assert after is not None
+    assert after.stage is Stage.SUCCEEDED
+    return after.amount_settled_kes
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_paid_settles_the_payment_s_amount_unless_the_statement_has_another(kind: Kind) -> None:
+    assert settled(a_flagged(kind=kind), PAID) == AMOUNT_KES
+    decision = resolved(a_flagged(kind=kind), replace(PAID, amount_kes=400))
+    assert decision.payment is not None
+    assert (decision.payment.amount_settled_kes, decision.payment.amount_kes) == (400, AMOUNT_KES)
+    assert decision.detail == {**WHO, "amount": "400"}
+
+
+@pytest.mark.parametrize(
+    "payment",
+    [*(a_flagged(stage) for stage in OPEN), *(a_flagged(Stage.FAILED, failure=f) for f in (SILENCE, TOLD_FAILED))],
+)
+def test_where_a_message_names_another_amount_a_person_names_the_statement_s(payment: Payment) -> None:
+    known = {"names_another_amount": True, "claims_success": True}
+    assert "--amount" in refusal(payment, PAID, evidence=evidence_of(**known))
+    for amount in (400, AMOUNT_KES):
+        assert settled(payment, replace(PAID, amount_kes=amount), **known) == amount
+
+
+@pytest.mark.parametrize("amount", [0, -1, 250_001])
+def test_an_amount_of_the_statement_is_one_that_m_pesa_can_move(amount: int) -> None:
+    assert "--amount" in refusal(a_flagged(), replace(PAID, amount_kes=amount))
+
+
+@pytest.mark.parametrize("decision", [UNPAID, LOOKED_AT])
+def test_only_paid_takes_an_amount(decision: Resolution) -> None:
+    assert "--amount" in refusal(a_flagged(), replace(decision, amount_kes=400))
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("reason", NEVER_SENT)
+@pytest.mark.parametrize("outcomes", [(), (Outcome.NOT_ACTED,)])
+def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
+    outcomes: tuple[Outcome, ...], reason: FailureReason, kind: Kind
+) -> None:
+    attempts = tuple(a_send(outcome, at=NOW) for outcome in outcomes)
+    payment = a_flagged(Stage.FAILED, kind=kind, failure=Failure(reason, True), attempts=attempts)
+    told = refusal(payment, PAID)
+    assert "never sent to Daraja" in told
+    assert "Daraja said" not in told
+
+
+@pytest.mark.parametrize("reason", NEVER_SENT)
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"claims_success": True},
+        {"receipts_to_confirm": frozenset({"UC14KD82QZ"})},
+        {"names_another_amount": True},
+    ],
+)
+def test_what_was_never_sent_is_paid_where_a_message_says_so(known: dict[str, Any], reason: FailureReason) -> None:
+    payment = a_flagged(Stage.FAILED, failure=Failure(reason, True))
+    assert settled(payment, replace(PAID, amount_kes=AMOUNT_KES), **known) == AMOUNT_KES
+
+
+@pytest.mark.parametrize("reason", NEVER_SENT)
+def test_what_was_never_sent_is_paid_where_daraja_answered_so(reason: FailureReason) -> None:
+    payment = a_flagged(Stage.FAILED, failure=Failure(reason, True))
+    after = resolved(payment, PAID, evidence=evidence_of(an_inquiry(1, Verdict.PAID))).payment
+    assert after is not None
+    assert after.stage is Stage.SUCCEEDED
+
+
+WINDOWS = {Kind.DEPOSIT: 3 * MINUTE, Kind.WITHDRAWAL: 5 * MINUTE, Kind.BILL_PAYMENT: 5 * MINUTE}
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("stage", OPEN)
+def test_after_an_acknowledgement_unpaid_waits_for_the_window_of_its_kind(stage: Stage, kind: Kind) -> None:
+    for since, is_over in ((timedelta(0), False), (WINDOWS[kind] - timedelta(seconds=1), False), (WINDOWS[kind], True)):
+        payment = a_flagged(stage, kind=kind, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - since),))
+        if is_over:
+            resolved(payment, UNPAID)
+        else:
+            told = refusal(payment, UNPAID)
+            assert f"try again after {NOW - since + WINDOWS[kind]:%Y-%m-%d %H:%M:%S} UTC" in told
+        resolved(payment, PAID)
+        resolved(a_flagged(stage, kind=kind, attempts=(a_send(Outcome.UNKNOWN, at=NOW - since),)), UNPAID)
+
+
+def test_the_window_of_a_deposit_under_way_is_longer() -> None:
+    payment = a_flagged(kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),))
+    resolved(payment, UNPAID)
+    under_way = evidence_of(an_inquiry(1, Verdict.UNDER_WAY, at=NOW - MINUTE))
+    assert "try again" in refusal(payment, UNPAID, evidence=under_way)
+
+
+def test_the_window_is_that_of_the_worker_s_settings() -> None:
+    payment = a_flagged(kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),))
+    longer = replace(INQUIRY_TERMS, result_window=10 * MINUTE)
+    change = resolution(payment.id, Resolution(decision=Decision.UNPAID, **WHO), longer)
+    with pytest.raises(Exception, match="try again"):
+        change.decide(payment, a_context())
+
+
+def test_a_payment_that_did_not_succeed_has_settled_nothing() -> None:
+    assert {a_payment(stage=stage).amount_settled_kes for stage in Stage if stage is not Stage.SUCCEEDED} == {None}
