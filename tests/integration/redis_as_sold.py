@@ -36,17 +36,18 @@ async def cluster() -> AsyncIterator[RedisServer]:
 
 
 @asynccontextmanager
-async def shards(count: int) -> AsyncIterator[Sequence[RedisServer]]:
-    """The servers of one cluster, which share its slots."""
+async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[RedisServer]]:
+    """The servers of one cluster, which share its slots; behind them replicas of the first."""
     async with AsyncExitStack() as stack:
-        servers, bus_ports = [], [reserve_port() for _ in range(count)]
+        servers, bus_ports = [], [reserve_port() for _ in range(count + replicas)]
         for port in bus_ports:
             stack.callback(release_port, port)
             settings = ["cluster-enabled yes", f"cluster-port {port}", "cluster-require-full-coverage no"]
-            servers.append(await stack.enter_async_context(RedisServer(settings=settings)))
+            settings += [f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0"]
+            servers.append(await stack.enter_async_context(RedisServer(settings=settings, password=PASSWORD)))
         clients = [await stack.enter_async_context(Redis.from_url(server.url)) for server in servers]
         share = _SLOTS // count
-        for number, client in enumerate(clients):
+        for number, client in enumerate(clients[:count]):
             last = _SLOTS - 1 if number == count - 1 else (number + 1) * share - 1
             await client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
         for server, port in zip(servers[1:], bus_ports[1:], strict=True):
@@ -59,6 +60,12 @@ async def shards(count: int) -> AsyncIterator[Sequence[RedisServer]]:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while not all([await knows_all(client) for client in clients]):  # noqa: ASYNC110 - Redis does not tell us
                 await asyncio.sleep(0.05)
+            for client in clients[count:]:
+                await client.execute_command(
+                    "CLUSTER", "REPLICATE", await clients[0].execute_command("CLUSTER", "MYID")
+                )
+                while (await client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
         yield servers
 
 

@@ -59,7 +59,7 @@ async def _one_round_of_jobs(redis: RedisClient) -> None:
 
     payment_id = new_id()
     await RedisWakeups(redis).wake([payment_id])
-    context = {"submitter": Submitter(), "inquirer": None, "wakeups": None}
+    context = {"submitter": Submitter(), "inquirer": None, "wakeups": RedisWakeups(redis)}
     jobs = JobLoop(redis, context, jobs_at_once=10, job_seconds_max=10)
     running = asyncio.create_task(jobs.main())
     try:

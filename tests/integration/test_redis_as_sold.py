@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.integration.redis_as_sold import (
     KEYS_AND_CHANNELS,
     cluster,
     limited_user,
+    shards,
     tls_before,
     url_of_user,
     watched_by_sentinels,
@@ -37,6 +39,32 @@ class TestWorks:
             assert len(names) > 5
             assert len(slots) == 1
             assert all(TAG.encode() in name for name in names)
+
+    @pytest.mark.parametrize("is_asked_at_start", [True, False])
+    async def test_an_address_that_leads_to_a_replica_of_the_shard_is_left_for_the_primary(
+        self, is_asked_at_start: bool
+    ) -> None:
+        """Some hosts sell one name for all servers of a cluster. The name works on when the replica is promoted."""
+        async with shards(1, replicas=1) as (primary, replica), client_of(replica.url) as client:
+            if is_asked_at_start:
+                assert await client.shards() == 1
+            else:
+                with pytest.raises(QueueUnavailable):
+                    await USES["wake"](client)
+                await USES["wake"](client)
+            await assert_every_use_works(client)
+            await primary.kill()
+            async with Redis.from_url(replica.url) as admin:
+                await admin.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+
+            async def works() -> bool:
+                with suppress(QueueUnavailable):
+                    await USES["wake"](client)
+                    return True
+                return False
+
+            await until(works)
+            await assert_every_use_works(client)
 
     @pytest.mark.parametrize("rights", ["+@all -@dangerous", "+@all -@admin -@dangerous"])
     async def test_a_user_with_few_rights_and_only_our_keys_and_channels_is_enough(self, rights: str) -> None:

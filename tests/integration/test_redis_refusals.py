@@ -158,14 +158,13 @@ class TestRefused:
                 assert client.faults.report == "ok"
 
     async def test_several_shards_are_a_fault(self) -> None:
-        """The shard with our keys does all; every other one does nothing."""
+        """A shard that has not our keys names the one that has them. At start each process refuses such a cluster."""
         async with shards(2) as servers:
             found = []
             for server in servers:
                 async with client_of(server.url) as client:
-                    for name in ("wake", "write copy", "rate", "read copy"):
-                        with suppress(QueueUnavailable):
-                            await USES[name](client)
+                    with suppress(QueueUnavailable):
+                        await USES["wake"](client)
                     found.append(client.faults.kinds)
                     assert await client.shards() == 2
         assert sorted(found) == [[], [FaultKind.CLUSTER]]

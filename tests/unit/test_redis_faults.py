@@ -123,6 +123,22 @@ def test_a_fault_is_over_when_what_it_kept_from_working_works(
     assert (faults.report == "ok") is is_over
 
 
+def test_what_comes_and_goes_is_logged_once_and_reported_each_time() -> None:
+    faults = Faults()
+    with capture_logs() as logs:
+        for _ in range(50):
+            faults.failed("copies", ConnectionError("max number of clients reached"))
+            assert faults.kinds == [FaultKind.CONNECTIONS]
+            faults.answered("copies", writes=True)
+            assert faults.kinds == []
+            faults.failed("copies", ConnectionError("refused"))
+            assert faults.report == "away"
+            faults.answered("copies", writes=True)
+    assert [line["event"] for line in logs] == [
+        "redis_refuses", "redis_refuses_no_more", "redis_away", "redis_answers",
+    ]  # fmt: skip
+
+
 def test_redis_that_is_away_is_logged_once_and_again_when_it_answers() -> None:
     faults = Faults()
     with capture_logs() as logs:

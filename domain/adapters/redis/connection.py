@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import structlog
 from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import Connection, SSLConnection
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.utils import str_if_bytes
 
 from domain.adapters.redis.address import SentinelAddress, TlsVerify, redis_address
@@ -74,46 +75,65 @@ class Sentinels:
         await asyncio.gather(*(client.aclose() for client in self._clients), return_exceptions=True)
 
 
-class _Greetings:
-    """How often running a server hung up before its first answer."""
+class _Known:
+    """What the connections of one client found out together."""
 
-    hung_up = 0
+    def __init__(self) -> None:
+        self.hung_up = 0  # times running, before a first answer
+        self.primary: tuple[str, int] | None = None  # of a cluster, where it is not at the URL's own address
+
+
+# What a replica in cluster mode answers; without a host it means the host that was asked.
+_MOVED = re.compile(r"MOVED \d+ (.*):(\d+)")
 
 
 class _Primary(Connection):
     """A connection to the server that takes writes: asks the Sentinels where it is, and leaves a replica."""
 
-    def __init__(self, *, sentinels: Sentinels | None, greetings: _Greetings, **options: Any) -> None:
+    def __init__(self, *, sentinels: Sentinels | None, known: _Known, **options: Any) -> None:
         super().__init__(**options)
+        self._own_address = (self.host, self.port)
         self._sentinels = sentinels
-        self._greetings = greetings
+        self._known = known
         self._is_replica = False
 
     async def connect(self) -> None:
-        if self._is_replica:
+        if self._is_replica or self._known.primary not in (None, (self.host, self.port)):
             self._is_replica = False
             await self.disconnect(nowait=True)
-        if self._sentinels is not None and not self.is_connected:
-            self.host, self.port = await self._sentinels.primary()
-        await super().connect()  # type: ignore[no-untyped-call]
+        if not self.is_connected:
+            self.host, self.port = await self._address()
+        try:
+            await super().connect()  # type: ignore[no-untyped-call]
+        except (redis_py.ConnectionError, redis_py.TimeoutError):
+            self._known.primary = None  # the next one asks at the URL's own address
+            raise
+
+    async def _address(self) -> tuple[str, int]:
+        if self._sentinels is not None:
+            return await self._sentinels.primary()
+        return self._known.primary or self._own_address
 
     async def on_connect(self) -> None:
         try:
             await super().on_connect()
         except redis_py.ConnectionError as error:
             if fault_of(error) is None:
-                self._greetings.hung_up += 1
-                if self._greetings.hung_up >= _HUNG_UP_MAX:
+                self._known.hung_up += 1
+                if self._known.hung_up >= _HUNG_UP_MAX:
                     raise WrongProtocol from error
             raise
-        self._greetings.hung_up = 0
+        self._known.hung_up = 0
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*arguments, **options)
-        except ReadOnlyError:
-            # The primary became a replica: before its next use we connect to where its name or the Sentinels point then.
-            self._is_replica = True
+        except ResponseError as error:
+            # A replica, or the primary that became one: before its next use we connect to where the primary is now.
+            moved = _MOVED.match(str(error))
+            if moved is not None and self._sentinels is None:
+                self._known.primary = (moved[1] or self.host, int(moved[2]))
+            self._is_replica = moved is not None or isinstance(error, ReadOnlyError)
             raise
 
 
@@ -148,8 +168,9 @@ async def _speaks_without_tls(host: str, port: int) -> bool:
 class RedisClient(ArqRedis):
     """A client that knows what Redis refuses it."""
 
-    def __init__(self, pool: BlockingConnectionPool, sentinels: Sentinels | None) -> None:
+    def __init__(self, pool: BlockingConnectionPool, known: _Known, sentinels: Sentinels | None) -> None:
         super().__init__(pool)
+        self._known = known
         self.faults = Faults()
         self._sentinels = sentinels
 
@@ -158,12 +179,15 @@ class RedisClient(ArqRedis):
         try:
             async with asyncio.timeout(_START_SECONDS):
                 said = await self.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError):
+                hello = await self.execute_command("HELLO")  # type: ignore[no-untyped-call]
+            # The address of each range's primary; those of its replicas come behind it.
+            primaries = {(str_if_bytes(part[2][0] or b""), int(part[2][1])) for part in said}
+            role = dict(zip(hello[::2], hello[1::2], strict=False)).get(b"role")
+        except (RedisError, OSError, TimeoutError, TypeError, IndexError, ValueError):
             return 0  # each use of Redis will name what is wrong
-        try:
-            return len({tuple(part[2][:2]) for part in said})  # the address of each range's primary
-        except (TypeError, IndexError):
-            return 0
+        if len(primaries) == 1 and role == b"replica" and self._known.primary is None:
+            (self._known.primary,) = primaries if all(host for host, _ in primaries) else (None,)
+        return len(primaries)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
@@ -177,6 +201,7 @@ def connect(url: str, *, client_name: str, ca_file: Path | None = None, verify: 
     if not address.is_verified:
         log.warning("redis_certificate_not_checked", what="Who can reach our traffic to Redis can read and change it.")
     sentinels = Sentinels(address.sentinels) if address.sentinels else None
+    known = _Known()
     options: dict[str, Any] = {
         "max_connections": _POOL_SIZE,
         "timeout": _POOL_WAIT_SECONDS,
@@ -185,9 +210,9 @@ def connect(url: str, *, client_name: str, ca_file: Path | None = None, verify: 
         "client_name": client_name,
         "connection_class": _TlsPrimary if address.is_tls else _Primary,
         "sentinels": sentinels,
-        "greetings": _Greetings(),
+        "known": known,
     }
-    return RedisClient(BlockingConnectionPool(**(options | address.connection)), sentinels)
+    return RedisClient(BlockingConnectionPool(**(options | address.connection)), known, sentinels)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ what was refused works again. No text of an error is repeated anywhere: it may q
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 import time
@@ -224,7 +225,8 @@ class Faults:
 
     def __init__(self) -> None:
         self._open: dict[FaultKind, set[str]] = {}  # by kind: the uses that were refused
-        self._named_at: dict[FaultKind, float] = {}
+        self._named_at: dict[FaultKind | None, float] = {}  # None: that Redis is away
+        self._told: set[FaultKind | None] = set()
         self._is_away: bool | None = None  # None: not known yet
 
     @property
@@ -253,16 +255,28 @@ class Faults:
         return kind
 
     def _name(self, kind: FaultKind, use: str) -> None:
-        """Logs a fault, unless it comes and goes: once a minute is enough then."""
-        now = time.monotonic()
-        if now - self._named_at.get(kind, -_NAMED_AGAIN_SECONDS) >= _NAMED_AGAIN_SECONDS:
-            self._named_at[kind] = now
+        if self._is_news(kind):
             explained = EXPLAINED[kind]
             log.error("redis_refuses", kind=kind, use=use, what=explained.what, remedy=explained.remedy)
 
+    def _is_news(self, what: FaultKind | None) -> bool:
+        """Whether to log it: what comes and goes is named once a minute, and its end with it."""
+        now = time.monotonic()
+        if now - self._named_at.get(what, -math.inf) < _NAMED_AGAIN_SECONDS:
+            return False
+        self._named_at[what] = now
+        self._told.add(what)
+        return True
+
+    def _is_over(self, what: FaultKind | None) -> bool:
+        """Whether to log its end."""
+        was_told = what in self._told
+        self._told.discard(what)
+        return was_told
+
     def gone(self, error: str) -> None:
         """Notes that Redis does not answer at all."""
-        if not self._is_away and not self._open:
+        if not self._is_away and not self._open and self._is_news(None):
             log.warning("redis_away", error=error)
         self._is_away = True
         observability.queue_available.set(0)
@@ -270,7 +284,7 @@ class Faults:
     def answered(self, use: str, *, writes: bool) -> None:
         """Notes that `use` worked, and which faults are over by that."""
         if self._is_away is not False:
-            if self._is_away:
+            if self._is_over(None):
                 log.info("redis_answers")
             self._is_away = False
             observability.queue_available.set(1)
@@ -285,5 +299,6 @@ class Faults:
                     uses.discard(use)
             if not uses:
                 del self._open[kind]
-                log.info("redis_refuses_no_more", kind=kind)
+                if self._is_over(kind):
+                    log.info("redis_refuses_no_more", kind=kind)
                 observability.redis_fault.labels(kind=kind).set(0)
