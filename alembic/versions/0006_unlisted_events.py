@@ -39,7 +39,7 @@ _STATEMENTS = (
     CREATE TRIGGER event_is_queued_for_listing AFTER INSERT ON mkwanja.payment_history
     FOR EACH ROW WHEN (NEW.event_body IS NOT NULL) EXECUTE FUNCTION mkwanja.queue_for_listing()
     """,
-    # With its owner's rights: whoever lists an event takes it from the queue, and can take nothing else from it.
+    # It runs with its owner's rights, so that the role of the processes needs no right to delete.
     """
     CREATE FUNCTION mkwanja.take_from_queue() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
     BEGIN

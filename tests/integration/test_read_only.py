@@ -41,7 +41,7 @@ async def switch(store: Store, value: str, *, ends_sessions: bool) -> None:
             )
 
 
-async def test_whatever_writes_is_unavailable_and_whatever_reads_answers(fresh: Store) -> None:
+async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Store) -> None:
     """On each path: accepting, claiming, answering, sweeping, announcing. Readers are served."""
     accepted = await fresh.accepted()
     claimed, attempt_id = await fresh.claimed()

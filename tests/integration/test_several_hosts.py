@@ -1,4 +1,4 @@
-"""A DATABASE_URL that names several hosts: the one that takes writes is found, whatever is wrong with the others."""
+"""A DATABASE_URL names several hosts: the driver finds the one that takes writes, however the others fail."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_a_standby_is_passed_by_until_it_is_promoted(url: str) -> None:
 
 
 async def test_a_primary_that_falls_silent_is_left_with_all_its_connections() -> None:
-    """It does not close them: whoever waits in vain for one answer trusts none of the others."""
+    """The server does not close them. After one statement without an answer no other connection is trusted."""
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
         both = primary.url.replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
         async with a_database(both, pool_size=5) as database:

@@ -21,7 +21,7 @@ _BATCH_SIZE = 500
 # How many batches one sweep or one reader lists. More than a reader's page holds, so that readers get ahead of a backlog.
 _BATCHES_MAX = 4
 
-# Any number that nobody else uses. Held until the commit, so that what is listed next sees what was listed before.
+# Any number that no other lock has. Held until the commit, so that what is listed next sees what was listed before.
 _LOCK = text("SELECT set_config('lock_timeout', '300ms', true), pg_advisory_xact_lock(4711254002)")
 
 # The database fills this queue in the commit that makes the fact, and takes from it what is listed (migration 0006). A late

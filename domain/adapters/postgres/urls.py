@@ -216,7 +216,7 @@ def _target(wanted: str | None, *, has_several_hosts: bool) -> str | None:
 
 
 def _tls(said: Mapping[str, str]) -> dict[str, Any]:
-    """The driver's arguments. Whatever asks for certificates or for TLS from the first byte needs a mode that has TLS."""
+    """The driver's arguments. Certificates and TLS from the first byte need a mode that always has TLS."""
     mode = _mode(said)
     root, certificate, key = said.get("sslrootcert"), said.get("sslcert"), said.get("sslkey")
     if "sslnegotiation" in said:
