@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
-from domain.adapters.redis.connection import connect
+from domain.adapters.redis.address import redis_address
+from domain.adapters.redis.connection import Sentinels, connect
+from domain.adapters.redis.faults import FaultKind, fault_of
 from domain.adapters.redis.names import TAG
 from domain.errors import QueueUnavailable
 from tests.integration.conftest import until
 from tests.integration.redis_as_sold import (
     KEYS_AND_CHANNELS,
+    PASSWORD,
     cluster,
     limited_user,
     shards,
@@ -87,6 +92,23 @@ class TestWorks:
             assert [line["event"] for line in logs] == ["redis_certificate_not_checked"]
             await assert_every_use_works(client)
             await client.aclose(close_connection_pool=True)
+
+    async def test_sentinels_are_asked_by_tls(self, tmp_path: Path) -> None:
+        async with watched_by_sentinels(count=1) as watched, tls_before(watched.sentinels[0], tmp_path) as tls:
+            port = urlsplit(tls.url).port
+            url = f"rediss+sentinel://127.0.0.1:{port}/payments/0?sentinel_password={PASSWORD}"
+            address = redis_address(url, ca_file=tls.certificate).sentinels
+            assert address is not None
+            sentinels = Sentinels(address)
+            assert await sentinels.primary() == ("127.0.0.1", watched.primary.port)
+            await sentinels.aclose()
+            unknown = redis_address(url).sentinels
+            assert unknown is not None
+            strangers = Sentinels(unknown)
+            with pytest.raises(RedisError) as caught:
+                await strangers.primary()
+            assert fault_of(caught.value) is FaultKind.CERTIFICATE
+            await strangers.aclose()
 
     async def test_sentinels_name_the_primary(self) -> None:
         async with watched_by_sentinels() as watched, client_of(watched.url) as client:
