@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from domain.adapters.batching import Lane, RunAlone
+from domain.adapters.batching import Abandoned, Lane, RunAlone
 
 Item = tuple[str, int]  # key, value
 
@@ -209,3 +209,134 @@ async def test_lanes_that_share_a_gate_take_turns() -> None:
     recorder.open.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30]
     assert recorder.batches == [[("a", 1)], [("b", 2), ("c", 3)]]
+
+
+def shared_lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
+    """Items with one key ask for the same thing."""
+    return lane_of(recorder, shared=lambda item: item[0], **options)
+
+
+async def test_waiters_that_ask_for_the_same_thing_share_one_run() -> None:
+    recorder = Recorder()
+    lane = shared_lane_of(recorder)
+    recorder.open.clear()
+    running = await begun(lane, ("z", 0))
+    tasks = await begun(lane, *[("a", 1)] * 400, ("b", 2))
+    assert lane.waiting == 2
+    recorder.open.set()
+    assert await asyncio.gather(*running, *tasks) == [0, *[10] * 400, 20]
+    assert recorder.batches == [[("z", 0)], [("a", 1), ("b", 2)]]
+
+
+async def test_a_waiter_does_not_join_a_run_that_has_started() -> None:
+    recorder = Recorder()
+    lane = shared_lane_of(recorder)
+    recorder.open.clear()
+    first = await begun(lane, ("a", 1))
+    later = await begun(lane, ("a", 2), ("a", 3))
+    recorder.open.set()
+    assert await asyncio.gather(*first, *later) == [10, 20, 20]
+    assert recorder.batches == [[("a", 1)], [("a", 2)]]
+
+
+async def test_a_shared_failure_reaches_all_who_share_it() -> None:
+    recorder = Recorder()
+    recorder.refuses = ConnectionError("gone")
+    tasks = await begun(shared_lane_of(recorder), ("a", 1), ("a", 2), ("b", 3))
+    assert await asyncio.gather(*tasks, return_exceptions=True) == [recorder.refuses] * 3
+
+
+async def test_a_shared_item_that_runs_alone_is_still_shared() -> None:
+    recorder = Recorder()
+    lane = shared_lane_of(recorder)
+    recorder.refuses = RunAlone()
+    tasks = await begun(lane, ("a", 1), ("a", 2), ("b", 3))
+    recorder.refuses = None
+    assert await asyncio.gather(*tasks) == [10, 10, 30]
+    assert recorder.batches[1:] == [[("a", 1)], [("b", 3)]]
+
+
+@pytest.mark.parametrize("abandoned", [Abandoned.DROP, Abandoned.DROP_OR_FINISH])
+async def test_an_abandoned_item_leaves_the_line(abandoned: Abandoned) -> None:
+    recorder = Recorder()
+    lane = lane_of(recorder, abandoned=abandoned)
+    recorder.open.clear()
+    running = await begun(lane, ("z", 0))
+    waiting = await begun(lane, *((str(n), n) for n in range(50)), ("a", 1))
+    for task in waiting[:-1]:
+        task.cancel()
+    await asyncio.sleep(0)
+    assert lane.waiting == 1
+    recorder.open.set()
+    assert [await running[0], await waiting[-1]] == [0, 10]
+    assert all(task.cancelled() for task in waiting[:-1])
+    assert recorder.batches == [[("z", 0)], [("a", 1)]]
+
+
+async def test_a_shared_item_is_that_of_the_first_waiter_who_is_still_there() -> None:
+    recorder = Recorder()
+    lane = shared_lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH)
+    recorder.open.clear()
+    running = await begun(lane, ("z", 0))
+    first, second, third = await begun(lane, ("a", 1), ("a", 2), ("a", 3))
+    first.cancel()
+    await asyncio.sleep(0)
+    fourth, *_ = await begun(lane, ("a", 4))
+    third.cancel()
+    recorder.open.set()
+    assert [await running[0], await second, await fourth] == [0, 20, 20]
+    assert first.cancelled()
+    assert third.cancelled()
+    assert recorder.batches == [[("z", 0)], [("a", 2)]]
+
+
+async def test_when_all_who_share_an_item_are_gone_the_next_begins_anew() -> None:
+    recorder = Recorder()
+    lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
+    recorder.open.clear()
+    running = await begun(lane, ("z", 0))
+    gone = await begun(lane, ("a", 1), ("a", 2))
+    for task in gone:
+        task.cancel()
+    await asyncio.sleep(0)
+    assert lane.waiting == 0
+    [later] = await begun(lane, ("a", 3))
+    recorder.open.set()
+    assert [await running[0], await later] == [0, 30]
+
+
+async def test_started_work_that_must_be_followed_up_outlives_its_cancellation() -> None:
+    """Its waiter gets the result all the same, also when the cancellation meets the result."""
+    recorder = Recorder()
+    lane = lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH)
+    recorder.open.clear()
+    [early, late] = await begun(lane, ("a", 1), ("b", 2))
+    early.cancel()
+    await asyncio.sleep(0)
+    early.cancel()  # once more
+    recorder.open.set()
+    done, _ = await asyncio.wait([early], timeout=5)
+    late.cancel()
+    assert {task.result() for task in done} == {10}
+    assert await late == 20
+
+
+async def test_a_started_read_ends_for_its_cancelled_waiter_only() -> None:
+    recorder = Recorder()
+    lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
+    recorder.open.clear()
+    gone, stays = await begun(lane, ("a", 1), ("a", 2))
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert gone.cancelled()
+    recorder.open.set()
+    assert await stays == 10
+    assert recorder.batches == [[("a", 1)]]
+
+
+async def test_a_batch_that_is_cancelled_ends_also_those_who_would_outlive_their_own_cancellation() -> None:
+    recorder = Recorder()
+    recorder.refuses = asyncio.CancelledError()
+    tasks = await begun(lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH), ("a", 1))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from uuid import UUID
 import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
-from domain.adapters.batching import Lane, RunAlone
+from domain.adapters.batching import Abandoned, Lane, RunAlone
 from domain.adapters.postgres.engine import (
     CONTENDED,
     Database,
@@ -29,6 +30,7 @@ from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestR
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
 from domain.payment import Payment, Stage, Step
 from domain.ports import Acceptance, NewPayment
+from domain.values import Caller
 
 # How long a request waits for the first one with its key, before it is told to come back (interface.md).
 _IN_FLIGHT_WAIT_SECONDS = 5
@@ -90,10 +92,24 @@ class Accepting:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lane: Lane[NewPayment, Acceptance] = Lane(
-            self._accept_batch, key=lambda new: (new.caller.key, new.idempotency_key), batches_at_once=2
+            self._accept_batch,
+            key=_key,
+            shared=_asked_for,
+            # Once the batch has started, the request goes on without its client: it has a worker to wake.
+            abandoned=Abandoned.DROP_OR_FINISH,
+            batches_at_once=2,
         )
-        self._beside = asyncio.Semaphore(_BESIDE_AT_ONCE)
-        self._reads: Lane[tuple[str, str], FirstAnswer | None] = Lane(self._first_answers, key=lambda key: key)
+        self._beside: Lane[NewPayment, Acceptance] = Lane(
+            self._accept_batch,
+            key=_key,
+            shared=_asked_for,
+            abandoned=Abandoned.DROP_OR_FINISH,
+            batch_size_max=1,
+            batches_at_once=_BESIDE_AT_ONCE,
+        )
+        self._reads: Lane[tuple[str, str], FirstAnswer | None] = Lane(
+            self._first_answers, key=lambda key: key, shared=lambda key: key, abandoned=Abandoned.DROP
+        )
 
     async def accept(self, new: NewPayment) -> Acceptance:
         """See `domain.ports.AcceptingStore.accept`."""
@@ -107,7 +123,8 @@ class Accepting:
             acceptance = await self._accept_beside(new, error, give_up_at)
         if acceptance.answer.fingerprint != new.fingerprint:
             raise IdempotencyKeyReused
-        return acceptance
+        # Identical requests that wait together share one acceptance. It is new for the one whose payment it made.
+        return replace(acceptance, is_replay=acceptance.answer.payment_id != str(new.id))
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
         """See `domain.ports.AcceptingStore.first_answer`."""
@@ -115,6 +132,7 @@ class Accepting:
 
     async def drain(self) -> None:
         await self._lane.drain()
+        await self._beside.drain()
         await self._reads.drain()
 
     async def _first_answers(self, keys: Sequence[tuple[str, str]]) -> list[FirstAnswer | None]:
@@ -128,21 +146,13 @@ class Accepting:
         while loop.time() < give_up_at:
             try:
                 async with asyncio.timeout_at(give_up_at):
-                    await self._beside.acquire()
+                    return await self._beside.submit(new)
             except TimeoutError:
                 break
-            try:
-                [result] = await self._accept_batch([new])
             except Exception as error:
                 if not _is_contended(error):
                     raise
                 held = error
-            else:
-                if isinstance(result, RequestRefused):
-                    raise result
-                return result
-            finally:
-                self._beside.release()
         raise StoreUnavailable if isinstance(held, AllowanceContended) else IdempotencyKeyInFlight from held
 
     async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance | RequestRefused]:
@@ -187,6 +197,11 @@ def _is_contended(error: Exception) -> bool:
 
 def _key(new: NewPayment) -> tuple[str, str]:
     return new.caller.key, new.idempotency_key
+
+
+def _asked_for(new: NewPayment) -> tuple[Caller, str, bytes]:
+    """Requests that agree in this get one answer. The caller's role is a part of it: policy differs by role."""
+    return new.caller, new.idempotency_key, new.fingerprint
 
 
 async def _held(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from arq.connections import ArqRedis
 
-from domain.adapters.batching import Lane
+from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.redis.connection import available
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.scripts import ALSO_WHEN_FULL
@@ -52,7 +52,7 @@ class CallerRates:
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
         # Not one a key: a batch may hold many requests of one caller, and Redis takes them in order.
-        self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id)
+        self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id, abandoned=Abandoned.DROP)
 
     async def take(self, caller_key: str, limits: CallerLimits) -> float:
         """0 if one more request of this caller may be served now; else after how many seconds. Raises QueueUnavailable."""

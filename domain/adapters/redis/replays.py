@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from arq.connections import ArqRedis
 
-from domain.adapters.batching import Lane
+from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.redis.connection import available
 from domain.adapters.redis.names import PREFIX
 from domain.idempotency import FirstAnswer
@@ -42,7 +42,9 @@ class Replays:
         self._counted_since = 0.0
         self._count = 0
         self._writes: Lane[_Copy, None] = Lane(self._write_batch, key=lambda copy: copy.name)
-        self._reads: Lane[str, bytes | None] = Lane(self._read_batch, key=lambda name: name)
+        self._reads: Lane[str, bytes | None] = Lane(
+            self._read_batch, key=lambda name: name, shared=lambda name: name, abandoned=Abandoned.DROP
+        )
 
     async def read(self, caller_key: str, key: str, *, now: datetime) -> FirstAnswer | None:
         """The copy, unless its time is over."""
