@@ -37,13 +37,14 @@ def main() -> None:
 async def _ingress() -> None:
     settings = read_settings(IngressSettings)
     set_up_logging(settings.log_level, process="web", secrets=settings.secrets)
-    await serve(ingress_app(settings), settings.port, ready_event="web_ready")
+    await serve(ingress_app(settings), settings.port, ready_event="web_ready", drops_abandoned=True)
 
 
 async def _callbacks() -> None:
     settings = read_settings(CallbackSettings)
     set_up_logging(settings.log_level, process="callbacks", secrets=settings.secrets)
-    await serve(callbacks_app(settings), settings.port, ready_event="callbacks_ready")
+    # Daraja sends once: its message is stored also if Daraja does not wait for the answer.
+    await serve(callbacks_app(settings), settings.port, ready_event="callbacks_ready", drops_abandoned=False)
 
 
 if __name__ == "__main__":

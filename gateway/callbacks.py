@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change, raw_change
 from domain.ports import Change, ChangeResult, StoredCallback
 from domain.report import Report
-from gateway.edge.load import CALLBACKS_AT_HAND_MAX, Load
+from gateway.edge.load import ADDRESS_AT_HAND_MAX, CALLBACKS_AT_HAND_MAX, Load, count_for
 from gateway.edge.plain_http import ignore_expectations, refuse_odd_http
 from gateway.health import Health
 from gateway.problems import answer_with_statuses
@@ -38,8 +39,10 @@ log = structlog.get_logger()
 
 BODY_BYTES_MAX = 64 * 1024
 
-# Daraja waits, and sends once: storing is worth trying for as long as its patience is known to last (daraja.md §8.3).
-_STORE_TRY_SECONDS = 8
+# Daraja waits, and sends once: storing is worth trying for as long as its patience is known to last (daraja.md §8.3). The
+# body's way to us counts too. A message whose body took longer is nevertheless stored, if that works at once.
+_ANSWER_WITHIN_SECONDS = 8
+_STORE_LATE_SECONDS = 2
 _STORE_RETRY_SECONDS = 0.25
 
 _ACCEPTED = b'{"ResultCode": 0, "ResultDesc": "Accepted"}'
@@ -59,6 +62,10 @@ class Receiver:
         payment_id = self.genuine_payment_id(request)
         if payment_id is None:
             return _refuse("token")
+        operation = request.match_info["operation"]
+        count_for(request, (payment_id, operation))
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + _ANSWER_WITHIN_SECONDS
         source = source_address(
             request.remote or "", request.headers.getall("X-Forwarded-For", []), self.settings.trusted_proxies
         )
@@ -67,7 +74,8 @@ class Receiver:
         except BodyTooLarge:
             observability.callbacks_refused.labels(reason="too_large").inc()
             return web.Response(status=413)
-        operation = request.match_info["operation"]
+        if loop.time() >= give_up_at:
+            give_up_at = loop.time() + _STORE_LATE_SECONDS
         report = UNREADABLE if _is_encoded(request) else _read(operation, body)
         callback = StoredCallback(
             id=UUID(int=uuid_utils.uuid7().int),
@@ -81,7 +89,7 @@ class Receiver:
             receipt=report.receipt,
         )
         try:
-            result = await self._record(payment_id, callback, report)
+            result = await self._record(payment_id, callback, report, give_up_at)
         except StoreUnavailable:
             observability.callbacks_refused.labels(reason="not_stored").inc()
             log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400 - expected, and an alarm
@@ -90,7 +98,9 @@ class Receiver:
         answered = result.decided.answered
         if answered is not None and answered.verdict is Verdict.NOT_FOUND:
             # It may be the one that permits another send: a worker looks now rather than at the next due time.
-            await self.resources.if_redis_answers(lambda: self.wakeups.wake_one(payment_id))
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(give_up_at):
+                    await self.resources.if_redis_answers(lambda: self.wakeups.wake_one(payment_id))
         if not callback.source_allowed:
             return _refuse("source")
         return web.Response(body=_ACCEPTED, content_type="application/json")
@@ -102,19 +112,23 @@ class Receiver:
             self.settings.callback_secrets, parts["payment_id"], parts["operation"], parts["token"]
         )
 
-    async def _record(self, payment_id: UUID, callback: StoredCallback, report: Report) -> ChangeResult:
+    async def _record(
+        self, payment_id: UUID, callback: StoredCallback, report: Report, give_up_at: float
+    ) -> ChangeResult:
         try:
             change = callback_change(payment_id, callback, report, confirm_above_kes=self.confirm_above_kes)
-            return await self._store(change)
+            return await self._store(change, give_up_at)
         except StoreUnavailable:
             raise
         except Exception:
             # A bug of ours, or rows that refuse: the bytes are kept all the same, and somebody will look.
             log.exception("callback_not_processed", payment_id=str(payment_id), operation=callback.operation)
-            return await self._store(raw_change(payment_id, callback), retried=Exception)
+            return await self._store(raw_change(payment_id, callback), give_up_at, retried=Exception)
 
-    async def _store(self, change: Change, retried: type[Exception] = StoreUnavailable) -> ChangeResult:
-        give_up_at = asyncio.get_running_loop().time() + _STORE_TRY_SECONDS
+    async def _store(
+        self, change: Change, give_up_at: float, *, retried: type[Exception] = StoreUnavailable
+    ) -> ChangeResult:
+        """Tries until `give_up_at`, and at least once. What has begun then is not broken off, though nobody waits for it."""
         while True:
             try:
                 async with asyncio.timeout_at(give_up_at):
@@ -176,7 +190,7 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
         return "token" in request.match_info and receiver.genuine_payment_id(request) is not None
 
     # Calls with a wrong token are refused at once: they neither count nor displace the provider's.
-    load = Load(CALLBACKS_AT_HAND_MAX, is_counted=is_genuine_call)
+    load = Load(CALLBACKS_AT_HAND_MAX, is_counted=is_genuine_call, share_max=ADDRESS_AT_HAND_MAX)
     app = web.Application(
         middlewares=[answer_with_statuses, refuse_odd_http, load.middleware], client_max_size=BODY_BYTES_MAX
     )

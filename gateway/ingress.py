@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from domain.adapters import observability
 from domain.adapters.postgres.accepting import Accepting
+from domain.adapters.postgres.engine import POOL_WAIT_SECONDS
 from domain.adapters.postgres.feed import Feed
 from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Replays
@@ -25,12 +27,13 @@ from domain.idempotency import FirstAnswer, fingerprint
 from domain.lifecycle.accept import accept, answer_refusal, cancel
 from domain.payment import Payment
 from domain.policy import Policy, WithoutRedis, charges, may_see, require_permission
-from domain.ports import Acceptance
+from domain.ports import Acceptance, ChangeResult
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
 from gateway.cursors import HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.cors import allow_origins
-from gateway.edge.load import INGRESS_AT_HAND_MAX, Load
+from gateway.edge.line import Line
+from gateway.edge.load import INGRESS_AT_HAND_MAX, Bound, Load, count_for
 from gateway.edge.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
 from gateway.health import Health
 from gateway.keys import KeySet
@@ -63,6 +66,12 @@ from gateway.schemas import (
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
+# Above its rate a caller is still owed the first answers of earlier requests. So many of its requests may have them looked
+# up at once where Redis has no copy; the rest are refused without a look.
+_LOOKUPS_ABOVE_RATE_MAX = 128
+# Connections of the pool that reads leave to those who write.
+_CONNECTIONS_FOR_WRITES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
@@ -84,6 +93,8 @@ class Ingress:
     wakeups: RedisWakeups
     replays: Replays
     feed: Feed
+    line: Line
+    lookups_above_rate: Bound
 
     def accepts(self, kind: Kind) -> Handler:
         """The handler of POST for one kind of payment."""
@@ -104,9 +115,10 @@ class Ingress:
                 wanted = payment_request(kind, body, caller)
                 taken = charges(self.policy, caller, wanted)
             except (RequestRefused, Unavailable) as refusal:
-                first = await answer_refusal(
-                    self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
-                )
+                with self._lookup(caller, turn):
+                    first = await answer_refusal(
+                        self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
+                    )
                 await self._after_replay(caller, turn)
                 return _answer(first, is_replay=True)
             acceptance = await accept(
@@ -137,8 +149,14 @@ class Ingress:
         """POST /v1/payments/{id}/cancel"""
         caller = await self._welcome(request)
         query(NoParameters, request.query)
-        result = await cancel(self.resources.changes, _payment_id(request), caller=caller)
-        self.resources.announcer.announce_soon(result)
+        payment_id = _payment_id(request)
+
+        async def cancel_and_announce() -> ChangeResult:
+            result = await cancel(self.resources.changes, payment_id, caller=caller)
+            self.resources.announcer.announce_soon(result)
+            return result
+
+        result = await self.line.finish(cancel_and_announce)
         payment = result.decided.payment
         assert payment is not None  # noqa: S101 - cancel raises where there is none
         return _view(payment, caller)
@@ -147,7 +165,7 @@ class Ingress:
         """GET /v1/payments"""
         caller = await self._welcome(request)
         parameters = query(PageParameters, request.query)
-        payments = await self.resources.reading.page(page_query(parameters, caller))
+        payments = await self.line.run(lambda: self.resources.reading.page(page_query(parameters, caller)))
         items, has_more = payments[: parameters.limit], len(payments) > parameters.limit
         return _ok(
             {
@@ -162,7 +180,9 @@ class Ingress:
         parameters = query(HistoryParameters, request.query)
         payment = await self._own_payment(request, caller)
         after = history_position(parameters, payment)
-        rows = await self.resources.reading.history(payment.id, after=after, limit=parameters.limit + 1)
+        rows = await self.line.run(
+            lambda: self.resources.reading.history(payment.id, after=after, limit=parameters.limit + 1)
+        )
         items, has_more = rows[: parameters.limit], len(rows) > parameters.limit
         place = HistoryPlace(items[-1].sequence, payment.id) if has_more else None
         return _ok(
@@ -178,7 +198,7 @@ class Ingress:
         parameters = query(EventParameters, request.query)
         after = parameters.after or 0
         owner = None if caller.is_backend else caller.subject
-        found = await self.feed.page(after=after, limit=parameters.limit, owner=owner)
+        found = await self.line.run(lambda: self.feed.page(after=after, limit=parameters.limit, owner=owner))
         cursor = feed_cursor(found[-1].position if found else after)
         # The bodies were fixed when their facts were: they are not rendered again.
         items = ",".join(event.body for event in found)
@@ -186,7 +206,14 @@ class Ingress:
         return web.Response(body=body.encode(), content_type="application/json")
 
     async def _caller(self, request: web.Request) -> Caller:
-        return await self.verifier.caller(request.headers.getall("Authorization", []))
+        """Who asks. Raises Overloaded if too many of this caller's requests are at hand already."""
+        caller = await self.verifier.caller(request.headers.getall("Authorization", []))
+        count_for(request, caller.key)
+        return caller
+
+    def _lookup(self, caller: Caller, turn: _Turn) -> AbstractContextManager[None]:
+        """The block looks up a first answer. Raises the refusal of the rate if too many of the caller's do so above it."""
+        return self.lookups_above_rate.place(caller.key, turn.refusal) if turn.refusal else nullcontext()
 
     async def _welcome(self, request: web.Request) -> Caller:
         """Who asks, unless too often. (POST looks for a first answer before it refuses for that.)"""
@@ -220,7 +247,8 @@ class Ingress:
             await self.resources.if_redis_answers(lambda: self.rates.give_back(caller.key, limits))
 
     async def _own_payment(self, request: web.Request, caller: Caller) -> Payment:
-        payment = await self.resources.reading.payment(_payment_id(request))
+        payment_id = _payment_id(request)
+        payment = await self.line.run(lambda: self.resources.reading.payment(payment_id))
         if payment is None or not may_see(caller, payment):
             raise PaymentNotFound
         return payment
@@ -302,12 +330,18 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),
         feed=Feed(resources.database),
+        line=Line(
+            at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES), patience_seconds=POOL_WAIT_SECONDS
+        ),
+        lookups_above_rate=Bound(_LOOKUPS_ABOVE_RATE_MAX),
     )
     load = Load(
         INGRESS_AT_HAND_MAX, is_counted=lambda request: route_pattern(request) not in (*HEALTH_ROUTES, DOCUMENT.path)
     )
+    # Those of health read the record past the line.
+    finish_health = ingress.line.finishing(lambda request: route_pattern(request) in HEALTH_ROUTES)
     app = web.Application(
-        middlewares=[answer_with_problems, refuse_odd_http, refuse_escapes, load.middleware],
+        middlewares=[answer_with_problems, refuse_odd_http, refuse_escapes, load.middleware, finish_health],
         client_max_size=BODY_BYTES_MAX,
     )
 
@@ -316,6 +350,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         if keys is not None:
             await keys.start()
         yield
+        await ingress.line.drain()
         await ingress.accepting.drain()
         if keys is not None:
             await keys.close()

@@ -25,28 +25,33 @@ _OTHER_FILES = 400
 _BACKLOG = 1024
 
 
-async def serve(app: web.Application, port: int, *, ready_event: str) -> None:
-    """Serves `app` until SIGTERM or SIGINT, then lets requests under way finish."""
+async def serve(app: web.Application, port: int, *, ready_event: str, drops_abandoned: bool) -> None:
+    """Serves `app` until SIGTERM or SIGINT, then lets requests under way finish.
+
+    `drops_abandoned`: a request is cancelled when its client disconnects.
+    """
     _require_compiled_parser()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with listening(app, port, Connections(_connections_max())):
+    async with listening(app, port, Connections(_connections_max()), drops_abandoned=drops_abandoned):
         log.info(ready_event, port=port)
         await stopping.wait()
         log.info("draining")
 
 
 @asynccontextmanager
-async def listening(app: web.Application, port: int, connections: Connections) -> AsyncIterator[None]:
+async def listening(
+    app: web.Application, port: int, connections: Connections, *, drops_abandoned: bool = False
+) -> AsyncIterator[None]:
     """Answers on `port` during the block; after it no connection is taken, and what is under way gets its time."""
     loop = asyncio.get_running_loop()
     app.on_response_prepare.append(dress_answer)
     async with AsyncExitStack() as stack:
         watching = asyncio.create_task(connections.watch())
         stack.push_async_callback(_ended, watching)
-        runner = web.AppRunner(app, shutdown_timeout=_DRAIN_SECONDS)
+        runner = web.AppRunner(app, shutdown_timeout=_DRAIN_SECONDS, handler_cancellation=drops_abandoned)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         server = runner.server

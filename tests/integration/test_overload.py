@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import resource
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from gateway.edge.connections import Connections
 from gateway.edge.load import INGRESS_AT_HAND_MAX
 from gateway.edge.serving import listening
 from tests.integration.conftest import PATIENCE_SECONDS, Store, locked, until
+from tests.stack.databases import connection
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.servers import RedisServer
 from tests.stack.stack import Stack
@@ -30,6 +32,8 @@ _AT_ONCE = INGRESS_AT_HAND_MAX + 800
 _PROMISED_TO_WAIT = 1000  # interface.md, "Other codes"
 _FILES = 8000
 _NUMBERS = itertools.count()
+_TURNED_AWAY = b"Too many requests wait here"
+_BATCHES_UNDER_WAY = 2 * 200  # what the ingress may have begun when its clients left
 _HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 _SECRET = "a-secret-of-the-receiver-of-this-test"
 
@@ -79,15 +83,16 @@ async def peers() -> AsyncIterator[Peers]:
     await peers.go()
 
 
-def _deposit(stack: Stack, *more: str) -> bytes:
-    body = f'{{"amount":3,"phone_number":"0711{next(_NUMBERS):06}"}}'  # each its own: one phone's have a limit
+def _deposit(stack: Stack, *more: str, token: str = "", key: str = "", number: int | None = None) -> bytes:
+    number = next(_NUMBERS) if number is None else number  # each its own: one phone's have a limit
+    body = f'{{"amount":3,"phone_number":"0711{number:06}"}}'
     fields = [
         "POST /v1/deposits HTTP/1.1",
         "Host: pay.example",
         "Connection: close",
-        f"Authorization: Bearer {stack.issuer.backend_token()}",
+        f"Authorization: Bearer {token or stack.issuer.backend_token()}",
         "Content-Type: application/json",
-        f"X-Idempotency-Key: {uuid4()}",
+        f"X-Idempotency-Key: {key or uuid4()}",
         f"Content-Length: {len(body)}",
         *more,
     ]
@@ -149,14 +154,92 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
         return (await peers.ask(port, _deposit(stack)))[9:12] == b"202"
 
     assert await until(accepts_again)
-    counted = await peers.ask(port, _HEALTH.replace(b"/healthz", b"/metrics"))
-    assert f'mkwanja_requests_shed_total{{reason="overloaded"}} {len(turned_away)}.0'.encode() in counted
+    assert await _shed(stack, peers, "overloaded") == len(turned_away)
+
+
+async def _flood(stack: Stack, peers: Peers, requests: Sequence[bytes]) -> list[asyncio.Task[bytes]]:
+    """All of `requests` at once; returns as soon as one was turned away. Postgres must be frozen."""
+    opened = [await peers.open(_port(stack)) for _ in requests]
+    for (_, writer), request in zip(opened, requests, strict=True):
+        writer.write(request)
+    asking = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
+    done, _ = await asyncio.wait(asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    assert _TURNED_AWAY in done.pop().result()
+    return asking
+
+
+async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers: Peers) -> None:
+    """While the record is stuck, thousands come and go. The next thousand find room, and those who left made no payment."""
+    if not stack.postgres.can_be_stopped:
+        pytest.skip("this PostgreSQL is not ours to freeze")
+    token, later = stack.issuer.backend_token("who leaves"), stack.issuer.backend_token("who stays")
+    assert await peers.is_healthy(_port(stack))
+    leaving = Peers()
+    stack.postgres.freeze()
+    try:
+        asking = await _flood(stack, leaving, [_deposit(stack, token=token) for _ in range(_AT_ONCE)])
+        await leaving.go()
+        await asyncio.gather(*asking)
+        while (shed := await _shed(stack, peers, "abandoned")) < _PROMISED_TO_WAIT:
+            assert shed is not None
+        opened = [await peers.open(_port(stack), _deposit(stack, token=later)) for _ in range(_PROMISED_TO_WAIT)]
+        assert await peers.is_healthy(_port(stack))
+    finally:
+        stack.postgres.thaw()
+    answers = await asyncio.gather(*(_rest(reader) for reader, _ in opened))
+    assert [answer for answer in answers if _TURNED_AWAY in answer] == []
+    assert {answer[9:12] for answer in answers} <= {b"202", b"503"}
+    async with connection(stack.database_url) as raw:
+        counted = "SELECT count(*) FROM mkwanja.payments WHERE caller_key LIKE '%who leaves'"
+        assert await raw.fetchval(counted) <= _BATCHES_UNDER_WAY
+
+
+def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
+    token = stack.issuer.backend_token("who floods")
+    reads = (
+        f"GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    )
+    return {
+        "one key": lambda: _deposit(stack, token=token, key="one-key", number=1),
+        "one key, other bodies": lambda: _deposit(stack, token=token, key="other-bodies"),
+        "many keys": lambda: _deposit(stack, token=token),
+        "reads": lambda: reads,
+    }
+
+
+@pytest.mark.parametrize("flood", ["one key", "one key, other bodies", "many keys", "reads"])
+async def test_a_caller_that_floods_leaves_room_for_the_others(stack: Stack, peers: Peers, flood: str) -> None:
+    """However many requests of one caller wait, those of another are all accepted."""
+    if not stack.postgres.can_be_stopped:
+        pytest.skip("this PostgreSQL is not ours to freeze")
+    other = stack.issuer.backend_token(f"who comes after {flood}")
+    request = _floods(stack)[flood]
+    assert await peers.is_healthy(_port(stack))
+    requests = [request() for _ in range(_AT_ONCE)]
+    stack.postgres.freeze()
+    try:
+        asking = await _flood(stack, peers, requests)
+        opened = [await peers.open(_port(stack), _deposit(stack, token=other)) for _ in range(50)]
+        assert await peers.is_healthy(_port(stack))
+    finally:
+        stack.postgres.thaw()
+    answers = await asyncio.gather(*(_rest(reader) for reader, _ in opened))
+    assert Counter(answer[9:12] for answer in answers) == {b"202": 50}
+    turned_away = [answer for answer in await asyncio.gather(*asking) if _TURNED_AWAY in answer]
+    assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
+
+
+async def _shed(stack: Stack, peers: Peers, reason: str) -> float:
+    counted = (await peers.ask(_port(stack), _HEALTH.replace(b"/healthz", b"/metrics"))).decode()
+    found = re.search(rf'mkwanja_requests_shed_total{{reason="{reason}"}} (\S+)', counted)
+    return float(found[1]) if found else 0.0
 
 
 @pytest.fixture
 async def receiver(database_url: str, redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    """The callback receiver's port. It may have two calls at hand."""
-    monkeypatch.setattr(callbacks, "CALLBACKS_AT_HAND_MAX", 2)
+    """The callback receiver's port. It may have eight calls at hand, and two for one address."""
+    monkeypatch.setattr(callbacks, "CALLBACKS_AT_HAND_MAX", 8)
+    monkeypatch.setattr(callbacks, "ADDRESS_AT_HAND_MAX", 2)
     for name, value in {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_of_run.url,
@@ -170,8 +253,10 @@ async def receiver(database_url: str, redis_of_run: RedisServer, monkeypatch: py
     release_port(port)
 
 
-def _call(payment_id: UUID, *, token: str = "", length: int = 2, body: bytes = b"{}") -> bytes:
-    path = address("", _SECRET, payment_id, "deposit")
+def _call(
+    payment_id: UUID, operation: str = "deposit", *, token: str = "", length: int = 2, body: bytes = b"{}"
+) -> bytes:
+    path = address("", _SECRET, payment_id, operation)
     path = path if not token else path.rpartition("/")[0] + "/" + token
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n".encode() + body
 
@@ -196,3 +281,27 @@ async def test_a_forged_call_displaces_no_genuine_one(receiver: int, store: Stor
         assert await peers.is_healthy(receiver)
     assert {(await call)[9:12] for call in genuine} == {b"200"}
     assert (await peers.ask(receiver, _call(payment_id)))[9:12] == b"200"
+
+
+async def test_a_flooded_address_leaves_room_for_the_others(receiver: int, store: Store, peers: Peers) -> None:
+    """Beyond its share a right address is told to come back. Other payments' callbacks, and this one's others, are heard."""
+    leaked, _ = await store.claimed()
+    others = [_call((await store.claimed())[0]) for _ in range(4)]
+    opened = [await peers.open(receiver) for _ in range(300)]
+    for _, writer in opened:
+        writer.write(_call(leaked))
+    flood = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
+    heard = [await peers.ask(receiver, call) for call in (*others, _call(leaked, "status-1"))]
+    assert Counter(answer[9:12] for answer in heard) == {b"200": 5}
+    assert {(await one)[9:12] for one in flood} == {b"200", b"503"}
+
+
+async def test_calls_from_everywhere_are_still_bounded(receiver: int, store: Store, peers: Peers) -> None:
+    """Many addresses together have no more places than the process."""
+    ids = [(await store.claimed())[0] for _ in range(5)]
+    async with connection(store.url) as raw, raw.transaction():
+        await raw.execute("SELECT FROM mkwanja.payments WHERE id = ANY($1) FOR UPDATE", ids)
+        calls = [asyncio.create_task(peers.ask(receiver, _call(one))) for one in ids for _ in range(2)]
+        done, _ = await asyncio.wait(calls, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        assert {one.result()[9:12] for one in done} == {b"503"}
+    assert Counter([(await one)[9:12] for one in calls]) == {b"200": 8, b"503": 2}

@@ -1,0 +1,135 @@
+"""Places at hand: how many there are, and whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from domain.errors import Overloaded, RateLimited
+from gateway.edge.load import Bound, Load, count_for, place_given_back
+
+
+@pytest.fixture
+async def requests() -> AsyncIterator[Callable[[Load], Requests]]:
+    """Makes `Requests`; all of them end with the test."""
+    made: list[Requests] = []
+
+    def make(load: Load) -> Requests:
+        made.append(Requests(load))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.abandon()
+
+
+class Requests:
+    """Requests that wait at hand until they may end."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._end = asyncio.Event()
+        self._tasks: list[asyncio.Task[web.StreamResponse]] = []
+
+    async def come(
+        self, sharer: str | None, count: int, meanwhile: Callable[[web.Request], Awaitable[None]] | None = None
+    ) -> int:
+        """How many of `count` requests of `sharer` found a place."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            if sharer is not None:
+                count_for(request, sharer)
+            if meanwhile is not None:
+                await meanwhile(request)
+            await self._end.wait()
+            return web.Response()
+
+        tasks = [
+            asyncio.ensure_future(self._load.middleware(make_mocked_request("GET", "/"), handler)) for _ in range(count)
+        ]
+        self._tasks += tasks
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        refused = [task for task in tasks if task.done()]
+        assert {type(task.exception()) for task in refused} <= {Overloaded}
+        return count - len(refused)
+
+    async def abandon(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+
+def load_of(at_most: int, *, share_max: int | None = None) -> Load:
+    return Load(at_most, is_counted=lambda _request: True, share_max=share_max)
+
+
+async def test_a_caller_that_is_alone_can_have_half_of_the_places(requests: Callable[[Load], Requests]) -> None:
+    assert await requests(load_of(100)).come("a", 120) == 50
+
+
+async def test_every_caller_that_floods_leaves_room_for_the_next(requests: Callable[[Load], Requests]) -> None:
+    """Each may have as many places as are free then, so the places never run out."""
+    waiting = requests(load_of(100))
+    assert [await waiting.come(name, 120) for name in "abcdef"] == [50, 25, 12, 6, 3, 2]
+    assert await waiting.come("g", 1) == 1
+
+
+async def test_requests_of_nobody_known_count_for_no_caller(requests: Callable[[Load], Requests]) -> None:
+    """A request that has not shown a valid token takes a place of the process, and no caller's."""
+    waiting = requests(load_of(100))
+    assert await waiting.come(None, 60) == 60
+    assert await waiting.come("a", 120) == 20
+    assert await waiting.come(None, 120) == 20
+    assert await waiting.come("b", 1) == 0
+
+
+async def test_a_fixed_share_holds_for_each_address(requests: Callable[[Load], Requests]) -> None:
+    waiting = requests(load_of(100, share_max=3))
+    assert [await waiting.come(name, 50) for name in "abc"] == [3, 3, 3]
+
+
+async def test_places_of_abandoned_requests_are_free_again(requests: Callable[[Load], Requests]) -> None:
+    waiting = requests(load_of(100))
+    assert await waiting.come("a", 120) == 50
+    await waiting.abandon()
+    assert await waiting.come("a", 120) == 50
+
+
+async def test_a_request_that_waits_for_its_peer_has_neither_place_nor_share(
+    requests: Callable[[Load], Requests],
+) -> None:
+    arrived = asyncio.Event()
+
+    async def read_body(request: web.Request) -> None:
+        with place_given_back(request):
+            await arrived.wait()
+
+    waiting = requests(load_of(100))
+    assert await waiting.come("a", 80, read_body) == 80
+    assert await waiting.come("b", 120) == 50
+    arrived.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await waiting.come("a", 120) == 0  # as many of the eighty as fit have their places again
+    await waiting.abandon()
+    assert await waiting.come("b", 120) == 50
+
+
+async def test_a_bound_holds_for_each_name() -> None:
+    bound, refusal = Bound(2), RateLimited("too many", limit="caller.requests_per_second", wait_seconds=1)
+    with (
+        bound.place("a", refusal),
+        bound.place("a", refusal),
+        bound.place("b", refusal),
+        pytest.raises(RateLimited),
+        bound.place("a", refusal),
+    ):
+        pass
+    with bound.place("a", refusal), bound.place("a", refusal):
+        pass

@@ -1,0 +1,215 @@
+"""Daraja waits eight seconds for an answer, in all. The receiver answers within them, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
+from uuid import UUID
+
+import pytest
+from aiohttp import StreamReader
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
+
+from domain.adapters.settings import CallbackSettings
+from domain.callback_address import address
+from domain.errors import BodyTooSlow, StoreUnavailable
+from domain.inquiry import Verdict
+from domain.ports import Change, ChangeResult, Decided
+from gateway.callbacks import Receiver
+
+DARAJA_WAITS_SECONDS = 8.0
+_SECRET = "a-secret-of-the-receiver"
+_PAYMENT = UUID(int=7)
+
+Try = Callable[[], Awaitable[None]]
+
+
+class VirtualTime(asyncio.SelectorEventLoop):
+    """A loop whose time passes as soon as nothing else can happen."""
+
+    def __init__(self) -> None:
+        self._passed = 0.0
+        loop = self
+
+        class Selector(selectors.SelectSelector):
+            def select(self, timeout: float | None = None) -> Any:
+                ready = super().select(0)
+                if not ready and timeout:
+                    loop._passed += timeout
+                return ready
+
+        super().__init__(Selector())
+
+    def time(self) -> float:
+        return self._passed
+
+
+@dataclass
+class Record:
+    """Postgres as it behaves at a time: `tries(seconds)` is what becomes of a try that begins then."""
+
+    behaves: Callable[[float], Try]
+    tries: list[float] = field(default_factory=list)
+
+    async def change(self, _change: Change) -> ChangeResult:
+        now = asyncio.get_running_loop().time()
+        self.tries.append(now)
+        await self.behaves(now)()
+        return ChangeResult(Decided(payment=None, disposition="kept"), None)
+
+
+async def works() -> None:
+    await asyncio.sleep(0.01)
+
+
+async def away() -> None:
+    raise StoreUnavailable
+
+
+async def hangs() -> None:
+    await asyncio.sleep(1000)
+
+
+async def locked() -> None:
+    await asyncio.sleep(2)
+    raise StoreUnavailable
+
+
+async def refuses() -> None:
+    raise ValueError("a row of ours is wrong")
+
+
+def always(what: Try) -> Callable[[float], Try]:
+    return lambda _now: what
+
+
+def until(seconds: float, first: Try, then: Try) -> Callable[[float], Try]:
+    return lambda now: first if now < seconds else then
+
+
+@dataclass(frozen=True)
+class Case:
+    record: Callable[[float], Try]
+    body_after: float = 0.0
+    status: int = 503
+    tries_min: int = 1
+
+
+CASES = {
+    "works": Case(always(works), status=200),
+    "is away": Case(always(away), tries_min=10),
+    "hangs": Case(always(hangs)),
+    "is locked": Case(always(locked), tries_min=3),
+    "comes back after seven seconds": Case(until(7, away, works), status=200, tries_min=2),
+    "refuses our rows": Case(always(refuses), tries_min=10),
+    "refuses our rows, and is away soon after": Case(until(6, away, refuses), tries_min=10),
+    "refuses our rows, and then hangs": Case(until(0.01, refuses, hangs), tries_min=1),
+    "is away for six seconds, refuses our rows, then hangs": Case(
+        lambda now: away if now < 6 else refuses if now < 6.2 else hangs, tries_min=10
+    ),
+    "refuses our rows with no time left": Case(until(7.7, away, refuses), tries_min=10),
+    "hangs, and the body took five seconds": Case(always(hangs), body_after=5),
+    "is away, and the body took seven seconds": Case(always(away), body_after=7, tries_min=2),
+    "works, and the body took seven seconds": Case(always(works), body_after=7, status=200),
+}
+LATE = {
+    "works": Case(always(works), body_after=10, status=200),
+    "hangs": Case(always(hangs), body_after=10),
+    "works, and the body does not come": Case(always(works), body_after=100, status=408, tries_min=0),
+}
+
+
+def receiver_of(record: Record, *, redis: Try = works, secret: str = _SECRET) -> Receiver:
+    async def if_redis_answers(ask: Callable[[], Awaitable[object]]) -> object:
+        await redis()
+        return await ask()
+
+    resources = SimpleNamespace(changes=record, if_redis_answers=if_redis_answers, announcer=Mock())
+    settings = CallbackSettings.model_construct(
+        callback_secrets=[secret], callback_allowed_networks=[], trusted_proxies=[]
+    )
+    return Receiver(cast("Any", resources), Mock(), settings, None)
+
+
+async def answer(receiver: Receiver, *, body_after: float) -> int:
+    path = address("", _SECRET, _PAYMENT, "deposit")
+    _, _, payment_id, operation, token = path.split("/")
+    body = StreamReader(Mock(_reading_paused=False), 2**16, loop=asyncio.get_running_loop())
+    request = make_mocked_request(
+        "POST",
+        path,
+        headers=CIMultiDict({"Content-Length": "2"}),
+        match_info={"payment_id": payment_id, "operation": operation, "token": token},
+        payload=body,
+    )
+
+    def arrive() -> None:
+        body.feed_data(b"{}")
+        body.feed_eof()
+
+    if body_after:
+        asyncio.get_running_loop().call_later(body_after, arrive)
+    else:
+        arrive()
+    try:
+        return (await receiver.receive(request)).status
+    except BodyTooSlow:
+        return 408
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_daraja_has_its_answer_within_eight_seconds(name: str) -> None:
+    """Whatever Postgres does meanwhile. Refused with 403 counts as 200 here: the message came from nowhere, and is kept."""
+    case, record = CASES[name], Record(CASES[name].record)
+
+    async def told() -> tuple[int, float]:
+        status = await answer(receiver_of(record), body_after=case.body_after)
+        return status, asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        status, seconds = runner.run(told())
+    assert (200 if status == 403 else status) == case.status
+    assert seconds <= DARAJA_WAITS_SECONDS
+    assert len(record.tries) >= case.tries_min
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_message_that_came_too_late_for_its_answer_is_still_stored(name: str) -> None:
+    """A slow connection is no reason to lose a result. The receiver does not wait for Postgres then."""
+    case, record = LATE[name], Record(LATE[name].record)
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        status = runner.run(answer(receiver_of(record), body_after=case.body_after))
+    assert (200 if status == 403 else status) == case.status
+    assert len(record.tries) == case.tries_min
+
+
+def test_rows_that_are_refused_at_the_last_moment_are_still_handed_over_raw() -> None:
+    """The bytes have their one try, though Daraja no longer waits for what comes of it."""
+    record = Record(until(7.6, away, refuses))
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        assert runner.run(answer(receiver_of(record), body_after=0)) == 503
+    assert len([at for at in record.tries if at >= 7.6]) >= 2
+
+
+def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
+    """A stored message is answered in time, though its wake-up is not sent."""
+
+    class Answered(Record):
+        async def change(self, change: Change) -> ChangeResult:
+            await super().change(change)
+            answered: Any = SimpleNamespace(verdict=Verdict.NOT_FOUND)
+            return ChangeResult(Decided(payment=None, disposition="kept", answered=answered), None)
+
+    async def told() -> tuple[int, float]:
+        status = await answer(receiver_of(Answered(until(7.5, away, works)), redis=hangs), body_after=0)
+        return status, asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        status, seconds = runner.run(told())
+    assert (status, seconds <= DARAJA_WAITS_SECONDS) == (403, True)
