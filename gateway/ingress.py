@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,19 +20,19 @@ from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import IngressSettings, impossible
-from domain.errors import PaymentNotFound, QueueUnavailable, RateLimited, RequestRefused, Unavailable
+from domain.errors import PaymentNotFound, RequestRefused, Unavailable
 from domain.events import public_entry, public_payment
 from domain.idempotency import FirstAnswer, fingerprint
 from domain.lifecycle.accept import accept, answer_refusal, cancel
 from domain.payment import Payment
-from domain.policy import Policy, WithoutRedis, charges, may_see, require_permission
+from domain.policy import Policy, charges, may_see, require_permission
 from domain.ports import Acceptance, ChangeResult
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
 from gateway.cursors import HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.cors import allow_origins
 from gateway.edge.line import Line
-from gateway.edge.load import INGRESS_AT_HAND_MAX, Bound, Load, count_for
+from gateway.edge.load import INGRESS_AT_HAND_MAX, Load, count_for
 from gateway.edge.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
 from gateway.health import Health
 from gateway.keys import KeySet
@@ -63,22 +62,12 @@ from gateway.schemas import (
     payment_request,
     query,
 )
+from gateway.turns import Turns
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
-# Above its rate a caller is still owed the first answers of earlier requests. So many of its requests may have them looked
-# up at once where Redis has no copy; the rest are refused without a look.
-_LOOKUPS_ABOVE_RATE_MAX = 128
 # Connections of the pool that reads leave to those who write.
 _CONNECTIONS_FOR_WRITES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """Whether the caller's rate lets a request go on (no refusal), and whether it has taken one request of that rate."""
-
-    refusal: RequestRefused | Unavailable | None = None
-    was_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +77,12 @@ class Ingress:
     resources: Resources
     policy: Policy
     verifier: TokenVerifier
-    rates: CallerRates
+    turns: Turns
     accepting: Accepting
     wakeups: RedisWakeups
     replays: Replays
     feed: Feed
     line: Line
-    lookups_above_rate: Bound
 
     def accepts(self, kind: Kind) -> Handler:
         """The handler of POST for one kind of payment."""
@@ -107,7 +95,7 @@ class Ingress:
             mark = fingerprint(request.method, request.path, body)
             if copy := await self._copy(caller, key, mark):
                 return _answer(copy, is_replay=True)
-            turn = await self._turn(caller)
+            turn = await self.turns.take(caller)
             try:
                 if turn.refusal:
                     raise turn.refusal
@@ -115,11 +103,11 @@ class Ingress:
                 wanted = payment_request(kind, body, caller)
                 taken = charges(self.policy, caller, wanted)
             except (RequestRefused, Unavailable) as refusal:
-                with self._lookup(caller, turn):
+                with self.turns.lookup(caller, turn):
                     first = await answer_refusal(
                         self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
                     )
-                await self._after_replay(caller, turn)
+                await self.turns.give_back(caller, turn)
                 return _answer(first, is_replay=True)
             acceptance = await accept(
                 self.accepting,
@@ -131,7 +119,7 @@ class Ingress:
                 answer=lambda payment: _json(public_payment(payment, for_backend=caller.is_backend)),
             )
             if acceptance.is_replay:
-                await self._after_replay(caller, turn)
+                await self.turns.give_back(caller, turn)
             else:
                 observability.accepted.labels(kind=kind.value).inc()
                 await self._after_commit(caller, key, acceptance)
@@ -211,40 +199,13 @@ class Ingress:
         count_for(request, caller.key)
         return caller
 
-    def _lookup(self, caller: Caller, turn: _Turn) -> AbstractContextManager[None]:
-        """The block looks up a first answer. Raises the refusal of the rate if too many of the caller's do so above it."""
-        return self.lookups_above_rate.place(caller.key, turn.refusal) if turn.refusal else nullcontext()
-
     async def _welcome(self, request: web.Request) -> Caller:
         """Who asks, unless too often. (POST looks for a first answer before it refuses for that.)"""
         caller = await self._caller(request)
-        turn = await self._turn(caller)
+        turn = await self.turns.take(caller)
         if turn.refusal:
             raise turn.refusal
         return caller
-
-    async def _turn(self, caller: Caller) -> _Turn:
-        """Takes one request of the caller's rate, or says why this request comes too soon after the others."""
-        limits = self.policy.callers[caller.role]
-        if limits.requests_per_second is None:
-            return _Turn()
-        wait_seconds = await self.resources.if_redis_answers(lambda: self.rates.take(caller.key, limits))
-        if not isinstance(wait_seconds, float):
-            if self.policy.without_redis is WithoutRedis.ALLOW:
-                return _Turn()
-            return _Turn(
-                QueueUnavailable("How often you asked cannot be told right now. Send the same request again shortly.")
-            )
-        if wait_seconds == 0:
-            return _Turn(was_taken=True)
-        message = "You have sent too many requests. Send the same request again later."
-        return _Turn(RateLimited(message, limit="caller.requests_per_second", wait_seconds=wait_seconds))
-
-    async def _after_replay(self, caller: Caller, turn: _Turn) -> None:
-        """Gives back what a replay has taken of the caller's rate, because only Postgres knew that it is one."""
-        if turn.was_taken:
-            limits = self.policy.callers[caller.role]
-            await self.resources.if_redis_answers(lambda: self.rates.give_back(caller.key, limits))
 
     async def _own_payment(self, request: web.Request, caller: Caller) -> Payment:
         payment_id = _payment_id(request)
@@ -325,7 +286,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         resources=resources,
         policy=policy,
         verifier=verifier,
-        rates=CallerRates(resources.redis),
+        turns=Turns(resources, policy, CallerRates(resources.redis)),
         accepting=Accepting(resources.database),
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),
@@ -333,7 +294,6 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         line=Line(
             at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES), patience_seconds=POOL_WAIT_SECONDS
         ),
-        lookups_above_rate=Bound(_LOOKUPS_ABOVE_RATE_MAX),
     )
     load = Load(
         INGRESS_AT_HAND_MAX, is_counted=lambda request: route_pattern(request) not in (*HEALTH_ROUTES, DOCUMENT.path)
