@@ -77,8 +77,9 @@ class TokenVerifier:
     """Turns Authorization headers into callers.
 
     `keys` checks ES256 and RS256 tokens, `secret` HS256 ones; without one of them its tokens are refused.
-    `clock` gives Unix seconds. Raises ValueError for settings that could never work, and RuntimeError if
-    python-jose would not check with `cryptography` (its other backends have known flaws).
+    Only tokens of `issuer` are accepted. Callers are named by `caller_issuer`, what `issuer` was called at first: idempotency
+    keys and limits belong to that name. `clock` gives Unix seconds. Raises ValueError for settings that could never work, and
+    RuntimeError if python-jose would not check with `cryptography` (its other backends have known flaws).
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TokenVerifier:
         issuer: str,
         audience: str,
         *,
+        caller_issuer: str | None = None,
         allow_anonymous: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -99,6 +101,7 @@ class TokenVerifier:
         self._keys = keys
         self._secret: Key | None = None if secret is None else _secret_key(secret)
         self._issuer = issuer
+        self._caller_issuer = caller_issuer or issuer
         self._audience = audience
         self._allow_anonymous = allow_anonymous
         self._clock = clock
@@ -201,7 +204,7 @@ class TokenVerifier:
         # Anything but a plain `false` is not proof that somebody signed in.
         if role is Role.USER and not self._allow_anonymous and claims.get("is_anonymous", False) is not False:
             raise NotPermitted("Anonymous users may not use this service. Sign in first.")
-        return Caller(self._issuer, str(claims["sub"]), role)
+        return Caller(self._caller_issuer, str(claims["sub"]), role)
 
     async def _remembered(self, digest: bytes) -> Caller | None:
         """The caller of a token that was checked a short while ago, by keys that are still the set's."""

@@ -280,6 +280,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             settings.jwt_secret,
             settings.jwt_issuer,
             settings.jwt_audience,
+            caller_issuer=settings.caller_issuer,
             allow_anonymous=policy.allow_anonymous,
         )
     ingress = Ingress(

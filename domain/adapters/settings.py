@@ -101,6 +101,15 @@ HttpUrl = Annotated[str, AfterValidator(_checked_url("http", "https"))]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _issuer(text: str) -> str:
+    if not text.isprintable() or " " in text:
+        raise ValueError("must hold issuers as tokens name them (iss), comma-separated, the oldest first")
+    return text
+
+
+Issuer = Annotated[str, AfterValidator(_issuer)]
+
+
 def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
     """What will read a URL later reads it now: all wrong settings are named at once."""
 
@@ -198,6 +207,8 @@ class IngressSettings(SharedSettings):
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
+    # What the present issuer was called before, the oldest name first. They verify nothing: see `caller_issuer`.
+    jwt_former_issuers: Annotated[list[Issuer], NoDecode] = Field(default_factory=list)
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
@@ -205,6 +216,19 @@ class IngressSettings(SharedSettings):
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
 
     _split_origins = field_validator("cors_allowed_origins", mode="before")(_comma_separated)
+    _split_issuers = field_validator("jwt_former_issuers", mode="before")(_comma_separated)
+
+    @field_validator("jwt_former_issuers")
+    @classmethod
+    def _each_once(cls, issuers: list[str]) -> list[str]:
+        if len(set(issuers)) != len(issuers):
+            raise ValueError("names an issuer twice; their order matters, the oldest is first")
+        return issuers
+
+    @property
+    def caller_issuer(self) -> str:
+        """The issuer by which callers are told apart: the oldest, so that a new name frees no idempotency key."""
+        return self.jwt_former_issuers[0] if self.jwt_former_issuers else self.jwt_issuer
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,54 @@
+"""The issuer of tokens gets another name: callers stay who they were, and no retry pays again."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from tests.spec.system import System
+from tests.stack.client import Client
+from tests.stack.identity import BACKEND
+
+_WITHDRAWAL = {"amount": 100, "phone_number": "0711000111"}
+_SECOND, _THIRD = "https://auth.shop.example/auth/v1", "https://id.shop.example"
+
+
+async def test_a_retry_after_the_issuer_was_renamed_is_a_replay(system: System) -> None:
+    """Once renamed and twice; and a key that was first used in between is held as well."""
+    first = system.stack.issuer.url
+    key = str(uuid4())
+    keys = {key: await _paid(system.backend, key)}
+    for issuer, former in ((_SECOND, first), (_THIRD, f"{first},{_SECOND}")):
+        env = {"JWT_ISSUER": issuer, "JWT_FORMER_ISSUERS": former}
+        process = await system.stack.start_process("web.2", env=env)
+        token = system.stack.issuer.mint(sub=BACKEND, role="service_role", iss=issuer)
+        async with (
+            Client(process.url, token) as renamed,
+            Client(process.url, system.stack.issuer.backend_token()) as old,
+        ):
+            for key, body in keys.items():
+                again = (await renamed.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).expect(202)
+                assert (again.body, again.was_replayed) == (body, True)
+            assert (await old.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).status == 401
+            key = str(uuid4())
+            keys[key] = await _paid(renamed, key)
+        await system.stack.stop_process("web.2")
+    paid = await system.rows("SELECT caller_key FROM mkwanja.payments WHERE idempotency_key = ANY($1)", list(keys))
+    assert len(paid) == len(keys)
+    assert len({row["caller_key"] for row in paid}) == 1
+
+
+async def test_without_the_former_name_every_key_is_free(system: System) -> None:
+    """Why the runbook has the setting: another issuer's caller is another caller."""
+    key = str(uuid4())
+    await _paid(system.backend, key)
+    process = await system.stack.start_process("web.2", env={"JWT_ISSUER": _SECOND})
+    token = system.stack.issuer.mint(sub=BACKEND, role="service_role", iss=_SECOND)
+    async with Client(process.url, token) as another:
+        assert not (await another.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).expect(202).was_replayed
+    await system.stack.stop_process("web.2")
+
+
+async def _paid(client: Client, key: str) -> bytes:
+    answer = (await client.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).expect(202)
+    assert not answer.was_replayed
+    return answer.body
