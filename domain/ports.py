@@ -42,11 +42,15 @@ class NewPayment:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What came of an acceptance: the answer to give, and whether it was given before."""
+    """What came of an acceptance: the answer to give, and whether it was given before.
+
+    `epoch` names the life of the database that holds a new payment; None for a replay.
+    """
 
     answer: FirstAnswer
     is_replay: bool
     expires_at: datetime
+    epoch: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

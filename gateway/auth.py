@@ -14,7 +14,7 @@ import json
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, assert_never
 
@@ -77,9 +77,10 @@ class TokenVerifier:
     """Turns Authorization headers into callers.
 
     `keys` checks ES256 and RS256 tokens, `secret` HS256 ones; without one of them its tokens are refused.
-    Only tokens of `issuer` are accepted. Callers are named by `caller_issuer`, what `issuer` was called at first: idempotency
-    keys and limits belong to that name. `clock` gives Unix seconds. Raises ValueError for settings that could never work, and
-    RuntimeError if python-jose would not check with `cryptography` (its other backends have known flaws).
+    Only tokens of `issuer` are accepted. Callers are named by the first of `former_issuers`, what `issuer` was called at
+    first: idempotency keys and limits belong to that name. `clock` gives Unix seconds. Raises ValueError for settings that
+    could never work, and RuntimeError if python-jose would not check with `cryptography` (its other backends have known
+    flaws).
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class TokenVerifier:
         issuer: str,
         audience: str,
         *,
-        caller_issuer: str | None = None,
+        former_issuers: Sequence[str] = (),
         allow_anonymous: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -101,7 +102,7 @@ class TokenVerifier:
         self._keys = keys
         self._secret: Key | None = None if secret is None else _secret_key(secret)
         self._issuer = issuer
-        self._caller_issuer = caller_issuer or issuer
+        self._caller_issuer = [*former_issuers, issuer][0]
         self._audience = audience
         self._allow_anonymous = allow_anonymous
         self._clock = clock

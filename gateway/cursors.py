@@ -13,8 +13,13 @@ from uuid import UUID
 
 # In the words that every dialect of patterns has, and without flags. Every text that matches can be read.
 PAGE = re.compile(r"payments-(0|[1-9][0-9]{0,15})-([0-9a-f]{32})-([0-9a-f]{16})")
-FEED = re.compile(r"events-(0|[1-9][0-9]{0,17})")
+FEED = re.compile(r"events-(0|[1-9][0-9]{0,17}-[0-9a-f]{12})")
 HISTORY = re.compile(r"history-([1-9][0-9]{0,8})-([0-9a-f]{32})")
+
+OF_ANOTHER_LIFE = (
+    "names an event that this database does not have: it was restored, or failed over without its last commits. Read again "
+    "without this cursor, and leave out the events whose ids you have"
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -27,6 +32,16 @@ class PagePlace:
     created_at: datetime
     payment_id: UUID
     filters: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPlace:
+    """Behind which event the feed continues. `mark` tells that event from others that had its position in another life of
+    the database. None: the beginning.
+    """
+
+    position: int = 0
+    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +64,15 @@ def page_place(cursor: str) -> PagePlace:
     return PagePlace(_EPOCH + int(found[1]) * _MICROSECOND, UUID(found[2]), found[3])
 
 
-def feed_cursor(position: int) -> str:
-    """The cursor of GET /v1/events: it continues behind `position`."""
-    return f"events-{position}"
+def feed_cursor(place: FeedPlace) -> str:
+    """The cursor of GET /v1/events: it continues behind `place`. The mark is 12 hexadecimal digits."""
+    return "events-0" if place.mark is None else f"events-{place.position}-{place.mark}"
 
 
-def feed_position(cursor: str) -> int:
-    """The position that `feed_cursor` wrote."""
-    return int(_match(FEED, cursor)[1])
+def feed_place(cursor: str) -> FeedPlace:
+    """The place that `feed_cursor` wrote."""
+    position, _, mark = _match(FEED, cursor)[1].partition("-")
+    return FeedPlace(int(position), mark) if mark else FeedPlace()
 
 
 def history_cursor(place: HistoryPlace) -> str:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from domain import values
 from domain.values import Kind
 from gateway import cursors
-from gateway.cursors import HistoryPlace, PagePlace
+from gateway.cursors import FeedPlace, HistoryPlace, PagePlace
 
 OWNER_LENGTH_MAX = 255
 ITEMS_MAX = 100
@@ -124,5 +124,5 @@ Moment = Annotated[datetime, BeforeValidator(moment), _told_as(_MOMENT, format="
 Limit = Annotated[int, _whole_number(1, ITEMS_MAX), _told_from(1, ITEMS_MAX)]
 WaitSeconds = Annotated[int, _whole_number(0, WAIT_SECONDS_MAX), _told_from(0, WAIT_SECONDS_MAX)]
 PageCursor = Annotated[PagePlace, BeforeValidator(cursors.page_place), _told_as(cursors.PAGE)]
-FeedCursor = Annotated[int, BeforeValidator(cursors.feed_position), _told_as(cursors.FEED)]
+FeedCursor = Annotated[FeedPlace, BeforeValidator(cursors.feed_place), _told_as(cursors.FEED)]
 HistoryCursor = Annotated[HistoryPlace, BeforeValidator(cursors.history_place), _told_as(cursors.HISTORY)]

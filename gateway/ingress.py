@@ -15,12 +15,13 @@ from aiohttp import web
 from domain.adapters import observability
 from domain.adapters.postgres.accepting import Accepting
 from domain.adapters.postgres.engine import POOL_WAIT_SECONDS
-from domain.adapters.postgres.feed import Feed
+from domain.adapters.postgres.epoch import Epochs
+from domain.adapters.postgres.feed import Feed, ListedEvent
 from domain.adapters.redis.rates import CallerRates
-from domain.adapters.redis.replays import Replays
+from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import IngressSettings, impossible
-from domain.errors import PaymentNotFound, RequestRefused, Unavailable
+from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable
 from domain.events import public_entry, public_payment
 from domain.idempotency import FirstAnswer, fingerprint
 from domain.lifecycle.accept import accept, answer_refusal, cancel
@@ -29,7 +30,7 @@ from domain.policy import Policy, charges, may_see, require_permission
 from domain.ports import Acceptance, ChangeResult
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
-from gateway.cursors import HistoryPlace, feed_cursor, history_cursor
+from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.cors import allow_origins
 from gateway.edge.line import Line
 from gateway.edge.load import INGRESS_AT_HAND_MAX, Load, count_for
@@ -82,6 +83,7 @@ class Ingress:
     wakeups: RedisWakeups
     replays: Replays
     feed: Feed
+    epochs: Epochs
     line: Line
 
     def accepts(self, kind: Kind) -> Handler:
@@ -184,10 +186,16 @@ class Ingress:
         """GET /v1/events: each as it was published, in the order in which they were committed."""
         caller = await self._welcome(request)
         parameters = query(EventParameters, request.query)
-        after = parameters.after or 0
+        after = parameters.after or FeedPlace()
         owner = None if caller.is_backend else caller.subject
-        found = await self.line.run(lambda: self.feed.page(after=after, limit=parameters.limit, owner=owner))
-        cursor = feed_cursor(found[-1].position if found else after)
+
+        async def page() -> list[ListedEvent]:
+            if after.mark is not None and not await self.feed.knows(after.position, after.mark):
+                raise InvalidRequest([FieldError("?after", OF_ANOTHER_LIFE)])
+            return await self.feed.page(after=after.position, limit=parameters.limit, owner=owner)
+
+        found = await self.line.run(page)
+        cursor = feed_cursor(FeedPlace(found[-1].position, found[-1].mark) if found else after)
         # The bodies were fixed when their facts were: they are not rendered again.
         items = ",".join(event.body for event in found)
         body = f'{{"items":[{items}],"next_cursor":"{cursor}"}}'
@@ -217,7 +225,10 @@ class Ingress:
     async def _copy(self, caller: Caller, key: str, mark: bytes) -> FirstAnswer | None:
         """The copy in Redis of this very request's answer; Postgres decides about everything else."""
         copy = await self.resources.if_redis_answers(lambda: self.replays.read(caller.key, key, now=datetime.now(UTC)))
-        return copy if isinstance(copy, FirstAnswer) and copy.fingerprint == mark else None
+        if not isinstance(copy, Copy) or copy.answer.fingerprint != mark:
+            return None
+        # Its payment may be missing from a database that was restored.
+        return copy.answer if copy.epoch == await self.epochs.current() else None
 
     async def _after_commit(self, caller: Caller, key: str, acceptance: Acceptance) -> None:
         """Wakes a worker, and keeps a copy of the answer. Both may fail: the sweeper and Postgres have the rest."""
@@ -225,7 +236,7 @@ class Ingress:
         async def tell_redis() -> None:
             await asyncio.gather(
                 self.wakeups.wake_one(UUID(acceptance.answer.payment_id)),
-                self.replays.write(caller.key, key, acceptance.answer, acceptance.expires_at),
+                self.replays.write(caller.key, key, Copy(acceptance.answer, acceptance.epoch), acceptance.expires_at),
             )
 
         await self.resources.if_redis_answers(tell_redis)
@@ -280,7 +291,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             settings.jwt_secret,
             settings.jwt_issuer,
             settings.jwt_audience,
-            caller_issuer=settings.caller_issuer,
+            former_issuers=settings.jwt_former_issuers,
             allow_anonymous=policy.allow_anonymous,
         )
     ingress = Ingress(
@@ -292,6 +303,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),
         feed=Feed(resources.database),
+        epochs=Epochs(resources.database),
         line=Line(
             at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES), patience_seconds=POOL_WAIT_SECONDS
         ),

@@ -101,13 +101,10 @@ HttpUrl = Annotated[str, AfterValidator(_checked_url("http", "https"))]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _issuer(text: str) -> str:
-    if not text.isprintable() or " " in text:
-        raise ValueError("must hold issuers as tokens name them (iss), comma-separated, the oldest first")
-    return text
-
-
-Issuer = Annotated[str, AfterValidator(_issuer)]
+def _issuers(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names) or not all(name.isprintable() and " " not in name for name in names):
+        raise ValueError("must hold issuers as tokens name them (iss), comma-separated, each once, the oldest first")
+    return names
 
 
 def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
@@ -207,28 +204,15 @@ class IngressSettings(SharedSettings):
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
-    # What the present issuer was called before, the oldest name first. They verify nothing: see `caller_issuer`.
-    jwt_former_issuers: Annotated[list[Issuer], NoDecode] = Field(default_factory=list)
+    # What the issuer was called before. Callers keep its oldest name, and with it their keys. They verify nothing.
+    jwt_former_issuers: Annotated[list[str], NoDecode, AfterValidator(_issuers)] = Field(default_factory=list)
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
     # Of web pages that may call with a browser's fetch; none may unless named.
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
 
-    _split_origins = field_validator("cors_allowed_origins", mode="before")(_comma_separated)
-    _split_issuers = field_validator("jwt_former_issuers", mode="before")(_comma_separated)
-
-    @field_validator("jwt_former_issuers")
-    @classmethod
-    def _each_once(cls, issuers: list[str]) -> list[str]:
-        if len(set(issuers)) != len(issuers):
-            raise ValueError("names an issuer twice; their order matters, the oldest is first")
-        return issuers
-
-    @property
-    def caller_issuer(self) -> str:
-        """The issuer by which callers are told apart: the oldest, so that a new name frees no idempotency key."""
-        return self.jwt_former_issuers[0] if self.jwt_former_issuers else self.jwt_issuer
+    _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(_comma_separated)
 
     @model_validator(mode="before")
     @classmethod

@@ -34,7 +34,7 @@ LINGER_SECONDS = 5.0
 # When the process ends: answers are worth its last seconds, silent peers are not.
 DRAIN_SECONDS = 3.0
 
-# Twice what may be at hand (`load.py`), so that as many again may be idle or slow.
+# Far more than may be at hand in the ingress (`load.py`), so that many others may be idle or slow.
 CONNECTIONS_MAX = 4096
 # How many go at once when there is no room: looking for the oldest costs a pass over all.
 _CUT_AT_ONCE = 64

@@ -20,7 +20,7 @@ from gateway.problems import Handler
 # A caller that is alone can have half of these places (see `Load`), and 1,000 must be able to wait before any is turned
 # away (interface.md). A pool of ten connections to Postgres answers as many in a few seconds, which is as long as callers
 # wait.
-INGRESS_AT_HAND_MAX = 2200
+INGRESS_AT_HAND_MAX = 2500
 # Daraja sends once: what is turned away here is lost, and found again by an inquiry at best. So as many as there may be
 # connections, but for what health checks need.
 CALLBACKS_AT_HAND_MAX = 4000

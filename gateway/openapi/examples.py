@@ -17,7 +17,7 @@ from domain.failures import Failure, FailureReason
 from domain.payment import Payment, Stage
 from domain.policy import Meter
 from domain.values import DEFAULT_TEXT, Kind, Purpose, reference_from
-from gateway.cursors import feed_cursor
+from gateway.cursors import FeedPlace, feed_cursor
 from gateway.problems import PROBLEMS, Problem, members, told
 from gateway.schemas import BillPaymentBody, Body, DepositBody, WithdrawalBody
 
@@ -123,7 +123,9 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
         case "readHistory":
             return {"accepted": {"items": [_HISTORY_ITEM], "next_cursor": None}}
         case "listEvents":
-            return {"one": {"items": [json.loads(_PAID_EVENT)], "next_cursor": feed_cursor(1)}}
+            return {
+                "one": {"items": [json.loads(_PAID_EVENT)], "next_cursor": feed_cursor(FeedPlace(1, "1f2e3d4c5b6a"))}
+            }
         case "healthz":
             return {"ok": {"status": "ok"}}
         case "readyz":

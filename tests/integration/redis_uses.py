@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.rates import CallerRates
-from domain.adapters.redis.replays import Replays
+from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.idempotency import FirstAnswer
@@ -22,7 +22,7 @@ from domain.ports import Announcement
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from workers.job_loop import JobLoop
 
-_ANSWER = FirstAnswer(b"\x01", 202, b"{}", "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
+_COPY = Copy(FirstAnswer(b"\x01", 202, b"{}", "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"), "one life")
 
 Use = Callable[[RedisClient], Awaitable[Any]]
 USES: dict[str, Use] = {
@@ -33,7 +33,7 @@ USES: dict[str, Use] = {
     "room": lambda redis: RedisWakeups(redis).room(),
     "bell": lambda redis: RedisBell(redis).ring(Announcement(history_id=new_id(), payment_id=new_id(), body="{}")),
     "read copy": lambda redis: Replays(redis).read("caller", "key", now=datetime.now(UTC)),
-    "write copy": lambda redis: Replays(redis).write("caller", "key", _ANSWER, datetime.now(UTC) + timedelta(hours=1)),
+    "write copy": lambda redis: Replays(redis).write("caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1)),
     "caller rate": lambda redis: CallerRates(redis).take("caller", CallerLimits(requests_per_second=1000, burst=1000)),
     "rate": lambda redis: SharedRate(redis, "rate", per_second=1000).take(),
     "slow down": lambda redis: SharedRate(redis, "rate", per_second=1000).slow_down(),

@@ -21,7 +21,7 @@ from domain.adapters.redis import wakeups
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.names import PREFIX, QUEUE
-from domain.adapters.redis.replays import Replays
+from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import STEP_JOB, RedisWakeups, job_bytes, job_from_bytes
 from domain.errors import QueueUnavailable
@@ -30,7 +30,7 @@ from domain.ports import Announcement
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 
 NOW = datetime.now(UTC)
-ANSWER = FirstAnswer(b"\x01\xff\x00", 202, b'{"id": "1"}\n', "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
+COPY = Copy(FirstAnswer(b"\x01\xff\x00", 202, b'{"id": "1"}\n', "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"), "one life")
 
 
 def an_announcement(body: str = '{"id":"1"}') -> Announcement:
@@ -163,8 +163,8 @@ class TestReplays:
     async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(self, redis: ArqRedis) -> None:
         """And no name in Redis shows either of them."""
         replays = Replays(redis)
-        await replays.write("3:isssub", "order-42", ANSWER, NOW + timedelta(hours=1))
-        assert await replays.read("3:isssub", "order-42", now=NOW) == ANSWER
+        await replays.write("3:isssub", "order-42", COPY, NOW + timedelta(hours=1))
+        assert await replays.read("3:isssub", "order-42", now=NOW) == COPY
         assert await replays.read("3:isssub", "order-43", now=NOW) is None
         assert await replays.read("3:isssuborder", "-42", now=NOW) is None
         assert not [name for name in await redis.keys() if b"order" in name or b"sub" in name]
@@ -172,21 +172,21 @@ class TestReplays:
     async def test_many_at_once_get_each_its_own(self, redis: ArqRedis) -> None:
         """They share round trips, not answers."""
         replays = Replays(redis)
-        answers = [FirstAnswer(b"\x01", 202, str(number).encode(), str(number)) for number in range(50)]
+        copies = [Copy(FirstAnswer(b"\x01", 202, str(n).encode(), str(n)), f"life {n}") for n in range(50)]
         await asyncio.gather(
-            *(replays.write("caller", answer.payment_id, answer, NOW + timedelta(hours=1)) for answer in answers)
+            *(replays.write("caller", copy.answer.payment_id, copy, NOW + timedelta(hours=1)) for copy in copies)
         )
-        read = await asyncio.gather(*(replays.read("caller", answer.payment_id, now=NOW) for answer in answers))
-        assert read == answers
+        read = await asyncio.gather(*(replays.read("caller", copy.answer.payment_id, now=NOW) for copy in copies))
+        assert read == copies
 
     async def test_past_its_time_there_is_no_copy(self, redis: ArqRedis) -> None:
         """By the reader's clock as well as by Redis's own."""
         replays = Replays(redis)
-        await replays.write("caller", "key", ANSWER, NOW + timedelta(hours=1))
+        await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
         assert await replays.read("caller", "key", now=NOW + timedelta(hours=1)) is None
         (name,) = await redis.keys(f"{PREFIX}replay:*")
         assert 0 < await redis.ttl(name) <= 3600
-        await replays.write("caller", "key", ANSWER, NOW - timedelta(seconds=1))
+        await replays.write("caller", "key", COPY, NOW - timedelta(seconds=1))
         assert await redis.keys(f"{PREFIX}replay:*") == []
 
     async def test_copies_are_bounded_in_size_and_time_and_number(
@@ -195,11 +195,11 @@ class TestReplays:
         """Postgres has every answer, so Redis need not."""
         replays = Replays(redis)
         monkeypatch.setattr(replays_module, "_COPIES_MAX", 3)
-        large = FirstAnswer(b"\x01", 202, b"x" * 4096, "1")
+        large = Copy(FirstAnswer(b"\x01", 202, b"x" * 4096, "1"), "one life")
         await replays.write("caller", "large", large, NOW + timedelta(hours=24))
         assert await redis.keys(f"{PREFIX}replay:*") == []
         for number in range(9):
-            await replays.write("caller", str(number), ANSWER, datetime.now(UTC) + timedelta(hours=24))
+            await replays.write("caller", str(number), COPY, datetime.now(UTC) + timedelta(hours=24))
         names = await redis.keys(f"{PREFIX}replay:*")
         assert len(names) == 3
         assert all([0 < await redis.ttl(name) <= 600 for name in names])
@@ -210,7 +210,7 @@ class TestReplays:
     async def test_garbage_is_no_copy(self, redis: ArqRedis, garbage: bytes) -> None:
         """Postgres is asked then."""
         replays = Replays(redis)
-        await replays.write("caller", "key", ANSWER, NOW + timedelta(hours=1))
+        await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
         (name,) = await redis.keys(f"{PREFIX}replay:*")
         await redis.set(name, garbage)
         assert await replays.read("caller", "key", now=NOW) is None
@@ -264,7 +264,7 @@ CALLS: dict[str, Callable[[ArqRedis], Awaitable[object]]] = {
     "wake_one": lambda redis: RedisWakeups(redis).wake_one(UUID(int=1)),
     "ring": lambda redis: RedisBell(redis).ring(an_announcement()),
     "read a copy": lambda redis: Replays(redis).read("caller", "key", now=NOW),
-    "write a copy": lambda redis: Replays(redis).write("caller", "key", ANSWER, NOW + timedelta(hours=1)),
+    "write a copy": lambda redis: Replays(redis).write("caller", "key", COPY, NOW + timedelta(hours=1)),
     "take": lambda redis: SharedRate(redis, "rate", per_second=1).take(),
     "read": lambda redis: SharedText(redis, "token").read(),
     "write": lambda redis: SharedText(redis, "token").write("text", kept_seconds=1),

@@ -236,7 +236,7 @@ def test_a_request_is_json_of_one_meaning_or_refused_with_a_reason(body: bytes, 
 
 _GENUINE = [
     schemas.next_cursor(schemas.PageParameters(), a_payment()),
-    cursors.feed_cursor(15),
+    cursors.feed_cursor(cursors.FeedPlace(15, "0123456789ab")),
     cursors.history_cursor(cursors.HistoryPlace(40, PAYMENT_ID)),
 ]
 _changed = st.tuples(st.sampled_from(_GENUINE), st.integers(0, 80), st.integers(0, 5), st.text(max_size=3)).map(
@@ -251,7 +251,7 @@ def test_a_cursor_is_as_we_write_it_or_is_refused(text: str) -> None:
     """What is read is written as it was, and by one list only."""
     readers: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
         (cursors.page_place, cursors.page_cursor),
-        (cursors.feed_position, cursors.feed_cursor),
+        (cursors.feed_place, cursors.feed_cursor),
         (cursors.history_place, cursors.history_cursor),
     ]
     written = []

@@ -164,7 +164,7 @@ def test_the_document_and_the_service_agree_about_a_key() -> None:
 _PAYMENT_HEX = "0199a0b1c2d37e4f8a5b6c7d8e9f0a1b"
 _CURSORS: list[tuple[Route, str, str]] = [
     (LIST_PAYMENTS, "cursor", f"payments-1772349300123000-{_PAYMENT_HEX}-0123456789abcdef"),
-    (LIST_EVENTS, "after", "events-15"),
+    (LIST_EVENTS, "after", "events-15-0123456789ab"),
     (READ_HISTORY, "cursor", f"history-40-{_PAYMENT_HEX}"),
 ]
 _NO_CURSORS = [
@@ -172,6 +172,7 @@ _NO_CURSORS = [
     "x",
     "0",
     "events-",
+    "events-15",
     "events--1",
     "events-01",
     "events-15\n",

@@ -285,39 +285,6 @@ def test_what_is_set_by_hand_outranks_the_conventions(environment: Settle) -> No
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("former", "by"),
-    [
-        ("", "https://now.example"),
-        ("https://first.example/auth/v1", "https://first.example/auth/v1"),
-        ("https://first.example , https://second.example,", "https://first.example"),
-        ("https://now.example", "https://now.example"),
-        ("https://first.example,https://now.example", "https://first.example"),
-        ("https://now.example,https://second.example", "https://now.example"),
-        ("supabase", "supabase"),
-    ],
-)
-def test_callers_are_told_apart_by_the_oldest_name_of_their_issuer(environment: Settle, former: str, by: str) -> None:
-    environment(INGRESS, JWT_ISSUER="https://now.example", JWT_FORMER_ISSUERS=former)
-    settings = read_settings(IngressSettings)
-    assert (settings.jwt_issuer, settings.caller_issuer) == ("https://now.example", by)
-
-
-def test_callers_keep_their_names_when_the_address_of_the_project_changes(environment: Settle) -> None:
-    old = "https://abc.supabase.example/auth/v1"
-    environment({**SHARED, "SUPABASE_URL": "https://auth.shop.example"}, JWT_FORMER_ISSUERS=old)
-    settings = read_settings(IngressSettings)
-    assert (settings.jwt_issuer, settings.caller_issuer) == ("https://auth.shop.example/auth/v1", old)
-
-
-@pytest.mark.parametrize(
-    "former", ["https://a.example,https://a.example", "https://a.example https://b.example", "a\tb"]
-)
-def test_former_issuers_that_cannot_be_right_are_refused(environment: Settle, former: str) -> None:
-    environment(INGRESS, JWT_FORMER_ISSUERS=former)
-    assert names_in(complaint(IngressSettings)) == {"JWT_FORMER_ISSUERS"}
-
-
 def test_a_legacy_secret_is_accepted_beside_the_projects_key_set(environment: Settle) -> None:
     """SUPABASE_URL sets the key set's URL (interface.md); while a project changes its keys it signs with both."""
     environment(INGRESS, JWT_SECRET="x" * 32)

@@ -24,6 +24,7 @@ from domain.adapters.postgres.engine import (
     is_about_rows,
     sqlstate,
 )
+from domain.adapters.postgres.epoch import EPOCH
 from domain.adapters.postgres.limiting import AllowanceContended, refused_by_limits
 from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestRefused, StoreUnavailable
@@ -76,7 +77,7 @@ reserved AS (
 INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail)
 SELECT history_id, sent.id, 1, now(), '{Stage.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
 FROM sent JOIN created ON created.id = sent.id
-RETURNING payment_id
+RETURNING payment_id, {EPOCH} AS epoch
 """)
 
 _HELD_ANSWERS = text(f"""
@@ -177,17 +178,19 @@ class Accepting:
             return []
         answers = [new.answer(as_accepted(new, transaction.now)) for new in batch]
         sent = [accepted_values(new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)]
-        created = {row.payment_id for row in await transaction.rows(_ACCEPT, columns(sent, ACCEPTED_COLUMNS))}
+        created = {
+            row.payment_id: row.epoch for row in await transaction.rows(_ACCEPT, columns(sent, ACCEPTED_COLUMNS))
+        }
         late = [_key(new) for new in batch if new.id not in created]
         held = await _held(transaction, late) if late else {}
         acceptances = []
         for new, body in zip(batch, answers, strict=True):
             if new.id in created:
                 answer = FirstAnswer(new.fingerprint, 202, body, str(new.id))
-                acceptances.append(Acceptance(answer, False, transaction.now + KEY_HELD_FOR))
+                acceptances.append(Acceptance(answer, False, transaction.now + KEY_HELD_FOR, created[new.id]))
             else:
                 row = held[_key(new)]
-                acceptances.append(Acceptance(_first_answer(row), True, row.expires_at))
+                acceptances.append(Acceptance(_first_answer(row), True, row.expires_at, None))
         return acceptances
 
 

@@ -45,13 +45,19 @@ WITH listed AS (
 SELECT count(*) AS listed FROM listed
 """)
 
-_PAGE = text("""
-SELECT event.position, history.event_body
+# The last twelve digits of an event's id tell it from every event that another life of the database had at its position.
+_MARK = "right(event.history_id::text, 12)"
+_KNOWS = text(f"""
+SELECT EXISTS (SELECT FROM mkwanja.events AS event WHERE event.position = :position AND {_MARK} = :mark) AS is_known
+""")
+
+_PAGE = text(f"""
+SELECT event.position, {_MARK} AS mark, history.event_body
 FROM mkwanja.events AS event JOIN mkwanja.payment_history AS history ON history.id = event.history_id
 WHERE event.position > :after ORDER BY event.position LIMIT :limit
 """)
-_OWN_PAGE = text("""
-SELECT event.position, history.event_body
+_OWN_PAGE = text(f"""
+SELECT event.position, {_MARK} AS mark, history.event_body
 FROM mkwanja.events AS event JOIN mkwanja.payment_history AS history ON history.id = event.history_id
 WHERE event.owner = :owner AND event.position > :after ORDER BY event.position LIMIT :limit
 """)
@@ -59,9 +65,10 @@ WHERE event.owner = :owner AND event.position > :after ORDER BY event.position L
 
 @dataclass(frozen=True, slots=True)
 class ListedEvent:
-    """An event's body and its position in the feed."""
+    """An event's body, its position in the feed, and the mark that tells it from other events at that position."""
 
     position: int
+    mark: str
     body: str
 
 
@@ -101,6 +108,15 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def knows(self, position: int, mark: str) -> bool:
+        """Whether this database has the event of `mark` at `position`, and so all that were listed before it.
+
+        A backup that was restored, or a standby that took over without the last commits, may have none there, or another.
+        """
+        async with self._database.transaction() as transaction:
+            [row] = await transaction.rows(_KNOWS, {"position": position, "mark": mark})
+        return bool(row.is_known)
+
     async def page(self, *, after: int, limit: int, owner: str | None) -> list[ListedEvent]:
         """At most `limit` events behind position `after`: all, or those of payments that `owner` owns."""
         await list_new_events(self._database)
@@ -110,4 +126,4 @@ class Feed:
                 rows = await transaction.rows(_PAGE, parameters)
             else:
                 rows = await transaction.rows(_OWN_PAGE, {**parameters, "owner": owner})
-        return [ListedEvent(row.position, row.event_body) for row in rows]
+        return [ListedEvent(row.position, row.mark, row.event_body) for row in rows]

@@ -26,7 +26,15 @@ _PREFIX = f"{PREFIX}replay:"
 
 
 @dataclass(frozen=True, slots=True)
-class _Copy:
+class Copy:
+    """A first answer, and the life of the database in which it was given. In another one its payment may be missing."""
+
+    answer: FirstAnswer
+    epoch: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
     """A copy to keep until `expires_at`, in seconds since the epoch."""
 
     name: str
@@ -41,12 +49,12 @@ class Replays:
         self._redis = redis
         self._counted_since = 0.0
         self._count = 0
-        self._writes: Lane[_Copy, None] = Lane(self._write_batch, key=lambda copy: copy.name)
+        self._writes: Lane[_Written, None] = Lane(self._write_batch, key=lambda copy: copy.name)
         self._reads: Lane[str, bytes | None] = Lane(
             self._read_batch, key=lambda name: name, shared=lambda name: name, abandoned=Abandoned.DROP
         )
 
-    async def read(self, caller_key: str, key: str, *, now: datetime) -> FirstAnswer | None:
+    async def read(self, caller_key: str, key: str, *, now: datetime) -> Copy | None:
         """The copy, unless its time is over."""
         async with available(self._redis, "reading copies", writes=False):
             raw = await self._reads.submit(_name(caller_key, key))
@@ -56,30 +64,33 @@ class Replays:
             copy = json.loads(raw)
             if datetime.fromisoformat(copy["expires_at"]) <= now:
                 return None
-            return FirstAnswer(
+            answer = FirstAnswer(
                 bytes.fromhex(copy["fingerprint"]),
                 int(copy["status"]),
                 base64.b64decode(copy["body"]),
                 str(copy["payment_id"]),
             )
+            return Copy(answer, str(copy["epoch"]))
         except (ValueError, KeyError, TypeError):
             return None
 
-    async def write(self, caller_key: str, key: str, answer: FirstAnswer, expires_at: datetime) -> None:
+    async def write(self, caller_key: str, key: str, copy: Copy, expires_at: datetime) -> None:
         """Keeps a copy for a while, and no longer than until the key may be free again. Not every answer has one."""
-        copy = {
+        answer = copy.answer
+        written = {
+            "epoch": copy.epoch,
             "fingerprint": answer.fingerprint.hex(),
             "status": answer.status,
             "body": base64.b64encode(answer.body).decode(),
             "payment_id": answer.payment_id,
             "expires_at": expires_at.isoformat(),
         }
-        text = json.dumps(copy)
+        text = json.dumps(written)
         if len(text) > _LENGTH_MAX or not self._has_room():
             return
         until = min(expires_at.timestamp(), time.time() + _KEPT.total_seconds())
         async with available(self._redis, "copies"):
-            await self._writes.submit(_Copy(_name(caller_key, key), text, int(until)))
+            await self._writes.submit(_Written(_name(caller_key, key), text, int(until)))
 
     def _has_room(self) -> bool:
         """Counts one more copy, if this process may write one."""
@@ -92,7 +103,7 @@ class Replays:
     async def _read_batch(self, names: Sequence[str]) -> list[bytes | None]:
         return list(await self._redis.mget(names))
 
-    async def _write_batch(self, copies: Sequence[_Copy]) -> list[None]:
+    async def _write_batch(self, copies: Sequence[_Written]) -> list[None]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for copy in copies:
                 pipeline.set(copy.name, copy.text, exat=copy.expires_at)
