@@ -6,7 +6,6 @@ No value is ever part of a message: it might be a secret.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from domain.adapters.policy_file import read_policy
 from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.redis.address import TlsVerify, readable_certificates, redis_address, url_secrets
+from domain.adapters.setting_values import HttpUrl, IpNetwork, Issuers, Origin, Text, comma_separated, networks
 from domain.policy import Policy
-
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # The addresses that Safaricom's callbacks were published or seen to come from: the 14-address union (daraja.md §8.1).
 SAFARICOM_NETWORKS = ",".join(
@@ -54,57 +52,6 @@ def impossible(name: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise SettingsError(f"cannot start; settings impossible: {name} ({error})") from None
-
-
-def _checked_url(*schemes: str) -> Callable[[str], str]:
-    def check(url: str) -> str:
-        if not url.isprintable() or " " in url:
-            raise ValueError("must not contain white space")  # urlsplit would look past it
-        try:
-            parts = urlsplit(url)
-            has_host = bool(parts.hostname)
-            _ = parts.port
-        except ValueError:
-            raise ValueError("is not a URL") from None
-        if parts.scheme not in schemes or not has_host:
-            raise ValueError(f"must be a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)}")
-        return url
-
-    return check
-
-
-def _comma_separated(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _networks(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    networks = []
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        try:
-            networks.append(ipaddress.ip_network(part))
-        except ValueError:
-            raise ValueError("has an entry that is not a network in CIDR form, as 10.0.0.0/8") from None
-    return networks
-
-
-def _origin(text: str) -> str:
-    parts = urlsplit(_checked_url("http", "https")(text))
-    if text != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc or text != text.lower():
-        raise ValueError("must hold origins as https://app.example.com: no path, no closing slash, in lower case")
-    return text
-
-
-Origin = Annotated[str, AfterValidator(_origin)]
-HttpUrl = Annotated[str, AfterValidator(_checked_url("http", "https"))]
-Text = Annotated[str, Field(min_length=1)]
-
-
-def _issuers(names: list[str]) -> list[str]:
-    if len(set(names)) != len(names) or not all(name.isprintable() and " " not in name for name in names):
-        raise ValueError("must hold issuers as tokens name them (iss), comma-separated, each once, the oldest first")
-    return names
 
 
 def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
@@ -205,14 +152,14 @@ class IngressSettings(SharedSettings):
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
     # What the issuer was called before. Callers keep its oldest name, and with it their keys. They verify nothing.
-    jwt_former_issuers: Annotated[list[str], NoDecode, AfterValidator(_issuers)] = Field(default_factory=list)
+    jwt_former_issuers: Annotated[Issuers, NoDecode] = Field(default_factory=list)
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
     # Of web pages that may call with a browser's fetch; none may unless named.
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
 
-    _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(_comma_separated)
+    _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(comma_separated)
 
     @model_validator(mode="before")
     @classmethod
@@ -238,12 +185,12 @@ class CallbackSettings(SharedSettings):
     port: int = Field(8081, ge=1, le=65535)
     callback_secrets: Annotated[list[Text], NoDecode] = Field(min_length=1)
     callback_allowed_networks: Annotated[list[IpNetwork], NoDecode] = Field(
-        default_factory=lambda: _networks(SAFARICOM_NETWORKS)
+        default_factory=lambda: networks(SAFARICOM_NETWORKS)
     )
     trusted_proxies: Annotated[list[IpNetwork], NoDecode] = Field(default_factory=list)
 
-    _split_secrets = field_validator("callback_secrets", mode="before")(_comma_separated)
-    _parse_networks = field_validator("callback_allowed_networks", "trusted_proxies", mode="before")(_networks)
+    _split_secrets = field_validator("callback_secrets", mode="before")(comma_separated)
+    _parse_networks = field_validator("callback_allowed_networks", "trusted_proxies", mode="before")(networks)
 
     @field_validator("callback_secrets")
     @classmethod
@@ -291,7 +238,7 @@ class WorkerSettings(SharedSettings):
     # Where the worker shows its own counters; unset: nowhere.
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
 
-    _split_secrets = field_validator("callback_secrets", mode="before")(_comma_separated)
+    _split_secrets = field_validator("callback_secrets", mode="before")(comma_separated)
 
     @field_validator("callback_secrets")
     @classmethod
