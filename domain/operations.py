@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
+from domain.attempts import Outcome
 from domain.errors import DuplicateSubmission, ProductRefused, ProviderError, Refused
 from domain.failures import FailureReason
 from domain.payment import Payment, Step
@@ -87,13 +88,15 @@ def heard_of_send(
 ) -> Heard | None:
     """What the answer to an attempt of `payment` says about its operation, if it says anything."""
     standing = standing_of_answer(error)
-    claimed_at = next((attempt.claimed_at for attempt in payment.attempts if attempt.id == attempt_id), None)
-    if standing is None or claimed_at is None:
+    answered = next((attempt for attempt in payment.attempts if attempt.id == attempt_id), None)
+    if standing is None or answered is None or answered.claimed_at is None:
         return None
+    if standing is Standing.SETTINGS_REFUSED and answered.outcome is Outcome.REFUSED:
+        return None  # counted already: a COMMIT whose outcome was lost is done again
     return Heard(
         operation=OPERATION_OF_KIND[payment.kind],
         standing=standing,
-        since=claimed_at,
+        since=answered.claimed_at,
         cool_down=cool_down,
         code=error.code if error is not None else None,
     )

@@ -150,6 +150,14 @@ async def test_another_definite_answer_ends_the_row(fresh: Store, proof: Provide
     assert (await row(fresh))["refusals"] == 2
 
 
+async def test_a_refusal_that_is_recorded_twice_counts_once(fresh: Store) -> None:
+    """As after a COMMIT whose outcome was lost."""
+    sent = await claimed(fresh)
+    for _ in range(3):
+        await answer(fresh, sent, SETTINGS)
+    assert (await row(fresh))["refusals"] == 1
+
+
 async def test_refusals_of_different_operations_are_no_row(fresh: Store) -> None:
     for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.DEPOSIT, Kind.WITHDRAWAL):
         await answer(fresh, await claimed(fresh, kind), SETTINGS)
