@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from domain.account import SendAccount
+
 # Kinds of id that more than one module asks for by name.
 ORIGINATOR_CONVERSATION_ID = "originator_conversation_id"
 CONVERSATION_ID = "conversation_id"
@@ -37,7 +39,8 @@ class Outcome(StrEnum):
 class Attempt:
     """One claim and what came of it. `provider_ids` holds the ids that Daraja gave it, by kind of id.
 
-    Times are the database's; `ended_at` is when its outcome was last learned.
+    Times are the database's; `ended_at` is when its outcome was last learned. `account` None: the attempt is older than
+    the column that keeps it, so that nothing proves which account sent it.
     """
 
     id: UUID
@@ -46,6 +49,7 @@ class Attempt:
     provider_ids: frozenset[tuple[str, str]] = frozenset()
     claimed_at: datetime | None = None
     ended_at: datetime | None = None
+    account: SendAccount | None = None
 
     @property
     def is_accounted_for(self) -> bool:

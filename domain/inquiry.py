@@ -7,10 +7,11 @@ from a "not found", or from two answers that agree is decided here and nowhere e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from domain.account import SendAccount
 from domain.attempts import Outcome
 from domain.failures import FailureReason
 from domain.operations import COOL_DOWN, OPERATION_OF_KIND, Operation
@@ -71,6 +72,8 @@ class Inquiry:
     """One numbered question, stored before it was asked. It counts once, by its first answer.
 
     `is_probe`: it was asked for the breaker's sake, so it is no part of the payment's own schedule.
+    `of_former_account`: it was asked with another short code than the worker's own, so that its answer says nothing about
+    our credential, and a "not found" may only mean that the asker cannot look there.
     """
 
     number: int
@@ -78,6 +81,7 @@ class Inquiry:
     verdict: Verdict | None = None
     code: str | None = None
     is_probe: bool = False
+    of_former_account: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,9 @@ class Evidence:
             ),
         )
 
+    def is_of_former_account(self, number: int) -> bool:
+        return any(inquiry.number == number and inquiry.of_former_account for inquiry in self.inquiries)
+
     def awaits_answer(self, number: int) -> bool:
         return any(inquiry.number == number and inquiry.verdict is None for inquiry in self.inquiries)
 
@@ -138,6 +145,7 @@ class InquiryTerms:
     lease: timedelta
     expires_after: Mapping[Kind, timedelta]
     operation_cool_down: timedelta = COOL_DOWN
+    accounts: Mapping[Kind, SendAccount] = field(default_factory=dict)  # by which this worker sends and asks
 
 
 # As shipped: for who decides about a payment without a worker's settings.
@@ -188,7 +196,8 @@ def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: In
     """Whether `payment` may be sent again, under its one id, though it is in doubt.
 
     Only a withdrawal: Daraja refuses its id's second use (daraja.md §4.2). And only where Daraja has twice said, long
-    enough after the last send, that it knows nothing of it; or where every send was answered "too busy".
+    enough after the last send, that it knows nothing of it; or where every send was answered "too busy". And only by the
+    account of every send that may have acted: another account's use of the id is not refused.
     """
     outcomes = {attempt.outcome for attempt in payment.attempts}
     is_open = (
@@ -203,7 +212,7 @@ def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: In
     daraja_may_have_it = evidence.speaks_of_it or bool(
         outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED}
     )
-    if not is_open or daraja_may_have_it:
+    if not is_open or daraja_may_have_it or not is_of_account(payment, terms):
         return False
     sent_at = last_sent_at(payment, terms)
     if outcomes <= {Outcome.RESENDABLE, Outcome.NOT_ACTED}:
@@ -211,7 +220,9 @@ def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: In
     trusted = [
         inquiry
         for inquiry in evidence.inquiries
-        if inquiry.verdict is Verdict.NOT_FOUND and inquiry.asked_at >= sent_at + terms.not_found_trusted_after
+        if inquiry.verdict is Verdict.NOT_FOUND
+        and not inquiry.of_former_account
+        and inquiry.asked_at >= sent_at + terms.not_found_trusted_after
     ]
     return len(trusted) >= _NOT_FOUND_NEEDED
 
@@ -235,6 +246,12 @@ def outcome_may_come_until(payment: Payment, evidence: Evidence, terms: InquiryT
             return last_sent_at(payment, terms) + terms.interval_max
 
 
+def is_of_account(payment: Payment, terms: InquiryTerms) -> bool:
+    """Whether every send of `payment` that may have acted is known to be by the account by which this worker sends."""
+    account = terms.accounts.get(payment.kind)
+    return account is not None and payment.accounts <= {account}
+
+
 def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
     """Whether a deposit's silence has lasted long enough to end it as `no_result_confirmed`.
 
@@ -250,7 +267,13 @@ def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, 
     if payment.question is None:
         return True
     silent = _apart(
-        [i for i in evidence.inquiries if i.verdict and i.verdict.is_silent and i.asked_at >= window_ends], terms
+        [
+            inquiry
+            for inquiry in evidence.inquiries
+            if inquiry.verdict and inquiry.verdict.is_silent and not inquiry.of_former_account
+            if inquiry.asked_at >= window_ends
+        ],
+        terms,
     )
     is_vague = any(inquiry.verdict is Verdict.VAGUE for inquiry in silent)
     return len(silent) >= (_SILENT_ANSWERS_NEEDED_IF_VAGUE if is_vague else _SILENT_ANSWERS_NEEDED)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
 
+from domain.account import SendAccount
 from domain.attempts import CONVERSATION_ID, ORIGINATOR_CONVERSATION_ID, Attempt, Outcome, told
 from domain.failures import Failure
 from domain.values import Kind, Purpose
@@ -50,6 +51,7 @@ class FactName(StrEnum):
     """What can be learned about a payment, in the words of its history."""
 
     CLAIMED = "claimed"
+    CLAIM_LOST = "claim_lost"
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
     NOT_ACTED = "not_acted"
@@ -92,6 +94,7 @@ _RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Rule(St
 TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
     Stage.ACCEPTED: {
         FactName.CLAIMED: Rule(Stage.SUBMITTING),
+        FactName.CLAIM_LOST: Rule(Stage.IN_DOUBT),  # the database lost the claim, and Daraja answered the send
         FactName.TOO_OLD: Rule(Stage.FAILED),
         FactName.CANCELLED_BY_CALLER: Rule(Stage.FAILED),
         FactName.SUCCESS_REPORTED: _SUCCESS,
@@ -136,7 +139,7 @@ class Fact:
 
     `attempt_id` names the attempt that it is about, if one; `speaks_for_all` says that it is about every send of the
     payment (a result that names the payment's own OriginatorConversationID does). `may_resend` is the verdict of
-    `inquiry.may_be_resent`, and `at` the time, for a claim.
+    `inquiry.may_be_resent`, `at` the time and `account` the account that sends, for a claim.
     """
 
     name: FactName
@@ -149,6 +152,7 @@ class Fact:
     speaks_for_all: bool = False
     may_resend: bool = False
     at: datetime | None = None
+    account: SendAccount | None = None
 
 
 class Step(StrEnum):
@@ -253,6 +257,19 @@ class Payment:
         return sum(attempt.outcome is not Outcome.NOT_ACTED for attempt in self.attempts)
 
     @property
+    def asked_about(self) -> Attempt | None:
+        """The attempt that an inquiry is about: the newest that may have acted, of those with an id to ask by."""
+        id_kind = ASKED_BY.get(self.kind)
+        known = [a for a in self.attempts if id_kind is None or any(kind == id_kind for kind, _ in a.provider_ids)]
+        open_attempts = [attempt for attempt in known if attempt.outcome is not Outcome.NOT_ACTED]
+        return next(reversed(open_attempts or known), None)
+
+    @property
+    def accounts(self) -> frozenset[SendAccount | None]:
+        """The accounts of all sends that may have acted; None for one of which the account is not known."""
+        return frozenset(attempt.account for attempt in self.attempts if attempt.outcome is not Outcome.NOT_ACTED)
+
+    @property
     def provider_ids(self) -> frozenset[tuple[str, str]]:
         """Every id that Daraja gave any attempt, as (kind of id, value)."""
         return frozenset().union(*(attempt.provider_ids for attempt in self.attempts))
@@ -300,8 +317,10 @@ class Payment:
 
 
 def _attempts_after(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt, ...]:
-    if fact.name is FactName.CLAIMED and fact.attempt_id is not None:
-        return (*attempts, Attempt(id=fact.attempt_id, number=len(attempts) + 1, claimed_at=fact.at))
+    if fact.name in (FactName.CLAIMED, FactName.CLAIM_LOST) and fact.attempt_id is not None:
+        ended_at = fact.at if fact.name is FactName.CLAIM_LOST else None
+        number = len(attempts) + 1
+        return (*attempts, Attempt(fact.attempt_id, number, fact.outcome, frozenset(), fact.at, ended_at, fact.account))
     return told(attempts, fact.outcome, about=fact.attempt_id, all_of_them=fact.speaks_for_all)
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
+from domain.account import SendAccount
 from domain.events import EventType
 from domain.fence import Fence
 from domain.idempotency import FirstAnswer
@@ -205,6 +206,7 @@ class ClaimTerms:
 
     lease: timedelta
     expires_after: Mapping[Kind, timedelta]
+    accounts: Mapping[Kind, SendAccount] = field(default_factory=dict)  # kept with the attempt, in the claim's commit
 
 
 class AcceptingStore(Protocol):
@@ -266,10 +268,13 @@ class SweepingStore(Protocol):
         """Ends transactions of ours whose process stopped in the middle of a message; how many there were."""
         ...
 
-    async def take_probe(self, cool_down: timedelta, cool_down_max: timedelta) -> UUID | None:
+    async def take_probe(
+        self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
+    ) -> UUID | None:
         """The payment to ask about to see whether the breaker may close, if it is open and its cool-down over.
 
-        Taking it begins the next cool-down, twice as long.
+        Taking it begins the next cool-down, twice as long. Another account than `account` sent no part of it: an answer
+        about that one would say nothing of the credential in use.
         """
         ...
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from domain.account import SendAccount
 from domain.attempts import Attempt, Outcome
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence
@@ -22,6 +23,9 @@ PAYMENT_ID = UUID("0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
 RECEIPT = "UC14KD82QZ"
 AMOUNT_KES = 250
 A_FAILURE = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
+
+AN_ACCOUNT = SendAccount(base_url="https://daraja.example", app="0f3a", shortcode="600111", initiator="payer")
+ACCOUNTS = dict.fromkeys(Kind, AN_ACCOUNT)
 
 _PARTIES: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42"},
@@ -46,7 +50,7 @@ def an_attempt_id(number: int = 1) -> UUID:
 
 def an_attempt(outcome: Outcome | None = None, *, number: int = 1, **ids: str) -> Attempt:
     """An attempt; `ids` as `checkout_request_id="ws_CO_1"`."""
-    return Attempt(an_attempt_id(number), number, outcome, frozenset(ids.items()))
+    return Attempt(an_attempt_id(number), number, outcome, frozenset(ids.items()), account=AN_ACCOUNT)
 
 
 def a_send(
@@ -82,6 +86,7 @@ INQUIRY_TERMS = InquiryTerms(
         Kind.WITHDRAWAL: timedelta(days=1),
         Kind.BILL_PAYMENT: timedelta(minutes=10),
     },
+    accounts=ACCOUNTS,
 )
 
 

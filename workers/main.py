@@ -19,11 +19,13 @@ from uuid import UUID
 import structlog
 from prometheus_client import start_http_server
 
+from domain.account import SendAccount
 from domain.adapters.daraja.client import DarajaClient, call_seconds
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import TokenSource
 from domain.adapters.daraja.wire import daraja_session
+from domain.adapters.postgres.accounts import Accounts
 from domain.adapters.postgres.changing import Changing
 from domain.adapters.postgres.claiming import Claiming
 from domain.adapters.postgres.engine import Database
@@ -42,6 +44,7 @@ from domain.lifecycle.submit import Submitter, SubmitTerms
 from domain.payment import Step
 from domain.ports import ClaimTerms
 from domain.values import Kind
+from workers.accounts import watch_former_accounts
 from workers.job_loop import run_jobs
 from workers.jobs import INQUIRER, SUBMITTER, WAKEUPS, take_step
 from workers.retries import RetryingProvider
@@ -79,6 +82,7 @@ class _Parts:
     announcer: Announcer
     changes: Changing
     sweeping: Sweeping
+    accounts: Accounts
     job_seconds_max: float
 
 
@@ -99,6 +103,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         sweeps = asyncio.create_task(
             sweep_until(stopping, parts.sweeper, interval_seconds=settings.sweep_interval_seconds)
         )
+        watch = asyncio.create_task(watch_former_accounts(parts.accounts, set(_accounts(settings).values())))
         log.info("worker_ready")
         await stopping.wait()
         log.info("worker_draining")
@@ -106,12 +111,14 @@ async def run_worker(settings: WorkerSettings) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(parts.submitter.wait_for_sends(), timeout=_SENDS_DRAIN_SECONDS)
         jobs.cancel()
+        watch.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_REST_DRAIN_SECONDS):
-                await asyncio.gather(jobs, sweeps, parts.taken_here.drain(), return_exceptions=True)
+                await asyncio.gather(jobs, sweeps, watch, parts.taken_here.drain(), return_exceptions=True)
                 await parts.changes.drain()
                 await parts.announcer.drain()
                 await parts.sweeping.drain()
+        parts.submitter.log_unrecorded()
         log.info("worker_stopped")
 
 
@@ -202,8 +209,19 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             ),
         )
         job_seconds_max = call_seconds(settings.submitting_lease_seconds) + _JOB_SECONDS_BEYOND_CALL
+        accounts = Accounts(database)
         yield _Parts(
-            redis, wakeups, wakeups_or_here, submitter, inquirer, sweeper, announcer, changes, sweeping, job_seconds_max
+            redis,
+            wakeups,
+            wakeups_or_here,
+            submitter,
+            inquirer,
+            sweeper,
+            announcer,
+            changes,
+            sweeping,
+            accounts,
+            job_seconds_max,
         )
 
 
@@ -232,6 +250,7 @@ def _claim_terms(settings: WorkerSettings) -> ClaimTerms:
             Kind.WITHDRAWAL: timedelta(seconds=settings.payout_expires_after_seconds),
             Kind.BILL_PAYMENT: timedelta(seconds=settings.bill_expires_after_seconds),
         },
+        accounts=_accounts(settings),
     )
 
 
@@ -244,6 +263,7 @@ def _inquiry_terms(settings: WorkerSettings, claim: ClaimTerms) -> InquiryTerms:
         lease=claim.lease,
         expires_after=claim.expires_after,
         operation_cool_down=timedelta(seconds=settings.operation_cool_down_seconds),
+        accounts=claim.accounts,
     )
 
 
@@ -254,6 +274,16 @@ def _budgets(settings: WorkerSettings, redis: RedisClient) -> dict[Step, Inquiry
         Step.STATUS: both or settings.daraja_status_queries_per_minute,
     }
     return {step: InquiryBudget(redis, step.value, per_minute=rate) for step, rate in per_minute.items()}
+
+
+def _accounts(settings: WorkerSettings) -> dict[Kind, SendAccount]:
+    """The account by which each kind is sent, as it is kept with the attempts."""
+    where = {"base_url": settings.daraja_base_url, "consumer_key": settings.daraja_consumer_key}
+    deposits = SendAccount.of(**where, shortcode=settings.daraja_shortcode)
+    payouts = SendAccount.of(
+        **where, shortcode=settings.daraja_payout_shortcode, initiator=settings.daraja_initiator_name
+    )
+    return {kind: payouts if kind.moves_money_out else deposits for kind in Kind}
 
 
 def _account(settings: WorkerSettings) -> Account:

@@ -1,7 +1,7 @@
 """What an operator does by hand: stop and start payouts, release operations, and settle a payment that needs a person.
 
-`python -m workers payouts stop|start|status`, `operations status|release`, `ask`, `resolve`. Needs DATABASE_URL and
-nothing else, so that it works when the worker's own settings are what is wrong.
+`python -m workers payouts stop|start|status`, `operations status|release`, `accounts`, `ask`, `resolve`. Needs DATABASE_URL
+and nothing else, so that it works when the worker's own settings are what is wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from domain.adapters.postgres.accounts import Accounts
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.changing import Changing
 from domain.adapters.postgres.engine import Database
@@ -25,6 +26,7 @@ from domain.inquiry import SHIPPED_TERMS, InquiryTerms
 from domain.lifecycle.resolve import Decision, Resolution, question, resolution
 from domain.operations import Operation
 from domain.values import is_receipt
+from workers.accounts import in_words
 
 _LOOK_AGAIN_SECONDS = 0.25
 
@@ -47,6 +49,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     release = uses.add_parser("release", help="lets everything go out that waits for the operation")
     release.add_argument("name", choices=[operation.value for operation in Operation])
     release.add_argument("--reason", required=True, type=_reason, help="what was mended")
+    commands.add_parser("accounts", help="prints how many open payments each account sent")
     ask = commands.add_parser("ask", help="have Daraja asked about a payment once more, also one that is final")
     ask.add_argument("payment_id", type=UUID)
     ask.add_argument("--reason", required=True, type=_reason)
@@ -77,6 +80,8 @@ def operate(arguments: argparse.Namespace) -> int:
 async def _operate(arguments: argparse.Namespace) -> int:
     settings = read_settings(MigrationSettings)
     async with _database(settings.database_url) as database:
+        if arguments.command == "accounts":
+            return await _print_accounts(Accounts(database))
         if arguments.command == "ask":
             return await _ask(Changing(database), arguments)
         if arguments.command == "resolve":
@@ -133,6 +138,17 @@ async def _print_operations(brakes: Brakes) -> int:
             state = f"HELD, {brake.reason} (since {brake.changed_at:%Y-%m-%d %H:%M:%S %Z})"
             state += f", next probe {operation.probe_at:%Y-%m-%d %H:%M:%S %Z}, probed {operation.probes} times"
         print(f"{brake.name}: {state}, {operation.waiting} waiting")
+    return 0
+
+
+async def _print_accounts(accounts: Accounts) -> int:
+    found = await accounts.open_payments()
+    for account, payments in found.items():
+        words = in_words(account) if account is not None else {}
+        sent_by = ", ".join(f"{name} {value}" for name, value in words.items())
+        print(f"{payments} open: {sent_by or 'sent before accounts were recorded'}")
+    if not found:
+        print("no payment that was sent is open")
     return 0
 
 

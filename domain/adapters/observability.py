@@ -32,6 +32,9 @@ inquiries = Counter(
 callbacks_awaiting_confirmation = Counter(
     "mkwanja_callbacks_awaiting_confirmation_total", "Successes told by a callback that Daraja was asked to confirm"
 )
+payments_of_former_accounts = Gauge(
+    "mkwanja_payments_of_former_accounts", "Open payments sent by an account that this worker is not configured for"
+)
 sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", ["step"])
 limited = Counter("mkwanja_requests_limited_total", "Requests refused for a limit, by the limit's name", ["limit"])
 shed = Counter("mkwanja_requests_shed_total", "Requests and connections turned away, by why", ["reason"])

@@ -31,6 +31,7 @@ from domain.inquiry import (
     wait_after,
 )
 from domain.lifecycle.announce import Announcer
+from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED, account_of, not_asked
 from domain.lifecycle.record_callback import decide_report, with_answer
 from domain.lifecycle.submit import Submitter
 from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
@@ -105,6 +106,8 @@ class Inquirer:
                 result = await self._changes.change(asking(payment_id, self._terms, is_probe=is_probe))
                 self._announcer.announce_soon(result)
                 payment, asked = result.decided.payment, result.decided.asked
+                if result.decided.what == ACCOUNT_NOT_CONFIGURED:
+                    log.error("account_not_configured", payment_id=str(payment_id), **result.decided.detail)
                 if payment is not None and asked is not None:
                     await self._ask(payment, asked, is_probe=result.decided.takes_probe is not None)
         except Throttled as error:
@@ -130,12 +133,19 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         if evidence.is_held(operation):
             return Decided(payment=payment)  # the payment keeps its due time
         probe = evidence.probe_of(operation)
+        own, sent_by = terms.accounts.get(payment.kind), account_of(payment)
+        is_of_another = own is not None and sent_by is not None and own != sent_by
         number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
-        asked = Inquiry(number=number, asked_at=now, is_probe=is_probe)
+        asked = Inquiry(number=number, asked_at=now, is_probe=is_probe, of_former_account=is_of_another)
         if is_probe:
-            return Decided(payment=payment, asked=asked, takes_probe=probe)
+            # Another account's answer says nothing about the credential in use.
+            return (
+                Decided(payment=payment) if is_of_another else Decided(payment=payment, asked=asked, takes_probe=probe)
+            )
         if not _is_due(payment, evidence, context, terms):
             return Decided(payment=payment)
+        if own is not None and sent_by is not None and not own.may_ask_for(sent_by):
+            return not_asked(payment, own, sent_by, now, terms)
         if payment.stage.is_final:
             return Decided(
                 payment=replace(payment, next_step_at=next_look_at(payment, evidence, now, terms)),

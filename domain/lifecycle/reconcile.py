@@ -183,7 +183,8 @@ class Sweeper:
         return len(due)
 
     async def _probe(self) -> int:
-        payment_id = await self._due.take_probe(self._terms.breaker_cool_down, COOL_DOWN_MAX)
+        account = self._terms.claim.accounts.get(Kind.WITHDRAWAL)
+        payment_id = await self._due.take_probe(self._terms.breaker_cool_down, COOL_DOWN_MAX, account)
         if payment_id is None:
             return 0
         log.warning("breaker_probed", payment_id=str(payment_id))
@@ -220,8 +221,12 @@ def lease_expiry(payment_id: UUID, terms: InquiryTerms) -> Change:
         after = payment.after(fact)
         if after.stage is payment.stage:
             return Decided(payment=payment)
-        # The send left half a lease ago at the latest: the first question comes as long after it as any.
-        after = replace(after, next_step_at=max(context.now, last_sent_at(after, terms) + terms.first_after))
+        # The send left half a lease ago at the latest: the first question comes as long after it as any. Where there is
+        # nothing to ask by, a worker may be about to record the answer: Postgres may have been away until now.
+        soonest = context.now
+        if after.question is None:
+            soonest += min(terms.first_after, HANDED_OVER_FOR)
+        after = replace(after, next_step_at=max(soonest, last_sent_at(after, terms) + terms.first_after))
         return Decided(payment=after, what=fact.name, attempt_id=payment.attempt_id)
 
     return Change(payment_id=payment_id, decide=decide)

@@ -17,6 +17,7 @@ from domain.attempts import ORIGINATOR_CONVERSATION_ID, Outcome
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.events import event_type
 from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
+from domain.lifecycle.former_accounts import of_another_credential
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Change, Context, Decided, ProviderIds, StoredCallback
 from domain.report import Report, Word
@@ -79,6 +80,8 @@ def callback_change(
         if number is None or not callback.source_allowed:
             return decided
         decided = with_answer(decided, context, number, report)
+        if context.evidence.is_of_former_account(number):
+            return of_another_credential(decided)
         if report.verdict not in (None, Verdict.NO_ANSWER) and not report.refuses_credential:
             # Whoever answered our question had read our credential when we asked it. Being too busy is no answer.
             asked_at = [inquiry.asked_at for inquiry in context.evidence.inquiries if inquiry.number == number]
@@ -173,12 +176,12 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
     if report.verdict is None and not _is_complete(report):
         return _without_receipt(payment, context, report)
     if context.receipt_is_anothers:
-        return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT)
+        return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT, ids=report.ids)
     if payment.stage is not Stage.SUCCEEDED and not report.has_amount and context.evidence.names_another_amount:
         # That it was paid is certain, but not how much. A message that names the payment's own amount still decides.
         return _for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
     if payment.stage is Stage.SUCCEEDED and report.receipt and payment.receipt not in (None, report.receipt):
-        return _for_review(payment, report, Disposition.CONTRADICTION)
+        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     receipt, is_undisputed = _confirmed_receipt(context, report)
     fact = Fact(
         name=FactName.SUCCESS_REPORTED,
@@ -234,13 +237,13 @@ def _without_receipt(payment: Payment, context: Context, report: Report) -> Deci
 def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
-        return _for_review(payment, report, Disposition.CONTRADICTION)
+        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     claims_success = bool(context.evidence.receipts_to_confirm)
     if report.verdict is not None and payment.stage is not Stage.FAILED:
         claims_success = context.evidence.claims_success
     if claims_success:
         # A callback that was not believed by itself says that it was paid: what is said against it ends nothing.
-        return _for_review(payment, report, Disposition.CONTRADICTION)
+        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_query = payment.kind is Kind.DEPOSIT and report.verdict is not None
     if is_query and payment.stage is not Stage.FAILED and not is_agreed(context.evidence, report.code):
         # Queries have contradicted callbacks (daraja.md §3): one more must agree.
@@ -342,4 +345,6 @@ def _disagrees(payment: Payment, report: Report) -> bool:
 
 
 def _names_our_own_id(payment: Payment, report: Report) -> bool:
-    return payment.kind is Kind.WITHDRAWAL and (ORIGINATOR_CONVERSATION_ID, str(payment.id)) in report.ids
+    """Whether it speaks for all sends: the id is one account's own, so not where two accounts have used it."""
+    is_ours = payment.kind is Kind.WITHDRAWAL and (ORIGINATOR_CONVERSATION_ID, str(payment.id)) in report.ids
+    return is_ours and len(payment.accounts) <= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -35,6 +36,7 @@ from domain.failures import Failure, FailureReason
 from domain.fence import Draining, Fence
 from domain.inquiry import InquiryTerms, may_be_resent
 from domain.lifecycle.announce import Announcer
+from domain.lifecycle.record_answer import Answer, AnswerRecorder, without_claim
 from domain.operations import COOL_DOWN, OPERATION_OF_KIND, heard_of_send
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import (
@@ -54,11 +56,6 @@ from domain.values import Kind
 log = structlog.get_logger()
 
 _TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
-
-# An answer is worth more than our patience: it is written again until this is over, then the lease and the callback
-# are left to tell. The first waits are short, because Postgres mostly just failed over.
-_RECORD_TRIES_SECONDS = (0.1, 0.2, 0.5, 1, 2, 4, 4)
-
 
 # How much of the text of a refusal the history keeps.
 _SAID_CHARACTERS_MAX = 500
@@ -97,6 +94,7 @@ class Submitter:
         self._clock = clock
         self._is_draining = False
         self._sends: set[asyncio.Task[None]] = set()
+        self._recorder = AnswerRecorder(changes, announcer)
 
     async def submit(self, payment_id: UUID) -> Due | None:
         """Submits the payment if it is still to be submitted; else changes nothing, and returns what it found."""
@@ -136,9 +134,12 @@ class Submitter:
 
     async def _send(self, payment_id: UUID, kind: Kind, claim: _Claim) -> None:
         try:
-            async with self._provider.readied(kind):
-                # From the claim on nobody may interrupt: a cancelled job must not leave a payment claimed and unsent.
-                send = asyncio.create_task(self._claim_and_send(payment_id, claim))
+            async with AsyncExitStack() as slot:
+                await slot.enter_async_context(self._provider.readied(kind))
+                # From the claim on nobody may interrupt: a cancelled job must not leave a payment claimed and unsent. The
+                # send keeps its slot until its answer is on record, also after its job was let go: so answers that wait
+                # for Postgres are never more than the slots.
+                send = asyncio.create_task(self._claim_and_send(payment_id, claim, slot.pop_all()))
                 self._sends.add(send)
                 send.add_done_callback(self._sends.discard)
                 await asyncio.shield(send)
@@ -157,9 +158,16 @@ class Submitter:
         while self._sends:
             await asyncio.wait(self._sends)
 
-    async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
-        if self._is_draining:
-            return
+    def log_unrecorded(self) -> None:
+        """See `AnswerRecorder.log_unrecorded`."""
+        self._recorder.log_unrecorded()
+
+    async def _claim_and_send(self, payment_id: UUID, claim: _Claim, slot: AsyncExitStack) -> None:
+        async with slot:
+            if not self._is_draining:
+                await self._claim_and_ask(payment_id, claim)
+
+    async def _claim_and_ask(self, payment_id: UUID, claim: _Claim) -> None:
         attempt_id = UUID(int=uuid_utils.uuid7().int)
         # The deadline is taken before the claim is sent: half a lease later the first byte may no longer leave, while
         # the lease, by the database's clock, still holds.
@@ -173,12 +181,12 @@ class Submitter:
             payment = await claim(attempt_id)
         except ClaimUnknown:
             # If it was committed after all, the payment is ours and unsent: given back as soon as Postgres listens.
-            await self._record(answer_change(payment_id, attempting, frozenset(), Unreachable(), self._terms))
+            await self._record(Answer(payment_id, attempting, frozenset(), Unreachable()))
             return
         if payment is not None:
             await self._record(await self._ask(payment, attempting))
 
-    async def _ask(self, payment: Payment, attempting: Attempting) -> Change:
+    async def _ask(self, payment: Payment, attempting: Attempting) -> Answer:
         ids: ProviderIds = frozenset()
         error: ProviderError | None = None
         try:
@@ -189,21 +197,11 @@ class Submitter:
             # A bug of ours must not decide about money: what may have been written is asked about.
             log.exception("submission_failed_unexpectedly", payment_id=str(payment.id))
             error = OutcomeUnknown() if attempting.fence.is_written else Unreachable()
-        return answer_change(payment.id, attempting, ids, error, self._terms)
+        return Answer(payment.id, attempting, ids, error)
 
-    async def _record(self, change: Change) -> None:
-        for wait_seconds in (*_RECORD_TRIES_SECONDS, None):
-            try:
-                self._announcer.announce_soon(await self._changes.change(change))
-            except Exception as error:
-                # Whatever it is: the answer is known to nobody else, so it is tried again.
-                log.warning("answer_not_recorded_yet", payment_id=str(change.payment_id), error=type(error).__name__)
-                if wait_seconds is None:
-                    log.exception("answer_not_recorded", payment_id=str(change.payment_id))
-                    return
-                await asyncio.sleep(wait_seconds)
-            else:
-                return
+    async def _record(self, answer: Answer) -> None:
+        change = answer_change(answer.payment_id, answer.attempting, answer.ids, answer.error, self._terms)
+        await self._recorder.record(answer, change)
 
 
 def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
@@ -235,9 +233,11 @@ def answer_change(
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
-            raise StoreUnavailable("the payment of an attempt is gone")
+            return Decided(payment=None)  # the exchanges are kept
         if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
-            return Decided(payment=payment)  # this attempt's claim was never committed
+            account = terms.claim.accounts.get(payment.kind)
+            decided = without_claim(payment, context, fact, account=account, ask_after=terms.inquiry_first_after)
+            return replace(decided, detail=_detail(error, attempting), ids=ids) if decided.what else decided
         # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing then, and is asked about.
         is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
         learned = fact_of_answer(attempting.attempt_id, OutcomeUnknown()) if is_disputed else fact
@@ -284,7 +284,10 @@ def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Cha
             return Decided(payment=payment)  # a COMMIT whose outcome was lost, done again
         if not may_be_resent(payment, context.evidence, context.now, terms):
             return Decided(payment=payment)  # also one that was proved unsent meanwhile: that has a claim of its own
-        fact = Fact(name=FactName.CLAIMED, attempt_id=attempt_id, may_resend=True, at=context.now)
+        fact = Fact(
+            name=FactName.CLAIMED, attempt_id=attempt_id, may_resend=True, at=context.now,
+            account=terms.accounts.get(payment.kind),
+        )  # fmt: skip
         after = payment.after(fact)
         until = context.now + terms.lease
         after = replace(after, lease_until=until, next_step_at=until)

@@ -40,6 +40,7 @@ from domain.payment import Payment
 from domain.ports import Attempting, Change, ClaimTerms, NewPayment, ProviderIds, StoredCallback
 from domain.report import Report, Word
 from domain.values import Caller, Kind, PaymentRequest, Purpose, Role
+from tests.builders import ACCOUNTS, INQUIRY_TERMS
 from tests.integration.proxy import Proxy
 from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import connection
@@ -51,14 +52,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
 AMOUNT_KES = 250
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
-TERMS = ClaimTerms(
-    lease=timedelta(seconds=60),
-    expires_after={
-        Kind.DEPOSIT: timedelta(seconds=60),
-        Kind.WITHDRAWAL: timedelta(days=1),
-        Kind.BILL_PAYMENT: timedelta(seconds=600),
-    },
-)
+TERMS = ClaimTerms(lease=INQUIRY_TERMS.lease, expires_after=INQUIRY_TERMS.expires_after, accounts=ACCOUNTS)
 SUBMIT_TERMS = SubmitTerms(claim=TERMS, inquiry_first_after=timedelta(seconds=30), retry_after=timedelta(seconds=4))
 INSUFFICIENT_FUNDS = Failure(FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1")
 _RECEIPTS = itertools.count(1)

@@ -32,6 +32,7 @@ INQUIRY_TERMS = InquiryTerms(
     not_found_trusted_after=NONE,
     lease=TERMS.lease,
     expires_after=TERMS.expires_after,
+    accounts=TERMS.accounts,
 )
 
 # Locks, not `pg_stat_activity`: that shows one transaction always the same.

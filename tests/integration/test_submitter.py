@@ -23,7 +23,7 @@ from domain.errors import (
 )
 from domain.failures import FailureReason
 from domain.fence import DeadlinePassed
-from domain.lifecycle import submit
+from domain.lifecycle import record_answer
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment, Stage
@@ -276,26 +276,14 @@ class TestPostgresAway:
     async def test_while_the_answer_cannot_be_recorded_it_is_tried_again(
         self, store: Store, provider: Provider, bell: Bell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """For seconds; the payment is not asked for a second time."""
-        monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0, 0, 0))
-        submitter = a_submitter(store, provider, bell, changes=Away(store, times=4))
+        """For as long as the worker lives; the payment is not asked for a second time."""
+        monkeypatch.setattr(record_answer, "_WAITS_SECONDS", (0,))
+        submitter = a_submitter(store, provider, bell, changes=Away(store, times=500))
         payment_id = await store.accepted()
         await submitter.submit(payment_id)
         payment = await store.payment(payment_id)
         assert (payment.stage, payment.provider_ids) == (Stage.AWAITING_RESULT, an_id(payment))
         assert provider.submitted == [payment_id]
-
-    async def test_when_it_stays_away_the_lease_is_left_to_tell(
-        self, store: Store, provider: Provider, bell: Bell, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The worker goes on with others; the payment is still claimed, and is due when its lease ends."""
-        monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0))
-        submitter = a_submitter(store, provider, bell, changes=Away(store, times=100))
-        payment_id = await store.accepted()
-        await submitter.submit(payment_id)
-        payment = await store.payment(payment_id)
-        assert payment.stage is Stage.SUBMITTING
-        assert payment.next_step_at == payment.lease_until
 
 
 async def _all_submitted(provider: Provider, count: int) -> bool:

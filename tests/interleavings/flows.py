@@ -8,6 +8,7 @@ that they decide is the core's own: `Fence`, `answer_change`, `resend_claim`, `e
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -25,9 +26,10 @@ from domain.questions import Asked
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.interleavings.clockwork import Flow
-from tests.interleavings.provider import Answer
+from tests.interleavings.provider import Answer, Message
 from tests.interleavings.reading import Heard, answer_heard, no_word, query_report
 from tests.interleavings.record import instant, milliseconds
+from tests.interleavings.times import Times
 
 if TYPE_CHECKING:
     from tests.interleavings.world import World
@@ -43,7 +45,8 @@ def job(world: World) -> Flow:
         if found.step in (Step.QUERY, Step.STATUS):
             yield from _inquire(world, found)
         return
-    claim_terms = world.times.submit.claim
+    times = world.times  # this worker's settings: another may have others by now
+    claim_terms = times.submit.claim
     if found.age >= claim_terms.expires_after[found.kind]:
         yield from world.write("expiry", submit.expiry(PAYMENT_ID, claim_terms))
         return
@@ -52,22 +55,22 @@ def job(world: World) -> Flow:
     yield 0
     if world.happens(world.chances.is_not_ready):
         world.note("not ready to send")
-        world.record.postpone(world.times.submit.retry_after, instant(world.now))
+        world.record.postpone(times.submit.retry_after, instant(world.now))
         return
 
     def claim(attempt_id: UUID) -> bool:
         return world.record.claim(attempt_id, claim_terms, instant(world.now))
 
-    yield from _claim_and_send(world, claim)
+    yield from _claim_and_send(world, claim, times)
 
 
-def _claim_and_send(world: World, claim: Callable[[UUID], bool]) -> Flow:
+def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: Times) -> Flow:
     world.attempts += 1
     attempt_id = an_attempt_id(world.attempts)
     drains_at = world.now + 5000 if world.happens(world.chances.drains) else None
     fence = Fence(
         clock=world.boot_clock,
-        deadline_seconds=world.times.lease / 2000,
+        deadline_seconds=times.lease / 2000,
         is_draining=lambda: drains_at is not None and world.now >= drains_at,
     )
     attempting = Attempting(attempt_id=attempt_id, fence=fence)
@@ -78,18 +81,31 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool]) -> Flow:
     is_probe = world.record.claim_is_probe
     world.note("claimed" if is_claimed else "not claimed")
     if is_claimed and world.record.payment is not before:
-        world.watch.claimed(attempt_id, before, world.now, is_stopped=is_stopped)
+        world.watch.claimed(attempt_id, before, world.now, is_stopped=is_stopped, account=_account(times))
         world.look_again()
+    claimed = world.record.payment
     yield 0
     if world.happens(world.chances.claim_is_unknown):
         world.note("claim unknown")
-        yield from _record(world, attempting, Heard(frozenset(), Unreachable()), Answer("unsent"))
+        yield from _record(world, attempting, Heard(frozenset(), Unreachable()), Answer("unsent"), times)
     elif is_claimed:
-        heard, answer = yield from _send(world, attempting, is_probe=is_probe)
-        yield from _record(world, attempting, heard, answer)
+        heard, answer = yield from _send(world, attempting, _account(times), is_probe=is_probe)
+        yield 0
+        # What was refused is sent again after it: Daraja said no to it, and says so again.
+        if world.loses_claims and answer.word != "refused" and world.record.lose(claimed, before, instant(world.now)):
+            world.note("claim lost by the database")
+        yield from _record(world, attempting, heard, answer, times)
 
 
-def _send(world: World, attempting: Attempting, *, is_probe: bool) -> Generator[int, None, tuple[Heard, Answer]]:
+def _account(times: Times) -> str:
+    """The account that this worker sends by."""
+    [account] = times.submit.claim.accounts.values()
+    return account.as_text()
+
+
+def _send(
+    world: World, attempting: Attempting, account: str, *, is_probe: bool
+) -> Generator[int, None, tuple[Heard, Answer]]:
     """`RetryingProvider.submit` around `Authorized.call`: tries again only what was not written, and once a new token."""
     tries, tokens_refused = 1, 0
     fence, unsent = attempting.fence, Answer("unsent")
@@ -112,7 +128,7 @@ def _send(world: World, attempting: Attempting, *, is_probe: bool) -> Generator[
             tries += 1
             yield wait
             continue
-        heard, answer = yield from _on_the_wire(world, attempting)
+        heard, answer = yield from _on_the_wire(world, attempting, account)
         if not isinstance(heard.error, TokenRefused):
             return heard, answer
         if is_probe or (tokens_refused and not world.happens(world.chances.token_is_replaced)):
@@ -123,7 +139,7 @@ def _send(world: World, attempting: Attempting, *, is_probe: bool) -> Generator[
         tokens_refused = 1
 
 
-def _on_the_wire(world: World, attempting: Attempting) -> Generator[int, None, tuple[Heard, Answer]]:
+def _on_the_wire(world: World, attempting: Attempting, account: str) -> Generator[int, None, tuple[Heard, Answer]]:
     """From the first byte on: what is written arrives whatever becomes of us."""
     world.watch.first_byte(attempting.attempt_id, world.now)
     letter: list[Answer] = []
@@ -136,7 +152,7 @@ def _on_the_wire(world: World, attempting: Attempting) -> Generator[int, None, t
         there = world.lateness()
     world.note("first byte")
     world.requests_under_way += 1
-    world.later(there, world.arrive, letter, _OWN_ID if world.kind is Kind.WITHDRAWAL else "")
+    world.later(there, world.arrive, letter, _OWN_ID if world.kind is Kind.WITHDRAWAL else "", account)
     back = 1 + int(world.random() * 400)
     is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
     left_at = world.now
@@ -151,16 +167,16 @@ def _on_the_wire(world: World, attempting: Attempting) -> Generator[int, None, t
     return answer_heard(world.kind, letter[0]), letter[0]
 
 
-def _record(world: World, attempting: Attempting, heard: Heard, answer: Answer) -> Flow:
-    yield 0
-    change = submit.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, world.times.submit)
+def _record(world: World, attempting: Attempting, heard: Heard, answer: Answer, times: Times) -> Flow:
+    change = submit.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.submit)
     world.watch.heard(attempting.attempt_id, answer.word, answer.first_id, answer.second_id)
     yield from world.write("answer", change)
 
 
 def _inquire(world: World, found: Due) -> Flow:
     """`Inquirer.inquire`."""
-    terms = world.times.inquiry
+    times = world.times
+    terms = times.inquiry
     if found.kind is Kind.WITHDRAWAL and found.stage is Stage.IN_DOUBT:
         record = world.record
         now = instant(world.now)
@@ -174,7 +190,7 @@ def _inquire(world: World, found: Due) -> Flow:
                 record.claim_is_probe = decided.takes_probe is not None
                 return _is_claimed_by(decided.payment, attempt_id)
 
-            yield from _claim_and_send(world, claim)
+            yield from _claim_and_send(world, claim, times)
             return
     if found.is_due:
         yield from ask(world, is_probe=False)
@@ -186,8 +202,8 @@ def _is_claimed_by(payment: Payment | None, attempt_id: UUID) -> bool:
 
 def ask(world: World, *, is_probe: bool) -> Flow:
     """`Inquirer._ask_when_ready`."""
-    yield 0
     terms = world.times.inquiry
+    yield 0
     if world.happens(world.chances.is_not_ready):
         yield from world.write("postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2)))
         return
@@ -206,18 +222,23 @@ def ask(world: World, *, is_probe: bool) -> Flow:
             "answering", inquire.answering(PAYMENT_ID, number, refused.report, (), terms, said=refused)
         )
         return
-    ids = dict(payment.provider_ids)
+    sent, [own] = payment.asked_about, terms.accounts.values()
+    ids = dict(sent.provider_ids) if sent is not None else {}
+    # As `DarajaClient`: by its own token, with the short code of the send.
+    asked_as = replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
     if payment.question is not Step.QUERY:
         asked_by = ids["originator_conversation_id"] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
         world.note("status asked")
-        world.daraja.ask_status(number, asked_by)
+        world.daraja.ask_status(number, asked_by, asked_as.as_text())
         yield 100
         taken = Asked(None, (), Standing.WORKS)
         yield from world.write("answering", inquire.answering(PAYMENT_ID, number, None, (), terms, said=taken))
         return
     checkout_id = ids["checkout_request_id"]
     yield 50
-    said = world.daraja.query(checkout_id)
+    said = world.daraja.query(checkout_id, asked_as.as_text())
+    if asked_as != own:
+        said = Message("query", "vague")  # our passkey is not that short code's: "wrong credentials"
     world.note(f"query: {said.word}")
     yield 50
     if world.happens(world.chances.answer_is_lost):

@@ -12,7 +12,7 @@ from uuid import UUID
 from domain.operations import OPERATION_OF_KIND, Heard, Operation, Standing
 from domain.payment import Payment, Stage
 from domain.values import Kind
-from tests.builders import AMOUNT_KES
+from tests.builders import AMOUNT_KES, AN_ACCOUNT
 from tests.interleavings.provider import Daraja, Message
 from tests.interleavings.record import Broken, Record, milliseconds
 from tests.interleavings.times import Times
@@ -36,9 +36,10 @@ _SILENT = ("under_way", "too_early", "vague")
 class Send:
     """One claim, and what is known of it."""
 
-    __slots__ = ("claimed_at", "heard", "left_at")
+    __slots__ = ("account", "claimed_at", "heard", "left_at")
 
-    def __init__(self, claimed_at: int) -> None:
+    def __init__(self, claimed_at: int, account: str) -> None:
+        self.account = account
         self.claimed_at = claimed_at
         self.left_at: int | None = None
         self.heard: str | None = None  # what was answered, once that is on record
@@ -62,6 +63,7 @@ class Watch:
         self.failure_told = False
         self.first_id = ""
         self.id_came_after_failure = False
+        self.own_account = AN_ACCOUNT.as_text()  # of workers that start now
         self._has_failed = False
         self.conversation_ids: set[str] = set()
         self.uses: dict[Operation, list[int]] = defaultdict(list)  # when an operation was sent to
@@ -89,7 +91,7 @@ class Watch:
         if now < held + _COOL_DOWN * (2 ** len(tried) if len(tried) < _DOUBLINGS_MAX else 2**_DOUBLINGS_MAX):
             raise Broken(f"{operation} was used {(now - held) / 1000} s after Daraja had refused it")
 
-    def claimed(self, attempt_id: UUID, before: Payment, now: int, *, is_stopped: bool) -> None:
+    def claimed(self, attempt_id: UUID, before: Payment, now: int, *, is_stopped: bool, account: str) -> None:
         operation = OPERATION_OF_KIND[self.kind]
         self._must_not_be_held(operation, now)
         self.uses[operation].append(now)
@@ -100,8 +102,8 @@ class Watch:
         if now >= self.times.expires_after:
             raise Broken("claimed past its age")
         if any(send.heard not in _PROOFS for send in self.sends.values()):
-            self._must_permit_resend()
-        self.sends[attempt_id] = Send(now)
+            self._must_permit_resend(account)
+        self.sends[attempt_id] = Send(now, account)
 
     def first_byte(self, attempt_id: UUID, now: int) -> None:
         send = self.sends[attempt_id]
@@ -155,9 +157,16 @@ class Watch:
 
     # What may follow
 
-    def _must_permit_resend(self) -> None:
+    @property
+    def is_of_another_account(self) -> bool:
+        """Whether a send that may have acted left by another account than workers have now."""
+        return any(send.account != self.own_account for send in self.sends.values() if send.heard not in _PROOFS)
+
+    def _must_permit_resend(self, account: str) -> None:
         """design.md, "In doubt, by kind"."""
         open_sends = [send for send in self.sends.values() if send.heard not in _PROOFS]
+        if any(send.account != account for send in open_sends):
+            raise Broken("sent again by another account, whose use of the id Daraja does not refuse")
         if self.kind is not Kind.WITHDRAWAL:
             raise Broken("sent again, and there is no key that would hold it to one")
         if len(open_sends) >= _SENDS_MAX:
@@ -275,6 +284,8 @@ def judge(record: Record, watch: Watch, daraja: Daraja, delivered: int) -> str:
         payment.stage is Stage.ACCEPTED and payment.needs_review and daraja.has_lied
     )  # said that it had not taken it
     is_held = is_held or (watch.is_for_a_person and payment.needs_review)
+    if watch.is_of_another_account and record.receipts_to_confirm and payment.needs_review:
+        return "open, for review: a success waits to be confirmed, and the account that sent it is no longer configured"
     if watch.good_success and payment.stage is not Stage.SUCCEEDED and not _ids_contradict(watch) and not is_held:
         raise Broken(f"I3: success is on record, and the payment is {payment.stage}")
     if payment.stage is Stage.SUCCEEDED:
@@ -296,6 +307,8 @@ def _excuse_for_failure(payment: Payment, watch: Watch, daraja: Daraja) -> str:
         return "failed, paid: Daraja said failed, paid later, and its callback was lost"
     if daraja.has_lied:
         return "failed, paid: Daraja said that it had not taken it"
+    if watch.is_of_another_account:
+        return "failed, paid: the account that sent it is no longer configured"
     if watch.id_came_after_failure:
         raise Broken(f"I3: {ASKED_NO_MORE}")
     raise Broken(f"I3: money moved, and the payment is {payment.stage} ({payment.failure and payment.failure.reason})")
@@ -310,6 +323,8 @@ def _excuse_for_doubt(payment: Payment, watch: Watch, daraja: Daraja) -> str:
         return "open, for review: Daraja has no record of it"
     if watch.kind is not Kind.WITHDRAWAL and not watch.first_id:
         return "open, for review: no id to ask by"
+    if watch.is_of_another_account:
+        return "open, for review: the account that sent it is no longer configured"
     if payment.stage is Stage.ACCEPTED and daraja.has_lied:
         return "open, for review: Daraja speaks of what it said it had not taken"
     if _ids_contradict(watch):

@@ -65,9 +65,10 @@ class Timeline(Protocol):
 class Transaction:
     """One call that Daraja took."""
 
-    __slots__ = ("code", "first_id", "receipt", "second_id", "state", "visible_at", "will_pay_late")
+    __slots__ = ("account", "code", "first_id", "receipt", "second_id", "state", "visible_at", "will_pay_late")
 
-    def __init__(self, first_id: str, second_id: str, visible_at: int) -> None:
+    def __init__(self, first_id: str, second_id: str, visible_at: int, account: str) -> None:
+        self.account = account
         self.first_id = first_id
         self.second_id = second_id
         self.visible_at = visible_at
@@ -98,6 +99,8 @@ class Daraja:
         self.transactions: list[Transaction] = []
         self.lacks_product = False  # every send is refused as if its token were not valid (§1)
         self.lacks_question = False  # and every question
+        # Where an id may come by two accounts its one use protects nothing, and a lost claim leaves no trace of a "throttled".
+        self.keeps_its_word = False
         self.has_lied = False  # said "not accepted" of a call that it took
         self.paid_after_failure = False
         self._rng = rng
@@ -110,27 +113,30 @@ class Daraja:
 
     # Calls
 
-    def receive(self, own_id: str) -> Answer:
-        """A call that asks for a payment; `own_id` is a withdrawal's OriginatorConversationID, else empty."""
+    def receive(self, own_id: str, account: str = "") -> Answer:
+        """A call that asks for a payment; `own_id` is a withdrawal's OriginatorConversationID, else empty.
+
+        `account`: by whose short code. Another one's use of the id is not refused, and is another transaction.
+        """
         c, chance = self.chances, self._random
         if self.lacks_product or chance() < c.refuses_token:
             return Answer("token_refused")
         if chance() < c.throttles:
-            if self._may_lie and c.throttled_yet_acts and chance() < _HALF:
-                self._take(own_id)
+            if self._may_lie and not self.keeps_its_word and c.throttled_yet_acts and chance() < _HALF:
+                self._take(own_id, account)
                 self.has_lied = True
             return Answer("throttled")
         if chance() < c.refuses:
             return Answer("refused")
         if chance() < c.is_busy:
             if self._may_lie and c.busy_yet_acts and chance() < _HALF:
-                self._take(own_id)
+                self._take(own_id, account)
             return Answer("busy")
         if chance() < c.breaks_before_acting:
             return Answer("no_word")
-        if own_id and self.transactions and not self.forgets_ids:
+        if own_id and self._of(account) and not self.forgets_ids:
             return self._refuse_second_use(own_id)
-        taken = self._take(own_id)
+        taken = self._take(own_id, account)
         if chance() < c.breaks_after_acting:
             return Answer("no_word")
         return Answer("acknowledged", taken.first_id, taken.second_id)
@@ -148,14 +154,17 @@ class Daraja:
         self._tell(Message("result", "duplicate", 0, "15", own_id, conversation_id))
         return Answer("acknowledged", own_id, conversation_id)
 
-    def _take(self, own_id: str) -> Transaction:
-        if own_id and self.transactions and not self.forgets_ids:
-            return self.transactions[0]
+    def _of(self, account: str) -> list[Transaction]:
+        return [taken for taken in self.transactions if taken.account == account]
+
+    def _take(self, own_id: str, account: str) -> Transaction:
+        if own_id and self._of(account) and not self.forgets_ids:
+            return self._of(account)[0]
         number = len(self.transactions) + 1
         first_id = {DEPOSIT: f"ws_CO_{number}", WITHDRAWAL: own_id, BILL_PAYMENT: f"9d20-{number}"}[self.kind]
         second_id = f"4c1e-{number}" if self.kind == DEPOSIT else f"AG_{number}"
         lag = self._rng.randrange(1, self._lag_max_ms) if self._random() < self.chances.does_not_find_yet else 0
-        taken = Transaction(first_id, second_id, self._timeline.now + lag)
+        taken = Transaction(first_id, second_id, self._timeline.now + lag, account)
         self.transactions.append(taken)
         delay = self._rng.randrange(1, 30 * _SECOND)
         if self._random() < self.chances.callback_is_late:
@@ -218,10 +227,10 @@ class Daraja:
 
     # Questions
 
-    def query(self, checkout_id: str) -> Message:
+    def query(self, checkout_id: str, account: str = "") -> Message:
         """STK query (§3)."""
         c, chance = self.chances, self._random
-        asked = self._found(checkout_id)
+        asked = self._found(checkout_id, account)
         if chance() < c.gives_no_answer:
             return Message("query", "no_answer")
         if chance() < c.is_vague:
@@ -235,27 +244,27 @@ class Daraja:
             return Message("query", "under_way", 0, "4999", asked.first_id, asked.second_id)
         return Message("query", asked.state, 0, asked.code or "0", asked.first_id, asked.second_id)
 
-    def ask_status(self, number: int, first_id: str) -> None:
+    def ask_status(self, number: int, first_id: str, account: str = "") -> None:
         """Transaction Status (§6.1): acknowledged, and answered by a message to the question's own address, or not at all."""
-        self._timeline.later(self._rng.randrange(1, 4 * _SECOND), self._answer_status, number, first_id)
+        self._timeline.later(self._rng.randrange(1, 4 * _SECOND), self._answer_status, number, first_id, account)
 
-    def _answer_status(self, number: int, first_id: str) -> None:
+    def _answer_status(self, number: int, first_id: str, account: str) -> None:
         c, chance = self.chances, self._random
         if chance() < c.sends_timeout:
             self._tell(Message("status-timeout", "slow", number, "", first_id))
         if chance() < c.callback_is_lost:
             return
-        answer = self._garbled(self._status(number, first_id))
+        answer = self._garbled(self._status(number, first_id, account))
         for _ in range(self._rng.randrange(2, 4) if chance() < c.callback_is_repeated else 1):
             self._tell(answer)
 
-    def _status(self, number: int, first_id: str) -> Message:
+    def _status(self, number: int, first_id: str, account: str) -> Message:
         c, chance = self.chances, self._random
         if chance() < c.refuses_credential:
             return Message("status", "credential", number, _CREDENTIAL_REFUSED)
         if chance() < c.gives_no_answer:
             return Message("status", "no_answer", number, "26")
-        asked = self._found(first_id)
+        asked = self._found(first_id, account)
         if asked is None:
             return Message("status", "not_found", number)
         if self._false_not_founds_left and chance() < c.does_not_find_once:
@@ -265,9 +274,9 @@ class Daraja:
             return Message("status", "under_way", number, "", asked.first_id, asked.second_id)
         return Message("status", asked.state, number, "", asked.first_id, asked.second_id, asked.receipt)
 
-    def _found(self, first_id: str) -> Transaction | None:
+    def _found(self, first_id: str, account: str) -> Transaction | None:
         """What Daraja's own records show by now. Of two under one id the one that paid: both are its."""
-        found = [t for t in self.transactions if t.first_id == first_id and t.visible_at <= self._timeline.now]
+        found = [t for t in self._of(account) if t.first_id == first_id and t.visible_at <= self._timeline.now]
         return next((t for t in found if t.state == "paid"), found[-1] if found else None)
 
     # What its statement shows

@@ -277,7 +277,8 @@ class Record:
         self.claim_is_probe = self.hold_of_sends.is_due(now)
         if self.claim_is_probe:
             self.hold_of_sends.take_probe(now)
-        until = now + terms.lease
+        until, number = now + terms.lease, len(before.attempts) + 1
+        attempt = Attempt(attempt_id, number, claimed_at=now, account=terms.accounts.get(before.kind))
         self.payment = replace(
             before,
             stage=Stage.SUBMITTING,
@@ -286,10 +287,16 @@ class Record:
             next_step_at=until,
             sequence=before.sequence + 1,
             updated_at=now,
-            attempts=(*before.attempts, Attempt(attempt_id, len(before.attempts) + 1, claimed_at=now)),
+            attempts=(*before.attempts, attempt),
         )
         self._check(before, self.payment, FactName.CLAIMED, None)
         return True
+
+    def lose(self, claimed: Payment, before: Payment, now: datetime) -> bool:
+        """The database loses a claim that it had committed, if nothing else was committed since."""
+        if is_lost := self.payment is claimed:
+            self.payment = replace(before, next_step_at=now + _FIRST_STEP_WITHIN)
+        return is_lost
 
     def postpone(self, wait: timedelta, now: datetime) -> None:
         if self.payment.stage is Stage.ACCEPTED:

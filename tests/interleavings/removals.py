@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from domain.ports import Change, Context, Decided
 from domain.report import Report
 from domain.values import Kind
 from tests.interleavings.record import Record
+from tests.interleavings.world import World
 
 _FINE = timedelta(0)
 _NEVER = timedelta(days=1000)
@@ -67,6 +69,10 @@ def _age_ignored(patch: Patch) -> None:
 
 def _sends_unlimited(patch: Patch) -> None:
     patch.setattr(asking, "SENDS_MAX", 1000)
+
+
+def _account_ignored(patch: Patch) -> None:
+    patch.setattr(asking, "is_of_account", lambda _payment, _terms: True)
 
 
 def _fence_open(patch: Patch) -> None:
@@ -186,6 +192,11 @@ class Removal(NamedTuple):
     remove: Callable[[Patch], None]
     kind: Kind
     faults: dict[str, float] = {}  # noqa: RUF012 - read only
+    changes_account: bool = False
+
+    def world(self, seed: int) -> World:
+        """A life in which the protection is needed."""
+        return World(seed, Counter(), kind=self.kind, faults=self.faults, changes_account=self.changes_account)
 
 
 _BUSY = {"is_busy": _ALWAYS, "callback_is_lost": 0.0}
@@ -242,6 +253,9 @@ REMOVALS: dict[str, Removal] = {
     ),
     "no question while its operation is held": Removal(
         _holds_ignored, Kind.DEPOSIT, {"lacks_the_question": _ALWAYS, "callback_is_lost": _ALWAYS}
+    ),
+    "sent again only by the account that sent it": Removal(
+        _account_ignored, Kind.WITHDRAWAL, {"is_busy": 0.6, "busy_yet_acts": _OFTEN}, changes_account=True
     ),
     "four sends at most": Removal(_sends_unlimited, Kind.WITHDRAWAL, _BUSY),
     "an id that Daraja had before is asked about": Removal(

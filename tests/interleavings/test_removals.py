@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from tests.interleavings.record import Broken
 from tests.interleavings.removals import REMOVALS
 from tests.interleavings.swift import swiftly
 from tests.interleavings.test_world import OPEN_FAULTS
-from tests.interleavings.world import World
 
 RUNS_MAX = 4000
 
@@ -27,7 +24,7 @@ def missed_after(protection: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int,
         removal.remove(monkeypatch)
         for seed in range(1, RUNS_MAX + 1):
             try:
-                World(seed, Counter(), kind=removal.kind, faults=removal.faults).run()
+                removal.world(seed).run()
             except Broken as broken:
                 if not any(fault in str(broken) for fault in OPEN_FAULTS):
                     return seed, str(broken)
@@ -40,6 +37,6 @@ def test_the_same_lives_break_nothing_with_the_protection_in_place(protection: s
     with swiftly():
         for seed in range(1, 101):
             try:
-                World(seed, Counter(), kind=removal.kind, faults=removal.faults).run()
+                removal.world(seed).run()
             except Broken as broken:
                 assert any(fault in str(broken) for fault in OPEN_FAULTS), f"seed {seed}: {broken}"  # noqa: PT017

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
+from domain.account import SendAccount
 from domain.inquiry import InquiryTerms
 from domain.lifecycle.submit import SubmitTerms
 from domain.ports import ClaimTerms
 from domain.values import Kind
+from tests.builders import AN_ACCOUNT
 
 _RETRY_AFTER = timedelta(seconds=4)
 
@@ -27,11 +30,22 @@ class Times(NamedTuple):
     delays: tuple[int, ...]  # near every limit
     calm_after: tuple[int, ...]  # when faults stop
 
+    def by(self, account: SendAccount) -> Times:
+        """The same times for a worker that sends and asks by `account`."""
+        accounts = dict.fromkeys(self.submit.claim.accounts, account)
+        return self._replace(
+            submit=replace(self.submit, claim=replace(self.submit.claim, accounts=accounts)),
+            inquiry=replace(self.inquiry, accounts=accounts),
+        )
+
 
 def _times(
     *, lease: float, first: float, longest: float, trusted: float, window: float, expires: float, kind: Kind
 ) -> Times:
-    claim = ClaimTerms(lease=timedelta(seconds=lease), expires_after={kind: timedelta(seconds=expires)})
+    accounts = {kind: AN_ACCOUNT}
+    claim = ClaimTerms(
+        lease=timedelta(seconds=lease), expires_after={kind: timedelta(seconds=expires)}, accounts=accounts
+    )
     limits = (lease / 2, lease, first, trusted, window)
     near = [int(1000 * limit) + off for limit in limits for off in (-50, 1, 300)]
     return Times(
@@ -49,6 +63,7 @@ def _times(
             not_found_trusted_after=timedelta(seconds=trusted),
             lease=claim.lease,
             expires_after=claim.expires_after,
+            accounts=accounts,
         ),
         delays=(*near, 600, 2000, 9000, 25_000, 70_000, int(4000 * longest)),
         calm_after=tuple(int(1000 * after) for after in (2, lease + first, 2 * window, 2 * longest, 4 * longest)),

@@ -9,15 +9,17 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from random import Random
 
+from domain.account import SendAccount
 from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import FactName, Stage
 from domain.ports import HANDED_OVER_FOR, Change, Decided
 from domain.values import Kind
-from tests.builders import AMOUNT_KES, PAYMENT_ID
+from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
 from tests.interleavings import flows, people
 from tests.interleavings.chances import Chances
 from tests.interleavings.clockwork import Clockwork, Flow
@@ -32,6 +34,9 @@ _ENOUGH_QUIET_SWEEPS = 4  # where a person was told, and Daraja has nothing more
 _COOL_DOWN_MS = 60_000
 _CALM = Chances()
 _POLICY, _CONFIRMING = 0x5EED, 0.3
+_ACCOUNTS, _CHANGING = 0xACC7, 0.2
+_CLAIMS, _LOSING = 0x1057, 0.05
+_OTHER_ACCOUNTS = (replace(AN_ACCOUNT, shortcode="600222"), replace(AN_ACCOUNT, app="another"))
 _HANDED_OVER_MS = int(HANDED_OVER_FOR.total_seconds() * 1000)
 _OVERDUE_MS = int(ANNOUNCEMENT_OVERDUE_BY.total_seconds() * 1000)
 
@@ -48,6 +53,7 @@ class World(Clockwork):
         kind: Kind | None = None,
         forgets_ids: bool | None = None,
         confirms: bool | None = None,
+        changes_account: bool | None = None,
         faults: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(seed, kind, story)
@@ -58,15 +64,17 @@ class World(Clockwork):
         self.watch = Watch(self.kind, self.times)
         if confirms is None:
             confirms = Random(seed ^ _POLICY).random() < _CONFIRMING
-        self.confirms = self.watch.confirms = (
-            confirms  # whether policy wants a success confirmed that a callback tells of
-        )
+        is_drawn = Random(seed ^ _ACCOUNTS).random() < _CHANGING
+        self.changes_account = is_drawn if changes_account is None else changes_account  # of workers, meanwhile
+        self.loses_claims = Random(seed ^ _CLAIMS).random() < _LOSING  # the database loses a commit
+        self.confirms = self.watch.confirms = confirms  # whether policy wants callbacks' successes confirmed
         if forgets_ids is None:
             forgets_ids = rng.random() < 0.5
         self.daraja = Daraja(
             self.kind.value, self.chances, rng, self, self._deliver,
             forgets_ids=forgets_ids, lag_max_ms=self.times.trusted_after * 2 // 5,
         )  # fmt: skip
+        self.daraja.keeps_its_word = self.changes_account or self.loses_claims
         self.attempts = 0
         self.requests_under_way = 0
         self.events = 0
@@ -125,6 +133,19 @@ class World(Clockwork):
         if self.happens(c.operator_decides):
             for _ in range(3):
                 self.later(rng.randrange(1, calm_at), people.operate, self)
+
+        if self.changes_account:
+            chosen = Random(self.rng.getrandbits(32))
+            self.later(chosen.randrange(1, calm_at), self.change_account, chosen.choice(_OTHER_ACCOUNTS))
+            if chosen.random() < 0.5:
+                self.later(chosen.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
+
+    def change_account(self, account: SendAccount) -> None:
+        """Workers are restarted with other settings; those under way end with theirs."""
+        self.note("account changed")
+        self.times = self.times.by(account)
+        self.watch.own_account = account.as_text()
+        self.look_again()
 
     def calm(self) -> None:
         self.note("calm")
@@ -258,6 +279,8 @@ class World(Clockwork):
 
     def _probe(self) -> None:
         brakes = self.record.brakes
+        is_closed_by_another = self.is_calm and self.watch.is_of_another_account
+        brakes.breaker_since = None if is_closed_by_another else brakes.breaker_since
         if not brakes.breaker_is_ours or brakes.breaker_since is None:
             return
         wait = min(_COOL_DOWN_MS * 2 ** min(brakes.probes, 20), COOL_DOWN_MAX.total_seconds() * 1000)
@@ -287,9 +310,9 @@ class World(Clockwork):
 
     # Daraja
 
-    def arrive(self, letter: list[Answer], own_id: str) -> None:
+    def arrive(self, letter: list[Answer], own_id: str, account: str) -> None:
         self.requests_under_way -= 1
-        answer = self.daraja.receive(own_id)
+        answer = self.daraja.receive(own_id, account)
         self.note(f"daraja: {answer.word}")
         letter.append(answer)
 

@@ -77,7 +77,7 @@ class Simulator:
         self.courier = Courier(self.switches, records_max)
         self._ids = Identities()
         self._forms = Forms(self.switches)
-        self._book = Book(self.merchant.payout_shortcode, self.merchant.shortcode)
+        self._book = Book(*self.merchant.shortcodes)
         self.tokens = Tokens(merchant=self.merchant, switches=self.switches, ids=self._ids)
         self._initiator = Initiator(merchant=self.merchant, vault=self.vault, switches=self.switches)
         self._lives = Lives(

@@ -77,7 +77,7 @@ class Book:
     """All accepted payments, by the identifiers that questions use."""
 
     def __init__(self, *payers: str) -> None:
-        self._payers = payers  # whose payments may be asked about
+        self._payers = payers
         self.by_provider_id: dict[str, Payment] = {}
         self.by_receipt: dict[str, Payment] = {}
         self._first: dict[tuple[str, str], Payment] = {}  # by payer and OriginatorConversationID
@@ -91,14 +91,15 @@ class Book:
         """Whether its shortcode had a payment accepted under its id: for good, whatever became of that (§4.2)."""
         return (payment.payer, payment.originator_id) in self._first
 
-    def by_originator_id(self, originator_id: str) -> Payment | None:
-        """The merchant's payment: another shortcode's payments are not ours to ask about."""
-        found = (self._first.get((payer, originator_id)) for payer in self._payers)
-        return next((payment for payment in found if payment is not None), None)
+    def by_originator_id(self, originator_id: str, *, payer: str) -> Payment | None:
+        """The payment of one shortcode: a question reaches no further than the shortcode that asks."""
+        return self._first.get((payer, originator_id))
 
     def find(self, name: str) -> Payment | None:
-        """By any of the identifiers."""
-        return self.by_provider_id.get(name) or self.by_originator_id(name) or self.by_receipt.get(name)
+        """By any of the identifiers, of any of the merchant's shortcodes."""
+        by_payer = (self.by_originator_id(name, payer=payer) for payer in self._payers)
+        own = next((payment for payment in by_payer if payment is not None), None)
+        return self.by_provider_id.get(name) or own or self.by_receipt.get(name)
 
     def clear(self) -> None:
         """Forget all of them, and with them which OriginatorConversationIDs were seen."""

@@ -21,9 +21,12 @@ class Tokens:
     def __init__(self, *, merchant: Merchant, switches: Switches, ids: Identities) -> None:
         self._switches = switches
         self._ids = ids
-        keys = f"{merchant.consumer_key}:{merchant.consumer_secret}"
-        self._basic = base64.b64encode(keys.encode()).decode()
+        self._basic = {
+            base64.b64encode(f"{key}:{merchant.consumer_secret}".encode()).decode(): key
+            for key in (merchant.consumer_key, *merchant.other_consumer_keys)
+        }
         self._expiries: dict[str, float] = {}
+        self._apps: dict[str, str] = {}  # token → the consumer key of its app
 
     def generate(self, *, authorization: str | None, grant_type: str | None) -> Reply:
         """`GET /oauth/v1/generate`: a new token, which by default ends the previous one."""
@@ -32,12 +35,15 @@ class Tokens:
             return envelope("not_basic", self._ids)
         if grant_type != "client_credentials":
             return envelope("wrong_grant_type", self._ids)
-        if not secrets.compare_digest(keys.strip().encode(), self._basic.encode()):
+        app = self._basic.get(keys.strip())
+        if app is None:
             return WRONG_KEYS
         if self._switches.token_policy == "invalidate_previous":
-            self._expiries.clear()
+            for previous in [token for token, owner in self._apps.items() if owner == app]:
+                del self._apps[previous], self._expiries[previous]
         token = "".join(secrets.choice(ALPHABET) for _ in range(TOKEN_LENGTH))
         seconds = self._switches.token_ttl_seconds
+        self._apps[token] = app
         self._expiries[token] = time.monotonic() + seconds
         expires_in: int | str = str(seconds) if self._switches.expires_in == "string" else seconds
         return reply({"access_token": token, "expires_in": expires_in})
@@ -56,4 +62,5 @@ class Tokens:
         """End all current tokens; how many there were."""
         count = len(self._expiries)
         self._expiries.clear()
+        self._apps.clear()
         return count

@@ -50,7 +50,7 @@ class Initiator:
         """The code that a result will carry: 2001 while wrong, 8006 once locked."""
         if self._switches.initiator_locked:
             return 8006
-        if name == self._merchant.initiator_name:
+        if self._merchant.has_initiator(name):
             if self._vault.password_in(credential) == self._merchant.initiator_password:
                 self._tries = 0
                 return None
@@ -156,7 +156,7 @@ class B2C:
         wrong = self._initiator.refusal(str(body["InitiatorName"]), str(body["SecurityCredential"]))
         if wrong is not None:
             return wrong
-        if payment.payer != self._merchant.payout_shortcode:
+        if not self._merchant.is_payer(payment.payer):
             return 2028
         if payment.amount < B2C_MIN:
             return 2
@@ -228,7 +228,7 @@ class B2B:
         wrong = self._initiator.refusal(str(body["Initiator"]), str(body["SecurityCredential"]))
         if wrong is not None:
             return wrong
-        if payment.payer != self._merchant.payout_shortcode:
+        if not self._merchant.is_payer(payment.payer):
             return 2028
         if payment.amount > AMOUNT_MAX:
             return 3

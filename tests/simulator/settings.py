@@ -24,7 +24,11 @@ CACHED_CREDENTIALS_MAX = 10_000  # a client that encrypts anew for each call mus
 
 @dataclass(frozen=True, slots=True)
 class Merchant:
-    """The names and secrets that the simulator accepts."""
+    """The names and secrets that the simulator accepts.
+
+    The organisation may have more short codes, apps and initiators (`SIMULATOR_OTHER_…`, comma-separated), with the same
+    passkey, consumer secret and password. Daraja keeps what each short code did apart.
+    """
 
     consumer_key: str
     consumer_secret: str
@@ -34,6 +38,9 @@ class Merchant:
     initiator_name: str
     initiator_password: str
     till: str | None
+    other_shortcodes: tuple[str, ...] = ()
+    other_consumer_keys: tuple[str, ...] = ()
+    other_initiators: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Merchant":
@@ -41,6 +48,9 @@ class Merchant:
 
         def given(name: str, otherwise: str) -> str:
             return environment.get(name) or otherwise
+
+        def others(name: str) -> tuple[str, ...]:
+            return tuple(part.strip() for part in environment.get(name, "").split(",") if part.strip())
 
         shortcode = given("DARAJA_SHORTCODE", "174379")
         return cls(
@@ -54,7 +64,27 @@ class Merchant:
             initiator_name=given("DARAJA_INITIATOR_NAME", "simulated"),
             initiator_password=given("DARAJA_INITIATOR_PASSWORD", secrets.token_urlsafe(16)),
             till=environment.get("DARAJA_TILL") or None,
+            other_shortcodes=others("SIMULATOR_OTHER_SHORTCODES"),
+            other_consumer_keys=others("SIMULATOR_OTHER_CONSUMER_KEYS"),
+            other_initiators=others("SIMULATOR_OTHER_INITIATORS"),
         )
+
+    @property
+    def shortcodes(self) -> tuple[str, ...]:
+        """All short codes of the organisation."""
+        return (self.payout_shortcode, self.shortcode, *self.other_shortcodes)
+
+    def is_payer(self, shortcode: str) -> bool:
+        """Whether payouts may leave it."""
+        return shortcode == self.payout_shortcode or shortcode in self.other_shortcodes
+
+    def is_paid(self, shortcode: str) -> bool:
+        """Whether it may prompt customers."""
+        return shortcode == self.shortcode or shortcode in self.other_shortcodes
+
+    def has_initiator(self, name: str) -> bool:
+        """Whether it is the organisation's."""
+        return name == self.initiator_name or name in self.other_initiators
 
     def environment(self) -> dict[str, str]:
         """What a client needs to be this merchant."""

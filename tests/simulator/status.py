@@ -101,7 +101,7 @@ class TransactionStatus:
         url(body, "QueueTimeOutURL", self._switches)
         remarks(body)
         refusal = self._initiator.refusal(str(body["Initiator"]), str(body["SecurityCredential"]))
-        if refusal is None and party not in {self._merchant.payout_shortcode, self._merchant.shortcode}:
+        if refusal is None and party not in self._merchant.shortcodes:
             refusal = 2028
         echoed = originator_id if self._switches.status_echoes_target else ""
         inquiry = (self._ids.conversation_id(), echoed or self._ids.request_id())
@@ -169,8 +169,8 @@ class TransactionStatus:
     def _found(self, body: Body) -> Payment | None:
         receipt, originator_id = _asked(body)
         if receipt:
-            return self._book.by_receipt.get(receipt)
-        payment = self._book.by_originator_id(originator_id)
+            return self._book.by_receipt.get(receipt)  # M-PESA's own number is one for all shortcodes
+        payment = self._book.by_originator_id(originator_id, payer=as_text(body.get("PartyA")) or "")
         told = payment.outcome if payment is not None else None
         if told is not None and str(told.code) == "15" and not told.moved:
             return None  # a scenario answered a first call with 15: no transaction, and no failure of one

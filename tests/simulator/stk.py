@@ -39,7 +39,7 @@ def refuse_wrong_password(body: Body, merchant: Merchant, ids: Identities) -> Re
     code = shortcode(body, "BusinessShortCode")
     stamp = matching(body, "Timestamp", TIMESTAMP)
     password = required_text(body, "Password")
-    if code != merchant.shortcode:
+    if not merchant.is_paid(code):
         return envelope("merchant_missing", ids)
     if password != base64.b64encode(f"{code}{merchant.passkey}{stamp}".encode()).decode():
         return envelope("wrong_credentials", ids)
@@ -100,7 +100,7 @@ class StkPush:
             originator_id=self._ids.request_id(),
             provider_id=self._ids.checkout_request_id(phone),
             amount=whole,
-            payer=self._merchant.shortcode,
+            payer=str(body["BusinessShortCode"]),
             party=phone,
             reference=reference,
             account_reference=reference,
@@ -113,7 +113,7 @@ class StkPush:
     def _refusal(self, body: Body, payment: Payment) -> Code | None:
         """What is found out only after the call was accepted (§2.4)."""
         paid = as_text(body["PartyB"])
-        if body["TransactionType"] == "CustomerPayBillOnline" and paid != self._merchant.shortcode:
+        if body["TransactionType"] == "CustomerPayBillOnline" and paid != payment.payer:
             return 2028
         if body["TransactionType"] == "CustomerBuyGoodsOnline" and self._merchant.till not in {None, paid}:
             return "SFC_IC0003"
@@ -162,7 +162,7 @@ class StkQuery:
         if refusal is not None:
             return refusal
         payment = self._book.by_provider_id.get(asked)
-        if payment is None or payment.kind != "stk":
+        if payment is None or payment.kind != "stk" or payment.payer != str(body["BusinessShortCode"]):
             return envelope("query_unknown", self._ids)
         if random.random() < self._switches.stray_500:
             return envelope("stray_500", self._ids)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domain.attempts import Attempt, Outcome
 from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
-from tests.builders import A_FAILURE, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
+from tests.builders import A_FAILURE, AN_ACCOUNT, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
 
 NOT_ACTED, REFUSED, FAILED = Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED
 UNKNOWN, ACKNOWLEDGED, RESENDABLE, DUPLICATE = (
@@ -35,6 +35,7 @@ SITUATIONS = (NOTHING_ACTED, ALL_ACCOUNTED_FOR, SOME_MAY_HAVE_ACTED)
 # Daraja's, (3) some attempt may have acted. A dot: it changes nothing.
 TABLE = """
 accepted         claimed              submitting       submitting       submitting
+accepted         claim_lost           in_doubt         in_doubt         in_doubt
 accepted         acknowledged         .                .                .
 accepted         refused              .                .                .
 accepted         not_acted            .                .                .
@@ -48,6 +49,7 @@ accepted         resolved_unpaid      failed           failed           failed
 accepted         success_reported     succeeded        succeeded        succeeded
 accepted         failure_reported     .                .                .
 submitting       claimed              .                .                .
+submitting       claim_lost           .                .                .
 submitting       acknowledged         awaiting_result  awaiting_result  awaiting_result
 submitting       refused              failed           failed           in_doubt
 submitting       not_acted            accepted         in_doubt         in_doubt
@@ -61,6 +63,7 @@ submitting       resolved_unpaid      .                .                .
 submitting       success_reported     succeeded        succeeded        succeeded
 submitting       failure_reported     failed           failed           .
 awaiting_result  claimed              .                .                .
+awaiting_result  claim_lost           .                .                .
 awaiting_result  acknowledged         .                .                .
 awaiting_result  refused              .                .                .
 awaiting_result  not_acted            .                .                .
@@ -74,6 +77,7 @@ awaiting_result  resolved_unpaid      failed           failed           failed
 awaiting_result  success_reported     succeeded        succeeded        succeeded
 awaiting_result  failure_reported     failed           failed           .
 in_doubt         claimed              .                .                .
+in_doubt         claim_lost           .                .                .
 in_doubt         acknowledged         awaiting_result  awaiting_result  awaiting_result
 in_doubt         refused              failed           failed           .
 in_doubt         not_acted            accepted         .                .
@@ -87,6 +91,7 @@ in_doubt         resolved_unpaid      failed           failed           failed
 in_doubt         success_reported     succeeded        succeeded        succeeded
 in_doubt         failure_reported     failed           failed           .
 succeeded        claimed              .                .                .
+succeeded        claim_lost           .                .                .
 succeeded        acknowledged         .                .                .
 succeeded        refused              .                .                .
 succeeded        not_acted            .                .                .
@@ -100,6 +105,7 @@ succeeded        resolved_unpaid      .                .                .
 succeeded        success_reported     .                .                .
 succeeded        failure_reported     .                .                .
 failed           claimed              .                .                .
+failed           claim_lost           .                .                .
 failed           acknowledged         .                .                .
 failed           refused              .                .                .
 failed           not_acted            .                .                .
@@ -209,7 +215,7 @@ def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unkno
 
 def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_payments_own() -> None:
     payment = a_payment(attempts=attempts_with(NOT_ACTED))
-    after = payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2)))
+    after = payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), account=AN_ACCOUNT))
     assert after.attempts == (an_attempt(NOT_ACTED), an_attempt(None, number=2))
     assert after.attempt_id == an_attempt_id(2)
 

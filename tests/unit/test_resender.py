@@ -27,6 +27,7 @@ from domain.payment import Payment, Stage
 from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, ProviderIds
 from domain.values import Kind
 from tests.builders import (
+    ACCOUNTS,
     INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
@@ -53,7 +54,7 @@ class Sending:
         self.answer: Exception | None = None
         self.not_ready: Exception | None = None
         terms = SubmitTerms(
-            claim=ClaimTerms(lease=INQUIRY_TERMS.lease, expires_after=INQUIRY_TERMS.expires_after),
+            claim=ClaimTerms(lease=INQUIRY_TERMS.lease, expires_after=INQUIRY_TERMS.expires_after, accounts=ACCOUNTS),
             inquiry_first_after=INQUIRY_TERMS.first_after,
             retry_after=timedelta(seconds=2),
         )

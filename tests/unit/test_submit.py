@@ -17,7 +17,6 @@ from domain.errors import (
     ProviderError,
     Refused,
     Resendable,
-    StoreUnavailable,
     Throttled,
     TokenRefused,
     Unreachable,
@@ -31,6 +30,7 @@ from domain.payment import FactName, Payment, Stage
 from domain.ports import ClaimTerms, Decided, Exchange
 from domain.values import Kind
 from tests.builders import (
+    ACCOUNTS,
     INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
@@ -44,7 +44,9 @@ from tests.builders import (
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TERMS = SubmitTerms(
-    claim=ClaimTerms(lease=timedelta(seconds=60), expires_after=dict.fromkeys(Kind, timedelta(seconds=60))),
+    claim=ClaimTerms(
+        lease=timedelta(seconds=60), expires_after=dict.fromkeys(Kind, timedelta(seconds=60)), accounts=ACCOUNTS
+    ),
     inquiry_first_after=timedelta(seconds=30),
     retry_after=timedelta(seconds=2),
 )
@@ -244,10 +246,9 @@ def test_an_answer_carries_its_exchanges_into_the_record() -> None:
     assert change.exchanges == (exchange,)
 
 
-def test_an_answer_for_a_payment_that_is_not_there_is_no_answer_for_nobody() -> None:
+def test_an_answer_for_a_payment_that_is_not_there_leaves_its_exchanges_and_is_not_tried_again() -> None:
     change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), None, TERMS)
-    with pytest.raises(StoreUnavailable):
-        change.decide(None, a_context())
+    assert change.decide(None, a_context()) == Decided(payment=None)
 
 
 def aged(seconds: float, stage: Stage, **overrides: Any) -> Payment:

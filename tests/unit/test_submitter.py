@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import structlog
 
 from domain.errors import (
     OutcomeUnknown,
@@ -23,7 +24,7 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence
-from domain.lifecycle import submit
+from domain.lifecycle import record_answer
 from domain.lifecycle.submit import Submitter, SubmitTerms
 from domain.payment import Fact, FactName, Payment, Stage
 from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, Due, ProviderIds
@@ -45,6 +46,9 @@ class World:
         self.payment = payment
         self.did: list[str] = []
         self.postponed_by: list[timedelta] = []
+        self.store_faults = 0
+        self.store_failed = asyncio.Event()
+        self.slots_taken = 0
         self.clock = 1000.0
         self.ready_raises: Exception | None = None
         self.answer: ProviderIds | Exception = IDS
@@ -85,7 +89,11 @@ class World:
     async def change(self, change: Change) -> ChangeResult:
         if self.store_failures:
             self.store_failures -= 1
+            self.store_failed.set()
             raise StoreUnavailable
+        if self.store_faults:
+            self.store_faults -= 1
+            raise ZeroDivisionError
         decided = change.decide(self.payment, a_context())
         self.payment = decided.payment
         self.did.append("record")
@@ -99,7 +107,11 @@ class World:
         self.did.append("ready")
         if self.ready_raises is not None:
             raise self.ready_raises
-        yield
+        self.slots_taken += 1
+        try:
+            yield
+        finally:
+            self.slots_taken -= 1
 
     async def submit(self, _payment: Payment, attempting: Attempting) -> ProviderIds:
         self.fence = attempting.fence
@@ -240,19 +252,56 @@ async def test_a_worker_told_to_stop_after_the_claim_gives_the_payment_back_at_o
     assert world.payment.next_step_at == NOW
 
 
-async def test_an_answer_is_written_again_until_postgres_takes_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0, 0))
-    world.store_failures = 3
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_answer, "_WAITS_SECONDS", (0,))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_is_written_again_for_as_long_as_postgres_is_away(world: World) -> None:
+    world.store_failures = 1000
     await world.run()
     assert world.stage is Stage.AWAITING_RESULT
 
 
-async def test_an_answer_that_cannot_be_written_is_left_to_the_lease(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("faults", "stage"), [(5, Stage.AWAITING_RESULT), (1000, Stage.SUBMITTING)])
+async def test_an_answer_that_a_fault_of_ours_keeps_from_being_written_is_given_up(
+    world: World, faults: int, stage: Stage
 ) -> None:
-    monkeypatch.setattr(submit, "_RECORD_TRIES_SECONDS", (0, 0, 0))
-    world.store_failures = 4
+    """Or it would keep its slot for ever. The lease and the callback then tell what became of it."""
+    world.store_faults = faults
     await world.run()
-    assert world.stage is Stage.SUBMITTING
+    assert world.stage is stage
+
+
+async def test_an_answer_that_waits_for_postgres_keeps_its_slot_though_its_job_was_let_go(world: World) -> None:
+    """So answers that wait are never more than the slots, whatever arq does with their jobs."""
+    world.store_failures = 3
+    job = asyncio.create_task(world.run())
+    await asyncio.wait_for(world.store_failed.wait(), timeout=5)
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+    assert world.slots_taken == 1
+    await world.submitter.wait_for_sends()
+    assert (world.slots_taken, world.stage) == (0, Stage.AWAITING_RESULT)
+
+
+async def test_an_answer_that_a_worker_takes_with_it_is_its_last_line(world: World) -> None:
+    world.store_failures = 1000
+    job = asyncio.create_task(world.run())
+    await asyncio.wait_for(world.store_failed.wait(), timeout=5)
+    with structlog.testing.capture_logs() as lines:
+        world.submitter.log_unrecorded()
+    job.cancel()
+    [line] = lines
+    assert world.payment is not None
+    said = {name: line[name] for name in ("event", "log_level", "payment_id", "meaning", "checkout_request_id")}
+    assert said == {
+        "event": "answer_lost",
+        "log_level": "error",
+        "payment_id": str(world.payment.id),
+        "meaning": "acknowledged",
+        "checkout_request_id": "ws_CO_1",
+    }
+    assert "attempt_id" in line

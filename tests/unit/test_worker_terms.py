@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 
+from domain.account import SendAccount
 from domain.adapters.settings import WorkerSettings
 from domain.payment import Step
 from domain.values import Kind
-from workers.main import _budgets, _claim_terms, _inquiry_terms
+from workers.main import _accounts, _budgets, _claim_terms, _inquiry_terms
+
+ACCOUNT: dict[str, Any] = {
+    "daraja_base_url": "https://api.example",
+    "daraja_consumer_key": "key",
+    "daraja_shortcode": "600000",
+    "daraja_payout_shortcode": "600111",
+    "daraja_initiator_name": "payer",
+}
 
 
 class Scripts:
@@ -56,6 +65,7 @@ def test_each_time_of_asking_is_its_setting() -> None:
         deposit_expires_after_seconds=6,
         payout_expires_after_seconds=7,
         bill_expires_after_seconds=8,
+        **ACCOUNT,
     )
     terms = _inquiry_terms(settings, _claim_terms(settings))
     times = (terms.first_after, terms.interval_max, terms.result_window, terms.not_found_trusted_after, terms.lease)
@@ -65,3 +75,48 @@ def test_each_time_of_asking_is_its_setting() -> None:
         Kind.WITHDRAWAL: timedelta(seconds=7),
         Kind.BILL_PAYMENT: timedelta(seconds=8),
     }
+
+
+def accounts_of(**changed: Any) -> dict[Kind, SendAccount]:
+    return _accounts(WorkerSettings.model_construct(**{**ACCOUNT, **changed}))
+
+
+def test_each_kind_is_sent_by_its_own_short_code_and_only_payouts_by_an_initiator() -> None:
+    own = accounts_of()
+    assert (own[Kind.DEPOSIT].shortcode, own[Kind.DEPOSIT].initiator) == ("600000", None)
+    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT):
+        assert (own[kind].shortcode, own[kind].initiator) == ("600111", "payer")
+
+
+def test_an_account_holds_no_consumer_key() -> None:
+    own = accounts_of(daraja_consumer_key="a-secret-key", daraja_base_url="https://user:pass@api.example")
+    assert all(secret not in own[Kind.DEPOSIT].as_text() for secret in ("a-secret-key", "user", "pass"))
+
+
+# Each changed setting, and the kinds of which it changes the account.
+@pytest.mark.parametrize(
+    ("setting", "value", "kinds"),
+    [
+        ("daraja_base_url", "https://other.example", set(Kind)),
+        ("daraja_base_url", "http://api.example", set(Kind)),
+        ("daraja_base_url", "https://api.example:8443", set(Kind)),
+        ("daraja_consumer_key", "another", set(Kind)),
+        ("daraja_shortcode", "600222", {Kind.DEPOSIT}),
+        ("daraja_payout_shortcode", "600222", {Kind.WITHDRAWAL, Kind.BILL_PAYMENT}),
+        ("daraja_initiator_name", "another", {Kind.WITHDRAWAL, Kind.BILL_PAYMENT}),
+        # These may change and the account stays the same.
+        ("daraja_base_url", "https://API.example:443/", set()),
+        ("daraja_consumer_secret", "another", set()),
+        ("daraja_passkey", "another", set()),
+        ("daraja_initiator_password", "another", set()),
+        ("daraja_till", "555111", set()),
+    ],
+)
+def test_a_setting_that_names_another_account_changes_it(setting: str, value: str, kinds: set[Kind]) -> None:
+    before, after = accounts_of(), accounts_of(**{setting: value})
+    assert {kind for kind in Kind if before[kind] != after[kind]} == kinds
+
+
+def test_an_account_reads_what_it_wrote() -> None:
+    for account in accounts_of().values():
+        assert SendAccount.from_text(account.as_text()) == account

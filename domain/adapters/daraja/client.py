@@ -20,6 +20,7 @@ from domain.adapters.daraja.requests import (
     STK_QUERY,
     Account,
     Api,
+    as_sent_by,
     request_body,
     status_body,
     stk_query_body,
@@ -107,15 +108,18 @@ class DarajaClient:
         )
 
     async def _ask_once(self, payment: Payment, number: int, exchanges: list[Exchange], token: Token) -> Report | None:
-        known = dict(payment.provider_ids)
+        # As the account that sent it, which may have had another short code than ours.
+        sent = payment.asked_about
+        known = dict(sent.provider_ids) if sent is not None else {}
+        account = as_sent_by(self._account, sent.account if sent is not None else None)
         if payment.question is Step.QUERY:
             api, asked_by = STK_QUERY, known[ASKED_BY[payment.kind]]
-            body = stk_query_body(asked_by, self._account, datetime.now(UTC))
+            body = stk_query_body(asked_by, account, datetime.now(UTC))
         else:
             api = STATUS
             id_kind = ASKED_BY.get(payment.kind)
             asked_by = known[id_kind] if id_kind else str(payment.id)
-            body = status_body(payment, asked_by, number, self._account, credential=self._credential)
+            body = status_body(payment, asked_by, number, account, credential=self._credential)
         status: int | None = None
         answer: bytes | None = None
         meaning = "no answer"

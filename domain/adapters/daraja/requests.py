@@ -9,11 +9,12 @@ import base64
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from domain import callback_address
+from domain.account import SendAccount
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
 from domain.operations import OPERATION_OF_KIND, Operation
 from domain.payment import Payment
@@ -48,6 +49,13 @@ class Account:
     initiator_name: str
     callback_base_url: str
     callback_secret: str
+
+
+def as_sent_by(account: Account, sent_by: SendAccount | None) -> Account:
+    """`account` with the short code of the account that sent a payment, to ask about that payment."""
+    if sent_by is None:
+        return account
+    return replace(account, shortcode=sent_by.shortcode, payout_shortcode=sent_by.shortcode)
 
 
 @dataclass(frozen=True, slots=True)

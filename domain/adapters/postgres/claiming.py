@@ -47,7 +47,7 @@ FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
 
 _CLAIM_COLUMNS = {
     "id": "uuid", "attempt_id": "uuid", "history_id": "uuid", "lease": "interval", "deposit_age": "interval",
-    "withdrawal_age": "interval", "bill_payment_age": "interval",
+    "withdrawal_age": "interval", "bill_payment_age": "interval", "deposit_account": "text", "payout_account": "text",
 }  # fmt: skip
 
 # Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id order, like every batch.
@@ -88,9 +88,11 @@ free AS (
            OR payment.id IN (SELECT payment_id FROM probe))
     RETURNING payment.*
 ), attempted AS (
-    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)
-    SELECT attempt_id, id, 1 + (SELECT count(*) FROM mkwanja.attempts AS earlier WHERE earlier.payment_id = claimed.id), now()
-    FROM claimed
+    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)
+    SELECT claimed.attempt_id, claimed.id,
+        1 + (SELECT count(*) FROM mkwanja.attempts AS earlier WHERE earlier.payment_id = claimed.id), now(),
+        CASE claimed.kind WHEN '{Kind.DEPOSIT}' THEN sent.deposit_account ELSE sent.payout_account END
+    FROM claimed JOIN sent ON sent.id = claimed.id
 ), noted AS (
     INSERT INTO mkwanja.payment_history
         (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail)
@@ -202,7 +204,14 @@ def _claim_parameters(batch: Sequence[_Claim]) -> dict[str, list[Any]]:
             "deposit_age": claim.terms.expires_after[Kind.DEPOSIT],
             "withdrawal_age": claim.terms.expires_after[Kind.WITHDRAWAL],
             "bill_payment_age": claim.terms.expires_after[Kind.BILL_PAYMENT],
+            "deposit_account": _account_text(claim.terms, Kind.DEPOSIT),
+            "payout_account": _account_text(claim.terms, Kind.WITHDRAWAL),
         }
         for claim in batch
     ]
     return columns(sent, _CLAIM_COLUMNS)
+
+
+def _account_text(terms: ClaimTerms, kind: Kind) -> str | None:
+    account = terms.accounts.get(kind)
+    return account.as_text() if account else None

@@ -36,6 +36,8 @@ ROLLBACK_SECONDS = 1
 # A session keeps the mode that it began with. One that is read-only, and older than this, may be read-only no longer.
 _READ_ONLY_FRESH_SECONDS = 1.0
 
+# What decides about money is on disk before we act on it: a server, database or role may have `synchronous_commit` off. What
+# an operator set beyond that (remote_write, remote_apply) stays.
 # One statement: it also learns the time of the transaction by the database's clock, which stamps all that it writes.
 # Postgres 17 and later also end a transaction whose client stopped in the middle of a message, which no other limit sees.
 _OPEN = text(
@@ -43,7 +45,9 @@ _OPEN = text(
     " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"
     " CASE WHEN current_setting('server_version_num')::int >= 170000"
     "  THEN set_config('transaction_timeout', '10s', true) END,"
-    " current_setting('transaction_read_only')::boolean AS is_read_only"
+    " current_setting('transaction_read_only')::boolean AS is_read_only,"
+    " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')"
+    "  THEN set_config('synchronous_commit', 'on', true) END"
 )
 
 # Whoever claims a payout holds this in common until the COMMIT, whoever changes a brake holds it alone. It is a queue: share

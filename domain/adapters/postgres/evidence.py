@@ -24,7 +24,7 @@ from domain.report import Word
 log = structlog.get_logger()
 
 _INQUIRIES = text("""
-SELECT payment_id, number, asked_at, verdict, code, is_probe FROM mkwanja.inquiries
+SELECT payment_id, number, asked_at, verdict, code, is_probe, of_former_account FROM mkwanja.inquiries
 WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY payment_id, number
 """)
 _MESSAGES = text("""
@@ -86,7 +86,9 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
     inquiries: dict[UUID, list[Inquiry]] = defaultdict(list)
     for row in await transaction.rows(_INQUIRIES, parameters):
         verdict = Verdict(row.verdict) if row.verdict else None
-        inquiries[row.payment_id].append(Inquiry(row.number, row.asked_at, verdict, row.code, row.is_probe))
+        inquiries[row.payment_id].append(
+            Inquiry(row.number, row.asked_at, verdict, row.code, row.is_probe, row.of_former_account)
+        )
     about_messages = {
         **parameters,
         "operations": _OPERATIONS,

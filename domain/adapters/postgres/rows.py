@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from domain.account import SendAccount
 from domain.attempts import Attempt, Outcome
 from domain.failures import Failure, FailureReason
 from domain.payment import Payment, Stage, Step
@@ -85,10 +87,16 @@ def _uuid(value: Any) -> UUID:
 
 
 def attempts_from(attempt_rows: Iterable[Any], id_rows: Iterable[Any]) -> dict[UUID, tuple[Attempt, ...]]:
-    """Attempts by payment, each with the ids that Daraja gave it."""
-    ids: dict[UUID | None, set[tuple[str, str]]] = defaultdict(set)
+    """Attempts by payment, each with the ids that Daraja gave it.
+
+    A message may have named ids before any attempt was on record that they could belong to. They open a way to ask as well,
+    and count as those of the newest attempt.
+    """
+    ids: dict[UUID, set[tuple[str, str]]] = defaultdict(set)
+    ids_of_payment: dict[UUID, set[tuple[str, str]]] = defaultdict(set)
     for row in id_rows:
-        ids[_uuid(row.attempt_id) if row.attempt_id else None].add((row.kind, row.value))
+        found = ids[_uuid(row.attempt_id)] if row.attempt_id else ids_of_payment[_uuid(row.payment_id)]
+        found.add((row.kind, row.value))
     attempts: dict[UUID, list[Attempt]] = defaultdict(list)
     for row in attempt_rows:
         attempts[_uuid(row.payment_id)].append(
@@ -99,8 +107,12 @@ def attempts_from(attempt_rows: Iterable[Any], id_rows: Iterable[Any]) -> dict[U
                 provider_ids=frozenset(ids[_uuid(row.id)]),
                 claimed_at=row.claimed_at,
                 ended_at=row.ended_at,
+                account=SendAccount.from_text(row.account) if row.account else None,
             )
         )
+    for payment_id, unclaimed in ids_of_payment.items():
+        if of_payment := attempts.get(payment_id):
+            of_payment[-1] = replace(of_payment[-1], provider_ids=of_payment[-1].provider_ids | unclaimed)
     return {payment_id: tuple(found) for payment_id, found in attempts.items()}
 
 

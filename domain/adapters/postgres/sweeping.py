@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from domain.account import SendAccount
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
@@ -67,14 +68,24 @@ WHERE datname = current_database() AND usename = current_user AND application_na
   AND state = 'active' AND wait_event = 'ClientRead' AND xact_start < now() - CAST(:stuck_for AS interval)
 """)
 
-# Asked about is what opened the breaker; where that has no id to ask by, the newest withdrawal, which always has.
-_TAKE_PROBE = text("""
+# The probe inquires about the payment that opened the breaker. If that has no id to ask by, it inquires about the newest
+# withdrawal, because a withdrawal always has one. In both cases no other account may have sent it: an answer about that
+# account would not tell whether Daraja accepts the credential in use.
+_PROBED_AMONG_MAX = 1000
+_OF_ANOTHER_ACCOUNT = """EXISTS (
+    SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
+        AND attempt.outcome IS DISTINCT FROM 'not_acted' AND attempt.account <> CAST(:account AS text))"""
+_TAKE_PROBE = text(f"""
 UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
 WHERE name = 'breaker' AND is_engaged
   AND coalesce(probed_at, changed_at) + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
       CAST(:cool_down_max AS interval)) <= now()
-RETURNING coalesce(payment_id, (
-    SELECT id FROM mkwanja.payments WHERE kind = 'withdrawal' ORDER BY created_at DESC, id DESC LIMIT 1)) AS payment_id
+RETURNING coalesce(
+    (SELECT payment.id FROM mkwanja.payments AS payment WHERE payment.id = payment_id AND NOT {_OF_ANOTHER_ACCOUNT}),
+    (SELECT payment.id FROM (
+        SELECT id, created_at FROM mkwanja.payments WHERE kind = 'withdrawal'
+        ORDER BY created_at DESC, id DESC LIMIT {_PROBED_AMONG_MAX}) AS payment
+    WHERE NOT {_OF_ANOTHER_ACCOUNT} ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
 """)
 
 # An event without an id: the payment owes nothing any more, and would be in the way of those behind it.
@@ -156,10 +167,17 @@ class Sweeping:
         async with self._database.transaction() as transaction:
             return len(await transaction.rows(_END_STUCK, {"stuck_for": _STUCK_FOR}))
 
-    async def take_probe(self, cool_down: timedelta, cool_down_max: timedelta) -> UUID | None:
+    async def take_probe(
+        self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
+    ) -> UUID | None:
         """See `domain.ports.SweepingStore.take_probe`."""
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_TAKE_PROBE, {"cool_down": cool_down, "cool_down_max": cool_down_max})
+            parameters = {
+                "cool_down": cool_down,
+                "cool_down_max": cool_down_max,
+                "account": account.as_text() if account else None,
+            }
+            rows = await transaction.rows(_TAKE_PROBE, parameters)
         return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:

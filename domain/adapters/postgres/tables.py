@@ -28,7 +28,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0008"
+REVISION = "0009"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -99,6 +99,7 @@ attempts = Table(
     Column("claimed_at", _moment, nullable=False),
     Column("outcome", Text),
     Column("ended_at", _moment),
+    Column("account", Text),
     UniqueConstraint("payment_id", "number", name="attempts_are_numbered"),
 )
 
@@ -183,6 +184,7 @@ inquiries = Table(
     Column("verdict", Text),
     Column("code", Text),
     Column("is_probe", Boolean, nullable=False, server_default=text("false")),
+    Column("of_former_account", Boolean, nullable=False, server_default=text("false")),
 )
 
 daraja_exchanges = Table(

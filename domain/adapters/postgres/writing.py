@@ -17,8 +17,10 @@ from domain.payment import Payment
 from domain.ports import Announcement, Change, Decided
 
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
-_ATTEMPT_COLUMNS = {"id": "uuid", "payment_id": "uuid", "number": "int"}
-_ASKED_COLUMNS = {"payment_id": "uuid", "number": "int", "api": "text", "is_probe": "boolean"}
+_ATTEMPT_COLUMNS = {"id": "uuid", "payment_id": "uuid", "number": "int", "outcome": "text", "account": "text"}
+_ASKED_COLUMNS = {
+    "payment_id": "uuid", "number": "int", "api": "text", "is_probe": "boolean", "of_former_account": "boolean",
+}  # fmt: skip
 _ANSWERED_COLUMNS = {"payment_id": "uuid", "number": "int", "verdict": "text", "code": "text"}
 _ID_COLUMNS = {"kind": "text", "value": "text", "payment_id": "uuid", "attempt_id": "uuid"}
 _HISTORY_COLUMNS = {
@@ -58,11 +60,12 @@ WITH ids AS (
     FROM {unnest(_OUTCOME_COLUMNS, "attempts")} WHERE attempt.id = sent.id
     RETURNING attempt.id
 ), claimed AS (
-    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)
-    SELECT id, payment_id, number, now() FROM {unnest(_ATTEMPT_COLUMNS, "claims")}
+    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, outcome, ended_at, account)
+    SELECT id, payment_id, number, now(), outcome, CASE WHEN outcome IS NOT NULL THEN now() END, account
+    FROM {unnest(_ATTEMPT_COLUMNS, "claims")}
 ), asked AS (
-    INSERT INTO mkwanja.inquiries (payment_id, number, api, is_probe, asked_at)
-    SELECT payment_id, number, api, is_probe, now() FROM {unnest(_ASKED_COLUMNS, "asked")}
+    INSERT INTO mkwanja.inquiries (payment_id, number, api, is_probe, of_former_account, asked_at)
+    SELECT payment_id, number, api, is_probe, of_former_account, now() FROM {unnest(_ASKED_COLUMNS, "asked")}
 ), answered AS (
     UPDATE mkwanja.inquiries AS inquiry SET answered_at = now(), verdict = sent.verdict, code = sent.code
     FROM {unnest(_ANSWERED_COLUMNS, "answered")}
@@ -137,7 +140,13 @@ async def write(transaction: Transaction, written: Sequence[Written]) -> frozens
         for attempt in _changed_attempts(item)
     ]
     claims = [
-        {"id": attempt.id, "payment_id": item.change.payment_id, "number": attempt.number}
+        {
+            "id": attempt.id,
+            "payment_id": item.change.payment_id,
+            "number": attempt.number,
+            "outcome": attempt.outcome.value if attempt.outcome else None,
+            "account": attempt.account.as_text() if attempt.account else None,
+        }
         for item in written
         for attempt in _new_attempts(item)
     ]
@@ -188,7 +197,13 @@ def _new_attempts(item: Written) -> list[Attempt]:
 def _asked_values(item: Written) -> dict[str, Any]:
     asked, payment = item.decided.asked, item.decided.payment
     assert asked is not None and payment is not None  # noqa: S101, PT018 - asked for by the caller
-    return {"payment_id": payment.id, "number": asked.number, "api": payment.question, "is_probe": asked.is_probe}
+    return {
+        "payment_id": payment.id,
+        "number": asked.number,
+        "api": payment.question,
+        "is_probe": asked.is_probe,
+        "of_former_account": asked.of_former_account,
+    }
 
 
 def _answered_values(item: Written) -> dict[str, Any]:

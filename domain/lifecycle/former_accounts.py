@@ -1,0 +1,48 @@
+"""Payments that another account sent than the one that the worker is configured for now.
+
+Nothing that decides about an old send reads today's settings: an inquiry goes out as the account of the send, and what that
+account's credentials are needed for is not done without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from domain.account import SendAccount
+from domain.inquiry import InquiryTerms, last_sent_at
+from domain.payment import Payment
+from domain.ports import Decided
+
+ACCOUNT_NOT_CONFIGURED = "account_not_configured"
+
+# Such a payment is looked at again, because the setting may come back: each time as long after its send as twice the time
+# before, so that it costs next to nothing of the inquiry budget.
+_LOOKED_AT_AGAIN_AFTER_MAX = timedelta(days=1)
+
+
+def account_of(payment: Payment) -> SendAccount | None:
+    """The account by which the send left that an inquiry is about; None where that is not known."""
+    return payment.asked_about.account if payment.asked_about is not None else None
+
+
+def not_asked(payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, terms: InquiryTerms) -> Decided:
+    """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the payment ended."""
+    wait = min(max(now - last_sent_at(payment, terms), terms.interval_max), _LOOKED_AT_AGAIN_AFTER_MAX)
+    return Decided(
+        payment=replace(payment, needs_review=True, next_step_at=now + wait),
+        what=None if payment.needs_review else ACCOUNT_NOT_CONFIGURED,
+        detail={"differs": ", ".join(own.differences(sent_by)), "shortcode": sent_by.shortcode},
+        is_flagged=True,
+    )
+
+
+def of_another_credential(decided: Decided) -> Decided:
+    """What follows from the answer to an inquiry with another short code than the worker's own.
+
+    It says nothing about the credential in use: it neither opens the breaker nor closes it. A refusal is for a person.
+    """
+    if decided.opens_breaker is None or decided.payment is None:
+        return decided
+    flagged = replace(decided.payment, needs_review=True)
+    return replace(decided, payment=flagged, opens_breaker=None, is_flagged=True)

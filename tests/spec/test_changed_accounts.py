@@ -1,0 +1,208 @@
+"""A short code, an app, an initiator or an address of Daraja is changed while payments that were sent are still open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulator.app import Simulator
+from tests.spec.conftest import ASKED_SOON, a_system
+from tests.spec.delivering import OPERATIONS, deliver
+from tests.spec.doubting import Answer, asked, doubtful, eventually_seen, inquiries, seen
+from tests.spec.operating import operate
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, Api, look, times_sent
+from tests.spec.system import System
+
+_OLD, _NEW = "600111", "600222"
+
+# The organisation has more than one of each, all of them good: so that only the record can tell which one sent a payment.
+_SIMULATOR: dict[str, str | None] = {
+    "DARAJA_SHORTCODE": _OLD,
+    "DARAJA_PAYOUT_SHORTCODE": _OLD,
+    "SIMULATOR_OTHER_SHORTCODES": _NEW,
+    "SIMULATOR_OTHER_CONSUMER_KEYS": "the-key-of-another-app",
+    "SIMULATOR_OTHER_INITIATORS": "another",
+}
+_NEW_SHORTCODES = {"DARAJA_SHORTCODE": _NEW, "DARAJA_PAYOUT_SHORTCODE": _NEW}
+_NO_ANSWER: dict[Api, Answer] = {
+    "stk": Answer("html_503"),
+    "b2c": Answer("lost_callback"),
+    "b2b": Answer("lost_callback"),
+}
+
+
+@pytest.fixture(scope="module")
+async def running_system() -> AsyncIterator[System]:
+    async with a_system(env=ASKED_SOON, process_env={"simulator": _SIMULATOR}) as system:
+        yield system
+
+
+@pytest.fixture
+async def system(running_system: System) -> AsyncIterator[System]:
+    """Its worker sends by the old account when a test begins."""
+    yield running_system
+    await running_system.control("DELETE", "/scenarios")
+    await running_system.stack.restart_process("worker")
+
+
+async def _open(system: System, api: Api, scenario: str = "lost_callback", **params: Any) -> str:
+    """A payment that was sent and is open; Daraja answers no question about it until the worker is restarted."""
+    payment_id = await doubtful(system, api, scenario, _NO_ANSWER[api], **params)
+    expected = "awaiting_result" if scenario == "lost_callback" else "in_doubt"
+    await system.in_stage(payment_id, expected)
+    return payment_id
+
+
+async def _restarted(system: System, settings: Mapping[str, str | None]) -> None:
+    """From now on the worker has these settings, and Daraja answers."""
+    await system.stack.stop_process("worker")
+    await system.control("DELETE", "/scenarios")
+    await system.control("DELETE", "/requests")
+    await system.stack.start_process("worker", env=settings)
+
+
+async def _asked_as(system: System, payment_id: str) -> set[str]:
+    """The short codes by which Daraja was asked about the payment since the restart."""
+    requests = (await system.control("GET", "/requests"))["items"]
+    known = (await system.payment(payment_id))["provider_ids"].get("checkout_request_id", [])
+    return {
+        str(request["body"].get("PartyA") or request["body"]["BusinessShortCode"])
+        for request in requests
+        if "query" in request["path"] and any(name in str(request["body"]) for name in (payment_id, *known))
+    }
+
+
+async def test_a_withdrawal_is_asked_about_as_the_short_code_that_sent_it_and_is_not_paid_by_another(
+    system: System,
+) -> None:
+    """It was paid by 600111 and its answer was lost. 600222 would not find it, and would pay it again."""
+    payment_id = await _open(system, "b2c", "answer_and_callback_lost")
+    await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
+    await eventually_seen(system, {"it": replace(PAID, sent=0)}, {"it": payment_id}, flagged_or_not=True)
+    assert await _asked_as(system, payment_id) == {_OLD}
+    await system.assert_money_agrees([payment_id])
+
+
+async def test_a_withdrawal_that_one_account_lost_is_sent_again_by_that_account_only(system: System) -> None:
+    """Daraja never saw it: 'not found' permits no send by another short code, however often. The old one sends it again."""
+    payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
+    await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
+    before = len(await inquiries(system, payment_id))
+    answered = await asked(system, payment_id, before + 6)
+    assert [one["verdict"] for one in answered].count("not_found") >= 4
+    assert await seen(system, payment_id) == replace(IN_DOUBT, sent=0)
+    assert await _asked_as(system, payment_id) == {_OLD}
+    await _restarted(system, {})
+    await eventually_seen(system, {"it": PAID}, {"it": payment_id})
+    await system.assert_money_agrees([payment_id])
+
+
+async def test_a_send_older_than_the_record_of_accounts_is_asked_about_and_not_sent_again(system: System) -> None:
+    payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
+    await system.stack.stop_process("worker")
+    await system.execute("UPDATE mkwanja.attempts SET account = NULL WHERE payment_id = $1::uuid", payment_id)
+    await _restarted_again(system)
+    before = len(await inquiries(system, payment_id))
+    await asked(system, payment_id, before + 6)
+    assert await seen(system, payment_id) == replace(IN_DOUBT, sent=0)
+
+
+async def _restarted_again(system: System) -> None:
+    await system.control("DELETE", "/scenarios")
+    await system.control("DELETE", "/requests")
+    await system.stack.start_process("worker")
+
+
+async def test_deposits_and_bills_are_found_by_the_short_code_that_sent_them(system: System) -> None:
+    ids = {"deposit": await _open(system, "stk"), "bill payment": await _open(system, "b2b")}
+    await _restarted(system, _NEW_SHORTCODES)
+    await eventually_seen(system, dict.fromkeys(ids, replace(PAID, sent=0)), ids, flagged_or_not=True)
+    for payment_id in ids.values():
+        assert await _asked_as(system, payment_id) == {_OLD}
+    await system.assert_money_agrees(list(ids.values()))
+
+
+async def test_a_deposit_that_another_passkey_cannot_ask_about_is_not_failed_for_silence(system: System) -> None:
+    """'Wrong credentials' is no answer about the deposit: it stays open and is a person's."""
+    payment_id = await _open(system, "stk")
+    await _restarted(system, {**_NEW_SHORTCODES, "DARAJA_PASSKEY": "of-the-new-short-code"})
+    flagged = replace(AWAITED, needs_review=True, moved=1, sent=0)
+    await eventually_seen(system, {"it": flagged}, {"it": payment_id})
+    before = len(await inquiries(system, payment_id))
+    await asked(system, payment_id, before + 3)
+    assert await seen(system, payment_id) == flagged
+
+
+_GONE: dict[str, dict[str, str | None]] = {
+    "app": {"DARAJA_CONSUMER_KEY": "the-key-of-another-app"},
+    "initiator": {"DARAJA_INITIATOR_NAME": "another"},
+    "base_url": {},
+}
+
+
+@pytest.mark.parametrize("part", _GONE)
+async def test_payments_of_an_account_whose_credentials_are_gone_are_for_a_person(
+    system: System, part: str, tmp_path: Path
+) -> None:
+    """Another app, initiator or Daraja is not asked and sends nothing. The worker says so at start; a callback settles them."""
+    lost = await _open(system, "b2c", "cut_before_acting", times=1)
+    paid = await _open(system, "b2b")
+    ids = {"lost": lost, "paid": paid}
+    certificate = tmp_path / "daraja.pem"
+    environment = {**system.stack.env("worker"), **_SIMULATOR}
+    given = {name: value for name, value in environment.items() if value is not None}
+    async with Simulator(time_scale=0.02, environment=given, certificate_file=certificate) as elsewhere:
+        settings = _GONE[part]
+        if part == "base_url":
+            settings = {"DARAJA_BASE_URL": elsewhere.base_url, "DARAJA_CERTIFICATE_FILE": str(certificate)}
+        await _restarted(system, settings)
+        flagged = {"lost": replace(IN_DOUBT, needs_review=True, sent=0), "paid": replace(AWAITED, needs_review=True)}
+        flagged["paid"] = replace(flagged["paid"], moved=1, sent=0)
+        await eventually_seen(system, flagged, ids)
+        for payment_id in ids.values():
+            history = await system.backend.history(payment_id)
+            [entry] = [entry for entry in history if entry["what"] == "account_not_configured"]
+            assert entry["detail"] == {"differs": part, "shortcode": _OLD}
+        fresh = await system.withdrawal()  # which the new account sends
+        assert (await system.settled(fresh))["status"] == "success"
+        for payment_id in ids.values():
+            assert not await _asked_as(system, payment_id)
+            assert elsewhere.traffic.shown(contains=payment_id)["items"] == []
+    log = system.stack.logs()["worker.1"]
+    assert '"payments_of_former_account"' in log
+    await _is_settled_by_its_callback(system, paid, "b2b")
+    assert await times_sent(system, lost) == 0
+    assert (await look(system, {"lost": lost}))["lost"].moved == 0
+
+
+async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api) -> None:
+    [movement] = await system.movements(payment_id)
+    address = str(movement["result_url"])
+    payment = await system.payment(payment_id)
+    ids = {name: values[0] for name, values in payment["provider_ids"].items()}
+    body = {
+        "Result": {
+            "ResultType": 0,
+            "ResultCode": 0,
+            "ResultDesc": "Told by a test.",
+            "OriginatorConversationID": ids["originator_conversation_id"],
+            "ConversationID": ids["conversation_id"],
+            "TransactionID": movement["receipt"],
+            "ResultParameters": {"ResultParameter": [{"Key": "Amount", "Value": payment["amount"]}]},
+        }
+    }
+    assert OPERATIONS[api] in address
+    assert (await deliver(system, address, body)).status == 200
+    assert (await system.settled(payment_id))["status"] == "success"
+
+
+async def test_an_operator_reads_which_accounts_the_open_payments_belong_to(system: System) -> None:
+    await _open(system, "b2c", "cut_before_acting", times=1)
+    said = (await operate(system, "accounts")).expect(0)
+    [line] = [line for line in said.lines if f"shortcode {_OLD}, initiator " in line and "app " in line][:1]
+    assert system.stack.env("worker")["DARAJA_CONSUMER_KEY"] not in line
+    assert system.stack.simulator_url in line

@@ -1,0 +1,193 @@
+"""Which account may ask about a payment and send it again, by the account of each of its sends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain.account import SendAccount
+from domain.attempts import Attempt, Outcome
+from domain.failures import Failure, FailureReason
+from domain.inquiry import Evidence, Verdict, may_be_resent, no_result_is_confirmed
+from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED
+from domain.lifecycle.inquire import asking
+from domain.lifecycle.record_callback import callback_change
+from domain.lifecycle.submit import resend_claim
+from domain.payment import Payment, Stage
+from domain.ports import Decided
+from domain.report import Word
+from domain.values import Kind
+from tests.builders import (
+    AN_ACCOUNT,
+    ASKED_BY,
+    INQUIRY_TERMS,
+    NOW,
+    PAYMENT_ID,
+    a_callback,
+    a_context,
+    a_due,
+    a_report,
+    a_send,
+    an_attempt_id,
+    an_inquiry,
+    evidence_of,
+)
+
+OTHERS: dict[str, SendAccount] = {
+    "base_url": replace(AN_ACCOUNT, base_url="https://other.example"),
+    "app": replace(AN_ACCOUNT, app="77"),
+    "initiator": replace(AN_ACCOUNT, initiator="another"),
+    "shortcode": replace(AN_ACCOUNT, shortcode="600222"),
+}
+GONE = [part for part in OTHERS if part != "shortcode"]
+SENT_AT = NOW - timedelta(minutes=20)
+
+
+def sent_by(*accounts: SendAccount | None, outcome: Outcome = Outcome.UNKNOWN, kind: Kind = Kind.WITHDRAWAL) -> Any:
+    """Attempts of these accounts."""
+    return tuple(
+        replace(a_send(outcome, number=number, at=SENT_AT, **ASKED_BY[kind]), account=account)
+        for number, account in enumerate(accounts, 1)
+    )
+
+
+def not_found_twice(**fields: Any) -> Evidence:
+    asked = [replace(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(seconds=n)), **fields) for n in (1, 2)]
+    return evidence_of(*asked)
+
+
+NOT_ACTED: Attempt = replace(sent_by(OTHERS["app"], outcome=Outcome.NOT_ACTED)[0], id=an_attempt_id(9), number=9)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "is_permitted"),
+    [
+        (sent_by(AN_ACCOUNT), True),
+        (sent_by(AN_ACCOUNT, AN_ACCOUNT), True),
+        ((*sent_by(AN_ACCOUNT), NOT_ACTED), True),  # nothing acted: it can be at no other account
+        (sent_by(None), False),  # older than the record of accounts
+        (sent_by(AN_ACCOUNT, None), False),
+        *[(sent_by(other), False) for other in OTHERS.values()],
+        *[(sent_by(other, AN_ACCOUNT), False) for other in OTHERS.values()],
+        *[(sent_by(AN_ACCOUNT, other), False) for other in OTHERS.values()],
+    ],
+)
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_only_the_account_of_every_send_may_send_again(
+    attempts: tuple[Attempt, ...], is_permitted: bool, is_busy: bool
+) -> None:
+    """Judged by what is on record, under the lock of the claim: after two "not found", and after a "busy" alike."""
+    if is_busy:
+        attempts = tuple(
+            replace(a, outcome=Outcome.RESENDABLE) if a.outcome is Outcome.UNKNOWN else a for a in attempts
+        )
+    payment = a_due(attempts=attempts)
+    evidence = Evidence() if is_busy else not_found_twice()
+    assert may_be_resent(payment, evidence, NOW, INQUIRY_TERMS) is is_permitted
+    claimed = resend_claim(PAYMENT_ID, an_attempt_id(50), INQUIRY_TERMS)
+    after = claimed.decide(payment, a_context(evidence=evidence)).payment
+    assert after is not None
+    assert (after.stage is Stage.SUBMITTING) is is_permitted
+    if is_permitted:
+        assert after.attempts[-1].account == AN_ACCOUNT
+
+
+def test_a_worker_that_does_not_know_its_account_sends_nothing_again() -> None:
+    terms = replace(INQUIRY_TERMS, accounts={})
+    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, terms)
+
+
+def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> None:
+    """The setting was changed and changed back: what the other worker could not find proves nothing."""
+    evidence = not_found_twice(of_former_account=True)
+    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, INQUIRY_TERMS)
+
+
+def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
+    return asking(PAYMENT_ID, INQUIRY_TERMS, is_probe=is_probe).decide(payment, a_context())
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(("account", "is_former"), [(AN_ACCOUNT, False), (None, False), (OTHERS["shortcode"], True)])
+def test_an_inquiry_says_whether_it_is_of_a_former_account(
+    kind: Kind, account: SendAccount | None, is_former: bool
+) -> None:
+    decided = asked(a_due(kind, attempts=sent_by(account, kind=kind)))
+    assert decided.asked is not None
+    assert (decided.asked.of_former_account, decided.what) == (is_former, None)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("part", GONE)
+def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part: str) -> None:
+    """It is flagged once with the reason, and looked at ever more rarely, in case the setting comes back."""
+    payment = a_due(kind, attempts=sent_by(OTHERS[part], kind=kind))
+    decided = asked(payment)
+    after = decided.payment
+    assert after is not None
+    assert (decided.asked, decided.what, after.needs_review) == (None, ACCOUNT_NOT_CONFIGURED, True)
+    assert decided.detail == {"differs": part, "shortcode": "600111"}
+    assert after.next_step_at == NOW + timedelta(minutes=20)
+    again = asked(replace(after, next_step_at=NOW))
+    assert (again.asked, again.what) == (None, None)
+
+
+def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_person() -> None:
+    silent = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
+    attempts = sent_by(OTHERS["app"], kind=Kind.DEPOSIT)
+    decided = asked(a_due(Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW))
+    assert decided.payment is not None
+    assert (decided.asked, decided.payment.stage, decided.payment.needs_review) == (None, Stage.FAILED, True)
+
+
+@pytest.mark.parametrize("account", OTHERS.values())
+def test_a_probe_is_not_asked_about_what_another_account_sent(account: SendAccount) -> None:
+    """Its answer would not say whether Daraja accepts the credential in use."""
+    assert asked(a_due(attempts=sent_by(account)), is_probe=True).asked is None
+    assert asked(a_due(attempts=sent_by(AN_ACCOUNT)), is_probe=True).asked is not None
+
+
+def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> None:
+    """Another passkey is refused as "wrong credentials", which says nothing about the deposit."""
+    payment = a_due(Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT))
+    asked_at = [NOW - timedelta(minutes=n) for n in range(1, 7)]
+    silent = [an_inquiry(n, Verdict.VAGUE, at=at) for n, at in enumerate(asked_at, 1)]
+    assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, INQUIRY_TERMS)
+    former = [replace(one, of_former_account=True) for one in silent]
+    assert not no_result_is_confirmed(payment, evidence_of(*former), NOW, INQUIRY_TERMS)
+
+
+@pytest.mark.parametrize("is_former", [False, True])
+def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bool) -> None:
+    question = replace(an_inquiry(3), of_former_account=is_former)
+    report = a_report(Word.UNDECIDED, code="2001", verdict=Verdict.NO_ANSWER, refuses_credential=True)
+    change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
+    decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
+    assert decided.payment is not None
+    assert (decided.opens_breaker is None, decided.payment.needs_review) == (is_former, is_former)
+
+
+@pytest.mark.parametrize("is_former", [False, True])
+def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -> None:
+    question = replace(an_inquiry(3), of_former_account=is_former)
+    report = a_report(Word.UNDECIDED, code="0", verdict=Verdict.NOT_FOUND)
+    change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
+    decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
+    assert (decided.credential_accepted_at is None) is is_former
+
+
+def test_a_failure_of_one_account_s_send_speaks_for_no_send_of_another() -> None:
+    """Both used the payment's one id, each for itself."""
+    own = frozenset({("originator_conversation_id", str(PAYMENT_ID))})
+    report = a_report(Word.FAILURE, code="1", ids=own)
+    change = callback_change(PAYMENT_ID, a_callback(operation="withdrawal"), report)
+    by_one, by_two = (
+        change.decide(a_due(attempts=sent_by(*accounts)), a_context()).payment
+        for accounts in ((AN_ACCOUNT, AN_ACCOUNT), (AN_ACCOUNT, OTHERS["shortcode"]))
+    )
+    assert by_one is not None
+    assert by_two is not None
+    assert (by_one.stage, by_two.stage) == (Stage.FAILED, Stage.IN_DOUBT)
