@@ -31,7 +31,6 @@ def upgrade() -> None:
     op.execute("""
         ALTER TABLE mkwanja.payments ADD COLUMN amount_settled_kes integer
             CONSTRAINT amount_settled_is_positive CHECK (amount_settled_kes > 0)
-            CONSTRAINT only_success_settles_an_amount CHECK (amount_settled_kes IS NULL OR stage = 'succeeded')
     """)
     op.execute("DROP VIEW mkwanja_api.my_payments")
     op.execute(_VIEW.format(settled=_SETTLED))
