@@ -131,7 +131,8 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
         case "readyz":
             is_ready = status == 200
             checks = {"postgres": is_ready, "migrated": is_ready, "keys": True, "redis": True}
-            return {"checks": {"status": "ready" if is_ready else "not ready", "checks": checks, "redis": "ok"}}
+            report = {"postgres": "ok" if is_ready else "away", "redis": "ok"}
+            return {"checks": {"status": "ready" if is_ready else "not ready", "checks": checks, **report}}
         case _:
             return {}
 

@@ -168,6 +168,7 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "not ready"]
     checks: Checks
+    postgres: Literal["ok", "away", "read-only", "not migrated"]
     redis: Annotated[str, Field(description="`ok`, `away`, or `refuses:` and what Redis refuses.")]
 
 
