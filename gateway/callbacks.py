@@ -128,7 +128,7 @@ class Receiver:
     async def _store(
         self, change: Change, give_up_at: float, *, retried: type[Exception] = StoreUnavailable
     ) -> ChangeResult:
-        """Tries until `give_up_at`, and at least once. What has begun then is not broken off, though nobody waits for it."""
+        """Tries until `give_up_at`, and at least once. A try that has begun is not broken off."""
         while True:
             try:
                 async with asyncio.timeout_at(give_up_at):

@@ -28,7 +28,7 @@ Seen = TypeVar("Seen")
 
 
 class SharedLook(Generic[Seen]):
-    """What `look` saw, at most `fresh_seconds` old: at most one look runs, and a caller that leaves cancels nobody's."""
+    """What `look` saw, at most `fresh_seconds` old: at most one look runs, and a caller that leaves does not cancel it."""
 
     def __init__(self, look: Callable[[], Awaitable[Seen]], *, fresh_seconds: float) -> None:
         self._look = look

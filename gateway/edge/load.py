@@ -24,7 +24,7 @@ INGRESS_AT_HAND_MAX = 2500
 # Daraja sends once: what is turned away here is lost, and found again by an inquiry at best. So as many as there may be
 # connections, but for what health checks need.
 CALLBACKS_AT_HAND_MAX = 4000
-# Daraja sends a few messages to one address. Whoever has learned the address may send thousands.
+# Daraja sends a few messages to one address. An attacker who has learned the address may send thousands.
 ADDRESS_AT_HAND_MAX = 128
 
 

@@ -1,4 +1,4 @@
-"""An answer that was there before our request is nobody's answer, whatever it says and however it comes."""
+"""An answer that was there before our request is no answer to it, whatever it says and however it comes."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY pay
 
 _BRAKES = text("SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name")
 
-# For a claim: nobody stops payouts while we decide, and whoever does waits for our COMMIT and so knows of our claim. Held
-# operations are not locked: our own commit may change them.
+# For a claim: an operator who stops payouts waits for our COMMIT, and so knows of our claim. Held operations are not
+# locked, because our own commit may change them.
 _BRAKES_HELD = text(f"""
 WITH locked AS (
     SELECT name, is_engaged FROM mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} ORDER BY name FOR SHARE
