@@ -55,6 +55,14 @@ class Attempt:
     def is_accounted_for(self) -> bool:
         return self.outcome is not None and self.outcome.is_accounted_for
 
+    @property
+    def asked_as(self) -> SendAccount | None:
+        """The account to ask Daraja as; None if it is not known, or if the attempt never reached Daraja.
+
+        What never reached Daraja is in no account's records. Any account may ask about it, to learn about its credential.
+        """
+        return None if self.outcome is Outcome.NOT_ACTED and not self.provider_ids else self.account
+
 
 # A later word about an attempt replaces an earlier one only where it says more.
 _WEIGHT: Mapping[Outcome | None, int] = {

@@ -22,8 +22,8 @@ _LOOKED_AT_AGAIN_AFTER_MAX = timedelta(days=1)
 
 
 def account_of(payment: Payment) -> SendAccount | None:
-    """The account by which the send left that an inquiry is about; None where that is not known."""
-    return payment.asked_about.account if payment.asked_about is not None else None
+    """The account to ask Daraja as about this payment; None where any account may ask."""
+    return payment.asked_about.asked_as if payment.asked_about is not None else None
 
 
 def not_asked(payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, terms: InquiryTerms) -> Decided:

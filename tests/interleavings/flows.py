@@ -91,10 +91,15 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: Times) -
     elif is_claimed:
         heard, answer = yield from _send(world, attempting, _account(times), is_probe=is_probe)
         yield 0
-        # What was refused is sent again after it: Daraja said no to it, and says so again.
-        if world.loses_claims and answer.word != "refused" and world.record.lose(claimed, before, instant(world.now)):
-            world.note("claim lost by the database")
-        yield from _record(world, attempting, heard, answer, times)
+
+        def lose_claim() -> None:
+            # Just before the answer is recorded. A send between the loss and the answer cannot be prevented
+            # (docs/deployment.md). A refused payment may be sent again: Daraja said no to it, and says so again.
+            may_lose = world.loses_claims and answer.word != "refused"
+            if may_lose and world.record.lose(claimed, before, instant(world.now)):
+                world.note("claim lost by the database")
+
+        yield from _record(world, attempting, heard, answer, times, before_write=lose_claim)
 
 
 def _account(times: Times) -> str:
@@ -167,10 +172,18 @@ def _on_the_wire(world: World, attempting: Attempting, account: str) -> Generato
     return answer_heard(world.kind, letter[0]), letter[0]
 
 
-def _record(world: World, attempting: Attempting, heard: Heard, answer: Answer, times: Times) -> Flow:
+def _record(
+    world: World,
+    attempting: Attempting,
+    heard: Heard,
+    answer: Answer,
+    times: Times,
+    *,
+    before_write: Callable[[], object] = bool,
+) -> Flow:
     change = submit.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.submit)
     world.watch.heard(attempting.attempt_id, answer.word, answer.first_id, answer.second_id)
-    yield from world.write("answer", change)
+    yield from world.write("answer", change, first=before_write)
 
 
 def _inquire(world: World, found: Due) -> Flow:

@@ -1,14 +1,13 @@
 """One life: a payment, Daraja, workers, sweepers, a receiver, Redis and people, woven in virtual time by one seed.
 
-Each step is an event on one heap. Until `calm_at` faults happen; then they stop, everything due is played out, and the laws
-are judged. The same seed gives the same life.
+Each step is an event on one heap. Faults happen until `calm_at`. Then all that is due is played out, and the laws judge.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from random import Random
@@ -160,12 +159,13 @@ class World(Clockwork):
     # Postgres
 
     def write(
-        self, name: str, change: Change, said: tuple[int, Message] | None = None
+        self, name: str, change: Change, said: tuple[int, Message] | None = None, first: Callable[[], object] = bool
     ) -> Generator[int, None, Decided]:
-        """One change in its transaction. A COMMIT whose outcome is lost is done again, a little later."""
+        """One change in its transaction, `first` before it. A COMMIT whose outcome is lost is done again, a little later."""
         begun = self.now
         if self.happens(self.chances.waits_for_a_row):
             yield -self.rng.randrange(1, 2000)
+        first()
         decided = self.commit(name, change, begun, said)
         if self.happens(self.chances.commit_is_lost):
             yield self.rng.randrange(1, 6000)

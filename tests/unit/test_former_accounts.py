@@ -150,6 +150,16 @@ def test_a_probe_is_not_asked_about_what_another_account_sent(account: SendAccou
     assert asked(a_due(attempts=sent_by(AN_ACCOUNT)), is_probe=True).asked is not None
 
 
+@pytest.mark.parametrize("account", OTHERS.values())
+def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(account: SendAccount) -> None:
+    """Otherwise an open breaker stays open after the account changed: nothing was sent by the new one yet."""
+    unsent = a_due(stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED))
+    decided = asked(unsent, is_probe=True)
+    assert decided.asked is not None
+    assert not decided.asked.of_former_account
+    assert [attempt.asked_as for attempt in unsent.attempts] == [None]
+
+
 def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> None:
     """Another passkey is refused as "wrong credentials", which says nothing about the deposit."""
     payment = a_due(Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT))

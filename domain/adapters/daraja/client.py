@@ -111,7 +111,7 @@ class DarajaClient:
         # As the account that sent it, which may have had another short code than ours.
         sent = payment.asked_about
         known = dict(sent.provider_ids) if sent is not None else {}
-        account = as_sent_by(self._account, sent.account if sent is not None else None)
+        account = as_sent_by(self._account, sent.asked_as if sent is not None else None)
         if payment.question is Step.QUERY:
             api, asked_by = STK_QUERY, known[ASKED_BY[payment.kind]]
             body = stk_query_body(asked_by, account, datetime.now(UTC))
