@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -241,9 +241,14 @@ def watching(payment_id: UUID, terms: InquiryTerms) -> Change:
     """The next step of a payment that Daraja cannot be asked about: for want of an id, only its callback can tell."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
-        if payment is None or payment.next_step is not Step.WATCH or payment.stage.is_final:
+        if payment is None or payment.stage.is_final:
             return Decided(payment=payment)
         now = context.now
+        if payment.next_step in (Step.QUERY, Step.STATUS) and _was_just_taken(payment, now):
+            # Its row is older than the id that it can be asked by. Written anew, the row says so.
+            return Decided(payment=replace(payment, next_step_at=now))
+        if payment.next_step is not Step.WATCH:
+            return Decided(payment=payment)
         if no_result_is_confirmed(payment, context.evidence, now, terms):
             return ended_for_silence(payment)
         window_ends = result_window_ends(payment, context.evidence, terms)
@@ -253,6 +258,11 @@ def watching(payment_id: UUID, terms: InquiryTerms) -> Change:
         return Decided(payment=waiting)
 
     return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
+
+
+def _was_just_taken(payment: Payment, now: datetime) -> bool:
+    """Whether its time is the one that the sweep has moved it to. A question in its own time is later."""
+    return payment.next_step_at is not None and payment.next_step_at <= now + HANDED_OVER_FOR
 
 
 def ended_for_silence(payment: Payment) -> Decided:

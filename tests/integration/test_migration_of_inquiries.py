@@ -6,8 +6,10 @@ from uuid import UUID
 
 from domain.adapters.postgres.feed import Feed
 from domain.inquiry import Verdict
+from domain.lifecycle.inquire import watching
 from domain.payment import Stage, Step
 from domain.values import Kind
+from tests.builders import INQUIRY_TERMS
 from tests.integration.conftest import Store, acknowledgement, alembic, failure
 from tests.integration.inquiries import an_answer, answered, askable_ids, asked, count_due, in_doubt
 from tests.integration.test_migrations import differences
@@ -76,14 +78,16 @@ async def test_a_release_that_was_taken_back_after_questions_were_answered_can_b
     assert await fresh.one("SELECT count(*) FROM mkwanja.inquiries") == 1
 
 
-async def test_an_id_that_belongs_to_no_attempt_is_no_way_to_ask(fresh: Store) -> None:
-    """Else the payment would be handed over as a question that nobody asks, and never watched."""
+async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_looked_at(fresh: Store) -> None:
+    """The migration leaves such a row to be watched. The first look at it finds the way to ask."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT, askable=False)
     await fresh.execute(
         "INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)"
         " VALUES ('checkout_request_id', 'ws_CO_1', $1, NULL, now())", payment_id,
     )  # fmt: skip
-    assert (await fresh.payment(payment_id)).next_step is Step.WATCH
     await migrated(fresh, "downgrade", "0001")
     await migrated(fresh, "upgrade", "head")
     assert await steps_on_record(fresh) == {payment_id: Step.WATCH}
+    await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id)
+    await fresh.changing.change(watching(payment_id, INQUIRY_TERMS))
+    assert await steps_on_record(fresh) == {payment_id: Step.QUERY}
