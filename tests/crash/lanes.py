@@ -35,8 +35,10 @@ class Lanes(Generic[Place, Piece]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for lane in self._lanes:
-            lane.cancel()
+        # With all pieces done a lane is only closing its place. Cancelled then, it would leave connections open.
+        if any(not future.done() for future in self._done.values()):
+            for lane in self._lanes:
+                lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
         for future in self._done.values():
             if future.done() and not future.cancelled():
