@@ -136,7 +136,7 @@ class Submitter:
         try:
             async with AsyncExitStack() as slot:
                 await slot.enter_async_context(self._provider.readied(kind))
-                # From the claim on nobody may interrupt: a cancelled job must not leave a payment claimed and unsent. The
+                # From the claim on the send is shielded: a cancelled job must not leave a payment claimed and unsent. The
                 # send keeps its slot until its answer is on record, also after its job was let go: so answers that wait
                 # for Postgres are never more than the slots.
                 send = asyncio.create_task(self._claim_and_send(payment_id, claim, slot.pop_all()))

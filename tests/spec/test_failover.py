@@ -59,16 +59,7 @@ async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
             )
         )
         before = {name: system.stack.process(name).pid for name in system.stack.names}
-        accepted: list[str] = []
-        is_over = asyncio.Event()
-        payers = [asyncio.create_task(_pay_until(is_over, system, accepted)) for _ in range(_PAYERS)]
-        await _grown(accepted, _BEFORE, payers)
-        await primary.kill()
-        at_the_kill = len(accepted)
-        await standby.promote()
-        await _grown(accepted, at_the_kill + _AFTER, payers)
-        is_over.set()
-        await asyncio.gather(*payers)
+        accepted = await _fail_over_under_load(system, primary, standby)
         assert len(set(accepted)) == len(accepted)
         await _all_succeed(system, accepted)
         await system.assert_money_agrees(accepted)
@@ -104,16 +95,7 @@ async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
             )
         )
         await system.control("POST", "/switches", {"missing_products": ["b2c"]})
-        accepted: list[str] = []
-        is_over = asyncio.Event()
-        payers = [asyncio.create_task(_pay_until(is_over, system, accepted)) for _ in range(_PAYERS)]
-        await _grown(accepted, _BEFORE, payers)
-        await primary.kill()
-        at_the_kill = len(accepted)
-        await standby.promote()
-        await _grown(accepted, at_the_kill + _AFTER, payers)
-        is_over.set()
-        await asyncio.gather(*payers)
+        accepted = await _fail_over_under_load(system, primary, standby)
 
         kinds = {str(row["id"]): row["kind"] for row in await system.rows("SELECT id, kind FROM mkwanja.payments")}
         waiting = [payment_id for payment_id in accepted if kinds[payment_id] == "withdrawal"]
@@ -128,6 +110,21 @@ async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
         await system.control("POST", "/switches", {"missing_products": []})
         await _all_succeed(system, waiting)
         await system.assert_money_agrees(accepted)
+
+
+async def _fail_over_under_load(system: System, primary: PostgresServer, standby: StandbyServer) -> list[str]:
+    """Kills the primary and promotes the standby while payers pay; the ids of all payments that were accepted."""
+    accepted: list[str] = []
+    is_over = asyncio.Event()
+    payers = [asyncio.create_task(_pay_until(is_over, system, accepted)) for _ in range(_PAYERS)]
+    await _grown(accepted, _BEFORE, payers)
+    await primary.kill()
+    at_the_kill = len(accepted)
+    await standby.promote()
+    await _grown(accepted, at_the_kill + _AFTER, payers)
+    is_over.set()
+    await asyncio.gather(*payers)
+    return accepted
 
 
 async def _all_succeed(system: System, payment_ids: list[str]) -> None:
