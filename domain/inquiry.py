@@ -294,8 +294,18 @@ def is_agreed(evidence: Evidence, code: str | None) -> bool:
 
 
 def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
-    """Whether asking has led nowhere, so that somebody should look at M-PESA's own statement."""
-    if payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT) or payment.needs_review:
+    """Whether asking has led nowhere, so that a person should look at M-PESA's own statement.
+
+    Once about a failed payment whose unconfirmed success Daraja did not confirm: a person who reviewed the payment before that
+    could not know it.
+    """
+    if payment.needs_review:
+        return False
+    if payment.stage is Stage.FAILED:
+        since = evidence.to_confirm_since
+        is_last_question = since is not None and asked_since(since, evidence) == ASKED_IN_VAIN_MAX
+        return is_last_question and not success_is_denied(payment, evidence)
+    if payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
     if payment.question is None:
         window = max(terms.interval_max, terms.result_window) if payment.kind is Kind.DEPOSIT else terms.interval_max

@@ -147,13 +147,10 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         if own is not None and sent_by is not None and not own.may_ask_for(sent_by):
             return not_asked(payment, own, sent_by, now, terms)
         if payment.stage.is_final:
-            return Decided(
-                payment=replace(payment, next_step_at=next_look_at(payment, evidence, now, terms)),
-                asked=asked,
-                takes_probe=probe,
-            )
-        asked_before = asked_since(last_sent_at(payment, terms), evidence)
-        waiting = replace(payment, next_step_at=now + wait_after(asked_before, terms))
+            waiting = replace(payment, next_step_at=next_look_at(payment, evidence, now, terms))
+        else:
+            asked_before = asked_since(last_sent_at(payment, terms), evidence)
+            waiting = replace(payment, next_step_at=now + wait_after(asked_before, terms))
         if needs_a_person(payment, evidence, now, terms):
             return Decided(
                 payment=replace(waiting, needs_review=True),
