@@ -341,24 +341,3 @@ def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None
     asked = asking(PAYMENT_ID, INQUIRY_TERMS)
     decision = asked.decide(payment, a_context(evidence=evidence_of(*ago(*range(19, 9, -1)), **since)))
     assert payment_of(decision).needs_review
-
-
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(("times", "is_flagged"), [(9, False), (10, True), (11, False)])
-def test_a_review_before_daraja_gave_no_answer_is_asked_for_again_once(
-    kind: Kind, times: int, is_flagged: bool
-) -> None:
-    """The operator who cleared the flag at once could not know that the inquiries would bring no answer."""
-    reviewed = a_due(kind, S.FAILED, needs_review=False)
-    known = evidence_of(*ago(*range(20 + times, 20, -1), verdict=V.NO_ANSWER), **waiting(since=timedelta(hours=1)))
-    decision = asking(PAYMENT_ID, INQUIRY_TERMS).decide(reviewed, a_context(evidence=known))
-    assert decision.asked is not None
-    assert (payment_of(decision).needs_review, decision.is_flagged) == (is_flagged, is_flagged)
-
-
-@pytest.mark.parametrize("kind", Kind)
-def test_a_review_after_daraja_denied_the_success_stays(kind: Kind) -> None:
-    reviewed = a_due(kind, S.FAILED, needs_review=False)
-    known = evidence_of(*ago(*range(30, 20, -1), verdict=V.FAILED), **waiting(since=timedelta(hours=1)))
-    decision = asking(PAYMENT_ID, INQUIRY_TERMS).decide(reviewed, a_context(evidence=known))
-    assert not payment_of(decision).needs_review

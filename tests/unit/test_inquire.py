@@ -180,6 +180,31 @@ def test_after_ten_questions_in_vain_a_person_is_called_and_daraja_asked_all_the
     assert (again.what, again.asked) == (None, Inquiry(11, NOW))
 
 
+def _unconfirmed(times: int, verdict: Verdict) -> dict[str, Any]:
+    """A success came after the failure an hour ago, and Daraja was asked so often whether it is so."""
+    asked_before = [an_inquiry(n, verdict, at=NOW - timedelta(minutes=30 - n)) for n in range(1, times + 1)]
+    return {"inquiries": asked_before, "to_confirm_since": NOW - timedelta(hours=1)}
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(("times", "is_flagged"), [(9, False), (10, True), (11, False)])
+def test_a_reviewed_payment_is_flagged_once_more_if_daraja_never_confirms_its_success(
+    kind: Kind, times: int, is_flagged: bool
+) -> None:
+    """The operator who reviewed it at once could not know that the inquiries would bring no answer."""
+    known = _unconfirmed(times, V.NO_ANSWER)
+    decision = asked(a_due(kind, S.FAILED), *known.pop("inquiries"), **known)
+    assert decision.asked is not None
+    assert (payment_of(decision).needs_review, decision.is_flagged) == (is_flagged, is_flagged)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_reviewed_payment_is_not_flagged_again_if_daraja_denied_its_success(kind: Kind) -> None:
+    known = _unconfirmed(10, V.FAILED)
+    decision = asked(a_due(kind, S.FAILED), *known.pop("inquiries"), **known)
+    assert not payment_of(decision).needs_review
+
+
 def test_a_deposit_that_failed_for_silence_is_asked_about_at_each_of_its_second_looks() -> None:
     ended = NOW - timedelta(minutes=10)
     payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE, finalized_at=ended)
