@@ -32,6 +32,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "1",
     "INQUIRY_INTERVAL_MAX_SECONDS": "3",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS": "4",
+    "OPERATION_COOL_DOWN_SECONDS": "2",
     "DEPOSIT_RESULT_WINDOW_SECONDS": "10",
     "DARAJA_INQUIRIES_PER_MINUTE": "60000",
     "DARAJA_REQUESTS_PER_SECOND": "500",
@@ -194,8 +195,10 @@ async def _settle(stack: Stack, patience_seconds: float, say: Callable[[str], No
     changed_at = began_at
     while time.monotonic() - began_at < patience_seconds:
         seen = await _pending(stack)
+        if seen[:3] != last[:3]:
+            changed_at = time.monotonic()  # what waits for a person is asked about all the same, and Daraja answers that
         if seen != last:
-            last, changed_at = seen, time.monotonic()
+            last = seen
             say(
                 f"pending {seen[0]}, for a person {seen[1]}, events owed {seen[2]}, still to come from Daraja {seen[3]}"
             )
