@@ -1,0 +1,106 @@
+"""The line of reads: a request whose client is gone leaves it, and what has begun runs to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from domain.errors import StoreUnavailable
+from gateway.edge.line import Line
+
+_PATIENCE_SECONDS = 5.0
+
+
+class Reads:
+    """Reads that begin in their turn and end when they are told to."""
+
+    def __init__(self, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self.line = Line(at_once=1, patience_seconds=patience_seconds)
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.may_end = asyncio.Event()
+
+    def work(self, name: str) -> Callable[[], Awaitable[str]]:
+        async def read() -> str:
+            self.begun.append(name)
+            await self.may_end.wait()
+            self.ended.append(name)
+            return name
+
+        return read
+
+    async def start(self, name: str) -> asyncio.Task[str]:
+        task = asyncio.create_task(self.line.run(self.work(name)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return task
+
+
+async def test_reads_have_their_turns_in_order_of_arrival() -> None:
+    reads = Reads()
+    tasks = [await reads.start(name) for name in "abc"]
+    assert reads.begun == ["a"]
+    reads.may_end.set()
+    assert await asyncio.gather(*tasks) == ["a", "b", "c"]
+    assert reads.begun == ["a", "b", "c"]
+
+
+async def test_a_request_without_a_client_leaves_the_line() -> None:
+    """It never reads, and it keeps no turn from the one behind it."""
+    reads = Reads()
+    first, gone, last = [await reads.start(name) for name in ("first", "gone", "last")]
+    gone.cancel()
+    reads.may_end.set()
+    assert [await first, await last] == ["first", "last"]
+    assert gone.cancelled()
+    assert reads.begun == ["first", "last"]
+
+
+async def test_a_read_that_has_begun_runs_to_its_end_without_its_client() -> None:
+    """PostgreSQL may obey a cancellation late, and then it would hit the next user of the connection."""
+    reads = Reads()
+    first, last = await reads.start("first"), await reads.start("last")
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert reads.begun == ["first"]
+    reads.may_end.set()
+    assert await last == "last"
+    assert reads.ended == ["first", "last"]
+
+
+async def test_a_request_that_waits_too_long_for_its_turn_is_told_to_come_back() -> None:
+    reads = Reads(patience_seconds=0.01)
+    first = await reads.start("first")
+    with pytest.raises(StoreUnavailable):
+        await reads.line.run(reads.work("late"))
+    reads.may_end.set()
+    assert await first == "first"
+    assert reads.begun == ["first"]
+
+
+async def test_an_error_reaches_the_request_and_frees_its_turn() -> None:
+    reads = Reads()
+
+    async def fail() -> str:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await reads.line.run(fail)
+    reads.may_end.set()
+    assert await reads.line.run(reads.work("next")) == "next"
+
+
+async def test_a_drain_waits_for_reads_whose_clients_are_gone() -> None:
+    reads = Reads()
+    task = await reads.start("gone")
+    task.cancel()
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(reads.line.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    reads.may_end.set()
+    await draining
+    assert reads.ended == ["gone"]
