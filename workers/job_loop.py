@@ -31,6 +31,8 @@ _PROBE_KEPT_MS = 10_000
 
 _USE = "jobs"
 
+_CANCEL_AGAIN_SECONDS = 0.1
+
 
 class JobLoop(Worker):
     """arq's worker without the question that it begins with: INFO is for users with `@dangerous` only."""
@@ -106,11 +108,23 @@ async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
         else:
             await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
     finally:
-        main.cancel()
         stop.cancel()
-        await asyncio.gather(main, stop, return_exceptions=True)
+        await end_task(main)
         for task in worker.tasks.values():
             task.add_done_callback(_hear_out)
+
+
+async def end_task(task: asyncio.Task[None]) -> None:
+    """Cancels `task` until it has ended.
+
+    Once is not always enough: redis-py sends with `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that comes
+    in the moment in which the sending is done.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
+    if not task.cancelled():
+        task.exception()  # whoever awaited the task has it already
 
 
 def _hear_out(task: asyncio.Task[None]) -> None:

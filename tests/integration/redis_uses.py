@@ -20,7 +20,7 @@ from domain.idempotency import FirstAnswer
 from domain.policy import CallerLimits
 from domain.ports import Announcement
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
-from workers.job_loop import JobLoop
+from workers.job_loop import JobLoop, end_task
 
 _COPY = Copy(FirstAnswer(b"\x01", 202, b"{}", "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"), "one life")
 
@@ -69,8 +69,7 @@ async def _one_round_of_jobs(redis: RedisClient) -> None:
                 if running.done():
                     running.result()
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end_task(running)
 
 
 async def _is_empty(jobs: JobLoop) -> bool:
