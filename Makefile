@@ -5,8 +5,11 @@ BIN := .venv/bin
 T ?= tests
 MINUTES ?= 20
 PYTEST := $(BIN)/python -m pytest
-# Two files of tests at a time: most of their time is waiting. Servers that were given are shared, and then tests take turns.
-JOBS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,2)
+# Six files of tests at a time: most of their time is waiting. Servers that were given are shared, and then tests take turns.
+JOBS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,6)
+SAMPLE_SEED ?= 1
+# `make check` runs the tests of the architecture.
+TESTS := $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --sample-seed $(SAMPLE_SEED) --ignore tests/test_architecture.py
 
 .DEFAULT_GOAL := help
 
@@ -30,8 +33,11 @@ demo: setup ## three payments live and settle before your eyes
 run: setup ## the whole stack, kept running, with a token and a curl line to try
 	@$(BIN)/python -m tests.stack run
 
-test: setup ## every test, on embedded servers or those in DATABASE_URL and REDIS_URL (T=path for some)
-	$(PYTEST) -n $(JOBS) --dist loadfile $(T)
+test: setup ## a sample of all tests in minutes, on embedded servers or those in DATABASE_URL and REDIS_URL (T=path: all of those)
+	$(TESTS) --part $(if $(filter tests,$(T)),sample,all) $(T)
+
+test-all: setup ## the tests that `make test` left out: long proofs, and the other cases of large tables
+	$(TESTS) --part rest
 
 check: setup ## format, lint, types, import rules, architecture, licences, known vulnerabilities (no servers)
 	$(BIN)/ruff format --check .
@@ -62,4 +68,4 @@ crash: setup ## every crash point in every combination, and every protection tak
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-.PHONY: help setup demo run test check proof crash interleavings soak bench fuzz lock
+.PHONY: help setup demo run test test-all check proof crash interleavings soak bench fuzz lock

@@ -1,20 +1,47 @@
-"""For all tests: nothing reaches a machine that is not ours."""
+"""For all tests: nothing reaches a machine that is not ours. Servers and stacks start when first asked for."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import sampling
+from tests.stack.cleanup import TemporaryFolder
+from tests.stack.databases import alembic
+from tests.stack.external import GivenPostgres, GivenRedis, postgres_server, redis_server
+from tests.stack.install import temporary_folder
+from tests.stack.lending import Lending
+from tests.stack.servers import PostgresServer, RedisServer
+from tests.stack.starter import Starter
+
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    sampling.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    sampling.add_marks(config)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    sampling.select(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    item.stash[sampling.ENDS_FILE] = nextitem is None or nextitem.path != item.path
 
 
 def _is_ours(host: str) -> bool:
@@ -49,3 +76,48 @@ def _only_local_connections() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
         yield
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """Where servers live and leave their logs."""
+    own: TemporaryFolder = temporary_folder()
+    yield own.path
+    own.remove()
+
+
+@pytest.fixture(scope="session")
+async def postgres(folder: Path) -> AsyncIterator[PostgresServer | GivenPostgres]:
+    """The PostgreSQL of this test process."""
+    async with postgres_server(folder, fast=True, connections_max=300) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def redis_of_run(folder: Path) -> AsyncIterator[RedisServer | GivenRedis]:
+    """The Redis of this test process."""
+    async with redis_server(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: PostgresServer | GivenPostgres) -> str:
+    """A database as `alembic upgrade head` leaves it, for copies; nobody connects to it."""
+    url = await postgres.create_database()
+    status, said = await alembic("upgrade", "head", url=url)
+    assert status == 0, said
+    return url
+
+
+@pytest.fixture(scope="session")
+def starter() -> Iterator[Starter]:
+    """Starts the commands of the Procfile in a moment."""
+    with Starter() as starter:
+        yield starter
+
+
+@pytest.fixture(scope="session")
+async def lending(postgres: PostgresServer | GivenPostgres, template: str, starter: Starter) -> AsyncIterator[Lending]:
+    """The running stacks of this test process."""
+    async with Lending(postgres, template, starter) as lending:
+        yield lending

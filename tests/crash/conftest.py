@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.crash.lanes import Lanes
 from tests.crash.protections import Case, cases, play_case
 from tests.crash.running import Ground, a_ground, play
 from tests.crash.table import Batch, all_batches, selected_batches
+from tests.stack.starter import Starter
 
 _ALL = "--all-combinations"
 _LANES = "CRASH_LANES"
@@ -38,10 +40,10 @@ async def _work(ground: Ground, piece: Batch | Case) -> None:
 
 
 @pytest.fixture(scope="session")
-async def lanes(request: pytest.FixtureRequest) -> AsyncIterator[Lanes[Ground, Batch | Case]]:
+async def lanes(request: pytest.FixtureRequest, starter: Starter) -> AsyncIterator[Lanes[Ground, Batch | Case]]:
     """Plays what all collected tests ask for, in their order, a few at once."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
     asked = [item.callspec.params.get(name) for item in items for name in ("batch", "case")]
     pieces = [piece for piece in asked if isinstance(piece, (Batch, Case))]
-    async with Lanes(a_ground, _work, pieces, at_once=int(os.environ.get(_LANES, "2"))) as running:
+    async with Lanes(partial(a_ground, starter), _work, pieces, at_once=int(os.environ.get(_LANES, "2"))) as running:
         yield running

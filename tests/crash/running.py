@@ -23,6 +23,7 @@ from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.processes import Process
 from tests.stack.stack import Stack
+from tests.stack.starter import Starter
 
 # Lives are short, and their ratios kept: a lease, then an inquiry, then the end of a window.
 ENVIRONMENT: dict[str, str | None] = {
@@ -71,8 +72,9 @@ def _is_plain(stack: Stack, name: str) -> bool:
 
 
 @asynccontextmanager
-async def a_ground() -> AsyncIterator[Ground]:
-    async with a_system(env=ENVIRONMENT) as system, Listener(system.stack.redis.url) as listener:
+async def a_ground(starter: Starter) -> AsyncIterator[Ground]:
+    """With servers of its own: what they log is judged."""
+    async with a_system(env=ENVIRONMENT, starter=starter) as system, Listener(system.stack.redis.url) as listener:
         yield Ground(system, listener)
 
 

@@ -183,6 +183,6 @@ SELECTED: Mapping[str, _Chosen] = {
 
 
 def selected_batches() -> list[Batch]:
-    """The part of the table that `make test` plays."""
+    """The part of the table that `make test` and `make test-all` play."""
     batches = {batch.name: batch for batch in all_batches()}
     return [batches[name].part(chosen) for name, chosen in SELECTED.items()]

@@ -60,6 +60,7 @@ async def _played(system: System, identity: str, folder: Path, *options: str) ->
     return run
 
 
+@pytest.mark.whole
 async def test_a_backend_gets_no_answer_that_contradicts_the_document(generous_system: System, tmp_path: Path) -> None:
     """Every route is answered well and refused in every way that a request alone can bring about."""
     run = await _played(generous_system, "backend", tmp_path)
@@ -70,6 +71,7 @@ async def test_a_backend_gets_no_answer_that_contradicts_the_document(generous_s
     assert run.checks["ignored_auth"] > 0
 
 
+@pytest.mark.whole
 async def test_users_get_no_answer_that_contradicts_the_document(generous_system: System, tmp_path: Path) -> None:
     """Nor does one user ever get what is another's."""
     run = await _played(generous_system, "users", tmp_path, *_USERS_MAY, *_USERS_PHASES)

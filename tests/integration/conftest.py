@@ -1,12 +1,10 @@
-"""Real servers for the adapters' tests: one PostgreSQL and one Redis a run, one migrated database copied for each module."""
+"""Real servers for the adapters' tests: one migrated database copied for each module."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -42,10 +40,7 @@ from domain.report import Report, Word
 from domain.values import Caller, Kind, PaymentRequest, Purpose, Role
 from tests.builders import ACCOUNTS, INQUIRY_TERMS
 from tests.integration.proxy import Proxy
-from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import connection
-from tests.stack.external import GivenPostgres, GivenRedis, postgres_server, redis_server
-from tests.stack.install import temporary_folder
 from tests.stack.servers import PostgresServer, RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,52 +51,6 @@ TERMS = ClaimTerms(lease=INQUIRY_TERMS.lease, expires_after=INQUIRY_TERMS.expire
 SUBMIT_TERMS = SubmitTerms(claim=TERMS, inquiry_first_after=timedelta(seconds=30), retry_after=timedelta(seconds=4))
 INSUFFICIENT_FUNDS = Failure(FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1")
 _RECEIPTS = itertools.count(1)
-
-
-# --- servers ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def folder() -> Iterator[Path]:
-    """Where servers live and leave their logs."""
-    own: TemporaryFolder = temporary_folder()
-    yield own.path
-    own.remove()
-
-
-@pytest.fixture(scope="session")
-async def postgres(folder: Path) -> AsyncIterator[PostgresServer | GivenPostgres]:
-    """The PostgreSQL of this run."""
-    async with postgres_server(folder, fast=True, connections_max=200) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-async def redis_of_run(folder: Path) -> AsyncIterator[RedisServer | GivenRedis]:
-    """The Redis of this run."""
-    async with redis_server(folder) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-async def template(postgres: PostgresServer) -> str:
-    """A database as `alembic upgrade head` leaves it, for copies; nobody connects to it."""
-    url = await postgres.create_database()
-    status, said = await alembic("upgrade", "head", url=url)
-    assert status == 0, said
-    return url
-
-
-async def alembic(*arguments: str, url: str | None) -> tuple[int, str]:
-    """Runs alembic as the Procfile's release line does; its exit status and what it said."""
-    env = {"PATH": os.defpath} | ({"DATABASE_URL": url} if url is not None else {})
-    command = [str(Path(sys.executable).parent / "alembic"), *arguments]
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await asyncio.wait_for(process.communicate(), timeout=2 * PATIENCE_SECONDS)
-    assert process.returncode is not None
-    return process.returncode, said.decode()
 
 
 # --- the record ---------------------------------------------------------------------------------------------------

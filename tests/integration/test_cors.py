@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 import pytest
 
+from tests.stack.lending import Lending
+from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 
 _OURS, _OTHER_OF_OURS = "https://app.example.co.ke", "http://localhost:5173"
@@ -25,10 +27,10 @@ _ROUTES = [
 
 
 @pytest.fixture(scope="module")
-async def stack() -> AsyncIterator[Stack]:
+async def stack(lending: Lending) -> AsyncIterator[Stack]:
     """The first web process names two origins, the second none."""
     named: dict[str, str | None] = {"CORS_ALLOWED_ORIGINS": f"{_OURS}, {_OTHER_OF_OURS}"}
-    async with Stack(processes=("web",), webs=2, process_env={"web.1": named}) as stack:
+    async with lending.stack(Shape(processes=("web",), webs=2, process_env={"web.1": named})) as stack:
         yield stack
 
 

@@ -60,6 +60,7 @@ def assert_storable(exchanges: list[Exchange]) -> None:
 class TestWholeAnswers:
     """What is odd about the wire is no reason to doubt an answer that came whole."""
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", USABLE)
     async def test_an_odd_but_whole_answer_is_taken(self, session: aiohttp.ClientSession, what: str) -> None:
         async with Hostile(USABLE[what]) as server:
@@ -76,6 +77,7 @@ class TestWholeAnswers:
 class TestGarbage:
     """Bytes of every kind, then the connection closes."""
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", UNUSABLE)
     @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
     async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind, what: str) -> None:
@@ -88,6 +90,7 @@ class TestGarbage:
             assert len(server.requests) == 1
             assert_storable(attempting.exchanges)
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", UNUSABLE)
     async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession, what: str) -> None:
         """Neither paid nor failed, and the next question comes in its time."""
@@ -98,6 +101,7 @@ class TestGarbage:
         assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, Verdict.NO_ANSWER, None)
         assert_storable(exchanges)
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", [what for what in UNUSABLE if what != "a shorter length"])
     async def test_there_is_no_token_and_nothing_is_sent(self, session: aiohttp.ClientSession, what: str) -> None:
         """Without a token the payment was not sent: that is known, and no doubt."""
@@ -112,6 +116,7 @@ class TestGarbage:
 class TestBrokenOff:
     """The answer begins, or does not, and never ends."""
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", BROKEN_OFF)
     async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, what: str) -> None:
         said, then = BROKEN_OFF[what]
@@ -121,6 +126,7 @@ class TestBrokenOff:
                 await client_of(session, server.url, call_seconds=0.5).submit(to_submit(), attempting)
             assert len(server.requests) == 1
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", BROKEN_OFF)
     async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession, what: str) -> None:
         said, then = BROKEN_OFF[what]
@@ -133,6 +139,7 @@ class TestBrokenOff:
 class TestMemory:
     """However much comes, little of it is held."""
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize(
         "what", [what for what in UNUSABLE if any(word in what for word in ("bomb", "mega", "many", "long", "endless"))]
     )
@@ -168,6 +175,7 @@ _BEHIND = {
 class TestConnections:
     """An answer belongs to the request it follows."""
 
+    @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", _BEHIND)
     @pytest.mark.parametrize("is_late", [False, True])
     async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request(

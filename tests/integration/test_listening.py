@@ -16,19 +16,20 @@ import pytest
 from domain.callback_address import address
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from tests.stack.environment import bare
+from tests.stack.lending import Lending
 from tests.stack.processes import Process, procfile_commands
+from tests.stack.shape import Shape
 from tests.stack.stack import ROOT, Stack
 
 _FIELDS = {"event", "process", "level", "timestamp", "route", "method", "status", "milliseconds"}
 
 
 @pytest.fixture(scope="module")
-async def stack() -> AsyncIterator[Stack]:
+async def stack(lending: Lending) -> AsyncIterator[Stack]:
     """The first web process and the receiver say everything, the second web process what it says in life."""
     talkative: dict[str, str | None] = {"LOG_LEVEL": "DEBUG"}
-    async with Stack(
-        processes=("web", "callbacks"), webs=2, process_env={"web.1": talkative, "callbacks": talkative}
-    ) as stack:
+    settings = {"web.1": talkative, "callbacks": talkative}
+    async with lending.stack(Shape(processes=("web", "callbacks"), webs=2, process_env=settings)) as stack:
         yield stack
 
 

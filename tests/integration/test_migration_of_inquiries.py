@@ -10,9 +10,10 @@ from domain.lifecycle.inquire import watching
 from domain.payment import Stage, Step
 from domain.values import Kind
 from tests.builders import INQUIRY_TERMS
-from tests.integration.conftest import Store, acknowledgement, alembic, failure
+from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.inquiries import an_answer, answered, askable_ids, asked, count_due, in_doubt
 from tests.integration.test_migrations import differences
+from tests.stack.databases import alembic
 
 STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
 

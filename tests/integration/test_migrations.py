@@ -19,8 +19,8 @@ from sqlalchemy import Connection, text
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.tables import REVISION, SCHEMA, metadata
-from tests.integration.conftest import ROOT, Store, alembic
-from tests.stack.databases import connection, database_name, with_database
+from tests.integration.conftest import ROOT, Store
+from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 ROLES = ("anon", "authenticated", "service_role")

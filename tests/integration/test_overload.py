@@ -22,8 +22,10 @@ from gateway.edge.load import INGRESS_AT_HAND_MAX
 from gateway.edge.serving import listening
 from tests.integration.conftest import PATIENCE_SECONDS, Store, locked, until
 from tests.stack.databases import connection
+from tests.stack.lending import Lending
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.servers import RedisServer
+from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 
 _ORIGIN = "https://app.example.co.ke"
@@ -39,13 +41,13 @@ _SECRET = "a-secret-of-the-receiver-of-this-test"
 
 
 @pytest.fixture(scope="module")
-async def stack() -> AsyncIterator[Stack]:
+async def stack(lending: Lending) -> AsyncIterator[Stack]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _FILES:
         pytest.skip("this machine lets nobody have so many open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _FILES), hard))
     named: dict[str, str | None] = {"CORS_ALLOWED_ORIGINS": _ORIGIN}
-    async with Stack(processes=("web",), process_env={"web": named}) as stack:
+    async with lending.stack(Shape(processes=("web",), process_env={"web": named})) as stack:
         yield stack
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -15,8 +15,8 @@ import asyncpg
 import pytest
 
 from domain.values import Kind
-from tests.integration.conftest import Store, alembic
-from tests.stack.databases import connection, database_name, with_database
+from tests.integration.conftest import Store
+from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 ROLES = ("anon", "authenticated", "service_role", "authenticator")

@@ -14,6 +14,8 @@ from domain.callback_address import address
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from tests.integration.raw_requests import CHUNKS, CRLF, HEADS, INGRESS, LENGTHS, Frame
 from tests.stack.databases import connection
+from tests.stack.lending import Lending
+from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 
 _BODY = b'{"amount": 7, "phone_number":"0711000111"}'
@@ -35,8 +37,8 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-async def stack() -> AsyncIterator[Stack]:
-    async with Stack(processes=("web", "callbacks")) as stack:
+async def stack(lending: Lending) -> AsyncIterator[Stack]:
+    async with lending.stack(Shape(processes=("web", "callbacks"))) as stack:
         yield stack
 
 
@@ -121,6 +123,7 @@ def _answers(said: bytes) -> list[Told]:
     return found
 
 
+@pytest.mark.sampled(50)
 @pytest.mark.parametrize(("process", "name"), _CASES)
 async def test_what_is_no_honest_request_is_refused(stack: Stack, process: str, name: str) -> None:
     """It is answered once with 4xx or 503, or cut off; nothing is accepted of it or of what hides behind it; no banner."""

@@ -17,10 +17,10 @@ from domain.adapters.postgres.rights import SERVICE_ROLE, UPDATED_COLUMNS
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.postgres.tables import REVISION, metadata
 from domain.values import Kind
-from tests.integration.conftest import Store, acknowledgement, alembic, failure
+from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.service_role import as_service, made_service_role
 from tests.integration.test_migrations import INSERT_ONLY
-from tests.stack.databases import connection, database_name, with_database
+from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 TABLES = sorted(table.name for table in metadata.tables.values())

@@ -31,11 +31,13 @@ async def outcome() -> Outcome:
     return await soak(_OPTIONS, lambda _line: None)
 
 
+@pytest.mark.whole
 def test_a_short_soak_loses_and_doubles_nothing(outcome: Outcome) -> None:
     assert outcome.is_good, report(outcome)
     assert outcome.faults.failed == [], report(outcome)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("spoiler", SPOILERS)
 def test_the_same_run_with_doctored_evidence_is_condemned(outcome: Outcome, spoiler: str) -> None:
     """So the test before this one can fail."""

@@ -1,18 +1,21 @@
-"""One running system for the tests that only use it; those that break it start their own with `a_system`."""
+"""Running systems: `system` for the tests that only use it, and `a_system` for those that break it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
 
+from tests.sampling import ENDS_FILE
 from tests.spec.system import System
+from tests.stack.lending import Lending
+from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 
 # Faster than in life, and without our own limits in the way; everything else is as shipped.
-BRISK = {
+BRISK: dict[str, str | None] = {
     "SWEEP_INTERVAL_SECONDS": "0.2",
     "DARAJA_REQUESTS_PER_SECOND": "500",
     "DARAJA_INQUIRIES_PER_MINUTE": "60000",
@@ -20,27 +23,58 @@ BRISK = {
 TIME_SCALE = 0.02
 
 
+# What only a stack that is started for it can have.
+_OF_ITS_OWN = {"starter", "postgres", "redis", "database_url", "release", "fast", "connections_max", "keep"}
+
+_lending: Lending | None = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stacks_to_borrow(lending: Lending) -> Iterator[None]:
+    """So that `a_system` can be called anywhere in a test."""
+    global _lending  # noqa: PLW0603 - one for each test process
+    _lending = lending
+    yield
+    _lending = None
+
+
 @asynccontextmanager
 async def a_system(*, env: Mapping[str, str | None] | None = None, **options: Any) -> AsyncIterator[System]:
-    """A system of a test's own: it may stop, kill and freeze what it likes."""
-    options.setdefault("time_scale", TIME_SCALE)
-    async with Stack(env={**BRISK, **(env or {})}, **options) as stack, System(stack) as system:
+    """A system as if just started, for the block alone: it may stop, kill and freeze what it likes."""
+    options = {"time_scale": TIME_SCALE, **options, "env": {**BRISK, **(env or {})}}
+    async with _a_stack(options) as stack, System(stack) as system:
         yield system
 
 
-@pytest.fixture(scope="session")
-async def shared_system() -> AsyncIterator[System]:
-    async with a_system() as system:
+def _a_stack(options: dict[str, Any]) -> AbstractAsyncContextManager[Stack]:
+    if _lending is None or options.keys() & _OF_ITS_OWN:
+        return Stack(**options)
+    return _lending.stack(Shape(**options))
+
+
+@asynccontextmanager
+async def a_used_system(lending: Lending) -> AsyncIterator[System]:
+    """A system as shipped that other tests have used, its simulator as new and its brakes released."""
+    async with lending.used_stack(Shape(env=BRISK, time_scale=TIME_SCALE)) as stack, System(stack) as system:
+        await system.forget_open_payments()
+        await system.control("POST", "/reset", {})
+        await system.release_brakes()
+        await system.control("POST", "/switches", {"time_scale": TIME_SCALE})
         yield system
 
 
 @pytest.fixture
-async def system(shared_system: System) -> System:
-    """The shared system, its simulator as new and its brakes released."""
-    await shared_system.control("POST", "/reset", {})
-    await shared_system.release_brakes()
-    await shared_system.control("POST", "/switches", {"time_scale": TIME_SCALE})
-    return shared_system
+async def system(lending: Lending, request: pytest.FixtureRequest) -> AsyncIterator[System]:
+    """As shipped; other tests have used it."""
+    async with a_used_system(lending) as system:
+        yield system
+        await _let_sleep(system, request)
+
+
+async def _let_sleep(system: System, request: pytest.FixtureRequest) -> None:
+    """After the last test of a file: its worker would sweep all the same."""
+    if request.node.stash.get(ENDS_FILE, False):
+        await system.stack.stop_workers()
 
 
 # A minute of life is about a second: first question after half a second, then each second, windows of a few.
@@ -55,8 +89,14 @@ ASKED_SOON: dict[str, str | None] = {
 }
 
 
-@pytest.fixture(scope="session")
-async def asking_system() -> AsyncIterator[System]:
-    """A system that soon asks Daraja about what is open. It is never reset: Daraja does not forget what was sent to it."""
-    async with a_system(env=ASKED_SOON) as system:
+@pytest.fixture
+async def asking_system(lending: Lending, request: pytest.FixtureRequest) -> AsyncIterator[System]:
+    """A system that soon asks Daraja about what is open.
+
+    Other tests have used it, and it is not reset: Daraja does not forget what was sent to it.
+    """
+    shape = Shape(env={**BRISK, **ASKED_SOON}, time_scale=TIME_SCALE)
+    async with lending.used_stack(shape) as stack, System(stack) as system:
+        await system.forget_open_payments()
         yield system
+        await _let_sleep(system, request)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from tests.spec.system import PATIENCE_SECONDS, System
 from tests.stack.environment import bare
+from tests.stack.processes import until
 from tests.stack.stack import ROOT, Stack
 
 _COMMAND_SECONDS = 2 * PATIENCE_SECONDS
@@ -54,11 +59,25 @@ class Command:
     def __init__(self, system: Standing, *arguments: str) -> None:
         self._env = bare() | {"DATABASE_URL": system.stack.database_url}
         self._arguments = arguments
+        self._stack = system.stack
 
     async def run(self, *, env: Mapping[str, str] | None = None) -> Said:
         """Runs it; `env` is added to its environment."""
-        process = await self.start("-m", "workers", env=env)
-        return await _said(process)
+        if self._stack.starter is None:
+            return await _said(await self.start("-m", "workers", env=env))
+        with tempfile.TemporaryDirectory(dir=self._stack.folder) as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            child = self._stack.starter.start(
+                ["python", "-m", "workers", *self._arguments],
+                env=self._env | dict(env or {}),
+                cwd=ROOT,
+                out=out,
+                err=err,
+                death_signal=signal.SIGKILL,
+            )
+            if not await until(lambda: child.poll() is not None, within_seconds=_COMMAND_SECONDS):
+                os.kill(child.pid, signal.SIGKILL)
+            return Said(child.wait(), out.read_text(), err.read_text())  # noqa: ASYNC240 - a few lines
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[Callable[[], Awaitable[Said]]]:

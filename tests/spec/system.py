@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Self
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from tests.stack.stack import Stack
 
 # How long a test is willing to wait for what happens at once on an idle machine; no test asserts a duration.
 PATIENCE_SECONDS = 30.0
+
+_LOOK_AGAIN_SECONDS_MAX = 0.2
 
 FINAL = ("success", "failed")
 
@@ -30,6 +33,7 @@ class System:
         self.stack = stack
         self.user = Client(stack.web_url, stack.issuer.user_token())
         self.backend = Client(stack.web_url, stack.issuer.backend_token())
+        self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
 
     async def __aenter__(self) -> Self:
         self.http = aiohttp.ClientSession(trust_env=False)
@@ -41,6 +45,8 @@ class System:
         await self.user.__aexit__()
         await self.backend.__aexit__()
         await self.http.close()
+        for connection in self._idle:
+            connection.terminate()
 
     # --- paying -------------------------------------------------------------------------------------------------
 
@@ -114,26 +120,40 @@ class System:
 
     async def rows(self, sql: str, *arguments: Any) -> list[Any]:
         """Rows of the record, read past the service."""
-        connection = await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
-        try:
-            async with connection.transaction():
-                return [dict(row) for row in await connection.fetch(sql, *arguments)]
-        finally:
-            await connection.close()
+        async with self._connection() as connection, connection.transaction():
+            return [dict(row) for row in await connection.fetch(sql, *arguments)]
 
     async def execute(self, sql: str, *arguments: Any) -> None:
         """Changes the record behind the service's back, to bring about what would take hours."""
-        connection = await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
+        async with self._connection() as connection, connection.transaction():
+            await connection.execute(sql, *arguments)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """One of those that no other coroutine uses now, or a new one: a new one costs more than most questions."""
+        while self._idle and self._idle[-1].is_closed():
+            self._idle.pop()
+        connection = self._idle.pop() if self._idle else await self._connected()
         try:
-            async with connection.transaction():
-                await connection.execute(sql, *arguments)
-        finally:
-            await connection.close()
+            yield connection
+        except BaseException:
+            connection.terminate()
+            raise
+        self._idle.append(connection)
+
+    async def _connected(self) -> asyncpg.Connection[asyncpg.Record]:
+        return await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
 
     async def release_brakes(self) -> None:
         """Releases the kill switch and the breaker, whatever engaged them."""
         release = "UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now() WHERE is_engaged"
         await self.execute(release)
+
+    async def forget_open_payments(self) -> None:
+        """Nothing more is done about the payments that other tests left open."""
+        await self.execute(
+            "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day' WHERE next_step_at IS NOT NULL"
+        )
 
     async def stages(self, payment_id: str) -> list[str]:
         """The stages that the payment went through, by its history."""
@@ -163,17 +183,22 @@ class System:
         what: str = "",
         *,
         patience_seconds: float = PATIENCE_SECONDS,
-        look_again_seconds: float = 0.05,
+        look_again_seconds: float = 0.02,
     ) -> Any:
-        """What `look` returns once `is_so`; fails with the last look when patience ends."""
+        """What `look` returns once `is_so`; fails with the last look when patience ends.
+
+        The waits between looks grow, because looks cost what the processes need that are looked at.
+        """
         seen: Any = None
+        wait_seconds = look_again_seconds
         try:
             async with asyncio.timeout(patience_seconds):
                 while True:
                     seen = await look()
                     if is_so(seen):
                         return seen
-                    await asyncio.sleep(look_again_seconds)
+                    await asyncio.sleep(wait_seconds)
+                    wait_seconds = max(look_again_seconds, min(wait_seconds * 1.5, _LOOK_AGAIN_SECONDS_MAX))
         except TimeoutError:
             raise AssertionError(f"did not come about {what}; last seen: {seen}") from None
 

@@ -61,10 +61,10 @@ async def test_a_callback_that_names_the_payment_s_own_amount_decides(system: Sy
     payment_id = await doubtful(system, "stk", "slow_result", Answer("in_flight_a"), seconds=600)
     await system.in_stage(payment_id, "awaiting_result")
     one = await told_by_test(system, payment_id, "stk")
-    for amount, receipt in ((one.amount - 2, "UKN7AMNT01"), (one.amount, "UKN7AMNT02")):
+    for amount, receipt in ((one.amount - 2, "UKN7AMNT11"), (one.amount, "UKN7AMNT12")):
         assert (await deliver(system, one.url, one.result(amount=amount, receipt=receipt))).status == 200
     payment = await system.payment(payment_id)
-    assert (payment["status"], payment["receipt"], payment["needs_review"]) == ("success", "UKN7AMNT02", True)
+    assert (payment["status"], payment["receipt"], payment["needs_review"]) == ("success", "UKN7AMNT12", True)
     assert payment["amount_settled"] == payment["amount"]
 
 

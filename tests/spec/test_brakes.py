@@ -54,9 +54,9 @@ async def system(running_system: System) -> AsyncIterator[System]:
 
 
 async def _paid_out(system: System, *, path: str = "/mpesa/b2") -> list[Any]:
-    """Every request to pay out that reached the simulator."""
+    """Every request to pay out that reached the simulator, whether or not it was answered since."""
     requests = (await system.control("GET", f"/requests?path={path}"))["items"]
-    return [request for request in requests if request["method"] == "POST"]
+    return [(request["at"], request["body"]) for request in requests if request["method"] == "POST"]
 
 
 async def _credential_uses(system: System) -> list[str]:

@@ -43,6 +43,7 @@ async def two_servers() -> AsyncIterator[tuple[PostgresServer, StandbyServer]]:
         yield primary, standby
 
 
+@pytest.mark.whole
 async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
     two_servers: tuple[PostgresServer, StandbyServer],
 ) -> None:
@@ -69,6 +70,7 @@ async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
                 assert text.count("database_url_parameters_left_out") == 1, name
 
 
+@pytest.mark.whole
 async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
     two_servers: tuple[PostgresServer, StandbyServer],
 ) -> None:

@@ -62,6 +62,7 @@ async def target() -> AsyncIterator[Target]:
         yield Target(system)
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize(("status", "make"), TOKENS)
 async def test_a_hostile_token_opens_nothing(target: Target, status: int, make: Callable[[Forge], str]) -> None:
     """A hostile token is 401, or 403 where it is only of a kind that may not call, and no part of it is repeated."""
@@ -74,6 +75,7 @@ async def test_a_good_token_in_a_wrong_header_opens_nothing(target: Target, valu
     await target.refuses(values(target.forge.token()), 401)
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
 async def test_its_good_twin_is_accepted(target: Target, scheme: str, make: Callable[[Forge], str]) -> None:

@@ -1,7 +1,7 @@
 """Hundreds of payments at once that cannot be told from the outside: each is paid once, and found out about within the budget.
 
-`LARGE_NUMBERS=1` plays the full numbers (`make proof`); without it a tenth of them, as a part of every run. A minute of life is
-about a second here.
+`LARGE_NUMBERS=1` plays the full numbers (`make proof`); without it a tenth of them, as a part of `make test-all`.
+A minute of life is about a second here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
+
+import pytest
 
 from tests.spec.conftest import a_system
 from tests.spec.system import System
@@ -90,6 +92,7 @@ async def _now(system: System) -> Any:
     return row["now"]
 
 
+@pytest.mark.whole
 async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
     """Every answer is lost after Daraja acted, and half of the results too: each is one movement, one send, one success."""
     async with a_system(env=_QUICK) as system:
@@ -104,6 +107,7 @@ async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
         assert row["found"] >= _THOUSAND / 2
 
 
+@pytest.mark.whole
 async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() -> None:
     """A connection cut before Daraja acted looks like one cut after it: each is asked about twice, sent again and paid once."""
     async with a_system(env=_QUICK) as system:
@@ -120,6 +124,7 @@ async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() ->
         assert min(answers.values()) >= 2
 
 
+@pytest.mark.whole
 async def test_deposits_paid_while_nobody_hears_are_found_by_asking() -> None:
     """While the receiver is down no result arrives: each deposit is found within the budget, none fails for silence."""
     per_second = _FIVE_HUNDRED / 10
@@ -139,6 +144,7 @@ async def test_deposits_paid_while_nobody_hears_are_found_by_asking() -> None:
         assert (await system.settled(later))["receipt"] is not None
 
 
+@pytest.mark.whole
 async def test_a_worker_that_comes_back_after_ten_minutes_asks_in_due_order() -> None:
     """What became overdue while no worker ran is asked about within the budgets, whoever waited longest first, and ends."""
     per_second = _FIVE_HUNDRED / 10

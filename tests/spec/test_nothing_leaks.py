@@ -12,6 +12,8 @@ from tests.spec.leaking import NAME, Run, play
 from tests.spec.overhearing import Relay
 from tests.stack.ports import release_port, reserve_port
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 async def run() -> AsyncIterator[Run]:
@@ -20,7 +22,7 @@ async def run() -> AsyncIterator[Run]:
     async with Relay(name=NAME) as relay:
         worker = {"DARAJA_BASE_URL": relay.url, "WORKER_METRICS_PORT": str(port)}
         env = {**ASKED_SOON, "LOG_LEVEL": "DEBUG", "JWT_SECRET": "legacy-shared-secret-of-32-characters"}
-        async with a_system(env=env, process_env={"worker": worker}) as system:
+        async with a_system(env=env, process_env={"worker": worker}, release=True) as system:
             relay.target = system.stack.simulator_url
             if not (system.stack.postgres.can_be_stopped and system.stack.redis.can_be_stopped):
                 pytest.skip("the servers were given; they are not ours to stop")

@@ -6,6 +6,7 @@ A row is a request, a column a caller; a cell is the status that comes back.
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,9 @@ from uuid import uuid4
 import pytest
 
 from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, post
+from tests.spec.conftest import a_used_system
 from tests.spec.system import System
+from tests.stack.lending import Lending
 
 # The app's users of this table: each owns a payment.
 ALICE, BOB = "0a11ce00-0000-4000-8000-000000000001", "0b0b0000-0000-4000-8000-000000000002"
@@ -60,6 +63,13 @@ class Cast:
 
     tokens: dict[str, str]
     payments: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+async def shared_system(lending: Lending) -> AsyncIterator[System]:
+    """One for all tests here: its payments are made once."""
+    async with a_used_system(lending) as system:
+        yield system
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ async def test_a_project_with_only_a_legacy_secret_is_served() -> None:
 
 async def test_no_process_prints_its_secrets() -> None:
     """Passwords, keys, tokens and callback tokens are in no log, at the most talkative level, after a payment of each kind."""
-    async with a_system(env={"LOG_LEVEL": "DEBUG"}) as system:
+    async with a_system(env={"LOG_LEVEL": "DEBUG"}, release=True) as system:
         for payment_id in [await system.deposit(), await system.withdrawal(), await system.bill_payment()]:
             assert (await system.settled(payment_id))["status"] == "success"
         urls = [item["url"] for item in (await system.control("GET", "/callbacks"))["items"]]

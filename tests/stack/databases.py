@@ -4,14 +4,20 @@ never meet.
 Works through a pooler in transaction mode too: no prepared statement outlives its transaction.
 """
 
+import asyncio
+import os
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 _CONNECT_SECONDS = 10.0
+_ALEMBIC_SECONDS = 60.0
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @asynccontextmanager
@@ -41,6 +47,22 @@ async def drop_database(server_url: str, url: str) -> None:
         await server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
+async def empty(url: str) -> None:
+    """Deletes every row of the record and gives the brakes back as the migrations leave them.
+
+    `url` must be a superuser's: insert-only tables refuse everybody else.
+    """
+    async with connection(url) as server, server.transaction():
+        await server.execute("SET LOCAL session_replication_role = replica")
+        tables = await server.fetch(
+            "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables "
+            "WHERE schemaname = 'mkwanja' AND tablename <> 'alembic_version' ORDER BY tablename"
+        )
+        brakes = await server.fetch("SELECT name FROM mkwanja.brakes")
+        await server.execute(f"TRUNCATE {', '.join(row['name'] for row in tables)} RESTART IDENTITY")
+        await server.executemany("INSERT INTO mkwanja.brakes (name) VALUES ($1)", [(row["name"],) for row in brakes])
+
+
 def database_name(url: str) -> str:
     """The database that a URL names."""
     return urlsplit(url).path.removeprefix("/")
@@ -49,3 +71,15 @@ def database_name(url: str) -> str:
 def with_database(url: str, name: str) -> str:
     """The same URL, host, user and options, with another database."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+async def alembic(*arguments: str, url: str | None) -> tuple[int, str]:
+    """Runs alembic as the Procfile's release line does; its exit status and what it said."""
+    env = {"PATH": os.defpath} | ({"DATABASE_URL": url} if url is not None else {})
+    command = [str(Path(sys.executable).parent / "alembic"), *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=_ROOT, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), timeout=_ALEMBIC_SECONDS)
+    assert process.returncode is not None
+    return process.returncode, said.decode()

@@ -85,6 +85,12 @@ class Issuer:
         if runner is not None:
             await runner.cleanup()
 
+    async def reset(self) -> None:
+        """Answer as at the start; the keys stay."""
+        self.fetches, self.failing_with, self.delay_seconds = 0, None, 0.0
+        if self._runner is None:
+            await self.start()
+
     def add_key(self, algorithm: Algorithm = "ES256") -> str:
         """Publish one more key; it signs from now on. Returns its `kid`."""
         key = _new_key(algorithm)

@@ -22,6 +22,7 @@ import aiohttp
 from honcho.environ import parse_procfile
 
 from tests.stack import cleanup
+from tests.stack.starter import StartedChild, Starter
 
 _GUARD = Path(__file__).with_name("guard.py")
 _POLL_SECONDS = 0.01
@@ -45,7 +46,9 @@ class Process:
         cwd: Path,
         user: tuple[int, int] | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
+        starter: Starter | None = None,
     ) -> None:
+        """With a `starter`, a command as `python -m …` starts in a moment."""
         self.name = name
         self.command = shlex.split(command) if isinstance(command, str) else list(command)
         self.env = dict(env)
@@ -54,7 +57,8 @@ class Process:
         self._cwd = cwd
         self._user = user
         self._death_signal = death_signal
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._starter = starter
+        self._popen: subprocess.Popen[bytes] | StartedChild | None = None
         self._log_start = 0
         self._registration = 0
 
@@ -84,15 +88,29 @@ class Process:
         """Start it and return at once; `wait_ready` or `wait_logged` tell when it can be used."""
         if self.is_running:
             raise ProcessError(f"{self.name} is already running")
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        if self._starter is not None and self._starter.can_start(self.command):
+            self._popen = self._starter.start(
+                self.command,
+                env=self.env,
+                cwd=self._cwd,
+                out=self.log,
+                err=self.log,
+                death_signal=int(self._death_signal),
+            )
+        else:
+            self._popen = self._guarded()
+        self._registration = cleanup.register(self._end_now)
+
+    def _guarded(self) -> subprocess.Popen[bytes]:
         options = {
             "parent": os.getpid(),
             "death_signal": int(self._death_signal),
             "user": self._user,
             "unset": [name for name in ("LC_CTYPE",) if name not in self.env],
         }
-        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
-            self._popen = subprocess.Popen(  # noqa: ASYNC220 - returns once the guard is running, a few ms
+            return subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_GUARD), json.dumps(options), *self.command],
                 cwd=self._cwd,
                 env=self.env,
@@ -101,7 +119,6 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._registration = cleanup.register(self._end_now)
 
     async def wait(self, *, within_seconds: float) -> int:
         """Wait until it ended by itself and return how."""
@@ -185,6 +202,12 @@ class Process:
         with self.log.open("rb") as file:
             file.seek(self._log_start if since_start else 0)
             return file.read().decode(errors="replace")
+
+    def forget_log(self) -> None:
+        """Begin its log anew; a running process appends to it."""
+        if self.log.exists():
+            os.truncate(self.log, 0)
+        self._log_start = 0
 
     def log_tail(self, lines: int = 20) -> str:
         """Its last lines, indented: the end of an error message."""

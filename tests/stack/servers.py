@@ -36,7 +36,8 @@ _IPC_RMID = 0  # <sys/ipc.h>
 
 # Safe when a process dies, not when the machine does: what tests need, and a few times faster. Commits stay
 # synchronous, or killing the server would lose payments that it had confirmed.
-_FAST = {"fsync": "off", "full_page_writes": "off"}
+# A password costs next to nothing to check: tests connect some thousand times.
+_FAST = {"fsync": "off", "full_page_writes": "off", "scram_iterations": "1"}
 
 
 class _EmbeddedServer(ABC):
@@ -92,6 +93,12 @@ class _EmbeddedServer(ABC):
         if self._process.is_running:
             self.thaw()
             await self._process.stop_by(self._stop_signal, within_seconds=_STOP_SECONDS)
+
+    async def recover(self) -> None:
+        """Run again, whatever was done to it."""
+        self.thaw()
+        if not self._process.is_running:
+            await self.start()
 
     async def restart(self) -> None:
         """Stop it and start it again."""
@@ -234,7 +241,11 @@ class PostgresServer(_EmbeddedServer):
             "initdb",
             *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
             *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-            *("--no-sync", "--no-instructions"),
+            *(
+                "--no-sync",
+                "--no-instructions",
+                f"--set=scram_iterations={self._settings.get('scram_iterations', 4096)}",
+            ),
         )
         password_file.unlink()
 

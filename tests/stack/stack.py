@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import shlex
 import shutil
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,8 @@ from tests.stack.install import temporary_folder
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.processes import Process, ProcessError, describe_end, procfile_commands
 from tests.stack.servers import PostgresServer, RedisServer
+from tests.stack.shape import Shape
+from tests.stack.starter import Starter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,41 +38,37 @@ class Stack:
 
     def __init__(
         self,
+        shape: Shape | None = None,
         *,
-        processes: Sequence[str] = ("web", "callbacks", "worker"),
-        webs: int = 1,
-        callbacks: int = 1,
-        workers: int = 1,
-        env: Mapping[str, str | None] | None = None,
-        process_env: Mapping[str, Mapping[str, str | None]] | None = None,
-        time_scale: float = 1.0,
         fast: bool = True,
         connections_max: int = 200,
         postgres: PostgresServer | GivenPostgres | None = None,
         redis: RedisServer | GivenRedis | None = None,
         database_url: str | None = None,
+        template: str | None = None,
         release: bool = True,
         keep: bool = False,
+        starter: Starter | None = None,
+        **settings: Any,
     ) -> None:
-        """`env` is for all processes, `process_env` for a kind (`worker`, `simulator`) or one of them (`worker.2`).
+        """`settings` are those of `Shape`, if no shape is given.
 
-        A value of None takes a variable away. `time_scale` shortens Daraja's delays. `fast=False`: PostgreSQL
-        survives a power cut, as benchmarks must let it. Servers that run already may be handed in: the stack has a
-        database of its own there, unless `database_url` names one, but Redis as it is, so only one stack at a time.
-        `keep` leaves the folder with everything in it.
+        `fast=False`: PostgreSQL survives a power cut, as benchmarks must let it. Servers that run already may be handed in:
+        the stack has a database of its own there, unless `database_url` names one, but Redis as it is, so only one stack at
+        a time. `template` is the URL of a migrated database on that PostgreSQL: a copy of it needs no release.
+        `keep` leaves the folder with everything in it. `starter` starts the processes in a moment.
         """
-        counts = {"web": webs, "callbacks": callbacks, "worker": workers}
         self.keep = keep
+        self.starter = starter
         self.issuer = Issuer()
-        self._names = [f"{kind}.{n}" for kind in processes for n in range(1, counts[kind] + 1)]
-        self._env = dict(env or {})
-        self._process_env = {name: dict(values) for name, values in (process_env or {}).items()}
-        self._time_scale = time_scale
-        self._release = release
+        self._shape = shape or Shape(**settings)
+        self._template = template
+        self._release = release and template is None
         self._postgres_options: dict[str, Any] = {"fast": fast, "connections_max": connections_max}
         self._shared = (postgres, redis, database_url)
         self._processes: dict[str, Process] = {}
         self._ports: dict[str, int] = {}
+        self._wiring: Wiring
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -131,11 +129,10 @@ class Stack:
         kind = name.partition(".")[0]
         full = name if "." in name else f"{name}.1"
         port = self._ports.get(full) if kind in _LISTENING else None
-        layers = (self._env, self._process_env.get(kind, {}), self._process_env.get(full, {}))
-        return overridden(self._wiring.environment(kind, port=port), *layers)
+        return overridden(self._wiring.environment(kind, port=port), *self._shape.layers(kind, full))
 
     def logs(self) -> dict[str, str]:
-        """What each process printed, `release` and the servers included."""
+        """What each process printed since the stack got its shape, `release` and the servers included."""
         return {file.stem: file.read_text(errors="replace") for file in sorted(self.folder.glob("*.log"))}
 
     async def start_process(
@@ -172,6 +169,22 @@ class Stack:
         await (process.kill() if kill else process.terminate())
         return await self.start_process(process.name, env=env, wait=wait)
 
+    async def stop_workers(self) -> None:
+        """Let all workers drain and end, so that no payment is left half sent."""
+        await asyncio.gather(*(self.process(name).terminate() for name in self.names if self._is_running_worker(name)))
+
+    async def kill_workers(self) -> None:
+        """End all workers at once, in whatever they are doing."""
+        await asyncio.gather(*(self.process(name).kill() for name in self.names if self._is_running_worker(name)))
+
+    async def start_workers(self) -> None:
+        """Start the workers that `stop_workers` ended."""
+        wanted = [name for name in self._shape.names if name.startswith("worker") and not self.process(name).is_running]
+        await together(*(self.start_process(name) for name in wanted))
+
+    def _is_running_worker(self, name: str) -> bool:
+        return name.startswith("worker") and self.process(name).is_running
+
     async def wait_ready(self, name: str) -> None:
         """Wait until a process can work: its `/readyz` answers 200, or the worker logs that it is ready."""
         process = self.process(name)
@@ -182,7 +195,8 @@ class Stack:
 
     async def _open(self) -> None:
         self._commands = procfile_commands(ROOT / "Procfile")
-        for name in ("simulator", "control", *(n for n in self._names if n.partition(".")[0] in _LISTENING)):
+        names = self._shape.names
+        for name in ("simulator", "control", *(n for n in names if n.partition(".")[0] in _LISTENING)):
             self._reserve(name)
         for name in (
             "callbacks.1",
@@ -191,7 +205,7 @@ class Stack:
             if name not in self._ports:
                 self._reserve(name)
         self._closing.push_async_callback(self._end_processes)
-        await _together(self._open_postgres(), self._open_redis(), self._open_issuer(), self._start_simulator())
+        await together(self._open_postgres(), self._open_redis(), self._open_issuer(), self._start_simulator())
         self._wiring = Wiring(
             database_url=self.database_url,
             redis_url=self.redis.url,
@@ -203,7 +217,7 @@ class Stack:
         )
         if self._release:
             await self.run_release()
-        await _together(*(self.start_process(name) for name in self._names))
+        await together(*(self.start_process(name) for name in names))
 
     async def run_release(self) -> None:
         """Run the Procfile's `release` line: bring the database's schema up to date."""
@@ -221,7 +235,7 @@ class Stack:
         else:
             own = postgres_server(self.folder, **self._postgres_options)
             self.postgres = await self._closing.enter_async_context(own)
-        self.database_url = given_url or await self.postgres.create_database()
+        self.database_url = given_url or await self.postgres.create_database(template=self._template)
         if shared and not given_url:
             self._closing.push_async_callback(self._drop_database)
 
@@ -241,13 +255,16 @@ class Stack:
         simulator = self._new_process(
             "simulator",
             f"python -m tests.simulator --port {self._ports['simulator']}"
-            f" --control-port {self._ports['control']} --time-scale {self._time_scale}"
+            f" --control-port {self._ports['control']} --time-scale {self._shape.time_scale}"
             f" --certificate-file {self._certificate}",
         )
-        simulator.env = overridden(bare(), self._process_env.get("simulator", {}))
+        simulator.env = self._simulator_env()
         self._processes["simulator"] = simulator
         await simulator.start()
         await simulator.wait_ready(f"{self.control_url}/settings")
+
+    def _simulator_env(self) -> dict[str, str]:
+        return overridden(bare(), self._shape.process_env.get("simulator", {}))
 
     async def _daraja_settings(self) -> dict[str, str]:
         async with aiohttp.ClientSession() as client, client.get(f"{self.control_url}/settings") as answer:
@@ -286,7 +303,7 @@ class Stack:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _new_process(self, name: str, command: str) -> Process:
-        process = Process(name, command, env={}, log=self.folder / f"{name}.log", cwd=ROOT)
+        process = Process(name, command, env={}, log=self.folder / f"{name}.log", cwd=ROOT, starter=self.starter)
         if name in self._ports:
             process.url = self._url(name)
         return process
@@ -298,7 +315,7 @@ class Stack:
         return f"http://127.0.0.1:{self._ports[name]}"
 
 
-async def _together(*works: Coroutine[Any, Any, object]) -> None:
+async def together(*works: Coroutine[Any, Any, object]) -> None:
     """Do all at once; the first failure ends the others and is raised as it is, not in a group."""
     tasks = [asyncio.create_task(work) for work in works]
     try:

@@ -18,6 +18,8 @@ from tests.supply_chain.index import KNOWN_VULNERABLE, NOT_IN_TIME, UNREACHABLE,
 from tests.supply_chain.local_index import TRICKLE, LocalIndex, known, local_index
 from tests.supply_chain.policy import ROOT, VulnerabilityException
 
+pytestmark = pytest.mark.whole
+
 TODAY = date(2026, 11, 25)
 LOCK = "alpha==1.0 \\\n    --hash=sha256:{0}\nbeta==2.0 ; sys_platform == 'win32' \\\n    --hash=sha256:{0}\n".format(
     "0" * 64

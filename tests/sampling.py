@@ -1,0 +1,108 @@
+"""Which tests a run plays: a sample of all levels in minutes, or what the sample left out.
+
+`make test` plays the sample, `make test-all` the rest, and pytest by itself everything. A test that takes long by nature is
+marked `whole`, and the sample leaves it out, or `shortened`, and the sample plays a short form of it. Of a test with many
+cases that is marked `sampled(n)`, the sample plays n, drawn by `--sample-seed`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Part(StrEnum):
+    """A part of all tests."""
+
+    ALL = "all"
+    SAMPLE = "sample"
+    REST = "rest"
+
+
+# Whether a test is the last one of its file in this process, once it is over.
+ENDS_FILE = pytest.StashKey[bool]()
+
+# The folders of tests that mostly wait, the longest first.
+_WAITING = ("soak", "crash", "fuzz", "spec", "integration")
+
+_MARKS = {
+    "whole": "takes long by nature: `make test` leaves it out, `make test-all` plays it",
+    "shortened": "takes long by nature: `make test` plays a short form (see `is_sample`), `make test-all` the whole",
+    "sampled(n)": "has many cases: `make test` plays n of them, `make test-all` the others",
+}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Adds `--part` and `--sample-seed`."""
+    parser.addoption("--part", type=Part, choices=list(Part), default=Part.ALL, help="what to play (default: all)")
+    parser.addoption("--sample-seed", type=int, default=1, help="which cases the sample has (default: 1)")
+
+
+def add_marks(config: pytest.Config) -> None:
+    """Makes the marks known."""
+    for name, meaning in _MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def is_sample(config: pytest.Config) -> bool:
+    """Whether this run plays the sample, so that a test that draws many cases by itself draws fewer."""
+    return part_of(config) is Part.SAMPLE
+
+
+def part_of(config: pytest.Config) -> Part:
+    """The part that this run plays."""
+    part: Any = config.getoption("--part")
+    return Part(part)
+
+
+def select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps of `items` those that belong to the part, in their order."""
+    part = part_of(config)
+    if part is Part.ALL:
+        return
+    sample = _sample(items, config.getoption("--sample-seed"))
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        is_played = (item.nodeid in sample) is (part is Part.SAMPLE) or item.get_closest_marker("shortened") is not None
+        (kept if is_played else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = _mixed(kept)
+
+
+def _mixed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Files of tests that wait, and between them files of tests that compute: together they use the machine best."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = [path for folder in _WAITING for path in files if path.parent.name == folder]
+    computing = [path for path in files if path not in set(waiting)]
+    turns = itertools.zip_longest(waiting, computing)
+    return [item for turn in turns for path in turn if path is not None for item in files[path]]
+
+
+def _sample(items: list[pytest.Item], seed: int) -> set[str]:
+    """The node ids of the sample: the same for the same seed, whatever else is collected."""
+    chosen: set[str] = set()
+    cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("whole") is not None:
+            continue
+        if item.get_closest_marker("sampled") is None:
+            chosen.add(item.nodeid)
+        else:
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for name, of_one_test in cases.items():
+        mark = of_one_test[0].get_closest_marker("sampled")
+        assert mark is not None
+        count = min(int(mark.args[0]), len(of_one_test))
+        draw = random.Random(f"{seed} {name}")
+        chosen |= {item.nodeid for item in draw.sample(of_one_test, count)}
+    return chosen

@@ -1,0 +1,109 @@
+"""Running stacks that tests borrow one after the other: what starts is only what a test has other settings for.
+
+A stack is lent to one borrower at a time. Each borrower finds it as if it had just been started, unless it asks for a stack
+that others have used with the same settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from tests.stack.external import GivenPostgres
+from tests.stack.reshaping import ReshapedStack
+from tests.stack.servers import PostgresServer
+from tests.stack.shape import Shape
+from tests.stack.stack import Stack
+from tests.stack.starter import Starter
+
+# For each test process: one as shipped, one that asks soon, and one to break. Any more is ended by changing its shape.
+_KEPT_MAX = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Owned:
+    """A running stack, and what is known of it. `shape` is None after a borrower that may have broken it."""
+
+    stack: ReshapedStack
+    shape: Shape | None = None
+    is_lent: bool = False
+
+
+class Lending:
+    """`async with Lending(…) as lending:`. All its stacks use the one PostgreSQL, and each has its own Redis."""
+
+    def __init__(self, postgres: PostgresServer | GivenPostgres, template: str, starter: Starter) -> None:
+        self._starter = starter
+        self._postgres = postgres
+        self._template = template
+        self._owned: list[_Owned] = []
+        self._closing = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._closing.aclose()
+
+    @asynccontextmanager
+    async def stack(self, shape: Shape) -> AsyncIterator[Stack]:
+        """A stack of this shape, as if it had just been started. The borrower may break it."""
+        async with self._borrowed(shape, others_used_it=False) as stack:
+            yield stack
+
+    @asynccontextmanager
+    async def used_stack(self, shape: Shape) -> AsyncIterator[Stack]:
+        """A stack of this shape that others who asked for the same may have used. Borrowers break nothing."""
+        async with self._borrowed(shape, others_used_it=True) as stack:
+            yield stack
+
+    @asynccontextmanager
+    async def _borrowed(self, shape: Shape, *, others_used_it: bool) -> AsyncIterator[Stack]:
+        if not isinstance(self._postgres, PostgresServer):  # a given server's tables are not ours to empty
+            async with Stack(shape) as stack:
+                yield stack
+            return
+        owned = await self._taken(shape, others_used_it=others_used_it)
+        owned.shape = shape if others_used_it else None
+        try:
+            yield owned.stack
+        finally:
+            if not others_used_it:
+                await owned.stack.kill_workers()  # what the borrower left open costs no more time
+            owned.is_lent = False
+
+    async def _taken(self, shape: Shape, *, others_used_it: bool) -> _Owned:
+        free = [owned for owned in self._owned if not owned.is_lent]
+        for owned in free:
+            if others_used_it and owned.shape == shape:
+                owned.is_lent = True
+                await self._let_others_sleep()
+                await owned.stack.start_workers()
+                return owned
+        broken = [owned for owned in free if owned.shape is None]
+        if not broken and (not free or len(self._owned) < _KEPT_MAX):
+            return await self._started(shape)
+        owned = (broken or free)[0]
+        owned.is_lent, owned.shape = True, None
+        await self._let_others_sleep()
+        try:
+            await owned.stack.reshape(shape)
+        except BaseException:
+            self._owned.remove(owned)  # it ends with the others, and is not lent again
+            raise
+        return owned
+
+    async def _let_others_sleep(self) -> None:
+        """A worker that nobody uses would sweep all the same."""
+        for owned in self._owned:
+            if not owned.is_lent:
+                await owned.stack.stop_workers()
+
+    async def _started(self, shape: Shape) -> _Owned:
+        stack = ReshapedStack(shape, postgres=self._postgres, template=self._template, starter=self._starter)
+        await self._let_others_sleep()
+        owned = _Owned(await self._closing.enter_async_context(stack), is_lent=True)
+        self._owned.append(owned)
+        return owned

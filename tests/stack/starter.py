@@ -1,0 +1,127 @@
+"""Starts Python commands in a moment: one process has imported what they import, and forks for each.
+
+A command that is started so has its own process, environment, arguments and log, as if `python -m` had started it. Only the
+second that its imports cost is saved. A test process starts about a hundred; the stacks of `make run`, `make demo`, `make
+bench` and `make soak` start theirs in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from tests.stack import cleanup
+
+_GUARD = Path(__file__).with_name("guard.py")
+_PROGRAM = Path(__file__).with_name("starter_program.py")
+_ROOT = Path(__file__).resolve().parents[2]
+_READY_SECONDS = 60.0
+_PATIENCE_SECONDS = 30.0
+
+
+class StartedChild:
+    """A process that the starter forked, with what of `subprocess.Popen` a `Process` needs."""
+
+    def __init__(self, starter: Starter, pid: int) -> None:
+        self.pid = pid
+        self._starter = starter
+
+    def poll(self) -> int | None:
+        """How it ended (negative: by that signal), or None while it runs."""
+        return self._starter.end_of(self.pid)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it ended. Raises subprocess.TimeoutExpired."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(["python"], timeout or 0)
+            self._starter.listen(0.05)
+        return code
+
+
+class Starter:
+    """`with Starter() as starter:`. One for a test process; it and all that it started end with it."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, int] = {}
+        self._answers: list[dict[str, Any]] = []
+        self._received = b""
+
+    def __enter__(self) -> Self:
+        self._socket, theirs = socket.socketpair()
+        options: dict[str, Any] = {"parent": os.getpid(), "death_signal": 9, "user": None, "unset": []}
+        program = [sys.executable, "-P", str(_PROGRAM), str(theirs.fileno()), str(_ROOT)]
+        self._program = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARD), json.dumps(options), *program],
+            cwd=_ROOT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        self._registration = cleanup.register(self._program.kill)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        cleanup.unregister(self._registration)
+        self._socket.close()
+        self._program.kill()
+        self._program.wait()
+
+    @staticmethod
+    def can_start(command: Sequence[str]) -> bool:
+        """Whether `command` is of the form that it can start: `python -m module …`."""
+        return list(command[:2]) == ["python", "-m"] and len(command) > 2
+
+    def start(
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, out: Path, err: Path, death_signal: int
+    ) -> StartedChild:
+        """Starts `python -m module …`, which appends to the files `out` and `err`."""
+        order: dict[str, Any] = {
+            "module": command[2],
+            "arguments": list(command[3:]),
+            "env": dict(env),
+            "cwd": str(cwd),
+        }
+        order |= {"out": str(out), "err": str(err), "death_signal": death_signal}
+        self._socket.sendall(json.dumps(order).encode() + b"\n")
+        deadline = time.monotonic() + _READY_SECONDS
+        while not self._answers:
+            if time.monotonic() > deadline or self._program.poll() is not None:
+                raise RuntimeError("the starter does not answer")
+            self.listen(0.1)
+        return StartedChild(self, self._answers.pop(0)["started"])
+
+    def end_of(self, pid: int) -> int | None:
+        """How the process ended, or None."""
+        self.listen(0)
+        return self._ends.get(pid)
+
+    def listen(self, seconds: float) -> None:
+        """Take in what the starter says, waiting for it so long at most."""
+        with suppress(OSError, ValueError):  # it is closed: nothing more comes
+            while select.select([self._socket], [], [], seconds)[0]:
+                said = self._socket.recv(65536)
+                if not said:
+                    return
+                *lines, self._received = (self._received + said).split(b"\n")
+                for line in lines:
+                    self._take_in(json.loads(line))
+                seconds = 0
+
+    def _take_in(self, message: dict[str, Any]) -> None:
+        if "ended" in message:
+            self._ends[message["ended"]] = message["code"]
+        else:
+            self._ends.pop(message["started"], None)  # the number of a process that ended long ago is used again
+            self._answers.append(message)

@@ -1,0 +1,119 @@
+"""The process behind `Starter`: imports once, forks for each order, tells how each child ended.
+
+Orders and answers are lines of JSON on the socket whose number is the first argument; the second is the project's folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+# What the commands of the Procfile, their failpoints and the simulator import, but for their own `__main__`.
+_IMPORTED = (
+    *("argparse", "asyncio", "uvloop", "gateway.callbacks", "gateway.ingress", "gateway.edge.serving"),
+    *(
+        "workers.main",
+        "workers.operating",
+        "tests.failpoints.arming",
+        "tests.simulator.app",
+        "tests.simulator.settings",
+    ),
+)
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGPIPE", "SIGXFSZ")
+
+
+def main() -> None:
+    """Serves until the other end of the socket is closed. In a child it becomes the ordered command."""
+    connection, root = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+    sys.path.insert(0, root)
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # children share these pages with us as long as nothing writes to them
+    order = _serve(connection)
+    if order is not None:
+        _become(order)
+
+
+def _serve(connection: socket.socket) -> dict[str, Any] | None:
+    """None at the end, or, in a child, its order."""
+    ended_end, ended_begin = socket.socketpair()
+    for end in (ended_end, ended_begin):
+        end.setblocking(False)
+    signal.set_wakeup_fd(ended_begin.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    children: set[int] = set()
+    received = b""
+    while True:
+        ready, _, _ = select.select([connection, ended_end], [], [])
+        if ended_end in ready:
+            ended_end.recv(4096)
+        _tell_ends(connection, children)
+        if connection not in ready:
+            continue
+        said = connection.recv(1 << 20)
+        if not said:
+            return None
+        *lines, received = (received + said).split(b"\n")
+        for line in lines:
+            order: dict[str, Any] = json.loads(line)
+            parent, pid = os.getpid(), os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for one in (connection, ended_end, ended_begin):
+                    one.close()
+                return order | {"parent": parent}
+            children.add(pid)
+            _tell(connection, {"started": pid})
+
+
+def _tell_ends(connection: socket.socket, children: set[int]) -> None:
+    for pid in list(children):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            children.discard(pid)
+            _tell(connection, {"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+
+
+def _tell(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _become(order: dict[str, Any]) -> None:
+    """What the guard and the interpreter do for a command, in the same order."""
+    os.setsid()
+    if sys.platform == "linux":
+        control = ctypes.CDLL(None, use_errno=True).prctl
+        control(_PR_SET_PDEATHSIG, order["death_signal"])
+        control(_PR_SET_NAME, " ".join([order["module"], *order["arguments"]])[:15].encode())  # as `ps` shows it
+        if os.getppid() != order["parent"]:
+            os._exit(1)
+    for name in _SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGPIPE", "SIGXFSZ"):  # as Python starts
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number, path in ((1, order["out"]), (2, order["err"])):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(order["env"])
+    os.chdir(order["cwd"])
+    sys.path[0] = order["cwd"]
+    sys.argv = [order["module"], *order["arguments"]]
+    runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
