@@ -117,14 +117,21 @@ async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
 async def end_task(task: asyncio.Task[None]) -> None:
     """Cancels `task` until it has ended.
 
-    Once is not always enough: redis-py sends with `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that comes
-    in the moment in which the sending is done.
+    One cancellation is not always enough. redis-py sends with `asyncio.wait_for`. In Python 3.11
+    this swallows a cancellation that comes at the moment at which the sending is done. A caller that is
+    cancelled meanwhile waits all the same, because a task that goes on keeps the process alive.
     """
+    interruption: asyncio.CancelledError | None = None
     while not task.done():
         task.cancel()
-        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
+        try:
+            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
     if not task.cancelled():
-        task.exception()  # whoever awaited the task has it already
+        task.exception()  # `_run_until` has raised it already
 
 
 def _hear_out(task: asyncio.Task[None]) -> None:

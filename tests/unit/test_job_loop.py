@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from workers.job_loop import end_task
 
 
-async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
-    """As redis-py does on Python 3.11, if the cancellation comes in the moment in which a command has been sent."""
-    swallowed = 0
+class Stubborn:
+    """A task that swallows so many cancellations."""
 
-    async def work() -> None:
-        nonlocal swallowed
+    def __init__(self, swallows: int) -> None:
+        self.swallowed = 0
+        self._swallows = swallows
+
+    async def work(self) -> None:
         while True:
             try:
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
-                if swallowed == 2:
+                if self.swallowed == self._swallows:
                     raise
-                swallowed += 1
+                self.swallowed += 1
 
-    task = asyncio.create_task(work())
+
+async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
+    """redis-py swallows it on Python 3.11 if it comes at the moment at which a command was sent."""
+    stubborn = Stubborn(2)
+    task = asyncio.create_task(stubborn.work())
     await asyncio.sleep(0)
     await end_task(task)
     assert task.cancelled()
-    assert swallowed == 2
+    assert stubborn.swallowed == 2
+
+
+async def test_it_ends_also_if_the_one_that_ends_it_is_cancelled() -> None:
+    """The worker cancels its jobs while they end. A loop that went on keeps the process alive."""
+    task = asyncio.create_task(Stubborn(2).work())
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(end_task(task))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert task.cancelled()
 
 
 async def test_a_loop_that_failed_is_left_alone() -> None:
