@@ -296,8 +296,8 @@ def is_agreed(evidence: Evidence, code: str | None) -> bool:
 def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
     """Whether asking has led nowhere, so that a person should look at M-PESA's own statement.
 
-    Once about a failed payment whose unconfirmed success Daraja did not confirm: a person who reviewed the payment before that
-    could not know it.
+    Also once for a failed payment whose unconfirmed success Daraja did not confirm. A person who
+    reviewed the payment before the last question could not know that.
     """
     if payment.needs_review:
         return False
