@@ -1,4 +1,7 @@
-"""For all tests: nothing reaches a machine that is not ours. Servers and stacks start when first asked for."""
+"""For all tests: nothing reaches a machine that is not ours.
+
+Servers and stacks start when a test first asks for them.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ async def redis_of_run(folder: Path) -> AsyncIterator[RedisServer | GivenRedis]:
 
 @pytest.fixture(scope="session")
 async def template(postgres: PostgresServer | GivenPostgres) -> str:
-    """A database as `alembic upgrade head` leaves it, for copies; nobody connects to it."""
+    """A database as `alembic upgrade head` leaves it, for copies; no process connects to it."""
     url = await postgres.create_database()
     status, said = await alembic("upgrade", "head", url=url)
     assert status == 0, said
@@ -117,7 +120,11 @@ def starter() -> Iterator[Starter]:
 
 
 @pytest.fixture(scope="session")
-async def lending(postgres: PostgresServer | GivenPostgres, template: str, starter: Starter) -> AsyncIterator[Lending]:
+async def lending(
+    postgres: PostgresServer | GivenPostgres,
+    template: str,
+    starter: Starter,
+) -> AsyncIterator[Lending]:
     """The running stacks of this test process."""
     async with Lending(postgres, template, starter) as lending:
         yield lending

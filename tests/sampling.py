@@ -1,8 +1,10 @@
 """Which tests a run plays: a sample of all levels in minutes, or what the sample left out.
 
-`make test` plays the sample, `make test-all` the rest, and pytest by itself everything. A test that takes long by nature is
-marked `whole`, and the sample leaves it out, or `shortened`, and the sample plays a short form of it. Of a test with many
-cases that is marked `sampled(n)`, the sample plays n, drawn by `--sample-seed`.
+`make test` plays the sample, `make test-all` the rest, and pytest by itself everything.
+
+* `whole` marks a test that takes long by nature. The sample leaves it out.
+* `shortened` marks one of which the sample plays a short form.
+* `sampled(n)` marks a test with many cases. The sample plays n of them, drawn by `--sample-seed`.
 """
 
 from __future__ import annotations
@@ -34,15 +36,16 @@ _WAITING = ("soak", "crash", "fuzz", "spec", "integration")
 
 _MARKS = {
     "whole": "takes long by nature: `make test` leaves it out, `make test-all` plays it",
-    "shortened": "takes long by nature: `make test` plays a short form (see `is_sample`), `make test-all` the whole",
+    "shortened": "takes long by nature: `make test` plays a short form, `make test-all` the whole",
     "sampled(n)": "has many cases: `make test` plays n of them, `make test-all` the others",
 }
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Adds `--part` and `--sample-seed`."""
-    parser.addoption("--part", type=Part, choices=list(Part), default=Part.ALL, help="what to play (default: all)")
-    parser.addoption("--sample-seed", type=int, default=1, help="which cases the sample has (default: 1)")
+    parts, what = list(Part), "which tests to play (default: all)"
+    parser.addoption("--part", type=Part, choices=parts, default=Part.ALL, help=what)
+    parser.addoption("--sample-seed", type=int, default=1, help="draws the cases (default: 1)")
 
 
 def add_marks(config: pytest.Config) -> None:
@@ -52,7 +55,7 @@ def add_marks(config: pytest.Config) -> None:
 
 
 def is_sample(config: pytest.Config) -> bool:
-    """Whether this run plays the sample, so that a test that draws many cases by itself draws fewer."""
+    """Whether this run plays the sample: a test that is `shortened` then draws fewer cases."""
     return part_of(config) is Part.SAMPLE
 
 
@@ -71,14 +74,15 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        is_played = (item.nodeid in sample) is (part is Part.SAMPLE) or item.get_closest_marker("shortened") is not None
+        is_in_both = item.get_closest_marker("shortened") is not None
+        is_played = is_in_both or (item.nodeid in sample) is (part is Part.SAMPLE)
         (kept if is_played else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = _mixed(kept)
 
 
 def _mixed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """Files of tests that wait, and between them files of tests that compute: together they use the machine best."""
+    """Files of tests that wait, and between them files of tests that compute."""
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)

@@ -40,10 +40,14 @@ async def _work(ground: Ground, piece: Batch | Case) -> None:
 
 
 @pytest.fixture(scope="session")
-async def lanes(request: pytest.FixtureRequest, starter: Starter) -> AsyncIterator[Lanes[Ground, Batch | Case]]:
+async def lanes(
+    request: pytest.FixtureRequest,
+    starter: Starter,
+) -> AsyncIterator[Lanes[Ground, Batch | Case]]:
     """Plays what all collected tests ask for, in their order, a few at once."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
     asked = [item.callspec.params.get(name) for item in items for name in ("batch", "case")]
     pieces = [piece for piece in asked if isinstance(piece, (Batch, Case))]
-    async with Lanes(partial(a_ground, starter), _work, pieces, at_once=int(os.environ.get(_LANES, "2"))) as running:
+    at_once = int(os.environ.get(_LANES, "2"))
+    async with Lanes(partial(a_ground, starter), _work, pieces, at_once=at_once) as running:
         yield running

@@ -74,7 +74,10 @@ def _is_plain(stack: Stack, name: str) -> bool:
 @asynccontextmanager
 async def a_ground(starter: Starter) -> AsyncIterator[Ground]:
     """With servers of its own: what they log is judged."""
-    async with a_system(env=ENVIRONMENT, starter=starter) as system, Listener(system.stack.redis.url) as listener:
+    async with (
+        a_system(env=ENVIRONMENT, starter=starter) as system,
+        Listener(system.stack.redis.url) as listener,
+    ):
         yield Ground(system, listener)
 
 

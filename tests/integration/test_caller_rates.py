@@ -74,10 +74,10 @@ async def test_giving_back_never_makes_the_burst_larger(redis: ArqRedis) -> None
 async def test_who_waited_as_long_as_told_is_served(redis: ArqRedis) -> None:
     rates, quick = CallerRates(redis), CallerLimits(requests_per_second=50, burst=1)
     for _ in range(5):
-        while not (told := await rates.take("somebody", quick)):  # until it asks too often, also on a slow machine
-            pass
+        while not (told := await rates.take("a caller", quick)):
+            pass  # until it asks too often, also on a slow machine
         await asyncio.sleep(told)
-        assert await rates.take("somebody", quick) == 0
+        assert await rates.take("a caller", quick) == 0
 
 
 async def test_who_has_no_limit_costs_redis_nothing(redis: ArqRedis) -> None:

@@ -30,7 +30,8 @@ _ROUTES = [
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
     """The first web process names two origins, the second none."""
     named: dict[str, str | None] = {"CORS_ALLOWED_ORIGINS": f"{_OURS}, {_OTHER_OF_OURS}"}
-    async with lending.stack(Shape(processes=("web",), webs=2, process_env={"web.1": named})) as stack:
+    shape = Shape(processes=("web",), webs=2, process_env={"web.1": named})
+    async with lending.stack(shape) as stack:
         yield stack
 
 

@@ -244,9 +244,10 @@ def test_each_loop_sees_an_early_answer_also_through_tls(loop: str, tls: ssl.SSL
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("is_secure", [False, True])
 def test_each_loop_takes_an_answer_that_follows_the_request(loop: str, tls: ssl.SSLContext, *, is_secure: bool) -> None:
-    """Also through TLS, whose own messages come before it. Or the tests above would promise nothing.
+    """Also through TLS, whose messages come before it. Or the tests above would promise nothing.
 
-    On a busy machine a message of TLS may arrive at the moment of the last look. Then nothing is sent, and the next try is.
+    On a busy machine a message of TLS may arrive at the moment of the last look. Then the client
+    sends nothing, and it tries again.
     """
 
     async def play() -> None:
@@ -258,7 +259,8 @@ def test_each_loop_takes_an_answer_that_follows_the_request(loop: str, tls: ssl.
                 tries += 1
                 assert tries <= 40
                 with contextlib.suppress(Unreachable):
-                    assert ("checkout_request_id", "ws_CO_1") in await client.submit(to_submit(), an_attempt())
+                    ids = await client.submit(to_submit(), an_attempt())
+                    assert ("checkout_request_id", "ws_CO_1") in ids
                     answered += 1
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

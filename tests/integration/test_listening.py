@@ -29,7 +29,8 @@ async def stack(lending: Lending) -> AsyncIterator[Stack]:
     """The first web process and the receiver say everything, the second web process what it says in life."""
     talkative: dict[str, str | None] = {"LOG_LEVEL": "DEBUG"}
     settings = {"web.1": talkative, "callbacks": talkative}
-    async with lending.stack(Shape(processes=("web", "callbacks"), webs=2, process_env=settings)) as stack:
+    shape = Shape(processes=("web", "callbacks"), webs=2, process_env=settings)
+    async with lending.stack(shape) as stack:
         yield stack
 
 

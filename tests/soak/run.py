@@ -195,7 +195,7 @@ async def _settle(stack: Stack, patience_seconds: float, say: Callable[[str], No
     changed_at = began_at
     while time.monotonic() - began_at < patience_seconds:
         seen = await _pending(stack)
-        if seen[:3] != last[:3]:  # what waits for a person is asked about all the same, and Daraja answers that
+        if seen[:3] != last[:3]:  # Daraja's answers come without end for what waits for a person
             changed_at = time.monotonic()
         if seen != last:
             last = seen

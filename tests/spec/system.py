@@ -130,7 +130,7 @@ class System:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        """One of those that no other coroutine uses now, or a new one: a new one costs more than most questions."""
+        """An idle connection, or a new one. A new one costs more than most questions."""
         while self._idle and self._idle[-1].is_closed():
             self._idle.pop()
         connection = self._idle.pop() if self._idle else await self._connected()
@@ -149,10 +149,19 @@ class System:
         release = "UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now() WHERE is_engaged"
         await self.execute(release)
 
+    async def finish_sends(self) -> None:
+        """What other tests left to be sent is sent: its prompt would keep the phone from this test's."""
+        unsent = (
+            "SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"
+            " AND NOT needs_review AND next_step_at < now() + interval '1 minute'"
+        )
+        await self.eventually(lambda: self.rows(unsent), lambda rows: not rows, "an end of sending")
+
     async def forget_open_payments(self) -> None:
-        """Nothing more is done about the payments that other tests left open."""
+        """Daraja is not asked about what other tests left open. What is to be sent is sent."""
         await self.execute(
-            "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day' WHERE next_step_at IS NOT NULL"
+            "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day'"
+            " WHERE next_step IN ('query', 'status', 'watch')"
         )
 
     async def stages(self, payment_id: str) -> list[str]:
@@ -198,7 +207,8 @@ class System:
                     if is_so(seen):
                         return seen
                     await asyncio.sleep(wait_seconds)
-                    wait_seconds = max(look_again_seconds, min(wait_seconds * 1.5, _LOOK_AGAIN_SECONDS_MAX))
+                    longer = min(wait_seconds * 1.5, _LOOK_AGAIN_SECONDS_MAX)
+                    wait_seconds = max(look_again_seconds, longer)
         except TimeoutError:
             raise AssertionError(f"did not come about {what}; last seen: {seen}") from None
 

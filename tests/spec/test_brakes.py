@@ -45,8 +45,7 @@ async def running_system() -> AsyncIterator[System]:
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
     """The system with both brakes released and the simulator as new; what other tests left open is not asked about."""
-    rest = "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day' WHERE next_step IN ('query', 'status')"
-    await running_system.execute(rest)
+    await running_system.forget_open_payments()
     await running_system.control("POST", "/reset", {})
     await running_system.control("POST", "/switches", {"time_scale": 0.02})
     yield running_system

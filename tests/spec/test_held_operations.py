@@ -38,8 +38,7 @@ async def running_system() -> AsyncIterator[System]:
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
     """The system with nothing held and the simulator as new; what other tests left open is not asked about."""
-    rest = "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day' WHERE next_step IN ('query', 'status')"
-    await running_system.execute(rest)
+    await running_system.forget_open_payments()
     await running_system.control("POST", "/reset", {})
     await running_system.release_brakes()
     await running_system.control("POST", "/switches", {"time_scale": 0.02, "token_policy": "invalidate_previous"})
@@ -90,7 +89,8 @@ async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_o
     # Until it was probed twice more, and found missing.
     await system.eventually(lambda: _brake(system), lambda row: row["probes"] >= 2, "two probes")
     await system.eventually(  # but for the moment in which one of them is a probe
-        lambda: system.stage_counts(withdrawals), lambda counts: counts == {"accepted": _WITHDRAWALS}
+        lambda: system.stage_counts(withdrawals),
+        lambda counts: counts == {"accepted": _WITHDRAWALS},
     )
     probes = (await _brake(system))["probes"]
     # The first was refused under two tokens. Each probe is one call, and fetches no token.

@@ -1,6 +1,6 @@
 """Hundreds of payments at once that cannot be told from the outside: each is paid once, and found out about within the budget.
 
-`LARGE_NUMBERS=1` plays the full numbers (`make proof`); without it a tenth of them, as a part of `make test-all`.
+`LARGE_NUMBERS=1` plays the full numbers (`make proof`). `make test-all` plays a tenth of them.
 A minute of life is about a second here.
 """
 

@@ -25,7 +25,7 @@ _BRISK: dict[str, str | None] = {
     "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
     "DARAJA_INQUIRIES_PER_MINUTE": "60000",
     "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",
-    "DEPOSIT_RESULT_WINDOW_SECONDS": "10",  # for a deposit that a worker held when it was frozen, before its first byte
+    "DEPOSIT_RESULT_WINDOW_SECONDS": "10",  # a worker may be frozen before a deposit's first byte
 }
 _PAYMENTS = 30
 

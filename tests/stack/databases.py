@@ -59,8 +59,10 @@ async def empty(url: str) -> None:
             "WHERE schemaname = 'mkwanja' AND tablename <> 'alembic_version' ORDER BY tablename"
         )
         brakes = await server.fetch("SELECT name FROM mkwanja.brakes")
-        await server.execute(f"TRUNCATE {', '.join(row['name'] for row in tables)} RESTART IDENTITY")
-        await server.executemany("INSERT INTO mkwanja.brakes (name) VALUES ($1)", [(row["name"],) for row in brakes])
+        names = ", ".join(row["name"] for row in tables)
+        await server.execute(f"TRUNCATE {names} RESTART IDENTITY")
+        rows = [(row["name"],) for row in brakes]
+        await server.executemany("INSERT INTO mkwanja.brakes (name) VALUES ($1)", rows)
 
 
 def database_name(url: str) -> str:

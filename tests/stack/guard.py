@@ -18,8 +18,18 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 def main() -> None:
     """Prepare this process as the first argument says, then become the command in the others."""
-    options: dict[str, Any] = json.loads(sys.argv[1])
+    prepare(json.loads(sys.argv[1]))
     command = sys.argv[2:]
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - starting the command is what this is for
+    except FileNotFoundError:
+        sys.exit(f"{command[0]}: not found")
+    except PermissionError:
+        sys.exit(f"{command[0]}: not allowed to run it")
+
+
+def prepare(options: dict[str, Any]) -> None:
+    """Bind this process to its parent, and undo what it inherited."""
     if options["user"] is not None:
         uid, gid = options["user"]
         os.setgroups([])
@@ -30,19 +40,13 @@ def main() -> None:
         if os.getppid() != options["parent"]:  # it died before we asked to be told
             sys.exit(1)
     # What is ignored here stays ignored through exec: the first two by Python itself, the others perhaps by
-    # whoever started us in the background.
+    # the shell that started us in the background.
     for number in ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, number), signal.SIG_DFL)
     # In the C locale Python sets this for itself, and the command is promised exactly the environment it was
     # given.
     for name in options["unset"]:
         os.environ.pop(name, None)
-    try:
-        os.execvp(command[0], command)  # noqa: S606 - starting the command is what this is for
-    except FileNotFoundError:
-        sys.exit(f"{command[0]}: not found")
-    except PermissionError:
-        sys.exit(f"{command[0]}: not allowed to run it")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Running stacks that tests borrow one after the other: what starts is only what a test has other settings for.
+"""Running stacks that tests borrow one after the other.
 
-A stack is lent to one borrower at a time. Each borrower finds it as if it had just been started, unless it asks for a stack
-that others have used with the same settings.
+A stack is lent to one borrower at a time. Each borrower finds it as if it had just been started,
+unless it asks for a stack that others have used with the same settings.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# For each test process: one as shipped, one that asks soon, and one to break. Any more is ended by changing its shape.
+# For each test process: one as shipped, one that asks soon, and one to break.
 _KEPT_MAX = 3
 
 
 @dataclass(slots=True, eq=False)
 class _Owned:
-    """A running stack, and what is known of it. `shape` is None after a borrower that may have broken it."""
+    """A running stack. `shape` is None after a borrower that may have broken it."""
 
     stack: ReshapedStack
     shape: Shape | None = None
@@ -32,9 +32,14 @@ class _Owned:
 
 
 class Lending:
-    """`async with Lending(…) as lending:`. All its stacks use the one PostgreSQL, and each has its own Redis."""
+    """`async with Lending(…) as lending:`. Its stacks share a PostgreSQL; each has a Redis."""
 
-    def __init__(self, postgres: PostgresServer | GivenPostgres, template: str, starter: Starter) -> None:
+    def __init__(
+        self,
+        postgres: PostgresServer | GivenPostgres,
+        template: str,
+        starter: Starter,
+    ) -> None:
         self._starter = starter
         self._postgres = postgres
         self._template = template
@@ -55,13 +60,13 @@ class Lending:
 
     @asynccontextmanager
     async def used_stack(self, shape: Shape) -> AsyncIterator[Stack]:
-        """A stack of this shape that others who asked for the same may have used. Borrowers break nothing."""
+        """A stack of this shape that other borrowers may have used. Borrowers break nothing."""
         async with self._borrowed(shape, others_used_it=True) as stack:
             yield stack
 
     @asynccontextmanager
     async def _borrowed(self, shape: Shape, *, others_used_it: bool) -> AsyncIterator[Stack]:
-        if not isinstance(self._postgres, PostgresServer):  # a given server's tables are not ours to empty
+        if not isinstance(self._postgres, PostgresServer):  # a given server is not ours to empty
             async with Stack(shape) as stack:
                 yield stack
             return
@@ -96,13 +101,18 @@ class Lending:
         return owned
 
     async def _let_others_sleep(self) -> None:
-        """A worker that nobody uses would sweep all the same."""
+        """An idle stack's worker would sweep all the same."""
         for owned in self._owned:
             if not owned.is_lent:
                 await owned.stack.stop_workers()
 
     async def _started(self, shape: Shape) -> _Owned:
-        stack = ReshapedStack(shape, postgres=self._postgres, template=self._template, starter=self._starter)
+        stack = ReshapedStack(
+            shape,
+            postgres=self._postgres,
+            template=self._template,
+            starter=self._starter,
+        )
         await self._let_others_sleep()
         owned = _Owned(await self._closing.enter_async_context(stack), is_lent=True)
         self._owned.append(owned)

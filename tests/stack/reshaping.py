@@ -1,4 +1,4 @@
-"""A running stack that gets another shape: it ends as if it had just been started, and starts only what has to be."""
+"""A running stack that gets another shape, as if it had just been started with it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class ReshapedStack(Stack):
     """A stack that one borrower after the other gets in the shape that it needs."""
 
     async def reshape(self, shape: Shape) -> None:
-        """Makes the stack as if it had just been started with `shape`, and starts only the processes that need it.
+        """Makes the stack as if it had just been started with `shape`.
 
-        The record, Redis and the simulator are empty afterwards. The servers must be the stack's to stop.
+        Starts the workers, and the other processes whose settings differ. The record, Redis and the
+        simulator are empty afterwards. The servers must be the stack's to stop.
         """
         self._shape = shape
         if self._simulator_differs():
@@ -30,7 +31,8 @@ class ReshapedStack(Stack):
             self._wiring = replace(self._wiring, daraja=await self._daraja_settings())
         wanted = shape.names
         kept = [name for name in wanted if self._may_keep(name)]
-        await asyncio.gather(*(self.process(name).kill() for name in self.names if name not in kept))
+        ended = [self.process(name) for name in self.names if name not in kept]
+        await asyncio.gather(*(process.kill() for process in ended))
         for name in [name for name in self.names if name not in wanted]:
             self._processes.pop(name).log.unlink(missing_ok=True)
         await self._empty()
@@ -39,7 +41,8 @@ class ReshapedStack(Stack):
         await together(*(self.start_process(name) for name in wanted if name not in kept))
 
     def _simulator_differs(self) -> bool:
-        return not self.process("simulator").is_running or self.process("simulator").env != self._simulator_env()
+        simulator = self.process("simulator")
+        return not simulator.is_running or simulator.env != self._simulator_env()
 
     def _may_keep(self, name: str) -> bool:
         """A worker may be in the middle of a payment that is about to be forgotten."""
@@ -47,14 +50,16 @@ class ReshapedStack(Stack):
         if process is None or not process.is_running or name.startswith("worker"):
             return False
         process.thaw()
-        return process.env == self.env(name) and process.command == shlex.split(self._commands[name.partition(".")[0]])
+        command = shlex.split(self._commands[name.partition(".")[0]])
+        return process.env == self.env(name) and process.command == command
 
     async def _empty(self) -> None:
         for server in (self.postgres, self.redis):
             if isinstance(server, PostgresServer | RedisServer):
                 await server.recover()
         await self.issuer.reset()
-        await databases.empty(with_database(self.postgres.admin_url, database_name(self.database_url)))
+        name = database_name(self.database_url)
+        await databases.empty(with_database(self.postgres.admin_url, name))
         await self.redis.flush()
         async with aiohttp.ClientSession() as client:
             for path, body in (("reset", {}), ("switches", {"time_scale": self._shape.time_scale})):

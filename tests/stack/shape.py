@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 class Shape:
     """Which processes of the Procfile run, how often, and with which settings.
 
-    `env` is for all processes, `process_env` for a kind (`worker`, `simulator`) or one of them (`worker.2`). A value of None
-    takes a variable away. `time_scale` shortens Daraja's delays.
+    `env` is for all processes, `process_env` for a kind (`worker`, `simulator`) or one of them
+    (`worker.2`). A value of None takes a variable away. `time_scale` shortens Daraja's delays.
     """
 
     processes: tuple[str, ...] = ("web", "callbacks", "worker")

@@ -53,10 +53,11 @@ class Stack:
     ) -> None:
         """`settings` are those of `Shape`, if no shape is given.
 
-        `fast=False`: PostgreSQL survives a power cut, as benchmarks must let it. Servers that run already may be handed in:
-        the stack has a database of its own there, unless `database_url` names one, but Redis as it is, so only one stack at
-        a time. `template` is the URL of a migrated database on that PostgreSQL: a copy of it needs no release.
-        `keep` leaves the folder with everything in it. `starter` starts the processes in a moment.
+        `fast=False`: PostgreSQL survives a power cut, as benchmarks must let it. Servers that run
+        already may be handed in: the stack has a database of its own there, unless `database_url`
+        names one, but Redis as it is, so only one stack at a time. `template` is the URL of a
+        migrated database on that PostgreSQL: a copy of it needs no release. `keep` leaves the
+        folder with everything in it. `starter` starts the processes in a moment.
         """
         self.keep = keep
         self.starter = starter
@@ -129,10 +130,11 @@ class Stack:
         kind = name.partition(".")[0]
         full = name if "." in name else f"{name}.1"
         port = self._ports.get(full) if kind in _LISTENING else None
-        return overridden(self._wiring.environment(kind, port=port), *self._shape.layers(kind, full))
+        needed = self._wiring.environment(kind, port=port)
+        return overridden(needed, *self._shape.layers(kind, full))
 
     def logs(self) -> dict[str, str]:
-        """What each process printed since the stack got its shape, `release` and the servers included."""
+        """What each process printed since the stack got its shape; `release` and servers too."""
         return {file.stem: file.read_text(errors="replace") for file in sorted(self.folder.glob("*.log"))}
 
     async def start_process(
@@ -171,19 +173,22 @@ class Stack:
 
     async def stop_workers(self) -> None:
         """Let all workers drain and end, so that no payment is left half sent."""
-        await asyncio.gather(*(self.process(name).terminate() for name in self.names if self._is_running_worker(name)))
+        running = [worker for worker in self._workers() if worker.is_running]
+        await asyncio.gather(*(worker.terminate() for worker in running))
 
     async def kill_workers(self) -> None:
         """End all workers at once, in whatever they are doing."""
-        await asyncio.gather(*(self.process(name).kill() for name in self.names if self._is_running_worker(name)))
+        running = [worker for worker in self._workers() if worker.is_running]
+        await asyncio.gather(*(worker.kill() for worker in running))
 
     async def start_workers(self) -> None:
         """Start the workers that `stop_workers` ended."""
-        wanted = [name for name in self._shape.names if name.startswith("worker") and not self.process(name).is_running]
-        await together(*(self.start_process(name) for name in wanted))
+        wanted = [worker.name for worker in self._workers() if worker.name in self._shape.names]
+        idle = [name for name in wanted if not self.process(name).is_running]
+        await together(*(self.start_process(name) for name in idle))
 
-    def _is_running_worker(self, name: str) -> bool:
-        return name.startswith("worker") and self.process(name).is_running
+    def _workers(self) -> list[Process]:
+        return [self.process(name) for name in self.names if name.startswith("worker")]
 
     async def wait_ready(self, name: str) -> None:
         """Wait until a process can work: its `/readyz` answers 200, or the worker logs that it is ready."""
@@ -196,7 +201,8 @@ class Stack:
     async def _open(self) -> None:
         self._commands = procfile_commands(ROOT / "Procfile")
         names = self._shape.names
-        for name in ("simulator", "control", *(n for n in names if n.partition(".")[0] in _LISTENING)):
+        listening = [name for name in names if name.partition(".")[0] in _LISTENING]
+        for name in ("simulator", "control", *listening):
             self._reserve(name)
         for name in (
             "callbacks.1",
@@ -205,7 +211,8 @@ class Stack:
             if name not in self._ports:
                 self._reserve(name)
         self._closing.push_async_callback(self._end_processes)
-        await together(self._open_postgres(), self._open_redis(), self._open_issuer(), self._start_simulator())
+        servers = (self._open_postgres(), self._open_redis(), self._open_issuer())
+        await together(*servers, self._start_simulator())
         self._wiring = Wiring(
             database_url=self.database_url,
             redis_url=self.redis.url,
@@ -235,7 +242,8 @@ class Stack:
         else:
             own = postgres_server(self.folder, **self._postgres_options)
             self.postgres = await self._closing.enter_async_context(own)
-        self.database_url = given_url or await self.postgres.create_database(template=self._template)
+        made = self.postgres.create_database
+        self.database_url = given_url or await made(template=self._template)
         if shared and not given_url:
             self._closing.push_async_callback(self._drop_database)
 
@@ -303,7 +311,8 @@ class Stack:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _new_process(self, name: str, command: str) -> Process:
-        process = Process(name, command, env={}, log=self.folder / f"{name}.log", cwd=ROOT, starter=self.starter)
+        log = self.folder / f"{name}.log"
+        process = Process(name, command, env={}, log=log, cwd=ROOT, starter=self.starter)
         if name in self._ports:
             process.url = self._url(name)
         return process

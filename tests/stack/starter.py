@@ -1,8 +1,8 @@
-"""Starts Python commands in a moment: one process has imported what they import, and forks for each.
+"""Starts Python commands in a moment: one process has imported what they import, and forks.
 
-A command that is started so has its own process, environment, arguments and log, as if `python -m` had started it. Only the
-second that its imports cost is saved. A test process starts about a hundred; the stacks of `make run`, `make demo`, `make
-bench` and `make soak` start theirs in the ordinary way.
+A command has its own process, environment, arguments and log, as if `python -m` had started it.
+Only the second that its imports cost is saved. The stacks of `make run`, `make demo`, `make bench`
+and `make soak` start their commands in the ordinary way (docs/adr/0014).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -50,7 +51,7 @@ class StartedChild:
 
 
 class Starter:
-    """`with Starter() as starter:`. One for a test process; it and all that it started end with it."""
+    """`with Starter() as starter:`, one for each test process. What it started ends with it."""
 
     def __init__(self) -> None:
         self._ends: dict[int, int] = {}
@@ -59,7 +60,8 @@ class Starter:
 
     def __enter__(self) -> Self:
         self._socket, theirs = socket.socketpair()
-        options: dict[str, Any] = {"parent": os.getpid(), "death_signal": 9, "user": None, "unset": []}
+        options: dict[str, Any] = {"parent": os.getpid(), "death_signal": int(signal.SIGKILL)}
+        options |= {"user": None, "unset": []}
         program = [sys.executable, "-P", str(_PROGRAM), str(theirs.fileno()), str(_ROOT)]
         self._program = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), json.dumps(options), *program],
@@ -84,7 +86,14 @@ class Starter:
         return list(command[:2]) == ["python", "-m"] and len(command) > 2
 
     def start(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, out: Path, err: Path, death_signal: int
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        out: Path,
+        err: Path,
+        death_signal: int,
     ) -> StartedChild:
         """Starts `python -m module …`, which appends to the files `out` and `err`."""
         order: dict[str, Any] = {
@@ -103,9 +112,10 @@ class Starter:
         return StartedChild(self, self._answers.pop(0)["started"])
 
     def end_of(self, pid: int) -> int | None:
-        """How the process ended, or None."""
+        """How the process ended, or None. All processes end with the starter."""
         self.listen(0)
-        return self._ends.get(pid)
+        has_ended = self._program.poll() is not None
+        return self._ends.get(pid, -signal.SIGKILL if has_ended else None)
 
     def listen(self, seconds: float) -> None:
         """Take in what the starter says, waiting for it so long at most."""
@@ -123,5 +133,5 @@ class Starter:
         if "ended" in message:
             self._ends[message["ended"]] = message["code"]
         else:
-            self._ends.pop(message["started"], None)  # the number of a process that ended long ago is used again
+            self._ends.pop(message["started"], None)  # the kernel may use a number again
             self._answers.append(message)

@@ -1,10 +1,12 @@
 """The process behind `Starter`: imports once, forks for each order, tells how each child ended.
 
-Orders and answers are lines of JSON on the socket whose number is the first argument; the second is the project's folder.
+Orders and answers are lines of JSON on the socket whose number is the first argument. The second
+argument is the project's folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -17,25 +19,30 @@ import socket
 import sys
 from typing import Any
 
-# What the commands of the Procfile, their failpoints and the simulator import, but for their own `__main__`.
+sys.path.insert(0, sys.argv[2])
+
+from tests.stack.guard import prepare
+
+# What the commands of the Procfile, their failpoints and the simulator import.
 _IMPORTED = (
-    *("argparse", "asyncio", "uvloop", "gateway.callbacks", "gateway.ingress", "gateway.edge.serving"),
-    *(
-        "workers.main",
-        "workers.operating",
-        "tests.failpoints.arming",
-        "tests.simulator.app",
-        "tests.simulator.settings",
-    ),
+    "argparse",
+    "asyncio",
+    "uvloop",
+    "gateway.callbacks",
+    "gateway.ingress",
+    "gateway.edge.serving",
+    "workers.main",
+    "workers.operating",
+    "tests.failpoints.arming",
+    "tests.simulator.app",
+    "tests.simulator.settings",
 )
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-_SIGNALS = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGPIPE", "SIGXFSZ")
+_PR_SET_NAME = 15
 
 
 def main() -> None:
-    """Serves until the other end of the socket is closed. In a child it becomes the ordered command."""
-    connection, root = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
-    sys.path.insert(0, root)
+    """Serves until the other end of the socket is closed. A child becomes the ordered command."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
     for name in _IMPORTED:
         importlib.import_module(name)
     gc.collect()
@@ -73,6 +80,8 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
                 for one in (connection, ended_end, ended_begin):
                     one.close()
                 return order | {"parent": parent}
+            with contextlib.suppress(OSError):  # it has done so, or has ended
+                os.setpgid(pid, pid)  # before we answer: from then on its group may be signalled
             children.add(pid)
             _tell(connection, {"started": pid})
 
@@ -90,19 +99,16 @@ def _tell(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _become(order: dict[str, Any]) -> None:
-    """What the guard and the interpreter do for a command, in the same order."""
-    os.setsid()
+    """Does what the guard does for a command, then what the interpreter does for `python -m`."""
+    os.setpgid(0, 0)
+    prepare(order | {"user": None, "unset": []})
     if sys.platform == "linux":
-        control = ctypes.CDLL(None, use_errno=True).prctl
-        control(_PR_SET_PDEATHSIG, order["death_signal"])
-        control(_PR_SET_NAME, " ".join([order["module"], *order["arguments"]])[:15].encode())  # as `ps` shows it
-        if os.getppid() != order["parent"]:
-            os._exit(1)
-    for name in _SIGNALS:
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+        name = " ".join([order["module"], *order["arguments"]])[:15]
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode())  # as `ps` shows it
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in ("SIGPIPE", "SIGXFSZ"):  # as Python starts
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_IGN)
     for number, path in ((1, order["out"]), (2, order["err"])):
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.dup2(file, number)

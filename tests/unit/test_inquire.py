@@ -181,8 +181,10 @@ def test_after_ten_questions_in_vain_a_person_is_called_and_daraja_asked_all_the
 
 
 def _unconfirmed(times: int, verdict: Verdict) -> dict[str, Any]:
-    """A success came after the failure an hour ago, and Daraja was asked so often whether it is so."""
-    asked_before = [an_inquiry(n, verdict, at=NOW - timedelta(minutes=30 - n)) for n in range(1, times + 1)]
+    """A success came after the failure an hour ago, and Daraja was asked so often about it."""
+    began_at = NOW - timedelta(minutes=30)
+    times_asked = [began_at + timedelta(minutes=n) for n in range(1, times + 1)]
+    asked_before = [an_inquiry(n, verdict, at=at) for n, at in enumerate(times_asked, 1)]
     return {"inquiries": asked_before, "to_confirm_since": NOW - timedelta(hours=1)}
 
 
@@ -191,7 +193,7 @@ def _unconfirmed(times: int, verdict: Verdict) -> dict[str, Any]:
 def test_a_reviewed_payment_is_flagged_once_more_if_daraja_never_confirms_its_success(
     kind: Kind, times: int, is_flagged: bool
 ) -> None:
-    """The operator who reviewed it at once could not know that the inquiries would bring no answer."""
+    """An operator who reviewed it at once could not know that no answer would come."""
     known = _unconfirmed(times, V.NO_ANSWER)
     decision = asked(a_due(kind, S.FAILED), *known.pop("inquiries"), **known)
     assert decision.asked is not None

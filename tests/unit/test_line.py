@@ -1,4 +1,4 @@
-"""The line of reads: a request whose client is gone leaves it, and what has begun runs to its end."""
+"""The line of reads: a request without a client leaves it, and what has begun runs to its end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_a_request_without_a_client_leaves_the_line() -> None:
 
 
 async def test_a_read_that_has_begun_runs_to_its_end_without_its_client() -> None:
-    """PostgreSQL may obey a cancellation late, and then it would hit the next user of the connection."""
+    """PostgreSQL may obey a cancellation late, and hit the next user of the connection."""
     reads = Reads()
     first, last = await reads.start("first"), await reads.start("last")
     first.cancel()

@@ -1,4 +1,4 @@
-"""What `make test` and `make test-all` play: each test in at least one of them, and the same sample for the same seed."""
+"""`make test` and `make test-all` together play each test. A seed draws the same sample again."""
 
 from __future__ import annotations
 
