@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-from typing import Any, NoReturn
+from collections.abc import Mapping
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from domain.adapters.strict_json import Fault, Unreadable, parse
 from domain.errors import (
     BodyBroken,
     BodyTooLarge,
@@ -29,6 +29,16 @@ _QUOTED = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
 
 # Our bodies have two levels; a reader of nested JSON should not be made to follow thousands.
 _DEPTH_MAX = 16
+
+# What the caller is told of each fault. Minus zero is none here: an amount of 0 is refused for its size.
+_WORDS: Mapping[Fault, str] = {
+    Fault.NOT_UTF8: "The body is not UTF-8.",
+    Fault.NOT_JSON: "The body is not valid JSON: {}.",
+    Fault.TOO_DEEP: "The body is nested too deeply.",
+    Fault.REPEATED_KEY: "The body has a key twice; another reader could see another request.",
+    Fault.CONSTANT: "The body has {}, which JSON does not know.",
+    Fault.NUMBER_TOO_LONG: "The body has a number with too many digits.",
+}
 
 
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
@@ -68,19 +78,10 @@ async def read_json(request: web.Request) -> object:
         raise UnsupportedMediaType
     body = await read_bytes(request, BODY_BYTES_MAX)
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise InvalidJson("The body is not UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise InvalidJson(
-            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        ) from None
-    except RecursionError:
-        raise InvalidJson("The body is nested too deeply.") from None
-    except ValueError as error:  # Python's own limit on the digits of a number
-        raise InvalidJson("The body has a number with too many digits.") from error
-    _check_depth(value, _DEPTH_MAX)
-    return value
+        # Numbers need not be exact here: what is no whole number of shillings is refused.
+        return parse(body, depth_max=_DEPTH_MAX, has_exact_numbers=False, may_begin_with_bom=False)
+    except Unreadable as error:
+        raise InvalidJson(_WORDS[error.fault].format(error.detail)) from None
 
 
 def idempotency_key(headers: CIMultiDictProxy[str]) -> str:
@@ -104,21 +105,3 @@ def _unquoted(value: str) -> str:
     if not _QUOTED.fullmatch(value):
         raise IdempotencyKeyInvalid('Idempotency-Key begins with a quote, but is no quoted string. Send k1 or "k1".')
     return re.sub(r"\\(.)", r"\1", value[1:-1])
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise InvalidJson("The body has a key twice; another reader could see another request.")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidJson(f"The body has {name}, which JSON does not know.")
-
-
-def _check_depth(value: object, left: int) -> None:
-    if left == 0:
-        raise InvalidJson("The body is nested too deeply.")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_depth(inner, left - 1)

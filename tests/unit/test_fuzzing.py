@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
 from domain.adapters.daraja.reports import read_report, without_secrets
 from domain.adapters.daraja.requests import API_OF_KIND
-from domain.adapters.daraja.strict_json import Unreadable, parse
 from domain.adapters.daraja.token import _token_of
+from domain.adapters.strict_json import Unreadable, parse
 from domain.callback_address import Operation
 from domain.errors import (
     BodyTooLarge,

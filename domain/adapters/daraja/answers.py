@@ -14,8 +14,8 @@ from domain.adapters.daraja.refused_fields import reason_of_named_field
 from domain.adapters.daraja.reports import is_provider_id
 from domain.adapters.daraja.requests import Api
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
-from domain.adapters.daraja.strict_json import Unreadable, parse
 from domain.adapters.daraja.traces import may_show_payment, shows_id
+from domain.adapters.strict_json import Unreadable, parse
 from domain.attempts import ORIGINATOR_CONVERSATION_ID
 from domain.errors import (
     DuplicateSubmission,

@@ -20,7 +20,7 @@ from domain.adapters.daraja.result_codes import (
     failure_of_status,
     refuses_credential,
 )
-from domain.adapters.daraja.strict_json import Unreadable, parse
+from domain.adapters.strict_json import Unreadable, parse
 from domain.attempts import CONVERSATION_ID, ORIGINATOR_CONVERSATION_ID
 from domain.callback_address import Operation, is_timeout
 from domain.inquiry import Verdict

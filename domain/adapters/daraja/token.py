@@ -17,8 +17,8 @@ from typing import Protocol
 import aiohttp
 import structlog
 
-from domain.adapters.daraja.strict_json import Unreadable, parse
 from domain.adapters.daraja.wire import request_once
+from domain.adapters.strict_json import Unreadable, parse
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
 from domain.failures import Failure, FailureReason
 

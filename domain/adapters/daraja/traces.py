@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from domain.adapters.daraja.result_codes import code_text
-from domain.adapters.daraja.strict_json import Unreadable, parse
+from domain.adapters.strict_json import Unreadable, parse
 
 _IDS = frozenset(
     {"checkoutrequestid", "merchantrequestid", "conversationid", "originatorconversationid", "originalconversationid"}

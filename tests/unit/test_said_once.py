@@ -1,0 +1,21 @@
+"""What is said in one place only. A second place would one day say something else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.test_architecture import PRODUCT, name
+
+# What only one home may contain, as a pattern over the text of a product file, with where it may stand.
+HOMES = {
+    "strict JSON": (r"object_pairs_hook|parse_constant|parse_float", {"domain/adapters/strict_json.py"}),
+}
+
+
+@pytest.mark.parametrize("what", HOMES)
+def test_each_of_these_is_said_in_its_home_and_nowhere_else(what: str) -> None:
+    pattern, homes = HOMES[what]
+    found = {name(path) for path in PRODUCT if re.search(pattern, path.read_text())}
+    assert found == homes

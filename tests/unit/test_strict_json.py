@@ -1,0 +1,61 @@
+"""The one reader of JSON from outside: what it refuses, and what each of its users lets it take."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from domain.adapters.strict_json import DEPTH_MAX, Fault, Unreadable, parse
+
+REFUSED = [
+    (b'{"a":1,"a":1}', Fault.REPEATED_KEY),
+    (b'[{"b":{"a":1,"a":2}}]', Fault.REPEATED_KEY),
+    (b"[NaN]", Fault.CONSTANT),
+    (b"-Infinity", Fault.CONSTANT),
+    (b"{", Fault.NOT_JSON),
+    (b"", Fault.NOT_JSON),
+    (b"'a'", Fault.NOT_JSON),
+    (b'"\xff"', Fault.NOT_UTF8),
+    ('{"a":1}'.encode("utf-16"), Fault.NOT_UTF8),
+    (b"9" * 5000, Fault.NUMBER_TOO_LONG),
+    (b"[" * 100_000, Fault.TOO_DEEP),
+]
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_bytes_with_more_than_one_meaning_or_with_none_are_refused(is_exact: bool) -> None:
+    for body, fault in REFUSED:
+        with pytest.raises(Unreadable) as refusal:
+            parse(body, has_exact_numbers=is_exact)
+        assert refusal.value.fault is fault, body
+
+
+@pytest.mark.parametrize("depth_max", [DEPTH_MAX, 16])
+def test_depth_is_counted_in_levels(depth_max: int) -> None:
+    def nested(levels: int) -> bytes:
+        return b'{"a":' * (levels - 1) + b"0" + b"}" * (levels - 1)
+
+    parse(nested(depth_max), depth_max=depth_max)
+    parse(nested(depth_max + 1), depth_max=None)
+    with pytest.raises(Unreadable, match=Fault.TOO_DEEP.name):
+        parse(nested(depth_max + 1), depth_max=depth_max)
+
+
+def test_daraja_s_numbers_are_exact_and_never_minus_zero() -> None:
+    assert [type(value) for value in parse(b"[1, 1.0, -0.0]")] == [int, Decimal, Decimal]
+    for body, fault in ((b"[-0]", Fault.MINUS_ZERO), (b"1e" + b"9" * 30, Fault.NUMBER_TOO_LONG)):
+        with pytest.raises(Unreadable, match=fault.name):
+            parse(body)
+
+
+def test_numbers_of_a_request_are_plain_ones() -> None:
+    values: list[Any] = parse(b"[1, 1.0, -0]", has_exact_numbers=False)
+    assert [type(value) for value in values] == [int, float, int]
+
+
+def test_only_daraja_may_begin_with_a_byte_order_mark() -> None:
+    assert parse(b"\xef\xbb\xbf{}") == {}
+    with pytest.raises(Unreadable, match="BOM"):
+        parse(b"\xef\xbb\xbf{}", may_begin_with_bom=False)
