@@ -18,7 +18,8 @@ import uuid_utils.compat as uuid_utils
 from aiohttp import web
 
 from domain.adapters import observability
-from domain.adapters.daraja.reports import UNREADABLE, read_report, without_secrets
+from domain.adapters.daraja.reports import UNREADABLE, read_report
+from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import CallbackSettings
 from domain.callback_address import genuine_payment_id
@@ -84,7 +85,7 @@ class Receiver:
             source_address=source,
             source_allowed=is_allowed(source, self.settings.callback_allowed_networks),
             content_type=_header_text(request.headers.get("Content-Type")),
-            body=without_secrets(body),
+            body=SECRET_FIELDS.replaced(body),
             body_sha256=hashlib.sha256(body).digest(),
             receipt=report.receipt,
         )

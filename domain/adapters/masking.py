@@ -1,7 +1,13 @@
 """What may be written down of what passes through us: no phone number, name, token or secret, whatever text it stands in.
 
-The last line of defence. Each place that writes says as little as it can; this takes out what slipped through, also from
-what a library says. Stored callbacks and payments are the record and stay whole.
+Four ways, and their only home:
+
+* `masked` and `Masking` remove by pattern, and by the value of known secrets, from logs, problems and Daraja's answers.
+* `SecretFields.masked` removes by the name of a field, from the record of what we asked Daraja.
+* `SecretFields.replaced` does so in a callback's bytes, of which nothing else is changed: they are the record.
+* `without_values` says of an error what it is and where it happened, without the values that its text may quote.
+
+The last line of defence. Each place that writes says as little as it can. Payments are the record and stay whole.
 
 Every pattern is linear in the text's length: the text may be somebody's attack.
 """
@@ -9,10 +15,14 @@ Every pattern is linear in the text's length: the text may be somebody's attack.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
+from uuid import UUID
 
 MASK = "[masked]"
+REPLACED = b"[replaced]"  # in bytes that are kept as they came but for this
 
 # A subscriber's number is nine digits, alone, after 0 or 254, or at the end of an id: Daraja's CheckoutRequestID is
 # `ws_CO_`, a time and the nine digits (daraja.md §2.1). So any run that may hold nine is masked. Our own ids are kept, or
@@ -136,3 +146,111 @@ class Masking:
 def _forms(secret: str) -> set[str]:
     """A secret as it is, and as JSON may write it. What is shorter than six characters would mask common words."""
     return {secret, secret.replace("/", "\\/")} if len(secret) >= 6 else set()
+
+
+class SecretFields:
+    """Fields that hold secrets, by their names in some peer's messages."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        addresses: Collection[str] = (),
+        own_ids: Collection[str] = (),
+        times: Collection[str] = (),
+    ) -> None:
+        """`names`: the whole value is a secret. Of `addresses`: the last part of the path is.
+
+        `own_ids` may hold a payment's id, which stays readable. `times` are digits that are no phone number.
+        """
+        self._names = names
+        self._addresses = addresses
+        self._own_ids = own_ids
+        self._times = times
+        self._value = re.compile(
+            # As a field, or as an item that has a name and a value.
+            rf'("(?:{"|".join(names)})"\s*(?::|,\s*"Value"\s*:)\s*")((?:[^"\\]|\\.)*)'.encode(),
+            re.IGNORECASE | re.DOTALL,
+        )
+
+    def replaced(self, body: bytes) -> bytes:
+        """`body` with the value of each of the names replaced, even where it is not whole JSON."""
+        return self._value.sub(rb"\g<1>" + REPLACED, body)
+
+    def masked(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """`fields` as they may be kept."""
+        return {name: self.masked_field(name, value) for name, value in fields.items()}
+
+    def masked_field(self, name: str, value: Any) -> Any:
+        """The value of one field as it may be kept."""
+        if name in self._names:
+            return MASK
+        if not isinstance(value, str) or name in self._times:
+            return value
+        if name in self._addresses:
+            return f"{value.rpartition('/')[0]}/{MASK}"
+        return value if name in self._own_ids and _is_id_of_ours(value) else masked(value)
+
+    def secrets_in(self, fields: Mapping[str, str]) -> list[str]:
+        """The secrets that `fields` hold, for `Masking`: an answer may repeat all that it was asked with."""
+        whole = [fields[name] for name in self._names if name in fields]
+        return whole + [fields[name].rpartition("/")[2] for name in self._addresses if name in fields]
+
+
+def _is_id_of_ours(value: str) -> bool:
+    """Whether it is a payment's id, rather than one that Daraja made, which may have anything in it."""
+    try:
+        return str(UUID(value)) == value
+    except ValueError:
+        return False
+
+
+# Whose texts say what went wrong and quote no value. Others are told by their kind and place: a database's error quotes the
+# row that it refused, `int()` what it was given, `KeyError` the key; and no pattern finds a name in them.
+_TEXT_IS_OURS = ("domain.", "gateway.", "workers.")
+_TEXT_IS_PLAIN = (
+    AssertionError, AttributeError, ImportError, NameError, NotImplementedError, RuntimeError, TypeError,
+)  # fmt: skip
+_FRAMES_MAX = 30
+_LINKS_MAX = 10
+
+
+def without_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Tells an error by its kind, its place and what led to it, without the values that its text may quote."""
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
+    if isinstance(given, tuple):
+        error = given[1]
+    if error is not None:
+        links = list(_links(error))
+        event.setdefault("error", type(error).__name__)
+        states = [getattr(getattr(link, "orig", link), "sqlstate", None) for link in links]
+        if any(states):
+            event["sqlstate"] = next(filter(None, states))
+        event["traceback"] = "\nwhich led to:\n".join(_told(link) for link in reversed(links))
+    return event
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what led to it, the latest first; the members of groups too."""
+    waiting, seen = [error], set[int]()
+    while waiting and len(seen) < _LINKS_MAX:
+        link = waiting.pop(0)
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        before = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        waiting += [before] if before is not None else []
+        waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+
+
+def _told(error: BaseException) -> str:
+    kind = type(error)
+    text = ""
+    if isinstance(error, OSError):
+        text = f": {error.strerror}"
+    elif kind.__module__.startswith(_TEXT_IS_OURS) or kind in _TEXT_IS_PLAIN:
+        text = f": {error}"
+    place = "".join(traceback.format_tb(error.__traceback__, limit=-_FRAMES_MAX))
+    return f"{place}{kind.__module__}.{kind.__qualname__}{text}"

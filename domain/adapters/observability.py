@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import traceback
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +13,7 @@ import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
 
-from domain.adapters.masking import Masking
+from domain.adapters.masking import Masking, without_values
 
 accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
 replayed = Counter("mkwanja_replays_total", "Answers given again under a used idempotency key")
@@ -57,16 +56,6 @@ def metrics_text() -> tuple[bytes, str]:
     return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
 
 
-# Whose texts say what went wrong and quote no value. Others are told by their kind and place: a database's error quotes the
-# row that it refused, `int()` what it was given, `KeyError` the key; and no pattern finds a name in them.
-_TEXT_IS_OURS = ("domain.", "gateway.", "workers.")
-_TEXT_IS_PLAIN = (
-    AssertionError, AttributeError, ImportError, NameError, NotImplementedError, RuntimeError, TypeError,
-)  # fmt: skip
-_FRAMES_MAX = 30
-_LINKS_MAX = 10
-
-
 def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> None:
     """Logs of ours and of the libraries to standard output, masked. Libraries speak only from WARNING on.
 
@@ -96,47 +85,6 @@ def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> 
     sys.excepthook = _tell_of_the_end
     sys.unraisablehook = lambda lost: _tell_of(lost.exc_value, "error_ignored")
     threading.excepthook = lambda lost: _tell_of(lost.exc_value, "thread_failed")
-
-
-def without_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Tells an error by its kind, its place and what led to it, without the values that its text may quote."""
-    given = event.pop("exc_info", None)
-    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
-    if isinstance(given, tuple):
-        error = given[1]
-    if error is not None:
-        links = list(_links(error))
-        event.setdefault("error", type(error).__name__)
-        states = [getattr(getattr(link, "orig", link), "sqlstate", None) for link in links]
-        if any(states):
-            event["sqlstate"] = next(filter(None, states))
-        event["traceback"] = "\nwhich led to:\n".join(_told(link) for link in reversed(links))
-    return event
-
-
-def _links(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what led to it, the latest first; the members of groups too."""
-    waiting, seen = [error], set[int]()
-    while waiting and len(seen) < _LINKS_MAX:
-        link = waiting.pop(0)
-        if id(link) in seen:
-            continue
-        seen.add(id(link))
-        yield link
-        before = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-        waiting += [before] if before is not None else []
-        waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
-
-
-def _told(error: BaseException) -> str:
-    kind = type(error)
-    text = ""
-    if isinstance(error, OSError):
-        text = f": {error.strerror}"
-    elif kind.__module__.startswith(_TEXT_IS_OURS) or kind in _TEXT_IS_PLAIN:
-        text = f": {error}"
-    place = "".join(traceback.format_tb(error.__traceback__, limit=-_FRAMES_MAX))
-    return f"{place}{kind.__module__}.{kind.__qualname__}{text}"
 
 
 def _tell_of(error: BaseException | None, event: str) -> None:

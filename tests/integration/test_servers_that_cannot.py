@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from domain.adapters.observability import without_values
+from domain.adapters.masking import without_values
 from domain.adapters.postgres.engine import is_about_rows
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_change

@@ -16,7 +16,8 @@ import structlog
 from aiohttp.http_exceptions import BadStatusLine
 from sqlalchemy.exc import DBAPIError
 
-from domain.adapters.observability import LibraryLogs, without_values
+from domain.adapters.masking import without_values
+from domain.adapters.observability import LibraryLogs
 from domain.adapters.settings import MigrationSettings
 from domain.errors import StoreUnavailable
 

@@ -19,9 +19,10 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.adapters.daraja.client import _exchange, _masked_field, call_seconds
+from domain.adapters.daraja.client import _exchange, call_seconds
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import API_OF_KIND, B2C, Account, free_text, request_body
+from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.callback_address import is_genuine
 from domain.payment import Payment
@@ -284,12 +285,12 @@ def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
     """Even one whose last group is all digits, as a phone number is."""
     payment_id = str(UUID("0199a0b1-c2d3-7e4f-8a5b-123456789012"))
     for name in ("OriginatorConversationID", "OriginalConversationID"):
-        assert _masked_field(name, payment_id) == payment_id
+        assert SECRET_FIELDS.masked_field(name, payment_id) == payment_id
 
 
 def test_an_id_that_daraja_made_is_masked_like_any_text() -> None:
     """It may have a phone number in it; the true one is among the payment's provider ids."""
-    assert _masked_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
+    assert SECRET_FIELDS.masked_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -25,9 +25,10 @@ from domain.adapters.daraja.requests import (
     status_body,
     stk_query_body,
 )
+from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.wire import request_once
-from domain.adapters.masking import MASK, Masking, masked
+from domain.adapters.masking import Masking, masked
 from domain.errors import OutcomeUnknown, ProductRefused, ProviderError, Throttled, TokenRefused, Unreachable
 from domain.fence import DeadlinePassed, Draining, Fence
 from domain.inquiry import Verdict
@@ -43,10 +44,6 @@ _ANSWER_CHARACTERS_KEPT = 2000
 
 # What STK query is taken to have said where its answer did not come, or cannot be read.
 NO_ANSWER = Report(word=Word.UNDECIDED, verdict=Verdict.NO_ANSWER)
-
-_MASKED_FIELDS = ("Password", "SecurityCredential")
-_OWN_IDS = ("OriginatorConversationID", "OriginalConversationID")
-_ADDRESS_FIELDS = ("CallBackURL", "ResultURL", "QueueTimeOutURL")
 
 
 def call_seconds(lease_seconds: float) -> float:
@@ -201,35 +198,15 @@ def _exchange(
     token: Token,
 ) -> Exchange:
     """What was asked and heard, as it may be kept. An answer may repeat all that it was asked with."""
-    asked_with = [body[name] for name in _MASKED_FIELDS if name in body]
-    asked_with += [body[name].rpartition("/")[2] for name in _ADDRESS_FIELDS if name in body]
-    masking = Masking([token.text, *asked_with])
+    masking = Masking([token.text, *SECRET_FIELDS.secrets_in(body)])
     heard = None if answer is None else masking.text(answer.decode("utf-8", "replace").replace("\0", ""))
     return Exchange(
         id=UUID(int=uuid_utils.uuid7().int),
         attempt_id=attempt_id,
         api=api.name,
-        request={name: _masked_field(name, value) for name, value in body.items()},
+        request=SECRET_FIELDS.masked(body),
         was_written=was_written,
         http_status=status,
         answer=None if heard is None else heard[:_ANSWER_CHARACTERS_KEPT],
         meaning=masked(meaning),
     )
-
-
-def _masked_field(name: str, value: Any) -> Any:
-    if name in _MASKED_FIELDS:
-        return MASK
-    if not isinstance(value, str) or name == "Timestamp":
-        return value
-    if name in _ADDRESS_FIELDS:
-        return f"{value.rpartition('/')[0]}/{MASK}"
-    return value if name in _OWN_IDS and _is_id_of_ours(value) else masked(value)
-
-
-def _is_id_of_ours(value: str) -> bool:
-    """Whether it is a payment's id, rather than one that Daraja made, which may have anything in it."""
-    try:
-        return str(UUID(value)) == value
-    except ValueError:
-        return False

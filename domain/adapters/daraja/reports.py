@@ -29,14 +29,6 @@ from domain.values import Kind, is_receipt
 
 UNREADABLE = Report(word=Word.UNREADABLE)
 
-# Daraja's timeout message echoes our request, credential and all (daraja.md §4.4).
-_SECRET_VALUE = re.compile(
-    rb'("(?:SecurityCredential|Password|InitiatorPassword|access_token|Authorization)"'
-    rb'\s*(?::|,\s*"Value"\s*:)\s*")((?:[^"\\]|\\.)*)',  # as a field, or as one of Daraja's named items
-    re.IGNORECASE | re.DOTALL,
-)
-REPLACED = b"[replaced]"
-
 # "Not found" is one of these codes with a text that says so (daraja.md §6.1). SFC_IC0003 also says that our operator is
 # unknown, so the code alone proves nothing.
 _NOT_FOUND_CODES = frozenset({"2032", "SFC_IC0003"})
@@ -71,11 +63,6 @@ def read_report(operation: str, body: bytes) -> Report:
                 return _status_report(message)
     except _OtherShape:
         return UNREADABLE
-
-
-def without_secrets(body: bytes) -> bytes:
-    """`body` with the value of every credential, password or token replaced, even where it is not whole JSON."""
-    return _SECRET_VALUE.sub(rb"\g<1>" + REPLACED, body)
 
 
 class _OtherShape(Exception):
