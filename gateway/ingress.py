@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -63,7 +64,7 @@ from gateway.schemas import (
     payment_request,
     query,
 )
-from gateway.turns import Turns
+from gateway.turns import Turn, Turns
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -97,19 +98,19 @@ class Ingress:
             mark = fingerprint(request.method, request.path, body)
             if copy := await self._copy(caller, key, mark):
                 return _answer(copy, is_replay=True)
-            turn = await self.turns.take(caller)
+            turn: Turn | None = None  # until the caller's rate lets the request go on
             try:
-                if turn.refusal:
-                    raise turn.refusal
+                turn = await self.turns.take(caller)
                 require_permission(caller, kind)
                 wanted = payment_request(kind, body, caller)
                 taken = charges(self.policy, caller, wanted)
             except (RequestRefused, Unavailable) as refusal:
-                with self.turns.lookup(caller, turn):
+                with nullcontext() if turn else self.turns.bound_lookup(caller, refusal):
                     first = await answer_refusal(
                         self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
                     )
-                await self.turns.give_back(caller, turn)
+                if turn:
+                    await self.turns.give_back(caller, turn)
                 return _answer(first, is_replay=True)
             acceptance = await accept(
                 self.accepting,
@@ -210,9 +211,7 @@ class Ingress:
     async def _welcome(self, request: web.Request) -> Caller:
         """Who asks, unless too often. (POST looks for a first answer before it refuses for that.)"""
         caller = await self._caller(request)
-        turn = await self.turns.take(caller)
-        if turn.refusal:
-            raise turn.refusal
+        await self.turns.take(caller)
         return caller
 
     async def _own_payment(self, request: web.Request, caller: Caller) -> Payment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from domain.adapters.redis.rates import CallerRates
@@ -19,10 +19,9 @@ _LOOKUPS_ABOVE_RATE_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Whether the caller's rate lets a request go on (no refusal), and whether it has taken one request of that rate."""
+    """The caller's rate lets a request go on. `is_counted`: the request was counted against that rate."""
 
-    refusal: RequestRefused | Unavailable | None = None
-    was_taken: bool = False
+    is_counted: bool
 
 
 class Turns:
@@ -35,28 +34,30 @@ class Turns:
         self._lookups = Bound(_LOOKUPS_ABOVE_RATE_MAX)
 
     async def take(self, caller: Caller) -> Turn:
-        """Takes one request of the caller's rate, or says why this request comes too soon after the others."""
+        """Counts one request against the caller's rate.
+
+        Raises RateLimited if it comes too soon after the others, and QueueUnavailable if Redis, which counts, is away and
+        the policy then refuses.
+        """
         limits = self._policy.callers[caller.role]
         if limits.requests_per_second is None:
-            return Turn()
+            return Turn(is_counted=False)
         wait_seconds = await self._resources.if_redis_answers(lambda: self._rates.take(caller.key, limits))
         if not isinstance(wait_seconds, float):
             if self._policy.without_redis is WithoutRedis.ALLOW:
-                return Turn()
-            return Turn(
-                QueueUnavailable("How often you asked cannot be told right now. Send the same request again shortly.")
-            )
-        if wait_seconds == 0:
-            return Turn(was_taken=True)
-        message = "You have sent too many requests. Send the same request again later."
-        return Turn(RateLimited(message, limit="caller.requests_per_second", wait_seconds=wait_seconds))
+                return Turn(is_counted=False)
+            raise QueueUnavailable("How often you asked cannot be told right now. Send the same request again shortly.")
+        if wait_seconds > 0:
+            message = "You have sent too many requests. Send the same request again later."
+            raise RateLimited(message, limit="caller.requests_per_second", wait_seconds=wait_seconds)
+        return Turn(is_counted=True)
 
     async def give_back(self, caller: Caller, turn: Turn) -> None:
-        """Gives back what a replay has taken of the caller's rate, because only Postgres knew that it is one."""
-        if turn.was_taken:
+        """Takes a replay off the caller's rate again. Only Postgres knew that the request is a replay."""
+        if turn.is_counted:
             limits = self._policy.callers[caller.role]
             await self._resources.if_redis_answers(lambda: self._rates.give_back(caller.key, limits))
 
-    def lookup(self, caller: Caller, turn: Turn) -> AbstractContextManager[None]:
-        """The block looks up a first answer. Raises the refusal of the rate if too many of the caller's do so above it."""
-        return self._lookups.place(caller.key, turn.refusal) if turn.refusal else nullcontext()
+    def bound_lookup(self, caller: Caller, refusal: RequestRefused | Unavailable) -> AbstractContextManager[None]:
+        """The block looks up a first answer, although the rate refused the request. Raises `refusal` if too many do so."""
+        return self._lookups.place(caller.key, refusal)

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from domain.errors import RateLimited
 from domain.policy import CallerLimits, Policy
 from domain.values import Caller, Role
@@ -37,12 +39,12 @@ def caller(name: str) -> Caller:
     return Caller("https://project.example", name, Role.USER)
 
 
-def looked_up(turns: Turns, one: Caller, turn: Turn, times: int, stack: ExitStack) -> int:
+def looked_up(turns: Turns, one: Caller, refusal: RateLimited, times: int, stack: ExitStack) -> int:
     """How many of so many requests at once look up a first answer."""
     done = 0
     for _ in range(times):
         try:
-            stack.enter_context(turns.lookup(one, turn))
+            stack.enter_context(turns.bound_lookup(one, refusal))
         except RateLimited:
             continue
         done += 1
@@ -52,18 +54,15 @@ def looked_up(turns: Turns, one: Caller, turn: Turn, times: int, stack: ExitStac
 async def test_above_its_rate_a_caller_has_a_bounded_number_of_look_ups() -> None:
     """The rest is refused without one. Another caller's look-ups do not count, and those that ended make room."""
     turns = turns_of(7.0)
-    turn = await turns.take(caller("flood"))
-    assert isinstance(turn.refusal, RateLimited)
+    with pytest.raises(RateLimited) as refused:
+        await turns.take(caller("flood"))
+    assert refused.value.wait_seconds == 7.0
     for _ in range(2):
         with ExitStack() as stack:
-            assert looked_up(turns, caller("flood"), turn, 1000, stack) == _LOOKUPS_MAX
-            assert looked_up(turns, caller("other"), turn, 10, stack) == 10
+            assert looked_up(turns, caller("flood"), refused.value, 1000, stack) == _LOOKUPS_MAX
+            assert looked_up(turns, caller("other"), refused.value, 10, stack) == 10
 
 
-async def test_within_its_rate_a_caller_may_look_up_what_it_likes() -> None:
-    """A request that is refused for its body has paid for its look-up."""
-    turns = turns_of(0.0)
-    turn = await turns.take(caller("busy"))
-    assert turn == Turn(was_taken=True)
-    with ExitStack() as stack:
-        assert looked_up(turns, caller("busy"), turn, 1000, stack) == 1000
+async def test_within_its_rate_a_request_is_counted() -> None:
+    """A replay is taken off again: its turn says that it was counted."""
+    assert await turns_of(0.0).take(caller("busy")) == Turn(is_counted=True)
