@@ -55,7 +55,6 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
         409, "idempotency_key_in_flight", "The first request is still being accepted", True, _RETRY_SOON
     ),
     errors.TooLateToCancel: Problem(409, "too_late_to_cancel", "Too late to cancel"),
-    errors.ResolutionRefused: Problem(409, "resolution_refused", "Evidence stands against it"),
     errors.BodyBroken: Problem(400, "malformed_http", "The request is not HTTP that is read here", is_last=True),
     errors.BodyTooSlow: Problem(408, "request_timeout", "The request took too long to arrive", True, is_last=True),
     errors.BodyTooLarge: Problem(413, "body_too_large", "The body is too large"),

@@ -62,7 +62,6 @@ class Route:
             *(() if self.body else _OF_BODIES),
             *(() if self.path.endswith("/cancel") else _OF_CANCELLING),
             *(() if self.names_payment else _OF_IDS),
-            *_OF_OPERATORS,
         }
         named = [problem for error, problem in PROBLEMS.items() if error not in left_out]
         return [*named, *(problem for problem in found if problem not in named)]
@@ -92,7 +91,6 @@ _OF_BODIES = {
 }
 _OF_IDS = {errors.PaymentNotFound}
 _OF_CANCELLING = {errors.TooLateToCancel}
-_OF_OPERATORS = {errors.ResolutionRefused}  # no route leads there
 
 
 _ACCEPTED = Said(views.Payment, "Held: it will be sent to M-PESA, once.", ("Location", "Idempotency-Replayed"))

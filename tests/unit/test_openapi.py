@@ -26,8 +26,6 @@ from tests.described import Described
 ROOT = Path(__file__).resolve().parents[2]
 # As a client gets it.
 DESCRIBED = Described(json.loads(json.dumps(document())))
-# `resolution_refused` is said to operators, on the command line.
-TOLD_OVER_HTTP = {problem.code for problem in PROBLEMS.values()} - {"resolution_refused"}
 
 
 def test_the_document_is_valid_openapi() -> None:
@@ -96,7 +94,7 @@ def test_every_kind_has_its_own_payment() -> None:
 def test_every_refusal_is_described_somewhere_and_with_its_own_status() -> None:
     """A problem of the table that no route tells of, or under another status, fails here."""
     told = {(int(status), code) for _, status, answer in DESCRIBED.answers() for code in DESCRIBED.codes(answer)}
-    expected = {(problem.status, problem.code) for problem in PROBLEMS.values() if problem.code in TOLD_OVER_HTTP}
+    expected = {(problem.status, problem.code) for problem in PROBLEMS.values()}
     # What aiohttp refuses by itself; a wrong method is no operation.
     of_http = {(problem.status, problem.code) for problem in HTTP_PROBLEMS.values() if problem.status != 405}
     assert told == expected | of_http | {(500, "internal_error")}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -19,9 +21,12 @@ from domain.errors import (
     PaymentServiceError,
     ProviderError,
     RequestRefused,
+    ResolutionRefused,
     Unavailable,
 )
 from gateway.problems import PROBLEMS, answer_with_problems, problem_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # error, status, code, whether the same request may be sent again, Retry-After
 TABLE = [
@@ -35,7 +40,6 @@ TABLE = [
     (errors.PaymentNotFound, 404, "payment_not_found", False, False),
     (errors.IdempotencyKeyInFlight, 409, "idempotency_key_in_flight", True, True),
     (errors.TooLateToCancel, 409, "too_late_to_cancel", False, False),
-    (errors.ResolutionRefused, 409, "resolution_refused", False, False),
     (errors.BodyBroken, 400, "malformed_http", False, False),
     (errors.BodyTooSlow, 408, "request_timeout", True, False),
     (errors.BodyTooLarge, 413, "body_too_large", False, False),
@@ -115,10 +119,39 @@ def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
     in_errors = {
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PaymentServiceError)
     }
-    reach_the_edge = in_errors - {PaymentServiceError, RequestRefused, ClaimUnknown} - subclasses(ProviderError)
+    of_workers = {ClaimUnknown, ResolutionRefused}  # an operator reads the second on the command line
+    reach_the_edge = in_errors - {PaymentServiceError, RequestRefused} - of_workers - subclasses(ProviderError)
     assert {row[0] for row in TABLE} == reach_the_edge | {CommitOutcomeUnknown}
     assert {problem_of(made(kind)).code for kind in reach_the_edge} == {row[2] for row in TABLE}
     assert set(PROBLEMS) <= reach_the_edge
+
+
+def files_behind_the_routes() -> set[Path]:
+    """Our files that the two processes of the gateway import, directly or through others."""
+    found: set[Path] = set()
+    waiting = ["gateway.ingress", "gateway.callbacks"]
+    while waiting:
+        path = ROOT / (waiting.pop().replace(".", "/") + ".py")
+        if path in found or not path.exists():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def test_every_error_in_the_table_is_raised_behind_a_route() -> None:
+    """A row for an error that no request can meet is dead, and OpenAPI would describe it."""
+    raised = {
+        name.id
+        for path in files_behind_the_routes()
+        for statement in ast.walk(ast.parse(path.read_text()))
+        if isinstance(statement, ast.Raise) and statement.exc is not None
+        for name in ast.walk(statement.exc)
+        if isinstance(name, ast.Name)
+    }
+    assert {kind.__name__ for kind in PROBLEMS if not {one.__name__ for one in subclasses(kind)} & raised} == set()
 
 
 def test_each_refusal_has_a_code_of_its_own() -> None:
