@@ -13,6 +13,7 @@ PaymentServiceError
 │   ├── IdempotencyKeyReused       the key belongs to another request
 │   ├── IdempotencyKeyInFlight     its first request is still being accepted
 │   ├── Unauthenticated
+│   │   └── UnknownKey             its key is not one that the issuer publishes
 │   ├── NotPermitted
 │   ├── LimitExceeded              it would pass a limit on amounts; says which and until when
 │   ├── RateLimited                it comes too soon after others; says when to come back
@@ -21,12 +22,15 @@ PaymentServiceError
 │   └── ResolutionRefused          evidence stands against an operator's decision
 ├── Unavailable                    we must change something; the same request may be sent again
 │   ├── StoreUnavailable           Postgres cannot be reached, or does not answer in time
+│   │   ├── CommitOutcomeUnknown   the connection was lost during COMMIT
 │   │   └── ClaimUnknown           … and whether a claim was committed is not known
 │   ├── QueueUnavailable           Redis cannot be reached, or does not answer in time
 │   ├── Overloaded                 this process has as many requests at hand as it can serve
 │   └── KeysUnavailable            no key set could be loaded to check tokens with
 └── ProviderError                  what an error from Daraja means for the money (design.md)
     ├── Unreachable                nothing was written
+    │   ├── DeadlinePassed         the attempt's time was over
+    │   └── Draining               the worker is stopping
     ├── Throttled                  refused before it acted; come back later
     ├── Resendable                 busy; may be sent again under the same id
     ├── TokenRefused               refused before it acted; our access token is not valid
@@ -115,6 +119,10 @@ class Unauthenticated(RequestRefused):
     """Send a valid token as Authorization: Bearer <JWT>."""
 
 
+class UnknownKey(Unauthenticated):
+    """The token names a key (kid) that the issuer does not publish."""
+
+
 class NotPermitted(RequestRefused):
     """This caller may not do that."""
 
@@ -161,6 +169,10 @@ class StoreUnavailable(Unavailable):
     """The payment record cannot be reached right now. Send the same request again shortly, with the same key."""
 
 
+class CommitOutcomeUnknown(StoreUnavailable):
+    """The connection was lost during COMMIT: the transaction may or may not have happened."""
+
+
 class ClaimUnknown(StoreUnavailable):
     """The claim may or may not have been committed. Nothing was sent under it, and nothing will be."""
 
@@ -187,6 +199,14 @@ class ProviderError(PaymentServiceError):
 
 class Unreachable(ProviderError):
     """Nothing was written to Daraja."""
+
+
+class DeadlinePassed(Unreachable):
+    """The attempt's time was over before anything was sent."""
+
+
+class Draining(Unreachable):
+    """The worker is stopping; nothing was sent."""
 
 
 class Throttled(ProviderError):

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from domain.errors import Unreachable
-
-
-class DeadlinePassed(Unreachable):
-    """The attempt's time was over before anything was sent."""
-
-
-class Draining(Unreachable):
-    """The worker is stopping; nothing was sent."""
+from domain.errors import DeadlinePassed, Draining
 
 
 class Fence:

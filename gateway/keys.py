@@ -18,7 +18,7 @@ import aiohttp
 import structlog
 
 from domain.adapters import observability
-from domain.errors import KeysUnavailable, Unauthenticated
+from domain.errors import KeysUnavailable, UnknownKey
 from gateway.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 
 # A real set is a few keys of 200 to 400 bytes; more is not a key set.
@@ -53,10 +53,6 @@ _EMPTY_HINT = (
 )
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-
-
-class UnknownKey(Unauthenticated):
-    """The token names a key (kid) that the issuer does not publish."""
 
 
 class KeySet:

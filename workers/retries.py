@@ -17,9 +17,17 @@ from domain.adapters import observability
 from domain.adapters.daraja.answers import ACKNOWLEDGED
 from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
-from domain.errors import ProductRefused, ProviderError, QueueUnavailable, Refused, Throttled, Unreachable
+from domain.errors import (
+    DeadlinePassed,
+    Draining,
+    ProductRefused,
+    ProviderError,
+    QueueUnavailable,
+    Refused,
+    Throttled,
+    Unreachable,
+)
 from domain.failures import FailureReason
-from domain.fence import DeadlinePassed, Draining
 from domain.inquiry import Verdict
 from domain.operations import Standing
 from domain.payment import Payment, Step

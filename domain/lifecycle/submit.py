@@ -19,6 +19,7 @@ import uuid_utils.compat as uuid_utils
 from domain.attempts import Outcome
 from domain.errors import (
     ClaimUnknown,
+    Draining,
     DuplicateSubmission,
     OutcomeUnknown,
     ProductRefused,
@@ -33,7 +34,7 @@ from domain.errors import (
 )
 from domain.events import PROVIDER_SAID, event_type
 from domain.failures import Failure, FailureReason
-from domain.fence import Draining, Fence
+from domain.fence import Fence
 from domain.inquiry import InquiryTerms, may_be_resent
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.record_answer import Answer, AnswerRecorder, without_claim

@@ -12,8 +12,9 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwt
 
+from domain.errors import UnknownKey
 from gateway.auth import TokenVerifier
-from gateway.keys import KeySet, UnknownKey
+from gateway.keys import KeySet
 
 ISSUER = "https://project.example/auth/v1"
 SECRET = "only-the-tests-use-this-secret-of-many-characters"

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from domain.adapters.daraja.wire import daraja_session
-from domain.errors import OutcomeUnknown, ProviderError, Unreachable
-from domain.fence import DeadlinePassed, Draining, Fence
+from domain.errors import DeadlinePassed, Draining, OutcomeUnknown, ProviderError, Unreachable
+from domain.fence import Fence
 from domain.values import storable_text
 from tests.integration.daraja import (
     Wire,

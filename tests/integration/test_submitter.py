@@ -11,6 +11,7 @@ import pytest
 
 from domain.attempts import Outcome
 from domain.errors import (
+    DeadlinePassed,
     DuplicateSubmission,
     OutcomeUnknown,
     ProviderError,
@@ -22,7 +23,6 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import FailureReason
-from domain.fence import DeadlinePassed
 from domain.lifecycle import record_answer
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from domain import inquiry as asking
 from domain.adapters.daraja.client import NO_ANSWER
-from domain.errors import ProductRefused, TokenRefused, Unreachable
-from domain.fence import DeadlinePassed, Draining, Fence
+from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
+from domain.fence import Fence
 from domain.inquiry import Verdict
 from domain.lifecycle import inquire, reconcile, submit
 from domain.operations import Standing

@@ -17,6 +17,7 @@ from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import Token, TokenSource
 from domain.attempts import Outcome
 from domain.errors import (
+    DeadlinePassed,
     OutcomeUnknown,
     ProductRefused,
     ProviderError,
@@ -24,7 +25,7 @@ from domain.errors import (
     Throttled,
     Unreachable,
 )
-from domain.fence import DeadlinePassed, Fence
+from domain.fence import Fence
 from domain.lifecycle.submit import fact_of_answer
 from domain.ports import Attempting
 from domain.values import Kind

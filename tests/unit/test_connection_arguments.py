@@ -11,14 +11,8 @@ from sqlalchemy import exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from domain.adapters.postgres import engine
-from domain.adapters.postgres.engine import (
-    CommitOutcomeUnknown,
-    connection_arguments,
-    is_about_rows,
-    is_unavailable,
-    sqlstate,
-)
-from domain.errors import StoreUnavailable
+from domain.adapters.postgres.engine import connection_arguments, is_about_rows, is_unavailable, sqlstate
+from domain.errors import CommitOutcomeUnknown, StoreUnavailable
 
 URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from domain.errors import Unreachable
-from domain.fence import DeadlinePassed, Draining, Fence
+from domain.errors import DeadlinePassed, Draining, Unreachable
+from domain.fence import Fence
 
 
 class Clock:

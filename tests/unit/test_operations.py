@@ -40,6 +40,8 @@ SAID: list[tuple[ProviderError | None, Standing | None]] = [
     (ProductRefused(), Standing.PRODUCT_REFUSED),
     (TokenRefused(), NONE),
     (Unreachable(), NONE),
+    (errors.DeadlinePassed(), NONE),
+    (errors.Draining(), NONE),
     (Throttled(), NONE),
     (Resendable(), NONE),
     (OutcomeUnknown(), NONE),

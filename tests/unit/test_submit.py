@@ -11,6 +11,8 @@ import pytest
 from domain import errors
 from domain.attempts import Outcome
 from domain.errors import (
+    DeadlinePassed,
+    Draining,
     DuplicateSubmission,
     OutcomeUnknown,
     ProductRefused,
@@ -23,7 +25,6 @@ from domain.errors import (
 )
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
-from domain.fence import DeadlinePassed, Draining
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.submit import SubmitTerms, answer_change, expiry, fact_of_answer
 from domain.payment import FactName, Payment, Stage

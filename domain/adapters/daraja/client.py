@@ -29,8 +29,17 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.wire import request_once
 from domain.adapters.masking import Masking, masked
-from domain.errors import OutcomeUnknown, ProductRefused, ProviderError, Throttled, TokenRefused, Unreachable
-from domain.fence import DeadlinePassed, Draining, Fence
+from domain.errors import (
+    DeadlinePassed,
+    Draining,
+    OutcomeUnknown,
+    ProductRefused,
+    ProviderError,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.fence import Fence
 from domain.inquiry import Verdict
 from domain.payment import ASKED_BY, Payment, Step
 from domain.ports import Attempting, Exchange, ProviderIds

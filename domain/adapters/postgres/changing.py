@@ -16,20 +16,13 @@ import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
-from domain.adapters.postgres.engine import (
-    CONTENDED,
-    CommitOutcomeUnknown,
-    Database,
-    Transaction,
-    is_about_rows,
-    sqlstate,
-)
+from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
 from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
 from domain.attempts import ORIGINATOR_CONVERSATION_ID
-from domain.errors import PaymentServiceError, StoreUnavailable
+from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
 from domain.events import event_body, json_text
 from domain.inquiry import Evidence
 from domain.payment import Payment

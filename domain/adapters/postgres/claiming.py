@@ -18,18 +18,10 @@ from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import PAYOUT_BRAKES_SQL
-from domain.adapters.postgres.engine import (
-    BRAKES_LOCK,
-    CONTENDED,
-    CommitOutcomeUnknown,
-    Database,
-    is_about_rows,
-    is_unavailable,
-    sqlstate,
-)
+from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, is_about_rows, is_unavailable, sqlstate
 from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, PROBED_SQL
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
-from domain.errors import ClaimUnknown, StoreUnavailable
+from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
 from domain.payment import FactName, Payment, Stage, Step
 from domain.ports import HANDED_OVER_FOR, ClaimTerms, Due
 from domain.values import Kind

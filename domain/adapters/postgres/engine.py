@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from domain.adapters.postgres.hosts import Hosts
 from domain.adapters.postgres.urls import read_database_url
-from domain.errors import StoreUnavailable
+from domain.errors import CommitOutcomeUnknown, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -62,10 +62,6 @@ _NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 
 # Lock timeout and deadlock: somebody else holds the row; the same work may be tried again.
 CONTENDED = ("55P03", "40P01")
-
-
-class CommitOutcomeUnknown(StoreUnavailable):
-    """The connection was lost during COMMIT: the transaction may or may not have happened."""
 
 
 @dataclass(frozen=True, slots=True)
