@@ -92,6 +92,12 @@ def test_the_environment_is_read_in_settings_and_nowhere_else() -> None:
     assert found == ["domain/adapters/settings.py"]
 
 
+def test_arq_is_known_to_one_module() -> None:
+    """Its job format, the names of its keys and its worker's private parts (docs/adr, "One module knows arq")."""
+    found = [name(path) for path in PRODUCT if any(module.split(".")[0] == "arq" for module in imports(path))]
+    assert found == ["domain/adapters/redis/arq_queue.py"]
+
+
 def daraja_names() -> set[str]:
     """The field names of Daraja's messages, as its adapter spells them."""
     words = {text for path in DARAJA.glob("*.py") for text, _ in texts(path)}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 import structlog
 
-from domain.adapters.redis.wakeups import RedisWakeups
 from domain.errors import PaymentServiceError
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.submit import Submitter
@@ -17,21 +15,14 @@ from domain.payment import Step
 
 log = structlog.get_logger()
 
-SUBMITTER = "submitter"
-INQUIRER = "inquirer"
-WAKEUPS = "wakeups"
-
-
-async def take_next_step(context: dict[Any, Any], payment_id: str) -> None:
-    """Runs twice, late, or for a payment long final without changing anything: the row is the job (design.md, rule 2)."""
-    wakeups: RedisWakeups = context[WAKEUPS]
-    await take_step(context[SUBMITTER], context[INQUIRER], payment_id, is_paid_for=wakeups.take_hand_over)
-
 
 async def take_step(
     submitter: Submitter, inquirer: Inquirer, payment_id: str, *, is_paid_for: Callable[[UUID], Awaitable[bool]]
 ) -> None:
-    """Submits the payment, or asks about it if that is due and the budget was charged for it."""
+    """Submits the payment, or asks about it if that is due and the budget was charged for it.
+
+    Runs twice, late, or for a payment long final without changing anything: the row is the job (design.md, rule 2).
+    """
     try:
         found = await submitter.submit(UUID(payment_id))
         if found is not None and found.step in (Step.QUERY, Step.STATUS):

@@ -31,6 +31,7 @@ from domain.adapters.postgres.claiming import Claiming
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.address import require_one_shard
+from domain.adapters.redis.arq_queue import run_jobs
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
@@ -45,8 +46,7 @@ from domain.payment import Step
 from domain.ports import ClaimTerms
 from domain.values import Kind
 from workers.accounts import watch_former_accounts
-from workers.job_loop import run_jobs
-from workers.jobs import INQUIRER, SUBMITTER, WAKEUPS, take_step
+from workers.jobs import take_step
 from workers.retries import RetryingProvider
 from workers.sweeper import sweep_until
 from workers.wakeups import QueueOrHere
@@ -96,9 +96,19 @@ async def run_worker(settings: WorkerSettings) -> None:
         with impossible("WORKER_METRICS_PORT"):
             _show_metrics(settings.worker_metrics_port)
     async with _composed(settings, stopping) as parts:
-        context = {SUBMITTER: parts.submitter, INQUIRER: parts.inquirer, WAKEUPS: parts.wakeups}
+
+        async def take_next_step(payment_id: str) -> None:
+            is_paid_for = parts.wakeups.take_hand_over
+            await take_step(parts.submitter, parts.inquirer, payment_id, is_paid_for=is_paid_for)
+
         jobs = asyncio.create_task(
-            run_jobs(parts.redis, context, stopping, jobs_at_once=_AT_ONCE_MAX, job_seconds_max=parts.job_seconds_max)
+            run_jobs(
+                parts.redis,
+                take_next_step,
+                stopping,
+                jobs_at_once=_AT_ONCE_MAX,
+                job_seconds_max=parts.job_seconds_max,
+            )
         )
         sweeps = asyncio.create_task(
             sweep_until(stopping, parts.sweeper, interval_seconds=settings.sweep_interval_seconds)

@@ -17,7 +17,6 @@ import asyncpg
 import orjson
 import pytest
 import uuid_utils.compat as uuid_utils
-from arq.connections import ArqRedis
 from sqlalchemy import text
 
 from domain.adapters.postgres import engine
@@ -27,7 +26,7 @@ from domain.adapters.postgres.claiming import Claiming
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import Reading
 from domain.adapters.postgres.sweeping import Sweeping
-from domain.adapters.redis.connection import connect
+from domain.adapters.redis.connection import RedisClient, connect
 from domain.errors import ProviderError
 from domain.events import public_payment
 from domain.failures import Failure, FailureReason
@@ -175,7 +174,7 @@ async def locked(store: Store, payment_id: UUID) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def redis(redis_of_run: RedisServer) -> AsyncIterator[ArqRedis]:
+async def redis(redis_of_run: RedisServer) -> AsyncIterator[RedisClient]:
     """A client of an empty Redis."""
     await redis_of_run.flush()
     client = connect(redis_of_run.url, client_name="mkwanja-test")

@@ -10,6 +10,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
+from domain.adapters.redis.arq_queue import JobLoop, end_task
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.rates import CallerRates
@@ -20,7 +21,6 @@ from domain.idempotency import FirstAnswer
 from domain.policy import CallerLimits
 from domain.ports import Announcement
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
-from workers.job_loop import JobLoop, end_task
 
 _COPY = Copy(FirstAnswer(b"\x01", 202, b"{}", "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"), "one life")
 
@@ -53,14 +53,12 @@ async def _one_round_of_jobs(redis: RedisClient) -> None:
     """arq takes a wake-up, runs it, and records its end."""
     woken: list[str] = []
 
-    class Submitter:
-        async def submit(self, payment_id: Any) -> None:
-            woken.append(str(payment_id))
+    async def take_step(payment_id: str) -> None:
+        woken.append(payment_id)
 
     payment_id = new_id()
     await RedisWakeups(redis).wake([payment_id])
-    context = {"submitter": Submitter(), "inquirer": None, "wakeups": RedisWakeups(redis)}
-    jobs = JobLoop(redis, context, jobs_at_once=10, job_seconds_max=10)
+    jobs = JobLoop(redis, take_step, jobs_at_once=10, job_seconds_max=10)
     running = asyncio.create_task(jobs.main())
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from arq.connections import ArqRedis
 
-from domain.adapters.redis.connection import connect
+from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.rates import CallerRates
 from domain.errors import QueueUnavailable
@@ -22,30 +21,30 @@ async def asked(rates: CallerRates, times: int, caller: str = "somebody", limits
     return await asyncio.gather(*(rates.take(caller, limits) for _ in range(times)))
 
 
-async def test_a_burst_may_come_at_once_and_no_more(redis: ArqRedis) -> None:
+async def test_a_burst_may_come_at_once_and_no_more(redis: RedisClient) -> None:
     waits = await asked(CallerRates(redis), 50)
     assert waits.count(0) == 5
     assert all(0 < wait <= 1000 for wait in waits if wait)
 
 
-async def test_the_first_to_ask_are_the_first_served(redis: ArqRedis) -> None:
+async def test_the_first_to_ask_are_the_first_served(redis: RedisClient) -> None:
     waits = await asked(CallerRates(redis), 8)
     assert [wait == 0 for wait in waits] == [True] * 5 + [False] * 3
 
 
-async def test_two_processes_share_a_callers_bucket(redis: ArqRedis) -> None:
+async def test_two_processes_share_a_callers_bucket(redis: RedisClient) -> None:
     both = CallerRates(redis), CallerRates(redis)
     waits = await asyncio.gather(*(rates.take("somebody", SLOW) for _ in range(10) for rates in both))
     assert waits.count(0) == 5
 
 
-async def test_each_caller_has_a_bucket_of_its_own(redis: ArqRedis) -> None:
+async def test_each_caller_has_a_bucket_of_its_own(redis: RedisClient) -> None:
     rates = CallerRates(redis)
     await asked(rates, 9, "greedy")
     assert (await asked(rates, 5, "modest")).count(0) == 5
 
 
-async def test_a_refused_request_takes_nothing(redis: ArqRedis) -> None:
+async def test_a_refused_request_takes_nothing(redis: RedisClient) -> None:
     """Whoever keeps asking is not locked out for longer by it."""
     rates = CallerRates(redis)
     await asked(rates, 5)
@@ -54,14 +53,14 @@ async def test_a_refused_request_takes_nothing(redis: ArqRedis) -> None:
     assert await rates.take("somebody", SLOW) <= first
 
 
-async def test_what_is_given_back_may_be_taken_again(redis: ArqRedis) -> None:
+async def test_what_is_given_back_may_be_taken_again(redis: RedisClient) -> None:
     rates = CallerRates(redis)
     await asked(rates, 5)
     await asyncio.gather(rates.give_back("somebody", SLOW), rates.give_back("somebody", SLOW))
     assert (await asked(rates, 5)).count(0) == 2
 
 
-async def test_giving_back_never_makes_the_burst_larger(redis: ArqRedis) -> None:
+async def test_giving_back_never_makes_the_burst_larger(redis: RedisClient) -> None:
     """Also what was never taken."""
     rates = CallerRates(redis)
     await rates.take("somebody", SLOW)
@@ -71,7 +70,7 @@ async def test_giving_back_never_makes_the_burst_larger(redis: ArqRedis) -> None
     assert (await asked(rates, 9)).count(0) == 5
 
 
-async def test_who_waited_as_long_as_told_is_served(redis: ArqRedis) -> None:
+async def test_who_waited_as_long_as_told_is_served(redis: RedisClient) -> None:
     rates, quick = CallerRates(redis), CallerLimits(requests_per_second=50, burst=1)
     for _ in range(5):
         while not (told := await rates.take("a caller", quick)):
@@ -80,12 +79,12 @@ async def test_who_waited_as_long_as_told_is_served(redis: ArqRedis) -> None:
         assert await rates.take("a caller", quick) == 0
 
 
-async def test_who_has_no_limit_costs_redis_nothing(redis: ArqRedis) -> None:
+async def test_who_has_no_limit_costs_redis_nothing(redis: RedisClient) -> None:
     assert await asked(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
     assert await redis.keys("*rate:*") == []
 
 
-async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: ArqRedis) -> None:
+async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: RedisClient) -> None:
     await CallerRates(redis).take("23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10))
     (name,) = await redis.keys(f"{PREFIX}rate:*")
     assert b"user-1" not in name

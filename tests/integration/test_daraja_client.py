@@ -9,12 +9,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from arq.connections import ArqRedis
 
 from domain import callback_address
 from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.wire import daraja_session
+from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.sharing import SharedRate
 from domain.attempts import Outcome
 from domain.callback_address import RESULT_OPERATIONS
@@ -81,7 +81,7 @@ async def client(simulator: Simulator, session: aiohttp.ClientSession, shelf: Sh
 
 
 @pytest.fixture
-def provider(client: DarajaClient, redis: ArqRedis) -> RetryingProvider:
+def provider(client: DarajaClient, redis: RedisClient) -> RetryingProvider:
     rate = SharedRate(redis, "rate", per_second=1000)
     return RetryingProvider(client, rate, slots=10, draining=asyncio.Event())
 

@@ -18,12 +18,13 @@ from arq.worker import Worker, func
 
 from domain.adapters.redis import replays as replays_module
 from domain.adapters.redis import wakeups
+from domain.adapters.redis.arq_queue import QUEUE, STEP_JOB, job_bytes, job_from_bytes
 from domain.adapters.redis.bell import RedisBell
-from domain.adapters.redis.connection import connect
-from domain.adapters.redis.names import PREFIX, QUEUE
+from domain.adapters.redis.connection import RedisClient, connect
+from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
-from domain.adapters.redis.wakeups import STEP_JOB, RedisWakeups, job_bytes, job_from_bytes
+from domain.adapters.redis.wakeups import RedisWakeups
 from domain.errors import QueueUnavailable
 from domain.idempotency import FirstAnswer
 from domain.ports import Announcement
@@ -37,7 +38,7 @@ def an_announcement(body: str = '{"id":"1"}') -> Announcement:
     return Announcement(history_id=new_id(), payment_id=new_id(), body=body)
 
 
-async def jobs(redis: ArqRedis) -> list[tuple[Any, ...]]:
+async def jobs(redis: RedisClient) -> list[tuple[Any, ...]]:
     """The queue's jobs in order, as arq would read them: function, arguments, try."""
     read = []
     for job_id in await redis.zrange(QUEUE, 0, -1):
@@ -52,7 +53,7 @@ async def jobs(redis: ArqRedis) -> list[tuple[Any, ...]]:
 class TestWakeups:
     """arq jobs that say only: look at this payment."""
 
-    async def test_a_wake_up_is_a_json_job_with_an_id_of_its_own(self, redis: ArqRedis) -> None:
+    async def test_a_wake_up_is_a_json_job_with_an_id_of_its_own(self, redis: RedisClient) -> None:
         """The same payment twice is two jobs: a killed worker's key must not block the second."""
         payment_id = new_id()
         queue = RedisWakeups(redis)
@@ -60,7 +61,7 @@ class TestWakeups:
         await queue.wake([payment_id, payment_id])
         assert await jobs(redis) == [(STEP_JOB, [str(payment_id)], {})] * 4
 
-    async def test_arq_itself_runs_it(self, redis: ArqRedis) -> None:
+    async def test_arq_itself_runs_it(self, redis: RedisClient) -> None:
         """With our deserializer, as the worker process does."""
         woken: list[str] = []
 
@@ -74,7 +75,7 @@ class TestWakeups:
         worker = Worker(
             queue_name=QUEUE,
             functions=[func(cast("WorkerCoroutine", submit), name=STEP_JOB)],
-            redis_pool=redis,
+            redis_pool=ArqRedis(redis.connection_pool),
             burst=True,
             poll_delay=0.01,
             keep_result=0,
@@ -87,7 +88,7 @@ class TestWakeups:
         assert await redis.zcard(QUEUE) == 0
 
     async def test_while_the_workers_are_behind_only_a_few_are_added_and_those_in_front(
-        self, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+        self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The queue holds their work already; whose wake-up was lost still gets a turn."""
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_ENOUGH", 10)
@@ -103,7 +104,7 @@ class TestWakeups:
         assert ahead >= set(map(str, forgotten))
 
     async def test_a_full_queue_keeps_the_sweeper_s_wake_ups_and_not_the_flood_s(
-        self, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+        self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A flood finds no place, and leaves nothing in Redis. What the sweeper adds stands before it, up to a bound."""
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_MAX", 10)
@@ -123,7 +124,7 @@ class TestWakeups:
         assert set(queued[7:]) <= set(map(str, flood))
         assert len(await redis.keys(f"{job_key_prefix}*")) == 14
 
-    async def test_nobody_to_wake_is_no_error(self, redis: ArqRedis) -> None:
+    async def test_nobody_to_wake_is_no_error(self, redis: RedisClient) -> None:
         """An empty sweep."""
         await RedisWakeups(redis).wake([])
         assert await redis.zcard(QUEUE) == 0
@@ -132,12 +133,12 @@ class TestWakeups:
 class TestBell:
     """A hint, at most once by itself."""
 
-    async def test_with_nobody_listening_it_rings_all_the_same(self, redis: ArqRedis) -> None:
+    async def test_with_nobody_listening_it_rings_all_the_same(self, redis: RedisClient) -> None:
         """Who comes later reads the payment."""
         await RedisBell(redis).ring(an_announcement())
 
     async def test_it_is_heard_on_the_channel_of_all_and_on_the_payment_s_own_byte_for_byte(
-        self, redis: ArqRedis
+        self, redis: RedisClient
     ) -> None:
         """Also when many ring at once."""
         announcements = [an_announcement(f'{{"note":"thanks \u00e9 \u2713","n":{number}}}') for number in range(20)]
@@ -160,7 +161,7 @@ class TestBell:
 class TestReplays:
     """Copies of first answers."""
 
-    async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(self, redis: ArqRedis) -> None:
+    async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(self, redis: RedisClient) -> None:
         """And no name in Redis shows either of them."""
         replays = Replays(redis)
         await replays.write("3:isssub", "order-42", COPY, NOW + timedelta(hours=1))
@@ -169,7 +170,7 @@ class TestReplays:
         assert await replays.read("3:isssuborder", "-42", now=NOW) is None
         assert not [name for name in await redis.keys() if b"order" in name or b"sub" in name]
 
-    async def test_many_at_once_get_each_its_own(self, redis: ArqRedis) -> None:
+    async def test_many_at_once_get_each_its_own(self, redis: RedisClient) -> None:
         """They share round trips, not answers."""
         replays = Replays(redis)
         copies = [Copy(FirstAnswer(b"\x01", 202, str(n).encode(), str(n)), f"life {n}") for n in range(50)]
@@ -179,7 +180,7 @@ class TestReplays:
         read = await asyncio.gather(*(replays.read("caller", copy.answer.payment_id, now=NOW) for copy in copies))
         assert read == copies
 
-    async def test_past_its_time_there_is_no_copy(self, redis: ArqRedis) -> None:
+    async def test_past_its_time_there_is_no_copy(self, redis: RedisClient) -> None:
         """By the reader's clock as well as by Redis's own."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
@@ -190,7 +191,7 @@ class TestReplays:
         assert await redis.keys(f"{PREFIX}replay:*") == []
 
     async def test_copies_are_bounded_in_size_and_time_and_number(
-        self, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+        self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Postgres has every answer, so Redis need not."""
         replays = Replays(redis)
@@ -207,7 +208,7 @@ class TestReplays:
     @pytest.mark.parametrize(
         "garbage", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"7", b'{"expires_at": "2999-01-01T00:00:00+00:00"}']
     )
-    async def test_garbage_is_no_copy(self, redis: ArqRedis, garbage: bytes) -> None:
+    async def test_garbage_is_no_copy(self, redis: RedisClient, garbage: bytes) -> None:
         """Postgres is asked then."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
@@ -221,7 +222,7 @@ class TestRate:
 
     @pytest.mark.parametrize("per_second", [1, 20])
     async def test_two_workers_share_a_burst_of_one_second(
-        self, redis: ArqRedis, redis_of_run: Any, per_second: int
+        self, redis: RedisClient, redis_of_run: Any, per_second: int
     ) -> None:
         """Asked at once, a second's worth passes, and little more by the time that goes by meanwhile."""
         second = connect(redis_of_run.url, client_name="mkwanja-test")
@@ -235,7 +236,7 @@ class TestRate:
         assert per_second <= passed <= per_second + 1 + per_second * elapsed
         assert all(0 < wait <= 1 for wait in waits if wait)
 
-    async def test_it_recovers_and_whoever_was_refused_counted_for_nothing(self, redis: ArqRedis) -> None:
+    async def test_it_recovers_and_whoever_was_refused_counted_for_nothing(self, redis: RedisClient) -> None:
         """After the wait that it names there is room again, however often it was asked in vain."""
         rate = SharedRate(redis, "rate", per_second=10)
         while not await rate.take():
@@ -244,13 +245,13 @@ class TestRate:
         await asyncio.sleep(waits[-1] + 0.01)
         assert await rate.take() == 0
 
-    async def test_two_limits_of_different_names_are_two(self, redis: ArqRedis) -> None:
+    async def test_two_limits_of_different_names_are_two(self, redis: RedisClient) -> None:
         """Sends do not use up what inquiries may."""
         sends, inquiries = (SharedRate(redis, name, per_second=1) for name in ("sends", "inquiries"))
         assert [await sends.take(), await inquiries.take()] == [0, 0]
         assert await sends.take() > 0
 
-    async def test_flushed_it_begins_anew(self, redis: ArqRedis) -> None:
+    async def test_flushed_it_begins_anew(self, redis: RedisClient) -> None:
         """Its script included."""
         rate = SharedRate(redis, "rate", per_second=1)
         assert await rate.take() == 0
@@ -259,7 +260,7 @@ class TestRate:
         assert await rate.take() == 0
 
 
-CALLS: dict[str, Callable[[ArqRedis], Awaitable[object]]] = {
+CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
     "wake": lambda redis: RedisWakeups(redis).wake([UUID(int=1)]),
     "wake_one": lambda redis: RedisWakeups(redis).wake_one(UUID(int=1)),
     "ring": lambda redis: RedisBell(redis).ring(an_announcement()),

@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
-from arq.connections import ArqRedis
 
 from domain.adapters.redis import sharing
-from domain.adapters.redis.connection import connect
+from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
 from workers.retries import _INQUIRIES, _PAYOUTS, _PUSHES
@@ -25,7 +24,7 @@ _CLOCK = "test:clock"
 class Clock:
     """Redis's clock, as the scripts read it: it stands still unless a test turns it."""
 
-    def __init__(self, redis: ArqRedis) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._microseconds = 1_800_000_000_000_000
 
@@ -36,7 +35,7 @@ class Clock:
 
 
 @pytest.fixture
-async def clock(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> Clock:
+async def clock(redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> Clock:
     for name in ("_TAKE", "_SLOW_DOWN"):
         script = getattr(sharing, name)
         assert script.count("redis.call('TIME')") == 1
@@ -48,7 +47,7 @@ async def clock(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-async def workers(redis_of_run: Any) -> AsyncIterator[Sequence[ArqRedis]]:
+async def workers(redis_of_run: Any) -> AsyncIterator[Sequence[RedisClient]]:
     """Three workers' connections."""
     clients = [connect(redis_of_run.url, client_name="mkwanja-test") for _ in range(3)]
     yield clients
@@ -57,7 +56,7 @@ async def workers(redis_of_run: Any) -> AsyncIterator[Sequence[ArqRedis]]:
 
 
 @pytest.fixture
-def rates(clock: Clock, workers: Sequence[ArqRedis]) -> list[SharedRate]:
+def rates(clock: Clock, workers: Sequence[RedisClient]) -> list[SharedRate]:
     return [SharedRate(client, "rate", per_second=_PER_SECOND) for client in workers]
 
 
@@ -107,7 +106,7 @@ class TestRate:
             await clock.turn(10)
 
     @pytest.mark.parametrize("per_second", [0.5, 1, 3, 7, 150])
-    async def test_any_rate_is_kept(self, clock: Clock, workers: Sequence[ArqRedis], per_second: float) -> None:
+    async def test_any_rate_is_kept(self, clock: Clock, workers: Sequence[RedisClient], per_second: float) -> None:
         """Also one that does not divide a second, and one below one."""
         rates = [SharedRate(client, "other", per_second=per_second) for client in workers]
         assert await taken(rates, _PAYOUTS) == max(1, per_second)
@@ -158,7 +157,7 @@ class TestSlowingDown:
         assert counts[-2:] == [_PER_SECOND, _PER_SECOND]
 
     async def test_many_workers_that_are_told_so_at_once_slow_down_once(
-        self, clock: Clock, rates: list[SharedRate], redis: ArqRedis
+        self, clock: Clock, rates: list[SharedRate], redis: RedisClient
     ) -> None:
         """A second later it counts again; never below a twentieth."""
 
@@ -179,7 +178,7 @@ class TestSlowingDown:
         assert (await over(5, clock, rates, {"payouts": _PAYOUTS}))["payouts"] == 5 * _PER_SECOND
 
     @pytest.mark.usefixtures("clock")
-    async def test_one_limit_slowed_down_leaves_another_alone(self, workers: Sequence[ArqRedis]) -> None:
+    async def test_one_limit_slowed_down_leaves_another_alone(self, workers: Sequence[RedisClient]) -> None:
         """Budgets of inquiries are not the rate of requests."""
         rate = SharedRate(workers[0], "rate", per_second=_PER_SECOND)
         budget = InquiryBudget(workers[1], "query", per_minute=600)
@@ -191,7 +190,7 @@ class TestSlowingDown:
 class TestBudgets:
     """So many questions a minute, however many workers ask."""
 
-    async def test_five_a_minute_is_one_each_twelve_seconds(self, clock: Clock, workers: Sequence[ArqRedis]) -> None:
+    async def test_five_a_minute_is_one_each_twelve_seconds(self, clock: Clock, workers: Sequence[RedisClient]) -> None:
         """As Daraja counts them: no burst (daraja.md §3)."""
         budgets = [InquiryBudget(client, "query", per_minute=5) for client in workers]
         granted = []
@@ -201,7 +200,9 @@ class TestBudgets:
         assert [second for second, count in enumerate(granted) if count] == list(range(0, 120, 12))
         assert sum(granted) == 10
 
-    async def test_what_is_wanted_is_granted_as_far_as_it_goes(self, clock: Clock, workers: Sequence[ArqRedis]) -> None:
+    async def test_what_is_wanted_is_granted_as_far_as_it_goes(
+        self, clock: Clock, workers: Sequence[RedisClient]
+    ) -> None:
         """Several at once, never more than wanted, and what was not wanted stays for others."""
         first, second = (InquiryBudget(client, "status", per_minute=600) for client in workers[:2])
         assert [await first.take(0), await first.take(3), await second.take(200), await first.take(1)] == [0, 3, 7, 0]
@@ -209,14 +210,14 @@ class TestBudgets:
         assert [await second.take(200), await first.take(200)] == [5, 0]
 
     @pytest.mark.usefixtures("clock")
-    async def test_budgets_of_different_names_are_two(self, workers: Sequence[ArqRedis]) -> None:
+    async def test_budgets_of_different_names_are_two(self, workers: Sequence[RedisClient]) -> None:
         """Queries of deposits do not use up what Transaction Status may."""
         query, status = (InquiryBudget(workers[0], name, per_minute=60) for name in ("query", "status"))
         assert [await query.take(5), await status.take(5), await query.take(5)] == [1, 1, 0]
 
 
 async def test_a_flush_forgets_the_count_and_nothing_else(
-    clock: Clock, rates: list[SharedRate], redis: ArqRedis
+    clock: Clock, rates: list[SharedRate], redis: RedisClient
 ) -> None:
     """One more burst, and the rate holds as before, the scripts' own loss included."""
     assert await taken(rates, _PAYOUTS) == _PER_SECOND

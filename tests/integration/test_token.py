@@ -12,12 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from arq.connections import ArqRedis
 
 from domain.adapters.daraja.token import Token, TokenSource
 from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.redis import sharing
-from domain.adapters.redis.connection import connect
+from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import SharedText
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
@@ -65,13 +64,13 @@ async def oauth() -> AsyncIterator[OAuth]:
 
 
 @pytest.fixture
-async def workers(oauth: OAuth, redis: ArqRedis) -> AsyncIterator[list[TokenSource]]:
+async def workers(oauth: OAuth, redis: RedisClient) -> AsyncIterator[list[TokenSource]]:
     """What three worker processes have: one source each, one Redis for all."""
     async with daraja_session(connections_max=10) as session:
         yield [a_source(oauth, session, redis) for _ in range(3)]
 
 
-def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: ArqRedis) -> TokenSource:
+def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -> TokenSource:
     return TokenSource(
         session=session,
         base_url=oauth.url,
@@ -214,7 +213,7 @@ class TestRedis:
     """What is shared may be lost at any moment."""
 
     async def test_flushed_it_costs_one_fetch_at_most(
-        self, oauth: OAuth, workers: list[TokenSource], redis: ArqRedis
+        self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
     ) -> None:
         """Who has a token goes on with it; who has none fetches one."""
         first = await workers[0].current()
@@ -228,7 +227,7 @@ class TestRedis:
         "text", ["", "{", "[]", '{"text": "x"}', '{"text": 1, "issued_at": "a", "expires_at": "b"}']
     )
     async def test_garbage_in_its_place_is_ignored(
-        self, workers: list[TokenSource], redis: ArqRedis, text: str
+        self, workers: list[TokenSource], redis: RedisClient, text: str
     ) -> None:
         """And replaced."""
         await redis.set(f"{PREFIX}token:key", text)
@@ -236,7 +235,7 @@ class TestRedis:
         assert (await workers[1].current()).text == "t0ken1"
 
     async def test_a_token_that_has_ended_is_not_taken_from_it(
-        self, oauth: OAuth, workers: list[TokenSource], redis: ArqRedis
+        self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
     ) -> None:
         """Even if Redis kept it too long."""
         await redis.set(f"{PREFIX}token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now))))
@@ -281,7 +280,7 @@ class TestRedis:
         tokens = await asyncio.gather(workers[1].current(), workers[2].current())
         assert {token.text for token in tokens} == {"t0ken2"}
 
-    async def test_a_lock_that_another_took_over_is_not_released(self, redis: ArqRedis) -> None:
+    async def test_a_lock_that_another_took_over_is_not_released(self, redis: RedisClient) -> None:
         """Who was too slow must not open the door to a third."""
         shelf = SharedText(redis, "token:key")
         async with shelf.lock() as is_ours:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arq.connections import ArqRedis
-
 from domain.adapters.batching import Lane
-from domain.adapters.redis.connection import available
+from domain.adapters.redis.connection import RedisClient, available
 from domain.ports import Announcement
 
 CHANNEL = "payment-events"
@@ -16,7 +14,7 @@ CHANNEL = "payment-events"
 class RedisBell:
     """Satisfies `domain.ports.Bell`."""
 
-    def __init__(self, redis: ArqRedis) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._lane: Lane[Announcement, None] = Lane(self._publish, key=lambda item: item.history_id)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import redis.asyncio as redis_py
 import structlog
-from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
@@ -165,11 +164,11 @@ async def _speaks_without_tls(host: str, port: int) -> bool:
             writer.close()
 
 
-class RedisClient(ArqRedis):
+class RedisClient(redis_py.Redis):
     """A client that knows what Redis refuses it."""
 
     def __init__(self, pool: BlockingConnectionPool, known: _Known, sentinels: Sentinels | None) -> None:
-        super().__init__(pool)
+        super().__init__(connection_pool=pool)
         self._known = known
         self.faults = Faults()
         self._sentinels = sentinels
@@ -216,15 +215,14 @@ def connect(url: str, *, client_name: str, ca_file: Path | None = None, verify: 
 
 
 @asynccontextmanager
-async def available(redis: ArqRedis, use: str, *, writes: bool = True) -> AsyncIterator[None]:
+async def available(redis: RedisClient, use: str, *, writes: bool = True) -> AsyncIterator[None]:
     """Turns what redis-py raises into `QueueUnavailable`, and notes what Redis refuses.
 
     `use`: what it is used for. `writes`: whether its success proves that Redis takes writes, also when it is full.
     """
-    faults = redis.faults if isinstance(redis, RedisClient) else Faults()
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        faults.failed(use, error)
+        redis.faults.failed(use, error)
         raise QueueUnavailable from error
-    faults.answered(use, writes=writes)
+    redis.faults.answered(use, writes=writes)

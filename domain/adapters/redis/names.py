@@ -7,16 +7,6 @@ that very name: `arq:abort` itself has no braces, and hashes as a whole to the s
 
 from __future__ import annotations
 
-from uuid import uuid4
-
-from arq.constants import abort_jobs_ss, default_queue_name
-
-TAG = f"{{{abort_jobs_ss}}}"
+TAG = "{arq:abort}"  # `arq_queue.require_tested_arq` compares it with arq's name
 
 PREFIX = f"mkwanja:{TAG}:"
-QUEUE = f"{default_queue_name}:{TAG}"
-
-
-def new_job_id() -> str:
-    """An id that no job ever had: a killed worker's in-progress key would block its second use (design.md, rule 2)."""
-    return TAG + uuid4().hex

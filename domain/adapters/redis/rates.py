@@ -6,10 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arq.connections import ArqRedis
-
 from domain.adapters.batching import Abandoned, Lane
-from domain.adapters.redis.connection import available
+from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.scripts import ALSO_WHEN_FULL
 from domain.policy import CallerLimits
@@ -49,7 +47,7 @@ class _Request:
 class CallerRates:
     """The buckets. Callers that ask at once share one round trip."""
 
-    def __init__(self, redis: ArqRedis) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         # Not one a key: a batch may hold many requests of one caller, and Redis takes them in order.
         self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id, abandoned=Abandoned.DROP)

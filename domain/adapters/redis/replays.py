@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from arq.connections import ArqRedis
-
 from domain.adapters.batching import Abandoned, Lane
-from domain.adapters.redis.connection import available
+from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.names import PREFIX
 from domain.idempotency import FirstAnswer
 
@@ -45,7 +43,7 @@ class _Written:
 class Replays:
     """Reads and writes copies. Raises QueueUnavailable."""
 
-    def __init__(self, redis: ArqRedis) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._counted_since = 0.0
         self._count = 0

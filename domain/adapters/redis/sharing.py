@@ -7,9 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
-from arq.connections import ArqRedis
-
-from domain.adapters.redis.connection import available
+from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.scripts import ALSO_WHEN_FULL
 from domain.errors import QueueUnavailable
@@ -88,7 +86,7 @@ return tostring(factor)
 class SharedText:
     """One text, its expiry, and a lock for whoever renews it."""
 
-    def __init__(self, redis: ArqRedis, name: str) -> None:
+    def __init__(self, redis: RedisClient, name: str) -> None:
         self._redis = redis
         self._name = f"{PREFIX}{name}"
         self._write = redis.register_script(_WRITE)
@@ -138,7 +136,7 @@ class Turn:
 class SharedRate:
     """So many requests a second for all workers together, with at most a second's worth at once."""
 
-    def __init__(self, redis: ArqRedis, name: str, *, per_second: float) -> None:
+    def __init__(self, redis: RedisClient, name: str, *, per_second: float) -> None:
         self._redis = redis
         self._take = redis.register_script(_TAKE)
         self._slow_down = redis.register_script(_SLOW_DOWN)
@@ -171,7 +169,7 @@ class SharedRate:
 class InquiryBudget:
     """So many inquiries a minute for all workers together. Satisfies `domain.ports.Budget`."""
 
-    def __init__(self, redis: ArqRedis, name: str, *, per_minute: float) -> None:
+    def __init__(self, redis: RedisClient, name: str, *, per_minute: float) -> None:
         self._rate = SharedRate(redis, f"budget:{name}", per_second=per_minute / 60)
 
     async def take(self, wanted: int) -> int:

@@ -1,25 +1,43 @@
-"""arq's loop of jobs, with an end and a new beginning of our own."""
+"""arq's queue of jobs: the one module that knows arq. A job says only: look at this payment.
+
+`JobQueue` writes jobs in arq's format, and every process uses it. `run_jobs` drives arq's worker. Both rest on parts
+of arq that its documentation does not promise, so no process starts with a version of arq that we did not test.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
+from uuid import UUID, uuid4
 
 import structlog
+from arq.connections import ArqRedis
+from arq.constants import abort_jobs_ss, default_queue_name, job_key_prefix
+from arq.jobs import serialize_job
 from arq.typing import WorkerCoroutine
 from arq.utils import poll
+from arq.version import VERSION
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
 from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.faults import FaultKind
-from domain.adapters.redis.names import PREFIX, QUEUE
-from domain.adapters.redis.wakeups import STEP_JOB, job_bytes, job_from_bytes
+from domain.adapters.redis.names import PREFIX, TAG
 from domain.errors import QueueUnavailable
-from workers.jobs import take_next_step
 
 log = structlog.get_logger()
+
+QUEUE = f"{default_queue_name}:{TAG}"
+STEP_JOB = "take_next_step"
+
+_TESTED_VERSIONS = "0.28"
+
+# Redis drops a job that no worker took for so long. By then the sweeper has queued others for the same payment.
+_JOB_KEPT_SECONDS = 600
 
 # arq's default of half a second caps a worker at about 20 jobs a second.
 _POLL_SECONDS = 0.02
@@ -33,17 +51,82 @@ _USE = "jobs"
 
 _CANCEL_AGAIN_SECONDS = 0.1
 
+# Does the work of a job. The argument is the payment's id as the job carries it, which may be anything that is JSON.
+TakeStep = Callable[[str], Awaitable[None]]
+
+# What arq's enqueue_job writes, in one round trip for all instead of three for each, and only as many as there is room for. It
+# watches for a duplicate id; ours are new each time. KEYS: the queue, then each job's. ARGV: how many the queue may hold, for
+# how long a job is kept, its score; then each job's id and bytes. Returns how many were queued.
+_ENQUEUE = """
+local room = math.max(0, tonumber(ARGV[1]) - redis.call('ZCARD', KEYS[1]))
+local last = math.min(#KEYS, room + 1)
+for i = 2, last do
+  redis.call('PSETEX', KEYS[i], ARGV[2], ARGV[2 * i + 1])
+  redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2 * i])
+end
+return last - 1
+"""
+
+
+def require_tested_arq(version: str = VERSION) -> None:
+    """Raises RuntimeError for a version of arq that we did not test, or one that names its keys in another way."""
+    if not version.startswith(f"{_TESTED_VERSIONS}."):
+        raise RuntimeError(f"arq {version} is installed, and only {_TESTED_VERSIONS} is tested: install it by the lock")
+    if f"{{{abort_jobs_ss}}}" != TAG:
+        raise RuntimeError(f"arq's key {abort_jobs_ss} is not in the slot of {TAG}")
+
+
+def job_bytes(value: Any) -> bytes:
+    """arq's jobs as JSON: its default, pickle, would run whatever somebody put into Redis."""
+    return json.dumps(value, default=str).encode()
+
+
+def job_from_bytes(value: bytes) -> Any:
+    return json.loads(value)
+
+
+def _new_job_id() -> str:
+    """An id that no job ever had: a killed worker's in-progress key would block its second use (design.md, rule 2)."""
+    return TAG + uuid4().hex
+
+
+class JobQueue:
+    """Writes jobs as arq reads them. Its methods raise what redis-py raises."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        require_tested_arq()
+        self._redis = redis
+        self._script = redis.register_script(_ENQUEUE)
+
+    async def length(self) -> int:
+        return int(await self._redis.zcard(QUEUE))
+
+    async def enqueue(self, payment_ids: Sequence[UUID], *, length_max: int, ahead_ms: int = 0) -> None:
+        """Queues a job for each payment, until the queue holds `length_max`. They go before jobs of `ahead_ms` ago."""
+        if not payment_ids:
+            return
+        now_ms = int(time.time() * 1000)
+        keys = [QUEUE]
+        arguments: list[Any] = [length_max, _JOB_KEPT_SECONDS * 1000, now_ms - ahead_ms]
+        for payment_id in payment_ids:
+            job_id = _new_job_id()
+            job = serialize_job(STEP_JOB, (str(payment_id),), {}, None, now_ms, serializer=job_bytes)
+            keys.append(job_key_prefix + job_id)
+            arguments += [job_id, job]
+        await self._script(keys=keys, args=arguments)
+
 
 class JobLoop(Worker):
     """arq's worker without the question that it begins with: INFO is for users with `@dangerous` only."""
 
-    def __init__(
-        self, redis: RedisClient, context: dict[Any, Any], *, jobs_at_once: int, job_seconds_max: float
-    ) -> None:
+    def __init__(self, redis: RedisClient, take_step: TakeStep, *, jobs_at_once: int, job_seconds_max: float) -> None:
+        async def run(_context: dict[Any, Any], payment_id: str) -> None:
+            await take_step(payment_id)
+
         super().__init__(
-            functions=[func(cast("WorkerCoroutine", take_next_step), name=STEP_JOB)],
+            functions=[func(cast("WorkerCoroutine", run), name=STEP_JOB)],
             queue_name=QUEUE,
-            redis_pool=redis,
+            redis_pool=cast("ArqRedis", redis),  # what ArqRedis adds is used for cron jobs only, and we have none
             handle_signals=False,
             max_jobs=jobs_at_once,
             poll_delay=_POLL_SECONDS,
@@ -54,7 +137,6 @@ class JobLoop(Worker):
             log_results=False,
             job_serializer=job_bytes,
             job_deserializer=job_from_bytes,
-            ctx=context,
         )
         self._redis = redis
 
@@ -77,7 +159,7 @@ class JobLoop(Worker):
 
 async def run_jobs(
     redis: RedisClient,
-    context: dict[Any, Any],
+    take_step: TakeStep,
     stopping: asyncio.Event,
     *,
     jobs_at_once: int,
@@ -85,7 +167,7 @@ async def run_jobs(
 ) -> None:
     """Runs jobs until `stopping`, in a loop made anew when Redis drops: by itself arq's would end the process."""
     while not stopping.is_set():
-        worker = JobLoop(redis, context, jobs_at_once=jobs_at_once, job_seconds_max=job_seconds_max)
+        worker = JobLoop(redis, take_step, jobs_at_once=jobs_at_once, job_seconds_max=job_seconds_max)
         try:
             await _run_until(worker, stopping)
         except Exception as error:

@@ -1,0 +1,100 @@
+"""The loop of jobs ends when it is told to, and no process starts with an arq that we did not test."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from domain.adapters.redis import arq_queue
+from domain.adapters.redis.arq_queue import end_task, require_tested_arq
+from domain.adapters.redis.connection import connect
+from domain.adapters.redis.wakeups import RedisWakeups
+
+
+class Stubborn:
+    """A task that swallows so many cancellations."""
+
+    def __init__(self, swallows: int) -> None:
+        self.swallowed = 0
+        self._swallows = swallows
+
+    async def work(self) -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if self.swallowed == self._swallows:
+                    raise
+                self.swallowed += 1
+
+
+async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
+    """redis-py swallows it on Python 3.11 if it comes at the moment at which a command was sent."""
+    stubborn = Stubborn(2)
+    task = asyncio.create_task(stubborn.work())
+    await asyncio.sleep(0)
+    await end_task(task)
+    assert task.cancelled()
+    assert stubborn.swallowed == 2
+
+
+async def test_it_ends_also_if_the_one_that_ends_it_is_cancelled() -> None:
+    """The worker cancels its jobs while they end. A loop that went on keeps the process alive."""
+    task = asyncio.create_task(Stubborn(2).work())
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(end_task(task))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert task.cancelled()
+
+
+async def test_a_loop_that_failed_is_left_alone() -> None:
+    async def work() -> None:
+        raise LookupError
+
+    task = asyncio.create_task(work())
+    await asyncio.wait({task})
+    await end_task(task)
+    assert isinstance(task.exception(), LookupError)
+
+
+@pytest.mark.parametrize("version", ["0.27.9", "0.29.0", "0.280.1", "1.0", "0.28"])
+def test_another_version_of_arq_is_refused_by_name(version: str) -> None:
+    with pytest.raises(RuntimeError, match=f"^arq {re.escape(version)} is installed, and only 0.28 is tested"):
+        require_tested_arq(version)
+
+
+@pytest.mark.parametrize("version", ["0.28.0", "0.28.1", "0.28.11"])
+def test_repairs_of_the_tested_version_of_arq_are_taken(version: str) -> None:
+    require_tested_arq(version)
+
+
+def test_an_arq_with_another_name_for_its_fixed_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several names in one transaction Redis in cluster mode refuses keys of different slots."""
+    monkeypatch.setattr(arq_queue, "abort_jobs_ss", "arq:aborted")
+    with pytest.raises(RuntimeError, match="arq:aborted"):
+        require_tested_arq()
+
+
+async def test_what_every_process_makes_at_start_looks_at_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the three makes `RedisWakeups` before it is ready."""
+
+    def refuse() -> None:
+        raise RuntimeError("not tested")
+
+    monkeypatch.setattr(arq_queue, "require_tested_arq", refuse)
+    with pytest.raises(RuntimeError, match="not tested"):
+        RedisWakeups(connect("redis://localhost:1", client_name="mkwanja-test"))
+
+
+def test_the_bound_in_pyproject_is_the_tested_version() -> None:
+    root = Path(__file__).resolve().parent.parent.parent
+    dependencies = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert [text for text in dependencies if text.startswith("arq")] == ["arq>=0.28,<0.29"]
+    require_tested_arq("0.28.0")
