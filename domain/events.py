@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 from domain.values import Kind
 
 EVENT_SOURCE = "/mkwanja/payments"

@@ -15,7 +15,8 @@ from domain.account import SendAccount
 from domain.attempts import Outcome
 from domain.failures import FailureReason
 from domain.operations import COOL_DOWN, OPERATION_OF_KIND, Operation
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 from domain.values import Kind
 
 # A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words": send).

@@ -15,7 +15,8 @@ from uuid import UUID
 from domain.attempts import Outcome
 from domain.errors import DuplicateSubmission, ProductRefused, ProviderError, Refused
 from domain.failures import FailureReason
-from domain.payment import Payment, Step
+from domain.payment import Payment
+from domain.stages import Step
 from domain.values import Kind
 
 

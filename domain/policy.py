@@ -14,7 +14,8 @@ from datetime import datetime, timedelta, timezone
 from enum import StrEnum
 
 from domain.errors import LimitExceeded, NotPermitted, RateLimited, RequestRefused
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 from domain.values import Caller, Kind, PaymentRequest, Role
 
 # Kenya has kept UTC+3 without daylight saving since 1960: no table of time zones is needed.

@@ -18,8 +18,9 @@ from domain.fence import Fence
 from domain.idempotency import FirstAnswer
 from domain.inquiry import Evidence, Inquiry
 from domain.operations import Heard, Operation
-from domain.payment import Payment, Stage, Step
+from domain.payment import Payment
 from domain.policy import Charge
+from domain.stages import Stage, Step
 from domain.values import Caller, Kind, PaymentRequest
 
 ProviderIds = frozenset[tuple[str, str]]  # (kind of id, value)

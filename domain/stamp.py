@@ -10,7 +10,8 @@ from datetime import datetime
 from uuid import UUID
 
 from domain.inquiry import second_look_at
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 
 
 def stamped(

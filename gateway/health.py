@@ -15,7 +15,7 @@ from aiohttp import web
 
 from domain.adapters import observability
 from domain.errors import PaymentServiceError
-from domain.payment import Stage, Step
+from domain.stages import Stage, Step
 from gateway.edge.plain_http import ignore_expectations
 from gateway.resources import Resources
 

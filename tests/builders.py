@@ -13,9 +13,10 @@ from domain.attempts import Attempt, Outcome
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence
 from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Attempting, Context, StoredCallback
 from domain.report import Report, Word
+from domain.stages import Stage
 from domain.values import Caller, Kind, Purpose, Role
 
 NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)

@@ -1,6 +1,6 @@
 """The stages and their transitions as a document: `python -m tests.diagram` writes docs/architecture/stages.md anew.
 
-Made from `domain/payment.py` alone, so that the picture cannot say something else than the code.
+Made from `domain/stages.py` alone, so that the picture cannot say something else than the code.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from domain.payment import TRANSITIONS, Guard, Rule, Stage
+from domain.stages import TRANSITIONS, Guard, Rule, Stage
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "architecture" / "stages.md"
 
 _TEXT = """# Stages of a payment
 
-Written by `python -m tests.diagram` from the one table in [domain/payment.py](../../domain/payment.py); a test compares them.
+Written by `python -m tests.diagram` from the one table in [domain/stages.py](../../domain/stages.py); a test compares them.
 What is not drawn changes nothing: it is recorded, and flagged where it contradicts.
 
 ```mermaid

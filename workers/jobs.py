@@ -11,7 +11,7 @@ import structlog
 from domain.errors import PaymentServiceError
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.submit import Submitter
-from domain.payment import Step
+from domain.stages import Step
 
 log = structlog.get_logger()
 

@@ -42,8 +42,8 @@ from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.reconcile import Sweeper, SweepTerms
 from domain.lifecycle.submit import Submitter, SubmitTerms
-from domain.payment import Step
 from domain.ports import ClaimTerms
+from domain.stages import Step
 from domain.values import Kind
 from workers.accounts import watch_former_accounts
 from workers.jobs import take_step

@@ -30,10 +30,11 @@ from domain.errors import (
 from domain.failures import FailureReason
 from domain.inquiry import Verdict
 from domain.operations import Standing
-from domain.payment import Payment, Step
+from domain.payment import Payment
 from domain.ports import Attempting, Exchange, ProviderIds
 from domain.questions import Asked
 from domain.report import Report
+from domain.stages import Step
 from domain.values import Kind
 
 log = structlog.get_logger()

@@ -12,7 +12,7 @@ from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel, Unav
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.idempotency import FirstAnswer
-from domain.payment import Fact, FactName, Payment, Stage
+from domain.payment import Fact, Payment
 from domain.policy import Charge, may_see
 from domain.ports import (
     Acceptance,
@@ -24,6 +24,7 @@ from domain.ports import (
     Decided,
     NewPayment,
 )
+from domain.stages import FactName, Stage
 from domain.values import DEFAULT_TEXT, Caller, Kind, PaymentRequest, reference_from
 
 _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)

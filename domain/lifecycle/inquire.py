@@ -35,10 +35,11 @@ from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED, account_of,
 from domain.lifecycle.record_callback import decide_report, with_answer
 from domain.lifecycle.submit import Submitter
 from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
-from domain.payment import Fact, FactName, Payment, Stage, Step
+from domain.payment import Fact, Payment
 from domain.ports import HANDED_OVER_FOR, Change, ChangeResult, ChangingStore, Context, Decided, Due, Exchange
 from domain.questions import Asked, Asker
 from domain.report import Report
+from domain.stages import FactName, Stage, Step
 from domain.values import Kind
 
 log = structlog.get_logger()

@@ -22,7 +22,7 @@ from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer, watching
 from domain.lifecycle.submit import expiry
 from domain.operations import OPERATION_OF_KIND
-from domain.payment import Fact, FactName, Payment, Step
+from domain.payment import Fact, Payment
 from domain.ports import (
     HANDED_OVER_FOR,
     Budget,
@@ -35,6 +35,7 @@ from domain.ports import (
     SweepingStore,
     Wakeups,
 )
+from domain.stages import FactName, Step
 from domain.values import Kind
 
 log = structlog.get_logger()

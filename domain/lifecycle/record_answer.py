@@ -15,8 +15,9 @@ import structlog
 from domain.account import SendAccount
 from domain.errors import ProviderError, StoreUnavailable
 from domain.lifecycle.announce import Announcer
-from domain.payment import Fact, FactName, Payment, Stage
+from domain.payment import Fact, Payment
 from domain.ports import Attempting, Change, ChangingStore, Context, Decided, ProviderIds
+from domain.stages import FactName, Stage
 from domain.values import Kind
 
 log = structlog.get_logger()

@@ -18,9 +18,10 @@ from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.events import event_type
 from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
 from domain.lifecycle.former_accounts import of_another_credential
-from domain.payment import Fact, FactName, Payment, Stage
+from domain.payment import Fact, Payment
 from domain.ports import Change, Context, Decided, ProviderIds, StoredCallback
 from domain.report import Report, Word
+from domain.stages import FactName, Stage
 from domain.values import Kind
 
 
@@ -145,9 +146,8 @@ def decide_report(
     success = _unconfirmed_success if is_unconfirmed else _success
     judge = {Word.SUCCESS: success, Word.FAILURE: _failure}.get(report.word, _look_soon)
     decided = judge(payment, context, report)
-    if report.refuses_credential:
-        return replace(decided, opens_breaker=f"result {report.code} for payment {payment.id}")
-    return decided
+    reason = f"result {report.code} for payment {payment.id}"
+    return replace(decided, opens_breaker=reason) if report.refuses_credential else decided
 
 
 def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:

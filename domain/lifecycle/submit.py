@@ -39,7 +39,7 @@ from domain.inquiry import InquiryTerms, may_be_resent
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.record_answer import Answer, AnswerRecorder, without_claim
 from domain.operations import COOL_DOWN, OPERATION_OF_KIND, heard_of_send
-from domain.payment import Fact, FactName, Payment, Stage
+from domain.payment import Fact, Payment
 from domain.ports import (
     Attempting,
     Change,
@@ -52,6 +52,7 @@ from domain.ports import (
     Provider,
     ProviderIds,
 )
+from domain.stages import FactName, Stage
 from domain.values import Kind
 
 log = structlog.get_logger()

@@ -14,8 +14,9 @@ from domain.attempts import Attempt, Outcome
 from domain.errors import FieldError
 from domain.events import EventType, event_body, public_payment, timestamp
 from domain.failures import Failure, FailureReason
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.policy import Meter
+from domain.stages import Stage
 from domain.values import DEFAULT_TEXT, Kind, Purpose, reference_from
 from gateway.cursors import FeedPlace, feed_cursor
 from gateway.problems import PROBLEMS, Problem, members, told

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, WithJsonSchema
 
 from domain.events import EVENT_SOURCE, EventType
 from domain.failures import FailureReason
-from domain.payment import Stage
+from domain.stages import Stage
 from domain.values import Purpose
 from gateway.fields import ITEMS_MAX, FeedCursor, HistoryCursor, PageCursor
 

@@ -10,9 +10,10 @@ from domain.errors import OutcomeUnknown
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_callback import callback_change
-from domain.payment import Payment, Step
+from domain.payment import Payment
 from domain.ports import Change, ChangeResult, Context, Decided, ProviderIds
 from domain.report import Report, Word
+from domain.stages import Step
 from domain.values import Kind
 from tests.builders import INQUIRY_TERMS
 from tests.integration.conftest import Store, a_callback, acknowledgement, new_id

@@ -12,9 +12,9 @@ import pytest
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
-from domain.payment import Stage, Step
 from domain.ports import Exchange
 from domain.report import Report, Word
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import A_FAILURE, INQUIRY_TERMS
 from tests.integration.conftest import Store, new_id

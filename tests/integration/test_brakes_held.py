@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.lifecycle.submit import resend_claim
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, new_id, success, until
 from tests.integration.inquiries import TERMS as INQUIRY_TERMS

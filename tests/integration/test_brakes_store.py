@@ -17,8 +17,9 @@ from domain.adapters.postgres.engine import BRAKES_LOCK
 from domain.errors import Resendable
 from domain.inquiry import InquiryTerms
 from domain.lifecycle.submit import resend_claim
-from domain.payment import Payment, Stage, Step
+from domain.payment import Payment
 from domain.ports import Change, ChangeResult, Context, Decided
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, acknowledgement, new_id, until
 from tests.stack.databases import connection

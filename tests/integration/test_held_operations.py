@@ -24,7 +24,8 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.operations import COOL_DOWN_MAX, OPERATION_OF_KIND, Operation
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, acknowledgement, new_id
 from tests.integration.inquiries import evidence

@@ -8,7 +8,7 @@ import pytest
 
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
-from domain.payment import Stage
+from domain.stages import Stage
 from domain.values import Kind
 from tests.integration.conftest import SUBMIT_TERMS, Store
 from tests.integration.scripted import Bell, Provider

@@ -13,9 +13,9 @@ from domain.inquiry import Inquiry
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.submit import resend_claim
 from domain.operations import OPERATION_OF_KIND, Operation, Standing
-from domain.payment import Step
 from domain.questions import Asked
 from domain.report import Report, Word
+from domain.stages import Step
 from domain.values import Kind
 from tests.integration.conftest import Store, acknowledgement, new_id
 from tests.integration.inquiries import TERMS as INQUIRY_TERMS

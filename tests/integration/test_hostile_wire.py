@@ -14,9 +14,10 @@ from domain.adapters.daraja.wire import daraja_session
 from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.inquiry import Verdict
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Exchange
 from domain.report import Word
+from domain.stages import Stage
 from domain.values import Kind, storable_text
 from tests.builders import a_payment, an_attempt
 from tests.integration.daraja import Shelf, client_of, to_submit

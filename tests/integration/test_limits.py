@@ -13,9 +13,9 @@ import pytest
 from domain.adapters.postgres import accepting, limiting
 from domain.errors import LimitExceeded, RateLimited, StoreUnavailable
 from domain.failures import Failure, FailureReason
-from domain.payment import Stage
 from domain.policy import Charge, Meter, counts
 from domain.ports import Acceptance, NewPayment
+from domain.stages import Stage
 from domain.values import Caller, Kind, Role
 from tests.builders import a_payment
 from tests.integration.conftest import TERMS, Store, a_new_payment, failure, new_id, success

@@ -11,8 +11,8 @@ from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
 from domain.fence import Fence
 from domain.lifecycle.submit import answer_change
-from domain.payment import Stage, Step
 from domain.ports import Attempting, Exchange, ProviderIds
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import AN_ACCOUNT
 from tests.integration.conftest import SUBMIT_TERMS, TERMS, Store, acknowledgement, failure, new_id

@@ -7,7 +7,7 @@ from uuid import UUID
 from domain.adapters.postgres.feed import Feed
 from domain.inquiry import Verdict
 from domain.lifecycle.inquire import watching
-from domain.payment import Stage, Step
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import INQUIRY_TERMS
 from tests.integration.conftest import Store, acknowledgement, failure

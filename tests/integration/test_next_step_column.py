@@ -23,8 +23,8 @@ from domain.lifecycle.inquire import postponement, watching
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.lifecycle.submit import expiry, resend_claim
-from domain.payment import Stage, Step
 from domain.report import Report, Word
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.integration.conftest import (
     CALLER,

@@ -17,7 +17,7 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import PageQuery, Reading
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_change
-from domain.payment import Step
+from domain.stages import Step
 from domain.values import Kind
 from tests.integration.conftest import (
     PATIENCE_SECONDS,

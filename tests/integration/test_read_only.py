@@ -13,7 +13,7 @@ from sqlalchemy import text
 from domain.adapters.postgres.feed import Feed
 from domain.adapters.postgres.reading import Reading
 from domain.errors import StoreUnavailable
-from domain.payment import Stage, Step
+from domain.stages import Stage, Step
 from tests.integration.conftest import TERMS, Store, a_new_payment, acknowledgement, new_id, success
 from tests.stack.databases import connection, database_name
 

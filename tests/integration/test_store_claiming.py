@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from domain.errors import StoreUnavailable
-from domain.payment import Stage
+from domain.stages import Stage
 from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, locked, new_id, success, until
 from tests.integration.proxy import Proxy

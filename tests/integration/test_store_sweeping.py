@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 from domain.errors import StoreUnavailable
-from domain.payment import Stage, Step
 from domain.ports import Announcement
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.integration.conftest import Store, a_new_payment, failure, locked, success
 from tests.stack.databases import connection

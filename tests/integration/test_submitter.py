@@ -26,8 +26,9 @@ from domain.failures import FailureReason
 from domain.lifecycle import record_answer
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Attempting, ProviderIds
+from domain.stages import Stage
 from domain.values import Kind
 from tests.integration.conftest import INSUFFICIENT_FUNDS, SUBMIT_TERMS, TERMS, Store, new_id, success, until
 from tests.integration.scripted import Away, Bell, Held, Provider, acknowledge, an_id, fails

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 from zlib import crc32
 
-from domain.payment import Stage
+from domain.stages import Stage
 from domain.values import Kind
 from tests.interleavings.chances import Chances
 from tests.interleavings.times import TIMES

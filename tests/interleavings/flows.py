@@ -20,9 +20,10 @@ from domain.fence import Fence
 from domain.inquiry import Verdict
 from domain.lifecycle import inquire, reconcile, submit
 from domain.operations import Standing
-from domain.payment import Payment, Stage, Step
+from domain.payment import Payment
 from domain.ports import Attempting, Due
 from domain.questions import Asked
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.interleavings.clockwork import Flow

@@ -10,7 +10,8 @@ from collections import defaultdict
 from uuid import UUID
 
 from domain.operations import OPERATION_OF_KIND, Heard, Operation, Standing
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import AMOUNT_KES, AN_ACCOUNT
 from tests.interleavings.provider import Daraja, Message

@@ -26,9 +26,10 @@ from domain.operations import (
     Operation,
     Standing,
 )
-from domain.payment import TRANSITIONS, FactName, Payment, Stage, Step
+from domain.payment import Payment
 from domain.ports import HANDED_OVER_FOR, Change, ClaimTerms, Context, Decided, Due
 from domain.report import Word
+from domain.stages import TRANSITIONS, FactName, Stage, Step
 from domain.stamp import stamped
 from domain.values import Kind
 from tests.builders import a_payment
@@ -41,7 +42,6 @@ _SOON = HANDED_OVER_FOR
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 _MESSAGES_ABOUT_IT = frozenset({*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values()})
-_NO_EVIDENCE = Evidence()
 
 
 class Broken(AssertionError):
@@ -161,7 +161,7 @@ class Record:
     def change(self, change: Change, now: datetime) -> Decided:
         """Locks, decides, writes, commits."""
         before = self.payment
-        evidence = self.evidence(now) if change.wants_evidence or change.is_claim else _NO_EVIDENCE
+        evidence = self.evidence(now) if change.wants_evidence or change.is_claim else Evidence()
         decided = change.decide(before, Context(now=now, evidence=evidence))
         callback = change.callback
         if callback is not None:

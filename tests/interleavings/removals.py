@@ -18,9 +18,10 @@ from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.fence import Fence
 from domain.inquiry import Evidence, Inquiry, InquiryTerms
 from domain.lifecycle import inquire, reconcile, record_callback, submit
-from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
+from domain.payment import Fact, Payment
 from domain.ports import Change, Context, Decided
 from domain.report import Report
+from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
 from domain.values import Kind
 from tests.interleavings.record import Record
 from tests.interleavings.world import World

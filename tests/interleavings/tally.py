@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from domain.attempts import Outcome
 from domain.inquiry import Verdict
-from domain.payment import TRANSITIONS
+from domain.stages import TRANSITIONS
 from tests.interleavings.chances import NAMES
 from tests.interleavings.swift import swiftly
 from tests.interleavings.world import World

@@ -9,8 +9,8 @@ from domain.lifecycle.inquire import watching
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import answer_change, resend_claim
-from domain.payment import Stage
 from domain.ports import Attempting
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.interleavings.provider import Answer, Message

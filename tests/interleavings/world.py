@@ -15,8 +15,8 @@ from random import Random
 from domain.account import SendAccount
 from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
-from domain.payment import FactName, Stage
 from domain.ports import HANDED_OVER_FOR, Change, Decided
+from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
 from tests.interleavings import flows, people

@@ -13,9 +13,10 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering
-from domain.payment import FactName, Payment, Stage
+from domain.payment import Payment
 from domain.ports import Decided
 from domain.report import Report, Word
+from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import (
     A_FAILURE,

@@ -16,9 +16,10 @@ from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_callback import Disposition, callback_change, decide_report
 from domain.lifecycle.submit import answer_change
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Decided
 from domain.report import Report, Word
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (
     AMOUNT_KES,

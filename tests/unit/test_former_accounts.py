@@ -16,9 +16,10 @@ from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED
 from domain.lifecycle.inquire import asking
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Decided
 from domain.report import Word
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (
     AN_ACCOUNT,

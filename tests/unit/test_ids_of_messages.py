@@ -7,8 +7,8 @@ import pytest
 from domain.attempts import Outcome
 from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition
-from domain.payment import Stage
 from domain.report import Word
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import a_payment, a_report, an_attempt
 from tests.unit.test_record_callback import OWN_ID, decided, payment_of

@@ -13,8 +13,9 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import asking, postponement, watching
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Decided
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (
     INQUIRY_TERMS,

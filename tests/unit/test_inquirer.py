@@ -20,10 +20,11 @@ from domain.errors import (
 )
 from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
 from domain.lifecycle.inquire import Inquirer
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Change, ChangeResult, Due, Exchange
 from domain.questions import Asked
 from domain.report import Report, Word
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (
     INQUIRY_TERMS,

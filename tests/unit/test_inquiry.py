@@ -20,7 +20,8 @@ from domain.inquiry import (
     second_look_at,
     wait_after,
 )
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import ASKED_BY, INQUIRY_TERMS, NOW, a_payment, a_send, an_attempt, an_inquiry, evidence_of
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.payment import Fact, FactName, Stage, Step
+from domain.payment import Fact
+from domain.stages import FactName, Stage, Step
 from domain.values import Kind
 from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
 

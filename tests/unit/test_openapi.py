@@ -16,7 +16,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from domain.adapters.settings import IngressSettings, read_settings
 from domain.events import EventType
 from domain.failures import FailureReason
-from domain.payment import Stage
+from domain.stages import Stage
 from domain.values import Kind, Purpose
 from gateway.ingress import ingress_app
 from gateway.openapi.document import VERSION, document

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from domain.events import EventType, event_body, public_payment
-from domain.payment import Stage
+from domain.stages import Stage
 from domain.values import Kind
 from gateway.openapi.document import document
 from tests.builders import NOW, a_payment

@@ -24,7 +24,7 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence
 from domain.lifecycle.inquire import asking
 from domain.operations import OPERATION_OF_KIND, OPERATION_OF_QUESTION, Operation, Standing, standing_of_answer
-from domain.payment import Stage, Step
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, a_context, a_due
 from tests.unit.test_inquire import TERMS

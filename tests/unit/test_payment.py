@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.attempts import Attempt, Outcome
-from domain.payment import TRANSITIONS, Fact, FactName, Guard, Payment, Rule, Stage
+from domain.payment import Fact, Payment
+from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
 from tests.builders import A_FAILURE, AN_ACCOUNT, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
 
 NOT_ACTED, REFUSED, FAILED = Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED

@@ -9,7 +9,6 @@ import pytest
 
 from domain.errors import LimitExceeded, NotPermitted, RateLimited
 from domain.failures import Failure, FailureReason
-from domain.payment import Stage
 from domain.policy import (
     Allowances,
     CallerLimits,
@@ -23,6 +22,7 @@ from domain.policy import (
     may_see,
     require_permission,
 )
+from domain.stages import Stage
 from domain.values import Caller, Kind, PaymentRequest, Role
 from tests.builders import NOW, a_payment
 

@@ -19,9 +19,10 @@ from domain.callback_address import is_genuine
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
 from domain.inquiry import Verdict
 from domain.operations import Standing
-from domain.payment import Payment, Stage, Step
+from domain.payment import Payment
 from domain.ports import Exchange
 from domain.questions import Asked
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
 from workers.retries import RetryingProvider

@@ -15,9 +15,10 @@ from domain.callback_address import Operation, fits_kind
 from domain.events import EventType
 from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change, decide_report, raw_change
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Decided
 from domain.report import Report, Word
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import NOW, RECEIPT, a_callback, a_context, a_payment, a_report, an_attempt, an_attempt_id
 

@@ -23,8 +23,9 @@ from domain.errors import (
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.submit import Submitter, SubmitTerms
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, ProviderIds
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (
     ACCOUNTS,

@@ -23,9 +23,10 @@ from domain.callback_address import (
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change
-from domain.payment import Payment, Stage
+from domain.payment import Payment
 from domain.ports import Decided
 from domain.report import Report, Word
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (
     A_FAILURE,

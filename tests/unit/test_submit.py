@@ -27,8 +27,9 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.submit import SubmitTerms, answer_change, expiry, fact_of_answer
-from domain.payment import FactName, Payment, Stage
+from domain.payment import Payment
 from domain.ports import ClaimTerms, Decided, Exchange
+from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import (
     ACCOUNTS,

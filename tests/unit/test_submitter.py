@@ -26,8 +26,9 @@ from domain.failures import Failure, FailureReason
 from domain.fence import Fence
 from domain.lifecycle import record_answer
 from domain.lifecycle.submit import Submitter, SubmitTerms
-from domain.payment import Fact, FactName, Payment, Stage
+from domain.payment import Fact, Payment
 from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, Due, ProviderIds
+from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import NOW, a_context, a_payment
 

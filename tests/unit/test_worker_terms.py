@@ -9,7 +9,7 @@ import pytest
 
 from domain.account import SendAccount
 from domain.adapters.settings import WorkerSettings
-from domain.payment import Step
+from domain.stages import Step
 from domain.values import Kind
 from workers.main import _accounts, _budgets, _claim_terms, _inquiry_terms
 

@@ -41,9 +41,10 @@ from domain.errors import (
 )
 from domain.fence import Fence
 from domain.inquiry import Verdict
-from domain.payment import ASKED_BY, Payment, Step
+from domain.payment import ASKED_BY, Payment
 from domain.ports import Attempting, Exchange, ProviderIds
 from domain.report import Report, Word
+from domain.stages import Step
 
 log = structlog.get_logger()
 

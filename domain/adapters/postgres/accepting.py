@@ -29,8 +29,9 @@ from domain.adapters.postgres.limiting import AllowanceContended, refused_by_lim
 from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestRefused, StoreUnavailable
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
-from domain.payment import Payment, Stage, Step
+from domain.payment import Payment
 from domain.ports import Acceptance, NewPayment
+from domain.stages import Stage, Step
 from domain.values import Caller
 
 # How long a request waits for the first one with its key, before it is told to come back (interface.md).

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from domain.account import SendAccount
 from domain.adapters.postgres.engine import Database
 from domain.attempts import Outcome
-from domain.payment import Stage
+from domain.stages import Stage
 
 # Only payments with a step ahead of them: those have an index, so that a long past costs nothing. An accepted payment can be
 # sent by any account, because none of its attempts can have acted.

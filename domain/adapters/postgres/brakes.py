@@ -13,7 +13,7 @@ from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, sq
 from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, case_sql
 from domain.errors import StoreUnavailable
 from domain.operations import OPERATION_OF_QUESTION
-from domain.payment import Stage, Step
+from domain.stages import Stage, Step
 
 KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"

@@ -22,8 +22,9 @@ from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, is
 from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, PROBED_SQL
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
-from domain.payment import FactName, Payment, Stage, Step
+from domain.payment import Payment
 from domain.ports import HANDED_OVER_FOR, ClaimTerms, Due
+from domain.stages import FactName, Stage, Step
 from domain.values import Kind
 
 _LOOK = text(f"""

@@ -17,9 +17,9 @@ from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.record_callback import REMINDERS, Disposition
 from domain.operations import Operation
-from domain.payment import Step
 from domain.ports import Change, Decided
 from domain.report import Word
+from domain.stages import Step
 
 log = structlog.get_logger()
 

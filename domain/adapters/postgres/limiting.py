@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.postgres.engine import CONTENDED, Transaction, sqlstate
 from domain.errors import RequestRefused
-from domain.payment import Stage
 from domain.policy import MINUTE, Allowances, Meter, Used, day_began_at
 from domain.ports import NewPayment
+from domain.stages import Stage
 from domain.values import Kind
 
 # Our own space among the locks that are named by two numbers (`engine.BRAKES_LOCK` is named by one).

@@ -16,7 +16,8 @@ from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.tables import REVISION, payment_history, payments
 from domain.events import Entry
-from domain.payment import Payment, Stage
+from domain.payment import Payment
+from domain.stages import Stage
 
 _HISTORY = select(
     payment_history.c.sequence,

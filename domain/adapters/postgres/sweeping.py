@@ -17,8 +17,8 @@ from domain.adapters.postgres.operations import OPERATION_OF_STEP_SQL, case_sql
 from domain.adapters.postgres.rows import due_from
 from domain.errors import StoreUnavailable
 from domain.operations import OPERATION_OF_QUESTION, Operation
-from domain.payment import Step
 from domain.ports import Announcement, Due, Round
+from domain.stages import Step
 from domain.values import Kind
 
 # Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).

@@ -1,0 +1,135 @@
+"""The stages of a payment, and the one table that says what leads from one to another.
+
+Pure, and imports nothing of ours. `Payment.after(fact)` is the only reader that decides by the table (`payment.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+
+class Stage(StrEnum):
+    """Where a payment is. The sentences are the contract (design.md, "Stages")."""
+
+    ACCEPTED = "accepted"  # We hold it; Daraja was not asked, or every attempt is proved without effect.
+    SUBMITTING = "submitting"  # A worker committed to asking Daraja; it may or may not have.
+    AWAITING_RESULT = "awaiting_result"  # Daraja acknowledged it; the result comes by callback.
+    IN_DOUBT = "in_doubt"  # Daraja may have acted and we cannot yet tell.
+    SUCCEEDED = "succeeded"  # Money moved.
+    FAILED = "failed"  # Daraja, or we before asking, said no.
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Stage.SUCCEEDED, Stage.FAILED)
+
+    @property
+    def public_status(self) -> str:
+        """What a caller sees as `status`."""
+        match self:
+            case Stage.ACCEPTED | Stage.SUBMITTING | Stage.AWAITING_RESULT | Stage.IN_DOUBT:
+                return "pending"
+            case Stage.SUCCEEDED:
+                return "success"
+            case Stage.FAILED:
+                return "failed"
+            case _ as unreachable:
+                assert_never(unreachable)
+
+
+class FactName(StrEnum):
+    """What can be learned about a payment, in the words of its history."""
+
+    CLAIMED = "claimed"
+    CLAIM_LOST = "claim_lost"
+    ACKNOWLEDGED = "acknowledged"
+    REFUSED = "refused"
+    NOT_ACTED = "not_acted"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    LEASE_EXPIRED = "lease_expired"
+    TOO_OLD = "too_old"
+    CANCELLED_BY_CALLER = "cancelled_by_caller"
+    NO_RESULT_CONFIRMED = "no_result_confirmed"
+    RESOLVED_PAID = "resolved_paid"
+    RESOLVED_UNPAID = "resolved_unpaid"
+    SUCCESS_REPORTED = "success_reported"
+    FAILURE_REPORTED = "failure_reported"
+
+
+class Guard(StrEnum):
+    """The condition of a transition, in the words of the diagram."""
+
+    ALWAYS = "always"
+    ALL_ACCOUNTED_FOR = "every send is accounted for"
+    NOTHING_ACTED = "no attempt can have acted"
+    RESEND_PERMITTED = "a resend is permitted"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Where a fact leads if its guard holds, and where otherwise (None: it stays)."""
+
+    to: Stage
+    guard: Guard = Guard.ALWAYS
+    otherwise: Stage | None = None
+
+
+_SUCCESS = Rule(Stage.SUCCEEDED)
+_FAILURE = Rule(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR)
+
+# What only a person can find out, from the organisation's own statement (`python -m workers resolve`).
+_RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Rule(Stage.FAILED)}
+
+# What is not listed changes nothing: it is recorded, and flagged where it contradicts.
+TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
+    Stage.ACCEPTED: {
+        FactName.CLAIMED: Rule(Stage.SUBMITTING),
+        FactName.CLAIM_LOST: Rule(Stage.IN_DOUBT),  # the database lost the claim, and Daraja answered the send
+        FactName.TOO_OLD: Rule(Stage.FAILED),
+        FactName.CANCELLED_BY_CALLER: Rule(Stage.FAILED),
+        FactName.SUCCESS_REPORTED: _SUCCESS,
+        **_RESOLVED,
+    },
+    Stage.SUBMITTING: {
+        FactName.ACKNOWLEDGED: Rule(Stage.AWAITING_RESULT),
+        FactName.REFUSED: Rule(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR, otherwise=Stage.IN_DOUBT),
+        FactName.NOT_ACTED: Rule(Stage.ACCEPTED, Guard.NOTHING_ACTED, otherwise=Stage.IN_DOUBT),
+        FactName.OUTCOME_UNKNOWN: Rule(Stage.IN_DOUBT),
+        FactName.LEASE_EXPIRED: Rule(Stage.IN_DOUBT),
+        FactName.SUCCESS_REPORTED: _SUCCESS,
+        FactName.FAILURE_REPORTED: _FAILURE,
+    },
+    Stage.AWAITING_RESULT: {
+        FactName.SUCCESS_REPORTED: _SUCCESS,
+        FactName.FAILURE_REPORTED: _FAILURE,
+        FactName.NO_RESULT_CONFIRMED: Rule(Stage.FAILED),
+        **_RESOLVED,
+    },
+    Stage.IN_DOUBT: {
+        FactName.CLAIMED: Rule(Stage.SUBMITTING, Guard.RESEND_PERMITTED),
+        FactName.ACKNOWLEDGED: Rule(Stage.AWAITING_RESULT),
+        FactName.REFUSED: _FAILURE,
+        FactName.NOT_ACTED: Rule(Stage.ACCEPTED, Guard.NOTHING_ACTED),
+        FactName.SUCCESS_REPORTED: _SUCCESS,
+        FactName.FAILURE_REPORTED: _FAILURE,
+        FactName.NO_RESULT_CONFIRMED: Rule(Stage.FAILED),
+        **_RESOLVED,
+    },
+    Stage.FAILED: {
+        FactName.SUCCESS_REPORTED: _SUCCESS,  # a correction: success outranks failure (rule 7)
+        FactName.RESOLVED_PAID: _SUCCESS,
+    },
+    Stage.SUCCEEDED: {},
+}
+
+
+class Step(StrEnum):
+    """What is due at `next_step_at`: who looks for it, and what it may cost."""
+
+    SUBMIT = "submit"  # a claim and a send
+    END_LEASE = "end_lease"  # Postgres only: the worker said nothing in time
+    QUERY = "query"  # STK query: one of its budget
+    STATUS = "status"  # Transaction Status: one of its budget, and the credential
+    WATCH = "watch"  # Postgres only: nothing can be asked, a callback may come
