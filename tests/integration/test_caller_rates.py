@@ -98,3 +98,12 @@ async def test_without_redis_nobody_can_tell(redis_of_run: RedisServer) -> None:
             await CallerRates(client).take("somebody", SLOW)
     finally:
         await client.aclose(close_connection_pool=True)
+
+
+@pytest.mark.parametrize("burst", [1, 3])
+async def test_a_rate_whose_interval_is_no_whole_number_serves_its_whole_burst(redis: RedisClient, burst: int) -> None:
+    """A time of today has a quarter of a microsecond as its smallest part, by which a sum may be too large."""
+    limits = [CallerLimits(requests_per_second=rate, burst=burst) for rate in (0.3, 0.7, 3, 6, 7, 9, 11, 13)]
+    for number, limit in enumerate(limits):
+        waits = await asked(CallerRates(redis), burst, f"caller {number}", limit)
+        assert waits == [0] * burst, limit

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from domain.adapters.redis import sharing
+from domain.adapters.redis import gcra
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
@@ -36,11 +36,11 @@ class Clock:
 
 @pytest.fixture
 async def clock(redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    for name in ("_TAKE", "_SLOW_DOWN"):
-        script = getattr(sharing, name)
+    for name in ("TAKE", "SLOW_DOWN"):
+        script = getattr(gcra, name)
         assert script.count("redis.call('TIME')") == 1
         turned = script.replace("redis.call('TIME')", f"redis.call('HMGET', '{_CLOCK}', 'seconds', 'microseconds')")
-        monkeypatch.setattr(sharing, name, turned)
+        monkeypatch.setattr(gcra, name, turned)
     clock = Clock(redis)
     await clock.turn()
     return clock

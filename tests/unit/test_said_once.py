@@ -10,6 +10,7 @@ from tests.test_architecture import PRODUCT, name
 
 # What only one home may contain, as a pattern over the text of a product file, with where it may stand.
 HOMES = {
+    "the rate algorithm in Lua": (r"'TIME'", {"domain/adapters/redis/gcra.py"}),
     # The others say what they remove and call it: `Masking`, `SecretFields`, `masked`, `without_values`.
     "the removal of secrets": (r"\[masked\]|\[replaced\]|format_tb|MASK\b", {"domain/adapters/masking.py"}),
     "strict JSON": (r"object_pairs_hook|parse_constant|parse_float", {"domain/adapters/strict_json.py"}),

@@ -8,32 +8,9 @@ from dataclasses import dataclass
 
 from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.redis.connection import RedisClient, available
+from domain.adapters.redis.gcra import GIVE_BACK, TAKE
 from domain.adapters.redis.names import PREFIX
-from domain.adapters.redis.scripts import ALSO_WHEN_FULL
 from domain.policy import CallerLimits
-
-# The generic cell rate algorithm: one key holds when the bucket will be full again. KEYS: the caller's. ARGV: microseconds
-# per request, requests at once. Returns 0 if the request may go, else after how many microseconds one may.
-_TAKE = f"""{ALSO_WHEN_FULL}
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local interval = tonumber(ARGV[1])
-local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now) + interval
-local wait = full - now - interval * tonumber(ARGV[2])
-if wait > 0 then return math.ceil(wait) end
-redis.call('SET', KEYS[1], string.format('%d', full), 'PX', math.ceil((full - now) / 1000) + 1000)
-return 0
-"""
-
-# The bucket is full again that much earlier. A full bucket has no key, so it cannot get fuller. KEYS and ARGV as above.
-_GIVE_BACK = f"""{ALSO_WHEN_FULL}
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local full = tonumber(redis.call('GET', KEYS[1]) or '0') - tonumber(ARGV[1])
-if full <= now then return redis.call('DEL', KEYS[1]) end
-redis.call('SET', KEYS[1], string.format('%d', full), 'PX', math.ceil((full - now) / 1000) + 1000)
-return 0
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +31,11 @@ class CallerRates:
 
     async def take(self, caller_key: str, limits: CallerLimits) -> float:
         """0 if one more request of this caller may be served now; else after how many seconds. Raises QueueUnavailable."""
-        return await self._run(_TAKE, caller_key, limits)
+        return await self._run(TAKE, caller_key, limits)
 
     async def give_back(self, caller_key: str, limits: CallerLimits) -> None:
         """Undoes one `take` that was answered 0. Raises QueueUnavailable."""
-        await self._run(_GIVE_BACK, caller_key, limits)
+        await self._run(GIVE_BACK, caller_key, limits)
 
     async def _run(self, script: str, caller_key: str, limits: CallerLimits) -> float:
         if limits.requests_per_second is None:
@@ -73,6 +50,9 @@ class CallerRates:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for request in requests:
                 # The text each time: asking first whether Redis knows the script would be one more round trip.
-                pipeline.eval(request.script, 1, request.name, str(request.interval_microseconds), str(request.burst))
+                interval = request.interval_microseconds
+                pipeline.eval(
+                    request.script, 1, request.name, str(interval), str(interval * request.burst), "1", "0", "1"
+                )
             results = await pipeline.execute()
-        return [int(result) / 1_000_000 for result in results]
+        return [int(wait) / 1_000_000 for _, wait in results]
