@@ -1,13 +1,16 @@
 """The fence between a claim and its first byte (design.md, rule 3).
 
 A worker that was frozen past its lease must not pay: meanwhile the payment was taken from it. So each send passes the
-fence at the last moment before anything is written, and past the deadline nothing is.
+fence at the last moment before anything is written, and past the deadline nothing is. An attempt carries its fence with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
 
+from domain.changes import Exchange
 from domain.errors import DeadlinePassed, Draining
 
 
@@ -43,3 +46,12 @@ class Fence:
         if not self.is_written:
             self.check()
             self.is_written = True
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempting:
+    """An attempt under way. The provider adds each exchange with Daraja, for the record."""
+
+    attempt_id: UUID
+    fence: Fence
+    exchanges: list[Exchange] = field(default_factory=list)

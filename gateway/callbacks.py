@@ -23,10 +23,10 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import CallbackSettings
 from domain.callback_address import genuine_payment_id
+from domain.changes import Change, ChangeResult, StoredCallback
 from domain.errors import BodyTooLarge, StoreUnavailable
 from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change, raw_change
-from domain.ports import Change, ChangeResult, StoredCallback
 from domain.report import Report
 from gateway.edge.load import ADDRESS_AT_HAND_MAX, CALLBACKS_AT_HAND_MAX, Load, count_for
 from gateway.edge.plain_http import ignore_expectations, refuse_odd_http

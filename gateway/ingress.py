@@ -22,13 +22,13 @@ from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings import IngressSettings, impossible
+from domain.changes import ChangeResult
 from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable
 from domain.events import public_entry, public_payment
 from domain.idempotency import FirstAnswer, fingerprint
-from domain.lifecycle.accept import accept, answer_refusal, cancel
+from domain.lifecycle.accept import Acceptance, accept, answer_refusal, cancel
 from domain.payment import Payment
 from domain.policy import Policy, charges, may_see, require_permission
-from domain.ports import Acceptance, ChangeResult
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
 from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from domain.account import SendAccount
 from domain.attempts import Attempt, Outcome
+from domain.changes import Context, StoredCallback
 from domain.failures import Failure, FailureReason
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
 from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
 from domain.payment import Payment
-from domain.ports import Attempting, Context, StoredCallback
 from domain.report import Report, Word
 from domain.stages import Stage
 from domain.values import Caller, Kind, Purpose, Role

@@ -41,8 +41,8 @@ from domain.inquiry import InquiryTerms
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.reconcile import Sweeper, SweepTerms
-from domain.lifecycle.submit import Submitter, SubmitTerms
-from domain.ports import ClaimTerms
+from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
+from domain.lifecycle.submit import Submitter
 from domain.stages import Step
 from domain.values import Kind
 from workers.accounts import watch_former_accounts

@@ -17,6 +17,7 @@ from domain.adapters import observability
 from domain.adapters.daraja.answers import ACKNOWLEDGED
 from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
+from domain.changes import Exchange, ProviderIds
 from domain.errors import (
     DeadlinePassed,
     Draining,
@@ -28,11 +29,11 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import FailureReason
+from domain.fence import Attempting
 from domain.inquiry import Verdict
+from domain.lifecycle.inquire import Asked
 from domain.operations import Standing
 from domain.payment import Payment
-from domain.ports import Attempting, Exchange, ProviderIds
-from domain.questions import Asked
 from domain.report import Report
 from domain.stages import Step
 from domain.values import Kind
@@ -56,7 +57,7 @@ _PUSHES = Turn("pushes", part_of_burst=1 / 3, own_share=0.2)
 
 
 class RetryingProvider:
-    """Satisfies `domain.ports.Provider`: the Daraja client, its slots and limit, and retries around a send."""
+    """Satisfies `domain.lifecycle.submit.Provider`: the Daraja client, its slots and limit, and retries around a send."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class RetryingProvider:
 
     @asynccontextmanager
     async def readied(self, kind: Kind) -> AsyncIterator[None]:
-        """See `domain.ports.Provider.readied`."""
+        """See `domain.lifecycle.submit.Provider.readied`."""
         await self._client.ready()
         async with self._slots:
             if kind is not Kind.BILL_PAYMENT:
@@ -91,7 +92,7 @@ class RetryingProvider:
                 yield
 
     async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
-        """See `domain.ports.Provider.submit`."""
+        """See `domain.lifecycle.submit.Provider.submit`."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_did_not_happen),
             stop=tenacity.stop_after_attempt(_TRIES_MAX) | _EndsTooLate(attempting),
@@ -115,14 +116,14 @@ class RetryingProvider:
 
     @asynccontextmanager
     async def readied_to_ask(self) -> AsyncIterator[None]:
-        """See `domain.questions.Asker.readied_to_ask`."""
+        """See `domain.lifecycle.inquire.Asker.readied_to_ask`."""
         await self._client.ready()
         async with self._slots:
             await self._take_turn(_INQUIRIES)
             yield
 
     async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
-        """See `domain.questions.Asker.ask`."""
+        """See `domain.lifecycle.inquire.Asker.ask`."""
         exchanges: list[Exchange] = []
         unanswered = NO_ANSWER if payment.question is Step.QUERY else None
         standing, code = None, None

@@ -25,7 +25,7 @@ TakeStep = Callable[[UUID, bool], Awaitable[None]]
 
 
 class QueueOrHere:
-    """Satisfies `domain.ports.Wakeups`."""
+    """Satisfies `domain.lifecycle.reconcile.Wakeups`."""
 
     def __init__(self, queue: RedisWakeups, take_step: TakeStep) -> None:
         self._queue = queue
@@ -34,7 +34,7 @@ class QueueOrHere:
         self._is_refused = False
 
     async def room(self) -> int:
-        """See `domain.ports.Wakeups.room`."""
+        """See `domain.lifecycle.reconcile.Wakeups.room`."""
         if self._is_refused:
             return self._free
         try:
@@ -45,11 +45,11 @@ class QueueOrHere:
             return self._free
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
-        """See `domain.ports.Wakeups.wake`."""
+        """See `domain.lifecycle.reconcile.Wakeups.wake`."""
         await self._queue_or_take(self._queue.wake, payment_ids, is_paid_for=False)
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
-        """See `domain.ports.Wakeups.hand_over`."""
+        """See `domain.lifecycle.reconcile.Wakeups.hand_over`."""
         await self._queue_or_take(self._queue.hand_over, payment_ids, is_paid_for=True)
 
     async def drain(self) -> None:

@@ -3,31 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
+from domain.changes import Change, ChangeResult, ChangingStore, Context, Decided
 from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel, Unavailable
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.idempotency import FirstAnswer
 from domain.payment import Fact, Payment
 from domain.policy import Charge, may_see
-from domain.ports import (
-    Acceptance,
-    AcceptingStore,
-    Change,
-    ChangeResult,
-    ChangingStore,
-    Context,
-    Decided,
-    NewPayment,
-)
 from domain.stages import FactName, Stage
 from domain.values import DEFAULT_TEXT, Caller, Kind, PaymentRequest, reference_from
 
 _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPayment:
+    """A payment about to be accepted. `answer` renders what its caller is told, once the database's time is known.
+
+    `charges` is what it takes of limits; a replay takes nothing.
+    """
+
+    id: UUID
+    request: PaymentRequest
+    caller: Caller
+    idempotency_key: str
+    fingerprint: bytes
+    answer: Callable[[Payment], bytes]
+    charges: tuple[Charge, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What came of an acceptance: the answer to give, and whether it was given before.
+
+    `epoch` names the life of the database that holds a new payment; None for a replay.
+    """
+
+    answer: FirstAnswer
+    is_replay: bool
+    expires_at: datetime
+    epoch: str | None
+
+
+class AcceptingStore(Protocol):
+    """What the ingress writes."""
+
+    async def accept(self, new: NewPayment) -> Acceptance:
+        """Payment, key and first history entry in one commit, or the answer that the key already has.
+
+        Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable.
+        """
+        ...
+
+    async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
+        """The answer that a held key has. Raises StoreUnavailable."""
+        ...
 
 
 async def accept(

@@ -7,19 +7,36 @@ least once, and the publication recorded. Whatever is lost on the way (Redis awa
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 import structlog
 
+from domain.changes import Announcement, ChangeResult
 from domain.errors import PaymentServiceError
-from domain.ports import Announcement, Bell, ChangeResult, SweepingStore
 
 log = structlog.get_logger()
+
+
+class Bell(Protocol):
+    """Redis pub/sub: a hint, at most once by itself."""
+
+    async def ring(self, announcement: Announcement) -> None:
+        """Publishes on the channel of all payments and on the payment's own. Raises QueueUnavailable."""
+        ...
+
+
+class AnnouncementStore(Protocol):
+    """Where it is recorded that subscribers were told."""
+
+    async def record_announced(self, announcement: Announcement) -> None:
+        """Records a publication, and clears the payment's due event with its last."""
+        ...
 
 
 class Announcer:
     """Publishes beside the work that made the fact, so that nobody waits for it."""
 
-    def __init__(self, store: SweepingStore, bell: Bell) -> None:
+    def __init__(self, store: AnnouncementStore, bell: Bell) -> None:
         self._store = store
         self._bell = bell
         self._tasks: set[asyncio.Task[bool]] = set()

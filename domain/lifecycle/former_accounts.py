@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from domain.account import SendAccount
+from domain.changes import Decided
 from domain.inquiry import InquiryTerms, last_sent_at
 from domain.payment import Payment
-from domain.ports import Decided
 
 ACCOUNT_NOT_CONFIGURED = "account_not_configured"
 

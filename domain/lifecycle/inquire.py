@@ -8,12 +8,15 @@ at once for STK query, by its own address for Transaction Status. What follows f
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 import structlog
 
+from domain.changes import Change, ChangeResult, ChangingStore, Context, Decided, Exchange
 from domain.errors import PaymentServiceError, ProviderError, QueueUnavailable, Throttled
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
@@ -33,13 +36,12 @@ from domain.inquiry import (
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED, account_of, not_asked
 from domain.lifecycle.record_callback import decide_report, with_answer
-from domain.lifecycle.submit import Submitter
+from domain.lifecycle.submit import Due, Submitter
 from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
 from domain.payment import Fact, Payment
-from domain.ports import HANDED_OVER_FOR, Change, ChangeResult, ChangingStore, Context, Decided, Due, Exchange
-from domain.questions import Asked, Asker
 from domain.report import Report
 from domain.stages import FactName, Stage, Step
+from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 
 log = structlog.get_logger()
@@ -47,6 +49,28 @@ log = structlog.get_logger()
 NEEDS_A_PERSON = "needs_a_person"
 
 _NO_RESULT = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came of a question: the report, or None if the answer comes by callback; what it says of its operation."""
+
+    report: Report | None
+    exchanges: tuple[Exchange, ...] = ()
+    standing: Standing | None = None
+    code: str | None = None
+
+
+class Asker(Protocol):
+    """M-PESA through Daraja, as an inquiry needs it."""
+
+    def readied_to_ask(self) -> AbstractAsyncContextManager[None]:
+        """As `Provider.readied`, for an inquiry."""
+        ...
+
+    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
+        """Asks Daraja about the payment, as its inquiry `number`. `is_probe`: the question's operation is held."""
+        ...
 
 
 class Inquirer:

@@ -8,34 +8,27 @@ no progress cannot starve the rest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from typing import Protocol
 from uuid import UUID
 
 import structlog
 
+from domain.account import SendAccount
+from domain.changes import Announcement, Change, ChangingStore, Context, Decided
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import InquiryTerms, last_sent_at
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer, watching
-from domain.lifecycle.submit import expiry
-from domain.operations import OPERATION_OF_KIND
+from domain.lifecycle.record_answer import ClaimTerms
+from domain.lifecycle.submit import Due, expiry
+from domain.operations import OPERATION_OF_KIND, Operation
 from domain.payment import Fact, Payment
-from domain.ports import (
-    HANDED_OVER_FOR,
-    Budget,
-    Change,
-    ChangingStore,
-    ClaimTerms,
-    Context,
-    Decided,
-    Round,
-    SweepingStore,
-    Wakeups,
-)
 from domain.stages import FactName, Step
+from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 
 log = structlog.get_logger()
@@ -45,7 +38,6 @@ ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 
 # One sweep's share of each kind of step: bounded, so that a backlog of one cannot keep the others waiting.
 STEPS_MAX = 200
-
 
 # Payments that a brake holds are looked at in smaller shares: nothing comes of it but their age.
 _HELD_LOOKED_AT_MAX = 50
@@ -64,6 +56,80 @@ class SweepTerms:
     claim: ClaimTerms
     inquiry: InquiryTerms
     breaker_cool_down: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What a sweep finds at a glance."""
+
+    due: Mapping[Step, int]
+    owes_events: bool
+    has_unlisted: bool
+    engaged_brakes: frozenset[str]  # held operations too, by their names
+    breaker_is_open: bool
+    payouts_are_stopped: bool = False
+    held_operations: frozenset[Operation] = frozenset()
+    probes_due: frozenset[Operation] = frozenset()  # of those, the ones whose cool-down is over
+
+
+class SweepingStore(Protocol):
+    """What the sweeper reads and writes."""
+
+    async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
+        """What there is to do, at a glance: due steps counted up to `limit`, events that are owed for so long."""
+        ...
+
+    async def take_due(
+        self, step: Step, *, limit: int, next_step_in: timedelta, kinds: Collection[Kind] = tuple(Kind)
+    ) -> list[Due]:
+        """Payments with `step` due, oldest first, their next due time already moved in the same statement."""
+        ...
+
+    async def end_stuck_sessions(self) -> int:
+        """Ends transactions of ours whose process stopped in the middle of a message; how many there were."""
+        ...
+
+    async def take_probe(
+        self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
+    ) -> UUID | None:
+        """The payment to ask about to see whether the breaker may close, if it is open and its cool-down over.
+
+        Taking it begins the next cool-down, twice as long. Another account than `account` sent no part of it: an answer
+        about that one would say nothing of the credential in use.
+        """
+        ...
+
+    async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
+        """Events that were due for so long and not recorded as published."""
+        ...
+
+    async def list_events(self) -> int:
+        """Gives some committed events that have none their positions in the feed; how many."""
+        ...
+
+
+class Budget(Protocol):
+    """How many inquiries of one kind all workers together may make."""
+
+    async def take(self, wanted: int) -> int:
+        """How many of `wanted` may be made now; they are spent. Raises QueueUnavailable."""
+        ...
+
+
+class Wakeups(Protocol):
+    """Jobs that say only: look at this payment."""
+
+    async def room(self) -> int:
+        """How many jobs for overdue payments the workers have room for. Raises QueueUnavailable."""
+        ...
+
+    async def wake(self, payment_ids: Sequence[UUID]) -> None:
+        """Queues jobs for overdue payments, ahead of the others. Raises QueueUnavailable."""
+        ...
+
+    async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
+        """As `wake`, for payments whose question was paid for out of a budget: each may be asked about once."""
+        ...
 
 
 class Sweeper:

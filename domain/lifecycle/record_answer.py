@@ -1,22 +1,40 @@
 """Recording what Daraja answered to a send: only this process knows it, so nothing less than its own end may lose it.
 
-Postgres may be away when the answer comes, and it may have lost the claim that the answer belongs to.
+What an answer means for the payment is decided here. Postgres may be away when the answer comes, and it may have lost the
+claim that the answer belongs to.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
 from domain.account import SendAccount
-from domain.errors import ProviderError, StoreUnavailable
+from domain.attempts import Outcome
+from domain.changes import Change, ChangingStore, Context, Decided, ProviderIds
+from domain.errors import (
+    Draining,
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProductRefused,
+    ProviderError,
+    Refused,
+    Resendable,
+    StoreUnavailable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.events import PROVIDER_SAID, event_type
+from domain.fence import Attempting
 from domain.lifecycle.announce import Announcer
+from domain.operations import COOL_DOWN, heard_of_send
 from domain.payment import Fact, Payment
-from domain.ports import Attempting, Change, ChangingStore, Context, Decided, ProviderIds
 from domain.stages import FactName, Stage
 from domain.values import Kind
 
@@ -29,6 +47,28 @@ _WAITS_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
 # Any other error is a fault of ours, which trying again rarely mends; the answer must not keep its slot for ever.
 _TRIES_MAX = 12
+
+# How much of the text of a refusal the history keeps.
+_SAID_CHARACTERS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimTerms:
+    """What must hold for a claim, judged by the database's clock in the claim's own WHERE."""
+
+    lease: timedelta
+    expires_after: Mapping[Kind, timedelta]
+    accounts: Mapping[Kind, SendAccount] = field(default_factory=dict)  # kept with the attempt, in the claim's commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitTerms:
+    """The times of a submission."""
+
+    claim: ClaimTerms
+    inquiry_first_after: timedelta
+    retry_after: timedelta  # next due time of a payment that was not sent
+    operation_cool_down: timedelta = COOL_DOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +152,105 @@ def without_claim(
         after = replace(after, next_step_at=context.now + ask_after)
     after = replace(after, needs_review=payment.needs_review or is_for_a_person)
     return Decided(payment=after, what=found.name, attempt_id=fact.attempt_id)
+
+
+def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
+    """What an acknowledgement (`error` None) or an error means for the payment (design.md, "What an error means")."""
+    match error:
+        case None:
+            return Fact(name=FactName.ACKNOWLEDGED, attempt_id=attempt_id, outcome=Outcome.ACKNOWLEDGED)
+        case Refused():
+            return Fact(name=FactName.REFUSED, attempt_id=attempt_id, outcome=Outcome.REFUSED, failure=error.failure)
+        case Unreachable() | Throttled() | TokenRefused() | ProductRefused():
+            return Fact(name=FactName.NOT_ACTED, attempt_id=attempt_id, outcome=Outcome.NOT_ACTED)
+        case Resendable():
+            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.RESENDABLE)
+        case DuplicateSubmission():
+            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.DUPLICATE)
+        case _:  # OutcomeUnknown, and everything not named here
+            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.UNKNOWN)
+
+
+def answer_change(
+    payment_id: UUID,
+    attempting: Attempting,
+    ids: ProviderIds,
+    error: ProviderError | None,
+    terms: SubmitTerms,
+) -> Change:
+    """The change that records what came of one attempt. Whatever else happened to the payment meanwhile, the table decides."""
+    fact = fact_of_answer(attempting.attempt_id, error)
+
+    def decide(payment: Payment | None, context: Context) -> Decided:
+        if payment is None:
+            return Decided(payment=None)  # the exchanges are kept
+        if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
+            account = terms.claim.accounts.get(payment.kind)
+            decided = without_claim(payment, context, fact, account=account, ask_after=terms.inquiry_first_after)
+            return replace(decided, detail=_detail(error, attempting), ids=ids) if decided.what else decided
+        # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing then, and is asked about.
+        is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
+        learned = fact_of_answer(attempting.attempt_id, OutcomeUnknown()) if is_disputed else fact
+        after = payment.after(learned)
+        if payment.stage is Stage.SUBMITTING and payment.attempt_id != attempting.attempt_id:
+            after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
+        is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
+        if is_proved_unsent and not context.evidence.speaks_of_it:
+            after = replace(after, needs_review=False)  # it was flagged for silence; now it is proved unsent
+        if is_proved_unsent and context.evidence.claims_success:
+            after = replace(after, needs_review=True)  # a message says that it was paid: it must not be sent now
+        contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
+        if contradicts or is_disputed or context.ids_of_others:
+            after = replace(after, needs_review=True)
+        if after.stage is not payment.stage and not after.stage.is_final:
+            is_to_be_asked = after.stage is not Stage.ACCEPTED and _was_asked_sooner(payment)
+            wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, terms)
+            after = replace(after, next_step_at=context.now + wait)
+        is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
+        return Decided(
+            payment=after,
+            what=learned.name if is_noted else None,
+            detail=_detail(error, attempting),
+            attempt_id=attempting.attempt_id,
+            ids=ids,
+            event=event_type(payment, after),
+            heard=heard_of_send(payment, attempting.attempt_id, error, terms.operation_cool_down),
+        )
+
+    return Change(
+        payment_id=payment_id,
+        decide=decide,
+        ids=ids,
+        exchanges=tuple(attempting.exchanges),
+        wants_evidence=fact.name in (FactName.NOT_ACTED, FactName.REFUSED),
+    )
+
+
+def _was_asked_sooner(payment: Payment) -> bool:
+    """Whether a message that came before the answer wants Daraja to be asked: a claim is due when its lease is over."""
+    due, lease = payment.next_step_at, payment.lease_until
+    return due is not None and lease is not None and due < lease
+
+
+def _next_step(stage: Stage, error: ProviderError | None, terms: SubmitTerms) -> timedelta:
+    if stage is not Stage.ACCEPTED:
+        return terms.inquiry_first_after
+    if isinstance(error, Draining):
+        return timedelta(0)  # another worker may take it at once
+    if isinstance(error, Throttled):
+        return max(terms.retry_after, timedelta(seconds=error.wait_seconds))
+    return terms.retry_after
+
+
+def _detail(error: ProviderError | None, attempting: Attempting) -> dict[str, str]:
+    if error is None:
+        return {}
+    detail = {"error": type(error).__name__}
+    if error.code:
+        detail["provider_code"] = error.code
+    if isinstance(error, Refused) and attempting.exchanges:
+        # For people: it may be in an envelope whose code we do not know. The exchange is masked already.
+        last = attempting.exchanges[-1]
+        detail["http_status"] = str(last.http_status)
+        detail[PROVIDER_SAID] = (last.answer or "")[:_SAID_CHARACTERS_MAX]
+    return detail

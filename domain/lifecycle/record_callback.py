@@ -15,11 +15,11 @@ from uuid import UUID
 
 from domain.attempts import ORIGINATOR_CONVERSATION_ID, Outcome
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
+from domain.changes import Change, Context, Decided, ProviderIds, StoredCallback
 from domain.events import event_type
 from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
 from domain.lifecycle.former_accounts import of_another_credential
 from domain.payment import Fact, Payment
-from domain.ports import Change, Context, Decided, ProviderIds, StoredCallback
 from domain.report import Report, Word
 from domain.stages import FactName, Stage
 from domain.values import Kind

@@ -12,12 +12,12 @@ from enum import StrEnum
 from uuid import UUID
 
 from domain.attempts import Outcome
+from domain.changes import Change, Context, Decided
 from domain.errors import ResolutionRefused
 from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.inquiry import SHIPPED_TERMS, Evidence, InquiryTerms, Verdict, outcome_may_come_until, success_is_denied
 from domain.payment import Fact, Payment
-from domain.ports import Change, Context, Decided
 from domain.stages import FactName, Stage
 from domain.values import AMOUNT_LIMITS_KES, is_receipt
 

@@ -1,78 +1,100 @@
 """Submitting a payment to Daraja: claim, ask once, record what came of it.
 
 Everything that may wait or fail comes before the claim. After it nothing is retried that may have acted, and whatever
-happens next (an answer, an error, a crash) ends in the stage table of `payment.py`.
+happens next (an answer, an error, a crash) ends in the stage table of `stages.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Protocol
 from uuid import UUID
 
 import structlog
 import uuid_utils.compat as uuid_utils
 
-from domain.attempts import Outcome
+from domain.changes import Change, ChangingStore, Context, Decided, ProviderIds
 from domain.errors import (
     ClaimUnknown,
-    Draining,
-    DuplicateSubmission,
     OutcomeUnknown,
-    ProductRefused,
     ProviderError,
     QueueUnavailable,
-    Refused,
-    Resendable,
     StoreUnavailable,
     Throttled,
-    TokenRefused,
     Unreachable,
 )
-from domain.events import PROVIDER_SAID, event_type
+from domain.events import event_type
 from domain.failures import Failure, FailureReason
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
 from domain.inquiry import InquiryTerms, may_be_resent
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.record_answer import Answer, AnswerRecorder, without_claim
-from domain.operations import COOL_DOWN, OPERATION_OF_KIND, heard_of_send
+from domain.lifecycle.record_answer import Answer, AnswerRecorder, ClaimTerms, SubmitTerms, answer_change
+from domain.operations import OPERATION_OF_KIND
 from domain.payment import Fact, Payment
-from domain.ports import (
-    Attempting,
-    Change,
-    ChangingStore,
-    ClaimingStore,
-    ClaimTerms,
-    Context,
-    Decided,
-    Due,
-    Provider,
-    ProviderIds,
-)
-from domain.stages import FactName, Stage
+from domain.stages import FactName, Stage, Step
 from domain.values import Kind
 
 log = structlog.get_logger()
 
 _TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
 
-# How much of the text of a refusal the history keeps.
-_SAID_CHARACTERS_MAX = 500
-
 _Claim = Callable[[UUID], Awaitable[Payment | None]]  # by attempt id: the payment, if it may be sent now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitTerms:
-    """The times of a submission."""
+class Due:
+    """A payment and its next step. `age` counts from acceptance, by the database's clock; `is_due`: within seconds.
 
-    claim: ClaimTerms
-    inquiry_first_after: timedelta
-    retry_after: timedelta  # next due time of a payment that was not sent
-    operation_cool_down: timedelta = COOL_DOWN
+    `is_held`: no claim could succeed now, because a brake is engaged, its operation is held, or a person is to look at it
+    first. It is only a look; the claim's own WHERE decides.
+    """
+
+    payment_id: UUID
+    kind: Kind
+    stage: Stage
+    age: timedelta
+    step: Step | None = None
+    is_due: bool = True
+    is_held: bool = False
+
+
+class ClaimingStore(Protocol):
+    """What the worker reads and writes before it asks Daraja."""
+
+    async def look(self, payment_id: UUID) -> Due | None:
+        """What must be known before a claim is tried, or None. Raises StoreUnavailable."""
+        ...
+
+    async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
+        """The payment with `submitting` committed under this attempt, or None if it may not be sent now.
+
+        While its operation is held, one claim after each cool-down succeeds: `is_probe`.
+        """
+        ...
+
+    async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
+        """Gives a payment that waits for its turn its next due time."""
+        ...
+
+
+class Provider(Protocol):
+    """M-PESA through Daraja, as a submission needs it."""
+
+    def readied(self, kind: Kind) -> AbstractAsyncContextManager[None]:
+        """Everything that may wait or fail before the claim: limit, token, credential, a free slot.
+
+        Raises `Throttled` with the wait that Daraja's limit asks for, `Unreachable` when no token can be had,
+        `QueueUnavailable` when Redis is away.
+        """
+        ...
+
+    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+        """Asks Daraja to make the payment; the ids of its acknowledgement. Raises `ProviderError`."""
+        ...
 
 
 class Submitter:
@@ -206,78 +228,6 @@ class Submitter:
         await self._recorder.record(answer, change)
 
 
-def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
-    """What an acknowledgement (`error` None) or an error means for the payment (design.md, "What an error means")."""
-    match error:
-        case None:
-            return Fact(name=FactName.ACKNOWLEDGED, attempt_id=attempt_id, outcome=Outcome.ACKNOWLEDGED)
-        case Refused():
-            return Fact(name=FactName.REFUSED, attempt_id=attempt_id, outcome=Outcome.REFUSED, failure=error.failure)
-        case Unreachable() | Throttled() | TokenRefused() | ProductRefused():
-            return Fact(name=FactName.NOT_ACTED, attempt_id=attempt_id, outcome=Outcome.NOT_ACTED)
-        case Resendable():
-            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.RESENDABLE)
-        case DuplicateSubmission():
-            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.DUPLICATE)
-        case _:  # OutcomeUnknown, and everything not named here
-            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.UNKNOWN)
-
-
-def answer_change(
-    payment_id: UUID,
-    attempting: Attempting,
-    ids: ProviderIds,
-    error: ProviderError | None,
-    terms: SubmitTerms,
-) -> Change:
-    """The change that records what came of one attempt. Whatever else happened to the payment meanwhile, the table decides."""
-    fact = fact_of_answer(attempting.attempt_id, error)
-
-    def decide(payment: Payment | None, context: Context) -> Decided:
-        if payment is None:
-            return Decided(payment=None)  # the exchanges are kept
-        if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
-            account = terms.claim.accounts.get(payment.kind)
-            decided = without_claim(payment, context, fact, account=account, ask_after=terms.inquiry_first_after)
-            return replace(decided, detail=_detail(error, attempting), ids=ids) if decided.what else decided
-        # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing then, and is asked about.
-        is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
-        learned = fact_of_answer(attempting.attempt_id, OutcomeUnknown()) if is_disputed else fact
-        after = payment.after(learned)
-        if payment.stage is Stage.SUBMITTING and payment.attempt_id != attempting.attempt_id:
-            after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
-        is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
-        if is_proved_unsent and not context.evidence.speaks_of_it:
-            after = replace(after, needs_review=False)  # it was flagged for silence; now it is proved unsent
-        if is_proved_unsent and context.evidence.claims_success:
-            after = replace(after, needs_review=True)  # a message says that it was paid: it must not be sent now
-        contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
-        if contradicts or is_disputed or context.ids_of_others:
-            after = replace(after, needs_review=True)
-        if after.stage is not payment.stage and not after.stage.is_final:
-            is_to_be_asked = after.stage is not Stage.ACCEPTED and _was_asked_sooner(payment)
-            wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, terms)
-            after = replace(after, next_step_at=context.now + wait)
-        is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
-        return Decided(
-            payment=after,
-            what=learned.name if is_noted else None,
-            detail=_detail(error, attempting),
-            attempt_id=attempting.attempt_id,
-            ids=ids,
-            event=event_type(payment, after),
-            heard=heard_of_send(payment, attempting.attempt_id, error, terms.operation_cool_down),
-        )
-
-    return Change(
-        payment_id=payment_id,
-        decide=decide,
-        ids=ids,
-        exchanges=tuple(attempting.exchanges),
-        wants_evidence=fact.name in (FactName.NOT_ACTED, FactName.REFUSED),
-    )
-
-
 def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Change:
     """The change that claims a payment in doubt for another send. What permits it is judged under the payment's lock."""
 
@@ -316,33 +266,3 @@ def expiry(payment_id: UUID, terms: ClaimTerms) -> Change:
         return Decided(payment=after, what=what, event=event_type(payment, after))
 
     return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
-
-
-def _was_asked_sooner(payment: Payment) -> bool:
-    """Whether a message that came before the answer wants Daraja to be asked: a claim is due when its lease is over."""
-    due, lease = payment.next_step_at, payment.lease_until
-    return due is not None and lease is not None and due < lease
-
-
-def _next_step(stage: Stage, error: ProviderError | None, terms: SubmitTerms) -> timedelta:
-    if stage is not Stage.ACCEPTED:
-        return terms.inquiry_first_after
-    if isinstance(error, Draining):
-        return timedelta(0)  # another worker may take it at once
-    if isinstance(error, Throttled):
-        return max(terms.retry_after, timedelta(seconds=error.wait_seconds))
-    return terms.retry_after
-
-
-def _detail(error: ProviderError | None, attempting: Attempting) -> dict[str, str]:
-    if error is None:
-        return {}
-    detail = {"error": type(error).__name__}
-    if error.code:
-        detail["provider_code"] = error.code
-    if isinstance(error, Refused) and attempting.exchanges:
-        # For people: it may be in an envelope whose code we do not know. The exchange is masked already.
-        last = attempting.exchanges[-1]
-        detail["http_status"] = str(last.http_status)
-        detail[PROVIDER_SAID] = (last.answer or "")[:_SAID_CHARACTERS_MAX]
-    return detail

@@ -16,8 +16,8 @@ from sqlalchemy import TextClause, text
 
 from domain.adapters.postgres.changing import ATTEMPTS
 from domain.adapters.postgres.rows import attempts_from, payment_from
+from domain.changes import Change, Context, Decided
 from domain.payment import Payment
-from domain.ports import Change, Context, Decided
 from domain.stages import FactName, Rule, Stage
 from tests.failpoints.errors import FailpointError
 

@@ -27,14 +27,15 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import Reading
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.connection import RedisClient, connect
+from domain.changes import Change, ProviderIds, StoredCallback
 from domain.errors import ProviderError
 from domain.events import public_payment
 from domain.failures import Failure, FailureReason
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
+from domain.lifecycle.accept import NewPayment
+from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms, answer_change
 from domain.lifecycle.record_callback import callback_change
-from domain.lifecycle.submit import SubmitTerms, answer_change
 from domain.payment import Payment
-from domain.ports import Attempting, Change, ClaimTerms, NewPayment, ProviderIds, StoredCallback
 from domain.report import Report, Word
 from domain.values import Caller, Kind, PaymentRequest, Purpose, Role
 from tests.builders import ACCOUNTS, INQUIRY_TERMS

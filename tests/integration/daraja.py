@@ -14,9 +14,8 @@ from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import TokenSource
 from domain.errors import QueueUnavailable
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
 from domain.payment import Payment
-from domain.ports import Attempting
 from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import a_payment

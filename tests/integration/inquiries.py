@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from domain.changes import Change, ChangeResult, Context, Decided, ProviderIds
 from domain.errors import OutcomeUnknown
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
-from domain.ports import Change, ChangeResult, Context, Decided, ProviderIds
 from domain.report import Report, Word
 from domain.stages import Step
 from domain.values import Kind

@@ -17,9 +17,9 @@ from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
+from domain.changes import Announcement
 from domain.idempotency import FirstAnswer
 from domain.policy import CallerLimits
-from domain.ports import Announcement
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 
 _COPY = Copy(FirstAnswer(b"\x01", 202, b"{}", "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"), "one life")

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+from domain.changes import Announcement, Change, ChangeResult, ProviderIds
 from domain.errors import StoreUnavailable
+from domain.fence import Attempting
 from domain.payment import Payment
-from domain.ports import Announcement, Attempting, Change, ChangeResult, ProviderIds
 from domain.values import Kind
 from tests.integration.conftest import Store
 
@@ -17,7 +18,7 @@ Play = Callable[[Payment, Attempting], Awaitable[ProviderIds]]
 
 
 class Provider:
-    """Does with each payment what the test says, and counts. Satisfies `domain.ports.Provider`."""
+    """Does with each payment what the test says, and counts. Satisfies `domain.lifecycle.submit.Provider`."""
 
     def __init__(self) -> None:
         self.play: Play = acknowledge
@@ -37,7 +38,7 @@ class Provider:
 
 
 class Bell:
-    """Keeps what was rung. Satisfies `domain.ports.Bell`."""
+    """Keeps what was rung. Satisfies `domain.lifecycle.announce.Bell`."""
 
     def __init__(self) -> None:
         self.rung: list[Announcement] = []

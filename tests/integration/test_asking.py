@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
+from domain.changes import Exchange
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
-from domain.ports import Exchange
 from domain.report import Report, Word
 from domain.stages import Stage, Step
 from domain.values import Kind

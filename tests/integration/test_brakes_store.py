@@ -14,11 +14,11 @@ import pytest
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.engine import BRAKES_LOCK
+from domain.changes import Change, ChangeResult, Context, Decided
 from domain.errors import Resendable
 from domain.inquiry import InquiryTerms
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
-from domain.ports import Change, ChangeResult, Context, Decided
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, acknowledgement, new_id, until

@@ -29,7 +29,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import FailureReason
-from domain.lifecycle.submit import fact_of_answer
+from domain.lifecycle.record_answer import fact_of_answer
 from domain.values import Kind
 from tests.integration.daraja import (
     CALLBACK_SECRET,

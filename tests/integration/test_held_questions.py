@@ -10,10 +10,9 @@ import pytest
 
 from domain.adapters.postgres.brakes import Brakes
 from domain.inquiry import Inquiry
-from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.inquire import Asked, answering, asking
 from domain.lifecycle.submit import resend_claim
 from domain.operations import OPERATION_OF_KIND, Operation, Standing
-from domain.questions import Asked
 from domain.report import Report, Word
 from domain.stages import Step
 from domain.values import Kind

@@ -12,10 +12,10 @@ import pytest
 
 from domain.adapters.daraja.wire import daraja_session
 from domain.attempts import Outcome
+from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.inquiry import Verdict
 from domain.payment import Payment
-from domain.ports import Exchange
 from domain.report import Word
 from domain.stages import Stage
 from domain.values import Kind, storable_text

@@ -13,8 +13,8 @@ import pytest
 from domain.adapters.postgres import accepting, limiting
 from domain.errors import LimitExceeded, RateLimited, StoreUnavailable
 from domain.failures import Failure, FailureReason
+from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.policy import Charge, Meter, counts
-from domain.ports import Acceptance, NewPayment
 from domain.stages import Stage
 from domain.values import Caller, Kind, Role
 from tests.builders import a_payment

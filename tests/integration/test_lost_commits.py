@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from domain.attempts import Outcome
+from domain.changes import Exchange, ProviderIds
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
-from domain.fence import Fence
-from domain.lifecycle.submit import answer_change
-from domain.ports import Attempting, Exchange, ProviderIds
+from domain.fence import Attempting, Fence
+from domain.lifecycle.record_answer import answer_change
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import AN_ACCOUNT

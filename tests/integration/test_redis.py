@@ -25,9 +25,9 @@ from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
+from domain.changes import Announcement
 from domain.errors import QueueUnavailable
 from domain.idempotency import FirstAnswer
-from domain.ports import Announcement
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 
 NOW = datetime.now(UTC)

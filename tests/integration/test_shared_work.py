@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.errors import IdempotencyKeyReused
-from domain.ports import Acceptance
+from domain.lifecycle.accept import Acceptance
 from tests.integration.conftest import CALLER, Store, a_new_payment
 
 

@@ -15,11 +15,11 @@ from uuid import UUID
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import Change, ChangeResult, Context, Decided, ProviderIds
 from domain.errors import OutcomeUnknown, PaymentNotFound, StoreUnavailable, TooLateToCancel
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.payment import Payment
-from domain.ports import Change, ChangeResult, Context, Decided, ProviderIds
 from domain.report import Report, Word
 from domain.stages import Stage, Step
 from domain.values import Kind

@@ -9,12 +9,12 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from domain.changes import ChangeResult, ProviderIds
 from domain.errors import Refused
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.resolve import Decision, Resolution, resolution
-from domain.ports import ChangeResult, ProviderIds
 from domain.report import Report, Word
 from domain.values import Kind
 from tests.integration.conftest import AMOUNT_KES, Store, a_callback, a_receipt, acknowledgement, failure, success

@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 
 from domain.callback_address import Operation
+from domain.changes import Change, Context, Decided
 from domain.inquiry import Evidence, Verdict
 from domain.lifecycle.record_callback import raw_change
 from domain.payment import Payment
-from domain.ports import Change, Context, Decided
 from domain.report import Report, Word
 from domain.values import Kind
 from tests.integration.conftest import Store, a_callback

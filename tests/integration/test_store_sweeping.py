@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
+from domain.changes import Announcement
 from domain.errors import StoreUnavailable
-from domain.ports import Announcement
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.integration.conftest import Store, a_new_payment, failure, locked, success

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import ProviderIds
 from domain.errors import (
     DeadlinePassed,
     DuplicateSubmission,
@@ -23,11 +24,11 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import FailureReason
+from domain.fence import Attempting
 from domain.lifecycle import record_answer
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
-from domain.ports import Attempting, ProviderIds
 from domain.stages import Stage
 from domain.values import Kind
 from tests.integration.conftest import INSUFFICIENT_FUNDS, SUBMIT_TERMS, TERMS, Store, new_id, success, until

@@ -16,13 +16,13 @@ from uuid import UUID
 from domain import inquiry as asking
 from domain.adapters.daraja.client import NO_ANSWER
 from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
 from domain.inquiry import Verdict
-from domain.lifecycle import inquire, reconcile, submit
+from domain.lifecycle import inquire, reconcile, record_answer, submit
+from domain.lifecycle.inquire import Asked
+from domain.lifecycle.submit import Due
 from domain.operations import Standing
 from domain.payment import Payment
-from domain.ports import Attempting, Due
-from domain.questions import Asked
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
@@ -182,7 +182,7 @@ def _record(
     *,
     before_write: Callable[[], object] = bool,
 ) -> Flow:
-    change = submit.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.submit)
+    change = record_answer.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.submit)
     world.watch.heard(attempting.attempt_id, answer.word, answer.first_id, answer.second_id)
     yield from world.write("answer", change, first=before_write)
 

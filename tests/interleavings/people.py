@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from domain.changes import Change, ChangeResult
 from domain.errors import PaymentServiceError, ResolutionRefused
 from domain.lifecycle.accept import cancel as cancel_payment
 from domain.lifecycle.resolve import Decision, Resolution, resolution
-from domain.ports import Change, ChangeResult
 from tests.builders import AMOUNT_KES, PAYMENT_ID, a_caller
 from tests.interleavings.record import Broken, instant
 

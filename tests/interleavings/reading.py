@@ -14,8 +14,8 @@ from domain.adapters.daraja.client import NO_ANSWER
 from domain.adapters.daraja.reports import read_report
 from domain.adapters.daraja.requests import API_OF_KIND
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
+from domain.changes import ProviderIds, StoredCallback
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
-from domain.ports import ProviderIds, StoredCallback
 from domain.report import Report
 from domain.values import Kind
 from tests.interleavings.provider import Answer, Message

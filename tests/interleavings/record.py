@@ -8,37 +8,33 @@ no other payment here, so no id and no receipt is another's. After every step th
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from domain.attempts import Attempt
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.changes import Change, Context, Decided
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
+from domain.lifecycle.record_answer import ClaimTerms
 from domain.lifecycle.record_callback import REMINDERS, Disposition
+from domain.lifecycle.submit import Due
 from domain.operations import (
-    COOL_DOWN,
-    COOL_DOWN_MAX,
     OPERATION_OF_KIND,
     OPERATION_OF_QUESTION,
-    SETTINGS_REFUSALS_MAX,
-    Heard,
     Operation,
-    Standing,
 )
 from domain.payment import Payment
-from domain.ports import HANDED_OVER_FOR, Change, ClaimTerms, Context, Decided, Due
 from domain.report import Word
 from domain.stages import TRANSITIONS, FactName, Stage, Step
 from domain.stamp import stamped
+from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 from tests.builders import a_payment
+from tests.interleavings.brakes import START, Brakes, Hold
 from tests.interleavings.swift import swift_replace as replace
 
-START = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
-
-# Where a worker's look counts a step as due (`ports.HANDED_OVER_FOR`), and when an accepted payment is looked for.
-_SOON = HANDED_OVER_FOR
+# When an accepted payment is looked for.
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 _MESSAGES_ABOUT_IT = frozenset({*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values()})
@@ -66,72 +62,6 @@ def new_payment(kind: Kind) -> Payment:
 
 
 _NEW = {kind: new_payment(kind) for kind in Kind}
-
-
-class Brakes:
-    """The kill switch and the breaker: rows like any other."""
-
-    __slots__ = ("breaker_is_ours", "breaker_since", "kill_switch", "probed_at", "probes")
-
-    def __init__(self) -> None:
-        self.kill_switch = False
-        self.breaker_since: datetime | None = None
-        self.breaker_is_ours = False  # opened by this payment: then it is the one that is asked about
-        self.probes = 0
-        self.probed_at: datetime | None = None
-
-    @property
-    def breaker(self) -> bool:
-        return self.breaker_since is not None
-
-    @property
-    def stop_payouts(self) -> bool:
-        return self.kill_switch or self.breaker_since is not None
-
-    def open(self, now: datetime, *, is_ours: bool) -> None:
-        if self.breaker_since is None:
-            self.breaker_since, self.breaker_is_ours, self.probes, self.probed_at = now, is_ours, 0, None
-
-    def close(self, accepted_at: datetime) -> None:
-        if self.breaker_since is not None and self.breaker_since < accepted_at:
-            self.breaker_since = None
-
-
-class Hold:
-    """The row of one operation, as `adapters/postgres/operations.py` changes it."""
-
-    __slots__ = ("changed_at", "cool_down", "is_engaged", "probe_at", "refusals")
-
-    def __init__(self) -> None:
-        self.is_engaged = False
-        self.changed_at = START
-        self.cool_down = COOL_DOWN
-        self.probe_at = START
-        self.refusals = 0
-
-    def is_due(self, now: datetime) -> bool:
-        return self.is_engaged and self.probe_at <= now
-
-    def is_closed(self, now: datetime) -> bool:
-        return self.is_engaged and self.probe_at > now
-
-    def take_probe(self, now: datetime) -> None:
-        self.cool_down = min(self.cool_down * 2, COOL_DOWN_MAX)
-        self.probe_at = now + self.cool_down
-
-    def hear(self, heard: Heard, now: datetime) -> None:
-        """In the commit of an answer."""
-        if heard.standing is Standing.WORKS:
-            self.refusals = 0
-            if self.is_engaged and self.changed_at < heard.since:
-                self.is_engaged, self.changed_at = False, now
-            return
-        if self.is_engaged or self.changed_at > heard.since:
-            return
-        self.refusals += heard.standing is Standing.SETTINGS_REFUSED
-        if heard.standing is Standing.PRODUCT_REFUSED or self.refusals >= SETTINGS_REFUSALS_MAX:
-            self.is_engaged, self.changed_at, self.refusals = True, now, 0
-            self.cool_down, self.probe_at = heard.cool_down, now + heard.cool_down
 
 
 class Record:
@@ -253,7 +183,7 @@ class Record:
             stage=payment.stage,
             age=now - payment.created_at,
             step=payment.next_step,
-            is_due=at is not None and at <= now + _SOON,
+            is_due=at is not None and at <= now + HANDED_OVER_FOR,
             is_held=payment.needs_review
             or (payment.kind is not Kind.DEPOSIT and self.brakes.stop_payouts)
             or self.hold_of_sends.is_closed(now),

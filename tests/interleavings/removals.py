@@ -14,12 +14,12 @@ import pytest
 from domain import inquiry as asking
 from domain import stamp
 from domain.attempts import Outcome
+from domain.changes import Change, Context, Decided
 from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.fence import Fence
 from domain.inquiry import Evidence, Inquiry, InquiryTerms
-from domain.lifecycle import inquire, reconcile, record_callback, submit
+from domain.lifecycle import inquire, reconcile, record_answer, record_callback, submit
 from domain.payment import Fact, Payment
-from domain.ports import Change, Context, Decided
 from domain.report import Report
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
 from domain.values import Kind
@@ -81,14 +81,14 @@ def _fence_open(patch: Patch) -> None:
 
 
 def _answers(patch: Patch, error: type[ProviderError], fact: FactName, outcome: Outcome) -> None:
-    real = submit.fact_of_answer
+    real = record_answer.fact_of_answer
 
     def fact_of_answer(attempt_id: Any, problem: ProviderError | None) -> Fact:
         if isinstance(problem, error):
             return Fact(name=fact, attempt_id=attempt_id, outcome=outcome)
         return real(attempt_id, problem)
 
-    patch.setattr(submit, "fact_of_answer", fact_of_answer)
+    patch.setattr(record_answer, "fact_of_answer", fact_of_answer)
 
 
 def _lost_answer_is_proof(patch: Patch) -> None:

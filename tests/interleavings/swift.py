@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from domain import attempts, payment, stamp
-from domain.lifecycle import inquire, reconcile, record_callback, resolve, submit
+from domain.lifecycle import inquire, reconcile, record_answer, record_callback, resolve, submit
 
-_USERS = (attempts, payment, stamp, inquire, reconcile, record_callback, resolve, submit)
+_USERS = (attempts, payment, stamp, inquire, reconcile, record_answer, record_callback, resolve, submit)
 
 
 def _copier(kind: type) -> Callable[..., Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
 from domain.lifecycle.inquire import watching
 from domain.lifecycle.reconcile import lease_expiry
+from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
-from domain.lifecycle.submit import answer_change, resend_claim
-from domain.ports import Attempting
+from domain.lifecycle.submit import resend_claim
 from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id

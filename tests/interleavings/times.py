@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from domain.account import SendAccount
 from domain.inquiry import InquiryTerms
-from domain.lifecycle.submit import SubmitTerms
-from domain.ports import ClaimTerms
+from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
 from domain.values import Kind
 from tests.builders import AN_ACCOUNT
 

@@ -13,10 +13,11 @@ from datetime import datetime
 from random import Random
 
 from domain.account import SendAccount
+from domain.changes import Change, Decided
 from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
-from domain.ports import HANDED_OVER_FOR, Change, Decided
 from domain.stages import FactName, Stage
+from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
 from tests.interleavings import flows, people
@@ -132,7 +133,6 @@ class World(Clockwork):
         if self.happens(c.operator_decides):
             for _ in range(3):
                 self.later(rng.randrange(1, calm_at), people.operate, self)
-
         if self.changes_account:
             chosen = Random(self.rng.getrandbits(32))
             self.later(chosen.randrange(1, calm_at), self.change_account, chosen.choice(_OTHER_ACCOUNTS))

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from domain.changes import Decided
 from domain.events import EventType, public_payment
 from domain.inquiry import Verdict, no_result_is_confirmed
 from domain.lifecycle.inquire import answering
 from domain.lifecycle.record_callback import Disposition, callback_change, decide_report
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.report import Word
 from domain.stages import Stage
 from domain.values import Kind

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from domain.changes import Decided
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.report import Report, Word
 from domain.stages import FactName, Stage
 from domain.values import Kind

@@ -25,9 +25,8 @@ from domain.errors import (
     Throttled,
     Unreachable,
 )
-from domain.fence import Fence
-from domain.lifecycle.submit import fact_of_answer
-from domain.ports import Attempting
+from domain.fence import Attempting, Fence
+from domain.lifecycle.record_answer import fact_of_answer
 from domain.values import Kind
 from tests.builders import a_payment, an_attempt_id, an_attempting
 

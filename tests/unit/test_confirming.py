@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import Decided
 from domain.errors import Unreachable
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import Disposition, callback_change, decide_report
-from domain.lifecycle.submit import answer_change
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.report import Report, Word
 from domain.stages import Stage
 from domain.values import Kind

@@ -10,6 +10,7 @@ import pytest
 
 from domain.account import SendAccount
 from domain.attempts import Attempt, Outcome
+from domain.changes import Decided
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence, Verdict, may_be_resent, no_result_is_confirmed
 from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED
@@ -17,7 +18,6 @@ from domain.lifecycle.inquire import asking
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.report import Word
 from domain.stages import Stage
 from domain.values import Kind

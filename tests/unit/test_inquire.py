@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import Decided
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import asking, postponement, watching
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (

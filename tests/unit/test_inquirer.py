@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.changes import Change, ChangeResult, Exchange
 from domain.errors import (
     OutcomeUnknown,
     QueueUnavailable,
@@ -19,10 +20,9 @@ from domain.errors import (
     Unreachable,
 )
 from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
-from domain.lifecycle.inquire import Inquirer
+from domain.lifecycle.inquire import Asked, Inquirer
+from domain.lifecycle.submit import Due
 from domain.payment import Payment
-from domain.ports import Change, ChangeResult, Due, Exchange
-from domain.questions import Asked
 from domain.report import Report, Word
 from domain.stages import Stage
 from domain.values import Kind

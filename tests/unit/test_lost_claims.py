@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import Decided
 from domain.errors import ProviderError, Unreachable
 from domain.failures import Failure, FailureReason
-from domain.lifecycle.submit import answer_change
+from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import AN_ACCOUNT, NOW, PAYMENT_ID, a_context, a_payment, an_attempt, an_attempt_id, an_attempting

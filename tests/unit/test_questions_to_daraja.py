@@ -16,12 +16,12 @@ from domain.adapters.daraja.requests import STATUS, STK_QUERY, Account, Api, sta
 from domain.adapters.daraja.token import Token
 from domain.attempts import Outcome
 from domain.callback_address import is_genuine
+from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
 from domain.inquiry import Verdict
+from domain.lifecycle.inquire import Asked
 from domain.operations import Standing
 from domain.payment import Payment
-from domain.ports import Exchange
-from domain.questions import Asked
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt

@@ -18,9 +18,9 @@ from multidict import CIMultiDict
 
 from domain.adapters.settings import CallbackSettings
 from domain.callback_address import address
+from domain.changes import Change, ChangeResult, Decided
 from domain.errors import BodyTooSlow, StoreUnavailable
 from domain.inquiry import Verdict
-from domain.ports import Change, ChangeResult, Decided
 from gateway.callbacks import Receiver
 
 DARAJA_WAITS_SECONDS = 8.0

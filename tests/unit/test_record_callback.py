@@ -12,11 +12,11 @@ import pytest
 
 from domain.attempts import Outcome
 from domain.callback_address import Operation, fits_kind
+from domain.changes import Decided
 from domain.events import EventType
 from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change, decide_report, raw_change
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.report import Report, Word
 from domain.stages import Stage
 from domain.values import Kind

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import Change, ChangeResult, ProviderIds
 from domain.errors import (
     OutcomeUnknown,
     PaymentServiceError,
@@ -21,10 +22,11 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import Failure, FailureReason
+from domain.fence import Attempting
 from domain.inquiry import Inquiry, Verdict
-from domain.lifecycle.submit import Submitter, SubmitTerms
+from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
+from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
-from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, ProviderIds
 from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from domain.attempts import Attempt, Outcome
+from domain.changes import Decided
 from domain.inquiry import Inquiry, Verdict, may_be_resent
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.stages import FactName, Stage, Step
 from domain.values import Kind
 from tests.builders import (

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import Decided
 from domain.errors import ResolutionRefused
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
 from domain.lifecycle.resolve import REVIEWED, Decision, Resolution, resolution
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of

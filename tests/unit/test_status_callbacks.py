@@ -20,11 +20,11 @@ from domain.callback_address import (
     status_operation,
     token,
 )
+from domain.changes import Decided
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change
 from domain.payment import Payment
-from domain.ports import Decided
 from domain.report import Report, Word
 from domain.stages import Stage
 from domain.values import Kind

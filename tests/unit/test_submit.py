@@ -10,6 +10,7 @@ import pytest
 
 from domain import errors
 from domain.attempts import Outcome
+from domain.changes import Decided, Exchange
 from domain.errors import (
     DeadlinePassed,
     Draining,
@@ -26,9 +27,9 @@ from domain.errors import (
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.lifecycle.reconcile import lease_expiry
-from domain.lifecycle.submit import SubmitTerms, answer_change, expiry, fact_of_answer
+from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms, answer_change, fact_of_answer
+from domain.lifecycle.submit import expiry
 from domain.payment import Payment
-from domain.ports import ClaimTerms, Decided, Exchange
 from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import (

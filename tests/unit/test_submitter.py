@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 import structlog
 
+from domain.changes import Change, ChangeResult, ProviderIds
 from domain.errors import (
     OutcomeUnknown,
     ProviderError,
@@ -23,11 +24,11 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import Failure, FailureReason
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
 from domain.lifecycle import record_answer
-from domain.lifecycle.submit import Submitter, SubmitTerms
+from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
+from domain.lifecycle.submit import Due, Submitter
 from domain.payment import Fact, Payment
-from domain.ports import Attempting, Change, ChangeResult, ClaimTerms, Due, ProviderIds
 from domain.stages import FactName, Stage
 from domain.values import Kind
 from tests.builders import NOW, a_context, a_payment

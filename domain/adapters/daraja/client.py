@@ -29,6 +29,7 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.wire import request_once
 from domain.adapters.masking import Masking, masked
+from domain.changes import Exchange, ProviderIds
 from domain.errors import (
     DeadlinePassed,
     Draining,
@@ -39,10 +40,9 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
-from domain.fence import Fence
+from domain.fence import Attempting, Fence
 from domain.inquiry import Verdict
 from domain.payment import ASKED_BY, Payment
-from domain.ports import Attempting, Exchange, ProviderIds
 from domain.report import Report, Word
 from domain.stages import Step
 

@@ -29,8 +29,8 @@ from domain.adapters.postgres.limiting import AllowanceContended, refused_by_lim
 from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestRefused, StoreUnavailable
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
+from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.payment import Payment
-from domain.ports import Acceptance, NewPayment
 from domain.stages import Stage, Step
 from domain.values import Caller
 
@@ -89,7 +89,7 @@ WHERE (caller_key, key) IN (SELECT * FROM unnest(CAST(:caller_keys AS text[]), C
 
 
 class Accepting:
-    """The ingress's writes. Satisfies `domain.ports.AcceptingStore`."""
+    """The ingress's writes. Satisfies `domain.lifecycle.accept.AcceptingStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -114,7 +114,7 @@ class Accepting:
         )
 
     async def accept(self, new: NewPayment) -> Acceptance:
-        """See `domain.ports.AcceptingStore.accept`."""
+        """See `domain.lifecycle.accept.AcceptingStore.accept`."""
         give_up_at = asyncio.get_running_loop().time() + _IN_FLIGHT_WAIT_SECONDS
         try:
             acceptance = await self._lane.submit(new)
@@ -129,7 +129,7 @@ class Accepting:
         return replace(acceptance, is_replay=acceptance.answer.payment_id != str(new.id))
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
-        """See `domain.ports.AcceptingStore.first_answer`."""
+        """See `domain.lifecycle.accept.AcceptingStore.first_answer`."""
         return await self._reads.submit((caller_key, key))
 
     async def drain(self) -> None:

@@ -22,11 +22,11 @@ from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
 from domain.attempts import ORIGINATOR_CONVERSATION_ID
+from domain.changes import Announcement, Change, ChangeResult, Context, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
 from domain.events import event_body, json_text
 from domain.inquiry import Evidence
 from domain.payment import Payment
-from domain.ports import Announcement, Change, ChangeResult, Context, Decided
 from domain.stamp import stamped
 
 # A lost COMMIT is written again: every change is decided anew on the row as it then stands, so twice is once.
@@ -44,7 +44,7 @@ _RECEIPTS = text("SELECT receipt, id FROM mkwanja.payments WHERE receipt = ANY(C
 
 
 class Changing:
-    """Satisfies `domain.ports.ChangingStore`."""
+    """Satisfies `domain.changes.ChangingStore`."""
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
@@ -53,7 +53,7 @@ class Changing:
         )
 
     async def change(self, change: Change) -> ChangeResult:
-        """See `domain.ports.ChangingStore.change`."""
+        """See `domain.changes.ChangingStore.change`."""
         return await self._lane.submit(change)
 
     async def drain(self) -> None:

@@ -22,9 +22,11 @@ from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, is
 from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, PROBED_SQL
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
+from domain.lifecycle.record_answer import ClaimTerms
+from domain.lifecycle.submit import Due
 from domain.payment import Payment
-from domain.ports import HANDED_OVER_FOR, ClaimTerms, Due
 from domain.stages import FactName, Stage, Step
+from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 
 _LOOK = text(f"""
@@ -122,7 +124,7 @@ class _Claim:
 
 
 class Claiming:
-    """Satisfies `domain.ports.ClaimingStore`."""
+    """Satisfies `domain.lifecycle.submit.ClaimingStore`."""
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
@@ -133,15 +135,15 @@ class Claiming:
         )
 
     async def look(self, payment_id: UUID) -> Due | None:
-        """See `domain.ports.ClaimingStore.look`."""
+        """See `domain.lifecycle.submit.ClaimingStore.look`."""
         return await self._looks.submit(payment_id)
 
     async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
-        """See `domain.ports.ClaimingStore.claim`."""
+        """See `domain.lifecycle.submit.ClaimingStore.claim`."""
         return await self._claims.submit(_Claim(payment_id, attempt_id, terms))
 
     async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
-        """See `domain.ports.ClaimingStore.postpone`."""
+        """See `domain.lifecycle.submit.ClaimingStore.postpone`."""
         await self._waits.submit((payment_id, wait))
 
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:

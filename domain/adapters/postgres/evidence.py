@@ -14,10 +14,10 @@ from sqlalchemy import text
 from domain.adapters.postgres.brakes import BREAKER, PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
 from domain.adapters.postgres.engine import BRAKES_LOCK, Transaction
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.changes import Change, Decided
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.record_callback import REMINDERS, Disposition
 from domain.operations import Operation
-from domain.ports import Change, Decided
 from domain.report import Word
 from domain.stages import Step
 

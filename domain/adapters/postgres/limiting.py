@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.postgres.engine import CONTENDED, Transaction, sqlstate
 from domain.errors import RequestRefused
+from domain.lifecycle.accept import NewPayment
 from domain.policy import MINUTE, Allowances, Meter, Used, day_began_at
-from domain.ports import NewPayment
 from domain.stages import Stage
 from domain.values import Kind
 

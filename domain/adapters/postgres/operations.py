@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import Transaction
+from domain.changes import Decided
 from domain.operations import (
     COOL_DOWN_MAX,
     OPERATION_OF_KIND,
@@ -23,7 +24,6 @@ from domain.operations import (
     Operation,
     Standing,
 )
-from domain.ports import Decided
 
 log = structlog.get_logger()
 

@@ -12,8 +12,9 @@ from uuid import UUID
 from domain.account import SendAccount
 from domain.attempts import Attempt, Outcome
 from domain.failures import Failure, FailureReason
+from domain.lifecycle.accept import NewPayment
+from domain.lifecycle.submit import Due
 from domain.payment import Payment
-from domain.ports import Due, NewPayment
 from domain.stages import Stage, Step
 from domain.values import Kind, Purpose
 

@@ -15,9 +15,11 @@ from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is
 from domain.adapters.postgres.feed import list_new_events
 from domain.adapters.postgres.operations import OPERATION_OF_STEP_SQL, case_sql
 from domain.adapters.postgres.rows import due_from
+from domain.changes import Announcement
 from domain.errors import StoreUnavailable
+from domain.lifecycle.reconcile import Round
+from domain.lifecycle.submit import Due
 from domain.operations import OPERATION_OF_QUESTION, Operation
-from domain.ports import Announcement, Due, Round
 from domain.stages import Step
 from domain.values import Kind
 
@@ -122,7 +124,7 @@ WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT E
 
 
 class Sweeping:
-    """Satisfies `domain.ports.SweepingStore`."""
+    """Satisfies `domain.lifecycle.reconcile.SweepingStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -130,7 +132,7 @@ class Sweeping:
         self._recording: Lane[Announcement, None] = Lane(self._record_batch, key=lambda item: item.payment_id)
 
     async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
-        """See `domain.ports.SweepingStore.look`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.look`."""
         parameters = {"steps": [step.value for step in Step], "limit": limit, "overdue_by": overdue_by}
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
@@ -151,7 +153,7 @@ class Sweeping:
     async def take_due(
         self, step: Step, *, limit: int, next_step_in: timedelta, kinds: Collection[Kind] = tuple(Kind)
     ) -> list[Due]:
-        """See `domain.ports.SweepingStore.take_due`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.take_due`."""
         parameters = {
             "step": step.value,
             "kinds": [kind.value for kind in kinds],
@@ -163,14 +165,14 @@ class Sweeping:
         return [due_from(row) for row in rows]
 
     async def end_stuck_sessions(self) -> int:
-        """See `domain.ports.SweepingStore.end_stuck_sessions`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.end_stuck_sessions`."""
         async with self._database.transaction() as transaction:
             return len(await transaction.rows(_END_STUCK, {"stuck_for": _STUCK_FOR}))
 
     async def take_probe(
         self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
     ) -> UUID | None:
-        """See `domain.ports.SweepingStore.take_probe`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.take_probe`."""
         async with self._database.transaction() as transaction:
             parameters = {
                 "cool_down": cool_down,
@@ -181,7 +183,7 @@ class Sweeping:
         return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
-        """See `domain.ports.SweepingStore.unannounced`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.unannounced`."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_UNANNOUNCED, {"limit": limit, "overdue_by": overdue_by})
             if settled := sorted(row.payment_id for row in rows if row.id is None):
@@ -193,11 +195,11 @@ class Sweeping:
         ]
 
     async def list_events(self) -> int:
-        """See `domain.ports.SweepingStore.list_events`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.list_events`."""
         return await list_new_events(self._database)
 
     async def record_announced(self, announcement: Announcement) -> None:
-        """See `domain.ports.SweepingStore.record_announced`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.record_announced`."""
         await self._recording.submit(announcement)
 
     async def drain(self) -> None:

@@ -12,9 +12,9 @@ from sqlalchemy import text
 from domain.adapters.postgres.engine import Transaction
 from domain.adapters.postgres.rows import CHANGED_COLUMNS, changed_values, columns, unnest
 from domain.attempts import Attempt
+from domain.changes import Announcement, Change, Decided
 from domain.events import json_text
 from domain.payment import Payment
-from domain.ports import Announcement, Change, Decided
 
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
 _ATTEMPT_COLUMNS = {"id": "uuid", "payment_id": "uuid", "number": "int", "outcome": "text", "account": "text"}

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 from domain.adapters.batching import Lane
 from domain.adapters.redis.connection import RedisClient, available
-from domain.ports import Announcement
+from domain.changes import Announcement
 
 CHANNEL = "payment-events"
 
 
 class RedisBell:
-    """Satisfies `domain.ports.Bell`."""
+    """Satisfies `domain.lifecycle.announce.Bell`."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._lane: Lane[Announcement, None] = Lane(self._publish, key=lambda item: item.history_id)
 
     async def ring(self, announcement: Announcement) -> None:
-        """See `domain.ports.Bell.ring`."""
+        """See `domain.lifecycle.announce.Bell.ring`."""
         async with available(self._redis, "bell", writes=False):
             await self._lane.submit(announcement)
 

@@ -118,13 +118,13 @@ class SharedRate:
 
 
 class InquiryBudget:
-    """So many inquiries a minute for all workers together. Satisfies `domain.ports.Budget`."""
+    """So many inquiries a minute for all workers together. Satisfies `domain.lifecycle.reconcile.Budget`."""
 
     def __init__(self, redis: RedisClient, name: str, *, per_minute: float) -> None:
         self._rate = SharedRate(redis, f"budget:{name}", per_second=per_minute / 60)
 
     async def take(self, wanted: int) -> int:
-        """See `domain.ports.Budget.take`."""
+        """See `domain.lifecycle.reconcile.Budget.take`."""
         return await self._rate.take_some(wanted)
 
     async def slow_down(self) -> None:

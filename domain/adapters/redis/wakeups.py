@@ -28,7 +28,7 @@ _PLACES_OF_SWEEPERS = 2_000
 
 
 class RedisWakeups:
-    """Satisfies `domain.ports.Wakeups`."""
+    """Satisfies `domain.lifecycle.reconcile.Wakeups`."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
@@ -36,12 +36,12 @@ class RedisWakeups:
         self._lane: Lane[UUID, None] = Lane(self._enqueue_new, key=lambda payment_id: payment_id)
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
-        """See `domain.ports.Wakeups.wake`."""
+        """See `domain.lifecycle.reconcile.Wakeups.wake`."""
         async with available(self._redis, "wake-ups"):
             await self._enqueue_overdue(payment_ids)
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
-        """See `domain.ports.Wakeups.hand_over`."""
+        """See `domain.lifecycle.reconcile.Wakeups.hand_over`."""
         async with available(self._redis, "wake-ups"):
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for payment_id in payment_ids:
@@ -55,7 +55,7 @@ class RedisWakeups:
             return await self._redis.getdel(_HANDED_OVER + str(payment_id)) is not None
 
     async def room(self) -> int:
-        """See `domain.ports.Wakeups.room`."""
+        """See `domain.lifecycle.reconcile.Wakeups.room`."""
         async with available(self._redis, "reading the queue", writes=False):
             return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._queue.length())
 

@@ -1,0 +1,75 @@
+"""The brakes of one life in memory: rows like any other, changed as `adapters/postgres` changes them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from domain.operations import COOL_DOWN, COOL_DOWN_MAX, SETTINGS_REFUSALS_MAX, Heard, Standing
+
+START = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
+
+
+class Brakes:
+    """The kill switch and the breaker: rows like any other."""
+
+    __slots__ = ("breaker_is_ours", "breaker_since", "kill_switch", "probed_at", "probes")
+
+    def __init__(self) -> None:
+        self.kill_switch = False
+        self.breaker_since: datetime | None = None
+        self.breaker_is_ours = False  # opened by this payment: then it is the one that is asked about
+        self.probes = 0
+        self.probed_at: datetime | None = None
+
+    @property
+    def breaker(self) -> bool:
+        return self.breaker_since is not None
+
+    @property
+    def stop_payouts(self) -> bool:
+        return self.kill_switch or self.breaker_since is not None
+
+    def open(self, now: datetime, *, is_ours: bool) -> None:
+        if self.breaker_since is None:
+            self.breaker_since, self.breaker_is_ours, self.probes, self.probed_at = now, is_ours, 0, None
+
+    def close(self, accepted_at: datetime) -> None:
+        if self.breaker_since is not None and self.breaker_since < accepted_at:
+            self.breaker_since = None
+
+
+class Hold:
+    """The row of one operation, as `adapters/postgres/operations.py` changes it."""
+
+    __slots__ = ("changed_at", "cool_down", "is_engaged", "probe_at", "refusals")
+
+    def __init__(self) -> None:
+        self.is_engaged = False
+        self.changed_at = START
+        self.cool_down = COOL_DOWN
+        self.probe_at = START
+        self.refusals = 0
+
+    def is_due(self, now: datetime) -> bool:
+        return self.is_engaged and self.probe_at <= now
+
+    def is_closed(self, now: datetime) -> bool:
+        return self.is_engaged and self.probe_at > now
+
+    def take_probe(self, now: datetime) -> None:
+        self.cool_down = min(self.cool_down * 2, COOL_DOWN_MAX)
+        self.probe_at = now + self.cool_down
+
+    def hear(self, heard: Heard, now: datetime) -> None:
+        """In the commit of an answer."""
+        if heard.standing is Standing.WORKS:
+            self.refusals = 0
+            if self.is_engaged and self.changed_at < heard.since:
+                self.is_engaged, self.changed_at = False, now
+            return
+        if self.is_engaged or self.changed_at > heard.since:
+            return
+        self.refusals += heard.standing is Standing.SETTINGS_REFUSED
+        if heard.standing is Standing.PRODUCT_REFUSED or self.refusals >= SETTINGS_REFUSALS_MAX:
+            self.is_engaged, self.changed_at, self.refusals = True, now, 0
+            self.cool_down, self.probe_at = heard.cool_down, now + heard.cool_down
