@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from domain.errors import LimitExceeded, NotPermitted, RateLimited, RequestRefused
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Caller, Kind, PaymentRequest, Role
+from domain.values import NAIROBI, PAYMENT_MAX_KES, Caller, Kind, PaymentRequest, Role
 
-# Kenya has kept UTC+3 without daylight saving since 1960: no table of time zones is needed.
-NAIROBI = timezone(timedelta(hours=3), "EAT")
 MINUTE = timedelta(seconds=60)
 
-# Safaricom's own limits: per transaction, and what a customer may move in a day (daraja.md §9).
-_PAYMENT_MAX_KES = 250_000
+# Safaricom's own limit: what a customer may move in a day (daraja.md §9).
 _PHONE_DAY_MAX_KES = 500_000
 
 
@@ -59,7 +56,7 @@ class Policy:
     without_redis: WithoutRedis = WithoutRedis.ALLOW
     deposits_per_minute: int | None = 600
     phone_amount_per_day_kes: int | None = _PHONE_DAY_MAX_KES
-    amount_max_kes: int = _PAYMENT_MAX_KES
+    amount_max_kes: int = PAYMENT_MAX_KES
     # A success that a callback tells of is confirmed by asking Daraja, where more than this is at stake.
     confirm_above_kes: int | None = None
     allow_anonymous: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta, timezone
 from enum import StrEnum
 from uuid import UUID
 
@@ -40,11 +41,17 @@ class Role(StrEnum):
     BACKEND = "service_role"
 
 
+# The most that Safaricom moves in one payment, in whole shillings (daraja.md §9).
+PAYMENT_MAX_KES = 250_000
+
+# Kenya has kept UTC+3 without daylight saving since 1960: no table of time zones is needed.
+NAIROBI = timezone(timedelta(hours=3), "EAT")
+
 # Whole shillings, per payment (daraja.md §2.5, §4.1, §9).
 AMOUNT_LIMITS_KES: dict[Kind, tuple[int, int]] = {
-    Kind.DEPOSIT: (1, 250_000),
-    Kind.WITHDRAWAL: (10, 250_000),
-    Kind.BILL_PAYMENT: (1, 250_000),
+    Kind.DEPOSIT: (1, PAYMENT_MAX_KES),
+    Kind.WITHDRAWAL: (10, PAYMENT_MAX_KES),
+    Kind.BILL_PAYMENT: (1, PAYMENT_MAX_KES),
 }
 
 # Daraja prints both to the payer; longer ones are cut or refused (daraja.md §2.1, §5).

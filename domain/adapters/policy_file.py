@@ -12,12 +12,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from domain.policy import CallerLimits, Policy, WithoutRedis
-from domain.values import AMOUNT_LIMITS_KES, Kind, Role
+from domain.values import PAYMENT_MAX_KES, Role
 
 UNLIMITED = "unlimited"
 NEVER = "never"
 
-_AMOUNT_MAX_KES = AMOUNT_LIMITS_KES[Kind.DEPOSIT][1]
 _FILE_BYTES_MAX = 64 * 1024
 
 
@@ -63,7 +62,7 @@ class _Phone(_Table):
 
 
 class _Payment(_Table):
-    amount_max: int = Field(_AMOUNT_MAX_KES, ge=1, le=_AMOUNT_MAX_KES)
+    amount_max: int = Field(PAYMENT_MAX_KES, ge=1, le=PAYMENT_MAX_KES)
     confirm_above: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_number_or_never)] = None
 
 

@@ -17,7 +17,7 @@ from domain.failures import Failure, FailureReason
 from domain.payment import Payment
 from domain.policy import Meter
 from domain.stages import Stage
-from domain.values import DEFAULT_TEXT, Kind, Purpose, reference_from
+from domain.values import DEFAULT_TEXT, PAYMENT_MAX_KES, Kind, Purpose, reference_from
 from gateway.cursors import FeedPlace, feed_cursor
 from gateway.problems import PROBLEMS, Problem, members, told
 from gateway.schemas import BillPaymentBody, Body, DepositBody, WithdrawalBody
@@ -140,7 +140,9 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
 
 # Errors that cannot be made of nothing.
 _ERRORS: Mapping[type[errors.PaymentServiceError], errors.PaymentServiceError] = {
-    errors.InvalidRequest: errors.InvalidRequest([FieldError("/amount", "must be from 1 to 250000 shillings")]),
+    errors.InvalidRequest: errors.InvalidRequest(
+        [FieldError("/amount", f"must be from 1 to {PAYMENT_MAX_KES} shillings")]
+    ),
     errors.LimitExceeded: errors.LimitExceeded(
         "This payment would pass the limit of 500,000 shillings a day for this phone number. "
         "The next day begins at midnight in Nairobi.",

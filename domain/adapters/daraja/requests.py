@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 from domain import callback_address
@@ -18,10 +18,7 @@ from domain.account import SendAccount
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
 from domain.operations import OPERATION_OF_KIND, Operation
 from domain.payment import Payment
-from domain.values import DEFAULT_TEXT, DESCRIPTION_LENGTH_MAX, REMARKS_LENGTH, Kind, Purpose
-
-# Kenya keeps one offset all year. Daraja checks only that timestamp and password agree (daraja.md §2.1).
-EAST_AFRICA = timezone(timedelta(hours=3))
+from domain.values import DEFAULT_TEXT, DESCRIPTION_LENGTH_MAX, NAIROBI, REMARKS_LENGTH, Kind, Purpose
 
 _COMMANDS = {
     Purpose.BUSINESS: "BusinessPayment",
@@ -174,7 +171,8 @@ def status_body(
 
 
 def _password(account: Account, now: datetime) -> dict[str, Any]:
-    timestamp = now.astimezone(EAST_AFRICA).strftime("%Y%m%d%H%M%S")
+    # Daraja checks only that timestamp and password agree (daraja.md §2.1).
+    timestamp = now.astimezone(NAIROBI).strftime("%Y%m%d%H%M%S")
     password = base64.b64encode(f"{account.shortcode}{account.passkey}{timestamp}".encode()).decode()
     return {"BusinessShortCode": account.shortcode, "Password": password, "Timestamp": timestamp}
 
