@@ -14,17 +14,15 @@ from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.masking import masked
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.locks import TAKE_MIGRATION
 from domain.adapters.postgres.rights import lay_down_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
 from domain.adapters.settings import MigrationSettings, SettingsError, read_settings
 
-# Any number that nobody else uses: two releases at once must not run one migration twice.
-_ADVISORY_LOCK = 4_711_254_001
-
 
 def run_migrations(connection: Connection) -> None:
     """Everything in the caller's transaction, so that a failure leaves the database as it was."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+    connection.execute(text(f"SELECT {TAKE_MIGRATION}"))
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
-from domain.adapters.postgres.engine import BRAKES_LOCK
+from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
 from domain.changes import Change, ChangeResult, Context, Decided
 from domain.errors import Resendable
 from domain.inquiry import InquiryTerms
@@ -77,7 +77,7 @@ async def claims_without_end(store: Store) -> AsyncIterator[None]:
         async with connection(store.url) as raw:
             while not is_over.is_set():
                 async with raw.transaction():
-                    await raw.execute(f"SELECT pg_advisory_xact_lock_shared({BRAKES_LOCK})")
+                    await raw.execute(f"SELECT {TAKE_BRAKES_SHARED}")
                     await raw.execute("SELECT is_engaged FROM mkwanja.brakes ORDER BY name FOR SHARE")
                     has_begun.set()
                     await asyncio.sleep(0.02)

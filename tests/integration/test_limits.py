@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from domain.adapters.postgres import accepting, limiting
+from domain.adapters.postgres.locks import LIMITS
 from domain.errors import LimitExceeded, RateLimited, StoreUnavailable
 from domain.failures import Failure, FailureReason
 from domain.lifecycle.accept import Acceptance, NewPayment
@@ -269,7 +270,7 @@ async def test_who_holds_a_limit_too_long_holds_up_nobody_else(
     async with connection(store.url) as raw, raw.transaction():
         for charge in frozen.charges:
             number = limiting._lock_number(*charge.account)
-            await raw.execute(f"SELECT pg_advisory_xact_lock({limiting._LOCK_SPACE}, $1)", number)
+            await raw.execute(f"SELECT pg_advisory_xact_lock({LIMITS}, $1)", number)
         held_up = [charged(caller, per_day=1000) for _ in range(30)]
         others = [charged(per_day=1000) for _ in range(10)]
         results = await offered([store], [*held_up, *others])

@@ -10,6 +10,9 @@ from tests.test_architecture import PRODUCT, name
 
 # What only one home may contain, as a pattern over the text of a product file, with where it may stand.
 HOMES = {
+    "the numbers of advisory locks": (r"pg_(try_)?advisory|\b4_?711", {"domain/adapters/postgres/locks.py"}),
+    "Nairobi's time zone": (r"hours=3|Africa/Nairobi", {"domain/values.py"}),
+    "the most that one payment may move": (r"250_?000", {"domain/values.py", "alembic/versions/0001_payments.py"}),
     "the rate algorithm in Lua": (r"'TIME'", {"domain/adapters/redis/gcra.py"}),
     # The others say what they remove and call it: `Masking`, `SecretFields`, `masked`, `without_values`.
     "the removal of secrets": (r"\[masked\]|\[replaced\]|format_tb|MASK\b", {"domain/adapters/masking.py"}),

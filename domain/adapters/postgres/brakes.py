@@ -9,7 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, sqlstate
+from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
+from domain.adapters.postgres.locks import TAKE_BRAKES
 from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, case_sql
 from domain.errors import StoreUnavailable
 from domain.operations import OPERATION_OF_QUESTION
@@ -36,7 +37,7 @@ INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
 """)
 
-_ALONE = text(f"SELECT pg_advisory_xact_lock({BRAKES_LOCK})")
+_ALONE = text(f"SELECT {TAKE_BRAKES}")
 
 _READ = text(f"SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} ORDER BY name")
 

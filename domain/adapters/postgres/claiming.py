@@ -18,7 +18,8 @@ from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import PAYOUT_BRAKES_SQL
-from domain.adapters.postgres.engine import BRAKES_LOCK, CONTENDED, Database, is_about_rows, is_unavailable, sqlstate
+from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, is_unavailable, sqlstate
+from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
 from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, PROBED_SQL
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
@@ -58,7 +59,7 @@ free AS (
     WHERE payment.stage = '{Stage.ACCEPTED}'
     ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
 ), turn AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared({BRAKES_LOCK}) WHERE EXISTS (SELECT FROM free WHERE kind <> '{Kind.DEPOSIT}')
+    SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE kind <> '{Kind.DEPOSIT}')
 ), brake AS (
     SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} FOR SHARE OF brakes
 ), allowed AS MATERIALIZED (

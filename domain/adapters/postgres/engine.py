@@ -50,10 +50,6 @@ _OPEN = text(
     "  THEN set_config('synchronous_commit', 'on', true) END"
 )
 
-# Whoever claims a payout holds this in common until the COMMIT, whoever changes a brake holds it alone. It is a queue: share
-# locks on the brakes' rows would be granted past whoever waits for them, and claims that overlap could keep him out for ever.
-BRAKES_LOCK = 4_711_254_003
-
 # SQLSTATE classes that a row of ours may be the reason of: cardinality, data, constraints, conflicts, a view's check, a row
 # that is too large, a held lock, a trigger's own error, a damaged page; and 42, which is a bug in our SQL. All else says only
 # that this server cannot, now: it is away, full, read-only, failing over, not migrated yet.

@@ -12,7 +12,8 @@ import structlog
 from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import BREAKER, PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
-from domain.adapters.postgres.engine import BRAKES_LOCK, Transaction
+from domain.adapters.postgres.engine import Transaction
+from domain.adapters.postgres.locks import TAKE_BRAKES, TAKE_BRAKES_SHARED
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.changes import Change, Decided
 from domain.inquiry import Evidence, Inquiry, Verdict
@@ -49,8 +50,8 @@ SELECT name, is_engaged, false AS is_probe_due FROM locked
 UNION ALL
 SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {PAYOUT_BRAKES_SQL}
 """)
-_HOLD_BRAKES = text(f"SELECT pg_advisory_xact_lock_shared({BRAKES_LOCK})")
-_CHANGE_BRAKES = text(f"SELECT pg_advisory_xact_lock({BRAKES_LOCK})")
+_HOLD_BRAKES = text(f"SELECT {TAKE_BRAKES_SHARED}")
+_CHANGE_BRAKES = text(f"SELECT {TAKE_BRAKES}")
 
 _OPERATIONS = [operation.value for operation in (*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values())]
 

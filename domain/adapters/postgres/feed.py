@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, sqlstate
+from domain.adapters.postgres.locks import TAKE_FEED
 
 # What one transaction lists: a few milliseconds of work.
 _BATCH_SIZE = 500
@@ -21,8 +22,7 @@ _BATCH_SIZE = 500
 # How many batches one sweep or one reader lists. More than a reader's page holds, so that readers get ahead of a backlog.
 _BATCHES_MAX = 4
 
-# Any number that no other lock has. Held until the commit, so that what is listed next sees what was listed before.
-_LOCK = text("SELECT set_config('lock_timeout', '300ms', true), pg_advisory_xact_lock(4711254002)")
+_LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {TAKE_FEED}")
 
 # The database fills this queue in the commit that makes the fact, and takes from it what is listed (migration 0006). A late
 # commit brings numbers that are lower than those of others that are gone already; it is listed with the next batch.

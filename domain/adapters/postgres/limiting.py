@@ -14,18 +14,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.postgres.engine import CONTENDED, Transaction, sqlstate
+from domain.adapters.postgres.locks import TAKE_LIMIT
 from domain.errors import RequestRefused
 from domain.lifecycle.accept import NewPayment
 from domain.policy import MINUTE, Allowances, Meter, Used, day_began_at
 from domain.stages import Stage
 from domain.values import Kind
 
-# Our own space among the locks that are named by two numbers (`engine.BRAKES_LOCK` is named by one).
-_LOCK_SPACE = 4_711
-
-_LOCK = text(
-    f"SELECT pg_advisory_xact_lock({_LOCK_SPACE}, number) FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number"
-)
+_LOCK = text(f"SELECT {TAKE_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
 
 # As `domain.policy.counts` has it.
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
