@@ -1,144 +1,134 @@
-"""The audit: what is known of the versions in the lock, and whether it was let pass.
+"""The known vulnerabilities of what the lock names, as pip-audit reports them.
 
-Every package of the lock is asked about, also those for other systems than this. Red: a vulnerability that is not
-excepted, and an exception that is over or no longer needed. A package of which the index told nothing is named as
-not audited. An empty list counts only from an index that was seen to know anything at all.
+pip-audit says "no known vulnerabilities" also if it learned nothing. Here a package of which nothing was learned is
+counted and named as *not audited*, and the service must first report a vulnerability that is known to everybody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from packaging.utils import canonicalize_name
-from packaging.version import Version
-from pip_audit._audit import Auditor
-from pip_audit._dependency_source import DependencySource
-from pip_audit._fix import ResolvedFixVersion
-from pip_audit._service.interface import Dependency, ResolvedDependency, SkippedDependency, VulnerabilityResult
-from pip_requirements_parser import RequirementsFile
-
-from tests.supply_chain.index import NOT_IN_TIME, UNREACHABLE, Index
 from tests.supply_chain.policy import VulnerabilityException
 
+# A package that the lock does not name, in a version whose vulnerabilities every service reports.
+KNOWN_VULNERABLE = "jinja2", "2.10"
 
-class Lock(DependencySource):
-    """The versions that a lock file names, whatever system they are for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def versions(self) -> dict[str, Version]:
-        """By canonical name. Raises ValueError for a line that does not name exactly one version."""
-        file = RequirementsFile.from_file(str(self._path))
-        found: dict[str, Version] = {}
-        for requirement in file.requirements:
-            if requirement.name is None or not requirement.is_pinned:
-                raise ValueError(f"{self._path.name}: not one version: {requirement.line}")
-            found[canonicalize_name(requirement.name)] = Version(requirement.get_pinned_version)
-        if file.invalid_lines or not found:
-            raise ValueError(f"{self._path.name}: cannot be read as a lock")
-        return found
-
-    def collect(self) -> Iterator[Dependency]:
-        for name, version in self.versions().items():
-            yield ResolvedDependency(name, version)
-
-    def fix(self, fix_version: ResolvedFixVersion) -> None:
-        raise NotImplementedError("`make lock` writes the lock")
+_ANSWER_SECONDS = 10
+_ALL_SECONDS = 120.0
+# The last line of pip-audit's errors if the network or the service failed. Another failure is not the service's.
+_SERVICE_FAILED = re.compile(r"requests\.exceptions\.|pip_audit\._service\.|your network may be blocking")
 
 
 @dataclass(slots=True)
 class Audit:
-    """What came of it. `red` has a line for each reason to stop."""
+    """What pip-audit reported. `red` has a line for each reason to stop."""
 
     total: int
     red: list[str] = field(default_factory=list)
     findings: int = 0
     excepted: int = 0
-    not_audited: dict[str, str] = field(default_factory=dict)  # package: why
+    not_audited: dict[str, str] = field(default_factory=dict)  # package: reason
 
     def summary(self) -> str:
         """One line."""
-        findings = f"{self.findings} finding{'' if self.findings == 1 else 's'}"
-        line = (
-            f"audit: {findings}, {self.excepted} excepted, {len(self.not_audited)} of {self.total} packages not audited"
-        )
-        if not self.not_audited:
-            return line
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in sorted(self.not_audited.items()):
-            by_reason.setdefault(reason, []).append(name)
-        if len(self.not_audited) == self.total and len(by_reason) == 1:
-            return f"{line} ({next(iter(by_reason))})"
-        groups = (f"{reason}: {', '.join(names)}" for reason, names in by_reason.items())
-        return f"{line} ({'; '.join(groups)})"
+        counts = f"{self.findings} findings, {self.excepted} excepted"
+        line = f"audit: {counts}, {len(self.not_audited)} of {self.total} packages not audited"
+        if len(self.not_audited) == self.total:
+            return f"{line} ({'; '.join(sorted(set(self.not_audited.values())))})"
+        return f"{line} ({', '.join(sorted(self.not_audited))})" if self.not_audited else line
 
 
-def audit(lock: Lock, index: Index, exceptions: list[VulnerabilityException], *, today: date) -> Audit:
-    """Asks the index about the lock, and judges what it says."""
-    versions = lock.versions()
-    result = Audit(total=len(versions))
-    met: set[tuple[str, str]] = set()
-    told: set[str] = set()
-    ignorance = index.ignorance()
-    if ignorance in {UNREACHABLE, NOT_IN_TIME}:
-        result.not_audited = dict.fromkeys(versions, ignorance)
-    else:
-        answers = [*Auditor(index).audit(lock)]
-        if any(vulnerabilities for _, vulnerabilities in answers):
-            ignorance = None
-        for spec, vulnerabilities in answers:
-            if isinstance(spec, SkippedDependency):
-                result.not_audited[spec.name] = spec.skip_reason
-            elif ignorance and not vulnerabilities:
-                result.not_audited[spec.name] = ignorance
+class ServiceFailed(Exception):
+    """pip-audit learned nothing; the message says why."""
+
+
+def audit(
+    versions: dict[str, str],
+    exceptions: Sequence[VulnerabilityException],
+    today: date,
+    *,
+    seconds: float = _ALL_SECONDS,
+) -> Audit:
+    """Asks pip-audit about `versions`, and judges its report. Raises RuntimeError if pip-audit does not work."""
+    try:
+        reported = _report({**versions, KNOWN_VULNERABLE[0]: KNOWN_VULNERABLE[1]}, seconds)
+    except ServiceFailed as error:
+        reported = {package: {"skip_reason": str(error)} for package in versions}
+    return judge(versions, reported, exceptions, today)
+
+
+def judge(
+    versions: dict[str, str], reported: dict[str, Any], exceptions: Sequence[VulnerabilityException], today: date
+) -> Audit:
+    """Judges a report of pip-audit's, which has an entry for each package."""
+    result = Audit(len(versions))
+    is_informed = any(entry.get("vulns") for entry in reported.values())
+    met: set[VulnerabilityException] = set()
+    for package, version in sorted(versions.items()):
+        entry = reported[package]
+        if "skip_reason" in entry:
+            result.not_audited[package] = entry["skip_reason"]
+        elif not is_informed:
+            result.not_audited[package] = "the service reports no vulnerability that everybody knows"
+        for vulnerability in entry.get("vulns", []):
+            ids = {vulnerability["id"], *vulnerability["aliases"]}
+            excepting = {each for each in exceptions if each.package == package and each.id in ids}
+            met |= excepting
+            if any(each.since <= today <= each.until for each in excepting):
+                result.excepted += 1
             else:
-                told.add(spec.name)
-            for vulnerability in _once(vulnerabilities):
-                excepting = _exception(exceptions, spec.name, vulnerability, today)
-                if excepting is None:
-                    result.findings += 1
-                    result.red.append(_line(spec.name, versions[spec.name], vulnerability))
-                else:
-                    met.add((excepting.package, excepting.id))
-    result.excepted = len(met)
-    result.red.sort()
-    for exception in exceptions:
-        title = f"the exception of {exception.id} for {exception.package}"
-        if fault := exception.fault(today):
-            result.red.append(f"{title} {fault}")
-        elif exception.package not in versions:
-            result.red.append(f"{title} is for a package that the lock does not name: take it out")
-        elif exception.package in told and (exception.package, exception.id) not in met:
-            result.red.append(f"{title} is for a vulnerability that it does not have: take it out")
+                result.findings += 1
+                result.red.append(_line(package, version, vulnerability))
+    for each in exceptions:
+        title = f"the exception of {each.id} for {each.package}"
+        if not each.since <= today <= each.until:
+            result.red.append(f"{title} holds from {each.since} to {each.until}: look at it again")
+        elif each not in met and each.package not in result.not_audited:
+            result.red.append(f"{title} is not needed: take it out")
     return result
 
 
-def _once(vulnerabilities: list[VulnerabilityResult]) -> list[VulnerabilityResult]:
-    """Without those that are another by another name: pip-audit leaves some of them."""
-    found: list[VulnerabilityResult] = []
-    for vulnerability in vulnerabilities:
-        if not any(vulnerability.alias_of(other) for other in found):
-            found.append(vulnerability)
-    return found
+def _report(versions: dict[str, str], seconds: float) -> dict[str, Any]:
+    """pip-audit's report by package. Neither pip nor a cache takes part, and no marker hides a package of the lock."""
+    with TemporaryDirectory() as folder:
+        pins = Path(folder, "pins.txt")
+        pins.write_text("".join(f"{package}=={version}\n" for package, version in versions.items()))
+        command = [sys.executable, "-m", "pip_audit", "--requirement", str(pins), "--no-deps", "--disable-pip"]
+        command += ["--format=json", "--aliases=on", "--progress-spinner=off", f"--cache-dir={folder}"]
+        command += [f"--timeout={_ANSWER_SECONDS}"]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        except subprocess.TimeoutExpired:
+            raise ServiceFailed("the service did not answer in time") from None
+    if not ended.stdout:
+        last = (ended.stderr.splitlines() or [""])[-1]
+        if not _SERVICE_FAILED.search(last):
+            raise RuntimeError(f"pip-audit failed: {_printable(last)}")
+        raise ServiceFailed("the service cannot be reached")
+    reported = {entry["name"]: entry for entry in json.loads(ended.stdout)["dependencies"]}
+    for entry in reported.values():
+        if "skip_reason" in entry:
+            entry["skip_reason"] = "the service does not know it"
+    if reported.keys() != versions.keys():
+        raise RuntimeError(f"pip-audit did not report on {sorted(versions.keys() ^ reported.keys())}")
+    return reported
 
 
-def _exception(
-    exceptions: list[VulnerabilityException], package: str, vulnerability: VulnerabilityResult, today: date
-) -> VulnerabilityException | None:
-    for exception in exceptions:
-        is_meant = exception.package == package and vulnerability.has_any_id({exception.id})
-        if is_meant and exception.fault(today) is None:
-            return exception
-    return None
+def _line(package: str, version: str, vulnerability: dict[str, Any]) -> str:
+    names = " ".join([vulnerability["id"], *sorted(vulnerability["aliases"])])
+    remedy = ", ".join(vulnerability["fix_versions"]) or "none known"
+    return f"{package} {version}: {names} (mended in: {remedy}): {_printable(vulnerability['description'])[:200]}"
 
 
-def _line(package: str, version: Version, vulnerability: VulnerabilityResult) -> str:
-    names = " ".join([vulnerability.id, *sorted(vulnerability.aliases)])
-    remedy = ", ".join(str(version) for version in vulnerability.fix_versions) or "none known"
-    # Printable: it is the index's text, and goes to a terminal.
-    text = "".join(letter if letter.isprintable() else " " for letter in vulnerability.description)[:200]
-    return f"{package} {version}: {names} (mended in: {remedy}): {text}"
+def _printable(text: str) -> str:
+    """The service's text, fit for a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
