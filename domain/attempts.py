@@ -9,13 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeAlias
 from uuid import UUID
 
 from domain.account import SendAccount
 
-# Kinds of id that more than one module asks for by name.
-ORIGINATOR_CONVERSATION_ID = "originator_conversation_id"
-CONVERSATION_ID = "conversation_id"
+
+class IdKind(StrEnum):
+    """The kinds of id by which Daraja knows a send. Which API gives which: daraja.md §2.1, §4.2, §5."""
+
+    CHECKOUT_REQUEST = "checkout_request_id"
+    MERCHANT_REQUEST = "merchant_request_id"
+    CONVERSATION = "conversation_id"
+    ORIGINATOR_CONVERSATION = "originator_conversation_id"
+
+
+ProviderId: TypeAlias = tuple[IdKind, str]
+ProviderIds: TypeAlias = frozenset[ProviderId]
 
 
 class Outcome(StrEnum):
@@ -46,7 +56,7 @@ class Attempt:
     id: UUID
     number: int
     outcome: Outcome | None = None
-    provider_ids: frozenset[tuple[str, str]] = frozenset()
+    provider_ids: ProviderIds = frozenset()
     claimed_at: datetime | None = None
     ended_at: datetime | None = None
     account: SendAccount | None = None

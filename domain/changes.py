@@ -12,12 +12,11 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from domain.attempts import ProviderIds
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
 from domain.operations import Heard, Operation
 from domain.payment import Payment
-
-ProviderIds = frozenset[tuple[str, str]]  # (kind of id, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

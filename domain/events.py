@@ -149,7 +149,7 @@ def _provider_ids(payment: Payment) -> dict[str, list[str]]:
     ids: dict[str, list[str]] = {}
     for attempt in payment.attempts:
         for id_kind, value in sorted(attempt.provider_ids):
-            ids.setdefault(id_kind, []).append(value)
+            ids.setdefault(id_kind.value, []).append(value)
     return ids
 
 

@@ -13,7 +13,7 @@ from typing import assert_never
 from uuid import UUID
 
 from domain.account import SendAccount
-from domain.attempts import CONVERSATION_ID, ORIGINATOR_CONVERSATION_ID, Attempt, Outcome, told
+from domain.attempts import Attempt, IdKind, Outcome, ProviderIds, told
 from domain.failures import Failure
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Step
 from domain.values import Kind, Purpose
@@ -42,7 +42,7 @@ class Fact:
 
 
 # The id by which Daraja can be asked about a payment, where it has to be one of Daraja's own.
-ASKED_BY = {Kind.DEPOSIT: "checkout_request_id", Kind.BILL_PAYMENT: ORIGINATOR_CONVERSATION_ID}
+ASKED_BY = {Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST, Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +146,11 @@ class Payment:
         return frozenset(attempt.account for attempt in self.attempts if attempt.outcome is not Outcome.NOT_ACTED)
 
     @property
-    def provider_ids(self) -> frozenset[tuple[str, str]]:
+    def provider_ids(self) -> ProviderIds:
         """Every id that Daraja gave any attempt, as (kind of id, value)."""
         return frozenset().union(*(attempt.provider_ids for attempt in self.attempts))
 
-    def disagrees_with(self, ids: frozenset[tuple[str, str]]) -> bool:
+    def disagrees_with(self, ids: ProviderIds) -> bool:
         """Whether one of `ids` differs from all that are known of its kind. An absent id contradicts nothing.
 
         One that nobody had yet is the id of a send that has none of its kind: each send of a withdrawal is given its own,
@@ -167,20 +167,20 @@ class Payment:
                 return True
         return False
 
-    def ids_that_count(self, ids: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    def ids_that_count(self, ids: ProviderIds) -> ProviderIds:
         """`ids` without an OriginatorConversationID that says nothing about this payment.
 
         Daraja may name one of its own making in a result, beside the ConversationID of its acknowledgement (daraja.md
         §4.3). A message that names two of them is about two payments, so both count.
         """
-        conversations = {key for key in ids if key[0] == CONVERSATION_ID}
-        originators = {key for key in ids if key[0] == ORIGINATOR_CONVERSATION_ID}
-        own = (ORIGINATOR_CONVERSATION_ID, str(self.id)) if self.kind is Kind.WITHDRAWAL else None
+        conversations = {key for key in ids if key[0] == IdKind.CONVERSATION}
+        originators = {key for key in ids if key[0] == IdKind.ORIGINATOR_CONVERSATION}
+        own = (IdKind.ORIGINATOR_CONVERSATION, str(self.id)) if self.kind is Kind.WITHDRAWAL else None
         unknown = originators - self.provider_ids - {own}
         is_ours = bool(conversations) and conversations <= self.provider_ids
         return ids - unknown if is_ours and len(originators) == 1 else ids
 
-    def attempt_named_by(self, ids: frozenset[tuple[str, str]]) -> UUID | None:
+    def attempt_named_by(self, ids: ProviderIds) -> UUID | None:
         """The attempt that a message with `ids` is about.
 
         The one that has such an id; else the only one not accounted for: there the message can speak of no other.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
+from domain.attempts import ProviderIds
 from domain.failures import Failure
 from domain.inquiry import Verdict
 
@@ -34,7 +35,7 @@ class Report:
     word: Word
     code: str | None = None
     failure: Failure | None = None
-    ids: frozenset[tuple[str, str]] = frozenset()
+    ids: ProviderIds = frozenset()
     has_amount: bool = False
     amount: Decimal | None = None  # None with has_amount: the message names two amounts
     ignores_amount: bool = False  # a value under an amount's name was no number, and was left out

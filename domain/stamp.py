@@ -9,13 +9,14 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from domain.attempts import ProviderIds
 from domain.inquiry import second_look_at
 from domain.payment import Payment
 from domain.stages import Stage
 
 
 def stamped(
-    before: Payment, decided: Payment, *, attempt_id: UUID | None, new_ids: frozenset[tuple[str, str]], now: datetime
+    before: Payment, decided: Payment, *, attempt_id: UUID | None, new_ids: ProviderIds, now: datetime
 ) -> Payment:
     """`decided` as it is to be kept at `now`, with `new_ids` given to `attempt_id`; `before` itself if nothing changed."""
     after = _with_ids(decided, attempt_id, new_ids)
@@ -33,7 +34,7 @@ def stamped(
     return after if after.question is not None else replace(after, next_step_at=None)
 
 
-def _with_ids(payment: Payment, attempt_id: UUID | None, ids: frozenset[tuple[str, str]]) -> Payment:
+def _with_ids(payment: Payment, attempt_id: UUID | None, ids: ProviderIds) -> Payment:
     """`payment` with what `attempt_id` was given: it may open a way to ask."""
     return replace(
         payment,

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.account import SendAccount
-from domain.attempts import Attempt, Outcome
+from domain.attempts import Attempt, IdKind, Outcome
 from domain.changes import Context, StoredCallback
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
@@ -51,7 +51,13 @@ def an_attempt_id(number: int = 1) -> UUID:
 
 def an_attempt(outcome: Outcome | None = None, *, number: int = 1, **ids: str) -> Attempt:
     """An attempt; `ids` as `checkout_request_id="ws_CO_1"`."""
-    return Attempt(an_attempt_id(number), number, outcome, frozenset(ids.items()), account=AN_ACCOUNT)
+    return Attempt(
+        an_attempt_id(number),
+        number,
+        outcome,
+        frozenset((IdKind(kind), value) for kind, value in ids.items()),
+        account=AN_ACCOUNT,
+    )
 
 
 def a_send(

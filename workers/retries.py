@@ -17,7 +17,8 @@ from domain.adapters import observability
 from domain.adapters.daraja.answers import ACKNOWLEDGED
 from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
-from domain.changes import Exchange, ProviderIds
+from domain.attempts import ProviderIds
+from domain.changes import Exchange
 from domain.errors import (
     DeadlinePassed,
     Draining,

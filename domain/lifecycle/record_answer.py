@@ -15,8 +15,8 @@ from uuid import UUID
 import structlog
 
 from domain.account import SendAccount
-from domain.attempts import Outcome
-from domain.changes import Change, ChangingStore, Context, Decided, ProviderIds
+from domain.attempts import Outcome, ProviderIds
+from domain.changes import Change, ChangingStore, Context, Decided
 from domain.errors import (
     Draining,
     DuplicateSubmission,

@@ -13,9 +13,9 @@ from datetime import timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from domain.attempts import ORIGINATOR_CONVERSATION_ID, Outcome
+from domain.attempts import IdKind, Outcome, ProviderIds
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
-from domain.changes import Change, Context, Decided, ProviderIds, StoredCallback
+from domain.changes import Change, Context, Decided, StoredCallback
 from domain.events import event_type
 from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
 from domain.lifecycle.former_accounts import of_another_credential
@@ -338,7 +338,7 @@ def _names_another_amount(payment: Payment, report: Report) -> bool:
 
 def _disagrees(payment: Payment, report: Report) -> bool:
     if payment.kind is Kind.WITHDRAWAL and any(
-        id_kind == ORIGINATOR_CONVERSATION_ID and value != str(payment.id) for id_kind, value in report.ids
+        id_kind == IdKind.ORIGINATOR_CONVERSATION and value != str(payment.id) for id_kind, value in report.ids
     ):
         return True
     return payment.disagrees_with(report.ids)
@@ -346,5 +346,5 @@ def _disagrees(payment: Payment, report: Report) -> bool:
 
 def _names_our_own_id(payment: Payment, report: Report) -> bool:
     """Whether it speaks for all sends: the id is one account's own, so not where two accounts have used it."""
-    is_ours = payment.kind is Kind.WITHDRAWAL and (ORIGINATOR_CONVERSATION_ID, str(payment.id)) in report.ids
+    is_ours = payment.kind is Kind.WITHDRAWAL and (IdKind.ORIGINATOR_CONVERSATION, str(payment.id)) in report.ids
     return is_ours and len(payment.accounts) <= 1

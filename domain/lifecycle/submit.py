@@ -17,7 +17,8 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat as uuid_utils
 
-from domain.changes import Change, ChangingStore, Context, Decided, ProviderIds
+from domain.attempts import ProviderIds
+from domain.changes import Change, ChangingStore, Context, Decided
 from domain.errors import (
     ClaimUnknown,
     OutcomeUnknown,

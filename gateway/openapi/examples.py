@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from domain import errors
-from domain.attempts import Attempt, Outcome
+from domain.attempts import Attempt, IdKind, Outcome
 from domain.errors import FieldError
 from domain.events import EventType, event_body, public_payment, timestamp
 from domain.failures import Failure, FailureReason
@@ -79,7 +79,7 @@ _DEPOSIT = Payment(
 )
 _ENDED = replace(_DEPOSIT, updated_at=_ENDED_AT, finalized_at=_ENDED_AT)
 _ASKED = Attempt(
-    UUID(int=PAYMENT_ID.int + 1), 1, Outcome.ACKNOWLEDGED, frozenset({("checkout_request_id", "ws_CO_010320261015")})
+    UUID(int=PAYMENT_ID.int + 1), 1, Outcome.ACKNOWLEDGED, frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_010320261015")})
 )
 _PAID = replace(_ENDED, stage=Stage.SUCCEEDED, receipt="UC14KD82QZ", amount_settled_kes=250, attempts=(_ASKED,))
 _CANCELLED = replace(_ENDED, stage=Stage.FAILED, failure=Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True))

@@ -27,7 +27,8 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import Reading
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.connection import RedisClient, connect
-from domain.changes import Change, ProviderIds, StoredCallback
+from domain.attempts import ProviderIds
+from domain.changes import Change, StoredCallback
 from domain.errors import ProviderError
 from domain.events import public_payment
 from domain.failures import Failure, FailureReason

@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
-from domain.changes import Change, ChangeResult, Context, Decided, ProviderIds
+from domain.attempts import IdKind, ProviderIds
+from domain.changes import Change, ChangeResult, Context, Decided
 from domain.errors import OutcomeUnknown
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
@@ -25,7 +26,7 @@ HOUR = timedelta(hours=1)
 
 def askable_ids(kind: Kind) -> ProviderIds:
     """The ids by which Daraja can be asked about a payment of `kind`."""
-    name = {Kind.DEPOSIT: "checkout_request_id", Kind.BILL_PAYMENT: "originator_conversation_id"}.get(kind)
+    name = {Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST, Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION}.get(kind)
     return frozenset({(name, f"id-{new_id().hex}")}) if name else frozenset()
 
 

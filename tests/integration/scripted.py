@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from domain.changes import Announcement, Change, ChangeResult, ProviderIds
+from domain.attempts import IdKind, ProviderIds
+from domain.changes import Announcement, Change, ChangeResult
 from domain.errors import StoreUnavailable
 from domain.fence import Attempting
 from domain.payment import Payment
@@ -62,7 +63,7 @@ class Away:
 
 
 def an_id(payment: Payment) -> ProviderIds:
-    return frozenset({("conversation_id", f"AG_{payment.id.hex}")})
+    return frozenset({(IdKind.CONVERSATION, f"AG_{payment.id.hex}")})
 
 
 async def acknowledge(payment: Payment, attempting: Attempting) -> ProviderIds:

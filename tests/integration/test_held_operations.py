@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from domain.adapters.postgres.brakes import Brakes
+from domain.attempts import IdKind, ProviderId
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -55,7 +56,7 @@ async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUI
 
 
 async def answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
-    ids = frozenset[tuple[str, str]]() if error else frozenset({("conversation_id", f"AG_{sent[1].hex}")})
+    ids = frozenset[ProviderId]() if error else frozenset({(IdKind.CONVERSATION, f"AG_{sent[1].hex}")})
     await store.changing.change(acknowledgement(*sent, ids=ids, error=error))
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from domain.adapters.postgres.brakes import Brakes
+from domain.attempts import IdKind
 from domain.inquiry import Inquiry
 from domain.lifecycle.inquire import Asked, answering, asking
 from domain.lifecycle.submit import resend_claim
@@ -54,7 +55,7 @@ QUESTIONS = [(Kind.DEPOSIT, Operation.STK_QUERY, Step.QUERY), (Kind.WITHDRAWAL, 
 
 async def to_ask(store: Store, kind: Kind) -> UUID:
     payment_id, attempt_id = await claimed(store, kind)
-    ids = frozenset({("checkout_request_id", f"ws_CO_{attempt_id.hex}")})
+    ids = frozenset({(IdKind.CHECKOUT_REQUEST, f"ws_CO_{attempt_id.hex}")})
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
     await due(store, payment_id)
     return payment_id

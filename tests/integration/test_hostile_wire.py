@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from domain.adapters.daraja.wire import daraja_session
-from domain.attempts import Outcome
+from domain.attempts import IdKind, Outcome
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.inquiry import Verdict
@@ -66,7 +66,7 @@ class TestWholeAnswers:
     async def test_an_odd_but_whole_answer_is_taken(self, session: aiohttp.ClientSession, what: str) -> None:
         async with Hostile(USABLE[what]) as server:
             ids = await client_of(session, server.url).submit(to_submit(), an_attempting())
-            assert ("checkout_request_id", "ws_CO_1") in ids
+            assert (IdKind.CHECKOUT_REQUEST, "ws_CO_1") in ids
         async with Hostile(USABLE[what]) as server:
             report = await client_of(session, server.url).ask(asked_about(), 1, [])
             assert report is not None
@@ -203,7 +203,7 @@ class TestConnections:
                     ids = dict(await client.submit(to_submit(), an_attempting()))
                 except OutcomeUnknown:
                     continue
-                seen.append(ids["checkout_request_id"])
+                seen.append(ids[IdKind.CHECKOUT_REQUEST])
                 assert seen[-1] == f"ws_CO_{number}"
                 await asyncio.sleep(0.05 if is_late else 0)
             assert seen or what == "a byte", "what follows at once may spoil an answer, and no more"

@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from domain.attempts import Outcome
-from domain.changes import Exchange, ProviderIds
+from domain.attempts import IdKind, Outcome, ProviderIds
+from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
 from domain.fence import Attempting, Fence
 from domain.lifecycle.record_answer import answer_change
@@ -39,9 +39,11 @@ async def with_lost_claim(store: Store, kind: Kind) -> tuple[UUID, UUID]:
 def ids_of(payment_id: UUID, kind: Kind) -> ProviderIds:
     """What Daraja calls it."""
     if kind is Kind.DEPOSIT:
-        return frozenset({("checkout_request_id", f"ws_CO_{payment_id.hex}"), ("merchant_request_id", payment_id.hex)})
+        return frozenset(
+            {(IdKind.CHECKOUT_REQUEST, f"ws_CO_{payment_id.hex}"), (IdKind.MERCHANT_REQUEST, payment_id.hex)}
+        )
     own = str(payment_id) if kind is Kind.WITHDRAWAL else f"9d20-{payment_id.hex}"
-    return frozenset({("originator_conversation_id", own), ("conversation_id", f"AG_{payment_id.hex}")})
+    return frozenset({(IdKind.ORIGINATOR_CONVERSATION, own), (IdKind.CONVERSATION, f"AG_{payment_id.hex}")})
 
 
 @pytest.mark.parametrize("kind", Kind)

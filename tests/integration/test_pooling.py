@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import PageQuery, Reading
+from domain.attempts import IdKind
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_change
 from domain.stages import Step
@@ -93,7 +94,7 @@ async def everything(store: Store) -> None:
     """Has every statement that the product knows sent at least once, with one row and with several."""
     reading = Reading(store.database)
     deposits = await asyncio.gather(*(store.claimed() for _ in range(3)))
-    ids = frozenset({("checkout_request_id", new_id().hex)})
+    ids = frozenset({(IdKind.CHECKOUT_REQUEST, new_id().hex)})
     await store.changing.change(acknowledgement(*deposits[0], ids=ids))
     await asyncio.gather(*(store.changing.change(success(payment_id)) for payment_id, _ in deposits))
     await store.changing.change(raw_change(deposits[0][0], a_callback()))

@@ -14,8 +14,8 @@ from uuid import UUID
 
 import pytest
 
-from domain.attempts import Outcome
-from domain.changes import Change, ChangeResult, Context, Decided, ProviderIds
+from domain.attempts import IdKind, Outcome, ProviderIds
+from domain.changes import Change, ChangeResult, Context, Decided
 from domain.errors import OutcomeUnknown, PaymentNotFound, StoreUnavailable, TooLateToCancel
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.record_callback import callback_change, raw_change
@@ -40,7 +40,7 @@ TWO_SECONDS = timedelta(seconds=2)
 
 
 def checkout_id() -> ProviderIds:
-    return frozenset({("checkout_request_id", f"ws_CO_{new_id().hex}")})
+    return frozenset({(IdKind.CHECKOUT_REQUEST, f"ws_CO_{new_id().hex}")})
 
 
 async def stored_callbacks(store: Store, payment_id: UUID) -> list[str]:
@@ -236,7 +236,7 @@ class TestClashes:
     async def test_a_callback_for_a_payment_that_is_not_on_record_is_stored(self, store: Store) -> None:
         """No foreign key: storing what came never fails for its content."""
         stranger = new_id()
-        result = await store.changing.change(success(stranger, ids=frozenset({("checkout_request_id", "x")})))
+        result = await store.changing.change(success(stranger, ids=frozenset({(IdKind.CHECKOUT_REQUEST, "x")})))
         assert result.decided.payment is None
         assert await stored_callbacks(store, stranger) == ["unknown_payment"]
 

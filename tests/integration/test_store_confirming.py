@@ -9,7 +9,8 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from domain.changes import ChangeResult, ProviderIds
+from domain.attempts import ProviderIds
+from domain.changes import ChangeResult
 from domain.errors import Refused
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain.attempts import IdKind
 from domain.values import Kind
 from tests.integration.conftest import Store, acknowledgement, new_id, success
 from tests.integration.test_store_changing import stored_callbacks
@@ -12,10 +13,10 @@ async def test_another_payment_s_own_id_is_flagged_before_daraja_acknowledged_it
     other = await store.accepted(Kind.WITHDRAWAL)
     for named, expected in ((str(other), "ids_differ"), (str(new_id()), "finalized"), ("9a1e-1", "finalized")):
         payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
-        conversation = ("conversation_id", f"AG_{payment_id.hex}")
-        ours = frozenset({conversation, ("originator_conversation_id", str(payment_id))})
+        conversation = (IdKind.CONVERSATION, f"AG_{payment_id.hex}")
+        ours = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, str(payment_id))})
         await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ours))
-        told = frozenset({conversation, ("originator_conversation_id", named)})
+        told = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, named)})
         await store.changing.change(success(payment_id, Kind.WITHDRAWAL, ids=told))
         assert await stored_callbacks(store, payment_id) == [expected]
         assert (await store.payment(payment_id)).provider_ids == ours

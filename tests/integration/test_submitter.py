@@ -9,8 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.attempts import Outcome
-from domain.changes import ProviderIds
+from domain.attempts import Outcome, ProviderIds
 from domain.errors import (
     DeadlinePassed,
     DuplicateSubmission,

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from domain import inquiry as asking
 from domain.adapters.daraja.client import NO_ANSWER
+from domain.attempts import IdKind
 from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
 from domain.fence import Attempting, Fence
 from domain.inquiry import Verdict
@@ -241,14 +242,14 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     # As `DarajaClient`: by its own token, with the short code of the send.
     asked_as = replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
     if payment.question is not Step.QUERY:
-        asked_by = ids["originator_conversation_id"] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
+        asked_by = ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
         world.note("status asked")
         world.daraja.ask_status(number, asked_by, asked_as.as_text())
         yield 100
         taken = Asked(None, (), Standing.WORKS)
         yield from world.write("answering", inquire.answering(PAYMENT_ID, number, None, (), terms, said=taken))
         return
-    checkout_id = ids["checkout_request_id"]
+    checkout_id = ids[IdKind.CHECKOUT_REQUEST]
     yield 50
     said = world.daraja.query(checkout_id, asked_as.as_text())
     if asked_as != own:

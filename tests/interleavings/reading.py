@@ -13,8 +13,9 @@ from domain.adapters.daraja.answers import read_answer, read_query_answer
 from domain.adapters.daraja.client import NO_ANSWER
 from domain.adapters.daraja.reports import read_report
 from domain.adapters.daraja.requests import API_OF_KIND
+from domain.attempts import ProviderIds
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
-from domain.changes import ProviderIds, StoredCallback
+from domain.changes import StoredCallback
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
 from domain.report import Report
 from domain.values import Kind

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.attempts import Attempt, Outcome
+from domain.attempts import Attempt, IdKind, Outcome
 from domain.payment import Fact, Payment
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
 from tests.builders import A_FAILURE, AN_ACCOUNT, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
@@ -274,8 +274,8 @@ def test_no_order_of_facts_undoes_what_is_final(facts: list[Fact]) -> None:
         payment = after
 
 
-ONE = {"checkout_request_id": "ws_CO_1"}
-TWO = {"checkout_request_id": "ws_CO_2"}
+ONE = {IdKind.CHECKOUT_REQUEST: "ws_CO_1"}
+TWO = {IdKind.CHECKOUT_REQUEST: "ws_CO_2"}
 FIRST = an_attempt(ACKNOWLEDGED, checkout_request_id="ws_CO_1")
 SECOND = an_attempt(ACKNOWLEDGED, number=2, checkout_request_id="ws_CO_2")
 
@@ -294,7 +294,7 @@ SECOND = an_attempt(ACKNOWLEDGED, number=2, checkout_request_id="ws_CO_2")
     ],
 )
 def test_a_message_is_about_the_attempt_with_its_id_or_the_only_open_one(
-    attempts: list[Attempt], ids: dict[str, str], expected: int | None
+    attempts: list[Attempt], ids: dict[IdKind, str], expected: int | None
 ) -> None:
     found = a_payment(stage=Stage.IN_DOUBT, attempts=tuple(attempts)).attempt_named_by(frozenset(ids.items()))
     assert found == (None if expected is None else an_attempt_id(expected))
@@ -306,13 +306,13 @@ def test_a_message_is_about_the_attempt_with_its_id_or_the_only_open_one(
         ({}, False),  # what is absent contradicts nothing
         (ONE, False),
         (TWO, False),  # known from the other attempt
-        ({"checkout_request_id": "ws_CO_3"}, True),
-        ({"merchant_request_id": "m-9"}, False),  # none of its kind is known
-        ({**ONE, "merchant_request_id": "m-9"}, False),
-        ({"checkout_request_id": "ws_CO_3", "merchant_request_id": "m-9"}, True),
+        ({IdKind.CHECKOUT_REQUEST: "ws_CO_3"}, True),
+        ({IdKind.MERCHANT_REQUEST: "m-9"}, False),  # none of its kind is known
+        ({**ONE, IdKind.MERCHANT_REQUEST: "m-9"}, False),
+        ({IdKind.CHECKOUT_REQUEST: "ws_CO_3", IdKind.MERCHANT_REQUEST: "m-9"}, True),
     ],
 )
-def test_ids_disagree_only_where_all_known_of_their_kind_differ(ids: dict[str, str], expected: bool) -> None:
+def test_ids_disagree_only_where_all_known_of_their_kind_differ(ids: dict[IdKind, str], expected: bool) -> None:
     attempts = (FIRST, SECOND)
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts)
     assert payment.disagrees_with(frozenset(ids.items())) is expected

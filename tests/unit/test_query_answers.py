@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
 from domain.adapters.daraja.result_codes import failure_of
+from domain.attempts import IdKind
 from domain.errors import ProductRefused, Throttled, TokenRefused
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
@@ -50,7 +51,7 @@ def read(answer: object, status: int = 200) -> Report:
     return read_query_answer(status, body_of(answer), CHECKOUT)
 
 
-IDS = frozenset({("checkout_request_id", CHECKOUT), ("merchant_request_id", "4c1e-118203")})
+IDS = frozenset({(IdKind.CHECKOUT_REQUEST, CHECKOUT), (IdKind.MERCHANT_REQUEST, "4c1e-118203")})
 
 
 @pytest.mark.parametrize("code", ["0", 0])
@@ -173,7 +174,7 @@ def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(code: str, name: st
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_result_that_names_no_push_is_about_the_one_that_was_asked_for(value: object) -> None:
     report = read(result("0", CheckoutRequestID=value))
-    assert (report.verdict, report.ids) == (V.PAID, frozenset({("merchant_request_id", "4c1e-118203")}))
+    assert (report.verdict, report.ids) == (V.PAID, frozenset({(IdKind.MERCHANT_REQUEST, "4c1e-118203")}))
 
 
 # --- refused at the door ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from domain.adapters.daraja.reports import UNREADABLE
+from domain.attempts import IdKind
 from domain.failures import FailureReason
 from domain.report import Report, Word
 from tests.unit.daraja_messages import ABSENT, BILL_PARAMETERS, PAYOUT_PARAMETERS, STK_ITEMS, named, payout, read, stk
@@ -18,7 +19,7 @@ def test_a_deposits_success_is_read_whole() -> None:
     assert read("deposit", stk()) == Report(
         word=Word.SUCCESS,
         code="0",
-        ids=frozenset({("merchant_request_id", "4c1e-118203"), ("checkout_request_id", "ws_CO_0103")}),
+        ids=frozenset({(IdKind.MERCHANT_REQUEST, "4c1e-118203"), (IdKind.CHECKOUT_REQUEST, "ws_CO_0103")}),
         has_amount=True,
         amount=Decimal(250),
         receipt="UC14KD82QZ",
@@ -29,7 +30,7 @@ def test_a_withdrawals_success_is_read_whole() -> None:
     assert read("withdrawal", payout()) == Report(
         word=Word.SUCCESS,
         code="0",
-        ids=frozenset({("conversation_id", "AG_20260301_2010"), ("originator_conversation_id", "payout-17")}),
+        ids=frozenset({(IdKind.CONVERSATION, "AG_20260301_2010"), (IdKind.ORIGINATOR_CONVERSATION, "payout-17")}),
         has_amount=True,
         amount=Decimal(1500),
         receipt="UC17KX20PM",
@@ -179,7 +180,7 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
     message["Result"]["Conversation ID"] = "AG_1"
     report = read("withdrawal", message)
     assert (report.amount, report.receipt, report.recipient_name) == (Decimal(1500), "UC17KX20PM", "JANE")
-    assert ("conversation_id", "AG_1") in report.ids
+    assert (IdKind.CONVERSATION, "AG_1") in report.ids
     items = {"amount": 250.0, "Mpesa Receipt Number": "UC14KD82QZ"}
     deposit = read("deposit", stk(0, named(items, "Name")))
     assert (deposit.amount, deposit.receipt) == (Decimal(250), "UC14KD82QZ")
@@ -188,7 +189,7 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
 def test_a_message_that_names_one_id_in_two_spellings_names_both() -> None:
     message = payout()
     message["Result"]["Conversation ID"] = "AG_another"
-    assert {value for kind, value in read("withdrawal", message).ids if kind == "conversation_id"} == {
+    assert {value for kind, value in read("withdrawal", message).ids if kind == IdKind.CONVERSATION} == {
         "AG_20260301_2010",
         "AG_another",
     }
@@ -249,7 +250,7 @@ def test_a_name_of_another_form_is_none(value: object) -> None:
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_absent_id_is_no_id(value: object) -> None:
-    assert read("deposit", stk(CheckoutRequestID=value)).ids == {("merchant_request_id", "4c1e-118203")}
+    assert read("deposit", stk(CheckoutRequestID=value)).ids == {(IdKind.MERCHANT_REQUEST, "4c1e-118203")}
 
 
 @pytest.mark.parametrize("value", [5, True, [], {}, "x" * 65, "é", "a\0b", "\ud800"])
@@ -277,8 +278,10 @@ def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(operation: str, m
     report = read(operation, message)
     assert (report.word, report.verdict, report.failure, report.receipt) == (Word.TIMEOUT, None, None, None)
     # An echo of our request names our id; a Result names its conversation too.
-    conversation = {("conversation_id", "AG_20260301_2010")} if "ConversationID" in message.get("Result", {}) else set()
-    assert report.ids == {("originator_conversation_id", "payout-17")} | conversation
+    conversation = (
+        {(IdKind.CONVERSATION, "AG_20260301_2010")} if "ConversationID" in message.get("Result", {}) else set()
+    )
+    assert report.ids == {(IdKind.ORIGINATOR_CONVERSATION, "payout-17")} | conversation
 
 
 @pytest.mark.parametrize(

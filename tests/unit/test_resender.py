@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from domain.attempts import Outcome
-from domain.changes import Change, ChangeResult, ProviderIds
+from domain.attempts import Outcome, ProviderIds
+from domain.changes import Change, ChangeResult
 from domain.errors import (
     OutcomeUnknown,
     PaymentServiceError,

@@ -14,6 +14,10 @@ HOMES = {
     "Nairobi's time zone": (r"hours=3|Africa/Nairobi", {"domain/values.py"}),
     "the most that one payment may move": (r"250_?000", {"domain/values.py", "alembic/versions/0001_payments.py"}),
     "the rate algorithm in Lua": (r"'TIME'", {"domain/adapters/redis/gcra.py"}),
+    "the kinds of Daraja's ids": (
+        r"['\"](checkout_request|merchant_request|(originator_)?conversation)_id['\"]",
+        {"domain/attempts.py", "alembic/versions/0002_inquiries.py"},
+    ),
     # The others say what they remove and call it: `Masking`, `SecretFields`, `masked`, `without_values`.
     "the removal of secrets": (r"\[masked\]|\[replaced\]|format_tb|MASK\b", {"domain/adapters/masking.py"}),
     "strict JSON": (r"object_pairs_hook|parse_constant|parse_float", {"domain/adapters/strict_json.py"}),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from domain.adapters.daraja.reports import UNREADABLE
-from domain.attempts import Outcome
+from domain.attempts import IdKind, Outcome
 from domain.callback_address import (
     Operation,
     address,
@@ -46,7 +46,7 @@ from tests.builders import (
 D, S, V = Disposition, Stage, Verdict
 PAYOUTS = [Kind.WITHDRAWAL, Kind.BILL_PAYMENT]
 ASKED_AT = NOW - timedelta(minutes=1)
-OWN_ID = frozenset({("originator_conversation_id", str(PAYMENT_ID))})
+OWN_ID = frozenset({(IdKind.ORIGINATOR_CONVERSATION, str(PAYMENT_ID))})
 COMPLETED = a_report(code="Completed", verdict=V.PAID, amount=Decimal("250.00"))
 FAILED = a_report(Word.FAILURE, code="Failed", failure=A_FAILURE, verdict=V.FAILED)
 UNDER_WAY = a_report(Word.UNDECIDED, code="Pending", verdict=V.UNDER_WAY)
@@ -118,7 +118,7 @@ def test_a_failed_payout_fails_and_the_payment_s_own_id_speaks_for_every_send() 
 @pytest.mark.parametrize(
     ("overrides", "disposition"),
     [
-        ({"ids": frozenset({("originator_conversation_id", "somebody-elses")})}, D.IDS_DIFFER),
+        ({"ids": frozenset({(IdKind.ORIGINATOR_CONVERSATION, "somebody-elses")})}, D.IDS_DIFFER),
         ({"amount": Decimal(251)}, D.AMOUNT_DIFFERS),
         ({"amount": None}, D.AMOUNT_DIFFERS),
     ],
@@ -203,7 +203,7 @@ def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: K
 
 
 def test_a_result_that_is_not_believed_opens_nothing() -> None:
-    report = replace(WRONG_CREDENTIAL, ids=frozenset({("originator_conversation_id", "somebody-elses")}))
+    report = replace(WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "somebody-elses")}))
     assert told(a_due(), report, ASKED).opens_breaker is None
 
 

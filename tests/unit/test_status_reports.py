@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.adapters.daraja.reports import UNREADABLE, read_report
+from domain.attempts import IdKind
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
 from domain.report import Report, Word
@@ -18,7 +19,7 @@ from tests.unit.daraja_messages import ABSENT, payout, read, stk
 from tests.unit.status_messages import TARGET, parameters, status
 
 V, R = Verdict, FailureReason
-IDS = frozenset({("originator_conversation_id", TARGET), ("conversation_id", "AG_20260301_2010")})
+IDS = frozenset({(IdKind.ORIGINATOR_CONVERSATION, TARGET), (IdKind.CONVERSATION, "AG_20260301_2010")})
 
 
 def reading(message: Any) -> Report:
@@ -102,12 +103,12 @@ def test_daraja_s_own_doubled_key_is_survived() -> None:
 @pytest.mark.parametrize("name", ["OriginatorConversationID", "OriginalConversationID"])
 def test_the_target_s_id_is_read_by_either_name(name: str) -> None:
     items = [*parameters(OriginatorConversationID=ABSENT), {"Key": name, "Value": "payout-17"}]
-    assert ("originator_conversation_id", "payout-17") in reading(status(0, items)).ids
+    assert (IdKind.ORIGINATOR_CONVERSATION, "payout-17") in reading(status(0, items)).ids
 
 
 def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -> None:
     items = [*parameters(), {"Key": "OriginalConversationID", "Value": "somebody-elses"}]
-    assert {value for kind, value in reading(status(0, items)).ids if kind == "originator_conversation_id"} == {
+    assert {value for kind, value in reading(status(0, items)).ids if kind == IdKind.ORIGINATOR_CONVERSATION} == {
         TARGET,
         "somebody-elses",
     }
@@ -116,7 +117,7 @@ def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_id_that_is_not_said_contradicts_nothing(value: Any) -> None:
     report = reading(status(0, parameters(OriginatorConversationID=value)))
-    assert (report.word, report.ids) == (Word.SUCCESS, frozenset({("conversation_id", "AG_20260301_2010")}))
+    assert (report.word, report.ids) == (Word.SUCCESS, frozenset({(IdKind.CONVERSATION, "AG_20260301_2010")}))
 
 
 @pytest.mark.parametrize("value", [5, True, [], [TARGET], {}, "x" * 65, "é", "a\0b", "\ud800"])

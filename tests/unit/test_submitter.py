@@ -13,7 +13,8 @@ from uuid import UUID
 import pytest
 import structlog
 
-from domain.changes import Change, ChangeResult, ProviderIds
+from domain.attempts import IdKind, ProviderIds
+from domain.changes import Change, ChangeResult
 from domain.errors import (
     OutcomeUnknown,
     ProviderError,
@@ -38,7 +39,7 @@ TERMS = SubmitTerms(
     inquiry_first_after=timedelta(seconds=30),
     retry_after=timedelta(seconds=2),
 )
-IDS: ProviderIds = frozenset({("checkout_request_id", "ws_CO_1")})
+IDS: ProviderIds = frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_1")})
 
 
 class World:

@@ -16,7 +16,7 @@ from domain.adapters.daraja.requests import Api
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
 from domain.adapters.daraja.traces import may_show_payment, shows_id
 from domain.adapters.strict_json import Unreadable, parse
-from domain.attempts import ORIGINATOR_CONVERSATION_ID
+from domain.attempts import IdKind, ProviderIds
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -36,10 +36,10 @@ from domain.values import Kind
 _TOKEN_CODES = frozenset({"404.001.03", "401.002.01", "401.003.01", "400.003.01"})
 
 _ID_NAMES = {
-    "CheckoutRequestID": "checkout_request_id",
-    "MerchantRequestID": "merchant_request_id",
-    "ConversationID": "conversation_id",
-    "OriginatorConversationID": ORIGINATOR_CONVERSATION_ID,
+    "CheckoutRequestID": IdKind.CHECKOUT_REQUEST,
+    "MerchantRequestID": IdKind.MERCHANT_REQUEST,
+    "ConversationID": IdKind.CONVERSATION,
+    "OriginatorConversationID": IdKind.ORIGINATOR_CONVERSATION,
 }
 
 # What `read_status_acknowledgement` calls a question that Daraja will answer.
@@ -71,7 +71,7 @@ _UNDER_WAY_CODE = "4999"
 _MAINTENANCE = re.compile(r"under maintenance|maintenance", re.IGNORECASE)
 
 
-def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> frozenset[tuple[str, str]]:
+def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> ProviderIds:
     """The ids of an acknowledgement. Raises the `ProviderError` that the answer means."""
     message = _json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
@@ -114,7 +114,7 @@ def read_status_acknowledgement(status: int, body: bytes) -> str:
 def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
     code = code_text(message.get("ResultCode"))
     ids = {_ID_NAMES[name]: message[name] for name in _ID_NAMES if message.get(name) not in (None, "")}
-    is_about_it = ids.get("checkout_request_id", checkout_request_id) == checkout_request_id
+    is_about_it = ids.get(IdKind.CHECKOUT_REQUEST, checkout_request_id) == checkout_request_id
     is_about_it = is_about_it and all(is_provider_id(value) for value in ids.values())
     if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
         return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.NO_ANSWER)
@@ -144,7 +144,7 @@ def _refused_at_the_door(status: int, body: bytes, message: Mapping[str, Any] | 
     return code, text
 
 
-def _acknowledgement(api: Api, message: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+def _acknowledgement(api: Api, message: Mapping[str, Any]) -> ProviderIds:
     if "duplicate originatorconversationid" in str(message.get("ResponseDescription")).lower():
         raise DuplicateSubmission(code=code_text(message.get("ResponseCode")))
     if code_text(message.get("ResponseCode")) != SUCCESS_CODE or not is_provider_id(

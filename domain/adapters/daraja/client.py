@@ -29,7 +29,8 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.wire import request_once
 from domain.adapters.masking import Masking, masked
-from domain.changes import Exchange, ProviderIds
+from domain.attempts import ProviderIds
+from domain.changes import Exchange
 from domain.errors import (
     DeadlinePassed,
     Draining,

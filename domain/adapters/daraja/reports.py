@@ -21,7 +21,7 @@ from domain.adapters.daraja.result_codes import (
     refuses_credential,
 )
 from domain.adapters.strict_json import Unreadable, parse
-from domain.attempts import CONVERSATION_ID, ORIGINATOR_CONVERSATION_ID
+from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.callback_address import Operation, is_timeout
 from domain.inquiry import Verdict
 from domain.report import Report, Word
@@ -36,9 +36,9 @@ _NOT_FOUND = re.compile(r"transaction.*(does not|doesn't|not) (exist|found)", re
 _NOT_FOUND_CHARACTERS_MAX = 500  # a sentence of Daraja's is shorter, and the pattern takes the square of a longer one
 
 # Names are compared by their letters: older results write "Originator Conversation ID" (daraja.md §4.3).
-_STK_IDS = {"checkoutrequestid": "checkout_request_id", "merchantrequestid": "merchant_request_id"}
-_PAYOUT_IDS = {"originatorconversationid": ORIGINATOR_CONVERSATION_ID, "conversationid": CONVERSATION_ID}
-_TARGET_IDS = {**_PAYOUT_IDS, "originalconversationid": ORIGINATOR_CONVERSATION_ID}
+_STK_IDS = {"checkoutrequestid": IdKind.CHECKOUT_REQUEST, "merchantrequestid": IdKind.MERCHANT_REQUEST}
+_PAYOUT_IDS = {"originatorconversationid": IdKind.ORIGINATOR_CONVERSATION, "conversationid": IdKind.CONVERSATION}
+_TARGET_IDS = {**_PAYOUT_IDS, "originalconversationid": IdKind.ORIGINATOR_CONVERSATION}
 
 _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 
@@ -138,7 +138,7 @@ def _timeout_report(message: Any) -> Report:
 def _report(
     kind: Kind,
     code: str,
-    ids: frozenset[tuple[str, str]],
+    ids: ProviderIds,
     amounts: dict[str, Any],
     receipt: str | None,
     recipient_name: str | None,
@@ -166,8 +166,8 @@ def _code(message: Mapping[str, Any]) -> str:
     return code
 
 
-def _ids(message: Mapping[str, Any], names: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    found = set()
+def _ids(message: Mapping[str, Any], names: Mapping[str, IdKind]) -> ProviderIds:
+    found = set[ProviderId]()
     for name, value in message.items():
         id_kind = names.get(_letters(name))
         if id_kind is None or value in (None, ""):

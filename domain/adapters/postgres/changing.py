@@ -21,7 +21,7 @@ from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
-from domain.attempts import ORIGINATOR_CONVERSATION_ID
+from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.changes import Announcement, Change, ChangeResult, Context, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
 from domain.events import event_body, json_text
@@ -134,7 +134,7 @@ def _marked(
 
 async def _lock_and_load(
     transaction: Transaction, batch: Sequence[Change]
-) -> tuple[dict[UUID, Payment], dict[tuple[str, str], UUID]]:
+) -> tuple[dict[UUID, Payment], dict[ProviderId, UUID]]:
     ids = sorted({change.payment_id for change in batch})
     incoming = sorted({key for change in batch for key in change.ids})
     rows = await transaction.rows(_LOCK, {"ids": ids})
@@ -147,11 +147,11 @@ async def _lock_and_load(
     id_rows = await transaction.rows(PROVIDER_IDS, parameters)
     attempts = attempts_from(attempt_rows, id_rows)
     payments = {row.id: payment_from(row, attempts.get(row.id, ())) for row in rows}
-    owners = {(row.kind, row.value): row.payment_id for row in id_rows}
+    owners = {(IdKind(row.kind), row.value): row.payment_id for row in id_rows}
     return payments, owners
 
 
-async def _payments_named(transaction: Transaction, batch: Sequence[Change]) -> dict[tuple[str, str], UUID]:
+async def _payments_named(transaction: Transaction, batch: Sequence[Change]) -> dict[ProviderId, UUID]:
     """Other payments that this batch's messages name by our own ids.
 
     A withdrawal is known to Daraja by its payment's id, also before Daraja has acknowledged it.
@@ -160,7 +160,8 @@ async def _payments_named(transaction: Transaction, batch: Sequence[Change]) -> 
         key: payment_id
         for change in batch
         for key in change.ids
-        if key[0] == ORIGINATOR_CONVERSATION_ID and (payment_id := _payment_id(key[1])) not in (None, change.payment_id)
+        if key[0] == IdKind.ORIGINATOR_CONVERSATION
+        and (payment_id := _payment_id(key[1])) not in (None, change.payment_id)
     }
     if not foreign:
         return {}
@@ -190,7 +191,7 @@ def _prepare(
     change: Change,
     before: Payment | None,
     decided: Decided,
-    new_ids: frozenset[tuple[str, str]],
+    new_ids: ProviderIds,
     transaction: Transaction,
 ) -> Written:
     """Stamps what was decided with the transaction's time, and makes its history entry and event."""

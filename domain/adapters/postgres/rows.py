@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.account import SendAccount
-from domain.attempts import Attempt, Outcome
+from domain.attempts import Attempt, IdKind, Outcome, ProviderId
 from domain.failures import Failure, FailureReason
 from domain.lifecycle.accept import NewPayment
 from domain.lifecycle.submit import Due
@@ -94,11 +94,11 @@ def attempts_from(attempt_rows: Iterable[Any], id_rows: Iterable[Any]) -> dict[U
     A message may have named ids before any attempt was on record that they could belong to. They open a way to ask as well,
     and count as those of the newest attempt.
     """
-    ids: dict[UUID, set[tuple[str, str]]] = defaultdict(set)
-    ids_of_payment: dict[UUID, set[tuple[str, str]]] = defaultdict(set)
+    ids: dict[UUID, set[ProviderId]] = defaultdict(set)
+    ids_of_payment: dict[UUID, set[ProviderId]] = defaultdict(set)
     for row in id_rows:
         found = ids[_uuid(row.attempt_id)] if row.attempt_id else ids_of_payment[_uuid(row.payment_id)]
-        found.add((row.kind, row.value))
+        found.add((IdKind(row.kind), row.value))
     attempts: dict[UUID, list[Attempt]] = defaultdict(list)
     for row in attempt_rows:
         attempts[_uuid(row.payment_id)].append(

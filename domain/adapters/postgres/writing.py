@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from domain.adapters.postgres.engine import Transaction
 from domain.adapters.postgres.rows import CHANGED_COLUMNS, changed_values, columns, unnest
-from domain.attempts import Attempt
+from domain.attempts import Attempt, ProviderIds
 from domain.changes import Announcement, Change, Decided
 from domain.events import json_text
 from domain.payment import Payment
@@ -113,7 +113,7 @@ class Written:
     change: Change
     before: Payment | None
     decided: Decided
-    new_ids: frozenset[tuple[str, str]]
+    new_ids: ProviderIds
     history: dict[str, Any] | None
     announcement: Announcement | None
 
