@@ -28,8 +28,9 @@ from domain.errors import BodyTooLarge, StoreUnavailable
 from domain.inquiry import Verdict
 from domain.lifecycle.record_callback import Disposition, callback_change, raw_change
 from domain.report import Report
+from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.load import ADDRESS_AT_HAND_MAX, CALLBACKS_AT_HAND_MAX, Load, count_for
-from gateway.edge.plain_http import ignore_expectations, refuse_odd_http
+from gateway.edge.plain_http import answer_expectation, refuse_odd_http
 from gateway.health import Health
 from gateway.problems import answer_with_statuses
 from gateway.requests import read_bytes
@@ -192,8 +193,10 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
 
     # Calls with a wrong token are refused at once: they neither count nor displace the provider's.
     load = Load(CALLBACKS_AT_HAND_MAX, is_counted=is_genuine_call, share_max=ADDRESS_AT_HAND_MAX)
-    app = web.Application(
-        middlewares=[answer_with_statuses, refuse_odd_http, load.middleware], client_max_size=BODY_BYTES_MAX
+    app = make_application(
+        middlewares=[answer_with_statuses, refuse_odd_http, load.middleware],
+        body_bytes_max=BODY_BYTES_MAX,
+        answer_expectation=answer_expectation,
     )
 
     async def lifetime(_app: web.Application) -> Any:
@@ -202,8 +205,6 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
         await resources.close()
 
     app.cleanup_ctx.append(lifetime)
-    app.router.add_post(
-        "/results/{payment_id}/{operation}/{token}", receiver.receive, expect_handler=ignore_expectations
-    )
+    app.router.add_post("/results/{payment_id}/{operation}/{token}", receiver.receive)
     Health(resources).add_routes(app)
     return app

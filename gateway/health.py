@@ -16,7 +16,6 @@ from aiohttp import web
 from domain.adapters import observability
 from domain.errors import PaymentServiceError
 from domain.stages import Stage, Step
-from gateway.edge.plain_http import ignore_expectations
 from gateway.resources import Resources
 
 log = structlog.get_logger()
@@ -61,7 +60,7 @@ class Health:
 
     def add_routes(self, app: web.Application) -> None:
         for path, handler in {"/healthz": self.healthz, "/readyz": self.readyz, "/metrics": self.metrics}.items():
-            app.router.add_get(path, handler, expect_handler=ignore_expectations)
+            app.router.add_get(path, handler)
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """GET /healthz"""

@@ -32,10 +32,11 @@ from domain.policy import Policy, charges, may_see, require_permission
 from domain.values import Caller, Kind
 from gateway.auth import TokenVerifier
 from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor
+from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.cors import allow_origins
 from gateway.edge.line import Line
 from gateway.edge.load import INGRESS_AT_HAND_MAX, Load, count_for
-from gateway.edge.plain_http import ignore_expectations, refuse_escapes, refuse_odd_http, route_pattern
+from gateway.edge.plain_http import answer_expectation, refuse_escapes, refuse_odd_http, route_pattern
 from gateway.health import Health
 from gateway.keys import KeySet
 from gateway.openapi.document import document
@@ -312,9 +313,10 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     )
     # Those of health read the record past the line.
     finish_health = ingress.line.finishing(lambda request: route_pattern(request) in HEALTH_ROUTES)
-    app = web.Application(
+    app = make_application(
         middlewares=[answer_with_problems, refuse_odd_http, refuse_escapes, load.middleware, finish_health],
-        client_max_size=BODY_BYTES_MAX,
+        body_bytes_max=BODY_BYTES_MAX,
+        answer_expectation=answer_expectation,
     )
 
     async def lifetime(_app: web.Application) -> Any:
@@ -340,7 +342,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     }
     for route, handler in handlers.items():
         add = app.router.add_get if route.method == "GET" else app.router.add_post
-        add(route.path, handler, expect_handler=ignore_expectations)
+        add(route.path, handler)
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
     Health(resources, has_keys=(lambda: keys.is_loaded) if keys is not None else None).add_routes(app)
     return app

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from domain.adapters.postgres.tables import REVISION
@@ -96,6 +98,53 @@ def test_arq_is_known_to_one_module() -> None:
     """Its job format, the names of its keys and its worker's private parts (docs/adr, "One module knows arq")."""
     found = [name(path) for path in PRODUCT if any(module.split(".")[0] == "arq" for module in imports(path))]
     assert found == ["domain/adapters/redis/arq_queue.py"]
+
+
+# Where private parts of aiohttp may be touched: for what comes in, and for what goes out.
+INSIDE_AIOHTTP = ["domain/adapters/daraja/wire.py", "gateway/edge/aiohttp_internals.py"]
+AIOHTTP_MODULES = {"aiohttp", *(f"aiohttp.{module.name}" for module in pkgutil.iter_modules(aiohttp.__path__))}
+# The last one holds classes of exceptions and no state: the log knows by them what quotes a peer.
+PUBLIC = {f"aiohttp{module}" for module in ("", ".abc", ".hdrs", ".typedefs", ".web", ".http_exceptions")}
+
+
+def touches_inside_of_aiohttp(path: Path) -> bool:
+    """Whether a file imports an undocumented module of aiohttp, extends a class of it, or silences ruff about `_x`."""
+    names = [module for module in imports(path) if module.split(".")[0] == "aiohttp"]
+    modules = {module for each in names for module in (each, each.rpartition(".")[0]) if module in AIOHTTP_MODULES}
+    roots = {each.rpartition(".")[2] for each in names}
+    extended = {
+        ast.unparse(base)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if ast.unparse(base).split(".")[0] in roots
+    }
+    return bool(modules - PUBLIC or extended - {"AbstractAccessLogger"}) or "noqa: SLF001" in path.read_text()
+
+
+def test_private_parts_of_aiohttp_are_touched_in_one_module_a_direction() -> None:
+    """ruff (SLF001) finds `_x` of another object everywhere. Here are those that may silence it, or extend a class."""
+    assert [name(path) for path in PRODUCT if touches_inside_of_aiohttp(path)] == INSIDE_AIOHTTP
+
+
+def run_by_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a module is imported: all but the bodies of its functions."""
+    for inner in ast.iter_child_nodes(node):
+        if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield inner
+            yield from run_by_import(inner)
+
+
+def test_no_import_changes_what_belongs_to_another_module() -> None:
+    """No patch: no module assigns to an attribute of anything, or calls setattr, while it is imported."""
+    found = [
+        f"{name(path)}: {ast.unparse(node)}"
+        for path in PRODUCT
+        for node in run_by_import(tree(path))
+        if (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del))
+        or (isinstance(node, ast.Name) and node.id in {"setattr", "delattr"})
+    ]
+    assert found == []
 
 
 def daraja_names() -> set[str]:

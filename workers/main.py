@@ -20,6 +20,7 @@ import structlog
 from prometheus_client import start_http_server
 
 from domain.account import SendAccount
+from domain.adapters.aiohttp_version import require_tested_aiohttp
 from domain.adapters.daraja.client import DarajaClient, call_seconds
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import Account
@@ -88,6 +89,7 @@ class _Parts:
 
 async def run_worker(settings: WorkerSettings) -> None:
     """Works until SIGTERM or SIGINT, then drains: claims nothing more, gives back what is unsent, stores what answers."""
+    require_tested_aiohttp()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -26,14 +26,6 @@ async def dress_answer(_request: web.Request, response: web.StreamResponse) -> N
     dress(response)
 
 
-class Bare(web.Response):
-    """An answer that no application is asked about, dressed all the same."""
-
-    async def _prepare_headers(self) -> None:
-        await super()._prepare_headers()
-        dress(self)
-
-
 class AccessLog(AbstractAccessLogger):
     """One event `request` for each answer: route, method, status, milliseconds, and nothing that the peer wrote.
 

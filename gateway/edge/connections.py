@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
-from typing import cast
 
 import orjson
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
-from aiohttp.log import access_logger
 
 from domain.adapters import observability
-from gateway.edge.answers import AccessLog, Bare
+from domain.errors import BodyBroken
+from gateway.edge.aiohttp_internals import Awaited, ServerConnection, UnroutedResponse
+from gateway.edge.answers import AccessLog
+from gateway.problems import PROBLEMS, told
 
 # A head is one or two packets; the slowest phone sends them within a retransmission or two of each other.
 HEAD_SECONDS = 10.0
@@ -47,16 +47,8 @@ _BUFFER_BYTES = 16 * 1024
 
 _LOOK_EVERY_SECONDS = 1.0
 
-_MALFORMED = orjson.dumps(
-    {
-        "type": "urn:mkwanja:problem:malformed_http",
-        "title": "The request is not HTTP that is read here",
-        "status": 400,
-        "detail": "The request is not HTTP that is read here.",
-        "code": "malformed_http",
-        "retryable": False,
-    }
-)
+_MALFORMED = PROBLEMS[BodyBroken]
+_MALFORMED_BODY = orjson.dumps(told(_MALFORMED, f"{_MALFORMED.title}."))
 
 
 class Connections:
@@ -106,118 +98,65 @@ class Connections:
                 yield one, patience
 
 
-class Connection(web.RequestHandler):
-    """One connection. `since` is the loop's time of the last change of turn: whose move it is, peer's or ours.
-
-    Written for the aiohttp that the lock file names: whose turn it is can be told by its private state alone. The tests of
-    slow peers (tests/integration/test_slow_peers.py) fail where that changes.
-    """
+class Connection(ServerConnection):
+    """One connection: counted, bounded in bytes, and cut when its peer's time is over."""
 
     def __init__(self, server: web.Server, connections: Connections, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
             server,
             loop=loop,
-            # Bodies arrive as they were sent: nothing is decompressed, so nothing small becomes large.
-            auto_decompress=False,
-            keepalive_timeout=IDLE_SECONDS,
-            lingering_time=LINGER_SECONDS,
-            max_headers=HEADERS_MAX,
-            max_field_size=FIELD_BYTES_MAX,
-            read_bufsize=_BUFFER_BYTES,
-            access_log=access_logger,
+            idle_seconds=IDLE_SECONDS,
+            linger_seconds=LINGER_SECONDS,
+            headers_max=HEADERS_MAX,
+            field_bytes_max=FIELD_BYTES_MAX,
+            buffer_bytes=_BUFFER_BYTES,
+            wire_bytes_max=WIRE_BYTES_MAX,
             access_log_class=AccessLog,
         )
         self._connections = connections
-        self._wire: asyncio.Transport | None = None
-        self._has_head_begun = False
-        self._wire_bytes = 0
-        self.since = loop.time()
 
     def patience_seconds(self) -> float | None:
         """How long its peer may take for what it has to do now; None while the next move is ours."""
-        if self._wire is None or self._wire.is_closing():
-            return ANSWER_SECONDS  # closed by us, and what the peer does not take is not gone yet
-        if self._waiter is not None:
-            if self._waiter.done():
+        match self.awaited():
+            case Awaited.HEAD:
+                return HEAD_SECONDS
+            case Awaited.NEXT_REQUEST:
+                return IDLE_SECONDS
+            case Awaited.BODY:
+                return BODY_CUT_SECONDS
+            case Awaited.READING:
+                return ANSWER_SECONDS
+            case None:
                 return None
-            return HEAD_SECONDS if self._has_head_begun or self._request_count == 0 else IDLE_SECONDS
-        if self._current_request is not None:
-            return None if self._current_request.content.is_eof() else BODY_CUT_SECONDS
-        return ANSWER_SECONDS
 
     def cut(self, reason: str, now: float) -> None:
         """Ends it at once: what the peer did not take is dropped."""
         self.since = now
         self._connections.discard(self)
-        if self._wire is not None:
+        if self.is_open():
             observability.shed.labels(reason=reason).inc()
-            self._wire.abort()
+            self.abort()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = cast("asyncio.Transport", transport)  # a TCP server's are
+    def is_admitted(self) -> bool:
         if not self._connections.has_room(self.since):
             self.cut("connections", self.since)
-            return
+            return False
         self._connections.add(self)
-        super().connection_made(transport)
+        return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._wire = None
         self._connections.discard(self)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        count = self._request_count
-        self._wire_bytes += len(data)
-        super().data_received(data)
-        if self._request_count > count:
-            self.since, self._has_head_begun = self._loop.time(), False
-            self._break_bodies_off()
-        elif self._waiter is not None and not self._waiter.done() and data and not self._has_head_begun:
-            self.since, self._has_head_begun = self._loop.time(), True
-        is_lingering = self._waiter is None and self._current_request is None
-        if self._wire_bytes > WIRE_BYTES_MAX and not is_lingering:
-            self.cut("too_many_bytes", self._loop.time())
+    def refuse_bytes(self) -> None:
+        self.cut("too_many_bytes", asyncio.get_running_loop().time())
 
-    def _break_bodies_off(self) -> None:
-        """After bytes that are no HTTP nothing follows: whoever waits for the rest of a body learns it now."""
-        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
-            return
-        bodies = [body for message, body in self._messages if isinstance(message, RawRequestMessage)]
-        if self._current_request is not None:
-            bodies.append(self._current_request.content)
-        for body in bodies:
-            if not body.is_eof():
-                body.set_exception(web.RequestPayloadError())
-        self._lingering_time = 0.0  # there is no rest to wait for
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        self.since = self._loop.time()
-        return await super().finish_response(request, resp, start_time)
-
-    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        self.since, self._wire_bytes = self._loop.time(), 0
-        super().log_access(request, response, time)
-
-    def _refusal(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - it quotes the request
-    ) -> web.StreamResponse:
+    def answer_failure(self, status: int, error: BaseException | None) -> web.Response:
         """The answer to what is no HTTP, and to what went wrong outside our own code. It says nothing of either."""
-        if request.writer.output_size > 0:
-            raise ConnectionError  # half an answer is out: nothing can follow it
-        if status == web.HTTPBadRequest.status_code:
-            observability.refused.labels(code="malformed_http").inc()
-            response = Bare(body=_MALFORMED, status=status, content_type="application/problem+json")
-        else:
-            self.logger.error("not answered: %s", type(exc).__name__, exc_info=exc)
-            response = Bare(status=status)
-        response.force_close()
-        return response
-
-    handle_error = _refusal
+        if status == _MALFORMED.status:
+            observability.refused.labels(code=_MALFORMED.code).inc()
+            return UnroutedResponse(
+                body=_MALFORMED_BODY, status=_MALFORMED.status, content_type="application/problem+json"
+            )
+        self.logger.error("not answered: %s", type(error).__name__, exc_info=error)
+        return UnroutedResponse(status=status)

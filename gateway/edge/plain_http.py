@@ -6,7 +6,7 @@ or that nobody needs: upgrades, codings of the transfer, other forms of target, 
 
 from __future__ import annotations
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_urldispatcher
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from gateway.edge.answers import ROUTE
 from gateway.problems import Handler
@@ -40,15 +40,10 @@ async def refuse_escapes(request: web.Request, handler: Handler) -> web.StreamRe
     return await handler(request)
 
 
-async def ignore_expectations(request: web.Request) -> None:
-    """Answers `Expect: 100-continue`, and ignores what else is expected: the body is read all the same."""
+async def answer_expectation(request: web.Request) -> None:
+    """Answers `Expect: 100-continue`, and ignores every other expectation: the body is read all the same."""
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-# Also where no route of ours is found. No application is asked there: aiohttp's own answer quotes what was expected, and
-# fails, as if that were a fault of ours, where it is no text.
-web_urldispatcher._default_expect_handler = ignore_expectations  # noqa: SLF001 - it offers no other way
 
 
 def route_pattern(request: web.Request) -> str:

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import structlog
-from aiohttp import http_parser, web
+from aiohttp import web
 
-from domain.adapters.settings import SettingsError
+from gateway.edge.aiohttp_internals import require_known_aiohttp
 from gateway.edge.answers import dress_answer
 from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 
@@ -30,7 +30,6 @@ async def serve(app: web.Application, port: int, *, ready_event: str, drops_aban
 
     `drops_abandoned`: a request is cancelled when its client disconnects.
     """
-    _require_compiled_parser()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -45,7 +44,11 @@ async def serve(app: web.Application, port: int, *, ready_event: str, drops_aban
 async def listening(
     app: web.Application, port: int, connections: Connections, *, drops_abandoned: bool = False
 ) -> AsyncIterator[None]:
-    """Answers on `port` during the block; after it no connection is taken, and what is under way gets its time."""
+    """Answers on `port` during the block; after it no connection is taken, and what is under way gets its time.
+
+    Raises SettingsError if aiohttp is not as it was tested.
+    """
+    require_known_aiohttp()
     loop = asyncio.get_running_loop()
     app.on_response_prepare.append(dress_answer)
     async with AsyncExitStack() as stack:
@@ -62,14 +65,6 @@ async def listening(
         stack.callback(listener.close)
         yield
         connections.is_draining = True
-
-
-def _require_compiled_parser() -> None:
-    """The parser in Python is slower, and differs in what it refuses: ours was tried with the compiled one."""
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        raise SettingsError(
-            "cannot start; aiohttp is without its compiled HTTP parser (AIOHTTP_NO_EXTENSIONS must be unset)"
-        )
 
 
 def _connections_max() -> int:

@@ -66,6 +66,13 @@ async def test_a_named_origin_may_ask(
         assert answer.headers.getall("Vary") == ["Origin"]
 
 
+async def test_an_expectation_changes_no_preflight(stack: Stack, http: aiohttp.ClientSession) -> None:
+    """The routes of preflights are made by a library, which knows nothing of our answer to Expect."""
+    headers = {**_preflight("POST"), "Expect": "cow"}
+    async with http.options(stack.web_url + "/v1/deposits", headers=headers) as answer:
+        assert answer.status == 200
+
+
 _NOT_ALLOWED = {
     "another origin": _preflight("POST", "https://evil.example"),
     "a longer origin": _preflight("POST", _OURS + ".evil.example"),

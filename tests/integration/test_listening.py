@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,24 @@ async def test_without_the_compiled_parser_nothing_starts(stack: Stack, tmp_path
         assert await process.wait(within_seconds=PATIENCE_SECONDS) > 0
         [line] = process.log_text().splitlines()
         assert "compiled HTTP parser" in line
+
+
+async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(stack: Stack, tmp_path: Path) -> None:
+    """Each of the three processes rests on private parts of aiohttp, and says in a line why it does not start."""
+    for name, command in procfile_commands(ROOT / "Procfile").items():
+        if name == "release":
+            continue
+        module, *arguments = command.removeprefix("python -m ").split()
+        program = (
+            "import aiohttp, runpy, sys; aiohttp.__version__ = '3.99.0'; "
+            f"sys.argv = {['-m', *arguments]}; runpy.run_module({module!r}, run_name='__main__')"
+        )
+        env = {**bare(), **stack.env(name)}
+        process = Process(name, [sys.executable, "-c", program], env=env, log=tmp_path / f"{name}.log", cwd=ROOT)
+        await process.start()
+        assert await process.wait(within_seconds=PATIENCE_SECONDS) > 0
+        [line] = process.log_text().splitlines()
+        assert line.startswith(f"{name}: cannot start; aiohttp 3.99.0 is installed, and only ")
 
 
 @pytest.mark.parametrize("what", ["a head", "a body"])

@@ -1,0 +1,62 @@
+"""No process starts with an aiohttp that our tests did not run with."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import aiohttp
+import pytest
+from aiohttp import web
+from packaging.requirements import Requirement
+
+from domain.adapters.aiohttp_version import TESTED_FIRST, TESTED_LAST, require_tested_aiohttp
+from domain.adapters.settings import SettingsError
+from gateway.edge.connections import Connections
+from gateway.edge.serving import listening
+from tests.stack.ports import release_port, reserve_port
+from tests.supply_chain.policy import ROOT, locked_versions
+
+FIRST, LAST = (".".join(map(str, release)) for release in (TESTED_FIRST, TESTED_LAST))
+OTHERS = ("3.14.4", "3.14.50", "3.15.0", "4.0.0", "3.13.9", f"{LAST}rc1", f"{LAST}.post1", "3.14", "")
+
+
+@pytest.mark.parametrize("version", OTHERS)
+def test_a_version_outside_the_tested_range_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """The message is one line, says what is installed and what is tested, and what to do."""
+    monkeypatch.setattr(aiohttp, "__version__", version)
+    with pytest.raises(
+        SettingsError, match=rf"^cannot start; aiohttp {re.escape(version)} is .*{FIRST}.*lock names\)$"
+    ):
+        require_tested_aiohttp()
+
+
+@pytest.mark.parametrize("version", [FIRST, LAST])
+def test_both_ends_of_the_tested_range_are_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(aiohttp, "__version__", version)
+    require_tested_aiohttp()
+
+
+def test_pyproject_and_the_lock_have_the_tested_range() -> None:
+    """What the lock names is what the tests run with, so it is the newest tested version."""
+    texts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    [bounds] = [each.specifier for each in map(Requirement, texts) if each.name == "aiohttp"]
+    assert {str(bound) for bound in bounds} == {f">={FIRST}", f"<={LAST}"}
+    assert locked_versions()["aiohttp"] == LAST
+
+
+async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal comes before the application starts anything."""
+    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
+    app, started = web.Application(), []
+
+    async def start(_app: web.Application) -> None:
+        started.append(True)
+
+    app.on_startup.append(start)
+    port = reserve_port()
+    with pytest.raises(SettingsError, match=r"aiohttp 3\.15\.0"):
+        async with listening(app, port, Connections()):
+            pass
+    release_port(port)
+    assert started == []
