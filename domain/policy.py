@@ -15,7 +15,6 @@ from enum import StrEnum
 
 from domain.errors import LimitExceeded, NotPermitted, RateLimited, RequestRefused
 from domain.payment import Payment
-from domain.stages import Stage
 from domain.values import NAIROBI, PAYMENT_MAX_KES, Caller, Kind, PaymentRequest, Role
 
 MINUTE = timedelta(seconds=60)
@@ -140,11 +139,6 @@ def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Ch
         if charge.cost > charge.limit:
             raise _refusal_for_ever(charge)
     return tuple(found)
-
-
-def counts(payment: Payment) -> bool:
-    """Whether `payment` counts against the limits of a day: all do but those that certainly moved nothing."""
-    return payment.stage is not Stage.FAILED or payment.failure is None or not payment.failure.safe_to_retry
 
 
 def day_began_at(now: datetime) -> datetime:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from domain.errors import LimitExceeded, NotPermitted, RateLimited
-from domain.failures import Failure, FailureReason
 from domain.policy import (
     Allowances,
     CallerLimits,
@@ -17,12 +16,10 @@ from domain.policy import (
     Policy,
     Used,
     charges,
-    counts,
     day_began_at,
     may_see,
     require_permission,
 )
-from domain.stages import Stage
 from domain.values import Caller, Kind, PaymentRequest, Role
 from tests.builders import NOW, a_payment
 
@@ -200,17 +197,6 @@ class TestWhatIsLeft:
         assert taken[:2] == [None, None]
         assert isinstance(taken[2], RateLimited)
         assert taken[2].wait_seconds == 60
-
-
-class TestWhatCounts:
-    @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.FAILED])
-    def test_pending_and_succeeded_count(self, stage: Stage) -> None:
-        assert counts(a_payment(stage=stage))
-
-    @pytest.mark.parametrize("safe_to_retry", [True, False])
-    def test_a_failure_counts_unless_nothing_moved_and_nothing_may(self, *, safe_to_retry: bool) -> None:
-        failure = Failure(FailureReason.NO_RESPONSE, safe_to_retry, "1037")
-        assert counts(a_payment(stage=Stage.FAILED, failure=failure)) is not safe_to_retry
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from domain.values import Kind
 
 _LOCK = text(f"SELECT {TAKE_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
 
-# As `domain.policy.counts` has it.
+# All payments count against the limits of a day but those that certainly moved nothing.
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
 
 _USED = text(f"""
