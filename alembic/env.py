@@ -17,7 +17,7 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.locks import TAKE_MIGRATION
 from domain.adapters.postgres.rights import lay_down_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
-from domain.adapters.settings import MigrationSettings, SettingsError, read_settings
+from domain.adapters.settings.common import MigrationSettings, SettingsError, read_settings
 
 
 def run_migrations(connection: Connection) -> None:

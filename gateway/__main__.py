@@ -10,7 +10,9 @@ import uvloop
 
 from domain.adapters.observability import set_up_logging
 from domain.adapters.policy_file import policy_text
-from domain.adapters.settings import CallbackSettings, IngressSettings, PolicySettings, SettingsError, read_settings
+from domain.adapters.settings.callbacks import CallbackSettings
+from domain.adapters.settings.common import PolicySettings, SettingsError, read_settings
+from domain.adapters.settings.web import IngressSettings
 from gateway.callbacks import callbacks_app
 from gateway.edge.serving import serve
 from gateway.ingress import ingress_app

@@ -21,7 +21,7 @@ from domain.adapters import observability
 from domain.adapters.daraja.reports import UNREADABLE, read_report
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.adapters.settings import CallbackSettings
+from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import genuine_payment_id
 from domain.changes import Change, ChangeResult, StoredCallback
 from domain.errors import BodyTooLarge, StoreUnavailable

@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jose import jwt
 
 from domain.adapters.policy_file import read_policy
-from domain.adapters.settings import CallbackSettings, IngressSettings, WorkerSettings
+from domain.adapters.settings.callbacks import CallbackSettings
+from domain.adapters.settings.web import IngressSettings
+from domain.adapters.settings.worker import WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from domain.adapters.settings import CallbackSettings, IngressSettings, WorkerSettings
+from domain.adapters.settings.callbacks import CallbackSettings
+from domain.adapters.settings.web import IngressSettings
+from domain.adapters.settings.worker import WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 THREAT_MODEL = ROOT / "docs" / "threat-model.md"

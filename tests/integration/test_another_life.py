@@ -13,7 +13,8 @@ import pytest
 from jose import jwt
 
 from domain.adapters.postgres.epoch import Epochs
-from domain.adapters.settings import IngressSettings, read_settings
+from domain.adapters.settings.common import read_settings
+from domain.adapters.settings.web import IngressSettings
 from gateway.edge.connections import Connections
 from gateway.edge.serving import listening
 from gateway.ingress import ingress_app

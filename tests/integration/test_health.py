@@ -12,7 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
-from domain.adapters.settings import CallbackSettings, read_settings
+from domain.adapters.settings.callbacks import CallbackSettings
+from domain.adapters.settings.common import read_settings
 from gateway.health import Health, SharedLook
 from gateway.resources import Resources
 from tests.integration.conftest import PATIENCE_SECONDS, until

@@ -14,7 +14,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from domain.adapters.settings import CallbackSettings, read_settings
+from domain.adapters.settings.callbacks import CallbackSettings
+from domain.adapters.settings.common import read_settings
 from domain.callback_address import address
 from gateway import callbacks
 from gateway.edge.connections import Connections

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.masking import without_values
 from domain.adapters.observability import LibraryLogs
-from domain.adapters.settings import MigrationSettings
+from domain.adapters.settings.common import MigrationSettings
 from domain.errors import StoreUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]

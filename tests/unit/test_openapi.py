@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from domain.adapters.settings import IngressSettings, read_settings
+from domain.adapters.settings.common import read_settings
+from domain.adapters.settings.web import IngressSettings
 from domain.events import EventType
 from domain.failures import FailureReason
 from domain.stages import Stage

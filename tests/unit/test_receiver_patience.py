@@ -16,7 +16,7 @@ from aiohttp import StreamReader
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from domain.adapters.settings import CallbackSettings
+from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import address
 from domain.changes import Change, ChangeResult, Decided
 from domain.errors import BodyTooSlow, StoreUnavailable

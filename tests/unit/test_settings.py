@@ -14,18 +14,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from domain.adapters.settings import (
-    CallbackSettings,
-    IngressSettings,
-    MigrationSettings,
-    SettingsError,
-    WorkerSettings,
-    _Settings,
-    impossible,
-    read_settings,
-)
+from domain.adapters.settings.callbacks import CallbackSettings
+from domain.adapters.settings.common import MigrationSettings, ProcessSettings, SettingsError, impossible, read_settings
+from domain.adapters.settings.web import IngressSettings
+from domain.adapters.settings.worker import WorkerSettings
 
-PROCESSES: list[type[_Settings]] = [MigrationSettings, IngressSettings, CallbackSettings, WorkerSettings]
+PROCESSES: list[type[ProcessSettings]] = [MigrationSettings, IngressSettings, CallbackSettings, WorkerSettings]
 SHARED = {
     "DATABASE_URL": "postgresql://mkwanja:Db-Passw0rd@db.example/mkwanja",
     "REDIS_URL": "rediss://:Redis-Passw0rd@r.example",
@@ -81,7 +75,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Settle:
     return settle
 
 
-def complaint(process: type[_Settings]) -> str:
+def complaint(process: type[ProcessSettings]) -> str:
     with pytest.raises(SettingsError) as caught:
         read_settings(process)
     text = str(caught.value)
@@ -139,7 +133,7 @@ def test_the_defaults_are_those_of_the_interface(environment: Settle, worker: di
     ],
 )  # fmt: skip
 def test_a_process_names_every_missing_setting_in_one_line(
-    environment: Settle, process: type[_Settings], missing: set[str]
+    environment: Settle, process: type[ProcessSettings], missing: set[str]
 ) -> None:
     environment({})
     text = complaint(process)

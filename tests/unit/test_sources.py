@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.adapters.setting_values import IpNetwork
+from domain.adapters.settings.values import IpNetwork
 from gateway.sources import is_allowed, source_address
 
 SAFARICOM, ATTACKER = "196.201.214.200", "203.0.113.66"

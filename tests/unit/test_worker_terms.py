@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.account import SendAccount
-from domain.adapters.settings import WorkerSettings
+from domain.adapters.settings.worker import WorkerSettings
 from domain.stages import Step
 from domain.values import Kind
 from workers.main import _accounts, _budgets, _claim_terms, _inquiry_terms

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
+
+from domain.adapters.policy_file import read_policy
+from domain.adapters.postgres.urls import read_database_url
+from domain.adapters.redis.address import redis_address
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -64,3 +69,34 @@ def _checked_issuers(names: list[str]) -> list[str]:
 
 
 Issuers = Annotated[list[str], AfterValidator(_checked_issuers)]
+
+
+def _checked_secrets(secrets: list[str]) -> list[str]:
+    if any(len(secret) < 8 for secret in secrets):
+        raise ValueError("each secret must be at least 8 characters; 32 random ones are better")
+    return secrets
+
+
+CallbackSecrets = Annotated[list[Text], Field(min_length=1), AfterValidator(_checked_secrets)]
+
+
+def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
+    """What will read a URL later reads it now: all wrong settings are named at once."""
+
+    def check(url: str) -> str:
+        parse(url)
+        return url
+
+    return AfterValidator(check)
+
+
+DatabaseUrl = Annotated[str, _understood_by(read_database_url)]
+RedisUrl = Annotated[str, _understood_by(redis_address)]
+
+
+def _readable_policy(path: Path) -> Path:
+    read_policy(path)
+    return path
+
+
+PolicyFile = Annotated[Path, AfterValidator(_readable_policy)]

@@ -1,0 +1,101 @@
+"""The settings of the worker process, and of an operator's commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
+
+from domain.adapters.settings.common import MigrationSettings, SharedSettings
+from domain.adapters.settings.values import CallbackSecrets, HttpUrl, Text, comma_separated
+
+# Daraja refuses a callback URL with one of these in it (daraja.md §8.4).
+_WORDS_DARAJA_REFUSES = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query")
+
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+class OperatorSettings(MigrationSettings):
+    """What an operator's decision may read of a worker's settings, where they are set."""
+
+    deposit_result_window_seconds: float = Field(180, gt=0, le=86_400)
+    not_found_trusted_after_seconds: float = Field(300, gt=0, le=86_400)
+    inquiry_interval_max_seconds: float = Field(300, gt=0, le=86_400)
+
+
+class WorkerSettings(SharedSettings):
+    """The worker. Times in seconds; the other times of a send derive from the lease (`domain/adapters/daraja`)."""
+
+    daraja_base_url: HttpUrl
+    daraja_consumer_key: Text
+    daraja_consumer_secret: Text
+    daraja_shortcode: str = Field(pattern=r"^\d{5,7}$")
+    daraja_passkey: Text
+    daraja_till: str | None = Field(None, pattern=r"^\d{5,7}$")
+    daraja_payout_shortcode: str = Field("", pattern=r"^(\d{5,7})?$")
+    daraja_initiator_name: Text
+    daraja_initiator_password: Text
+    daraja_certificate_file: Path
+    daraja_requests_per_second: float = Field(20, gt=0, le=100_000)
+    daraja_stk_queries_per_minute: float = Field(5, gt=0, le=1_000_000)
+    daraja_status_queries_per_minute: float = Field(60, gt=0, le=1_000_000)
+    # If set, sets both.
+    daraja_inquiries_per_minute: float | None = Field(None, gt=0, le=1_000_000)
+    callback_base_url: HttpUrl
+    callback_secrets: Annotated[CallbackSecrets, NoDecode]
+    sweep_interval_seconds: float = Field(1, gt=0, le=60)
+    submitting_lease_seconds: float = Field(60, ge=3, le=600)
+    inquiry_first_after_seconds: float = Field(30, gt=0, le=3600)
+    inquiry_interval_max_seconds: float = Field(300, gt=0, le=86_400)
+    deposit_expires_after_seconds: float = Field(60, gt=0, le=86_400)
+    payout_expires_after_seconds: float = Field(86_400, gt=0, le=604_800)
+    bill_expires_after_seconds: float = Field(600, gt=0, le=604_800)
+    deposit_result_window_seconds: float = Field(180, gt=0, le=86_400)
+    not_found_trusted_after_seconds: float = Field(300, gt=0, le=86_400)
+    breaker_cool_down_seconds: float = Field(60, gt=0, le=3600)
+    operation_cool_down_seconds: float = Field(30, gt=0, le=900)
+    # Where the worker shows its own counters; unset: nowhere.
+    worker_metrics_port: int | None = Field(None, ge=1, le=65535)
+
+    _split_secrets = field_validator("callback_secrets", mode="before")(comma_separated)
+
+    @field_validator("daraja_base_url")
+    @classmethod
+    def _without_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+    @field_validator("callback_base_url")
+    @classmethod
+    def _daraja_accepts(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme != "https" and parts.hostname not in _LOCAL_HOSTS:
+            raise ValueError("must be https, except on localhost")
+        if url != url.lower():
+            raise ValueError("must be in lower case: Daraja refused a URL with an upper-case host")
+        if parts.query or parts.fragment:
+            raise ValueError("must have no query and no fragment")
+        for word in _WORDS_DARAJA_REFUSES:
+            if word in url:
+                raise ValueError(f"must not contain {word!r}: Daraja refuses such URLs")
+        return url.rstrip("/")
+
+    @field_validator("daraja_certificate_file")
+    @classmethod
+    def _holds_a_certificate(cls, path: Path) -> Path:
+        try:
+            key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
+        except (OSError, ValueError):
+            raise ValueError("must be a readable PEM file with an X.509 certificate") from None
+        if not isinstance(key, rsa.RSAPublicKey):
+            raise ValueError("must hold an RSA certificate")  # noqa: TRY004 - pydantic reports ValueErrors
+        return path
+
+    @field_validator("daraja_payout_shortcode")
+    @classmethod
+    def _default_to_shortcode(cls, shortcode: str, info: ValidationInfo) -> str:
+        return shortcode or info.data.get("daraja_shortcode", "")
