@@ -1,7 +1,15 @@
-"""The brakes: what stops money out. Rows, so that no restart and no flush of Redis opens them."""
+"""The brakes: what stops money out. Rows, so that no restart and no flush of Redis opens them.
+
+All SQL that reads or changes them is here. The claim (`claiming.py`) and the sweep (`sweeping.py`) put the pieces into their
+own statements, because they must judge the brakes in the statement that takes the payment.
+
+Two brakes stop every payout: an operator sets the kill switch, a refused credential opens the breaker. The other brakes hold
+one of Daraja's operations each, and let one payment through after each cool-down (docs/adr/0011).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,21 +18,171 @@ from uuid import UUID
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
-from domain.adapters.postgres.locks import TAKE_BRAKES
-from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, case_sql
+from domain.adapters.postgres.locks import TAKE_BRAKES, TAKE_BRAKES_SHARED
 from domain.errors import StoreUnavailable
-from domain.operations import OPERATION_OF_QUESTION
+from domain.operations import COOL_DOWN_MAX, OPERATION_OF_KIND, OPERATION_OF_QUESTION, Operation
 from domain.stages import Stage, Step
+from domain.values import Kind
 
 KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
-
-# These two stop every payout. The other brakes hold one of Daraja's operations each (`operations.py`).
 PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
-PAYOUT_BRAKES_SQL = f"name IN ('{KILL_SWITCH}', '{BREAKER}')"
 
 # A claim holds the rows for as long as it takes to commit; one that hangs is ended by Postgres within 5 s.
 _TRIES_MAX = 5
+
+
+def _case(column: str, operations: Mapping[Any, Operation]) -> str:
+    """The SQL that gives the operation for the value in `column`."""
+    cases = [f"WHEN '{value}' THEN '{name}'" for value, name in operations.items()]
+    return f"CASE {column} {' '.join(cases)} END"
+
+
+OPERATION_OF_KIND_SQL = _case("kind", OPERATION_OF_KIND)
+
+_STOPS_PAYOUTS = f"name IN ('{KILL_SWITCH}', '{BREAKER}')"
+_MOVES_MONEY_OUT = f"kind <> '{Kind.DEPOSIT}'"
+
+
+def _is_held(operation: str) -> str:
+    """The SQL that says whether an operation is held and its cool-down is not over."""
+    return f"EXISTS (SELECT FROM mkwanja.brakes WHERE name = {operation} AND is_engaged AND probe_at > now())"
+
+
+# Pieces for a look at payments: whether a brake keeps one from being claimed, or a question from being asked.
+IS_HELD_BY_BRAKE = f"""({_MOVES_MONEY_OUT} AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
+        OR {_is_held(OPERATION_OF_KIND_SQL)}"""
+QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
+      AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_QUESTION))}"""
+
+# Pieces for a sweep's look: `brakes` is how they all stand, `hold` the brake on the operation of `step.name`.
+HELD_STEP_JOIN = f"""LEFT JOIN mkwanja.brakes AS hold
+    ON hold.is_engaged AND hold.name = {_case("step.name", OPERATION_OF_QUESTION)}"""
+ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
+        array_agg(name) FILTER (WHERE is_engaged AND probe_at <= now() AND NOT {_STOPS_PAYOUTS}) AS probes_due,
+        coalesce(bool_or(is_engaged) FILTER (WHERE name = 'breaker'), false) AS breaker_is_open
+    FROM mkwanja.brakes) AS brakes"""
+
+# What a probe does to its row: the next cool-down begins, twice as long.
+_PROBED = f"""probes = probes + 1, probed_at = now(),
+        cool_down = least(cool_down * 2, interval '{COOL_DOWN_MAX.total_seconds():.0f} seconds'),
+        probe_at = now() + least(cool_down * 2, interval '{COOL_DOWN_MAX.total_seconds():.0f} seconds')"""
+
+# Pieces for the claim of `free` payments. Whoever engages a brake waits for the claim's COMMIT, and so knows of every claim
+# before it; FOR SHARE, because a statement that waited for its turn would otherwise read the brakes as they were before.
+CLAIM_BRAKES = f"""turn AS MATERIALIZED (
+    SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE {_MOVES_MONEY_OUT})
+), brake AS (
+    SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes WHERE {_STOPS_PAYOUTS} FOR SHARE OF brakes
+)"""
+PAYOUTS_ARE_FREE = f"(payment.kind = '{Kind.DEPOSIT}' OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))"
+
+# A held operation lets one of the `allowed` payments through after each cool-down: who updates its row has it. A second claim
+# waits for that row and finds the next cool-down begun. The row is locked after those of payouts, as `changing.py` does.
+CLAIM_PROBE = f"""probe AS (
+    UPDATE mkwanja.brakes SET {_PROBED}
+    WHERE name IN (SELECT operation FROM allowed) AND is_engaged AND probe_at <= now()
+    RETURNING (SELECT id FROM allowed WHERE operation = name ORDER BY id LIMIT 1) AS payment_id
+)"""
+OPERATION_IS_FREE = """(allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)
+           OR payment.id IN (SELECT payment_id FROM probe))"""
+
+# How they stand, for a decision about a payment.
+STANDING = text("SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name")
+
+# For a claim: an operator who stops payouts waits for our COMMIT, and so knows of our claim. Held operations are not
+# locked, because our own commit may change them.
+STANDING_HELD = text(f"""
+WITH locked AS (
+    SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE
+)
+SELECT name, is_engaged, false AS is_probe_due FROM locked
+UNION ALL
+SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS}
+""")
+HOLD_BRAKES = text(f"SELECT {TAKE_BRAKES_SHARED}")
+CHANGE_BRAKES = text(f"SELECT {TAKE_BRAKES}")
+
+OPEN_BREAKER = text("""
+WITH opened AS (
+    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(), payment_id = :payment_id, probes = 0,
+        probed_at = NULL
+    WHERE name = 'breaker' AND NOT is_engaged RETURNING *
+)
+INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
+SELECT changed_at, name, is_engaged, reason FROM opened RETURNING name
+""")
+CLOSE_BREAKER = text("""
+WITH closed AS (
+    UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now()
+    WHERE name = 'breaker' AND is_engaged AND changed_at < :accepted_at RETURNING *
+)
+INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
+SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inquiry' FROM closed RETURNING name
+""")
+
+# The probe inquires about the payment that opened the breaker. If that has no id to ask by, it inquires about the newest
+# withdrawal, because a withdrawal always has one. In both cases no other account may have sent it: an answer about that
+# account would not tell whether Daraja accepts the credential in use.
+_PROBED_AMONG_MAX = 1000
+_OF_ANOTHER_ACCOUNT = """EXISTS (
+    SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
+        AND attempt.outcome IS DISTINCT FROM 'not_acted' AND attempt.account <> CAST(:account AS text))"""
+TAKE_BREAKER_PROBE = text(f"""
+UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
+WHERE name = 'breaker' AND is_engaged
+  AND coalesce(probed_at, changed_at) + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
+      CAST(:cool_down_max AS interval)) <= now()
+RETURNING coalesce(
+    (SELECT payment.id FROM mkwanja.payments AS payment WHERE payment.id = payment_id AND NOT {_OF_ANOTHER_ACCOUNT}),
+    (SELECT payment.id FROM (
+        SELECT id, created_at FROM mkwanja.payments WHERE kind = 'withdrawal'
+        ORDER BY created_at DESC, id DESC LIMIT {_PROBED_AMONG_MAX}) AS payment
+    WHERE NOT {_OF_ANOTHER_ACCOUNT} ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
+""")
+
+TAKE_OPERATION_PROBE = text(f"""
+UPDATE mkwanja.brakes SET {_PROBED}
+WHERE name = :name AND is_engaged AND probe_at <= now() RETURNING name
+""")
+
+# An answer to a request that is older than the last change says nothing about the time since.
+HOLD_OPERATION = text("""
+WITH held AS (
+    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(), refusals = 0, probes = 0,
+        probed_at = NULL, cool_down = CAST(:cool_down AS interval), probe_at = now() + CAST(:cool_down AS interval)
+    WHERE name = :name AND NOT is_engaged AND changed_at <= :since RETURNING *
+), noted AS (
+    INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
+    SELECT changed_at, name, is_engaged, reason FROM held
+)
+SELECT probe_at FROM held
+""")
+COUNT_REFUSALS = text("""
+UPDATE mkwanja.brakes SET refusals = refusals + :count
+WHERE name = :name AND NOT is_engaged AND changed_at <= :since RETURNING refusals
+""")
+RELEASE_OPERATIONS = text("""
+WITH heard AS (
+    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:since AS timestamptz[])) AS heard(name, since)
+), found AS (
+    SELECT brake.name, brake.is_engaged FROM mkwanja.brakes AS brake JOIN heard ON heard.name = brake.name
+    WHERE CASE WHEN brake.is_engaged THEN brake.changed_at < heard.since ELSE brake.refusals > 0 END
+    ORDER BY brake.name FOR UPDATE OF brake
+), changed AS (
+    UPDATE mkwanja.brakes AS brake SET is_engaged = false, reason = NULL, refusals = 0,
+        changed_at = CASE WHEN found.is_engaged THEN now() ELSE brake.changed_at END
+    FROM found WHERE brake.name = found.name
+    RETURNING brake.name, brake.changed_at, found.is_engaged AS was_held
+), noted AS (
+    INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
+    SELECT changed_at, name, false, 'Daraja accepted the operation again' FROM changed WHERE was_held
+)
+SELECT name FROM changed WHERE was_held
+""")
+
+# Every brake, for /metrics.
+ENGAGED = text("SELECT name, is_engaged FROM mkwanja.brakes")
 
 _SET = text("""
 WITH changed AS (
@@ -37,23 +195,21 @@ INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
 """)
 
-_ALONE = text(f"SELECT {TAKE_BRAKES}")
-
-_READ = text(f"SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} ORDER BY name")
+_READ = text(f"SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name")
 
 # A send waits in `accepted`; a question waits with its step due.
 _READ_OPERATIONS = text(f"""
 SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
     SELECT count(*) FROM mkwanja.payments
     WHERE (next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}' AND name = {OPERATION_OF_KIND_SQL})
-       OR (next_step_at <= now() AND name = {case_sql("next_step", OPERATION_OF_QUESTION)})
+       OR (next_step_at <= now() AND name = {_case("next_step", OPERATION_OF_QUESTION)})
 ) AS waiting
-FROM mkwanja.brakes WHERE NOT {PAYOUT_BRAKES_SQL} ORDER BY name
+FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS} ORDER BY name
 """)
 
-_ON_THE_WIRE = text("""
+_ON_THE_WIRE = text(f"""
 SELECT id, kind, amount_kes, lease_until FROM mkwanja.payments
-WHERE stage = 'submitting' AND kind <> 'deposit' AND lease_until > now() ORDER BY lease_until
+WHERE stage = 'submitting' AND {_MOVES_MONEY_OUT} AND lease_until > now() ORDER BY lease_until
 """)
 
 _WHAT_BECAME = text("SELECT id, stage FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id")
@@ -91,7 +247,7 @@ class Brakes:
         for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
                 async with self._database.transaction() as transaction:
-                    await transaction.run(_ALONE)
+                    await transaction.run(CHANGE_BRAKES)
                     return [row.name for row in await transaction.rows(_SET, parameters)]
             except Exception as error:
                 if sqlstate(error) not in CONTENDED:

@@ -17,10 +17,15 @@ import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
-from domain.adapters.postgres.brakes import PAYOUT_BRAKES_SQL
+from domain.adapters.postgres.brakes import (
+    CLAIM_BRAKES,
+    CLAIM_PROBE,
+    IS_HELD_BY_BRAKE,
+    OPERATION_IS_FREE,
+    OPERATION_OF_KIND_SQL,
+    PAYOUTS_ARE_FREE,
+)
 from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, is_unavailable, sqlstate
-from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
-from domain.adapters.postgres.operations import OPERATION_OF_KIND_SQL, PROBED_SQL
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
 from domain.lifecycle.record_answer import ClaimTerms
@@ -34,10 +39,7 @@ _LOOK = text(f"""
 SELECT id, kind, stage, next_step, now() - created_at AS age,
     next_step_at <= now() + CAST(:soon AS interval) AS is_due,
     needs_review
-        OR (kind <> '{Kind.DEPOSIT}' AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {PAYOUT_BRAKES_SQL}))
-        OR EXISTS (
-            SELECT FROM mkwanja.brakes WHERE name = {OPERATION_OF_KIND_SQL} AND is_engaged AND probe_at > now()
-        ) AS is_held
+        OR {IS_HELD_BY_BRAKE} AS is_held
 FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
@@ -47,10 +49,6 @@ _CLAIM_COLUMNS = {
 }  # fmt: skip
 
 # Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id order, like every batch.
-# Whoever engages a brake waits for this COMMIT, and so knows of every claim before it; FOR SHARE, because a statement that
-# waited for its turn would otherwise read the brakes as they were before.
-# A held operation lets one payment through after each cool-down: who updates its row has it. A second claim waits for that
-# row and finds the next cool-down begun. The row is locked after those of payouts, as `changing.py` does.
 _CLAIM = text(f"""
 WITH sent AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
@@ -58,30 +56,21 @@ free AS (
     FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
     WHERE payment.stage = '{Stage.ACCEPTED}'
     ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
-), turn AS MATERIALIZED (
-    SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE kind <> '{Kind.DEPOSIT}')
-), brake AS (
-    SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} FOR SHARE OF brakes
-), allowed AS MATERIALIZED (
+), {CLAIM_BRAKES}, allowed AS MATERIALIZED (
     SELECT payment.id, payment.operation FROM free AS payment JOIN sent ON sent.id = payment.id
     WHERE NOT payment.needs_review
       AND payment.created_at > now() - CASE payment.kind
             WHEN '{Kind.DEPOSIT}' THEN sent.deposit_age
             WHEN '{Kind.WITHDRAWAL}' THEN sent.withdrawal_age
             ELSE sent.bill_payment_age END
-      AND (payment.kind = '{Kind.DEPOSIT}' OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))
-), probe AS (
-    UPDATE mkwanja.brakes SET {PROBED_SQL}
-    WHERE name IN (SELECT operation FROM allowed) AND is_engaged AND probe_at <= now()
-    RETURNING (SELECT id FROM allowed WHERE operation = name ORDER BY id LIMIT 1) AS payment_id
-), claimed AS (
+      AND {PAYOUTS_ARE_FREE}
+), {CLAIM_PROBE}, claimed AS (
     UPDATE mkwanja.payments AS payment
     SET stage = '{Stage.SUBMITTING}', attempt_id = sent.attempt_id, lease_until = now() + sent.lease,
         next_step_at = now() + sent.lease, next_step = '{Step.END_LEASE}', sequence = payment.sequence + 1, updated_at = now()
     FROM sent JOIN allowed ON allowed.id = sent.id
     WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}'
-      AND (allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)
-           OR payment.id IN (SELECT payment_id FROM probe))
+      AND {OPERATION_IS_FREE}
     RETURNING payment.*
 ), attempted AS (
     INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)

@@ -11,9 +11,17 @@ from uuid import UUID
 import structlog
 from sqlalchemy import text
 
-from domain.adapters.postgres.brakes import BREAKER, PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
+from domain.adapters.postgres.brakes import (
+    BREAKER,
+    CHANGE_BRAKES,
+    CLOSE_BREAKER,
+    HOLD_BRAKES,
+    OPEN_BREAKER,
+    PAYOUT_BRAKES,
+    STANDING,
+    STANDING_HELD,
+)
 from domain.adapters.postgres.engine import Transaction
-from domain.adapters.postgres.locks import TAKE_BRAKES, TAKE_BRAKES_SHARED
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
 from domain.changes import Change, Decided
 from domain.inquiry import Evidence, Inquiry, Verdict
@@ -38,40 +46,7 @@ SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_
 FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
 """)
 
-_BRAKES = text("SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name")
-
-# For a claim: an operator who stops payouts waits for our COMMIT, and so knows of our claim. Held operations are not
-# locked, because our own commit may change them.
-_BRAKES_HELD = text(f"""
-WITH locked AS (
-    SELECT name, is_engaged FROM mkwanja.brakes WHERE {PAYOUT_BRAKES_SQL} ORDER BY name FOR SHARE
-)
-SELECT name, is_engaged, false AS is_probe_due FROM locked
-UNION ALL
-SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {PAYOUT_BRAKES_SQL}
-""")
-_HOLD_BRAKES = text(f"SELECT {TAKE_BRAKES_SHARED}")
-_CHANGE_BRAKES = text(f"SELECT {TAKE_BRAKES}")
-
 _OPERATIONS = [operation.value for operation in (*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values())]
-
-_OPEN = text("""
-WITH opened AS (
-    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(), payment_id = :payment_id, probes = 0,
-        probed_at = NULL
-    WHERE name = 'breaker' AND NOT is_engaged RETURNING *
-)
-INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
-SELECT changed_at, name, is_engaged, reason FROM opened RETURNING name
-""")
-_CLOSE = text("""
-WITH closed AS (
-    UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now()
-    WHERE name = 'breaker' AND is_engaged AND changed_at < :accepted_at RETURNING *
-)
-INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
-SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inquiry' FROM closed RETURNING name
-""")
 
 
 async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> dict[UUID, Evidence]:
@@ -80,10 +55,10 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
     if not ids:
         return {}
     parameters = {"ids": ids}
-    brakes = _BRAKES
+    brakes = STANDING
     if any(change.is_claim for change in changes):
-        await transaction.run(_HOLD_BRAKES)
-        brakes = _BRAKES_HELD
+        await transaction.run(HOLD_BRAKES)
+        brakes = STANDING_HELD
     inquiries: dict[UUID, list[Inquiry]] = defaultdict(list)
     for row in await transaction.rows(_INQUIRIES, parameters):
         verdict = Verdict(row.verdict) if row.verdict else None
@@ -130,9 +105,9 @@ async def change_breaker(transaction: Transaction, decisions: Sequence[Decided])
     """Opens or closes the breaker in the commit of the fact that says so. Opening wins."""
     if not any(decided.opens_breaker or decided.credential_accepted_at for decided in decisions):
         return
-    await transaction.run(_CHANGE_BRAKES)
+    await transaction.run(CHANGE_BRAKES)
     accepted = [decided.credential_accepted_at for decided in decisions if decided.credential_accepted_at]
-    if accepted and await transaction.rows(_CLOSE, {"accepted_at": max(accepted)}):
+    if accepted and await transaction.rows(CLOSE_BREAKER, {"accepted_at": max(accepted)}):
         log.warning("breaker_closed")
     for decided in decisions:
         if decided.opens_breaker and decided.payment is not None:
@@ -141,5 +116,5 @@ async def change_breaker(transaction: Transaction, decisions: Sequence[Decided])
                 "reason": decided.opens_breaker,
                 "payment_id": decided.payment.id if can_be_asked_about else None,
             }
-            if await transaction.rows(_OPEN, parameters):
+            if await transaction.rows(OPEN_BREAKER, parameters):
                 log.error("breaker_opened", reason=decided.opens_breaker)

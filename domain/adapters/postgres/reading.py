@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import select, text, tuple_
 
+from domain.adapters.postgres.brakes import ENGAGED
 from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.rows import attempts_from, payment_from
@@ -39,7 +40,6 @@ _FLAGS = text("""
 SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_review,
     (SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL) AS unpublished
 """)
-_BRAKES = text("SELECT name, is_engaged FROM mkwanja.brakes")
 
 _STAGES_OF_STATUS = {
     status: [stage.value for stage in Stage if stage.public_status == status]
@@ -110,7 +110,7 @@ class Reading:
         async with self._database.transaction() as transaction:
             steps = await transaction.rows(_STEPS)
             [flags] = await transaction.rows(_FLAGS)
-            brakes = await transaction.rows(_BRAKES)
+            brakes = await transaction.rows(ENGAGED)
         stages: Counter[str] = Counter()
         overdue: dict[str, float] = {}
         for row in steps:

@@ -10,16 +10,21 @@ from sqlalchemy import text
 
 from domain.account import SendAccount
 from domain.adapters.batching import Lane, RunAlone
-from domain.adapters.postgres.brakes import PAYOUT_BRAKES, PAYOUT_BRAKES_SQL
+from domain.adapters.postgres.brakes import (
+    ALL_BRAKES,
+    HELD_STEP_JOIN,
+    PAYOUT_BRAKES,
+    QUESTION_IS_FREE,
+    TAKE_BREAKER_PROBE,
+)
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
 from domain.adapters.postgres.feed import list_new_events
-from domain.adapters.postgres.operations import OPERATION_OF_STEP_SQL, case_sql
 from domain.adapters.postgres.rows import due_from
 from domain.changes import Announcement
 from domain.errors import StoreUnavailable
 from domain.lifecycle.reconcile import Round
 from domain.lifecycle.submit import Due
-from domain.operations import OPERATION_OF_QUESTION, Operation
+from domain.operations import Operation
 from domain.stages import Step
 from domain.values import Kind
 
@@ -28,10 +33,7 @@ _TAKE_DUE = text(f"""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
     WHERE next_step = :step AND next_step_at <= now() AND kind = ANY(CAST(:kinds AS text[]))
-      AND NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
-      AND NOT EXISTS (
-          SELECT FROM mkwanja.brakes
-          WHERE name = {case_sql("CAST(:step AS text)", OPERATION_OF_QUESTION)} AND is_engaged AND probe_at > now())
+      AND {QUESTION_IS_FREE}
     ORDER BY next_step_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
@@ -55,10 +57,8 @@ SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_o
     EXISTS (SELECT FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events,
     EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted
 FROM unnest(CAST(:steps AS text[])) AS step(name)
-LEFT JOIN mkwanja.brakes AS hold ON hold.is_engaged AND hold.name = {OPERATION_OF_STEP_SQL},
-    (SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
-        array_agg(name) FILTER (WHERE is_engaged AND probe_at <= now() AND NOT {PAYOUT_BRAKES_SQL}) AS probes_due,
-        coalesce(bool_or(is_engaged) FILTER (WHERE name = 'breaker'), false) AS breaker_is_open FROM mkwanja.brakes) AS brakes
+{HELD_STEP_JOIN},
+    {ALL_BRAKES}
 """)
 
 # A process that stopped between two messages of one statement leaves a session that is neither idle nor running, so that
@@ -68,26 +68,6 @@ _END_STUCK = text("""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'mkwanja-%'
   AND state = 'active' AND wait_event = 'ClientRead' AND xact_start < now() - CAST(:stuck_for AS interval)
-""")
-
-# The probe inquires about the payment that opened the breaker. If that has no id to ask by, it inquires about the newest
-# withdrawal, because a withdrawal always has one. In both cases no other account may have sent it: an answer about that
-# account would not tell whether Daraja accepts the credential in use.
-_PROBED_AMONG_MAX = 1000
-_OF_ANOTHER_ACCOUNT = """EXISTS (
-    SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
-        AND attempt.outcome IS DISTINCT FROM 'not_acted' AND attempt.account <> CAST(:account AS text))"""
-_TAKE_PROBE = text(f"""
-UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
-WHERE name = 'breaker' AND is_engaged
-  AND coalesce(probed_at, changed_at) + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
-      CAST(:cool_down_max AS interval)) <= now()
-RETURNING coalesce(
-    (SELECT payment.id FROM mkwanja.payments AS payment WHERE payment.id = payment_id AND NOT {_OF_ANOTHER_ACCOUNT}),
-    (SELECT payment.id FROM (
-        SELECT id, created_at FROM mkwanja.payments WHERE kind = 'withdrawal'
-        ORDER BY created_at DESC, id DESC LIMIT {_PROBED_AMONG_MAX}) AS payment
-    WHERE NOT {_OF_ANOTHER_ACCOUNT} ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
 """)
 
 # An event without an id: the payment owes nothing any more, and would be in the way of those behind it.
@@ -179,7 +159,7 @@ class Sweeping:
                 "cool_down_max": cool_down_max,
                 "account": account.as_text() if account else None,
             }
-            rows = await transaction.rows(_TAKE_PROBE, parameters)
+            rows = await transaction.rows(TAKE_BREAKER_PROBE, parameters)
         return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None
 
     async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
