@@ -17,7 +17,8 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.locks import TAKE_MIGRATION
 from domain.adapters.postgres.rights import lay_down_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
-from domain.adapters.settings.common import MigrationSettings, SettingsError, read_settings
+from domain.adapters.settings.common import MigrationSettings, read_settings
+from domain.adapters.settings.errors import SettingsError
 
 
 def run_migrations(connection: Connection) -> None:

@@ -11,7 +11,8 @@ import uvloop
 from domain.adapters.observability import set_up_logging
 from domain.adapters.policy_file import policy_text
 from domain.adapters.settings.callbacks import CallbackSettings
-from domain.adapters.settings.common import PolicySettings, SettingsError, read_settings
+from domain.adapters.settings.common import PolicySettings, read_settings
+from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.web import IngressSettings
 from gateway.callbacks import callbacks_app
 from gateway.edge.serving import serve

@@ -21,7 +21,7 @@ from domain.adapters.postgres.feed import Feed, ListedEvent
 from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.adapters.settings.common import impossible
+from domain.adapters.settings.errors import impossible
 from domain.adapters.settings.web import IngressSettings
 from domain.changes import ChangeResult
 from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable

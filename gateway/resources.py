@@ -15,7 +15,8 @@ from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import available, connect
 from domain.adapters.redis.faults import EXPLAINED, Scope, fault_of
 from domain.adapters.redis.names import PREFIX
-from domain.adapters.settings.common import SharedSettings, impossible
+from domain.adapters.settings.common import SharedSettings
+from domain.adapters.settings.errors import impossible
 from domain.errors import QueueUnavailable
 from domain.lifecycle.announce import Announcer
 

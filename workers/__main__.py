@@ -9,7 +9,8 @@ import sys
 import uvloop
 
 from domain.adapters.observability import set_up_logging
-from domain.adapters.settings.common import SettingsError, read_settings
+from domain.adapters.settings.common import read_settings
+from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import WorkerSettings
 from workers.main import run_worker
 from workers.operating import add_commands, operate

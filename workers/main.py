@@ -37,7 +37,7 @@ from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.adapters.settings.common import impossible
+from domain.adapters.settings.errors import impossible
 from domain.adapters.settings.worker import WorkerSettings
 from domain.inquiry import InquiryTerms
 from domain.lifecycle.announce import Announcer

@@ -20,7 +20,8 @@ from domain.adapters.postgres.accounts import Accounts
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.changing import Changing
 from domain.adapters.postgres.engine import Database
-from domain.adapters.settings.common import MigrationSettings, SettingsError, read_settings
+from domain.adapters.settings.common import MigrationSettings, read_settings
+from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import OperatorSettings
 from domain.errors import ResolutionRefused, StoreUnavailable
 from domain.inquiry import SHIPPED_TERMS, InquiryTerms

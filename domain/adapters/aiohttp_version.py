@@ -11,7 +11,7 @@ import re
 
 import aiohttp
 
-from domain.adapters.settings.common import SettingsError
+from domain.adapters.settings.errors import SettingsError
 
 # Both included. `pyproject.toml` has the same bounds, and the lock file names the last one.
 TESTED_FIRST = (3, 14, 5)

@@ -20,7 +20,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.typedefs import Middleware
 
 from domain.adapters.aiohttp_version import require_tested_aiohttp
-from domain.adapters.settings.common import SettingsError
+from domain.adapters.settings.errors import SettingsError
 from gateway.edge.answers import dress
 
 # Answers an Expect header, or ignores it.

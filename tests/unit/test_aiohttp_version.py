@@ -11,7 +11,7 @@ from aiohttp import web
 from packaging.requirements import Requirement
 
 from domain.adapters.aiohttp_version import TESTED_FIRST, TESTED_LAST, require_tested_aiohttp
-from domain.adapters.settings.common import SettingsError
+from domain.adapters.settings.errors import SettingsError
 from gateway.edge.connections import Connections
 from gateway.edge.serving import listening
 from tests.stack.ports import release_port, reserve_port

@@ -13,6 +13,7 @@ from domain.adapters.redis import arq_queue
 from domain.adapters.redis.arq_queue import end_task, require_tested_arq
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.wakeups import RedisWakeups
+from domain.adapters.settings.errors import SettingsError
 
 
 class Stubborn:
@@ -66,7 +67,9 @@ async def test_a_loop_that_failed_is_left_alone() -> None:
 
 @pytest.mark.parametrize("version", ["0.27.9", "0.29.0", "0.280.1", "1.0", "0.28"])
 def test_another_version_of_arq_is_refused_by_name(version: str) -> None:
-    with pytest.raises(RuntimeError, match=f"^arq {re.escape(version)} is installed, and only 0.28 is tested"):
+    with pytest.raises(
+        SettingsError, match=f"^cannot start; arq {re.escape(version)} is installed, and only 0.28 is tested"
+    ):
         require_tested_arq(version)
 
 
@@ -78,7 +81,7 @@ def test_repairs_of_the_tested_version_of_arq_are_taken(version: str) -> None:
 def test_an_arq_with_another_name_for_its_fixed_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With several names in one transaction Redis in cluster mode refuses keys of different slots."""
     monkeypatch.setattr(arq_queue, "abort_jobs_ss", "arq:aborted")
-    with pytest.raises(RuntimeError, match="arq:aborted"):
+    with pytest.raises(SettingsError, match="arq:aborted"):
         require_tested_arq()
 
 

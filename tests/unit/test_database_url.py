@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from domain.adapters.postgres.urls import DatabaseUrl, read_database_url
-from domain.adapters.settings.common import MigrationSettings, SettingsError, read_settings
+from domain.adapters.settings.common import MigrationSettings, read_settings
+from domain.adapters.settings.errors import SettingsError
 
 URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")

@@ -7,7 +7,8 @@ import time
 import pytest
 from jose import jwt
 
-from domain.adapters.settings.common import SettingsError, read_settings
+from domain.adapters.settings.common import read_settings
+from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.web import IngressSettings
 from domain.errors import Unauthenticated
 from domain.values import Caller, Role

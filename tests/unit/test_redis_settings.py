@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from domain.adapters.settings.callbacks import CallbackSettings
-from domain.adapters.settings.common import SettingsError, read_settings
+from domain.adapters.settings.common import read_settings
+from domain.adapters.settings.errors import SettingsError
 from tests.integration.redis_as_sold import self_signed
 
 Monkey = pytest.MonkeyPatch

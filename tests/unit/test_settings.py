@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from domain.adapters.settings.callbacks import CallbackSettings
-from domain.adapters.settings.common import MigrationSettings, ProcessSettings, SettingsError, impossible, read_settings
+from domain.adapters.settings.common import MigrationSettings, ProcessSettings, read_settings
+from domain.adapters.settings.errors import SettingsError, impossible
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
 

@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.faults import FaultKind
 from domain.adapters.redis.names import PREFIX, TAG
+from domain.adapters.settings.errors import SettingsError
 from domain.errors import QueueUnavailable
 
 log = structlog.get_logger()
@@ -69,11 +70,14 @@ return last - 1
 
 
 def require_tested_arq(version: str = VERSION) -> None:
-    """Raises RuntimeError for a version of arq that we did not test, or one that names its keys in another way."""
+    """Raises SettingsError for a version of arq that we did not test, or one that names its keys in another way."""
     if not version.startswith(f"{_TESTED_VERSIONS}."):
-        raise RuntimeError(f"arq {version} is installed, and only {_TESTED_VERSIONS} is tested: install it by the lock")
+        raise SettingsError(
+            f"cannot start; arq {version} is installed, and only {_TESTED_VERSIONS} is tested "
+            "(install what requirements.lock names)"
+        )
     if f"{{{abort_jobs_ss}}}" != TAG:
-        raise RuntimeError(f"arq's key {abort_jobs_ss} is not in the slot of {TAG}")
+        raise SettingsError(f"cannot start; arq's key {abort_jobs_ss} is not in the slot of {TAG}")
 
 
 def job_bytes(value: Any) -> bytes:

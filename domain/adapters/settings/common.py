@@ -5,8 +5,6 @@ A process with a missing or impossible setting does not start; `SettingsError` n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,24 +14,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from domain.adapters.policy_file import read_policy
 from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.redis.address import TlsVerify, readable_certificates, url_secrets
+from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.values import DatabaseUrl, PolicyFile, RedisUrl
 from domain.policy import Policy
 
 # How the names of settings end that hold a secret.
 _SECRET_NAMES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key")
-
-
-class SettingsError(Exception):
-    """The process cannot start with these settings; the message is one line that names every fault."""
-
-
-@contextmanager
-def impossible(name: str) -> Iterator[None]:
-    """Around what first understands a setting in full: its ValueError stops the process in the setting's name."""
-    try:
-        yield
-    except ValueError as error:
-        raise SettingsError(f"cannot start; settings impossible: {name} ({error})") from None
 
 
 class ProcessSettings(BaseSettings):
