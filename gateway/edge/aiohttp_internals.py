@@ -2,7 +2,7 @@
 
 No documented setting of aiohttp does what is here. By itself aiohttp waits for a slow head, body or reader for ever, takes
 any number of connections and any number of bytes around a body, quotes the peer in its own answers, and names itself in
-them. A proxy in front can do part of this, but a process must also stand without one.
+them. A proxy in front can do part of this (docs/deployment.md), but a process must also stand without one.
 
 Other modules use the plain names below. `require_known_aiohttp` refuses, at start, an aiohttp that we did not test.
 """

@@ -1,0 +1,244 @@
+"""docs/nginx.conf in a real nginx, before the real processes. Only ports, files and certificates are put in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from yarl import URL
+
+from domain.callback_address import address
+from domain.errors import Unavailable
+from gateway.problems import problem_of, told
+from tests.integration.conftest import PATIENCE_SECONDS, new_id, until
+from tests.stack.databases import connection
+from tests.stack.lending import Lending
+from tests.stack.ports import release_port, reserve_port
+from tests.stack.processes import Process
+from tests.stack.shape import Shape
+from tests.stack.stack import ROOT, Stack
+from tests.unit.test_requests_to_daraja import certificate
+
+NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+CONFIGURATION = ROOT / "docs" / "nginx.conf"
+DARAJA = "127.0.0.2"  # the one address that the receiver believes here
+
+pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx is installed (apt-get install nginx-light)")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A running nginx with our configuration."""
+
+    stack: Stack
+    process: Process
+    port: int
+    folder: Path
+
+    async def ask(
+        self, name: str, method: str, path: str, *, source: str = "127.0.0.1", **options: Any
+    ) -> tuple[int, Any, bytes]:
+        """Status, headers and body of one request to the server of that name, from an address of this machine."""
+        connector = aiohttp.TCPConnector(local_addr=(source, 0))
+        headers = {"Host": name, **options.pop("headers", {})}
+        async with (
+            aiohttp.ClientSession(connector=connector, trust_env=False) as http,
+            http.request(
+                method,
+                URL(f"https://127.0.0.1:{self.port}{path}", encoded=True),
+                ssl=_trusting(),
+                server_hostname=name,
+                headers=headers,
+                **options,
+            ) as answer,
+        ):
+            return answer.status, answer.headers, await answer.read()
+
+    async def deposit(self, key: str, **options: Any) -> tuple[int, Any, bytes]:
+        token = self.stack.issuer.user_token()
+        headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": key}
+        body = {"amount": 3, "phone_number": "0711000111"}
+        return await self.ask("pay.example", "POST", "/v1/deposits", json=body, headers=headers, **options)
+
+    def written(self) -> str:
+        """All that nginx logged."""
+        return "".join(file.read_text() for file in self.folder.glob("*.log"))
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@pytest.fixture(scope="module")
+async def stack(lending: Lending) -> AsyncIterator[Stack]:
+    settings = {"callbacks": {"CALLBACK_ALLOWED_NETWORKS": f"{DARAJA}/32", "TRUSTED_PROXIES": "127.0.0.1/32"}}
+    async with lending.stack(Shape(processes=("web", "callbacks"), process_env=settings)) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def proxy(stack: Stack, tmp_path: Path) -> AsyncIterator[Proxy]:
+    assert NGINX is not None
+    port, folder = reserve_port(), tmp_path / "nginx"
+    folder.mkdir()
+    key = rsa.generate_private_key(65537, 2048)
+    certificate(key, folder / "fullchain.pem")
+    (folder / "privkey.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    temporary = "".join(
+        f"{each}_temp_path {folder}/{each};" for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    text = CONFIGURATION.read_text()
+    for old, new in {
+        "/run/": f"{folder}/",
+        "/var/log/nginx/": f"{folder}/",
+        "/etc/ssl/mkwanja/": f"{folder}/",
+        "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+        "127.0.0.1:8080": urlsplit(stack.web_url).netloc,
+        "127.0.0.1:8081": urlsplit(stack.callbacks_url).netloc,
+        "http {": "http {" + temporary,
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "nginx.conf").write_text(text)
+    command = [
+        NGINX,
+        "-p",
+        str(folder),
+        "-c",
+        str(folder / "nginx.conf"),
+        "-e",
+        str(folder / "error.log"),
+        "-g",
+        "daemon off;",
+    ]
+    process = Process("nginx", command, env={}, log=folder / "said.log", cwd=folder)
+    await process.start()
+    proxy = Proxy(stack, process, port, folder)
+    await until(lambda: _listens(proxy))
+    yield proxy
+    await process.terminate()
+    release_port(port)
+
+
+async def _listens(proxy: Proxy) -> bool:
+    assert proxy.process.is_running, proxy.written()
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def test_nginx_finds_no_fault_and_warns_of_nothing(proxy: Proxy) -> None:
+    assert proxy.process.log_text() == ""
+
+
+async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
+    """The same answer, byte for byte, with the headers that callers rely on; and refusals are our problems."""
+    key = uuid4().hex
+    first, again = [await proxy.deposit(key) for _ in range(2)]
+    assert (first[0], first[2]) == (again[0], again[2])
+    assert first[0] == 202
+    assert again[1]["Idempotency-Replayed"] == "true"
+    assert first[1]["Location"] == f"/v1/payments/{json.loads(first[2])['id']}"
+    for data, status, code in ((b"{", 400, "invalid_json"), (b"[" * 20_000, 413, "body_too_large")):
+        headers = {"Authorization": f"Bearer {proxy.stack.issuer.user_token()}", "X-Idempotency-Key": uuid4().hex}
+        headers["Content-Type"] = "application/json"
+        refused = await proxy.ask("pay.example", "POST", "/v1/deposits", data=data, headers=headers)
+        assert (refused[0], json.loads(refused[2])["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("name", ["pay.example", "callbacks.example"])
+async def test_what_is_for_the_inside_stays_there(proxy: Proxy, name: str) -> None:
+    for path in ("/metrics", "/readyz", "/healthz", "/", "/v2/x", "/v1/../metrics", "/v1/%2e%2e/metrics"):
+        assert (await proxy.ask(name, "GET", path))[0] == 404, path
+
+
+async def test_the_receiver_sees_the_true_source_and_no_forged_one(proxy: Proxy) -> None:
+    """A peer that writes Daraja's address into X-Forwarded-For is stored by its own address, and refused."""
+    secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
+    path = address("", secret, new_id(), "deposit")
+    forged = {"X-Forwarded-For": f"{DARAJA}"}
+    assert (await proxy.ask("callbacks.example", "POST", path, json={"n": 1}, headers=forged))[0] == 403
+    true = await proxy.ask("callbacks.example", "POST", path, json={"n": 2}, source=DARAJA)
+    assert (true[0], json.loads(true[2])) == (200, {"ResultCode": 0, "ResultDesc": "Accepted"})
+    async with connection(proxy.stack.database_url) as raw:
+        rows = await raw.fetch("SELECT source_address, source_allowed FROM mkwanja.callbacks ORDER BY received_at")
+    assert [tuple(row) for row in rows] == [("127.0.0.1", False), (DARAJA, True)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="connections are counted in Linux's /proc")
+async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
+    """nginx waits for the whole of it. Until then no process has a connection for it."""
+    body = b'{"amount": 3, "phone_number": "0711000111"}'
+    fields = (
+        "POST /v1/deposits HTTP/1.1",
+        "Host: pay.example",
+        f"Authorization: Bearer {proxy.stack.issuer.user_token()}",
+        f"X-Idempotency-Key: {uuid4().hex}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        "",
+        "",
+    )
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", proxy.port, ssl=_trusting(), server_hostname="pay.example"
+    )
+    writer.write("\r\n".join(fields).encode() + body[:10])
+    await writer.drain()
+    assert (await proxy.deposit(uuid4().hex))[0] == 202  # a request that came later is through meanwhile
+    assert _connections_to(urlsplit(proxy.stack.web_url).port or 0) == 1  # the later one's
+    writer.write(body[10:])
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert (await reader.read()).startswith(b"HTTP/1.1 202 ")
+    writer.close()
+
+
+def _connections_to(port: int) -> int:
+    """How many a server on that port of 127.0.0.1 has."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines)
+
+
+async def test_where_no_process_answers_a_client_gets_our_own_refusal(proxy: Proxy) -> None:
+    """Clients need to know one problem only, and Daraja reads the status. Neither token nor number is in a log."""
+    secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
+    path = address("", secret, new_id(), "deposit")
+    for name in ("web", "callbacks"):
+        await proxy.stack.stop_process(name)
+    try:
+        status, headers, body = await proxy.deposit(uuid4().hex)
+        searched = await proxy.ask("pay.example", "GET", "/v1/payments?phone_number=0711000777")
+        called = await proxy.ask("callbacks.example", "POST", path, json={"PhoneNumber": "0711000777"})
+    finally:
+        for name in ("web", "callbacks"):
+            await proxy.stack.start_process(name)
+    assert (status, headers["Retry-After"], headers["Content-Type"]) == (503, "2", "application/problem+json")
+    assert json.loads(body) == told(problem_of(Unavailable()), Unavailable().message)
+    assert [searched[0], called[0], called[1]["Retry-After"]] == [503, 503, "2"]
+    written = await until(lambda: _written(proxy))
+    assert [secret for secret in (path.rpartition("/")[2], "711000777", "eyJ") if secret in written] == []
+
+
+async def _written(proxy: Proxy) -> str:
+    text = proxy.written()
+    return text if " callbacks.example POST 503 " in text else ""
