@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from tests import sampling
 from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import alembic
+from tests.stack.databases_to_borrow import DatabasesToBorrow
 from tests.stack.external import GivenPostgres, GivenRedis, postgres_server, redis_server
 from tests.stack.install import temporary_folder
 from tests.stack.lending import Lending
@@ -110,6 +111,12 @@ async def template(postgres: PostgresServer | GivenPostgres) -> str:
     status, said = await alembic("upgrade", "head", url=url)
     assert status == 0, said
     return url
+
+
+@pytest.fixture(scope="session")
+def databases_to_borrow(postgres: PostgresServer | GivenPostgres, template: str) -> DatabasesToBorrow:
+    """The databases of this test process, for tests without a running stack."""
+    return DatabasesToBorrow(postgres, template)
 
 
 @pytest.fixture(scope="session")

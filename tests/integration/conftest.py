@@ -42,7 +42,8 @@ from domain.values import Caller, Kind, PaymentRequest, Purpose, Role
 from tests.builders import ACCOUNTS, INQUIRY_TERMS
 from tests.integration.proxy import Proxy
 from tests.stack.databases import connection
-from tests.stack.servers import PostgresServer, RedisServer
+from tests.stack.databases_to_borrow import DatabasesToBorrow
+from tests.stack.servers import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
@@ -126,11 +127,10 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-async def database_url(postgres: PostgresServer, template: str) -> AsyncIterator[str]:
+async def database_url(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[str]:
     """A migrated database for this module."""
-    url = await postgres.create_database(template=template)
-    yield url
-    await postgres.drop_database(url)
+    async with databases_to_borrow.one() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +148,10 @@ async def other(database_url: str) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-async def fresh(postgres: PostgresServer, template: str) -> AsyncIterator[Store]:
+async def fresh(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[Store]:
     """A database with nothing in it, for a test that looks at all of it."""
-    url = await postgres.create_database(template=template)
-    async with Store(url) as own:
+    async with databases_to_borrow.one() as url, Store(url) as own:
         yield own
-    await postgres.drop_database(url)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import cache
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, Self
 
@@ -32,7 +33,8 @@ def whole(body: bytes = BODY, *headers: str | bytes, status: str = "200 OK") -> 
     return head(*headers, status=status, length=len(body)) + body
 
 
-def _bomb(bits: int, size: int = 64 * 1024 * 1024) -> bytes:
+@cache
+def _bomb(bits: int, size: int = 16 * 1024 * 1024) -> bytes:
     press = zlib.compressobj(9, zlib.DEFLATED, bits)
     piece = b" " * 65536
     return b"".join(press.compress(piece) for _ in range(size // len(piece))) + press.flush()

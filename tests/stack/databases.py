@@ -52,7 +52,13 @@ async def empty(url: str) -> None:
 
     `url` must be a superuser's: insert-only tables refuse everybody else.
     """
-    async with connection(url) as server, server.transaction():
+    async with connection(url) as server:
+        await empty_by(server)
+
+
+async def empty_by(server: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """`empty`, by a superuser's connection to the database."""
+    async with server.transaction():
         await server.execute("SET LOCAL session_replication_role = replica")
         tables = await server.fetch(
             "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables "
