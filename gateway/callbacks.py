@@ -23,10 +23,10 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import genuine_payment_id
-from domain.changes import Change, ChangeResult, StoredCallback
+from domain.changes import Change, ChangeResult, HistoryEntry, StoreAnswer, StoredCallback
 from domain.errors import BodyTooLarge, StoreUnavailable
 from domain.inquiry import Verdict
-from domain.lifecycle.record_callback import Disposition, callback_change, raw_change
+from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.load import ADDRESS_AT_HAND_MAX, CALLBACKS_AT_HAND_MAX, Load, count_for
@@ -97,8 +97,8 @@ class Receiver:
             log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400 - expected, and an alarm
             return web.Response(status=503, headers={"Retry-After": "2"})
         self._tell(payment_id, callback, result)
-        answered = result.decided.answered
-        if answered is not None and answered.verdict is Verdict.NOT_FOUND:
+        answer = result.decided.effect(StoreAnswer)
+        if answer is not None and answer.inquiry.verdict is Verdict.NOT_FOUND:
             # It may be the one that permits another send: a worker looks now rather than at the next due time.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(give_up_at):
@@ -145,7 +145,7 @@ class Receiver:
         observability.callbacks_stored.labels(disposition=decided.disposition).inc()
         if result.is_repeated:
             observability.callbacks_repeated.inc()
-        if decided.what == Disposition.AWAITS_CONFIRMATION:
+        if decided.entry is not None and decided.entry.what is HistoryEntry.AWAITS_CONFIRMATION:
             observability.callbacks_awaiting_confirmation.inc()
         if decided.is_flagged:
             log.warning(

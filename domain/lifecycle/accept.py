@@ -10,9 +10,8 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
-from domain.changes import Change, ChangeResult, ChangingStore, Context, Decided
+from domain.changes import Change, ChangeResult, ChangingStore, Context, Decided, NewEntry, event_effects
 from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel, Unavailable
-from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.idempotency import FirstAnswer
 from domain.payment import Fact, Payment
@@ -124,7 +123,8 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
         after = payment.after(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
         if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or payment.needs_review:
             raise TooLateToCancel
-        return Decided(payment=after, what=FactName.CANCELLED_BY_CALLER, event=event_type(payment, after))
+        entry = NewEntry.of_fact(FactName.CANCELLED_BY_CALLER)
+        return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
 
     return await store.change(Change(payment_id=payment_id, decide=decide))
 

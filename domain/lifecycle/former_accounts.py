@@ -10,11 +10,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from domain.account import SendAccount
-from domain.changes import Decided
+from domain.changes import Decided, HistoryEntry, NewEntry, OpenBreaker
 from domain.inquiry import InquiryTerms, last_sent_at
 from domain.payment import Payment
-
-ACCOUNT_NOT_CONFIGURED = "account_not_configured"
 
 # Such a payment is looked at again, because the setting may come back: each time as long after its send as twice the time
 # before, so that it costs next to nothing of the inquiry budget.
@@ -29,11 +27,10 @@ def account_of(payment: Payment) -> SendAccount | None:
 def not_asked(payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, terms: InquiryTerms) -> Decided:
     """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the payment ended."""
     wait = min(max(now - last_sent_at(payment, terms), terms.interval_max), _LOOKED_AT_AGAIN_AFTER_MAX)
+    detail = {"differs": ", ".join(own.differences(sent_by)), "shortcode": sent_by.shortcode}
     return Decided(
         payment=replace(payment, needs_review=True, next_step_at=now + wait),
-        what=None if payment.needs_review else ACCOUNT_NOT_CONFIGURED,
-        detail={"differs": ", ".join(own.differences(sent_by)), "shortcode": sent_by.shortcode},
-        is_flagged=True,
+        entry=None if payment.needs_review else NewEntry(HistoryEntry.ACCOUNT_NOT_CONFIGURED, detail),
     )
 
 
@@ -42,7 +39,8 @@ def of_another_credential(decided: Decided) -> Decided:
 
     It says nothing about the credential in use: it neither opens the breaker nor closes it. A refusal is for a person.
     """
-    if decided.opens_breaker is None or decided.payment is None:
+    if decided.payment is None or decided.effect(OpenBreaker) is None:
         return decided
     flagged = replace(decided.payment, needs_review=True)
-    return replace(decided, payment=flagged, opens_breaker=None, is_flagged=True)
+    effects = tuple(effect for effect in decided.effects if not isinstance(effect, OpenBreaker))
+    return replace(decided, payment=flagged, effects=effects, is_flagged=True)

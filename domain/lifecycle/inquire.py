@@ -16,9 +16,24 @@ from uuid import UUID
 
 import structlog
 
-from domain.changes import Change, ChangeResult, ChangingStore, Context, Decided, Exchange
+from domain.changes import (
+    Change,
+    ChangeResult,
+    ChangingStore,
+    Context,
+    Decided,
+    Effect,
+    Exchange,
+    HistoryEntry,
+    JudgeOperation,
+    NewEntry,
+    ProbeOperation,
+    Reads,
+    StoreAnswer,
+    StoreInquiry,
+    event_effects,
+)
 from domain.errors import PaymentServiceError, ProviderError, QueueUnavailable, Throttled
-from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.inquiry import (
     Evidence,
@@ -34,7 +49,7 @@ from domain.inquiry import (
     wait_after,
 )
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED, account_of, not_asked
+from domain.lifecycle.former_accounts import account_of, not_asked
 from domain.lifecycle.record_callback import decide_report, with_answer
 from domain.lifecycle.submit import Due, Submitter
 from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
@@ -45,8 +60,6 @@ from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 
 log = structlog.get_logger()
-
-NEEDS_A_PERSON = "needs_a_person"
 
 _NO_RESULT = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 
@@ -122,7 +135,7 @@ class Inquirer:
             permitted = payment is not None and may_be_resent(payment, context.evidence, context.now, self._terms)
             return Decided(payment=payment)
 
-        await self._changes.change(Change(payment_id=payment_id, decide=decide, wants_evidence=True))
+        await self._changes.change(Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE))
         return permitted
 
     async def _ask_when_ready(self, payment_id: UUID, *, is_probe: bool) -> None:
@@ -130,11 +143,13 @@ class Inquirer:
             async with self._provider.readied_to_ask():
                 result = await self._changes.change(asking(payment_id, self._terms, is_probe=is_probe))
                 self._announcer.announce_soon(result)
-                payment, asked = result.decided.payment, result.decided.asked
-                if result.decided.what == ACCOUNT_NOT_CONFIGURED:
-                    log.error("account_not_configured", payment_id=str(payment_id), **result.decided.detail)
-                if payment is not None and asked is not None:
-                    await self._ask(payment, asked, is_probe=result.decided.takes_probe is not None)
+                payment, entry = result.decided.payment, result.decided.entry
+                if entry is not None and entry.what is HistoryEntry.ACCOUNT_NOT_CONFIGURED:
+                    log.error("account_not_configured", payment_id=str(payment_id), **entry.detail)
+                stored = result.decided.effect(StoreInquiry)
+                if payment is not None and stored is not None:
+                    is_held = result.decided.effect(ProbeOperation) is not None
+                    await self._ask(payment, stored.inquiry, is_probe=is_held)
         except Throttled as error:
             await self._changes.change(postponement(payment_id, timedelta(seconds=error.wait_seconds)))
         except (ProviderError, QueueUnavailable) as error:
@@ -157,16 +172,17 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         operation = OPERATION_OF_QUESTION[payment.question]
         if evidence.is_held(operation):
             return Decided(payment=payment)  # the payment keeps its due time
-        probe = evidence.probe_of(operation)
         own, sent_by = terms.accounts.get(payment.kind), account_of(payment)
         is_of_another = own is not None and sent_by is not None and own != sent_by
         number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
-        asked = Inquiry(number=number, asked_at=now, is_probe=is_probe, of_former_account=is_of_another)
+        effects: tuple[Effect, ...] = (
+            StoreInquiry(Inquiry(number=number, asked_at=now, is_probe=is_probe, of_former_account=is_of_another)),
+        )
+        if evidence.probe_of(operation) is not None:
+            effects = (*effects, ProbeOperation(operation))
         if is_probe:
             # Another account's answer says nothing about the credential in use.
-            return (
-                Decided(payment=payment) if is_of_another else Decided(payment=payment, asked=asked, takes_probe=probe)
-            )
+            return Decided(payment=payment, effects=() if is_of_another else effects)
         if not _is_due(payment, evidence, context, terms):
             return Decided(payment=payment)
         if own is not None and sent_by is not None and not own.may_ask_for(sent_by):
@@ -177,16 +193,11 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
             asked_before = asked_since(last_sent_at(payment, terms), evidence)
             waiting = replace(payment, next_step_at=now + wait_after(asked_before, terms))
         if needs_a_person(payment, evidence, now, terms):
-            return Decided(
-                payment=replace(waiting, needs_review=True),
-                what=NEEDS_A_PERSON,
-                asked=asked,
-                is_flagged=True,
-                takes_probe=probe,
-            )
-        return Decided(payment=waiting, asked=asked, takes_probe=probe)
+            entry = NewEntry(HistoryEntry.NEEDS_A_PERSON)
+            return Decided(payment=replace(waiting, needs_review=True), entry=entry, effects=effects)
+        return Decided(payment=waiting, effects=effects)
 
-    return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
+    return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
 
 
 def _is_due(payment: Payment, evidence: Evidence, context: Context, terms: InquiryTerms) -> bool:
@@ -219,7 +230,8 @@ def answering(
         decided = decide_payment(payment, context)
         if payment is None or said is None or said.standing is None:
             return decided
-        return replace(decided, heard=_heard(payment, number, said, said.standing, context, terms))
+        heard = _heard(payment, number, said, said.standing, context, terms)
+        return decided.with_effect(JudgeOperation(heard) if heard is not None else None)
 
     def decide_payment(payment: Payment | None, context: Context) -> Decided:
         if payment is None or report is None or report.verdict is None:
@@ -230,7 +242,8 @@ def answering(
         after = decided.payment
         if after is payment and no_result_is_confirmed(payment, answered, context.now, terms):
             ended = ended_for_silence(payment)
-            return replace(ended, answered=decided.answered, attempt_id=decided.attempt_id, ids=decided.ids)
+            ended = replace(ended, attempt_id=decided.attempt_id, ids=decided.ids)
+            return ended.with_effect(decided.effect(StoreAnswer))
         return decided
 
     return Change(
@@ -239,7 +252,7 @@ def answering(
         ids=report.ids if report else frozenset(),
         receipt=report.receipt if report else None,
         exchanges=exchanges,
-        wants_evidence=True,
+        reads=Reads.EVIDENCE,
     )
 
 
@@ -276,10 +289,10 @@ def watching(payment_id: UUID, terms: InquiryTerms) -> Change:
         window_ends = result_window_ends(payment, context.evidence, terms)
         waiting = replace(payment, next_step_at=window_ends if now < window_ends else now + terms.interval_max)
         if needs_a_person(payment, context.evidence, now, terms):
-            return Decided(payment=replace(waiting, needs_review=True), what=NEEDS_A_PERSON, is_flagged=True)
+            return Decided(payment=replace(waiting, needs_review=True), entry=NewEntry(HistoryEntry.NEEDS_A_PERSON))
         return Decided(payment=waiting)
 
-    return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
+    return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
 
 
 def _was_just_taken(payment: Payment, now: datetime) -> bool:
@@ -291,7 +304,7 @@ def ended_for_silence(payment: Payment) -> Decided:
     """The deposit failed as `no_result_confirmed`: not safe to retry, and looked at again for a day."""
     fact = Fact(name=FactName.NO_RESULT_CONFIRMED, failure=_NO_RESULT)
     after = payment.after(fact)
-    return Decided(payment=after, what=fact.name, event=event_type(payment, after))
+    return Decided(payment=after, entry=NewEntry.of_fact(fact.name), effects=event_effects(payment, after))
 
 
 def postponement(payment_id: UUID, wait: timedelta) -> Change:

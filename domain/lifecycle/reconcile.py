@@ -18,7 +18,7 @@ from uuid import UUID
 import structlog
 
 from domain.account import SendAccount
-from domain.changes import Announcement, Change, ChangingStore, Context, Decided
+from domain.changes import Announcement, Change, ChangingStore, Context, Decided, NewEntry
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import InquiryTerms, last_sent_at
 from domain.lifecycle.announce import Announcer
@@ -294,6 +294,6 @@ def lease_expiry(payment_id: UUID, terms: InquiryTerms) -> Change:
         if after.question is None:
             soonest += min(terms.first_after, HANDED_OVER_FOR)
         after = replace(after, next_step_at=max(soonest, last_sent_at(after, terms) + terms.first_after))
-        return Decided(payment=after, what=fact.name, attempt_id=payment.attempt_id)
+        return Decided(payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=payment.attempt_id)
 
     return Change(payment_id=payment_id, decide=decide)

@@ -16,7 +16,7 @@ import structlog
 
 from domain.account import SendAccount
 from domain.attempts import Outcome, ProviderIds
-from domain.changes import Change, ChangingStore, Context, Decided
+from domain.changes import Change, ChangingStore, Context, Decided, JudgeOperation, NewEntry, Reads, event_effects
 from domain.errors import (
     Draining,
     DuplicateSubmission,
@@ -30,7 +30,7 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
-from domain.events import PROVIDER_SAID, event_type
+from domain.events import PROVIDER_SAID
 from domain.fence import Attempting
 from domain.lifecycle.announce import Announcer
 from domain.operations import COOL_DOWN, heard_of_send
@@ -151,7 +151,7 @@ def without_claim(
     if after.stage is not payment.stage or payment.stage is Stage.FAILED:
         after = replace(after, next_step_at=context.now + ask_after)
     after = replace(after, needs_review=payment.needs_review or is_for_a_person)
-    return Decided(payment=after, what=found.name, attempt_id=fact.attempt_id)
+    return Decided(payment=after, entry=NewEntry.of_fact(found.name), attempt_id=fact.attempt_id)
 
 
 def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
@@ -187,7 +187,9 @@ def answer_change(
         if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
             account = terms.claim.accounts.get(payment.kind)
             decided = without_claim(payment, context, fact, account=account, ask_after=terms.inquiry_first_after)
-            return replace(decided, detail=_detail(error, attempting), ids=ids) if decided.what else decided
+            if decided.entry is None:
+                return decided
+            return replace(decided, entry=replace(decided.entry, detail=_detail(error, attempting)), ids=ids)
         # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing then, and is asked about.
         is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
         learned = fact_of_answer(attempting.attempt_id, OutcomeUnknown()) if is_disputed else fact
@@ -207,14 +209,14 @@ def answer_change(
             wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, terms)
             after = replace(after, next_step_at=context.now + wait)
         is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
+        heard = heard_of_send(payment, attempting.attempt_id, error, terms.operation_cool_down)
+        effects = event_effects(payment, after)
         return Decided(
             payment=after,
-            what=learned.name if is_noted else None,
-            detail=_detail(error, attempting),
+            entry=NewEntry.of_fact(learned.name, _detail(error, attempting)) if is_noted else None,
             attempt_id=attempting.attempt_id,
             ids=ids,
-            event=event_type(payment, after),
-            heard=heard_of_send(payment, attempting.attempt_id, error, terms.operation_cool_down),
+            effects=effects if heard is None else (*effects, JudgeOperation(heard)),
         )
 
     return Change(
@@ -222,7 +224,7 @@ def answer_change(
         decide=decide,
         ids=ids,
         exchanges=tuple(attempting.exchanges),
-        wants_evidence=fact.name in (FactName.NOT_ACTED, FactName.REFUSED),
+        reads=Reads.EVIDENCE if fact.name in (FactName.NOT_ACTED, FactName.REFUSED) else Reads.PAYMENT,
     )
 
 

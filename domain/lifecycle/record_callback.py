@@ -10,13 +10,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from enum import StrEnum
+from typing import Literal
 from uuid import UUID
 
 from domain.attempts import IdKind, Outcome, ProviderIds
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
-from domain.changes import Change, Context, Decided, StoredCallback
-from domain.events import event_type
+from domain.changes import (
+    Change,
+    CloseBreaker,
+    Context,
+    Decided,
+    Disposition,
+    HistoryEntry,
+    NewEntry,
+    OpenBreaker,
+    Reads,
+    StoreAnswer,
+    StoredCallback,
+    event_effects,
+)
 from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
 from domain.lifecycle.former_accounts import of_another_credential
 from domain.payment import Fact, Payment
@@ -24,31 +36,16 @@ from domain.report import Report, Word
 from domain.stages import FactName, Stage
 from domain.values import Kind
 
-
-class Disposition(StrEnum):
-    """What a message led to: kept with its raw body."""
-
-    FINALIZED = "finalized"
-    CORRECTED = "corrected"
-    RECEIPT_ADDED = "receipt_added"
-    DUPLICATE = "duplicate"
-    INQUIRY_BROUGHT_FORWARD = "inquiry_brought_forward"
-    INQUIRY_ANSWERED = "inquiry_answered"  # and nothing is final by it
-    AWAITS_CONFIRMATION = "awaits_confirmation"  # Daraja is asked whether it is so
-    SUCCESS_WITHOUT_RECEIPT = "success_without_receipt"
-    UNREADABLE = "unreadable"
-    OTHER_OPERATION = "other_operation"
-    UNKNOWN_PAYMENT = "unknown_payment"
-    WRONG_SOURCE = "wrong_source"
-    AMOUNT_DIFFERS = "amount_differs"
-    AMOUNT_NOT_CERTAIN = "amount_not_certain"  # Daraja says paid and not how much, and a message names another amount
-    IDS_DIFFER = "ids_differ"
-    RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
-    CONTRADICTION = "contradiction"
-    NOT_ALL_ACCOUNTED_FOR = "not_all_accounted_for"
-    NOT_AGREED_YET = "not_agreed_yet"
-    NOT_PROCESSED = "not_processed"
-
+# What is noted in the payment's history as well, under the same name.
+Noted = Literal[
+    Disposition.AMOUNT_DIFFERS,
+    Disposition.AMOUNT_NOT_CERTAIN,
+    Disposition.AWAITS_CONFIRMATION,
+    Disposition.CONTRADICTION,
+    Disposition.IDS_DIFFER,
+    Disposition.RECEIPT_OF_ANOTHER_PAYMENT,
+    Disposition.SUCCESS_WITHOUT_RECEIPT,
+]
 
 # What brings the next question forward.
 REMINDERS = (
@@ -86,19 +83,18 @@ def callback_change(
         if report.verdict not in (None, Verdict.NO_ANSWER) and not report.refuses_credential:
             # Whoever answered our question had read our credential when we asked it. Being too busy is no answer.
             asked_at = [inquiry.asked_at for inquiry in context.evidence.inquiries if inquiry.number == number]
-            return replace(decided, credential_accepted_at=max(asked_at, default=None))
+            return decided.with_effect(CloseBreaker(max(asked_at)) if asked_at else None)
         return decided
 
+    # A plain success needs no evidence, and most are. A failure must not end what another process has wait for Daraja's word.
+    is_plain_success = number is None and confirm_above_kes is None and callback.source_allowed and _is_complete(report)
     return Change(
         payment_id=payment_id,
         decide=decide,
         ids=report.ids,
         receipt=report.receipt,
         callback=callback,
-        # A plain success needs none, and most are. A failure must not end what another process has wait for Daraja's word.
-        wants_evidence=number is not None
-        or confirm_above_kes is not None
-        or not (callback.source_allowed and _is_complete(report)),
+        reads=Reads.PAYMENT if is_plain_success else Reads.EVIDENCE,
     )
 
 
@@ -116,7 +112,7 @@ def with_answer(decided: Decided, context: Context, number: int, report: Report)
     if report.verdict is None or not context.evidence.awaits_answer(number):
         return decided
     answered = Inquiry(number=number, asked_at=context.now, verdict=report.verdict, code=report.code)
-    return replace(decided, answered=answered)
+    return decided.with_effect(StoreAnswer(answered))
 
 
 def decide_report(
@@ -146,8 +142,9 @@ def decide_report(
     success = _unconfirmed_success if is_unconfirmed else _success
     judge = {Word.SUCCESS: success, Word.FAILURE: _failure}.get(report.word, _look_soon)
     decided = judge(payment, context, report)
-    reason = f"result {report.code} for payment {payment.id}"
-    return replace(decided, opens_breaker=reason) if report.refuses_credential else decided
+    if report.refuses_credential:
+        return decided.with_effect(OpenBreaker(f"result {report.code} for payment {payment.id}"))
+    return decided
 
 
 def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
@@ -163,8 +160,7 @@ def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> 
     return Decided(
         payment=replace(after, needs_review=payment.needs_review or is_correction),
         # Noted once, however often it comes: the raw rows hold each.
-        what=None if context.evidence.receipts_to_confirm else Disposition.AWAITS_CONFIRMATION,
-        detail=_detail(report),
+        entry=None if context.evidence.receipts_to_confirm else _entry(Disposition.AWAITS_CONFIRMATION, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
         disposition=Disposition.AWAITS_CONFIRMATION,
@@ -266,15 +262,14 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
 
 
 def _learned(payment: Payment, after: Payment, fact: Fact, report: Report, disposition: Disposition) -> Decided:
-    event = event_type(payment, after)
-    is_noted = event is not None or after.stage is not payment.stage
+    events = event_effects(payment, after)
+    is_noted = bool(events) or after.stage is not payment.stage
     return Decided(
         payment=after,
-        what=fact.name if is_noted else None,
-        detail=_detail(report),
+        entry=NewEntry.of_fact(fact.name, _detail(report)) if is_noted else None,
         attempt_id=fact.attempt_id,
         ids=report.ids,
-        event=event,
+        effects=events,
         disposition=disposition,
     )
 
@@ -293,17 +288,20 @@ def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
     )
 
 
-def _for_review(payment: Payment, report: Report, disposition: Disposition, ids: ProviderIds = frozenset()) -> Decided:
+def _for_review(payment: Payment, report: Report, disposition: Noted, ids: ProviderIds = frozenset()) -> Decided:
     """Recorded and flagged; finalizes nothing. One history entry, however often it comes: the raw rows hold each."""
     return Decided(
         attempt_id=payment.attempt_named_by(ids) if ids else None,
         ids=ids,
         payment=replace(payment, needs_review=True),
-        what=None if payment.needs_review else disposition,
-        detail=_detail(report),
+        entry=None if payment.needs_review else _entry(disposition, report),
         disposition=disposition,
         is_flagged=True,
     )
+
+
+def _entry(disposition: Noted, report: Report) -> NewEntry:
+    return NewEntry(HistoryEntry(disposition.value), _detail(report))
 
 
 def _detail(report: Report) -> dict[str, str]:

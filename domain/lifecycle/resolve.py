@@ -12,17 +12,13 @@ from enum import StrEnum
 from uuid import UUID
 
 from domain.attempts import Outcome
-from domain.changes import Change, Context, Decided
+from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Reads, event_effects
 from domain.errors import ResolutionRefused
-from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.inquiry import SHIPPED_TERMS, Evidence, InquiryTerms, Verdict, outcome_may_come_until, success_is_denied
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
 from domain.values import AMOUNT_LIMITS_KES, is_receipt
-
-REVIEWED = "reviewed"
-ASKED_FOR = "inquiry_asked_for"
 
 _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
@@ -67,14 +63,15 @@ def resolution(payment_id: UUID, resolved: Resolution, terms: InquiryTerms = SHI
             raise ResolutionRefused("There is no such payment.")
         fact = _fact(payment, context, resolved, terms)
         after = payment.after(fact) if fact is not None else payment
+        detail = {"reason": resolved.reason, "operator": resolved.operator, **_amount_detail(resolved)}
+        reviewed = NewEntry(HistoryEntry.REVIEWED, detail)
         return Decided(
             payment=replace(after, needs_review=False),
-            what=fact.name if fact is not None else REVIEWED,
-            detail={"reason": resolved.reason, "operator": resolved.operator, **_amount_detail(resolved)},
-            event=event_type(payment, after),
+            entry=reviewed if fact is None else NewEntry.of_fact(fact.name, detail),
+            effects=event_effects(payment, after),
         )
 
-    return Change(payment_id=payment_id, decide=decide, receipt=resolved.receipt, wants_evidence=True)
+    return Change(payment_id=payment_id, decide=decide, receipt=resolved.receipt, reads=Reads.EVIDENCE)
 
 
 def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
@@ -94,8 +91,7 @@ def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
             raise ResolutionRefused("Daraja gave no id to ask by; only its own statement can tell.")
         return Decided(
             payment=replace(payment, next_step_at=context.now),
-            what=ASKED_FOR,
-            detail={"reason": reason, "operator": operator},
+            entry=NewEntry(HistoryEntry.INQUIRY_ASKED_FOR, {"reason": reason, "operator": operator}),
         )
 
     return Change(payment_id=payment_id, decide=decide)

@@ -18,7 +18,7 @@ import structlog
 import uuid_utils.compat as uuid_utils
 
 from domain.attempts import ProviderIds
-from domain.changes import Change, ChangingStore, Context, Decided
+from domain.changes import Change, ChangingStore, Context, Decided, NewEntry, ProbeOperation, Reads, event_effects
 from domain.errors import (
     ClaimUnknown,
     OutcomeUnknown,
@@ -28,7 +28,6 @@ from domain.errors import (
     Throttled,
     Unreachable,
 )
-from domain.events import event_type
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
 from domain.inquiry import InquiryTerms, may_be_resent
@@ -153,7 +152,7 @@ class Submitter:
             payment = result.decided.payment
             if payment is None or not _is_claimed_by(payment, attempt_id):
                 return None
-            return replace(payment, is_probe=result.decided.takes_probe is not None)
+            return replace(payment, is_probe=result.decided.effect(ProbeOperation) is not None)
 
         await self._send(payment_id, Kind.WITHDRAWAL, claim)
 
@@ -245,9 +244,10 @@ def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Cha
         until = context.now + terms.lease
         after = replace(after, lease_until=until, next_step_at=until)
         probe = context.evidence.probe_of(OPERATION_OF_KIND[payment.kind])
-        return Decided(payment=after, what=fact.name, attempt_id=attempt_id, takes_probe=probe)
+        decided = Decided(payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=attempt_id)
+        return decided.with_effect(ProbeOperation(probe) if probe is not None else None)
 
-    return Change(payment_id=payment_id, decide=decide, is_claim=True)
+    return Change(payment_id=payment_id, decide=decide, reads=Reads.CLAIM)
 
 
 def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
@@ -263,7 +263,7 @@ def expiry(payment_id: UUID, terms: ClaimTerms) -> Change:
         if payment.needs_review and context.evidence.speaks_of_it:
             return Decided(payment=payment)  # something says that it may have acted after all: a person decides
         after = payment.after(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
-        what = FactName.TOO_OLD if after.stage is not payment.stage else None
-        return Decided(payment=after, what=what, event=event_type(payment, after))
+        entry = NewEntry.of_fact(FactName.TOO_OLD) if after.stage is not payment.stage else None
+        return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
 
-    return Change(payment_id=payment_id, decide=decide, wants_evidence=True)
+    return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from domain import errors
 from domain.attempts import Attempt, IdKind, Outcome
+from domain.changes import HistoryEntry
 from domain.errors import FieldError
 from domain.events import EventType, event_body, public_payment, timestamp
 from domain.failures import Failure, FailureReason
@@ -95,7 +96,7 @@ _TO_TILL = replace(_TO_PAYBILL, paybill=None, till="556677", account_reference=r
 _HISTORY_ITEM = {
     "sequence": 1,
     "at": timestamp(_CREATED_AT),
-    "what": Stage.ACCEPTED.value,
+    "what": HistoryEntry.ACCEPTED.value,
     "previous_stage": None,
     "stage": Stage.ACCEPTED.value,
     "detail": {},

@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from domain.attempts import IdKind, ProviderIds
-from domain.changes import Change, ChangeResult, Context, Decided
+from domain.changes import Change, ChangeResult, Context, Decided, Reads
 from domain.errors import OutcomeUnknown
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
@@ -17,6 +17,7 @@ from domain.report import Report, Word
 from domain.stages import Step
 from domain.values import Kind
 from tests.builders import INQUIRY_TERMS
+from tests.decisions import asked_by
 from tests.integration.conftest import Store, a_callback, acknowledgement, new_id
 
 # Questions may follow each other at once: what is tested here is not the spacing.
@@ -66,7 +67,7 @@ async def due(store: Store, payment_id: UUID) -> None:
 async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
     """Stores the next question, if one is due."""
     result = await store.changing.change(asking(payment_id, TERMS, is_probe=is_probe))
-    return result.decided.asked
+    return asked_by(result.decided)
 
 
 def an_answer(verdict: Verdict, *, code: str = "4999", word: Word = Word.UNDECIDED, refuses: bool = False) -> Report:
@@ -95,7 +96,7 @@ async def evidence(store: Store, payment_id: UUID, *, is_claim: bool = False) ->
         return Decided(payment=payment)
 
     await store.changing.change(
-        Change(payment_id=payment_id, decide=decide, wants_evidence=not is_claim, is_claim=is_claim)
+        Change(payment_id=payment_id, decide=decide, reads=Reads.CLAIM if is_claim else Reads.EVIDENCE)
     )
     return seen[-1]
 

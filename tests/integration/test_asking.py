@@ -17,6 +17,7 @@ from domain.report import Report, Word
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import A_FAILURE, INQUIRY_TERMS
+from tests.decisions import answered_by, asked_by
 from tests.integration.conftest import Store, new_id
 from tests.integration.inquiries import (
     TERMS,
@@ -91,7 +92,7 @@ class TestQuestions:
 
 
 async def _asked_spaced(store: Store, payment_id: UUID) -> Inquiry | None:
-    return (await store.changing.change(asking(payment_id, INQUIRY_TERMS))).decided.asked
+    return asked_by((await store.changing.change(asking(payment_id, INQUIRY_TERMS))).decided)
 
 
 class TestAnswers:
@@ -110,7 +111,7 @@ class TestAnswers:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await asked(store, payment_id)
         results = await asyncio.gather(*(answered(process, payment_id, 1, FAILED) for process in [store, other] * 5))
-        assert sum(result.decided.answered is not None for result in results) == 1
+        assert sum(answered_by(result.decided) is not None for result in results) == 1
         assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
 
     async def test_two_queries_that_agree_end_a_deposit_once(self, store: Store, other: Store) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
-from domain.changes import Change, ChangeResult, Context, Decided
+from domain.changes import Change, ChangeResult, CloseBreaker, Context, Decided, OpenBreaker
 from domain.errors import Resendable
 from domain.inquiry import InquiryTerms
 from domain.lifecycle.submit import resend_claim
@@ -51,11 +51,11 @@ async def story(store: Store) -> list[tuple[str, bool, str]]:
     return [(row["name"], row["is_engaged"], row["reason"]) for row in rows]
 
 
-async def says(store: Store, payment_id: UUID, **said: Any) -> ChangeResult:
-    """A change that says something of the breaker: `opens_breaker`, `credential_accepted_at`."""
+async def says(store: Store, payment_id: UUID, effect: OpenBreaker | CloseBreaker) -> ChangeResult:
+    """A change that says something of the breaker."""
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
-        return Decided(payment=payment, **said)
+        return Decided(payment=payment, effects=(effect,))
 
     return await store.changing.change(Change(payment_id=payment_id, decide=decide))
 
@@ -179,8 +179,8 @@ class TestBreaker:
     async def test_it_opens_with_the_first_refusal_and_keeps_that_one(self, fresh: Store) -> None:
         """Reason and payment are the first one's, however many follow."""
         first, second = await fresh.finalized(Kind.WITHDRAWAL), await fresh.finalized(Kind.WITHDRAWAL)
-        await says(fresh, first, opens_breaker="first")
-        await asyncio.gather(*(says(fresh, second, opens_breaker="second") for _ in range(3)))
+        await says(fresh, first, OpenBreaker("first"))
+        await asyncio.gather(*(says(fresh, second, OpenBreaker("second")) for _ in range(3)))
         row = await brake(fresh)
         assert (row["is_engaged"], row["reason"], row["payment_id"], row["probes"]) == (True, "first", first, 0)
         assert await story(fresh) == [(BREAKER, True, "first")]
@@ -188,25 +188,25 @@ class TestBreaker:
     async def test_only_an_answer_to_what_was_asked_since_closes_it(self, fresh: Store) -> None:
         """Daraja may have accepted the credential a moment before it refused it."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
-        await says(fresh, payment_id, opens_breaker="refused")
+        await says(fresh, payment_id, OpenBreaker("refused"))
         opened_at: datetime = (await brake(fresh))["changed_at"]
-        await says(fresh, payment_id, credential_accepted_at=opened_at - timedelta(milliseconds=1))
+        await says(fresh, payment_id, CloseBreaker(opened_at - timedelta(milliseconds=1)))
         assert (await brake(fresh))["is_engaged"]
-        await says(fresh, payment_id, credential_accepted_at=opened_at + timedelta(milliseconds=1))
+        await says(fresh, payment_id, CloseBreaker(opened_at + timedelta(milliseconds=1)))
         assert not (await brake(fresh))["is_engaged"]
         assert [is_open for _, is_open, _ in await story(fresh)] == [True, False]
 
     async def test_in_one_commit_opening_wins(self, fresh: Store) -> None:
         """A batch may hold an acceptance and a refusal; in doubt it is open."""
         accepted, refused = await fresh.finalized(Kind.WITHDRAWAL), await fresh.finalized(Kind.WITHDRAWAL)
-        await says(fresh, accepted, opens_breaker="before")
+        await says(fresh, accepted, OpenBreaker("before"))
         at = (await brake(fresh))["changed_at"] + timedelta(seconds=1)
         for payment_ids in ((accepted, refused), (refused, accepted)):
             await asyncio.gather(
                 *(
-                    says(fresh, payment_id, credential_accepted_at=at)
+                    says(fresh, payment_id, CloseBreaker(at))
                     if payment_id == accepted
-                    else says(fresh, payment_id, opens_breaker="now")
+                    else says(fresh, payment_id, OpenBreaker("now"))
                     for payment_id in payment_ids
                 )
             )
@@ -219,7 +219,7 @@ class TestBreaker:
         await says(
             fresh,
             payment_id,
-            credential_accepted_at=datetime.max.replace(tzinfo=(await brake(fresh))["changed_at"].tzinfo),
+            CloseBreaker(datetime.max.replace(tzinfo=(await brake(fresh))["changed_at"].tzinfo)),
         )
         assert (await brake(fresh, KILL_SWITCH))["is_engaged"]
 
@@ -233,7 +233,7 @@ class TestBreaker:
                 return [taken for taken in await asyncio.gather(*takes) if taken]
 
             assert await takers() == []
-            await says(fresh, payment_id, opens_breaker="refused")
+            await says(fresh, payment_id, OpenBreaker("refused"))
             for cool_down in (10, 20, 40, 60, 60):
                 for ago, expected in ((cool_down - 1, []), (cool_down, [payment_id])):
                     await fresh.execute(
@@ -262,7 +262,7 @@ class TestBreaker:
         await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="a test")
         assert await taken() == [status, query]
         await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=False, reason="a test")
-        await says(fresh, status, opens_breaker="refused")
+        await says(fresh, status, OpenBreaker("refused"))
         assert await taken() == [query]
         await Brakes(fresh.database).set(BREAKER, is_engaged=False, reason="mended")
         assert await taken() == [status, query]
@@ -271,7 +271,7 @@ class TestBreaker:
         """The result that opens the breaker is stored although some worker is always about to commit a claim."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
         async with claims_without_end(fresh):
-            await says(fresh, payment_id, opens_breaker="refused")
+            await says(fresh, payment_id, OpenBreaker("refused"))
         assert (await brake(fresh))["is_engaged"]
 
 

@@ -17,6 +17,7 @@ from domain.operations import OPERATION_OF_KIND, Operation, Standing
 from domain.report import Report, Word
 from domain.stages import Step
 from domain.values import Kind
+from tests.decisions import asked_by, probed_by
 from tests.integration.conftest import Store, acknowledgement, new_id
 from tests.integration.inquiries import TERMS as INQUIRY_TERMS
 from tests.integration.inquiries import count_due, due, resendable
@@ -65,7 +66,7 @@ async def question(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
     decided = (await store.changing.change(asking(payment_id, INQUIRY_TERMS, is_probe=is_probe))).decided
-    return decided.asked, decided.takes_probe
+    return asked_by(decided), probed_by(decided)
 
 
 async def said(store: Store, payment_id: UUID, number: int, standing: Standing | None) -> None:

@@ -27,6 +27,7 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
+from tests.decisions import asked_by, probed_by
 from tests.interleavings.clockwork import Flow
 from tests.interleavings.provider import Answer, Message
 from tests.interleavings.reading import Heard, answer_heard, no_word, query_report
@@ -202,7 +203,7 @@ def _inquire(world: World, found: Due) -> Flow:
 
             def claim(attempt_id: UUID) -> bool:
                 decided = record.change(submit.resend_claim(PAYMENT_ID, attempt_id, terms), instant(world.now))
-                record.claim_is_probe = decided.takes_probe is not None
+                record.claim_is_probe = probed_by(decided) is not None
                 return _is_claimed_by(decided.payment, attempt_id)
 
             yield from _claim_and_send(world, claim, times)
@@ -223,7 +224,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         yield from world.write("postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2)))
         return
     decided = yield from world.write("asking", inquire.asking(PAYMENT_ID, terms, is_probe=is_probe))
-    payment, asked = decided.payment, decided.asked
+    payment, asked = decided.payment, asked_by(decided)
     if payment is None or asked is None:
         return
     number = asked.number
@@ -242,9 +243,9 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     # As `DarajaClient`: by its own token, with the short code of the send.
     asked_as = replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
     if payment.question is not Step.QUERY:
-        asked_by = ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
+        asking_by = ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
         world.note("status asked")
-        world.daraja.ask_status(number, asked_by, asked_as.as_text())
+        world.daraja.ask_status(number, asking_by, asked_as.as_text())
         yield 100
         taken = Asked(None, (), Standing.WORKS)
         yield from world.write("answering", inquire.answering(PAYMENT_ID, number, None, (), terms, said=taken))

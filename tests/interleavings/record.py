@@ -9,15 +9,30 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime, timedelta
+from typing import assert_never
 from uuid import UUID
 
 from domain.attempts import Attempt
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
-from domain.changes import Change, Context, Decided
+from domain.changes import (
+    AnnounceEvent,
+    Change,
+    CloseBreaker,
+    Context,
+    Decided,
+    Disposition,
+    Effect,
+    JudgeOperation,
+    OpenBreaker,
+    ProbeOperation,
+    Reads,
+    StoreAnswer,
+    StoreInquiry,
+)
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
 from domain.lifecycle.record_answer import ClaimTerms
-from domain.lifecycle.record_callback import REMINDERS, Disposition
+from domain.lifecycle.record_callback import REMINDERS
 from domain.lifecycle.submit import Due
 from domain.operations import (
     OPERATION_OF_KIND,
@@ -31,6 +46,10 @@ from domain.stamp import stamped
 from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 from tests.builders import a_payment
+from tests.decisions import (
+    event_of,
+    noted,
+)
 from tests.interleavings.brakes import START, Brakes, Hold
 from tests.interleavings.swift import swift_replace as replace
 
@@ -91,7 +110,7 @@ class Record:
     def change(self, change: Change, now: datetime) -> Decided:
         """Locks, decides, writes, commits."""
         before = self.payment
-        evidence = self.evidence(now) if change.wants_evidence or change.is_claim else Evidence()
+        evidence = self.evidence(now) if change.reads is not Reads.PAYMENT else Evidence()
         decided = change.decide(before, Context(now=now, evidence=evidence))
         callback = change.callback
         if callback is not None:
@@ -107,21 +126,30 @@ class Record:
                 self.to_confirm_since = now
             self._seen["disposition", str(decided.disposition)] += 1
         self._write(before, decided, now)
-        if decided.takes_probe is not None:
-            self.holds[decided.takes_probe].take_probe(now)
-        if decided.heard is not None:
-            self.holds[decided.heard.operation].hear(decided.heard, now)
-        if decided.asked is not None:
-            if any(inquiry.number == decided.asked.number for inquiry in self.inquiries):
-                raise Broken(f"inquiry {decided.asked.number} exists already")
-            self.inquiries.append(replace(decided.asked, asked_at=now))
-        if decided.answered is not None:
-            self.answer(decided.answered)
-        if decided.credential_accepted_at is not None:
-            self.brakes.close(decided.credential_accepted_at)
-        if decided.opens_breaker is not None:
-            self.brakes.open(now, is_ours=True)
+        for effect in decided.effects:
+            self._write_effect(effect, now)
         return decided
+
+    def _write_effect(self, effect: Effect, now: datetime) -> None:
+        match effect:
+            case AnnounceEvent():
+                pass  # by `_write`
+            case JudgeOperation(heard):
+                self.holds[heard.operation].hear(heard, now)
+            case StoreInquiry(inquiry):
+                if any(earlier.number == inquiry.number for earlier in self.inquiries):
+                    raise Broken(f"inquiry {inquiry.number} exists already")
+                self.inquiries.append(replace(inquiry, asked_at=now))
+            case StoreAnswer(inquiry):
+                self.answer(inquiry)
+            case OpenBreaker():
+                self.brakes.open(now, is_ours=True)
+            case CloseBreaker(accepted_at):
+                self.brakes.close(accepted_at)
+            case ProbeOperation(operation):
+                self.holds[operation].take_probe(now)
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def answer(self, answered: Inquiry) -> None:
         """`UPDATE … WHERE answered_at IS NULL`."""
@@ -151,16 +179,17 @@ class Record:
         new_ids = decided.ids - self.ids.keys()
         self.ids.update(dict.fromkeys(new_ids, decided.attempt_id))
         after = stamped(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=now)
-        if decided.what is None and after is before:
+        what, event = noted(decided), event_of(decided)
+        if what is None and after is before:
             return
         written: dict[str, object] = {"attempts": self._ended(before.attempts, after.attempts, now)}
-        if decided.what is not None:
+        if what is not None:
             written |= {"sequence": before.sequence + 1, "updated_at": now}
-            if decided.event is not None:
+            if event is not None:
                 written["event_due"] = now
-                self.events.append(decided.event)
+                self.events.append(event)
         self.payment = replace(after, **written)
-        self._check(before, self.payment, decided.what, decided.event)
+        self._check(before, self.payment, what, event)
 
     def _ended(self, before: tuple[Attempt, ...], after: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, ...]:
         earlier = {attempt.id: attempt.outcome for attempt in before}

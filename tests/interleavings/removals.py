@@ -23,6 +23,7 @@ from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
 from domain.values import Kind
+from tests.decisions import noted
 from tests.interleavings.record import Record
 from tests.interleavings.world import World
 
@@ -174,7 +175,7 @@ def _due_time_forgotten(patch: Patch) -> None:
 
         def decide(payment: Payment | None, context: Context) -> Decided:
             decided = change.decide(payment, context)
-            if decided.what is None or decided.payment is None:
+            if noted(decided) is None or decided.payment is None:
                 return decided
             return replace(decided, payment=replace(decided.payment, next_step_at=None))
 

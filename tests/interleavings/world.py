@@ -14,12 +14,13 @@ from random import Random
 
 from domain.account import SendAccount
 from domain.changes import Change, Decided
-from domain.lifecycle.reconcile import ANNOUNCEMENT_OVERDUE_BY, COOL_DOWN_MAX
+from domain.lifecycle.reconcile import COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
 from domain.stages import FactName, Stage
 from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
+from tests.decisions import answered_by, heard_by, noted
 from tests.interleavings import flows, people
 from tests.interleavings.chances import Chances
 from tests.interleavings.clockwork import Clockwork, Flow
@@ -38,7 +39,6 @@ _ACCOUNTS, _CHANGING = 0xACC7, 0.2
 _CLAIMS, _LOSING = 0x1057, 0.05
 _OTHER_ACCOUNTS = (replace(AN_ACCOUNT, shortcode="600222"), replace(AN_ACCOUNT, app="another"))
 _HANDED_OVER_MS = int(HANDED_OVER_FOR.total_seconds() * 1000)
-_OVERDUE_MS = int(ANNOUNCEMENT_OVERDUE_BY.total_seconds() * 1000)
 
 
 class World(Clockwork):
@@ -179,9 +179,9 @@ class World(Clockwork):
             self.watch.answered(*said)
         decided = self.record.change(change, instant(now))
         after = self.record.payment
-        if decided.heard is not None:
-            self.watch.operation_heard(decided.heard, now, self.now)
-        self.note(f"{name}: {decided.disposition or decided.what or '-'}")
+        if (heard := heard_by(decided)) is not None:
+            self.watch.operation_heard(heard, now, self.now)
+        self.note(f"{name}: {decided.disposition or noted(decided) or '-'}")
         if after.stage is not before.stage:
             self._quiet_sweeps = 0
             self.watch.changed(after, now)
@@ -346,5 +346,5 @@ class World(Clockwork):
         if message.address == "result":
             self._quiet_sweeps = 0  # something new, whatever was given up before
             self.look_again()
-        if decided.answered is not None and message.word == "not_found":
+        if answered_by(decided) is not None and message.word == "not_found":
             self.wake()

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from domain.changes import Decided
+from domain.changes import Decided, Disposition
 from domain.events import EventType, public_payment
 from domain.inquiry import Verdict, no_result_is_confirmed
 from domain.lifecycle.inquire import answering
-from domain.lifecycle.record_callback import Disposition, callback_change, decide_report
+from domain.lifecycle.record_callback import callback_change, decide_report
 from domain.payment import Payment
 from domain.report import Word
 from domain.stages import Stage
@@ -29,6 +29,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import answered_by, event_of
 
 DISPUTED = {"names_another_amount": True, "claims_success": True}
 NO_AMOUNT: dict[str, Any] = {"has_amount": False, "amount": None}
@@ -52,9 +53,14 @@ def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(stage: Stage,
     decision = answered(payment, **NO_AMOUNT, receipt=None)
     after = payment_of(decision)
     assert (after.stage, after.needs_review, after.next_step_at) == (stage, True, payment.next_step_at)
-    assert (decision.disposition, decision.event, decision.is_flagged) == (Disposition.AMOUNT_NOT_CERTAIN, None, True)
-    assert decision.answered is not None
-    assert decision.answered.verdict is Verdict.PAID
+    assert (decision.disposition, event_of(decision), decision.is_flagged) == (
+        Disposition.AMOUNT_NOT_CERTAIN,
+        None,
+        True,
+    )
+    answer = answered_by(decision)
+    assert answer is not None
+    assert answer.verdict is Verdict.PAID
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -65,7 +71,7 @@ def test_an_answer_that_names_the_payment_s_own_amount_decides(kind: Kind) -> No
 
 def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
     decision = decide_report(a_due(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report())
-    assert (payment_of(decision).stage, decision.event) == (Stage.SUCCEEDED, EventType.SUCCEEDED)
+    assert (payment_of(decision).stage, event_of(decision)) == (Stage.SUCCEEDED, EventType.SUCCEEDED)
 
 
 def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_dispute() -> None:
@@ -93,7 +99,7 @@ def test_once_a_person_has_decided_messages_are_compared_with_the_amount_of_the_
     payment = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
     change = callback_change(PAYMENT_ID, a_callback(), a_report(amount=Decimal(told)))
     decision = change.decide(payment, a_context())
-    assert (decision.disposition, decision.event) == (disposition, None)
+    assert (decision.disposition, event_of(decision)) == (disposition, None)
     assert payment_of(decision).amount_settled_kes == 400
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from domain.changes import Decided
+from domain.changes import Decided, HistoryEntry, Reads
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering
 from domain.payment import Payment
 from domain.report import Report, Word
-from domain.stages import FactName, Stage
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import (
     A_FAILURE,
@@ -31,6 +31,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import answered_by, detail_of, event_of, noted
 
 V, S = Verdict, Stage
 TERMS = INQUIRY_TERMS
@@ -79,17 +80,22 @@ def test_an_answer_is_recorded_with_its_code_once(verdict: Verdict) -> None:
     payment = a_due(Kind.DEPOSIT)
     answer = an_answer(verdict)
     first = answered(payment, answer, an_inquiry(1))
-    assert first.answered == Inquiry(1, NOW, verdict, answer.code)
+    assert answered_by(first) == Inquiry(1, NOW, verdict, answer.code)
     again = answered(payment, answer, an_inquiry(1, V.VAGUE))
-    assert again.answered is None
-    assert answered(payment, answer, an_inquiry(1), number=2).answered is None
+    assert answered_by(again) is None
+    assert answered_by(answered(payment, answer, an_inquiry(1), number=2)) is None
 
 
 def test_an_answer_that_tells_nothing_leaves_the_payment_and_its_next_question_alone() -> None:
     payment = a_due(Kind.DEPOSIT, next_step_at=NOW + 30 * SECOND)
     for verdict in (V.UNDER_WAY, V.NOT_FOUND, V.NO_RESULT, V.VAGUE, V.NO_ANSWER):
         decision = answered(payment, an_answer(verdict), an_inquiry(1))
-        assert (decision.payment, decision.what, decision.event, decision.is_flagged) == (payment, None, None, False)
+        assert (decision.payment, noted(decision), event_of(decision), decision.is_flagged) == (
+            payment,
+            None,
+            None,
+            False,
+        )
 
 
 @pytest.mark.parametrize("stage", OPEN)
@@ -97,7 +103,7 @@ def test_a_query_of_zero_is_a_success_without_a_receipt(stage: Stage) -> None:
     decision = answered(a_due(Kind.DEPOSIT, stage), an_answer(V.PAID), an_inquiry(1))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, False)
-    assert (decision.event, decision.detail) == (EventType.SUCCEEDED, {"provider_code": "0", "by": "inquiry"})
+    assert (event_of(decision), detail_of(decision)) == (EventType.SUCCEEDED, {"provider_code": "0", "by": "inquiry"})
 
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
@@ -110,10 +116,10 @@ def test_a_completed_payout_brings_its_receipt(kind: Kind) -> None:
 def test_a_deposit_s_failure_told_by_one_query_waits_for_another_that_agrees() -> None:
     payment = a_due(Kind.DEPOSIT)
     first = answered(payment, an_answer(V.FAILED), an_inquiry(1))
-    assert (first.payment, first.event, first.disposition) == (payment, None, "not_agreed_yet")
-    assert first.answered is not None
+    assert (first.payment, event_of(first), first.disposition) == (payment, None, "not_agreed_yet")
+    assert answered_by(first) is not None
     second = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
-    assert (payment_of(second).stage, second.event) == (S.FAILED, EventType.FAILED)
+    assert (payment_of(second).stage, event_of(second)) == (S.FAILED, EventType.FAILED)
     assert payment_of(second).failure == A_FAILURE
 
 
@@ -126,13 +132,13 @@ def test_two_queries_that_tell_different_failures_do_not_agree() -> None:
 def test_the_same_inquiry_answered_twice_does_not_agree_with_itself() -> None:
     payment = a_due(Kind.DEPOSIT)
     again = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"))
-    assert (again.payment, again.answered) == (payment, None)
+    assert (again.payment, answered_by(again)) == (payment, None)
 
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
 def test_a_payout_s_failure_told_by_its_status_is_final_at_once(kind: Kind) -> None:
     decision = answered(a_due(kind), an_answer(V.FAILED, code="Failed"), an_inquiry(1))
-    assert (payment_of(decision).stage, decision.event) == (S.FAILED, EventType.FAILED)
+    assert (payment_of(decision).stage, event_of(decision)) == (S.FAILED, EventType.FAILED)
 
 
 def test_a_failure_of_one_send_leaves_the_others_to_be_asked_about_in_their_own_time() -> None:
@@ -146,8 +152,8 @@ def test_an_answer_after_a_success_that_says_otherwise_is_a_contradiction() -> N
     """STK query has told failures of payments whose callback said 0 (daraja.md §3)."""
     payment = a_due(Kind.DEPOSIT, S.SUCCEEDED)
     decision = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
-    assert (decision.payment, decision.event) == (replace(payment, needs_review=True), None)
-    assert decision.answered is not None
+    assert (decision.payment, event_of(decision)) == (replace(payment, needs_review=True), None)
+    assert answered_by(decision) is not None
 
 
 def test_a_second_look_that_finds_the_money_is_a_correction() -> None:
@@ -155,14 +161,14 @@ def test_a_second_look_that_finds_the_money_is_a_correction() -> None:
     decision = answered(payment, an_answer(V.PAID), an_inquiry(1))
     after = payment_of(decision)
     assert (after.stage, after.failure, after.needs_review) == (S.SUCCEEDED, None, True)
-    assert (decision.event, decision.is_flagged) == (EventType.CORRECTED, True)
+    assert (event_of(decision), decision.is_flagged) == (EventType.CORRECTED, True)
 
 
 def test_a_second_look_that_finds_nothing_leaves_the_failure_as_it_is() -> None:
     payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
     for verdict in (V.FAILED, V.NO_RESULT, V.VAGUE):
         decision = answered(payment, an_answer(verdict), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
-        assert (payment_of(decision).failure, decision.event) == (SILENCE, None)
+        assert (payment_of(decision).failure, event_of(decision)) == (SILENCE, None)
 
 
 def silent_answers(count: int) -> list[Inquiry]:
@@ -177,8 +183,8 @@ def test_the_answer_that_completes_the_silence_ends_the_deposit(stage: Stage) ->
     decision = answered(payment, an_answer(V.NO_RESULT), *silent_answers(2), last, number=3)
     after = payment_of(decision)
     assert (after.stage, after.failure) == (S.FAILED, SILENCE)
-    assert (decision.what, decision.event) == (FactName.NO_RESULT_CONFIRMED, EventType.FAILED)
-    assert decision.answered == Inquiry(3, NOW, V.NO_RESULT, "4999")
+    assert (noted(decision), event_of(decision)) == (HistoryEntry.NO_RESULT_CONFIRMED, EventType.FAILED)
+    assert answered_by(decision) == Inquiry(3, NOW, V.NO_RESULT, "4999")
 
 
 @pytest.mark.parametrize("verdict", [V.PAID, V.FAILED, V.NO_ANSWER])
@@ -186,7 +192,7 @@ def test_an_answer_that_is_no_silence_does_not_complete_it(verdict: Verdict) -> 
     payment = a_due(Kind.DEPOSIT)
     last = an_inquiry(3, at=SENT_AT + TERMS.result_window + 3 * TERMS.first_after)
     decision = answered(payment, an_answer(verdict), *silent_answers(2), last, number=3)
-    assert decision.what != FactName.NO_RESULT_CONFIRMED
+    assert noted(decision) != HistoryEntry.NO_RESULT_CONFIRMED
 
 
 def test_a_result_outranks_the_silence_before_it() -> None:
@@ -208,7 +214,7 @@ def test_silence_does_not_end_a_deposit_while_a_stored_message_claims_success() 
 def test_an_answer_looks_up_whose_its_ids_and_receipt_are() -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
     change = answering(PAYMENT_ID, 1, an_answer(V.PAID, ids=ids, receipt=RECEIPT), (), TERMS)
-    assert (change.ids, change.receipt, change.wants_evidence) == (ids, RECEIPT, True)
+    assert (change.ids, change.receipt, change.reads) == (ids, RECEIPT, Reads.EVIDENCE)
     assert answering(PAYMENT_ID, 1, None, (), TERMS).ids == frozenset()
 
 
@@ -217,4 +223,4 @@ def test_queries_do_not_end_as_failed_what_a_stored_callback_says_was_paid() -> 
     payment = a_due(Kind.DEPOSIT, needs_review=True)
     earlier = (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
     decision = answered(payment, an_answer(V.FAILED), *earlier, number=2, claims_success=True)
-    assert (decision.payment, decision.event) == (payment, None)
+    assert (decision.payment, event_of(decision)) == (payment, None)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.changes import Decided
+from domain.changes import Decided, Disposition, HistoryEntry, Reads
 from domain.errors import Unreachable
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_answer import answer_change
-from domain.lifecycle.record_callback import Disposition, callback_change, decide_report
+from domain.lifecycle.record_callback import callback_change, decide_report
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
@@ -39,6 +39,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import asked_by, event_of, noted
 from tests.unit.test_submit import TERMS as SUBMIT_TERMS
 
 D, S, V = Disposition, Stage, Verdict
@@ -94,12 +95,12 @@ def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(stage: S
     payment = a_payment(stage=stage, kind=kind)
     decision = told(payment)
     assert decision.payment == replace(payment, next_step_at=NOW)
-    assert (decision.disposition, decision.what, decision.is_flagged) == (
+    assert (decision.disposition, noted(decision), decision.is_flagged) == (
         D.AWAITS_CONFIRMATION,
-        D.AWAITS_CONFIRMATION,
+        HistoryEntry.AWAITS_CONFIRMATION,
         False,
     )
-    assert decision.event is None
+    assert event_of(decision) is None
 
 
 @pytest.mark.parametrize("above", [None, AMOUNT_KES, AMOUNT_KES + 1])
@@ -148,12 +149,12 @@ def test_a_correction_is_flagged_at_once_and_confirmed_first() -> None:
     payment = a_payment(stage=S.FAILED)
     decision = told(payment)
     assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW)
-    assert (decision.disposition, decision.is_flagged, decision.event) == (D.AWAITS_CONFIRMATION, True, None)
+    assert (decision.disposition, decision.is_flagged, event_of(decision)) == (D.AWAITS_CONFIRMATION, True, None)
 
 
 def test_one_that_has_succeeded_gets_its_receipt_as_ever() -> None:
     decision = told(a_payment(stage=S.SUCCEEDED, receipt=None))
-    assert (payment_of(decision).receipt, decision.event) == (RECEIPT, EventType.RECEIPT_ADDED)
+    assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert told(a_payment(stage=S.SUCCEEDED)).disposition is D.DUPLICATE
 
 
@@ -192,9 +193,9 @@ def test_an_answer_of_daraja_is_the_confirmation_itself(stage: Stage) -> None:
 
 
 def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
-    assert callback_change(PAYMENT_ID, a_callback(), a_report(), confirm_above_kes=0).wants_evidence
-    assert not callback_change(PAYMENT_ID, a_callback(), a_report()).wants_evidence
-    assert callback_change(PAYMENT_ID, a_callback(), a_report(Word.FAILURE)).wants_evidence
+    assert callback_change(PAYMENT_ID, a_callback(), a_report(), confirm_above_kes=0).reads is Reads.EVIDENCE
+    assert callback_change(PAYMENT_ID, a_callback(), a_report()).reads is Reads.PAYMENT
+    assert callback_change(PAYMENT_ID, a_callback(), a_report(Word.FAILURE)).reads is Reads.EVIDENCE
 
 
 # --- told again -------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
 
 def test_told_again_it_is_noted_in_the_history_once() -> None:
     decision = told(a_payment(stage=S.AWAITING_RESULT), **waiting())
-    assert (decision.disposition, decision.what) == (D.AWAITS_CONFIRMATION, None)
+    assert (decision.disposition, noted(decision)) == (D.AWAITS_CONFIRMATION, None)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
     decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, **waiting())
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
-    assert (decision.event, decision.is_flagged) == (EventType.SUCCEEDED, False)
+    assert (event_of(decision), decision.is_flagged) == (EventType.SUCCEEDED, False)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
     decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, receipts_of_others=others, **known)
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, True)
-    assert (decision.event, decision.is_flagged) == (EventType.SUCCEEDED, True)
+    assert (event_of(decision), decision.is_flagged) == (EventType.SUCCEEDED, True)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> N
 def test_a_correction_that_is_confirmed_is_announced() -> None:
     decision = answered(a_due(stage=S.FAILED, needs_review=True), STATUS_PAID, **waiting())
     after = payment_of(decision)
-    assert (after.stage, after.receipt, decision.event) == (S.SUCCEEDED, RECEIPT, EventType.CORRECTED)
+    assert (after.stage, after.receipt, event_of(decision)) == (S.SUCCEEDED, RECEIPT, EventType.CORRECTED)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -278,7 +279,7 @@ def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(stage: Stag
     payment = a_due(kind, stage)
     decision = answered(payment, SAYS_FAILED, **waiting())
     assert decision.payment == replace(payment, needs_review=True)
-    assert (decision.disposition, decision.event) == (D.CONTRADICTION, None)
+    assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
 
 @pytest.mark.parametrize("stage", [*OPEN, S.SUBMITTING])
@@ -305,7 +306,7 @@ def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
 def next_question(payment: Payment, *inquiries: Inquiry, **known: Any) -> timedelta | None:
     """How long after this question the next one comes, or None where this is the last."""
     decision = asking(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context(evidence=evidence_of(*inquiries, **known)))
-    assert decision.asked is not None
+    assert asked_by(decision) is not None
     due = payment_of(decision).next_step_at
     return None if due is None else due - NOW
 

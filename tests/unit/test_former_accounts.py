@@ -10,10 +10,9 @@ import pytest
 
 from domain.account import SendAccount
 from domain.attempts import Attempt, Outcome
-from domain.changes import Decided
+from domain.changes import Decided, HistoryEntry
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence, Verdict, may_be_resent, no_result_is_confirmed
-from domain.lifecycle.former_accounts import ACCOUNT_NOT_CONFIGURED
 from domain.lifecycle.inquire import asking
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim
@@ -36,6 +35,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import asked_by, breaker_opened_by, credential_accepted_at, detail_of, noted
 
 OTHERS: dict[str, SendAccount] = {
     "base_url": replace(AN_ACCOUNT, base_url="https://other.example"),
@@ -117,8 +117,9 @@ def test_an_inquiry_says_whether_it_is_of_a_former_account(
     kind: Kind, account: SendAccount | None, is_former: bool
 ) -> None:
     decided = asked(a_due(kind, attempts=sent_by(account, kind=kind)))
-    assert decided.asked is not None
-    assert (decided.asked.of_former_account, decided.what) == (is_former, None)
+    stored = asked_by(decided)
+    assert stored is not None
+    assert (stored.of_former_account, noted(decided)) == (is_former, None)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -129,11 +130,11 @@ def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part
     decided = asked(payment)
     after = decided.payment
     assert after is not None
-    assert (decided.asked, decided.what, after.needs_review) == (None, ACCOUNT_NOT_CONFIGURED, True)
-    assert decided.detail == {"differs": part, "shortcode": "600111"}
+    assert (asked_by(decided), noted(decided), after.needs_review) == (None, HistoryEntry.ACCOUNT_NOT_CONFIGURED, True)
+    assert detail_of(decided) == {"differs": part, "shortcode": "600111"}
     assert after.next_step_at == NOW + timedelta(minutes=20)
     again = asked(replace(after, next_step_at=NOW))
-    assert (again.asked, again.what) == (None, None)
+    assert (asked_by(again), noted(again)) == (None, None)
 
 
 def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_person() -> None:
@@ -141,23 +142,23 @@ def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_perso
     attempts = sent_by(OTHERS["app"], kind=Kind.DEPOSIT)
     decided = asked(a_due(Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW))
     assert decided.payment is not None
-    assert (decided.asked, decided.payment.stage, decided.payment.needs_review) == (None, Stage.FAILED, True)
+    assert (asked_by(decided), decided.payment.stage, decided.payment.needs_review) == (None, Stage.FAILED, True)
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
 def test_a_probe_is_not_asked_about_what_another_account_sent(account: SendAccount) -> None:
     """Its answer would not say whether Daraja accepts the credential in use."""
-    assert asked(a_due(attempts=sent_by(account)), is_probe=True).asked is None
-    assert asked(a_due(attempts=sent_by(AN_ACCOUNT)), is_probe=True).asked is not None
+    assert asked_by(asked(a_due(attempts=sent_by(account)), is_probe=True)) is None
+    assert asked_by(asked(a_due(attempts=sent_by(AN_ACCOUNT)), is_probe=True)) is not None
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
 def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(account: SendAccount) -> None:
     """Otherwise an open breaker stays open after the account changed: nothing was sent by the new one yet."""
     unsent = a_due(stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED))
-    decided = asked(unsent, is_probe=True)
-    assert decided.asked is not None
-    assert not decided.asked.of_former_account
+    stored = asked_by(asked(unsent, is_probe=True))
+    assert stored is not None
+    assert not stored.of_former_account
     assert [attempt.asked_as for attempt in unsent.attempts] == [None]
 
 
@@ -178,7 +179,7 @@ def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bo
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
     decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
     assert decided.payment is not None
-    assert (decided.opens_breaker is None, decided.payment.needs_review) == (is_former, is_former)
+    assert (breaker_opened_by(decided) is None, decided.payment.needs_review) == (is_former, is_former)
 
 
 @pytest.mark.parametrize("is_former", [False, True])
@@ -187,7 +188,7 @@ def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -
     report = a_report(Word.UNDECIDED, code="0", verdict=Verdict.NOT_FOUND)
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
     decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
-    assert (decided.credential_accepted_at is None) is is_former
+    assert (credential_accepted_at(decided) is None) is is_former
 
 
 def test_a_failure_of_one_account_s_send_speaks_for_no_send_of_another() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from domain.attempts import Outcome
+from domain.changes import Disposition
 from domain.inquiry import Verdict
-from domain.lifecycle.record_callback import Disposition
 from domain.report import Word
 from domain.stages import Stage
 from domain.values import Kind

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.changes import Decided
+from domain.changes import Decided, HistoryEntry
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
@@ -27,6 +27,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import asked_by, event_of, noted
 
 V, S = Verdict, Stage
 TERMS = INQUIRY_TERMS
@@ -57,15 +58,15 @@ def payment_of(decision: Decided) -> Payment:
 def test_a_due_question_is_numbered_and_stored_and_the_next_one_has_its_time(stage: Stage, kind: Kind) -> None:
     payment = a_due(kind, stage)
     decision = asked(payment)
-    assert decision.asked == Inquiry(1, NOW)
+    assert asked_by(decision) == Inquiry(1, NOW)
     assert decision.payment == replace(payment, next_step_at=NOW + 30 * SECOND)
-    assert (decision.what, decision.event) == (None, None)
+    assert (noted(decision), event_of(decision)) == (None, None)
 
 
 def test_a_question_has_the_next_number_and_leaves_twice_the_time_to_the_next() -> None:
     earlier = [an_inquiry(1, V.NOT_FOUND, at=SENT_AT), an_inquiry(3, at=SENT_AT + SECOND)]
     decision = asked(a_due(), *earlier)
-    assert decision.asked == Inquiry(4, NOW)
+    assert asked_by(decision) == Inquiry(4, NOW)
     assert payment_of(decision).next_step_at == NOW + 120 * SECOND
 
 
@@ -74,22 +75,23 @@ def test_a_job_that_comes_when_nothing_is_due_asks_nothing(late: float, expected
     """A sweep gave the payment its next time, 5 s ahead, when it handed it over; later than that it was asked meanwhile."""
     payment = a_due(next_step_at=NOW + timedelta(seconds=late))
     decision = asked(payment)
-    assert (decision.asked is not None) is expected
+    assert (asked_by(decision) is not None) is expected
     assert (decision.payment == payment) is not expected
 
 
 def test_a_second_job_for_the_same_due_time_asks_nothing() -> None:
     first = asked(a_due())
-    assert first.asked is not None
-    again = asked(first.payment, first.asked)
-    assert (again.asked, again.payment) == (None, first.payment)
+    stored = asked_by(first)
+    assert stored is not None
+    again = asked(first.payment, stored)
+    assert (asked_by(again), again.payment) == (None, first.payment)
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(0, False), (4.999999, False), (5, True)])
 def test_a_question_that_was_asked_a_moment_ago_is_not_asked_again(ago: float, expected: bool) -> None:
     """Also where something brought it forward: a callback that comes ten times is no reason to ask ten times."""
     decision = asked(a_due(), an_inquiry(1, at=NOW - timedelta(seconds=ago)))
-    assert (decision.asked is not None) is expected
+    assert (asked_by(decision) is not None) is expected
 
 
 def test_the_moment_is_shorter_where_questions_come_faster() -> None:
@@ -97,7 +99,7 @@ def test_the_moment_is_shorter_where_questions_come_faster() -> None:
     change = asking(PAYMENT_ID, replace(TERMS, first_after=SECOND))
     for ago, expected in ((0.9, False), (1, True)):
         evidence = evidence_of(an_inquiry(1, at=NOW - timedelta(seconds=ago)))
-        assert (change.decide(a_due(), a_context(evidence=evidence)).asked is not None) is expected
+        assert (asked_by(change.decide(a_due(), a_context(evidence=evidence))) is not None) is expected
 
 
 @pytest.mark.parametrize("stage", [S.ACCEPTED, S.SUBMITTING])
@@ -125,11 +127,11 @@ def test_what_cannot_be_asked_about_is_not() -> None:
 def test_while_the_breaker_is_open_no_question_carries_the_credential(kind: Kind) -> None:
     """STK query carries none."""
     decision = asked(a_due(kind), breaker_is_open=True, payouts_are_stopped=True)
-    assert (decision.asked is not None) is (kind is Kind.DEPOSIT)
+    assert (asked_by(decision) is not None) is (kind is Kind.DEPOSIT)
 
 
 def test_the_kill_switch_stops_no_question() -> None:
-    assert asked(a_due(), payouts_are_stopped=True).asked is not None
+    assert asked_by(asked(a_due(), payouts_are_stopped=True)) is not None
 
 
 @pytest.mark.parametrize("stage", [S.SUBMITTING, *OPEN, S.SUCCEEDED, S.FAILED])
@@ -137,7 +139,7 @@ def test_a_probe_is_asked_whatever_is_due_and_changes_nothing_else(stage: Stage)
     """Its payment may be long final: it is asked only to see whether Daraja takes the credential again."""
     payment = a_due(stage=stage, next_step_at=None if stage.is_final else NOW + timedelta(hours=1))
     decision = asked(payment, an_inquiry(1, at=NOW), is_probe=True, breaker_is_open=True)
-    assert (decision.payment, decision.asked, decision.what) == (
+    assert (decision.payment, asked_by(decision), noted(decision)) == (
         payment, Inquiry(2, NOW, is_probe=True), None,
     )  # fmt: skip
 
@@ -167,18 +169,18 @@ def test_the_back_off_counts_questions_since_the_last_send_and_no_probes(
 
 def test_ten_probes_call_no_person() -> None:
     probes = [replace(an_inquiry(number, V.NO_ANSWER, at=SENT_AT), is_probe=True) for number in range(1, 11)]
-    assert asked(a_due(), *probes).what is None
+    assert noted(asked(a_due(), *probes)) is None
 
 
 def test_after_ten_questions_in_vain_a_person_is_called_and_daraja_asked_all_the_same() -> None:
     inquiries = [an_inquiry(number, V.NO_ANSWER, at=SENT_AT) for number in range(1, 11)]
     payment = a_due()
     decision = asked(payment, *inquiries)
-    assert decision.asked == Inquiry(11, NOW)
+    assert asked_by(decision) == Inquiry(11, NOW)
     assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW + 300 * SECOND)
-    assert (decision.what, decision.is_flagged, decision.event) == ("needs_a_person", True, None)
+    assert (noted(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
     again = asked(replace(payment, needs_review=True), *inquiries)
-    assert (again.what, again.asked) == (None, Inquiry(11, NOW))
+    assert (noted(again), asked_by(again)) == (None, Inquiry(11, NOW))
 
 
 def _unconfirmed(times: int, verdict: Verdict) -> dict[str, Any]:
@@ -197,8 +199,8 @@ def test_a_reviewed_payment_is_flagged_once_more_if_daraja_never_confirms_its_su
     """An operator who reviewed it at once could not know that no answer would come."""
     known = _unconfirmed(times, V.NO_ANSWER)
     decision = asked(a_due(kind, S.FAILED), *known.pop("inquiries"), **known)
-    assert decision.asked is not None
-    assert (payment_of(decision).needs_review, decision.is_flagged) == (is_flagged, is_flagged)
+    assert asked_by(decision) is not None
+    assert payment_of(decision).needs_review is is_flagged
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -212,7 +214,7 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_at_each_of_its_second_
     ended = NOW - timedelta(minutes=10)
     payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE, finalized_at=ended)
     decision = asked(payment)
-    assert decision.asked == Inquiry(1, NOW)
+    assert asked_by(decision) == Inquiry(1, NOW)
     assert decision.payment == replace(payment, next_step_at=ended + timedelta(hours=1))
     last = replace(payment, finalized_at=NOW - timedelta(hours=24))
     assert payment_of(asked(last)).next_step_at is None
@@ -247,7 +249,7 @@ def watched(payment: Payment | None, *, now: Any = NOW, **evidence: Any) -> Deci
 def test_a_deposit_without_an_id_fails_for_silence_when_its_window_is_over() -> None:
     payment = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
     decision = watched(payment, now=SENT_AT + TERMS.result_window)
-    assert (payment_of(decision).failure, decision.event) == (SILENCE, EventType.FAILED)
+    assert (payment_of(decision).failure, event_of(decision)) == (SILENCE, EventType.FAILED)
     held = watched(payment, now=SENT_AT + TERMS.result_window, claims_success=True)
     assert payment_of(held).stage is S.IN_DOUBT
 
@@ -256,16 +258,16 @@ def test_a_deposit_without_an_id_waits_for_its_window_and_is_then_looked_at() ->
     payment = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
     decision = watched(payment, now=SENT_AT + SECOND)
     assert decision.payment == replace(payment, next_step_at=SENT_AT + TERMS.result_window)
-    assert (decision.what, decision.is_flagged) == (None, False)
+    assert noted(decision) is None
 
 
 def test_a_bill_payment_without_an_id_needs_a_person_once_its_result_should_have_come() -> None:
     payment = a_due(Kind.BILL_PAYMENT, attempts=UNASKABLE)
     decision = watched(payment)
     assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW + TERMS.interval_max)
-    assert (decision.what, decision.is_flagged, decision.event) == ("needs_a_person", True, None)
+    assert (noted(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
     again = watched(decision.payment)
-    assert (again.what, payment_of(again).stage) == (None, S.IN_DOUBT)
+    assert (noted(again), payment_of(again).stage) == (None, S.IN_DOUBT)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import answered_by, asked_by
 
 NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
 NO_RESULT = Report(word=Word.UNDECIDED, code="4999", verdict=Verdict.NO_RESULT)
@@ -84,11 +85,12 @@ class World:
         if self.store_raises is not None:
             raise self.store_raises
         decided = change.decide(self.payment, a_context(evidence=self.evidence))
-        if decided.asked is not None:
-            self.did.append(f"store {decided.asked.number}")
-            self.evidence = Evidence(inquiries=(*self.evidence.inquiries, decided.asked))
-        elif decided.answered is not None:
-            self.did.append(f"answered {decided.answered.number}")
+        asked, answered = asked_by(decided), answered_by(decided)
+        if asked is not None:
+            self.did.append(f"store {asked.number}")
+            self.evidence = Evidence(inquiries=(*self.evidence.inquiries, asked))
+        elif answered is not None:
+            self.did.append(f"answered {answered.number}")
             self.exchanges += change.exchanges
         elif decided.payment != self.payment:
             self.did.append("changed")

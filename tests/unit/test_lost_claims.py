@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.changes import Decided
+from domain.changes import Decided, HistoryEntry
 from domain.errors import ProviderError, Unreachable
 from domain.failures import Failure, FailureReason
 from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
-from domain.stages import FactName, Stage
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import AN_ACCOUNT, NOW, PAYMENT_ID, a_context, a_payment, an_attempt, an_attempt_id, an_attempting
+from tests.decisions import noted
 from tests.unit.test_submit import ACKNOWLEDGED, ANSWERS, TERMS, UNKNOWN, answered, payment_of
 
 IDS = frozenset({("conversation_id", "AG_1"), ("originator_conversation_id", "9d20-1")})
@@ -40,7 +41,7 @@ def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
     assert (after.stage, after.next_step_at, after.needs_review) == (Stage.IN_DOUBT, NOW + timedelta(seconds=30), False)
     [attempt] = after.attempts
     assert (attempt.id, attempt.outcome, attempt.account) == (an_attempt_id(), outcome, AN_ACCOUNT)
-    assert (decision.what, decision.ids, decision.attempt_id) == (FactName.CLAIM_LOST, IDS, an_attempt_id())
+    assert (noted(decision), decision.ids, decision.attempt_id) == (HistoryEntry.CLAIM_LOST, IDS, an_attempt_id())
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])

@@ -27,6 +27,7 @@ from domain.operations import OPERATION_OF_KIND, OPERATION_OF_QUESTION, Operatio
 from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import PAYMENT_ID, a_context, a_due
+from tests.decisions import asked_by, probed_by
 from tests.unit.test_inquire import TERMS
 
 WORKS, NONE = Standing.WORKS, None
@@ -85,7 +86,7 @@ def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
     payment = a_due(Kind.DEPOSIT)
     assert payment.question is Step.QUERY
     decided = asking(PAYMENT_ID, TERMS, is_probe=is_probe).decide(payment, a_context(evidence=Evidence(**held)))  # type: ignore[arg-type]
-    assert (decided.asked is not None, decided.takes_probe) == (is_asked, probe)
+    assert (asked_by(decided) is not None, probed_by(decided)) == (is_asked, probe)
     if not is_asked:
         assert decided.payment == payment  # it keeps its due time
 

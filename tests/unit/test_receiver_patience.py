@@ -18,10 +18,11 @@ from multidict import CIMultiDict
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import address
-from domain.changes import Change, ChangeResult, Decided
+from domain.changes import Change, ChangeResult, Decided, Disposition, StoreAnswer
 from domain.errors import BodyTooSlow, StoreUnavailable
-from domain.inquiry import Verdict
+from domain.inquiry import Inquiry, Verdict
 from gateway.callbacks import Receiver
+from tests.builders import NOW, a_due
 
 DARAJA_WAITS_SECONDS = 8.0
 _SECRET = "a-secret-of-the-receiver"
@@ -61,7 +62,7 @@ class Record:
         now = asyncio.get_running_loop().time()
         self.tries.append(now)
         await self.behaves(now)()
-        return ChangeResult(Decided(payment=None, disposition="kept"), None)
+        return ChangeResult(Decided(payment=None, disposition=Disposition.UNKNOWN_PAYMENT), None)
 
 
 async def works() -> None:
@@ -203,8 +204,9 @@ def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
     class Answered(Record):
         async def change(self, change: Change) -> ChangeResult:
             await super().change(change)
-            answered: Any = SimpleNamespace(verdict=Verdict.NOT_FOUND)
-            return ChangeResult(Decided(payment=None, disposition="kept", answered=answered), None)
+            answered = StoreAnswer(Inquiry(1, NOW, Verdict.NOT_FOUND))
+            disposition = Disposition.INQUIRY_ANSWERED
+            return ChangeResult(Decided(payment=a_due(), disposition=disposition, effects=(answered,)), None)
 
     async def told() -> tuple[int, float]:
         status = await answer(receiver_of(Answered(until(7.5, away, works)), redis=hangs), body_after=0)

@@ -12,15 +12,16 @@ import pytest
 
 from domain.attempts import Outcome
 from domain.callback_address import Operation, fits_kind
-from domain.changes import Decided
+from domain.changes import Decided, Disposition, HistoryEntry
 from domain.events import EventType
 from domain.inquiry import Verdict
-from domain.lifecycle.record_callback import Disposition, callback_change, decide_report, raw_change
+from domain.lifecycle.record_callback import callback_change, decide_report, raw_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import NOW, RECEIPT, a_callback, a_context, a_payment, a_report, an_attempt, an_attempt_id
+from tests.decisions import detail_of, event_of, noted
 
 D, S = Disposition, Stage
 PENDING = [stage for stage in Stage if not stage.is_final]
@@ -84,7 +85,7 @@ def test_a_message_that_agrees_does_what_its_word_says(row: list[str], kind: Kin
     word, before, after, disposition, event = row
     decision = decided(a_payment(stage=Stage(before), kind=kind), a_report(Word(word)))
     assert (payment_of(decision).stage, decision.disposition) == (after, disposition)
-    assert decision.event == (None if event == "." else event)
+    assert event_of(decision) == (None if event == "." else event)
 
 
 def test_every_word_is_decided_in_every_stage() -> None:
@@ -124,7 +125,7 @@ def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
             assert (word, agrees) == (Word.FAILURE, True)
             assert not stage.is_final
         else:
-            assert (after.stage, decision.event) == (stage, None)
+            assert (after.stage, event_of(decision)) == (stage, None)
             assert (after.receipt, after.failure) == (payment.receipt, payment.failure)
 
 
@@ -148,14 +149,14 @@ def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
     decision = decided(payment, a_report(word, **overrides), **context)
     assert decision.disposition is disposition
     assert decision.is_flagged
-    assert decision.what == disposition
+    assert noted(decision) is HistoryEntry(disposition.value)
     assert decision.payment == replace(payment, needs_review=True)
 
 
 def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() -> None:
     payment = a_payment(stage=S.AWAITING_RESULT, needs_review=True)
     decision = decided(payment, a_report(has_amount=True, amount=Decimal(1)))
-    assert (decision.what, decision.is_flagged, decision.payment) == (None, True, payment)
+    assert (noted(decision), decision.is_flagged, decision.payment) == (None, True, payment)
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -198,7 +199,7 @@ def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stag
     payment = a_payment(stage=stage)
     change = raw_change(payment.id, a_callback())
     decision = change.decide(payment, a_context())
-    assert (decision.payment, decision.what, decision.event) == (payment, None, None)
+    assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_flagged) == (D.NOT_PROCESSED, True)
     assert change.callback == a_callback()
     assert (change.ids, change.receipt) == (frozenset(), None)  # what made it fail is not tried again
@@ -214,7 +215,11 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
     decision = decided(payment, a_report(**missing))
     # One that was never sent, as far as we can prove, must not be sent now.
     expected = D.CONTRADICTION if stage is S.ACCEPTED else D.SUCCESS_WITHOUT_RECEIPT
-    assert (decision.disposition, decision.what, decision.is_flagged) == (expected, expected, True)
+    assert (decision.disposition, noted(decision), decision.is_flagged) == (
+        expected,
+        HistoryEntry(expected.value),
+        True,
+    )
     is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT)
     next_step_at = NOW if is_asked else marked(payment).next_step_at
     assert decision.payment == replace(payment, needs_review=True, next_step_at=next_step_at)
@@ -240,33 +245,33 @@ def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> N
     payment = a_payment(stage=S.SUCCEEDED)
     decision = decided(payment, a_report(receipt="UC1SECOND2"))
     assert decision.payment == replace(payment, needs_review=True)
-    assert (decision.disposition, decision.event) == (D.CONTRADICTION, None)
+    assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
 
 def test_a_receipt_that_comes_after_a_success_without_one_is_announced() -> None:
     decision = decided(a_payment(stage=S.SUCCEEDED, receipt=None), a_report())
-    assert (payment_of(decision).receipt, decision.event) == (RECEIPT, EventType.RECEIPT_ADDED)
+    assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert decision.disposition is D.RECEIPT_ADDED
-    assert decision.what == "success_reported"
+    assert noted(decision) == "success_reported"
 
 
 def test_a_failure_after_a_success_is_a_contradiction_that_changes_nothing() -> None:
     payment = a_payment(stage=S.SUCCEEDED)
     decision = decided(payment, a_report(Word.FAILURE))
     assert decision.payment == replace(payment, needs_review=True)
-    assert decision.event is None
+    assert event_of(decision) is None
 
 
 def test_a_correction_is_announced_and_flagged() -> None:
     decision = decided(a_payment(stage=S.FAILED), a_report())
-    assert (decision.event, decision.is_flagged) == (EventType.CORRECTED, True)
+    assert (event_of(decision), decision.is_flagged) == (EventType.CORRECTED, True)
     assert (payment_of(decision).failure, payment_of(decision).receipt) == (None, RECEIPT)
 
 
 def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
     first = decided(a_payment(stage=S.AWAITING_RESULT), a_report())
     again = decided(first.payment, a_report())
-    assert (again.payment, again.what, again.event) == (first.payment, None, None)
+    assert (again.payment, noted(again), event_of(again)) == (first.payment, None, None)
     assert (again.disposition, again.is_flagged) == (D.DUPLICATE, False)
 
 
@@ -315,7 +320,7 @@ def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
 def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
     decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(ignores_amount=True))
     assert payment_of(decision).stage is S.SUCCEEDED
-    assert "no number" in decision.detail["note"]
+    assert "no number" in detail_of(decision)["note"]
 
 
 def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_ids() -> None:
@@ -328,7 +333,7 @@ def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_i
 
 def test_daraja_s_code_is_noted_with_the_result() -> None:
     decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(Word.FAILURE))
-    assert (decision.what, decision.detail) == ("failure_reported", {"provider_code": "1032"})
+    assert (noted(decision), detail_of(decision)) == ("failure_reported", {"provider_code": "1032"})
 
 
 def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from domain.attempts import Outcome, ProviderIds
-from domain.changes import Change, ChangeResult
+from domain.changes import Change, ChangeResult, Reads
 from domain.errors import (
     OutcomeUnknown,
     PaymentServiceError,
@@ -70,15 +70,15 @@ class Sending:
         await self.submitter.resend(PAYMENT_ID, INQUIRY_TERMS)
 
     async def change(self, change: Change) -> ChangeResult:
-        if change.is_claim:
+        if change.reads is Reads.CLAIM:
             self.did.append("claim")
         decided = change.decide(self.payment, a_context(evidence=self.evidence))
-        if self.claim_raises and change.is_claim:
+        if self.claim_raises and change.reads is Reads.CLAIM:
             if self.loses_commit and decided.payment is not None:
                 self.payment = decided.payment
             raise self.claim_raises.pop()
         assert decided.payment is not None
-        if not change.is_claim and decided.payment != self.payment:
+        if change.reads is not Reads.CLAIM and decided.payment != self.payment:
             self.did.append("record")
         self.payment = decided.payment
         return ChangeResult(decided, None)
@@ -190,7 +190,7 @@ async def test_a_worker_told_to_stop_before_the_first_byte_gives_a_resend_back()
 
     async def change(change: Change) -> ChangeResult:
         result = await original(change)
-        if change.is_claim:
+        if change.reads is Reads.CLAIM:
             world.submitter.drain()
         return result
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from domain.attempts import Attempt, Outcome
-from domain.changes import Decided
+from domain.changes import Decided, HistoryEntry, Reads
 from domain.inquiry import Inquiry, Verdict, may_be_resent
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
-from domain.stages import FactName, Stage, Step
+from domain.stages import Stage, Step
 from domain.values import Kind
 from tests.builders import (
     INQUIRY_TERMS,
@@ -25,6 +25,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import event_of, noted
 
 V = Verdict
 UNKNOWN, NOT_ACTED, RESENDABLE = Outcome.UNKNOWN, Outcome.NOT_ACTED, Outcome.RESENDABLE
@@ -201,11 +202,11 @@ def test_a_permitted_claim_begins_a_numbered_attempt_under_a_lease() -> None:
     assert (after.stage, after.attempt_id, after.next_step) == (Stage.SUBMITTING, SECOND_ATTEMPT, Step.END_LEASE)
     assert after.lease_until == after.next_step_at == NOW + TERMS.lease
     assert [(attempt.number, attempt.outcome) for attempt in after.attempts] == [(1, UNKNOWN), (2, None)]
-    assert (decision.what, decision.attempt_id, decision.event) == (FactName.CLAIMED, SECOND_ATTEMPT, None)
+    assert (noted(decision), decision.attempt_id, event_of(decision)) == (HistoryEntry.CLAIMED, SECOND_ATTEMPT, None)
 
 
 def test_a_claim_holds_the_brakes_until_its_commit() -> None:
-    assert resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TERMS).is_claim
+    assert resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TERMS).reads is Reads.CLAIM
 
 
 FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -229,13 +230,13 @@ def test_what_forbids_a_send_when_it_is_claimed_leaves_the_payment_as_it_is(case
     overrides, evidence = FORBIDDEN[case]
     payment = a_withdrawal(**overrides)
     decision = claimed(payment, **evidence)
-    assert (decision.payment, decision.what, decision.event) == (payment, None, None)
+    assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
 
 
 def test_a_claim_whose_commit_was_lost_is_done_again_and_finds_itself_done() -> None:
     first = claimed(a_withdrawal()).payment
     again = claimed(first)
-    assert (again.payment, again.what) == (first, None)
+    assert (again.payment, noted(again)) == (first, None)
 
 
 def test_nothing_is_claimed_that_is_not_on_record() -> None:

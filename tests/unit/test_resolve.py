@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.changes import Decided
+from domain.changes import Decided, HistoryEntry, Reads
 from domain.errors import ResolutionRefused
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
-from domain.lifecycle.resolve import REVIEWED, Decision, Resolution, resolution
+from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
-from domain.stages import FactName, Stage
+from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
+from tests.decisions import detail_of, event_of, noted
 
 S = Stage
 WHO: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
@@ -54,8 +55,8 @@ def test_what_the_statement_shows_as_paid_has_succeeded(kind: Kind, stage: Stage
     after = decision.payment
     assert after is not None
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
-    assert (decision.what, decision.event) == (FactName.RESOLVED_PAID, EventType.SUCCEEDED)
-    assert decision.detail == WHO
+    assert (noted(decision), event_of(decision)) == (HistoryEntry.RESOLVED_PAID, EventType.SUCCEEDED)
+    assert detail_of(decision) == WHO
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -65,7 +66,11 @@ def test_what_the_statement_shows_as_unpaid_has_failed(kind: Kind, stage: Stage)
     after = decision.payment
     assert after is not None
     assert (after.stage, after.failure, after.needs_review) == (S.FAILED, FOUND_UNPAID, False)
-    assert (decision.what, decision.event, decision.detail) == (FactName.RESOLVED_UNPAID, EventType.FAILED, WHO)
+    assert (noted(decision), event_of(decision), detail_of(decision)) == (
+        HistoryEntry.RESOLVED_UNPAID,
+        EventType.FAILED,
+        WHO,
+    )
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -73,7 +78,7 @@ def test_what_was_looked_at_loses_its_flag_and_nothing_else(stage: Stage) -> Non
     payment = a_flagged(stage)
     decision = resolved(payment, LOOKED_AT)
     assert decision.payment == replace(payment, needs_review=False)
-    assert (decision.what, decision.event, decision.detail) == (REVIEWED, None, WHO)
+    assert (noted(decision), event_of(decision), detail_of(decision)) == (HistoryEntry.REVIEWED, None, WHO)
 
 
 @pytest.mark.parametrize("failure", [SILENCE, FOUND_UNPAID])
@@ -81,7 +86,7 @@ def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: F
     decision = resolved(a_flagged(S.FAILED, failure=failure), PAID)
     assert decision.payment is not None
     assert (decision.payment.stage, decision.payment.failure) == (S.SUCCEEDED, None)
-    assert decision.event is EventType.CORRECTED
+    assert event_of(decision) is EventType.CORRECTED
 
 
 NEVER_SENT = (FailureReason.CANCELLED_BY_CALLER, FailureReason.NOT_SUBMITTED_IN_TIME)
@@ -101,7 +106,7 @@ def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None
     payment = a_flagged(S.FAILED, failure=Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001"))
     decision = resolved(payment, PAID, evidence=evidence_of(receipts_to_confirm=frozenset({RECEIPT})))
     assert decision.payment is not None
-    assert (decision.payment.stage, decision.event) == (S.SUCCEEDED, EventType.CORRECTED)
+    assert (decision.payment.stage, event_of(decision)) == (S.SUCCEEDED, EventType.CORRECTED)
 
 
 @pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "TK61000000", "UC14KD82Q!"])
@@ -151,7 +156,7 @@ def test_an_inquiry_answered_paid_forbids_unpaid(verdict: Verdict) -> None:
         assert "answered an inquiry" in refusal(a_flagged(), UNPAID, evidence=evidence)
     else:
         resolved(a_flagged(), UNPAID, evidence=evidence)
-    assert resolution(PAYMENT_ID, UNPAID).wants_evidence
+    assert resolution(PAYMENT_ID, UNPAID).reads is Reads.EVIDENCE
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])

@@ -16,6 +16,7 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.values import Kind
 from tests.builders import AMOUNT_KES, INQUIRY_TERMS, NOW, a_context, a_payment, a_send, an_inquiry, evidence_of
+from tests.decisions import detail_of
 from tests.unit.test_resolve import LOOKED_AT, NEVER_SENT, OPEN, PAID, UNPAID, WHO, a_flagged, refusal, resolved
 
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
@@ -36,7 +37,7 @@ def test_paid_settles_the_payment_s_amount_unless_the_statement_has_another(kind
     decision = resolved(a_flagged(kind=kind), replace(PAID, amount_kes=400))
     assert decision.payment is not None
     assert (decision.payment.amount_settled_kes, decision.payment.amount_kes) == (400, AMOUNT_KES)
-    assert decision.detail == {**WHO, "amount": "400"}
+    assert detail_of(decision) == {**WHO, "amount": "400"}
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from domain.callback_address import (
     status_operation,
     token,
 )
-from domain.changes import Decided
+from domain.changes import Decided, Disposition, Reads
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
-from domain.lifecycle.record_callback import Disposition, callback_change
+from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
@@ -42,6 +42,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.decisions import answered_by, breaker_opened_by, credential_accepted_at, event_of, noted
 
 D, S, V = Disposition, Stage, Verdict
 PAYOUTS = [Kind.WITHDRAWAL, Kind.BILL_PAYMENT]
@@ -79,8 +80,8 @@ ASKED = an_inquiry(1, at=ASKED_AT)
 def test_a_completed_payout_succeeds_with_the_receipt_of_the_answer(kind: Kind) -> None:
     decision = told(a_due(kind), COMPLETED, ASKED)
     assert (payment_of(decision).stage, payment_of(decision).receipt) == (S.SUCCEEDED, RECEIPT)
-    assert (decision.event, decision.disposition) == (EventType.SUCCEEDED, D.FINALIZED)
-    assert decision.answered == Inquiry(1, NOW, V.PAID, "Completed")
+    assert (event_of(decision), decision.disposition) == (EventType.SUCCEEDED, D.FINALIZED)
+    assert answered_by(decision) == Inquiry(1, NOW, V.PAID, "Completed")
 
 
 @pytest.mark.parametrize("report", [UNDER_WAY, NOT_FOUND, NO_ANSWER, WRONG_CREDENTIAL], ids=lambda report: report.code)
@@ -89,15 +90,15 @@ def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(kin
     """The next question has its own time: an answer is no reason to ask at once."""
     payment = a_due(kind, next_step_at=NOW + timedelta(minutes=2))
     decision = told(payment, report, ASKED)
-    assert (decision.payment, decision.what, decision.is_flagged) == (payment, None, False)
+    assert (decision.payment, noted(decision), decision.is_flagged) == (payment, None, False)
     assert decision.disposition is D.INQUIRY_ANSWERED
-    assert decision.answered == Inquiry(1, NOW, report.verdict, report.code)
+    assert answered_by(decision) == Inquiry(1, NOW, report.verdict, report.code)
 
 
 @pytest.mark.parametrize("report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND, NO_ANSWER], ids=lambda report: report.code)
 def test_only_the_first_answer_to_an_inquiry_that_was_asked_counts(report: Report) -> None:
     for inquiries in ((), (an_inquiry(2, at=ASKED_AT),), (an_inquiry(1, V.VAGUE, at=ASKED_AT),)):
-        assert told(a_due(), report, *inquiries).answered is None
+        assert answered_by(told(a_due(), report, *inquiries)) is None
 
 
 def test_an_answer_that_came_too_late_for_its_number_still_tells_what_it_tells() -> None:
@@ -111,7 +112,7 @@ def test_a_failed_payout_fails_and_the_payment_s_own_id_speaks_for_every_send() 
     payment = a_due(attempts=attempts)
     assert payment_of(told(payment, FAILED, ASKED)).stage is S.IN_DOUBT
     decision = told(payment, replace(FAILED, ids=OWN_ID), ASKED)
-    assert (payment_of(decision).stage, decision.event) == (S.FAILED, EventType.FAILED)
+    assert (payment_of(decision).stage, event_of(decision)) == (S.FAILED, EventType.FAILED)
     assert [attempt.outcome for attempt in payment_of(decision).attempts] == [Outcome.FAILED] * 2
 
 
@@ -130,14 +131,14 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
         payment = a_due()
         decision = told(payment, replace(report, **overrides), ASKED)
         assert decision.payment == replace(payment, needs_review=True)
-        assert (decision.disposition, decision.is_flagged, decision.event) == (disposition, True, None)
+        assert (decision.disposition, decision.is_flagged, event_of(decision)) == (disposition, True, None)
 
 
 def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
     payment = a_due()
     decision = told(payment, UNREADABLE, ASKED)
     assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.UNREADABLE, True)
-    assert (decision.answered, decision.credential_accepted_at) == (None, None)
+    assert (answered_by(decision), credential_accepted_at(decision)) == (None, None)
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
@@ -149,16 +150,16 @@ def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_quest
     decision = told(payment, report, ASKED, operation=operation, source_allowed=False)
     assert decision.payment == replace(payment, next_step_at=NOW)
     assert (decision.disposition, decision.is_flagged) == (D.WRONG_SOURCE, True)
-    assert (decision.answered, decision.opens_breaker, decision.credential_accepted_at) == (None, None, None)
+    assert (answered_by(decision), breaker_opened_by(decision), credential_accepted_at(decision)) == (None, None, None)
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
     payment = a_due(stage=stage)
     decision = told(payment, a_report(Word.TIMEOUT), ASKED, operation="status-1-timeout")
-    assert (decision.payment, decision.what, decision.answered) == (payment, None, None)
+    assert (decision.payment, noted(decision), answered_by(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_flagged) == (D.INQUIRY_ANSWERED, False)
-    assert decision.credential_accepted_at is None  # its queue was slow: nobody read the credential
+    assert credential_accepted_at(decision) is None  # its queue was slow: nobody read the credential
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
@@ -166,7 +167,7 @@ def test_nothing_about_a_deposit_s_status_can_come(operation: str) -> None:
     payment = a_due(Kind.DEPOSIT)
     decision = told(payment, COMPLETED, ASKED, operation=operation)
     assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.OTHER_OPERATION, True)
-    assert decision.answered is None
+    assert answered_by(decision) is None
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
@@ -179,7 +180,7 @@ def test_a_reversal_after_a_success_is_for_a_person() -> None:
     payment = a_due(stage=S.SUCCEEDED)
     decision = told(payment, replace(FAILED, code="Reversed"), ASKED)
     assert decision.payment == replace(payment, needs_review=True)
-    assert (decision.disposition, decision.event) == (D.CONTRADICTION, None)
+    assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
 
 # --- the breaker --------------------------------------------------------------------------------------------------
@@ -188,8 +189,8 @@ def test_a_reversal_after_a_success_is_for_a_person() -> None:
 @pytest.mark.parametrize("stage", [S.AWAITING_RESULT, S.IN_DOUBT, S.SUCCEEDED, S.FAILED])
 def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stage) -> None:
     decision = told(a_due(stage=stage), WRONG_CREDENTIAL, ASKED)
-    assert decision.opens_breaker == f"result 2001 for payment {PAYMENT_ID}"
-    assert decision.credential_accepted_at is None
+    assert breaker_opened_by(decision) == f"result 2001 for payment {PAYMENT_ID}"
+    assert credential_accepted_at(decision) is None
 
 
 @pytest.mark.parametrize("kind", PAYOUTS)
@@ -197,36 +198,40 @@ def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: K
     operation = {Kind.WITHDRAWAL: Operation.WITHDRAWAL, Kind.BILL_PAYMENT: Operation.BILL_PAYMENT}[kind]
     report = a_report(Word.FAILURE, code="8006", refuses_credential=True)
     decision = told(a_due(kind), report, operation=operation)
-    assert decision.opens_breaker == f"result 8006 for payment {PAYMENT_ID}"
+    assert breaker_opened_by(decision) == f"result 8006 for payment {PAYMENT_ID}"
     assert payment_of(decision).stage is S.FAILED
-    assert told(a_due(kind), a_report(Word.FAILURE), operation=operation).opens_breaker is None
+    assert breaker_opened_by(told(a_due(kind), a_report(Word.FAILURE), operation=operation)) is None
 
 
 def test_a_result_that_is_not_believed_opens_nothing() -> None:
     report = replace(WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "somebody-elses")}))
-    assert told(a_due(), report, ASKED).opens_breaker is None
+    assert breaker_opened_by(told(a_due(), report, ASKED)) is None
 
 
 @pytest.mark.parametrize("report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND], ids=lambda report: report.code)
 def test_an_answer_shows_that_the_credential_was_taken_when_the_question_was_asked(report: Report) -> None:
     """Not when it came: the breaker may have opened in between, for a newer refusal."""
     decision = told(a_due(), report, an_inquiry(1, at=ASKED_AT), an_inquiry(2, at=NOW))
-    assert decision.credential_accepted_at == ASKED_AT
+    assert credential_accepted_at(decision) == ASKED_AT
 
 
 def test_an_answer_to_what_was_never_asked_shows_nothing_about_the_credential() -> None:
-    assert told(a_due(), COMPLETED).credential_accepted_at is None
+    assert credential_accepted_at(told(a_due(), COMPLETED)) is None
 
 
 def test_a_result_that_came_by_itself_shows_nothing_about_the_credential() -> None:
     """A payout's result may be old."""
     decision = told(a_due(), a_report(), operation="withdrawal")
-    assert (decision.credential_accepted_at, decision.answered) == (None, None)
+    assert (credential_accepted_at(decision), answered_by(decision)) == (None, None)
 
 
 def test_what_an_answer_needs_to_be_judged_is_loaded_for_it() -> None:
-    for operation, expected in (("status-1", True), ("status-1-timeout", True), ("withdrawal", False)):
-        assert callback_change(PAYMENT_ID, a_callback(operation=operation), COMPLETED).wants_evidence is expected
+    for operation, expected in (
+        ("status-1", Reads.EVIDENCE),
+        ("status-1-timeout", Reads.EVIDENCE),
+        ("withdrawal", Reads.PAYMENT),
+    ):
+        assert callback_change(PAYMENT_ID, a_callback(operation=operation), COMPLETED).reads is expected
 
 
 # --- the addresses of answers -------------------------------------------------------------------------------------

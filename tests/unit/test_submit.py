@@ -10,7 +10,7 @@ import pytest
 
 from domain import errors
 from domain.attempts import Outcome
-from domain.changes import Decided, Exchange
+from domain.changes import Decided, Exchange, HistoryEntry, Reads
 from domain.errors import (
     DeadlinePassed,
     Draining,
@@ -44,6 +44,7 @@ from tests.builders import (
     an_attempting,
     attempts_with,
 )
+from tests.decisions import detail_of, event_of, noted
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TERMS = SubmitTerms(
@@ -139,8 +140,8 @@ def test_an_answer_leads_where_the_stage_table_says(
     decision = answered(payment, error)
     after = payment_of(decision)
     assert after.stage is expected
-    assert (decision.what is not None) == (expected is not stage or after.needs_review)
-    assert decision.event == (EventType.FAILED if expected is Stage.FAILED is not stage else None)
+    assert (noted(decision) is not None) == (expected is not stage or after.needs_review)
+    assert event_of(decision) == (EventType.FAILED if expected is Stage.FAILED is not stage else None)
     assert after.failure == (NO if expected is Stage.FAILED is not stage else a_payment(stage=stage).failure)
 
 
@@ -192,7 +193,7 @@ def test_a_refusal_after_a_success_is_a_contradiction_for_review() -> None:
     decision = answered(payment, Refused(NO))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (Stage.SUCCEEDED, payment.receipt, True)
-    assert (decision.what, decision.event) == ("refused", None)
+    assert (noted(decision), event_of(decision)) == ("refused", None)
 
 
 def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
@@ -210,7 +211,7 @@ def test_an_acknowledgements_ids_are_recorded_however_late_it_comes(stage: Stage
 
 def test_the_history_says_which_error_it_was() -> None:
     decision = answered(a_payment(stage=Stage.SUBMITTING), Refused(NO))
-    assert decision.detail == {"error": "Refused", "provider_code": "400.002.02"}
+    assert detail_of(decision) == {"error": "Refused", "provider_code": "400.002.02"}
 
 
 def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
@@ -225,7 +226,7 @@ def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
     attempting = an_attempting()
     attempting.exchanges += [an_exchange("Invalid Access Token", 404), an_exchange("No such account. " * 100)]
     change = answer_change(PAYMENT_ID, attempting, frozenset(), Refused(NO), TERMS)
-    detail = change.decide(a_payment(stage=Stage.SUBMITTING), a_context()).detail
+    detail = detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
     assert detail["http_status"] == "400"
     assert detail["provider_said"] == ("No such account. " * 100)[:500]
 
@@ -235,7 +236,7 @@ def test_the_history_keeps_the_text_of_a_refusal_only(error: ProviderError | Non
     attempting = an_attempting()
     attempting.exchanges.append(an_exchange("anything"))
     change = answer_change(PAYMENT_ID, attempting, frozenset(), error, TERMS)
-    assert "provider_said" not in change.decide(a_payment(stage=Stage.SUBMITTING), a_context()).detail
+    assert "provider_said" not in detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
 
 
 def test_an_answer_carries_its_exchanges_into_the_record() -> None:
@@ -265,16 +266,16 @@ def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(seconds: float, 
     assert after.stage is expected
     if expected is Stage.FAILED:
         assert after.failure == Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
-        assert (decision.what, decision.event) == (FactName.TOO_OLD, EventType.FAILED)
+        assert (noted(decision), event_of(decision)) == (HistoryEntry.TOO_OLD, EventType.FAILED)
     else:
-        assert (decision.what, decision.event) == (None, None)
+        assert (noted(decision), event_of(decision)) == (None, None)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
 def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
     payment = aged(1e6, stage)
     decision = expiry(PAYMENT_ID, TERMS.claim).decide(payment, a_context())
-    assert (decision.payment, decision.what, decision.event) == (payment, None, None)
+    assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
 
 
 def test_each_kind_has_an_age_of_its_own() -> None:
@@ -301,7 +302,7 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
     decision = lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context())
     after = payment_of(decision)
     assert after.stage is expected
-    assert decision.what == (FactName.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None)
+    assert noted(decision) == (HistoryEntry.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None)
     assert after.attempts[0].outcome is None  # its answer may still come, and counts
 
 
@@ -309,12 +310,12 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
 def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
     decision = lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context())
-    assert (decision.payment, decision.what) == (payment, None)
+    assert (decision.payment, noted(decision)) == (payment, None)
 
 
 def test_only_a_proof_that_it_was_not_sent_takes_a_flag_away() -> None:
     """Evidence is loaded for that answer alone; another must not read its absence as silence."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
     change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), OutcomeUnknown(), TERMS)
-    assert not change.wants_evidence
+    assert change.reads is Reads.PAYMENT
     assert payment_of(change.decide(payment, a_context())).needs_review

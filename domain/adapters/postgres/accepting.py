@@ -27,6 +27,7 @@ from domain.adapters.postgres.engine import (
 from domain.adapters.postgres.epoch import EPOCH
 from domain.adapters.postgres.limiting import AllowanceContended, refused_by_limits
 from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
+from domain.changes import HistoryEntry
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestRefused, StoreUnavailable
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
 from domain.lifecycle.accept import Acceptance, NewPayment
@@ -76,7 +77,7 @@ reserved AS (
     RETURNING id
 )
 INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail)
-SELECT history_id, sent.id, 1, now(), '{Stage.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
+SELECT history_id, sent.id, 1, now(), '{HistoryEntry.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
 FROM sent JOIN created ON created.id = sent.id
 RETURNING payment_id, {EPOCH} AS epoch
 """)

@@ -16,13 +16,14 @@ import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
+from domain.adapters.postgres.effects import sort_effects
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
 from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.rows import attempts_from, payment_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
 from domain.attempts import IdKind, ProviderId, ProviderIds
-from domain.changes import Announcement, Change, ChangeResult, Context, Decided
+from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Context, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
 from domain.events import event_body, json_text
 from domain.inquiry import Evidence
@@ -116,10 +117,10 @@ async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[C
         item = _prepare(change, before, decided, new_ids, transaction)
         written.append(item)
         results.append(ChangeResult(item.decided, item.announcement))
-    repeated = await write(transaction, written)
-    decisions = [item.decided for item in written]
-    await change_breaker(transaction, decisions)
-    if not await change_operations(transaction, decisions):
+    effects = sort_effects([item.decided for item in written])
+    repeated = await write(transaction, written, effects)
+    await change_breaker(transaction, effects)
+    if not await change_operations(transaction, effects):
         raise TakenMeanwhile
     return [_marked(result, change, repeated) for result, change in zip(results, batch, strict=True)]
 
@@ -199,24 +200,26 @@ def _prepare(
     if before is None or after is None:
         return Written(change, before, decided, new_ids, None, None)
     after = stamped(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=transaction.now)
-    if decided.what is None:
+    entry = decided.entry
+    if entry is None:
         return Written(change, before, replace(decided, payment=after), new_ids, None, None)
     after = replace(after, sequence=before.sequence + 1, updated_at=transaction.now)
     history_id = uuid_utils.uuid7()
     body = None
-    if decided.event is not None:
+    announced = decided.effect(AnnounceEvent)
+    if announced is not None:
         after = replace(after, event_due=transaction.now)
-        body = event_body(decided.event, event_id=history_id, payment=after, at=transaction.now)
+        body = event_body(announced.type, event_id=history_id, payment=after, at=transaction.now)
     history = {
         "id": history_id,
         "payment_id": after.id,
         "sequence": after.sequence,
-        "what": decided.what,
+        "what": entry.what.value,
         "previous_stage": before.stage.value,
         "stage": after.stage.value,
         "attempt_id": decided.attempt_id,
-        "detail": json_text(dict(decided.detail)),
-        "event_type": decided.event.value if decided.event else None,
+        "detail": json_text(dict(entry.detail)),
+        "event_type": announced.type.value if announced else None,
         "event_body": body,
     }
     announcement = Announcement(history_id=history_id, payment_id=after.id, body=body) if body else None

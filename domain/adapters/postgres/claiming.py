@@ -27,11 +27,12 @@ from domain.adapters.postgres.brakes import (
 )
 from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, is_unavailable, sqlstate
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
+from domain.changes import HistoryEntry
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
 from domain.lifecycle.record_answer import ClaimTerms
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
-from domain.stages import FactName, Stage, Step
+from domain.stages import Stage, Step
 from domain.times import HANDED_OVER_FOR
 from domain.values import Kind
 
@@ -81,7 +82,7 @@ free AS (
 ), noted AS (
     INSERT INTO mkwanja.payment_history
         (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail)
-    SELECT sent.history_id, claimed.id, claimed.sequence, now(), '{FactName.CLAIMED}', '{Stage.ACCEPTED}', claimed.stage,
+    SELECT sent.history_id, claimed.id, claimed.sequence, now(), '{HistoryEntry.CLAIMED}', '{Stage.ACCEPTED}', claimed.stage,
            claimed.attempt_id, '{{}}'
     FROM claimed JOIN sent ON sent.id = claimed.id
 )

@@ -21,11 +21,12 @@ from domain.adapters.postgres.brakes import (
     STANDING,
     STANDING_HELD,
 )
+from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
 from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
-from domain.changes import Change, Decided
+from domain.changes import Change, Disposition, Reads
 from domain.inquiry import Evidence, Inquiry, Verdict
-from domain.lifecycle.record_callback import REMINDERS, Disposition
+from domain.lifecycle.record_callback import REMINDERS
 from domain.operations import Operation
 from domain.report import Word
 from domain.stages import Step
@@ -51,12 +52,12 @@ _OPERATIONS = [operation.value for operation in (*RESULT_OPERATIONS.values(), *T
 
 async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> dict[UUID, Evidence]:
     """The evidence that `changes` ask for, by payment."""
-    ids = [change.payment_id for change in changes if change.wants_evidence or change.is_claim]
+    ids = [change.payment_id for change in changes if change.reads is not Reads.PAYMENT]
     if not ids:
         return {}
     parameters = {"ids": ids}
     brakes = STANDING
-    if any(change.is_claim for change in changes):
+    if any(change.reads is Reads.CLAIM for change in changes):
         await transaction.run(HOLD_BRAKES)
         brakes = STANDING_HELD
     inquiries: dict[UUID, list[Inquiry]] = defaultdict(list)
@@ -101,20 +102,16 @@ def _said(row: Any) -> Evidence:
     )
 
 
-async def change_breaker(transaction: Transaction, decisions: Sequence[Decided]) -> None:
+async def change_breaker(transaction: Transaction, effects: BatchEffects) -> None:
     """Opens or closes the breaker in the commit of the fact that says so. Opening wins."""
-    if not any(decided.opens_breaker or decided.credential_accepted_at for decided in decisions):
+    accepted = effects.credential_accepted_at
+    if not (accepted or effects.breaker_reasons):
         return
     await transaction.run(CHANGE_BRAKES)
-    accepted = [decided.credential_accepted_at for decided in decisions if decided.credential_accepted_at]
     if accepted and await transaction.rows(CLOSE_BREAKER, {"accepted_at": max(accepted)}):
         log.warning("breaker_closed")
-    for decided in decisions:
-        if decided.opens_breaker and decided.payment is not None:
-            can_be_asked_about = decided.payment.question is Step.STATUS
-            parameters = {
-                "reason": decided.opens_breaker,
-                "payment_id": decided.payment.id if can_be_asked_about else None,
-            }
-            if await transaction.rows(OPEN_BREAKER, parameters):
-                log.error("breaker_opened", reason=decided.opens_breaker)
+    for payment, reason in effects.breaker_reasons:
+        can_be_asked_about = payment.question is Step.STATUS
+        parameters = {"reason": reason, "payment_id": payment.id if can_be_asked_about else None}
+        if await transaction.rows(OPEN_BREAKER, parameters):
+            log.error("breaker_opened", reason=reason)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import structlog
 
 from domain.adapters.postgres.brakes import COUNT_REFUSALS, HOLD_OPERATION, RELEASE_OPERATIONS, TAKE_OPERATION_PROBE
+from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
-from domain.changes import Decided
 from domain.operations import (
     SETTINGS_REFUSALS_MAX,
     Heard,
@@ -24,13 +24,13 @@ from domain.operations import (
 log = structlog.get_logger()
 
 
-async def change_operations(transaction: Transaction, decisions: Sequence[Decided]) -> bool:
-    """Takes probes, holds and releases operations, as `decisions` say. False if a probe was taken by another worker."""
-    for operation in sorted(decided.takes_probe for decided in decisions if decided.takes_probe):
+async def change_operations(transaction: Transaction, effects: BatchEffects) -> bool:
+    """Takes probes, holds and releases operations, as `effects` say. False if a probe was taken by another worker."""
+    for operation in sorted(effects.probed):
         if not await transaction.rows(TAKE_OPERATION_PROBE, {"name": operation.value}):
             return False
         log.warning("operation_probed", operation=operation.value)
-    heard = [decided.heard for decided in decisions if decided.heard is not None]
+    heard = effects.heard
     await _release(transaction, [item for item in heard if item.standing is Standing.WORKS])
     for operation in sorted({item.operation for item in heard}):
         await _hold(transaction, operation, [item for item in heard if item.operation is operation])

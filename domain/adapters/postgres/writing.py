@@ -9,11 +9,13 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
 from domain.adapters.postgres.rows import CHANGED_COLUMNS, changed_values, columns, unnest
 from domain.attempts import Attempt, ProviderIds
 from domain.changes import Announcement, Change, Decided
 from domain.events import json_text
+from domain.inquiry import Inquiry
 from domain.payment import Payment
 
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
@@ -122,7 +124,7 @@ class TakenMeanwhile(Exception):
     """Another transaction recorded one of our ids, or took our probe, between the look and the write."""
 
 
-async def write(transaction: Transaction, written: Sequence[Written]) -> frozenset[UUID]:
+async def write(transaction: Transaction, written: Sequence[Written], effects: BatchEffects) -> frozenset[UUID]:
     """Writes all of `written`; the ids of callbacks that are on record often enough and were not stored once more."""
     ids = [
         {"kind": kind, "value": value, "payment_id": item.change.payment_id, "attempt_id": item.decided.attempt_id}
@@ -150,8 +152,8 @@ async def write(transaction: Transaction, written: Sequence[Written]) -> frozens
         for item in written
         for attempt in _new_attempts(item)
     ]
-    asked = [_asked_values(item) for item in written if item.decided.asked]
-    answered = [_answered_values(item) for item in written if item.decided.answered]
+    asked = [_inquiry_values(payment, inquiry) for payment, inquiry in effects.inquiries]
+    answered = [_answer_values(payment_id, inquiry) for payment_id, inquiry in effects.answers]
     history = [item.history for item in written if item.history]
     callbacks = [_callback_values(item) for item in written if item.change.callback]
     exchanges = [values for item in written for values in _exchange_values(item.change)]
@@ -194,32 +196,23 @@ def _new_attempts(item: Written) -> list[Attempt]:
     return [attempt for attempt in item.decided.payment.attempts if attempt.id not in known]
 
 
-def _asked_values(item: Written) -> dict[str, Any]:
-    asked, payment = item.decided.asked, item.decided.payment
-    assert asked is not None and payment is not None  # noqa: S101, PT018 - asked for by the caller
+def _inquiry_values(payment: Payment, inquiry: Inquiry) -> dict[str, Any]:
     return {
         "payment_id": payment.id,
-        "number": asked.number,
+        "number": inquiry.number,
         "api": payment.question,
-        "is_probe": asked.is_probe,
-        "of_former_account": asked.of_former_account,
+        "is_probe": inquiry.is_probe,
+        "of_former_account": inquiry.of_former_account,
     }
 
 
-def _answered_values(item: Written) -> dict[str, Any]:
-    answered = item.decided.answered
-    assert answered is not None  # noqa: S101 - asked for by the caller
-    return {
-        "payment_id": item.change.payment_id,
-        "number": answered.number,
-        "verdict": answered.verdict,
-        "code": answered.code,
-    }
+def _answer_values(payment_id: UUID, inquiry: Inquiry) -> dict[str, Any]:
+    return {"payment_id": payment_id, "number": inquiry.number, "verdict": inquiry.verdict, "code": inquiry.code}
 
 
 def _callback_values(item: Written) -> dict[str, Any]:
-    callback = item.change.callback
-    assert callback is not None  # noqa: S101 - asked for by the caller
+    callback, disposition = item.change.callback, item.decided.disposition
+    assert callback is not None and disposition is not None  # noqa: S101, PT018 - every message is judged
     return {
         "id": callback.id,
         "payment_id": item.change.payment_id,
@@ -229,7 +222,7 @@ def _callback_values(item: Written) -> dict[str, Any]:
         "content_type": callback.content_type,
         "body": callback.body,
         "body_sha256": callback.body_sha256,
-        "disposition": item.decided.disposition,
+        "disposition": disposition.value,
         "is_flagged": item.decided.is_flagged,
         "word": callback.word,
         "receipt": callback.receipt,

@@ -1,0 +1,66 @@
+"""What a decision says, in a word for each effect: for tests that compare one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from domain.changes import (
+    AnnounceEvent,
+    CloseBreaker,
+    Decided,
+    HistoryEntry,
+    JudgeOperation,
+    OpenBreaker,
+    ProbeOperation,
+    StoreAnswer,
+    StoreInquiry,
+)
+from domain.events import EventType
+from domain.inquiry import Inquiry
+from domain.operations import Heard, Operation
+
+
+def noted(decided: Decided) -> HistoryEntry | None:
+    """What its entry in the history says, if it has one."""
+    return decided.entry.what if decided.entry is not None else None
+
+
+def detail_of(decided: Decided) -> Mapping[str, str]:
+    return decided.entry.detail if decided.entry is not None else {}
+
+
+def event_of(decided: Decided) -> EventType | None:
+    effect = decided.effect(AnnounceEvent)
+    return effect.type if effect is not None else None
+
+
+def asked_by(decided: Decided) -> Inquiry | None:
+    effect = decided.effect(StoreInquiry)
+    return effect.inquiry if effect is not None else None
+
+
+def answered_by(decided: Decided) -> Inquiry | None:
+    effect = decided.effect(StoreAnswer)
+    return effect.inquiry if effect is not None else None
+
+
+def breaker_opened_by(decided: Decided) -> str | None:
+    """The reason for which the breaker is opened, if it is."""
+    effect = decided.effect(OpenBreaker)
+    return effect.reason if effect is not None else None
+
+
+def credential_accepted_at(decided: Decided) -> datetime | None:
+    effect = decided.effect(CloseBreaker)
+    return effect.accepted_at if effect is not None else None
+
+
+def heard_by(decided: Decided) -> Heard | None:
+    effect = decided.effect(JudgeOperation)
+    return effect.heard if effect is not None else None
+
+
+def probed_by(decided: Decided) -> Operation | None:
+    effect = decided.effect(ProbeOperation)
+    return effect.operation if effect is not None else None

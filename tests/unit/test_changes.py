@@ -1,0 +1,128 @@
+"""What a decision can say is closed: its entry in the history, its effects, and which of them go together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import domain
+from domain.adapters.postgres.effects import BatchEffects, sort_effects
+from domain.changes import (
+    AnnounceEvent,
+    CloseBreaker,
+    Decided,
+    Disposition,
+    Effect,
+    HistoryEntry,
+    JudgeOperation,
+    NewEntry,
+    OpenBreaker,
+    ProbeOperation,
+    StoreAnswer,
+    StoreInquiry,
+)
+from domain.events import EventType
+from domain.inquiry import Inquiry, Verdict
+from domain.lifecycle.record_callback import Noted
+from domain.operations import Heard, Operation, Standing
+from domain.stages import FactName
+from gateway.openapi.views import HistoryItem
+from tests.builders import NOW, a_payment
+
+ROOT = Path(domain.__file__).parent.parent
+
+# These texts are in records and in answers to callers. One that is gone from here is in somebody's database.
+TEXTS = {
+    "accepted", "claimed", "claim_lost", "acknowledged", "refused", "not_acted", "outcome_unknown", "lease_expired",
+    "too_old", "cancelled_by_caller", "no_result_confirmed", "resolved_paid", "resolved_unpaid", "success_reported",
+    "failure_reported", "awaits_confirmation", "success_without_receipt", "amount_differs", "amount_not_certain",
+    "ids_differ", "receipt_of_another_payment", "contradiction", "needs_a_person", "account_not_configured", "reviewed",
+    "inquiry_asked_for",
+}  # fmt: skip
+
+PAYMENT = a_payment()
+ASK = StoreInquiry(Inquiry(1, NOW))
+ANSWER = StoreAnswer(Inquiry(1, NOW, Verdict.NO_RESULT))
+OPEN, CLOSE = OpenBreaker("result 2001"), CloseBreaker(NOW)
+JUDGE = JudgeOperation(Heard(operation=Operation.B2C, standing=Standing.WORKS, since=NOW))
+PROBE, ANNOUNCE = ProbeOperation(Operation.B2C), AnnounceEvent(EventType.FAILED)
+ENTRY = NewEntry(HistoryEntry.REFUSED)
+
+
+def test_the_texts_of_the_history_stay_what_they_are() -> None:
+    assert {entry.value for entry in HistoryEntry} == TEXTS
+
+
+def test_every_fact_has_an_entry_of_its_own_name() -> None:
+    assert [NewEntry.of_fact(fact).what.value for fact in FactName] == [fact.value for fact in FactName]
+
+
+def test_every_disposition_that_is_noted_has_an_entry_of_its_own_name() -> None:
+    noted = {Disposition(each) for each in get_args(Noted)}
+    assert {HistoryEntry(each.value).value for each in noted} == {each.value for each in noted}
+
+
+def test_what_openapi_says_of_the_texts_holds_for_each() -> None:
+    pattern = HistoryItem.model_json_schema()["properties"]["what"]["pattern"]
+    assert [entry for entry in HistoryEntry if not re.search(pattern, entry.value)] == []
+
+
+def test_the_runbook_explains_entries_that_exist() -> None:
+    table = (ROOT / "docs" / "runbook" / "README.md").read_text().split("| `what` in its history |")[1].split("\n\n")[0]
+    first_cells = [line.split("|")[1].split(", once")[0].split(", from")[0] for line in table.splitlines()[2:]]
+    named = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
+    assert len(named) > 10
+    assert [name for name in named if name not in TEXTS] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "domain").rglob("*.py")), ids=lambda path: path.name)
+def test_no_statement_writes_an_entry_that_is_not_a_member(path: Path) -> None:
+    """It takes `what` from a parameter, which is a `HistoryEntry`, or names one."""
+    for statement in path.read_text().split("INSERT INTO mkwanja.payment_history")[1:]:
+        values = statement.split("SELECT", 1)[1].split("FROM", 1)[0]
+        assert "now(), what, " in values or re.search(r"now\(\), '\{HistoryEntry\.\w+\}', ", values), values
+
+
+def test_every_effect_is_sorted_to_where_it_is_written() -> None:
+    payment = a_payment()
+    decided = [
+        Decided(payment=payment, entry=ENTRY, effects=(ANNOUNCE, ASK, OPEN, JUDGE, PROBE)),
+        Decided(payment=payment, effects=(ANSWER, CLOSE)),
+        Decided(payment=None),
+    ]
+    assert {type(effect) for each in decided for effect in each.effects} == set(get_args(Effect))
+    assert sort_effects(decided) == BatchEffects(
+        inquiries=[(payment, ASK.inquiry)],
+        answers=[(payment.id, ANSWER.inquiry)],
+        breaker_reasons=[(payment, "result 2001")],
+        credential_accepted_at=[NOW],
+        heard=[JUDGE.heard],
+        probed=[Operation.B2C],
+    )
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"payment": None, "entry": ENTRY},
+        {"payment": None, "effects": (ASK,)},
+        {"payment": PAYMENT, "effects": (ANNOUNCE,)},
+        {"payment": PAYMENT, "effects": (ASK, ANSWER)},
+        {"payment": PAYMENT, "effects": (OPEN, CLOSE)},
+        {"payment": PAYMENT, "effects": (ASK, ASK)},
+        {"payment": PAYMENT, "is_flagged": True},
+    ],
+    ids=", ".join,
+)
+def test_a_decision_that_cannot_be_written_is_not_made(says: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        Decided(**says)
+
+
+def test_a_decision_finds_its_own_effects() -> None:
+    decided = Decided(payment=PAYMENT, entry=ENTRY).with_effect(ANNOUNCE).with_effect(None).with_effect(JUDGE)
+    assert (decided.effect(JudgeOperation), decided.effect(StoreInquiry)) == (JUDGE, None)
+    assert decided.effects == (ANNOUNCE, JUDGE)
