@@ -10,33 +10,19 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from uuid import UUID
 
-from domain.values import Kind
+from domain.kinds import RULES, Kind
+from domain.stages import Step
 
+# Every operation but those of questions, which are numbered: `status-{n}`, and its timeout.
+MESSAGES_OF_PAYMENTS = frozenset(
+    operation
+    for rules in RULES.values()
+    for operation in (rules.result_operation, rules.timeout_operation)
+    if operation is not None
+)
 
-class Operation(StrEnum):
-    """What a message is about; it alone decides how a body is read. `status-{n}` and its timeout are numbered besides."""
-
-    DEPOSIT = "deposit"
-    WITHDRAWAL = "withdrawal"
-    BILL_PAYMENT = "bill-payment"
-    WITHDRAWAL_TIMEOUT = "withdrawal-timeout"
-    BILL_PAYMENT_TIMEOUT = "bill-payment-timeout"
-
-
-RESULT_OPERATIONS = {
-    Kind.DEPOSIT: Operation.DEPOSIT,
-    Kind.WITHDRAWAL: Operation.WITHDRAWAL,
-    Kind.BILL_PAYMENT: Operation.BILL_PAYMENT,
-}
-TIMEOUT_OPERATIONS = {
-    Kind.WITHDRAWAL: Operation.WITHDRAWAL_TIMEOUT,
-    Kind.BILL_PAYMENT: Operation.BILL_PAYMENT_TIMEOUT,
-}
-
-_NAMES = frozenset(operation.value for operation in Operation)
 _STATUS_OPERATION = re.compile(r"status-([1-9]\d{0,5})(-timeout)?", re.ASCII)
 
 # 160 bits: more than anyone can guess, and an address that stays short.
@@ -45,15 +31,16 @@ _TOKEN_BYTES = 20
 
 def is_operation(text: str) -> bool:
     """Whether `text` is in the closed set of operations."""
-    return text in _NAMES or _STATUS_OPERATION.fullmatch(text) is not None
+    return text in MESSAGES_OF_PAYMENTS or _STATUS_OPERATION.fullmatch(text) is not None
 
 
 def fits_kind(operation: str, kind: Kind) -> bool:
     """Whether a message of `operation` can be about a payment of `kind`."""
-    if operation in _NAMES:
-        return operation in (RESULT_OPERATIONS[kind], TIMEOUT_OPERATIONS.get(kind))
-    # A deposit is asked about by STK query, which answers at once.
-    return kind is not Kind.DEPOSIT and inquiry_number(operation) is not None
+    rules = RULES[kind]
+    if operation in MESSAGES_OF_PAYMENTS:
+        return operation in (rules.result_operation, rules.timeout_operation)
+    # STK query answers at once, and by no address.
+    return rules.question is Step.STATUS and inquiry_number(operation) is not None
 
 
 def status_operation(number: int, *, for_timeout: bool = False) -> str:

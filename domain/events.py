@@ -16,7 +16,6 @@ from uuid import UUID
 
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 
 EVENT_SOURCE = "/mkwanja/payments"
 
@@ -127,22 +126,8 @@ def public_entry(entry: Entry, *, for_backend: bool = False) -> dict[str, Any]:
 
 def _parties(payment: Payment) -> dict[str, Any]:
     """Who pays whom, in the fields of the payment's kind."""
-    match payment.kind:
-        case Kind.DEPOSIT:
-            return {
-                "phone_number": payment.phone_number,
-                "account_reference": payment.account_reference,
-                "description": payment.description,
-            }
-        case Kind.WITHDRAWAL:
-            return {
-                "phone_number": payment.phone_number,
-                "purpose": payment.purpose.value if payment.purpose else None,
-                "remarks": payment.remarks,
-            }
-        case Kind.BILL_PAYMENT:
-            party = {"paybill": payment.paybill} if payment.paybill else {"till": payment.till}
-            return {**party, "account_reference": payment.account_reference, "remarks": payment.remarks}
+    parties = {name: value for name in payment.rules.parties if (value := getattr(payment, name)) is not None}
+    return parties | {name: getattr(payment, name) for name, _ in payment.rules.texts}
 
 
 def _provider_ids(payment: Payment) -> dict[str, list[str]]:

@@ -14,19 +14,16 @@ from enum import StrEnum
 from domain.account import SendAccount
 from domain.attempts import Outcome
 from domain.failures import FailureReason
-from domain.operations import COOL_DOWN, OPERATION_OF_KIND, Operation
+from domain.kinds import Kind
+from domain.operations import COOL_DOWN, Operation
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 
 # A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words": send).
 SENDS_MAX = 4
 
 # So many not-found answers, of different inquiries, permit another send of a withdrawal under its own id.
 _NOT_FOUND_NEEDED = 2
-
-# A deposit's failure that only queries told needs as many that agree.
-_AGREEING_NEEDED = 2
 
 # A deposit fails for silence after so many answers without a result; more where one was Daraja's vaguest code.
 _SILENT_ANSWERS_NEEDED = 3
@@ -144,7 +141,6 @@ class InquiryTerms:
     result_window: timedelta  # how long a deposit's result may be awaited before silence counts
     not_found_trusted_after: timedelta  # since the last send
     lease: timedelta
-    expires_after: Mapping[Kind, timedelta]
     operation_cool_down: timedelta = COOL_DOWN
     accounts: Mapping[Kind, SendAccount] = field(default_factory=dict)  # by which this worker sends and asks
 
@@ -156,7 +152,6 @@ SHIPPED_TERMS = InquiryTerms(
     result_window=timedelta(seconds=180),
     not_found_trusted_after=timedelta(seconds=300),
     lease=timedelta(seconds=60),
-    expires_after={},
 )
 
 
@@ -196,19 +191,19 @@ def last_sent_at(payment: Payment, terms: InquiryTerms) -> datetime:
 def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
     """Whether `payment` may be sent again, under its one id, though it is in doubt.
 
-    Only a withdrawal: Daraja refuses its id's second use (daraja.md §4.2). And only where Daraja has twice said, long
+    Only one that has a key: Daraja refuses its second use (daraja.md §4.2). And only where Daraja has twice said, long
     enough after the last send, that it knows nothing of it; or where every send was answered "too busy". And only by the
     account of every send that may have acted: another account's use of the id is not refused.
     """
     outcomes = {attempt.outcome for attempt in payment.attempts}
     is_open = (
         payment.stage is Stage.IN_DOUBT
-        and payment.kind is Kind.WITHDRAWAL
+        and payment.rules.can_be_sent_again
         and not payment.needs_review
         and payment.sends < SENDS_MAX
-        and now - payment.created_at < terms.expires_after[payment.kind]
+        and now < payment.expires_at
         and not evidence.payouts_are_stopped
-        and not evidence.is_held(OPERATION_OF_KIND[payment.kind])
+        and not evidence.is_held(payment.rules.operation)
     )
     daraja_may_have_it = evidence.speaks_of_it or bool(
         outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED}
@@ -237,14 +232,12 @@ def result_window_ends(payment: Payment, evidence: Evidence, terms: InquiryTerms
 
 
 def outcome_may_come_until(payment: Payment, evidence: Evidence, terms: InquiryTerms) -> datetime:
-    """Until when Daraja's own word about the last send is to be awaited, by the payment's kind."""
-    match payment.kind:
-        case Kind.DEPOSIT:
-            return result_window_ends(payment, evidence, terms)
-        case Kind.WITHDRAWAL:
-            return last_sent_at(payment, terms) + max(terms.interval_max, terms.not_found_trusted_after)
-        case Kind.BILL_PAYMENT:
-            return last_sent_at(payment, terms) + terms.interval_max
+    """Until when Daraja's own word about the last send is to be awaited, as long as a payment of its kind is waited for."""
+    if payment.rules.fails_by_silence:
+        return result_window_ends(payment, evidence, terms)
+    if payment.rules.can_be_sent_again:
+        return last_sent_at(payment, terms) + max(terms.interval_max, terms.not_found_trusted_after)
+    return last_sent_at(payment, terms) + terms.interval_max
 
 
 def is_of_account(payment: Payment, terms: InquiryTerms) -> bool:
@@ -254,12 +247,12 @@ def is_of_account(payment: Payment, terms: InquiryTerms) -> bool:
 
 
 def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
-    """Whether a deposit's silence has lasted long enough to end it as `no_result_confirmed`.
+    """Whether silence has lasted long enough to end it as `no_result_confirmed`, if silence ends its kind.
 
     Where it can be asked about, only answers count that came to questions after the window. While we cannot ask, or
     hold a message that claims success, it stays open. "Still under processing" counts from the latest end of the window.
     """
-    if payment.kind is not Kind.DEPOSIT or payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
+    if not payment.rules.fails_by_silence or payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
     window_ends = result_window_ends(payment, evidence, terms)
     is_claimed = evidence.claims_success or any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries)
@@ -289,9 +282,13 @@ def _apart(inquiries: Sequence[Inquiry], terms: InquiryTerms) -> list[Inquiry]:
     return kept
 
 
-def is_agreed(evidence: Evidence, code: str | None) -> bool:
-    """Whether enough inquiries were answered with this failure to believe it without a callback."""
-    return sum(i.verdict is Verdict.FAILED and i.code == code for i in evidence.inquiries) >= _AGREEING_NEEDED
+def is_agreed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
+    """Whether enough inquiries were answered with this failure to believe it without a callback.
+
+    Where one is enough, the answer that is being judged is that one: it need not be on record yet.
+    """
+    needed = payment.rules.failed_answers_needed
+    return needed == 1 or sum(i.verdict is Verdict.FAILED and i.code == code for i in evidence.inquiries) >= needed
 
 
 def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
@@ -309,8 +306,9 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: I
     if payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
     if payment.question is None:
-        window = max(terms.interval_max, terms.result_window) if payment.kind is Kind.DEPOSIT else terms.interval_max
-        return now >= last_sent_at(payment, terms) + window
+        is_by_window = payment.rules.fails_by_silence
+        wait = max(terms.interval_max, terms.result_window) if is_by_window else terms.interval_max
+        return now >= last_sent_at(payment, terms) + wait
     return asked_since(last_sent_at(payment, terms), evidence) >= ASKED_IN_VAIN_MAX
 
 
@@ -329,13 +327,13 @@ def next_look_at(payment: Payment, evidence: Evidence, now: datetime, terms: Inq
 
 
 def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
-    """Whether Daraja, asked about the successes that wait for its word, said that it failed. A deposit's queries must agree."""
+    """Whether Daraja, asked about the successes that wait for its word, said that it failed; often enough for its kind."""
     since = evidence.to_confirm_since
     denials = sum(
         inquiry.verdict is Verdict.FAILED and since is not None and inquiry.asked_at >= since
         for inquiry in evidence.inquiries
     )
-    return denials >= (_AGREEING_NEEDED if payment.kind is Kind.DEPOSIT else 1)
+    return denials >= payment.rules.failed_answers_needed
 
 
 def second_look_at(payment: Payment, now: datetime) -> datetime | None:

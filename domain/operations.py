@@ -10,14 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from uuid import UUID
 
-from domain.attempts import Outcome
 from domain.errors import DuplicateSubmission, ProductRefused, ProviderError, Refused
 from domain.failures import FailureReason
-from domain.payment import Payment
 from domain.stages import Step
-from domain.values import Kind
 
 
 class Operation(StrEnum):
@@ -29,13 +25,6 @@ class Operation(StrEnum):
     STK_QUERY = "stk_query"
     STATUS = "status"
 
-
-# The one place that says which operation sends a payment.
-OPERATION_OF_KIND = {
-    Kind.DEPOSIT: Operation.STK_PUSH,
-    Kind.WITHDRAWAL: Operation.B2C,
-    Kind.BILL_PAYMENT: Operation.B2B,
-}
 
 OPERATION_OF_QUESTION = {Step.QUERY: Operation.STK_QUERY, Step.STATUS: Operation.STATUS}
 
@@ -82,22 +71,3 @@ def standing_of_answer(error: ProviderError | None) -> Standing | None:
             return Standing.SETTINGS_REFUSED if is_ours else Standing.WORKS
         case _:
             return None
-
-
-def heard_of_send(
-    payment: Payment, attempt_id: UUID, error: ProviderError | None, cool_down: timedelta
-) -> Heard | None:
-    """What the answer to an attempt of `payment` says about its operation, if it says anything."""
-    standing = standing_of_answer(error)
-    answered = next((attempt for attempt in payment.attempts if attempt.id == attempt_id), None)
-    if standing is None or answered is None or answered.claimed_at is None:
-        return None
-    if standing is Standing.SETTINGS_REFUSED and answered.outcome is Outcome.REFUSED:
-        return None  # counted already: a COMMIT whose outcome was lost is done again
-    return Heard(
-        operation=OPERATION_OF_KIND[payment.kind],
-        standing=standing,
-        since=answered.claimed_at,
-        cool_down=cool_down,
-        code=error.code if error is not None else None,
-    )

@@ -13,10 +13,11 @@ from typing import assert_never
 from uuid import UUID
 
 from domain.account import SendAccount
-from domain.attempts import Attempt, IdKind, Outcome, ProviderIds, told
+from domain.attempts import Attempt, IdKind, Outcome, ProviderId, ProviderIds, told
 from domain.failures import Failure
+from domain.kinds import RULES, Kind, KindRules
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Step
-from domain.values import Kind, Purpose
+from domain.values import Purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +42,6 @@ class Fact:
     account: SendAccount | None = None
 
 
-# The id by which Daraja can be asked about a payment, where it has to be one of Daraja's own.
-ASKED_BY = {Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST, Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
     """A payment as it stands in Postgres."""
@@ -65,6 +62,7 @@ class Payment:
     metadata: Mapping[str, str]
     idempotency_key: str
     created_at: datetime
+    expires_at: datetime  # past it nothing is sent, first or again; by the database's clock
     updated_at: datetime
     finalized_at: datetime | None = None
     receipt: str | None = None
@@ -105,6 +103,17 @@ class Payment:
         )
 
     @property
+    def rules(self) -> KindRules:
+        """What distinguishes its kind from others."""
+        return RULES[self.kind]
+
+    @property
+    def own_id(self) -> ProviderId | None:
+        """The payment's id as Daraja was given it, as (kind of id, value); None where Daraja takes none of ours."""
+        key = self.rules.resend_key
+        return (key, str(self.id)) if key is not None else None
+
+    @property
     def next_step(self) -> Step | None:
         """What is due at `next_step_at`, or None where nothing is."""
         if self.next_step_at is None:
@@ -122,10 +131,10 @@ class Payment:
     @property
     def question(self) -> Step | None:
         """How Daraja can be asked about this payment (design.md, "In doubt, by kind"), or None where it cannot."""
-        id_kind = ASKED_BY.get(self.kind)
+        id_kind = self.rules.asked_by
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
             return None
-        return Step.QUERY if self.kind is Kind.DEPOSIT else Step.STATUS
+        return self.rules.question
 
     @property
     def sends(self) -> int:
@@ -135,7 +144,7 @@ class Payment:
     @property
     def asked_about(self) -> Attempt | None:
         """The attempt that an inquiry is about: the newest that may have acted, of those with an id to ask by."""
-        id_kind = ASKED_BY.get(self.kind)
+        id_kind = self.rules.asked_by
         known = [a for a in self.attempts if id_kind is None or any(kind == id_kind for kind, _ in a.provider_ids)]
         open_attempts = [attempt for attempt in known if attempt.outcome is not Outcome.NOT_ACTED]
         return next(reversed(open_attempts or known), None)
@@ -153,13 +162,13 @@ class Payment:
     def disagrees_with(self, ids: ProviderIds) -> bool:
         """Whether one of `ids` differs from all that are known of its kind. An absent id contradicts nothing.
 
-        One that nobody had yet is the id of a send that has none of its kind: each send of a withdrawal is given its own,
-        also one that Daraja said it had not taken.
+        One that nobody had yet is the id of a send that has none of its kind: each send under the payment's own id is given
+        its own, also one that Daraja said it had not taken.
         """
         heard = [
             attempt
             for attempt in self.attempts
-            if attempt.provider_ids or attempt.outcome is not Outcome.NOT_ACTED or self.kind is Kind.WITHDRAWAL
+            if attempt.provider_ids or attempt.outcome is not Outcome.NOT_ACTED or self.rules.can_be_sent_again
         ]
         for id_kind, value in ids:
             of_kind = [{known for kind, known in attempt.provider_ids if kind == id_kind} for attempt in heard]
@@ -175,8 +184,7 @@ class Payment:
         """
         conversations = {key for key in ids if key[0] == IdKind.CONVERSATION}
         originators = {key for key in ids if key[0] == IdKind.ORIGINATOR_CONVERSATION}
-        own = (IdKind.ORIGINATOR_CONVERSATION, str(self.id)) if self.kind is Kind.WITHDRAWAL else None
-        unknown = originators - self.provider_ids - {own}
+        unknown = originators - self.provider_ids - {self.own_id}
         is_ours = bool(conversations) and conversations <= self.provider_ids
         return ids - unknown if is_ours and len(originators) == 1 else ids
 

@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from domain.errors import LimitExceeded, NotPermitted, RateLimited, RequestRefused
+from domain.kinds import PAYMENT_MAX_KES, RULES, Kind
 from domain.payment import Payment
-from domain.values import NAIROBI, PAYMENT_MAX_KES, Caller, Kind, PaymentRequest, Role
+from domain.values import NAIROBI, Caller, PaymentRequest, Role
 
 MINUTE = timedelta(seconds=60)
 
@@ -112,7 +113,7 @@ class Allowances:
 
 def require_permission(caller: Caller, kind: Kind) -> None:
     """Raises NotPermitted. Money out is for backends, because this service does not know a user's balance."""
-    if kind.moves_money_out and not caller.is_backend:
+    if RULES[kind].moves_money_out and not caller.is_backend:
         raise NotPermitted("Only a backend (role service_role) may move money out.")
 
 
@@ -132,7 +133,7 @@ def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Ch
         phone, phone_per_day = request.phone_number, policy.phone_amount_per_day_kes
         if phone_per_day is not None:
             found.append(Charge(Meter.PHONE_DAY, phone, request.amount_kes, phone_per_day))
-        if request.kind is Kind.DEPOSIT and policy.deposits_per_minute is not None:
+        if RULES[request.kind].is_prompt and policy.deposits_per_minute is not None:
             found.append(Charge(Meter.PHONE_MINUTE, phone, 1, policy.deposits_per_minute))
     # Before what is left of any limit is judged: a caller that is told to come back should then have a chance.
     for charge in found:

@@ -12,18 +12,7 @@ from datetime import timedelta, timezone
 from enum import StrEnum
 from uuid import UUID
 
-
-class Kind(StrEnum):
-    """What a payment does."""
-
-    DEPOSIT = "deposit"  # a customer pays us: STK push
-    WITHDRAWAL = "withdrawal"  # we pay a customer: B2C
-    BILL_PAYMENT = "bill_payment"  # we pay a paybill or a till: B2B
-
-    @property
-    def moves_money_out(self) -> bool:
-        """Whether our own money leaves. Such payments obey the brakes and carry the initiator's credential."""
-        return self is not Kind.DEPOSIT
+from domain.kinds import RULES, Kind, Reference
 
 
 class Purpose(StrEnum):
@@ -41,21 +30,10 @@ class Role(StrEnum):
     BACKEND = "service_role"
 
 
-# The most that Safaricom moves in one payment, in whole shillings (daraja.md §9).
-PAYMENT_MAX_KES = 250_000
-
 # Kenya has kept UTC+3 without daylight saving since 1960: no table of time zones is needed.
 NAIROBI = timezone(timedelta(hours=3), "EAT")
 
-# Whole shillings, per payment (daraja.md §2.5, §4.1, §9).
-AMOUNT_LIMITS_KES: dict[Kind, tuple[int, int]] = {
-    Kind.DEPOSIT: (1, PAYMENT_MAX_KES),
-    Kind.WITHDRAWAL: (10, PAYMENT_MAX_KES),
-    Kind.BILL_PAYMENT: (1, PAYMENT_MAX_KES),
-}
-
-# Daraja prints both to the payer; longer ones are cut or refused (daraja.md §2.1, §5).
-ACCOUNT_REFERENCE_LENGTH_MAX = {Kind.DEPOSIT: 12, Kind.BILL_PAYMENT: 13}
+# Daraja shows them to people; longer ones are cut or refused (daraja.md §2.1, §4.1).
 DESCRIPTION_LENGTH_MAX = 13
 REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
@@ -63,11 +41,6 @@ DEFAULT_TEXT = "Payment"
 
 # Also printed in /openapi.json: so in the words that every dialect of patterns has, and without flags.
 PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17][0-9]{8})")
-ACCOUNT_REFERENCE = {
-    Kind.DEPOSIT: re.compile(r"[A-Za-z0-9]+"),
-    # An account that another business made up: its separators are a part of it.
-    Kind.BILL_PAYMENT: re.compile(r"[A-Za-z0-9./-]+(?: +[A-Za-z0-9./-]+)*"),
-}
 SHORTCODE = re.compile(r"[0-9]{5,7}")
 STORABLE_TEXT = re.compile(r"[^\u0000]*")
 
@@ -129,7 +102,7 @@ def phone_number(text: str) -> str:
 
 def amount_kes(value: object, kind: Kind) -> int:
     """`value` as whole shillings within the provider's limits for `kind`."""
-    low, high = AMOUNT_LIMITS_KES[kind]
+    low, high = RULES[kind].amount_limits_kes
     if type(value) is not int:  # bool is an int in Python, and never an amount
         raise ValueError(f"must be a whole number of shillings, written as a JSON integer from {low} to {high}")
     if not low <= value <= high:
@@ -137,12 +110,10 @@ def amount_kes(value: object, kind: Kind) -> int:
     return value
 
 
-def account_reference(text: str, kind: Kind) -> str:
+def account_reference(text: str, rule: Reference) -> str:
     """`text` as a reference that the payer's statement can show, or as an account with a paybill."""
-    longest = ACCOUNT_REFERENCE_LENGTH_MAX[kind]
-    if len(text) > longest or not ACCOUNT_REFERENCE[kind].fullmatch(text):
-        more = ", also -, ., / and blanks inside" if kind is Kind.BILL_PAYMENT else ""
-        raise ValueError(f"must be 1 to {longest} letters and digits{more}")
+    if len(text) > rule.length_max or not rule.pattern.fullmatch(text):
+        raise ValueError(f"must be 1 to {rule.length_max} {rule.in_words}")
     return text
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from domain import values
-from domain.values import Kind
+from domain.kinds import KindRules, Reference
 from gateway import cursors
 from gateway.cursors import FeedPlace, HistoryPlace, PagePlace
 
@@ -55,8 +55,14 @@ def _whole_number(low: int, high: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _amount(kind: Kind) -> BeforeValidator:
-    return BeforeValidator(lambda value: values.amount_kes(value, kind))
+def check_amount(rules: KindRules) -> BeforeValidator:
+    """Checks an amount against the limits of its kind."""
+    return BeforeValidator(lambda value: values.amount_kes(value, rules.kind))
+
+
+def told_amount(rules: KindRules) -> WithJsonSchema:
+    """How `/openapi.json` tells those limits."""
+    return _told_from(*rules.amount_limits_kes)
 
 
 def _text(check: Callable[[str], str]) -> AfterValidator:
@@ -67,8 +73,21 @@ def _line(shortest: int, longest: int) -> AfterValidator:
     return _text(lambda text: values.plain_text(text, shortest, longest))
 
 
-def _reference(kind: Kind) -> AfterValidator:
-    return _text(lambda text: values.account_reference(text, kind))
+def check_reference(rules: KindRules) -> AfterValidator:
+    """Checks an account reference by the rule of its kind."""
+    reference = _reference_of(rules)
+    return _text(lambda text: values.account_reference(text, reference))
+
+
+def told_reference(rules: KindRules) -> WithJsonSchema:
+    """How `/openapi.json` tells that rule."""
+    reference = _reference_of(rules)
+    return _told_as(reference.pattern, minLength=1, maxLength=reference.length_max)
+
+
+def _reference_of(rules: KindRules) -> Reference:
+    assert rules.reference is not None  # noqa: S101 - a kind whose body has the field has the rule
+    return rules.reference
 
 
 def as_schema(pattern: re.Pattern[str], **more: Any) -> dict[str, Any]:
@@ -89,19 +108,10 @@ def _line_told_from(shortest: int, longest: int) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "minLength": shortest, "maxLength": longest, "format": "plain-text"})
 
 
-def _reference_told(kind: Kind) -> WithJsonSchema:
-    return _told_as(values.ACCOUNT_REFERENCE[kind], minLength=1, maxLength=values.ACCOUNT_REFERENCE_LENGTH_MAX[kind])
-
-
 _STORABLE_TOLD = as_schema(values.STORABLE_TEXT)
 
-DepositAmount = Annotated[int, _amount(Kind.DEPOSIT), _told_from(*values.AMOUNT_LIMITS_KES[Kind.DEPOSIT])]
-WithdrawalAmount = Annotated[int, _amount(Kind.WITHDRAWAL), _told_from(*values.AMOUNT_LIMITS_KES[Kind.WITHDRAWAL])]
-BillAmount = Annotated[int, _amount(Kind.BILL_PAYMENT), _told_from(*values.AMOUNT_LIMITS_KES[Kind.BILL_PAYMENT])]
 PhoneNumber = Annotated[str, _text(values.phone_number), _told_as(values.PHONE_NUMBER, minLength=10, maxLength=13)]
 Shortcode = Annotated[str, _text(values.shortcode), _told_as(values.SHORTCODE, minLength=5, maxLength=7)]
-DepositReference = Annotated[str, _reference(Kind.DEPOSIT), _reference_told(Kind.DEPOSIT)]
-BillReference = Annotated[str, _reference(Kind.BILL_PAYMENT), _reference_told(Kind.BILL_PAYMENT)]
 Remarks = Annotated[str, _line(*values.REMARKS_LENGTH), _line_told_from(*values.REMARKS_LENGTH)]
 Description = Annotated[str, _line(1, values.DESCRIPTION_LENGTH_MAX), _line_told_from(1, values.DESCRIPTION_LENGTH_MAX)]
 Owner = Annotated[str, _line(1, OWNER_LENGTH_MAX), _line_told_from(1, OWNER_LENGTH_MAX)]

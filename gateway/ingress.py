@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,10 +27,12 @@ from domain.changes import ChangeResult
 from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable
 from domain.events import public_entry, public_payment
 from domain.idempotency import FirstAnswer, fingerprint
+from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, accept, answer_refusal, cancel
 from domain.payment import Payment
 from domain.policy import Policy, charges, may_see, require_permission
-from domain.values import Caller, Kind
+from domain.values import Caller
+from gateway import routes
 from gateway.auth import TokenVerifier
 from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.aiohttp_internals import make_application
@@ -44,17 +46,8 @@ from gateway.openapi.document import document
 from gateway.problems import answer_with_problems
 from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
 from gateway.resources import HEALTH_ROUTES, Resources
-from gateway.routes import (
-    CANCEL_PAYMENT,
-    DOCUMENT,
-    LIST_EVENTS,
-    LIST_PAYMENTS,
-    PAYING,
-    READ_HISTORY,
-    READ_PAYMENT,
-    Route,
-)
-from gateway.schemas import (
+from gateway.schemas.bodies import payment_request
+from gateway.schemas.queries import (
     EventParameters,
     HistoryParameters,
     NoParameters,
@@ -63,7 +56,6 @@ from gateway.schemas import (
     history_position,
     next_cursor,
     page_query,
-    payment_request,
     query,
 )
 from gateway.turns import Turn, Turns
@@ -80,6 +72,7 @@ class Ingress:
 
     resources: Resources
     policy: Policy
+    expires_after: Mapping[Kind, timedelta]
     verifier: TokenVerifier
     turns: Turns
     accepting: Accepting
@@ -120,6 +113,7 @@ class Ingress:
                 caller=caller,
                 idempotency_key=key,
                 fingerprint=mark,
+                expires_after=self.expires_after[kind],
                 charges=taken,
                 answer=lambda payment: _json(public_payment(payment, for_backend=caller.is_backend)),
             )
@@ -298,6 +292,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     ingress = Ingress(
         resources=resources,
         policy=policy,
+        expires_after=settings.expires_after,
         verifier=verifier,
         turns=Turns(resources, policy, CallerRates(resources.redis)),
         accepting=Accepting(resources.database),
@@ -310,7 +305,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         ),
     )
     load = Load(
-        INGRESS_AT_HAND_MAX, is_counted=lambda request: route_pattern(request) not in (*HEALTH_ROUTES, DOCUMENT.path)
+        INGRESS_AT_HAND_MAX,
+        is_counted=lambda request: route_pattern(request) not in (*HEALTH_ROUTES, routes.DOCUMENT.path),
     )
     # Those of health read the record past the line.
     finish_health = ingress.line.finishing(lambda request: route_pattern(request) in HEALTH_ROUTES)
@@ -332,14 +328,14 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         await resources.close()
 
     app.cleanup_ctx.append(lifetime)
-    handlers: dict[Route, Handler] = {
-        **{route: ingress.accepts(kind) for kind, route in PAYING.items()},
-        LIST_PAYMENTS: ingress.page,
-        LIST_EVENTS: ingress.events,
-        READ_PAYMENT: ingress.read,
-        CANCEL_PAYMENT: ingress.cancel,
-        READ_HISTORY: ingress.history,
-        DOCUMENT: _document_handler(),
+    handlers: dict[routes.Route, Handler] = {
+        **{route: ingress.accepts(kind) for kind, route in routes.PAYING.items()},
+        routes.LIST_PAYMENTS: ingress.page,
+        routes.LIST_EVENTS: ingress.events,
+        routes.READ_PAYMENT: ingress.read,
+        routes.CANCEL_PAYMENT: ingress.cancel,
+        routes.READ_HISTORY: ingress.history,
+        routes.DOCUMENT: _document_handler(),
     }
     for route, handler in handlers.items():
         add = app.router.add_get if route.method == "GET" else app.router.add_post

@@ -9,12 +9,12 @@ from typing import Literal
 from pydantic import BaseModel
 
 from domain import errors
-from domain.values import Kind
+from domain.kinds import Kind
 from gateway.openapi import views
 from gateway.problems import HTTP_PROBLEMS, PROBLEMS, Problem
-from gateway.schemas import (
-    BODIES,
-    Body,
+from gateway.schemas import SCHEMAS
+from gateway.schemas.kind_schema import Body
+from gateway.schemas.queries import (
     EventParameters,
     HistoryParameters,
     NoParameters,
@@ -101,25 +101,18 @@ _IDEMPOTENT = (
 )
 
 
-def _pay(kind: Kind, path: str, name: str, summary: str) -> Route:
-    return Route(
-        name=name,
+PAYING: Mapping[Kind, Route] = {
+    kind: Route(
+        name=schema.route_name,
         method="POST",
-        path=path,
+        path=schema.path,
         tag="Payments",
-        summary=summary,
+        summary=schema.summary,
         description=_IDEMPOTENT,
-        body=BODIES[kind],
+        body=schema.body,
         said={202: _ACCEPTED},
     )
-
-
-PAYING: Mapping[Kind, Route] = {
-    Kind.DEPOSIT: _pay(Kind.DEPOSIT, "/v1/deposits", "createDeposit", "Ask a customer to pay us"),
-    Kind.WITHDRAWAL: _pay(Kind.WITHDRAWAL, "/v1/withdrawals", "createWithdrawal", "Pay a customer (backends only)"),
-    Kind.BILL_PAYMENT: _pay(
-        Kind.BILL_PAYMENT, "/v1/bill-payments", "createBillPayment", "Pay a paybill or a till (backends only)"
-    ),
+    for kind, schema in SCHEMAS.items()
 }
 
 LIST_PAYMENTS = Route(

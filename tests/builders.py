@@ -14,10 +14,11 @@ from domain.changes import Context, StoredCallback
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
 from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
+from domain.kinds import RULES, Kind
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from domain.values import Caller, Kind, Purpose, Role
+from domain.values import Caller, Purpose, Role
 
 NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
 PAYMENT_ID = UUID("0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
@@ -82,17 +83,20 @@ def attempts_with(*outcomes: Outcome | None) -> tuple[Attempt, ...]:
     return tuple(an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 1))
 
 
+# As the settings are shipped.
+_EXPIRIES = {
+    "deposit_expires_after_seconds": timedelta(seconds=60),
+    "payout_expires_after_seconds": timedelta(days=1),
+    "bill_expires_after_seconds": timedelta(minutes=10),
+}
+EXPIRES_AFTER = {kind: _EXPIRIES[rules.expiry_setting] for kind, rules in RULES.items()}
+
 INQUIRY_TERMS = InquiryTerms(
     first_after=timedelta(seconds=30),
     interval_max=timedelta(seconds=300),
     result_window=timedelta(seconds=180),
     not_found_trusted_after=timedelta(seconds=300),
     lease=timedelta(seconds=60),
-    expires_after={
-        Kind.DEPOSIT: timedelta(seconds=60),
-        Kind.WITHDRAWAL: timedelta(days=1),
-        Kind.BILL_PAYMENT: timedelta(minutes=10),
-    },
     accounts=ACCOUNTS,
 )
 
@@ -112,6 +116,7 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
         "metadata": {},
         "idempotency_key": "order-42",
         "created_at": NOW - timedelta(seconds=10),
+        "expires_at": overrides.get("created_at", NOW - timedelta(seconds=10)) + EXPIRES_AFTER[kind],
         "updated_at": NOW - timedelta(seconds=5),
         "finalized_at": NOW if stage.is_final else None,
         "receipt": RECEIPT if stage is Stage.SUCCEEDED else None,

@@ -40,13 +40,13 @@ from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.errors import impossible
 from domain.adapters.settings.worker import WorkerSettings
 from domain.inquiry import InquiryTerms
+from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.reconcile import Sweeper, SweepTerms
 from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
 from domain.lifecycle.submit import Submitter
 from domain.stages import Step
-from domain.values import Kind
 from workers.accounts import watch_former_accounts
 from workers.jobs import take_step
 from workers.retries import RetryingProvider
@@ -258,11 +258,6 @@ def _digest(text: str) -> str:
 def _claim_terms(settings: WorkerSettings) -> ClaimTerms:
     return ClaimTerms(
         lease=timedelta(seconds=settings.submitting_lease_seconds),
-        expires_after={
-            Kind.DEPOSIT: timedelta(seconds=settings.deposit_expires_after_seconds),
-            Kind.WITHDRAWAL: timedelta(seconds=settings.payout_expires_after_seconds),
-            Kind.BILL_PAYMENT: timedelta(seconds=settings.bill_expires_after_seconds),
-        },
         accounts=_accounts(settings),
     )
 
@@ -274,7 +269,6 @@ def _inquiry_terms(settings: WorkerSettings, claim: ClaimTerms) -> InquiryTerms:
         result_window=timedelta(seconds=settings.deposit_result_window_seconds),
         not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
         lease=claim.lease,
-        expires_after=claim.expires_after,
         operation_cool_down=timedelta(seconds=settings.operation_cool_down_seconds),
         accounts=claim.accounts,
     )
@@ -296,7 +290,7 @@ def _accounts(settings: WorkerSettings) -> dict[Kind, SendAccount]:
     payouts = SendAccount.of(
         **where, shortcode=settings.daraja_payout_shortcode, initiator=settings.daraja_initiator_name
     )
-    return {kind: payouts if kind.moves_money_out else deposits for kind in Kind}
+    return {kind: payouts if rules.moves_money_out else deposits for kind, rules in RULES.items()}
 
 
 def _account(settings: WorkerSettings) -> Account:

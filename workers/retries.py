@@ -14,8 +14,8 @@ import structlog
 import tenacity
 
 from domain.adapters import observability
-from domain.adapters.daraja.answers import ACKNOWLEDGED
 from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
+from domain.adapters.daraja.status import ACKNOWLEDGED
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
 from domain.attempts import ProviderIds
 from domain.changes import Exchange
@@ -32,12 +32,12 @@ from domain.errors import (
 from domain.failures import FailureReason
 from domain.fence import Attempting
 from domain.inquiry import Verdict
+from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import Asked
 from domain.operations import Standing
 from domain.payment import Payment
 from domain.report import Report
 from domain.stages import Step
-from domain.values import Kind
 
 log = structlog.get_logger()
 
@@ -46,10 +46,7 @@ _TRIES_MAX = 4
 _FIRST_WAIT_SECONDS = 0.2
 _WAIT_SECONDS_MAX = 2.0
 
-# Each bill payment lost in `submitting` is a person's afternoon: Daraja gives B2B no key (design.md, rule 11).
-_BILL_PAYMENTS_AT_ONCE = 4
-_BILL_SLOT_WAIT_SECONDS = 1.0
-
+_OWN_SLOT_WAIT_SECONDS = 1.0
 
 # Payouts before inquiries before pushes; and none starves (design.md: a limit on everything).
 _PAYOUTS = Turn("payouts")
@@ -73,7 +70,10 @@ class RetryingProvider:
         self._rate = rate
         self._budgets = budgets or {}
         self._slots = asyncio.Semaphore(slots)
-        self._bill_slots = asyncio.Semaphore(_BILL_PAYMENTS_AT_ONCE)
+        # Of kinds that few may be under way of at once.
+        self._own_slots = {
+            kind: asyncio.Semaphore(rules.at_once_max) for kind, rules in RULES.items() if rules.at_once_max is not None
+        }
         self._draining = draining
 
     @asynccontextmanager
@@ -81,15 +81,17 @@ class RetryingProvider:
         """See `domain.lifecycle.submit.Provider.readied`."""
         await self._client.ready()
         async with self._slots:
-            if kind is not Kind.BILL_PAYMENT:
-                await self._take_turn(_PUSHES if kind is Kind.DEPOSIT else _PAYOUTS)
+            turn = _PUSHES if RULES[kind].is_prompt else _PAYOUTS
+            own_slots = self._own_slots.get(kind)
+            if own_slots is None:
+                await self._take_turn(turn)
                 yield
                 return
-            if self._bill_slots.locked():
+            if own_slots.locked():
                 # Not waited for here: a job that waits keeps its place from payments of other kinds.
-                raise Throttled("all slots for bill payments are taken", wait_seconds=_BILL_SLOT_WAIT_SECONDS)
-            async with self._bill_slots:
-                await self._take_turn(_PAYOUTS)
+                raise Throttled(f"all slots for {kind} are taken", wait_seconds=_OWN_SLOT_WAIT_SECONDS)
+            async with own_slots:
+                await self._take_turn(turn)
                 yield
 
     async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from domain.kinds import PAYMENT_MAX_KES
 from domain.policy import CallerLimits, Policy, WithoutRedis
-from domain.values import PAYMENT_MAX_KES, Role
+from domain.values import Role
 
 UNLIMITED = "unlimited"
 NEVER = "never"

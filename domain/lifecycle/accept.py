@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
@@ -14,10 +14,11 @@ from domain.changes import Change, ChangeResult, ChangingStore, Context, Decided
 from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel, Unavailable
 from domain.failures import Failure, FailureReason
 from domain.idempotency import FirstAnswer
+from domain.kinds import RULES, Default
 from domain.payment import Fact, Payment
 from domain.policy import Charge, may_see
 from domain.stages import FactName, Stage
-from domain.values import DEFAULT_TEXT, Caller, Kind, PaymentRequest, reference_from
+from domain.values import DEFAULT_TEXT, Caller, PaymentRequest, reference_from
 
 _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
 
@@ -26,7 +27,7 @@ _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
 class NewPayment:
     """A payment about to be accepted. `answer` renders what its caller is told, once the database's time is known.
 
-    `charges` is what it takes of limits; a replay takes nothing.
+    It may be sent for `expires_after` from then on. `charges` is what it takes of limits; a replay takes nothing.
     """
 
     id: UUID
@@ -35,6 +36,7 @@ class NewPayment:
     idempotency_key: str
     fingerprint: bytes
     answer: Callable[[Payment], bytes]
+    expires_after: timedelta
     charges: tuple[Charge, ...] = ()
 
 
@@ -74,9 +76,12 @@ async def accept(
     idempotency_key: str,
     fingerprint: bytes,
     answer: Callable[[Payment], bytes],
+    expires_after: timedelta,
     charges: tuple[Charge, ...] = (),
 ) -> Acceptance:
     """Records the payment and its key in one commit; the answer is then owed to every retry, byte for byte.
+
+    It is sent within `expires_after` of that commit, or not at all.
 
     Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable (nothing half done).
     """
@@ -89,6 +94,7 @@ async def accept(
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             answer=answer,
+            expires_after=expires_after,
             charges=charges,
         )
     )
@@ -130,8 +136,10 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
 
 
 def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:
-    if request.kind is not Kind.WITHDRAWAL and request.account_reference is None:
-        request = replace(request, account_reference=reference_from(payment_id))
-    if request.kind is Kind.DEPOSIT:
-        return replace(request, description=request.description or DEFAULT_TEXT)
-    return replace(request, remarks=request.remarks or DEFAULT_TEXT)
+    defaults = {Default.WORD: DEFAULT_TEXT, Default.FROM_ID: reference_from(payment_id)}
+    left_out: dict[str, Any] = {
+        name: defaults[default]
+        for name, default in RULES[request.kind].texts
+        if default is not None and not getattr(request, name)
+    }
+    return replace(request, **left_out)

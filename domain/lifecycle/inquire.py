@@ -48,6 +48,7 @@ from domain.inquiry import (
     result_window_ends,
     wait_after,
 )
+from domain.kinds import RULES
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.former_accounts import account_of, not_asked
 from domain.lifecycle.record_callback import decide_report, with_answer
@@ -57,7 +58,6 @@ from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import FactName, Stage, Step
 from domain.times import HANDED_OVER_FOR
-from domain.values import Kind
 
 log = structlog.get_logger()
 
@@ -107,9 +107,9 @@ class Inquirer:
 
     async def inquire(self, due: Due) -> None:
         """Asks about the payment if that is due, or sends it again if that is permitted; else changes nothing."""
-        can_be_resent = due.kind is Kind.WITHDRAWAL and due.stage is Stage.IN_DOUBT
+        can_be_resent = RULES[due.kind].can_be_sent_again and due.stage is Stage.IN_DOUBT
         if can_be_resent and await self._may_be_resent(due.payment_id):
-            await self._submitter.resend(due.payment_id, self._terms)
+            await self._submitter.resend(due.payment_id, due.kind, self._terms)
         elif due.is_due:
             await self._ask_when_ready(due.payment_id, is_probe=False)
 

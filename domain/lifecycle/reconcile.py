@@ -21,15 +21,15 @@ from domain.account import SendAccount
 from domain.changes import Announcement, Change, ChangingStore, Context, Decided, NewEntry
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import InquiryTerms, last_sent_at
+from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer, watching
 from domain.lifecycle.record_answer import ClaimTerms
 from domain.lifecycle.submit import Due, expiry
-from domain.operations import OPERATION_OF_KIND, Operation
+from domain.operations import Operation
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Step
 from domain.times import HANDED_OVER_FOR
-from domain.values import Kind
 
 log = structlog.get_logger()
 
@@ -206,12 +206,12 @@ class Sweeper:
 
         Of a held operation whose cool-down is over one payment is woken: the first to claim probes it.
         """
-        stopped = [kind for kind in Kind if kind.moves_money_out and found.payouts_are_stopped]
-        held = [kind for kind in Kind if OPERATION_OF_KIND[kind] in found.held_operations and kind not in stopped]
+        stopped = kinds_that(lambda rules: rules.moves_money_out and found.payouts_are_stopped)
+        held = kinds_that(lambda rules: rules.operation in found.held_operations and rules.kind not in stopped)
         free = [kind for kind in Kind if kind not in stopped and kind not in held]
         count = 0
         for kind in held:
-            if OPERATION_OF_KIND[kind] in found.probes_due:
+            if RULES[kind].operation in found.probes_due:
                 count += await self._submit_or_expire([kind], limit=1, is_woken=True)
         if stopped or held:
             count += await self._submit_or_expire([*stopped, *held], limit=_HELD_LOOKED_AT_MAX, is_woken=False)
@@ -221,8 +221,8 @@ class Sweeper:
 
     async def _submit_or_expire(self, kinds: Collection[Kind], *, limit: int, is_woken: bool) -> int:
         due = await self._due.take_due(Step.SUBMIT, limit=limit, next_step_in=HANDED_OVER_FOR, kinds=kinds)
-        too_old = [item for item in due if item.age >= self._terms.claim.expires_after[item.kind]]
-        await self._change_all([expiry(item.payment_id, self._terms.claim) for item in too_old])
+        too_old = [item for item in due if item.is_expired]
+        await self._change_all([expiry(item.payment_id) for item in too_old])
         if is_woken:
             await self._wake([item.payment_id for item in due if item not in too_old])
         return len(due)
@@ -250,7 +250,8 @@ class Sweeper:
         return len(due)
 
     async def _probe(self) -> int:
-        account = self._terms.claim.accounts.get(Kind.WITHDRAWAL)
+        [kind, *_] = kinds_that(lambda rules: rules.uses_credential)  # one account pays all of them
+        account = self._terms.claim.accounts.get(kind)
         payment_id = await self._due.take_probe(self._terms.breaker_cool_down, COOL_DOWN_MAX, account)
         if payment_id is None:
             return 0

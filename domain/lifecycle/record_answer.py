@@ -32,11 +32,11 @@ from domain.errors import (
 )
 from domain.events import PROVIDER_SAID
 from domain.fence import Attempting
+from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
-from domain.operations import COOL_DOWN, heard_of_send
+from domain.operations import COOL_DOWN, Heard, Standing, standing_of_answer
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
-from domain.values import Kind
 
 log = structlog.get_logger()
 
@@ -54,10 +54,9 @@ _SAID_CHARACTERS_MAX = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimTerms:
-    """What must hold for a claim, judged by the database's clock in the claim's own WHERE."""
+    """What a claim is made with."""
 
     lease: timedelta
-    expires_after: Mapping[Kind, timedelta]
     accounts: Mapping[Kind, SendAccount] = field(default_factory=dict)  # kept with the attempt, in the claim's commit
 
 
@@ -145,8 +144,8 @@ def without_claim(
         return Decided(payment=payment)
     found = replace(fact, name=FactName.CLAIM_LOST, at=context.now, account=account)
     after = payment.after(found)
-    # Only a withdrawal has an id whose second use Daraja refuses. A failure was told to its caller as the end.
-    is_second_send = payment.kind is not Kind.WITHDRAWAL and payment.sends > 0
+    # Without an id whose second use Daraja refuses, both may have paid. A failure was told to its caller as the end.
+    is_second_send = not payment.rules.can_be_sent_again and payment.sends > 0
     is_for_a_person = is_second_send or payment.stage is Stage.FAILED or bool(context.ids_of_others)
     if after.stage is not payment.stage or payment.stage is Stage.FAILED:
         after = replace(after, next_step_at=context.now + ask_after)
@@ -256,3 +255,22 @@ def _detail(error: ProviderError | None, attempting: Attempting) -> dict[str, st
         detail["http_status"] = str(last.http_status)
         detail[PROVIDER_SAID] = (last.answer or "")[:_SAID_CHARACTERS_MAX]
     return detail
+
+
+def heard_of_send(
+    payment: Payment, attempt_id: UUID, error: ProviderError | None, cool_down: timedelta
+) -> Heard | None:
+    """What the answer to an attempt of `payment` says about its operation, if it says anything."""
+    standing = standing_of_answer(error)
+    answered = next((attempt for attempt in payment.attempts if attempt.id == attempt_id), None)
+    if standing is None or answered is None or answered.claimed_at is None:
+        return None
+    if standing is Standing.SETTINGS_REFUSED and answered.outcome is Outcome.REFUSED:
+        return None  # counted already: a COMMIT whose outcome was lost is done again
+    return Heard(
+        operation=payment.rules.operation,
+        standing=standing,
+        since=answered.claimed_at,
+        cool_down=cool_down,
+        code=error.code if error is not None else None,
+    )

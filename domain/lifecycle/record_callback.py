@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
-from domain.attempts import IdKind, Outcome, ProviderIds
+from domain.attempts import Outcome, ProviderIds
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.changes import (
     Change,
@@ -34,7 +34,6 @@ from domain.lifecycle.former_accounts import of_another_credential
 from domain.payment import Fact, Payment
 from domain.report import Report, Word
 from domain.stages import FactName, Stage
-from domain.values import Kind
 
 # What is noted in the payment's history as well, under the same name.
 Noted = Literal[
@@ -240,8 +239,8 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if claims_success:
         # A callback that was not believed by itself says that it was paid: what is said against it ends nothing.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    is_query = payment.kind is Kind.DEPOSIT and report.verdict is not None
-    if is_query and payment.stage is not Stage.FAILED and not is_agreed(context.evidence, report.code):
+    is_answer = report.verdict is not None
+    if is_answer and payment.stage is not Stage.FAILED and not is_agreed(payment, context.evidence, report.code):
         # Queries have contradicted callbacks (daraja.md §3): one more must agree.
         about = payment.attempt_named_by(report.ids)
         return Decided(payment=payment, attempt_id=about, ids=report.ids, disposition=Disposition.NOT_AGREED_YET)
@@ -335,14 +334,12 @@ def _names_another_amount(payment: Payment, report: Report) -> bool:
 
 
 def _disagrees(payment: Payment, report: Report) -> bool:
-    if payment.kind is Kind.WITHDRAWAL and any(
-        id_kind == IdKind.ORIGINATOR_CONVERSATION and value != str(payment.id) for id_kind, value in report.ids
-    ):
+    own = payment.own_id
+    if own is not None and any(id_kind == own[0] and value != own[1] for id_kind, value in report.ids):
         return True
     return payment.disagrees_with(report.ids)
 
 
 def _names_our_own_id(payment: Payment, report: Report) -> bool:
     """Whether it speaks for all sends: the id is one account's own, so not where two accounts have used it."""
-    is_ours = payment.kind is Kind.WITHDRAWAL and (IdKind.ORIGINATOR_CONVERSATION, str(payment.id)) in report.ids
-    return is_ours and len(payment.accounts) <= 1
+    return payment.own_id in report.ids and len(payment.accounts) <= 1

@@ -18,7 +18,7 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import SHIPPED_TERMS, Evidence, InquiryTerms, Verdict, outcome_may_come_until, success_is_denied
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
-from domain.values import AMOUNT_LIMITS_KES, is_receipt
+from domain.values import is_receipt
 
 _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
@@ -159,7 +159,7 @@ def _amount_paid(payment: Payment, context: Context, resolved: Resolution) -> in
                 "(--amount)."
             )
         return payment.amount_kes
-    most = AMOUNT_LIMITS_KES[payment.kind][1]
+    most = payment.rules.amount_limits_kes[1]
     if not 1 <= resolved.amount_kes <= most:
         raise ResolutionRefused(f"Give the statement's amount in whole shillings, from 1 to {most} (--amount).")
     return resolved.amount_kes

@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat as uuid_utils
 
+from domain.account import SendAccount
 from domain.attempts import ProviderIds
 from domain.changes import Change, ChangingStore, Context, Decided, NewEntry, ProbeOperation, Reads, event_effects
 from domain.errors import (
@@ -31,12 +32,11 @@ from domain.errors import (
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
 from domain.inquiry import InquiryTerms, may_be_resent
+from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.record_answer import Answer, AnswerRecorder, ClaimTerms, SubmitTerms, answer_change
-from domain.operations import OPERATION_OF_KIND
+from domain.lifecycle.record_answer import Answer, AnswerRecorder, SubmitTerms, answer_change
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage, Step
-from domain.values import Kind
 
 log = structlog.get_logger()
 
@@ -47,8 +47,9 @@ _Claim = Callable[[UUID], Awaitable[Payment | None]]  # by attempt id: the payme
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A payment and its next step. `age` counts from acceptance, by the database's clock; `is_due`: within seconds.
+    """A payment and its next step.
 
+    `is_expired`: by the database's clock it may not be sent any more. `is_due`: within seconds.
     `is_held`: no claim could succeed now, because a brake is engaged, its operation is held, or a person is to look at it
     first. It is only a look; the claim's own WHERE decides.
     """
@@ -56,7 +57,7 @@ class Due:
     payment_id: UUID
     kind: Kind
     stage: Stage
-    age: timedelta
+    is_expired: bool
     step: Step | None = None
     is_due: bool = True
     is_held: bool = False
@@ -69,8 +70,12 @@ class ClaimingStore(Protocol):
         """What must be known before a claim is tried, or None. Raises StoreUnavailable."""
         ...
 
-    async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
+    async def claim(
+        self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: SendAccount | None
+    ) -> Payment | None:
         """The payment with `submitting` committed under this attempt, or None if it may not be sent now.
+
+        `account` is kept with the attempt: the one by which it is sent.
 
         While its operation is held, one claim after each cool-down succeeds: `is_probe`.
         """
@@ -127,19 +132,21 @@ class Submitter:
             return None
         if found is None or found.stage is not Stage.ACCEPTED:
             return found
-        if found.age >= self._terms.claim.expires_after[found.kind]:
-            self._announcer.announce_soon(await self._changes.change(expiry(payment_id, self._terms.claim)))
+        if found.is_expired:
+            self._announcer.announce_soon(await self._changes.change(expiry(payment_id)))
             return None
         if found.is_held:
             return None  # before it costs one of the requests that others could make; it is looked at again in seconds
+        terms = self._terms.claim
 
         async def claim(attempt_id: UUID) -> Payment | None:
-            return await self._claims.claim(payment_id, attempt_id, self._terms.claim)
+            account = terms.accounts.get(found.kind)
+            return await self._claims.claim(payment_id, attempt_id, lease=terms.lease, account=account)
 
         await self._send(payment_id, found.kind, claim)
         return None
 
-    async def resend(self, payment_id: UUID, terms: InquiryTerms) -> None:
+    async def resend(self, payment_id: UUID, kind: Kind, terms: InquiryTerms) -> None:
         """Sends a payment in doubt again, under its one id, if that is still permitted when it is claimed."""
         if self._is_draining:
             return
@@ -154,7 +161,7 @@ class Submitter:
                 return None
             return replace(payment, is_probe=result.decided.effect(ProbeOperation) is not None)
 
-        await self._send(payment_id, Kind.WITHDRAWAL, claim)
+        await self._send(payment_id, kind, claim)
 
     async def _send(self, payment_id: UUID, kind: Kind, claim: _Claim) -> None:
         try:
@@ -243,7 +250,7 @@ def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Cha
         after = payment.after(fact)
         until = context.now + terms.lease
         after = replace(after, lease_until=until, next_step_at=until)
-        probe = context.evidence.probe_of(OPERATION_OF_KIND[payment.kind])
+        probe = context.evidence.probe_of(payment.rules.operation)
         decided = Decided(payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=attempt_id)
         return decided.with_effect(ProbeOperation(probe) if probe is not None else None)
 
@@ -254,11 +261,11 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
     return payment.stage is Stage.SUBMITTING and payment.attempt_id == attempt_id
 
 
-def expiry(payment_id: UUID, terms: ClaimTerms) -> Change:
+def expiry(payment_id: UUID) -> Change:
     """The change that fails a payment which waited too long to be sent; none of its attempts can have acted."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
-        if payment is None or context.now - payment.created_at < terms.expires_after[payment.kind]:
+        if payment is None or context.now < payment.expires_at:
             return Decided(payment=payment)
         if payment.needs_review and context.evidence.speaks_of_it:
             return Decided(payment=payment)  # something says that it may have acted after all: a person decides

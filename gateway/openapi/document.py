@@ -20,10 +20,11 @@ from domain.idempotency import KEY_LENGTH_MAX, VISIBLE_ASCII
 from domain.policy import Meter
 from gateway.fields import as_schema
 from gateway.openapi import views
-from gateway.openapi.examples import BODY_EXAMPLES, IDEMPOTENCY_KEY, PAYMENT_ID, answer_examples, problem_example
+from gateway.openapi.examples import answer_examples, body_examples, problem_example
 from gateway.problems import BUG, Problem, told
 from gateway.requests import BODY_BYTES_MAX
 from gateway.routes import CANCEL_PAYMENT, LIST_EVENTS, READ_HISTORY, READ_PAYMENT, ROUTES, Route, Said
+from gateway.schemas.kind_schema import EXAMPLE_ID, EXAMPLE_KEY
 
 VERSION = "0.1.0"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -169,7 +170,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if parameters := _parameters(route):
         operation["parameters"] = parameters
     if route.body is not None:
-        examples = {name: {"value": value} for name, value in BODY_EXAMPLES[route.body].items()}
+        examples = {name: {"value": value} for name, value in body_examples(route.name).items()}
         content = {"application/json": {"schema": _reference(route.body.__name__), "examples": examples}}
         operation["requestBody"] = {"required": True, "content": content}
     operation["responses"] = {str(status): _answer(route, status, said) for status, said in route.said.items()}
@@ -185,7 +186,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     if route.names_payment:
         schema = {"type": "string", "format": "uuid"}
         found.append(
-            {"name": "payment_id", "in": "path", "required": True, "schema": schema, "example": str(PAYMENT_ID)}
+            {"name": "payment_id", "in": "path", "required": True, "schema": schema, "example": str(EXAMPLE_ID)}
         )
     if route.body is not None:
         found.append(
@@ -195,7 +196,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
                 "required": True,
                 "description": "A text of your choice: new for each payment, the same for each retry of it.",
                 "schema": as_schema(VISIBLE_ASCII, minLength=1, maxLength=KEY_LENGTH_MAX),
-                "example": IDEMPOTENCY_KEY,
+                "example": EXAMPLE_KEY,
             }
         )
     query: dict[str, Any] = route.query.model_json_schema(

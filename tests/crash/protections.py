@@ -88,7 +88,7 @@ async def between_look_and_claim(ground: Ground, without: str) -> None:
     sent, stopped, old = [await _begun(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)]
     await reached(worker, place)
     await _payouts(system, "stop")
-    age = "UPDATE mkwanja.payments SET created_at = now() - interval '1 hour', next_step_at = now() + interval '1 hour'"
+    age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() + interval '1 hour'"
     await system.execute(f"{age} WHERE id = $1::uuid", old.payment_id)
     await system.stack.start_process("worker.2")
     await _in_stage(system, sent, *_ASKED)

@@ -33,13 +33,14 @@ from domain.errors import ProviderError
 from domain.events import public_payment
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
+from domain.kinds import Kind
 from domain.lifecycle.accept import NewPayment
 from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms, answer_change
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
-from domain.values import Caller, Kind, PaymentRequest, Purpose, Role
-from tests.builders import ACCOUNTS, INQUIRY_TERMS
+from domain.values import Caller, PaymentRequest, Purpose, Role
+from tests.builders import ACCOUNTS, EXPIRES_AFTER, INQUIRY_TERMS
 from tests.integration.proxy import Proxy
 from tests.stack.databases import connection
 from tests.stack.databases_to_borrow import DatabasesToBorrow
@@ -49,7 +50,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
 AMOUNT_KES = 250
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
-TERMS = ClaimTerms(lease=INQUIRY_TERMS.lease, expires_after=INQUIRY_TERMS.expires_after, accounts=ACCOUNTS)
+TERMS = ClaimTerms(lease=INQUIRY_TERMS.lease, accounts=ACCOUNTS)
 SUBMIT_TERMS = SubmitTerms(claim=TERMS, inquiry_first_after=timedelta(seconds=30), retry_after=timedelta(seconds=4))
 INSUFFICIENT_FUNDS = Failure(FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1")
 _RECEIPTS = itertools.count(1)
@@ -116,7 +117,8 @@ class Store:
     async def claimed(self, kind: Kind = Kind.DEPOSIT) -> tuple[UUID, UUID]:
         """A payment that a worker took, and the attempt."""
         payment_id, attempt_id = await self.accepted(kind), new_id()
-        assert await self.claiming.claim(payment_id, attempt_id, TERMS) is not None
+        account = ACCOUNTS[kind]
+        assert await self.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=account) is not None
         return payment_id, attempt_id
 
     async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:
@@ -229,6 +231,7 @@ def a_new_payment(
         idempotency_key=key or uuid4().hex,
         fingerprint=fingerprint,
         answer=an_answer,
+        expires_after=EXPIRES_AFTER[kind],
     )
 
 

@@ -15,9 +15,9 @@ from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import TokenSource
 from domain.errors import QueueUnavailable
 from domain.fence import Attempting, Fence
+from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import a_payment
 from tests.integration.conftest import new_id
 

@@ -10,12 +10,12 @@ from domain.attempts import IdKind, ProviderIds
 from domain.changes import Change, ChangeResult, Context, Decided, Reads
 from domain.errors import OutcomeUnknown
 from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Step
-from domain.values import Kind
 from tests.builders import INQUIRY_TERMS
 from tests.decisions import asked_by
 from tests.integration.conftest import Store, a_callback, acknowledgement, new_id

@@ -11,8 +11,8 @@ from domain.attempts import IdKind, ProviderIds
 from domain.changes import Announcement, Change, ChangeResult
 from domain.errors import StoreUnavailable
 from domain.fence import Attempting
+from domain.kinds import Kind
 from domain.payment import Payment
-from domain.values import Kind
 from tests.integration.conftest import Store
 
 Play = Callable[[Payment, Attempting], Awaitable[ProviderIds]]

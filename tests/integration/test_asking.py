@@ -12,10 +12,10 @@ import pytest
 from domain.changes import Exchange
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
 from domain.report import Report, Word
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.builders import A_FAILURE, INQUIRY_TERMS
 from tests.decisions import answered_by, asked_by
 from tests.integration.conftest import Store, new_id

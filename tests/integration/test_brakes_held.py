@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
+from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, new_id, success, until
 from tests.integration.inquiries import TERMS as INQUIRY_TERMS
 from tests.integration.inquiries import resendable
@@ -25,7 +25,7 @@ Claim = Callable[[Store, UUID], Coroutine[Any, Any, Payment | None]]
 
 async def claim(store: Store, payment_id: UUID) -> Payment | None:
     """A first send's claim."""
-    return await store.claiming.claim(payment_id, new_id(), TERMS)
+    return await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
 
 
 async def claim_again(store: Store, payment_id: UUID) -> Payment | None:

@@ -17,10 +17,10 @@ from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
 from domain.changes import Change, ChangeResult, CloseBreaker, Context, Decided, OpenBreaker
 from domain.errors import Resendable
 from domain.inquiry import InquiryTerms
+from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, acknowledgement, new_id, until
 from tests.stack.databases import connection
 
@@ -32,7 +32,6 @@ INQUIRY_TERMS = InquiryTerms(
     result_window=NONE,
     not_found_trusted_after=NONE,
     lease=TERMS.lease,
-    expires_after=TERMS.expires_after,
     accounts=TERMS.accounts,
 )
 
@@ -112,7 +111,7 @@ class TestKillSwitch:
         """Each by itself, in the claim's own commit; released, the very same are permitted."""
         waiting, in_doubt = await fresh.accepted(Kind.WITHDRAWAL), await resendable(fresh)
         await Brakes(fresh.database).set(name, is_engaged=True, reason="a test")
-        assert await fresh.claiming.claim(waiting, new_id(), TERMS) is None
+        assert await fresh.claiming.claim(waiting, new_id(), lease=TERMS.lease, account=None) is None
         result = await fresh.changing.change(resend_claim(in_doubt, new_id(), INQUIRY_TERMS))
         assert result.decided.payment is not None
         assert result.decided.payment.stage is Stage.IN_DOUBT
@@ -120,7 +119,7 @@ class TestKillSwitch:
         assert looked is not None
         assert looked.is_held
         await Brakes(fresh.database).set(name, is_engaged=False, reason="over")
-        assert await fresh.claiming.claim(waiting, new_id(), TERMS) is not None
+        assert await fresh.claiming.claim(waiting, new_id(), lease=TERMS.lease, account=None) is not None
         await fresh.changing.change(resend_claim(in_doubt, new_id(), INQUIRY_TERMS))
         assert (await fresh.payment(in_doubt)).stage is Stage.SUBMITTING
 
@@ -141,7 +140,9 @@ class TestKillSwitch:
                 other,
             )
             if kind_of_claim == "first":
-                claiming: Any = asyncio.create_task(fresh.claiming.claim(payment_id, attempt_id, TERMS))
+                claiming: Any = asyncio.create_task(
+                    fresh.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None)
+                )
             else:
                 claiming = asyncio.create_task(
                     fresh.changing.change(resend_claim(payment_id, attempt_id, INQUIRY_TERMS))
@@ -156,7 +157,7 @@ class TestKillSwitch:
         await claiming
         assert await setting == [KILL_SWITCH]
         assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
-        assert await fresh.claiming.claim(other, new_id(), TERMS) is None
+        assert await fresh.claiming.claim(other, new_id(), lease=TERMS.lease, account=None) is None
 
     async def test_on_the_wire_are_payouts_under_a_live_lease(self, fresh: Store) -> None:
         """No deposit, nothing whose lease is over, nothing that was answered."""

@@ -17,7 +17,6 @@ from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.sharing import SharedRate
 from domain.attempts import Outcome
-from domain.callback_address import RESULT_OPERATIONS
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -29,16 +28,9 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import FailureReason
+from domain.kinds import RULES, Kind
 from domain.lifecycle.record_answer import fact_of_answer
-from domain.values import Kind
-from tests.integration.daraja import (
-    CALLBACK_SECRET,
-    Shelf,
-    an_attempt,
-    client_of,
-    frozen_after,
-    to_submit,
-)
+from tests.integration.daraja import CALLBACK_SECRET, Shelf, an_attempt, client_of, frozen_after, to_submit
 from tests.simulator.app import Simulator
 from workers.retries import RetryingProvider
 
@@ -251,7 +243,7 @@ class TestTheRecord:
         await provider.submit(payment, attempting)
         sent = json.loads(simulator.traffic.arrivals[-1].raw)
         kept = json.dumps([(exchange.request, exchange.answer) for exchange in attempting.exchanges])
-        operation = RESULT_OPERATIONS[kind]
+        operation = RULES[kind].result_operation
         secrets = [
             *(sent[name] for name in ("Password", "SecurityCredential") if name in sent),
             callback_address.token(CALLBACK_SECRET, str(payment.id), operation),
@@ -260,7 +252,7 @@ class TestTheRecord:
         if payment.phone_number:
             secrets.append(payment.phone_number)
         assert [secret for secret in secrets if secret in kept] == []
-        assert operation.value in kept
+        assert operation in kept
         for name in ("Amount", "PartyA", "CommandID"):
             assert (name in sent) is (name in attempting.exchanges[0].request)
 

@@ -22,10 +22,10 @@ from domain.adapters.daraja.wire import _unacknowledged_bytes, daraja_session
 from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, ProviderError, Unreachable
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.payment import Payment
 from domain.report import Word
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import a_payment
 from tests.builders import an_attempt as an_attempt_made
 from tests.integration.daraja import Shelf, Wire, an_attempt, client_of, http, to_submit

@@ -24,10 +24,10 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import Failure, FailureReason
-from domain.operations import COOL_DOWN_MAX, OPERATION_OF_KIND, Operation
+from domain.kinds import RULES, Kind
+from domain.operations import COOL_DOWN_MAX, Operation
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.integration.conftest import TERMS, Store, acknowledgement, new_id
 from tests.integration.inquiries import evidence
 from tests.integration.test_held_payments import asked as readied_for
@@ -46,12 +46,12 @@ async def other(fresh: Store) -> AsyncIterator[Store]:
 
 
 async def claim(store: Store, payment_id: UUID) -> Payment | None:
-    return await store.claiming.claim(payment_id, new_id(), TERMS)
+    return await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
 
 
 async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUID]:
     payment_id, attempt_id = await store.accepted(kind), new_id()
-    assert await store.claiming.claim(payment_id, attempt_id, TERMS) is not None
+    assert await store.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None) is not None
     return payment_id, attempt_id
 
 
@@ -97,7 +97,7 @@ async def test_a_refused_product_holds_its_operation_for_all_workers_and_no_othe
     found = await other.claiming.look(waiting[list(Kind).index(kind)])
     assert found is not None
     assert found.is_held
-    assert await story(fresh) == [(OPERATION_OF_KIND[kind].value, True)]
+    assert await story(fresh) == [(RULES[kind].operation.value, True)]
 
 
 async def test_the_payment_that_was_refused_waits_again(fresh: Store) -> None:
@@ -239,7 +239,7 @@ async def test_a_payment_that_may_not_be_claimed_takes_no_probe(fresh: Store, wh
     if what == "payouts are stopped":
         await Brakes(fresh.database).set("kill_switch", is_engaged=True, reason="a test")
     elif what == "it is too old":
-        await fresh.execute("UPDATE mkwanja.payments SET created_at = now() - interval '2 days'")
+        await fresh.execute("UPDATE mkwanja.payments SET expires_at = now()")
     else:
         await fresh.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id)
     assert await claim(fresh, payment_id) is None
@@ -305,7 +305,7 @@ async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(fresh: S
     async def live(store: Store, number: int) -> None:
         sent = await store.accepted(list(Kind)[number % 3]), new_id()
         await store.execute("UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL")
-        if await store.claiming.claim(*sent, TERMS) is not None:
+        if await store.claiming.claim(*sent, lease=TERMS.lease, account=None) is not None:
             await answer(store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4])
 
     for _ in range(3):

@@ -6,10 +6,10 @@ from uuid import UUID
 
 import pytest
 
+from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
 from domain.stages import Stage
-from domain.values import Kind
 from tests.integration.conftest import SUBMIT_TERMS, Store
 from tests.integration.scripted import Bell, Provider
 from workers.main import boot_clock

@@ -11,12 +11,12 @@ import pytest
 from domain.adapters.postgres.brakes import Brakes
 from domain.attempts import IdKind
 from domain.inquiry import Inquiry
+from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import Asked, answering, asking
 from domain.lifecycle.submit import resend_claim
-from domain.operations import OPERATION_OF_KIND, Operation, Standing
+from domain.operations import Operation, Standing
 from domain.report import Report, Word
 from domain.stages import Step
-from domain.values import Kind
 from tests.decisions import asked_by, probed_by
 from tests.integration.conftest import Store, acknowledgement, new_id
 from tests.integration.inquiries import TERMS as INQUIRY_TERMS
@@ -112,7 +112,7 @@ async def test_a_held_question_stops_no_send_and_a_held_send_no_question(
     assert await count_due(fresh, step) == 1
     asked, taken = await question(fresh, payment_id)
     assert (asked is not None, taken) == (True, None)
-    await Brakes(fresh.database).set(OPERATION_OF_KIND[kind].value, is_engaged=False, reason="a test")
+    await Brakes(fresh.database).set(RULES[kind].operation.value, is_engaged=False, reason="a test")
     assert asked is not None
     await said(fresh, payment_id, asked.number, Standing.PRODUCT_REFUSED)
     assert await is_held(fresh, operation)

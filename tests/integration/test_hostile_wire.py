@@ -15,10 +15,11 @@ from domain.attempts import IdKind, Outcome
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.payment import Payment
 from domain.report import Word
 from domain.stages import Stage
-from domain.values import Kind, storable_text
+from domain.values import storable_text
 from tests.builders import a_payment, an_attempt
 from tests.integration.daraja import Shelf, client_of, to_submit
 from tests.integration.daraja import an_attempt as an_attempting

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from domain.adapters.postgres.feed import Feed
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import watching
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.builders import INQUIRY_TERMS
 from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.inquiries import an_answer, answered, askable_ids, asked, count_due, in_doubt

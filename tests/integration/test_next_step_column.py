@@ -18,6 +18,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.inquire import postponement, watching
 from domain.lifecycle.reconcile import lease_expiry
@@ -25,7 +26,6 @@ from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.lifecycle.submit import expiry, resend_claim
 from domain.report import Report, Word
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.integration.conftest import (
     CALLER,
     INSUFFICIENT_FUNDS,
@@ -76,7 +76,7 @@ async def test_from_acceptance_to_the_end_the_row_says_what_is_due(store: Store,
     payment_id = await store.accepted(kind)
     assert await step_of(store, payment_id) is Step.SUBMIT
     attempt_id = new_id()
-    assert await store.claiming.claim(payment_id, attempt_id, TERMS) is not None
+    assert await store.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None) is not None
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, payment_id) is asks(kind)
@@ -158,8 +158,8 @@ async def test_every_way_to_an_end_leaves_no_step_behind(store: Store) -> None:
     failed, _ = await store.claimed()
     await store.changing.change(failure(failed))
     old = await store.accepted()
-    await store.execute("UPDATE mkwanja.payments SET created_at = now() - interval '1 day' WHERE id = $1", old)
-    await store.changing.change(expiry(old, TERMS))
+    await store.execute("UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", old)
+    await store.changing.change(expiry(old))
     silent = await in_doubt(store, Kind.DEPOSIT, askable=False)
     await store.execute("UPDATE mkwanja.attempts SET ended_at = now() - interval '1 day' WHERE payment_id = $1", silent)
     await store.changing.change(watching(silent, INQUIRY_TERMS))

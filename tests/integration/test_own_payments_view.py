@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from domain.values import Kind
+from domain.kinds import Kind
 from tests.integration.conftest import Store
 from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer

@@ -17,9 +17,9 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import PageQuery, Reading
 from domain.attempts import IdKind
 from domain.errors import StoreUnavailable
+from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_change
 from domain.stages import Step
-from domain.values import Kind
 from tests.integration.conftest import (
     PATIENCE_SECONDS,
     Store,

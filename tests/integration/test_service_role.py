@@ -16,7 +16,7 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.rights import SERVICE_ROLE, UPDATED_COLUMNS
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.postgres.tables import REVISION, metadata
-from domain.values import Kind
+from domain.kinds import Kind
 from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.service_role import as_service, made_service_role
 from tests.integration.test_migrations import INSERT_ONLY

@@ -11,8 +11,8 @@ from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.wire import daraja_session
 from domain.attempts import Outcome
 from domain.errors import ProductRefused
+from domain.kinds import Kind
 from domain.payment import Payment
-from domain.values import Kind
 from tests.builders import a_due
 from tests.builders import an_attempt as an_attempt_with_ids
 from tests.integration.daraja import Shelf, an_attempt, client_of, to_submit

@@ -17,12 +17,12 @@ import pytest
 from domain.attempts import IdKind, Outcome, ProviderIds
 from domain.changes import Change, ChangeResult, Context, Decided
 from domain.errors import OutcomeUnknown, PaymentNotFound, StoreUnavailable, TooLateToCancel
+from domain.kinds import Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.integration.conftest import (
     CALLER,
     Store,

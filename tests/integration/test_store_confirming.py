@@ -14,10 +14,10 @@ from domain.changes import ChangeResult
 from domain.errors import Refused
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.report import Report, Word
-from domain.values import Kind
 from tests.decisions import event_of
 from tests.integration.conftest import AMOUNT_KES, Store, a_callback, a_receipt, acknowledgement, failure, success
 from tests.integration.inquiries import an_answer, answered, askable_ids, asked, called_back, evidence, in_doubt

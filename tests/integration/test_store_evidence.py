@@ -8,24 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from domain.callback_address import Operation
 from domain.changes import Change, Context, Decided
 from domain.inquiry import Evidence, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_change
 from domain.payment import Payment
 from domain.report import Report, Word
-from domain.values import Kind
 from tests.integration.conftest import Store, a_callback
-from tests.integration.inquiries import (
-    an_answer,
-    answered,
-    asked,
-    called_back,
-    engage,
-    evidence,
-    in_doubt,
-    resendable,
-)
+from tests.integration.inquiries import an_answer, answered, asked, called_back, engage, evidence, in_doubt, resendable
 
 TIMEOUT = Report(word=Word.TIMEOUT)
 PAID = Report(word=Word.SUCCESS, code="0")  # says no amount and no receipt
@@ -76,11 +66,11 @@ async def test_inquiries_come_in_the_order_of_their_numbers_with_their_first_ans
 @pytest.mark.parametrize(
     ("kind", "operation", "expected"),
     [
-        (Kind.WITHDRAWAL, Operation.WITHDRAWAL, True),
-        (Kind.WITHDRAWAL, Operation.WITHDRAWAL_TIMEOUT, True),
-        (Kind.BILL_PAYMENT, Operation.BILL_PAYMENT, True),
-        (Kind.BILL_PAYMENT, Operation.BILL_PAYMENT_TIMEOUT, True),
-        (Kind.DEPOSIT, Operation.DEPOSIT, True),
+        (Kind.WITHDRAWAL, "withdrawal", True),
+        (Kind.WITHDRAWAL, "withdrawal-timeout", True),
+        (Kind.BILL_PAYMENT, "bill-payment", True),
+        (Kind.BILL_PAYMENT, "bill-payment-timeout", True),
+        (Kind.DEPOSIT, "deposit", True),
         # answers to our own questions are not messages about the payment
         (Kind.WITHDRAWAL, "status-1", False),
         (Kind.WITHDRAWAL, "status-1-timeout", False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from domain.attempts import IdKind
-from domain.values import Kind
+from domain.kinds import Kind
 from tests.integration.conftest import Store, acknowledgement, new_id, success
 from tests.integration.test_store_changing import stored_callbacks
 

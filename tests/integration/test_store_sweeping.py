@@ -11,8 +11,8 @@ import pytest
 
 from domain.changes import Announcement
 from domain.errors import StoreUnavailable
+from domain.kinds import Kind
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.integration.conftest import Store, a_new_payment, failure, locked, success
 from tests.stack.databases import connection
 
@@ -47,15 +47,14 @@ class TestDue:
         assert await fresh.one(moved)
 
     async def test_each_tells_what_its_next_step_needs_to_know(self, fresh: Store) -> None:
-        """Kind, stage and age."""
-        payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
-        sql = (
-            "UPDATE mkwanja.payments SET next_step_at = now(), created_at = now() - interval '90 seconds' WHERE id = $1"
-        )
-        await fresh.execute(sql, payment_id)
-        (due,) = await fresh.sweeping.take_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
-        assert (due.payment_id, due.kind, due.stage) == (payment_id, Kind.BILL_PAYMENT, Stage.ACCEPTED)
-        assert timedelta(seconds=90) <= due.age < timedelta(seconds=900)
+        """Kind, stage, and whether it may still be sent."""
+        for is_expired, left in ((False, timedelta(seconds=30)), (True, timedelta(0))):
+            payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
+            sql = "UPDATE mkwanja.payments SET next_step_at = now(), expires_at = now() + $2::interval WHERE id = $1"
+            await fresh.execute(sql, payment_id, left)
+            (due,) = await fresh.sweeping.take_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
+            assert (due.payment_id, due.kind, due.stage) == (payment_id, Kind.BILL_PAYMENT, Stage.ACCEPTED)
+            assert due.is_expired is is_expired
 
     async def test_only_its_stage_and_only_what_is_due(self, fresh: Store) -> None:
         """What is due later, in another stage, or final is left alone."""

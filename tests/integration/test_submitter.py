@@ -24,12 +24,12 @@ from domain.errors import (
 )
 from domain.failures import FailureReason
 from domain.fence import Attempting
+from domain.kinds import Kind
 from domain.lifecycle import record_answer
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.integration.conftest import INSUFFICIENT_FUNDS, SUBMIT_TERMS, TERMS, Store, new_id, success, until
 from tests.integration.scripted import Away, Bell, Held, Provider, acknowledge, an_id, fails
 from workers.main import boot_clock
@@ -177,8 +177,7 @@ class TestTheRowIsTheJob:
     ) -> None:
         """It may be asked for again: it was never sent."""
         payment_id = await store.accepted(kind)
-        age = "UPDATE mkwanja.payments SET created_at = now() - $2::interval WHERE id = $1"
-        await store.execute(age, payment_id, TERMS.expires_after[kind])
+        await store.execute("UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", payment_id)
         await submitter.submit(payment_id)
         payment = await store.payment(payment_id)
         assert payment.stage is Stage.FAILED

@@ -8,8 +8,8 @@ from random import Random
 from typing import Any
 from zlib import crc32
 
+from domain.kinds import Kind
 from domain.stages import Stage
-from domain.values import Kind
 from tests.interleavings.chances import Chances
 from tests.interleavings.times import TIMES
 

@@ -19,13 +19,13 @@ from domain.attempts import IdKind
 from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
 from domain.fence import Attempting, Fence
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.lifecycle import inquire, reconcile, record_answer, submit
 from domain.lifecycle.inquire import Asked
 from domain.lifecycle.submit import Due
 from domain.operations import Standing
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.decisions import asked_by, probed_by
 from tests.interleavings.clockwork import Flow
@@ -50,8 +50,8 @@ def job(world: World) -> Flow:
         return
     times = world.times  # this worker's settings: another may have others by now
     claim_terms = times.submit.claim
-    if found.age >= claim_terms.expires_after[found.kind]:
-        yield from world.write("expiry", submit.expiry(PAYMENT_ID, claim_terms))
+    if found.is_expired:
+        yield from world.write("expiry", submit.expiry(PAYMENT_ID))
         return
     if found.is_held:
         return
@@ -269,10 +269,9 @@ def sweep(world: World, step: Step) -> Flow:
     """What a sweeper does with one due row, which it has taken and moved."""
     match step:
         case Step.SUBMIT:
-            claim_terms = world.times.submit.claim
-            if world.record.look(instant(world.now)).age >= claim_terms.expires_after[world.kind]:
+            if world.record.look(instant(world.now)).is_expired:
                 yield 0
-                yield from world.write("expiry", submit.expiry(PAYMENT_ID, claim_terms))
+                yield from world.write("expiry", submit.expiry(PAYMENT_ID))
             else:
                 world.wake()
         case Step.END_LEASE:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from uuid import UUID
 
-from domain.operations import OPERATION_OF_KIND, Heard, Operation, Standing
+from domain.kinds import RULES, Kind
+from domain.operations import Heard, Operation, Standing
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import AMOUNT_KES, AN_ACCOUNT
 from tests.interleavings.provider import Daraja, Message
 from tests.interleavings.record import Broken, Record, milliseconds
@@ -93,7 +93,7 @@ class Watch:
             raise Broken(f"{operation} was used {(now - held) / 1000} s after Daraja had refused it")
 
     def claimed(self, attempt_id: UUID, before: Payment, now: int, *, is_stopped: bool, account: str) -> None:
-        operation = OPERATION_OF_KIND[self.kind]
+        operation = RULES[self.kind].operation
         self._must_not_be_held(operation, now)
         self.uses[operation].append(now)
         if self.kind is not Kind.DEPOSIT and is_stopped:

@@ -9,16 +9,17 @@ import json
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from domain.adapters.daraja.answers import read_answer, read_query_answer
+from domain.adapters.daraja.answers import read_answer
 from domain.adapters.daraja.client import NO_ANSWER
+from domain.adapters.daraja.deposit import read_query_answer
+from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.reports import read_report
-from domain.adapters.daraja.requests import API_OF_KIND
 from domain.attempts import ProviderIds
-from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS, status_operation
+from domain.callback_address import status_operation
 from domain.changes import StoredCallback
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
+from domain.kinds import RULES, Kind
 from domain.report import Report
-from domain.values import Kind
 from tests.interleavings.provider import Answer, Message
 
 AMOUNT_KES = 250
@@ -37,7 +38,7 @@ def answer_heard(kind: Kind, answer: Answer) -> Heard:
     """What `DarajaClient.submit` makes of `answer`."""
     status, body = _answer_bytes(answer)
     try:
-        return Heard(read_answer(API_OF_KIND[kind], kind, status, body), None)
+        return Heard(read_answer(PAGES[kind].api, kind, status, body), None)
     except ProviderError as error:
         return Heard(frozenset(), error)
 
@@ -64,9 +65,11 @@ def query_report(message: Message, checkout_id: str) -> Report:
 def operation_of(kind: Kind, message: Message) -> str:
     """The operation in the address that `message` comes to."""
     if message.address == "result":
-        return RESULT_OPERATIONS[kind].value
+        return RULES[kind].result_operation
     if message.address == "timeout":
-        return TIMEOUT_OPERATIONS[kind].value
+        timeout = RULES[kind].timeout_operation
+        assert timeout is not None
+        return timeout
     return status_operation(message.number, for_timeout=message.address == "status-timeout")
 
 

@@ -13,7 +13,7 @@ from typing import assert_never
 from uuid import UUID
 
 from domain.attempts import Attempt
-from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.callback_address import MESSAGES_OF_PAYMENTS
 from domain.changes import (
     AnnounceEvent,
     Change,
@@ -31,32 +31,23 @@ from domain.changes import (
 )
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
+from domain.kinds import Kind
 from domain.lifecycle.record_answer import ClaimTerms
 from domain.lifecycle.record_callback import REMINDERS
 from domain.lifecycle.submit import Due
-from domain.operations import (
-    OPERATION_OF_KIND,
-    OPERATION_OF_QUESTION,
-    Operation,
-)
+from domain.operations import OPERATION_OF_QUESTION, Operation
 from domain.payment import Payment
 from domain.report import Word
 from domain.stages import TRANSITIONS, FactName, Stage, Step
 from domain.stamp import stamped
 from domain.times import HANDED_OVER_FOR
-from domain.values import Kind
 from tests.builders import a_payment
-from tests.decisions import (
-    event_of,
-    noted,
-)
+from tests.decisions import event_of, noted
 from tests.interleavings.brakes import START, Brakes, Hold
 from tests.interleavings.swift import swift_replace as replace
 
 # When an accepted payment is looked for.
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
-
-_MESSAGES_ABOUT_IT = frozenset({*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values()})
 
 
 class Broken(AssertionError):
@@ -86,8 +77,10 @@ _NEW = {kind: new_payment(kind) for kind in Kind}
 class Record:
     """The payment, its attempts, inquiries, callbacks, ids, events and the brakes."""
 
-    def __init__(self, kind: Kind, seen: Counter[tuple[str, ...]]) -> None:
+    def __init__(self, kind: Kind, seen: Counter[tuple[str, ...]], *, expires_after: int | None = None) -> None:
         self.payment: Payment = _NEW[kind]
+        if expires_after is not None:
+            self.payment = replace(self.payment, expires_at=instant(expires_after))
         self.inquiries: list[Inquiry] = []
         self.ids: dict[tuple[str, str], UUID | None] = {}
         self.callbacks = 0
@@ -115,7 +108,7 @@ class Record:
         callback = change.callback
         if callback is not None:
             self.callbacks += 1
-            self.has_message = self.has_message or callback.operation in _MESSAGES_ABOUT_IT
+            self.has_message = self.has_message or callback.operation in MESSAGES_OF_PAYMENTS
             if callback.source_allowed and callback.word == Word.SUCCESS.value:
                 self.claims_success = True
             self.reminders += decided.disposition in REMINDERS
@@ -210,17 +203,17 @@ class Record:
             payment_id=payment.id,
             kind=payment.kind,
             stage=payment.stage,
-            age=now - payment.created_at,
+            is_expired=payment.expires_at <= now,
             step=payment.next_step,
             is_due=at is not None and at <= now + HANDED_OVER_FOR,
             is_held=payment.needs_review
-            or (payment.kind is not Kind.DEPOSIT and self.brakes.stop_payouts)
+            or (payment.rules.moves_money_out and self.brakes.stop_payouts)
             or self.hold_of_sends.is_closed(now),
         )
 
     @property
     def hold_of_sends(self) -> Hold:
-        return self.holds[OPERATION_OF_KIND[self.payment.kind]]
+        return self.holds[self.payment.rules.operation]
 
     def claim(self, attempt_id: UUID, terms: ClaimTerms, now: datetime) -> bool:
         """The claim's one statement: brakes and age are in its WHERE."""
@@ -228,8 +221,8 @@ class Record:
         if (
             before.stage is not Stage.ACCEPTED
             or before.needs_review
-            or before.created_at <= now - terms.expires_after[before.kind]
-            or (before.kind is not Kind.DEPOSIT and self.brakes.stop_payouts)
+            or before.expires_at <= now
+            or (before.rules.moves_money_out and self.brakes.stop_payouts)
             or self.hold_of_sends.is_closed(now)
         ):
             return False

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import pytest
@@ -18,11 +18,11 @@ from domain.changes import Change, Context, Decided
 from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.fence import Fence
 from domain.inquiry import Evidence, Inquiry, InquiryTerms
+from domain.kinds import RULES, Kind, KindRules
 from domain.lifecycle import inquire, reconcile, record_answer, record_callback, submit
 from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
-from domain.values import Kind
 from tests.decisions import noted
 from tests.interleavings.record import Record
 from tests.interleavings.world import World
@@ -65,8 +65,7 @@ def _messages_ignored(patch: Patch) -> None:
 
 def _age_ignored(patch: Patch) -> None:
     real = asking.may_be_resent
-    old = dict.fromkeys(Kind, _NEVER)
-    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, e, n, replace(t, expires_after=old)))
+    _judged(patch, "may_be_resent", lambda p, e, n, t: real(replace(p, expires_at=n + _NEVER), e, n, t))
 
 
 def _sends_unlimited(patch: Patch) -> None:
@@ -116,7 +115,9 @@ def _other_attempts_ignored(patch: Patch) -> None:
 
 
 def _one_query(patch: Patch) -> None:
-    patch.setattr(asking, "_AGREEING_NEEDED", 1)
+    patch.setitem(
+        cast("dict[Kind, KindRules]", RULES), Kind.DEPOSIT, replace(RULES[Kind.DEPOSIT], failed_answers_needed=1)
+    )
 
 
 def _success_is_not_the_end(patch: Patch) -> None:

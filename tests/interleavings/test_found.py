@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from domain.fence import Attempting, Fence
+from domain.kinds import Kind
 from domain.lifecycle.inquire import watching
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.interleavings.provider import Answer, Message
 from tests.interleavings.reading import answer_heard, callback_of, report_of

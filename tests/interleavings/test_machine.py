@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from domain.kinds import Kind
 from domain.stages import Stage
-from domain.values import Kind
 from tests.interleavings import people
 from tests.interleavings.laws import judge_money
 from tests.interleavings.record import Broken

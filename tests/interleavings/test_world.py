@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from domain.kinds import Kind
 from domain.payment import Payment
-from domain.values import Kind
 from tests.interleavings.record import new_payment
 from tests.interleavings.swift import swift_replace, swiftly
 from tests.interleavings.tally import Tally, replay, tally

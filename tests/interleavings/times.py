@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from domain.account import SendAccount
 from domain.inquiry import InquiryTerms
+from domain.kinds import Kind
 from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
-from domain.values import Kind
 from tests.builders import AN_ACCOUNT
 
 _RETRY_AFTER = timedelta(seconds=4)
@@ -42,9 +42,7 @@ def _times(
     *, lease: float, first: float, longest: float, trusted: float, window: float, expires: float, kind: Kind
 ) -> Times:
     accounts = {kind: AN_ACCOUNT}
-    claim = ClaimTerms(
-        lease=timedelta(seconds=lease), expires_after={kind: timedelta(seconds=expires)}, accounts=accounts
-    )
+    claim = ClaimTerms(lease=timedelta(seconds=lease), accounts=accounts)
     limits = (lease / 2, lease, first, trusted, window)
     near = [int(1000 * limit) + off for limit in limits for off in (-50, 1, 300)]
     return Times(
@@ -61,7 +59,6 @@ def _times(
             result_window=timedelta(seconds=window),
             not_found_trusted_after=timedelta(seconds=trusted),
             lease=claim.lease,
-            expires_after=claim.expires_after,
             accounts=accounts,
         ),
         delays=(*near, 600, 2000, 9000, 25_000, 70_000, int(4000 * longest)),

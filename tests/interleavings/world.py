@@ -14,11 +14,11 @@ from random import Random
 
 from domain.account import SendAccount
 from domain.changes import Change, Decided
+from domain.kinds import Kind
 from domain.lifecycle.reconcile import COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
 from domain.stages import FactName, Stage
 from domain.times import HANDED_OVER_FOR
-from domain.values import Kind
 from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
 from tests.decisions import answered_by, heard_by, noted
 from tests.interleavings import flows, people
@@ -60,7 +60,7 @@ class World(Clockwork):
         rng = self.rng
         for name, chance in (faults or {}).items():
             setattr(self.chances, name, chance)
-        self.record = Record(self.kind, seen)
+        self.record = Record(self.kind, seen, expires_after=self.times.expires_after)
         self.watch = Watch(self.kind, self.times)
         if confirms is None:
             confirms = Random(seed ^ _POLICY).random() < _CONFIRMING

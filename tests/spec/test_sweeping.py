@@ -165,7 +165,7 @@ async def test_finished_payments_cost_a_sweep_nothing(system: System) -> None:
 
 async def test_what_is_too_old_is_not_sent(system: System) -> None:
     """Unsent it fails as not submitted in time, safe to retry; once in doubt it is asked about, and not sent again."""
-    age = "UPDATE mkwanja.payments SET created_at = created_at - interval '2 hours', next_step_at = now() WHERE id = $1::uuid"
+    age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() WHERE id = $1::uuid"
     in_doubt = await begin(system, "b2c", "html_503", times=1, act=False)
     await system.in_stage(in_doubt, "in_doubt")
     await system.execute(age, in_doubt)

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from domain.adapters.daraja.answers import read_answer
-from domain.adapters.daraja.requests import API_OF_KIND
+from domain.adapters.daraja.pages import PAGES
 from domain.errors import ProviderError
-from domain.values import Kind
+from domain.kinds import Kind
 
 CHECKOUT = "ws_CO_010320261015034711000111"
 
@@ -91,7 +91,7 @@ def retyped(good: dict[str, Any], name: str) -> dict[str, bytes]:
 def meaning(kind: Kind, status: int, body: bytes) -> ProviderError | None:
     """The error that an answer means, or None for an acknowledgement."""
     try:
-        read_answer(API_OF_KIND[kind], kind, status, body)
+        read_answer(PAGES[kind].api, kind, status, body)
     except ProviderError as error:
         return error
     return None

@@ -13,11 +13,11 @@ from domain.changes import Decided, HistoryEntry, Reads
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import answering
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import (
     A_FAILURE,
     INQUIRY_TERMS,

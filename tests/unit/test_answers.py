@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.adapters.daraja.answers import read_answer
-from domain.adapters.daraja.requests import API_OF_KIND
+from domain.adapters.daraja.pages import PAGES
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -23,7 +23,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import FailureReason
-from domain.values import Kind
+from domain.kinds import Kind
 
 PAYOUTS = [Kind.WITHDRAWAL, Kind.BILL_PAYMENT]
 STK_ACK = {
@@ -46,7 +46,7 @@ def meaning(kind: Kind, status: int, answer: object) -> ProviderError | None:
     """The error that an answer means, or None for an acknowledgement."""
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     try:
-        assert read_answer(API_OF_KIND[kind], kind, status, body)
+        assert read_answer(PAGES[kind].api, kind, status, body)
     except ProviderError as error:
         return error
     return None
@@ -61,12 +61,12 @@ def fault(code: str, text: str) -> dict[str, object]:
 
 
 def test_an_acknowledgement_teaches_the_ids() -> None:
-    assert read_answer(API_OF_KIND[Kind.DEPOSIT], Kind.DEPOSIT, 200, json.dumps(STK_ACK).encode()) == {
+    assert read_answer(PAGES[Kind.DEPOSIT].api, Kind.DEPOSIT, 200, json.dumps(STK_ACK).encode()) == {
         ("checkout_request_id", "ws_CO_0103"),
         ("merchant_request_id", "4c1e-118203"),
     }
     for kind in PAYOUTS:
-        assert read_answer(API_OF_KIND[kind], kind, 200, json.dumps(PAYOUT_ACK).encode()) == {
+        assert read_answer(PAGES[kind].api, kind, 200, json.dumps(PAYOUT_ACK).encode()) == {
             ("conversation_id", "AG_2010"),
             ("originator_conversation_id", "payout-17"),
         }
@@ -87,7 +87,7 @@ def test_any_other_response_code_acknowledges_nothing(kind: Kind, code: object) 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("value", [None, "", 5, [], {}, "x" * 65, "a\nb", "\ud800"])
 def test_an_acknowledgement_without_its_id_is_none(kind: Kind, value: object) -> None:
-    name = API_OF_KIND[kind].acknowledgement_id
+    name = PAGES[kind].api.acknowledgement_id
     assert type(meaning(kind, 200, ACKS[kind] | {name: value})) is OutcomeUnknown
 
 

@@ -26,8 +26,8 @@ from domain.errors import (
     Unreachable,
 )
 from domain.fence import Attempting, Fence
+from domain.kinds import Kind
 from domain.lifecycle.record_answer import fact_of_answer
-from domain.values import Kind
 from tests.builders import a_payment, an_attempt_id, an_attempting
 
 ACCOUNT = Account(

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.callback_address import (
-    RESULT_OPERATIONS,
-    TIMEOUT_OPERATIONS,
-    Operation,
+    MESSAGES_OF_PAYMENTS,
     address,
     fits_kind,
     genuine_payment_id,
@@ -20,12 +18,12 @@ from domain.callback_address import (
     is_operation,
     token,
 )
-from domain.values import Kind
+from domain.kinds import RULES, Kind
 from tests.builders import PAYMENT_ID
 
 FIRST, SECOND = "first-secret", "second-secret"
 ID = str(PAYMENT_ID)
-OPERATIONS = [*Operation, "status-1", "status-1-timeout", "status-999999"]
+OPERATIONS = [*sorted(MESSAGES_OF_PAYMENTS), "status-1", "status-1-timeout", "status-999999"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -141,11 +139,12 @@ def test_the_set_of_operations_is_closed_to(operation: str) -> None:
 @pytest.mark.parametrize(("kind", "operation"), list(product(Kind, OPERATIONS)))
 def test_an_operation_fits_its_own_kind_and_a_status_fits_payouts(kind: Kind, operation: str) -> None:
     """A deposit is asked about by STK query, which answers at once: nothing about its status can come by callback."""
-    is_own = operation in (RESULT_OPERATIONS[kind], TIMEOUT_OPERATIONS.get(kind))
-    assert fits_kind(operation, kind) == (is_own or (kind.moves_money_out and operation.startswith("status-")))
+    is_own = operation in (RULES[kind].result_operation, RULES[kind].timeout_operation)
+    assert fits_kind(operation, kind) == (is_own or (kind is not Kind.DEPOSIT and operation.startswith("status-")))
 
 
 def test_every_kind_has_a_result_operation_and_every_payout_a_timeout() -> None:
-    assert set(RESULT_OPERATIONS) == set(Kind)
-    assert set(TIMEOUT_OPERATIONS) == {kind for kind in Kind if kind.moves_money_out}
-    assert {*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values()} == set(Operation)
+    results = [rules.result_operation for rules in RULES.values()]
+    timeouts = {kind: rules.timeout_operation for kind, rules in RULES.items() if rules.timeout_operation}
+    assert set(timeouts) == {kind for kind, rules in RULES.items() if rules.moves_money_out}
+    assert len({*results, *timeouts.values()}) == len(results) + len(timeouts)

@@ -14,13 +14,13 @@ from domain.changes import Decided, Disposition, HistoryEntry, Reads
 from domain.errors import Unreachable
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change, decide_report
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import (
     AMOUNT_KES,
     ASKED_BY,

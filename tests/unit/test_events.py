@@ -23,8 +23,8 @@ from domain.events import (
     timestamp,
 )
 from domain.failures import Failure, FailureReason
+from domain.kinds import Kind
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
 
 COMMON = {

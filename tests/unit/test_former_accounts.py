@@ -13,13 +13,13 @@ from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence, Verdict, may_be_resent, no_result_is_confirmed
+from domain.kinds import Kind
 from domain.lifecycle.inquire import asking
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
 from domain.report import Word
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import (
     AN_ACCOUNT,
     ASKED_BY,

@@ -21,13 +21,14 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.deposit import read_query_answer
+from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.reports import read_report
-from domain.adapters.daraja.requests import API_OF_KIND
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
+from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.adapters.daraja.token import _token_of
 from domain.adapters.strict_json import Unreadable, parse
-from domain.callback_address import Operation
+from domain.callback_address import MESSAGES_OF_PAYMENTS
 from domain.errors import (
     BodyTooLarge,
     InvalidJson,
@@ -38,10 +39,12 @@ from domain.errors import (
     Unreachable,
     UnsupportedMediaType,
 )
+from domain.kinds import Kind
 from domain.report import Report, Word
-from domain.values import Kind, is_receipt, storable_text
-from gateway import cursors, schemas
+from domain.values import is_receipt, storable_text
+from gateway import cursors
 from gateway.requests import read_json
+from gateway.schemas import queries
 from gateway.sources import is_allowed, source_address
 from tests.builders import PAYMENT_ID, a_payment
 from tests.unit.hostile_answers import CHECKOUT, TOKEN, meaning
@@ -55,7 +58,7 @@ fuzzed = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
-OPERATIONS = [*Operation, "status-1", "status-2-timeout", ""]
+OPERATIONS = [*sorted(MESSAGES_OF_PAYMENTS), "status-1", "status-2-timeout", ""]
 STATUSES = [200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 503]
 callbacks = mutated(CALLBACKS) | mangled(CALLBACKS)
 answers = mutated(ANSWERS) | mangled(ANSWERS)
@@ -107,7 +110,7 @@ def assert_true_to(body: bytes, operation: str) -> None:
         assert report.receipt is None
         return
     message = strictly(body)
-    inner = message["Body"]["stkCallback"] if operation == Operation.DEPOSIT else message["Result"]
+    inner = message["Body"]["stkCallback"] if operation == "deposit" else message["Result"]
     assert type(inner["ResultCode"]) in (int, str)
     assert str(inner["ResultCode"]) == "0"
     if operation.startswith("status"):
@@ -160,7 +163,7 @@ def test_a_changed_answer_acknowledges_only_where_its_bytes_say_so(body: bytes) 
         assert 200 <= status < 300
         assert "errorCode" not in message
         assert message["ResponseCode"] in ("0", 0)
-        assert message[API_OF_KIND[kind].acknowledgement_id]
+        assert message[PAGES[kind].api.acknowledgement_id]
 
 
 @fuzzed
@@ -236,7 +239,7 @@ def test_a_request_is_json_of_one_meaning_or_refused_with_a_reason(body: bytes, 
 
 
 _GENUINE = [
-    schemas.next_cursor(schemas.PageParameters(), a_payment()),
+    queries.next_cursor(queries.PageParameters(), a_payment()),
     cursors.feed_cursor(cursors.FeedPlace(15, "0123456789ab")),
     cursors.history_cursor(cursors.HistoryPlace(40, PAYMENT_ID)),
 ]

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
-from domain.adapters.daraja.requests import API_OF_KIND
+from domain.adapters.daraja.deposit import read_query_answer
+from domain.adapters.daraja.pages import PAGES
+from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.adapters.daraja.token import _token_of
 from domain.errors import OutcomeUnknown, Refused, Throttled, TokenRefused
 from domain.failures import FailureReason
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.report import Word
-from domain.values import Kind
 from tests.unit.hostile_answers import (
     CHECKOUT,
     ENVELOPE,
@@ -52,8 +53,8 @@ REFUSING = {400, 404, 405, 411, 413, 414, 415, 422}
 def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
     """Of any status, as long as it may show an id: the payment may have been taken, and is asked about."""
     good = ACKNOWLEDGEMENTS[kind]
-    fields = {**retyped(good, "ResponseCode"), **retyped(good, API_OF_KIND[kind].acknowledgement_id)}
-    acceptable = {"an id is any text": f"{API_OF_KIND[kind].acknowledgement_id}: "}
+    fields = {**retyped(good, "ResponseCode"), **retyped(good, PAGES[kind].api.acknowledgement_id)}
+    acceptable = {"an id is any text": f"{PAGES[kind].api.acknowledgement_id}: "}
     wrong = {
         (what, status): error
         for what, body in {**shapeless(good), **fields}.items()
@@ -75,7 +76,7 @@ def test_a_refusing_status_refuses_where_nothing_shows_a_payment(kind: Kind, wha
 
 def _is_text_id(body: bytes, kind: Kind) -> bool:
     """Ids are opaque: any short printable text may be one."""
-    value = json.loads(body).get(API_OF_KIND[kind].acknowledgement_id)
+    value = json.loads(body).get(PAGES[kind].api.acknowledgement_id)
     return isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
 
 

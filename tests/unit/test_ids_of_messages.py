@@ -7,9 +7,9 @@ import pytest
 from domain.attempts import Outcome
 from domain.changes import Disposition
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.report import Word
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import a_payment, a_report, an_attempt
 from tests.unit.test_record_callback import OWN_ID, decided, payment_of
 

@@ -13,10 +13,10 @@ from domain.changes import Decided, HistoryEntry
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import asking, postponement, watching
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import (
     INQUIRY_TERMS,
     NOW,

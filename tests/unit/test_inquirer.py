@@ -12,30 +12,15 @@ from uuid import UUID
 import pytest
 
 from domain.changes import Change, ChangeResult, Exchange
-from domain.errors import (
-    OutcomeUnknown,
-    QueueUnavailable,
-    StoreUnavailable,
-    Throttled,
-    Unreachable,
-)
+from domain.errors import OutcomeUnknown, QueueUnavailable, StoreUnavailable, Throttled, Unreachable
 from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import Asked, Inquirer
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from domain.values import Kind
-from tests.builders import (
-    INQUIRY_TERMS,
-    NOW,
-    PAYMENT_ID,
-    a_context,
-    a_due,
-    an_attempt_id,
-    an_inquiry,
-    evidence_of,
-)
+from tests.builders import INQUIRY_TERMS, NOW, PAYMENT_ID, a_context, a_due, an_attempt_id, an_inquiry, evidence_of
 from tests.decisions import answered_by, asked_by
 
 NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
@@ -65,7 +50,7 @@ class World:
     async def run(self, *, is_due: bool = True) -> None:
         assert self.payment is not None
         due = Due(
-            payment_id=PAYMENT_ID, kind=self.payment.kind, stage=self.payment.stage, age=timedelta(0), is_due=is_due
+            payment_id=PAYMENT_ID, kind=self.payment.kind, stage=self.payment.stage, is_expired=False, is_due=is_due
         )
         await self.inquirer.inquire(due)
 
@@ -100,7 +85,7 @@ class World:
     def announce_soon(self, _result: ChangeResult) -> None:
         pass
 
-    async def resend(self, payment_id: UUID, _terms: InquiryTerms) -> None:
+    async def resend(self, payment_id: UUID, _kind: Kind, _terms: InquiryTerms) -> None:
         assert payment_id == PAYMENT_ID
         self.did.append("resend")
 

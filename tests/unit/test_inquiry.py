@@ -20,9 +20,9 @@ from domain.inquiry import (
     second_look_at,
     wait_after,
 )
+from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import ASKED_BY, INQUIRY_TERMS, NOW, a_payment, a_send, an_attempt, an_inquiry, evidence_of
 
 V = Verdict
@@ -218,12 +218,12 @@ def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(kind: Kind
     ],
 )  # fmt: skip
 def test_a_failure_that_only_queries_told_needs_two_that_agree(inquiries: list[Inquiry], expected: bool) -> None:
-    assert is_agreed(evidence_of(*inquiries), "1032") is expected
+    assert is_agreed(a_payment(), evidence_of(*inquiries), "1032") is expected
 
 
 def test_one_inquiry_answered_twice_does_not_agree_with_itself() -> None:
     evidence = evidence_of(an_inquiry(1)).with_answer(1, V.FAILED, "1032").with_answer(1, V.FAILED, "1032")
-    assert not is_agreed(evidence, "1032")
+    assert not is_agreed(a_payment(), evidence, "1032")
 
 
 # --- a person -----------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from domain.attempts import Outcome
 from domain.changes import Decided, HistoryEntry
 from domain.errors import ProviderError, Unreachable
 from domain.failures import Failure, FailureReason
+from domain.kinds import Kind
 from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import AN_ACCOUNT, NOW, PAYMENT_ID, a_context, a_payment, an_attempt, an_attempt_id, an_attempting
 from tests.decisions import noted
 from tests.unit.test_submit import ACKNOWLEDGED, ANSWERS, TERMS, UNKNOWN, answered, payment_of

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
+from domain.kinds import Kind
 from domain.payment import Fact
 from domain.stages import FactName, Stage, Step
-from domain.values import Kind
 from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
 
 # Ids that Daraja gives as well, and by which it cannot be asked.

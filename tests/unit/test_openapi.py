@@ -17,8 +17,9 @@ from domain.adapters.settings.common import read_settings
 from domain.adapters.settings.web import IngressSettings
 from domain.events import EventType
 from domain.failures import FailureReason
+from domain.kinds import Kind
 from domain.stages import Stage
-from domain.values import Kind, Purpose
+from domain.values import Purpose
 from gateway.ingress import ingress_app
 from gateway.openapi.document import VERSION, document
 from gateway.problems import HTTP_PROBLEMS, PROBLEMS

@@ -14,17 +14,19 @@ from multidict import MultiDict
 
 from domain.errors import IdempotencyKeyInvalid, InvalidRequest
 from domain.idempotency import checked_key
-from domain.values import Kind
+from domain.kinds import Kind
 from gateway.openapi.document import document
 from gateway.routes import LIST_EVENTS, LIST_PAYMENTS, PAYING, READ_HISTORY, READ_PAYMENT, Route
-from gateway.schemas import BODIES, EventParameters, payment_request, query
+from gateway.schemas import SCHEMAS
+from gateway.schemas.bodies import payment_request
+from gateway.schemas.queries import EventParameters, query
 from tests.builders import a_caller
 from tests.described import Described
 
 DESCRIBED = Described(json.loads(json.dumps(document())))
 VALIDATORS = {
-    kind: DESCRIBED.validator({"$ref": f"#/components/schemas/{BODIES[kind].__name__}"}, is_closed=False)
-    for kind in Kind
+    kind: DESCRIBED.validator({"$ref": f"#/components/schemas/{schema.body.__name__}"}, is_closed=False)
+    for kind, schema in SCHEMAS.items()
 }
 WHOLE: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {

@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 
 from domain import errors
-from domain.adapters.daraja.requests import API_OF_KIND, API_OF_OPERATION
+from domain.adapters.daraja.deposit import STK_QUERY
+from domain.adapters.daraja.pages import PAGES
+from domain.adapters.daraja.status import STATUS
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -22,10 +24,10 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence
+from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import asking
-from domain.operations import OPERATION_OF_KIND, OPERATION_OF_QUESTION, Operation, Standing, standing_of_answer
+from domain.operations import OPERATION_OF_QUESTION, Operation, Standing, standing_of_answer
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.builders import PAYMENT_ID, a_context, a_due
 from tests.decisions import asked_by, probed_by
 from tests.unit.test_inquire import TERMS
@@ -63,11 +65,11 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
 
 
 def test_every_kind_is_sent_by_an_operation_and_every_operation_is_one_api() -> None:
-    assert set(OPERATION_OF_KIND) == set(API_OF_KIND) == set(Kind)
-    assert {operation: api.name for operation, api in API_OF_OPERATION.items()} == {
-        each: each.value for each in Operation
-    }
-    assert {*OPERATION_OF_KIND.values(), *OPERATION_OF_QUESTION.values()} == set(Operation)
+    sending = [rules.operation for rules in RULES.values()]
+    assert sorted({*sending, *OPERATION_OF_QUESTION.values()}) == sorted(Operation)
+    assert len(set(sending)) == len(sending)
+    apis = [page.api for page in PAGES.values()] + [STK_QUERY, STATUS]
+    assert sorted(api.operation for api in apis) == sorted(Operation)
 
 
 HELD = {"held_operations": frozenset({Operation.STK_QUERY})}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from domain.errors import LimitExceeded, NotPermitted, RateLimited
+from domain.kinds import Kind
 from domain.policy import (
     Allowances,
     CallerLimits,
@@ -20,7 +21,7 @@ from domain.policy import (
     may_see,
     require_permission,
 )
-from domain.values import Caller, Kind, PaymentRequest, Role
+from domain.values import Caller, PaymentRequest, Role
 from tests.builders import NOW, a_payment
 
 USER = Caller("https://issuer.example", "user-1", Role.USER)

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from domain.adapters.daraja.answers import read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.deposit import read_query_answer
+from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.result_codes import failure_of
+from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.attempts import IdKind
 from domain.errors import ProductRefused, Throttled, TokenRefused
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.report import Report, Word
-from domain.values import Kind
 
 V = Verdict
 CHECKOUT = "ws_CO_010320261015034711000111"
@@ -65,7 +67,7 @@ def test_a_zero_is_paid_without_receipt_and_amount(code: object) -> None:
 def test_a_code_on_the_list_of_failures_is_one(code: object) -> None:
     report = read(result(code))
     assert (report.word, report.verdict, report.code, report.ids) == (Word.FAILURE, V.FAILED, str(code), IDS)
-    assert report.failure == failure_of(Kind.DEPOSIT, str(code))
+    assert report.failure == failure_of(PAGES[Kind.DEPOSIT].failures, str(code))
 
 
 def test_a_wrong_pin_is_the_customer_s_and_says_nothing_about_our_credential() -> None:
@@ -320,7 +322,7 @@ def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(status: i
         assert value["ResponseCode"] in ("0", 0)
         assert "errorCode" not in value
         assert str(value["ResultCode"]) == report.code
-        assert report.code == "0" or failure_of(Kind.DEPOSIT, report.code or "") is not None
+        assert report.code == "0" or failure_of(PAGES[Kind.DEPOSIT].failures, report.code or "") is not None
 
 
 @given(status=STATUSES, body=st.binary(max_size=200))

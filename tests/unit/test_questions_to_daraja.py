@@ -12,18 +12,20 @@ import aiohttp
 import pytest
 
 from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
-from domain.adapters.daraja.requests import STATUS, STK_QUERY, Account, Api, status_body, stk_query_body
+from domain.adapters.daraja.deposit import STK_QUERY, stk_query_body
+from domain.adapters.daraja.requests import Account, Api
+from domain.adapters.daraja.status import STATUS, status_body
 from domain.adapters.daraja.token import Token
 from domain.attempts import Outcome
 from domain.callback_address import is_genuine
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.lifecycle.inquire import Asked
 from domain.operations import Standing
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
 from workers.retries import RetryingProvider
 

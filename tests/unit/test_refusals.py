@@ -9,7 +9,7 @@ import pytest
 
 from domain.errors import DuplicateSubmission, OutcomeUnknown, Refused
 from domain.failures import FailureReason
-from domain.values import Kind
+from domain.kinds import Kind
 from tests.unit.test_answers import PAYOUT_ACK, envelope, fault, meaning
 
 # --- refusals in envelopes that are not Daraja's -------------------------------------------------------------------

@@ -21,12 +21,15 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.client import _exchange, call_seconds
 from domain.adapters.daraja.credential import security_credential
-from domain.adapters.daraja.requests import API_OF_KIND, B2C, Account, free_text, request_body
+from domain.adapters.daraja.pages import PAGES
+from domain.adapters.daraja.requests import Account, free_text
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
+from domain.adapters.daraja.withdrawal import B2C
 from domain.callback_address import is_genuine
+from domain.kinds import Kind
 from domain.payment import Payment
-from domain.values import Kind, Purpose
+from domain.values import Purpose
 from tests.builders import PAYMENT_ID, a_payment, an_attempt_id
 
 SECRET = "callback-secret"
@@ -45,7 +48,7 @@ EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # half past midnight of t
 
 
 def body_of(payment: Payment, account: Account = ACCOUNT) -> dict[str, Any]:
-    return dict(request_body(payment, account, credential="c2VjcmV0", now=EVENING))
+    return dict(PAGES[payment.kind].request_body(payment, account, "c2VjcmV0", EVENING))
 
 
 def address(operation: str) -> str:
@@ -224,7 +227,7 @@ def test_nothing_of_the_callers_metadata_reaches_daraja() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged(kind: Kind) -> None:
-    api = API_OF_KIND[kind]
+    api = PAGES[kind].api
     expected = {
         Kind.DEPOSIT: ("/mpesa/stkpush/v1/processrequest", "CheckoutRequestID"),
         Kind.WITHDRAWAL: ("/mpesa/b2c/v3/paymentrequest", "ConversationID"),
@@ -267,9 +270,7 @@ def test_one_call_and_the_deadline_before_it_end_within_the_lease(lease: float) 
 @pytest.mark.parametrize("kind", Kind)
 def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kind) -> None:
     body = body_of(a_payment(kind=kind))
-    kept = _exchange(
-        an_attempt_id(), API_OF_KIND[kind], body, True, 200, b'{"ok":"254711000111"}', "acknowledged", TOKEN
-    )
+    kept = _exchange(an_attempt_id(), PAGES[kind].api, body, True, 200, b'{"ok":"254711000111"}', "acknowledged", TOKEN)
     text = repr(kept)
     assert "254711000111" not in text
     assert "c2VjcmV0" not in text
@@ -304,7 +305,7 @@ def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(ki
     echoes = [repr(secrets), " ".join(secrets), "x".join(secrets), str(body), str(body).replace("/", "\\/")]
     answer = "\n".join([*echoes, f"Authorization: Bearer {TOKEN.text}"]).encode()
     kept = _exchange(
-        an_attempt_id(), API_OF_KIND[kind], body, True, 200, answer, f"code {TOKEN.text[:0]}254711000111", TOKEN
+        an_attempt_id(), PAGES[kind].api, body, True, 200, answer, f"code {TOKEN.text[:0]}254711000111", TOKEN
     )
     assert [secret for secret in secrets if secret in repr(kept)] == []
     assert "711000111" not in repr(kept)

@@ -24,11 +24,11 @@ from domain.errors import (
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting
 from domain.inquiry import Inquiry, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import (
     ACCOUNTS,
     INQUIRY_TERMS,
@@ -57,7 +57,7 @@ class Sending:
         self.answer: Exception | None = None
         self.not_ready: Exception | None = None
         terms = SubmitTerms(
-            claim=ClaimTerms(lease=INQUIRY_TERMS.lease, expires_after=INQUIRY_TERMS.expires_after, accounts=ACCOUNTS),
+            claim=ClaimTerms(lease=INQUIRY_TERMS.lease, accounts=ACCOUNTS),
             inquiry_first_after=INQUIRY_TERMS.first_after,
             retry_after=timedelta(seconds=2),
         )
@@ -67,7 +67,7 @@ class Sending:
         )
 
     async def run(self) -> None:
-        await self.submitter.resend(PAYMENT_ID, INQUIRY_TERMS)
+        await self.submitter.resend(PAYMENT_ID, self.payment.kind, INQUIRY_TERMS)
 
     async def change(self, change: Change) -> ChangeResult:
         if change.reads is Reads.CLAIM:

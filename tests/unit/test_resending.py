@@ -10,11 +10,12 @@ import pytest
 from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry, Reads
 from domain.inquiry import Inquiry, Verdict, may_be_resent
+from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from domain.values import Kind
 from tests.builders import (
+    EXPIRES_AFTER,
     INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
@@ -34,7 +35,7 @@ INSTANT = timedelta(microseconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 TRUSTED_AT = SENT_AT + TERMS.not_found_trusted_after
 NOT_FOUND = (an_inquiry(1, V.NOT_FOUND, at=TRUSTED_AT), an_inquiry(2, V.NOT_FOUND, at=TRUSTED_AT))
-DAY = TERMS.expires_after[Kind.WITHDRAWAL]
+DAY = EXPIRES_AFTER[Kind.WITHDRAWAL]
 
 
 def sends(*outcomes: Outcome | None) -> tuple[Attempt, ...]:

@@ -14,10 +14,10 @@ from domain.errors import ResolutionRefused
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
 from tests.decisions import detail_of, event_of, noted
 

@@ -11,10 +11,10 @@ import pytest
 from domain.attempts import Outcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
+from domain.kinds import Kind
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import AMOUNT_KES, INQUIRY_TERMS, NOW, a_context, a_payment, a_send, an_inquiry, evidence_of
 from tests.decisions import detail_of
 from tests.unit.test_resolve import LOOKED_AT, NEVER_SENT, OPEN, PAID, UNPAID, WHO, a_flagged, refusal, resolved

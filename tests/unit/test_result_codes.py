@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
 from domain.failures import MESSAGES, Failure, FailureReason
-from domain.values import Kind
+from domain.kinds import Kind
 
 # code → reason; a star: it is not safe to try again, since money may still move.
 DEPOSIT = """
@@ -80,24 +81,24 @@ NEVER_FINAL = [
 def test_a_code_finalizes_as_the_contract_says_or_not_at_all(kind: Kind, code: str) -> None:
     wanted = FINAL[kind].get(code)
     expected = None if wanted is None else Failure(FailureReason(wanted[0]), wanted[1], code)
-    assert failure_of(kind, code) == expected
+    assert failure_of(PAGES[kind].failures, code) == expected
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_the_codes_that_finalize_are_exactly_the_contracts(kind: Kind) -> None:
     """Of all short codes that a number or a letter with digits can make."""
     candidates = [*map(str, range(20_000)), *(f"E{n}" for n in range(10_000)), *EVERY_CODE]
-    assert {code for code in candidates if failure_of(kind, code)} == set(FINAL[kind])
+    assert {code for code in candidates if failure_of(PAGES[kind].failures, code)} == set(FINAL[kind])
 
 
 @given(kind=st.sampled_from(Kind), code=st.text(max_size=12))
 def test_a_code_off_the_list_is_no_failure(kind: Kind, code: str) -> None:
-    assert (failure_of(kind, code) is None) == (code not in FINAL[kind])
+    assert (failure_of(PAGES[kind].failures, code) is None) == (code not in FINAL[kind])
 
 
 def test_success_is_one_code_and_no_failure() -> None:
     assert SUCCESS_CODE == "0"
-    assert [failure_of(kind, SUCCESS_CODE) for kind in Kind] == [None] * 3
+    assert [failure_of(PAGES[kind].failures, SUCCESS_CODE) for kind in Kind] == [None] * len(Kind)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from domain.inquiry import Verdict, last_sent_at, no_result_is_confirmed, result_window_ends
-from domain.values import Kind
+from domain.kinds import Kind
 from tests.builders import INQUIRY_TERMS, a_due, an_inquiry, evidence_of
 
 V = Verdict

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 
 from domain.errors import InvalidRequest
-from domain.values import Kind, PaymentRequest, Purpose, Role
+from domain.kinds import Kind
+from domain.values import PaymentRequest, Purpose, Role
 from gateway.cursors import HistoryPlace, history_cursor
-from gateway.schemas import (
+from gateway.schemas.bodies import payment_request
+from gateway.schemas.queries import (
     HistoryParameters,
     NoParameters,
     PageParameters,
@@ -24,7 +26,6 @@ from gateway.schemas import (
     history_position,
     next_cursor,
     page_query,
-    payment_request,
     query,
 )
 from tests.builders import a_caller, a_payment

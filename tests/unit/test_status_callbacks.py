@@ -12,7 +12,7 @@ import pytest
 from domain.adapters.daraja.reports import UNREADABLE
 from domain.attempts import IdKind, Outcome
 from domain.callback_address import (
-    Operation,
+    MESSAGES_OF_PAYMENTS,
     address,
     inquiry_number,
     is_operation,
@@ -23,11 +23,11 @@ from domain.callback_address import (
 from domain.changes import Decided, Disposition, Reads
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
+from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from domain.values import Kind
 from tests.builders import (
     A_FAILURE,
     NOW,
@@ -195,7 +195,7 @@ def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stag
 
 @pytest.mark.parametrize("kind", PAYOUTS)
 def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: Kind) -> None:
-    operation = {Kind.WITHDRAWAL: Operation.WITHDRAWAL, Kind.BILL_PAYMENT: Operation.BILL_PAYMENT}[kind]
+    operation = {Kind.WITHDRAWAL: "withdrawal", Kind.BILL_PAYMENT: "bill-payment"}[kind]
     report = a_report(Word.FAILURE, code="8006", refuses_credential=True)
     decision = told(a_due(kind), report, operation=operation)
     assert breaker_opened_by(decision) == f"result 8006 for payment {PAYMENT_ID}"
@@ -247,7 +247,7 @@ def test_each_question_has_two_addresses_of_its_own(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [*Operation, "status-0", "status-01", "status-1000000", "status-1-", "status", ""]
+    "operation", [*sorted(MESSAGES_OF_PAYMENTS), "status-0", "status-01", "status-1000000", "status-1-", "status", ""]
 )
 def test_what_is_no_question_s_address_has_no_number(operation: str) -> None:
     assert inquiry_number(operation) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,12 +25,12 @@ from domain.errors import (
 )
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
+from domain.kinds import Kind
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms, answer_change, fact_of_answer
 from domain.lifecycle.submit import expiry
 from domain.payment import Payment
 from domain.stages import FactName, Stage
-from domain.values import Kind
 from tests.builders import (
     ACCOUNTS,
     INQUIRY_TERMS,
@@ -48,9 +47,7 @@ from tests.decisions import detail_of, event_of, noted
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TERMS = SubmitTerms(
-    claim=ClaimTerms(
-        lease=timedelta(seconds=60), expires_after=dict.fromkeys(Kind, timedelta(seconds=60)), accounts=ACCOUNTS
-    ),
+    claim=ClaimTerms(lease=timedelta(seconds=60), accounts=ACCOUNTS),
     inquiry_first_after=timedelta(seconds=30),
     retry_after=timedelta(seconds=2),
 )
@@ -261,7 +258,7 @@ def aged(seconds: float, stage: Stage, **overrides: Any) -> Payment:
 
 @pytest.mark.parametrize(("seconds", "expected"), [(59.9, Stage.ACCEPTED), (60, Stage.FAILED), (3600, Stage.FAILED)])
 def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(seconds: float, expected: Stage) -> None:
-    decision = expiry(PAYMENT_ID, TERMS.claim).decide(aged(seconds, Stage.ACCEPTED), a_context())
+    decision = expiry(PAYMENT_ID).decide(aged(seconds, Stage.ACCEPTED), a_context())
     after = payment_of(decision)
     assert after.stage is expected
     if expected is Stage.FAILED:
@@ -274,23 +271,18 @@ def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(seconds: float, 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
 def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
     payment = aged(1e6, stage)
-    decision = expiry(PAYMENT_ID, TERMS.claim).decide(payment, a_context())
+    decision = expiry(PAYMENT_ID).decide(payment, a_context())
     assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
 
 
 def test_each_kind_has_an_age_of_its_own() -> None:
-    ages = {
-        Kind.DEPOSIT: timedelta(seconds=60),
-        Kind.WITHDRAWAL: timedelta(days=1),
-        Kind.BILL_PAYMENT: timedelta(minutes=10),
-    }
-    change = expiry(PAYMENT_ID, replace(TERMS.claim, expires_after=ages))
+    change = expiry(PAYMENT_ID)
     stages = {kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage for kind in Kind}
     assert stages == {Kind.DEPOSIT: Stage.FAILED, Kind.WITHDRAWAL: Stage.ACCEPTED, Kind.BILL_PAYMENT: Stage.ACCEPTED}
 
 
 def test_nothing_is_expired_that_is_not_on_record() -> None:
-    assert expiry(PAYMENT_ID, TERMS.claim).decide(None, a_context()).payment is None
+    assert expiry(PAYMENT_ID).decide(None, a_context()).payment is None
     assert lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(None, a_context()).payment is None
 
 

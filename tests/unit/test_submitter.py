@@ -26,16 +26,16 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
+from domain.kinds import Kind
 from domain.lifecycle import record_answer
 from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
 from domain.lifecycle.submit import Due, Submitter
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
-from domain.values import Kind
 from tests.builders import NOW, a_context, a_payment
 
 TERMS = SubmitTerms(
-    claim=ClaimTerms(lease=timedelta(seconds=60), expires_after=dict.fromkeys(Kind, timedelta(seconds=60))),
+    claim=ClaimTerms(lease=timedelta(seconds=60)),
     inquiry_first_after=timedelta(seconds=30),
     retry_after=timedelta(seconds=2),
 )
@@ -65,7 +65,7 @@ class World:
         self.fence: Fence | None = None
         anything: Any = self
         self.submitter = Submitter(
-            claims=self, changes=self, provider=anything, announcer=anything, terms=TERMS, clock=lambda: self.clock
+            claims=anything, changes=self, provider=anything, announcer=anything, terms=TERMS, clock=lambda: self.clock
         )
 
     async def run(self) -> None:
@@ -74,10 +74,10 @@ class World:
     async def look(self, payment_id: UUID) -> Due | None:
         if self.payment is None:
             return None
-        age = NOW - self.payment.created_at
-        return Due(payment_id=payment_id, kind=self.payment.kind, stage=self.payment.stage, age=age)
+        is_expired = self.payment.expires_at <= NOW
+        return Due(payment_id=payment_id, kind=self.payment.kind, stage=self.payment.stage, is_expired=is_expired)
 
-    async def claim(self, _payment_id: UUID, attempt_id: UUID, _terms: ClaimTerms) -> Payment | None:
+    async def claim(self, _payment_id: UUID, attempt_id: UUID, **_terms: object) -> Payment | None:
         self.did.append("claim")
         self.on_claim()
         assert self.payment is not None
@@ -161,7 +161,7 @@ async def test_a_job_for_no_payment_does_nothing() -> None:
 
 async def test_a_payment_too_old_fails_without_being_claimed(world: World) -> None:
     assert world.payment is not None
-    world.payment = replace(world.payment, created_at=NOW - timedelta(seconds=60))
+    world.payment = replace(world.payment, expires_at=NOW)
     await world.run()
     assert (world.did, world.stage) == (["record"], Stage.FAILED)
 

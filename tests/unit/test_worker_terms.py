@@ -9,8 +9,8 @@ import pytest
 
 from domain.account import SendAccount
 from domain.adapters.settings.worker import WorkerSettings
+from domain.kinds import Kind
 from domain.stages import Step
-from domain.values import Kind
 from workers.main import _accounts, _budgets, _claim_terms, _inquiry_terms
 
 ACCOUNT: dict[str, Any] = {
@@ -62,19 +62,11 @@ def test_each_time_of_asking_is_its_setting() -> None:
         deposit_result_window_seconds=3,
         not_found_trusted_after_seconds=4,
         submitting_lease_seconds=5,
-        deposit_expires_after_seconds=6,
-        payout_expires_after_seconds=7,
-        bill_expires_after_seconds=8,
         **ACCOUNT,
     )
     terms = _inquiry_terms(settings, _claim_terms(settings))
     times = (terms.first_after, terms.interval_max, terms.result_window, terms.not_found_trusted_after, terms.lease)
     assert times == tuple(timedelta(seconds=seconds) for seconds in (1, 2, 3, 4, 5))
-    assert terms.expires_after == {
-        Kind.DEPOSIT: timedelta(seconds=6),
-        Kind.WITHDRAWAL: timedelta(seconds=7),
-        Kind.BILL_PAYMENT: timedelta(seconds=8),
-    }
 
 
 def accounts_of(**changed: Any) -> dict[Kind, SendAccount]:

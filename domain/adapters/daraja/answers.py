@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from domain.adapters.daraja.messages import is_provider_id
 from domain.adapters.daraja.refused_fields import reason_of_named_field
-from domain.adapters.daraja.reports import is_provider_id
 from domain.adapters.daraja.requests import Api
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text
 from domain.adapters.daraja.traces import may_show_payment, shows_id
 from domain.adapters.strict_json import Unreadable, parse
 from domain.attempts import IdKind, ProviderIds
@@ -28,22 +28,17 @@ from domain.errors import (
     TokenRefused,
 )
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Verdict
-from domain.report import Report, Word
-from domain.values import Kind
+from domain.kinds import RULES, Kind
 
 # Daraja says "your token is not valid" in four ways, by API, and by any 401 (daraja.md §1).
 _TOKEN_CODES = frozenset({"404.001.03", "401.002.01", "401.003.01", "400.003.01"})
 
-_ID_NAMES = {
+ID_NAMES = {
     "CheckoutRequestID": IdKind.CHECKOUT_REQUEST,
     "MerchantRequestID": IdKind.MERCHANT_REQUEST,
     "ConversationID": IdKind.CONVERSATION,
     "OriginatorConversationID": IdKind.ORIGINATOR_CONVERSATION,
 }
-
-# What `read_status_acknowledgement` calls a question that Daraja will answer.
-ACKNOWLEDGED = "acknowledged"
 
 # How long Daraja's own limiter makes us wait at least; its sandbox counts by the minute, production by the second.
 _THROTTLED_WAIT_SECONDS = 2.0
@@ -66,14 +61,12 @@ _PAGE = re.compile(r"<(!doctype\s{1,9}html|html|head|body|title|meta|center|h1)\
 _PREAMBLES = {"<?": "?>", "<!--": "-->"}
 
 _LIMIT_RULE = re.compile(r"limit rule", re.IGNORECASE)
-# "Still under processing" (daraja.md §3). The error 500.001.1001 says so too, but also of payments that have ended.
-_UNDER_WAY_CODE = "4999"
 _MAINTENANCE = re.compile(r"under maintenance|maintenance", re.IGNORECASE)
 
 
 def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> ProviderIds:
     """The ids of an acknowledgement. Raises the `ProviderError` that the answer means."""
-    message = _json_object(body)
+    message = json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
         return _acknowledgement(api, message)
     if message is not None and shows_id(message):
@@ -81,54 +74,7 @@ def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> ProviderIds:
     raise _error(kind, status, body, message)
 
 
-def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Report:
-    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused, ProductRefused and Throttled.
-
-    A refused question says nothing of the payment that it asks about.
-    """
-    message = _json_object(body)
-    if message is not None and 200 <= status < 300 and "errorCode" not in message:
-        return _query_result(message, checkout_request_id)
-    code, text = _refused_at_the_door(status, body, message)
-    words = text.lower()
-    if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
-        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.VAGUE)
-    # Daraja says this of an id that is too young, too. Of another field it says that our own question was wrong.
-    is_about_id = code == "400.002.02" and "checkoutrequestid" in words
-    verdict = Verdict.NO_RESULT if is_about_id else Verdict.NO_ANSWER
-    return Report(word=Word.UNDECIDED, code=code, verdict=verdict)
-
-
-def read_status_acknowledgement(status: int, body: bytes) -> str:
-    """Whether a Transaction Status question was taken, in a word for the record. Raises as `read_query_answer`.
-
-    The answer itself comes by the question's own address, and may come whatever was said here.
-    """
-    message = _json_object(body)
-    if message is not None and 200 <= status < 300 and code_text(message.get("ResponseCode")) == SUCCESS_CODE:
-        return ACKNOWLEDGED
-    code, _ = _refused_at_the_door(status, body, message)
-    return f"not acknowledged: {code or status}"
-
-
-def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
-    code = code_text(message.get("ResultCode"))
-    ids = {_ID_NAMES[name]: message[name] for name in _ID_NAMES if message.get(name) not in (None, "")}
-    is_about_it = ids.get(IdKind.CHECKOUT_REQUEST, checkout_request_id) == checkout_request_id
-    is_about_it = is_about_it and all(is_provider_id(value) for value in ids.values())
-    if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
-        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.NO_ANSWER)
-    known = frozenset(ids.items())
-    if code == SUCCESS_CODE:
-        return Report(word=Word.SUCCESS, code=code, ids=known, verdict=Verdict.PAID)
-    failure = failure_of(Kind.DEPOSIT, code)
-    if failure is not None:
-        return Report(word=Word.FAILURE, code=code, failure=failure, ids=known, verdict=Verdict.FAILED)
-    verdict = Verdict.UNDER_WAY if code == _UNDER_WAY_CODE else Verdict.NO_RESULT
-    return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=verdict)
-
-
-def _refused_at_the_door(status: int, body: bytes, message: Mapping[str, Any] | None) -> tuple[str | None, str]:
+def refused_at_the_door(status: int, body: bytes, message: Mapping[str, Any] | None) -> tuple[str | None, str]:
     """Daraja's code and text, unless it did not look at the question: TokenRefused, ProductRefused or Throttled then."""
     code, text = _code_and_text(message)
     if (status >= 400 or (code is not None and status < 300)) and _NO_PRODUCT.search(_words(body, message)):
@@ -151,14 +97,14 @@ def _acknowledgement(api: Api, message: Mapping[str, Any]) -> ProviderIds:
         message.get(api.acknowledgement_id)
     ):
         raise OutcomeUnknown("the answer is no acknowledgement that we know")
-    return frozenset((_ID_NAMES[name], message[name]) for name in _ID_NAMES if is_provider_id(message.get(name)))
+    return frozenset((ID_NAMES[name], message[name]) for name in ID_NAMES if is_provider_id(message.get(name)))
 
 
 def _error(kind: Kind, status: int, body: bytes, message: Mapping[str, Any] | None) -> ProviderError:
     if _DUPLICATE.search(_words(body, message)):  # whatever the code and the status: an earlier send may have paid
         return DuplicateSubmission(code=_code_and_text(message)[0])
     try:
-        code, text = _refused_at_the_door(status, body, message)
+        code, text = refused_at_the_door(status, body, message)
     except (TokenRefused, ProductRefused, Throttled) as refusal:
         return refusal
     if code is not None and _DARAJA_CODE.fullmatch(code):
@@ -169,8 +115,8 @@ def _error(kind: Kind, status: int, body: bytes, message: Mapping[str, Any] | No
 def _error_of_daraja(kind: Kind, status: int, code: str, text: str) -> ProviderError:
     """What an error in Daraja's own envelope means."""
     if (code == "500.003.02" and "system is busy" in text.lower()) or _MAINTENANCE.search(text):
-        # Only a withdrawal has an id whose second use Daraja refuses; another kind must not be sent again on this word.
-        return Resendable(code=code) if kind is Kind.WITHDRAWAL else OutcomeUnknown(code=code)
+        # What has no id whose second use Daraja refuses must not be sent again on this word.
+        return Resendable(code=code) if RULES[kind].can_be_sent_again else OutcomeUnknown(code=code)
     failure = _refusal(kind, status, code, text)
     return Refused(failure) if failure else OutcomeUnknown(code=code)
 
@@ -247,7 +193,8 @@ def _is_page(body: bytes) -> bool:
     return _PAGE.match(text) is not None
 
 
-def _json_object(body: bytes) -> Mapping[str, Any] | None:
+def json_object(body: bytes) -> Mapping[str, Any] | None:
+    """`body` as the JSON object that it is, or None."""
     try:
         value = parse(body)
     except Unreadable:

@@ -12,20 +12,13 @@ import orjson
 import structlog
 import uuid_utils.compat as uuid_utils
 
-from domain.adapters.daraja.answers import read_answer, read_query_answer, read_status_acknowledgement
+from domain.adapters.daraja.answers import read_answer
 from domain.adapters.daraja.authorized import Authorized, Tokens
-from domain.adapters.daraja.requests import (
-    API_OF_KIND,
-    STATUS,
-    STK_QUERY,
-    Account,
-    Api,
-    as_sent_by,
-    request_body,
-    status_body,
-    stk_query_body,
-)
+from domain.adapters.daraja.deposit import STK_QUERY, read_query_answer, stk_query_body
+from domain.adapters.daraja.pages import PAGES
+from domain.adapters.daraja.requests import Account, Api, as_sent_by
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
+from domain.adapters.daraja.status import STATUS, read_status_acknowledgement, status_body
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.wire import request_once
 from domain.adapters.masking import Masking, masked
@@ -43,7 +36,7 @@ from domain.errors import (
 )
 from domain.fence import Attempting, Fence
 from domain.inquiry import Verdict
-from domain.payment import ASKED_BY, Payment
+from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Step
 
@@ -98,7 +91,7 @@ class DarajaClient:
         Raises the `ProviderError` that says what the money may have done.
         """
         return await self._authorized.call(
-            API_OF_KIND[payment.kind].name,
+            PAGES[payment.kind].api.name,
             lambda token: self._send(payment, attempting, token),
             is_probe=payment.is_probe,
         )
@@ -120,13 +113,13 @@ class DarajaClient:
         sent = payment.asked_about
         known = dict(sent.provider_ids) if sent is not None else {}
         account = as_sent_by(self._account, sent.asked_as if sent is not None else None)
+        id_kind = payment.rules.asked_by
+        asked_by = known[id_kind] if id_kind is not None else str(payment.id)
         if payment.question is Step.QUERY:
-            api, asked_by = STK_QUERY, known[ASKED_BY[payment.kind]]
+            api = STK_QUERY
             body = stk_query_body(asked_by, account, datetime.now(UTC))
         else:
             api = STATUS
-            id_kind = ASKED_BY.get(payment.kind)
-            asked_by = known[id_kind] if id_kind else str(payment.id)
             body = status_body(payment, asked_by, number, account, credential=self._credential)
         status: int | None = None
         answer: bytes | None = None
@@ -150,8 +143,9 @@ class DarajaClient:
             exchanges.append(_exchange(None, api, body, status is not None, status, answer, meaning, token))
 
     async def _send(self, payment: Payment, attempting: Attempting, token: Token) -> ProviderIds:
-        api = API_OF_KIND[payment.kind]
-        body = request_body(payment, self._account, credential=self._credential, now=datetime.now(UTC))
+        page = PAGES[payment.kind]
+        api = page.api
+        body = page.request_body(payment, self._account, self._credential, datetime.now(UTC))
         fence = attempting.fence
         fence.begin_send()
         status: int | None = None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from domain.failures import FailureReason
-from domain.values import Kind
+from domain.kinds import RULES, Kind
 
 _F = FailureReason
 
@@ -57,7 +57,7 @@ _COLLECTS = {
 }
 _EVERYWHERE = {**_OURS_EVERYWHERE, **_CALLERS_EVERYWHERE}
 _REASONS: Mapping[Kind, Mapping[str, FailureReason]] = {
-    kind: {**_EVERYWHERE, **(_PAYS_OUT if kind.moves_money_out else _COLLECTS)} for kind in Kind
+    kind: {**_EVERYWHERE, **(_PAYS_OUT if rules.moves_money_out else _COLLECTS)} for kind, rules in RULES.items()
 }
 
 _WORD = re.compile(r"[A-Za-z]+")

@@ -68,10 +68,11 @@ reserved AS (
 ), created AS (
     INSERT INTO mkwanja.payments
         (id, kind, stage, caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
-         description, remarks, purpose, metadata, idempotency_key, created_at, updated_at, sequence, next_step_at,
-         next_step)
+         description, remarks, purpose, metadata, idempotency_key, moves_money_out, created_at, expires_at, updated_at,
+         sequence, next_step_at, next_step)
     SELECT id, kind, '{Stage.ACCEPTED}', caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
-         description, remarks, purpose, CAST(metadata AS json), idempotency_key, now(), now(), 1,
+         description, remarks, purpose, CAST(metadata AS json), idempotency_key, moves_money_out, now(), now() + expires_after,
+         now(), 1,
          now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds', '{Step.SUBMIT}'
     FROM sent JOIN reserved ON reserved.payment_id = sent.id
     RETURNING id
@@ -240,6 +241,7 @@ def as_accepted(new: NewPayment, now: Any) -> Payment:
         metadata=request.metadata,
         idempotency_key=new.idempotency_key,
         created_at=now,
+        expires_at=now + new.expires_after,
         updated_at=now,
     )
 

@@ -20,9 +20,9 @@ from sqlalchemy import text
 from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
 from domain.adapters.postgres.locks import TAKE_BRAKES, TAKE_BRAKES_SHARED
 from domain.errors import StoreUnavailable
-from domain.operations import COOL_DOWN_MAX, OPERATION_OF_KIND, OPERATION_OF_QUESTION, Operation
+from domain.kinds import RULES
+from domain.operations import COOL_DOWN_MAX, OPERATION_OF_QUESTION, Operation
 from domain.stages import Stage, Step
-from domain.values import Kind
 
 KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
@@ -38,10 +38,9 @@ def _case(column: str, operations: Mapping[Any, Operation]) -> str:
     return f"CASE {column} {' '.join(cases)} END"
 
 
-OPERATION_OF_KIND_SQL = _case("kind", OPERATION_OF_KIND)
+OPERATION_OF_KIND_SQL = _case("kind", {kind: rules.operation for kind, rules in RULES.items()})
 
 _STOPS_PAYOUTS = f"name IN ('{KILL_SWITCH}', '{BREAKER}')"
-_MOVES_MONEY_OUT = f"kind <> '{Kind.DEPOSIT}'"
 
 
 def _is_held(operation: str) -> str:
@@ -50,7 +49,7 @@ def _is_held(operation: str) -> str:
 
 
 # Pieces for a look at payments: whether a brake keeps one from being claimed, or a question from being asked.
-IS_HELD_BY_BRAKE = f"""({_MOVES_MONEY_OUT} AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
+IS_HELD_BY_BRAKE = f"""(moves_money_out AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
         OR {_is_held(OPERATION_OF_KIND_SQL)}"""
 QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
       AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_QUESTION))}"""
@@ -71,11 +70,11 @@ _PROBED = f"""probes = probes + 1, probed_at = now(),
 # Pieces for the claim of `free` payments. Whoever engages a brake waits for the claim's COMMIT, and so knows of every claim
 # before it; FOR SHARE, because a statement that waited for its turn would otherwise read the brakes as they were before.
 CLAIM_BRAKES = f"""turn AS MATERIALIZED (
-    SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE {_MOVES_MONEY_OUT})
+    SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE moves_money_out)
 ), brake AS (
     SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes WHERE {_STOPS_PAYOUTS} FOR SHARE OF brakes
 )"""
-PAYOUTS_ARE_FREE = f"(payment.kind = '{Kind.DEPOSIT}' OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))"
+PAYOUTS_ARE_FREE = "(NOT payment.moves_money_out OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))"
 
 # A held operation lets one of the `allowed` payments through after each cool-down: who updates its row has it. A second claim
 # waits for that row and finds the next cool-down begun. The row is locked after those of payouts, as `changing.py` does.
@@ -122,8 +121,8 @@ SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inqui
 """)
 
 # The probe inquires about the payment that opened the breaker. If that has no id to ask by, it inquires about the newest
-# withdrawal, because a withdrawal always has one. In both cases no other account may have sent it: an answer about that
-# account would not tell whether Daraja accepts the credential in use.
+# of those that are asked about by their own id, because such a payment always has one. In both cases no other account may
+# have sent it: an answer about that account would not tell whether Daraja accepts the credential in use.
 _PROBED_AMONG_MAX = 1000
 _OF_ANOTHER_ACCOUNT = """EXISTS (
     SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
@@ -136,7 +135,7 @@ WHERE name = 'breaker' AND is_engaged
 RETURNING coalesce(
     (SELECT payment.id FROM mkwanja.payments AS payment WHERE payment.id = payment_id AND NOT {_OF_ANOTHER_ACCOUNT}),
     (SELECT payment.id FROM (
-        SELECT id, created_at FROM mkwanja.payments WHERE kind = 'withdrawal'
+        SELECT id, created_at FROM mkwanja.payments WHERE kind = ANY(CAST(:always_askable AS text[]))
         ORDER BY created_at DESC, id DESC LIMIT {_PROBED_AMONG_MAX}) AS payment
     WHERE NOT {_OF_ANOTHER_ACCOUNT} ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
 """)
@@ -207,9 +206,9 @@ SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
 FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS} ORDER BY name
 """)
 
-_ON_THE_WIRE = text(f"""
+_ON_THE_WIRE = text("""
 SELECT id, kind, amount_kes, lease_until FROM mkwanja.payments
-WHERE stage = 'submitting' AND {_MOVES_MONEY_OUT} AND lease_until > now() ORDER BY lease_until
+WHERE stage = 'submitting' AND moves_money_out AND lease_until > now() ORDER BY lease_until
 """)
 
 _WHAT_BECAME = text("SELECT id, stage FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id")

@@ -16,6 +16,7 @@ from uuid import UUID
 import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
+from domain.account import SendAccount
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
     CLAIM_BRAKES,
@@ -29,15 +30,13 @@ from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, 
 from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
 from domain.changes import HistoryEntry
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
-from domain.lifecycle.record_answer import ClaimTerms
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.times import HANDED_OVER_FOR
-from domain.values import Kind
 
 _LOOK = text(f"""
-SELECT id, kind, stage, next_step, now() - created_at AS age,
+SELECT id, kind, stage, next_step, expires_at <= now() AS is_expired,
     next_step_at <= now() + CAST(:soon AS interval) AS is_due,
     needs_review
         OR {IS_HELD_BY_BRAKE} AS is_held
@@ -45,25 +44,21 @@ FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _CLAIM_COLUMNS = {
-    "id": "uuid", "attempt_id": "uuid", "history_id": "uuid", "lease": "interval", "deposit_age": "interval",
-    "withdrawal_age": "interval", "bill_payment_age": "interval", "deposit_account": "text", "payout_account": "text",
+    "id": "uuid", "attempt_id": "uuid", "history_id": "uuid", "lease": "interval", "account": "text",
 }  # fmt: skip
 
 # Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id order, like every batch.
 _CLAIM = text(f"""
 WITH sent AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
-    SELECT payment.id, payment.kind, payment.needs_review, payment.created_at, {OPERATION_OF_KIND_SQL} AS operation
+    SELECT payment.id, payment.moves_money_out, payment.needs_review, payment.expires_at, {OPERATION_OF_KIND_SQL} AS operation
     FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
     WHERE payment.stage = '{Stage.ACCEPTED}'
     ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
 ), {CLAIM_BRAKES}, allowed AS MATERIALIZED (
-    SELECT payment.id, payment.operation FROM free AS payment JOIN sent ON sent.id = payment.id
+    SELECT payment.id, payment.operation FROM free AS payment
     WHERE NOT payment.needs_review
-      AND payment.created_at > now() - CASE payment.kind
-            WHEN '{Kind.DEPOSIT}' THEN sent.deposit_age
-            WHEN '{Kind.WITHDRAWAL}' THEN sent.withdrawal_age
-            ELSE sent.bill_payment_age END
+      AND payment.expires_at > now()
       AND {PAYOUTS_ARE_FREE}
 ), {CLAIM_PROBE}, claimed AS (
     UPDATE mkwanja.payments AS payment
@@ -77,7 +72,7 @@ free AS (
     INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)
     SELECT claimed.attempt_id, claimed.id,
         1 + (SELECT count(*) FROM mkwanja.attempts AS earlier WHERE earlier.payment_id = claimed.id), now(),
-        CASE claimed.kind WHEN '{Kind.DEPOSIT}' THEN sent.deposit_account ELSE sent.payout_account END
+        sent.account
     FROM claimed JOIN sent ON sent.id = claimed.id
 ), noted AS (
     INSERT INTO mkwanja.payment_history
@@ -111,7 +106,8 @@ WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}'
 class _Claim:
     payment_id: UUID
     attempt_id: UUID
-    terms: ClaimTerms
+    lease: timedelta
+    account: SendAccount | None
 
 
 class Claiming:
@@ -129,9 +125,11 @@ class Claiming:
         """See `domain.lifecycle.submit.ClaimingStore.look`."""
         return await self._looks.submit(payment_id)
 
-    async def claim(self, payment_id: UUID, attempt_id: UUID, terms: ClaimTerms) -> Payment | None:
+    async def claim(
+        self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: SendAccount | None
+    ) -> Payment | None:
         """See `domain.lifecycle.submit.ClaimingStore.claim`."""
-        return await self._claims.submit(_Claim(payment_id, attempt_id, terms))
+        return await self._claims.submit(_Claim(payment_id, attempt_id, lease, account))
 
     async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
         """See `domain.lifecycle.submit.ClaimingStore.postpone`."""
@@ -186,18 +184,9 @@ def _claim_parameters(batch: Sequence[_Claim]) -> dict[str, list[Any]]:
             "id": claim.payment_id,
             "attempt_id": claim.attempt_id,
             "history_id": uuid_utils.uuid7(),
-            "lease": claim.terms.lease,
-            "deposit_age": claim.terms.expires_after[Kind.DEPOSIT],
-            "withdrawal_age": claim.terms.expires_after[Kind.WITHDRAWAL],
-            "bill_payment_age": claim.terms.expires_after[Kind.BILL_PAYMENT],
-            "deposit_account": _account_text(claim.terms, Kind.DEPOSIT),
-            "payout_account": _account_text(claim.terms, Kind.WITHDRAWAL),
+            "lease": claim.lease,
+            "account": claim.account.as_text() if claim.account else None,
         }
         for claim in batch
     ]
     return columns(sent, _CLAIM_COLUMNS)
-
-
-def _account_text(terms: ClaimTerms, kind: Kind) -> str | None:
-    account = terms.accounts.get(kind)
-    return account.as_text() if account else None

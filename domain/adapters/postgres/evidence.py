@@ -23,7 +23,7 @@ from domain.adapters.postgres.brakes import (
 )
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
-from domain.callback_address import RESULT_OPERATIONS, TIMEOUT_OPERATIONS
+from domain.callback_address import MESSAGES_OF_PAYMENTS
 from domain.changes import Change, Disposition, Reads
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.lifecycle.record_callback import REMINDERS
@@ -47,8 +47,6 @@ SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_
 FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
 """)
 
-_OPERATIONS = [operation.value for operation in (*RESULT_OPERATIONS.values(), *TIMEOUT_OPERATIONS.values())]
-
 
 async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> dict[UUID, Evidence]:
     """The evidence that `changes` ask for, by payment."""
@@ -68,7 +66,7 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
         )
     about_messages = {
         **parameters,
-        "operations": _OPERATIONS,
+        "operations": sorted(MESSAGES_OF_PAYMENTS),
         "success": Word.SUCCESS.value,
         "reminders": [disposition.value for disposition in REMINDERS],
         "to_confirm": Disposition.AWAITS_CONFIRMATION.value,

@@ -16,10 +16,10 @@ from sqlalchemy.exc import DBAPIError
 from domain.adapters.postgres.engine import CONTENDED, Transaction, sqlstate
 from domain.adapters.postgres.locks import TAKE_LIMIT
 from domain.errors import RequestRefused
+from domain.kinds import kinds_that
 from domain.lifecycle.accept import NewPayment
 from domain.policy import MINUTE, Allowances, Meter, Used, day_began_at
 from domain.stages import Stage
-from domain.values import Kind
 
 _LOCK = text(f"SELECT {TAKE_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
 
@@ -37,7 +37,7 @@ GROUP BY phone_number
 UNION ALL
 SELECT '{Meter.PHONE_MINUTE}', phone_number, count(*), min(created_at)
 FROM mkwanja.payments
-WHERE phone_number = ANY(CAST(:prompted AS text[])) AND created_at > :minute AND kind = '{Kind.DEPOSIT}'
+WHERE phone_number = ANY(CAST(:prompted AS text[])) AND created_at > :minute AND kind = ANY(CAST(:prompts AS text[]))
 GROUP BY phone_number
 """)
 
@@ -73,6 +73,7 @@ async def refused_by_limits(
             "prompted": [subject for meter, subject in accounts if meter is Meter.PHONE_MINUTE],
             "day": day_began_at(now),
             "minute": now - MINUTE,
+            "prompts": [kind.value for kind in kinds_that(lambda rules: rules.is_prompt)],
         },
     )
     used = {(Meter(row.meter), row.subject): Used(int(row.amount), row.oldest) for row in rows}

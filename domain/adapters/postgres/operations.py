@@ -14,12 +14,7 @@ import structlog
 from domain.adapters.postgres.brakes import COUNT_REFUSALS, HOLD_OPERATION, RELEASE_OPERATIONS, TAKE_OPERATION_PROBE
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
-from domain.operations import (
-    SETTINGS_REFUSALS_MAX,
-    Heard,
-    Operation,
-    Standing,
-)
+from domain.operations import SETTINGS_REFUSALS_MAX, Heard, Operation, Standing
 
 log = structlog.get_logger()
 

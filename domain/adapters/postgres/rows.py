@@ -12,18 +12,19 @@ from uuid import UUID
 from domain.account import SendAccount
 from domain.attempts import Attempt, IdKind, Outcome, ProviderId
 from domain.failures import Failure, FailureReason
+from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import NewPayment
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from domain.values import Kind, Purpose
+from domain.values import Purpose
 
 # Columns that an acceptance writes, with the type of their array in `unnest`.
 ACCEPTED_COLUMNS = {
     "id": "uuid", "kind": "text", "caller_key": "text", "owner": "text", "amount_kes": "int", "phone_number": "text",
     "paybill": "text", "till": "text", "account_reference": "text", "description": "text", "remarks": "text",
-    "purpose": "text", "metadata": "text", "idempotency_key": "text", "fingerprint": "bytea", "answer_body": "bytea",
-    "history_id": "uuid",
+    "purpose": "text", "metadata": "text", "idempotency_key": "text", "moves_money_out": "boolean",
+    "expires_after": "interval", "fingerprint": "bytea", "answer_body": "bytea", "history_id": "uuid",
 }  # fmt: skip
 
 # Columns that a change may write.
@@ -61,6 +62,7 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
         metadata=json.loads(metadata) if isinstance(metadata, str) else metadata,
         idempotency_key=row.idempotency_key,
         created_at=row.created_at,
+        expires_at=row.expires_at or row.created_at,  # a row that was over before there was the column
         updated_at=row.updated_at,
         finalized_at=row.finalized_at,
         receipt=row.receipt,
@@ -80,7 +82,9 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
 def due_from(row: Any) -> Due:
     """A payment as a step needs to know it."""
     step = Step(row.next_step) if row.next_step else None
-    return Due(payment_id=_uuid(row.id), kind=Kind(row.kind), stage=Stage(row.stage), age=row.age, step=step)
+    return Due(
+        payment_id=_uuid(row.id), kind=Kind(row.kind), stage=Stage(row.stage), is_expired=row.is_expired, step=step
+    )
 
 
 def _uuid(value: Any) -> UUID:
@@ -136,6 +140,8 @@ def accepted_values(new: NewPayment, body: bytes, history_id: UUID) -> dict[str,
         "purpose": request.purpose.value if request.purpose else None,
         "metadata": json.dumps(request.metadata),
         "idempotency_key": new.idempotency_key,
+        "moves_money_out": RULES[request.kind].moves_money_out,
+        "expires_after": new.expires_after,
         "fingerprint": new.fingerprint,
         "answer_body": body,
         "history_id": history_id,

@@ -22,11 +22,11 @@ from domain.adapters.postgres.feed import list_new_events
 from domain.adapters.postgres.rows import due_from
 from domain.changes import Announcement
 from domain.errors import StoreUnavailable
+from domain.kinds import Kind, kinds_that
 from domain.lifecycle.reconcile import Round
 from domain.lifecycle.submit import Due
 from domain.operations import Operation
 from domain.stages import Step
-from domain.values import Kind
 
 # Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
 _TAKE_DUE = text(f"""
@@ -39,7 +39,7 @@ WITH due AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
     FROM due WHERE payment.id = due.id
     RETURNING payment.id, payment.kind, payment.stage, payment.next_step,
-        now() - payment.created_at AS age, due.next_step_at AS was_due_at
+        payment.expires_at <= now() AS is_expired, due.next_step_at AS was_due_at
 )
 SELECT * FROM moved ORDER BY was_due_at
 """)
@@ -158,6 +158,9 @@ class Sweeping:
                 "cool_down": cool_down,
                 "cool_down_max": cool_down_max,
                 "account": account.as_text() if account else None,
+                "always_askable": [
+                    kind.value for kind in kinds_that(lambda rules: rules.uses_credential and rules.asked_by is None)
+                ],
             }
             rows = await transaction.rows(TAKE_BREAKER_PROBE, parameters)
         return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None

@@ -28,7 +28,7 @@ from sqlalchemy import (
 SCHEMA = "mkwanja"
 
 # What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
-REVISION = "0009"
+REVISION = "0010"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -68,6 +68,8 @@ payments = Table(
     Column("event_due", _moment),
     Column("next_step", Text),
     Column("amount_settled_kes", Integer),
+    Column("moves_money_out", Boolean),
+    Column("expires_at", _moment),
 )
 Index(
     "receipt_belongs_to_one_payment",

@@ -5,6 +5,8 @@ A process with a missing or impossible setting does not start; `SettingsError` n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +18,7 @@ from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.redis.address import TlsVerify, readable_certificates, url_secrets
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.values import DatabaseUrl, PolicyFile, RedisUrl
+from domain.kinds import RULES, Kind
 from domain.policy import Policy
 
 # How the names of settings end that hold a secret.
@@ -85,6 +88,22 @@ class SharedSettings(MigrationSettings, PolicySettings):
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+
+class ExpirySettings(ProcessSettings):
+    """For how long after its acceptance a payment may be sent. The web process writes it down with each payment.
+
+    The worker only checks them at its start: the two mostly share one environment.
+    """
+
+    deposit_expires_after_seconds: float = Field(60, gt=0, le=86_400)
+    payout_expires_after_seconds: float = Field(86_400, gt=0, le=604_800)
+    bill_expires_after_seconds: float = Field(600, gt=0, le=604_800)
+
+    @property
+    def expires_after(self) -> Mapping[Kind, timedelta]:
+        """The time for each kind."""
+        return {kind: timedelta(seconds=getattr(self, rules.expiry_setting)) for kind, rules in RULES.items()}
 
 
 SettingsType = TypeVar("SettingsType", bound=ProcessSettings)

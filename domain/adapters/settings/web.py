@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from domain.adapters.settings.common import SharedSettings
+from domain.adapters.settings.common import ExpirySettings, SharedSettings
 from domain.adapters.settings.values import HttpUrl, Issuers, Origin, Text, comma_separated
 
 
-class IngressSettings(SharedSettings):
+class IngressSettings(SharedSettings, ExpirySettings):
     """The web process. SUPABASE_URL sets the key set's URL and the issuer by Supabase's conventions."""
 
     port: int = Field(8080, ge=1, le=65535)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from domain.adapters.settings.common import MigrationSettings, SharedSettings
+from domain.adapters.settings.common import ExpirySettings, MigrationSettings, SharedSettings
 from domain.adapters.settings.values import CallbackSecrets, HttpUrl, Text, comma_separated
 
 # Daraja refuses a callback URL with one of these in it (daraja.md §8.4).
@@ -28,7 +28,7 @@ class OperatorSettings(MigrationSettings):
     inquiry_interval_max_seconds: float = Field(300, gt=0, le=86_400)
 
 
-class WorkerSettings(SharedSettings):
+class WorkerSettings(SharedSettings, ExpirySettings):
     """The worker. Times in seconds; the other times of a send derive from the lease (`domain/adapters/daraja`)."""
 
     daraja_base_url: HttpUrl
@@ -52,9 +52,6 @@ class WorkerSettings(SharedSettings):
     submitting_lease_seconds: float = Field(60, ge=3, le=600)
     inquiry_first_after_seconds: float = Field(30, gt=0, le=3600)
     inquiry_interval_max_seconds: float = Field(300, gt=0, le=86_400)
-    deposit_expires_after_seconds: float = Field(60, gt=0, le=86_400)
-    payout_expires_after_seconds: float = Field(86_400, gt=0, le=604_800)
-    bill_expires_after_seconds: float = Field(600, gt=0, le=604_800)
     deposit_result_window_seconds: float = Field(180, gt=0, le=86_400)
     not_found_trusted_after_seconds: float = Field(300, gt=0, le=86_400)
     breaker_cool_down_seconds: float = Field(60, gt=0, le=3600)

@@ -1,0 +1,44 @@
+"""A bill payment at Daraja: B2B to a paybill or a till, and its result (daraja.md §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from domain.adapters.daraja.messages import read_payout_result
+from domain.adapters.daraja.requests import SHORTCODE_TYPE, Account, Api, free_text, result_addresses
+from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
+from domain.operations import Operation
+from domain.payment import Payment
+from domain.report import Report
+from domain.values import REMARKS_LENGTH
+
+B2B = Api(Operation.B2B, "/mpesa/b2b/v1/paymentrequest", "ConversationID")
+
+FAILURES = PAYOUT_FAILURES
+
+_TILL_TYPE = "2"  # documents say only 4, production wants 2 for a till (daraja.md §5)
+
+
+def request_body(payment: Payment, account: Account, credential: str, _now: datetime) -> Mapping[str, Any]:
+    """B2B (daraja.md §5)."""
+    return {
+        "Initiator": account.initiator_name,
+        "SecurityCredential": credential,
+        "CommandID": "BusinessPayBill" if payment.paybill else "BusinessBuyGoods",
+        "SenderIdentifierType": SHORTCODE_TYPE,
+        "RecieverIdentifierType": SHORTCODE_TYPE if payment.paybill else _TILL_TYPE,  # spelled so
+        "Amount": str(payment.amount_kes),
+        "PartyA": account.payout_shortcode,
+        "PartyB": payment.paybill or payment.till,
+        "AccountReference": payment.account_reference,  # as it is: a changed one would pay another account
+        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
+        **result_addresses(payment, account),
+        "Occassion": "",
+    }
+
+
+def read_result(message: Any) -> Report:
+    """B2B's result (daraja.md §5). Raises OtherShape."""
+    return read_payout_result(message, FAILURES)

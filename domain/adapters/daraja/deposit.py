@@ -1,0 +1,135 @@
+"""A deposit at Daraja: STK push, its callback and its codes, and STK query, which asks about it (daraja.md §2, §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from domain.adapters.daraja.answers import ID_NAMES, json_object, refused_at_the_door
+from domain.adapters.daraja.messages import (
+    is_provider_id,
+    judge_result,
+    read_amounts,
+    read_ids,
+    read_items,
+    read_receipt,
+    read_result_code,
+    require_mapping,
+)
+from domain.adapters.daraja.requests import Account, Api, free_text, message_address, password_fields
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, code_text, failure_of
+from domain.attempts import IdKind
+from domain.failures import FailureReason
+from domain.inquiry import Verdict
+from domain.operations import Operation
+from domain.payment import Payment
+from domain.report import Report, Word
+from domain.values import DESCRIPTION_LENGTH_MAX
+
+STK_PUSH = Api(Operation.STK_PUSH, "/mpesa/stkpush/v1/processrequest", "CheckoutRequestID")
+STK_QUERY = Api(Operation.STK_QUERY, "/mpesa/stkpushquery/v1/query", "CheckoutRequestID")
+
+_IDS = {"checkoutrequestid": IdKind.CHECKOUT_REQUEST, "merchantrequestid": IdKind.MERCHANT_REQUEST}
+
+# "Still under processing" (daraja.md §3). The error 500.001.1001 says so too, but also of payments that have ended.
+_UNDER_WAY_CODE = "4999"
+
+_F = FailureReason
+
+# What ends a deposit as failed (daraja.md §2.4).
+FAILURES: Codes = {
+    "1": (_F.INSUFFICIENT_FUNDS, True),
+    "2": (_F.LIMIT_EXCEEDED, True),
+    "3": (_F.LIMIT_EXCEEDED, True),
+    "4": (_F.LIMIT_EXCEEDED, True),
+    "8": (_F.LIMIT_EXCEEDED, True),
+    "1019": (_F.EXPIRED, False),  # late settlement was reported after it
+    "1031": (_F.CANCELLED_BY_CUSTOMER, True),
+    "1032": (_F.CANCELLED_BY_CUSTOMER, True),
+    "1036": (_F.NO_RESPONSE, False),
+    "1037": (_F.NO_RESPONSE, False),  # likewise
+    "1101": (_F.REJECTED_BY_PROVIDER, True),
+    "1102": (_F.REJECTED_BY_PROVIDER, True),
+    "2001": (_F.WRONG_PIN, True),  # on a deposit this is the customer's PIN, not our credential
+    "2006": (_F.REJECTED_BY_PROVIDER, True),
+    "2008": (_F.REJECTED_BY_PROVIDER, True),
+    "2026": (_F.REJECTED_BY_PROVIDER, True),
+    "2028": (_F.CONFIGURATION, True),
+    "2029": (_F.CONFIGURATION, True),
+    "2040": (_F.REJECTED_BY_PROVIDER, True),
+    "8006": (_F.WRONG_PIN, True),
+    "E3008": (_F.REJECTED_BY_PROVIDER, True),
+    "SFC_IC0003": (_F.CONFIGURATION, True),
+    "SFC_J_C0003": (_F.CONFIGURATION, True),
+}
+
+
+def request_body(payment: Payment, account: Account, _credential: str, now: datetime) -> Mapping[str, Any]:
+    """STK push (daraja.md §2.1)."""
+    return {
+        **password_fields(account, now),
+        "TransactionType": "CustomerBuyGoodsOnline" if account.till else "CustomerPayBillOnline",
+        "Amount": str(payment.amount_kes),
+        "PartyA": payment.phone_number,
+        "PartyB": account.till or account.shortcode,
+        "PhoneNumber": payment.phone_number,
+        "CallBackURL": message_address(payment, account, payment.rules.result_operation),
+        "AccountReference": payment.account_reference,
+        "TransactionDesc": free_text(
+            payment.description, 1, DESCRIPTION_LENGTH_MAX
+        ),  # left out, it is refused as "Invalid Remarks" (daraja.md §2.1)
+    }
+
+
+def read_result(message: Any) -> Report:
+    """STK callback (daraja.md §2.3). Raises OtherShape."""
+    callback = require_mapping(require_mapping(require_mapping(message).get("Body")).get("stkCallback"))
+    items = read_items(callback.get("CallbackMetadata"), "Item", "Name")
+    return judge_result(
+        read_result_code(callback),
+        FAILURES,
+        read_ids(callback, _IDS),
+        read_amounts(items),
+        receipt=read_receipt(items.get("mpesareceiptnumber", [])),
+    )
+
+
+def stk_query_body(checkout_request_id: str, account: Account, now: datetime) -> Mapping[str, Any]:
+    """The body that asks about a deposit (daraja.md §3)."""
+    return {**password_fields(account, now), "CheckoutRequestID": checkout_request_id}
+
+
+def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Report:
+    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused, ProductRefused and Throttled.
+
+    A refused question says nothing of the payment that it asks about.
+    """
+    message = json_object(body)
+    if message is not None and 200 <= status < 300 and "errorCode" not in message:
+        return _query_result(message, checkout_request_id)
+    code, text = refused_at_the_door(status, body, message)
+    words = text.lower()
+    if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
+        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.VAGUE)
+    # Daraja says this of an id that is too young, too. Of another field it says that our own question was wrong.
+    is_about_id = code == "400.002.02" and "checkoutrequestid" in words
+    verdict = Verdict.NO_RESULT if is_about_id else Verdict.NO_ANSWER
+    return Report(word=Word.UNDECIDED, code=code, verdict=verdict)
+
+
+def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
+    code = code_text(message.get("ResultCode"))
+    ids = {ID_NAMES[name]: message[name] for name in ID_NAMES if message.get(name) not in (None, "")}
+    is_about_it = ids.get(IdKind.CHECKOUT_REQUEST, checkout_request_id) == checkout_request_id
+    is_about_it = is_about_it and all(is_provider_id(value) for value in ids.values())
+    if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
+        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.NO_ANSWER)
+    known = frozenset(ids.items())
+    if code == SUCCESS_CODE:
+        return Report(word=Word.SUCCESS, code=code, ids=known, verdict=Verdict.PAID)
+    failure = failure_of(FAILURES, code)
+    if failure is not None:
+        return Report(word=Word.FAILURE, code=code, failure=failure, ids=known, verdict=Verdict.FAILED)
+    verdict = Verdict.UNDER_WAY if code == _UNDER_WAY_CODE else Verdict.NO_RESULT
+    return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=verdict)

@@ -1,0 +1,42 @@
+"""Which page knows a kind's dealings with Daraja: its request, its result and its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from domain.adapters.daraja import bill_payment, deposit, withdrawal
+from domain.adapters.daraja.requests import Account, Api
+from domain.adapters.daraja.result_codes import Codes
+from domain.kinds import RULES, Kind
+from domain.payment import Payment
+from domain.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What Daraja must be told and understood by, for one kind.
+
+    `request_body` takes the payment, our account, the initiator's credential and the time; `read_result` the JSON of a
+    result, and raises OtherShape. `failures` are the codes that end it.
+    """
+
+    api: Api
+    request_body: Callable[[Payment, Account, str, datetime], Mapping[str, Any]]
+    read_result: Callable[[Any], Report]
+    failures: Codes
+
+
+PAGES: Mapping[Kind, Page] = {
+    Kind.DEPOSIT: Page(deposit.STK_PUSH, deposit.request_body, deposit.read_result, deposit.FAILURES),
+    Kind.WITHDRAWAL: Page(withdrawal.B2C, withdrawal.request_body, withdrawal.read_result, withdrawal.FAILURES),
+    Kind.BILL_PAYMENT: Page(
+        bill_payment.B2B, bill_payment.request_body, bill_payment.read_result, bill_payment.FAILURES
+    ),
+}
+
+assert all(PAGES[kind].api.operation is rules.operation for kind, rules in RULES.items())  # noqa: S101 - or no start
+
+PAGE_OF_RESULT = {rules.result_operation: PAGES[kind] for kind, rules in RULES.items()}

@@ -1,0 +1,47 @@
+"""A withdrawal at Daraja: B2C version 3 and its result (daraja.md §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from domain.adapters.daraja.messages import read_payout_result
+from domain.adapters.daraja.requests import Account, Api, free_text, result_addresses
+from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
+from domain.operations import Operation
+from domain.payment import Payment
+from domain.report import Report
+from domain.values import REMARKS_LENGTH, Purpose
+
+B2C = Api(Operation.B2C, "/mpesa/b2c/v3/paymentrequest", "ConversationID")
+
+FAILURES = PAYOUT_FAILURES
+
+_COMMANDS = {
+    Purpose.BUSINESS: "BusinessPayment",
+    Purpose.SALARY: "SalaryPayment",
+    Purpose.PROMOTION: "PromotionPayment",
+}
+
+
+def request_body(payment: Payment, account: Account, credential: str, _now: datetime) -> Mapping[str, Any]:
+    """B2C (daraja.md §4.1)."""
+    return {
+        # The payment's id, the only one ever used for it: Daraja refuses its second use (daraja.md §4.2).
+        "OriginatorConversationID": str(payment.id),
+        "InitiatorName": account.initiator_name,
+        "SecurityCredential": credential,
+        "CommandID": _COMMANDS[payment.purpose or Purpose.BUSINESS],
+        "Amount": str(payment.amount_kes),
+        "PartyA": account.payout_shortcode,
+        "PartyB": payment.phone_number,
+        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
+        **result_addresses(payment, account),
+        "Occassion": "",  # spelled so in v3
+    }
+
+
+def read_result(message: Any) -> Report:
+    """B2C's result (daraja.md §4.3). Raises OtherShape."""
+    return read_payout_result(message, FAILURES)

@@ -1,0 +1,25 @@
+"""The kinds of payment, one page each. `RULES` is what the rest of the code reads; it names no kind.
+
+To add one: its page here, its member in `rules.Kind`, its page in `adapters/daraja` and in `gateway/schemas`, a migration
+for what Postgres checks, and the words of it in the docs (docs/architecture/kinds.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from domain.kinds.bill_payment import BILL_PAYMENT
+from domain.kinds.deposit import DEPOSIT
+from domain.kinds.rules import PAYMENT_MAX_KES, Default, Kind, KindRules, Reference
+from domain.kinds.withdrawal import WITHDRAWAL
+
+__all__ = ["PAYMENT_MAX_KES", "RULES", "Default", "Kind", "KindRules", "Reference", "kinds_that"]
+
+RULES: Mapping[Kind, KindRules] = {rules.kind: rules for rules in (DEPOSIT, WITHDRAWAL, BILL_PAYMENT)}
+
+assert set(RULES) == set(Kind)  # noqa: S101 - a kind without a page stops every process at its start
+
+
+def kinds_that(has: Callable[[KindRules], bool]) -> list[Kind]:
+    """The kinds whose rules have a property."""
+    return [kind for kind, rules in RULES.items() if has(rules)]

@@ -1,0 +1,32 @@
+"""A bill payment: we pay a paybill with an account, or a till (B2B, daraja.md §5)."""
+
+from __future__ import annotations
+
+import re
+
+from domain.attempts import IdKind
+from domain.kinds.rules import PAYMENT_MAX_KES, Default, Kind, KindRules, Reference
+from domain.operations import Operation
+from domain.stages import Step
+
+BILL_PAYMENT = KindRules(
+    kind=Kind.BILL_PAYMENT,
+    moves_money_out=True,
+    uses_credential=True,
+    is_prompt=False,
+    at_once_max=4,  # each one lost in `submitting` is a person's afternoon (design.md, rule 11)
+    resend_key=None,  # no field for an id of ours is documented (daraja.md §5)
+    question=Step.STATUS,
+    asked_by=IdKind.ORIGINATOR_CONVERSATION,  # Daraja's own, from its acknowledgement
+    operation=Operation.B2B,
+    result_operation="bill-payment",
+    timeout_operation="bill-payment-timeout",
+    amount_limits_kes=(1, PAYMENT_MAX_KES),  # daraja.md §9
+    parties=("paybill", "till"),
+    texts=(("account_reference", Default.FROM_ID), ("remarks", Default.WORD)),
+    # An account that another business made up: its separators are a part of it. At most 13 characters (daraja.md §5).
+    reference=Reference(
+        re.compile(r"[A-Za-z0-9./-]+(?: +[A-Za-z0-9./-]+)*"), 13, "letters and digits, also -, ., / and blanks inside"
+    ),
+    expiry_setting="bill_expires_after_seconds",  # ten minutes: a biller may have cut off by then, and it has no key
+)

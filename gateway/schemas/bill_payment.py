@@ -1,0 +1,116 @@
+"""A bill payment as callers send and see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from domain.errors import FieldError
+from domain.kinds.bill_payment import BILL_PAYMENT
+from domain.values import DEFAULT_TEXT, reference_from
+from gateway.fields import Remarks, Shortcode, check_amount, check_reference, told_amount, told_reference
+from gateway.schemas.kind_schema import (
+    EXAMPLE_ID,
+    TOGETHER,
+    AnsweredShortcode,
+    AnyPayment,
+    Body,
+    KindSchema,
+    Shown,
+    an_example,
+)
+
+_ONE_PARTY: dict[str, Any] = {"oneOf": [{"required": ["paybill"]}, {"required": ["till"]}]}
+
+
+class BillPaymentBody(Body):
+    """We pay a paybill with its account reference, or a till. For backends."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "title": "To a paybill",
+                    "required": ["paybill", "account_reference"],
+                    "properties": {
+                        "paybill": {"type": "string"},
+                        "account_reference": {"type": "string"},
+                        "till": {"type": "null"},
+                    },
+                },
+                {
+                    "title": "To a till",
+                    "required": ["till"],
+                    "properties": {
+                        "till": {"type": "string"},
+                        "paybill": {"type": "null"},
+                        "account_reference": {"type": "null"},
+                    },
+                },
+            ]
+        }
+    )
+
+    amount: Annotated[int, check_amount(BILL_PAYMENT), told_amount(BILL_PAYMENT)] = Field(
+        description="Whole Kenyan shillings."
+    )
+    paybill: Shortcode | None = Field(None, description="With `account_reference`; or give `till` instead.")
+    till: Shortcode | None = Field(None, description="A buy-goods till, which takes no `account_reference`.")
+    account_reference: Annotated[str, check_reference(BILL_PAYMENT), told_reference(BILL_PAYMENT)] | None = Field(
+        None, description="Our account with the paybill. Daraja gets it exactly as you write it."
+    )
+    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
+
+
+class BillPayment(AnyPayment):
+    """We pay a paybill or a till."""
+
+    model_config = ConfigDict(json_schema_extra=TOGETHER | _ONE_PARTY)
+
+    kind: Literal["bill_payment"]
+    paybill: AnsweredShortcode = ""
+    till: AnsweredShortcode = ""
+    account_reference: str
+    remarks: str
+
+
+def _find_party_faults(body: Mapping[str, Any]) -> list[FieldError]:
+    """A bill is paid to a paybill with its account reference, or to a till: never both, never neither."""
+    has_paybill, has_till = body.get("paybill") is not None, body.get("till") is not None
+    has_reference = body.get("account_reference") is not None
+    if has_paybill and has_till:
+        return [FieldError("/till", "cannot be given together with paybill")]
+    if not has_paybill and not has_till:
+        return [FieldError("/paybill", "is required, with account_reference; or give till instead")]
+    if has_paybill and not has_reference:
+        return [FieldError("/account_reference", "is required with paybill")]
+    if has_till and has_reference:
+        return [FieldError("/account_reference", "goes with paybill, not with till")]
+    return []
+
+
+_TO_PAYBILL = an_example(
+    BILL_PAYMENT, amount_kes=830, paybill="888880", account_reference="METER7731", remarks=DEFAULT_TEXT
+)
+_TO_TILL = replace(_TO_PAYBILL, paybill=None, till="556677", account_reference=reference_from(EXAMPLE_ID))
+
+SCHEMA = KindSchema(
+    rules=BILL_PAYMENT,
+    path="/v1/bill-payments",
+    route_name="createBillPayment",
+    summary="Pay a paybill or a till (backends only)",
+    body=BillPaymentBody,
+    answer=BillPayment,
+    body_examples={
+        "to_a_paybill": {"amount": 830, "paybill": "888880", "account_reference": "METER7731"},
+        "to_a_till": {"amount": 830, "till": "556677", "remarks": "Order 771", "metadata": {"order": "771"}},
+    },
+    answer_examples={
+        "to_a_paybill": Shown(_TO_PAYBILL, for_backend=True),
+        "to_a_till": Shown(_TO_TILL, for_backend=True),
+    },
+    find_faults=_find_party_faults,
+)

@@ -1,0 +1,80 @@
+"""A deposit as callers send and see it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from domain.kinds.deposit import DEPOSIT
+from gateway.fields import (
+    Description,
+    PhoneNumber,
+    check_amount,
+    check_reference,
+    told_amount,
+    told_reference,
+)
+from gateway.schemas.kind_schema import (
+    EXAMPLE_OWNER,
+    AnsweredPhoneNumber,
+    AnyPayment,
+    Body,
+    KindSchema,
+    Shown,
+    an_example,
+)
+
+
+class DepositBody(Body):
+    """A customer pays us: a prompt appears on the phone."""
+
+    amount: Annotated[int, check_amount(DEPOSIT), told_amount(DEPOSIT)] = Field(description="Whole Kenyan shillings.")
+    phone_number: PhoneNumber = Field(description="Who pays: a Kenyan mobile number.")
+    account_reference: Annotated[str, check_reference(DEPOSIT), told_reference(DEPOSIT)] | None = Field(
+        None, description="What the payer's statement shows. Left out: follows from the payment's id."
+    )
+    description: Description | None = Field(None, description="Left out: `Payment`.")
+
+
+class Deposit(AnyPayment):
+    """A customer pays us."""
+
+    kind: Literal["deposit"]
+    phone_number: AnsweredPhoneNumber
+    account_reference: str
+    description: str
+
+
+DEPOSIT_EXAMPLE = an_example(
+    DEPOSIT,
+    owner=EXAMPLE_OWNER,
+    phone_number="254711000111",
+    account_reference="INV00042",
+    description="Invoice 42",
+    metadata={"order": "42"},
+)
+
+SCHEMA = KindSchema(
+    rules=DEPOSIT,
+    path="/v1/deposits",
+    route_name="createDeposit",
+    summary="Ask a customer to pay us",
+    body=DepositBody,
+    answer=Deposit,
+    body_examples={
+        "least": {"amount": 250, "phone_number": "0711000111"},
+        "whole": {
+            "amount": 250,
+            "phone_number": "+254711000111",
+            "account_reference": "INV00042",
+            "description": "Invoice 42",
+            "metadata": {"order": "42"},
+        },
+        "for_a_user": {"amount": 250, "phone_number": "254111000111", "owner": EXAMPLE_OWNER},
+    },
+    answer_examples={
+        "to_a_user": Shown(DEPOSIT_EXAMPLE),
+        "to_a_backend": Shown(DEPOSIT_EXAMPLE, for_backend=True),
+    },
+)

@@ -1,0 +1,142 @@
+"""The queries that clients may send, checked whole, every wrong value named at once."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Literal, TypeVar
+from uuid import UUID
+
+from multidict import MultiMapping
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from domain.adapters.postgres.reading import PageQuery
+from domain.errors import FieldError, InvalidRequest
+from domain.kinds import Kind
+from domain.payment import Payment
+from domain.values import Caller
+from gateway.cursors import PagePlace, page_cursor
+from gateway.fields import (
+    ITEMS_MAX,
+    FeedCursor,
+    Flag,
+    HistoryCursor,
+    Limit,
+    Moment,
+    PageCursor,
+    PhoneNumber,
+    StorableText,
+    WaitSeconds,
+)
+from gateway.schemas.faults import describe_faults
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Parameters(BaseModel):
+    """What every query has: nothing that is not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PageParameters(Parameters):
+    """GET /v1/payments"""
+
+    kind: Kind | None = None
+    status: Literal["pending", "success", "failed"] | None = None
+    phone_number: PhoneNumber | None = None
+    account_reference: StorableText | None = None
+    receipt: StorableText | None = None
+    idempotency_key: StorableText | None = None
+    needs_review: Flag | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    limit: Limit = 20
+    cursor: PageCursor | None = Field(
+        None, description="`next_cursor` of the page before. It is refused with other filters than that page had."
+    )
+
+
+class EventParameters(Parameters):
+    """GET /v1/events"""
+
+    after: FeedCursor | None = Field(
+        None, description="`next_cursor` of the answer before. Left out: from the beginning."
+    )
+    limit: Limit = 20
+
+
+class HistoryParameters(Parameters):
+    """GET /v1/payments/{payment_id}/history"""
+
+    limit: Limit = ITEMS_MAX
+    cursor: HistoryCursor | None = Field(
+        None, description="`next_cursor` of the page before. It is refused for another payment."
+    )
+
+
+class WaitParameters(Parameters):
+    """GET /v1/payments/{payment_id}"""
+
+    wait: WaitSeconds = Field(0, description="Seconds for which the answer may be held until the payment is final.")
+
+
+class NoParameters(Parameters):
+    """Routes that take no query."""
+
+
+def query(model: type[Model], parameters: MultiMapping[str]) -> Model:
+    """The checked query parameters. Raises InvalidRequest with every wrong one."""
+    repeated = sorted({name for name in parameters if len(parameters.getall(name)) > 1})
+    if repeated:
+        raise InvalidRequest([FieldError(f"?{name}", "is given more than once") for name in repeated])
+    try:
+        return model.model_validate(dict(parameters))
+    except ValidationError as error:
+        raise InvalidRequest(describe_faults(error, lambda location: f"?{location[0]}")) from None
+
+
+def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
+    """Which payments `caller` asks for; an app's user only gets its own. One more than a page, to know of a next one."""
+    equal = parameters.model_dump(
+        include={"kind", "phone_number", "account_reference", "receipt", "idempotency_key", "needs_review"},
+        exclude_none=True,
+    )
+    if not caller.is_backend:
+        equal["owner"] = caller.subject
+    return PageQuery(
+        equal=equal,
+        status=parameters.status,
+        created_after=parameters.created_after,
+        created_before=parameters.created_before,
+        older_than=_older_than(parameters),
+        limit=parameters.limit + 1,
+    )
+
+
+def next_cursor(parameters: PageParameters, last: Payment) -> str:
+    """Where the page after `last` begins; good only with the same filters."""
+    return page_cursor(PagePlace(last.created_at, last.id, _filters(parameters)))
+
+
+def history_position(parameters: HistoryParameters, payment: Payment) -> int:
+    """The sequence behind which the history of `payment` is wanted; 0 is its beginning. Raises InvalidRequest."""
+    if parameters.cursor is None:
+        return 0
+    if parameters.cursor.payment_id != payment.id:
+        raise InvalidRequest([FieldError("?cursor", "was given for another payment; start again without it")])
+    return parameters.cursor.sequence
+
+
+def _older_than(parameters: PageParameters) -> tuple[datetime, UUID] | None:
+    place = parameters.cursor
+    if place is None:
+        return None
+    if place.filters != _filters(parameters):
+        raise InvalidRequest([FieldError("?cursor", "was given for other filters; start again without it")])
+    return place.created_at, place.payment_id
+
+
+def _filters(parameters: PageParameters) -> str:
+    text = parameters.model_dump_json(exclude={"cursor", "limit"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

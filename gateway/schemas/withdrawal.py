@@ -1,0 +1,79 @@
+"""A withdrawal as callers send and see it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from domain.kinds.withdrawal import WITHDRAWAL
+from domain.values import DEFAULT_TEXT, Purpose
+from gateway.fields import PhoneNumber, Remarks, check_amount, told_amount
+from gateway.schemas.kind_schema import (
+    EXAMPLE_OWNER,
+    AnsweredPhoneNumber,
+    AnyPayment,
+    Body,
+    KindSchema,
+    Shown,
+    an_example,
+)
+
+
+def _purpose(text: str | None) -> Purpose:
+    return Purpose(text) if text is not None else Purpose.BUSINESS
+
+
+class WithdrawalBody(Body):
+    """We pay a customer. For backends."""
+
+    amount: Annotated[int, check_amount(WITHDRAWAL), told_amount(WITHDRAWAL)] = Field(
+        description="Whole Kenyan shillings."
+    )
+    phone_number: PhoneNumber = Field(description="Who is paid: a Kenyan mobile number.")
+    purpose: Annotated[Literal["business", "salary", "promotion"] | None, AfterValidator(_purpose)] = Field(
+        None, validate_default=True, description="Safaricom charges and words its message by it. Left out: `business`."
+    )
+    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
+
+
+class Withdrawal(AnyPayment):
+    """We pay a customer."""
+
+    kind: Literal["withdrawal"]
+    phone_number: AnsweredPhoneNumber
+    purpose: Purpose
+    remarks: str
+
+
+SCHEMA = KindSchema(
+    rules=WITHDRAWAL,
+    path="/v1/withdrawals",
+    route_name="createWithdrawal",
+    summary="Pay a customer (backends only)",
+    body=WithdrawalBody,
+    answer=Withdrawal,
+    body_examples={
+        "least": {"amount": 1200, "phone_number": "0722000222"},
+        "whole": {
+            "amount": 1200,
+            "phone_number": "0722000222",
+            "purpose": "salary",
+            "remarks": "March wages",
+            "owner": EXAMPLE_OWNER,
+            "metadata": {"employee": "7"},
+        },
+    },
+    answer_examples={
+        "accepted": Shown(
+            an_example(
+                WITHDRAWAL,
+                amount_kes=1200,
+                phone_number="254722000222",
+                purpose=Purpose.BUSINESS,
+                remarks=DEFAULT_TEXT,
+            ),
+            for_backend=True,
+        )
+    },
+)

@@ -1,0 +1,79 @@
+"""From 0009 to 0010 and back, with a record in use: what kinds mean is written down with each open payment."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.kinds import RULES, Kind
+from domain.stages import Stage
+from tests.builders import EXPIRES_AFTER
+from tests.integration.conftest import Store, new_id
+from tests.integration.test_migration_of_inquiries import a_record_in_use, migrated, steps_on_record
+from tests.integration.test_migrations import differences
+
+_MEANING = "SELECT kind, next_step_at, moves_money_out, expires_at - created_at AS lives FROM mkwanja.payments"
+
+# As a web process of the release before inserts a payment.
+_OLDER_INSERT = """
+INSERT INTO mkwanja.payments (id, kind, stage, caller_key, owner, amount_kes, phone_number, paybill, till,
+    account_reference, description, remarks, purpose, metadata, idempotency_key, created_at, updated_at, sequence,
+    next_step_at, next_step)
+SELECT $1, kind, 'accepted', caller_key, owner, amount_kes, phone_number, paybill, till, account_reference, description,
+    remarks, purpose, metadata, 'older-' || idempotency_key, now(), now(), 1, now(), 'submit'
+FROM mkwanja.payments WHERE id = $2
+"""
+
+
+def means_its_kind(row: dict[str, Any]) -> bool:
+    kind = Kind(row["kind"])
+    return row["moves_money_out"] is RULES[kind].moves_money_out and row["lives"] == EXPIRES_AFTER[kind]
+
+
+async def test_open_payments_of_every_kind_and_stage_learn_what_their_kind_means(fresh: Store) -> None:
+    """What is due stays due, on the way up and on the way back. What was over before is not rewritten."""
+    expected = await a_record_in_use(fresh)
+    await migrated(fresh, "downgrade", "0009")
+    assert await steps_on_record(fresh) == expected
+    await migrated(fresh, "upgrade", "head")
+    assert await steps_on_record(fresh) == expected
+    rows = await fresh.rows(_MEANING)
+    is_open = [row["next_step_at"] is not None for row in rows]
+    assert [means_its_kind(row) for row in rows] == is_open
+    assert set(is_open) == {True, False}
+    assert await differences(fresh.url) == []
+
+
+async def test_a_payment_that_was_over_before_can_still_be_read(fresh: Store) -> None:
+    payment_id = await fresh.finalized()
+    await migrated(fresh, "downgrade", "0009")
+    await migrated(fresh, "upgrade", "head")
+    async with Store(fresh.url) as after:
+        assert (await after.payment(payment_id)).stage is Stage.SUCCEEDED
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_a_payment_that_an_older_web_process_inserts_means_its_kind(fresh: Store, kind: Kind) -> None:
+    """The release is rolled out process by process: the new schema serves both."""
+    model, older = await fresh.accepted(kind), new_id()
+    await fresh.execute(_OLDER_INSERT, older, model)
+    [row] = await fresh.rows(f"{_MEANING} WHERE id = $1", older)
+    assert means_its_kind(row)
+
+
+async def test_what_a_web_process_writes_itself_is_kept(fresh: Store) -> None:
+    """The trigger fills in only what is missing."""
+    payment_id: UUID = await fresh.accepted(Kind.WITHDRAWAL)
+    await fresh.execute(
+        "UPDATE mkwanja.payments SET expires_at = created_at + interval '1 s' WHERE id = $1", payment_id
+    )
+    copy = _OLDER_INSERT.replace("next_step)", "next_step, moves_money_out, expires_at)", 1).replace(
+        "now(), 'submit'", "now(), 'submit', moves_money_out, now() + interval '7 s'"
+    )
+    again = new_id()
+    await fresh.execute(copy, again, payment_id)
+    [row] = await fresh.rows(f"{_MEANING} WHERE id = $1", again)
+    assert (row["moves_money_out"], row["lives"]) == (True, timedelta(seconds=7))
