@@ -48,8 +48,10 @@ from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
 from domain.lifecycle.submit import Submitter
 from domain.stages import Step
 from workers.accounts import watch_former_accounts
+from workers.daraja_access import DarajaAccess, Slots, Turns
+from workers.daraja_asker import DarajaAsker
+from workers.daraja_sender import DarajaSender
 from workers.jobs import take_step
-from workers.retries import RetryingProvider
 from workers.sweeper import sweep_until
 from workers.wakeups import QueueOrHere
 
@@ -176,18 +178,18 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         )
         wakeups = RedisWakeups(redis)
         budgets = _budgets(settings, redis)
-        rate = SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second)
+        turns = Turns(SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets)
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database)
         announcer = Announcer(sweeping, RedisBell(redis))
-        provider = RetryingProvider(client, rate, budgets=budgets, slots=_AT_ONCE_MAX, draining=draining)
+        access = DarajaAccess(client, Slots(_AT_ONCE_MAX), turns)
         claim_terms = _claim_terms(settings)
         inquiry_terms = _inquiry_terms(settings, claim_terms)
         submitter = Submitter(
             claims=Claiming(database, gate=gate),
             changes=changes,
-            provider=provider,
+            provider=DarajaSender(client, access, turns, draining=draining),
             announcer=announcer,
             terms=SubmitTerms(
                 claim=claim_terms,
@@ -198,7 +200,11 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             clock=boot_clock,
         )
         inquirer = Inquirer(
-            changes=changes, provider=provider, submitter=submitter, announcer=announcer, terms=inquiry_terms
+            changes=changes,
+            provider=DarajaAsker(client, access, turns),
+            submitter=submitter,
+            announcer=announcer,
+            terms=inquiry_terms,
         )
 
         async def take_here(payment_id: UUID, is_paid_for: bool) -> None:

@@ -75,7 +75,7 @@ POINTS: Mapping[str, Point] = {
     "readied_before_claim": Point(
         crash_point=4,
         side=Side.AFTER,
-        target="workers.retries:RetryingProvider._take_turn",
+        target="workers.daraja_access:Turns.take",
         sentence="The payment was looked at and may be sent, a token, a slot and a turn are had; it is not claimed.",
     ),
     "claimed_before_call": Point(
@@ -123,7 +123,7 @@ POINTS: Mapping[str, Point] = {
     "inquiry_answered_before_commit": Point(
         crash_point=11,
         side=Side.AFTER,
-        target="workers.retries:RetryingProvider.ask",
+        target="workers.daraja_asker:DarajaAsker.ask",
         sentence="An inquiry was answered; the answer is known to this process only.",
     ),
     "accepting_in_transaction": Point(

@@ -32,7 +32,8 @@ from domain.kinds import RULES, Kind
 from domain.lifecycle.record_answer import fact_of_answer
 from tests.integration.daraja import CALLBACK_SECRET, Shelf, an_attempt, client_of, frozen_after, to_submit
 from tests.simulator.app import Simulator
-from workers.retries import RetryingProvider
+from workers.daraja_access import DarajaAccess, Slots, Turns
+from workers.daraja_sender import DarajaSender
 
 DEPOSIT, WITHDRAWAL, BILL = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
 APIS = {DEPOSIT: "stk", WITHDRAWAL: "b2c", BILL: "b2b"}  # the simulator's names
@@ -73,9 +74,9 @@ async def client(simulator: Simulator, session: aiohttp.ClientSession, shelf: Sh
 
 
 @pytest.fixture
-def provider(client: DarajaClient, redis: RedisClient) -> RetryingProvider:
-    rate = SharedRate(redis, "rate", per_second=1000)
-    return RetryingProvider(client, rate, slots=10, draining=asyncio.Event())
+def sender(client: DarajaClient, redis: RedisClient) -> DarajaSender:
+    turns = Turns(SharedRate(redis, "rate", per_second=1000))
+    return DarajaSender(client, DarajaAccess(client, Slots(10), turns), turns, draining=asyncio.Event())
 
 
 # What an answer means, and what it means for a withdrawal, the one kind with an id whose second use is refused.
@@ -126,11 +127,11 @@ class TestAnswers:
         ],
     )
     async def test_an_acknowledgement_brings_the_provider_s_ids(
-        self, provider: RetryingProvider, simulator: Simulator, kind: Kind, names: set[str]
+        self, sender: DarajaSender, simulator: Simulator, kind: Kind, names: set[str]
     ) -> None:
         """And is on record as one exchange."""
         payment, attempting = to_submit(kind), an_attempt()
-        ids = await provider.submit(payment, attempting)
+        ids = await sender.submit(payment, attempting)
         assert {name for name, _ in ids} == names
         assert attempting.fence.is_written
         (exchange,) = attempting.exchanges
@@ -140,13 +141,13 @@ class TestAnswers:
 
     @pytest.mark.parametrize(("scenario", "kind", "means"), EVERY_FAULT)
     async def test_every_fault_is_the_error_that_says_what_the_money_may_have_done(
-        self, provider: RetryingProvider, simulator: Simulator, scenario: str, kind: Kind, means: type[ProviderError]
+        self, sender: DarajaSender, simulator: Simulator, scenario: str, kind: Kind, means: type[ProviderError]
     ) -> None:
         """It was written, so it is asked once and never again, and is on record."""
         simulator.scenario(scenario, api=APIS[kind])
         attempting = an_attempt()
         with pytest.raises(ProviderError) as caught:
-            await provider.submit(to_submit(kind), attempting)
+            await sender.submit(to_submit(kind), attempting)
         assert type(caught.value) is means
         assert attempting.fence.is_written
         (exchange,) = attempting.exchanges
@@ -161,12 +162,12 @@ class TestAnswers:
         ],
     )
     async def test_a_refusal_has_a_reason_that_a_person_understands(
-        self, provider: RetryingProvider, simulator: Simulator, scenario: str, reason: FailureReason
+        self, sender: DarajaSender, simulator: Simulator, scenario: str, reason: FailureReason
     ) -> None:
         """With Daraja's own code."""
         simulator.scenario(scenario)
         with pytest.raises(Refused) as caught:
-            await provider.submit(to_submit(), an_attempt())
+            await sender.submit(to_submit(), an_attempt())
         assert (caught.value.failure.reason, caught.value.code) == (reason, "500.001.1001")
 
     async def test_an_answer_that_does_not_come_in_time_says_nothing(
@@ -188,34 +189,34 @@ class TestTokens:
 
     @pytest.mark.parametrize("kind", list(Kind))
     async def test_a_refused_token_is_renewed_and_the_payment_sent_once_more(
-        self, provider: RetryingProvider, simulator: Simulator, kind: Kind
+        self, sender: DarajaSender, simulator: Simulator, kind: Kind
     ) -> None:
         """Both exchanges are on record; money moves once."""
         simulator.scenario("token_expired", times=1)
         attempting = an_attempt()
-        await provider.submit(to_submit(kind), attempting)
+        await sender.submit(to_submit(kind), attempting)
         assert [exchange.meaning for exchange in attempting.exchanges] == ["TokenRefused", "acknowledged"]
         await simulator.idle()
         assert len(simulator.ledger.movements) == 1
 
     async def test_a_token_that_is_refused_again_is_not_tried_a_third_time(
-        self, provider: RetryingProvider, simulator: Simulator
+        self, sender: DarajaSender, simulator: Simulator
     ) -> None:
         """The payment goes back, and its operation is held."""
         simulator.scenario("token_expired", times=5)
         attempting = an_attempt()
         with pytest.raises(ProductRefused):
-            await provider.submit(to_submit(), attempting)
+            await sender.submit(to_submit(), attempting)
         assert len(attempting.exchanges) == 2
 
     @pytest.mark.parametrize(
         "fault", ["html_200", "html_503", "garbage_200", "internal_error_without_acting", "cut_before_acting", "redis"]
     )
     async def test_when_no_other_token_can_be_had_the_payment_is_known_to_be_unsent(
-        self, provider: RetryingProvider, simulator: Simulator, shelf: Shelf, fault: str
+        self, sender: DarajaSender, simulator: Simulator, shelf: Shelf, fault: str
     ) -> None:
         """Daraja refused the token before it acted: a doubt here would cost a person's afternoon for nothing."""
-        await provider.submit(to_submit(), an_attempt())
+        await sender.submit(to_submit(), an_attempt())
         simulator.scenario("token_expired", api="b2b", times=10)
         if fault == "redis":
             shelf.is_away = True
@@ -223,7 +224,7 @@ class TestTokens:
             simulator.scenario(fault, api="oauth")
         attempting = an_attempt()
         with pytest.raises(ProviderError) as caught:
-            await provider.submit(to_submit(BILL), attempting)
+            await sender.submit(to_submit(BILL), attempting)
         outcome = fact_of_answer(attempting.attempt_id, caught.value).outcome
         assert outcome is Outcome.NOT_ACTED, repr(caught.value)
 
@@ -234,13 +235,13 @@ class TestTheRecord:
     @pytest.mark.parametrize("kind", list(Kind))
     @pytest.mark.parametrize("scenario", [None, "token_expired"])
     async def test_no_secret_and_no_phone_number_is_on_record(
-        self, provider: RetryingProvider, simulator: Simulator, shelf: Shelf, kind: Kind, scenario: str | None
+        self, sender: DarajaSender, simulator: Simulator, shelf: Shelf, kind: Kind, scenario: str | None
     ) -> None:
         """Though all of them were sent, and Daraja echoes some."""
         if scenario:
             simulator.scenario(scenario, times=1)
         payment, attempting = to_submit(kind), an_attempt()
-        await provider.submit(payment, attempting)
+        await sender.submit(payment, attempting)
         sent = json.loads(simulator.traffic.arrivals[-1].raw)
         kept = json.dumps([(exchange.request, exchange.answer) for exchange in attempting.exchanges])
         operation = RULES[kind].result_operation
@@ -267,10 +268,10 @@ class TestNobodyListens:
     """A connection that was never made moved no money: it is tried again, for as long as the attempt may."""
 
     async def test_nobody_listening_is_tried_again_until_somebody_does(
-        self, provider: RetryingProvider, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+        self, sender: DarajaSender, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing was written, so nothing can have happened; each try is on record."""
-        await provider.submit(to_submit(), an_attempt())  # a token is at hand
+        await sender.submit(to_submit(), an_attempt())  # a token is at hand
         await stop_listening(simulator)
         waits: list[float] = []
 
@@ -278,31 +279,31 @@ class TestNobodyListens:
             waits.append(seconds)
             await simulator.open_listener()
 
-        monkeypatch.setattr(provider, "_sleep", wait)
+        monkeypatch.setattr(sender, "_sleep", wait)
         attempting = an_attempt()
-        await provider.submit(to_submit(WITHDRAWAL), attempting)
+        await sender.submit(to_submit(WITHDRAWAL), attempting)
         meanings = [(exchange.was_written, exchange.meaning) for exchange in attempting.exchanges]
         assert meanings == [(False, "Unreachable"), (True, "acknowledged")]
         assert len(waits) == 1
 
     async def test_when_nobody_ever_listens_the_payment_is_known_to_be_unsent(
-        self, provider: RetryingProvider, simulator: Simulator
+        self, sender: DarajaSender, simulator: Simulator
     ) -> None:
         """After a few tries."""
-        await provider.submit(to_submit(), an_attempt())
+        await sender.submit(to_submit(), an_attempt())
         await stop_listening(simulator)
         attempting = an_attempt()
         with pytest.raises(Unreachable):
-            await provider.submit(to_submit(), attempting)
+            await sender.submit(to_submit(), attempting)
         assert not attempting.fence.is_written
         assert {exchange.was_written for exchange in attempting.exchanges} == {False}
         assert 1 < len(attempting.exchanges) <= 5
 
-    async def test_no_try_begins_past_the_deadline(self, provider: RetryingProvider, simulator: Simulator) -> None:
+    async def test_no_try_begins_past_the_deadline(self, sender: DarajaSender, simulator: Simulator) -> None:
         """Retries pass the same fence."""
-        await provider.submit(to_submit(), an_attempt())
+        await sender.submit(to_submit(), an_attempt())
         await stop_listening(simulator)
         attempting = an_attempt(clock=frozen_after(3))
         with pytest.raises(Unreachable):
-            await provider.submit(to_submit(), attempting)
+            await sender.submit(to_submit(), attempting)
         assert [exchange.meaning for exchange in attempting.exchanges] == ["Unreachable", "DeadlinePassed"]

@@ -14,10 +14,10 @@ from domain.adapters.redis import gcra
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
-from workers.retries import _INQUIRIES, _PAYOUTS, _PUSHES
+from workers.daraja_access import INQUIRIES, PAYOUTS, PUSHES
 
 _PER_SECOND = 20
-_TURNS = {"payouts": _PAYOUTS, "inquiries": _INQUIRIES, "pushes": _PUSHES}
+_TURNS = {"payouts": PAYOUTS, "inquiries": INQUIRIES, "pushes": PUSHES}
 _CLOCK = "test:clock"
 
 
@@ -83,15 +83,15 @@ class TestRate:
 
     async def test_at_once_a_seconds_worth_passes_and_no_more(self, rates: list[SharedRate]) -> None:
         """Three workers and sixty requests: twenty. Who is refused is told when there is room again."""
-        waits = await asyncio.gather(*(rates[n % 3].take(_PAYOUTS) for n in range(60)))
+        waits = await asyncio.gather(*(rates[n % 3].take(PAYOUTS) for n in range(60)))
         assert waits.count(0) == _PER_SECOND
         assert len(set(waits)) == 2
         assert max(waits) <= 0.05
 
     async def test_in_the_long_run_it_is_the_rate(self, clock: Clock, rates: list[SharedRate]) -> None:
         """Ten seconds of demand without end: ten seconds' worth, after the first burst."""
-        assert await taken(rates, _PAYOUTS) == _PER_SECOND
-        assert await over(10, clock, rates, {"payouts": _PAYOUTS}) == {"payouts": 10 * _PER_SECOND}
+        assert await taken(rates, PAYOUTS) == _PER_SECOND
+        assert await over(10, clock, rates, {"payouts": PAYOUTS}) == {"payouts": 10 * _PER_SECOND}
 
     async def test_after_the_wait_that_it_names_there_is_room(self, clock: Clock, rates: list[SharedRate]) -> None:
         """And not before; for each class its own wait."""
@@ -109,8 +109,8 @@ class TestRate:
     async def test_any_rate_is_kept(self, clock: Clock, workers: Sequence[RedisClient], per_second: float) -> None:
         """Also one that does not divide a second, and one below one."""
         rates = [SharedRate(client, "other", per_second=per_second) for client in workers]
-        assert await taken(rates, _PAYOUTS) == max(1, per_second)
-        counts = await over(4, clock, rates, {"payouts": _PAYOUTS})
+        assert await taken(rates, PAYOUTS) == max(1, per_second)
+        counts = await over(4, clock, rates, {"payouts": PAYOUTS})
         assert abs(counts["payouts"] - 4 * per_second) <= 1
 
 
@@ -119,16 +119,16 @@ class TestTurns:
 
     async def test_each_class_leaves_room_for_the_one_before_it(self, rates: list[SharedRate]) -> None:
         """Of a burst of twenty: pushes may take seven, inquiries go on to thirteen, payouts to the end."""
-        assert [await taken(rates, turn) for turn in (_PUSHES, _INQUIRIES, _PAYOUTS)] == [7, 6, 7]
+        assert [await taken(rates, turn) for turn in (PUSHES, INQUIRIES, PAYOUTS)] == [7, 6, 7]
 
     async def test_payouts_that_took_all_leave_the_others_their_own_share_only(self, rates: list[SharedRate]) -> None:
         """One each, at once; it is charged to the common count."""
-        assert await taken(rates, _PAYOUTS) == _PER_SECOND
-        assert [await taken(rates, turn) for turn in (_PUSHES, _INQUIRIES, _PAYOUTS)] == [1, 1, 0]
+        assert await taken(rates, PAYOUTS) == _PER_SECOND
+        assert [await taken(rates, turn) for turn in (PUSHES, INQUIRIES, PAYOUTS)] == [1, 1, 0]
 
     async def test_under_endless_demand_of_all_each_has_its_share(self, clock: Clock, rates: list[SharedRate]) -> None:
         """A fifth for pushes, a tenth for inquiries, the rest for payouts; together the rate."""
-        await taken(rates, _PAYOUTS)
+        await taken(rates, PAYOUTS)
         counts = await over(10, clock, rates, _TURNS)
         assert abs(counts["pushes"] - 10 * _PER_SECOND * 0.2) <= 1
         assert abs(counts["inquiries"] - 10 * _PER_SECOND * 0.1) <= 1
@@ -149,9 +149,9 @@ class TestSlowingDown:
         self, clock: Clock, rates: list[SharedRate]
     ) -> None:
         """From ten a second back to twenty in five."""
-        await taken(rates, _PAYOUTS)
+        await taken(rates, PAYOUTS)
         await rates[0].slow_down()
-        counts = [(await over(1, clock, rates, {"payouts": _PAYOUTS}))["payouts"] for _ in range(8)]
+        counts = [(await over(1, clock, rates, {"payouts": PAYOUTS}))["payouts"] for _ in range(8)]
         assert counts[0] < 0.6 * _PER_SECOND
         assert counts == sorted(counts)
         assert counts[-2:] == [_PER_SECOND, _PER_SECOND]
@@ -174,8 +174,8 @@ class TestSlowingDown:
             await rates[0].slow_down()
         assert 0.05 <= await factor() <= 0.11
         await clock.turn(20)
-        await taken(rates, _PAYOUTS)
-        assert (await over(5, clock, rates, {"payouts": _PAYOUTS}))["payouts"] == 5 * _PER_SECOND
+        await taken(rates, PAYOUTS)
+        assert (await over(5, clock, rates, {"payouts": PAYOUTS}))["payouts"] == 5 * _PER_SECOND
 
     @pytest.mark.usefixtures("clock")
     async def test_one_limit_slowed_down_leaves_another_alone(self, workers: Sequence[RedisClient]) -> None:
@@ -183,7 +183,7 @@ class TestSlowingDown:
         rate = SharedRate(workers[0], "rate", per_second=_PER_SECOND)
         budget = InquiryBudget(workers[1], "query", per_minute=600)
         await budget.slow_down()
-        assert await taken([rate], _PAYOUTS) == _PER_SECOND
+        assert await taken([rate], PAYOUTS) == _PER_SECOND
         assert await budget.take(100) == 5
 
 
@@ -220,9 +220,9 @@ async def test_a_flush_forgets_the_count_and_nothing_else(
     clock: Clock, rates: list[SharedRate], redis: RedisClient
 ) -> None:
     """One more burst, and the rate holds as before, the scripts' own loss included."""
-    assert await taken(rates, _PAYOUTS) == _PER_SECOND
+    assert await taken(rates, PAYOUTS) == _PER_SECOND
     await redis.flushdb()
     await redis.script_flush()
     await clock.turn()
-    assert await taken(rates, _PAYOUTS) == _PER_SECOND
-    assert await over(5, clock, rates, {"payouts": _PAYOUTS}) == {"payouts": 5 * _PER_SECOND}
+    assert await taken(rates, PAYOUTS) == _PER_SECOND
+    assert await over(5, clock, rates, {"payouts": PAYOUTS}) == {"payouts": 5 * _PER_SECOND}

@@ -114,7 +114,7 @@ def _account(times: Times) -> str:
 def _send(
     world: World, attempting: Attempting, account: str, *, is_probe: bool
 ) -> Generator[int, None, tuple[Heard, Answer]]:
-    """`RetryingProvider.submit` around `Authorized.call`: tries again only what was not written, and once a new token."""
+    """`DarajaSender.submit` around `Authorized.call`: tries again only what was not written, and once a new token."""
     tries, tokens_refused = 1, 0
     fence, unsent = attempting.fence, Answer("unsent")
     while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from datetime import UTC, datetime
@@ -27,7 +26,8 @@ from domain.operations import Standing
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
-from workers.retries import RetryingProvider
+from workers.daraja_access import DarajaAccess, Slots, Turns
+from workers.daraja_asker import DarajaAsker
 
 SECRET, CREDENTIAL, PASSKEY = "callback-secret", "c2VjcmV0LWNyZWRlbnRpYWw=", "pa55key"
 CHECKOUT = "ws_CO_010320261015034711000111"
@@ -232,7 +232,7 @@ async def test_what_is_kept_of_a_question_holds_no_secret_and_no_phone_number(pa
         assert exchanges[0].request.get(name) == asked.get(name)  # by these the question can be found again
 
 
-# --- the provider of a worker -------------------------------------------------------------------------------------
+# --- the asker of a worker -------------------------------------------------------------------------------------
 
 
 class Rate:
@@ -245,19 +245,20 @@ class Rate:
         self.slowed += 1
 
 
-def provider_of(client: Client) -> tuple[RetryingProvider, Rate, dict[Step, Rate]]:
+def asker_of(client: Client) -> tuple[DarajaAsker, Rate, dict[Step, Rate]]:
     rate, budgets = Rate(), {Step.QUERY: Rate(), Step.STATUS: Rate()}
     anything: Any = rate
     of_each: Any = budgets
-    return RetryingProvider(client, anything, budgets=of_each, slots=1, draining=asyncio.Event()), rate, budgets
+    turns = Turns(anything, of_each)
+    return DarajaAsker(client, DarajaAccess(client, Slots(1), turns), turns), rate, budgets
 
 
 @pytest.mark.parametrize(("payment", "step"), [(DEPOSIT, Step.QUERY), (a_due(), Step.STATUS)])
 async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_down(
     payment: Payment, step: Step
 ) -> None:
-    provider, rate, budgets = provider_of(Client(Tokens("one"), SPIKE))
-    said = await provider.ask(payment, 1)
+    asker, rate, budgets = asker_of(Client(Tokens("one"), SPIKE))
+    said = await asker.ask(payment, 1)
     assert said.report == (NO_ANSWER if step is Step.QUERY else None)
     assert [exchange.meaning for exchange in said.exchanges] == [Throttled.__name__]
     assert said.standing is None
@@ -269,14 +270,14 @@ async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_do
 async def test_a_question_that_could_not_be_asked_is_no_answer_and_slows_nothing_down(
     payment: Payment, expected: Any
 ) -> None:
-    provider, rate, _ = provider_of(Client(Tokens(Unreachable())))
-    assert await provider.ask(payment, 1) == Asked(expected)
+    asker, rate, _ = asker_of(Client(Tokens(Unreachable())))
+    assert await asker.ask(payment, 1) == Asked(expected)
     assert rate.slowed == 0
 
 
 async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
-    provider, _, _ = provider_of(Client(Tokens("one"), PAID))
-    said = await provider.ask(DEPOSIT, 1)
+    asker, _, _ = asker_of(Client(Tokens("one"), PAID))
+    said = await asker.ask(DEPOSIT, 1)
     assert said.report is not None
     assert (said.report.verdict, len(said.exchanges), said.standing) == (Verdict.PAID, 1, Standing.WORKS)
 
@@ -301,8 +302,8 @@ UNKNOWN_ENVELOPE = told(500, anything="else")
 async def test_what_an_answer_to_a_question_says_about_its_operation(
     payment: Payment, answers: Any, standing: Standing | None
 ) -> None:
-    provider, _, _ = provider_of(Client(Tokens("one", "two"), *answers))
-    said = await provider.ask(payment, 1)
+    asker, _, _ = asker_of(Client(Tokens("one", "two"), *answers))
+    said = await asker.ask(payment, 1)
     assert said.standing is standing
     assert len(said.exchanges) == len(answers)
     assert said.report in (None, NO_ANSWER) or standing is Standing.WORKS

@@ -1,0 +1,98 @@
+"""What a worker does before it claims a payment: a token, then a slot, then a turn."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from domain.adapters.redis.sharing import Turn
+from domain.errors import Throttled, Unreachable
+from domain.kinds import RULES, Kind
+from workers.daraja_access import INQUIRIES, PAYOUTS, PUSHES, DarajaAccess, Slots, Turns
+
+FEW = {kind: rules.at_once_max for kind, rules in RULES.items() if rules.at_once_max is not None}
+
+
+class Outside:
+    """Daraja's client and the rate of all workers: what was asked of them, in order."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.ready_raises: Exception | None = None
+        self.wait_seconds = 0.0
+        anything: Any = self
+        self.slots = Slots(10)
+        self.access = DarajaAccess(anything, self.slots, Turns(anything))
+
+    async def ready(self) -> None:
+        self.did.append("token")
+        if self.ready_raises is not None:
+            raise self.ready_raises
+
+    async def take(self, turn: Turn) -> float:
+        self.did.append(turn.name)
+        return self.wait_seconds
+
+
+@pytest.fixture
+def outside() -> Outside:
+    return Outside()
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_a_send_has_its_token_before_its_turn_and_prompts_go_after_payouts(outside: Outside, kind: Kind) -> None:
+    async with outside.access.to_send(kind):
+        assert outside.did == ["token", (PUSHES if RULES[kind].is_prompt else PAYOUTS).name]
+
+
+async def test_an_inquiry_has_its_token_before_its_turn(outside: Outside) -> None:
+    async with outside.access.to_ask():
+        assert outside.did == ["token", INQUIRIES.name]
+
+
+async def test_without_a_token_no_turn_is_taken(outside: Outside) -> None:
+    outside.ready_raises = Unreachable()
+    with pytest.raises(Unreachable):
+        await outside.access.to_send(Kind.DEPOSIT).__aenter__()
+    assert outside.did == ["token"]
+
+
+async def test_a_worker_whose_slots_are_taken_waits_and_takes_no_turn(outside: Outside) -> None:
+    """A turn cannot be given back, so it is taken last."""
+    async with AsyncExitStack() as held:
+        for _ in range(10):
+            await held.enter_async_context(outside.slots.take())
+        waiting = asyncio.create_task(outside.access.to_ask().__aenter__())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert outside.did == ["token"]
+    await waiting
+    assert outside.did == ["token", INQUIRIES.name]
+
+
+@pytest.mark.parametrize("kind", list(FEW))
+async def test_few_requests_of_some_kinds_are_under_way_and_the_next_keeps_no_slot_from_others(
+    outside: Outside, kind: Kind
+) -> None:
+    async with asyncio.timeout(10), AsyncExitStack() as held:
+        for _ in range(FEW[kind]):
+            await held.enter_async_context(outside.access.to_send(kind))
+        outside.did.clear()
+        with pytest.raises(Throttled, match=f"all slots for {kind} are taken"):
+            await held.enter_async_context(outside.access.to_send(kind))
+        assert outside.did == ["token"]
+        for _ in range(10 - FEW[kind]):  # the refused one gave its place back
+            await held.enter_async_context(outside.access.to_send(Kind.WITHDRAWAL))
+    async with outside.access.to_send(kind):
+        pass
+
+
+async def test_without_a_turn_a_send_holds_no_slot(outside: Outside) -> None:
+    outside.wait_seconds = 0.3
+    for _ in range(20):
+        with pytest.raises(Throttled) as caught:
+            await outside.access.to_send(Kind.BILL_PAYMENT).__aenter__()
+        assert caught.value.wait_seconds == 0.3

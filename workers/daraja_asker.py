@@ -1,0 +1,57 @@
+"""Asks Daraja about payments, once each, and says what the answer means for the payment and for its operation."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from domain.adapters import observability
+from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
+from domain.adapters.daraja.status import ACKNOWLEDGED
+from domain.changes import Exchange
+from domain.errors import ProductRefused, Throttled, Unreachable
+from domain.inquiry import Verdict
+from domain.lifecycle.inquire import Asked
+from domain.operations import Standing
+from domain.payment import Payment
+from domain.report import Report
+from domain.stages import Step
+from workers.daraja_access import DarajaAccess, Turns
+
+
+class DarajaAsker:
+    """Satisfies `domain.lifecycle.inquire.Asker`."""
+
+    def __init__(self, client: DarajaClient, access: DarajaAccess, turns: Turns) -> None:
+        self._client = client
+        self._access = access
+        self._turns = turns
+
+    def readied_to_ask(self) -> AbstractAsyncContextManager[None]:
+        """See `domain.lifecycle.inquire.Asker.readied_to_ask`."""
+        return self._access.to_ask()
+
+    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
+        """See `domain.lifecycle.inquire.Asker.ask`."""
+        exchanges: list[Exchange] = []
+        unanswered = NO_ANSWER if payment.question is Step.QUERY else None
+        standing, code = None, None
+        try:
+            report = await self._client.ask(payment, number, exchanges, is_probe=is_probe)
+            standing = _standing_of(report, exchanges)
+        except Throttled:
+            await self._turns.slow_down(payment.question)
+            report = unanswered
+        except Unreachable:
+            report = unanswered
+        except ProductRefused as refusal:
+            report, standing, code = unanswered, Standing.PRODUCT_REFUSED, refusal.code
+        said = "by callback" if report is None else str(report.verdict)
+        observability.inquiries.labels(api=str(payment.question), verdict=said).inc()
+        return Asked(report, tuple(exchanges), standing, code)
+
+
+def _standing_of(report: Report | None, exchanges: list[Exchange]) -> Standing | None:
+    """WORKS if Daraja dealt with the question itself: it acknowledged it, or answered it."""
+    if report is None:
+        return Standing.WORKS if exchanges and exchanges[-1].meaning == ACKNOWLEDGED else None
+    return None if report.verdict is Verdict.NO_ANSWER else Standing.WORKS

@@ -1,0 +1,90 @@
+"""Sends payments to Daraja, and tries again within one attempt.
+
+Tried again is only what provably did not happen, and only before the attempt's deadline. Each try passes the same fence
+(design.md, rule 3), so no retry can write after the deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+
+import structlog
+import tenacity
+
+from domain.adapters import observability
+from domain.adapters.daraja.client import DarajaClient
+from domain.attempts import ProviderIds
+from domain.errors import DeadlinePassed, Draining, ProviderError, Refused, Throttled, Unreachable
+from domain.failures import FailureReason
+from domain.fence import Attempting
+from domain.kinds import Kind
+from domain.payment import Payment
+from workers.daraja_access import DarajaAccess, Turns
+
+log = structlog.get_logger()
+
+# A refused connection mostly heals within a second or never; more than this and the payment goes back to be woken.
+_TRIES_MAX = 4
+_FIRST_WAIT_SECONDS = 0.2
+_WAIT_SECONDS_MAX = 2.0
+
+
+class DarajaSender:
+    """Satisfies `domain.lifecycle.submit.Provider`."""
+
+    def __init__(self, client: DarajaClient, access: DarajaAccess, turns: Turns, *, draining: asyncio.Event) -> None:
+        self._client = client
+        self._access = access
+        self._turns = turns
+        self._draining = draining
+
+    def readied(self, kind: Kind) -> AbstractAsyncContextManager[None]:
+        """See `domain.lifecycle.submit.Provider.readied`."""
+        return self._access.to_send(kind)
+
+    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+        """See `domain.lifecycle.submit.Provider.submit`."""
+        meaning = "acknowledged"
+        try:
+            return await self._retrying(attempting)(self._client.submit, payment, attempting)
+        except ProviderError as error:
+            meaning = type(error).__name__
+            if isinstance(error, Throttled):
+                await self._turns.slow_down()
+            if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
+                # Not this payment's fault: every other one will end the same until somebody mends our settings.
+                log.error("daraja_refuses_our_configuration", provider_code=error.code, kind=payment.kind.value)  # noqa: TRY400
+            raise
+        finally:
+            observability.submissions.labels(meaning=meaning).inc()
+
+    def _retrying(self, attempting: Attempting) -> tenacity.AsyncRetrying:
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_did_not_happen),
+            stop=tenacity.stop_after_attempt(_TRIES_MAX) | _EndsTooLate(attempting),
+            wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_SECONDS, max=_WAIT_SECONDS_MAX),
+            sleep=self._sleep,
+            reraise=True,
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        """Waits, but not while the worker stops: the fence then refuses the next try."""
+        try:
+            await asyncio.wait_for(self._draining.wait(), timeout=seconds)
+        except TimeoutError:
+            return
+
+
+def _did_not_happen(error: BaseException) -> bool:
+    return isinstance(error, Unreachable) and not isinstance(error, (DeadlinePassed, Draining))
+
+
+class _EndsTooLate(tenacity.stop.stop_base):
+    """Stops if the next try would come after the attempt's deadline."""
+
+    def __init__(self, attempting: Attempting) -> None:
+        self._fence = attempting.fence
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        return retry_state.upcoming_sleep >= self._fence.seconds_left
