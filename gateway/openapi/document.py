@@ -1,6 +1,6 @@
 """`GET /openapi.json`: the document of the ingress, made of what serves it.
 
-Routes come from `routes.py`, requests from `schemas.py`, refusals from the table in `problems.py`, closed lists from the
+Routes come from `routes.py`, requests from `schemas/`, refusals from the table in `problems.py`, closed lists from the
 enumerations, examples from the code that makes the real thing. Answers are described in `views.py`. Answers are left open
 to new members, as callers should read them; tests close them before they compare.
 """

@@ -1,0 +1,87 @@
+"""What a kind of payment is: said on its own pages, asked for by property everywhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from domain.adapters.daraja.pages import PAGES
+from domain.adapters.settings.common import ExpirySettings
+from domain.kinds import RULES, Kind, KindRules
+from domain.payment import Payment
+from domain.stages import Step
+from domain.values import PaymentRequest
+from gateway.schemas import SCHEMAS
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = [path for package in ("domain", "gateway", "workers") for path in sorted((ROOT / package).rglob("*.py"))]
+
+# The only places of the product that may name a kind; migrations name them in SQL.
+PAGES_OF_KINDS = ("domain/kinds/", "domain/adapters/daraja/", "gateway/schemas/")
+_NAMES_A_KIND = re.compile(r"\bKind\.[A-Z]")
+_TEXT_NAMES_A_KIND = re.compile("|".join(f"['\"]{kind}['\"]" for kind in Kind))
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_only_the_pages_of_kinds_name_a_kind() -> None:
+    found = [
+        f"{_name(path)}:{number}: {line.strip()}"
+        for path in PRODUCT
+        if not _name(path).startswith(PAGES_OF_KINDS)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if _NAMES_A_KIND.search(line) or _TEXT_NAMES_A_KIND.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("rule", [field.name for field in fields(KindRules)])
+def test_each_property_of_a_kind_is_read_somewhere(rule: str) -> None:
+    """A property that nothing reads would say something that is not so."""
+    readers = [
+        _name(path) for path in PRODUCT if path.parent.name != "kinds" and re.search(rf"\.{rule}\b", path.read_text())
+    ]
+    inside = re.search(rf"self\.{rule}\b", (ROOT / "domain/kinds/rules.py").read_text().split("@property")[-1])
+    assert readers or inside, rule
+
+
+def test_every_kind_has_its_three_pages() -> None:
+    assert set(RULES) == set(PAGES) == set(SCHEMAS) == set(Kind)
+
+
+def test_a_kind_names_only_fields_that_payments_and_requests_have() -> None:
+    held = {field.name for field in fields(Payment)} & {field.name for field in fields(PaymentRequest)}
+    for rules in RULES.values():
+        assert {*rules.parties, *(name for name, _ in rules.texts)} <= held
+
+
+def test_a_kind_with_a_limit_on_references_shows_one() -> None:
+    for rules in RULES.values():
+        assert (rules.reference is not None) is ("account_reference" in dict(rules.texts))
+
+
+def test_each_kind_s_expiry_is_a_setting() -> None:
+    assert {rules.expiry_setting for rules in RULES.values()} == set(ExpirySettings.model_fields)
+
+
+def test_no_two_kinds_share_an_operation_or_an_address() -> None:
+    """A result would else be read as another kind's, and a hold of one would hold the other."""
+    for names in (
+        [rules.operation for rules in RULES.values()],
+        [schema.path for schema in SCHEMAS.values()],
+        [name for rules in RULES.values() for name in (rules.result_operation, rules.timeout_operation) if name],
+    ):
+        assert len(set(names)) == len(names)
+
+
+def test_what_can_be_sent_again_is_asked_about_by_its_own_id() -> None:
+    """Two not-found answers permit a resend: they must be about the id that the next send carries."""
+    for rules in RULES.values():
+        if rules.can_be_sent_again:
+            assert rules.asked_by is None
+            assert rules.question is Step.STATUS
