@@ -24,6 +24,7 @@ from domain.errors import (
 )
 from domain.failures import FailureReason
 from domain.kinds import Kind
+from tests.case_tables import for_each
 
 PAYOUTS = [Kind.WITHDRAWAL, Kind.BILL_PAYMENT]
 STK_ACK = {
@@ -78,14 +79,14 @@ def test_a_zero_acknowledges_as_text_or_number(kind: Kind, code: object) -> None
     assert meaning(kind, 200, ACKS[kind] | {"ResponseCode": code}) is None
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("code", [None, "", "1", 1, "00", False, True, 0.0, [], {}, "0 "])
+@for_each("kind", Kind)
+@for_each("code", [None, "", "1", 1, "00", False, True, 0.0, [], {}, "0 "])
 def test_any_other_response_code_acknowledges_nothing(kind: Kind, code: object) -> None:
     assert type(meaning(kind, 200, ACKS[kind] | {"ResponseCode": code})) is OutcomeUnknown
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("value", [None, "", 5, [], {}, "x" * 65, "a\nb", "\ud800"])
+@for_each("kind", Kind)
+@for_each("value", [None, "", 5, [], {}, "x" * 65, "a\nb", "\ud800"])
 def test_an_acknowledgement_without_its_id_is_none(kind: Kind, value: object) -> None:
     name = PAGES[kind].api.acknowledgement_id
     assert type(meaning(kind, 200, ACKS[kind] | {name: value})) is OutcomeUnknown
@@ -198,7 +199,7 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
 ]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+@for_each("row", ROWS, ids=[row[0] for row in ROWS])
 def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> None:
     _, status, answer, *classes = row
     assert [type(meaning(kind, status, answer)) for kind in Kind] == classes
@@ -250,8 +251,8 @@ HOSTILE: list[bytes] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
-@pytest.mark.parametrize("status", [200, 302, 400, 401, 429, 500])
+@for_each("body", HOSTILE, ids=range(len(HOSTILE)))
+@for_each("status", [200, 302, 400, 401, 429, 500])
 def test_a_hostile_answer_raises_nothing_but_a_provider_error(body: bytes, status: int) -> None:
     assert meaning(Kind.WITHDRAWAL, status, body) is not None
 

@@ -20,6 +20,7 @@ from domain.callback_address import (
 )
 from domain.kinds import RULES, Kind
 from tests.builders import PAYMENT_ID
+from tests.case_tables import for_each
 
 FIRST, SECOND = "first-secret", "second-secret"
 ID = str(PAYMENT_ID)
@@ -48,7 +49,7 @@ def test_a_token_of_any_of_the_secrets_is_genuine_while_they_are_rotated() -> No
     assert not is_genuine([], ID, "deposit", old)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("payment_id", "operation", "change"),
     [
         (ID, "deposit", lambda text: text[:-1]),
@@ -126,7 +127,7 @@ def test_the_set_of_operations_has(operation: str) -> None:
     assert is_operation(operation)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "operation",
     ["", "deposit-timeout", "Deposit", "bill_payment", "status", "status-", "status-0", "status-01", "status-1000000",
      "status-1-", "status-1-timeouts", "status-१", "status-1\n", "deposit ", "results"],
@@ -136,7 +137,7 @@ def test_the_set_of_operations_is_closed_to(operation: str) -> None:
     assert not any(fits_kind(operation, kind) for kind in Kind)
 
 
-@pytest.mark.parametrize(("kind", "operation"), list(product(Kind, OPERATIONS)))
+@for_each(("kind", "operation"), list(product(Kind, OPERATIONS)))
 def test_an_operation_fits_its_own_kind_and_a_status_fits_payouts(kind: Kind, operation: str) -> None:
     """A deposit is asked about by STK query, which answers at once: nothing about its status can come by callback."""
     is_own = operation in (RULES[kind].result_operation, RULES[kind].timeout_operation)

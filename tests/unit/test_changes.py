@@ -31,6 +31,7 @@ from domain.operations import Heard, Operation, Standing
 from domain.stages import FactName
 from gateway.openapi.views import HistoryItem
 from tests.builders import NOW, a_payment
+from tests.case_tables import for_each
 
 ROOT = Path(domain.__file__).parent.parent
 
@@ -78,7 +79,7 @@ def test_the_runbook_explains_entries_that_exist() -> None:
     assert [name for name in named if name not in TEXTS] == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "domain").rglob("*.py")), ids=lambda path: path.name)
+@for_each("path", sorted((ROOT / "domain").rglob("*.py")), ids=lambda path: path.name)
 def test_no_statement_writes_an_entry_that_is_not_a_member(path: Path) -> None:
     """It takes `what` from a parameter, which is a `HistoryEntry`, or names one."""
     for statement in path.read_text().split("INSERT INTO mkwanja.payment_history")[1:]:

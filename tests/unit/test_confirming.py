@@ -39,6 +39,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.case_tables import for_each
 from tests.decisions import asked_by, event_of, noted
 from tests.unit.test_submit import TERMS as SUBMIT_TERMS
 
@@ -103,8 +104,8 @@ def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(stage: S
     assert event_of(decision) is None
 
 
-@pytest.mark.parametrize("above", [None, AMOUNT_KES, AMOUNT_KES + 1])
-@pytest.mark.parametrize("stage", [*OPEN, S.SUBMITTING, S.ACCEPTED])
+@for_each("above", [None, AMOUNT_KES, AMOUNT_KES + 1])
+@for_each("stage", [*OPEN, S.SUBMITTING, S.ACCEPTED])
 def test_up_to_the_limit_a_success_finalizes(stage: Stage, above: int | None) -> None:
     decision = told(a_payment(stage=stage), above=above)
     assert (payment_of(decision).stage, decision.disposition) == (S.SUCCEEDED, D.FINALIZED)
@@ -206,10 +207,8 @@ def test_told_again_it_is_noted_in_the_history_once() -> None:
     assert (decision.disposition, noted(decision)) == (D.AWAITS_CONFIRMATION, None)
 
 
-@pytest.mark.parametrize(
-    ("reminders", "seconds"), [(0, 0), (1, 25), (2, 55), (3, 115), (4, 235), (5, 295), (50, 295), (10_000, 295)]
-)
-@pytest.mark.parametrize("word", [Word.SUCCESS, Word.TIMEOUT, Word.UNDECIDED])
+@for_each(("reminders", "seconds"), [(0, 0), (1, 25), (2, 55), (3, 115), (4, 235), (5, 295), (50, 295), (10_000, 295)])
+@for_each("word", [Word.SUCCESS, Word.TIMEOUT, Word.UNDECIDED])
 def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(word: Word, reminders: int, seconds: int) -> None:
     """Five seconds after a question the next may be brought forward to so much later, and no sooner."""
     payment = a_payment(stage=S.IN_DOUBT, next_step_at=NOW + timedelta(hours=1))

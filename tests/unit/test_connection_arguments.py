@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import connection_arguments, is_about_rows, is_unavailable, sqlstate
 from domain.errors import CommitOutcomeUnknown, StoreUnavailable
+from tests.case_tables import for_each
 
 URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 
@@ -86,7 +87,7 @@ ABOUT_ROWS: list[BaseException] = [
 ]
 
 
-@pytest.mark.parametrize("error", AWAY, ids=what)
+@for_each("error", AWAY, ids=what)
 def test_errors_that_say_postgres_is_away(error: BaseException) -> None:
     assert is_unavailable(error)
     assert not is_about_rows(error)
@@ -106,7 +107,7 @@ def refused(state: str) -> exc.DBAPIError:
     return wrapped(error, exc.DBAPIError)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "state",
     [
         "25006",  # read-only: a standby, or a database whose disk is full
@@ -125,7 +126,7 @@ def test_states_in_which_this_server_cannot_write_now(state: str) -> None:
     assert not is_about_rows(refused(state))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "state",
     [
         "21000", "22001", "22003", "22021", "22P02", "23502", "23503", "23505", "23514", "23001", "40001", "40P01", "55P03",

@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 from domain.adapters.postgres.urls import DatabaseUrl, read_database_url
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
+from tests.case_tables import for_each
 
 URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -82,7 +83,7 @@ def test_another_driver_in_the_scheme_is_left_out_too() -> None:
 # --- where ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("url", "hosts"),
     [
         ("postgres://u@h/d", [("h", 5432)]),

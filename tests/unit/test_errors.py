@@ -7,9 +7,8 @@ import inspect
 import re
 from pathlib import Path
 
-import pytest
-
 from domain import errors
+from tests.case_tables import for_each
 
 ROOT = Path(errors.__file__).parent.parent
 PRODUCT = sorted(path for package in ("domain", "gateway", "workers") for path in (ROOT / package).rglob("*.py"))
@@ -41,7 +40,7 @@ def test_the_drawing_of_the_errors_is_the_tree_of_the_classes() -> None:
     assert drawn() == parents
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+@for_each("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_error_joins_the_tree_in_another_file(path: Path) -> None:
     if path == Path(errors.__file__):
         return

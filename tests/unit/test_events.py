@@ -26,6 +26,7 @@ from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.stages import Stage
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
+from tests.case_tables import for_each
 
 COMMON = {
     "id": str(PAYMENT_ID),
@@ -151,7 +152,7 @@ EVENTS |= {(stage, Stage.SUCCEEDED): EventType.SUCCEEDED for stage in Stage if n
 EVENTS |= {(stage, Stage.FAILED): EventType.FAILED for stage in Stage if not stage.is_final}
 
 
-@pytest.mark.parametrize(("before", "after"), list(product(Stage, Stage)))
+@for_each(("before", "after"), list(product(Stage, Stage)))
 def test_only_a_change_of_what_is_final_is_an_event(before: Stage, after: Stage) -> None:
     """From one stage to every other, those that the table forbids included."""
     assert event_type(a_payment(stage=before), a_payment(stage=after)) == EVENTS.get((before, after))

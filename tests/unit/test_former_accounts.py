@@ -35,6 +35,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.case_tables import for_each
 from tests.decisions import asked_by, breaker_opened_by, credential_accepted_at, detail_of, noted
 
 OTHERS: dict[str, SendAccount] = {
@@ -63,7 +64,7 @@ def not_found_twice(**fields: Any) -> Evidence:
 NOT_ACTED: Attempt = replace(sent_by(OTHERS["app"], outcome=Outcome.NOT_ACTED)[0], id=an_attempt_id(9), number=9)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("attempts", "is_permitted"),
     [
         (sent_by(AN_ACCOUNT), True),
@@ -76,7 +77,7 @@ NOT_ACTED: Attempt = replace(sent_by(OTHERS["app"], outcome=Outcome.NOT_ACTED)[0
         *[(sent_by(AN_ACCOUNT, other), False) for other in OTHERS.values()],
     ],
 )
-@pytest.mark.parametrize("is_busy", [False, True])
+@for_each("is_busy", [False, True])
 def test_only_the_account_of_every_send_may_send_again(
     attempts: tuple[Attempt, ...], is_permitted: bool, is_busy: bool
 ) -> None:

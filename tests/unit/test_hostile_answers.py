@@ -16,6 +16,7 @@ from domain.failures import FailureReason
 from domain.inquiry import Verdict
 from domain.kinds import Kind
 from domain.report import Word
+from tests.case_tables import for_each
 from tests.unit.hostile_answers import (
     CHECKOUT,
     ENVELOPE,
@@ -66,8 +67,8 @@ def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("what", sorted(SILENT))
+@for_each("kind", Kind)
+@for_each("what", sorted(SILENT))
 def test_a_refusing_status_refuses_where_nothing_shows_a_payment(kind: Kind, what: str) -> None:
     body = shapeless(ACKNOWLEDGEMENTS[kind])[what]
     for status in STATUSES:
@@ -80,8 +81,8 @@ def _is_text_id(body: bytes, kind: Kind) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("status", STATUSES)
+@for_each("kind", Kind)
+@for_each("status", STATUSES)
 def test_a_good_acknowledgement_is_one_only_with_a_status_of_success(kind: Kind, status: int) -> None:
     error = meaning(kind, status, text_of(ACKNOWLEDGEMENTS[kind]))
     assert error is None if 200 <= status < 300 else type(error) is OutcomeUnknown
@@ -98,9 +99,9 @@ REFUSALS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("what", REFUSALS)
-@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 429, 500, 503])
+@for_each("kind", Kind)
+@for_each("what", REFUSALS)
+@for_each("status", [200, 302, 400, 401, 403, 404, 429, 500, 503])
 def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, status: int) -> None:
     """Sent again on the strength of one half, the payment could be made twice; failed on it, it could be paid."""
     good = ACKNOWLEDGEMENTS[kind]
@@ -109,9 +110,9 @@ def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, s
     assert error is None if is_good else type(error) is OutcomeUnknown
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("status", [200, 400, 403, 404, 500])
-@pytest.mark.parametrize(
+@for_each("kind", Kind)
+@for_each("status", [200, 400, 403, 404, 500])
+@for_each(
     "code",
     ["", " ", "0", "400", "400.002.02\n", "400.002\0.02", "\u200b400.002.02", "400.002.02 ", "\uff1400.002.02",
      "404.001.03\r\n", "oauth.v2.InvalidApiKey", "blocked", "403.", ".403", "403.002.1001.5", "x" * 81,
@@ -131,10 +132,8 @@ def test_a_code_that_is_not_daraja_s_to_the_letter_is_no_word_of_daraja_s(
     assert error.code is None or (error.code.isprintable() and len(error.code) <= 80)
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(
-    "text", [None, 5, ["Wrong credentials"], {"Wrong credentials": 1}, True, "", "x" * 50_000, "\ud800"]
-)
+@for_each("kind", Kind)
+@for_each("text", [None, 5, ["Wrong credentials"], {"Wrong credentials": 1}, True, "", "x" * 50_000, "\ud800"])
 def test_a_refusal_in_words_needs_words(kind: Kind, text: object) -> None:
     for code in ("500.001.1001", "500.002.1001", "500.003.02"):
         body = text_of({"errorCode": code, "errorMessage": text})
@@ -193,13 +192,13 @@ _TEXTS: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("lifetime", _LIFETIMES, ids=range(len(_LIFETIMES)))
+@for_each("lifetime", _LIFETIMES, ids=range(len(_LIFETIMES)))
 def test_a_lifetime_that_makes_no_sense_is_no_token(lifetime: Any) -> None:
     with pytest.raises(OutcomeUnknown):
         _token_of(200, text_of(TOKEN | {"expires_in": lifetime}), 1000)
 
 
-@pytest.mark.parametrize("text", _TEXTS, ids=range(len(_TEXTS)))
+@for_each("text", _TEXTS, ids=range(len(_TEXTS)))
 def test_what_is_no_bearer_token_never_comes_into_a_header(text: Any) -> None:
     with pytest.raises(OutcomeUnknown):
         _token_of(200, text_of(TOKEN | {"access_token": text}), 1000)

@@ -14,6 +14,7 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.callback_address import MESSAGES_OF_PAYMENTS
 from domain.inquiry import Verdict
 from domain.report import Word
+from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, payout, read, stk
 from tests.unit.status_messages import status
 
@@ -35,8 +36,8 @@ BROKEN: list[bytes] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
-@pytest.mark.parametrize("operation", ["deposit", "withdrawal", "bill-payment"])
+@for_each("body", BROKEN, ids=range(len(BROKEN)))
+@for_each("operation", ["deposit", "withdrawal", "bill-payment"])
 def test_what_is_no_clear_json_message_is_unreadable(operation: str, body: bytes) -> None:
     assert read_report(operation, body) == UNREADABLE
 
@@ -103,10 +104,8 @@ def test_no_mangled_message_makes_the_reader_raise(operation: str, cut: int, jun
         read_report(operation, body[:at] + junk + body[at:])
 
 
-@pytest.mark.parametrize(
-    "name", ["SecurityCredential", "securitycredential", "Password", "InitiatorPassword", "access_token"]
-)
-@pytest.mark.parametrize(
+@for_each("name", ["SecurityCredential", "securitycredential", "Password", "InitiatorPassword", "access_token"])
+@for_each(
     ("before", "after"),
     [
         ('{"%s":"S3CRET"}', '{"%s":"[replaced]"}'),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from domain.errors import IdempotencyKeyInvalid
 from domain.idempotency import KEY_HELD_FOR, checked_key, fingerprint
+from tests.case_tables import for_each
 
 BODY: dict[str, Any] = {"amount": 250, "phone_number": "0711000111", "metadata": {"a": "1", "b": "2"}}
 
@@ -40,7 +41,7 @@ def test_the_order_of_fields_makes_no_other_request() -> None:
     assert of(turned) == of(BODY)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "other",
     [
         {**BODY, "amount": 251},

@@ -9,6 +9,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from domain.errors import IdempotencyKeyInvalid, IdempotencyKeyMissing
 from gateway.requests import idempotency_key
+from tests.case_tables import for_each
 
 OURS, STANDARD = "X-Idempotency-Key", "Idempotency-Key"
 
@@ -17,7 +18,7 @@ def key_of(*headers: tuple[str, str]) -> str:
     return idempotency_key(CIMultiDictProxy(CIMultiDict(headers)))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "key"),
     [
         ('"k1"', "k1"),
@@ -44,7 +45,7 @@ def test_the_standard_name_takes_a_key_with_quotes_or_without(value: str, key: s
     assert key_of((STANDARD.lower(), value)) == key
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [
         '"', '"k1', '""', '"""', '"k1""', '"k"1"', '"k1"k2', '"k1";a=1', '"k1" ;a', '"k1", "k2"', '"k1","k1"',

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from domain.attempts import Outcome
 from domain.changes import Disposition
 from domain.inquiry import Verdict
@@ -11,6 +9,7 @@ from domain.kinds import Kind
 from domain.report import Word
 from domain.stages import Stage
 from tests.builders import a_payment, a_report, an_attempt
+from tests.case_tables import for_each
 from tests.unit.test_record_callback import OWN_ID, decided, payment_of
 
 MADE_BY_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112233")
@@ -19,10 +18,10 @@ OUR_CONVERSATION = ("conversation_id", "AG_1")
 UNKNOWN_CONVERSATION = ("conversation_id", "AG_9")
 
 
-@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
-@pytest.mark.parametrize("verdict", [None, "of an inquiry"])
-@pytest.mark.parametrize("word", [Word.SUCCESS, Word.FAILURE])
-@pytest.mark.parametrize(
+@for_each("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
+@for_each("verdict", [None, "of an inquiry"])
+@for_each("word", [Word.SUCCESS, Word.FAILURE])
+@for_each(
     ("ids", "is_believed"),
     [
         ({MADE_BY_DARAJA, OUR_CONVERSATION}, True),

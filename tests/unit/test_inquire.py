@@ -27,6 +27,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
+from tests.case_tables import for_each
 from tests.decisions import asked_by, event_of, noted
 
 V, S = Verdict, Stage
@@ -147,8 +148,8 @@ def test_a_probe_is_asked_whatever_is_due_and_changes_nothing_else(stage: Stage)
 BEFORE, SINCE = SENT_AT - SECOND, SENT_AT + SECOND
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(
+@for_each("kind", Kind)
+@for_each(
     ("inquiries", "wait"),
     [
         ([], 30),

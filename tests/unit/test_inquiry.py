@@ -24,6 +24,7 @@ from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import ASKED_BY, INQUIRY_TERMS, NOW, a_payment, a_send, an_attempt, an_inquiry, evidence_of
+from tests.case_tables import for_each
 
 V = Verdict
 TERMS = INQUIRY_TERMS
@@ -123,7 +124,7 @@ def is_confirmed(inquiries: list[Inquiry], payment: Payment | None = None, *, no
 SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("verdicts", "expected"),
     [
         ((), False),
@@ -194,8 +195,8 @@ def test_no_answer_ends_a_deposit_before_its_window_does() -> None:
     assert not is_confirmed(answers(*SILENT), now=WINDOW_ENDS - INSTANT)
 
 
-@pytest.mark.parametrize("stage", Stage)
-@pytest.mark.parametrize("kind", Kind)
+@for_each("stage", Stage)
+@for_each("kind", Kind)
 def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(kind: Kind, stage: Stage) -> None:
     expected = kind is Kind.DEPOSIT and stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     assert is_confirmed(answers(*SILENT), a_sent(kind, stage)) is expected
@@ -233,8 +234,8 @@ def asked(times: int) -> list[Inquiry]:
     return [an_inquiry(number, V.NO_ANSWER) for number in range(1, times + 1)]
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(("times", "expected"), [(0, False), (9, False), (10, True), (50, True)])
+@for_each("kind", Kind)
+@for_each(("times", "expected"), [(0, False), (9, False), (10, True), (50, True)])
 def test_asked_ten_times_in_vain_a_payment_needs_a_person(kind: Kind, times: int, expected: bool) -> None:
     assert needs_a_person(a_sent(kind), evidence_of(*asked(times)), NOW, TERMS) is expected
 
@@ -290,7 +291,7 @@ def test_a_deposit_that_fails_just_now_is_looked_at_again_ten_minutes_from_now()
     assert second_look_at(payment, NOW) == NOW + 10 * MINUTES
 
 
-@pytest.mark.parametrize("reason", [reason for reason in FailureReason if reason is not SILENCE.reason])
+@for_each("reason", [reason for reason in FailureReason if reason is not SILENCE.reason])
 def test_a_failure_that_somebody_told_needs_no_second_look(reason: FailureReason) -> None:
     payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=Failure(reason, False), finalized_at=NOW)
     assert second_look_at(payment, NOW) is None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.jwks import NoKeySet, read_key_set
+from tests.case_tables import for_each
 from tests.integration.keys import jwk, rsa_jwk
 
 EC = {**jwk("k1"), "key_ops": ["verify"], "ext": True}
@@ -26,8 +27,8 @@ def read(*keys: object) -> tuple[list[str], list[str]]:
     return list(usable), refused
 
 
-@pytest.mark.parametrize("key", [EC, RSA], ids=["EC", "RSA"])
-@pytest.mark.parametrize("name", OPTIONAL)
+@for_each("key", [EC, RSA], ids=["EC", "RSA"])
+@for_each("name", OPTIONAL)
 def test_a_member_that_is_null_is_read_as_if_it_were_absent(key: dict[str, Any], name: str) -> None:
     absent = {each: value for each, value in key.items() if each != name}
     body = [json.dumps({"keys": [each]}).encode() for each in (absent, {**key, name: None})]
@@ -54,17 +55,17 @@ def test_a_required_member_that_is_null_is_missing(key: dict[str, Any], name: st
     assert (kids, len(refused)) == (["k2"], 1)
 
 
-@pytest.mark.parametrize("key", [EC, RSA], ids=["EC", "RSA"])
-@pytest.mark.parametrize("name", PRIVATE)
-@pytest.mark.parametrize("value", ["AQAB", "", 0, False, [], {}])
+@for_each("key", [EC, RSA], ids=["EC", "RSA"])
+@for_each("name", PRIVATE)
+@for_each("value", ["AQAB", "", 0, False, [], {}])
 def test_a_key_with_a_private_part_that_is_not_null_is_stolen(key: dict[str, Any], name: str, value: object) -> None:
     kids, [said] = read({**key, name: value})
     assert kids == []
     assert "treat that key as stolen" in said
 
 
-@pytest.mark.parametrize("key", [EC, RSA], ids=["EC", "RSA"])
-@pytest.mark.parametrize(
+@for_each("key", [EC, RSA], ids=["EC", "RSA"])
+@for_each(
     "changes",
     [{"use": "enc"}, {"use": ""}, {"key_ops": []}, {"key_ops": "verify"}, {"alg": "none"}, {"alg": ""}],
 )

@@ -16,6 +16,7 @@ from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import AN_ACCOUNT, NOW, PAYMENT_ID, a_context, a_payment, an_attempt, an_attempt_id, an_attempting
+from tests.case_tables import for_each
 from tests.decisions import noted
 from tests.unit.test_submit import ACKNOWLEDGED, ANSWERS, TERMS, UNKNOWN, answered, payment_of
 
@@ -30,8 +31,8 @@ def lost(kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any) -> 
     return a_payment(kind=kind, stage=stage, attempts=attempts, **fields)
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(("error", "outcome"), MAY_HAVE_ACTED, ids=lambda value: type(value).__name__)
+@for_each("kind", Kind)
+@for_each(("error", "outcome"), MAY_HAVE_ACTED, ids=lambda value: type(value).__name__)
 def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
     kind: Kind, error: ProviderError | None, outcome: Outcome
 ) -> None:
@@ -44,16 +45,16 @@ def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
     assert (noted(decision), decision.ids, decision.attempt_id) == (HistoryEntry.CLAIM_LOST, IDS, an_attempt_id())
 
 
-@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
-@pytest.mark.parametrize("error", DID_NOT_ACT, ids=lambda error: type(error).__name__)
+@for_each("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
+@for_each("error", DID_NOT_ACT, ids=lambda error: type(error).__name__)
 def test_an_answer_that_nothing_acted_and_fits_no_claim_changes_nothing(stage: Stage, error: ProviderError) -> None:
     """The claim was never committed: the usual case of a COMMIT whose outcome was not known."""
     payment = a_payment(stage=stage, attempts=())
     assert answered(payment, error) == Decided(payment=payment)
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(
+@for_each("kind", Kind)
+@for_each(
     ("stage", "outcome"),
     [
         (Stage.SUBMITTING, None),

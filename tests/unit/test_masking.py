@@ -8,13 +8,13 @@ import time
 from typing import Any
 from uuid import UUID
 
-import pytest
 import uuid_utils.compat as uuid_utils
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.processors import JSONRenderer
 
 from domain.adapters.masking import Masking, masked
+from tests.case_tables import for_each
 
 SUBSCRIBERS = st.from_regex(r"[17]\d{8}", fullmatch=True).filter(str.isascii)
 PREFIXES = st.sampled_from(["", "0", "254", "+254", "%2B254", "ws_CO_0103202610150341", "ws_CO_", "2540", "00254"])
@@ -27,7 +27,7 @@ def nested(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 AROUND = st.text(max_size=40).filter(lambda text: not any(character.isdigit() for character in text))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "expected"),
     [
         ("254711000111", "2547******11"),
@@ -57,7 +57,7 @@ def test_a_number_a_name_a_token_or_a_secret_is_masked(text: str, expected: str)
     assert masked(text) == expected
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "2026-11-25T17:06:39.123456Z", "2026-01-17", "01992547-1100-7111-8abc-0a1b2c3d4e5f", "UC14KD82QZ", "888880",
@@ -110,7 +110,7 @@ def test_a_long_text_is_cut_after_it_was_masked() -> None:
     assert "2547******11" in text
 
 
-@pytest.mark.parametrize(
+@for_each(
     "hostile",
     [
         "eyJ", "eyJ-", "eyJ.", "token", "token , ", "Bearer ", "://", "/a", "0 ", "1-", '"', '"Name', '"aName" , "Value" ',

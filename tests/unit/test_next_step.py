@@ -12,6 +12,7 @@ from domain.kinds import Kind
 from domain.payment import Fact
 from domain.stages import FactName, Stage, Step
 from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
+from tests.case_tables import for_each
 
 # Ids that Daraja gives as well, and by which it cannot be asked.
 OTHER_IDS: dict[Kind, dict[str, Any]] = {
@@ -53,8 +54,8 @@ failed           ask        watch
 ROWS = [line.split() for line in STEPS.strip().splitlines()]
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+@for_each("kind", Kind)
+@for_each("row", ROWS, ids=lambda row: row[0])
 def test_each_stage_has_its_step_and_where_nothing_can_be_asked_a_callback_is_watched_for(
     row: list[str], kind: Kind
 ) -> None:
@@ -73,7 +74,7 @@ def test_every_stage_has_its_step() -> None:
     assert [row[0] for row in ROWS] == list(Stage)
 
 
-@pytest.mark.parametrize(("kind", "stage"), list(product(Kind, Stage)))
+@for_each(("kind", "stage"), list(product(Kind, Stage)))
 def test_what_has_no_due_time_has_no_step(kind: Kind, stage: Stage) -> None:
     assert a_payment(kind=kind, stage=stage, next_step_at=None).next_step is None
 

@@ -23,6 +23,7 @@ from domain.values import Purpose
 from gateway.ingress import ingress_app
 from gateway.openapi.document import VERSION, document
 from gateway.problems import HTTP_PROBLEMS, PROBLEMS
+from tests.case_tables import for_each
 from tests.described import Described
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +103,7 @@ def test_every_refusal_is_described_somewhere_and_with_its_own_status() -> None:
     assert told == expected | of_http | {(500, "internal_error")}
 
 
-@pytest.mark.parametrize("operation", DESCRIBED.operations, ids=" ".join)
+@for_each("operation", DESCRIBED.operations, ids=" ".join)
 def test_what_needs_a_token_says_so(operation: tuple[str, str]) -> None:
     """Everything under /v1 is refused without one, and nothing else is."""
     said = DESCRIBED.operations[operation]
@@ -144,7 +145,7 @@ def _examples() -> list[tuple[str, Any, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("schema", "value"), [pytest.param(*rest, id=name) for name, *rest in _examples()])
+@for_each(("schema", "value"), [pytest.param(*rest, id=name) for name, *rest in _examples()])
 def test_every_example_is_as_its_schema_says(schema: Any, value: Any) -> None:
     """With nothing in it that is not described."""
     assert DESCRIBED.faults(schema, value) == []

@@ -21,6 +21,7 @@ from gateway.schemas import SCHEMAS
 from gateway.schemas.bodies import payment_request
 from gateway.schemas.queries import EventParameters, query
 from tests.builders import a_caller
+from tests.case_tables import for_each
 from tests.described import Described
 
 DESCRIBED = Described(json.loads(json.dumps(document())))
@@ -66,8 +67,8 @@ def assert_they_agree(kind: Kind, body: Any) -> None:
     assert VALIDATORS[kind].is_valid(body) == is_accepted, body
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", Kind)
+@for_each("name", NAMES)
+@for_each("kind", Kind)
 def test_the_document_and_the_service_agree_about_every_field(kind: Kind, name: str) -> None:
     """Whichever value it has, or none."""
     for value in VALUES:
@@ -83,8 +84,8 @@ def test_the_document_and_the_service_agree_about_whom_a_bill_is_paid_to() -> No
         assert_they_agree(Kind.BILL_PAYMENT, {name: value for name, value in body.items() if value is not ABSENT})
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("body", [None, [], "text", 5, True, {}])
+@for_each("kind", Kind)
+@for_each("body", [None, [], "text", 5, True, {}])
 def test_the_document_and_the_service_agree_about_what_is_no_body(kind: Kind, body: Any) -> None:
     """An object, with what is required."""
     assert_they_agree(kind, body)

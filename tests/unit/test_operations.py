@@ -29,6 +29,7 @@ from domain.lifecycle.inquire import asking
 from domain.operations import OPERATION_OF_QUESTION, Operation, Standing, standing_of_answer
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, a_context, a_due
+from tests.case_tables import for_each
 from tests.decisions import asked_by, probed_by
 from tests.unit.test_inquire import TERMS
 
@@ -52,7 +53,7 @@ SAID: list[tuple[ProviderError | None, Standing | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("error", "standing"), SAID, ids=lambda value: type(value).__name__)
+@for_each(("error", "standing"), SAID, ids=lambda value: type(value).__name__)
 def test_what_each_class_of_answer_says_about_its_operation(
     error: ProviderError | None, standing: Standing | None
 ) -> None:

@@ -12,6 +12,7 @@ from domain.attempts import Attempt, IdKind, Outcome
 from domain.payment import Fact, Payment
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
 from tests.builders import A_FAILURE, AN_ACCOUNT, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
+from tests.case_tables import for_each
 
 NOT_ACTED, REFUSED, FAILED = Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED
 UNKNOWN, ACKNOWLEDGED, RESENDABLE, DUPLICATE = (
@@ -123,7 +124,7 @@ failed           failure_reported     .                .                .
 ROWS = [line.split() for line in TABLE.strip().splitlines()]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
+@for_each("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
 def test_each_fact_leads_where_the_table_says_and_nowhere_else(row: list[str]) -> None:
     before = Stage(row[0])
     for expected, situations in zip(row[2:], SITUATIONS, strict=True):
@@ -177,7 +178,7 @@ def strength(outcome: Outcome | None) -> int:
     return next(place for place, line in enumerate(STRENGTH) if outcome in line)
 
 
-@pytest.mark.parametrize(("earlier", "later"), list(product([None, *Outcome], Outcome)))
+@for_each(("earlier", "later"), list(product([None, *Outcome], Outcome)))
 def test_a_late_outcome_never_weakens_what_is_known(earlier: Outcome | None, later: Outcome) -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(earlier),))
     fact = Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=an_attempt_id(), outcome=later)

@@ -19,6 +19,7 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
 from domain.kinds import Kind
 from domain.report import Report, Word
+from tests.case_tables import for_each
 
 V = Verdict
 CHECKOUT = "ws_CO_010320261015034711000111"
@@ -136,7 +137,7 @@ ANSWERS: list[tuple[str, int, Any, Verdict]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", ANSWERS, ids=[row[0] for row in ANSWERS])
+@for_each("row", ANSWERS, ids=[row[0] for row in ANSWERS])
 def test_what_is_no_result_is_silence_or_no_answer(row: tuple[str, int, Any, Verdict]) -> None:
     """Only what Daraja said after it looked for the payment counts as silence (design.md, "In doubt, by kind")."""
     _, status, answer, verdict = row
@@ -164,9 +165,9 @@ def test_a_result_about_another_push_is_no_answer(code: str) -> None:
     assert (report.verdict, report.ids) == (V.NO_ANSWER, frozenset())
 
 
-@pytest.mark.parametrize("value", [5, True, [], [CHECKOUT], {}, "x" * 65, "é", "a\0b", "\ud800"])
-@pytest.mark.parametrize("name", ["CheckoutRequestID", "MerchantRequestID"])
-@pytest.mark.parametrize("code", ["0", "1032"])
+@for_each("value", [5, True, [], [CHECKOUT], {}, "x" * 65, "é", "a\0b", "\ud800"])
+@for_each("name", ["CheckoutRequestID", "MerchantRequestID"])
+@for_each("code", ["0", "1032"])
 def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(code: str, name: str, value: object) -> None:
     """It names something, and it cannot be told whether that is the push that was asked for."""
     report = read(result(code, **{name: value}))
@@ -223,17 +224,15 @@ def test_a_question_without_its_product_needs_no_other_token(status: int, answer
         read_status_acknowledgement(status, body_of(answer))
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 411, 413, 414, 415, 422])
-@pytest.mark.parametrize(
-    "body", [b"", b"not found", b"<html></html>", b'{"status":"error","message":"Invalid id","data":"20"}']
-)
+@for_each("status", [400, 404, 405, 411, 413, 414, 415, 422])
+@for_each("body", [b"", b"not found", b"<html></html>", b'{"status":"error","message":"Invalid id","data":"20"}'])
 def test_a_refused_question_says_nothing_of_the_payment(status: int, body: bytes) -> None:
     report = read(body, status)
     assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, V.NO_ANSWER, None)
     assert read_status_acknowledgement(status, body) == f"not acknowledged: {status}"
 
 
-@pytest.mark.parametrize(("status", "answer"), TOKEN_REFUSED)
+@for_each(("status", "answer"), TOKEN_REFUSED)
 def test_a_question_whose_token_is_refused_was_not_asked(status: int, answer: Any) -> None:
     with pytest.raises(TokenRefused):
         read(answer, status)
@@ -289,8 +288,8 @@ HOSTILE: list[bytes] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
-@pytest.mark.parametrize("status", [200, 302, 400, 500])
+@for_each("body", HOSTILE, ids=range(len(HOSTILE)))
+@for_each("status", [200, 302, 400, 500])
 def test_a_hostile_answer_is_no_answer(body: bytes, status: int) -> None:
     assert read_query_answer(status, body, CHECKOUT).verdict in (V.NO_ANSWER, V.NO_RESULT)
     assert read_status_acknowledgement(status, body)

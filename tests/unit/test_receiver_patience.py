@@ -23,6 +23,7 @@ from domain.errors import BodyTooSlow, StoreUnavailable
 from domain.inquiry import Inquiry, Verdict
 from gateway.callbacks import Receiver
 from tests.builders import NOW, a_due
+from tests.case_tables import for_each
 
 DARAJA_WAITS_SECONDS = 8.0
 _SECRET = "a-secret-of-the-receiver"
@@ -164,7 +165,7 @@ async def answer(receiver: Receiver, *, body_after: float) -> int:
         return 408
 
 
-@pytest.mark.parametrize("name", CASES)
+@for_each("name", CASES)
 def test_daraja_has_its_answer_within_eight_seconds(name: str) -> None:
     """Whatever Postgres does meanwhile. Refused with 403 counts as 200 here: the message came from nowhere, and is kept."""
     case, record = CASES[name], Record(CASES[name].record)

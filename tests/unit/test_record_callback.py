@@ -21,6 +21,7 @@ from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
 from tests.builders import NOW, RECEIPT, a_callback, a_context, a_payment, a_report, an_attempt, an_attempt_id
+from tests.case_tables import for_each
 from tests.decisions import detail_of, event_of, noted
 
 D, S = Disposition, Stage
@@ -79,8 +80,8 @@ unreadable  failed           failed           unreadable               .
 ROWS = [line.split() for line in AGREEING.strip().splitlines()]
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
+@for_each("kind", Kind)
+@for_each("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
 def test_a_message_that_agrees_does_what_its_word_says(row: list[str], kind: Kind) -> None:
     word, before, after, disposition, event = row
     decision = decided(a_payment(stage=Stage(before), kind=kind), a_report(Word(word)))
@@ -137,9 +138,9 @@ VETOES: dict[str, tuple[dict[str, Any], dict[str, Any], Disposition]] = {
 }
 
 
-@pytest.mark.parametrize("word", [Word.SUCCESS, Word.FAILURE])
-@pytest.mark.parametrize("stage", Stage)
-@pytest.mark.parametrize("veto", VETOES)
+@for_each("word", [Word.SUCCESS, Word.FAILURE])
+@for_each("stage", Stage)
+@for_each("veto", VETOES)
 def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
     veto: str, stage: Stage, word: Word
 ) -> None:
@@ -159,8 +160,8 @@ def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() 
     assert (noted(decision), decision.is_flagged, decision.payment) == (None, True, payment)
 
 
-@pytest.mark.parametrize("stage", Stage)
-@pytest.mark.parametrize("word", Word)
+@for_each("stage", Stage)
+@for_each("word", Word)
 def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(word: Word, stage: Stage) -> None:
     payment = a_payment(stage=stage)
     decision = decided(payment, a_report(word), source_allowed=False)
@@ -176,7 +177,7 @@ def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(word:
     assert (decision.payment, decision.disposition, decision.is_flagged) == (None, D.UNKNOWN_PAYMENT, True)
 
 
-@pytest.mark.parametrize(("kind", "operation"), list(product(Kind, sorted(MESSAGES_OF_PAYMENTS))))
+@for_each(("kind", "operation"), list(product(Kind, sorted(MESSAGES_OF_PAYMENTS))))
 def test_a_message_of_another_kinds_operation_does_nothing(kind: Kind, operation: str) -> None:
     payment = a_payment(kind=kind, stage=S.AWAITING_RESULT)
     change = callback_change(payment.id, a_callback(operation=operation), a_report())

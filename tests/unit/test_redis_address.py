@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from domain.adapters.redis.address import redis_address, url_secrets
+from tests.case_tables import for_each
 from tests.integration.redis_as_sold import self_signed
 
 
@@ -39,7 +40,7 @@ def test_sentinels_are_read(
     assert address.sentinels.connection.items() >= sentinel.items()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "url",
     [
         "redis+sentinel://h1:26379",

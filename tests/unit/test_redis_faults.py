@@ -19,6 +19,7 @@ from redis.exceptions import (
 from structlog.testing import capture_logs
 
 from domain.adapters.redis.faults import EXPLAINED, FaultKind, Faults, PrimaryUnknown, WrongProtocol, fault_of
+from tests.case_tables import for_each
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
@@ -59,7 +60,7 @@ REFUSALS: list[tuple[Exception, FaultKind]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("error", "kind"), REFUSALS, ids=[str(error)[:40] for error, _ in REFUSALS])
+@for_each(("error", "kind"), REFUSALS, ids=[str(error)[:40] for error, _ in REFUSALS])
 def test_a_refusal_has_a_kind(error: Exception, kind: FaultKind) -> None:
     assert fault_of(error) is kind
 

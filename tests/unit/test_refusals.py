@@ -10,6 +10,7 @@ import pytest
 from domain.errors import DuplicateSubmission, OutcomeUnknown, Refused
 from domain.failures import FailureReason
 from domain.kinds import Kind
+from tests.case_tables import for_each
 from tests.unit.test_answers import PAYOUT_ACK, envelope, fault, meaning
 
 # --- refusals in envelopes that are not Daraja's -------------------------------------------------------------------
@@ -40,8 +41,8 @@ OTHER_ENVELOPES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("what", OTHER_ENVELOPES)
-@pytest.mark.parametrize("kind", Kind)
+@for_each("what", OTHER_ENVELOPES)
+@for_each("kind", Kind)
 def test_a_refusing_status_refuses_for_good_in_whatever_envelope(kind: Kind, what: str) -> None:
     """It is said before anything is done. That a retry is safe we do not promise for an envelope that we do not know."""
     for status in REFUSING_STATUSES:
@@ -50,7 +51,7 @@ def test_a_refusing_status_refuses_for_good_in_whatever_envelope(kind: Kind, wha
         assert (error.failure.reason, error.failure.safe_to_retry) == (FailureReason.REJECTED_BY_PROVIDER, False)
 
 
-@pytest.mark.parametrize("what", [what for what in OTHER_ENVELOPES if "page" not in what])
+@for_each("what", [what for what in OTHER_ENVELOPES if "page" not in what])
 def test_another_status_refuses_nothing_in_an_envelope_that_we_do_not_know(what: str) -> None:
     for status in (402, 403, 406, 407, 408, 409, 410, 412, 416, 417, 418, 421, 423, 424, 425, 426, 428, 431, 451, 499):
         assert type(meaning(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown, status
@@ -94,8 +95,8 @@ SIGNS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("what", SIGNS)
-@pytest.mark.parametrize("kind", Kind)
+@for_each("what", SIGNS)
+@for_each("kind", Kind)
 def test_a_refusal_that_shows_a_payment_refuses_nothing(kind: Kind, what: str) -> None:
     """An id or an acknowledgement beside a 4xx: a refusal and its opposite in one. What cannot be read may be either."""
     for status in (*REFUSING_STATUSES, 403):
@@ -151,7 +152,7 @@ FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", FIELDS, ids=[row[0] for row in FIELDS])
+@for_each("row", FIELDS, ids=[row[0] for row in FIELDS])
 def test_a_refused_field_is_the_callers_or_ours_by_its_name_and_the_api(row: Any) -> None:
     """Ours: every payment will fail alike until the settings are mended."""
     name, *reasons = row

@@ -12,6 +12,7 @@ from domain.adapters.daraja.reports import UNREADABLE
 from domain.attempts import IdKind
 from domain.failures import FailureReason
 from domain.report import Report, Word
+from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, BILL_PARAMETERS, PAYOUT_PARAMETERS, STK_ITEMS, named, payout, read, stk
 
 
@@ -47,8 +48,8 @@ def test_a_bill_payments_success_is_read_whole_though_all_of_it_is_text() -> Non
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("operation", "message"), [("deposit", stk), ("withdrawal", payout), ("bill-payment", payout)])
-@pytest.mark.parametrize(
+@for_each(("operation", "message"), [("deposit", stk), ("withdrawal", payout), ("bill-payment", payout)])
+@for_each(
     ("code", "word", "text"),
     [
         (0, Word.SUCCESS, "0"),
@@ -73,8 +74,8 @@ def test_a_code_is_read_as_its_text_whether_it_came_as_number_or_string(
     assert (report.word, report.code) == (word, text)
 
 
-@pytest.mark.parametrize("operation", ["deposit", "withdrawal", "bill-payment"])
-@pytest.mark.parametrize("code", [ABSENT, None, False, True, 0.0, "", [], [0], {}, {"0": 0}, "x" * 41, "0\n", "\ud800"])
+@for_each("operation", ["deposit", "withdrawal", "bill-payment"])
+@for_each("code", [ABSENT, None, False, True, 0.0, "", [], [0], {}, {"0": 0}, "x" * 41, "0\n", "\ud800"])
 def test_a_code_of_another_type_makes_the_message_unreadable(operation: str, code: object) -> None:
     message = stk(code) if operation == "deposit" else payout(code)
     assert read(operation, message) == UNREADABLE
@@ -105,7 +106,7 @@ def test_a_failures_transaction_id_is_no_receipt_however_real_it_looks(transacti
     assert (report.word, report.receipt) == (Word.FAILURE, None)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "receipt",
     ["OAK0000000", "TK61000000", "UC12345678", "", None, 12, "UC 14", "UC1", [], {"a": 1}, "U" * 21, "UC14KD82Q\n"],
 )
@@ -142,7 +143,7 @@ AMOUNTS: list[tuple[object, Decimal | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "amount"), AMOUNTS)
+@for_each(("value", "amount"), AMOUNTS)
 def test_an_amount_is_exact_or_is_noted_as_no_number_and_left_out(value: object, amount: Decimal | None) -> None:
     report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
     is_number = amount is not None
@@ -161,9 +162,9 @@ SEVERAL_AMOUNTS: list[tuple[list[object], object]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "amount"), SEVERAL_AMOUNTS)
-@pytest.mark.parametrize("second", ["TransactionAmount", "Amount", "transaction amount"])
-@pytest.mark.parametrize("operation", ["withdrawal", "bill-payment"])
+@for_each(("values", "amount"), SEVERAL_AMOUNTS)
+@for_each("second", ["TransactionAmount", "Amount", "transaction amount"])
+@for_each("operation", ["withdrawal", "bill-payment"])
 def test_all_numbers_under_an_amount_s_name_must_agree(
     operation: str, second: str, values: list[object], amount: object
 ) -> None:

@@ -31,6 +31,7 @@ from domain.kinds import Kind
 from domain.payment import Payment
 from domain.values import Purpose
 from tests.builders import PAYMENT_ID, a_payment, an_attempt_id
+from tests.case_tables import for_each
 
 SECRET = "callback-secret"
 ACCOUNT = Account(
@@ -152,8 +153,8 @@ def test_a_bill_payment_is_asked_for_in_these_fields(
     }
 
 
-@pytest.mark.parametrize("amount", [1, 10, 999, 100_000, 250_000])
-@pytest.mark.parametrize("kind", Kind)
+@for_each("amount", [1, 10, 999, 100_000, 250_000])
+@for_each("kind", Kind)
 def test_every_call_writes_its_amount_as_a_string_of_digits(kind: Kind, amount: int) -> None:
     """The portal's samples do so, and a server that follows them refuses a JSON number."""
     sent = json.dumps(body_of(a_payment(kind=kind, amount_kes=amount)))
@@ -182,7 +183,7 @@ FREE_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("written", "sent"), FREE_TEXTS)
+@for_each(("written", "sent"), FREE_TEXTS)
 def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(written: str, sent: str) -> None:
     """`@`, `#` and `&` made requests fail silently. Our record keeps what the caller wrote."""
     deposit = a_payment(description=written)

@@ -19,6 +19,7 @@ from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
+from tests.case_tables import for_each
 from tests.decisions import detail_of, event_of, noted
 
 S = Stage
@@ -47,9 +48,9 @@ def refusal(payment: Payment | None, decision: Resolution, **context: Any) -> st
     return caught.value.message
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("stage", OPEN)
-@pytest.mark.parametrize("needs_review", [True, False])
+@for_each("kind", Kind)
+@for_each("stage", OPEN)
+@for_each("needs_review", [True, False])
 def test_what_the_statement_shows_as_paid_has_succeeded(kind: Kind, stage: Stage, needs_review: bool) -> None:
     decision = resolved(a_flagged(stage, kind=kind, needs_review=needs_review), PAID)
     after = decision.payment

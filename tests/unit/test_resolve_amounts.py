@@ -16,6 +16,7 @@ from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import AMOUNT_KES, INQUIRY_TERMS, NOW, a_context, a_payment, a_send, an_inquiry, evidence_of
+from tests.case_tables import for_each
 from tests.decisions import detail_of
 from tests.unit.test_resolve import LOOKED_AT, NEVER_SENT, OPEN, PAID, UNPAID, WHO, a_flagged, refusal, resolved
 
@@ -61,9 +62,9 @@ def test_only_paid_takes_an_amount(decision: Resolution) -> None:
     assert "--amount" in refusal(a_flagged(), replace(decision, amount_kes=400))
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("reason", NEVER_SENT)
-@pytest.mark.parametrize("outcomes", [(), (Outcome.NOT_ACTED,)])
+@for_each("kind", Kind)
+@for_each("reason", NEVER_SENT)
+@for_each("outcomes", [(), (Outcome.NOT_ACTED,)])
 def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
     outcomes: tuple[Outcome, ...], reason: FailureReason, kind: Kind
 ) -> None:

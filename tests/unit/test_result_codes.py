@@ -10,6 +10,7 @@ from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
 from domain.failures import MESSAGES, Failure, FailureReason
 from domain.kinds import Kind
+from tests.case_tables import for_each
 
 # code → reason; a star: it is not safe to try again, since money may still move.
 DEPOSIT = """
@@ -76,8 +77,8 @@ NEVER_FINAL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("code", [*EVERY_CODE, *NEVER_FINAL])
+@for_each("kind", Kind)
+@for_each("code", [*EVERY_CODE, *NEVER_FINAL])
 def test_a_code_finalizes_as_the_contract_says_or_not_at_all(kind: Kind, code: str) -> None:
     wanted = FINAL[kind].get(code)
     expected = None if wanted is None else Failure(FailureReason(wanted[0]), wanted[1], code)
@@ -101,7 +102,7 @@ def test_success_is_one_code_and_no_failure() -> None:
     assert [failure_of(PAGES[kind].failures, SUCCESS_CODE) for kind in Kind] == [None] * len(Kind)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "text"),
     [
         (0, "0"), ("0", "0"), (1032, "1032"), ("SFC_IC0003", "SFC_IC0003"), (-5, "-5"), ("x" * 40, "x" * 40),

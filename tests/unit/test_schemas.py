@@ -29,6 +29,7 @@ from gateway.schemas.queries import (
     query,
 )
 from tests.builders import a_caller, a_payment
+from tests.case_tables import for_each
 
 BODIES: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"amount": 250, "phone_number": "0711000111"},
@@ -76,8 +77,8 @@ def test_a_whole_body_is_taken_as_it_is() -> None:
     assert payment_request(Kind.WITHDRAWAL, body, a_caller()).purpose is Purpose.SALARY
 
 
-@pytest.mark.parametrize("body", [None, [], "text", 5, True, [BODIES[Kind.DEPOSIT]]])
-@pytest.mark.parametrize("kind", Kind)
+@for_each("body", [None, [], "text", 5, True, [BODIES[Kind.DEPOSIT]]])
+@for_each("kind", Kind)
 def test_what_is_no_object_is_one_fault_of_the_whole(kind: Kind, body: object) -> None:
     assert faults(kind, body) == {"": "must be a JSON object"}
 
@@ -121,7 +122,7 @@ VALUES_OF_FIELDS: list[tuple[Kind, str, list[object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "field", "value"), [(k, f, v) for k, f, values in VALUES_OF_FIELDS for v in values])
+@for_each(("kind", "field", "value"), [(k, f, v) for k, f, values in VALUES_OF_FIELDS for v in values])
 def test_a_wrong_value_is_named_with_a_sentence_about_it(kind: Kind, field: str, value: object) -> None:
     found = faults(kind, {**BODIES[kind], field: value})
     assert list(found) == [f"/{field}"]
@@ -270,7 +271,7 @@ def test_a_cursor_is_good_only_with_its_own_filters() -> None:
 GOOD_CURSOR = next_cursor(parameters(), a_payment())
 
 
-@pytest.mark.parametrize(
+@for_each(
     "cursor",
     ["", "x", "====", "é", "\0", "a" * 5000, GOOD_CURSOR + "\n", GOOD_CURSOR + "0", GOOD_CURSOR[:-1], GOOD_CURSOR.upper(),
      GOOD_CURSOR.replace("payments-", "payments--"), GOOD_CURSOR.replace("payments", "events"), "events-1",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from domain.adapters.settings.values import IpNetwork
 from gateway.sources import is_allowed, source_address
+from tests.case_tables import for_each
 
 SAFARICOM, ATTACKER = "196.201.214.200", "203.0.113.66"
 
@@ -21,7 +22,7 @@ def networks(*texts: str) -> list[IpNetwork]:
 PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "::ffff:172.16.0.0/108")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("peer", "forwarded_for", "expected"),
     [
         # no proxy of ours: what the sender wrote is not read

@@ -15,6 +15,7 @@ from domain.attempts import IdKind
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Verdict
 from domain.report import Report, Word
+from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, payout, read, stk
 from tests.unit.status_messages import TARGET, parameters, status
 
@@ -60,7 +61,7 @@ def test_a_failure_has_no_receipt_however_real_its_number_looks() -> None:
     assert reading(status(0, parameters(TransactionStatus="Failed"))).receipt is None
 
 
-@pytest.mark.parametrize(
+@for_each(
     "said",
     [
         "Initiated", "Authorized", "Pending", ABSENT, None, "", "completed", "COMPLETED", " Completed", "Completed ",
@@ -120,8 +121,8 @@ def test_an_id_that_is_not_said_contradicts_nothing(value: Any) -> None:
     assert (report.word, report.ids) == (Word.SUCCESS, frozenset({(IdKind.CONVERSATION, "AG_20260301_2010")}))
 
 
-@pytest.mark.parametrize("value", [5, True, [], [TARGET], {}, "x" * 65, "é", "a\0b", "\ud800"])
-@pytest.mark.parametrize("said", ["Completed", "Failed", "Pending"])
+@for_each("value", [5, True, [], [TARGET], {}, "x" * 65, "é", "a\0b", "\ud800"])
+@for_each("said", ["Completed", "Failed", "Pending"])
 def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(said: str, value: Any) -> None:
     """It names something, and it cannot be told whether that is the payment that was asked for."""
     assert reading(status(0, parameters(OriginatorConversationID=value, TransactionStatus=said))) == UNREADABLE
@@ -233,7 +234,7 @@ def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
     assert reading(message) == Report(word=Word.UNDECIDED, code="2032", verdict=V.NOT_FOUND)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "The operator does not exist.",
@@ -256,7 +257,7 @@ def test_the_code_with_any_other_text_is_no_answer(text: Any) -> None:
         assert reading(status(code, ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
 
 
-@pytest.mark.parametrize("code", [1, "1", 15, 17, 25, 26, 29, "100000000", "R000002", "00", "0 ", "O", -1, 10**30])
+@for_each("code", [1, "1", 15, 17, 25, 26, 29, "100000000", "R000002", "00", "0 ", "O", -1, 10**30])
 def test_any_other_code_is_no_answer_whatever_the_parameters_say(code: object) -> None:
     report = reading(status(code))
     assert (report.word, report.verdict, report.receipt, report.ids) == (

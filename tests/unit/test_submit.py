@@ -43,6 +43,7 @@ from tests.builders import (
     an_attempting,
     attempts_with,
 )
+from tests.case_tables import for_each
 from tests.decisions import detail_of, event_of, noted
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
@@ -71,7 +72,7 @@ ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
 ]
 
 
-@pytest.mark.parametrize(("error", "name", "outcome"), ANSWERS, ids=lambda value: type(value).__name__)
+@for_each(("error", "name", "outcome"), ANSWERS, ids=lambda value: type(value).__name__)
 def test_each_class_of_answer_is_one_fact(error: ProviderError | None, name: FactName, outcome: Outcome) -> None:
     fact = fact_of_answer(an_attempt_id(), error)
     assert (fact.name, fact.outcome, fact.attempt_id) == (name, outcome, an_attempt_id())
@@ -129,7 +130,7 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
 ]
 
 
-@pytest.mark.parametrize(("stage", "outcomes", "error", "expected"), IN_EVERY_STAGE)
+@for_each(("stage", "outcomes", "error", "expected"), IN_EVERY_STAGE)
 def test_an_answer_leads_where_the_stage_table_says(
     stage: Stage, outcomes: tuple[Outcome | None, ...], error: ProviderError | None, expected: Stage
 ) -> None:

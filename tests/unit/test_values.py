@@ -15,6 +15,7 @@ from domain import values
 from domain.kinds import RULES, Kind, Reference, kinds_that
 from domain.values import Caller, Role
 from tests.builders import PAYMENT_ID
+from tests.case_tables import for_each
 
 
 def reference_of(kind: Kind) -> Reference:
@@ -39,7 +40,7 @@ def test_a_phone_number_is_told_in_one_form(text: str, number: str) -> None:
     assert values.phone_number(text) == number
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     ["", "711000111", "07110001112", "071100011", "0211000111", "+0711000111", "+2540711000111", "00254711000111",
      "0711 000111", " 0711000111", "0711000111\n", "०७११०००१११", "07\uff111000111", "255711000111", "+1 555 0100"],
@@ -58,8 +59,8 @@ def test_an_amount_is_whole_shillings_within_the_kinds_limits(kind: Kind, low: i
             values.amount_kes(wrong, kind)
 
 
-@pytest.mark.parametrize("value", [True, False, "100", 100.0, 100.5, None, [100], {}, float("nan")])
-@pytest.mark.parametrize("kind", Kind)
+@for_each("value", [True, False, "100", 100.0, 100.5, None, [100], {}, float("nan")])
+@for_each("kind", Kind)
 def test_only_an_integer_is_an_amount(value: object, kind: Kind) -> None:
     with pytest.raises(ValueError, match="JSON integer"):
         values.amount_kes(value, kind)
@@ -178,7 +179,7 @@ def test_a_receipt_is_six_to_twenty_capitals_and_digits(text: str) -> None:
     assert values.is_receipt(text)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "OAK0000000",

@@ -11,6 +11,7 @@ from domain.account import SendAccount
 from domain.adapters.settings.worker import WorkerSettings
 from domain.kinds import Kind
 from domain.stages import Step
+from tests.case_tables import for_each
 from workers.main import _accounts, _budgets, _claim_terms, _inquiry_terms
 
 ACCOUNT: dict[str, Any] = {
@@ -86,7 +87,7 @@ def test_an_account_holds_no_consumer_key() -> None:
 
 
 # Each changed setting, and the kinds of which it changes the account.
-@pytest.mark.parametrize(
+@for_each(
     ("setting", "value", "kinds"),
     [
         ("daraja_base_url", "https://other.example", set(Kind)),

@@ -1,0 +1,65 @@
+"""A table of cases in one test tells as much as a test for each case."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from tests.case_tables import for_each
+
+
+def test_every_case_is_played_and_every_failure_named() -> None:
+    played = []
+
+    @for_each("number", [1, 2, 3, 4])
+    def test(number: int) -> None:
+        played.append(number)
+        assert number % 2, f"{number} is even"
+
+    with pytest.raises(AssertionError, match=r"2 of 4 cases failed") as caught:
+        test()
+    assert played == [1, 2, 3, 4]
+    assert "[2] AssertionError: 2 is even" in str(caught.value)
+    assert "[4] AssertionError: 4 is even" in str(caught.value)
+
+
+def test_an_error_and_a_missing_error_fail_like_an_assertion() -> None:
+    @for_each("value", ["raises", "raises nothing"])
+    def test(value: str) -> None:
+        if value == "raises":
+            raise RuntimeError(value)
+        with pytest.raises(ValueError, match="never"):
+            pass
+
+    with pytest.raises(AssertionError, match=r"2 of 2 cases failed"):
+        test()
+
+
+def test_two_tables_are_multiplied_and_named_by_both() -> None:
+    played = []
+
+    @for_each("letter", "ab", ids=["first", "second"])
+    @for_each(("number", "word"), [(1, "one"), pytest.param(2, "two", id="a pair")])
+    def test(letter: str, number: int, word: str) -> None:
+        played.append((letter, number, word))
+        assert (letter, number) != ("b", 2)
+
+    with pytest.raises(AssertionError, match=r"\[second-a pair\]"):
+        test()
+    assert sorted(played) == [("a", 1, "one"), ("a", 2, "two"), ("b", 1, "one"), ("b", 2, "two")]
+
+
+def test_what_the_table_gives_is_no_fixture() -> None:
+    @for_each("number", [1])
+    def test(number: int) -> None:
+        pass
+
+    assert not inspect.signature(test).parameters
+
+
+def test_a_case_of_another_length_and_an_empty_table_are_mistakes() -> None:
+    with pytest.raises(AssertionError, match="3 values for 2 names"):
+        for_each("a, b", [(1, 2, 3)])
+    with pytest.raises(AssertionError, match="without a case"):
+        for_each("a", [])
