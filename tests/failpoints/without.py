@@ -15,7 +15,8 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 
 from domain.adapters.postgres.changing import ATTEMPTS
-from domain.adapters.postgres.rows import attempts_from, payment_from
+from domain.adapters.postgres.payment_columns import payment_from
+from domain.adapters.postgres.rows import attempts_from
 from domain.changes import Change, Context, Decided
 from domain.payment import Payment
 from domain.stages import FactName, Rule, Stage

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -26,13 +25,19 @@ from domain.adapters.postgres.engine import (
 )
 from domain.adapters.postgres.epoch import EPOCH
 from domain.adapters.postgres.limiting import AllowanceContended, refused_by_limits
-from domain.adapters.postgres.rows import ACCEPTED_COLUMNS, accepted_values, columns, unnest
+from domain.adapters.postgres.payment_columns import (
+    ACCEPTED_TYPES,
+    INSERTED_NAMES,
+    INSERTED_VALUES,
+    accepted_arrays,
+)
+from domain.adapters.postgres.rows import unnest
 from domain.changes import HistoryEntry
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestRefused, StoreUnavailable
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
 from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.payment import Payment
-from domain.stages import Stage, Step
+from domain.stages import Stage
 from domain.values import Caller
 
 # How long a request waits for the first one with its key, before it is told to come back (interface.md).
@@ -40,9 +45,6 @@ _IN_FLIGHT_WAIT_SECONDS = 5
 
 # How many of those try at once: each may hold a connection for as long as Postgres waits for a lock.
 _BESIDE_AT_ONCE = 4
-
-# A payment that nobody wakes a worker for is found by the sweeper after this (design.md, rule 5: at most 5 s).
-FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 _HELD = f"interval '{int(KEY_HELD_FOR.total_seconds())} seconds'"
 
@@ -53,7 +55,7 @@ _IS_FREE = f"""(held.expires_at <= now() AND coalesce((
     FROM mkwanja.payments AS earlier WHERE earlier.id = held.payment_id), false))"""
 
 _ACCEPT = text(f"""
-WITH sent AS (SELECT * FROM {unnest(ACCEPTED_COLUMNS)}),
+WITH sent AS (SELECT * FROM {unnest(ACCEPTED_TYPES)}),
 reserved AS (
     INSERT INTO mkwanja.idempotency_keys AS held
         (caller_key, key, fingerprint, payment_id, answer_status, answer_body, created_at, expires_at)
@@ -67,13 +69,8 @@ reserved AS (
     RETURNING payment_id
 ), created AS (
     INSERT INTO mkwanja.payments
-        (id, kind, stage, caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
-         description, remarks, purpose, metadata, idempotency_key, moves_money_out, created_at, expires_at, updated_at,
-         sequence, next_step_at, next_step)
-    SELECT id, kind, '{Stage.ACCEPTED}', caller_key, owner, amount_kes, phone_number, paybill, till, account_reference,
-         description, remarks, purpose, CAST(metadata AS json), idempotency_key, moves_money_out, now(), now() + expires_after,
-         now(), 1,
-         now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds', '{Step.SUBMIT}'
+        ({INSERTED_NAMES})
+    SELECT {INSERTED_VALUES}
     FROM sent JOIN reserved ON reserved.payment_id = sent.id
     RETURNING id
 )
@@ -180,10 +177,8 @@ class Accepting:
         if not batch:
             return []
         answers = [new.answer(as_accepted(new, transaction.now)) for new in batch]
-        sent = [accepted_values(new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)]
-        created = {
-            row.payment_id: row.epoch for row in await transaction.rows(_ACCEPT, columns(sent, ACCEPTED_COLUMNS))
-        }
+        sent = [(new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)]
+        created = {row.payment_id: row.epoch for row in await transaction.rows(_ACCEPT, accepted_arrays(sent))}
         late = [_key(new) for new in batch if new.id not in created]
         held = await _held(transaction, late) if late else {}
         acceptances = []

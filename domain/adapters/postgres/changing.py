@@ -20,7 +20,8 @@ from domain.adapters.postgres.effects import sort_effects
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
 from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.operations import change_operations
-from domain.adapters.postgres.rows import attempts_from, payment_from
+from domain.adapters.postgres.payment_columns import payment_from
+from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
 from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Context, Decided

@@ -27,7 +27,8 @@ from domain.adapters.postgres.brakes import (
     PAYOUTS_ARE_FREE,
 )
 from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, is_unavailable, sqlstate
-from domain.adapters.postgres.rows import columns, due_from, payment_from, unnest
+from domain.adapters.postgres.payment_columns import payment_from
+from domain.adapters.postgres.rows import columns, due_from, unnest
 from domain.changes import HistoryEntry
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
 from domain.lifecycle.submit import Due

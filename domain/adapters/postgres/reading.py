@@ -14,7 +14,8 @@ from sqlalchemy import select, text, tuple_
 from domain.adapters.postgres.brakes import ENGAGED
 from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
 from domain.adapters.postgres.engine import Database, Transaction
-from domain.adapters.postgres.rows import attempts_from, payment_from
+from domain.adapters.postgres.payment_columns import payment_from
+from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.tables import REVISION, payment_history, payments
 from domain.events import Entry
 from domain.payment import Payment

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from domain.adapters.postgres.rows import CHANGED_COLUMNS
+from domain.adapters.postgres.payment_columns import CHANGED_NAMES
 from domain.adapters.postgres.tables import SCHEMA, metadata
 
 SERVICE_ROLE = "mkwanja_service"
@@ -17,7 +17,7 @@ SERVICE_ROLE = "mkwanja_service"
 # All that the processes ever change. What is not named here is only ever inserted: a payment's amount, parties and owner
 # are what was accepted, and history is what happened. Nothing is ever deleted.
 UPDATED_COLUMNS = {
-    "payments": tuple(name for name in CHANGED_COLUMNS if name != "id"),
+    "payments": CHANGED_NAMES,
     "attempts": ("outcome", "ended_at"),
     "idempotency_keys": (
         "fingerprint", "payment_id", "answer_status", "answer_body", "created_at", "expires_at",  # a key used anew

@@ -5,6 +5,9 @@ The migrations are the truth about constraints and why they exist (`alembic/vers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -24,6 +27,9 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.types import TypeEngine
+
+from domain.adapters.postgres.payment_columns import PAYMENT_COLUMNS
 
 SCHEMA = "mkwanja"
 
@@ -33,43 +39,17 @@ REVISION = "0010"
 metadata = MetaData(schema=SCHEMA)
 
 _moment = DateTime(timezone=True)
+_TYPES: Mapping[str, TypeEngine[Any]] = {
+    "uuid": Uuid(), "text": Text(), "int": Integer(), "boolean": Boolean(), "json": JSON(), "timestamptz": _moment,
+}  # fmt: skip
 
 payments = Table(
     "payments",
     metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("stage", Text, nullable=False),
-    Column("caller_key", Text, nullable=False),
-    Column("owner", Text),
-    Column("amount_kes", Integer, nullable=False),
-    Column("phone_number", Text),
-    Column("paybill", Text),
-    Column("till", Text),
-    Column("account_reference", Text),
-    Column("description", Text),
-    Column("remarks", Text),
-    Column("purpose", Text),
-    Column("metadata", JSON, nullable=False),
-    Column("idempotency_key", Text, nullable=False),
-    Column("created_at", _moment, nullable=False),
-    Column("updated_at", _moment, nullable=False),
-    Column("finalized_at", _moment),
-    Column("receipt", Text),
-    Column("recipient_name", Text),
-    Column("failure_reason", Text),
-    Column("failure_code", Text),
-    Column("failure_safe_to_retry", Boolean),
-    Column("needs_review", Boolean, nullable=False, server_default=text("false")),
-    Column("sequence", Integer, nullable=False),
-    Column("attempt_id", Uuid),
-    Column("lease_until", _moment),
-    Column("next_step_at", _moment),
-    Column("event_due", _moment),
-    Column("next_step", Text),
-    Column("amount_settled_kes", Integer),
-    Column("moves_money_out", Boolean),
-    Column("expires_at", _moment),
+    *(
+        Column(column.name, _TYPES[column.type], primary_key=column.name == "id", nullable=column.is_nullable)
+        for column in PAYMENT_COLUMNS
+    ),
 )
 Index(
     "receipt_belongs_to_one_payment",

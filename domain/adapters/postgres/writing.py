@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
-from domain.adapters.postgres.rows import CHANGED_COLUMNS, changed_values, columns, unnest
+from domain.adapters.postgres.payment_columns import CHANGED_NAMES, CHANGED_TYPES, changed_arrays
+from domain.adapters.postgres.rows import columns, unnest
 from domain.attempts import Attempt, ProviderIds
 from domain.changes import Announcement, Change, Decided
 from domain.events import json_text
@@ -54,8 +55,8 @@ WITH ids AS (
     RETURNING kind
 ), changed AS (
     UPDATE mkwanja.payments AS payment
-    SET {", ".join(f"{name} = sent.{name}" for name in CHANGED_COLUMNS if name != "id")}
-    FROM {unnest(CHANGED_COLUMNS, "payments")} WHERE payment.id = sent.id
+    SET {", ".join(f"{name} = sent.{name}" for name in CHANGED_NAMES)}
+    FROM {unnest(CHANGED_TYPES, "payments")} WHERE payment.id = sent.id
     RETURNING payment.id
 ), ended AS (
     UPDATE mkwanja.attempts AS attempt SET outcome = sent.outcome, ended_at = now()
@@ -132,7 +133,7 @@ async def write(transaction: Transaction, written: Sequence[Written], effects: B
         for kind, value in sorted(item.new_ids)
     ]
     changed = [
-        changed_values(item.decided.payment)
+        item.decided.payment
         for item in written
         if item.before is not None and item.decided.payment is not None and item.decided.payment != item.before
     ]
@@ -161,7 +162,7 @@ async def write(transaction: Transaction, written: Sequence[Written], effects: B
         return frozenset()
     parameters = {
         **columns(ids, _ID_COLUMNS, "ids"),
-        **columns(changed, CHANGED_COLUMNS, "payments"),
+        **changed_arrays(changed, "payments"),
         **columns(outcomes, _OUTCOME_COLUMNS, "attempts"),
         **columns(claims, _ATTEMPT_COLUMNS, "claims"),
         **columns(asked, _ASKED_COLUMNS, "asked"),

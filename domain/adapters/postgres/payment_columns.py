@@ -1,0 +1,220 @@
+"""The columns of a payment, in one list. All that reads or writes them is made of it, once, at import.
+
+For a new column: a migration, and its line here. The table of SQLAlchemy, the INSERT of an acceptance, the UPDATE of a change,
+their arrays, the rights of the service's role and the readers below follow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from operator import attrgetter
+from typing import Any
+from uuid import UUID
+
+from domain.attempts import Attempt
+from domain.failures import Failure, FailureReason
+from domain.kinds import RULES, Kind
+from domain.lifecycle.accept import NewPayment
+from domain.payment import Payment
+from domain.stages import Stage, Step
+from domain.values import Purpose
+
+# A payment that nobody wakes a worker for is found by the sweeper after this (design.md, rule 5: at most 5 s).
+FIRST_STEP_WITHIN = timedelta(seconds=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentColumn:
+    """One column of `payments`. `type` is PostgreSQL's.
+
+    `accepted` is where an acceptance finds its value in a `NewPayment`, `sent_as` the name and the type under which it is
+    sent, `inserted` the SQL that makes the column of it. A column that an acceptance leaves out has its default until a
+    change writes it (`is_changed`). `path` is where a change finds its value in a `Payment`, and the field that a reader
+    fills (`is_read`). `read` and `write` turn a value from and into what the driver takes; None: it is the same.
+    """
+
+    name: str
+    type: str
+    path: str
+    is_nullable: bool
+    accepted: str | None
+    sent_as: tuple[str, str]
+    inserted: str | None
+    is_changed: bool
+    is_read: bool
+    read: Callable[[Any], Any] | None
+    write: Callable[[Any], Any] | None
+
+
+def _column(
+    name: str,
+    type_: str = "text",
+    *,
+    accepted: str | None = None,
+    sent_as: tuple[str, str] | None = None,
+    inserted: str | None = None,
+    changed: bool = False,
+    nullable: bool = True,
+    path: str = "",
+    is_read: bool = True,
+    read: Callable[[Any], Any] | None = None,
+    write: Callable[[Any], Any] | None = None,
+) -> PaymentColumn:
+    return PaymentColumn(
+        name=name, type=type_, path=path or name, is_nullable=nullable, accepted=accepted,
+        sent_as=sent_as or (name, type_),
+        inserted=inserted or (name if accepted else None), is_changed=changed, is_read=is_read, read=read, write=write,
+    )  # fmt: skip
+
+
+def as_uuid(value: Any) -> UUID:
+    """asyncpg's own UUID class is a subclass that compares and hashes alike but pickles and prints differently."""
+    return UUID(int=value.int)
+
+
+_value = attrgetter("value")
+
+
+def _value_if_any(member: Any) -> Any:
+    return None if member is None else member.value
+
+
+_FIRST_STEP_AT = f"now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds'"
+
+PAYMENT_COLUMNS = (
+    _column("id", "uuid", accepted="id", nullable=False, read=as_uuid),
+    _column("kind", accepted="request.kind", nullable=False, read=Kind, write=_value),
+    _column("stage", inserted=f"'{Stage.ACCEPTED}'", changed=True, nullable=False, read=Stage, write=_value),
+    _column("caller_key", accepted="caller.key", nullable=False),
+    _column("owner", accepted="request.owner"),
+    _column("amount_kes", "int", accepted="request.amount_kes", nullable=False),
+    _column("phone_number", accepted="request.phone_number"),
+    _column("paybill", accepted="request.paybill"),
+    _column("till", accepted="request.till"),
+    _column("account_reference", accepted="request.account_reference"),
+    _column("description", accepted="request.description"),
+    _column("remarks", accepted="request.remarks"),
+    _column(
+        "purpose", accepted="request.purpose", read=lambda text: Purpose(text) if text else None, write=_value_if_any
+    ),
+    _column(
+        "metadata", "json", accepted="request.metadata", sent_as=("metadata", "text"),
+        inserted="CAST(metadata AS json)", nullable=False,
+        read=lambda found: json.loads(found) if isinstance(found, str) else found, write=json.dumps,
+    ),
+    _column("idempotency_key", accepted="idempotency_key", nullable=False),
+    _column(
+        "moves_money_out", "boolean", accepted="request.kind", write=lambda kind: RULES[kind].moves_money_out, is_read=False
+    ),
+    _column("created_at", "timestamptz", inserted="now()", nullable=False),
+    _column(
+        "expires_at", "timestamptz", accepted="expires_after", sent_as=("expires_after", "interval"),
+        inserted="now() + expires_after", is_read=False,
+    ),
+    _column("updated_at", "timestamptz", inserted="now()", changed=True, nullable=False),
+    _column("finalized_at", "timestamptz", changed=True),
+    _column("receipt", changed=True),
+    _column("recipient_name", changed=True),
+    _column(
+        "failure_reason", changed=True, path="failure", is_read=False,
+        write=lambda failure: failure.reason.value if failure else None,
+    ),
+    _column(
+        "failure_code", changed=True, path="failure", is_read=False,
+        write=lambda failure: failure.provider_code if failure else None,
+    ),
+    _column(
+        "failure_safe_to_retry", "boolean", changed=True, path="failure", is_read=False,
+        write=lambda failure: failure.safe_to_retry if failure else None,
+    ),
+    _column("needs_review", "boolean", changed=True, nullable=False),
+    _column("sequence", "int", inserted="1", changed=True, nullable=False),
+    _column("attempt_id", "uuid", changed=True, read=lambda found: as_uuid(found) if found else None),
+    _column("lease_until", "timestamptz", changed=True),
+    _column("next_step_at", "timestamptz", inserted=_FIRST_STEP_AT, changed=True),
+    _column("event_due", "timestamptz", changed=True),
+    _column("next_step", inserted=f"'{Step.SUBMIT}'", changed=True, is_read=False, write=_value_if_any),
+    _column("amount_settled_kes", "int", changed=True, is_read=False),
+)  # fmt: skip
+
+_ACCEPTED = [column for column in PAYMENT_COLUMNS if column.accepted]
+_INSERTED = [column for column in PAYMENT_COLUMNS if column.inserted]
+_CHANGED = [column for column in PAYMENT_COLUMNS if column.is_changed]
+_READ = [column for column in PAYMENT_COLUMNS if column.is_read]
+
+# What is sent of each new payment, and of each changed one: names with the type of their array in `unnest`. JSON is text.
+ACCEPTED_TYPES = dict(column.sent_as for column in _ACCEPTED) | {
+    "fingerprint": "bytea", "answer_body": "bytea", "history_id": "uuid",
+}  # fmt: skip
+CHANGED_TYPES = {"id": "uuid"} | {column.name: column.type for column in _CHANGED}
+
+INSERTED_NAMES = ", ".join(column.name for column in _INSERTED)
+INSERTED_VALUES = ", ".join(str(column.inserted) for column in _INSERTED)
+CHANGED_NAMES = tuple(column.name for column in _CHANGED)
+
+
+def _converter(conversions: Iterable[Callable[[Any], Any] | None]) -> Callable[[Sequence[Any]], list[Any]]:
+    """A function that converts each value of a row by its own conversion, if it has one."""
+    converted = [(place, convert) for place, convert in enumerate(conversions) if convert is not None]
+
+    def values(found: Sequence[Any]) -> list[Any]:
+        row = list(found)
+        for place, convert in converted:
+            row[place] = convert(row[place])
+        return row
+
+    return values
+
+
+_accepted_values = attrgetter(*(str(column.accepted) for column in _ACCEPTED))
+_as_sent = _converter(column.write for column in _ACCEPTED)
+_changed_values = attrgetter("id", *(column.path for column in _CHANGED))
+_as_changed = _converter((None, *(column.write for column in _CHANGED)))
+_read_values = attrgetter(*(column.name for column in _READ))
+_as_read = _converter(column.read for column in _READ)
+_READ_FIELDS = [column.path for column in _READ]
+
+# What `payment_from` makes of more than one column, or of other tables.
+_OTHER_FIELDS = {"expires_at", "failure", "amount_settled_kes", "attempts", "is_probe"}
+assert {field.name for field in fields(Payment)} == {*_READ_FIELDS, *_OTHER_FIELDS}  # noqa: S101 - a field without a column
+
+
+def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
+    """The payment of a row of `payments`, whichever query it came from."""
+    values = dict(zip(_READ_FIELDS, _as_read(_read_values(row)), strict=True))
+    failure = None
+    if row.failure_reason is not None:
+        failure = Failure(FailureReason(row.failure_reason), bool(row.failure_safe_to_retry), row.failure_code)
+    settled = None
+    if values["stage"] is Stage.SUCCEEDED:
+        # Older processes wrote none, and knew of no other amount than the payment's own.
+        settled = row.amount_settled_kes or row.amount_kes
+    return Payment(
+        **values,
+        expires_at=row.expires_at or row.created_at,  # a row that was over before there was the column
+        failure=failure,
+        amount_settled_kes=settled,
+        attempts=attempts,
+    )
+
+
+def accepted_arrays(rows: Sequence[tuple[NewPayment, bytes, UUID]]) -> dict[str, list[Any]]:
+    """New payments, each with its answer and the id of its first history entry, as one array for each column."""
+    sent = [(*_as_sent(_accepted_values(new)), new.fingerprint, body, history_id) for new, body, history_id in rows]
+    return _arrays(ACCEPTED_TYPES, sent)
+
+
+def changed_arrays(payments: Sequence[Payment], prefix: str) -> dict[str, list[Any]]:
+    """Changed payments as one array for each column, named after `prefix`."""
+    rows = [_as_changed(_changed_values(payment)) for payment in payments]
+    return _arrays([f"{prefix}_{name}" for name in CHANGED_TYPES], rows)
+
+
+def _arrays(names: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Rows as one array per column, the form that `unnest` takes: the SQL text stays the same for any number."""
+    if not rows:
+        return {name: [] for name in names}
+    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

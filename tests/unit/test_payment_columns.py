@@ -1,0 +1,107 @@
+"""A payment that is written to its columns reads back the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.adapters.postgres.payment_columns import (
+    ACCEPTED_TYPES,
+    CHANGED_TYPES,
+    PAYMENT_COLUMNS,
+    accepted_arrays,
+    changed_arrays,
+    payment_from,
+)
+from domain.failures import Failure, FailureReason
+from domain.kinds import RULES, Kind
+from domain.lifecycle.accept import NewPayment
+from domain.payment import Payment
+from domain.stages import Stage
+from domain.values import Caller, PaymentRequest, Purpose, Role
+from tests.builders import NOW, a_payment
+
+CALLER = Caller("issuer", "subject", Role.BACKEND)
+HISTORY_ID = UUID(int=7)
+
+
+def new_payment(payment: Payment) -> NewPayment:
+    """The acceptance that could have made `payment`."""
+    names = (
+        "kind", "amount_kes", "owner", "phone_number", "paybill", "till", "account_reference", "description",
+        "remarks", "purpose", "metadata",
+    )  # fmt: skip
+    return NewPayment(
+        id=payment.id,
+        request=PaymentRequest(**{name: getattr(payment, name) for name in names}),
+        caller=CALLER,
+        idempotency_key=payment.idempotency_key,
+        fingerprint=b"fingerprint",
+        expires_after=payment.expires_at - payment.created_at,
+        answer=lambda _payment: b"answer",
+    )
+
+
+def row_of(payment: Payment) -> Any:
+    """A row of `payments` once `payment` was accepted and then changed."""
+    sent = accepted_arrays([(new_payment(payment), b"answer", HISTORY_ID)])
+    changed = changed_arrays([payment], "payments")
+    values = {name: sent[name][0] for name in sent} | {name: changed[f"payments_{name}"][0] for name in CHANGED_TYPES}
+    assert values["moves_money_out"] is RULES[payment.kind].moves_money_out
+    expires_at = payment.created_at + values.pop("expires_after")
+    return SimpleNamespace(**values, created_at=payment.created_at, expires_at=expires_at)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("stage", Stage)
+def test_what_is_written_of_a_payment_reads_back_the_same(kind: Kind, stage: Stage) -> None:
+    payment = a_payment(
+        kind=kind, stage=stage, caller_key=CALLER.key, attempts=(), sequence=5, event_due=NOW, metadata={"order": "4"},
+        purpose=Purpose.SALARY, needs_review=True, attempt_id=UUID(int=3), lease_until=NOW, recipient_name="JANE DOE",
+        receipt="UC14KD82QZ", amount_settled_kes=240 if stage is Stage.SUCCEEDED else None,
+        failure=Failure(FailureReason.NO_RESPONSE, True, "1037") if stage is Stage.FAILED else None,
+    )  # fmt: skip
+    assert payment_from(row_of(payment)) == payment
+
+
+def test_a_payment_without_optional_parts_reads_back_the_same() -> None:
+    payment = a_payment(
+        stage=Stage.ACCEPTED,
+        caller_key=CALLER.key,
+        attempts=(),
+        owner=None,
+        purpose=None,
+        attempt_id=None,
+        next_step_at=None,
+    )
+    assert payment_from(row_of(payment)) == payment
+
+
+def test_a_row_of_an_older_process_names_its_own_amount_as_settled() -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED, caller_key=CALLER.key, attempts=())
+    row = row_of(replace(payment, amount_settled_kes=None))
+    assert payment_from(row).amount_settled_kes == payment.amount_kes
+
+
+def test_metadata_is_read_from_text_and_from_what_the_driver_made_of_it() -> None:
+    row = row_of(a_payment(metadata={"order": "4"}))
+    assert payment_from(row).metadata == {"order": "4"}
+    row.metadata = json.loads(row.metadata)
+    assert payment_from(row).metadata == {"order": "4"}
+
+
+def test_every_column_is_filled_by_an_acceptance_or_by_a_change() -> None:
+    names = {column.name for column in PAYMENT_COLUMNS}
+    inserted = {column.name for column in PAYMENT_COLUMNS if column.inserted}
+    assert names == inserted | set(CHANGED_TYPES)
+    assert {column.name for column in PAYMENT_COLUMNS if not column.is_nullable} - {"needs_review"} <= inserted
+    assert set(ACCEPTED_TYPES) - names == {"expires_after", "fingerprint", "answer_body", "history_id"}
+
+
+def test_no_payments_make_empty_arrays() -> None:
+    assert changed_arrays([], "payments") == {f"payments_{name}": [] for name in CHANGED_TYPES}
