@@ -25,13 +25,13 @@ from domain.adapters.settings.errors import impossible
 from domain.adapters.settings.web import IngressSettings
 from domain.changes import ChangeResult
 from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable
-from domain.events import public_entry, public_payment
 from domain.idempotency import FirstAnswer, fingerprint
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, accept, answer_refusal, cancel
 from domain.payment import Payment
 from domain.policy import Policy, charges, may_see, require_permission
 from domain.values import Caller
+from domain.views import public_entry, public_payment
 from gateway import routes
 from gateway.auth import TokenVerifier
 from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor

@@ -14,7 +14,7 @@ from aiohttp import web
 from domain import errors
 from domain.adapters import observability
 from domain.adapters.masking import masked
-from domain.events import timestamp
+from domain.views import timestamp
 
 log = structlog.get_logger()
 

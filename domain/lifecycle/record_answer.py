@@ -30,13 +30,13 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
-from domain.events import PROVIDER_SAID
 from domain.fence import Attempting
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
 from domain.operations import COOL_DOWN, Heard, Standing, standing_of_answer
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
+from domain.views import PROVIDER_SAID
 
 log = structlog.get_logger()
 

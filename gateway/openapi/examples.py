@@ -13,11 +13,12 @@ from domain import errors
 from domain.attempts import Attempt, IdKind, Outcome
 from domain.changes import HistoryEntry
 from domain.errors import FieldError
-from domain.events import EventType, event_body, public_payment, timestamp
+from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.kinds import PAYMENT_MAX_KES
 from domain.policy import Meter
 from domain.stages import Stage
+from domain.views import event_body, public_payment, timestamp
 from gateway.cursors import FeedPlace, feed_cursor
 from gateway.problems import PROBLEMS, Problem, members, told
 from gateway.schemas import SCHEMAS

@@ -1,23 +1,43 @@
 """What callers are answered, as `/openapi.json` tells it.
 
-The answers themselves are made in `domain/events.py` and `ingress.py`, from the same enumerations. Their agreement with
-these models is checked both ways by `tests/unit/test_openapi_answers.py` and, over HTTP, by `tests/spec/test_openapi.py`.
+A payment, an entry of its history and an event are made from the declarations in `domain/views.py` that also write them.
+The other answers are made in `ingress.py` and `health.py`; that they agree with these models is checked by
+`tests/unit/test_openapi_answers.py` and, over HTTP, by `tests/spec/test_openapi.py`.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal, Union
-from uuid import UUID
 
-from pydantic import BaseModel, Field, RootModel, WithJsonSchema
+from pydantic import BaseModel, Field, RootModel
 
-from domain.events import EVENT_SOURCE, EventType
-from domain.stages import Stage
+from domain import payment
+from domain.kinds import Kind
+from domain.views import ENTRY, EVENT, FOR_BACKENDS, payment_members
 from gateway.fields import ITEMS_MAX, FeedCursor, HistoryCursor, PageCursor
+from gateway.openapi.models import model_of, model_of_members
 from gateway.schemas import SCHEMAS
+from gateway.schemas.kind_schema import KindSchema
 
-_AnyOf: Any = Union[tuple(schema.answer for schema in SCHEMAS.values())]  # noqa: UP007 - of a list that is not written here
+# Members that only a backend sees, and then all of them.
+_NAMES_FOR_BACKENDS = [member.name for member in FOR_BACKENDS]
+_TOGETHER = {"dependentRequired": dict.fromkeys(_NAMES_FOR_BACKENDS, _NAMES_FOR_BACKENDS)}
+
+
+def _payment(schema: KindSchema) -> type[BaseModel]:
+    """The model of a payment of one kind."""
+    rules = schema.rules
+    one_party = {"oneOf": [{"required": [name]} for name in rules.parties]} if len(rules.parties) > 1 else {}
+    return model_of_members(
+        schema.answer_name,
+        schema.answer_sentence,
+        payment_members(rules),
+        meanings={Kind: Literal[rules.kind.value]},
+        more=_TOGETHER | one_party,
+    )
+
+
+_AnyOf: Any = Union[tuple(map(_payment, SCHEMAS.values()))]  # noqa: UP007 - of a list that is not written here
 
 
 class Payment(RootModel[Annotated[_AnyOf, Field(discriminator="kind")]]):
@@ -31,17 +51,7 @@ class PaymentPage(BaseModel):
     next_cursor: PageCursor | None = Field(description="Where the next page begins; null: this is the last one.")
 
 
-class HistoryItem(BaseModel):
-    """One thing that happened to a payment."""
-
-    sequence: int = Field(ge=1)
-    at: datetime
-    what: Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[a-z_]+$"})] = Field(
-        description="What was learned or done. New words may come."
-    )
-    previous_stage: Stage | None
-    stage: Stage
-    detail: dict[str, str] = Field(description="What else is known of it: for people.")
+HistoryItem: Any = model_of(ENTRY)
 
 
 class HistoryPage(BaseModel):
@@ -51,18 +61,7 @@ class HistoryPage(BaseModel):
     next_cursor: HistoryCursor | None = Field(description="Where the next page begins; null: this is the last one.")
 
 
-class Event(BaseModel):
-    """What subscribers are told of a payment's end: CloudEvents 1.0, byte for byte as it was published."""
-
-    specversion: Literal["1.0"]
-    id: UUID = Field(description="Stable, and unique to what is told: seen again, it is a repetition.")
-    source: Annotated[str, WithJsonSchema({"type": "string", "const": EVENT_SOURCE})]
-    type: EventType
-    subject: UUID = Field(description="The payment's id.")
-    time: datetime
-    sequence: int = Field(ge=1, description="Grows with each event of one payment.")
-    datacontenttype: Literal["application/json"]
-    data: Payment
+Event: Any = model_of_members(EVENT.name, EVENT.sentence, EVENT.members, meanings={payment.Payment: Payment})
 
 
 class EventPage(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -14,16 +14,11 @@ from domain.values import DEFAULT_TEXT, reference_from
 from gateway.fields import Remarks, Shortcode, check_amount, check_reference, told_amount, told_reference
 from gateway.schemas.kind_schema import (
     EXAMPLE_ID,
-    TOGETHER,
-    AnsweredShortcode,
-    AnyPayment,
     Body,
     KindSchema,
     Shown,
     an_example,
 )
-
-_ONE_PARTY: dict[str, Any] = {"oneOf": [{"required": ["paybill"]}, {"required": ["till"]}]}
 
 
 class BillPaymentBody(Body):
@@ -65,18 +60,6 @@ class BillPaymentBody(Body):
     remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
 
 
-class BillPayment(AnyPayment):
-    """We pay a paybill or a till."""
-
-    model_config = ConfigDict(json_schema_extra=TOGETHER | _ONE_PARTY)
-
-    kind: Literal["bill_payment"]
-    paybill: AnsweredShortcode = ""
-    till: AnsweredShortcode = ""
-    account_reference: str
-    remarks: str
-
-
 def _find_party_faults(body: Mapping[str, Any]) -> list[FieldError]:
     """A bill is paid to a paybill with its account reference, or to a till: never both, never neither."""
     has_paybill, has_till = body.get("paybill") is not None, body.get("till") is not None
@@ -103,7 +86,8 @@ SCHEMA = KindSchema(
     route_name="createBillPayment",
     summary="Pay a paybill or a till (backends only)",
     body=BillPaymentBody,
-    answer=BillPayment,
+    answer_name="BillPayment",
+    answer_sentence="We pay a paybill or a till.",
     body_examples={
         "to_a_paybill": {"amount": 830, "paybill": "888880", "account_reference": "METER7731"},
         "to_a_till": {"amount": 830, "till": "556677", "remarks": "Order 771", "metadata": {"order": "771"}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -17,8 +17,6 @@ from gateway.fields import (
 )
 from gateway.schemas.kind_schema import (
     EXAMPLE_OWNER,
-    AnsweredPhoneNumber,
-    AnyPayment,
     Body,
     KindSchema,
     Shown,
@@ -37,15 +35,6 @@ class DepositBody(Body):
     description: Description | None = Field(None, description="Left out: `Payment`.")
 
 
-class Deposit(AnyPayment):
-    """A customer pays us."""
-
-    kind: Literal["deposit"]
-    phone_number: AnsweredPhoneNumber
-    account_reference: str
-    description: str
-
-
 DEPOSIT_EXAMPLE = an_example(
     DEPOSIT,
     owner=EXAMPLE_OWNER,
@@ -61,7 +50,8 @@ SCHEMA = KindSchema(
     route_name="createDeposit",
     summary="Ask a customer to pay us",
     body=DepositBody,
-    answer=Deposit,
+    answer_name="Deposit",
+    answer_sentence="A customer pays us.",
     body_examples={
         "least": {"amount": 250, "phone_number": "0711000111"},
         "whole": {

@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 
 from domain.errors import FieldError
-from domain.failures import FailureReason
 from domain.kinds import KindRules
 from domain.payment import Payment
 from domain.stages import Stage
 from gateway.fields import Metadata, Owner
-
-AnsweredPhoneNumber = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^254[17][0-9]{8}$"})]
-AnsweredShortcode = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9]{5,7}$"})]
 
 # The payment of the examples.
 EXAMPLE_ID = UUID("0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
@@ -38,49 +34,6 @@ class Body(BaseModel):
 
     owner: Owner | None = Field(None, description="Whose payment it is. Set by backends; a user's is its own `sub`.")
     metadata: Metadata | None = Field(None, description="Yours: returned untouched, never sent to Daraja.")
-
-
-class Failure(BaseModel):
-    """Why a payment failed."""
-
-    reason: FailureReason
-    message: str = Field(description="A sentence for a person.")
-    provider_code: str | None = Field(description="Daraja's own code, where it gave one.")
-    safe_to_retry: bool = Field(
-        description="True only if nothing moved and nothing may: a new payment cannot pay twice."
-    )
-
-
-# Three members that only a backend sees, and then all of them.
-_FOR_BACKENDS = ("idempotency_key", "recipient_name", "provider_ids")
-TOGETHER: dict[str, Any] = {"dependentRequired": {name: list(_FOR_BACKENDS) for name in _FOR_BACKENDS}}
-
-
-class AnyPayment(BaseModel):
-    """What payments of every kind have. What has a default here may be absent."""
-
-    model_config = ConfigDict(json_schema_extra=TOGETHER)
-
-    id: UUID
-    status: Literal["pending", "success", "failed"] = Field(description="What an app needs to know.")
-    stage: Stage = Field(description="Where the payment is, in detail.")
-    amount: int = Field(ge=1, description="Whole Kenyan shillings.")
-    amount_settled: Annotated[int, Field(ge=1)] | None = Field(
-        description="Null until the payment succeeds, then the shillings that moved. It differs from `amount` only if an "
-        "operator read another amount on M-PESA's statement."
-    )
-    currency: Literal["KES"]
-    owner: str | None = Field(description="Whose payment it is; null for a backend's own.")
-    metadata: dict[str, str]
-    receipt: str | None = Field(description="M-PESA's number for the money moved.")
-    failure: Failure | None
-    needs_review: bool = Field(description="Whether a person should look at it.")
-    created_at: datetime
-    updated_at: datetime
-    finalized_at: datetime | None
-    idempotency_key: str = Field("", description="Backends only.")
-    recipient_name: str | None = Field(None, description="Backends only: the name that M-PESA has for the recipient.")
-    provider_ids: dict[str, list[str]] = Field({}, description="Backends only: Daraja's ids, by their kind.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +56,8 @@ class KindSchema:
     route_name: str  # the operationId
     summary: str
     body: type[Body]
-    answer: type[AnyPayment]
+    answer_name: str  # of such a payment, in the document
+    answer_sentence: str
     body_examples: Mapping[str, dict[str, Any]]
     answer_examples: Mapping[str, Shown]
     find_faults: Callable[[Mapping[str, Any]], list[FieldError]] = lambda _body: []

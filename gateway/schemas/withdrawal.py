@@ -11,8 +11,6 @@ from domain.values import DEFAULT_TEXT, Purpose
 from gateway.fields import PhoneNumber, Remarks, check_amount, told_amount
 from gateway.schemas.kind_schema import (
     EXAMPLE_OWNER,
-    AnsweredPhoneNumber,
-    AnyPayment,
     Body,
     KindSchema,
     Shown,
@@ -37,22 +35,14 @@ class WithdrawalBody(Body):
     remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
 
 
-class Withdrawal(AnyPayment):
-    """We pay a customer."""
-
-    kind: Literal["withdrawal"]
-    phone_number: AnsweredPhoneNumber
-    purpose: Purpose
-    remarks: str
-
-
 SCHEMA = KindSchema(
     rules=WITHDRAWAL,
     path="/v1/withdrawals",
     route_name="createWithdrawal",
     summary="Pay a customer (backends only)",
     body=WithdrawalBody,
-    answer=Withdrawal,
+    answer_name="Withdrawal",
+    answer_sentence="We pay a customer.",
     body_examples={
         "least": {"amount": 1200, "phone_number": "0722000222"},
         "whole": {

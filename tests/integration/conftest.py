@@ -30,7 +30,6 @@ from domain.adapters.redis.connection import RedisClient, connect
 from domain.attempts import ProviderIds
 from domain.changes import Change, StoredCallback
 from domain.errors import ProviderError
-from domain.events import public_payment
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
 from domain.kinds import Kind
@@ -40,6 +39,7 @@ from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.values import Caller, PaymentRequest, Purpose, Role
+from domain.views import public_payment
 from tests.builders import ACCOUNTS, EXPIRES_AFTER, INQUIRY_TERMS
 from tests.integration.proxy import Proxy
 from tests.stack.databases import connection

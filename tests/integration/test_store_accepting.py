@@ -11,11 +11,11 @@ import pytest
 
 from domain.adapters.postgres import accepting
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, StoreUnavailable
-from domain.events import timestamp
 from domain.idempotency import KEY_HELD_FOR
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.stages import Stage
+from domain.views import timestamp
 from tests.integration.conftest import CALLER, Store, a_new_payment, an_answer
 from tests.integration.proxy import Proxy
 from tests.stack.databases import connection

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.changes import Decided, Disposition
-from domain.events import EventType, public_payment
+from domain.events import EventType
 from domain.inquiry import Verdict, no_result_is_confirmed
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering
@@ -16,6 +16,7 @@ from domain.lifecycle.record_callback import callback_change, decide_report
 from domain.payment import Payment
 from domain.report import Word
 from domain.stages import Stage
+from domain.views import public_payment
 from tests.builders import (
     AMOUNT_KES,
     INQUIRY_TERMS,

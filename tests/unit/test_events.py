@@ -11,20 +11,11 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.events import (
-    PROVIDER_SAID,
-    Entry,
-    EventType,
-    event_body,
-    event_type,
-    json_text,
-    public_entry,
-    public_payment,
-    timestamp,
-)
+from domain.events import EventType, event_type
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.stages import Stage
+from domain.views import PROVIDER_SAID, Entry, event_body, json_text, public_entry, public_payment, timestamp
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
 from tests.case_tables import for_each
 

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from domain.events import EventType, event_body, public_payment
+from domain.events import EventType
 from domain.kinds import Kind
 from domain.stages import Stage
+from domain.views import event_body, public_payment
 from gateway.openapi.document import document
 from tests.builders import NOW, a_payment
 from tests.described import Described

@@ -17,6 +17,7 @@ HOMES = {
     "all SQL of the brakes": (r"(?<!\w)mkwanja\.brakes\b", {"domain/adapters/postgres/brakes.py"}),
     "Nairobi's time zone": (r"hours=3|Africa/Nairobi", {"domain/values.py"}),
     "the most that one payment may move": (r"250_?000", {"domain/kinds/rules.py"}),
+    "the public payment": (r"\bamount_settled\b", {"domain/views.py"}),
     "the rate algorithm in Lua": (r"'TIME'", {"domain/adapters/redis/gcra.py"}),
     "the kinds of Daraja's ids": (
         r"['\"](checkout_request|merchant_request|(originator_)?conversation)_id['\"]",

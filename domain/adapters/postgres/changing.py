@@ -26,10 +26,10 @@ from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
 from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Context, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
-from domain.events import event_body, json_text
 from domain.inquiry import Evidence
 from domain.payment import Payment
 from domain.stamp import stamped
+from domain.views import event_body, json_text
 
 # A lost COMMIT is written again: every change is decided anew on the row as it then stands, so twice is once.
 _TRIES_MAX = 3

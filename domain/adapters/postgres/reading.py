@@ -17,9 +17,9 @@ from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.tables import REVISION, payment_history, payments
-from domain.events import Entry
 from domain.payment import Payment
 from domain.stages import Stage
+from domain.views import Entry
 
 _HISTORY = select(
     payment_history.c.sequence,

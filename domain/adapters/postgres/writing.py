@@ -15,9 +15,9 @@ from domain.adapters.postgres.payment_columns import CHANGED_NAMES, CHANGED_TYPE
 from domain.adapters.postgres.rows import columns, unnest
 from domain.attempts import Attempt, ProviderIds
 from domain.changes import Announcement, Change, Decided
-from domain.events import json_text
 from domain.inquiry import Inquiry
 from domain.payment import Payment
+from domain.views import json_text
 
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
 _ATTEMPT_COLUMNS = {"id": "uuid", "payment_id": "uuid", "number": "int", "outcome": "text", "account": "text"}

@@ -1,0 +1,284 @@
+"""What callers see: a payment, an entry of its history, the event of its end. Each is declared once.
+
+Pure. Answers and events are written by these declarations, and `/openapi.json` describes them by the same
+(`gateway/openapi/views.py`), so that neither has a member that the other lacks.
+
+An event's body is made once, in the commit that finalizes, and repeated byte for byte ever after: so it is text here, and
+nothing downstream renders it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+from operator import attrgetter
+from typing import Any, Literal
+from uuid import UUID
+
+from domain.attempts import Attempt
+from domain.events import EventType
+from domain.failures import FailureReason
+from domain.kinds import RULES, Kind, KindRules
+from domain.payment import Payment
+from domain.stages import Stage
+from domain.values import Purpose
+
+EVENT_SOURCE = "/mkwanja/payments"
+
+# The text of a refusal, in a history entry. It may name our settings at Daraja.
+PROVIDER_SAID = "provider_said"
+
+# All other details are for backends. A detail may name an operator, and what a person wrote may name anyone.
+_DETAILS_FOR_USERS = frozenset({"provider_code", "error", "by"})
+
+
+def timestamp(at: datetime) -> str:
+    """`at` in UTC with milliseconds, as every answer and event writes a time."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def json_text(value: object) -> str:
+    """`value` as compact JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One member of what callers see.
+
+    `meaning` is the type that the documentation gives: a text that holds a UUID means `UUID`. `path` is where the value is
+    found, and `write` what makes JSON of it; None: it is JSON. `words` and `limits` (keywords of JSON Schema) are for the
+    documentation. A member that `may_be_absent` is left out of some views.
+    """
+
+    name: str
+    meaning: Any
+    path: str
+    write: Callable[[Any], Any] | None
+    words: str
+    limits: Mapping[str, Any]
+    may_be_null: bool
+    may_be_absent: bool
+
+
+def _member(
+    name: str,
+    meaning: Any = str,
+    words: str = "",
+    *,
+    path: str = "",
+    write: Callable[[Any], Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
+    null: bool = False,
+    absent: bool = False,
+) -> Member:
+    write = write or _writer(meaning)
+    return Member(
+        name=name, meaning=meaning, path=path or name, write=_unless_none(write) if null and write else write,
+        words=words, limits=limits or {}, may_be_null=null, may_be_absent=absent,
+    )  # fmt: skip
+
+
+def _writer(meaning: Any) -> Callable[[Any], Any] | None:
+    if isinstance(meaning, View):
+        return meaning.write
+    if isinstance(meaning, type) and issubclass(meaning, Enum):
+        return attrgetter("value")
+    if meaning is UUID:
+        return str
+    return timestamp if meaning is datetime else None
+
+
+def _unless_none(write: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else write(value)
+
+
+class View:
+    """Members in the order in which callers see them. `name` and `sentence` are for the documentation."""
+
+    def __init__(self, name: str, sentence: str, members: Sequence[Member]) -> None:
+        self.name = name
+        self.sentence = sentence
+        self.members = tuple(members)
+        self._names = [member.name for member in members]
+        self._get = attrgetter(*(member.path for member in members))
+        self._writes = [(place, member.write) for place, member in enumerate(members) if member.write is not None]
+
+    def write(self, shown: Any) -> dict[str, Any]:
+        """The view of `shown`, as JSON has it."""
+        values = list(self._get(shown))
+        for place, write in self._writes:
+            values[place] = write(values[place])
+        return dict(zip(self._names, values, strict=True))
+
+
+def _provider_ids(attempts: tuple[Attempt, ...]) -> dict[str, list[str]]:
+    ids: dict[str, list[str]] = {}
+    for attempt in attempts:
+        for id_kind, value in sorted(attempt.provider_ids):
+            ids.setdefault(id_kind.value, []).append(value)
+    return ids
+
+
+FAILURE = View(
+    "Failure",
+    "Why a payment failed.",
+    (
+        _member("reason", FailureReason),
+        _member("message", words="A sentence for a person."),
+        _member("provider_code", words="Daraja's own code, where it gave one.", null=True),
+        _member("safe_to_retry", bool, "True only if nothing moved and nothing may: a new payment cannot pay twice."),
+    ),
+)
+
+_AT_LEAST_ONE = {"minimum": 1}
+_SHORTCODE = {"pattern": "^[0-9]{5,7}$"}
+
+_FIRST = (
+    _member("id", UUID),
+    _member("kind", Kind),
+    _member("status", Literal["pending", "success", "failed"], "What an app needs to know.", path="stage.public_status"),
+    _member("stage", Stage, "Where the payment is, in detail."),
+    _member("amount", int, "Whole Kenyan shillings.", path="amount_kes", limits=_AT_LEAST_ONE),
+    _member(
+        "amount_settled", int,
+        "Null until the payment succeeds, then the shillings that moved. It differs from `amount` only if an operator read "
+        "another amount on M-PESA's statement.",
+        path="amount_settled_kes", limits=_AT_LEAST_ONE, null=True,
+    ),
+    _member("currency", Literal["KES"], path="id", write=lambda _: "KES"),
+)  # fmt: skip
+
+# The members that only some kinds have. Which: `parties` and `texts` of the kind's page in `domain/kinds`.
+_OF_KINDS = {
+    member.name: member
+    for member in (
+        _member("phone_number", limits={"pattern": "^254[17][0-9]{8}$"}),
+        _member("paybill", limits=_SHORTCODE),
+        _member("till", limits=_SHORTCODE),
+        _member("account_reference"),
+        _member("description"),
+        _member("purpose", Purpose, write=lambda purpose: purpose.value if purpose else None),
+        _member("remarks"),
+    )
+}
+
+_LAST = (
+    _member("owner", words="Whose payment it is; null for a backend's own.", null=True),
+    _member("metadata", dict[str, str], write=dict),
+    _member("receipt", words="M-PESA's number for the money moved.", null=True),
+    _member("failure", FAILURE, null=True),
+    _member("needs_review", bool, "Whether a person should look at it."),
+    _member("created_at", datetime),
+    _member("updated_at", datetime),
+    _member("finalized_at", datetime, null=True),
+)
+
+# A backend sees all of these, a user none.
+FOR_BACKENDS = (
+    _member("idempotency_key", words="Backends only.", absent=True),
+    _member(
+        "recipient_name", words="Backends only: the name that M-PESA has for the recipient.", null=True, absent=True
+    ),
+    _member(
+        "provider_ids", dict[str, list[str]], "Backends only: Daraja's ids, by their kind.",
+        path="attempts", write=_provider_ids, absent=True,
+    ),
+)  # fmt: skip
+
+
+def payment_members(rules: KindRules, *, party: str | None = None, for_backend: bool = True) -> tuple[Member, ...]:
+    """The members of a payment of one kind, in order: with each field that can name its party, or with that of `party`."""
+    parties = [_OF_KINDS[name] for name in rules.parties if party in (None, name)]
+    if len(parties) > 1:
+        parties = [replace(member, may_be_absent=True) for member in parties]
+    texts = [_OF_KINDS[name] for name, _ in rules.texts]
+    return (*_FIRST, *parties, *texts, *_LAST, *(FOR_BACKENDS if for_backend else ()))
+
+
+_PAYMENTS = {
+    (kind, party, for_backend): View(kind, "", payment_members(rules, party=party, for_backend=for_backend))
+    for kind, rules in RULES.items()
+    for party in rules.parties
+    for for_backend in (False, True)
+}
+_PARTIES = {kind: rules.parties for kind, rules in RULES.items()}
+
+
+def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:
+    """The Payment of interface.md. A backend also sees the key, the recipient's name and the provider's ids."""
+    for party in _PARTIES[payment.kind]:
+        if getattr(payment, party) is not None:
+            break
+    return _PAYMENTS[payment.kind, party, for_backend].write(payment)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a payment's history."""
+
+    sequence: int
+    recorded_at: datetime
+    what: str
+    previous_stage: str | None
+    stage: str
+    detail: Mapping[str, str]
+
+
+def _entry(details: Callable[[Mapping[str, str]], dict[str, str]]) -> View:
+    return View(
+        "HistoryItem",
+        "One thing that happened to a payment.",
+        (
+            _member("sequence", int, limits=_AT_LEAST_ONE),
+            _member("at", datetime, path="recorded_at"),
+            _member("what", words="What was learned or done. New words may come.", limits={"pattern": "^[a-z_]+$"}),
+            _member("previous_stage", Stage, write=str, null=True),
+            _member("stage", Stage, write=str),
+            _member("detail", dict[str, str], "What else is known of it: for people.", write=details),
+        ),
+    )
+
+
+ENTRY = _entry(dict)
+_ENTRY_FOR_USERS = _entry(lambda detail: {key: detail[key] for key in detail if key in _DETAILS_FOR_USERS})
+
+
+def public_entry(entry: Entry, *, for_backend: bool = False) -> dict[str, Any]:
+    """An entry of the history as callers see it. A user sees that an operator decided, but not the name and the reason."""
+    return (ENTRY if for_backend else _ENTRY_FOR_USERS).write(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    id: UUID
+    type: EventType
+    payment: Payment
+    time: datetime
+
+
+EVENT = View(
+    "Event",
+    "What subscribers are told of a payment's end: CloudEvents 1.0, byte for byte as it was published.",
+    (
+        _member("specversion", Literal["1.0"], path="id", write=lambda _: "1.0"),
+        _member("id", UUID, "Stable, and unique to what is told: seen again, it is a repetition."),
+        _member("source", path="id", write=lambda _: EVENT_SOURCE, limits={"const": EVENT_SOURCE}),
+        _member("type", EventType),
+        _member("subject", UUID, "The payment's id.", path="payment.id"),
+        _member("time", datetime),
+        _member(
+            "sequence", int, "Grows with each event of one payment.", path="payment.sequence", limits=_AT_LEAST_ONE
+        ),
+        _member("datacontenttype", Literal["application/json"], path="id", write=lambda _: "application/json"),
+        _member("data", Payment, path="payment", write=public_payment),
+    ),
+)
+
+
+def event_body(kind: EventType, *, event_id: UUID, payment: Payment, at: datetime) -> str:
+    """The CloudEvents 1.0 message about `payment` as it now stands."""
+    return json_text(EVENT.write(_Event(event_id, kind, payment, at)))
