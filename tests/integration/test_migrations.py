@@ -170,9 +170,12 @@ class TestUpgrade:
         status, said = await alembic("downgrade", "0001", url=empty)
         assert status == 0, said
         async with Store(empty) as store:
-            await store.execute("ALTER TABLE mkwanja.payments ADD COLUMN next_step text")
+            newer = {"next_step": "text", "moves_money_out": "boolean", "expires_at": "timestamptz"}
+            for name, kind in newer.items():
+                await store.execute(f"ALTER TABLE mkwanja.payments ADD COLUMN {name} {kind}")
             await store.accepted()
-            await store.execute("ALTER TABLE mkwanja.payments DROP COLUMN next_step")
+            for name in newer:
+                await store.execute(f"ALTER TABLE mkwanja.payments DROP COLUMN {name}")
             await store.execute("ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK (sequence > 1) NOT VALID")
         status, said = await alembic("upgrade", "head", url=empty)
         assert status != 0
