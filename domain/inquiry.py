@@ -7,7 +7,7 @@ from a "not found", or from two answers that agree is decided here and nowhere e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -15,9 +15,10 @@ from domain.account import SendAccount
 from domain.attempts import Outcome
 from domain.failures import FailureReason
 from domain.kinds import Kind
-from domain.operations import COOL_DOWN, Operation
+from domain.operations import Operation
 from domain.payment import Payment
 from domain.stages import Stage
+from domain.times import Times
 
 # A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words": send).
 SENDS_MAX = 4
@@ -132,33 +133,10 @@ class Evidence:
         return any(inquiry.number == number and inquiry.verdict is None for inquiry in self.inquiries)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InquiryTerms:
-    """The times of asking."""
-
-    first_after: timedelta
-    interval_max: timedelta
-    result_window: timedelta  # how long a deposit's result may be awaited before silence counts
-    not_found_trusted_after: timedelta  # since the last send
-    lease: timedelta
-    operation_cool_down: timedelta = COOL_DOWN
-    accounts: Mapping[Kind, SendAccount] = field(default_factory=dict)  # by which this worker sends and asks
-
-
-# As shipped: for who decides about a payment without a worker's settings.
-SHIPPED_TERMS = InquiryTerms(
-    first_after=timedelta(seconds=30),
-    interval_max=timedelta(seconds=300),
-    result_window=timedelta(seconds=180),
-    not_found_trusted_after=timedelta(seconds=300),
-    lease=timedelta(seconds=60),
-)
-
-
-def wait_after(inquiries_asked: int, terms: InquiryTerms) -> timedelta:
+def wait_after(inquiries_asked: int, times: Times) -> timedelta:
     """How long after one inquiry the next is due: doubling, up to the ceiling."""
-    doubled: timedelta = terms.first_after * 2 ** min(inquiries_asked, 20)
-    return min(doubled, max(terms.interval_max, terms.first_after))
+    doubled: timedelta = times.inquiry_first_after * 2 ** min(inquiries_asked, 20)
+    return min(doubled, max(times.inquiry_interval_max, times.inquiry_first_after))
 
 
 def asked_since(moment: datetime, evidence: Evidence) -> int:
@@ -175,20 +153,22 @@ def soonest_question_at(evidence: Evidence, now: datetime) -> datetime:
     return max(now, last_asked_at + min(rest, _REMINDED_AGAIN_AFTER_MAX))
 
 
-def last_sent_at(payment: Payment, terms: InquiryTerms) -> datetime:
+def last_sent_at(payment: Payment, times: Times) -> datetime:
     """The latest time at which a send of `payment` can have left.
 
     An attempt that ended was sent before it did; one that never ended cannot send past its lease (design.md, rule 3).
     """
     ends = [
-        attempt.ended_at or attempt.claimed_at + terms.lease
+        attempt.ended_at or attempt.claimed_at + times.lease
         for attempt in payment.attempts
         if attempt.outcome is not Outcome.NOT_ACTED and attempt.claimed_at is not None
     ]
     return max(ends, default=payment.created_at)
 
 
-def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
+def may_be_resent(
+    payment: Payment, evidence: Evidence, now: datetime, times: Times, accounts: Mapping[Kind, SendAccount]
+) -> bool:
     """Whether `payment` may be sent again, under its one id, though it is in doubt.
 
     Only one that has a key: Daraja refuses its second use (daraja.md §4.2). And only where Daraja has twice said, long
@@ -208,45 +188,48 @@ def may_be_resent(payment: Payment, evidence: Evidence, now: datetime, terms: In
     daraja_may_have_it = evidence.speaks_of_it or bool(
         outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED}
     )
-    if not is_open or daraja_may_have_it or not is_of_account(payment, terms):
+    if not is_open or daraja_may_have_it or not is_of_account(payment, accounts):
         return False
-    sent_at = last_sent_at(payment, terms)
+    sent_at = last_sent_at(payment, times)
     if outcomes <= {Outcome.RESENDABLE, Outcome.NOT_ACTED}:
-        return now >= sent_at + wait_after(payment.sends - 1, terms)
+        return now >= sent_at + wait_after(payment.sends - 1, times)
     trusted = [
         inquiry
         for inquiry in evidence.inquiries
         if inquiry.verdict is Verdict.NOT_FOUND
         and not inquiry.of_former_account
-        and inquiry.asked_at >= sent_at + terms.not_found_trusted_after
+        and inquiry.asked_at >= sent_at + times.not_found_trusted_after
     ]
     return len(trusted) >= _NOT_FOUND_NEEDED
 
 
-def result_window_ends(payment: Payment, evidence: Evidence, terms: InquiryTerms) -> datetime:
+def result_window_ends(payment: Payment, evidence: Evidence, times: Times) -> datetime:
     """Until when a deposit's result is awaited. "Still under processing" is an answer: the window begins again with it."""
-    sent_at = last_sent_at(payment, terms)
+    sent_at = last_sent_at(payment, times)
     under_way = (inquiry.asked_at for inquiry in evidence.inquiries if inquiry.verdict is Verdict.UNDER_WAY)
-    window_ends = max((sent_at, *under_way)) + terms.result_window
-    return min(window_ends, sent_at + max(_UNDER_WAY_MAX, terms.result_window))
+    window_ends = max((sent_at, *under_way)) + times.result_window
+    return min(window_ends, sent_at + max(_UNDER_WAY_MAX, times.result_window))
 
 
-def outcome_may_come_until(payment: Payment, evidence: Evidence, terms: InquiryTerms) -> datetime:
+def outcome_may_come_until(payment: Payment, evidence: Evidence, times: Times) -> datetime:
     """Until when Daraja's own word about the last send is to be awaited, as long as a payment of its kind is waited for."""
     if payment.rules.fails_by_silence:
-        return result_window_ends(payment, evidence, terms)
+        return result_window_ends(payment, evidence, times)
     if payment.rules.can_be_sent_again:
-        return last_sent_at(payment, terms) + max(terms.interval_max, terms.not_found_trusted_after)
-    return last_sent_at(payment, terms) + terms.interval_max
+        return last_sent_at(payment, times) + max(times.inquiry_interval_max, times.not_found_trusted_after)
+    return last_sent_at(payment, times) + times.inquiry_interval_max
 
 
-def is_of_account(payment: Payment, terms: InquiryTerms) -> bool:
-    """Whether every send of `payment` that may have acted is known to be by the account by which this worker sends."""
-    account = terms.accounts.get(payment.kind)
+def is_of_account(payment: Payment, accounts: Mapping[Kind, SendAccount]) -> bool:
+    """Whether every send of `payment` that may have acted is known to be by the account by which this worker sends.
+
+    `accounts`: by which it sends and asks, by kind.
+    """
+    account = accounts.get(payment.kind)
     return account is not None and payment.accounts <= {account}
 
 
-def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
+def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> bool:
     """Whether silence has lasted long enough to end it as `no_result_confirmed`, if silence ends its kind.
 
     Where it can be asked about, only answers count that came to questions after the window. While we cannot ask, or
@@ -254,7 +237,7 @@ def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, 
     """
     if not payment.rules.fails_by_silence or payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
-    window_ends = result_window_ends(payment, evidence, terms)
+    window_ends = result_window_ends(payment, evidence, times)
     is_claimed = evidence.claims_success or any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries)
     if now < window_ends or is_claimed:
         return False
@@ -267,17 +250,17 @@ def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, 
             if inquiry.verdict and inquiry.verdict.is_silent and not inquiry.of_former_account
             if inquiry.asked_at >= window_ends
         ],
-        terms,
+        times,
     )
     is_vague = any(inquiry.verdict is Verdict.VAGUE for inquiry in silent)
     return len(silent) >= (_SILENT_ANSWERS_NEEDED_IF_VAGUE if is_vague else _SILENT_ANSWERS_NEEDED)
 
 
-def _apart(inquiries: Sequence[Inquiry], terms: InquiryTerms) -> list[Inquiry]:
-    """Those that were asked at least `first_after` after the one before."""
+def _apart(inquiries: Sequence[Inquiry], times: Times) -> list[Inquiry]:
+    """Those that were asked at least `inquiry_first_after` after the one before."""
     kept: list[Inquiry] = []
     for inquiry in sorted(inquiries, key=lambda inquiry: inquiry.asked_at):
-        if not kept or inquiry.asked_at >= kept[-1].asked_at + terms.first_after:
+        if not kept or inquiry.asked_at >= kept[-1].asked_at + times.inquiry_first_after:
             kept.append(inquiry)
     return kept
 
@@ -291,7 +274,7 @@ def is_agreed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
     return needed == 1 or sum(i.verdict is Verdict.FAILED and i.code == code for i in evidence.inquiries) >= needed
 
 
-def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> bool:
+def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> bool:
     """Whether asking has led nowhere, so that a person should look at M-PESA's own statement.
 
     Also once for a failed payment whose unconfirmed success Daraja did not confirm. A person who
@@ -307,12 +290,12 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, terms: I
         return False
     if payment.question is None:
         is_by_window = payment.rules.fails_by_silence
-        wait = max(terms.interval_max, terms.result_window) if is_by_window else terms.interval_max
-        return now >= last_sent_at(payment, terms) + wait
-    return asked_since(last_sent_at(payment, terms), evidence) >= ASKED_IN_VAIN_MAX
+        wait = max(times.inquiry_interval_max, times.result_window) if is_by_window else times.inquiry_interval_max
+        return now >= last_sent_at(payment, times) + wait
+    return asked_since(last_sent_at(payment, times), evidence) >= ASKED_IN_VAIN_MAX
 
 
-def next_look_at(payment: Payment, evidence: Evidence, now: datetime, terms: InquiryTerms) -> datetime | None:
+def next_look_at(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> datetime | None:
     """When a payment that ended is asked about after this time, or None where it is not.
 
     A success that is to be confirmed is asked about until Daraja has answered, or asking has led nowhere; a person was told.
@@ -323,7 +306,7 @@ def next_look_at(payment: Payment, evidence: Evidence, now: datetime, terms: Inq
     asked = asked_since(since, evidence)
     if success_is_denied(payment, evidence) or asked >= ASKED_IN_VAIN_MAX:
         return second_look_at(payment, now)
-    return now + wait_after(asked, terms)
+    return now + wait_after(asked, times)
 
 
 def success_is_denied(payment: Payment, evidence: Evidence) -> bool:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from domain.errors import DuplicateSubmission, ProductRefused, ProviderError, Refused
 from domain.failures import FailureReason
 from domain.stages import Step
+from domain.times import SHIPPED_TIMES
 
 
 class Operation(StrEnum):
@@ -27,10 +28,6 @@ class Operation(StrEnum):
 
 
 OPERATION_OF_QUESTION = {Step.QUERY: Operation.STK_QUERY, Step.STATUS: Operation.STATUS}
-
-# A held operation is probed after a cool-down that doubles up to this.
-COOL_DOWN = timedelta(seconds=30)
-COOL_DOWN_MAX = timedelta(minutes=15)
 
 # So many refusals of our own settings, one after the other, hold the operation.
 SETTINGS_REFUSALS_MAX = 3
@@ -55,7 +52,7 @@ class Heard:
     operation: Operation
     standing: Standing
     since: datetime
-    cool_down: timedelta = COOL_DOWN
+    cool_down: timedelta = SHIPPED_TIMES.operation_cool_down
     code: str | None = None
 
 

@@ -1,6 +1,7 @@
 """The values that requests are made of: how each is checked, and beside it how `/openapi.json` tells it.
 
-The rules themselves are in `domain/values.py` and `domain/kinds`. Both sides stand together, so that a change of one shows the other.
+The rules themselves are in `domain/values.py` and `domain/kinds`. Both sides stand together, so that a change of one shows
+the other.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from domain.attempts import Attempt, IdKind, Outcome
 from domain.changes import Context, StoredCallback
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
-from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
+from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.kinds import RULES, Kind
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
+from domain.times import SHIPPED_TIMES
 from domain.values import Caller, Purpose, Role
 
 NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
@@ -91,14 +92,7 @@ _EXPIRIES = {
 }
 EXPIRES_AFTER = {kind: _EXPIRIES[rules.expiry_setting] for kind, rules in RULES.items()}
 
-INQUIRY_TERMS = InquiryTerms(
-    first_after=timedelta(seconds=30),
-    interval_max=timedelta(seconds=300),
-    result_window=timedelta(seconds=180),
-    not_found_trusted_after=timedelta(seconds=300),
-    lease=timedelta(seconds=60),
-    accounts=ACCOUNTS,
-)
+TIMES = SHIPPED_TIMES
 
 
 def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **overrides: Any) -> Payment:

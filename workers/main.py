@@ -21,7 +21,7 @@ from prometheus_client import start_http_server
 
 from domain.account import SendAccount
 from domain.adapters.aiohttp_version import require_tested_aiohttp
-from domain.adapters.daraja.client import DarajaClient, call_seconds
+from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import TokenSource
@@ -39,14 +39,13 @@ from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.errors import impossible
 from domain.adapters.settings.worker import WorkerSettings
-from domain.inquiry import InquiryTerms
 from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer
-from domain.lifecycle.reconcile import Sweeper, SweepTerms
-from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
+from domain.lifecycle.reconcile import Sweeper
 from domain.lifecycle.submit import Submitter
 from domain.stages import Step
+from domain.times import CLOSE_MAX, REST_DRAIN_MAX, SENDS_DRAIN_MAX, Times
 from workers.accounts import watch_former_accounts
 from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_asker import DarajaAsker
@@ -59,18 +58,6 @@ log = structlog.get_logger()
 
 # As many payments at once as connections to Daraja; arq's default of 10 makes a worker that waits more than it works.
 _AT_ONCE_MAX = 100
-
-# Beyond one call, for what comes before and after it. A job that takes longer is let go (its send goes on by itself): arq
-# hides a dead worker's jobs for as long, and they take up places at the head of the queue.
-_JOB_SECONDS_BEYOND_CALL = 15
-
-# Of the 20 s that SIGTERM leaves us: sends on the wire have at most 15 s to go, then their answers are stored.
-_SENDS_DRAIN_SECONDS = 15.5
-_REST_DRAIN_SECONDS = 1.5
-_CLOSE_SECONDS = 1.0
-
-# A payment that could not be sent is looked at again after this (rule 5: at most 5 s for a first submission).
-_RETRY_AFTER = timedelta(seconds=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +111,11 @@ async def run_worker(settings: WorkerSettings) -> None:
         log.info("worker_draining")
         parts.submitter.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(parts.submitter.wait_for_sends(), timeout=_SENDS_DRAIN_SECONDS)
+            await asyncio.wait_for(parts.submitter.wait_for_sends(), timeout=SENDS_DRAIN_MAX.total_seconds())
         jobs.cancel()
         watch.cancel()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_REST_DRAIN_SECONDS):
+            async with asyncio.timeout(REST_DRAIN_MAX.total_seconds()):
                 await asyncio.gather(jobs, sweeps, watch, parts.taken_here.drain(), return_exceptions=True)
                 await parts.changes.drain()
                 await parts.announcer.drain()
@@ -146,18 +133,19 @@ def _show_metrics(port: int) -> None:
 
 @asynccontextmanager
 async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIterator[_Parts]:
+    times, own_accounts = _times(settings), _accounts(settings)
     async with AsyncExitStack() as stack:
         database = Database(
             settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
         )
-        stack.push_async_callback(_within, _CLOSE_SECONDS, database.close)
+        stack.push_async_callback(_within, CLOSE_MAX, database.close)
         redis = connect(
             settings.redis_url,
             client_name="mkwanja-worker",
             ca_file=settings.redis_ca_file,
             verify=settings.redis_tls_verify,
         )
-        stack.push_async_callback(_within, _CLOSE_SECONDS, redis.aclose)
+        stack.push_async_callback(_within, CLOSE_MAX, redis.aclose)
         with impossible("REDIS_URL"):
             require_one_shard(await redis.shards())
         session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
@@ -174,7 +162,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
                 shelf=SharedText(redis, f"token:{_digest(settings.daraja_consumer_key)}"),
                 clock=time.time,
             ),
-            call_seconds=call_seconds(settings.submitting_lease_seconds),
+            call_seconds=times.call_max.total_seconds(),
         )
         wakeups = RedisWakeups(redis)
         budgets = _budgets(settings, redis)
@@ -184,19 +172,13 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         sweeping = Sweeping(database)
         announcer = Announcer(sweeping, RedisBell(redis))
         access = DarajaAccess(client, Slots(_AT_ONCE_MAX), turns)
-        claim_terms = _claim_terms(settings)
-        inquiry_terms = _inquiry_terms(settings, claim_terms)
         submitter = Submitter(
             claims=Claiming(database, gate=gate),
             changes=changes,
             provider=DarajaSender(client, access, turns, draining=draining),
             announcer=announcer,
-            terms=SubmitTerms(
-                claim=claim_terms,
-                inquiry_first_after=timedelta(seconds=settings.inquiry_first_after_seconds),
-                retry_after=_RETRY_AFTER,
-                operation_cool_down=inquiry_terms.operation_cool_down,
-            ),
+            times=times,
+            accounts=own_accounts,
             clock=boot_clock,
         )
         inquirer = Inquirer(
@@ -204,7 +186,8 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             provider=DarajaAsker(client, access, turns),
             submitter=submitter,
             announcer=announcer,
-            terms=inquiry_terms,
+            times=times,
+            accounts=own_accounts,
         )
 
         async def take_here(payment_id: UUID, is_paid_for: bool) -> None:
@@ -221,13 +204,9 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             announcer=announcer,
             budgets=budgets,
             inquirer=inquirer,
-            terms=SweepTerms(
-                claim=claim_terms,
-                inquiry=inquiry_terms,
-                breaker_cool_down=timedelta(seconds=settings.breaker_cool_down_seconds),
-            ),
+            times=times,
+            accounts=own_accounts,
         )
-        job_seconds_max = call_seconds(settings.submitting_lease_seconds) + _JOB_SECONDS_BEYOND_CALL
         accounts = Accounts(database)
         yield _Parts(
             redis,
@@ -240,14 +219,14 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             changes,
             sweeping,
             accounts,
-            job_seconds_max,
+            times.job_max.total_seconds(),
         )
 
 
-async def _within(seconds: float, close: Callable[[], Awaitable[object]]) -> None:
+async def _within(limit: timedelta, close: Callable[[], Awaitable[object]]) -> None:
     """Closes, but not for long: a server that does not answer must not keep us from ending."""
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(close(), timeout=seconds)
+        await asyncio.wait_for(close(), timeout=limit.total_seconds())
 
 
 def boot_clock() -> float:
@@ -261,22 +240,15 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _claim_terms(settings: WorkerSettings) -> ClaimTerms:
-    return ClaimTerms(
+def _times(settings: WorkerSettings) -> Times:
+    return Times(
         lease=timedelta(seconds=settings.submitting_lease_seconds),
-        accounts=_accounts(settings),
-    )
-
-
-def _inquiry_terms(settings: WorkerSettings, claim: ClaimTerms) -> InquiryTerms:
-    return InquiryTerms(
-        first_after=timedelta(seconds=settings.inquiry_first_after_seconds),
-        interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),
+        inquiry_first_after=timedelta(seconds=settings.inquiry_first_after_seconds),
+        inquiry_interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),
         result_window=timedelta(seconds=settings.deposit_result_window_seconds),
         not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
-        lease=claim.lease,
         operation_cool_down=timedelta(seconds=settings.operation_cool_down_seconds),
-        accounts=claim.accounts,
+        breaker_cool_down=timedelta(seconds=settings.breaker_cool_down_seconds),
     )
 
 

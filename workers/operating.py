@@ -24,9 +24,9 @@ from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import OperatorSettings
 from domain.errors import ResolutionRefused, StoreUnavailable
-from domain.inquiry import SHIPPED_TERMS, InquiryTerms
 from domain.lifecycle.resolve import Decision, Resolution, question, resolution
 from domain.operations import Operation
+from domain.times import SHIPPED_TIMES, Times
 from domain.values import is_receipt
 from workers.accounts import in_words
 
@@ -169,7 +169,7 @@ async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
         receipt=arguments.receipt,
         amount_kes=arguments.amount,
     )
-    result = await changes.change(resolution(arguments.payment_id, resolved, _terms()))
+    result = await changes.change(resolution(arguments.payment_id, resolved, _times()))
     payment = result.decided.payment
     assert payment is not None  # noqa: S101 - refused where there is none
     settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""
@@ -177,17 +177,17 @@ async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _terms() -> InquiryTerms:
+def _times() -> Times:
     """The worker's times where they are set here and right, else as shipped: this command must work all the same."""
     try:
         settings = read_settings(OperatorSettings)
     except SettingsError:
-        return SHIPPED_TERMS
+        return SHIPPED_TIMES
     return replace(
-        SHIPPED_TERMS,
+        SHIPPED_TIMES,
         result_window=timedelta(seconds=settings.deposit_result_window_seconds),
         not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
-        interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),
+        inquiry_interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),
     )
 
 

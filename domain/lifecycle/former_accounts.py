@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 
 from domain.account import SendAccount
 from domain.changes import Decided, HistoryEntry, NewEntry, OpenBreaker
-from domain.inquiry import InquiryTerms, last_sent_at
+from domain.inquiry import last_sent_at
 from domain.payment import Payment
+from domain.times import Times
 
 # Such a payment is looked at again, because the setting may come back: each time as long after its send as twice the time
 # before, so that it costs next to nothing of the inquiry budget.
@@ -24,9 +25,9 @@ def account_of(payment: Payment) -> SendAccount | None:
     return payment.asked_about.asked_as if payment.asked_about is not None else None
 
 
-def not_asked(payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, terms: InquiryTerms) -> Decided:
+def not_asked(payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, times: Times) -> Decided:
     """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the payment ended."""
-    wait = min(max(now - last_sent_at(payment, terms), terms.interval_max), _LOOKED_AT_AGAIN_AFTER_MAX)
+    wait = min(max(now - last_sent_at(payment, times), times.inquiry_interval_max), _LOOKED_AT_AGAIN_AFTER_MAX)
     detail = {"differs": ", ".join(own.differences(sent_by)), "shortcode": sent_by.shortcode}
     return Decided(
         payment=replace(payment, needs_review=True, next_step_at=now + wait),

@@ -8,6 +8,7 @@ at once for STK query, by its own address for Transaction Status. What follows f
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from domain.account import SendAccount
 from domain.changes import (
     Change,
     ChangeResult,
@@ -38,7 +40,6 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import (
     Evidence,
     Inquiry,
-    InquiryTerms,
     asked_since,
     last_sent_at,
     may_be_resent,
@@ -48,7 +49,7 @@ from domain.inquiry import (
     result_window_ends,
     wait_after,
 )
-from domain.kinds import RULES
+from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.former_accounts import account_of, not_asked
 from domain.lifecycle.record_callback import decide_report, with_answer
@@ -57,7 +58,7 @@ from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
 from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import FactName, Stage, Step
-from domain.times import HANDED_OVER_FOR
+from domain.times import HANDED_OVER_FOR, Times
 
 log = structlog.get_logger()
 
@@ -96,20 +97,22 @@ class Inquirer:
         provider: Asker,
         submitter: Submitter,
         announcer: Announcer,
-        terms: InquiryTerms,
+        times: Times,
+        accounts: Mapping[Kind, SendAccount],
     ) -> None:
         self._changes = changes
         self._provider = provider
         self._submitter = submitter
         self._announcer = announcer
-        self._terms = terms
+        self._times = times
+        self._accounts = accounts
         self._probes: set[asyncio.Task[None]] = set()
 
     async def inquire(self, due: Due) -> None:
         """Asks about the payment if that is due, or sends it again if that is permitted; else changes nothing."""
         can_be_resent = RULES[due.kind].can_be_sent_again and due.stage is Stage.IN_DOUBT
         if can_be_resent and await self._may_be_resent(due.payment_id):
-            await self._submitter.resend(due.payment_id, due.kind, self._terms)
+            await self._submitter.resend(due.payment_id, due.kind)
         elif due.is_due:
             await self._ask_when_ready(due.payment_id, is_probe=False)
 
@@ -132,7 +135,9 @@ class Inquirer:
 
         def decide(payment: Payment | None, context: Context) -> Decided:
             nonlocal permitted
-            permitted = payment is not None and may_be_resent(payment, context.evidence, context.now, self._terms)
+            permitted = payment is not None and may_be_resent(
+                payment, context.evidence, context.now, self._times, self._accounts
+            )
             return Decided(payment=payment)
 
         await self._changes.change(Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE))
@@ -141,7 +146,8 @@ class Inquirer:
     async def _ask_when_ready(self, payment_id: UUID, *, is_probe: bool) -> None:
         try:
             async with self._provider.readied_to_ask():
-                result = await self._changes.change(asking(payment_id, self._terms, is_probe=is_probe))
+                change = asking(payment_id, self._times, self._accounts, is_probe=is_probe)
+                result = await self._changes.change(change)
                 self._announcer.announce_soon(result)
                 payment, entry = result.decided.payment, result.decided.entry
                 if entry is not None and entry.what is HistoryEntry.ACCOUNT_NOT_CONFIGURED:
@@ -157,13 +163,16 @@ class Inquirer:
 
     async def _ask(self, payment: Payment, asked: Inquiry, *, is_probe: bool) -> None:
         said = await self._provider.ask(payment, asked.number, is_probe=is_probe)
-        change = answering(payment.id, asked.number, said.report, said.exchanges, self._terms, said=said)
+        change = answering(payment.id, asked.number, said.report, said.exchanges, self._times, said=said)
         result: ChangeResult = await self._changes.change(change)
         self._announcer.announce_soon(result)
 
 
-def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> Change:
-    """The change that stores the next inquiry before it is asked. Nothing is asked twice for one due time."""
+def asking(payment_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount], *, is_probe: bool = False) -> Change:
+    """The change that stores the next inquiry before it is asked. Nothing is asked twice for one due time.
+
+    `accounts`: by which this worker asks, by kind.
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or payment.question is None:
@@ -172,7 +181,7 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         operation = OPERATION_OF_QUESTION[payment.question]
         if evidence.is_held(operation):
             return Decided(payment=payment)  # the payment keeps its due time
-        own, sent_by = terms.accounts.get(payment.kind), account_of(payment)
+        own, sent_by = accounts.get(payment.kind), account_of(payment)
         is_of_another = own is not None and sent_by is not None and own != sent_by
         number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
         effects: tuple[Effect, ...] = (
@@ -183,16 +192,16 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
         if is_probe:
             # Another account's answer says nothing about the credential in use.
             return Decided(payment=payment, effects=() if is_of_another else effects)
-        if not _is_due(payment, evidence, context, terms):
+        if not _is_due(payment, evidence, context, times):
             return Decided(payment=payment)
         if own is not None and sent_by is not None and not own.may_ask_for(sent_by):
-            return not_asked(payment, own, sent_by, now, terms)
+            return not_asked(payment, own, sent_by, now, times)
         if payment.stage.is_final:
-            waiting = replace(payment, next_step_at=next_look_at(payment, evidence, now, terms))
+            waiting = replace(payment, next_step_at=next_look_at(payment, evidence, now, times))
         else:
-            asked_before = asked_since(last_sent_at(payment, terms), evidence)
-            waiting = replace(payment, next_step_at=now + wait_after(asked_before, terms))
-        if needs_a_person(payment, evidence, now, terms):
+            asked_before = asked_since(last_sent_at(payment, times), evidence)
+            waiting = replace(payment, next_step_at=now + wait_after(asked_before, times))
+        if needs_a_person(payment, evidence, now, times):
             entry = NewEntry(HistoryEntry.NEEDS_A_PERSON)
             return Decided(payment=replace(waiting, needs_review=True), entry=entry, effects=effects)
         return Decided(payment=waiting, effects=effects)
@@ -200,13 +209,13 @@ def asking(payment_id: UUID, terms: InquiryTerms, *, is_probe: bool = False) -> 
     return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
 
 
-def _is_due(payment: Payment, evidence: Evidence, context: Context, terms: InquiryTerms) -> bool:
+def _is_due(payment: Payment, evidence: Evidence, context: Context, times: Times) -> bool:
     """Whether a job may ask now: jobs run twice and late, and each question costs what another payment waits for."""
     if payment.next_step not in (Step.QUERY, Step.STATUS) or payment.next_step_at is None:
         return False
     if payment.next_step is Step.STATUS and evidence.breaker_is_open:
         return False  # it carries the credential that was refused
-    spacing = min(terms.first_after, HANDED_OVER_FOR)
+    spacing = min(times.inquiry_first_after, HANDED_OVER_FOR)
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
     is_fresh = last_asked_at is not None and last_asked_at + spacing > context.now
     return payment.next_step_at <= context.now + HANDED_OVER_FOR and not is_fresh
@@ -217,7 +226,7 @@ def answering(
     number: int,
     report: Report | None,
     exchanges: tuple[Exchange, ...],
-    terms: InquiryTerms,
+    times: Times,
     *,
     said: Asked | None = None,
 ) -> Change:
@@ -230,7 +239,7 @@ def answering(
         decided = decide_payment(payment, context)
         if payment is None or said is None or said.standing is None:
             return decided
-        heard = _heard(payment, number, said, said.standing, context, terms)
+        heard = _heard(payment, number, said, said.standing, context, times)
         return decided.with_effect(JudgeOperation(heard) if heard is not None else None)
 
     def decide_payment(payment: Payment | None, context: Context) -> Decided:
@@ -240,7 +249,7 @@ def answering(
         decided = decide_report(payment, replace(context, evidence=answered), report)
         decided = with_answer(decided, context, number, report)
         after = decided.payment
-        if after is payment and no_result_is_confirmed(payment, answered, context.now, terms):
+        if after is payment and no_result_is_confirmed(payment, answered, context.now, times):
             ended = ended_for_silence(payment)
             ended = replace(ended, attempt_id=decided.attempt_id, ids=decided.ids)
             return ended.with_effect(decided.effect(StoreAnswer))
@@ -257,7 +266,7 @@ def answering(
 
 
 def _heard(
-    payment: Payment, number: int, said: Asked, standing: Standing, context: Context, terms: InquiryTerms
+    payment: Payment, number: int, said: Asked, standing: Standing, context: Context, times: Times
 ) -> Heard | None:
     """What an answer says about the operation that was asked. It answers the question as it was stored."""
     asked_at = next((i.asked_at for i in context.evidence.inquiries if i.number == number), None)
@@ -267,12 +276,12 @@ def _heard(
         operation=OPERATION_OF_QUESTION[payment.question],
         standing=standing,
         since=asked_at,
-        cool_down=terms.operation_cool_down,
+        cool_down=times.operation_cool_down,
         code=said.code,
     )
 
 
-def watching(payment_id: UUID, terms: InquiryTerms) -> Change:
+def watching(payment_id: UUID, times: Times) -> Change:
     """The next step of a payment that Daraja cannot be asked about: for want of an id, only its callback can tell."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -284,11 +293,11 @@ def watching(payment_id: UUID, terms: InquiryTerms) -> Change:
             return Decided(payment=replace(payment, next_step_at=now))
         if payment.next_step is not Step.WATCH:
             return Decided(payment=payment)
-        if no_result_is_confirmed(payment, context.evidence, now, terms):
+        if no_result_is_confirmed(payment, context.evidence, now, times):
             return ended_for_silence(payment)
-        window_ends = result_window_ends(payment, context.evidence, terms)
-        waiting = replace(payment, next_step_at=window_ends if now < window_ends else now + terms.interval_max)
-        if needs_a_person(payment, context.evidence, now, terms):
+        window_ends = result_window_ends(payment, context.evidence, times)
+        waiting = replace(payment, next_step_at=window_ends if now < window_ends else now + times.inquiry_interval_max)
+        if needs_a_person(payment, context.evidence, now, times):
             return Decided(payment=replace(waiting, needs_review=True), entry=NewEntry(HistoryEntry.NEEDS_A_PERSON))
         return Decided(payment=waiting)
 

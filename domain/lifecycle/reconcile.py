@@ -20,16 +20,15 @@ import structlog
 from domain.account import SendAccount
 from domain.changes import Announcement, Change, ChangingStore, Context, Decided, NewEntry
 from domain.errors import PaymentServiceError, QueueUnavailable
-from domain.inquiry import InquiryTerms, last_sent_at
+from domain.inquiry import last_sent_at
 from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer, watching
-from domain.lifecycle.record_answer import ClaimTerms
 from domain.lifecycle.submit import Due, expiry
 from domain.operations import Operation
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Step
-from domain.times import HANDED_OVER_FOR
+from domain.times import BREAKER_COOL_DOWN_MAX, HANDED_OVER_FOR, Times
 
 log = structlog.get_logger()
 
@@ -44,18 +43,6 @@ _HELD_LOOKED_AT_MAX = 50
 
 # Sessions that stopped in the middle of a message are looked for in one sweep of so many.
 _STUCK_LOOKED_FOR_EACH = 5
-
-# The breaker is probed this long after it opened, then half as often each time (design.md, "Brakes").
-COOL_DOWN_MAX = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepTerms:
-    """The times of a sweep."""
-
-    claim: ClaimTerms
-    inquiry: InquiryTerms
-    breaker_cool_down: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +131,8 @@ class Sweeper:
         announcer: Announcer,
         budgets: Mapping[Step, Budget],
         inquirer: Inquirer,
-        terms: SweepTerms,
+        times: Times,
+        accounts: Mapping[Kind, SendAccount],
     ) -> None:
         self._due = due
         self._changes = changes
@@ -152,7 +140,8 @@ class Sweeper:
         self._announcer = announcer
         self._budgets = budgets
         self._inquirer = inquirer
-        self._terms = terms
+        self._times = times
+        self._accounts = accounts
         self._known_brakes: frozenset[str] = frozenset()
         self._rounds = 0
 
@@ -198,7 +187,7 @@ class Sweeper:
 
     async def _end_leases(self) -> int:
         due = await self._due.take_due(Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
-        await self._change_all([lease_expiry(item.payment_id, self._terms.inquiry) for item in due])
+        await self._change_all([lease_expiry(item.payment_id, self._times) for item in due])
         return len(due)
 
     async def _wake_accepted(self, found: Round) -> int:
@@ -236,7 +225,7 @@ class Sweeper:
 
     async def _watch(self) -> int:
         due = await self._due.take_due(Step.WATCH, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
-        await self._change_all([watching(item.payment_id, self._terms.inquiry) for item in due])
+        await self._change_all([watching(item.payment_id, self._times) for item in due])
         return len(due)
 
     async def _hand_over_questions(self, step: Step, waiting: int) -> int:
@@ -251,8 +240,8 @@ class Sweeper:
 
     async def _probe(self) -> int:
         [kind, *_] = kinds_that(lambda rules: rules.uses_credential)  # one account pays all of them
-        account = self._terms.claim.accounts.get(kind)
-        payment_id = await self._due.take_probe(self._terms.breaker_cool_down, COOL_DOWN_MAX, account)
+        account = self._accounts.get(kind)
+        payment_id = await self._due.take_probe(self._times.breaker_cool_down, BREAKER_COOL_DOWN_MAX, account)
         if payment_id is None:
             return 0
         log.warning("breaker_probed", payment_id=str(payment_id))
@@ -279,7 +268,7 @@ class Sweeper:
             log.warning("wakeups_postponed", payments=len(payment_ids))  # each is due again in a few seconds
 
 
-def lease_expiry(payment_id: UUID, terms: InquiryTerms) -> Change:
+def lease_expiry(payment_id: UUID, times: Times) -> Change:
     """The change that ends a submission whose worker said nothing in time: it may have acted."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -293,8 +282,8 @@ def lease_expiry(payment_id: UUID, terms: InquiryTerms) -> Change:
         # nothing to ask by, a worker may be about to record the answer: Postgres may have been away until now.
         soonest = context.now
         if after.question is None:
-            soonest += min(terms.first_after, HANDED_OVER_FOR)
-        after = replace(after, next_step_at=max(soonest, last_sent_at(after, terms) + terms.first_after))
+            soonest += min(times.inquiry_first_after, HANDED_OVER_FOR)
+        after = replace(after, next_step_at=max(soonest, last_sent_at(after, times) + times.inquiry_first_after))
         return Decided(payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=payment.attempt_id)
 
     return Change(payment_id=payment_id, decide=decide)

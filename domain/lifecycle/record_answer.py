@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -33,9 +33,10 @@ from domain.errors import (
 from domain.fence import Attempting
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
-from domain.operations import COOL_DOWN, Heard, Standing, standing_of_answer
+from domain.operations import Heard, Standing, standing_of_answer
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
+from domain.times import Times
 from domain.views import PROVIDER_SAID
 
 log = structlog.get_logger()
@@ -50,24 +51,6 @@ _TRIES_MAX = 12
 
 # How much of the text of a refusal the history keeps.
 _SAID_CHARACTERS_MAX = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimTerms:
-    """What a claim is made with."""
-
-    lease: timedelta
-    accounts: Mapping[Kind, SendAccount] = field(default_factory=dict)  # kept with the attempt, in the claim's commit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitTerms:
-    """The times of a submission."""
-
-    claim: ClaimTerms
-    inquiry_first_after: timedelta
-    retry_after: timedelta  # next due time of a payment that was not sent
-    operation_cool_down: timedelta = COOL_DOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,17 +158,21 @@ def answer_change(
     attempting: Attempting,
     ids: ProviderIds,
     error: ProviderError | None,
-    terms: SubmitTerms,
+    times: Times,
+    accounts: Mapping[Kind, SendAccount],
 ) -> Change:
-    """The change that records what came of one attempt. Whatever else happened to the payment meanwhile, the table decides."""
+    """The change that records what came of one attempt. Whatever else happened to the payment meanwhile, the table decides.
+
+    `accounts`: by which this worker sends, by kind.
+    """
     fact = fact_of_answer(attempting.attempt_id, error)
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
             return Decided(payment=None)  # the exchanges are kept
         if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
-            account = terms.claim.accounts.get(payment.kind)
-            decided = without_claim(payment, context, fact, account=account, ask_after=terms.inquiry_first_after)
+            account = accounts.get(payment.kind)
+            decided = without_claim(payment, context, fact, account=account, ask_after=times.inquiry_first_after)
             if decided.entry is None:
                 return decided
             return replace(decided, entry=replace(decided.entry, detail=_detail(error, attempting)), ids=ids)
@@ -205,10 +192,10 @@ def answer_change(
             after = replace(after, needs_review=True)
         if after.stage is not payment.stage and not after.stage.is_final:
             is_to_be_asked = after.stage is not Stage.ACCEPTED and _was_asked_sooner(payment)
-            wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, terms)
+            wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, times)
             after = replace(after, next_step_at=context.now + wait)
         is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
-        heard = heard_of_send(payment, attempting.attempt_id, error, terms.operation_cool_down)
+        heard = heard_of_send(payment, attempting.attempt_id, error, times.operation_cool_down)
         effects = event_effects(payment, after)
         return Decided(
             payment=after,
@@ -233,14 +220,14 @@ def _was_asked_sooner(payment: Payment) -> bool:
     return due is not None and lease is not None and due < lease
 
 
-def _next_step(stage: Stage, error: ProviderError | None, terms: SubmitTerms) -> timedelta:
+def _next_step(stage: Stage, error: ProviderError | None, times: Times) -> timedelta:
     if stage is not Stage.ACCEPTED:
-        return terms.inquiry_first_after
+        return times.inquiry_first_after
     if isinstance(error, Draining):
         return timedelta(0)  # another worker may take it at once
     if isinstance(error, Throttled):
-        return max(terms.retry_after, timedelta(seconds=error.wait_seconds))
-    return terms.retry_after
+        return max(times.retry_after, timedelta(seconds=error.wait_seconds))
+    return times.retry_after
 
 
 def _detail(error: ProviderError | None, attempting: Attempting) -> dict[str, str]:

@@ -15,9 +15,10 @@ from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Reads, event_effects
 from domain.errors import ResolutionRefused
 from domain.failures import Failure, FailureReason
-from domain.inquiry import SHIPPED_TERMS, Evidence, InquiryTerms, Verdict, outcome_may_come_until, success_is_denied
+from domain.inquiry import Evidence, Verdict, outcome_may_come_until, success_is_denied
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
+from domain.times import SHIPPED_TIMES, Times
 from domain.values import is_receipt
 
 _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
@@ -55,13 +56,13 @@ class Resolution:
     amount_kes: int | None = None
 
 
-def resolution(payment_id: UUID, resolved: Resolution, terms: InquiryTerms = SHIPPED_TERMS) -> Change:
+def resolution(payment_id: UUID, resolved: Resolution, times: Times = SHIPPED_TIMES) -> Change:
     """The change that records `resolved`. Raises ResolutionRefused, with the evidence that stands against it."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
             raise ResolutionRefused("There is no such payment.")
-        fact = _fact(payment, context, resolved, terms)
+        fact = _fact(payment, context, resolved, times)
         after = payment.after(fact) if fact is not None else payment
         detail = {"reason": resolved.reason, "operator": resolved.operator, **_amount_detail(resolved)}
         reviewed = NewEntry(HistoryEntry.REVIEWED, detail)
@@ -101,7 +102,7 @@ def _amount_detail(resolved: Resolution) -> dict[str, str]:
     return {} if resolved.amount_kes is None else {"amount": str(resolved.amount_kes)}
 
 
-def _fact(payment: Payment, context: Context, resolved: Resolution, terms: InquiryTerms) -> Fact | None:
+def _fact(payment: Payment, context: Context, resolved: Resolution, times: Times) -> Fact | None:
     """What the decision says about the payment; None where it changes only the flag."""
     if resolved.amount_kes is not None and resolved.decision is not Decision.PAID:
         raise ResolutionRefused("Only the decision 'paid' takes an amount (--amount).")
@@ -109,7 +110,7 @@ def _fact(payment: Payment, context: Context, resolved: Resolution, terms: Inqui
         case Decision.PAID:
             return _paid(payment, context, resolved)
         case Decision.UNPAID:
-            return _unpaid(payment, context, terms)
+            return _unpaid(payment, context, times)
         case Decision.REVIEWED:
             if not payment.needs_review:
                 raise ResolutionRefused("The payment is not flagged for review.")
@@ -165,7 +166,7 @@ def _amount_paid(payment: Payment, context: Context, resolved: Resolution) -> in
     return resolved.amount_kes
 
 
-def _unpaid(payment: Payment, context: Context, terms: InquiryTerms) -> Fact:
+def _unpaid(payment: Payment, context: Context, times: Times) -> Fact:
     evidence = context.evidence
     if payment.stage is Stage.SUCCEEDED:
         raise ResolutionRefused("The payment has succeeded; a success is never taken back here.")
@@ -176,7 +177,7 @@ def _unpaid(payment: Payment, context: Context, terms: InquiryTerms) -> Fact:
     if any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry that it was paid.")
     _refuse_while_under_way(payment, evidence)
-    may_come_until = outcome_may_come_until(payment, evidence, terms)
+    may_come_until = outcome_may_come_until(payment, evidence, times)
     is_acknowledged = any(attempt.outcome is Outcome.ACKNOWLEDGED for attempt in payment.attempts)
     if is_acknowledged and context.now < may_come_until:
         raise ResolutionRefused(

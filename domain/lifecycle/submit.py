@@ -7,7 +7,7 @@ happens next (an answer, an error, a crash) ends in the stage table of `stages.p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -31,12 +31,13 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
-from domain.inquiry import InquiryTerms, may_be_resent
+from domain.inquiry import may_be_resent
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.record_answer import Answer, AnswerRecorder, SubmitTerms, answer_change
+from domain.lifecycle.record_answer import Answer, AnswerRecorder, answer_change
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage, Step
+from domain.times import Times
 
 log = structlog.get_logger()
 
@@ -112,14 +113,16 @@ class Submitter:
         changes: ChangingStore,
         provider: Provider,
         announcer: Announcer,
-        terms: SubmitTerms,
+        times: Times,
+        accounts: Mapping[Kind, SendAccount],  # by which this worker sends, by kind; kept with each attempt
         clock: Callable[[], float],
     ) -> None:
         self._claims = claims
         self._changes = changes
         self._provider = provider
         self._announcer = announcer
-        self._terms = terms
+        self._times = times
+        self._accounts = accounts
         self._clock = clock
         self._is_draining = False
         self._sends: set[asyncio.Task[None]] = set()
@@ -137,23 +140,23 @@ class Submitter:
             return None
         if found.is_held:
             return None  # before it costs one of the requests that others could make; it is looked at again in seconds
-        terms = self._terms.claim
 
         async def claim(attempt_id: UUID) -> Payment | None:
-            account = terms.accounts.get(found.kind)
-            return await self._claims.claim(payment_id, attempt_id, lease=terms.lease, account=account)
+            account = self._accounts.get(found.kind)
+            return await self._claims.claim(payment_id, attempt_id, lease=self._times.lease, account=account)
 
         await self._send(payment_id, found.kind, claim)
         return None
 
-    async def resend(self, payment_id: UUID, kind: Kind, terms: InquiryTerms) -> None:
+    async def resend(self, payment_id: UUID, kind: Kind) -> None:
         """Sends a payment in doubt again, under its one id, if that is still permitted when it is claimed."""
         if self._is_draining:
             return
 
         async def claim(attempt_id: UUID) -> Payment | None:
             try:
-                result = await self._changes.change(resend_claim(payment_id, attempt_id, terms))
+                change = resend_claim(payment_id, attempt_id, self._times, self._accounts)
+                result = await self._changes.change(change)
             except StoreUnavailable as error:
                 raise ClaimUnknown from error
             payment = result.decided.payment
@@ -178,7 +181,7 @@ class Submitter:
             await self._claims.postpone(payment_id, timedelta(seconds=error.wait_seconds))
         except (ProviderError, QueueUnavailable) as error:
             log.warning("not_ready_to_submit", payment_id=str(payment_id), error=type(error).__name__)
-            await self._claims.postpone(payment_id, self._terms.retry_after)
+            await self._claims.postpone(payment_id, self._times.retry_after)
 
     def drain(self) -> None:
         """From now on nothing is claimed and no first byte is written."""
@@ -204,7 +207,7 @@ class Submitter:
         # the lease, by the database's clock, still holds.
         fence = Fence(
             clock=self._clock,
-            deadline_seconds=self._terms.claim.lease.total_seconds() / 2,
+            deadline_seconds=self._times.send_deadline.total_seconds(),
             is_draining=lambda: self._is_draining,
         )
         attempting = Attempting(attempt_id=attempt_id, fence=fence)
@@ -231,24 +234,26 @@ class Submitter:
         return Answer(payment.id, attempting, ids, error)
 
     async def _record(self, answer: Answer) -> None:
-        change = answer_change(answer.payment_id, answer.attempting, answer.ids, answer.error, self._terms)
+        change = answer_change(
+            answer.payment_id, answer.attempting, answer.ids, answer.error, self._times, self._accounts
+        )
         await self._recorder.record(answer, change)
 
 
-def resend_claim(payment_id: UUID, attempt_id: UUID, terms: InquiryTerms) -> Change:
+def resend_claim(payment_id: UUID, attempt_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount]) -> Change:
     """The change that claims a payment in doubt for another send. What permits it is judged under the payment's lock."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or _is_claimed_by(payment, attempt_id):
             return Decided(payment=payment)  # a COMMIT whose outcome was lost, done again
-        if not may_be_resent(payment, context.evidence, context.now, terms):
+        if not may_be_resent(payment, context.evidence, context.now, times, accounts):
             return Decided(payment=payment)  # also one that was proved unsent meanwhile: that has a claim of its own
         fact = Fact(
             name=FactName.CLAIMED, attempt_id=attempt_id, may_resend=True, at=context.now,
-            account=terms.accounts.get(payment.kind),
+            account=accounts.get(payment.kind),
         )  # fmt: skip
         after = payment.after(fact)
-        until = context.now + terms.lease
+        until = context.now + times.lease
         after = replace(after, lease_until=until, next_step_at=until)
         probe = context.evidence.probe_of(payment.rules.operation)
         decided = Decided(payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=attempt_id)

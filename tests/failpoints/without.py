@@ -75,7 +75,7 @@ def a_committed_claim(claim: Callable[..., Any]) -> Callable[..., Any]:
     """The claim is in this process's memory only."""
 
     @functools.wraps(claim)
-    async def claim_in_memory(self: Any, payment_id: UUID, attempt_id: UUID, _terms: Any) -> Payment | None:
+    async def claim_in_memory(self: Any, payment_id: UUID, attempt_id: UUID, **_how: Any) -> Payment | None:
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_PAYMENT, {"id": payment_id})
             attempts = attempts_from(await transaction.rows(ATTEMPTS, {"ids": [payment_id]}), [])

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -34,13 +33,13 @@ from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
 from domain.kinds import Kind
 from domain.lifecycle.accept import NewPayment
-from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms, answer_change
+from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.values import Caller, PaymentRequest, Purpose, Role
 from domain.views import public_payment
-from tests.builders import ACCOUNTS, EXPIRES_AFTER, INQUIRY_TERMS
+from tests.builders import ACCOUNTS, EXPIRES_AFTER, TIMES
 from tests.integration.proxy import Proxy
 from tests.stack.databases import connection
 from tests.stack.databases_to_borrow import DatabasesToBorrow
@@ -50,8 +49,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
 AMOUNT_KES = 250
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
-TERMS = ClaimTerms(lease=INQUIRY_TERMS.lease, accounts=ACCOUNTS)
-SUBMIT_TERMS = SubmitTerms(claim=TERMS, inquiry_first_after=timedelta(seconds=30), retry_after=timedelta(seconds=4))
 INSUFFICIENT_FUNDS = Failure(FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1")
 _RECEIPTS = itertools.count(1)
 
@@ -118,7 +115,7 @@ class Store:
         """A payment that a worker took, and the attempt."""
         payment_id, attempt_id = await self.accepted(kind), new_id()
         account = ACCOUNTS[kind]
-        assert await self.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=account) is not None
+        assert await self.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=account) is not None
         return payment_id, attempt_id
 
     async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:
@@ -274,7 +271,7 @@ def acknowledgement(
 ) -> Change:
     """The change of Daraja's synchronous answer to one attempt."""
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
-    return answer_change(payment_id, Attempting(attempt_id=attempt_id, fence=fence), ids, error, SUBMIT_TERMS)
+    return answer_change(payment_id, Attempting(attempt_id=attempt_id, fence=fence), ids, error, TIMES, ACCOUNTS)
 
 
 # --- a connection that breaks -------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Step
-from tests.builders import INQUIRY_TERMS
+from tests.builders import ACCOUNTS, TIMES
 from tests.decisions import asked_by
 from tests.integration.conftest import Store, a_callback, acknowledgement, new_id
 
 # Questions may follow each other at once: what is tested here is not the spacing.
-TERMS = replace(INQUIRY_TERMS, first_after=timedelta(0))
+# So that one question may follow the other without a pause.
+AT_ONCE = replace(TIMES, inquiry_first_after=timedelta(0))
 HOUR = timedelta(hours=1)
 
 
@@ -66,7 +67,7 @@ async def due(store: Store, payment_id: UUID) -> None:
 
 async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
     """Stores the next question, if one is due."""
-    result = await store.changing.change(asking(payment_id, TERMS, is_probe=is_probe))
+    result = await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, is_probe=is_probe))
     return asked_by(result.decided)
 
 
@@ -76,7 +77,7 @@ def an_answer(verdict: Verdict, *, code: str = "4999", word: Word = Word.UNDECID
 
 async def answered(store: Store, payment_id: UUID, number: int, report: Report) -> ChangeResult:
     """Records what STK query answered to a question."""
-    return await store.changing.change(answering(payment_id, number, report, (), TERMS))
+    return await store.changing.change(answering(payment_id, number, report, (), AT_ONCE))
 
 
 async def called_back(

@@ -16,11 +16,11 @@ from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
 from domain.report import Report, Word
 from domain.stages import Stage, Step
-from tests.builders import A_FAILURE, INQUIRY_TERMS
+from tests.builders import A_FAILURE, ACCOUNTS, TIMES
 from tests.decisions import answered_by, asked_by
 from tests.integration.conftest import Store, new_id
 from tests.integration.inquiries import (
-    TERMS,
+    AT_ONCE,
     an_answer,
     answered,
     asked,
@@ -92,7 +92,7 @@ class TestQuestions:
 
 
 async def _asked_spaced(store: Store, payment_id: UUID) -> Inquiry | None:
-    return asked_by((await store.changing.change(asking(payment_id, INQUIRY_TERMS))).decided)
+    return asked_by((await store.changing.change(asking(payment_id, TIMES, ACCOUNTS))).decided)
 
 
 class TestAnswers:
@@ -152,7 +152,7 @@ class TestAnswers:
             http_status=200, answer="{}", meaning="no_result",
         )  # fmt: skip
         report = an_answer(V.NO_RESULT)
-        await store.changing.change(answering(payment_id, 1, report, (exchange,), TERMS))
+        await store.changing.change(answering(payment_id, 1, report, (exchange,), AT_ONCE))
         sql = "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1 AND api = 'stk_query'"
         (row,) = await store.rows(sql, payment_id)
         assert (row["id"].int, row["attempt_id"], row["meaning"]) == (exchange.id.int, None, "no_result")

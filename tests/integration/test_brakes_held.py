@@ -15,9 +15,9 @@ from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.integration.conftest import TERMS, Store, new_id, success, until
-from tests.integration.inquiries import TERMS as INQUIRY_TERMS
-from tests.integration.inquiries import resendable
+from tests.builders import ACCOUNTS, TIMES
+from tests.integration.conftest import Store, new_id, success, until
+from tests.integration.inquiries import AT_ONCE, resendable
 from tests.integration.proxy import Proxy
 
 Claim = Callable[[Store, UUID], Coroutine[Any, Any, Payment | None]]
@@ -25,13 +25,13 @@ Claim = Callable[[Store, UUID], Coroutine[Any, Any, Payment | None]]
 
 async def claim(store: Store, payment_id: UUID) -> Payment | None:
     """A first send's claim."""
-    return await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
+    return await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
 
 
 async def claim_again(store: Store, payment_id: UUID) -> Payment | None:
     """A resend's claim."""
     attempt_id = new_id()
-    result = await store.changing.change(resend_claim(payment_id, attempt_id, INQUIRY_TERMS))
+    result = await store.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
     payment = result.decided.payment
     return payment if payment is not None and payment.attempt_id == attempt_id else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,23 +17,18 @@ from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
 from domain.changes import Change, ChangeResult, CloseBreaker, Context, Decided, OpenBreaker
 from domain.errors import Resendable
-from domain.inquiry import InquiryTerms
 from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from tests.integration.conftest import TERMS, Store, acknowledgement, new_id, until
+from tests.builders import ACCOUNTS, TIMES
+from tests.integration.conftest import Store, acknowledgement, new_id, until
 from tests.stack.databases import connection
 
 COOL_DOWN, COOL_DOWN_MAX = timedelta(seconds=10), timedelta(seconds=60)
 NONE = timedelta(0)
-INQUIRY_TERMS = InquiryTerms(
-    first_after=NONE,
-    interval_max=NONE,
-    result_window=NONE,
-    not_found_trusted_after=NONE,
-    lease=TERMS.lease,
-    accounts=TERMS.accounts,
+AT_ONCE = replace(
+    TIMES, inquiry_first_after=NONE, inquiry_interval_max=NONE, result_window=NONE, not_found_trusted_after=NONE
 )
 
 # Locks, not `pg_stat_activity`: that shows one transaction always the same.
@@ -111,16 +107,16 @@ class TestKillSwitch:
         """Each by itself, in the claim's own commit; released, the very same are permitted."""
         waiting, in_doubt = await fresh.accepted(Kind.WITHDRAWAL), await resendable(fresh)
         await Brakes(fresh.database).set(name, is_engaged=True, reason="a test")
-        assert await fresh.claiming.claim(waiting, new_id(), lease=TERMS.lease, account=None) is None
-        result = await fresh.changing.change(resend_claim(in_doubt, new_id(), INQUIRY_TERMS))
+        assert await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None) is None
+        result = await fresh.changing.change(resend_claim(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
         assert result.decided.payment is not None
         assert result.decided.payment.stage is Stage.IN_DOUBT
         looked = await fresh.claiming.look(waiting)
         assert looked is not None
         assert looked.is_held
         await Brakes(fresh.database).set(name, is_engaged=False, reason="over")
-        assert await fresh.claiming.claim(waiting, new_id(), lease=TERMS.lease, account=None) is not None
-        await fresh.changing.change(resend_claim(in_doubt, new_id(), INQUIRY_TERMS))
+        assert await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None) is not None
+        await fresh.changing.change(resend_claim(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
         assert (await fresh.payment(in_doubt)).stage is Stage.SUBMITTING
 
     @pytest.mark.parametrize("kind_of_claim", ["first", "resend"])
@@ -141,11 +137,11 @@ class TestKillSwitch:
             )
             if kind_of_claim == "first":
                 claiming: Any = asyncio.create_task(
-                    fresh.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None)
+                    fresh.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
                 )
             else:
                 claiming = asyncio.create_task(
-                    fresh.changing.change(resend_claim(payment_id, attempt_id, INQUIRY_TERMS))
+                    fresh.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
                 )
             await until(lambda: raw.fetchval(_WAITING_FOR, raw.get_server_pid()))
             brakes = Brakes(fresh.database)
@@ -157,7 +153,7 @@ class TestKillSwitch:
         await claiming
         assert await setting == [KILL_SWITCH]
         assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
-        assert await fresh.claiming.claim(other, new_id(), lease=TERMS.lease, account=None) is None
+        assert await fresh.claiming.claim(other, new_id(), lease=TIMES.lease, account=None) is None
 
     async def test_on_the_wire_are_payouts_under_a_live_lease(self, fresh: Store) -> None:
         """No deposit, nothing whose lease is over, nothing that was answered."""

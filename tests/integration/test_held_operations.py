@@ -25,10 +25,12 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.kinds import RULES, Kind
-from domain.operations import COOL_DOWN_MAX, Operation
+from domain.operations import Operation
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.integration.conftest import TERMS, Store, acknowledgement, new_id
+from domain.times import OPERATION_COOL_DOWN_MAX
+from tests.builders import TIMES
+from tests.integration.conftest import Store, acknowledgement, new_id
 from tests.integration.inquiries import evidence
 from tests.integration.test_held_payments import asked as readied_for
 
@@ -46,12 +48,12 @@ async def other(fresh: Store) -> AsyncIterator[Store]:
 
 
 async def claim(store: Store, payment_id: UUID) -> Payment | None:
-    return await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
+    return await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
 
 
 async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUID]:
     payment_id, attempt_id = await store.accepted(kind), new_id()
-    assert await store.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None) is not None
+    assert await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None) is not None
     return payment_id, attempt_id
 
 
@@ -212,7 +214,14 @@ async def test_payments_of_other_operations_are_claimed_beside_a_probe_and_probe
 async def test_each_probe_begins_a_cool_down_twice_as_long_up_to_its_ceiling(fresh: Store) -> None:
     await hold(fresh)
     assert (await row(fresh))["cool_down"] == timedelta(seconds=30)
-    for seconds in (60, 120, 240, 480, COOL_DOWN_MAX.total_seconds(), COOL_DOWN_MAX.total_seconds()):
+    for seconds in (
+        60,
+        120,
+        240,
+        480,
+        OPERATION_COOL_DOWN_MAX.total_seconds(),
+        OPERATION_COOL_DOWN_MAX.total_seconds(),
+    ):
         await cooled(fresh)
         await answer(fresh, await claimed(fresh), ProductRefused())
         found = await row(fresh)
@@ -305,7 +314,7 @@ async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(fresh: S
     async def live(store: Store, number: int) -> None:
         sent = await store.accepted(list(Kind)[number % 3]), new_id()
         await store.execute("UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL")
-        if await store.claiming.claim(*sent, lease=TERMS.lease, account=None) is not None:
+        if await store.claiming.claim(*sent, lease=TIMES.lease, account=None) is not None:
             await answer(store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4])
 
     for _ in range(3):

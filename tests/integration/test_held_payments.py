@@ -10,7 +10,8 @@ from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
 from domain.stages import Stage
-from tests.integration.conftest import SUBMIT_TERMS, Store
+from tests.builders import ACCOUNTS, TIMES
+from tests.integration.conftest import Store
 from tests.integration.scripted import Bell, Provider
 from workers.main import boot_clock
 
@@ -34,7 +35,8 @@ async def asked(store: Store, payment_id: UUID) -> list[Kind]:
         changes=store.changing,
         provider=provider,
         announcer=Announcer(store.sweeping, Bell()),
-        terms=SUBMIT_TERMS,
+        times=TIMES,
+        accounts=ACCOUNTS,
         clock=boot_clock,
     )
     await submitter.submit(payment_id)

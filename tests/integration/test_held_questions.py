@@ -17,10 +17,10 @@ from domain.lifecycle.submit import resend_claim
 from domain.operations import Operation, Standing
 from domain.report import Report, Word
 from domain.stages import Step
+from tests.builders import ACCOUNTS
 from tests.decisions import asked_by, probed_by
 from tests.integration.conftest import Store, acknowledgement, new_id
-from tests.integration.inquiries import TERMS as INQUIRY_TERMS
-from tests.integration.inquiries import count_due, due, resendable
+from tests.integration.inquiries import AT_ONCE, count_due, due, resendable
 from tests.integration.test_held_operations import B2C, claim, claimed, cooled, hold, is_held, other, row
 
 __all__ = ["other"]
@@ -30,7 +30,7 @@ __all__ = ["other"]
 
 async def resent(store: Store, payment_id: UUID) -> bool:
     attempt_id = new_id()
-    result = await store.changing.change(resend_claim(payment_id, attempt_id, INQUIRY_TERMS))
+    result = await store.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
     payment = result.decided.payment
     return payment is not None and payment.attempt_id == attempt_id
 
@@ -65,13 +65,13 @@ async def to_ask(store: Store, kind: Kind) -> UUID:
 async def question(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
-    decided = (await store.changing.change(asking(payment_id, INQUIRY_TERMS, is_probe=is_probe))).decided
+    decided = (await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, is_probe=is_probe))).decided
     return asked_by(decided), probed_by(decided)
 
 
 async def said(store: Store, payment_id: UUID, number: int, standing: Standing | None) -> None:
     report = Report(word=Word.UNDECIDED)
-    change = answering(payment_id, number, report, (), INQUIRY_TERMS, said=Asked(report, (), standing, "401.002.01"))
+    change = answering(payment_id, number, report, (), AT_ONCE, said=Asked(report, (), standing, "401.002.01"))
     await store.changing.change(change)
 
 

@@ -19,7 +19,8 @@ from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.policy import Charge, Meter
 from domain.stages import Stage
 from domain.values import Caller, Role
-from tests.integration.conftest import TERMS, Store, a_new_payment, failure, new_id, success
+from tests.builders import TIMES
+from tests.integration.conftest import Store, a_new_payment, failure, new_id, success
 from tests.stack.databases import connection
 
 _CALLERS = iter(range(1_000_000))
@@ -139,7 +140,7 @@ class TestWhatCounts:
         caller = a_caller()
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
-        assert await store.claiming.claim(new.id, new_id(), lease=TERMS.lease, account=None) is not None
+        assert await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None) is not None
         await store.changing.change(success(new.id))
         assert accepted(await offered([store], [charged(caller, per_day=250)])) == 0
 
@@ -148,7 +149,7 @@ class TestWhatCounts:
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
         assert accepted(await offered([store], [charged(caller, per_day=250)])) == 0
-        assert await store.claiming.claim(new.id, new_id(), lease=TERMS.lease, account=None) is not None
+        assert await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None) is not None
         await store.changing.change(failure(new.id))
         assert accepted(await offered([store], [charged(caller, per_day=250)])) == 1
 
@@ -172,7 +173,7 @@ class TestWhatCounts:
         phone = a_phone()
         new = charged(phone_number=phone)
         await store.accepting.accept(new)
-        await store.claiming.claim(new.id, new_id(), lease=TERMS.lease, account=None)
+        await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
         await store.changing.change(failure(new.id))
         assert accepted(await offered([store], [charged(phone_number=phone, per_minute=1)])) == 0
         await store.execute("UPDATE mkwanja.payments SET created_at = now() - interval '61 s' WHERE id = $1", new.id)
@@ -242,7 +243,7 @@ class TestReplays:
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accepting.accept(first)
-        await store.claiming.claim(first.id, new_id(), lease=TERMS.lease, account=None)
+        await store.claiming.claim(first.id, new_id(), lease=TIMES.lease, account=None)
         await store.changing.change(success(first.id))
         await store.execute(
             "UPDATE mkwanja.payments SET updated_at = now() - interval '2 days' WHERE id = $1", first.id

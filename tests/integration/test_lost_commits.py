@@ -14,8 +14,8 @@ from domain.fence import Attempting, Fence
 from domain.kinds import Kind
 from domain.lifecycle.record_answer import answer_change
 from domain.stages import Stage, Step
-from tests.builders import AN_ACCOUNT
-from tests.integration.conftest import SUBMIT_TERMS, TERMS, Store, acknowledgement, failure, new_id
+from tests.builders import ACCOUNTS, AN_ACCOUNT, TIMES
+from tests.integration.conftest import Store, acknowledgement, failure, new_id
 from tests.stack.databases import connection
 
 # What a server that took over does not know.
@@ -58,7 +58,7 @@ async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(st
     [attempt] = payment.attempts
     assert (attempt.id, attempt.outcome, attempt.account) == (attempt_id, Outcome.ACKNOWLEDGED, AN_ACCOUNT)
     assert (attempt.provider_ids, attempt.ended_at is not None) == (ids, True)
-    assert await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) is None
+    assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is None
     assert [entry["what"] for entry in await store.history(payment_id)] == ["accepted", "claim_lost"]
 
 
@@ -74,7 +74,7 @@ async def test_what_did_not_act_leaves_a_payment_whose_claim_was_lost_to_be_sent
     payment_id, attempt_id = await with_lost_claim(store, Kind.BILL_PAYMENT)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=Throttled()))
     assert (await store.payment(payment_id)).stage is Stage.ACCEPTED
-    assert await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) is not None
+    assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is not None
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
@@ -82,7 +82,7 @@ async def test_a_second_send_that_began_before_the_answer_is_for_a_person(store:
     """Both may have acted. The second is not taken for the first: each keeps its own answer."""
     payment_id, first = await with_lost_claim(store, kind)
     second = new_id()
-    assert await store.claiming.claim(payment_id, second, lease=TERMS.lease, account=None) is not None
+    assert await store.claiming.claim(payment_id, second, lease=TIMES.lease, account=None) is not None
     await store.changing.change(acknowledgement(payment_id, first, ids=ids_of(payment_id, kind)))
     payment = await store.payment(payment_id)
     assert (payment.stage, payment.attempt_id, payment.needs_review) == (Stage.SUBMITTING, second, True)
@@ -113,7 +113,7 @@ async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchang
     )  # fmt: skip
     attempting = Attempting(attempt_id=attempt_id, fence=fence, exchanges=[exchange])
     ids = ids_of(payment_id, Kind.BILL_PAYMENT)
-    result = await store.changing.change(answer_change(payment_id, attempting, ids, None, SUBMIT_TERMS))
+    result = await store.changing.change(answer_change(payment_id, attempting, ids, None, TIMES, ACCOUNTS))
     assert result.decided.payment is None
     kept = await store.rows("SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1", payment_id)
     assert [row["attempt_id"] for row in kept] == [attempt_id]

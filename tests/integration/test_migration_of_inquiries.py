@@ -9,7 +9,7 @@ from domain.inquiry import Verdict
 from domain.kinds import Kind
 from domain.lifecycle.inquire import watching
 from domain.stages import Stage, Step
-from tests.builders import INQUIRY_TERMS
+from tests.builders import TIMES
 from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.inquiries import an_answer, answered, askable_ids, asked, count_due, in_doubt
 from tests.integration.test_migrations import differences
@@ -90,5 +90,5 @@ async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_loo
     await migrated(fresh, "upgrade", "head")
     assert await steps_on_record(fresh) == {payment_id: Step.WATCH}
     await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id)
-    await fresh.changing.change(watching(payment_id, INQUIRY_TERMS))
+    await fresh.changing.change(watching(payment_id, TIMES))
     assert await steps_on_record(fresh) == {payment_id: Step.QUERY}

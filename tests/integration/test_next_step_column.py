@@ -26,10 +26,10 @@ from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.lifecycle.submit import expiry, resend_claim
 from domain.report import Report, Word
 from domain.stages import Stage, Step
+from tests.builders import ACCOUNTS, TIMES
 from tests.integration.conftest import (
     CALLER,
     INSUFFICIENT_FUNDS,
-    TERMS,
     Store,
     a_receipt,
     acknowledgement,
@@ -37,8 +37,8 @@ from tests.integration.conftest import (
     new_id,
     success,
 )
-from tests.integration.inquiries import TERMS as INQUIRY_TERMS
 from tests.integration.inquiries import (
+    AT_ONCE,
     an_answer,
     answered,
     askable_ids,
@@ -76,11 +76,11 @@ async def test_from_acceptance_to_the_end_the_row_says_what_is_due(store: Store,
     payment_id = await store.accepted(kind)
     assert await step_of(store, payment_id) is Step.SUBMIT
     attempt_id = new_id()
-    assert await store.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None) is not None
+    assert await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None) is not None
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, payment_id) is asks(kind)
-    await store.sweeping.take_due(asks(kind), limit=100, next_step_in=TERMS.lease)
+    await store.sweeping.take_due(asks(kind), limit=100, next_step_in=TIMES.lease)
     assert await step_of(store, payment_id) is asks(kind)
     await store.changing.change(success(payment_id, kind))
     assert await step_of(store, payment_id) is None
@@ -113,7 +113,7 @@ async def test_an_id_that_comes_late_opens_a_way_to_ask(store: Store, kind: Kind
     """By the answer that came after its lease, or by a callback that says nothing final."""
     by_answer, attempt_id = await store.claimed(kind)
     await store.execute("UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1", by_answer)
-    await store.changing.change(lease_expiry(by_answer, INQUIRY_TERMS))
+    await store.changing.change(lease_expiry(by_answer, AT_ONCE))
     assert await step_of(store, by_answer) is asks_without_id(kind)
     await store.changing.change(acknowledgement(by_answer, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, by_answer) is asks(kind)
@@ -129,12 +129,12 @@ async def test_what_changes_only_the_time_leaves_the_step(store: Store, kind: Ki
     payment_id = await in_doubt(store, kind)
     await asked(store, payment_id)
     assert await step_of(store, payment_id) is asks(kind)
-    await store.changing.change(postponement(payment_id, TERMS.lease))
+    await store.changing.change(postponement(payment_id, TIMES.lease))
     assert await step_of(store, payment_id) is asks(kind)
     await called_back(store, payment_id, OPERATION[kind], UNDECIDED)
     assert await step_of(store, payment_id) is asks(kind)
     waiting = await store.accepted(kind)
-    await store.claiming.postpone(waiting, TERMS.lease)
+    await store.claiming.postpone(waiting, TIMES.lease)
     assert await step_of(store, waiting) is Step.SUBMIT
 
 
@@ -162,7 +162,7 @@ async def test_every_way_to_an_end_leaves_no_step_behind(store: Store) -> None:
     await store.changing.change(expiry(old))
     silent = await in_doubt(store, Kind.DEPOSIT, askable=False)
     await store.execute("UPDATE mkwanja.attempts SET ended_at = now() - interval '1 day' WHERE payment_id = $1", silent)
-    await store.changing.change(watching(silent, INQUIRY_TERMS))
+    await store.changing.change(watching(silent, AT_ONCE))
     for payment_id in (cancelled, failed, old, silent):
         assert (await store.payment(payment_id)).stage is Stage.FAILED
         assert await step_of(store, payment_id) is None
@@ -190,7 +190,7 @@ async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_i
 async def test_a_resend_ends_like_a_first_send(store: Store) -> None:
     payment_id, attempt_id = await resendable(store), new_id()
     assert await step_of(store, payment_id) is Step.STATUS
-    await store.changing.change(resend_claim(payment_id, attempt_id, INQUIRY_TERMS))
+    await store.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=Unreachable()))
     assert await step_of(store, payment_id) is Step.STATUS

@@ -14,7 +14,8 @@ from domain.adapters.postgres.feed import Feed
 from domain.adapters.postgres.reading import Reading
 from domain.errors import StoreUnavailable
 from domain.stages import Stage, Step
-from tests.integration.conftest import TERMS, Store, a_new_payment, acknowledgement, new_id, success
+from tests.builders import TIMES
+from tests.integration.conftest import Store, a_new_payment, acknowledgement, new_id, success
 from tests.stack.databases import connection, database_name
 
 NOW = timedelta(0)
@@ -53,7 +54,7 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
         for work in (
             lambda: fresh.accepting.accept(a_new_payment()),
             lambda: fresh.claiming.look(accepted),
-            lambda: fresh.claiming.claim(accepted, new_id(), lease=TERMS.lease, account=None),
+            lambda: fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None),
             lambda: fresh.claiming.postpone(accepted, NOW),
             lambda: fresh.changing.change(acknowledgement(claimed, attempt_id)),
             lambda: fresh.changing.change(success(claimed)),
@@ -70,7 +71,7 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
     await asyncio.sleep(1.1)  # until then a session that began meanwhile is believed
     await fresh.changing.change(acknowledgement(claimed, attempt_id))
     await fresh.sweeping.record_announced(announcement)
-    assert await fresh.claiming.claim(accepted, new_id(), lease=TERMS.lease, account=None) is not None
+    assert await fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None) is not None
     assert (await fresh.payment(claimed)).stage is Stage.AWAITING_RESULT
     assert await fresh.one("SELECT count(*) FROM mkwanja.payments") == 3
 

@@ -11,8 +11,8 @@ import pytest
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind
 from domain.stages import Stage
-from tests.builders import EXPIRES_AFTER
-from tests.integration.conftest import TERMS, Store, locked, new_id, success, until
+from tests.builders import EXPIRES_AFTER, TIMES
+from tests.integration.conftest import Store, locked, new_id, success, until
 from tests.integration.proxy import Proxy
 
 
@@ -40,7 +40,7 @@ class TestOneWinner:
             attempts = [new_id() for _ in range(6)]
             won = await asyncio.gather(
                 *(
-                    process.claiming.claim(payment_id, attempt, lease=TERMS.lease, account=None)
+                    process.claiming.claim(payment_id, attempt, lease=TIMES.lease, account=None)
                     for process, attempt in zip([store, other] * 3, attempts, strict=True)
                 )
             )
@@ -55,9 +55,9 @@ class TestOneWinner:
         """Two batches over the same rows in opposite orders: nothing is lost, doubled or blocked."""
         payments = [await store.accepted() for _ in range(40)]
         won = await asyncio.gather(
-            *(store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) for payment_id in payments),
+            *(store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) for payment_id in payments),
             *(
-                other.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
+                other.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
                 for payment_id in reversed(payments)
             ),
         )
@@ -65,16 +65,16 @@ class TestOneWinner:
         # A row that the other worker held was skipped; the sweeper would bring it back to one that is not.
         assert len(claimed) == len(set(claimed))
         for payment_id in set(payments) - set(claimed):
-            assert await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) is not None
+            assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is not None
         assert [len(await claims(store, payment_id)) for payment_id in payments] == [1] * len(payments)
 
     async def test_the_winner_gets_the_payment_as_it_now_stands(self, store: Store) -> None:
         """Under its own attempt, with a lease by the database's clock, due again when that ends."""
         payment_id, attempt_id = await store.accepted(Kind.WITHDRAWAL), new_id()
-        payment = await store.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None)
+        payment = await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
-        assert payment.lease_until == payment.next_step_at == payment.updated_at + TERMS.lease
+        assert payment.lease_until == payment.next_step_at == payment.updated_at + TIMES.lease
         loaded = await store.payment(payment_id)
         assert [attempt.id for attempt in loaded.attempts] == [attempt_id]
         assert (loaded.sequence, loaded.lease_until) == (2, payment.lease_until)
@@ -84,7 +84,7 @@ class TestOneWinner:
         claimed, _ = await store.claimed()
         for payment_id in (claimed, await store.finalized(), new_id()):
             before = await claims(store, payment_id)
-            assert await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) is None
+            assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is None
             assert await claims(store, payment_id) == before
 
     async def test_a_row_that_somebody_holds_is_skipped_and_not_waited_for(self, store: Store) -> None:
@@ -93,18 +93,18 @@ class TestOneWinner:
         async with locked(store, held):
             won = await asyncio.gather(
                 *(
-                    store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
+                    store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
                     for payment_id in (held, *others)
                 )
             )
             assert [payment is not None for payment in won] == [False, True, True, True]
-        assert await store.claiming.claim(held, new_id(), lease=TERMS.lease, account=None) is not None
+        assert await store.claiming.claim(held, new_id(), lease=TIMES.lease, account=None) is not None
 
     async def test_a_cancelled_waiter_cancels_nobody(self, store: Store) -> None:
         """What shares a batch shares no fate."""
         payments = [await store.accepted() for _ in range(3)]
         tasks = [
-            asyncio.create_task(store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None))
+            asyncio.create_task(store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None))
             for payment_id in payments
         ]
         await asyncio.sleep(0)
@@ -127,12 +127,12 @@ class TestWhatForbidsIt:
         engage = "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = $1"
         await fresh.execute(engage, brake)
         won = [
-            await fresh.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) for payment_id in payments
+            await fresh.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) for payment_id in payments
         ]
         assert {kind for kind, payment in zip(kinds, won, strict=True) if payment is not None} == {Kind.DEPOSIT}
         await fresh.execute("UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL")
         won = [
-            await fresh.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
+            await fresh.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
             for payment_id in payments[1:]
         ]
         assert None not in won
@@ -144,8 +144,8 @@ class TestWhatForbidsIt:
         too_old, just_in_time = await store.accepted(kind), await store.accepted(kind)
         await age(store, too_old, limit)
         await age(store, just_in_time, limit - timedelta(seconds=30))
-        assert await store.claiming.claim(too_old, new_id(), lease=TERMS.lease, account=None) is None
-        assert await store.claiming.claim(just_in_time, new_id(), lease=TERMS.lease, account=None) is not None
+        assert await store.claiming.claim(too_old, new_id(), lease=TIMES.lease, account=None) is None
+        assert await store.claiming.claim(just_in_time, new_id(), lease=TIMES.lease, account=None) is not None
 
 
 class TestLostCommit:
@@ -155,7 +155,7 @@ class TestLostCommit:
         """Its worker goes on, and nobody needs to ask Daraja about it."""
         payment_id, attempt_id = await store.accepted(), new_id()
         proxy.cut = "after"
-        payment = await proxied.claiming.claim(payment_id, attempt_id, lease=TERMS.lease, account=None)
+        payment = await proxied.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
 
@@ -163,9 +163,9 @@ class TestLostCommit:
         """Nothing is on record, and the payment is free."""
         payment_id = await store.accepted()
         proxy.cut = "before"
-        assert await proxied.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) is None
+        assert await proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is None
         assert await claims(store, payment_id) == []
-        assert await store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None) is not None
+        assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is not None
 
     async def test_a_claim_that_another_worker_made_meanwhile_is_not_ours(
         self, store: Store, proxy: Proxy, proxied: Store
@@ -173,10 +173,10 @@ class TestLostCommit:
         """Ours was rolled back; what is read back is the other's, and is not sent twice."""
         payment_id = await store.accepted()
         proxy.cut = "before"
-        claim = asyncio.create_task(proxied.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None))
+        claim = asyncio.create_task(proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None))
         await proxy.has_cut.wait()
         # At first the server has not yet noticed that the connection is gone, and the row is held.
-        theirs = await until(lambda: store.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None))
+        theirs = await until(lambda: store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None))
         assert await claim is None
         assert await claims(store, payment_id) == [theirs.attempt_id]
 
@@ -188,7 +188,7 @@ class TestLostCommit:
         await proxied.payment(payment_id)  # a connection is open
         proxy.cut = "after"
         proxy.is_open.clear()  # no other connection gets through until we say so
-        claim = asyncio.create_task(proxied.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None))
+        claim = asyncio.create_task(proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None))
         await proxy.has_cut.wait()
         await store.changing.change(success(payment_id, Kind.WITHDRAWAL))
         proxy.is_open.set()
@@ -199,7 +199,7 @@ class TestLostCommit:
         payment_id = await store.accepted()
         proxy.refuse()
         with pytest.raises(StoreUnavailable):
-            await proxied.claiming.claim(payment_id, new_id(), lease=TERMS.lease, account=None)
+            await proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
         assert await claims(store, payment_id) == []
 
 

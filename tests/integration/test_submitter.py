@@ -30,7 +30,8 @@ from domain.lifecycle.announce import Announcer
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.integration.conftest import INSUFFICIENT_FUNDS, SUBMIT_TERMS, TERMS, Store, new_id, success, until
+from tests.builders import ACCOUNTS, TIMES
+from tests.integration.conftest import INSUFFICIENT_FUNDS, Store, new_id, success, until
 from tests.integration.scripted import Away, Bell, Held, Provider, acknowledge, an_id, fails
 from workers.main import boot_clock
 
@@ -52,7 +53,8 @@ def a_submitter(store: Store, provider: Provider, bell: Bell, **parts: Any) -> S
         claims=store.claiming,
         provider=provider,
         announcer=Announcer(store.sweeping, bell),
-        terms=SUBMIT_TERMS,
+        times=TIMES,
+        accounts=ACCOUNTS,
         **(usual | parts),
     )
 
@@ -263,7 +265,7 @@ class TestInterrupted:
         payment_id = await store.accepted()
         job = asyncio.create_task(submitter.submit(payment_id))
         await held.is_asked.wait()
-        now[0] += TERMS.lease.total_seconds() / 2
+        now[0] += TIMES.lease.total_seconds() / 2
         held.may_answer.set()
         await job
         payment = await store.payment(payment_id)

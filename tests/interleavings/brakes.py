@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from domain.operations import COOL_DOWN, COOL_DOWN_MAX, SETTINGS_REFUSALS_MAX, Heard, Standing
+from domain.operations import SETTINGS_REFUSALS_MAX, Heard, Standing
+from domain.times import OPERATION_COOL_DOWN_MAX, SHIPPED_TIMES
 
 START = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
 
@@ -46,7 +47,7 @@ class Hold:
     def __init__(self) -> None:
         self.is_engaged = False
         self.changed_at = START
-        self.cool_down = COOL_DOWN
+        self.cool_down = SHIPPED_TIMES.operation_cool_down
         self.probe_at = START
         self.refusals = 0
 
@@ -57,7 +58,7 @@ class Hold:
         return self.is_engaged and self.probe_at > now
 
     def take_probe(self, now: datetime) -> None:
-        self.cool_down = min(self.cool_down * 2, COOL_DOWN_MAX)
+        self.cool_down = min(self.cool_down * 2, OPERATION_COOL_DOWN_MAX)
         self.probe_at = now + self.cool_down
 
     def hear(self, heard: Heard, now: datetime) -> None:

@@ -32,7 +32,7 @@ from tests.interleavings.clockwork import Flow
 from tests.interleavings.provider import Answer, Message
 from tests.interleavings.reading import Heard, answer_heard, no_word, query_report
 from tests.interleavings.record import instant, milliseconds
-from tests.interleavings.times import Times
+from tests.interleavings.times import LifeTimes
 
 if TYPE_CHECKING:
     from tests.interleavings.world import World
@@ -49,7 +49,6 @@ def job(world: World) -> Flow:
             yield from _inquire(world, found)
         return
     times = world.times  # this worker's settings: another may have others by now
-    claim_terms = times.submit.claim
     if found.is_expired:
         yield from world.write("expiry", submit.expiry(PAYMENT_ID))
         return
@@ -58,16 +57,16 @@ def job(world: World) -> Flow:
     yield 0
     if world.happens(world.chances.is_not_ready):
         world.note("not ready to send")
-        world.record.postpone(times.submit.retry_after, instant(world.now))
+        world.record.postpone(times.worker.retry_after, instant(world.now))
         return
 
     def claim(attempt_id: UUID) -> bool:
-        return world.record.claim(attempt_id, claim_terms, instant(world.now))
+        return world.record.claim(attempt_id, times, instant(world.now))
 
     yield from _claim_and_send(world, claim, times)
 
 
-def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: Times) -> Flow:
+def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTimes) -> Flow:
     world.attempts += 1
     attempt_id = an_attempt_id(world.attempts)
     drains_at = world.now + 5000 if world.happens(world.chances.drains) else None
@@ -105,9 +104,9 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: Times) -
         yield from _record(world, attempting, heard, answer, times, before_write=lose_claim)
 
 
-def _account(times: Times) -> str:
+def _account(times: LifeTimes) -> str:
     """The account that this worker sends by."""
-    [account] = times.submit.claim.accounts.values()
+    [account] = times.accounts.values()
     return account.as_text()
 
 
@@ -180,11 +179,11 @@ def _record(
     attempting: Attempting,
     heard: Heard,
     answer: Answer,
-    times: Times,
+    times: LifeTimes,
     *,
     before_write: Callable[[], object] = bool,
 ) -> Flow:
-    change = record_answer.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.submit)
+    change = record_answer.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.worker, times.accounts)
     world.watch.heard(attempting.attempt_id, answer.word, answer.first_id, answer.second_id)
     yield from world.write("answer", change, first=before_write)
 
@@ -192,17 +191,18 @@ def _record(
 def _inquire(world: World, found: Due) -> Flow:
     """`Inquirer.inquire`."""
     times = world.times
-    terms = times.inquiry
     if found.kind is Kind.WITHDRAWAL and found.stage is Stage.IN_DOUBT:
         record = world.record
         now = instant(world.now)
-        if asking.may_be_resent(record.payment, record.evidence(now), now, terms):
+        if asking.may_be_resent(record.payment, record.evidence(now), now, times.worker, times.accounts):
             yield 0
             if world.happens(world.chances.is_not_ready):
                 return
 
             def claim(attempt_id: UUID) -> bool:
-                decided = record.change(submit.resend_claim(PAYMENT_ID, attempt_id, terms), instant(world.now))
+                decided = record.change(
+                    submit.resend_claim(PAYMENT_ID, attempt_id, times.worker, times.accounts), instant(world.now)
+                )
                 record.claim_is_probe = probed_by(decided) is not None
                 return _is_claimed_by(decided.payment, attempt_id)
 
@@ -218,12 +218,14 @@ def _is_claimed_by(payment: Payment | None, attempt_id: UUID) -> bool:
 
 def ask(world: World, *, is_probe: bool) -> Flow:
     """`Inquirer._ask_when_ready`."""
-    terms = world.times.inquiry
+    times = world.times
     yield 0
     if world.happens(world.chances.is_not_ready):
         yield from world.write("postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2)))
         return
-    decided = yield from world.write("asking", inquire.asking(PAYMENT_ID, terms, is_probe=is_probe))
+    decided = yield from world.write(
+        "asking", inquire.asking(PAYMENT_ID, times.worker, times.accounts, is_probe=is_probe)
+    )
     payment, asked = decided.payment, asked_by(decided)
     if payment is None or asked is None:
         return
@@ -235,10 +237,10 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         yield 50
         refused = Asked(NO_ANSWER if payment.question is Step.QUERY else None, (), Standing.PRODUCT_REFUSED)
         yield from world.write(
-            "answering", inquire.answering(PAYMENT_ID, number, refused.report, (), terms, said=refused)
+            "answering", inquire.answering(PAYMENT_ID, number, refused.report, (), times.worker, said=refused)
         )
         return
-    sent, [own] = payment.asked_about, terms.accounts.values()
+    sent, [own] = payment.asked_about, times.accounts.values()
     ids = dict(sent.provider_ids) if sent is not None else {}
     # As `DarajaClient`: by its own token, with the short code of the send.
     asked_as = replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
@@ -248,7 +250,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         world.daraja.ask_status(number, asking_by, asked_as.as_text())
         yield 100
         taken = Asked(None, (), Standing.WORKS)
-        yield from world.write("answering", inquire.answering(PAYMENT_ID, number, None, (), terms, said=taken))
+        yield from world.write("answering", inquire.answering(PAYMENT_ID, number, None, (), times.worker, said=taken))
         return
     checkout_id = ids[IdKind.CHECKOUT_REQUEST]
     yield 50
@@ -261,7 +263,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         said = said._replace(word="no_answer")
     report = query_report(said, checkout_id)
     standing = None if report.verdict is Verdict.NO_ANSWER else Standing.WORKS
-    change = inquire.answering(PAYMENT_ID, number, report, (), terms, said=Asked(report, (), standing))
+    change = inquire.answering(PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), standing))
     yield from world.write("answering", change, said=(number, said))
 
 
@@ -276,9 +278,9 @@ def sweep(world: World, step: Step) -> Flow:
                 world.wake()
         case Step.END_LEASE:
             yield 0
-            yield from world.write("lease", reconcile.lease_expiry(PAYMENT_ID, world.times.inquiry))
+            yield from world.write("lease", reconcile.lease_expiry(PAYMENT_ID, world.times.worker))
         case Step.WATCH:
             yield 0
-            yield from world.write("watching", inquire.watching(PAYMENT_ID, world.times.inquiry))
+            yield from world.write("watching", inquire.watching(PAYMENT_ID, world.times.worker))
         case Step.QUERY | Step.STATUS:
             world.wake()

@@ -16,7 +16,7 @@ from domain.stages import Stage
 from tests.builders import AMOUNT_KES, AN_ACCOUNT
 from tests.interleavings.provider import Daraja, Message
 from tests.interleavings.record import Broken, Record, milliseconds
-from tests.interleavings.times import Times
+from tests.interleavings.times import LifeTimes
 
 _SENDS_MAX = 4
 _NOT_FOUND_NEEDED = 2
@@ -49,7 +49,7 @@ class Send:
 class Watch:
     """What happened, as anybody could see it."""
 
-    def __init__(self, kind: Kind, times: Times) -> None:
+    def __init__(self, kind: Kind, times: LifeTimes) -> None:
         self.kind = kind
         self.times = times
         self.sends: dict[UUID, Send] = {}

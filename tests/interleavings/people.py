@@ -96,7 +96,7 @@ def _paid(receipt: str) -> Resolution:
 def _resolve(world: World, resolved: Resolution) -> bool:
     try:
         world.commit(
-            f"resolve {resolved.decision.value}", resolution(PAYMENT_ID, resolved, world.times.inquiry), world.now
+            f"resolve {resolved.decision.value}", resolution(PAYMENT_ID, resolved, world.times.worker), world.now
         )
     except ResolutionRefused:
         return False

@@ -32,7 +32,6 @@ from domain.changes import (
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
 from domain.kinds import Kind
-from domain.lifecycle.record_answer import ClaimTerms
 from domain.lifecycle.record_callback import REMINDERS
 from domain.lifecycle.submit import Due
 from domain.operations import OPERATION_OF_QUESTION, Operation
@@ -45,6 +44,7 @@ from tests.builders import a_payment
 from tests.decisions import event_of, noted
 from tests.interleavings.brakes import START, Brakes, Hold
 from tests.interleavings.swift import swift_replace as replace
+from tests.interleavings.times import LifeTimes
 
 # When an accepted payment is looked for.
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
@@ -215,7 +215,7 @@ class Record:
     def hold_of_sends(self) -> Hold:
         return self.holds[self.payment.rules.operation]
 
-    def claim(self, attempt_id: UUID, terms: ClaimTerms, now: datetime) -> bool:
+    def claim(self, attempt_id: UUID, times: LifeTimes, now: datetime) -> bool:
         """The claim's one statement: brakes and age are in its WHERE."""
         before = self.payment
         if (
@@ -229,8 +229,8 @@ class Record:
         self.claim_is_probe = self.hold_of_sends.is_due(now)
         if self.claim_is_probe:
             self.hold_of_sends.take_probe(now)
-        until, number = now + terms.lease, len(before.attempts) + 1
-        attempt = Attempt(attempt_id, number, claimed_at=now, account=terms.accounts.get(before.kind))
+        until, number = now + times.worker.lease, len(before.attempts) + 1
+        attempt = Attempt(attempt_id, number, claimed_at=now, account=times.accounts.get(before.kind))
         self.payment = replace(
             before,
             stage=Stage.SUBMITTING,

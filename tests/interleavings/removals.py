@@ -17,12 +17,13 @@ from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided
 from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.fence import Fence
-from domain.inquiry import Evidence, Inquiry, InquiryTerms
+from domain.inquiry import Evidence, Inquiry
 from domain.kinds import RULES, Kind, KindRules
 from domain.lifecycle import inquire, reconcile, record_answer, record_callback, submit
 from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
+from domain.times import Times
 from tests.decisions import noted
 from tests.interleavings.record import Record
 from tests.interleavings.world import World
@@ -31,7 +32,7 @@ _FINE = timedelta(0)
 _NEVER = timedelta(days=1000)
 
 Patch = pytest.MonkeyPatch
-Judge = Callable[[Payment, Evidence, datetime, InquiryTerms], bool]
+Judge = Callable[..., bool]
 
 
 def _judged(patch: Patch, name: str, judge: Judge) -> None:
@@ -50,22 +51,22 @@ def _one_not_found(patch: Patch) -> None:
 
 def _not_found_at_once(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, e, n, replace(t, not_found_trusted_after=_FINE)))
+    _judged(patch, "may_be_resent", lambda p, e, n, t, a: real(p, e, n, replace(t, not_found_trusted_after=_FINE), a))
 
 
 def _brakes_ignored(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, replace(e, payouts_are_stopped=False), n, t))
+    _judged(patch, "may_be_resent", lambda p, e, *others: real(p, replace(e, payouts_are_stopped=False), *others))
 
 
 def _messages_ignored(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, n, t: real(p, replace(e, has_message=False), n, t))
+    _judged(patch, "may_be_resent", lambda p, e, *others: real(p, replace(e, has_message=False), *others))
 
 
 def _age_ignored(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, n, t: real(replace(p, expires_at=n + _NEVER), e, n, t))
+    _judged(patch, "may_be_resent", lambda p, e, n, *others: real(replace(p, expires_at=n + _NEVER), e, n, *others))
 
 
 def _sends_unlimited(patch: Patch) -> None:
@@ -73,7 +74,7 @@ def _sends_unlimited(patch: Patch) -> None:
 
 
 def _account_ignored(patch: Patch) -> None:
-    patch.setattr(asking, "is_of_account", lambda _payment, _terms: True)
+    patch.setattr(asking, "is_of_account", lambda _payment, _accounts: True)
 
 
 def _fence_open(patch: Patch) -> None:
@@ -144,14 +145,14 @@ def _silence_at_once(patch: Patch) -> None:
 
 
 def _under_way_is_silence(patch: Patch) -> None:
-    def window_ends(payment: Payment, _evidence: Evidence, terms: InquiryTerms) -> datetime:
-        return asking.last_sent_at(payment, terms) + terms.result_window
+    def window_ends(payment: Payment, _evidence: Evidence, times: Times) -> datetime:
+        return asking.last_sent_at(payment, times) + times.result_window
 
     patch.setattr(asking, "result_window_ends", window_ends)
 
 
 def _silence_in_a_row(patch: Patch) -> None:
-    patch.setattr(asking, "_apart", lambda inquiries, _terms: list(inquiries))
+    patch.setattr(asking, "_apart", lambda inquiries, _times: list(inquiries))
 
 
 def _claims_ignored(patch: Patch) -> None:
@@ -171,8 +172,8 @@ def _lease_ends_in_accepted(patch: Patch) -> None:
 def _due_time_forgotten(patch: Patch) -> None:
     real = reconcile.lease_expiry
 
-    def lease_expiry(payment_id: UUID, terms: InquiryTerms) -> Change:
-        change = real(payment_id, terms)
+    def lease_expiry(payment_id: UUID, times: Times) -> Change:
+        change = real(payment_id, times)
 
         def decide(payment: Payment | None, context: Context) -> Decided:
             decided = change.decide(payment, context)
@@ -221,7 +222,7 @@ def _other_amount_ignored(patch: Patch) -> None:
 
 
 def _correction_confirmed_once_or_never(patch: Patch) -> None:
-    patch.setattr(inquire, "next_look_at", lambda payment, _evidence, now, _terms: asking.second_look_at(payment, now))
+    patch.setattr(inquire, "next_look_at", lambda payment, _evidence, now, _times: asking.second_look_at(payment, now))
 
 
 def _holds_ignored(patch: Patch) -> None:

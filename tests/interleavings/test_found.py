@@ -26,7 +26,9 @@ def _answer(record: Record, attempt: int, answer: Answer, at: int) -> None:
     heard = answer_heard(record.payment.kind, answer)
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     attempting = Attempting(attempt_id=an_attempt_id(attempt), fence=fence)
-    record.change(answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.submit), instant(at))
+    record.change(
+        answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.worker, times.accounts), instant(at)
+    )
 
 
 def _receive(record: Record, message: Message, at: int) -> None:
@@ -38,9 +40,9 @@ def _receive(record: Record, message: Message, at: int) -> None:
 def _a_deposit_that_failed_for_silence() -> Record:
     times = TIMES[Kind.DEPOSIT][0]
     record = Record(Kind.DEPOSIT, Counter())
-    assert record.claim(an_attempt_id(1), times.submit.claim, instant(0))
-    record.change(lease_expiry(PAYMENT_ID, times.inquiry), instant(61_000))
-    record.change(watching(PAYMENT_ID, times.inquiry), instant(241_000))
+    assert record.claim(an_attempt_id(1), times, instant(0))
+    record.change(lease_expiry(PAYMENT_ID, times.worker), instant(61_000))
+    record.change(watching(PAYMENT_ID, times.worker), instant(241_000))
     assert record.payment.stage is Stage.FAILED
     return record
 
@@ -64,9 +66,9 @@ def test_a_withdrawal_whose_repeat_was_refused_by_a_result_of_its_own_still_ends
     """The first send was answered "busy" and had acted; its repeat was acknowledged, then refused (daraja.md §4.2)."""
     times = TIMES[Kind.WITHDRAWAL][0]
     record = Record(Kind.WITHDRAWAL, Counter())
-    assert record.claim(an_attempt_id(1), times.submit.claim, instant(0))
+    assert record.claim(an_attempt_id(1), times, instant(0))
     _answer(record, 1, Answer("busy"), 1000)
-    record.change(resend_claim(PAYMENT_ID, an_attempt_id(2), times.inquiry), instant(40_000))
+    record.change(resend_claim(PAYMENT_ID, an_attempt_id(2), times.worker, times.accounts), instant(40_000))
     _answer(record, 2, Answer("acknowledged", _OWN_ID, "AG_15_1"), 41_000)
     _receive(record, Message("result", "duplicate", 0, "15", _OWN_ID, "AG_15_1"), 42_000)
     _receive(record, Message("result", "paid", 0, "0", _OWN_ID, "AG_1", "UC14KD82Q1"), 43_000)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
 from domain.account import SendAccount
-from domain.inquiry import InquiryTerms
 from domain.kinds import Kind
-from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
+from domain.times import Times
 from tests.builders import AN_ACCOUNT
 
-_RETRY_AFTER = timedelta(seconds=4)
 
-
-class Times(NamedTuple):
+class LifeTimes(NamedTuple):
     """Settings in milliseconds, for the laws; and the same in the product's own words."""
 
     lease: int
@@ -24,43 +21,37 @@ class Times(NamedTuple):
     window: int
     expires_after: int
     call: int
-    submit: SubmitTerms
-    inquiry: InquiryTerms
+    worker: Times
+    accounts: Mapping[Kind, SendAccount]  # by which the worker sends and asks
     delays: tuple[int, ...]  # near every limit
     calm_after: tuple[int, ...]  # when faults stop
 
-    def by(self, account: SendAccount) -> Times:
+    def by(self, account: SendAccount) -> LifeTimes:
         """The same times for a worker that sends and asks by `account`."""
-        accounts = dict.fromkeys(self.submit.claim.accounts, account)
-        return self._replace(
-            submit=replace(self.submit, claim=replace(self.submit.claim, accounts=accounts)),
-            inquiry=replace(self.inquiry, accounts=accounts),
-        )
+        return self._replace(accounts=dict.fromkeys(self.accounts, account))
 
 
 def _times(
     *, lease: float, first: float, longest: float, trusted: float, window: float, expires: float, kind: Kind
-) -> Times:
-    accounts = {kind: AN_ACCOUNT}
-    claim = ClaimTerms(lease=timedelta(seconds=lease), accounts=accounts)
+) -> LifeTimes:
+    worker = Times(
+        lease=timedelta(seconds=lease),
+        inquiry_first_after=timedelta(seconds=first),
+        inquiry_interval_max=timedelta(seconds=longest),
+        result_window=timedelta(seconds=window),
+        not_found_trusted_after=timedelta(seconds=trusted),
+    )
     limits = (lease / 2, lease, first, trusted, window)
     near = [int(1000 * limit) + off for limit in limits for off in (-50, 1, 300)]
-    return Times(
+    return LifeTimes(
         lease=int(lease * 1000),
         first_after=int(first * 1000),
         trusted_after=int(trusted * 1000),
         window=int(window * 1000),
         expires_after=int(expires * 1000),
-        call=int(1000 * min(15.0, lease / 3)),
-        submit=SubmitTerms(claim=claim, inquiry_first_after=timedelta(seconds=first), retry_after=_RETRY_AFTER),
-        inquiry=InquiryTerms(
-            first_after=timedelta(seconds=first),
-            interval_max=timedelta(seconds=longest),
-            result_window=timedelta(seconds=window),
-            not_found_trusted_after=timedelta(seconds=trusted),
-            lease=claim.lease,
-            accounts=accounts,
-        ),
+        call=int(1000 * worker.call_max.total_seconds()),
+        worker=worker,
+        accounts={kind: AN_ACCOUNT},
         delays=(*near, 600, 2000, 9000, 25_000, 70_000, int(4000 * longest)),
         calm_after=tuple(int(1000 * after) for after in (2, lease + first, 2 * window, 2 * longest, 4 * longest)),
     )

@@ -15,10 +15,9 @@ from random import Random
 from domain.account import SendAccount
 from domain.changes import Change, Decided
 from domain.kinds import Kind
-from domain.lifecycle.reconcile import COOL_DOWN_MAX
 from domain.lifecycle.record_callback import callback_change
 from domain.stages import FactName, Stage
-from domain.times import HANDED_OVER_FOR
+from domain.times import BREAKER_COOL_DOWN_MAX, HANDED_OVER_FOR
 from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
 from tests.decisions import answered_by, heard_by, noted
 from tests.interleavings import flows, people
@@ -283,7 +282,7 @@ class World(Clockwork):
         brakes.breaker_since = None if is_closed_by_another else brakes.breaker_since
         if not brakes.breaker_is_ours or brakes.breaker_since is None:
             return
-        wait = min(_COOL_DOWN_MS * 2 ** min(brakes.probes, 20), COOL_DOWN_MAX.total_seconds() * 1000)
+        wait = min(_COOL_DOWN_MS * 2 ** min(brakes.probes, 20), BREAKER_COOL_DOWN_MAX.total_seconds() * 1000)
         since = brakes.probed_at or brakes.breaker_since
         if (instant(self.now) - since).total_seconds() * 1000 >= wait:
             brakes.probes, brakes.probed_at = brakes.probes + 1, instant(self.now)

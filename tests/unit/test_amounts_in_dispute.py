@@ -19,9 +19,9 @@ from domain.stages import Stage
 from domain.views import public_payment
 from tests.builders import (
     AMOUNT_KES,
-    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
+    TIMES,
     a_callback,
     a_context,
     a_due,
@@ -43,7 +43,7 @@ def payment_of(decision: Decided) -> Payment:
 
 def answered(payment: Payment, **report: Any) -> Decided:
     known = evidence_of(an_inquiry(1, at=NOW), **DISPUTED)
-    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **report), (), INQUIRY_TERMS)
+    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **report), (), TIMES)
     return change.decide(payment, a_context(evidence=known))
 
 
@@ -78,17 +78,17 @@ def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
 def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_dispute() -> None:
     waiting = {**DISPUTED, "receipts_to_confirm": frozenset({"UC14KD82QZ"})}
     known = evidence_of(an_inquiry(1, at=NOW), **waiting)
-    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **NO_AMOUNT, receipt=None), (), INQUIRY_TERMS)
+    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **NO_AMOUNT, receipt=None), (), TIMES)
     decision = change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))
     assert (payment_of(decision).stage, decision.disposition) == (Stage.IN_DOUBT, Disposition.AMOUNT_NOT_CERTAIN)
 
 
 def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
-    silent = [an_inquiry(n, Verdict.NO_RESULT, at=NOW - (5 - n) * INQUIRY_TERMS.first_after) for n in range(2, 5)]
+    silent = [an_inquiry(n, Verdict.NO_RESULT, at=NOW - (5 - n) * TIMES.inquiry_first_after) for n in range(2, 5)]
     payment = a_due(Kind.DEPOSIT)
-    assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, INQUIRY_TERMS)
-    paid = an_inquiry(1, Verdict.PAID, at=NOW - 6 * INQUIRY_TERMS.first_after)
-    assert not no_result_is_confirmed(payment, evidence_of(paid, *silent), NOW, INQUIRY_TERMS)
+    assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
+    paid = an_inquiry(1, Verdict.PAID, at=NOW - 6 * TIMES.inquiry_first_after)
+    assert not no_result_is_confirmed(payment, evidence_of(paid, *silent), NOW, TIMES)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from domain.report import Report, Word
 from domain.stages import Stage
 from tests.builders import (
     A_FAILURE,
-    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
     RECEIPT,
+    TIMES,
     a_context,
     a_due,
     a_report,
@@ -34,7 +34,6 @@ from tests.builders import (
 from tests.decisions import answered_by, detail_of, event_of, noted
 
 V, S = Verdict, Stage
-TERMS = INQUIRY_TERMS
 SECOND = timedelta(seconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
@@ -61,7 +60,7 @@ def an_answer(verdict: Verdict, *, code: str | None = None, **overrides: Any) ->
 
 
 def answered(payment: Payment, report: Report | None, *inquiries: Inquiry, number: int = 1, **evidence: Any) -> Decided:
-    change = answering(PAYMENT_ID, number, report, (), TERMS)
+    change = answering(PAYMENT_ID, number, report, (), TIMES)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 
@@ -71,7 +70,7 @@ def test_an_answer_that_comes_by_callback_changes_nothing_yet() -> None:
 
 
 def test_an_answer_for_a_payment_that_is_not_there_is_nobody_s() -> None:
-    change = answering(PAYMENT_ID, 1, an_answer(V.PAID), (), TERMS)
+    change = answering(PAYMENT_ID, 1, an_answer(V.PAID), (), TIMES)
     assert change.decide(None, a_context()) == Decided(payment=None)
 
 
@@ -172,14 +171,14 @@ def test_a_second_look_that_finds_nothing_leaves_the_failure_as_it_is() -> None:
 
 
 def silent_answers(count: int) -> list[Inquiry]:
-    start = SENT_AT + TERMS.result_window
-    return [an_inquiry(n, V.NO_RESULT, at=start + n * TERMS.first_after) for n in range(1, count + 1)]
+    start = SENT_AT + TIMES.result_window
+    return [an_inquiry(n, V.NO_RESULT, at=start + n * TIMES.inquiry_first_after) for n in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("stage", OPEN)
 def test_the_answer_that_completes_the_silence_ends_the_deposit(stage: Stage) -> None:
     payment = a_due(Kind.DEPOSIT, stage)
-    last = an_inquiry(3, at=SENT_AT + TERMS.result_window + 3 * TERMS.first_after)
+    last = an_inquiry(3, at=SENT_AT + TIMES.result_window + 3 * TIMES.inquiry_first_after)
     decision = answered(payment, an_answer(V.NO_RESULT), *silent_answers(2), last, number=3)
     after = payment_of(decision)
     assert (after.stage, after.failure) == (S.FAILED, SILENCE)
@@ -190,7 +189,7 @@ def test_the_answer_that_completes_the_silence_ends_the_deposit(stage: Stage) ->
 @pytest.mark.parametrize("verdict", [V.PAID, V.FAILED, V.NO_ANSWER])
 def test_an_answer_that_is_no_silence_does_not_complete_it(verdict: Verdict) -> None:
     payment = a_due(Kind.DEPOSIT)
-    last = an_inquiry(3, at=SENT_AT + TERMS.result_window + 3 * TERMS.first_after)
+    last = an_inquiry(3, at=SENT_AT + TIMES.result_window + 3 * TIMES.inquiry_first_after)
     decision = answered(payment, an_answer(verdict), *silent_answers(2), last, number=3)
     assert noted(decision) != HistoryEntry.NO_RESULT_CONFIRMED
 
@@ -213,9 +212,9 @@ def test_silence_does_not_end_a_deposit_while_a_stored_message_claims_success() 
 
 def test_an_answer_looks_up_whose_its_ids_and_receipt_are() -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    change = answering(PAYMENT_ID, 1, an_answer(V.PAID, ids=ids, receipt=RECEIPT), (), TERMS)
+    change = answering(PAYMENT_ID, 1, an_answer(V.PAID, ids=ids, receipt=RECEIPT), (), TIMES)
     assert (change.ids, change.receipt, change.reads) == (ids, RECEIPT, Reads.EVIDENCE)
-    assert answering(PAYMENT_ID, 1, None, (), TERMS).ids == frozenset()
+    assert answering(PAYMENT_ID, 1, None, (), TIMES).ids == frozenset()
 
 
 def test_queries_do_not_end_as_failed_what_a_stored_callback_says_was_paid() -> None:

@@ -22,12 +22,13 @@ from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
 from tests.builders import (
+    ACCOUNTS,
     AMOUNT_KES,
     ASKED_BY,
-    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
     RECEIPT,
+    TIMES,
     a_callback,
     a_context,
     a_due,
@@ -41,7 +42,6 @@ from tests.builders import (
 )
 from tests.case_tables import for_each
 from tests.decisions import asked_by, event_of, noted
-from tests.unit.test_submit import TERMS as SUBMIT_TERMS
 
 D, S, V = Disposition, Stage, Verdict
 OPEN = [S.AWAITING_RESULT, S.IN_DOUBT]
@@ -73,7 +73,7 @@ def answered(
     """What Daraja's answer to our first question does to `payment`."""
     asked = an_inquiry(1, at=NOW - MINUTE)
     evidence = evidence_of(asked, has_message=True, claims_success=True, **known)
-    change = answering(PAYMENT_ID, 1, report, (), INQUIRY_TERMS)
+    change = answering(PAYMENT_ID, 1, report, (), TIMES)
     return change.decide(payment, a_context(evidence=evidence, receipts_of_others=receipts_of_others))
 
 
@@ -137,7 +137,7 @@ def test_one_that_was_never_sent_as_far_as_we_know_is_held_for_a_person() -> Non
 @pytest.mark.parametrize("stage", [S.SUBMITTING, S.IN_DOUBT])
 def test_one_that_is_proved_unsent_while_a_success_waits_is_held_for_a_person(stage: Stage) -> None:
     """A worker's late proof that nothing was written must not have it sent: somebody says that it was paid."""
-    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), Unreachable(), SUBMIT_TERMS)
+    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), Unreachable(), TIMES, ACCOUNTS)
     payment = a_payment(stage=stage)
     for claims_success in (True, False):
         context = a_context(evidence=evidence_of(has_message=claims_success, claims_success=claims_success))
@@ -260,7 +260,7 @@ def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(receipts: tup
 
 
 def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> None:
-    change = answering(PAYMENT_ID, 1, STATUS_PAID, (), INQUIRY_TERMS)
+    change = answering(PAYMENT_ID, 1, STATUS_PAID, (), TIMES)
     context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), receipt_is_anothers=True)
     decision = change.decide(a_due(), context)
     assert (payment_of(decision).stage, decision.disposition) == (S.IN_DOUBT, D.RECEIPT_OF_ANOTHER_PAYMENT)
@@ -293,7 +293,7 @@ def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: S
 def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
     """Three answers without a result, long after the window."""
     silent = [an_inquiry(n, V.NO_RESULT, at=NOW - timedelta(minutes=10 - n)) for n in range(1, 4)]
-    change = answering(PAYMENT_ID, 4, a_report(Word.UNDECIDED, verdict=V.NO_RESULT), (), INQUIRY_TERMS)
+    change = answering(PAYMENT_ID, 4, a_report(Word.UNDECIDED, verdict=V.NO_RESULT), (), TIMES)
     for claims_success, expected in ((True, S.IN_DOUBT), (False, S.FAILED)):
         known = evidence_of(*silent, an_inquiry(4, at=NOW), claims_success=claims_success)
         assert payment_of(change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))).stage is expected
@@ -304,7 +304,7 @@ def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
 
 def next_question(payment: Payment, *inquiries: Inquiry, **known: Any) -> timedelta | None:
     """How long after this question the next one comes, or None where this is the last."""
-    decision = asking(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context(evidence=evidence_of(*inquiries, **known)))
+    decision = asking(PAYMENT_ID, TIMES, ACCOUNTS).decide(payment, a_context(evidence=evidence_of(*inquiries, **known)))
     assert asked_by(decision) is not None
     due = payment_of(decision).next_step_at
     return None if due is None else due - NOW
@@ -339,6 +339,6 @@ def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None
     since = waiting(since=timedelta(minutes=30))
     payment = a_due()
     assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
-    asked = asking(PAYMENT_ID, INQUIRY_TERMS)
+    asked = asking(PAYMENT_ID, TIMES, ACCOUNTS)
     decision = asked.decide(payment, a_context(evidence=evidence_of(*ago(*range(19, 9, -1)), **since)))
     assert payment_of(decision).needs_review

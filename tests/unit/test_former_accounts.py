@@ -21,11 +21,12 @@ from domain.payment import Payment
 from domain.report import Word
 from domain.stages import Stage
 from tests.builders import (
+    ACCOUNTS,
     AN_ACCOUNT,
     ASKED_BY,
-    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
+    TIMES,
     a_callback,
     a_context,
     a_due,
@@ -88,8 +89,8 @@ def test_only_the_account_of_every_send_may_send_again(
         )
     payment = a_due(attempts=attempts)
     evidence = Evidence() if is_busy else not_found_twice()
-    assert may_be_resent(payment, evidence, NOW, INQUIRY_TERMS) is is_permitted
-    claimed = resend_claim(PAYMENT_ID, an_attempt_id(50), INQUIRY_TERMS)
+    assert may_be_resent(payment, evidence, NOW, TIMES, ACCOUNTS) is is_permitted
+    claimed = resend_claim(PAYMENT_ID, an_attempt_id(50), TIMES, ACCOUNTS)
     after = claimed.decide(payment, a_context(evidence=evidence)).payment
     assert after is not None
     assert (after.stage is Stage.SUBMITTING) is is_permitted
@@ -98,18 +99,17 @@ def test_only_the_account_of_every_send_may_send_again(
 
 
 def test_a_worker_that_does_not_know_its_account_sends_nothing_again() -> None:
-    terms = replace(INQUIRY_TERMS, accounts={})
-    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, terms)
+    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, TIMES, accounts={})
 
 
 def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> None:
     """The setting was changed and changed back: what the other worker could not find proves nothing."""
     evidence = not_found_twice(of_former_account=True)
-    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, INQUIRY_TERMS)
+    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, TIMES, ACCOUNTS)
 
 
 def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
-    return asking(PAYMENT_ID, INQUIRY_TERMS, is_probe=is_probe).decide(payment, a_context())
+    return asking(PAYMENT_ID, TIMES, ACCOUNTS, is_probe=is_probe).decide(payment, a_context())
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -168,9 +168,9 @@ def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> No
     payment = a_due(Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT))
     asked_at = [NOW - timedelta(minutes=n) for n in range(1, 7)]
     silent = [an_inquiry(n, Verdict.VAGUE, at=at) for n, at in enumerate(asked_at, 1)]
-    assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, INQUIRY_TERMS)
+    assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
     former = [replace(one, of_former_account=True) for one in silent]
-    assert not no_result_is_confirmed(payment, evidence_of(*former), NOW, INQUIRY_TERMS)
+    assert not no_result_is_confirmed(payment, evidence_of(*former), NOW, TIMES)
 
 
 @pytest.mark.parametrize("is_former", [False, True])

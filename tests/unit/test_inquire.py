@@ -18,9 +18,10 @@ from domain.lifecycle.inquire import asking, postponement, watching
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
-    INQUIRY_TERMS,
+    ACCOUNTS,
     NOW,
     PAYMENT_ID,
+    TIMES,
     a_context,
     a_due,
     a_send,
@@ -31,7 +32,6 @@ from tests.case_tables import for_each
 from tests.decisions import asked_by, event_of, noted
 
 V, S = Verdict, Stage
-TERMS = INQUIRY_TERMS
 SECOND = timedelta(seconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
@@ -42,7 +42,7 @@ UNASKABLE = (a_send(Outcome.UNKNOWN, at=SENT_AT),)
 
 
 def asked(payment: Payment | None, *inquiries: Inquiry, is_probe: bool = False, **evidence: Any) -> Decided:
-    change = asking(PAYMENT_ID, TERMS, is_probe=is_probe)
+    change = asking(PAYMENT_ID, TIMES, ACCOUNTS, is_probe=is_probe)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 
@@ -97,7 +97,7 @@ def test_a_question_that_was_asked_a_moment_ago_is_not_asked_again(ago: float, e
 
 def test_the_moment_is_shorter_where_questions_come_faster() -> None:
     """Compressed times, as tests use them."""
-    change = asking(PAYMENT_ID, replace(TERMS, first_after=SECOND))
+    change = asking(PAYMENT_ID, replace(TIMES, inquiry_first_after=SECOND), ACCOUNTS)
     for ago, expected in ((0.9, False), (1, True)):
         evidence = evidence_of(an_inquiry(1, at=NOW - timedelta(seconds=ago)))
         assert (asked_by(change.decide(a_due(), a_context(evidence=evidence))) is not None) is expected
@@ -244,28 +244,28 @@ def test_what_has_no_question_is_not_postponed() -> None:
 
 
 def watched(payment: Payment | None, *, now: Any = NOW, **evidence: Any) -> Decided:
-    return watching(PAYMENT_ID, TERMS).decide(payment, a_context(now=now, evidence=evidence_of(**evidence)))
+    return watching(PAYMENT_ID, TIMES).decide(payment, a_context(now=now, evidence=evidence_of(**evidence)))
 
 
 def test_a_deposit_without_an_id_fails_for_silence_when_its_window_is_over() -> None:
     payment = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
-    decision = watched(payment, now=SENT_AT + TERMS.result_window)
+    decision = watched(payment, now=SENT_AT + TIMES.result_window)
     assert (payment_of(decision).failure, event_of(decision)) == (SILENCE, EventType.FAILED)
-    held = watched(payment, now=SENT_AT + TERMS.result_window, claims_success=True)
+    held = watched(payment, now=SENT_AT + TIMES.result_window, claims_success=True)
     assert payment_of(held).stage is S.IN_DOUBT
 
 
 def test_a_deposit_without_an_id_waits_for_its_window_and_is_then_looked_at() -> None:
     payment = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
     decision = watched(payment, now=SENT_AT + SECOND)
-    assert decision.payment == replace(payment, next_step_at=SENT_AT + TERMS.result_window)
+    assert decision.payment == replace(payment, next_step_at=SENT_AT + TIMES.result_window)
     assert noted(decision) is None
 
 
 def test_a_bill_payment_without_an_id_needs_a_person_once_its_result_should_have_come() -> None:
     payment = a_due(Kind.BILL_PAYMENT, attempts=UNASKABLE)
     decision = watched(payment)
-    assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW + TERMS.interval_max)
+    assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW + TIMES.inquiry_interval_max)
     assert (noted(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
     again = watched(decision.payment)
     assert (noted(again), payment_of(again).stage) == (None, S.IN_DOUBT)

@@ -13,14 +13,14 @@ import pytest
 
 from domain.changes import Change, ChangeResult, Exchange
 from domain.errors import OutcomeUnknown, QueueUnavailable, StoreUnavailable, Throttled, Unreachable
-from domain.inquiry import Evidence, Inquiry, InquiryTerms, Verdict
+from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.kinds import Kind
 from domain.lifecycle.inquire import Asked, Inquirer
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from tests.builders import INQUIRY_TERMS, NOW, PAYMENT_ID, a_context, a_due, an_attempt_id, an_inquiry, evidence_of
+from tests.builders import ACCOUNTS, NOW, PAYMENT_ID, TIMES, a_context, a_due, an_attempt_id, an_inquiry, evidence_of
 from tests.decisions import answered_by, asked_by
 
 NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
@@ -44,7 +44,7 @@ class World:
         self.store_raises: Exception | None = None
         anything: Any = self
         self.inquirer = Inquirer(
-            changes=self, provider=self, submitter=anything, announcer=anything, terms=INQUIRY_TERMS
+            changes=self, provider=self, submitter=anything, announcer=anything, times=TIMES, accounts=ACCOUNTS
         )
 
     async def run(self, *, is_due: bool = True) -> None:
@@ -85,7 +85,7 @@ class World:
     def announce_soon(self, _result: ChangeResult) -> None:
         pass
 
-    async def resend(self, payment_id: UUID, _kind: Kind, _terms: InquiryTerms) -> None:
+    async def resend(self, payment_id: UUID, _kind: Kind) -> None:
         assert payment_id == PAYMENT_ID
         self.did.append("resend")
 

@@ -23,15 +23,14 @@ from domain.inquiry import (
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import ASKED_BY, INQUIRY_TERMS, NOW, a_payment, a_send, an_attempt, an_inquiry, evidence_of
+from tests.builders import ASKED_BY, NOW, TIMES, a_payment, a_send, an_attempt, an_inquiry, evidence_of
 from tests.case_tables import for_each
 
 V = Verdict
-TERMS = INQUIRY_TERMS
 SECOND, INSTANT = timedelta(seconds=1), timedelta(microseconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
-WINDOW_ENDS = SENT_AT + TERMS.result_window
-FIRST_AFTER = TERMS.first_after
+WINDOW_ENDS = SENT_AT + TIMES.result_window
+FIRST_AFTER = TIMES.inquiry_first_after
 
 
 def a_sent(kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = True, **overrides: Any) -> Payment:
@@ -82,13 +81,13 @@ def test_an_answer_to_what_was_never_asked_is_no_answer() -> None:
     ("asked", "seconds"), [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (20, 300), (10_000, 300)]
 )
 def test_the_wait_for_the_next_question_doubles_up_to_the_ceiling(asked: int, seconds: int) -> None:
-    assert wait_after(asked, TERMS) == timedelta(seconds=seconds)
+    assert wait_after(asked, TIMES) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("asked", [0, 1, 9])
 def test_a_ceiling_below_the_first_wait_lowers_nothing(asked: int) -> None:
     """Settings may say so; asking more often than at first was meant by nobody."""
-    assert wait_after(asked, replace(TERMS, interval_max=SECOND)) == FIRST_AFTER
+    assert wait_after(asked, replace(TIMES, inquiry_interval_max=SECOND)) == FIRST_AFTER
 
 
 @pytest.mark.parametrize(
@@ -96,16 +95,16 @@ def test_a_ceiling_below_the_first_wait_lowers_nothing(asked: int) -> None:
     [
         ((), NOW - timedelta(seconds=10)),  # its creation
         ((a_send(at=SENT_AT),), SENT_AT),
-        ((a_send(None, at=SENT_AT, ended=False),), SENT_AT + TERMS.lease),
+        ((a_send(None, at=SENT_AT, ended=False),), SENT_AT + TIMES.lease),
         ((a_send(at=SENT_AT), a_send(number=2, at=SENT_AT + SECOND)), SENT_AT + SECOND),
         ((a_send(at=SENT_AT + SECOND), a_send(number=2, at=SENT_AT)), SENT_AT + SECOND),
-        ((a_send(at=SENT_AT), a_send(None, number=2, at=SENT_AT, ended=False)), SENT_AT + TERMS.lease),
+        ((a_send(at=SENT_AT), a_send(None, number=2, at=SENT_AT, ended=False)), SENT_AT + TIMES.lease),
         # nothing left with that one
         ((a_send(at=SENT_AT), a_send(Outcome.NOT_ACTED, number=2, at=NOW)), SENT_AT),
     ],
 )
 def test_the_last_send_left_before_its_attempt_or_its_lease_ended(attempts: Any, expected: datetime) -> None:
-    assert last_sent_at(a_payment(stage=Stage.IN_DOUBT, attempts=attempts), TERMS) == expected
+    assert last_sent_at(a_payment(stage=Stage.IN_DOUBT, attempts=attempts), TIMES) == expected
 
 
 # --- a deposit's silence ------------------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ def answers(*verdicts: Verdict | None, start: datetime = WINDOW_ENDS, gap: timed
 
 def is_confirmed(inquiries: list[Inquiry], payment: Payment | None = None, *, now: datetime = NOW, **more: Any) -> bool:
     evidence = evidence_of(*inquiries, **more)
-    return no_result_is_confirmed(payment or a_sent(Kind.DEPOSIT), evidence, now, TERMS)
+    return no_result_is_confirmed(payment or a_sent(Kind.DEPOSIT), evidence, now, TIMES)
 
 
 SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
@@ -237,7 +236,7 @@ def asked(times: int) -> list[Inquiry]:
 @for_each("kind", Kind)
 @for_each(("times", "expected"), [(0, False), (9, False), (10, True), (50, True)])
 def test_asked_ten_times_in_vain_a_payment_needs_a_person(kind: Kind, times: int, expected: bool) -> None:
-    assert needs_a_person(a_sent(kind), evidence_of(*asked(times)), NOW, TERMS) is expected
+    assert needs_a_person(a_sent(kind), evidence_of(*asked(times)), NOW, TIMES) is expected
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
@@ -246,15 +245,15 @@ def test_what_cannot_be_asked_about_needs_a_person_once_its_callback_should_have
     kind: Kind, early: timedelta, expected: bool
 ) -> None:
     payment = a_sent(kind, Stage.IN_DOUBT, askable=False)
-    assert needs_a_person(payment, evidence_of(), SENT_AT + TERMS.interval_max - early, TERMS) is expected
+    assert needs_a_person(payment, evidence_of(), SENT_AT + TIMES.inquiry_interval_max - early, TIMES) is expected
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_only_what_is_awaited_or_in_doubt_and_not_flagged_yet_needs_a_person(stage: Stage) -> None:
     evidence = evidence_of(*asked(10))
     expected = stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
-    assert needs_a_person(a_sent(Kind.WITHDRAWAL, stage), evidence, NOW, TERMS) is expected
-    assert not needs_a_person(a_sent(Kind.WITHDRAWAL, stage, needs_review=True), evidence, NOW, TERMS)
+    assert needs_a_person(a_sent(Kind.WITHDRAWAL, stage), evidence, NOW, TIMES) is expected
+    assert not needs_a_person(a_sent(Kind.WITHDRAWAL, stage, needs_review=True), evidence, NOW, TIMES)
 
 
 # --- second looks -------------------------------------------------------------------------------------------------
@@ -305,4 +304,4 @@ def test_what_cannot_be_asked_about_and_what_succeeded_gets_no_second_look() -> 
 
 def test_an_attempt_from_before_times_were_kept_counts_from_the_creation() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN),))
-    assert last_sent_at(payment, TERMS) == payment.created_at
+    assert last_sent_at(payment, TIMES) == payment.created_at

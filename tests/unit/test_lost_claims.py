@@ -15,10 +15,21 @@ from domain.kinds import Kind
 from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import AN_ACCOUNT, NOW, PAYMENT_ID, a_context, a_payment, an_attempt, an_attempt_id, an_attempting
+from tests.builders import (
+    ACCOUNTS,
+    AN_ACCOUNT,
+    NOW,
+    PAYMENT_ID,
+    TIMES,
+    a_context,
+    a_payment,
+    an_attempt,
+    an_attempt_id,
+    an_attempting,
+)
 from tests.case_tables import for_each
 from tests.decisions import noted
-from tests.unit.test_submit import ACKNOWLEDGED, ANSWERS, TERMS, UNKNOWN, answered, payment_of
+from tests.unit.test_submit import ACKNOWLEDGED, ANSWERS, UNKNOWN, answered, payment_of
 
 IDS = frozenset({("conversation_id", "AG_1"), ("originator_conversation_id", "9d20-1")})
 MAY_HAVE_ACTED = [(error, outcome) for error, name, outcome in ANSWERS if not outcome.is_accounted_for]
@@ -88,5 +99,5 @@ def test_after_an_answer_that_fitted_no_claim_no_later_word_makes_it_sendable(ki
     """The newer attempt is proved unsent; the lost one may have acted all the same."""
     payment = lost(kind, Stage.SUBMITTING, None)
     found = payment_of(answered(payment, None, ids=IDS))
-    change = answer_change(PAYMENT_ID, an_attempting(2), frozenset(), Unreachable(), TERMS)
+    change = answer_change(PAYMENT_ID, an_attempting(2), frozenset(), Unreachable(), TIMES, ACCOUNTS)
     assert payment_of(change.decide(found, a_context())).stage is Stage.IN_DOUBT

@@ -28,10 +28,9 @@ from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import asking
 from domain.operations import OPERATION_OF_QUESTION, Operation, Standing, standing_of_answer
 from domain.stages import Stage, Step
-from tests.builders import PAYMENT_ID, a_context, a_due
+from tests.builders import ACCOUNTS, PAYMENT_ID, TIMES, a_context, a_due
 from tests.case_tables import for_each
 from tests.decisions import asked_by, probed_by
-from tests.unit.test_inquire import TERMS
 
 WORKS, NONE = Standing.WORKS, None
 SAID: list[tuple[ProviderError | None, Standing | None]] = [
@@ -88,7 +87,8 @@ def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
     """Also the question that tells whether the breaker may close."""
     payment = a_due(Kind.DEPOSIT)
     assert payment.question is Step.QUERY
-    decided = asking(PAYMENT_ID, TERMS, is_probe=is_probe).decide(payment, a_context(evidence=Evidence(**held)))  # type: ignore[arg-type]
+    context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
+    decided = asking(PAYMENT_ID, TIMES, ACCOUNTS, is_probe=is_probe).decide(payment, context)
     assert (asked_by(decided) is not None, probed_by(decided)) == (is_asked, probe)
     if not is_asked:
         assert decided.payment == payment  # it keeps its due time
@@ -99,4 +99,4 @@ def test_silence_ends_no_deposit_while_its_question_is_held() -> None:
     payment = replace(a_due(Kind.DEPOSIT), stage=Stage.AWAITING_RESULT)
     context = a_context(evidence=Evidence(held_operations=frozenset({Operation.STK_QUERY})))
     late = replace(context, now=context.now + timedelta(days=30))
-    assert asking(PAYMENT_ID, TERMS).decide(payment, late).payment == payment
+    assert asking(PAYMENT_ID, TIMES, ACCOUNTS).decide(payment, late).payment == payment

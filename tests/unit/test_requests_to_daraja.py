@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.adapters.daraja.client import _exchange, call_seconds
+from domain.adapters.daraja.client import _exchange
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.requests import Account, free_text
@@ -260,12 +260,6 @@ def test_a_certificate_without_an_rsa_key_is_refused(tmp_path: Path) -> None:
     file = certificate(ec.generate_private_key(ec.SECP256R1()), tmp_path / "ec.pem")
     with pytest.raises(TypeError):
         security_credential("password", file)
-
-
-@pytest.mark.parametrize("lease", [3, 10, 60, 600])
-def test_one_call_and_the_deadline_before_it_end_within_the_lease(lease: float) -> None:
-    assert lease / 2 + call_seconds(lease) < lease
-    assert call_seconds(lease) <= 15
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -25,15 +26,14 @@ from domain.failures import Failure, FailureReason
 from domain.fence import Attempting
 from domain.inquiry import Inquiry, Verdict
 from domain.kinds import Kind
-from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
     ACCOUNTS,
-    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
+    TIMES,
     a_context,
     a_due,
     a_payment,
@@ -56,18 +56,20 @@ class Sending:
         self.loses_commit = False
         self.answer: Exception | None = None
         self.not_ready: Exception | None = None
-        terms = SubmitTerms(
-            claim=ClaimTerms(lease=INQUIRY_TERMS.lease, accounts=ACCOUNTS),
-            inquiry_first_after=INQUIRY_TERMS.first_after,
-            retry_after=timedelta(seconds=2),
-        )
+        times = replace(TIMES, retry_after=timedelta(seconds=2))
         anything: Any = self
         self.submitter = Submitter(
-            claims=anything, changes=self, provider=self, announcer=anything, terms=terms, clock=lambda: 0.0
+            claims=anything,
+            changes=self,
+            provider=self,
+            announcer=anything,
+            times=times,
+            accounts=ACCOUNTS,
+            clock=lambda: 0.0,
         )
 
     async def run(self) -> None:
-        await self.submitter.resend(PAYMENT_ID, self.payment.kind, INQUIRY_TERMS)
+        await self.submitter.resend(PAYMENT_ID, self.payment.kind)
 
     async def change(self, change: Change) -> ChangeResult:
         if change.reads is Reads.CLAIM:

@@ -15,10 +15,11 @@ from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import (
+    ACCOUNTS,
     EXPIRES_AFTER,
-    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
+    TIMES,
     a_context,
     a_payment,
     a_send,
@@ -30,10 +31,9 @@ from tests.decisions import event_of, noted
 
 V = Verdict
 UNKNOWN, NOT_ACTED, RESENDABLE = Outcome.UNKNOWN, Outcome.NOT_ACTED, Outcome.RESENDABLE
-TERMS = INQUIRY_TERMS
 INSTANT = timedelta(microseconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
-TRUSTED_AT = SENT_AT + TERMS.not_found_trusted_after
+TRUSTED_AT = SENT_AT + TIMES.not_found_trusted_after
 NOT_FOUND = (an_inquiry(1, V.NOT_FOUND, at=TRUSTED_AT), an_inquiry(2, V.NOT_FOUND, at=TRUSTED_AT))
 DAY = EXPIRES_AFTER[Kind.WITHDRAWAL]
 
@@ -57,7 +57,7 @@ def a_withdrawal(**overrides: Any) -> Payment:
 def permitted(
     payment: Payment | None = None, inquiries: tuple[Inquiry, ...] = NOT_FOUND, *, now: datetime = NOW, **evidence: Any
 ) -> bool:
-    return may_be_resent(payment or a_withdrawal(), evidence_of(*inquiries, **evidence), now, TERMS)
+    return may_be_resent(payment or a_withdrawal(), evidence_of(*inquiries, **evidence), now, TIMES, ACCOUNTS)
 
 
 def test_two_trusted_answers_that_daraja_knows_nothing_of_it_permit_another_send() -> None:
@@ -139,7 +139,7 @@ def test_one_answer_is_not_enough(second: Verdict | None) -> None:
 def test_one_inquiry_answered_twice_is_one_answer() -> None:
     evidence = evidence_of(an_inquiry(1, at=TRUSTED_AT))
     twice = evidence.with_answer(1, V.NOT_FOUND, "SFC_IC0003").with_answer(1, V.NOT_FOUND, "SFC_IC0003")
-    assert not may_be_resent(a_withdrawal(), twice, NOW, TERMS)
+    assert not may_be_resent(a_withdrawal(), twice, NOW, TIMES, ACCOUNTS)
 
 
 def test_not_found_is_trusted_only_of_what_was_asked_long_enough_after_the_send() -> None:
@@ -153,14 +153,14 @@ def test_each_further_send_needs_answers_of_its_own() -> None:
     """What was not found before the second send says nothing about it."""
     again = a_withdrawal(attempts=(*sends(UNKNOWN), a_send(UNKNOWN, number=2, at=TRUSTED_AT)))
     assert not permitted(again)
-    later = TRUSTED_AT + TERMS.not_found_trusted_after
+    later = TRUSTED_AT + TIMES.not_found_trusted_after
     assert permitted(again, (*NOT_FOUND, an_inquiry(3, V.NOT_FOUND, at=later), an_inquiry(4, V.NOT_FOUND, at=later)))
 
 
 def test_a_send_whose_worker_never_said_is_taken_to_have_left_when_its_lease_ended() -> None:
     lost = a_withdrawal(attempts=(a_send(None, at=SENT_AT, ended=False),))
     assert not permitted(lost)
-    later = TRUSTED_AT + TERMS.lease
+    later = TRUSTED_AT + TIMES.lease
     assert permitted(lost, tuple(an_inquiry(n, V.NOT_FOUND, at=later) for n in (1, 2)))
 
 
@@ -192,7 +192,7 @@ SECOND_ATTEMPT = an_attempt_id(2)
 
 
 def claimed(payment: Payment | None, inquiries: tuple[Inquiry, ...] = NOT_FOUND, **evidence: Any) -> Decided:
-    change = resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TERMS)
+    change = resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TIMES, ACCOUNTS)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 
@@ -201,13 +201,13 @@ def test_a_permitted_claim_begins_a_numbered_attempt_under_a_lease() -> None:
     after = decision.payment
     assert after is not None
     assert (after.stage, after.attempt_id, after.next_step) == (Stage.SUBMITTING, SECOND_ATTEMPT, Step.END_LEASE)
-    assert after.lease_until == after.next_step_at == NOW + TERMS.lease
+    assert after.lease_until == after.next_step_at == NOW + TIMES.lease
     assert [(attempt.number, attempt.outcome) for attempt in after.attempts] == [(1, UNKNOWN), (2, None)]
     assert (noted(decision), decision.attempt_id, event_of(decision)) == (HistoryEntry.CLAIMED, SECOND_ATTEMPT, None)
 
 
 def test_a_claim_holds_the_brakes_until_its_commit() -> None:
-    assert resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TERMS).reads is Reads.CLAIM
+    assert resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TIMES, ACCOUNTS).reads is Reads.CLAIM
 
 
 FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

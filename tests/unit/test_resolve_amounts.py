@@ -15,7 +15,7 @@ from domain.kinds import Kind
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import AMOUNT_KES, INQUIRY_TERMS, NOW, a_context, a_payment, a_send, an_inquiry, evidence_of
+from tests.builders import AMOUNT_KES, NOW, TIMES, a_context, a_payment, a_send, an_inquiry, evidence_of
 from tests.case_tables import for_each
 from tests.decisions import detail_of
 from tests.unit.test_resolve import LOOKED_AT, NEVER_SENT, OPEN, PAID, UNPAID, WHO, a_flagged, refusal, resolved
@@ -123,7 +123,7 @@ def test_the_window_of_a_deposit_under_way_is_longer() -> None:
 
 def test_the_window_is_that_of_the_worker_s_settings() -> None:
     payment = a_flagged(kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),))
-    longer = replace(INQUIRY_TERMS, result_window=10 * MINUTE)
+    longer = replace(TIMES, result_window=10 * MINUTE)
     change = resolution(payment.id, Resolution(decision=Decision.UNPAID, **WHO), longer)
     with pytest.raises(Exception, match="try again"):
         change.decide(payment, a_context())

@@ -9,10 +9,9 @@ import pytest
 
 from domain.inquiry import Verdict, last_sent_at, no_result_is_confirmed, result_window_ends
 from domain.kinds import Kind
-from tests.builders import INQUIRY_TERMS, a_due, an_inquiry, evidence_of
+from tests.builders import TIMES, a_due, an_inquiry, evidence_of
 
 V = Verdict
-TERMS = INQUIRY_TERMS
 MINUTE = timedelta(minutes=1)
 
 
@@ -32,20 +31,20 @@ def test_still_under_processing_moves_the_end_of_the_window_until_a_quarter_of_a
     under_way_after: tuple[timedelta, ...], ends_after: timedelta
 ) -> None:
     payment = a_due(Kind.DEPOSIT)
-    sent_at = last_sent_at(payment, TERMS)
+    sent_at = last_sent_at(payment, TIMES)
     known = [an_inquiry(n, V.UNDER_WAY, at=sent_at + after) for n, after in enumerate(under_way_after, 1)]
-    assert result_window_ends(payment, evidence_of(*known), TERMS) == sent_at + ends_after
-    longer = replace(TERMS, result_window=20 * MINUTE)
+    assert result_window_ends(payment, evidence_of(*known), TIMES) == sent_at + ends_after
+    longer = replace(TIMES, result_window=20 * MINUTE)
     assert result_window_ends(payment, evidence_of(*known), longer) == sent_at + 20 * MINUTE
 
 
 def test_still_under_processing_ends_no_deposit_before_a_quarter_of_an_hour() -> None:
     payment = a_due(Kind.DEPOSIT)  # sent twenty minutes ago
-    sent_at = last_sent_at(payment, TERMS)
+    sent_at = last_sent_at(payment, TIMES)
 
     def ends(*asked: tuple[Verdict, float], now: float) -> bool:
         known = [an_inquiry(n, verdict, at=sent_at + at * MINUTE) for n, (verdict, at) in enumerate(asked, 1)]
-        return no_result_is_confirmed(payment, evidence_of(*known), sent_at + now * MINUTE, TERMS)
+        return no_result_is_confirmed(payment, evidence_of(*known), sent_at + now * MINUTE, TIMES)
 
     under_way = [(V.UNDER_WAY, float(at)) for at in range(4, 15)]
     assert not ends(*under_way, now=14.9)

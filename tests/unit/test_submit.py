@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,13 +28,13 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.lifecycle.reconcile import lease_expiry
-from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms, answer_change, fact_of_answer
+from domain.lifecycle.record_answer import answer_change, fact_of_answer
 from domain.lifecycle.submit import expiry
 from domain.payment import Payment
 from domain.stages import FactName, Stage
+from domain.times import SHIPPED_TIMES
 from tests.builders import (
     ACCOUNTS,
-    INQUIRY_TERMS,
     NOW,
     PAYMENT_ID,
     a_context,
@@ -47,11 +48,7 @@ from tests.case_tables import for_each
 from tests.decisions import detail_of, event_of, noted
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
-TERMS = SubmitTerms(
-    claim=ClaimTerms(lease=timedelta(seconds=60), accounts=ACCOUNTS),
-    inquiry_first_after=timedelta(seconds=30),
-    retry_after=timedelta(seconds=2),
-)
+TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
 UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
 
 # Each class of answer, the fact that it is, and what came of the attempt (design.md, "What an error from Daraja means").
@@ -86,7 +83,7 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
 
 
 def answered(payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any) -> Decided:
-    return answer_change(PAYMENT_ID, an_attempting(), ids, error, TERMS).decide(payment, a_context(**context))
+    return answer_change(PAYMENT_ID, an_attempting(), ids, error, TIMES, ACCOUNTS).decide(payment, a_context(**context))
 
 
 def payment_of(decision: Decided) -> Payment:
@@ -223,7 +220,7 @@ def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
     """Bounded, and as the exchange has it: masked."""
     attempting = an_attempting()
     attempting.exchanges += [an_exchange("Invalid Access Token", 404), an_exchange("No such account. " * 100)]
-    change = answer_change(PAYMENT_ID, attempting, frozenset(), Refused(NO), TERMS)
+    change = answer_change(PAYMENT_ID, attempting, frozenset(), Refused(NO), TIMES, ACCOUNTS)
     detail = detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
     assert detail["http_status"] == "400"
     assert detail["provider_said"] == ("No such account. " * 100)[:500]
@@ -233,7 +230,7 @@ def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
 def test_the_history_keeps_the_text_of_a_refusal_only(error: ProviderError | None) -> None:
     attempting = an_attempting()
     attempting.exchanges.append(an_exchange("anything"))
-    change = answer_change(PAYMENT_ID, attempting, frozenset(), error, TERMS)
+    change = answer_change(PAYMENT_ID, attempting, frozenset(), error, TIMES, ACCOUNTS)
     assert "provider_said" not in detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
 
 
@@ -244,12 +241,12 @@ def test_an_answer_carries_its_exchanges_into_the_record() -> None:
         http_status=None, answer=None, meaning="OutcomeUnknown",
     )  # fmt: skip
     attempting.exchanges.append(exchange)
-    change = answer_change(PAYMENT_ID, attempting, frozenset(), OutcomeUnknown(), TERMS)
+    change = answer_change(PAYMENT_ID, attempting, frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
     assert change.exchanges == (exchange,)
 
 
 def test_an_answer_for_a_payment_that_is_not_there_leaves_its_exchanges_and_is_not_tried_again() -> None:
-    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), None, TERMS)
+    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), None, TIMES, ACCOUNTS)
     assert change.decide(None, a_context()) == Decided(payment=None)
 
 
@@ -284,7 +281,7 @@ def test_each_kind_has_an_age_of_its_own() -> None:
 
 def test_nothing_is_expired_that_is_not_on_record() -> None:
     assert expiry(PAYMENT_ID).decide(None, a_context()).payment is None
-    assert lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(None, a_context()).payment is None
+    assert lease_expiry(PAYMENT_ID, TIMES).decide(None, a_context()).payment is None
 
 
 @pytest.mark.parametrize(
@@ -292,7 +289,7 @@ def test_nothing_is_expired_that_is_not_on_record() -> None:
 )
 def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expected: Stage) -> None:
     payment = a_payment(stage=Stage.SUBMITTING, lease_until=NOW + timedelta(seconds=lease_left))
-    decision = lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context())
+    decision = lease_expiry(PAYMENT_ID, TIMES).decide(payment, a_context())
     after = payment_of(decision)
     assert after.stage is expected
     assert noted(decision) == (HistoryEntry.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None)
@@ -302,13 +299,13 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
 def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
-    decision = lease_expiry(PAYMENT_ID, INQUIRY_TERMS).decide(payment, a_context())
+    decision = lease_expiry(PAYMENT_ID, TIMES).decide(payment, a_context())
     assert (decision.payment, noted(decision)) == (payment, None)
 
 
 def test_only_a_proof_that_it_was_not_sent_takes_a_flag_away() -> None:
     """Evidence is loaded for that answer alone; another must not read its absence as silence."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
-    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), OutcomeUnknown(), TERMS)
+    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
     assert change.reads is Reads.PAYMENT
     assert payment_of(change.decide(payment, a_context())).needs_review

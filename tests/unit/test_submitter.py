@@ -28,17 +28,13 @@ from domain.failures import Failure, FailureReason
 from domain.fence import Attempting, Fence
 from domain.kinds import Kind
 from domain.lifecycle import record_answer
-from domain.lifecycle.record_answer import ClaimTerms, SubmitTerms
 from domain.lifecycle.submit import Due, Submitter
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
+from domain.times import SHIPPED_TIMES
 from tests.builders import NOW, a_context, a_payment
 
-TERMS = SubmitTerms(
-    claim=ClaimTerms(lease=timedelta(seconds=60)),
-    inquiry_first_after=timedelta(seconds=30),
-    retry_after=timedelta(seconds=2),
-)
+TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
 IDS: ProviderIds = frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_1")})
 
 
@@ -65,7 +61,13 @@ class World:
         self.fence: Fence | None = None
         anything: Any = self
         self.submitter = Submitter(
-            claims=anything, changes=self, provider=anything, announcer=anything, terms=TERMS, clock=lambda: self.clock
+            claims=anything,
+            changes=self,
+            provider=anything,
+            announcer=anything,
+            times=TIMES,
+            accounts={},
+            clock=lambda: self.clock,
         )
 
     async def run(self) -> None:
@@ -77,7 +79,7 @@ class World:
         is_expired = self.payment.expires_at <= NOW
         return Due(payment_id=payment_id, kind=self.payment.kind, stage=self.payment.stage, is_expired=is_expired)
 
-    async def claim(self, _payment_id: UUID, attempt_id: UUID, **_terms: object) -> Payment | None:
+    async def claim(self, _payment_id: UUID, attempt_id: UUID, **_how: object) -> Payment | None:
         self.did.append("claim")
         self.on_claim()
         assert self.payment is not None

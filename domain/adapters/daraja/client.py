@@ -50,14 +50,6 @@ _ANSWER_CHARACTERS_KEPT = 2000
 NO_ANSWER = Report(word=Word.UNDECIDED, verdict=Verdict.NO_ANSWER)
 
 
-def call_seconds(lease_seconds: float) -> float:
-    """The longest that one call may take, from the lease (design.md, rule 10)."""
-    seconds = min(15.0, lease_seconds / 3)
-    # A send that passes the fence at the last moment, half a lease after the claim, still ends within the lease.
-    assert lease_seconds / 2 + seconds < lease_seconds  # noqa: S101 - a sum that must hold, where it is defined
-    return seconds
-
-
 class DarajaClient:
     """Submits payments and asks about them. Knows nothing of stages: it reports what Daraja said, or what an error means."""
 

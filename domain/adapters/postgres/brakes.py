@@ -21,8 +21,9 @@ from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
 from domain.adapters.postgres.locks import TAKE_BRAKES, TAKE_BRAKES_SHARED
 from domain.errors import StoreUnavailable
 from domain.kinds import RULES
-from domain.operations import COOL_DOWN_MAX, OPERATION_OF_QUESTION, Operation
+from domain.operations import OPERATION_OF_QUESTION, Operation
 from domain.stages import Stage, Step
+from domain.times import OPERATION_COOL_DOWN_MAX
 
 KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
@@ -64,8 +65,8 @@ ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged)
 
 # What a probe does to its row: the next cool-down begins, twice as long.
 _PROBED = f"""probes = probes + 1, probed_at = now(),
-        cool_down = least(cool_down * 2, interval '{COOL_DOWN_MAX.total_seconds():.0f} seconds'),
-        probe_at = now() + least(cool_down * 2, interval '{COOL_DOWN_MAX.total_seconds():.0f} seconds')"""
+        cool_down = least(cool_down * 2, interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds'),
+        probe_at = now() + least(cool_down * 2, interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds')"""
 
 # Pieces for the claim of `free` payments. Whoever engages a brake waits for the claim's COMMIT, and so knows of every claim
 # before it; FOR SHARE, because a statement that waited for its turn would otherwise read the brakes as they were before.

@@ -11,8 +11,9 @@ from domain.account import SendAccount
 from domain.adapters.settings.worker import WorkerSettings
 from domain.kinds import Kind
 from domain.stages import Step
+from domain.times import SHIPPED_TIMES, Times
 from tests.case_tables import for_each
-from workers.main import _accounts, _budgets, _claim_terms, _inquiry_terms
+from workers.main import _accounts, _budgets, _times
 
 ACCOUNT: dict[str, Any] = {
     "daraja_base_url": "https://api.example",
@@ -56,18 +57,30 @@ def test_each_kind_of_question_has_its_budget_and_one_setting_sets_both(
     assert per_minute(**settings) == expected
 
 
-def test_each_time_of_asking_is_its_setting() -> None:
+def test_each_time_is_its_setting() -> None:
     settings = WorkerSettings.model_construct(
         inquiry_first_after_seconds=1,
         inquiry_interval_max_seconds=2,
         deposit_result_window_seconds=3,
         not_found_trusted_after_seconds=4,
         submitting_lease_seconds=5,
+        breaker_cool_down_seconds=6,
+        operation_cool_down_seconds=7,
         **ACCOUNT,
     )
-    terms = _inquiry_terms(settings, _claim_terms(settings))
-    times = (terms.first_after, terms.interval_max, terms.result_window, terms.not_found_trusted_after, terms.lease)
-    assert times == tuple(timedelta(seconds=seconds) for seconds in (1, 2, 3, 4, 5))
+    assert _times(settings) == Times(
+        inquiry_first_after=timedelta(seconds=1),
+        inquiry_interval_max=timedelta(seconds=2),
+        result_window=timedelta(seconds=3),
+        not_found_trusted_after=timedelta(seconds=4),
+        lease=timedelta(seconds=5),
+        breaker_cool_down=timedelta(seconds=6),
+        operation_cool_down=timedelta(seconds=7),
+    )
+
+
+def test_the_shipped_times_are_the_settings_defaults() -> None:
+    assert _times(WorkerSettings.model_construct(**ACCOUNT)) == SHIPPED_TIMES
 
 
 def accounts_of(**changed: Any) -> dict[Kind, SendAccount]:
