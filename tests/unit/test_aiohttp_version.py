@@ -11,6 +11,7 @@ from aiohttp import web
 from packaging.requirements import Requirement
 
 from domain.adapters.aiohttp_version import TESTED_FIRST, TESTED_LAST, require_tested_aiohttp
+from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.settings.errors import SettingsError
 from gateway.edge.connections import Connections
 from gateway.edge.serving import listening
@@ -60,3 +61,10 @@ async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPa
             pass
     release_port(port)
     assert started == []
+
+
+async def test_no_request_goes_to_daraja_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fence before the first byte rests on aiohttp's order of writing, and on a private part of its connector."""
+    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
+    with pytest.raises(SettingsError, match=r"aiohttp 3\.15\.0"):
+        daraja_session(connections_max=1)

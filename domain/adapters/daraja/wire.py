@@ -23,6 +23,7 @@ import aiohttp
 import structlog
 from aiohttp.client_proto import ResponseHandler
 
+from domain.adapters.aiohttp_version import require_tested_aiohttp
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.fence import Fence
 
@@ -194,6 +195,7 @@ def _unacknowledged_bytes(file: int | None) -> int:
 
 def _watch_lines(connector: aiohttp.TCPConnector) -> None:
     """Makes the connector's connections `_Line`s. aiohttp has no public way: its own attribute is replaced."""
+    require_tested_aiohttp()
     if not hasattr(connector, "_factory"):
         raise RuntimeError(
             "this aiohttp makes its connections in another way: domain/adapters/daraja/wire.py must follow"
