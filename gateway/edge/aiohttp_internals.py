@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum
 from typing import Any, cast
 
-from aiohttp import hdrs, http_parser, web
+from aiohttp import http_parser, web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.hdrs import EXPECT
 from aiohttp.http import RawRequestMessage
 from aiohttp.typedefs import Middleware
 
@@ -132,17 +133,19 @@ class ServerConnection(web.RequestHandler):
         super().data_received(data)
         if self._request_count > count:
             self.since, self._has_head_begun = self._loop.time(), False
-            self._break_bodies_off()
+            if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+                self._break_bodies_off()
         elif self._waiter is not None and not self._waiter.done() and data and not self._has_head_begun:
             self.since, self._has_head_begun = self._loop.time(), True
-        is_lingering = self._waiter is None and self._current_request is None  # what comes now is read and dropped
-        if self._wire_bytes > self._wire_bytes_max and not is_lingering:
+        if self._wire_bytes > self._wire_bytes_max and not self._is_lingering():
             self.refuse_bytes()
+
+    def _is_lingering(self) -> bool:
+        """Whether the answer is out, and what still comes of the body is read and dropped."""
+        return self._waiter is None and self._current_request is None
 
     def _break_bodies_off(self) -> None:
         """After bytes that are no HTTP nothing follows: who waits for the rest of a body gets an error at once."""
-        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
-            return
         bodies = [body for message, body in self._messages if isinstance(message, RawRequestMessage)]
         if self._current_request is not None:
             bodies.append(self._current_request.content)
@@ -204,10 +207,11 @@ class _Router(web.UrlDispatcher):
     def __init__(self, answer_expectation: AnswerExpectation) -> None:
         super().__init__()
         self._answer_expectation = answer_expectation
+        self._resolve = super().resolve  # each request pays for a step here
 
     def resolve(self, request: web.Request) -> Coroutine[Any, Any, web.UrlMappingMatchInfo]:
-        match = super().resolve(request)
-        return self._with_expectation(match) if hdrs.EXPECT in request.headers else match
+        match = self._resolve(request)
+        return self._with_expectation(match) if EXPECT in request.headers else match
 
     async def _with_expectation(
         self, resolving: Coroutine[Any, Any, web.UrlMappingMatchInfo]
