@@ -1,4 +1,4 @@
-"""Everything that goes wrong on purpose. HTTP is not known here; `gateway/problems.py` maps these in one table.
+"""Everything that goes wrong on purpose. HTTP is not known here; `gateway/edge/problems.py` maps these in one table.
 
 PaymentServiceError
 ├── RequestRefused                 the caller must change something

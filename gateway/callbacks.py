@@ -31,9 +31,9 @@ from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.load import ADDRESS_AT_HAND_MAX, CALLBACKS_AT_HAND_MAX, Load, count_for
 from gateway.edge.plain_http import answer_expectation, refuse_odd_http
+from gateway.edge.problems import answer_with_statuses
+from gateway.edge.requests import read_bytes
 from gateway.health import Health
-from gateway.problems import answer_with_statuses
-from gateway.requests import read_bytes
 from gateway.resources import Resources
 from gateway.sources import is_allowed, source_address
 

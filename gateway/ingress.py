@@ -33,18 +33,18 @@ from domain.policy import Policy, charges, may_see, require_permission
 from domain.values import Caller
 from domain.views import public_entry, public_payment
 from gateway import routes
-from gateway.auth import TokenVerifier
+from gateway.auth.keys import KeySet
+from gateway.auth.verifier import TokenVerifier
 from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.cors import allow_origins
-from gateway.edge.line import Line
 from gateway.edge.load import INGRESS_AT_HAND_MAX, Load, count_for
 from gateway.edge.plain_http import answer_expectation, refuse_escapes, refuse_odd_http, route_pattern
+from gateway.edge.problems import answer_with_problems
+from gateway.edge.read_queue import ReadQueue
+from gateway.edge.requests import BODY_BYTES_MAX, idempotency_key, read_json
 from gateway.health import Health
-from gateway.keys import KeySet
 from gateway.openapi.document import document
-from gateway.problems import answer_with_problems
-from gateway.requests import BODY_BYTES_MAX, idempotency_key, read_json
 from gateway.resources import HEALTH_ROUTES, Resources
 from gateway.schemas.bodies import payment_request
 from gateway.schemas.queries import (
@@ -80,7 +80,7 @@ class Ingress:
     replays: Replays
     feed: Feed
     epochs: Epochs
-    line: Line
+    reads: ReadQueue
 
     def accepts(self, kind: Kind) -> Handler:
         """The handler of POST for one kind of payment."""
@@ -143,7 +143,7 @@ class Ingress:
             self.resources.announcer.announce_soon(result)
             return result
 
-        result = await self.line.finish(cancel_and_announce)
+        result = await self.reads.finish(cancel_and_announce)
         payment = result.decided.payment
         assert payment is not None  # noqa: S101 - cancel raises where there is none
         return _view(payment, caller)
@@ -152,7 +152,7 @@ class Ingress:
         """GET /v1/payments"""
         caller = await self._welcome(request)
         parameters = query(PageParameters, request.query)
-        payments = await self.line.run(lambda: self.resources.reading.page(page_query(parameters, caller)))
+        payments = await self.reads.run(lambda: self.resources.reading.page(page_query(parameters, caller)))
         items, has_more = payments[: parameters.limit], len(payments) > parameters.limit
         return _ok(
             {
@@ -167,7 +167,7 @@ class Ingress:
         parameters = query(HistoryParameters, request.query)
         payment = await self._own_payment(request, caller)
         after = history_position(parameters, payment)
-        rows = await self.line.run(
+        rows = await self.reads.run(
             lambda: self.resources.reading.history(payment.id, after=after, limit=parameters.limit + 1)
         )
         items, has_more = rows[: parameters.limit], len(rows) > parameters.limit
@@ -191,7 +191,7 @@ class Ingress:
                 raise InvalidRequest([FieldError("?after", OF_ANOTHER_LIFE)])
             return await self.feed.page(after=after.position, limit=parameters.limit, owner=owner)
 
-        found = await self.line.run(page)
+        found = await self.reads.run(page)
         cursor = feed_cursor(FeedPlace(found[-1].position, found[-1].mark) if found else after)
         # The bodies were fixed when their facts were: they are not rendered again.
         items = ",".join(event.body for event in found)
@@ -212,7 +212,7 @@ class Ingress:
 
     async def _own_payment(self, request: web.Request, caller: Caller) -> Payment:
         payment_id = _payment_id(request)
-        payment = await self.line.run(lambda: self.resources.reading.payment(payment_id))
+        payment = await self.reads.run(lambda: self.resources.reading.payment(payment_id))
         if payment is None or not may_see(caller, payment):
             raise PaymentNotFound
         return payment
@@ -300,7 +300,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         replays=Replays(resources.redis),
         feed=Feed(resources.database),
         epochs=Epochs(resources.database),
-        line=Line(
+        reads=ReadQueue(
             at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES), patience_seconds=POOL_WAIT_SECONDS
         ),
     )
@@ -308,8 +308,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         INGRESS_AT_HAND_MAX,
         is_counted=lambda request: route_pattern(request) not in (*HEALTH_ROUTES, routes.DOCUMENT.path),
     )
-    # Those of health read the record past the line.
-    finish_health = ingress.line.finishing(lambda request: route_pattern(request) in HEALTH_ROUTES)
+    # Those of health read the record past the queue.
+    finish_health = ingress.reads.finishing(lambda request: route_pattern(request) in HEALTH_ROUTES)
     app = make_application(
         middlewares=[answer_with_problems, refuse_odd_http, refuse_escapes, load.middleware, finish_health],
         body_bytes_max=BODY_BYTES_MAX,
@@ -321,7 +321,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         if keys is not None:
             await keys.start()
         yield
-        await ingress.line.drain()
+        await ingress.reads.drain()
         await ingress.accepting.drain()
         if keys is not None:
             await keys.close()

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from domain import errors
 from domain.kinds import Kind
+from gateway.edge.problems import HTTP_PROBLEMS, PROBLEMS, Problem
 from gateway.openapi import views
-from gateway.problems import HTTP_PROBLEMS, PROBLEMS, Problem
 from gateway.schemas import SCHEMAS
 from gateway.schemas.kind_schema import Body
 from gateway.schemas.queries import (

@@ -1,1 +1,1 @@
-"""What every peer meets before a handler does: how connections are held, which HTTP is taken, and how much at once."""
+"""HTTP as every peer meets it: connections, which HTTP is read, how much at once, reading a request, answering an error."""

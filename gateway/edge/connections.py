@@ -18,7 +18,7 @@ from domain.adapters import observability
 from domain.errors import BodyBroken
 from gateway.edge.aiohttp_internals import Awaited, ServerConnection, UnroutedResponse
 from gateway.edge.answers import AccessLog
-from gateway.problems import PROBLEMS, told
+from gateway.edge.problems import PROBLEMS, told
 
 # A head is one or two packets; the slowest phone sends them within a retransmission or two of each other.
 HEAD_SECONDS = 10.0

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from domain.adapters import observability
 from domain.errors import Overloaded
-from gateway.problems import Handler
+from gateway.edge.problems import Handler
 
 # A caller that is alone can have half of these places (see `Load`), and 1,000 must be able to wait before any is turned
 # away (interface.md). A pool of ten connections to Postgres answers as many in a few seconds, which is as long as callers

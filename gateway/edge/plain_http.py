@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from gateway.edge.answers import ROUTE
-from gateway.problems import Handler
+from gateway.edge.problems import Handler
 
 # Proxies add a dozen headers, a token has at most 7 KiB; 100 KiB of them is somebody trying something.
 HEAD_BYTES_MAX = 32 * 1024

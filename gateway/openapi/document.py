@@ -18,11 +18,11 @@ from pydantic_core import core_schema
 
 from domain.idempotency import KEY_LENGTH_MAX, VISIBLE_ASCII
 from domain.policy import Meter
+from gateway.edge.problems import BUG, Problem, told
+from gateway.edge.requests import BODY_BYTES_MAX
 from gateway.fields import as_schema
 from gateway.openapi import views
 from gateway.openapi.examples import answer_examples, body_examples, problem_example
-from gateway.problems import BUG, Problem, told
-from gateway.requests import BODY_BYTES_MAX
 from gateway.routes import CANCEL_PAYMENT, LIST_EVENTS, READ_HISTORY, READ_PAYMENT, ROUTES, Route, Said
 from gateway.schemas.kind_schema import EXAMPLE_ID, EXAMPLE_KEY
 

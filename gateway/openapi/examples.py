@@ -20,7 +20,7 @@ from domain.policy import Meter
 from domain.stages import Stage
 from domain.views import event_body, public_payment, timestamp
 from gateway.cursors import FeedPlace, feed_cursor
-from gateway.problems import PROBLEMS, Problem, members, told
+from gateway.edge.problems import PROBLEMS, Problem, members, told
 from gateway.schemas import SCHEMAS
 from gateway.schemas.deposit import DEPOSIT_EXAMPLE
 from gateway.schemas.kind_schema import EXAMPLE_CREATED_AT, EXAMPLE_ID

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwt
 
 from domain.errors import UnknownKey
-from gateway.auth import TokenVerifier
-from gateway.keys import KeySet
+from gateway.auth.keys import KeySet
+from gateway.auth.verifier import TokenVerifier
 
 ISSUER = "https://project.example/auth/v1"
 SECRET = "only-the-tests-use-this-secret-of-many-characters"

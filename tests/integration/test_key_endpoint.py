@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-import gateway.keys
+import gateway.auth.keys
 from domain.errors import KeysUnavailable
-from gateway.keys import KeySet
+from gateway.auth.keys import KeySet
 from tests.integration.keys import Issuer, an_issuer, jwk
 
 Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -153,7 +153,7 @@ async def fails(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str,
     before, asked = metric("fetches_total", result=result), len(endpoint.paths)
     with monkeypatch.context() as patch:
         if fault in {"hangs", "drips", "drips its head"}:
-            patch.setattr(gateway.keys, "FETCH_SECONDS_MAX", 0.2)
+            patch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.2)
         said = await ask
     assert (metric("fetches_total", result=result) - before, endpoint.paths[asked:]) == (1, ["/keys"])
     return said
@@ -174,7 +174,7 @@ async def test_the_last_good_set_serves_for_a_day(
     with pytest.raises(KeysUnavailable):
         await fails(endpoint, monkeypatch, fault, endpoint.knows("first"))
     endpoint.script = says(answer(GOOD_SET))
-    endpoint.now += gateway.keys.RETRY_AFTER_SECONDS
+    endpoint.now += gateway.auth.keys.RETRY_AFTER_SECONDS
     assert await endpoint.knows("first")
     assert (metric("age_seconds"), endpoint.keys.generation) == (0, generation)
 
@@ -194,7 +194,7 @@ async def test_without_a_set_nobody_is_called_a_forger(
     with pytest.raises(KeysUnavailable):
         await endpoint.knows("first")
     endpoint.script = says(answer(GOOD_SET))
-    endpoint.now += gateway.keys.FIRST_RETRY_AFTER_SECONDS
+    endpoint.now += gateway.auth.keys.FIRST_RETRY_AFTER_SECONDS
     assert await endpoint.knows("first")
 
 

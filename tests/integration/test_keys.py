@@ -8,10 +8,10 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-import gateway.auth
-import gateway.keys
+import gateway.auth.keys
+import gateway.auth.verifier
 from domain.errors import KeysUnavailable, Unauthenticated
-from gateway.auth import LEEWAY_SECONDS, VERIFIED_FOR_SECONDS, TokenVerifier
+from gateway.auth.verifier import LEEWAY_SECONDS, VERIFIED_FOR_SECONDS, TokenVerifier
 from tests.integration.keys import ISSUER, SECRET, Issuer, an_issuer, jwk, rsa_jwk, token
 
 
@@ -32,7 +32,7 @@ async def test_without_any_set_nobody_is_refused(issuer: Issuer) -> None:
         assert await issuer.subject(by_secret) == "user"
     assert (issuer.keys.is_loaded, issuer.keys.age_seconds, issuer.fetches) == (False, None, 1)
     issuer.answer = None
-    issuer.now += gateway.keys.FIRST_RETRY_AFTER_SECONDS
+    issuer.now += gateway.auth.keys.FIRST_RETRY_AFTER_SECONDS
     assert await issuer.subject(token("first")) == "user"
     assert (issuer.keys.is_loaded, issuer.keys.age_seconds, issuer.keys.generation) == (True, 0, 1)
 
@@ -96,7 +96,7 @@ async def test_kid_that_could_not_be_looked_up_is_tried_again(issuer: Issuer) ->
 
 async def test_memory_for_missing_kids_is_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up kids do not fill the memory: the oldest are forgotten, and very long ones never kept."""
-    monkeypatch.setattr(gateway.keys, "MISSING_KIDS_MAX", 3)
+    monkeypatch.setattr(gateway.auth.keys, "MISSING_KIDS_MAX", 3)
     for kid in [*"abcde", "k" * 300]:
         assert not await issuer.knows(kid)
         issuer.now += 12.001
@@ -160,7 +160,7 @@ async def test_verified_token_is_remembered_within_limits(
     """A verified token is not checked again for five minutes or until it expires, and then it is."""
     good = token("first", exp=issuer.now + lifetime)
     await issuer.subject(good)
-    monkeypatch.setattr(gateway.auth, "jwt", None)  # from now on every check fails
+    monkeypatch.setattr(gateway.auth.verifier, "jwt", None)  # from now on every check fails
     issuer.now += believed - 1
     assert await issuer.subject(good) == "user"
     issuer.now += 1
@@ -170,11 +170,11 @@ async def test_verified_token_is_remembered_within_limits(
 
 async def test_remembered_tokens_are_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more tokens than the limit the least recently used are forgotten."""
-    monkeypatch.setattr(gateway.auth, "VERIFIED_TOKENS_MAX", 2)
+    monkeypatch.setattr(gateway.auth.verifier, "VERIFIED_TOKENS_MAX", 2)
     tokens = [token("first", sub=f"user-{number}") for number in range(3)]
     for number in (0, 1, 0, 2):
         await issuer.subject(tokens[number])
-    monkeypatch.setattr(gateway.auth, "jwt", None)
+    monkeypatch.setattr(gateway.auth.verifier, "jwt", None)
     assert [await issuer.subject(tokens[number]) for number in (0, 2)] == ["user-0", "user-2"]
     with pytest.raises(Unauthenticated):
         await issuer.subject(tokens[1])
@@ -199,10 +199,10 @@ async def test_hanging_endpoint_holds_nobody(issuer: Issuer, monkeypatch: pytest
     """A fetch has a time limit; after it failed, known keys are answered while the next one still hangs."""
     await issuer.keys.start()
     issuer.is_open.clear()
-    monkeypatch.setattr(gateway.keys, "FETCH_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.05)
     issuer.now += 600
     assert await issuer.knows("first")
-    monkeypatch.setattr(gateway.keys, "FETCH_SECONDS_MAX", 60)
+    monkeypatch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 60)
     issuer.now += 20
     assert await issuer.knows("first")
     assert issuer.keys._fetching is not None
@@ -210,7 +210,7 @@ async def test_hanging_endpoint_holds_nobody(issuer: Issuer, monkeypatch: pytest
 
 async def test_set_is_refreshed_without_callers(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the background a set older than five minutes is fetched again; another set is another generation."""
-    monkeypatch.setattr(gateway.keys, "_TICK_SECONDS", 0.001)
+    monkeypatch.setattr(gateway.auth.keys, "_TICK_SECONDS", 0.001)
     await issuer.keys.start()
     for added, generation in (([], 1), ([jwk("second")], 2)):
         issuer.jwks += added
@@ -304,7 +304,7 @@ async def test_proxies_do_not_choose_our_keys(issuer: Issuer, monkeypatch: pytes
 
 async def test_flood_of_forgeries_displaces_nobody(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forged token costs one check of a signature, and takes no place among those that were verified."""
-    monkeypatch.setattr(gateway.auth, "VERIFIED_TOKENS_MAX", 3)
+    monkeypatch.setattr(gateway.auth.verifier, "VERIFIED_TOKENS_MAX", 3)
     good = [token("first", sub=f"user-{number}") for number in range(3)]
     forged = [token("other", header_kid="first", sub=f"user-{number}") for number in range(100)]
     for text in good:

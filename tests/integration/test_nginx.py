@@ -23,7 +23,7 @@ from yarl import URL
 
 from domain.callback_address import address
 from domain.errors import Unavailable
-from gateway.problems import problem_of, told
+from gateway.edge.problems import problem_of, told
 from tests.integration.conftest import PATIENCE_SECONDS, new_id, until
 from tests.stack.databases import connection
 from tests.stack.lending import Lending

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from gateway import requests
-from gateway.edge import connections, serving
+from gateway.edge import connections, requests, serving
 from gateway.edge.connections import Connections
 from gateway.edge.plain_http import refuse_odd_http
+from gateway.edge.problems import answer_with_problems
+from gateway.edge.requests import read_bytes
 from gateway.edge.serving import listening
-from gateway.problems import answer_with_problems
-from gateway.requests import read_bytes
 from tests.integration.conftest import PATIENCE_SECONDS, until
 from tests.stack.ports import release_port, reserve_port
 

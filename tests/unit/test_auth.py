@@ -25,8 +25,8 @@ from structlog.testing import capture_logs
 
 from domain.errors import NotPermitted, Unauthenticated
 from domain.values import Caller, Role
-from gateway.auth import LEEWAY_SECONDS, TokenVerifier
-from gateway.keys import KeySet
+from gateway.auth.keys import KeySet
+from gateway.auth.verifier import LEEWAY_SECONDS, TokenVerifier
 
 Signer = Callable[[bytes], bytes]
 BACKENDS: Any = jose.backends

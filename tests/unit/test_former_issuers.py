@@ -12,7 +12,7 @@ from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.web import IngressSettings
 from domain.errors import Unauthenticated
 from domain.values import Caller, Role
-from gateway.auth import TokenVerifier
+from gateway.auth.verifier import TokenVerifier
 
 _SECRET = "only-the-tests-use-this-secret-of-many-characters"
 _FIRST, _NOW = "https://first.example/auth/v1", "https://now.example/auth/v1"

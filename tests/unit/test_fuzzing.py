@@ -43,7 +43,7 @@ from domain.kinds import Kind
 from domain.report import Report, Word
 from domain.values import is_receipt, storable_text
 from gateway import cursors
-from gateway.requests import read_json
+from gateway.edge.requests import read_json
 from gateway.schemas import queries
 from gateway.sources import is_allowed, source_address
 from tests.builders import PAYMENT_ID, a_payment

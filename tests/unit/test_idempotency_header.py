@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from domain.errors import IdempotencyKeyInvalid, IdempotencyKeyMissing
-from gateway.requests import idempotency_key
+from gateway.edge.requests import idempotency_key
 from tests.case_tables import for_each
 
 OURS, STANDARD = "X-Idempotency-Key", "Idempotency-Key"

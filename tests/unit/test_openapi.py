@@ -20,9 +20,9 @@ from domain.failures import FailureReason
 from domain.kinds import Kind
 from domain.stages import Stage
 from domain.values import Purpose
+from gateway.edge.problems import HTTP_PROBLEMS, PROBLEMS
 from gateway.ingress import ingress_app
 from gateway.openapi.document import VERSION, document
-from gateway.problems import HTTP_PROBLEMS, PROBLEMS
 from tests.case_tables import for_each
 from tests.described import Described
 

@@ -23,7 +23,7 @@ from domain.errors import (
     ResolutionRefused,
     Unavailable,
 )
-from gateway.problems import PROBLEMS, answer_with_problems, problem_of
+from gateway.edge.problems import PROBLEMS, answer_with_problems, problem_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

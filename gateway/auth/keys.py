@@ -19,7 +19,7 @@ import structlog
 
 from domain.adapters import observability
 from domain.errors import KeysUnavailable, UnknownKey
-from gateway.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
+from gateway.auth.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 
 # A real set is a few keys of 200 to 400 bytes; more is not a key set.
 BODY_BYTES_MAX = 64 * 1024

@@ -26,8 +26,8 @@ from jose.exceptions import ExpiredSignatureError, JWKError
 from domain.adapters.strict_json import parse
 from domain.errors import NotPermitted, Unauthenticated
 from domain.values import Caller, Role
-from gateway.jwks import KID_LENGTH_MAX, base64url
-from gateway.keys import KeySet
+from gateway.auth.jwks import KID_LENGTH_MAX, base64url
+from gateway.auth.keys import KeySet
 
 # Supabase's tokens are about 1 KiB; the rest is room for custom claims. Less than the 8,190 bytes that aiohttp takes
 # for a header, so that a token which is somewhat too long is told so.

@@ -1,4 +1,4 @@
-"""The line of requests that read the record. A request whose client has disconnected leaves it."""
+"""The queue of requests that read the record. A request whose client has disconnected leaves it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from domain.errors import StoreUnavailable
-from gateway.problems import Handler
+from gateway.edge.problems import Handler
 
 Result = TypeVar("Result")
 
 
-class Line:
+class ReadQueue:
     """Work in order of arrival, `at_once` together.
 
-    A cancelled request leaves the line. Work that has begun goes on to its end: PostgreSQL may obey a cancellation late,
+    A cancelled request leaves the queue. Work that has begun goes on to its end: PostgreSQL may obey a cancellation late,
     and then it hits the statement of the connection's next user.
     """
 

@@ -1,4 +1,4 @@
-"""The line of reads: a request without a client leaves it, and what has begun runs to its end."""
+"""The queue of reads: a request without a client leaves it, and what has begun runs to its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from domain.errors import StoreUnavailable
-from gateway.edge.line import Line
+from gateway.edge.read_queue import ReadQueue
 
 _PATIENCE_SECONDS = 5.0
 
@@ -17,7 +17,7 @@ class Reads:
     """Reads that begin in their turn and end when they are told to."""
 
     def __init__(self, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-        self.line = Line(at_once=1, patience_seconds=patience_seconds)
+        self.queue = ReadQueue(at_once=1, patience_seconds=patience_seconds)
         self.begun: list[str] = []
         self.ended: list[str] = []
         self.may_end = asyncio.Event()
@@ -32,7 +32,7 @@ class Reads:
         return read
 
     async def start(self, name: str) -> asyncio.Task[str]:
-        task = asyncio.create_task(self.line.run(self.work(name)))
+        task = asyncio.create_task(self.queue.run(self.work(name)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return task
@@ -47,7 +47,7 @@ async def test_reads_have_their_turns_in_order_of_arrival() -> None:
     assert reads.begun == ["a", "b", "c"]
 
 
-async def test_a_request_without_a_client_leaves_the_line() -> None:
+async def test_a_request_without_a_client_leaves_the_queue() -> None:
     """It never reads, and it keeps no turn from the one behind it."""
     reads = Reads()
     first, gone, last = [await reads.start(name) for name in ("first", "gone", "last")]
@@ -75,7 +75,7 @@ async def test_a_request_that_waits_too_long_for_its_turn_is_told_to_come_back()
     reads = Reads(patience_seconds=0.01)
     first = await reads.start("first")
     with pytest.raises(StoreUnavailable):
-        await reads.line.run(reads.work("late"))
+        await reads.queue.run(reads.work("late"))
     reads.may_end.set()
     assert await first == "first"
     assert reads.begun == ["first"]
@@ -88,9 +88,9 @@ async def test_an_error_reaches_the_request_and_frees_its_turn() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        await reads.line.run(fail)
+        await reads.queue.run(fail)
     reads.may_end.set()
-    assert await reads.line.run(reads.work("next")) == "next"
+    assert await reads.queue.run(reads.work("next")) == "next"
 
 
 async def test_a_drain_waits_for_reads_whose_clients_are_gone() -> None:
@@ -98,7 +98,7 @@ async def test_a_drain_waits_for_reads_whose_clients_are_gone() -> None:
     task = await reads.start("gone")
     task.cancel()
     await asyncio.sleep(0)
-    draining = asyncio.create_task(reads.line.drain())
+    draining = asyncio.create_task(reads.queue.drain())
     await asyncio.sleep(0)
     assert not draining.done()
     reads.may_end.set()
