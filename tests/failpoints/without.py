@@ -40,8 +40,7 @@ def the_operation(claim: TextClause) -> TextClause:
 
 
 def the_age(claim: TextClause) -> TextClause:
-    age = "payment.created_at > now() - CASE"
-    return _without(claim, age, age.replace("now()", "now() - interval '1000 years'"), times=1)
+    return _without(claim, "payment.expires_at > now()", "true", times=1)
 
 
 def _without(statement: TextClause, condition: str, instead: str, *, times: int) -> TextClause:
