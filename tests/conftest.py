@@ -28,7 +28,7 @@ from tests.stack.starter import Starter
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any-machine")
+settings.register_profile("sample", settings.get_profile("any-machine"), max_examples=30)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,10 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     sampling.add_marks(config)
+    settings.load_profile("sample" if sampling.is_sample(config) else "any-machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    files = sampling.files_of(items)
     sampling.select(config, items)
+    sampling.remember(config, files, items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,7 +3,7 @@
 `make test` plays the sample, `make test-all` the rest, and pytest by itself everything.
 
 * `whole` marks a test that takes long by nature. The sample leaves it out.
-* `shortened` marks one of which the sample plays a short form.
+* `shortened` marks one of which the sample plays a short form. Tests of hypothesis are shortened without a mark.
 * `sampled(n)` marks a test with many cases. The sample plays n of them, drawn by `--sample-seed`.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import is_hypothesis_test
 
 
 class Part(StrEnum):
@@ -30,6 +31,9 @@ class Part(StrEnum):
 
 # Whether a test is the last one of its file in this process, once it is over.
 ENDS_FILE = pytest.StashKey[bool]()
+
+# The files of which tests were collected, and of what is played the file and the name of each test.
+COLLECTED = pytest.StashKey[tuple[set[str], set[tuple[str, str]]]]()
 
 # The folders of tests that mostly wait, the longest first.
 _WAITING = ("soak", "crash", "fuzz", "spec", "integration")
@@ -74,11 +78,30 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        is_in_both = item.get_closest_marker("shortened") is not None
+        is_in_both = item.get_closest_marker("shortened") is not None or _draws_examples(item)
         is_played = is_in_both or (item.nodeid in sample) is (part is Part.SAMPLE)
         (kept if is_played else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = _mixed(kept)
+
+
+def remember(config: pytest.Config, files: set[str], items: list[pytest.Item]) -> None:
+    """So that a test can look at what is played (`COLLECTED`)."""
+    config.stash[COLLECTED] = (files, {(_file(item), item.name.partition("[")[0]) for item in items})
+
+
+def files_of(items: list[pytest.Item]) -> set[str]:
+    """Where the items come from."""
+    return {_file(item) for item in items}
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _draws_examples(item: pytest.Item) -> bool:
+    """Whether it is a test of hypothesis, which draws fewer examples in the sample (`tests/conftest.py`)."""
+    return is_hypothesis_test(getattr(item, "obj", None))
 
 
 def _mixed(items: Sequence[pytest.Item]) -> list[pytest.Item]:

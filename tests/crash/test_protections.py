@@ -11,7 +11,7 @@ from tests.crash.table import Batch
 from tests.failpoints.points import CHECKS
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 async def test_a_promise_holds_by_its_protection(case: Case, lanes: Lanes[Ground, Batch | Case]) -> None:
     """As the product is, the scenario ends well; without the protection it breaks the promise."""
     if not case.without:

@@ -71,6 +71,7 @@ def shared_memory_of(pid: int) -> list[str]:
     return [line for line in lines if line.split()[4] == str(pid)]
 
 
+@pytest.mark.whole  # of the harness: every other test with a server relies on it, and would be red
 class TestPostgres:
     """PostgreSQL from its wheel."""
 
@@ -169,6 +170,7 @@ class TestRedis:
                 await stranger.set("key", "value")
 
 
+@pytest.mark.whole
 class TestNothingIsLeft:
     """Whatever way a program ends, its servers end and their folders go."""
 

@@ -13,6 +13,7 @@ from tests.spec.system import System
 from tests.stack.lending import Lending
 from tests.stack.shape import Shape
 from tests.stack.stack import Stack
+from tests.stack.starter import Starter
 
 # Faster than in life, and without our own limits in the way; everything else is as shipped.
 BRISK: dict[str, str | None] = {
@@ -27,15 +28,16 @@ TIME_SCALE = 0.02
 _OF_ITS_OWN = {"starter", "postgres", "database_url", "release"}
 
 _lending: Lending | None = None
+_starter: Starter | None = None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _stacks_to_borrow(lending: Lending) -> Iterator[None]:
+def _stacks_to_borrow(lending: Lending, starter: Starter) -> Iterator[None]:
     """So that `a_system` can be called anywhere in a test."""
-    global _lending  # noqa: PLW0603 - one for each test process
-    _lending = lending
+    global _lending, _starter  # noqa: PLW0603 - one for each test process
+    _lending, _starter = lending, starter
     yield
-    _lending = None
+    _lending = _starter = None
 
 
 @asynccontextmanager
@@ -48,7 +50,7 @@ async def a_system(*, env: Mapping[str, str | None] | None = None, **options: An
 
 def _a_stack(options: dict[str, Any]) -> AbstractAsyncContextManager[Stack]:
     if _lending is None or options.keys() & _OF_ITS_OWN:
-        return Stack(**options)
+        return Stack(**{"starter": _starter, **options})
     return _lending.stack(Shape(**options))
 
 

@@ -12,7 +12,10 @@ from tests.spec.asking import problem
 from tests.spec.hostile_tokens import GOOD, HEADER_VALUES, HOSTILE, SUBJECT, Forge
 from tests.spec.system import System
 from tests.stack.client import Answer
+from tests.stack.external import GivenPostgres
+from tests.stack.servers import PostgresServer
 from tests.stack.stack import Stack
+from tests.stack.starter import Starter
 
 SECRET = "only-the-tests-use-this-secret-of-many-characters"
 CODES = {401: "unauthenticated", 403: "not_permitted"}
@@ -55,8 +58,9 @@ def repeated(values: list[str], shown: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-async def target() -> AsyncIterator[Target]:
-    stack = Stack(processes=("web",), env={"JWT_SECRET": SECRET})
+async def target(postgres: PostgresServer | GivenPostgres, template: str, starter: Starter) -> AsyncIterator[Target]:
+    env = {"JWT_SECRET": SECRET}
+    stack = Stack(processes=("web",), env=env, postgres=postgres, template=template, starter=starter)
     stack.issuer.add_key("RS256")
     async with stack, System(stack) as system:
         yield Target(system)
