@@ -49,7 +49,7 @@ class Fence:
 
 
 @dataclass(slots=True, kw_only=True)
-class Attempting:
+class OpenAttempt:
     """An attempt under way. The provider adds each exchange with Daraja, for the record."""
 
     attempt_id: UUID

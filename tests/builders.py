@@ -12,7 +12,7 @@ from domain.account import SendAccount
 from domain.attempts import Attempt, IdKind, Outcome
 from domain.changes import Context, StoredCallback
 from domain.failures import Failure, FailureReason
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.inquiry import Evidence, Inquiry, Verdict
 from domain.kinds import RULES, Kind
 from domain.payment import Payment
@@ -173,10 +173,10 @@ def a_caller(role: Role = Role.BACKEND, subject: str = "shop") -> Caller:
     return Caller(issuer="https://project.example/auth/v1", subject=subject, role=role)
 
 
-def an_attempting(number: int = 1, *, clock_at: float = 0.0) -> Attempting:
+def an_open_attempt(number: int = 1, *, clock_at: float = 0.0) -> OpenAttempt:
     """An attempt under way, its fence standing at `clock_at` with 30 s to go."""
     fence = Fence(clock=lambda: clock_at, deadline_seconds=30, is_draining=lambda: False)
-    return Attempting(attempt_id=an_attempt_id(number), fence=fence)
+    return OpenAttempt(attempt_id=an_attempt_id(number), fence=fence)
 
 
 _BACKLOG = """

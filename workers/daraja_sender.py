@@ -17,7 +17,7 @@ from domain.adapters.daraja.client import DarajaClient
 from domain.attempts import ProviderIds
 from domain.errors import DeadlinePassed, Draining, ProviderError, Refused, Throttled, Unreachable
 from domain.failures import FailureReason
-from domain.fence import Attempting
+from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.payment import Payment
 from workers.daraja_access import DarajaAccess, Turns
@@ -43,11 +43,11 @@ class DarajaSender:
         """See `domain.lifecycle.submit.Provider.readied`."""
         return self._access.to_send(kind)
 
-    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+    async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         """See `domain.lifecycle.submit.Provider.submit`."""
         meaning = "acknowledged"
         try:
-            return await self._retrying(attempting)(self._client.submit, payment, attempting)
+            return await self._retrying(open_attempt)(self._client.submit, payment, open_attempt)
         except ProviderError as error:
             meaning = type(error).__name__
             if isinstance(error, Throttled):
@@ -59,10 +59,10 @@ class DarajaSender:
         finally:
             observability.submissions.labels(meaning=meaning).inc()
 
-    def _retrying(self, attempting: Attempting) -> tenacity.AsyncRetrying:
+    def _retrying(self, open_attempt: OpenAttempt) -> tenacity.AsyncRetrying:
         return tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_did_not_happen),
-            stop=tenacity.stop_after_attempt(_TRIES_MAX) | _EndsTooLate(attempting),
+            stop=tenacity.stop_after_attempt(_TRIES_MAX) | _EndsTooLate(open_attempt),
             wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_SECONDS, max=_WAIT_SECONDS_MAX),
             sleep=self._sleep,
             reraise=True,
@@ -83,8 +83,8 @@ def _did_not_happen(error: BaseException) -> bool:
 class _EndsTooLate(tenacity.stop.stop_base):
     """Stops if the next try would come after the attempt's deadline."""
 
-    def __init__(self, attempting: Attempting) -> None:
-        self._fence = attempting.fence
+    def __init__(self, open_attempt: OpenAttempt) -> None:
+        self._fence = open_attempt.fence
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         return retry_state.upcoming_sleep >= self._fence.seconds_left

@@ -46,7 +46,7 @@ _STUCK_LOOKED_FOR_EACH = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class SweepPlan:
     """What a sweep finds at a glance."""
 
     due: Mapping[Step, int]
@@ -62,7 +62,7 @@ class Round:
 class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
-    async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
+    async def look(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
         """What there is to do, at a glance: due steps counted up to `limit`, events that are owed for so long."""
         ...
 
@@ -190,7 +190,7 @@ class Sweeper:
         await self._change_all([lease_expiry(item.payment_id, self._times) for item in due])
         return len(due)
 
-    async def _wake_accepted(self, found: Round) -> int:
+    async def _wake_accepted(self, found: SweepPlan) -> int:
         """As many as there is room for, longest due first. Those that a brake holds are only looked at for their age.
 
         Of a held operation whose cool-down is over one payment is woken: the first to claim probes it.

@@ -30,7 +30,7 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
-from domain.fence import Attempting
+from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
 from domain.operations import Heard, Standing, standing_of_answer
@@ -58,7 +58,7 @@ class Answer:
     """What came of an attempt, as long as only this process knows it."""
 
     payment_id: UUID
-    attempting: Attempting
+    open_attempt: OpenAttempt
     ids: ProviderIds
     error: ProviderError | None
 
@@ -66,7 +66,7 @@ class Answer:
         """For the log, from which a person could enter it by hand."""
         return {
             "payment_id": str(self.payment_id),
-            "attempt_id": str(self.attempting.attempt_id),
+            "attempt_id": str(self.open_attempt.attempt_id),
             "meaning": "acknowledged" if self.error is None else type(self.error).__name__,
             **dict(sorted(self.ids)),
         }
@@ -82,7 +82,7 @@ class AnswerRecorder:
 
     async def record(self, answer: Answer, change: Change) -> None:
         """Stores `answer` by `change`: while Postgres is away, again and again."""
-        attempt_id = answer.attempting.attempt_id
+        attempt_id = answer.open_attempt.attempt_id
         self._unrecorded[attempt_id] = answer
         tries = 0
         while not await self._is_over(answer, change, tries):
@@ -155,7 +155,7 @@ def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
 
 def answer_change(
     payment_id: UUID,
-    attempting: Attempting,
+    open_attempt: OpenAttempt,
     ids: ProviderIds,
     error: ProviderError | None,
     times: Times,
@@ -165,22 +165,22 @@ def answer_change(
 
     `accounts`: by which this worker sends, by kind.
     """
-    fact = fact_of_answer(attempting.attempt_id, error)
+    fact = fact_of_answer(open_attempt.attempt_id, error)
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
             return Decided(payment=None)  # the exchanges are kept
-        if all(attempt.id != attempting.attempt_id for attempt in payment.attempts):
+        if all(attempt.id != open_attempt.attempt_id for attempt in payment.attempts):
             account = accounts.get(payment.kind)
             decided = without_claim(payment, context, fact, account=account, ask_after=times.inquiry_first_after)
             if decided.entry is None:
                 return decided
-            return replace(decided, entry=replace(decided.entry, detail=_detail(error, attempting)), ids=ids)
+            return replace(decided, entry=replace(decided.entry, detail=_detail(error, open_attempt)), ids=ids)
         # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing then, and is asked about.
         is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
-        learned = fact_of_answer(attempting.attempt_id, OutcomeUnknown()) if is_disputed else fact
+        learned = fact_of_answer(open_attempt.attempt_id, OutcomeUnknown()) if is_disputed else fact
         after = payment.after(learned)
-        if payment.stage is Stage.SUBMITTING and payment.attempt_id != attempting.attempt_id:
+        if payment.stage is Stage.SUBMITTING and payment.attempt_id != open_attempt.attempt_id:
             after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
         if is_proved_unsent and not context.evidence.speaks_of_it:
@@ -195,12 +195,12 @@ def answer_change(
             wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, times)
             after = replace(after, next_step_at=context.now + wait)
         is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
-        heard = heard_of_send(payment, attempting.attempt_id, error, times.operation_cool_down)
+        heard = heard_of_send(payment, open_attempt.attempt_id, error, times.operation_cool_down)
         effects = event_effects(payment, after)
         return Decided(
             payment=after,
-            entry=NewEntry.of_fact(learned.name, _detail(error, attempting)) if is_noted else None,
-            attempt_id=attempting.attempt_id,
+            entry=NewEntry.of_fact(learned.name, _detail(error, open_attempt)) if is_noted else None,
+            attempt_id=open_attempt.attempt_id,
             ids=ids,
             effects=effects if heard is None else (*effects, JudgeOperation(heard)),
         )
@@ -209,7 +209,7 @@ def answer_change(
         payment_id=payment_id,
         decide=decide,
         ids=ids,
-        exchanges=tuple(attempting.exchanges),
+        exchanges=tuple(open_attempt.exchanges),
         reads=Reads.EVIDENCE if fact.name in (FactName.NOT_ACTED, FactName.REFUSED) else Reads.PAYMENT,
     )
 
@@ -230,15 +230,15 @@ def _next_step(stage: Stage, error: ProviderError | None, times: Times) -> timed
     return times.retry_after
 
 
-def _detail(error: ProviderError | None, attempting: Attempting) -> dict[str, str]:
+def _detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dict[str, str]:
     if error is None:
         return {}
     detail = {"error": type(error).__name__}
     if error.code:
         detail["provider_code"] = error.code
-    if isinstance(error, Refused) and attempting.exchanges:
+    if isinstance(error, Refused) and open_attempt.exchanges:
         # For people: it may be in an envelope whose code we do not know. The exchange is masked already.
-        last = attempting.exchanges[-1]
+        last = open_attempt.exchanges[-1]
         detail["http_status"] = str(last.http_status)
         detail[PROVIDER_SAID] = (last.answer or "")[:_SAID_CHARACTERS_MAX]
     return detail

@@ -30,7 +30,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import Failure, FailureReason
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.inquiry import may_be_resent
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
@@ -98,7 +98,7 @@ class Provider(Protocol):
         """
         ...
 
-    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+    async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         """Asks Daraja to make the payment; the ids of its acknowledgement. Raises `ProviderError`."""
         ...
 
@@ -210,32 +210,32 @@ class Submitter:
             deadline_seconds=self._times.send_deadline.total_seconds(),
             is_draining=lambda: self._is_draining,
         )
-        attempting = Attempting(attempt_id=attempt_id, fence=fence)
+        open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence)
         try:
             payment = await claim(attempt_id)
         except ClaimUnknown:
             # If it was committed after all, the payment is ours and unsent: given back as soon as Postgres listens.
-            await self._record(Answer(payment_id, attempting, frozenset(), Unreachable()))
+            await self._record(Answer(payment_id, open_attempt, frozenset(), Unreachable()))
             return
         if payment is not None:
-            await self._record(await self._ask(payment, attempting))
+            await self._record(await self._ask(payment, open_attempt))
 
-    async def _ask(self, payment: Payment, attempting: Attempting) -> Answer:
+    async def _ask(self, payment: Payment, open_attempt: OpenAttempt) -> Answer:
         ids: ProviderIds = frozenset()
         error: ProviderError | None = None
         try:
-            ids = await self._provider.submit(payment, attempting)
+            ids = await self._provider.submit(payment, open_attempt)
         except ProviderError as problem:
             error = problem
         except Exception:
             # A bug of ours must not decide about money: what may have been written is asked about.
             log.exception("submission_failed_unexpectedly", payment_id=str(payment.id))
-            error = OutcomeUnknown() if attempting.fence.is_written else Unreachable()
-        return Answer(payment.id, attempting, ids, error)
+            error = OutcomeUnknown() if open_attempt.fence.is_written else Unreachable()
+        return Answer(payment.id, open_attempt, ids, error)
 
     async def _record(self, answer: Answer) -> None:
         change = answer_change(
-            answer.payment_id, answer.attempting, answer.ids, answer.error, self._times, self._accounts
+            answer.payment_id, answer.open_attempt, answer.ids, answer.error, self._times, self._accounts
         )
         await self._recorder.record(answer, change)
 

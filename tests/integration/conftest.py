@@ -30,7 +30,7 @@ from domain.attempts import ProviderIds
 from domain.changes import Change, StoredCallback
 from domain.errors import ProviderError
 from domain.failures import Failure, FailureReason
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.accept import NewPayment
 from domain.lifecycle.record_answer import answer_change
@@ -271,7 +271,7 @@ def acknowledgement(
 ) -> Change:
     """The change of Daraja's synchronous answer to one attempt."""
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
-    return answer_change(payment_id, Attempting(attempt_id=attempt_id, fence=fence), ids, error, TIMES, ACCOUNTS)
+    return answer_change(payment_id, OpenAttempt(attempt_id=attempt_id, fence=fence), ids, error, TIMES, ACCOUNTS)
 
 
 # --- a connection that breaks -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.requests import Account
 from domain.adapters.daraja.token import TokenSource
 from domain.errors import QueueUnavailable
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
@@ -89,10 +89,10 @@ def to_submit(kind: Kind = Kind.DEPOSIT) -> Payment:
 
 def an_attempt(
     *, clock: Callable[[], float] = lambda: 0.0, is_draining: Callable[[], bool] = lambda: False
-) -> Attempting:
+) -> OpenAttempt:
     """An attempt with half a minute left, by a clock that stands unless another is given."""
     fence = Fence(clock=clock, deadline_seconds=30, is_draining=is_draining)
-    return Attempting(attempt_id=new_id(), fence=fence)
+    return OpenAttempt(attempt_id=new_id(), fence=fence)
 
 
 def frozen_after(looks: int) -> Callable[[], float]:

@@ -10,12 +10,12 @@ from uuid import UUID
 from domain.attempts import IdKind, ProviderIds
 from domain.changes import Announcement, Change, ChangeResult
 from domain.errors import StoreUnavailable
-from domain.fence import Attempting
+from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.payment import Payment
 from tests.integration.conftest import Store
 
-Play = Callable[[Payment, Attempting], Awaitable[ProviderIds]]
+Play = Callable[[Payment, OpenAttempt], Awaitable[ProviderIds]]
 
 
 class Provider:
@@ -33,9 +33,9 @@ class Provider:
             raise self.not_ready
         yield
 
-    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+    async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         self.submitted.append(payment.id)
-        return await self.play(payment, attempting)
+        return await self.play(payment, open_attempt)
 
 
 class Bell:
@@ -66,17 +66,17 @@ def an_id(payment: Payment) -> ProviderIds:
     return frozenset({(IdKind.CONVERSATION, f"AG_{payment.id.hex}")})
 
 
-async def acknowledge(payment: Payment, attempting: Attempting) -> ProviderIds:
-    attempting.fence.pass_first_byte()
+async def acknowledge(payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
+    open_attempt.fence.pass_first_byte()
     return an_id(payment)
 
 
 def fails(error: Exception, *, written: bool = True) -> Play:
     """A provider with that trouble, before or after the first byte."""
 
-    async def play(_payment: Payment, attempting: Attempting) -> ProviderIds:
+    async def play(_payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         if written:
-            attempting.fence.pass_first_byte()
+            open_attempt.fence.pass_first_byte()
         raise error
 
     return play
@@ -90,10 +90,10 @@ class Held:
         self.is_asked = asyncio.Event()
         self.may_answer = asyncio.Event()
 
-    async def __call__(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+    async def __call__(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         if self.written:
-            attempting.fence.pass_first_byte()
+            open_attempt.fence.pass_first_byte()
         self.is_asked.set()
         await self.may_answer.wait()
-        attempting.fence.pass_first_byte()
+        open_attempt.fence.pass_first_byte()
         return an_id(payment)

@@ -130,11 +130,11 @@ class TestAnswers:
         self, sender: DarajaSender, simulator: Simulator, kind: Kind, names: set[str]
     ) -> None:
         """And is on record as one exchange."""
-        payment, attempting = to_submit(kind), an_attempt()
-        ids = await sender.submit(payment, attempting)
+        payment, open_attempt = to_submit(kind), an_attempt()
+        ids = await sender.submit(payment, open_attempt)
         assert {name for name, _ in ids} == names
-        assert attempting.fence.is_written
-        (exchange,) = attempting.exchanges
+        assert open_attempt.fence.is_written
+        (exchange,) = open_attempt.exchanges
         assert (exchange.was_written, exchange.http_status, exchange.meaning) == (True, 200, "acknowledged")
         await simulator.idle()
         assert [movement.amount for movement in simulator.ledger.movements] == [payment.amount_kes]
@@ -145,12 +145,12 @@ class TestAnswers:
     ) -> None:
         """It was written, so it is asked once and never again, and is on record."""
         simulator.scenario(scenario, api=APIS[kind])
-        attempting = an_attempt()
+        open_attempt = an_attempt()
         with pytest.raises(ProviderError) as caught:
-            await sender.submit(to_submit(kind), attempting)
+            await sender.submit(to_submit(kind), open_attempt)
         assert type(caught.value) is means
-        assert attempting.fence.is_written
-        (exchange,) = attempting.exchanges
+        assert open_attempt.fence.is_written
+        (exchange,) = open_attempt.exchanges
         assert (exchange.was_written, exchange.meaning) == (True, means.__name__)
         assert simulator.traffic.shown(path="/mpesa/")["count"] == 1
 
@@ -178,10 +178,10 @@ class TestAnswers:
         client = client_of(
             session, simulator.base_url, settings=simulator.settings, shelf=Shelf(None), call_seconds=0.3
         )
-        attempting = an_attempt()
+        open_attempt = an_attempt()
         with pytest.raises(OutcomeUnknown):
-            await client.submit(to_submit(), attempting)
-        assert attempting.fence.is_written
+            await client.submit(to_submit(), open_attempt)
+        assert open_attempt.fence.is_written
 
 
 class TestTokens:
@@ -193,9 +193,9 @@ class TestTokens:
     ) -> None:
         """Both exchanges are on record; money moves once."""
         simulator.scenario("token_expired", times=1)
-        attempting = an_attempt()
-        await sender.submit(to_submit(kind), attempting)
-        assert [exchange.meaning for exchange in attempting.exchanges] == ["TokenRefused", "acknowledged"]
+        open_attempt = an_attempt()
+        await sender.submit(to_submit(kind), open_attempt)
+        assert [exchange.meaning for exchange in open_attempt.exchanges] == ["TokenRefused", "acknowledged"]
         await simulator.idle()
         assert len(simulator.ledger.movements) == 1
 
@@ -204,10 +204,10 @@ class TestTokens:
     ) -> None:
         """The payment goes back, and its operation is held."""
         simulator.scenario("token_expired", times=5)
-        attempting = an_attempt()
+        open_attempt = an_attempt()
         with pytest.raises(ProductRefused):
-            await sender.submit(to_submit(), attempting)
-        assert len(attempting.exchanges) == 2
+            await sender.submit(to_submit(), open_attempt)
+        assert len(open_attempt.exchanges) == 2
 
     @pytest.mark.parametrize(
         "fault", ["html_200", "html_503", "garbage_200", "internal_error_without_acting", "cut_before_acting", "redis"]
@@ -222,10 +222,10 @@ class TestTokens:
             shelf.is_away = True
         else:
             simulator.scenario(fault, api="oauth")
-        attempting = an_attempt()
+        open_attempt = an_attempt()
         with pytest.raises(ProviderError) as caught:
-            await sender.submit(to_submit(BILL), attempting)
-        outcome = fact_of_answer(attempting.attempt_id, caught.value).outcome
+            await sender.submit(to_submit(BILL), open_attempt)
+        outcome = fact_of_answer(open_attempt.attempt_id, caught.value).outcome
         assert outcome is Outcome.NOT_ACTED, repr(caught.value)
 
 
@@ -240,10 +240,10 @@ class TestTheRecord:
         """Though all of them were sent, and Daraja echoes some."""
         if scenario:
             simulator.scenario(scenario, times=1)
-        payment, attempting = to_submit(kind), an_attempt()
-        await sender.submit(payment, attempting)
+        payment, open_attempt = to_submit(kind), an_attempt()
+        await sender.submit(payment, open_attempt)
         sent = json.loads(simulator.traffic.arrivals[-1].raw)
-        kept = json.dumps([(exchange.request, exchange.answer) for exchange in attempting.exchanges])
+        kept = json.dumps([(exchange.request, exchange.answer) for exchange in open_attempt.exchanges])
         operation = RULES[kind].result_operation
         secrets = [
             *(sent[name] for name in ("Password", "SecurityCredential") if name in sent),
@@ -255,7 +255,7 @@ class TestTheRecord:
         assert [secret for secret in secrets if secret in kept] == []
         assert operation in kept
         for name in ("Amount", "PartyA", "CommandID"):
-            assert (name in sent) is (name in attempting.exchanges[0].request)
+            assert (name in sent) is (name in open_attempt.exchanges[0].request)
 
 
 async def stop_listening(simulator: Simulator) -> None:
@@ -280,9 +280,9 @@ class TestNobodyListens:
             await simulator.open_listener()
 
         monkeypatch.setattr(sender, "_sleep", wait)
-        attempting = an_attempt()
-        await sender.submit(to_submit(WITHDRAWAL), attempting)
-        meanings = [(exchange.was_written, exchange.meaning) for exchange in attempting.exchanges]
+        open_attempt = an_attempt()
+        await sender.submit(to_submit(WITHDRAWAL), open_attempt)
+        meanings = [(exchange.was_written, exchange.meaning) for exchange in open_attempt.exchanges]
         assert meanings == [(False, "Unreachable"), (True, "acknowledged")]
         assert len(waits) == 1
 
@@ -292,18 +292,18 @@ class TestNobodyListens:
         """After a few tries."""
         await sender.submit(to_submit(), an_attempt())
         await stop_listening(simulator)
-        attempting = an_attempt()
+        open_attempt = an_attempt()
         with pytest.raises(Unreachable):
-            await sender.submit(to_submit(), attempting)
-        assert not attempting.fence.is_written
-        assert {exchange.was_written for exchange in attempting.exchanges} == {False}
-        assert 1 < len(attempting.exchanges) <= 5
+            await sender.submit(to_submit(), open_attempt)
+        assert not open_attempt.fence.is_written
+        assert {exchange.was_written for exchange in open_attempt.exchanges} == {False}
+        assert 1 < len(open_attempt.exchanges) <= 5
 
     async def test_no_try_begins_past_the_deadline(self, sender: DarajaSender, simulator: Simulator) -> None:
         """Retries pass the same fence."""
         await sender.submit(to_submit(), an_attempt())
         await stop_listening(simulator)
-        attempting = an_attempt(clock=frozen_after(3))
+        open_attempt = an_attempt(clock=frozen_after(3))
         with pytest.raises(Unreachable):
-            await sender.submit(to_submit(), attempting)
-        assert [exchange.meaning for exchange in attempting.exchanges] == ["Unreachable", "DeadlinePassed"]
+            await sender.submit(to_submit(), open_attempt)
+        assert [exchange.meaning for exchange in open_attempt.exchanges] == ["Unreachable", "DeadlinePassed"]

@@ -64,9 +64,9 @@ class TestFence:
     async def test_the_whole_request_leaves_after_the_fence_and_at_once(self, session: aiohttp.ClientSession) -> None:
         """Headers and body are one write: there is no first byte before the body's."""
         async with Wire() as wire:
-            attempting = an_attempt(clock=frozen_after(3))  # long past its deadline right after the first byte
-            await client_of(session, wire.url).submit(to_submit(), attempting)
-            assert attempting.fence.is_written
+            open_attempt = an_attempt(clock=frozen_after(3))  # long past its deadline right after the first byte
+            await client_of(session, wire.url).submit(to_submit(), open_attempt)
+            assert open_attempt.fence.is_written
             assert len(wire.requests) == 1
 
 
@@ -109,9 +109,9 @@ class TestStrangeAnswers:
         """Postgres holds neither NUL nor half a character; an answer that cannot be recorded is an answer lost."""
         answer = http({"errorCode": code, "errorMessage": "x"}, status="400 Bad Request")
         async with Wire(answer) as wire:
-            attempting = an_attempt()
+            open_attempt = an_attempt()
             with pytest.raises(ProviderError) as caught:
-                await client_of(session, wire.url).submit(to_submit(), attempting)
-            for text in (caught.value.code or "", attempting.exchanges[0].answer or ""):
+                await client_of(session, wire.url).submit(to_submit(), open_attempt)
+            for text in (caught.value.code or "", open_attempt.exchanges[0].answer or ""):
                 assert storable_text(text) == text
                 assert len(text) <= 2000

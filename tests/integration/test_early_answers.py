@@ -137,11 +137,11 @@ def asked_about() -> Payment:
 
 async def problem_of(session: aiohttp.ClientSession, server: EarlySpeaker, kind: Kind = Kind.DEPOSIT) -> ProviderError:
     """What a send comes to whose worker stands still at its last look at the clock until the server has spoken."""
-    attempting = an_attempt(clock=look_that_waits(server, number=3))
+    open_attempt = an_attempt(clock=look_that_waits(server, number=3))
     with pytest.raises(ProviderError) as caught:
-        await client_of(session, server.url, call_seconds=5).submit(to_submit(kind), attempting)
-    assert not attempting.fence.is_written
-    assert [exchange.was_written for exchange in attempting.exchanges] == [False]
+        await client_of(session, server.url, call_seconds=5).submit(to_submit(kind), open_attempt)
+    assert not open_attempt.fence.is_written
+    assert [exchange.was_written for exchange in open_attempt.exchanges] == [False]
     return caught.value
 
 
@@ -162,10 +162,10 @@ async def test_what_the_loop_had_read_before_the_first_byte_answers_nothing(
 ) -> None:
     """Also bytes that make no whole message yet."""
     async with EarlySpeaker(EARLY[what], closes=False) as server:
-        attempting = an_attempt()
+        open_attempt = an_attempt()
         with standing_still(server), pytest.raises(Unreachable):
-            await client_of(session, server.url, call_seconds=5).submit(to_submit(), attempting)
-    assert not attempting.fence.is_written
+            await client_of(session, server.url, call_seconds=5).submit(to_submit(), open_attempt)
+    assert not open_attempt.fence.is_written
     assert server.received in ([], [b""])
 
 
@@ -199,10 +199,10 @@ async def test_a_question_has_no_answer_that_was_there_before_it(session: aiohtt
 @pytest.mark.parametrize("what", EARLY)
 async def test_a_token_that_was_there_before_the_request_is_none(session: aiohttp.ClientSession, what: str) -> None:
     async with EarlySpeaker(EARLY[what], closes=True) as server:
-        attempting = an_attempt()
+        open_attempt = an_attempt()
         with standing_still(server), pytest.raises(Unreachable):
-            await client_of(session, server.url, shelf=Shelf(None), call_seconds=5).submit(to_submit(), attempting)
-    assert attempting.exchanges == []
+            await client_of(session, server.url, shelf=Shelf(None), call_seconds=5).submit(to_submit(), open_attempt)
+    assert open_attempt.exchanges == []
     assert server.received in ([], [b""])
 
 
@@ -280,11 +280,11 @@ class TestUnderWay:
     async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind) -> None:
         """Something was written, so it is asked about and not sent again."""
         async with Wire(whole()) as server:
-            attempting = an_attempt()
+            open_attempt = an_attempt()
             with pytest.raises(OutcomeUnknown):
-                await client_of(session, server.url).submit(to_submit(kind), attempting)
-        assert attempting.fence.is_written
-        assert [exchange.was_written for exchange in attempting.exchanges] == [True]
+                await client_of(session, server.url).submit(to_submit(kind), open_attempt)
+        assert open_attempt.fence.is_written
+        assert [exchange.was_written for exchange in open_attempt.exchanges] == [True]
 
     async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession) -> None:
         async with Wire(whole()) as server:

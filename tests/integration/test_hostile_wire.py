@@ -22,7 +22,7 @@ from domain.stages import Stage
 from domain.values import storable_text
 from tests.builders import a_payment, an_attempt
 from tests.integration.daraja import Shelf, client_of, to_submit
-from tests.integration.daraja import an_attempt as an_attempting
+from tests.integration.daraja import an_attempt as an_open_attempt
 from tests.integration.hostile_wire import BODY, CHUNKED, UNUSABLE, USABLE, Hostile, be_silent, drip, head, reset, whole
 
 _MEMORY_BYTES_MAX = 8 * 1024 * 1024
@@ -66,7 +66,7 @@ class TestWholeAnswers:
     @pytest.mark.parametrize("what", USABLE)
     async def test_an_odd_but_whole_answer_is_taken(self, session: aiohttp.ClientSession, what: str) -> None:
         async with Hostile(USABLE[what]) as server:
-            ids = await client_of(session, server.url).submit(to_submit(), an_attempting())
+            ids = await client_of(session, server.url).submit(to_submit(), an_open_attempt())
             assert (IdKind.CHECKOUT_REQUEST, "ws_CO_1") in ids
         async with Hostile(USABLE[what]) as server:
             report = await client_of(session, server.url).ask(asked_about(), 1, [])
@@ -85,12 +85,12 @@ class TestGarbage:
     async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind, what: str) -> None:
         """It was sent once, and may have been taken."""
         async with Hostile(UNUSABLE[what]) as server:
-            attempting = an_attempting()
+            open_attempt = an_open_attempt()
             with pytest.raises(OutcomeUnknown):
-                await client_of(session, server.url).submit(to_submit(kind), attempting)
-            assert attempting.fence.is_written
+                await client_of(session, server.url).submit(to_submit(kind), open_attempt)
+            assert open_attempt.fence.is_written
             assert len(server.requests) == 1
-            assert_storable(attempting.exchanges)
+            assert_storable(open_attempt.exchanges)
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", UNUSABLE)
@@ -108,10 +108,10 @@ class TestGarbage:
     async def test_there_is_no_token_and_nothing_is_sent(self, session: aiohttp.ClientSession, what: str) -> None:
         """Without a token the payment was not sent: that is known, and no doubt."""
         async with Hostile(UNUSABLE[what]) as server:
-            attempting = an_attempting()
+            open_attempt = an_open_attempt()
             with pytest.raises(Unreachable):
-                await client_of(session, server.url, shelf=Shelf(None)).submit(to_submit(), attempting)
-            assert not attempting.fence.is_written
+                await client_of(session, server.url, shelf=Shelf(None)).submit(to_submit(), open_attempt)
+            assert not open_attempt.fence.is_written
             assert all(request.startswith(b"GET ") for request in server.requests)
 
 
@@ -123,9 +123,9 @@ class TestBrokenOff:
     async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, what: str) -> None:
         said, then = BROKEN_OFF[what]
         async with Hostile(said, then) as server:
-            attempting = an_attempting()
+            open_attempt = an_open_attempt()
             with pytest.raises(OutcomeUnknown):
-                await client_of(session, server.url, call_seconds=0.5).submit(to_submit(), attempting)
+                await client_of(session, server.url, call_seconds=0.5).submit(to_submit(), open_attempt)
             assert len(server.requests) == 1
 
     @pytest.mark.sampled(12)
@@ -155,7 +155,7 @@ class TestMemory:
             tracemalloc.start()
             try:
                 with pytest.raises((OutcomeUnknown, Unreachable)):
-                    await client.submit(to_submit(), an_attempting())
+                    await client.submit(to_submit(), an_open_attempt())
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -201,7 +201,7 @@ class TestConnections:
             seen = []
             for number in range(1, 5):
                 try:
-                    ids = dict(await client.submit(to_submit(), an_attempting()))
+                    ids = dict(await client.submit(to_submit(), an_open_attempt()))
                 except OutcomeUnknown:
                     continue
                 seen.append(ids[IdKind.CHECKOUT_REQUEST])

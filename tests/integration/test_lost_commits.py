@@ -10,7 +10,7 @@ from sqlalchemy import text
 from domain.attempts import IdKind, Outcome, ProviderIds
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.record_answer import answer_change
 from domain.stages import Stage, Step
@@ -111,9 +111,9 @@ async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchang
         id=new_id(), attempt_id=attempt_id, api="b2b", request={}, was_written=True, http_status=200,
         answer="{}", meaning="acknowledged",
     )  # fmt: skip
-    attempting = Attempting(attempt_id=attempt_id, fence=fence, exchanges=[exchange])
+    open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence, exchanges=[exchange])
     ids = ids_of(payment_id, Kind.BILL_PAYMENT)
-    result = await store.changing.change(answer_change(payment_id, attempting, ids, None, TIMES, ACCOUNTS))
+    result = await store.changing.change(answer_change(payment_id, open_attempt, ids, None, TIMES, ACCOUNTS))
     assert result.decided.payment is None
     kept = await store.rows("SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1", payment_id)
     assert [row["attempt_id"] for row in kept] == [attempt_id]

@@ -23,7 +23,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import FailureReason
-from domain.fence import Attempting
+from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle import record_answer
 from domain.lifecycle.announce import Announcer
@@ -231,8 +231,8 @@ class TestInterrupted:
         plays = {True: sent, False: unsent}
         payments = {payment_id: number % 2 == 0 for number in range(10) for payment_id in [await store.accepted()]}
 
-        async def play(payment: Payment, attempting: Attempting) -> ProviderIds:
-            return await plays[payments[payment.id]](payment, attempting)
+        async def play(payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
+            return await plays[payments[payment.id]](payment, open_attempt)
 
         provider.play = play
         submitter = a_submitter(store, provider, bell)

@@ -17,7 +17,7 @@ from domain import inquiry as asking
 from domain.adapters.daraja.client import NO_ANSWER
 from domain.attempts import IdKind
 from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.inquiry import Verdict
 from domain.kinds import Kind
 from domain.lifecycle import inquire, reconcile, record_answer, submit
@@ -75,7 +75,7 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
         deadline_seconds=times.lease / 2000,
         is_draining=lambda: drains_at is not None and world.now >= drains_at,
     )
-    attempting = Attempting(attempt_id=attempt_id, fence=fence)
+    open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence)
     yield 0
     before, is_stopped = world.record.payment, world.record.brakes.stop_payouts
     world.record.claim_is_probe = False
@@ -89,9 +89,9 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
     yield 0
     if world.happens(world.chances.claim_is_unknown):
         world.note("claim unknown")
-        yield from _record(world, attempting, Heard(frozenset(), Unreachable()), Answer("unsent"), times)
+        yield from _record(world, open_attempt, Heard(frozenset(), Unreachable()), Answer("unsent"), times)
     elif is_claimed:
-        heard, answer = yield from _send(world, attempting, _account(times), is_probe=is_probe)
+        heard, answer = yield from _send(world, open_attempt, _account(times), is_probe=is_probe)
         yield 0
 
         def lose_claim() -> None:
@@ -101,7 +101,7 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
             if may_lose and world.record.lose(claimed, before, instant(world.now)):
                 world.note("claim lost by the database")
 
-        yield from _record(world, attempting, heard, answer, times, before_write=lose_claim)
+        yield from _record(world, open_attempt, heard, answer, times, before_write=lose_claim)
 
 
 def _account(times: LifeTimes) -> str:
@@ -111,11 +111,11 @@ def _account(times: LifeTimes) -> str:
 
 
 def _send(
-    world: World, attempting: Attempting, account: str, *, is_probe: bool
+    world: World, open_attempt: OpenAttempt, account: str, *, is_probe: bool
 ) -> Generator[int, None, tuple[Heard, Answer]]:
     """`DarajaSender.submit` around `Authorized.call`: tries again only what was not written, and once a new token."""
     tries, tokens_refused = 1, 0
-    fence, unsent = attempting.fence, Answer("unsent")
+    fence, unsent = open_attempt.fence, Answer("unsent")
     while True:
         fence.begin_send()
         try:
@@ -135,7 +135,7 @@ def _send(
             tries += 1
             yield wait
             continue
-        heard, answer = yield from _on_the_wire(world, attempting, account)
+        heard, answer = yield from _on_the_wire(world, open_attempt, account)
         if not isinstance(heard.error, TokenRefused):
             return heard, answer
         if is_probe or (tokens_refused and not world.happens(world.chances.token_is_replaced)):
@@ -146,9 +146,9 @@ def _send(
         tokens_refused = 1
 
 
-def _on_the_wire(world: World, attempting: Attempting, account: str) -> Generator[int, None, tuple[Heard, Answer]]:
+def _on_the_wire(world: World, open_attempt: OpenAttempt, account: str) -> Generator[int, None, tuple[Heard, Answer]]:
     """From the first byte on: what is written arrives whatever becomes of us."""
-    world.watch.first_byte(attempting.attempt_id, world.now)
+    world.watch.first_byte(open_attempt.attempt_id, world.now)
     letter: list[Answer] = []
     if world.happens(world.chances.request_is_lost):
         world.note("request lost")
@@ -176,15 +176,15 @@ def _on_the_wire(world: World, attempting: Attempting, account: str) -> Generato
 
 def _record(
     world: World,
-    attempting: Attempting,
+    open_attempt: OpenAttempt,
     heard: Heard,
     answer: Answer,
     times: LifeTimes,
     *,
     before_write: Callable[[], object] = bool,
 ) -> Flow:
-    change = record_answer.answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.worker, times.accounts)
-    world.watch.heard(attempting.attempt_id, answer.word, answer.first_id, answer.second_id)
+    change = record_answer.answer_change(PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts)
+    world.watch.heard(open_attempt.attempt_id, answer.word, answer.first_id, answer.second_id)
     yield from world.write("answer", change, first=before_write)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.inquire import watching
 from domain.lifecycle.reconcile import lease_expiry
@@ -25,9 +25,9 @@ def _answer(record: Record, attempt: int, answer: Answer, at: int) -> None:
     times = TIMES[record.payment.kind][0]
     heard = answer_heard(record.payment.kind, answer)
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
-    attempting = Attempting(attempt_id=an_attempt_id(attempt), fence=fence)
+    open_attempt = OpenAttempt(attempt_id=an_attempt_id(attempt), fence=fence)
     record.change(
-        answer_change(PAYMENT_ID, attempting, heard.ids, heard.error, times.worker, times.accounts), instant(at)
+        answer_change(PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts), instant(at)
     )
 
 

@@ -25,10 +25,10 @@ from domain.errors import (
     Throttled,
     Unreachable,
 )
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.record_answer import fact_of_answer
-from tests.builders import a_payment, an_attempt_id, an_attempting
+from tests.builders import a_payment, an_attempt_id, an_open_attempt
 
 ACCOUNT = Account(
     shortcode="174379", passkey="p", till=None, payout_shortcode="600988", initiator_name="i",
@@ -77,22 +77,22 @@ class Client(DarajaClient):
         return answer
 
 
-async def problem_of(client: Client, attempting: Attempting | None = None) -> ProviderError:
+async def problem_of(client: Client, open_attempt: OpenAttempt | None = None) -> ProviderError:
     with pytest.raises(ProviderError) as caught:
-        await client.submit(BILL, attempting or an_attempting())
+        await client.submit(BILL, open_attempt or an_open_attempt())
     return caught.value
 
 
 async def test_an_acknowledgement_is_its_ids() -> None:
-    assert await Client(Tokens("one"), ACKNOWLEDGED).submit(BILL, an_attempting()) == {("conversation_id", "AG_1")}
+    assert await Client(Tokens("one"), ACKNOWLEDGED).submit(BILL, an_open_attempt()) == {("conversation_id", "AG_1")}
 
 
 async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> None:
     client = Client(Tokens("one", "two"), INVALID_TOKEN, ACKNOWLEDGED)
-    attempting = an_attempting()
-    await client.submit(BILL, attempting)
+    open_attempt = an_open_attempt()
+    await client.submit(BILL, open_attempt)
     assert client.sent_with == ["one", "two"]
-    assert [exchange.meaning for exchange in attempting.exchanges] == ["TokenRefused", "acknowledged"]
+    assert [exchange.meaning for exchange in open_attempt.exchanges] == ["TokenRefused", "acknowledged"]
 
 
 async def test_a_second_refusal_of_the_token_is_one_of_the_operation() -> None:
@@ -118,7 +118,7 @@ async def test_a_probe_fetches_no_token_and_uses_one_that_others_fetched(
 ) -> None:
     client = Client(Tokens("one", *newer), INVALID_TOKEN, INVALID_TOKEN)
     with pytest.raises(ProductRefused):
-        await client.submit(replace(BILL, is_probe=True), an_attempting())
+        await client.submit(replace(BILL, is_probe=True), an_open_attempt())
     assert client.sent_with == sent_with
 
 
@@ -155,7 +155,7 @@ async def test_of_many_requests_whose_token_was_refused_one_tries_the_new_token_
     has_product: bool, tried_again: int
 ) -> None:
     client = Parallel(has_product=has_product)
-    said = await asyncio.gather(*(client.submit(BILL, an_attempting()) for _ in range(10)), return_exceptions=True)
+    said = await asyncio.gather(*(client.submit(BILL, an_open_attempt()) for _ in range(10)), return_exceptions=True)
     assert client.sent_with == ["one"] * 10 + ["two"] * tried_again
     assert all(isinstance(item, frozenset if has_product else ProductRefused) for item in said)
 
@@ -170,15 +170,17 @@ async def test_past_the_deadline_the_request_is_not_sent_once_more() -> None:
             return await super().after_refusal(refused)
 
     client = Client(Slow("one", "two"), INVALID_TOKEN)
-    assert isinstance(await problem_of(client, Attempting(attempt_id=an_attempt_id(), fence=fence)), DeadlinePassed)
+    assert isinstance(await problem_of(client, OpenAttempt(attempt_id=an_attempt_id(), fence=fence)), DeadlinePassed)
     assert client.sent_with == ["one"]
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), aiohttp.ServerDisconnectedError(), ConnectionResetError()])
 async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(error: Exception) -> None:
-    attempting = an_attempting()
-    assert isinstance(await problem_of(Client(Tokens("one"), error), attempting), OutcomeUnknown)
-    assert [(exchange.was_written, exchange.meaning) for exchange in attempting.exchanges] == [(True, "OutcomeUnknown")]
+    open_attempt = an_open_attempt()
+    assert isinstance(await problem_of(Client(Tokens("one"), error), open_attempt), OutcomeUnknown)
+    assert [(exchange.was_written, exchange.meaning) for exchange in open_attempt.exchanges] == [
+        (True, "OutcomeUnknown")
+    ]
 
 
 class Shelf:

@@ -36,8 +36,8 @@ from tests.builders import (
     a_report,
     an_attempt,
     an_attempt_id,
-    an_attempting,
     an_inquiry,
+    an_open_attempt,
     evidence_of,
 )
 from tests.case_tables import for_each
@@ -137,7 +137,7 @@ def test_one_that_was_never_sent_as_far_as_we_know_is_held_for_a_person() -> Non
 @pytest.mark.parametrize("stage", [S.SUBMITTING, S.IN_DOUBT])
 def test_one_that_is_proved_unsent_while_a_success_waits_is_held_for_a_person(stage: Stage) -> None:
     """A worker's late proof that nothing was written must not have it sent: somebody says that it was paid."""
-    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), Unreachable(), TIMES, ACCOUNTS)
+    change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), Unreachable(), TIMES, ACCOUNTS)
     payment = a_payment(stage=stage)
     for claims_success in (True, False):
         context = a_context(evidence=evidence_of(has_message=claims_success, claims_success=claims_success))

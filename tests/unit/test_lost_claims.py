@@ -25,7 +25,7 @@ from tests.builders import (
     a_payment,
     an_attempt,
     an_attempt_id,
-    an_attempting,
+    an_open_attempt,
 )
 from tests.case_tables import for_each
 from tests.decisions import noted
@@ -99,5 +99,5 @@ def test_after_an_answer_that_fitted_no_claim_no_later_word_makes_it_sendable(ki
     """The newer attempt is proved unsent; the lost one may have acted all the same."""
     payment = lost(kind, Stage.SUBMITTING, None)
     found = payment_of(answered(payment, None, ids=IDS))
-    change = answer_change(PAYMENT_ID, an_attempting(2), frozenset(), Unreachable(), TIMES, ACCOUNTS)
+    change = answer_change(PAYMENT_ID, an_open_attempt(2), frozenset(), Unreachable(), TIMES, ACCOUNTS)
     assert payment_of(change.decide(found, a_context())).stage is Stage.IN_DOUBT

@@ -23,7 +23,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import Failure, FailureReason
-from domain.fence import Attempting
+from domain.fence import OpenAttempt
 from domain.inquiry import Inquiry, Verdict
 from domain.kinds import Kind
 from domain.lifecycle.submit import Submitter
@@ -99,10 +99,10 @@ class Sending:
             raise self.not_ready
         yield
 
-    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
-        attempting.fence.begin_send()
-        attempting.fence.pass_first_byte()
-        self.did.append("send" if payment.attempt_id == attempting.attempt_id else "send what is another's")
+    async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
+        open_attempt.fence.begin_send()
+        open_attempt.fence.pass_first_byte()
+        self.did.append("send" if payment.attempt_id == open_attempt.attempt_id else "send what is another's")
         if self.answer is not None:
             raise self.answer
         return frozenset()

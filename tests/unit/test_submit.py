@@ -41,7 +41,7 @@ from tests.builders import (
     a_payment,
     an_attempt,
     an_attempt_id,
-    an_attempting,
+    an_open_attempt,
     attempts_with,
 )
 from tests.case_tables import for_each
@@ -83,7 +83,9 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
 
 
 def answered(payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any) -> Decided:
-    return answer_change(PAYMENT_ID, an_attempting(), ids, error, TIMES, ACCOUNTS).decide(payment, a_context(**context))
+    return answer_change(PAYMENT_ID, an_open_attempt(), ids, error, TIMES, ACCOUNTS).decide(
+        payment, a_context(**context)
+    )
 
 
 def payment_of(decision: Decided) -> Payment:
@@ -218,9 +220,9 @@ def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
 
 def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
     """Bounded, and as the exchange has it: masked."""
-    attempting = an_attempting()
-    attempting.exchanges += [an_exchange("Invalid Access Token", 404), an_exchange("No such account. " * 100)]
-    change = answer_change(PAYMENT_ID, attempting, frozenset(), Refused(NO), TIMES, ACCOUNTS)
+    open_attempt = an_open_attempt()
+    open_attempt.exchanges += [an_exchange("Invalid Access Token", 404), an_exchange("No such account. " * 100)]
+    change = answer_change(PAYMENT_ID, open_attempt, frozenset(), Refused(NO), TIMES, ACCOUNTS)
     detail = detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
     assert detail["http_status"] == "400"
     assert detail["provider_said"] == ("No such account. " * 100)[:500]
@@ -228,25 +230,25 @@ def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
 
 @pytest.mark.parametrize("error", [OutcomeUnknown(), TokenRefused(), Throttled(), Resendable(), None])
 def test_the_history_keeps_the_text_of_a_refusal_only(error: ProviderError | None) -> None:
-    attempting = an_attempting()
-    attempting.exchanges.append(an_exchange("anything"))
-    change = answer_change(PAYMENT_ID, attempting, frozenset(), error, TIMES, ACCOUNTS)
+    open_attempt = an_open_attempt()
+    open_attempt.exchanges.append(an_exchange("anything"))
+    change = answer_change(PAYMENT_ID, open_attempt, frozenset(), error, TIMES, ACCOUNTS)
     assert "provider_said" not in detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
 
 
 def test_an_answer_carries_its_exchanges_into_the_record() -> None:
-    attempting = an_attempting()
+    open_attempt = an_open_attempt()
     exchange = Exchange(
-        id=an_attempt_id(7), attempt_id=attempting.attempt_id, api="b2c", request={}, was_written=True,
+        id=an_attempt_id(7), attempt_id=open_attempt.attempt_id, api="b2c", request={}, was_written=True,
         http_status=None, answer=None, meaning="OutcomeUnknown",
     )  # fmt: skip
-    attempting.exchanges.append(exchange)
-    change = answer_change(PAYMENT_ID, attempting, frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
+    open_attempt.exchanges.append(exchange)
+    change = answer_change(PAYMENT_ID, open_attempt, frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
     assert change.exchanges == (exchange,)
 
 
 def test_an_answer_for_a_payment_that_is_not_there_leaves_its_exchanges_and_is_not_tried_again() -> None:
-    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), None, TIMES, ACCOUNTS)
+    change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), None, TIMES, ACCOUNTS)
     assert change.decide(None, a_context()) == Decided(payment=None)
 
 
@@ -306,6 +308,6 @@ def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
 def test_only_a_proof_that_it_was_not_sent_takes_a_flag_away() -> None:
     """Evidence is loaded for that answer alone; another must not read its absence as silence."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
-    change = answer_change(PAYMENT_ID, an_attempting(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
+    change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
     assert change.reads is Reads.PAYMENT
     assert payment_of(change.decide(payment, a_context())).needs_review

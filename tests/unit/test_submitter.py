@@ -25,7 +25,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.failures import Failure, FailureReason
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle import record_answer
 from domain.lifecycle.submit import Due, Submitter
@@ -118,11 +118,11 @@ class World:
         finally:
             self.slots_taken -= 1
 
-    async def submit(self, _payment: Payment, attempting: Attempting) -> ProviderIds:
-        self.fence = attempting.fence
-        attempting.fence.begin_send()
+    async def submit(self, _payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
+        self.fence = open_attempt.fence
+        open_attempt.fence.begin_send()
         if self.is_written:
-            attempting.fence.pass_first_byte()
+            open_attempt.fence.pass_first_byte()
             self.did.append("send")
             self.sent.set()
         await self.may_answer.wait()

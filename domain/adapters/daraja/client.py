@@ -34,7 +34,7 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
-from domain.fence import Attempting, Fence
+from domain.fence import Fence, OpenAttempt
 from domain.inquiry import Verdict
 from domain.payment import Payment
 from domain.report import Report, Word
@@ -77,14 +77,14 @@ class DarajaClient:
         """Whatever a send needs and may have to be fetched. Raises ProviderError or QueueUnavailable."""
         await self._tokens.current()
 
-    async def submit(self, payment: Payment, attempting: Attempting) -> ProviderIds:
+    async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         """Sends `payment` once, twice if our token was refused; the ids of the acknowledgement.
 
         Raises the `ProviderError` that says what the money may have done.
         """
         return await self._authorized.call(
             PAGES[payment.kind].api.name,
-            lambda token: self._send(payment, attempting, token),
+            lambda token: self._send(payment, open_attempt, token),
             is_probe=payment.is_probe,
         )
 
@@ -134,11 +134,11 @@ class DarajaClient:
         finally:
             exchanges.append(_exchange(None, api, body, status is not None, status, answer, meaning, token))
 
-    async def _send(self, payment: Payment, attempting: Attempting, token: Token) -> ProviderIds:
+    async def _send(self, payment: Payment, open_attempt: OpenAttempt, token: Token) -> ProviderIds:
         page = PAGES[payment.kind]
         api = page.api
         body = page.request_body(payment, self._account, self._credential, datetime.now(UTC))
-        fence = attempting.fence
+        fence = open_attempt.fence
         fence.begin_send()
         status: int | None = None
         answer: bytes | None = None
@@ -155,8 +155,8 @@ class DarajaClient:
             meaning = type(problem).__name__
             raise problem from error
         finally:
-            attempting.exchanges.append(
-                _exchange(attempting.attempt_id, api, body, fence.is_written, status, answer, meaning, token)
+            open_attempt.exchanges.append(
+                _exchange(open_attempt.attempt_id, api, body, fence.is_written, status, answer, meaning, token)
             )
 
     async def _post(self, api: Api, body: Mapping[str, Any], fence: Fence | None, token: Token) -> tuple[int, bytes]:

@@ -23,7 +23,7 @@ from domain.adapters.postgres.rows import due_from
 from domain.changes import Announcement
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind, kinds_that
-from domain.lifecycle.reconcile import Round
+from domain.lifecycle.reconcile import SweepPlan
 from domain.lifecycle.submit import Due
 from domain.operations import Operation
 from domain.stages import Step
@@ -111,7 +111,7 @@ class Sweeping:
         # Behind no gate of others: what is told to subscribers waits for nothing that moves money, nor the other way round.
         self._recording: Lane[Announcement, None] = Lane(self._record_batch, key=lambda item: item.payment_id)
 
-    async def look(self, *, limit: int, overdue_by: timedelta) -> Round:
+    async def look(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
         """See `domain.lifecycle.reconcile.SweepingStore.look`."""
         parameters = {"steps": [step.value for step in Step], "limit": limit, "overdue_by": overdue_by}
         async with self._database.transaction() as transaction:
@@ -119,7 +119,7 @@ class Sweeping:
                 raise StoreUnavailable  # no step could be taken: told before one costs a question of the budget
             rows = await transaction.rows(_LOOK, parameters)
         engaged = frozenset(rows[0].engaged or ())
-        return Round(
+        return SweepPlan(
             due={Step(row.step): row.due for row in rows},
             owes_events=rows[0].owes_events,
             has_unlisted=rows[0].has_unlisted,
