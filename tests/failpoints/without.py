@@ -54,13 +54,13 @@ def fencing_by_attempt(answer_change: Callable[..., Change]) -> Callable[..., Ch
     """Every answer is taken for one about the payment's present attempt."""
 
     @functools.wraps(answer_change)
-    def unfenced(payment_id: UUID, attempting: Any, *arguments: Any) -> Change:
-        change = answer_change(payment_id, attempting, *arguments)
+    def unfenced(payment_id: UUID, open_attempt: Any, *arguments: Any) -> Change:
+        change = answer_change(payment_id, open_attempt, *arguments)
 
         def decide(payment: Payment | None, context: Context) -> Decided:
             if payment is None:
                 return change.decide(payment, context)
-            decided = change.decide(replace(payment, attempt_id=attempting.attempt_id), context)
+            decided = change.decide(replace(payment, attempt_id=open_attempt.attempt_id), context)
             after = decided.payment
             assert after is not None
             return replace(decided, payment=replace(after, attempt_id=payment.attempt_id))
