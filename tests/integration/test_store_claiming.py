@@ -202,6 +202,14 @@ class TestLostCommit:
             await proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
         assert await claims(store, payment_id) == []
 
+    async def test_a_payment_that_a_person_must_look_at_is_not_claimed(self, store: Store) -> None:
+        flagged = await store.accepted(Kind.WITHDRAWAL)
+        flag = "UPDATE mkwanja.payments SET needs_review = $2 WHERE id = $1"
+        await store.execute(flag, flagged, True)
+        assert await store.claiming.claim(flagged, new_id(), lease=TIMES.lease, account=None) is None
+        await store.execute(flag, flagged, False)
+        assert await store.claiming.claim(flagged, new_id(), lease=TIMES.lease, account=None) is not None
+
 
 class TestPostponing:
     """A payment that could not be readied waits for its turn."""

@@ -120,6 +120,7 @@ async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> 
             while not stop.is_set():
                 payment_ids.append(await system.deposit())
                 payment_ids.append(await system.withdrawal())
+                await asyncio.sleep(0.25)  # some dozens a second are load enough, and each is waited for
 
         load = [asyncio.create_task(pay()) for _ in range(4)]
         await system.eventually(_length_of(payment_ids), lambda count: count >= 20)
