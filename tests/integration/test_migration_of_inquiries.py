@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import pytest
+
 from domain.adapters.postgres.feed import Feed
 from domain.inquiry import Verdict
 from domain.kinds import Kind
@@ -69,6 +71,7 @@ async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fres
     assert await differences(fresh.url) == []
 
 
+@pytest.mark.whole
 async def test_a_release_that_was_taken_back_after_questions_were_answered_can_be_tried_again(fresh: Store) -> None:
     """Their verdicts are gone with the column; the questions are not, nor is the way up."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT)

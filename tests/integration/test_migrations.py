@@ -119,6 +119,7 @@ class TestUpgrade:
         """/readyz compares the database with this number."""
         assert ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head() == REVISION
 
+    @pytest.mark.whole
     async def test_down_to_base_nothing_is_left_and_up_again_everything_is(self, empty: str) -> None:
         """A failed release can be taken back, and tried again."""
         await upgraded(empty)

@@ -213,6 +213,7 @@ def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("flood", ["one key", "one key, other bodies", "many keys", "reads"])
 async def test_a_caller_that_floods_leaves_room_for_the_others(stack: Stack, peers: Peers, flood: str) -> None:
     """However many requests of one caller wait, those of another are all accepted."""

@@ -225,6 +225,7 @@ async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(
     assert len(await hosted.seen_as(claims())) == 2
 
 
+@pytest.mark.whole
 async def test_the_view_goes_with_its_migration_and_comes_back_with_it(hosted: Hosted) -> None:
     await migrated(hosted.url, "downgrade", "0003")
     async with connection(hosted.url) as owner:

@@ -77,6 +77,7 @@ async def _switch_on(system: System) -> None:
     await system.control("POST", "/switches", {"missing_products": []})
 
 
+@pytest.mark.whole
 async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_on(system: System) -> None:
     """Few calls, two tokens, no deposit notices; when the product works again each withdrawal is paid once."""
     await system.scenario("product_missing", api="b2c", params=_LIKE_A_TOKEN)

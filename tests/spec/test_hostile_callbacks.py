@@ -67,6 +67,7 @@ async def _deliver_all(system: System, one: Awaited, bodies: dict[str, tuple[str
         assert stored.get(hashlib.sha256(body).digest()) == body, what
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("api", APIS)
 async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> None:
     """Forged, replayed, swapped, repeated, mistyped, broken, nested or huge: none is believed, and the real result still is."""

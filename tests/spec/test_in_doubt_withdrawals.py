@@ -141,6 +141,7 @@ async def test_what_is_too_old_or_flagged_is_not_sent_again(system: System, chan
     assert await look(system, {"it": payment_id}) == {"it": replace(IN_DOUBT, needs_review="review" in change)}
 
 
+@pytest.mark.whole
 async def test_nothing_is_sent_a_fifth_time(system: System) -> None:
     """Four sends are all: after them the withdrawal is asked about, and after ten questions in vain a person is called."""
     ids = {name: await doubtful(system, "b2c", name) for name in ("cut_before_acting", "system_busy")}

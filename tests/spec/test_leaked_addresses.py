@@ -128,6 +128,7 @@ async def test_what_a_sender_says_of_itself_is_not_where_it_comes_from() -> None
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
 
 
+@pytest.mark.whole
 async def test_an_address_that_leaked_is_no_way_to_fill_the_record_or_to_have_daraja_asked_without_end(
     system: System,
 ) -> None:

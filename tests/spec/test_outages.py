@@ -157,6 +157,7 @@ async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is
     await system.assert_money_agrees([payment_id])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("end", ["restarted", "killed"])
 async def test_postgres_restarted_under_load(system: System, end: str) -> None:
     """Callers who try again with their key all get through, and every payment settles, paid once."""

@@ -148,6 +148,7 @@ async def test_a_backlog_of_one_kind_of_step_keeps_no_other_waiting(system: Syst
         await system.execute(_AT_REST)  # or they would all be paid
 
 
+@pytest.mark.whole
 async def test_finished_payments_cost_a_sweep_nothing(system: System) -> None:
     """Ten thousand of them, and a sweep reads a handful of pages of the index of what is due."""
     payment_id = await begin(system, "b2c", "approve")
