@@ -21,7 +21,7 @@ _RARELY = {"SWEEP_INTERVAL_SECONDS": "60"}
 
 _FIRST_SEND_LOST = ["accepted", "submitting", "in_doubt"]
 _NEVER_LEFT = [*_FIRST_SEND_LOST, "accepted"]
-_PAID_LATER = [*_NEVER_LEFT, "submitting", "awaiting_result", "succeeded"]
+_PAID_LATER = [*_NEVER_LEFT, "submitting", "succeeded"]  # its result may overtake the acknowledgement
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> N
     await system.stack.start_process("worker.4")
     for payment_id in payment_ids:
         assert (await system.settled(payment_id))["status"] == "success"
-        assert await system.stages(payment_id) == _PAID_LATER
+        assert [stage for stage in await system.stages(payment_id) if stage != "awaiting_result"] == _PAID_LATER
         assert len(await system.provider_requests(payment_id)) == 1
     await system.assert_money_agrees(payment_ids)
 

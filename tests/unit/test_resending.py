@@ -12,6 +12,7 @@ from domain.changes import Decided, HistoryEntry, Reads
 from domain.inquiry import Inquiry, Verdict, may_be_resent
 from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim
+from domain.operations import Operation
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import (
@@ -107,6 +108,14 @@ def test_past_its_age_nothing_is_sent_again(early: timedelta, expected: bool) ->
 def test_while_payouts_are_stopped_nothing_is_sent_again() -> None:
     assert not permitted(payouts_are_stopped=True)
     assert not permitted(a_withdrawal(attempts=sends(RESENDABLE)), (), payouts_are_stopped=True)
+
+
+def test_while_its_operation_is_held_only_a_probe_is_sent_again() -> None:
+    own = a_withdrawal().rules.operation
+    others = frozenset(Operation) - {own}
+    assert not permitted(held_operations=frozenset({own}))
+    assert permitted(held_operations=frozenset({own}), probes_due=frozenset({own}))
+    assert permitted(held_operations=others)
 
 
 def test_a_stored_message_of_any_kind_forbids_another_send() -> None:
