@@ -23,6 +23,7 @@ class Operation(StrEnum):
     STK_PUSH = "stk_push"
     B2C = "b2c"
     B2B = "b2b"
+    B2POCHI = "b2pochi"
     STK_QUERY = "stk_query"
     STATUS = "status"
 

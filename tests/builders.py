@@ -34,6 +34,7 @@ _PARTIES: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42"},
     Kind.WITHDRAWAL: {"phone_number": "254711000111", "purpose": Purpose.BUSINESS, "remarks": "March wages"},
     Kind.BILL_PAYMENT: {"paybill": "888880", "account_reference": "PO771", "remarks": "Order 771"},
+    Kind.POCHI_PAYMENT: {"phone_number": "254733000333", "remarks": "Order 772"},
 }
 
 # The attempts that a payment of a stage would have had.
@@ -128,6 +129,7 @@ ASKED_BY: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
     Kind.WITHDRAWAL: {},
     Kind.BILL_PAYMENT: {"originator_conversation_id": "9d20-1"},
+    Kind.POCHI_PAYMENT: {},
 }
 
 

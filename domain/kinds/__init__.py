@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 
 from domain.kinds.bill_payment import BILL_PAYMENT
 from domain.kinds.deposit import DEPOSIT
+from domain.kinds.pochi_payment import POCHI_PAYMENT
 from domain.kinds.rules import PAYMENT_MAX_KES, Default, Kind, KindRules, Reference
 from domain.kinds.withdrawal import WITHDRAWAL
 
 __all__ = ["PAYMENT_MAX_KES", "RULES", "Default", "Kind", "KindRules", "Reference", "kinds_that"]
 
-RULES: Mapping[Kind, KindRules] = {rules.kind: rules for rules in (DEPOSIT, WITHDRAWAL, BILL_PAYMENT)}
+RULES: Mapping[Kind, KindRules] = {rules.kind: rules for rules in (DEPOSIT, WITHDRAWAL, BILL_PAYMENT, POCHI_PAYMENT)}
 
 assert set(RULES) == set(Kind)  # noqa: S101 - a kind without a page stops every process at its start
 

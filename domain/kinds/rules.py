@@ -25,6 +25,7 @@ class Kind(StrEnum):
     DEPOSIT = "deposit"  # a customer pays us: STK push
     WITHDRAWAL = "withdrawal"  # we pay a customer: B2C
     BILL_PAYMENT = "bill_payment"  # we pay a paybill or a till: B2B
+    POCHI_PAYMENT = "pochi_payment"  # we pay a Pochi la Biashara till: B2Pochi
 
 
 class Default(StrEnum):

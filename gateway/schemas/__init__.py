@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from domain.kinds import Kind
-from gateway.schemas import bill_payment, deposit, withdrawal
+from gateway.schemas import bill_payment, deposit, pochi_payment, withdrawal
 from gateway.schemas.kind_schema import KindSchema
 
 SCHEMAS: Mapping[Kind, KindSchema] = {
-    schema.rules.kind: schema for schema in (deposit.SCHEMA, withdrawal.SCHEMA, bill_payment.SCHEMA)
+    schema.rules.kind: schema
+    for schema in (deposit.SCHEMA, withdrawal.SCHEMA, bill_payment.SCHEMA, pochi_payment.SCHEMA)
 }
 
 assert set(SCHEMAS) == set(Kind)  # noqa: S101 - a kind that cannot be sent stops the process at its start

@@ -214,6 +214,8 @@ def a_request(kind: Kind = Kind.DEPOSIT, **changes: Any) -> PaymentRequest:
             values |= {"phone_number": "254722000222", "remarks": "Payment", "purpose": Purpose.BUSINESS}
         case Kind.BILL_PAYMENT:
             values |= {"paybill": "888880", "account_reference": "METER7731", "remarks": "Payment"}
+        case Kind.POCHI_PAYMENT:
+            values |= {"phone_number": "254733000333", "remarks": "Payment"}
     return PaymentRequest(**(values | changes))
 
 

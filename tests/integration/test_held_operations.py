@@ -207,7 +207,7 @@ async def test_payments_of_other_operations_are_claimed_beside_a_probe_and_probe
     await cooled(fresh)
     won = await asyncio.gather(*(claim(fresh, payment_id) for payment_id in waiting))
     assert {payment.kind: payment.is_probe for payment in won if payment} == {
-        Kind.DEPOSIT: False, Kind.WITHDRAWAL: True, Kind.BILL_PAYMENT: False,
+        Kind.DEPOSIT: False, Kind.WITHDRAWAL: True, Kind.BILL_PAYMENT: False, Kind.POCHI_PAYMENT: False,
     }  # fmt: skip
 
 

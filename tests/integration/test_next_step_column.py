@@ -18,7 +18,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.inquiry import Verdict
-from domain.kinds import Kind
+from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.inquire import postponement, watching
 from domain.lifecycle.reconcile import lease_expiry
@@ -50,7 +50,7 @@ from tests.integration.inquiries import (
 )
 
 UNDECIDED = Report(word=Word.UNDECIDED, code="17")
-OPERATION = {Kind.DEPOSIT: "deposit", Kind.WITHDRAWAL: "withdrawal", Kind.BILL_PAYMENT: "bill-payment"}
+OPERATION = {kind: rules.result_operation for kind, rules in RULES.items()}
 
 
 async def step_of(store: Store, payment_id: UUID) -> Step | None:
@@ -68,7 +68,7 @@ def asks(kind: Kind) -> Step:
 
 
 def asks_without_id(kind: Kind) -> Step:
-    return Step.STATUS if kind is Kind.WITHDRAWAL else Step.WATCH
+    return Step.STATUS if RULES[kind].asked_by is None else Step.WATCH
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -117,7 +117,7 @@ async def test_an_id_that_comes_late_opens_a_way_to_ask(store: Store, kind: Kind
     assert await step_of(store, by_answer) is asks_without_id(kind)
     await store.changing.change(acknowledgement(by_answer, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, by_answer) is asks(kind)
-    if kind is not Kind.WITHDRAWAL:
+    if RULES[kind].asked_by is not None:
         by_callback = await in_doubt(store, kind, askable=False)
         report = Report(word=Word.UNDECIDED, code="17", ids=askable_ids(kind))
         await called_back(store, by_callback, OPERATION[kind], report)

@@ -27,7 +27,7 @@ PATHS = {
     "b2b": "/mpesa/b2b/v1/paymentrequest",
     "status": "/mpesa/transactionstatus/v1/query",
 }
-API_OF = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b"}
+API_OF = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b", Kind.POCHI_PAYMENT: "b2pochi"}
 TOKEN_FORMS = list(token_refusals("b2c", "", Identities()))
 PRODUCT_FORMS = [(api, form) for api in PATHS for form in product_refusals(api, Identities())]
 

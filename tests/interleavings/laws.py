@@ -14,7 +14,7 @@ from domain.operations import Heard, Operation, Standing
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import AMOUNT_KES, AN_ACCOUNT
-from tests.interleavings.provider import Daraja, Message
+from tests.interleavings.provider import KEYED, Daraja, Message
 from tests.interleavings.record import Broken, Record, milliseconds
 from tests.interleavings.times import LifeTimes
 
@@ -168,7 +168,7 @@ class Watch:
         open_sends = [send for send in self.sends.values() if send.heard not in _PROOFS]
         if any(send.account != account for send in open_sends):
             raise Broken("sent again by another account, whose use of the id Daraja does not refuse")
-        if self.kind is not Kind.WITHDRAWAL:
+        if self.kind not in KEYED:
             raise Broken("sent again, and there is no key that would hold it to one")
         if len(open_sends) >= _SENDS_MAX:
             raise Broken("sent more than four times")
@@ -322,7 +322,7 @@ def _excuse_for_doubt(payment: Payment, watch: Watch, daraja: Daraja) -> str:
         return "open, for review: paid, and a message names another amount"
     if not daraja.transactions:
         return "open, for review: Daraja has no record of it"
-    if watch.kind is not Kind.WITHDRAWAL and not watch.first_id:
+    if watch.kind not in KEYED and not watch.first_id:
         return "open, for review: no id to ask by"
     if watch.is_of_another_account:
         return "open, for review: the account that sent it is no longer configured"

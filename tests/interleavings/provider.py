@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 
 from tests.interleavings.chances import Chances
 
-DEPOSIT, WITHDRAWAL, BILL_PAYMENT = "deposit", "withdrawal", "bill_payment"
+DEPOSIT, BILL_PAYMENT = "deposit", "bill_payment"
+KEYED = ("withdrawal", "pochi_payment")  # Daraja refuses the second use of their id (daraja.md §4.2, §5)
 
 _SECOND = 1000
 _HALF = 0.5
@@ -144,7 +145,7 @@ class Daraja:
     @property
     def _may_lie(self) -> bool:
         """Only where the id's one use protects what is sent again (§4.2): else no client could survive it."""
-        return self.kind == WITHDRAWAL and not self.forgets_ids
+        return self.kind in KEYED and not self.forgets_ids
 
     def _refuse_second_use(self, own_id: str) -> Answer:
         """At once, or by a result of its own (§4.2, code 15)."""
@@ -161,7 +162,7 @@ class Daraja:
         if own_id and self._of(account) and not self.forgets_ids:
             return self._of(account)[0]
         number = len(self.transactions) + 1
-        first_id = {DEPOSIT: f"ws_CO_{number}", WITHDRAWAL: own_id, BILL_PAYMENT: f"9d20-{number}"}[self.kind]
+        first_id = {DEPOSIT: f"ws_CO_{number}", BILL_PAYMENT: f"9d20-{number}"}.get(self.kind, own_id)
         second_id = f"4c1e-{number}" if self.kind == DEPOSIT else f"AG_{number}"
         lag = self._rng.randrange(1, self._lag_max_ms) if self._random() < self.chances.does_not_find_yet else 0
         taken = Transaction(first_id, second_id, self._timeline.now + lag, account)

@@ -24,7 +24,7 @@ from tests.interleavings import flows, people
 from tests.interleavings.chances import Chances
 from tests.interleavings.clockwork import Clockwork, Flow
 from tests.interleavings.laws import Watch, judge, judge_money
-from tests.interleavings.provider import Answer, Daraja, Message
+from tests.interleavings.provider import KEYED, Answer, Daraja, Message
 from tests.interleavings.reading import callback_of, report_of
 from tests.interleavings.record import Broken, Record, instant, milliseconds
 
@@ -202,7 +202,7 @@ class World(Clockwork):
 
     def lateness(self) -> int:
         """How late a request may arrive. Past what a "not found" is trusted after only where the id protects it."""
-        if self.kind is Kind.WITHDRAWAL and self.daraja.forgets_ids:
+        if self.kind in KEYED and self.daraja.forgets_ids:
             return self.rng.randrange(1, self.times.trusted_after // 2)
         return self.rng.choice(self.times.delays)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from tests.simulator.script import PAYOUTS
 from tests.simulator.shapes import CUT, Identities, Reply, reply
 
 DEAD_ADDRESS = "http://127.0.0.1:9/moved"  # the discard port: nothing listens there
@@ -89,7 +90,7 @@ def invalid_field(field: str, ids: Identities) -> Reply:
 
 def invalid_token(api: str, token: str, ids: Identities) -> Reply:
     """Three statuses for one fact, by API (§1); the payout APIs echo the token."""
-    if api in {"b2c", "b2b"}:
+    if api in PAYOUTS:
         return ids.error(401, "401.002.01", f"Error Occurred - Invalid Access Token - {token}")
     if api == "status":
         return ids.error(400, "400.003.01", "Invalid Access Token")

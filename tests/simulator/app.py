@@ -24,7 +24,7 @@ from tests.simulator.ledger import Ledger
 from tests.simulator.life import Book, Lives
 from tests.simulator.listener import Listener, cut
 from tests.simulator.oauth import Tokens
-from tests.simulator.payouts import B2B, B2C, Initiator
+from tests.simulator.payouts import B2B, B2C, B2Pochi, Initiator
 from tests.simulator.scenarios import Choice, Facts, Match, Rule, Scenarios
 from tests.simulator.settings import Merchant, Vault
 from tests.simulator.shapes import CUT, Identities, Reply
@@ -99,6 +99,14 @@ class Simulator:
             lives=self._lives,
             book=self._book,
         )
+        b2pochi = B2Pochi(
+            merchant=merchant,
+            initiator=self._initiator,
+            switches=switches,
+            ids=ids,
+            lives=self._lives,
+            book=self._book,
+        )
         b2b = B2B(merchant=merchant, initiator=self._initiator, switches=switches, ids=ids, lives=self._lives)
         status = TransactionStatus(
             merchant=merchant,
@@ -114,6 +122,7 @@ class Simulator:
             "/mpesa/stkpushquery/v1/query": self._query,
             "/mpesa/b2c/v3/paymentrequest": b2c,
             "/mpesa/b2b/v1/paymentrequest": b2b,
+            "/mpesa/b2pochi/v1/paymentrequest": b2pochi,
             "/mpesa/transactionstatus/v1/query": status,
         }
 

@@ -5,7 +5,7 @@ amount 249,9NN chooses the scenario for a payment. How one is chosen is in scena
 """
 
 from tests.simulator.inquiries import INQUIRIES
-from tests.simulator.script import ALL, ASYNC, CALLS, PAYMENTS, PAYOUTS, STK, Script, quirk, refusal
+from tests.simulator.script import ALL, ASYNC, B2C_SHAPED, CALLS, PAYMENTS, PAYOUTS, STK, Script, quirk, refusal
 
 APPROVE = Script(
     name="approve",
@@ -30,7 +30,7 @@ OUTCOMES = (
     Script(
         name="duplicate_ocid_async",
         number=34,
-        apis=frozenset({"b2c"}),
+        apis=B2C_SHAPED,
         code=15,
         sentence="Accepted, then result 15: Duplicate OriginatorConversationID.",
     ),
@@ -262,7 +262,7 @@ ANSWERS = (
     refusal("merchant_missing", 29, "500.001.1001 Merchant does not exist.", STK | {"stk_query"}),
     refusal("wrong_credentials", 30, "500.001.1001 Wrong credentials.", STK | {"stk_query"}),
     refusal("subscriber_locked", 31, "500.001.1001 Unable to lock subscriber.", STK),
-    refusal("duplicate_ocid", 33, "500.002.1001 Duplicate, nothing done.", frozenset({"b2c"})),
+    refusal("duplicate_ocid", 33, "500.002.1001 Duplicate, nothing done.", B2C_SHAPED),
     refusal("invalid_request", 35, "400.002.02 for params.field (Amount)."),
     refusal("our_field_refused", 71, "400.002.02 for a field of ours: params.form, else drawn by `seed`.", PAYMENTS),
     refusal(

@@ -35,6 +35,8 @@ OUR_FIELDS: dict[str, Sequence[str]] = {
     "stk": ("CallBackURL", "BusinessShortCode", "Password", "Timestamp", "TransactionType", "PartyB", "Call Back URL"),
     "b2c": ("Initiator", "InitiatorName", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL", "CommandID",
             "OriginatorConversationID"),
+    "b2pochi": ("InitiatorName", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL", "CommandID",
+            "OriginatorConversationID"),
     "b2b": ("Initiator", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL", "SenderIdentifierType",
             "RecieverIdentifierType", "CommandID"),
 }  # fmt: skip

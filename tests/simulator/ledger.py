@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["stk", "b2c", "b2b"]
+Kind = Literal["stk", "b2c", "b2b", "b2pochi"]
 
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Money that moved. `reference` is AccountReference, or OriginatorConversationID for B2C."""
+    """Money that moved. `reference` is AccountReference, or OriginatorConversationID for B2C and B2Pochi."""
 
     reference: str
     kind: Kind

@@ -15,7 +15,7 @@ from tests.simulator.forms import has_special_characters
 from tests.simulator.ledger import Kind, Ledger, Movement
 from tests.simulator.results import message_of
 from tests.simulator.scenarios import Choice, Facts
-from tests.simulator.script import Code
+from tests.simulator.script import B2C_SHAPED, Code
 from tests.simulator.shapes import Identities, iso, nairobi_now, placeholder_receipt
 from tests.simulator.switches import Switches
 
@@ -209,14 +209,14 @@ class Lives:
         """Take a payout from its account: Utility for B2C, Working for B2B (§4.7, §5)."""
         if self._balance(payment) < payment.amount:
             return False
-        if payment.kind == "b2c":
+        if payment.kind in B2C_SHAPED:
             self._switches.utility_balance -= payment.amount
         elif payment.kind == "b2b":
             self._switches.working_balance -= payment.amount
         return True
 
     def _balance(self, payment: Payment) -> int:
-        if payment.kind == "b2c":
+        if payment.kind in B2C_SHAPED:
             return self._switches.utility_balance
         return self._switches.working_balance if payment.kind == "b2b" else payment.amount
 

@@ -1,4 +1,4 @@
-"""Money out: B2C version 3 and B2B (daraja.md §4, §5).
+"""Money out: B2C version 3, B2Pochi and B2B (daraja.md §4, §5).
 
 B2C has a key, OriginatorConversationID, which is used up for good by the first call that carries it. B2B has
 none: every accepted call pays.
@@ -6,6 +6,7 @@ none: every accepted call pays.
 
 from tests.simulator.answers import envelope
 from tests.simulator.catalogue import CATALOGUE
+from tests.simulator.ledger import Kind
 from tests.simulator.life import Book, Lives, Payment
 from tests.simulator.scenarios import Choice, Facts
 from tests.simulator.script import Code
@@ -85,6 +86,8 @@ class B2C:
     """`POST /mpesa/b2c/v3/paymentrequest`."""
 
     api = "b2c"
+    kind: Kind = "b2c"
+    commands: tuple[str, ...] = B2C_COMMANDS
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class B2C:
         reference = required_text(body, "OriginatorConversationID")
         required_text(body, "InitiatorName")
         required_text(body, "SecurityCredential")
-        one_of(body, "CommandID", B2C_COMMANDS)
+        one_of(body, "CommandID", self.commands)
         whole = amount(body)
         payer = shortcode(body, "PartyA")
         party = required_text(body, "PartyB")
@@ -137,7 +140,7 @@ class B2C:
         remarks(body)
         optional_text(body, "Occassion", longest=OCCASION_MAX)
         return Payment(
-            kind="b2c",
+            kind=self.kind,
             originator_id=reference,
             provider_id=self._ids.conversation_id(),
             amount=whole,
@@ -163,6 +166,14 @@ class B2C:
         if payment.amount > AMOUNT_MAX:
             return 3
         return None if MSISDN.fullmatch(payment.party) else "SFC_IC0003"
+
+
+class B2Pochi(B2C):
+    """`POST /mpesa/b2pochi/v1/paymentrequest`: B2C's shape, with an OriginatorConversationID, to a till (§5)."""
+
+    api = "b2pochi"
+    kind = "b2pochi"
+    commands = ("BusinessPayToPochi",)
 
 
 class B2B:

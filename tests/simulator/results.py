@@ -70,7 +70,7 @@ def message_of(payment: Payment, outcome: Outcome) -> tuple[dict[str, object], d
         case "stk":
             # The one thing besides the body that was ever recorded on a callback; no signature (§2.3, §8.2).
             return _stk(payment, outcome), {"BusinessShortCode": payment.payer}
-        case "b2c":
+        case "b2c" | "b2pochi":
             return _b2c(payment, outcome), {}
         case "b2b":
             return _b2b(payment, outcome), {}

@@ -307,7 +307,7 @@ def _magic_of(facts: Facts) -> Script | None:
 
 def magic_phone_number(script: Script) -> str | None:
     """The phone number that chooses it, where a payment to or from a phone can."""
-    if script.number is None or not script.apis & {"stk", "b2c"}:
+    if script.number is None or not script.apis & {"stk", "b2c", "b2pochi"}:
         return None
     return f"{MAGIC_PHONE}{script.number:02}"
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 Code = int | str
 
 STK = frozenset({"stk"})
-PAYOUTS = frozenset({"b2c", "b2b"})
+B2C_SHAPED = frozenset({"b2c", "b2pochi"})  # with an OriginatorConversationID (§4, §5)
+PAYOUTS = B2C_SHAPED | {"b2b"}
 PAYMENTS = STK | PAYOUTS
 ASYNC = PAYOUTS | {"status"}  # APIs that answer twice: at once, and by result
 CALLS = ASYNC | {"stk", "stk_query"}

@@ -235,6 +235,7 @@ def _parties(payment: Payment) -> list[Item]:
         "stk": ("MMF Account For Customer", "", "Pay Bill Online"),
         "b2c": ("Utility Account", "Fee For B2C Payment|KES|22.40", "Business Payment to Customer via API"),
         "b2b": ("Working Account", "", "Business Pay Bill via API"),
+        "b2pochi": ("Utility Account", "", "Business Pay to Pochi via API"),
     }[payment.kind]
     return [
         {"Key": "DebitPartyName", "Value": debit},

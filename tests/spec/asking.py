@@ -16,6 +16,7 @@ from tests.stack.client import Answer, Client
 DEPOSIT = {"amount": 250, "phone_number": "0711000111"}
 WITHDRAWAL = {"amount": 1200, "phone_number": "0722000222"}
 BILL_PAYMENT = {"amount": 830, "paybill": "888880", "account_reference": "METER7731"}
+POCHI_PAYMENT = {"amount": 640, "phone_number": "0733000333"}
 
 Headers = Sequence[tuple[str, str]]
 

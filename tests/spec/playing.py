@@ -11,9 +11,14 @@ from typing import Any, Literal
 from tests.simulator.forms import OTHER_ENVELOPES
 from tests.spec.system import System
 
-Api = Literal["stk", "b2c", "b2b"]
+Api = Literal["stk", "b2c", "b2b", "b2pochi"]
 
-_SUBMITTING = ("/mpesa/stkpush/v1/processrequest", "/mpesa/b2c/v3/paymentrequest", "/mpesa/b2b/v1/paymentrequest")
+_SUBMITTING = (
+    "/mpesa/stkpush/v1/processrequest",
+    "/mpesa/b2c/v3/paymentrequest",
+    "/mpesa/b2b/v1/paymentrequest",
+    "/mpesa/b2pochi/v1/paymentrequest",
+)
 _FINAL = {"succeeded": "success", "failed": "failed"}  # stage → public status
 _numbers = itertools.count(1)
 
@@ -82,8 +87,8 @@ async def begin(system: System, api: Api, scenario: str, *, times: int | None = 
         await system.scenario(scenario, times=times, params=params, api=api, party=paybill)
         return await system.bill_payment(amount=amount, paybill=paybill, account_reference=f"ACC{number}")
     await system.scenario(scenario, times=times, params=params, api=api, phone_number=phone_number)
-    make = system.deposit if api == "stk" else system.withdrawal
-    return await make(amount=amount, phone_number=phone_number)
+    make = {"stk": system.deposit, "b2c": system.withdrawal, "b2pochi": system.pochi_payment}
+    return await make[api](amount=amount, phone_number=phone_number)
 
 
 async def play(

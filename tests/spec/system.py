@@ -68,6 +68,11 @@ class System:
         party = {} if "till" in more else {"paybill": "888880", "account_reference": "METER7731"}
         return await self._pay(self.backend, "/v1/bill-payments", {"amount": amount, **party, **more})
 
+    async def pochi_payment(self, *, amount: int = 640, phone_number: str | None = None, **more: Any) -> str:
+        """A payment to a Pochi till by a backend; its id."""
+        body = {"amount": amount, "phone_number": phone_number or f"0733{next(_NUMBERS)}", **more}
+        return await self._pay(self.backend, "/v1/pochi-payments", body)
+
     async def _pay(self, client: Client, path: str, body: dict[str, Any]) -> str:
         return str((await client.pay(path, body)).expect(202).json()["id"])
 

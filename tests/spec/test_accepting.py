@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, caller, post, problem, someone
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, caller, post, problem, someone
 from tests.spec.system import System
 from tests.stack.client import Client
 
@@ -57,6 +57,7 @@ async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
         ("withdrawals", WITHDRAWAL, "withdrawal", {"phone_number", "purpose", "remarks"}),
         ("bill-payments", BILL_PAYMENT, "bill_payment", {"paybill", "account_reference", "remarks"}),
         ("bill-payments", {"amount": 5, "till": "556677"}, "bill_payment", {"till", "account_reference", "remarks"}),
+        ("pochi-payments", POCHI_PAYMENT, "pochi_payment", {"phone_number", "remarks"}),
     ],
 )
 async def test_a_backends_payment_has_the_pinned_shape(

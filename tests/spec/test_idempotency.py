@@ -13,11 +13,16 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post, problem, someone
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, ask, caller, post, problem, someone
 from tests.spec.playing import sweep, times_sent
 from tests.spec.system import System
 
-_ROUTES = {"/v1/deposits": DEPOSIT, "/v1/withdrawals": WITHDRAWAL, "/v1/bill-payments": BILL_PAYMENT}
+_ROUTES = {
+    "/v1/deposits": DEPOSIT,
+    "/v1/withdrawals": WITHDRAWAL,
+    "/v1/bill-payments": BILL_PAYMENT,
+    "/v1/pochi-payments": POCHI_PAYMENT,
+}
 
 _HELD_NO_LONGER = "UPDATE mkwanja.idempotency_keys SET expires_at = now() - interval '1 hour' WHERE key = $1"
 _LONG_AGO = "UPDATE mkwanja.payments SET updated_at = now() - interval '25 hours' WHERE id = $1::uuid"

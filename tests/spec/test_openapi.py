@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.described import Described, Operation
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, ask, caller, post
 from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.spec.test_bad_input import NOBODYS
@@ -26,6 +26,7 @@ _PAYING: dict[str, dict[str, Any]] = {
     "/v1/deposits": DEPOSIT,
     "/v1/withdrawals": WITHDRAWAL,
     "/v1/bill-payments": BILL_PAYMENT,
+    "/v1/pochi-payments": POCHI_PAYMENT,
 }
 
 # What a request alone can bring about.

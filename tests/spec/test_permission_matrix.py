@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, post
+from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, ask, post
 from tests.spec.conftest import a_used_system
 from tests.spec.system import System
 from tests.stack.lending import Lending
@@ -35,6 +35,7 @@ TABLE: dict[str, tuple[int, int, int, int]] = {
     "POST /v1/deposits for bob": (422, 422, 202, 202),
     "POST /v1/withdrawals": (403, 403, 202, 202),
     "POST /v1/bill-payments": (403, 403, 202, 202),
+    "POST /v1/pochi-payments": (403, 403, 202, 202),
     "GET /v1/payments": (200, 200, 200, 200),
     "GET /v1/events": (200, 200, 200, 200),
     "GET /v1/payments/alices": (200, 404, 200, 200),
@@ -54,7 +55,12 @@ TABLE: dict[str, tuple[int, int, int, int]] = {
 # Without any token.
 OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 
-_BODIES = {"deposits": DEPOSIT, "withdrawals": WITHDRAWAL, "bill-payments": BILL_PAYMENT}
+_BODIES = {
+    "deposits": DEPOSIT,
+    "withdrawals": WITHDRAWAL,
+    "bill-payments": BILL_PAYMENT,
+    "pochi-payments": POCHI_PAYMENT,
+}
 
 
 @dataclass(frozen=True, slots=True)

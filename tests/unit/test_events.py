@@ -45,6 +45,7 @@ OF_KIND: dict[Kind, dict[str, Any]] = {
     Kind.BILL_PAYMENT: {
         "kind": "bill_payment", "paybill": "888880", "account_reference": "PO771", "remarks": "Order 771",
     },
+    Kind.POCHI_PAYMENT: {"kind": "pochi_payment", "phone_number": "254733000333", "remarks": "Order 772"},
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from tests.unit.hostile_answers import (
 # Without 401 and 429, which speak for themselves.
 STATUSES = [100, 101, 199, 200, 201, 202, 204, 206, 300, 301, 302, 304, 307, 308, 400, 402, 403, 404, 405, 408, 409, 410,
             413, 415, 418, 422, 451, 500, 501, 502, 503, 504, 520, 599, 0, 999]  # fmt: skip
-ACKNOWLEDGEMENTS = {Kind.DEPOSIT: STK, Kind.WITHDRAWAL: PAYOUT, Kind.BILL_PAYMENT: PAYOUT}
+ACKNOWLEDGEMENTS = {**dict.fromkeys(Kind, PAYOUT), Kind.DEPOSIT: STK}
 
 
 def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:

@@ -11,7 +11,7 @@ from domain.attempts import Outcome
 from domain.changes import Decided, HistoryEntry
 from domain.errors import ProviderError, Unreachable
 from domain.failures import Failure, FailureReason
-from domain.kinds import Kind
+from domain.kinds import RULES, Kind
 from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
 from domain.stages import Stage
@@ -83,7 +83,7 @@ def test_an_acknowledgement_beside_another_send_is_a_second_one_and_for_a_person
     assert (after.stage, after.lease_until, after.attempt_id) == (stage, payment.lease_until, payment.attempt_id)
     assert after.next_step_at == payment.next_step_at
     assert [attempt.outcome for attempt in after.attempts] == [outcome, ACKNOWLEDGED]
-    assert after.needs_review is (kind is not Kind.WITHDRAWAL)
+    assert after.needs_review is not RULES[kind].can_be_sent_again
 
 
 @pytest.mark.parametrize("kind", Kind)

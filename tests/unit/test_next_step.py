@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.kinds import Kind
+from domain.kinds import RULES, Kind
 from domain.payment import Fact
 from domain.stages import FactName, Stage, Step
 from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
@@ -64,7 +64,7 @@ def test_each_stage_has_its_step_and_where_nothing_can_be_asked_a_callback_is_wa
         payment = a_payment(
             kind=kind, stage=Stage(stage), attempts=(an_attempt(Outcome.UNKNOWN, **ids),), next_step_at=NOW
         )
-        asks = expected == "ask" or (expected == "watch" and kind is Kind.WITHDRAWAL)  # it always has its own id
+        asks = expected == "ask" or (expected == "watch" and RULES[kind].asked_by is None)  # it always has its own id
         how = Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS
         assert payment.next_step == (how if asks else Step(expected))
 

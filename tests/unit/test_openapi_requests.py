@@ -42,6 +42,9 @@ WHOLE: dict[Kind, dict[str, Any]] = {
         "amount": 250, "paybill": "888880", "account_reference": "INV1", "remarks": "For tea", "owner": "amina",
         "metadata": {"order": "42"},
     },
+    Kind.POCHI_PAYMENT: {
+        "amount": 250, "phone_number": "0733000333", "remarks": "For tea", "owner": "amina", "metadata": {"order": "42"},
+    },
 }  # fmt: skip
 NAMES = sorted({name for body in WHOLE.values() for name in body} | {"till", "other"})
 ABSENT = object()

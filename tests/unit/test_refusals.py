@@ -156,7 +156,7 @@ FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
 def test_a_refused_field_is_the_callers_or_ours_by_its_name_and_the_api(row: Any) -> None:
     """Ours: every payment will fail alike until the settings are mended."""
     name, *reasons = row
-    for kind, reason in zip(Kind, reasons, strict=True):
+    for kind, reason in zip((Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT), reasons, strict=True):
         texts = [f"Bad Request - Invalid {name}", f"Bad Request - Invalid {name}.", f"[x] - invalid value for {name}"]
         for text in [*texts, f"The element {name} is invalid."]:
             error = meaning(kind, 400, envelope("400.002.02", text))

@@ -27,7 +27,7 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.withdrawal import B2C
 from domain.callback_address import is_genuine
-from domain.kinds import Kind
+from domain.kinds import Kind, kinds_that
 from domain.payment import Payment
 from domain.values import Purpose
 from tests.builders import PAYMENT_ID, a_payment, an_attempt_id
@@ -189,7 +189,7 @@ def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(written: 
     deposit = a_payment(description=written)
     assert body_of(deposit)["TransactionDesc"] == sent
     assert deposit.description == written
-    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT):
+    for kind in kinds_that(lambda rules: rules.moves_money_out):
         assert body_of(a_payment(kind=kind, remarks=written))["Remarks"] == sent
 
 
@@ -198,7 +198,7 @@ def test_free_text_keeps_its_limits_after_it_is_reduced() -> None:
     assert body_of(a_payment(description="\ufb03" * 13))["TransactionDesc"] == "ffiffiffiffif"
     assert body_of(a_payment(description="123456789012 &"))["TransactionDesc"] == "123456789012"
     assert body_of(a_payment(description="&x"))["TransactionDesc"] == "x"
-    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT):
+    for kind in kinds_that(lambda rules: rules.moves_money_out):
         assert body_of(a_payment(kind=kind, remarks="&x"))["Remarks"] == "Payment"  # Daraja wants two
         assert len(body_of(a_payment(kind=kind, remarks="\ufb03" * 100))["Remarks"]) == 100
 
@@ -233,6 +233,7 @@ def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged
         Kind.DEPOSIT: ("/mpesa/stkpush/v1/processrequest", "CheckoutRequestID"),
         Kind.WITHDRAWAL: ("/mpesa/b2c/v3/paymentrequest", "ConversationID"),
         Kind.BILL_PAYMENT: ("/mpesa/b2b/v1/paymentrequest", "ConversationID"),
+        Kind.POCHI_PAYMENT: ("/mpesa/b2pochi/v1/paymentrequest", "ConversationID"),
     }
     assert (api.path, api.acknowledgement_id) == expected[kind]
 

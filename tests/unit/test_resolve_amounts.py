@@ -97,7 +97,12 @@ def test_what_was_never_sent_is_paid_where_daraja_answered_so(reason: FailureRea
     assert after.stage is Stage.SUCCEEDED
 
 
-WINDOWS = {Kind.DEPOSIT: 3 * MINUTE, Kind.WITHDRAWAL: 5 * MINUTE, Kind.BILL_PAYMENT: 5 * MINUTE}
+WINDOWS = {
+    Kind.DEPOSIT: 3 * MINUTE,
+    Kind.WITHDRAWAL: 5 * MINUTE,
+    Kind.BILL_PAYMENT: 5 * MINUTE,
+    Kind.POCHI_PAYMENT: 5 * MINUTE,
+}
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -35,6 +35,7 @@ BODIES: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"amount": 250, "phone_number": "0711000111"},
     Kind.WITHDRAWAL: {"amount": 250, "phone_number": "0711000111"},
     Kind.BILL_PAYMENT: {"amount": 250, "till": "555222"},
+    Kind.POCHI_PAYMENT: {"amount": 250, "phone_number": "0733000333"},
 }
 USER = a_caller(Role.USER, "user-1")
 
@@ -58,7 +59,7 @@ def test_the_least_body_is_enough(kind: Kind) -> None:
         owner=None,
         purpose=Purpose.BUSINESS if kind is Kind.WITHDRAWAL else None,
         till="555222" if is_bill else None,
-        phone_number=None if is_bill else "254711000111",
+        phone_number={Kind.BILL_PAYMENT: None, Kind.POCHI_PAYMENT: "254733000333"}.get(kind, "254711000111"),
     )
 
 

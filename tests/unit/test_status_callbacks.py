@@ -23,7 +23,7 @@ from domain.callback_address import (
 from domain.changes import Decided, Disposition, Reads
 from domain.events import EventType
 from domain.inquiry import Inquiry, Verdict
-from domain.kinds import Kind
+from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, Word
@@ -45,7 +45,7 @@ from tests.builders import (
 from tests.decisions import answered_by, breaker_opened_by, credential_accepted_at, event_of, noted
 
 D, S, V = Disposition, Stage, Verdict
-PAYOUTS = [Kind.WITHDRAWAL, Kind.BILL_PAYMENT]
+PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
 ASKED_AT = NOW - timedelta(minutes=1)
 OWN_ID = frozenset({(IdKind.ORIGINATOR_CONVERSATION, str(PAYMENT_ID))})
 COMPLETED = a_report(code="Completed", verdict=V.PAID, amount=Decimal("250.00"))
@@ -195,7 +195,7 @@ def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stag
 
 @pytest.mark.parametrize("kind", PAYOUTS)
 def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: Kind) -> None:
-    operation = {Kind.WITHDRAWAL: "withdrawal", Kind.BILL_PAYMENT: "bill-payment"}[kind]
+    operation = RULES[kind].result_operation
     report = a_report(Word.FAILURE, code="8006", refuses_credential=True)
     decision = told(a_due(kind), report, operation=operation)
     assert breaker_opened_by(decision) == f"result 8006 for payment {PAYMENT_ID}"

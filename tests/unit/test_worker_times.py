@@ -9,7 +9,7 @@ import pytest
 
 from domain.account import SendAccount
 from domain.adapters.settings.worker import WorkerSettings
-from domain.kinds import Kind
+from domain.kinds import Kind, kinds_that
 from domain.stages import Step
 from domain.times import SHIPPED_TIMES, Times
 from tests.case_tables import for_each
@@ -90,7 +90,7 @@ def accounts_of(**changed: Any) -> dict[Kind, SendAccount]:
 def test_each_kind_is_sent_by_its_own_short_code_and_only_payouts_by_an_initiator() -> None:
     own = accounts_of()
     assert (own[Kind.DEPOSIT].shortcode, own[Kind.DEPOSIT].initiator) == ("600000", None)
-    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT):
+    for kind in kinds_that(lambda rules: rules.moves_money_out):
         assert (own[kind].shortcode, own[kind].initiator) == ("600111", "payer")
 
 
@@ -108,8 +108,8 @@ def test_an_account_holds_no_consumer_key() -> None:
         ("daraja_base_url", "https://api.example:8443", set(Kind)),
         ("daraja_consumer_key", "another", set(Kind)),
         ("daraja_shortcode", "600222", {Kind.DEPOSIT}),
-        ("daraja_payout_shortcode", "600222", {Kind.WITHDRAWAL, Kind.BILL_PAYMENT}),
-        ("daraja_initiator_name", "another", {Kind.WITHDRAWAL, Kind.BILL_PAYMENT}),
+        ("daraja_payout_shortcode", "600222", set(kinds_that(lambda rules: rules.moves_money_out))),
+        ("daraja_initiator_name", "another", set(kinds_that(lambda rules: rules.moves_money_out))),
         # These may change and the account stays the same.
         ("daraja_base_url", "https://API.example:443/", set()),
         ("daraja_consumer_secret", "another", set()),

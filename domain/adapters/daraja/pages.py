@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from domain.adapters.daraja import bill_payment, deposit, withdrawal
+from domain.adapters.daraja import bill_payment, deposit, pochi_payment, withdrawal
 from domain.adapters.daraja.requests import Account, Api
 from domain.adapters.daraja.result_codes import Codes
 from domain.kinds import RULES, Kind
@@ -34,6 +34,9 @@ PAGES: Mapping[Kind, Page] = {
     Kind.WITHDRAWAL: Page(withdrawal.B2C, withdrawal.request_body, withdrawal.read_result, withdrawal.FAILURES),
     Kind.BILL_PAYMENT: Page(
         bill_payment.B2B, bill_payment.request_body, bill_payment.read_result, bill_payment.FAILURES
+    ),
+    Kind.POCHI_PAYMENT: Page(
+        pochi_payment.B2POCHI, pochi_payment.request_body, pochi_payment.read_result, pochi_payment.FAILURES
     ),
 }
 

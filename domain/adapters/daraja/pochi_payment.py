@@ -1,0 +1,41 @@
+"""A Pochi payment at Daraja: B2Pochi and its result, both shaped like B2C's (daraja.md §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from domain.adapters.daraja.messages import read_payout_result
+from domain.adapters.daraja.requests import Account, Api, free_text, result_addresses
+from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
+from domain.operations import Operation
+from domain.payment import Payment
+from domain.report import Report
+from domain.values import REMARKS_LENGTH
+
+B2POCHI = Api(Operation.B2POCHI, "/mpesa/b2pochi/v1/paymentrequest", "ConversationID")
+
+FAILURES = PAYOUT_FAILURES
+
+
+def request_body(payment: Payment, account: Account, credential: str, _now: datetime) -> Mapping[str, Any]:
+    """B2Pochi (daraja.md §5)."""
+    return {
+        # The payment's id, the only one ever used for it.
+        "OriginatorConversationID": str(payment.id),
+        "InitiatorName": account.initiator_name,
+        "SecurityCredential": credential,
+        "CommandID": "BusinessPayToPochi",
+        "Amount": str(payment.amount_kes),
+        "PartyA": account.payout_shortcode,
+        "PartyB": payment.phone_number,
+        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
+        **result_addresses(payment, account),
+        "Occassion": "",
+    }
+
+
+def read_result(message: Any) -> Report:
+    """B2Pochi's result. Raises OtherShape."""
+    return read_payout_result(message, FAILURES)

@@ -1,0 +1,43 @@
+"""A Pochi payment as callers send and see it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from domain.kinds.pochi_payment import POCHI_PAYMENT
+from domain.values import DEFAULT_TEXT
+from gateway.fields import PhoneNumber, Remarks, check_amount, told_amount
+from gateway.schemas.kind_schema import Body, KindSchema, Shown, an_example
+
+
+class PochiPaymentBody(Body):
+    """We pay a Pochi la Biashara till. For backends."""
+
+    amount: Annotated[int, check_amount(POCHI_PAYMENT), told_amount(POCHI_PAYMENT)] = Field(
+        description="Whole Kenyan shillings."
+    )
+    phone_number: PhoneNumber = Field(description="Which till is paid: its Kenyan mobile number.")
+    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
+
+
+SCHEMA = KindSchema(
+    rules=POCHI_PAYMENT,
+    path="/v1/pochi-payments",
+    route_name="createPochiPayment",
+    summary="Pay a Pochi la Biashara till (backends only)",
+    body=PochiPaymentBody,
+    answer_name="PochiPayment",
+    answer_sentence="We pay a Pochi la Biashara till.",
+    body_examples={
+        "least": {"amount": 640, "phone_number": "0733000333"},
+        "whole": {"amount": 640, "phone_number": "0733000333", "remarks": "Order 771", "metadata": {"order": "771"}},
+    },
+    answer_examples={
+        "accepted": Shown(
+            an_example(POCHI_PAYMENT, amount_kes=640, phone_number="254733000333", remarks=DEFAULT_TEXT),
+            for_backend=True,
+        )
+    },
+)
