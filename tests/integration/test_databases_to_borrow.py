@@ -35,6 +35,16 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
         await store.finalized()
 
 
+async def test_the_planner_knows_nothing_of_rows_that_are_gone(lent: DatabasesToBorrow) -> None:
+    known = "SELECT count(*) FROM pg_stats WHERE schemaname = 'mkwanja'"
+    async with lent.one() as url, Store(url) as store:
+        await store.finalized()
+        await store.execute("ANALYZE mkwanja.payments")
+        assert await store.one(known) > 0
+    async with lent.one() as again, Store(again) as store:
+        assert await store.one(known) == 0
+
+
 async def test_two_borrowers_at_once_have_two_databases(lent: DatabasesToBorrow) -> None:
     async with lent.one() as one, lent.one() as other:
         assert one != other
