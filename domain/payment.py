@@ -6,7 +6,6 @@ callbacks, the sweeper, a cancellation) turns what it learned into a `Fact` and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import assert_never
@@ -17,7 +16,7 @@ from domain.attempts import Attempt, IdKind, Outcome, ProviderId, ProviderIds, t
 from domain.failures import Failure
 from domain.kinds import RULES, Kind, KindRules
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Step
-from domain.values import Purpose
+from domain.values import PaymentRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +46,9 @@ class Payment:
     """A payment as it stands in Postgres."""
 
     id: UUID
-    kind: Kind
+    request: PaymentRequest  # what its caller asked for: it never changes
     stage: Stage
     caller_key: str
-    owner: str | None
-    amount_kes: int
-    phone_number: str | None
-    paybill: str | None
-    till: str | None
-    account_reference: str | None
-    description: str | None
-    remarks: str | None
-    purpose: Purpose | None
-    metadata: Mapping[str, str]
     idempotency_key: str
     created_at: datetime
     expires_at: datetime  # past it nothing is sent, first or again; by the database's clock
@@ -97,15 +86,20 @@ class Payment:
             stage=stage,
             failure=fact.failure if stage is Stage.FAILED else None,
             receipt=fact.receipt if stage is Stage.SUCCEEDED else self.receipt,
-            amount_settled_kes=(fact.amount_kes or self.amount_kes) if stage is Stage.SUCCEEDED else None,
+            amount_settled_kes=(fact.amount_kes or self.request.amount_kes) if stage is Stage.SUCCEEDED else None,
             recipient_name=fact.recipient_name or self.recipient_name,
             attempt_id=fact.attempt_id if fact.name is FactName.CLAIMED else self.attempt_id,
         )
 
     @property
+    def kind(self) -> Kind:
+        """What it does."""
+        return self.request.kind
+
+    @property
     def rules(self) -> KindRules:
         """What distinguishes its kind from others."""
-        return RULES[self.kind]
+        return RULES[self.request.kind]
 
     @property
     def own_id(self) -> ProviderId | None:

@@ -119,7 +119,7 @@ def require_permission(caller: Caller, kind: Kind) -> None:
 
 def may_see(caller: Caller, payment: Payment) -> bool:
     """Backends see all payments, an app's user those that are its own."""
-    return caller.is_backend or payment.owner == caller.subject
+    return caller.is_backend or payment.request.owner == caller.subject
 
 
 def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:

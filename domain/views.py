@@ -139,10 +139,10 @@ _SHORTCODE = {"pattern": "^[0-9]{5,7}$"}
 
 _FIRST = (
     _member("id", UUID),
-    _member("kind", Kind),
+    _member("kind", Kind, path="request.kind"),
     _member("status", Literal["pending", "success", "failed"], "What an app needs to know.", path="stage.public_status"),
     _member("stage", Stage, "Where the payment is, in detail."),
-    _member("amount", int, "Whole Kenyan shillings.", path="amount_kes", limits=_AT_LEAST_ONE),
+    _member("amount", int, "Whole Kenyan shillings.", path="request.amount_kes", limits=_AT_LEAST_ONE),
     _member(
         "amount_settled", int,
         "Null until the payment succeeds, then the shillings that moved. It differs from `amount` only if an operator read "
@@ -156,19 +156,19 @@ _FIRST = (
 _OF_KINDS = {
     member.name: member
     for member in (
-        _member("phone_number", limits={"pattern": "^254[17][0-9]{8}$"}),
-        _member("paybill", limits=_SHORTCODE),
-        _member("till", limits=_SHORTCODE),
-        _member("account_reference"),
-        _member("description"),
-        _member("purpose", Purpose, write=lambda purpose: purpose.value if purpose else None),
-        _member("remarks"),
+        _member("phone_number", limits={"pattern": "^254[17][0-9]{8}$"}, path="request.phone_number"),
+        _member("paybill", limits=_SHORTCODE, path="request.paybill"),
+        _member("till", limits=_SHORTCODE, path="request.till"),
+        _member("account_reference", path="request.account_reference"),
+        _member("description", path="request.description"),
+        _member("purpose", Purpose, write=lambda purpose: purpose.value if purpose else None, path="request.purpose"),
+        _member("remarks", path="request.remarks"),
     )
 }
 
 _LAST = (
-    _member("owner", words="Whose payment it is; null for a backend's own.", null=True),
-    _member("metadata", dict[str, str], write=dict),
+    _member("owner", words="Whose payment it is; null for a backend's own.", null=True, path="request.owner"),
+    _member("metadata", dict[str, str], write=dict, path="request.metadata"),
     _member("receipt", words="M-PESA's number for the money moved.", null=True),
     _member("failure", FAILURE, null=True),
     _member("needs_review", bool, "Whether a person should look at it."),
@@ -211,7 +211,7 @@ _PARTIES = {kind: rules.parties for kind, rules in RULES.items()}
 def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:
     """The Payment of interface.md. A backend also sees the key, the recipient's name and the provider's ids."""
     for party in _PARTIES[payment.kind]:
-        if getattr(payment, party) is not None:
+        if getattr(payment.request, party) is not None:
             break
     return _PAYMENTS[payment.kind, party, for_backend].write(payment)
 

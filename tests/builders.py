@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,7 +20,7 @@ from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
 from domain.times import SHIPPED_TIMES
-from domain.values import Caller, Purpose, Role
+from domain.values import Caller, PaymentRequest, Purpose, Role
 
 NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
 PAYMENT_ID = UUID("0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
@@ -95,20 +96,19 @@ EXPIRES_AFTER = {kind: _EXPIRIES[rules.expiry_setting] for kind, rules in RULES.
 
 TIMES = SHIPPED_TIMES
 
+# What of a payment is its caller's.
+_ASKED = {field.name for field in fields_of(PaymentRequest)}
+
 
 def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **overrides: Any) -> Payment:
     """A payment as it would be in `stage`."""
     attempts = overrides.pop("attempts", attempts_with(*_OUTCOMES[stage]))
+    asked = {name: overrides.pop(name) for name in _ASKED if name in overrides}
+    request = {"kind": kind, "owner": "user-1", "amount_kes": AMOUNT_KES, **_PARTIES[kind], **asked}
     fields: dict[str, Any] = {
         "id": PAYMENT_ID,
+        "request": PaymentRequest(**request),
         "caller_key": "8:issuer-1app",
-        "owner": "user-1",
-        "amount_kes": AMOUNT_KES,
-        **dict.fromkeys(
-            ("phone_number", "paybill", "till", "account_reference", "description", "remarks", "purpose"), None
-        ),
-        **_PARTIES[kind],
-        "metadata": {},
         "idempotency_key": "order-42",
         "created_at": NOW - timedelta(seconds=10),
         "expires_at": overrides.get("created_at", NOW - timedelta(seconds=10)) + EXPIRES_AFTER[kind],
@@ -121,7 +121,7 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
         "lease_until": NOW + timedelta(seconds=60) if stage is Stage.SUBMITTING else None,
         "next_step_at": None if stage.is_final else NOW + timedelta(seconds=60 if stage is Stage.SUBMITTING else 30),
     }
-    return Payment(kind=kind, stage=stage, attempts=attempts, **{**fields, **overrides})
+    return Payment(stage=stage, attempts=attempts, **{**fields, **overrides})
 
 
 # The id by which Daraja can be asked about each kind; a withdrawal by its own, which it always has.

@@ -137,7 +137,9 @@ def decide_report(
         return _for_review(payment, report, Disposition.IDS_DIFFER)
     if _names_another_amount(payment, report):
         return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
-    is_unconfirmed = confirm_above_kes is not None and payment.amount_kes > confirm_above_kes and report.verdict is None
+    is_unconfirmed = (
+        confirm_above_kes is not None and payment.request.amount_kes > confirm_above_kes and report.verdict is None
+    )
     success = _unconfirmed_success if is_unconfirmed else _success
     judge = {Word.SUCCESS: success, Word.FAILURE: _failure}.get(report.word, _look_soon)
     decided = judge(payment, context, report)
@@ -330,7 +332,7 @@ def _names_another_amount(payment: Payment, report: Report) -> bool:
     """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would decide by itself."""
     if report.verdict is not None and report.ignores_amount and not report.has_amount:
         return True
-    return report.has_amount and report.amount != (payment.amount_settled_kes or payment.amount_kes)
+    return report.has_amount and report.amount != (payment.amount_settled_kes or payment.request.amount_kes)
 
 
 def _disagrees(payment: Payment, report: Report) -> bool:

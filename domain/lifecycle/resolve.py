@@ -156,10 +156,10 @@ def _amount_paid(payment: Payment, context: Context, resolved: Resolution) -> in
     if resolved.amount_kes is None:
         if context.evidence.names_another_amount:
             raise ResolutionRefused(
-                f"A stored message names another amount than KES {payment.amount_kes}; give the amount of the statement "
-                "(--amount)."
+                f"A stored message names another amount than KES {payment.request.amount_kes}; give the amount of the "
+                "statement (--amount)."
             )
-        return payment.amount_kes
+        return payment.request.amount_kes
     most = payment.rules.amount_limits_kes[1]
     if not 1 <= resolved.amount_kes <= most:
         raise ResolutionRefused(f"Give the statement's amount in whole shillings, from 1 to {most} (--amount).")

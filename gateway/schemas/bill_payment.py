@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -78,7 +77,9 @@ def _find_party_faults(body: Mapping[str, Any]) -> list[FieldError]:
 _TO_PAYBILL = an_example(
     BILL_PAYMENT, amount_kes=830, paybill="888880", account_reference="METER7731", remarks=DEFAULT_TEXT
 )
-_TO_TILL = replace(_TO_PAYBILL, paybill=None, till="556677", account_reference=reference_from(EXAMPLE_ID))
+_TO_TILL = an_example(
+    BILL_PAYMENT, amount_kes=830, till="556677", account_reference=reference_from(EXAMPLE_ID), remarks=DEFAULT_TEXT
+)
 
 SCHEMA = KindSchema(
     rules=BILL_PAYMENT,

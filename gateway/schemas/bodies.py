@@ -14,7 +14,7 @@ from gateway.schemas import SCHEMAS
 from gateway.schemas.faults import describe_faults
 
 # What a payment has of these does not come from the field of that name as it is.
-_NOT_AS_SENT = ("owner", "metadata", "amount")
+_NOT_AS_SENT = ("owner", "metadata")
 
 
 def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
@@ -33,7 +33,7 @@ def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
     fields = {name: getattr(checked, name) for name in schema.body.model_fields if name not in _NOT_AS_SENT}
     return PaymentRequest(
         kind=kind,
-        amount_kes=body["amount"],
+        amount_kes=fields.pop("amount"),
         owner=owner,
         metadata=checked.metadata or {},
         **fields,

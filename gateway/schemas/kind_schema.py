@@ -7,7 +7,7 @@ One `KindSchema` per kind, on the kind's page beside this one. Rules of values a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from domain.errors import FieldError
 from domain.kinds import KindRules
 from domain.payment import Payment
 from domain.stages import Stage
+from domain.values import PaymentRequest
 from gateway.fields import Metadata, Owner
 
 # The payment of the examples.
@@ -65,24 +66,14 @@ class KindSchema:
 
 def an_example(rules: KindRules, **fields: Any) -> Payment:
     """The payment of the examples as one of this kind, just accepted."""
-    payment = Payment(
+    asked: dict[str, Any] = {"kind": rules.kind, "amount_kes": 250, "owner": None, **fields}
+    return Payment(
         id=EXAMPLE_ID,
-        kind=rules.kind,
+        request=PaymentRequest(**asked),
         stage=Stage.ACCEPTED,
         caller_key="",
-        owner=None,
-        amount_kes=250,
-        phone_number=None,
-        paybill=None,
-        till=None,
-        account_reference=None,
-        description=None,
-        remarks=None,
-        purpose=None,
-        metadata={},
         idempotency_key=EXAMPLE_KEY,
         created_at=EXAMPLE_CREATED_AT,
         expires_at=EXAMPLE_CREATED_AT + timedelta(minutes=1),
         updated_at=EXAMPLE_CREATED_AT,
     )
-    return replace(payment, **fields)

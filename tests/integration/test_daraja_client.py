@@ -36,7 +36,7 @@ from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_sender import DarajaSender
 
 DEPOSIT, WITHDRAWAL, BILL = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
-APIS = {DEPOSIT: "stk", WITHDRAWAL: "b2c", BILL: "b2b"}  # the simulator's names
+APIS = {DEPOSIT: "stk", WITHDRAWAL: "b2c", BILL: "b2b", Kind.POCHI_PAYMENT: "b2pochi"}  # the simulator's names
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ FAULTS_OF_SOME: list[tuple[str, Kind, type[ProviderError]]] = [
     ("system_internal_error", BILL, UNKNOWN),
 ]
 EVERY_FAULT = [
-    (name, kind, means[kind is WITHDRAWAL]) for name, means in FAULTS.items() for kind in Kind
+    (name, kind, means[RULES[kind].can_be_sent_again]) for name, means in FAULTS.items() for kind in Kind
 ] + FAULTS_OF_SOME
 
 
@@ -137,7 +137,7 @@ class TestAnswers:
         (exchange,) = open_attempt.exchanges
         assert (exchange.was_written, exchange.http_status, exchange.meaning) == (True, 200, "acknowledged")
         await simulator.idle()
-        assert [movement.amount for movement in simulator.ledger.movements] == [payment.amount_kes]
+        assert [movement.amount for movement in simulator.ledger.movements] == [payment.request.amount_kes]
 
     @pytest.mark.parametrize(("scenario", "kind", "means"), EVERY_FAULT)
     async def test_every_fault_is_the_error_that_says_what_the_money_may_have_done(
@@ -250,8 +250,8 @@ class TestTheRecord:
             callback_address.token(CALLBACK_SECRET, str(payment.id), operation),
             json.loads(shelf.text or "")["text"],
         ]
-        if payment.phone_number:
-            secrets.append(payment.phone_number)
+        if payment.request.phone_number:
+            secrets.append(payment.request.phone_number)
         assert [secret for secret in secrets if secret in kept] == []
         assert operation in kept
         for name in ("Amount", "PartyA", "CommandID"):

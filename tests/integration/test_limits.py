@@ -127,8 +127,8 @@ class TestWhatCounts:
     async def test_all_kinds_of_a_caller_count_together(self, store: Store) -> None:
         caller = a_caller()
         for kind in Kind:
-            await store.accepting.accept(charged(caller, kind, per_day=750))
-        assert accepted(await offered([store], [charged(caller, per_day=750, amount_kes=1)])) == 0
+            await store.accepting.accept(charged(caller, kind, per_day=250 * len(Kind)))
+        assert accepted(await offered([store], [charged(caller, per_day=250 * len(Kind), amount_kes=1)])) == 0
 
     async def test_what_a_phone_paid_and_was_paid_counts_together(self, store: Store) -> None:
         phone = a_phone()

@@ -43,7 +43,7 @@ class TestOneCommit:
         (key,) = await store.rows("SELECT * FROM mkwanja.idempotency_keys WHERE key = $1", new.idempotency_key)
         (entry,) = await store.history(new.id)
         assert payment.stage is Stage.ACCEPTED
-        assert list(payment.metadata) == ["order", "z"]
+        assert list(payment.request.metadata) == ["order", "z"]
         assert payment.created_at == payment.updated_at == key["created_at"] == entry["recorded_at"]
         assert (entry["what"], entry["sequence"], entry["event_body"]) == ("accepted", 1, None)
         assert key["expires_at"] == acceptance.expires_at == payment.created_at + KEY_HELD_FOR

@@ -23,7 +23,7 @@ from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import NewPayment
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.values import Caller, PaymentRequest, Purpose, Role
+from domain.values import Caller, Purpose, Role
 from tests.builders import NOW, a_payment
 
 CALLER = Caller("issuer", "subject", Role.BACKEND)
@@ -32,13 +32,9 @@ HISTORY_ID = UUID(int=7)
 
 def new_payment(payment: Payment) -> NewPayment:
     """The acceptance that could have made `payment`."""
-    names = (
-        "kind", "amount_kes", "owner", "phone_number", "paybill", "till", "account_reference", "description",
-        "remarks", "purpose", "metadata",
-    )  # fmt: skip
     return NewPayment(
         id=payment.id,
-        request=PaymentRequest(**{name: getattr(payment, name) for name in names}),
+        request=payment.request,
         caller=CALLER,
         idempotency_key=payment.idempotency_key,
         fingerprint=b"fingerprint",
@@ -85,14 +81,14 @@ def test_a_payment_without_optional_parts_reads_back_the_same() -> None:
 def test_a_row_of_an_older_process_names_its_own_amount_as_settled() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, caller_key=CALLER.key, attempts=())
     row = row_of(replace(payment, amount_settled_kes=None))
-    assert payment_from(row).amount_settled_kes == payment.amount_kes
+    assert payment_from(row).amount_settled_kes == payment.request.amount_kes
 
 
 def test_metadata_is_read_from_text_and_from_what_the_driver_made_of_it() -> None:
     row = row_of(a_payment(metadata={"order": "4"}))
-    assert payment_from(row).metadata == {"order": "4"}
+    assert payment_from(row).request.metadata == {"order": "4"}
     row.metadata = json.loads(row.metadata)
-    assert payment_from(row).metadata == {"order": "4"}
+    assert payment_from(row).request.metadata == {"order": "4"}
 
 
 def test_every_column_is_filled_by_an_acceptance_or_by_a_change() -> None:

@@ -147,7 +147,7 @@ def test_a_bill_payment_is_asked_for_in_these_fields(
         "Amount": "250",
         "PartyA": "600988",
         "PartyB": receiver,
-        "AccountReference": payment.account_reference,
+        "AccountReference": payment.request.account_reference,
         "Remarks": "Order 771",
         "Occassion": "",
     }
@@ -188,7 +188,7 @@ def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(written: 
     """`@`, `#` and `&` made requests fail silently. Our record keeps what the caller wrote."""
     deposit = a_payment(description=written)
     assert body_of(deposit)["TransactionDesc"] == sent
-    assert deposit.description == written
+    assert deposit.request.description == written
     for kind in kinds_that(lambda rules: rules.moves_money_out):
         assert body_of(a_payment(kind=kind, remarks=written))["Remarks"] == sent
 

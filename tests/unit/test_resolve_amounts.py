@@ -37,7 +37,7 @@ def test_paid_settles_the_payment_s_amount_unless_the_statement_has_another(kind
     assert settled(a_flagged(kind=kind), PAID) == AMOUNT_KES
     decision = resolved(a_flagged(kind=kind), replace(PAID, amount_kes=400))
     assert decision.payment is not None
-    assert (decision.payment.amount_settled_kes, decision.payment.amount_kes) == (400, AMOUNT_KES)
+    assert (decision.payment.amount_settled_kes, decision.payment.request.amount_kes) == (400, AMOUNT_KES)
     assert detail_of(decision) == {**WHO, "amount": "400"}
 
 

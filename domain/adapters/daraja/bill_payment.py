@@ -26,14 +26,14 @@ def request_body(payment: Payment, account: Account, credential: str, _now: date
     return {
         "Initiator": account.initiator_name,
         "SecurityCredential": credential,
-        "CommandID": "BusinessPayBill" if payment.paybill else "BusinessBuyGoods",
+        "CommandID": "BusinessPayBill" if payment.request.paybill else "BusinessBuyGoods",
         "SenderIdentifierType": SHORTCODE_TYPE,
-        "RecieverIdentifierType": SHORTCODE_TYPE if payment.paybill else _TILL_TYPE,  # spelled so
-        "Amount": str(payment.amount_kes),
+        "RecieverIdentifierType": SHORTCODE_TYPE if payment.request.paybill else _TILL_TYPE,  # spelled so
+        "Amount": str(payment.request.amount_kes),
         "PartyA": account.payout_shortcode,
-        "PartyB": payment.paybill or payment.till,
-        "AccountReference": payment.account_reference,  # as it is: a changed one would pay another account
-        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
+        "PartyB": payment.request.paybill or payment.request.till,
+        "AccountReference": payment.request.account_reference,  # as it is: a changed one would pay another account
+        "Remarks": free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, account),
         "Occassion": "",
     }

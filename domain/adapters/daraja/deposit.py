@@ -70,14 +70,14 @@ def request_body(payment: Payment, account: Account, _credential: str, now: date
     return {
         **password_fields(account, now),
         "TransactionType": "CustomerBuyGoodsOnline" if account.till else "CustomerPayBillOnline",
-        "Amount": str(payment.amount_kes),
-        "PartyA": payment.phone_number,
+        "Amount": str(payment.request.amount_kes),
+        "PartyA": payment.request.phone_number,
         "PartyB": account.till or account.shortcode,
-        "PhoneNumber": payment.phone_number,
+        "PhoneNumber": payment.request.phone_number,
         "CallBackURL": message_address(payment, account, payment.rules.result_operation),
-        "AccountReference": payment.account_reference,
+        "AccountReference": payment.request.account_reference,
         "TransactionDesc": free_text(
-            payment.description, 1, DESCRIPTION_LENGTH_MAX
+            payment.request.description, 1, DESCRIPTION_LENGTH_MAX
         ),  # left out, it is refused as "Invalid Remarks" (daraja.md §2.1)
     }
 

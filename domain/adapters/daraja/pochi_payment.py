@@ -27,10 +27,10 @@ def request_body(payment: Payment, account: Account, credential: str, _now: date
         "InitiatorName": account.initiator_name,
         "SecurityCredential": credential,
         "CommandID": "BusinessPayToPochi",
-        "Amount": str(payment.amount_kes),
+        "Amount": str(payment.request.amount_kes),
         "PartyA": account.payout_shortcode,
-        "PartyB": payment.phone_number,
-        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
+        "PartyB": payment.request.phone_number,
+        "Remarks": free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, account),
         "Occassion": "",
     }

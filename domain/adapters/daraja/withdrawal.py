@@ -32,11 +32,11 @@ def request_body(payment: Payment, account: Account, credential: str, _now: date
         "OriginatorConversationID": str(payment.id),
         "InitiatorName": account.initiator_name,
         "SecurityCredential": credential,
-        "CommandID": _COMMANDS[payment.purpose or Purpose.BUSINESS],
-        "Amount": str(payment.amount_kes),
+        "CommandID": _COMMANDS[payment.request.purpose or Purpose.BUSINESS],
+        "Amount": str(payment.request.amount_kes),
         "PartyA": account.payout_shortcode,
-        "PartyB": payment.phone_number,
-        "Remarks": free_text(payment.remarks, *REMARKS_LENGTH),
+        "PartyB": payment.request.phone_number,
+        "Remarks": free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, account),
         "Occassion": "",  # spelled so in v3
     }

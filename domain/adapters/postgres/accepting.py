@@ -218,22 +218,11 @@ async def _taken_keys(transaction: Transaction, batch: Sequence[NewPayment]) -> 
 
 def as_accepted(new: NewPayment, now: Any) -> Payment:
     """The payment as the commit under way will hold it."""
-    request = new.request
     return Payment(
         id=new.id,
-        kind=request.kind,
+        request=new.request,
         stage=Stage.ACCEPTED,
         caller_key=new.caller.key,
-        owner=request.owner,
-        amount_kes=request.amount_kes,
-        phone_number=request.phone_number,
-        paybill=request.paybill,
-        till=request.till,
-        account_reference=request.account_reference,
-        description=request.description,
-        remarks=request.remarks,
-        purpose=request.purpose,
-        metadata=request.metadata,
         idempotency_key=new.idempotency_key,
         created_at=now,
         expires_at=now + new.expires_after,

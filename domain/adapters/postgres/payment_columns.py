@@ -20,10 +20,13 @@ from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import NewPayment
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from domain.values import Purpose
+from domain.values import PaymentRequest, Purpose
 
 # A payment that nobody wakes a worker for is found by the sweeper after this (design.md, rule 5: at most 5 s).
 FIRST_STEP_WITHIN = timedelta(seconds=3)
+
+
+_OF_REQUEST = "request."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +67,15 @@ def _column(
     write: Callable[[Any], Any] | None = None,
 ) -> PaymentColumn:
     return PaymentColumn(
-        name=name, type=type_, path=path or name, is_nullable=nullable, accepted=accepted,
+        name=name, type=type_, path=path or _path_of(name, accepted), is_nullable=nullable, accepted=accepted,
         sent_as=sent_as or (name, type_),
         inserted=inserted or (name if accepted else None), is_changed=changed, is_read=is_read, read=read, write=write,
     )  # fmt: skip
+
+
+def _path_of(name: str, accepted: str | None) -> str:
+    """Where a payment holds the column: what belongs to the request is there in a new payment, too."""
+    return accepted if accepted is not None and accepted.startswith(_OF_REQUEST) else name
 
 
 def as_uuid(value: Any) -> UUID:
@@ -173,18 +181,25 @@ _accepted_values = attrgetter(*(str(column.accepted) for column in _ACCEPTED))
 _as_sent = _converter(column.write for column in _ACCEPTED)
 _changed_values = attrgetter("id", *(column.path for column in _CHANGED))
 _as_changed = _converter((None, *(column.write for column in _CHANGED)))
-_read_values = attrgetter(*(column.name for column in _READ))
-_as_read = _converter(column.read for column in _READ)
-_READ_FIELDS = [column.path for column in _READ]
+_READ_OF_REQUEST = [column for column in _READ if column.path.startswith(_OF_REQUEST)]
+_READ_OF_PAYMENT = [column for column in _READ if not column.path.startswith(_OF_REQUEST)]
+_request_values = attrgetter(*(column.name for column in _READ_OF_REQUEST))
+_payment_values = attrgetter(*(column.name for column in _READ_OF_PAYMENT))
+_as_read_request = _converter(column.read for column in _READ_OF_REQUEST)
+_as_read_payment = _converter(column.read for column in _READ_OF_PAYMENT)
+_REQUEST_FIELDS = [column.path.removeprefix(_OF_REQUEST) for column in _READ_OF_REQUEST]
+_PAYMENT_FIELDS = [column.path for column in _READ_OF_PAYMENT]
 
 # What `payment_from` makes of more than one column, or of other tables.
-_OTHER_FIELDS = {"expires_at", "failure", "amount_settled_kes", "attempts", "is_probe"}
-assert {field.name for field in fields(Payment)} == {*_READ_FIELDS, *_OTHER_FIELDS}  # noqa: S101 - a field without a column
+_OTHER_FIELDS = {"request", "expires_at", "failure", "amount_settled_kes", "attempts", "is_probe"}
+# A field without a column would be lost.
+assert {field.name for field in fields(PaymentRequest)} == set(_REQUEST_FIELDS)  # noqa: S101
+assert {field.name for field in fields(Payment)} == {*_PAYMENT_FIELDS, *_OTHER_FIELDS}  # noqa: S101
 
 
 def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
     """The payment of a row of `payments`, whichever query it came from."""
-    values = dict(zip(_READ_FIELDS, _as_read(_read_values(row)), strict=True))
+    values = dict(zip(_PAYMENT_FIELDS, _as_read_payment(_payment_values(row)), strict=True))
     failure = None
     if row.failure_reason is not None:
         failure = Failure(FailureReason(row.failure_reason), bool(row.failure_safe_to_retry), row.failure_code)
@@ -194,6 +209,7 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
         settled = row.amount_settled_kes or row.amount_kes
     return Payment(
         **values,
+        request=PaymentRequest(**dict(zip(_REQUEST_FIELDS, _as_read_request(_request_values(row)), strict=True))),
         expires_at=row.expires_at or row.created_at,  # a row that was over before there was the column
         failure=failure,
         amount_settled_kes=settled,
