@@ -159,14 +159,14 @@ class AnnounceEvent:
     type: EventType
 
 
-# All that a decision can do besides changing its payment. `adapters/postgres/effects.py` writes each of them.
+# All that a decision can do besides changing its payment. `adapters/postgres/effects.py` sorts each to where it is written.
 Effect = StoreInquiry | StoreAnswer | OpenBreaker | CloseBreaker | JudgeOperation | ProbeOperation | AnnounceEvent
 _E = TypeVar("_E", bound=Effect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """A decision about one payment. `payment` None: it is not on record. Nothing is written for an unchanged payment.
+    """A decision about one payment. `payment` None: it is not on record. The row of an unchanged payment is not written.
 
     `attempt_id` is the attempt that the decision is about: the entry names it, and `ids` are recorded as given to it.
     `disposition` and `is_flagged` (a person should see it) are kept with the message that was decided about, if one was.

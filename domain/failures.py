@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class FailureReason(StrEnum):
-    """The closed list that callers may rely on (docs/architecture.md repeats it)."""
+    """The closed list that callers may rely on (interface.md, "Payment"; /openapi.json prints it)."""
 
     CANCELLED_BY_CUSTOMER = "cancelled_by_customer"
     INSUFFICIENT_FUNDS = "insufficient_funds"

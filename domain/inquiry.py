@@ -23,7 +23,7 @@ from domain.times import Times
 # A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words": send).
 SENDS_MAX = 4
 
-# So many not-found answers, of different inquiries, permit another send of a withdrawal under its own id.
+# So many not-found answers, of different inquiries, permit another send of a payment with a key, under its own id.
 _NOT_FOUND_NEEDED = 2
 
 # A deposit fails for silence after so many answers without a result; more where one was Daraja's vaguest code.
@@ -51,7 +51,7 @@ class Verdict(StrEnum):
     PAID = "paid"
     FAILED = "failed"
     UNDER_WAY = "under_way"  # Daraja has it and has not ended it
-    NOT_FOUND = "not_found"  # Daraja says that there is no such transaction; of withdrawals and bill payments
+    NOT_FOUND = "not_found"  # Daraja says that there is no such transaction; of payouts only (Transaction Status)
     NO_RESULT = "no_result"  # answered, and no result in it
     VAGUE = "vague"  # 500.001.1001, which means at least five things (daraja.md §3)
     NO_ANSWER = "no_answer"  # 429, a time-out, another 5xx, something unreadable

@@ -1,7 +1,8 @@
 """A payment, and what becomes of it when a fact is learned.
 
-Pure: no I/O, no clock. `Payment.after(fact)` is the only place that decides a stage; everything else (claims, answers,
-callbacks, the sweeper, a cancellation) turns what it learned into a `Fact` and asks. Read next: `lifecycle/`.
+Pure: no I/O, no clock. `Payment.after(fact)` is the only place that decides a stage, but for the first claim: that is one
+statement, in `adapters/postgres/claiming.py`. Everything else (resends, answers, callbacks, the sweeper, a cancellation)
+turns what it learned into a `Fact` and asks. Read next: `lifecycle/`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Amounts are counted by the payments on record: all that are pending or succeeded count, and so does a failure of which it is
 not certain that nothing moved. A day is a calendar day in Nairobi, a minute the last sixty seconds. What a limit still
-allows is judged in the transaction that accepts the payment (`adapters/postgres/accepting`), under a lock on what is
+allows is judged in the transaction that accepts the payment (`adapters/postgres/limiting.py`), under a lock on what is
 counted, so that two requests cannot both take the last shilling.
 """
 
@@ -80,7 +80,7 @@ class Charge:
     limit: int
 
     @property
-    def account(self) -> tuple[Meter, str]:
+    def counted_as(self) -> tuple[Meter, str]:
         return self.meter, self.subject
 
 
@@ -102,12 +102,12 @@ class Allowances:
     def take(self, charges: tuple[Charge, ...]) -> RequestRefused | None:
         """Takes all of `charges`, or nothing and says why."""
         for charge in charges:
-            used = self._used.get(charge.account, Used())
+            used = self._used.get(charge.counted_as, Used())
             if used.amount + charge.cost > charge.limit:
                 return _refusal(charge, used, self._now)
         for charge in charges:
-            used = self._used.get(charge.account, Used())
-            self._used[charge.account] = Used(used.amount + charge.cost, used.oldest or self._now)
+            used = self._used.get(charge.counted_as, Used())
+            self._used[charge.counted_as] = Used(used.amount + charge.cost, used.oldest or self._now)
         return None
 
 

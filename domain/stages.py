@@ -12,7 +12,7 @@ from typing import assert_never
 
 
 class Stage(StrEnum):
-    """Where a payment is. The sentences are the contract (design.md, "Stages")."""
+    """Where a payment is. The sentence behind each is its contract (design.md, "Stages"; docs/architecture/stages.md)."""
 
     ACCEPTED = "accepted"  # We hold it; Daraja was not asked, or every attempt is proved without effect.
     SUBMITTING = "submitting"  # A worker committed to asking Daraja; it may or may not have.

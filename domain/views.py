@@ -1,9 +1,9 @@
-"""What callers see: a payment, an entry of its history, the event of its end. Each is declared once.
+"""What callers see: a payment, an entry of its history, its events. Each is declared once.
 
 Pure. Answers and events are written by these declarations, and `/openapi.json` describes them by the same
 (`gateway/openapi/views.py`), so that neither has a member that the other lacks.
 
-An event's body is made once, in the commit that finalizes, and repeated byte for byte ever after: so it is text here, and
+An event's body is made once, in the commit that makes it so, and repeated byte for byte ever after: so it is text here, and
 nothing downstream renders it again.
 """
 
@@ -262,7 +262,7 @@ class _Event:
 
 EVENT = View(
     "Event",
-    "What subscribers are told of a payment's end: CloudEvents 1.0, byte for byte as it was published.",
+    "What subscribers are told of a payment: its end, a correction, a late receipt. CloudEvents 1.0, the bytes as published.",
     (
         _member("specversion", Literal["1.0"], path="id", write=lambda _: "1.0"),
         _member("id", UUID, "Stable, and unique to what is told: seen again, it is a repetition."),

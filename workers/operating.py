@@ -1,7 +1,8 @@
 """What an operator does by hand: stop and start payouts, release operations, and settle a payment that needs a person.
 
 `python -m workers payouts stop|start|status`, `operations status|release`, `accounts`, `ask`, `resolve`. Needs DATABASE_URL
-and nothing else, so that it works when the worker's own settings are what is wrong.
+and nothing else, so that it works when the worker's own settings are what is wrong; `resolve` also reads three times of the
+worker if they are set (`OperatorSettings`).
 """
 
 from __future__ import annotations

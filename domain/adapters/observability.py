@@ -44,7 +44,9 @@ queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this p
 redis_fault = Gauge("mkwanja_redis_fault", "1 while Redis answers and refuses us, by what it says", ["kind"])
 
 # Read from Postgres when somebody looks: the same from every process, and there when no worker is.
-brake_engaged = Gauge("mkwanja_brake_engaged", "1 while this brake stops money out", ["name"])
+brake_engaged = Gauge(
+    "mkwanja_brake_engaged", "1 while this brake is engaged: payouts are stopped, or an operation is held", ["name"]
+)
 open_payments = Gauge("mkwanja_open_payments", "Payments with a step ahead of them, by stage", ["stage"])
 overdue_seconds = Gauge("mkwanja_overdue_seconds", "For how long the oldest due step of each kind waits", ["step"])
 needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a person should look at")

@@ -1,7 +1,6 @@
 """The kinds of payment, one page each. `RULES` is what the rest of the code reads; it names no kind.
 
-To add one: its page here, its member in `rules.Kind`, its page in `adapters/daraja` and in `gateway/schemas`, a migration
-for what Postgres checks, and the words of it in the docs (docs/architecture/kinds.md).
+How to add one: docs/architecture/kinds.md.
 """
 
 from __future__ import annotations

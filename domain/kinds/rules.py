@@ -1,7 +1,7 @@
 """What there is to know about a kind of payment: one `KindRules`, of which each kind fills in its own.
 
-Pure. Everything else reads these properties, and never asks which kind a payment is: a new kind is a new page beside this
-one. What Daraja calls a kind's fields is in `adapters/daraja`, what callers send for it in `gateway/schemas`.
+Pure. Everything else reads these properties, and never asks which kind a payment is. A kind's other two pages, and how to
+add one: docs/architecture/kinds.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Telling subscribers what the record already holds.
 
-Postgres is the record, Redis pub/sub the bell. The event was fixed in the finalizing commit; here it is only repeated, at
+Postgres is the record, Redis pub/sub the bell. The event was fixed in the commit that made it; here it is only repeated, at
 least once, and the publication recorded. Whatever is lost on the way (Redis away, this process killed) the sweeper finds.
 """
 

@@ -1,8 +1,8 @@
 """Asking Daraja about a payment that is overdue or in doubt, and doing what follows.
 
 The question is numbered and stored before it is asked, so that its answer counts once whenever and however often it comes:
-at once for STK query, by its own address for Transaction Status. What follows from answers is decided in
-`domain/inquiry.py`, under the payment's lock.
+at once for STK query, by its own address for Transaction Status. What an answer says is judged by
+`record_callback.decide_report`, what follows from silence by `domain/inquiry.py`: both under the payment's lock.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Inquirer:
         if can_be_resent and await self._may_be_resent(due.payment_id):
             await self._submitter.resend(due.payment_id, due.kind)
         elif due.is_due:
-            await self._ask_when_ready(due.payment_id, is_probe=False)
+            await self._ask_when_ready(due.payment_id, for_breaker=False)
 
     def probe_soon(self, payment_id: UUID) -> None:
         """Asks about a payment, final or not, to learn whether Daraja takes our credential again."""
@@ -124,7 +124,7 @@ class Inquirer:
 
     async def _probe(self, payment_id: UUID) -> None:
         try:
-            await self._ask_when_ready(payment_id, is_probe=True)
+            await self._ask_when_ready(payment_id, for_breaker=True)
         except PaymentServiceError as error:
             log.warning("probe_postponed", error=type(error).__name__)
         except Exception:
@@ -143,10 +143,10 @@ class Inquirer:
         await self._changes.change(Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE))
         return permitted
 
-    async def _ask_when_ready(self, payment_id: UUID, *, is_probe: bool) -> None:
+    async def _ask_when_ready(self, payment_id: UUID, *, for_breaker: bool) -> None:
         try:
             async with self._provider.readied_to_ask():
-                change = asking(payment_id, self._times, self._accounts, is_probe=is_probe)
+                change = asking(payment_id, self._times, self._accounts, for_breaker=for_breaker)
                 result = await self._changes.change(change)
                 self._announcer.announce_soon(result)
                 payment, entry = result.decided.payment, result.decided.entry
@@ -168,10 +168,12 @@ class Inquirer:
         self._announcer.announce_soon(result)
 
 
-def asking(payment_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount], *, is_probe: bool = False) -> Change:
+def asking(
+    payment_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount], *, for_breaker: bool = False
+) -> Change:
     """The change that stores the next inquiry before it is asked. Nothing is asked twice for one due time.
 
-    `accounts`: by which this worker asks, by kind.
+    `accounts`: by which this worker asks, by kind. `for_breaker`: asked to learn whether Daraja takes our credential again.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -185,11 +187,11 @@ def asking(payment_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount],
         is_of_another = own is not None and sent_by is not None and own != sent_by
         number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
         effects: tuple[Effect, ...] = (
-            StoreInquiry(Inquiry(number=number, asked_at=now, is_probe=is_probe, of_former_account=is_of_another)),
+            StoreInquiry(Inquiry(number=number, asked_at=now, is_probe=for_breaker, of_former_account=is_of_another)),
         )
         if evidence.probe_of(operation) is not None:
             effects = (*effects, ProbeOperation(operation))
-        if is_probe:
+        if for_breaker:
             # Another account's answer says nothing about the credential in use.
             return Decided(payment=payment, effects=() if is_of_another else effects)
         if not _is_due(payment, evidence, context, times):

@@ -1,4 +1,4 @@
-"""Recording what Daraja says: stored whatever it is, and believed only where it agrees with the payment.
+"""Recording what Daraja says by callback and in answers to our questions: stored whatever it is, believed only where it agrees.
 
 Daraja signs nothing. A message that came by the payment's own URL from an allowed address is evidence, and so is the answer
 to a question of ours; amount and ids must agree with what we know, and only an explicit word finalizes (design.md, rules 6
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, get_args
 from uuid import UUID
 
 from domain.attempts import Outcome, ProviderIds
@@ -45,6 +45,8 @@ Noted = Literal[
     Disposition.RECEIPT_OF_ANOTHER_PAYMENT,
     Disposition.SUCCESS_WITHOUT_RECEIPT,
 ]
+# Raises at import if one of them has no entry of its name.
+_ENTRY_OF_NOTED = {noted: HistoryEntry(noted.value) for noted in get_args(Noted)}
 
 # What brings the next question forward.
 REMINDERS = (
@@ -302,7 +304,7 @@ def _for_review(payment: Payment, report: Report, disposition: Noted, ids: Provi
 
 
 def _entry(disposition: Noted, report: Report) -> NewEntry:
-    return NewEntry(HistoryEntry(disposition.value), _detail(report))
+    return NewEntry(_ENTRY_OF_NOTED[disposition], _detail(report))
 
 
 def _detail(report: Report) -> dict[str, str]:

@@ -67,7 +67,7 @@ async def due(store: Store, payment_id: UUID) -> None:
 
 async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
     """Stores the next question, if one is due."""
-    result = await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, is_probe=is_probe))
+    result = await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe))
     return asked_by(result.decided)
 
 

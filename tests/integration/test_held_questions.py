@@ -65,7 +65,7 @@ async def to_ask(store: Store, kind: Kind) -> UUID:
 async def question(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
-    decided = (await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, is_probe=is_probe))).decided
+    decided = (await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe))).decided
     return asked_by(decided), probed_by(decided)
 
 

@@ -268,7 +268,7 @@ async def test_who_holds_a_limit_too_long_holds_up_nobody_else(
     frozen = charged(caller, per_day=1000)
     async with connection(store.url) as raw, raw.transaction():
         for charge in frozen.charges:
-            number = limiting._lock_number(*charge.account)
+            number = limiting._lock_number(*charge.counted_as)
             await raw.execute(f"SELECT pg_advisory_xact_lock({LIMITS}, $1)", number)
         held_up = [charged(caller, per_day=1000) for _ in range(30)]
         others = [charged(per_day=1000) for _ in range(10)]

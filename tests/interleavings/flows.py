@@ -224,7 +224,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         yield from world.write("postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2)))
         return
     decided = yield from world.write(
-        "asking", inquire.asking(PAYMENT_ID, times.worker, times.accounts, is_probe=is_probe)
+        "asking", inquire.asking(PAYMENT_ID, times.worker, times.accounts, for_breaker=is_probe)
     )
     payment, asked = decided.payment, asked_by(decided)
     if payment is None or asked is None:

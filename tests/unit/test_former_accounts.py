@@ -109,7 +109,7 @@ def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> Non
 
 
 def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
-    return asking(PAYMENT_ID, TIMES, ACCOUNTS, is_probe=is_probe).decide(payment, a_context())
+    return asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(payment, a_context())
 
 
 @pytest.mark.parametrize("kind", Kind)

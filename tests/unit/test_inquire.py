@@ -42,7 +42,7 @@ UNASKABLE = (a_send(Outcome.UNKNOWN, at=SENT_AT),)
 
 
 def asked(payment: Payment | None, *inquiries: Inquiry, is_probe: bool = False, **evidence: Any) -> Decided:
-    change = asking(PAYMENT_ID, TIMES, ACCOUNTS, is_probe=is_probe)
+    change = asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 

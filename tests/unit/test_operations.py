@@ -88,7 +88,7 @@ def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
     payment = a_due(Kind.DEPOSIT)
     assert payment.question is Step.QUERY
     context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
-    decided = asking(PAYMENT_ID, TIMES, ACCOUNTS, is_probe=is_probe).decide(payment, context)
+    decided = asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(payment, context)
     assert (asked_by(decided) is not None, probed_by(decided)) == (is_asked, probe)
     if not is_asked:
         assert decided.payment == payment  # it keeps its due time

@@ -18,7 +18,7 @@ from domain.adapters.daraja.messages import (
     require_mapping,
 )
 from domain.adapters.daraja.requests import Account, Api, free_text, message_address, password_fields
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, code_text, failure_of
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, failure_of
 from domain.attempts import IdKind
 from domain.failures import FailureReason
 from domain.inquiry import Verdict
@@ -39,29 +39,29 @@ _F = FailureReason
 
 # What ends a deposit as failed (daraja.md §2.4).
 FAILURES: Codes = {
-    "1": (_F.INSUFFICIENT_FUNDS, True),
-    "2": (_F.LIMIT_EXCEEDED, True),
-    "3": (_F.LIMIT_EXCEEDED, True),
-    "4": (_F.LIMIT_EXCEEDED, True),
-    "8": (_F.LIMIT_EXCEEDED, True),
-    "1019": (_F.EXPIRED, False),  # late settlement was reported after it
-    "1031": (_F.CANCELLED_BY_CUSTOMER, True),
-    "1032": (_F.CANCELLED_BY_CUSTOMER, True),
-    "1036": (_F.NO_RESPONSE, False),
-    "1037": (_F.NO_RESPONSE, False),  # likewise
-    "1101": (_F.REJECTED_BY_PROVIDER, True),
-    "1102": (_F.REJECTED_BY_PROVIDER, True),
-    "2001": (_F.WRONG_PIN, True),  # on a deposit this is the customer's PIN, not our credential
-    "2006": (_F.REJECTED_BY_PROVIDER, True),
-    "2008": (_F.REJECTED_BY_PROVIDER, True),
-    "2026": (_F.REJECTED_BY_PROVIDER, True),
-    "2028": (_F.CONFIGURATION, True),
-    "2029": (_F.CONFIGURATION, True),
-    "2040": (_F.REJECTED_BY_PROVIDER, True),
-    "8006": (_F.WRONG_PIN, True),
-    "E3008": (_F.REJECTED_BY_PROVIDER, True),
-    "SFC_IC0003": (_F.CONFIGURATION, True),
-    "SFC_J_C0003": (_F.CONFIGURATION, True),
+    "1": Ending(_F.INSUFFICIENT_FUNDS, safe_to_retry=True),
+    "2": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "3": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "4": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "8": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "1019": Ending(_F.EXPIRED, safe_to_retry=False),  # late settlement was reported after it
+    "1031": Ending(_F.CANCELLED_BY_CUSTOMER, safe_to_retry=True),
+    "1032": Ending(_F.CANCELLED_BY_CUSTOMER, safe_to_retry=True),
+    "1036": Ending(_F.NO_RESPONSE, safe_to_retry=False),
+    "1037": Ending(_F.NO_RESPONSE, safe_to_retry=False),  # likewise
+    "1101": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "1102": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "2001": Ending(_F.WRONG_PIN, safe_to_retry=True),  # on a deposit this is the customer's PIN, not our credential
+    "2006": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "2008": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "2026": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "2028": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "2029": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "2040": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "8006": Ending(_F.WRONG_PIN, safe_to_retry=True),
+    "E3008": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "SFC_IC0003": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "SFC_J_C0003": Ending(_F.CONFIGURATION, safe_to_retry=True),
 }
 
 

@@ -6,11 +6,19 @@ Each kind's page names its list. A code that is not on it is no result: the paym
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from domain.failures import Failure, FailureReason
 
-# By code: the reason, and whether nothing moved and nothing may.
-Codes = Mapping[str, tuple[FailureReason, bool]]
+
+class Ending(NamedTuple):
+    """How a code ends a payment. `safe_to_retry`: nothing moved and nothing may, so that a new payment cannot pay twice."""
+
+    reason: FailureReason
+    safe_to_retry: bool
+
+
+Codes = Mapping[str, Ending]
 
 SUCCESS_CODE = "0"
 _CODE_LENGTH_MAX = 40
@@ -19,26 +27,26 @@ _F = FailureReason
 
 # What ends any payout as failed (daraja.md §4.6).
 PAYOUT_FAILURES: Codes = {
-    "1": (_F.INSUFFICIENT_FUNDS, True),
-    "2": (_F.LIMIT_EXCEEDED, True),
-    "3": (_F.LIMIT_EXCEEDED, True),
-    "4": (_F.LIMIT_EXCEEDED, True),
-    "8": (_F.LIMIT_EXCEEDED, True),
-    "11": (_F.CONFIGURATION, True),
-    "18": (_F.CONFIGURATION, True),
-    "20": (_F.CONFIGURATION, True),
-    "21": (_F.CONFIGURATION, True),
-    "22": (_F.CONFIGURATION, True),
-    "24": (_F.CONFIGURATION, True),
-    "25": (_F.CONFIGURATION, True),
-    "29": (_F.CONFIGURATION, True),
-    "2001": (_F.CONFIGURATION, True),
-    "2006": (_F.REJECTED_BY_PROVIDER, True),
-    "2028": (_F.CONFIGURATION, True),
-    "2040": (_F.INVALID_RECIPIENT, True),
-    "8006": (_F.CONFIGURATION, True),
-    "SFC_IC0003": (_F.INVALID_RECIPIENT, True),
-    "TP40153": (_F.CONFIGURATION, True),
+    "1": Ending(_F.INSUFFICIENT_FUNDS, safe_to_retry=True),
+    "2": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "3": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "4": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "8": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
+    "11": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "18": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "20": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "21": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "22": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "24": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "25": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "29": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "2001": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "2006": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "2028": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "2040": Ending(_F.INVALID_RECIPIENT, safe_to_retry=True),
+    "8006": Ending(_F.CONFIGURATION, safe_to_retry=True),
+    "SFC_IC0003": Ending(_F.INVALID_RECIPIENT, safe_to_retry=True),
+    "TP40153": Ending(_F.CONFIGURATION, safe_to_retry=True),
 }
 
 # Our initiator's name, password or right was refused; a few more tries lock it (daraja.md §4.5). Not of deposits, where
@@ -53,8 +61,8 @@ def refuses_credential(code: str) -> bool:
 
 def failure_of(failures: Codes, code: str) -> Failure | None:
     """The failure that `code` finalizes with, or None where it finalizes nothing."""
-    found = failures.get(code)
-    return Failure(found[0], found[1], code) if found else None
+    ending = failures.get(code)
+    return Failure(ending.reason, ending.safe_to_retry, code) if ending else None
 
 
 def code_text(value: object) -> str | None:

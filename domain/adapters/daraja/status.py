@@ -19,7 +19,7 @@ from domain.adapters.daraja.messages import (
     require_mapping,
 )
 from domain.adapters.daraja.requests import SHORTCODE_TYPE, Account, Api, message_address
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, code_text, failure_of, refuses_credential
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, failure_of, refuses_credential
 from domain.attempts import IdKind
 from domain.callback_address import status_operation
 from domain.failures import FailureReason
@@ -45,11 +45,11 @@ _F = FailureReason
 
 # What the parameter `TransactionStatus` says of a payment (daraja.md §6.1); other values end nothing.
 _FAILURES: Codes = {
-    "Failed": (_F.REJECTED_BY_PROVIDER, True),
-    "Cancelled": (_F.REJECTED_BY_PROVIDER, True),
-    "Declined": (_F.REJECTED_BY_PROVIDER, True),
-    "Expired": (_F.EXPIRED, False),
-    "Reversed": (_F.REVERSED, False),
+    "Failed": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "Cancelled": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "Declined": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
+    "Expired": Ending(_F.EXPIRED, safe_to_retry=False),
+    "Reversed": Ending(_F.REVERSED, safe_to_retry=False),
 }
 _COMPLETED = "Completed"
 

@@ -41,7 +41,8 @@ def _case(column: str, operations: Mapping[Any, Operation]) -> str:
 
 OPERATION_OF_KIND_SQL = _case("kind", {kind: rules.operation for kind, rules in RULES.items()})
 
-_STOPS_PAYOUTS = f"name IN ('{KILL_SWITCH}', '{BREAKER}')"
+_PAYOUT_BRAKES_SQL = ", ".join(f"'{name}'" for name in PAYOUT_BRAKES)
+_STOPS_PAYOUTS = f"name IN ({_PAYOUT_BRAKES_SQL})"
 
 
 def _is_held(operation: str) -> str:
@@ -52,7 +53,7 @@ def _is_held(operation: str) -> str:
 # Pieces for a look at payments: whether a brake keeps one from being claimed, or a question from being asked.
 IS_HELD_BY_BRAKE = f"""(moves_money_out AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
         OR {_is_held(OPERATION_OF_KIND_SQL)}"""
-QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = 'breaker' AND is_engaged))
+QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = '{BREAKER}' AND is_engaged))
       AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_QUESTION))}"""
 
 # Pieces for a sweep's look: `brakes` is how they all stand, `hold` the brake on the operation of `step.name`.
@@ -60,7 +61,7 @@ HELD_STEP_JOIN = f"""LEFT JOIN mkwanja.brakes AS hold
     ON hold.is_engaged AND hold.name = {_case("step.name", OPERATION_OF_QUESTION)}"""
 ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
         array_agg(name) FILTER (WHERE is_engaged AND probe_at <= now() AND NOT {_STOPS_PAYOUTS}) AS probes_due,
-        coalesce(bool_or(is_engaged) FILTER (WHERE name = 'breaker'), false) AS breaker_is_open
+        coalesce(bool_or(is_engaged) FILTER (WHERE name = '{BREAKER}'), false) AS breaker_is_open
     FROM mkwanja.brakes) AS brakes"""
 
 # What a probe does to its row: the next cool-down begins, twice as long.
@@ -103,19 +104,19 @@ SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {_STOPS
 HOLD_BRAKES = text(f"SELECT {TAKE_BRAKES_SHARED}")
 CHANGE_BRAKES = text(f"SELECT {TAKE_BRAKES}")
 
-OPEN_BREAKER = text("""
+OPEN_BREAKER = text(f"""
 WITH opened AS (
     UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(), payment_id = :payment_id, probes = 0,
         probed_at = NULL
-    WHERE name = 'breaker' AND NOT is_engaged RETURNING *
+    WHERE name = '{BREAKER}' AND NOT is_engaged RETURNING *
 )
 INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, is_engaged, reason FROM opened RETURNING name
 """)
-CLOSE_BREAKER = text("""
+CLOSE_BREAKER = text(f"""
 WITH closed AS (
     UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now()
-    WHERE name = 'breaker' AND is_engaged AND changed_at < :accepted_at RETURNING *
+    WHERE name = '{BREAKER}' AND is_engaged AND changed_at < :accepted_at RETURNING *
 )
 INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inquiry' FROM closed RETURNING name
@@ -130,7 +131,7 @@ _OF_ANOTHER_ACCOUNT = """EXISTS (
         AND attempt.outcome IS DISTINCT FROM 'not_acted' AND attempt.account <> CAST(:account AS text))"""
 TAKE_BREAKER_PROBE = text(f"""
 UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
-WHERE name = 'breaker' AND is_engaged
+WHERE name = '{BREAKER}' AND is_engaged
   AND coalesce(probed_at, changed_at) + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
       CAST(:cool_down_max AS interval)) <= now()
 RETURNING coalesce(
@@ -257,7 +258,7 @@ class Brakes:
         raise AssertionError
 
     async def read(self) -> list[Brake]:
-        """The two brakes that stop payouts."""
+        """The brakes that stop all payouts."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_READ)
         return [Brake(row.name, row.is_engaged, row.reason, row.changed_at) for row in rows]

@@ -1,8 +1,8 @@
 """Changing payments: lock, decide, write, commit, for as many as wait.
 
-Every change after acceptance but the claim goes through here, so that the rules of rows are in one place: rows are locked
-in id order, a batch holds one change per payment, what is written is counted, and the event's body is fixed in the commit
-that makes the fact.
+Every decision after acceptance but the first claim goes through here, so that the rules of rows are in one place: rows are
+locked in id order, a batch holds one change per payment, what is written is counted, and the event's body is fixed in the
+commit that makes the fact.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ async def _lock_and_load(
 async def _payments_named(transaction: Transaction, batch: Sequence[Change]) -> dict[ProviderId, UUID]:
     """Other payments that this batch's messages name by our own ids.
 
-    A withdrawal is known to Daraja by its payment's id, also before Daraja has acknowledged it.
+    A payment with a key is known to Daraja by its own id, also before Daraja has acknowledged it.
     """
     foreign = {
         key: payment_id

@@ -56,8 +56,8 @@ async def refused_by_limits(
     """
     if not any(new.charges for new in batch):
         return {}
-    accounts = sorted({charge.account for new in batch for charge in new.charges})
-    numbers = sorted({_lock_number(meter, subject) for meter, subject in accounts})
+    counted = sorted({charge.counted_as for new in batch for charge in new.charges})
+    numbers = sorted({_lock_number(meter, subject) for meter, subject in counted})
     try:
         await transaction.run(_LOCK, {"numbers": numbers})
     except DBAPIError as error:
@@ -68,9 +68,9 @@ async def refused_by_limits(
     rows = await transaction.rows(
         _USED,
         {
-            "callers": [subject for meter, subject in accounts if meter is Meter.CALLER_DAY],
-            "phones": [subject for meter, subject in accounts if meter is Meter.PHONE_DAY],
-            "prompted": [subject for meter, subject in accounts if meter is Meter.PHONE_MINUTE],
+            "callers": [subject for meter, subject in counted if meter is Meter.CALLER_DAY],
+            "phones": [subject for meter, subject in counted if meter is Meter.PHONE_DAY],
+            "prompted": [subject for meter, subject in counted if meter is Meter.PHONE_MINUTE],
             "day": day_began_at(now),
             "minute": now - MINUTE,
             "prompts": [kind.value for kind in kinds_that(lambda rules: rules.is_prompt)],

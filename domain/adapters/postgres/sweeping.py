@@ -182,7 +182,7 @@ class Sweeping:
         return await list_new_events(self._database)
 
     async def record_announced(self, announcement: Announcement) -> None:
-        """See `domain.lifecycle.reconcile.SweepingStore.record_announced`."""
+        """See `domain.lifecycle.announce.AnnouncementStore.record_announced`."""
         await self._recording.submit(announcement)
 
     async def drain(self) -> None:

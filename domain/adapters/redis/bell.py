@@ -1,4 +1,4 @@
-"""The bell: Redis pub/sub tells whoever listens that a payment is final. The record is in Postgres."""
+"""The bell: Redis pub/sub tells listeners of each event (an end, a correction, a late receipt). The record is in Postgres."""
 
 from __future__ import annotations
 
