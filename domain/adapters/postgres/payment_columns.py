@@ -1,7 +1,9 @@
 """The columns of a payment, in one list. All that reads or writes them is made of it, once, at import.
 
-For a new column: a migration, and its line here. The table of SQLAlchemy, the INSERT of an acceptance, the UPDATE of a change,
-their arrays, the rights of the service's role and the readers below follow.
+For a new column: a migration, the field of `Payment`, and its line here. The table of SQLAlchemy, the INSERT of an
+acceptance, the UPDATE of a change, their arrays, the rights of the service's role and the readers below follow. What the
+request carries is a field of `PaymentRequest` instead. It needs its kind's pages (`parties` or `texts`; the body that callers
+send) and `_OF_KINDS` in `views.py` as well.
 """
 
 from __future__ import annotations
