@@ -215,7 +215,7 @@ def outcome_may_come_until(payment: Payment, evidence: Evidence, times: Times) -
     """Until when Daraja's own word about the last send is to be awaited, as long as a payment of its kind is waited for."""
     if payment.rules.fails_by_silence:
         return result_window_ends(payment, evidence, times)
-    if payment.rules.can_be_sent_again:
+    if payment.rules.own_id is not None:
         return last_sent_at(payment, times) + max(times.inquiry_interval_max, times.not_found_trusted_after)
     return last_sent_at(payment, times) + times.inquiry_interval_max
 

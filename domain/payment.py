@@ -105,8 +105,8 @@ class Payment:
     @property
     def own_id(self) -> ProviderId | None:
         """The payment's id as Daraja was given it, as (kind of id, value); None where Daraja takes none of ours."""
-        key = self.rules.resend_key
-        return (key, str(self.id)) if key is not None else None
+        id_kind = self.rules.own_id
+        return (id_kind, str(self.id)) if id_kind is not None else None
 
     @property
     def next_step(self) -> Step | None:
@@ -163,7 +163,7 @@ class Payment:
         heard = [
             attempt
             for attempt in self.attempts
-            if attempt.provider_ids or attempt.outcome is not Outcome.NOT_ACTED or self.rules.can_be_sent_again
+            if attempt.provider_ids or attempt.outcome is not Outcome.NOT_ACTED or self.rules.own_id is not None
         ]
         for id_kind, value in ids:
             of_kind = [{known for kind, known in attempt.provider_ids if kind == id_kind} for attempt in heard]

@@ -15,6 +15,7 @@ BILL_PAYMENT = KindRules(
     uses_credential=True,
     is_prompt=False,
     at_once_max=4,  # each one lost in `submitting` is a person's afternoon (design.md, rule 11)
+    own_id=None,
     resend_key=None,  # no field for an id of ours is documented (daraja.md §5)
     question=Step.STATUS,
     asked_by=IdKind.ORIGINATOR_CONVERSATION,  # Daraja's own, from its acknowledgement

@@ -14,6 +14,7 @@ DEPOSIT = KindRules(
     moves_money_out=False,
     uses_credential=False,  # a password of the short code's own; 2001 and 8006 are the customer's PIN (daraja.md §2.4)
     is_prompt=True,
+    own_id=None,
     resend_key=None,  # STK push takes no id of ours: a second request is a second prompt (daraja.md §2.1)
     question=Step.QUERY,  # Transaction Status knows no CheckoutRequestID (daraja.md §3, §6.1)
     asked_by=IdKind.CHECKOUT_REQUEST,

@@ -12,7 +12,11 @@ POCHI_PAYMENT = KindRules(
     moves_money_out=True,
     uses_credential=True,
     is_prompt=False,
-    resend_key=IdKind.ORIGINATOR_CONVERSATION,  # shaped like B2C, whose second use Daraja refuses (daraja.md §4.2, §5)
+    at_once_max=4,  # each one lost in `submitting` may be a person's work, as a bill payment's
+    own_id=IdKind.ORIGINATOR_CONVERSATION,  # shaped like B2C (daraja.md §5)
+    # B2C's second use of an id is refused (daraja.md §4.2). Of B2Pochi nothing says so, and Transaction Status is not said to
+    # cover it (§6.1): "not found" may mean nothing. Until a refusal was seen, a second send might pay twice.
+    resend_key=None,
     question=Step.STATUS,
     asked_by=None,
     operation=Operation.B2POCHI,
@@ -21,5 +25,5 @@ POCHI_PAYMENT = KindRules(
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # interface.md: as for a withdrawal
     parties=("phone_number",),
     texts=(("remarks", Default.WORD),),
-    expiry_setting="payout_expires_after_seconds",  # as a withdrawal: its key makes a late send safe
+    expiry_setting="bill_expires_after_seconds",  # ten minutes: without a key a late send may be a second one
 )

@@ -63,10 +63,12 @@ class KindRules:
     # How many requests one worker may have under way (None: as many as it has slots). Each lost one is a person's work.
     at_once_max: int | None = None
 
-    # The kind of id under which Daraja gets the payment's own id and refuses its second use; None: it has no key, and is
-    # never sent twice.
+    # The kind of id under which Daraja gets the payment's own id; None: it takes none of ours.
+    own_id: IdKind | None
+    # The same, if Daraja is known to refuse the id's second use; None: it has no key, and a send that may have acted is
+    # never followed by another.
     resend_key: IdKind | None
-    # How Daraja is asked about it, and by which of Daraja's ids (None: by the payment's own, the resend key).
+    # How Daraja is asked about it, and by which of Daraja's ids (None: by the payment's own).
     question: Step
     asked_by: IdKind | None
     # So many answers to questions must agree before a failure is believed that no callback told.
@@ -98,9 +100,9 @@ class KindRules:
         """Refuses what contradicts itself."""
         low, high = self.amount_limits_kes
         assert 1 <= low <= high <= PAYMENT_MAX_KES  # noqa: S101 - a sum that must hold, where it is defined
-        # Without a key of ours, only Daraja's id can name the payment.
-        assert self.asked_by is not None or self.resend_key is not None  # noqa: S101
-        assert self.resend_key in (None, IdKind.ORIGINATOR_CONVERSATION)  # noqa: S101
+        # Without an id of ours, only Daraja's can name the payment.
+        assert self.asked_by is not None or self.own_id is not None  # noqa: S101
+        assert self.resend_key in (None, self.own_id)  # noqa: S101
         assert self.question in (Step.QUERY, Step.STATUS)  # noqa: S101
 
     @property

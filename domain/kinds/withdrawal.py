@@ -12,6 +12,7 @@ WITHDRAWAL = KindRules(
     moves_money_out=True,
     uses_credential=True,  # SecurityCredential (daraja.md §4.5)
     is_prompt=False,
+    own_id=IdKind.ORIGINATOR_CONVERSATION,
     resend_key=IdKind.ORIGINATOR_CONVERSATION,  # Daraja refuses its second use (daraja.md §4.2)
     question=Step.STATUS,
     asked_by=None,  # by its own id, from before the first send on

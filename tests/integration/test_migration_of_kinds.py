@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from domain.changes import Change
 from domain.kinds import RULES, Kind
-from domain.stages import Stage
-from tests.builders import EXPIRES_AFTER
-from tests.integration.conftest import Store, new_id
+from domain.lifecycle.record_callback import callback_change
+from domain.lifecycle.resolve import question
+from domain.stages import Stage, Step
+from tests.builders import EXPIRES_AFTER, a_report
+from tests.integration.conftest import Store, a_callback, failure, new_id
 from tests.integration.test_migration_of_inquiries import OLDER_KINDS, a_record_in_use, migrated, steps_on_record
 from tests.integration.test_migrations import differences
 from tests.stack.databases import alembic
@@ -64,6 +68,31 @@ async def test_a_payment_that_was_over_before_can_still_be_read(fresh: Store) ->
     await migrated(fresh, "upgrade", "head")
     async with Store(fresh.url) as after:
         assert (await after.payment(payment_id)).stage is Stage.SUCCEEDED
+
+
+@pytest.mark.parametrize("what", ["confirm", "no receipt", "wrong source", "asked by a person", "corrected"])
+async def test_a_payment_that_failed_before_can_still_be_asked_about_and_corrected(fresh: Store, what: str) -> None:
+    """It has neither of the new columns, and needs none: it is never sent."""
+    payment_id, _ = await fresh.claimed(Kind.WITHDRAWAL)
+    await fresh.changing.change(failure(payment_id, Kind.WITHDRAWAL))
+    await migrated(fresh, "downgrade", "0009")
+    await migrated(fresh, "upgrade", "head")
+    assert await fresh.one("SELECT moves_money_out IS NULL FROM mkwanja.payments")
+    async with Store(fresh.url) as after:
+        await after.changing.change(_later_word(payment_id, what))
+        payment = await after.payment(payment_id)
+    if what == "corrected":
+        assert payment.stage is Stage.SUCCEEDED
+    else:
+        assert (payment.stage, payment.next_step) == (Stage.FAILED, Step.STATUS)
+
+
+def _later_word(payment_id: UUID, what: str) -> Change:
+    if what == "asked by a person":
+        return question(payment_id, reason="a test", operator="amina")
+    report = a_report(receipt=None, has_amount=False) if what == "no receipt" else a_report()
+    callback = replace(a_callback("withdrawal"), source_allowed=what != "wrong source")
+    return callback_change(payment_id, callback, report, confirm_above_kes=0 if what == "confirm" else None)
 
 
 @pytest.mark.parametrize("kind", OLDER_KINDS)

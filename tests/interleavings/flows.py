@@ -29,7 +29,7 @@ from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.decisions import asked_by, probed_by
 from tests.interleavings.clockwork import Flow
-from tests.interleavings.provider import KEYED, Answer, Message
+from tests.interleavings.provider import KEYED, OWN_ID, Answer, Message
 from tests.interleavings.reading import Heard, answer_heard, no_word, query_report
 from tests.interleavings.record import instant, milliseconds
 from tests.interleavings.times import LifeTimes
@@ -159,7 +159,7 @@ def _on_the_wire(world: World, open_attempt: OpenAttempt, account: str) -> Gener
         there = world.lateness()
     world.note("first byte")
     world.requests_under_way += 1
-    world.later(there, world.arrive, letter, _OWN_ID if world.kind in KEYED else "", account)
+    world.later(there, world.arrive, letter, _OWN_ID if world.kind in OWN_ID else "", account)
     back = 1 + int(world.random() * 400)
     is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
     left_at = world.now

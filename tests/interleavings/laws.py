@@ -14,7 +14,7 @@ from domain.operations import Heard, Operation, Standing
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import AMOUNT_KES, AN_ACCOUNT
-from tests.interleavings.provider import KEYED, Daraja, Message
+from tests.interleavings.provider import KEYED, OWN_ID, Daraja, Message
 from tests.interleavings.record import Broken, Record, milliseconds
 from tests.interleavings.times import LifeTimes
 
@@ -322,7 +322,7 @@ def _excuse_for_doubt(payment: Payment, watch: Watch, daraja: Daraja) -> str:
         return "open, for review: paid, and a message names another amount"
     if not daraja.transactions:
         return "open, for review: Daraja has no record of it"
-    if watch.kind not in KEYED and not watch.first_id:
+    if watch.kind not in OWN_ID and not watch.first_id:
         return "open, for review: no id to ask by"
     if watch.is_of_another_account:
         return "open, for review: the account that sent it is no longer configured"

@@ -17,7 +17,8 @@ from typing import NamedTuple, Protocol
 from tests.interleavings.chances import Chances
 
 DEPOSIT, BILL_PAYMENT = "deposit", "bill_payment"
-KEYED = ("withdrawal", "pochi_payment")  # Daraja refuses the second use of their id (daraja.md §4.2, §5)
+KEYED = ("withdrawal",)  # Daraja refuses the second use of its id (daraja.md §4.2)
+OWN_ID = (*KEYED, "pochi_payment")  # they are sent, and asked about, under their own
 
 _SECOND = 1000
 _HALF = 0.5
@@ -135,7 +136,7 @@ class Daraja:
             return Answer("busy")
         if chance() < c.breaks_before_acting:
             return Answer("no_word")
-        if own_id and self._of(account) and not self.forgets_ids:
+        if self.kind in KEYED and self._of(account) and not self.forgets_ids:
             return self._refuse_second_use(own_id)
         taken = self._take(own_id, account)
         if chance() < c.breaks_after_acting:
@@ -159,7 +160,7 @@ class Daraja:
         return [taken for taken in self.transactions if taken.account == account]
 
     def _take(self, own_id: str, account: str) -> Transaction:
-        if own_id and self._of(account) and not self.forgets_ids:
+        if self.kind in KEYED and self._of(account) and not self.forgets_ids:
             return self._of(account)[0]
         number = len(self.transactions) + 1
         first_id = {DEPOSIT: f"ws_CO_{number}", BILL_PAYMENT: f"9d20-{number}"}.get(self.kind, own_id)

@@ -20,7 +20,7 @@ from domain.changes import StoredCallback
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
 from domain.kinds import RULES, Kind
 from domain.report import Report
-from tests.interleavings.provider import KEYED, Answer, Message
+from tests.interleavings.provider import OWN_ID, Answer, Message
 
 AMOUNT_KES = 250
 _CALLBACK_ID_BYTES = bytes(32)
@@ -171,9 +171,9 @@ def _payout_result(kind: Kind, message: Message) -> dict[str, Any]:
     }  # fmt: skip
     if message.word == "paid":
         amount = AMOUNT_KES + message.extra_kes
-        named = "TransactionAmount" if kind in KEYED else "Amount"
+        named = "TransactionAmount" if kind in OWN_ID else "Amount"
         parameters: list[dict[str, Any]] = [{"Key": named, "Value": amount}]
-        if message.receipt and kind in KEYED:
+        if message.receipt and kind in OWN_ID:
             parameters.append({"Key": "TransactionReceipt", "Value": message.receipt})
         result["ResultParameters"] = {"ResultParameter": parameters}
     return result

@@ -61,7 +61,7 @@ _EXPIRES = {
     Kind.DEPOSIT: (60, 20),
     Kind.WITHDRAWAL: (86_400, 150),
     Kind.BILL_PAYMENT: (600, 60),
-    Kind.POCHI_PAYMENT: (86_400, 150),
+    Kind.POCHI_PAYMENT: (600, 60),
 }
 
 TIMES = {

@@ -88,6 +88,7 @@ class B2C:
     api = "b2c"
     kind: Kind = "b2c"
     commands: tuple[str, ...] = B2C_COMMANDS
+    refuses_used_ids = True
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class B2C:
     async def act(self, body: Body, choice: Choice) -> Reply:
         """Accept a payout, once for a shortcode's OriginatorConversationID, whatever became of the first (§4.2)."""
         payment = self._payment(body, choice)
-        if self._book.is_used(payment):
+        if self.refuses_used_ids and self._book.is_used(payment):
             answered_later = (
                 self._switches.duplicate_ocid == "async" or choice.script is CATALOGUE["duplicate_ocid_async"]
             )
@@ -169,11 +170,15 @@ class B2C:
 
 
 class B2Pochi(B2C):
-    """`POST /mpesa/b2pochi/v1/paymentrequest`: B2C's shape, with an OriginatorConversationID, to a till (§5)."""
+    """`POST /mpesa/b2pochi/v1/paymentrequest`: B2C's shape, with an OriginatorConversationID, to a till (§5).
+
+    The contract does not say that the id's second use is refused: here it pays once more.
+    """
 
     api = "b2pochi"
     kind = "b2pochi"
     commands = ("BusinessPayToPochi",)
+    refuses_used_ids = False
 
 
 class B2B:

@@ -203,7 +203,9 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
 def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> None:
     _, status, answer, *classes = row
     expected = dict(zip((Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT), classes, strict=True))
-    expected[Kind.POCHI_PAYMENT] = expected[Kind.WITHDRAWAL]  # shaped alike (daraja.md §5)
+    expected[Kind.POCHI_PAYMENT] = expected[
+        Kind.BILL_PAYMENT
+    ]  # of neither it is known that an id's second use is refused
     assert {kind: type(meaning(kind, status, answer)) for kind in Kind} == expected
 
 

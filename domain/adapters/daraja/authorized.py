@@ -46,12 +46,21 @@ class Authorized:
         """
         token = await had(self._tokens.current())
         try:
-            return await send(token)
+            return await self._send(operation, send, token)
         except TokenRefused as refusal:
-            newer = await had(self._replaced(token, is_probe=is_probe))
+            is_known = await self._refuses(operation, token)
+            newer = await had(self._replaced(token, is_probe=is_probe or is_known))
             if newer is None:
                 raise ProductRefused(code=refusal.code) from refusal
         return await self._resend(operation, send, newer)
+
+    async def _refuses(self, operation: str, token: Token) -> bool:
+        """Whether the operation has refused this token to another request, for which it was the new one.
+
+        Such a request may be under way: without its answer each request that began with the token would fetch another.
+        """
+        async with self._first_resend[operation]:
+            return self._refused.get(operation) == token.text
 
     async def _replaced(self, token: Token, *, is_probe: bool) -> Token | None:
         return await self._tokens.newer_than(token) if is_probe else await self._tokens.after_refusal(token)
@@ -67,9 +76,25 @@ class Authorized:
                 return await self._send_again(operation, send, token)
         return await self._send_again(operation, send, token)
 
-    async def _send_again(self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token) -> Result:
+    async def _send(self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token) -> Result:
+        """Sends, and forgets that the operation refused this token once it takes it: the app may have got the product."""
         try:
             result = await send(token)
+        except (TokenRefused, ProductRefused, Unreachable):
+            raise
+        except ProviderError:
+            self._forget_refusal(operation, token)
+            raise
+        self._forget_refusal(operation, token)
+        return result
+
+    def _forget_refusal(self, operation: str, token: Token) -> None:
+        if self._refused.get(operation) == token.text:
+            del self._refused[operation]
+
+    async def _send_again(self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token) -> Result:
+        try:
+            result = await self._send(operation, send, token)
         except TokenRefused as refusal:
             if await had(self._tokens.newer_than(token)) is not None:
                 # Another worker fetched a token meanwhile, which ended ours: that says nothing about the operation.

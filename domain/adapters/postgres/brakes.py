@@ -29,6 +29,9 @@ KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
 PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
 
+# The other brakes. Those of a newer release, whose schema an older process may already meet, are no business of ours.
+KNOWN_OPERATIONS = frozenset(Operation)
+
 # A claim holds the rows for as long as it takes to commit; one that hangs is ended by Postgres within 5 s.
 _TRIES_MAX = 5
 

@@ -16,6 +16,7 @@ from domain.adapters.postgres.brakes import (
     CHANGE_BRAKES,
     CLOSE_BREAKER,
     HOLD_BRAKES,
+    KNOWN_OPERATIONS,
     OPEN_BREAKER,
     PAYOUT_BRAKES,
     STANDING,
@@ -74,7 +75,7 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
     }
     messages = {row.payment_id: _said(row) for row in await transaction.rows(_MESSAGES, about_messages)}
     engaged = {row.name: bool(row.is_probe_due) for row in await transaction.rows(brakes) if row.is_engaged}
-    held = {Operation(name): is_due for name, is_due in engaged.items() if name not in PAYOUT_BRAKES}
+    held = {Operation(name): is_due for name, is_due in engaged.items() if name in KNOWN_OPERATIONS}
     return {
         payment_id: replace(
             messages.get(payment_id, Evidence()),

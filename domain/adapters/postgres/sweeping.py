@@ -13,6 +13,7 @@ from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
     ALL_BRAKES,
     HELD_STEP_JOIN,
+    KNOWN_OPERATIONS,
     PAYOUT_BRAKES,
     QUESTION_IS_FREE,
     TAKE_BREAKER_PROBE,
@@ -127,7 +128,7 @@ class Sweeping:
             breaker_is_open=rows[0].breaker_is_open,
             payouts_are_stopped=not engaged.isdisjoint(PAYOUT_BRAKES),
             held_operations=frozenset(operation for operation in Operation if operation in engaged),
-            probes_due=frozenset(Operation(name) for name in rows[0].probes_due or ()),
+            probes_due=frozenset(Operation(name) for name in rows[0].probes_due or () if name in KNOWN_OPERATIONS),
         )
 
     async def take_due(

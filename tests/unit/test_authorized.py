@@ -1,0 +1,110 @@
+"""Calls under the shared token, many at once: a missing product costs one new token, however the calls meet."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from domain.adapters.daraja.authorized import Authorized
+from domain.adapters.daraja.token import Token
+from domain.errors import ProductRefused, TokenRefused
+
+
+class Counter:
+    """The tokens of one worker: `fetched` of them so far, of which the newest is the shared one."""
+
+    def __init__(self) -> None:
+        self.fetched = 1
+
+    @property
+    def newest(self) -> Token:
+        return Token(f"token-{self.fetched}", float(self.fetched), 1e9)
+
+    async def current(self) -> Token:
+        return self.newest
+
+    async def after_refusal(self, refused: Token) -> Token:
+        if refused.text == self.newest.text:
+            await asyncio.sleep(0)
+            if refused.text == self.newest.text:
+                self.fetched += 1
+        return self.newest
+
+    async def newer_than(self, used: Token) -> Token | None:
+        return self.newest if self.newest.issued_at > used.issued_at else None
+
+
+class Door:
+    """Daraja's door, which refuses the product to every token. `slowly`: that token's calls wait for `opens`."""
+
+    def __init__(self, slowly: str = "") -> None:
+        self.slowly = slowly
+        self.taken: set[str] = set()
+        self.opens = asyncio.Event()
+        self.calls: list[str] = []
+
+    async def send(self, token: Token) -> str:
+        self.calls.append(token.text)
+        if token.text == self.slowly:
+            await self.opens.wait()
+        if token.text in self.taken:
+            return "taken"
+        raise TokenRefused
+
+
+async def refused(authorized: Authorized, door: Door) -> bool:
+    try:
+        await authorized.call("b2c", door.send)
+    except ProductRefused:
+        return True
+    return False
+
+
+async def test_calls_that_begin_together_under_one_token_fetch_one_new_token() -> None:
+    tokens, door = Counter(), Door()
+    authorized = Authorized(tokens)
+    assert all(await asyncio.gather(*(refused(authorized, door) for _ in range(20))))
+    assert tokens.fetched == 2
+
+
+async def test_a_call_that_begins_with_the_new_token_fetches_no_further_one() -> None:
+    """Many begin between the refusal of the new token and the commit that holds the operation."""
+    tokens, door = Counter(), Door()
+    authorized = Authorized(tokens)
+    assert await refused(authorized, door)
+    assert all(await asyncio.gather(*(refused(authorized, door) for _ in range(20))))
+    assert tokens.fetched == 2
+
+
+async def test_a_call_that_begins_while_the_new_token_is_tried_waits_for_what_comes_of_it() -> None:
+    tokens, door = Counter(), Door(slowly="token-2")
+    authorized = Authorized(tokens)
+    first = asyncio.create_task(refused(authorized, door))
+    while "token-2" not in door.calls:  # noqa: ASYNC110 - a step of the loop, not a time
+        await asyncio.sleep(0)
+    others = [asyncio.create_task(refused(authorized, door)) for _ in range(20)]
+    await asyncio.sleep(0)
+    door.opens.set()
+    assert all(await asyncio.gather(first, *others))
+    assert tokens.fetched == 2
+
+
+async def test_another_operation_s_refusal_of_the_token_still_fetches_a_new_one() -> None:
+    tokens, door = Counter(), Door()
+    authorized = Authorized(tokens)
+    assert await refused(authorized, door)
+    with pytest.raises(ProductRefused):
+        await authorized.call("stk_push", door.send)
+    assert tokens.fetched == 3
+
+
+async def test_a_token_that_was_taken_after_all_is_replaced_once_it_is_refused_again() -> None:
+    """The app got the product; later something else ended the token."""
+    tokens, door = Counter(), Door()
+    authorized = Authorized(tokens)
+    assert await refused(authorized, door)
+    door.taken = {"token-2"}
+    assert await authorized.call("b2c", door.send) == "taken"
+    door.taken = {"token-3"}
+    assert await authorized.call("b2c", door.send) == "taken"
