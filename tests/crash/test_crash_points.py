@@ -15,7 +15,7 @@ from tests.crash.table import Batch, all_batches, all_combinations, selected_bat
 from tests.failpoints.points import POINTS
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 async def test_whatever_was_under_way_comes_to_its_right_end(batch: Batch, lanes: Lanes[Ground, Batch | Case]) -> None:
     """The payments of a batch end as the table says, and I1 to I7 hold by the simulator's ledger."""
     await lanes.done(batch)

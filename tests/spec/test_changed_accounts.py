@@ -126,6 +126,7 @@ async def test_deposits_and_bills_are_found_by_the_short_code_that_sent_them(sys
     await system.assert_money_agrees(list(ids.values()))
 
 
+@pytest.mark.whole
 async def test_a_deposit_that_another_passkey_cannot_ask_about_is_not_failed_for_silence(system: System) -> None:
     """'Wrong credentials' is no answer about the deposit: it stays open and is a person's."""
     payment_id = await _open(system, "stk")

@@ -144,6 +144,7 @@ async def test_while_questions_are_refused_payments_stay_open_and_are_asked_abou
     await _all_paid_once(system, payment_ids)
 
 
+@pytest.mark.whole
 async def test_refusals_of_our_own_settings_burn_a_few_payments_and_hold_the_rest(system: System) -> None:
     await system.scenario("invalid_request", api="b2c", params={"field": "ResultURL"})
     failed = []

@@ -110,6 +110,7 @@ async def test_payments_live_on_redis_as_it_is_sold(kind: str, tmp_path: Path) -
             assert "L1mited-Passw0rd" not in text
 
 
+@pytest.mark.whole
 async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> None:
     """The primary dies while payments are made; what was queued there is forgotten, and no payment is."""
     async with watched_by_sentinels() as watched, a_system(env={"REDIS_URL": watched.url}, workers=2) as system:
