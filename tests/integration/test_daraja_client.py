@@ -140,6 +140,7 @@ class TestAnswers:
         assert [movement.amount for movement in simulator.ledger.movements] == [payment.request.amount_kes]
 
     @pytest.mark.parametrize(("scenario", "kind", "means"), EVERY_FAULT)
+    @pytest.mark.sampled(30)
     async def test_every_fault_is_the_error_that_says_what_the_money_may_have_done(
         self, sender: DarajaSender, simulator: Simulator, scenario: str, kind: Kind, means: type[ProviderError]
     ) -> None:

@@ -147,6 +147,7 @@ async def problem_of(session: aiohttp.ClientSession, server: EarlySpeaker, kind:
 
 @pytest.mark.parametrize("closes", [False, True])
 @pytest.mark.parametrize("what", EARLY)
+@pytest.mark.sampled(8)
 async def test_what_was_there_before_the_first_byte_answers_nothing_and_nothing_is_sent(
     session: aiohttp.ClientSession, what: str, *, closes: bool
 ) -> None:

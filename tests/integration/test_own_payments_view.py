@@ -124,6 +124,7 @@ async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(hos
     ],
     ids=str,
 )  # fmt: skip
+@pytest.mark.sampled(8)
 async def test_claims_that_name_no_signed_in_user_show_nothing_and_raise_nothing(
     hosted: Hosted, said: str | None
 ) -> None:

@@ -10,6 +10,9 @@ import pytest_asyncio
 
 from tests.simulator.probe import Probe, probing
 
+# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+pytestmark = pytest.mark.whole
+
 HALF = {"seed": 7, "rates": {"internal_error_after_acting": 0.25, "html_503": 0.25}}
 
 

@@ -102,6 +102,7 @@ async def test_a_switch_names_only_known_products(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize(("api", "form"), PRODUCT_FORMS)
+@pytest.mark.sampled(8)
 async def test_every_form_of_a_missing_product_is_one_refusal_of_the_operation(
     simulator: Simulator, client: DarajaClient, api: str, form: str
 ) -> None:
@@ -127,6 +128,7 @@ async def test_a_product_that_is_switched_on_again_works(simulator: Simulator, c
 
 @pytest.mark.parametrize("api", PATHS)
 @pytest.mark.parametrize("form", TOKEN_FORMS)
+@pytest.mark.sampled(10)
 async def test_every_form_of_a_refused_token_is_cured_by_another_token(
     simulator: Simulator, client: DarajaClient, api: str, form: str
 ) -> None:

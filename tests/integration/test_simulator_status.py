@@ -2,10 +2,14 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from tests.integration.test_simulator_inquiries import NOT_FOUND, ask, paid, told
 from tests.simulator.probe import Probe, probing
+
+# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+pytestmark = pytest.mark.whole
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -127,6 +127,7 @@ async def is_encrypted(server: Server, url: str) -> bool:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("hosts", ["127.0.0.1:{port}", "127.0.0.1:{port},127.0.0.1:{port}"], ids=["one", "two"])
+@pytest.mark.sampled(14)
 async def test_a_connection_is_as_safe_as_its_url_says(server: Server, hosts: str, query: str, encrypted: bool) -> None:
     named = query.format(root=server.front.root, key=server.front.key)
     url = server.url.replace(f"127.0.0.1:{server.port}", hosts.format(port=server.port))

@@ -143,6 +143,7 @@ async def test_the_table_has_every_route_for_every_owner(shared_system: System) 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("path", OPEN)
+@pytest.mark.sampled(12)
 async def test_what_needs_no_token_looks_at_none(shared_system: System, cast: Cast, path: str, caller: str) -> None:
     (await ask(shared_system, "GET", path, token=cast.tokens[caller])).expect(200)
 
