@@ -17,4 +17,4 @@ SCHEMAS: Mapping[Kind, KindSchema] = {
     for schema in (deposit.SCHEMA, withdrawal.SCHEMA, bill_payment.SCHEMA, pochi_payment.SCHEMA)
 }
 
-assert set(SCHEMAS) == set(Kind)  # noqa: S101 - a kind that cannot be sent stops the process at its start
+assert set(SCHEMAS) == set(Kind), "each kind needs its page here"  # noqa: S101 - a kind that cannot be sent stops the process at its start

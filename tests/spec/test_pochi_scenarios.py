@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.spec.asking import POCHI_PAYMENT, caller, problem
-from tests.spec.playing import IN_DOUBT, PAID, PAID_BY_INQUIRY, Play, failed, play, times_sent
+from tests.spec.playing import IN_DOUBT, PAID, PAID_BY_INQUIRY, Play, begin, failed, play, times_sent
 from tests.spec.system import System
 from tests.spec.test_cancelling import stopped_payouts
 
@@ -97,3 +97,24 @@ async def test_a_wrong_field_is_named(system: System) -> None:
 async def test_only_a_backend_may_pay_a_till(system: System) -> None:
     async with caller(system, sub="amina") as user:
         problem(await user.pay("/v1/pochi-payments", POCHI_PAYMENT), 403, "not_permitted")
+
+
+async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_never_sent_again(
+    asking_system: System,
+) -> None:
+    """Nothing says that Daraja refuses its id's second use: here it would pay once more."""
+    system = asking_system
+    payment_id = await begin(system, "b2pochi", "cut_before_acting", times=1)
+    await system.in_stage(payment_id, "in_doubt")
+    not_found = "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
+    await system.eventually(lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 3)
+    assert await times_sent(system, payment_id) == 1
+
+
+async def test_a_busy_daraja_is_not_sent_a_pochi_payment_again(asking_system: System) -> None:
+    system = asking_system
+    payment_id = await begin(system, "b2pochi", "system_busy", times=1)
+    await system.in_stage(payment_id, "in_doubt")
+    asked = "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict IS NOT NULL"
+    await system.eventually(lambda: system.rows(asked, payment_id), lambda rows: len(rows) >= 2)
+    assert await times_sent(system, payment_id) == 1

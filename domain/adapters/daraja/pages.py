@@ -40,6 +40,7 @@ PAGES: Mapping[Kind, Page] = {
     ),
 }
 
+assert set(PAGES) == set(Kind), "each kind needs its page here"  # noqa: S101 - or no start
 assert all(PAGES[kind].api.operation is rules.operation for kind, rules in RULES.items())  # noqa: S101 - or no start
 
 PAGE_OF_RESULT = {rules.result_operation: PAGES[kind] for kind, rules in RULES.items()}
