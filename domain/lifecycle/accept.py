@@ -136,10 +136,9 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
 
 
 def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:
-    defaults = {Default.WORD: DEFAULT_TEXT, Default.FROM_ID: reference_from(payment_id)}
     left_out: dict[str, Any] = {
-        name: defaults[default]
+        name: DEFAULT_TEXT if default is Default.WORD else reference_from(payment_id)
         for name, default in RULES[request.kind].texts
         if default is not None and not getattr(request, name)
     }
-    return replace(request, **left_out)
+    return replace(request, **left_out) if left_out else request
