@@ -28,7 +28,7 @@ from tests.stack.starter import Starter
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("sample", settings.get_profile("any-machine"), max_examples=30)
+settings.register_profile("sample", settings.get_profile("any-machine"), max_examples=20)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -95,6 +95,7 @@ async def _all_paid(system: System, payment_ids: list[str]) -> None:
 # --- the kill switch --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 async def test_stopping_under_load(system: System) -> None:
     """While hundreds are being accepted: once the command has returned nothing leaves, and all are paid after `start`."""
     for api in ("b2c", "b2b"):

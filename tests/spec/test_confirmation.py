@@ -71,6 +71,7 @@ async def _asked_until(system: System, payment_id: str, stage: str) -> Any:
 
 
 @pytest.mark.parametrize("api", _APIS)
+@pytest.mark.sampled(1)
 async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System, api: Api) -> None:
     """Its callback is noted, Daraja is asked at once, and its receipt is that of the money that moved."""
     before = await _counted(system)
@@ -90,6 +91,7 @@ async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System,
 
 
 @pytest.mark.parametrize("api", _APIS)
+@pytest.mark.sampled(1)
 async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_one(system: System, api: Api) -> None:
     """While it is being sent there is nothing to ask by; Daraja's own answer has it asked at once."""
     payment_id = await doubtful(system, api, "callback_before_answer")
@@ -101,6 +103,7 @@ async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_
 
 
 @pytest.mark.parametrize("api", _APIS)
+@pytest.mark.sampled(1)
 async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once(system: System, api: Api) -> None:
     payment_id = await doubtful(system, api, "duplicate_callbacks", count=5)
     assert (await system.settled(payment_id))["receipt"] == await receipt_of(system, payment_id)
@@ -145,6 +148,7 @@ async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(syste
 
 
 @pytest.mark.parametrize("api", _APIS)
+@pytest.mark.sampled(1)
 async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> None:
     """A failure that Daraja told stays one, however often somebody says otherwise, and somebody sees it."""
     payment_id = await doubtful(system, api, "result_code", code=_FAILURE[api])
@@ -158,6 +162,7 @@ async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> 
 
 
 @pytest.mark.parametrize("api", _APIS)
+@pytest.mark.sampled(1)
 async def test_a_true_correction_is_confirmed_and_announced(system: System, api: Api) -> None:
     """Money moved after Daraja had told of a failure: the late success is asked about before it is believed."""
     payment_id = await doubtful(system, api, "failure_then_success", Answer("cut_before_acting", times=1))

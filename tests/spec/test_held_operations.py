@@ -116,6 +116,7 @@ async def test_withdrawals_that_are_under_way_together_are_refused_once_and_then
 
 
 @pytest.mark.parametrize("api", ["stk", "b2b"])
+@pytest.mark.sampled(1)
 async def test_every_other_send_is_held_alike_in_every_form(system: System, api: str) -> None:
     """The form of each refusal is drawn by the simulator's seed."""
     name, pay = {"stk": ("stk_push", system.deposit), "b2b": ("b2b", system.bill_payment)}[api]
@@ -129,6 +130,7 @@ async def test_every_other_send_is_held_alike_in_every_form(system: System, api:
 
 
 @pytest.mark.parametrize("kind", ["deposit", "withdrawal"])
+@pytest.mark.sampled(1)
 async def test_while_questions_are_refused_payments_stay_open_and_are_asked_about_later(
     system: System, kind: str
 ) -> None:

@@ -184,6 +184,7 @@ async def _accepted_at_last(system: System, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("wrong_by", [3600, -3600])
+@pytest.mark.sampled(1)
 async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int) -> None:
     """A worker whose machine is an hour ahead or behind ends no live lease, and every one that is over; it pays as any."""
     # What was sent by an unknown account is not sent again: the claims below are by the account of this withdrawal.
