@@ -203,7 +203,7 @@ class Faults:
         await self._control("POST", "/tokens/expire", {})
 
     async def _control(self, method: str, path: str, body: object = None) -> None:
-        timeout = aiohttp.ClientTimeout(total=10)
+        timeout = aiohttp.ClientTimeout(total=60)  # only so that a mistake ends: the simulator shares two busy cores
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as http,
             http.request(method, self._stack.control_url + path, json=body) as answer,
