@@ -5,8 +5,8 @@ BIN := .venv/bin
 T ?= tests
 MINUTES ?= 20
 PYTEST := $(BIN)/python -m pytest
-# Eight files of tests at a time: most of their time is waiting. Servers that were given are shared, and then tests take turns.
-JOBS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,8)
+# Seven files of tests at a time: most of their time is waiting. Servers that were given are shared, and then tests take turns.
+JOBS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,7)
 SAMPLE_SEED ?= 1
 # `make check` runs the tests of the architecture.
 TESTS := $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --sample-seed $(SAMPLE_SEED) --ignore tests/test_architecture.py

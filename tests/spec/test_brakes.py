@@ -136,6 +136,7 @@ async def test_stopping_under_load(system: System) -> None:
 async def test_what_is_on_the_wire_may_finish_and_is_told(system: System) -> None:
     """The command waits for Daraja's answer to what was being sent, and prints each with what became of it."""
     daraja = system.stack.process("simulator")
+    await system.settled(await system.withdrawal())  # so the worker has a token, which a frozen Daraja would not give
     for api in ("b2c", "b2b"):
         await system.scenario("slow_result", api=api, params={"seconds": 600})
     before = len(await _paid_out(system))
