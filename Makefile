@@ -11,7 +11,7 @@ SAMPLE_SEED ?= 1
 # `make check` runs the tests of the architecture.
 TESTS := $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --sample-seed $(SAMPLE_SEED) --ignore tests/test_architecture.py
 
-# Six processes would each compile every test anew where the environment forbids to keep what was compiled.
+# The processes would each compile every test anew where the environment forbids to keep what was compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
