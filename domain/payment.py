@@ -157,7 +157,7 @@ class Payment:
     def disagrees_with(self, ids: ProviderIds) -> bool:
         """Whether one of `ids` differs from all that are known of its kind. An absent id contradicts nothing.
 
-        One that nobody had yet is the id of a send that has none of its kind: each send under the payment's own id is given
+        One that no attempt had yet is the id of a send that has none of its kind: each send under the payment's own id is given
         its own, also one that Daraja said it had not taken.
         """
         heard = [

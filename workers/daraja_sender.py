@@ -53,7 +53,7 @@ class DarajaSender:
             if isinstance(error, Throttled):
                 await self._turns.slow_down()
             if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
-                # Not this payment's fault: every other one will end the same until somebody mends our settings.
+                # Not this payment's fault: every other one will end the same until an operator mends our settings.
                 log.error("daraja_refuses_our_configuration", provider_code=error.code, kind=payment.kind.value)  # noqa: TRY400
             raise
         finally:

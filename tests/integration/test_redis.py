@@ -124,7 +124,7 @@ class TestWakeups:
         assert set(queued[7:]) <= set(map(str, flood))
         assert len(await redis.keys(f"{job_key_prefix}*")) == 14
 
-    async def test_nobody_to_wake_is_no_error(self, redis: RedisClient) -> None:
+    async def test_an_empty_list_of_wake_ups_is_no_error(self, redis: RedisClient) -> None:
         """An empty sweep."""
         await RedisWakeups(redis).wake([])
         assert await redis.zcard(QUEUE) == 0
@@ -133,7 +133,7 @@ class TestWakeups:
 class TestBell:
     """A hint, at most once by itself."""
 
-    async def test_with_nobody_listening_it_rings_all_the_same(self, redis: RedisClient) -> None:
+    async def test_without_a_subscriber_it_rings_all_the_same(self, redis: RedisClient) -> None:
         """Who comes later reads the payment."""
         await RedisBell(redis).ring(an_announcement())
 
@@ -236,7 +236,7 @@ class TestRate:
         assert per_second <= passed <= per_second + 1 + per_second * elapsed
         assert all(0 < wait <= 1 for wait in waits if wait)
 
-    async def test_it_recovers_and_whoever_was_refused_counted_for_nothing(self, redis: RedisClient) -> None:
+    async def test_it_recovers_and_a_refused_caller_counted_for_nothing(self, redis: RedisClient) -> None:
         """After the wait that it names there is room again, however often it was asked in vain."""
         rate = SharedRate(redis, "rate", per_second=10)
         while not await rate.take():

@@ -91,21 +91,16 @@ class Simulator:
         merchant, switches, ids = self.merchant, self.switches, self._ids
         self._push = StkPush(merchant=merchant, switches=switches, ids=ids, lives=self._lives)
         self._query = StkQuery(merchant=merchant, switches=switches, ids=ids, book=self._book)
-        b2c = B2C(
-            merchant=merchant,
-            initiator=self._initiator,
-            switches=switches,
-            ids=ids,
-            lives=self._lives,
-            book=self._book,
-        )
-        b2pochi = B2Pochi(
-            merchant=merchant,
-            initiator=self._initiator,
-            switches=switches,
-            ids=ids,
-            lives=self._lives,
-            book=self._book,
+        b2c, b2pochi = (
+            api(
+                merchant=merchant,
+                initiator=self._initiator,
+                switches=switches,
+                ids=ids,
+                lives=self._lives,
+                book=self._book,
+            )
+            for api in (B2C, B2Pochi)
         )
         b2b = B2B(merchant=merchant, initiator=self._initiator, switches=switches, ids=ids, lives=self._lives)
         status = TransactionStatus(

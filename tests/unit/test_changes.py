@@ -35,7 +35,7 @@ from tests.case_tables import for_each
 
 ROOT = Path(domain.__file__).parent.parent
 
-# These texts are in records and in answers to callers. One that is gone from here is in somebody's database.
+# These texts are in records and in answers to callers. One that is gone from here is still in their databases.
 TEXTS = {
     "accepted", "claimed", "claim_lost", "acknowledged", "refused", "not_acted", "outcome_unknown", "lease_expired",
     "too_old", "cancelled_by_caller", "no_result_confirmed", "resolved_paid", "resolved_unpaid", "success_reported",

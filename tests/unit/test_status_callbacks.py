@@ -119,7 +119,7 @@ def test_a_failed_payout_fails_and_the_payment_s_own_id_speaks_for_every_send() 
 @pytest.mark.parametrize(
     ("overrides", "disposition"),
     [
-        ({"ids": frozenset({(IdKind.ORIGINATOR_CONVERSATION, "somebody-elses")})}, D.IDS_DIFFER),
+        ({"ids": frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")})}, D.IDS_DIFFER),
         ({"amount": Decimal(251)}, D.AMOUNT_DIFFERS),
         ({"amount": None}, D.AMOUNT_DIFFERS),
     ],
@@ -159,7 +159,7 @@ def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
     decision = told(payment, a_report(Word.TIMEOUT), ASKED, operation="status-1-timeout")
     assert (decision.payment, noted(decision), answered_by(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_flagged) == (D.INQUIRY_ANSWERED, False)
-    assert credential_accepted_at(decision) is None  # its queue was slow: nobody read the credential
+    assert credential_accepted_at(decision) is None  # its queue was slow: M-PESA did not read the credential
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
@@ -204,7 +204,7 @@ def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: K
 
 
 def test_a_result_that_is_not_believed_opens_nothing() -> None:
-    report = replace(WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "somebody-elses")}))
+    report = replace(WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")}))
     assert breaker_opened_by(told(a_due(), report, ASKED)) is None
 
 

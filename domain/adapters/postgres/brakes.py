@@ -72,8 +72,9 @@ _PROBED = f"""probes = probes + 1, probed_at = now(),
         cool_down = least(cool_down * 2, interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds'),
         probe_at = now() + least(cool_down * 2, interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds')"""
 
-# Pieces for the claim of `free` payments. Whoever engages a brake waits for the claim's COMMIT, and so knows of every claim
-# before it; FOR SHARE, because a statement that waited for its turn would otherwise read the brakes as they were before.
+# Pieces for the claim of `free` payments. The process that engages a brake waits for the claim's
+# COMMIT, and so knows of every claim before it. FOR SHARE, because a statement that waited for its
+# turn would otherwise read the brakes as they were before.
 CLAIM_BRAKES = f"""turn AS MATERIALIZED (
     SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE moves_money_out)
 ), brake AS (

@@ -9,7 +9,7 @@ from __future__ import annotations
 # Migrations. A release takes it exclusively, so that two releases at once do not run one migration twice.
 MIGRATION = 4_711_254_001
 
-# The order of the feed. Whoever lists events takes it exclusively, so that it sees what was listed before.
+# The order of the feed. The process that lists events takes it exclusively, so that it sees what was listed before.
 FEED = 4_711_254_002
 
 # The brakes that stop payouts. A claim of a payout takes it in shared mode, a change of a brake takes it exclusively, and so

@@ -24,7 +24,7 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.values import PaymentRequest, Purpose
 
-# A payment that nobody wakes a worker for is found by the sweeper after this (design.md, rule 5: at most 5 s).
+# A payment whose wake-up was lost is found by the sweeper after this (design.md, rule 5: at most 5 s).
 FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 

@@ -81,7 +81,7 @@ def require_tested_arq(version: str = VERSION) -> None:
 
 
 def job_bytes(value: Any) -> bytes:
-    """arq's jobs as JSON: its default, pickle, would run whatever somebody put into Redis."""
+    """arq's jobs as JSON: its default, pickle, would run code that an attacker put into Redis."""
     return json.dumps(value, default=str).encode()
 
 
