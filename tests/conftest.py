@@ -108,7 +108,7 @@ async def redis_of_run(folder: Path) -> AsyncIterator[RedisServer | GivenRedis]:
 
 
 @pytest.fixture(scope="session")
-async def template(postgres: PostgresServer | GivenPostgres) -> str:
+async def template(postgres: PostgresServer | GivenPostgres, starter: Starter) -> str:
     """A database as `alembic upgrade head` leaves it, for copies; no process connects to it."""
     url = await postgres.create_database()
     status, said = await alembic("upgrade", "head", url=url)

@@ -213,6 +213,7 @@ class TestNothingIsPassedOver:
 class TestCost:
     """Finished payments and old events cost a page nothing."""
 
+    @pytest.mark.whole
     async def test_a_backlog_is_listed_batch_by_batch(self, fresh: Store) -> None:
         """Each batch costs the same, however many events wait, and however many are listed and not published."""
         await fresh.execute(a_backlog_of(50_000))

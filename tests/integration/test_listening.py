@@ -99,6 +99,7 @@ async def test_without_the_compiled_parser_nothing_starts(stack: Stack, tmp_path
         assert "compiled HTTP parser" in line
 
 
+@pytest.mark.whole
 async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(stack: Stack, tmp_path: Path) -> None:
     """Each of the three processes rests on private parts of aiohttp, and says in a line why it does not start."""
     for name, command in procfile_commands(ROOT / "Procfile").items():

@@ -215,6 +215,7 @@ class TestIssuer:
 class TestStack:
     """The parts together; what they do for payments is in `tests/spec`."""
 
+    @pytest.mark.whole
     async def test_two_at_once_share_nothing(self) -> None:
         """Two checkouts, or a demo beside the tests."""
         async with Stack(processes=(), release=False) as one_stack, Stack(processes=(), release=False) as other:

@@ -28,16 +28,15 @@ TIME_SCALE = 0.02
 _OF_ITS_OWN = {"starter", "postgres", "database_url", "release"}
 
 _lending: Lending | None = None
-_starter: Starter | None = None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _stacks_to_borrow(lending: Lending, starter: Starter) -> Iterator[None]:
+def _stacks_to_borrow(lending: Lending) -> Iterator[None]:
     """So that `a_system` can be called anywhere in a test."""
-    global _lending, _starter  # noqa: PLW0603 - one for each test process
-    _lending, _starter = lending, starter
+    global _lending  # noqa: PLW0603 - one for each test process
+    _lending = lending
     yield
-    _lending = _starter = None
+    _lending = None
 
 
 @asynccontextmanager
@@ -50,7 +49,7 @@ async def a_system(*, env: Mapping[str, str | None] | None = None, **options: An
 
 def _a_stack(options: dict[str, Any]) -> AbstractAsyncContextManager[Stack]:
     if _lending is None or options.keys() & _OF_ITS_OWN:
-        return Stack(**{"starter": _starter, **options})
+        return Stack(**{"starter": Starter.of_this_process, **options})
     return _lending.stack(Shape(**options))
 
 

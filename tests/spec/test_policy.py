@@ -20,6 +20,7 @@ from tests.stack.environment import bare
 from tests.stack.external import GivenRedis
 from tests.stack.processes import Process
 from tests.stack.stack import ROOT
+from tests.stack.starter import Starter
 
 POLICY = """
 [caller]
@@ -291,7 +292,9 @@ async def test_without_redis_requests_go_or_stay_as_the_policy_chose(
 async def _printed(env: Mapping[str, str], folder: Path) -> tuple[int, str]:
     """How `python -m gateway policy` ended, and what it printed."""
     command = "python -m gateway policy"
-    process = Process("policy", command, env={**bare(), **env}, log=folder / "policy.log", cwd=ROOT)
+    process = Process(
+        "policy", command, env={**bare(), **env}, log=folder / "policy.log", cwd=ROOT, starter=Starter.of_this_process
+    )
     await process.start()
     return await process.wait(within_seconds=30), process.log_text()
 

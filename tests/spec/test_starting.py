@@ -13,6 +13,7 @@ from tests.stack.client import Client
 from tests.stack.environment import bare
 from tests.stack.processes import Process, procfile_commands
 from tests.stack.stack import ROOT
+from tests.stack.starter import Starter
 
 _SERVERS = {"DATABASE_URL": "postgresql://somebody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
 
@@ -76,7 +77,9 @@ _LEGACY_SECRET = "a-legacy-secret-of-at-least-32-characters"
 
 async def _started(name: str, env: Mapping[str, str], folder: Path) -> Process:
     command = procfile_commands(ROOT / "Procfile")[name]
-    process = Process(name, command, env={**bare(), **env}, log=folder / f"{name}.log", cwd=ROOT)
+    process = Process(
+        name, command, env={**bare(), **env}, log=folder / f"{name}.log", cwd=ROOT, starter=Starter.of_this_process
+    )
     await process.start()
     return process
 

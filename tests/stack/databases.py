@@ -4,16 +4,18 @@ never meet.
 Works through a pooler in transaction mode too: no prepared statement outlives its transaction.
 """
 
-import asyncio
-import os
 import secrets
-import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+
+from tests.stack.environment import bare
+from tests.stack.processes import Process
+from tests.stack.starter import Starter
 
 _CONNECT_SECONDS = 10.0
 _ALEMBIC_SECONDS = 60.0
@@ -83,11 +85,18 @@ def with_database(url: str, name: str) -> str:
 
 async def alembic(*arguments: str, url: str | None) -> tuple[int, str]:
     """Runs alembic as the Procfile's release line does; its exit status and what it said."""
-    env = {"PATH": os.defpath} | ({"DATABASE_URL": url} if url is not None else {})
-    command = [str(Path(sys.executable).parent / "alembic"), *arguments]
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=_ROOT, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await asyncio.wait_for(process.communicate(), timeout=_ALEMBIC_SECONDS)
-    assert process.returncode is not None
-    return process.returncode, said.decode()
+    env = bare() | ({"DATABASE_URL": url} if url is not None else {})
+    with tempfile.TemporaryDirectory() as folder:
+        process = Process(
+            "alembic",
+            ["alembic", *arguments],
+            env=env,
+            log=Path(folder, "alembic.log"),
+            cwd=_ROOT,
+            starter=Starter.of_this_process,
+        )
+        await process.start()
+        try:
+            return await process.wait(within_seconds=_ALEMBIC_SECONDS), process.log_text()
+        finally:
+            await process.kill()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tests.stack import cleanup
 
@@ -53,6 +53,8 @@ class StartedChild:
 class Starter:
     """`with Starter() as starter:`, one for each test process. What it started ends with it."""
 
+    of_this_process: ClassVar[Starter | None] = None
+
     def __init__(self) -> None:
         self._ends: dict[int, int] = {}
         self._answers: list[dict[str, Any]] = []
@@ -72,9 +74,11 @@ class Starter:
         )
         theirs.close()
         self._registration = cleanup.register(self._program.kill)
+        self._outer, Starter.of_this_process = Starter.of_this_process, self
         return self
 
     def __exit__(self, *_: object) -> None:
+        Starter.of_this_process = self._outer
         cleanup.unregister(self._registration)
         self._socket.close()
         self._program.kill()
@@ -82,8 +86,18 @@ class Starter:
 
     @staticmethod
     def can_start(command: Sequence[str]) -> bool:
-        """Whether `command` is of the form that it can start: `python -m module …`."""
-        return list(command[:2]) == ["python", "-m"] and len(command) > 2
+        """Whether `command` is of a form that it can start: `python -m module …` or `alembic …`."""
+        return Starter._module_and_arguments(command) is not None
+
+    @staticmethod
+    def _module_and_arguments(command: Sequence[str]) -> tuple[str, list[str]] | None:
+        match command:
+            case ["python", "-m", module, *arguments]:
+                return module, arguments
+            case ["alembic", *arguments]:  # its script does what its module does
+                return "alembic", arguments
+            case _:
+                return None
 
     def start(
         self,
@@ -95,10 +109,13 @@ class Starter:
         err: Path,
         death_signal: int,
     ) -> StartedChild:
-        """Starts `python -m module …`, which appends to the files `out` and `err`."""
+        """Starts a command that it `can_start`, which appends to the files `out` and `err`."""
+        parts = self._module_and_arguments(command)
+        assert parts is not None, f"the starter cannot start {list(command)}"
+        module, arguments = parts
         order: dict[str, Any] = {
-            "module": command[2],
-            "arguments": list(command[3:]),
+            "module": module,
+            "arguments": arguments,
             "env": dict(env),
             "cwd": str(cwd),
         }

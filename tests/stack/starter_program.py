@@ -25,6 +25,9 @@ from tests.stack.guard import prepare
 
 # What the commands of the Procfile, their failpoints and the simulator import.
 _IMPORTED = (
+    "alembic.config",
+    "alembic.command",
+    "domain.adapters.postgres.rights",
     "argparse",
     "asyncio",
     "uvloop",
