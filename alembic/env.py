@@ -1,6 +1,8 @@
-"""Runs the migrations: one transaction, one migrator at a time, and everybody's rights laid down anew after it.
+"""Runs the migrations: one transaction, one migrator at a time, and everybody's rights laid down
+anew after it.
 
-Needs DATABASE_URL and nothing else; works through a transaction-mode pooler (no session state is kept).
+Needs DATABASE_URL and nothing else; works through a transaction-mode pooler (no session state is
+kept).
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ async def migrate() -> None:
 
 
 if context.is_offline_mode():
-    sys.exit("alembic: --sql is not supported; the migrations look at the database that they change")
+    sys.exit(
+        "alembic: --sql is not supported; the migrations look at the database that they change"
+    )
 try:
     asyncio.run(migrate())
 except SettingsError as error:
@@ -50,6 +54,8 @@ except SettingsError as error:
 except DBAPIError as error:
     # Its kind and its first line: the next one quotes the row that is in the way.
     said = masked(str(error.orig).partition("\n")[0])
-    sys.exit(f"release: nothing is changed; {said}; in: {' '.join((error.statement or 'COMMIT').split())[:300]}")
+    sys.exit(
+        f"release: nothing is changed; {said}; in: {' '.join((error.statement or 'COMMIT').split())[:300]}"
+    )
 except OSError as error:
     sys.exit(f"release: Postgres cannot be reached: {error.strerror or type(error).__name__}")

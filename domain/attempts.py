@@ -1,6 +1,7 @@
 """Attempts: one for each claim, and what came of it.
 
-Pure. What is known of an attempt only grows: a later word replaces an earlier one where it says more.
+Pure. What is known of an attempt only grows: a later word replaces an earlier one where it says
+more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from domain.account import SendAccount
 
 
 class IdKind(StrEnum):
-    """The kinds of id by which Daraja knows a send. Which API gives which: daraja.md §2.1, §4.2, §5."""
+    """The kinds of id by which Daraja knows a send.
+
+    Which API gives which: daraja.md §2.1, §4.2, §5.
+    """
 
     CHECKOUT_REQUEST = "checkout_request_id"
     MERCHANT_REQUEST = "merchant_request_id"
@@ -29,9 +33,14 @@ ProviderIds: TypeAlias = frozenset[ProviderId]
 
 
 class Outcome(StrEnum):
-    """What came of one attempt. An attempt without one is under way, or its worker is gone: it may have acted."""
+    """What came of one attempt.
 
-    NOT_ACTED = "not_acted"  # proved without effect: nothing was written, or Daraja refused before acting
+    An attempt without one is under way, or its worker is gone: it may have acted.
+    """
+
+    NOT_ACTED = (
+        "not_acted"  # proved without effect: nothing was written, or Daraja refused before acting
+    )
     REFUSED = "refused"  # Daraja said no
     FAILED = "failed"  # Daraja's result said no
     ACKNOWLEDGED = "acknowledged"  # Daraja has it
@@ -47,10 +56,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One claim and what came of it. `provider_ids` holds the ids that Daraja gave it, by kind of id.
+    """One claim and what came of it. `provider_ids` holds the ids that Daraja gave it, by kind of
+    id.
 
-    Times are the database's; `ended_at` is when its outcome was last learned. `account` None: the attempt is older than
-    the column that keeps it, so that nothing proves which account sent it.
+    Times are the database's; `ended_at` is when its outcome was last learned. `account` None: the
+    attempt is older than the column that keeps it, so that nothing proves which account sent it.
     """
 
     id: UUID
@@ -67,9 +77,11 @@ class Attempt:
 
     @property
     def asked_as(self) -> SendAccount | None:
-        """The account to ask Daraja as; None if it is not known, or if the attempt never reached Daraja.
+        """The account to ask Daraja as; None if it is not known, or if the attempt never reached
+        Daraja.
 
-        What never reached Daraja is in no account's records. Any account may ask about it, to learn about its credential.
+        What never reached Daraja is in no account's records. Any account may ask about it, to learn
+        about its credential.
         """
         return None if self.outcome is Outcome.NOT_ACTED and not self.provider_ids else self.account
 

@@ -1,7 +1,8 @@
 """The address that Daraja is given for one payment's messages, and how we know it again.
 
-Pure. Daraja signs nothing (daraja.md §8.2), so the token in the address *is* the signature; it also says which payment and
-which operation a message is for, even where the answer that would have taught us Daraja's own ids was lost.
+Pure. Daraja signs nothing (daraja.md §8.2), so the token in the address *is* the signature; it also
+says which payment and which operation a message is for, even where the answer that would have
+taught us Daraja's own ids was lost.
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ def fits_kind(operation: str, kind: Kind) -> bool:
 
 
 def status_operation(number: int, *, for_timeout: bool = False) -> str:
-    """The operation under which the answer to inquiry `number` comes, or Daraja's word that it is late."""
+    """The operation under which the answer to inquiry `number` comes, or Daraja's word that it
+    is late.
+    """
     return f"status-{number}-timeout" if for_timeout else f"status-{number}"
 
 
 def inquiry_number(operation: str) -> int | None:
-    """Which inquiry a message of `operation` belongs to, or None where it is a message about the payment itself."""
+    """Which inquiry a message of `operation` belongs to, or None where it is a message about the
+    payment itself.
+    """
     match = _STATUS_OPERATION.fullmatch(operation)
     return int(match[1]) if match else None
 
@@ -60,23 +65,33 @@ def is_timeout(operation: str) -> bool:
 
 
 def token(secret: str, payment_id: str, operation: str) -> str:
-    """The hex HMAC-SHA256, cut to 160 bits, over both parts, each after its length: no two pairs make the same text."""
+    """The hex HMAC-SHA256, cut to 160 bits, over both parts, each after its length: no two pairs
+    make the same text.
+    """
     text = "".join(f"{len(part)}:{part}" for part in (payment_id, operation))
-    digest = hmac.new(secret.encode(), text.encode("utf-8", "backslashreplace"), hashlib.sha256).digest()
+    digest = hmac.new(
+        secret.encode(), text.encode("utf-8", "backslashreplace"), hashlib.sha256
+    ).digest()
     return digest[:_TOKEN_BYTES].hex()
 
 
 def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presented: str) -> bool:
     """Whether `presented` was made with any of `secrets` (rotation), compared in constant time."""
     given = presented.encode("utf-8", "backslashreplace")
-    matches = [hmac.compare_digest(token(secret, payment_id, operation).encode(), given) for secret in secrets]
+    matches = [
+        hmac.compare_digest(token(secret, payment_id, operation).encode(), given)
+        for secret in secrets
+    ]
     return any(matches)
 
 
-def genuine_payment_id(secrets: Sequence[str], payment_id: str, operation: str, presented: str) -> UUID | None:
+def genuine_payment_id(
+    secrets: Sequence[str], payment_id: str, operation: str, presented: str
+) -> UUID | None:
     """The payment that an address of ours is about, or None for any other.
 
-    Whichever of its parts is wrong, and whether it is wrong in form, the work is the same: how long it takes tells nothing.
+    Whichever of its parts is wrong, and whether it is wrong in form, the work is the same: how long
+    it takes tells nothing.
     """
     if not is_genuine(secrets, payment_id, operation, presented) or not is_operation(operation):
         return None
@@ -85,4 +100,6 @@ def genuine_payment_id(secrets: Sequence[str], payment_id: str, operation: str, 
 
 def address(base_url: str, secret: str, payment_id: UUID, operation: str) -> str:
     """The full address for one payment's `operation`."""
-    return f"{base_url}/results/{payment_id}/{operation}/{token(secret, str(payment_id), operation)}"
+    return (
+        f"{base_url}/results/{payment_id}/{operation}/{token(secret, str(payment_id), operation)}"
+    )

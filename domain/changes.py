@@ -1,7 +1,8 @@
-"""One change of one payment: what it may know, what it decides, and all that is written with it in one commit.
+"""One change of one payment: what it may know, what it decides, and all that is written with it in
+one commit.
 
-Pure. The lifecycle decides, `domain/adapters/postgres/changing.py` writes. What only one part of the lifecycle needs from the
-outside stands beside it, as a protocol.
+Pure. The lifecycle decides, `domain/adapters/postgres/changing.py` writes. What only one part of
+the lifecycle needs from the outside stands beside it, as a protocol.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from domain.stages import FactName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a decision may know besides the payment: the database's time, and what belongs to other payments.
+    """What a decision may know besides the payment: the database's time, and what belongs to other
+    payments.
 
-    `evidence` is loaded if the change reads it; `receipts_of_others` are those of its receipts that wait to be confirmed.
+    `evidence` is loaded if the change reads it; `receipts_of_others` are those of its receipts that
+    wait to be confirmed.
     """
 
     now: datetime
@@ -36,7 +39,10 @@ class Context:
 
 
 class HistoryEntry(StrEnum):
-    """What an entry of a payment's history can say. The texts are in records and in answers to callers: they never change."""
+    """What an entry of a payment's history can say.
+
+    The texts are in records and in answers to callers: they never change.
+    """
 
     ACCEPTED = "accepted"
     # One for each `FactName`, under its name.
@@ -75,7 +81,10 @@ _ENTRY_OF_FACT = {fact: HistoryEntry(fact.value) for fact in FactName}
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """An entry to add to a payment's history. `detail` is for people, and is in answers to callers."""
+    """An entry to add to a payment's history.
+
+    `detail` is for people, and is in answers to callers.
+    """
 
     what: HistoryEntry
     detail: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +110,8 @@ class Disposition(StrEnum):
     UNKNOWN_PAYMENT = "unknown_payment"
     WRONG_SOURCE = "wrong_source"
     AMOUNT_DIFFERS = "amount_differs"
-    AMOUNT_NOT_CERTAIN = "amount_not_certain"  # Daraja says paid and not how much, and a message names another amount
+    # Daraja says paid and not how much, and a message names another amount
+    AMOUNT_NOT_CERTAIN = "amount_not_certain"
     IDS_DIFFER = "ids_differ"
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
     CONTRADICTION = "contradiction"
@@ -147,29 +157,44 @@ class JudgeOperation:
 
 @dataclass(frozen=True, slots=True)
 class ProbeOperation:
-    """Makes this request the only one that may try a held operation until the next cool-down is over."""
+    """Makes this request the only one that may try a held operation until the next cool-down is
+    over.
+    """
 
     operation: Operation
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceEvent:
-    """Fixes the event's body in the history entry of the same commit, and owes it to subscribers."""
+    """Fixes the event's body in the history entry of the same commit, and owes it to
+    subscribers.
+    """
 
     type: EventType
 
 
-# All that a decision can do besides changing its payment. `adapters/postgres/effects.py` sorts each to where it is written.
-Effect = StoreInquiry | StoreAnswer | OpenBreaker | CloseBreaker | JudgeOperation | ProbeOperation | AnnounceEvent
+# All that a decision can do besides changing its payment. `adapters/postgres/effects.py` sorts each
+# to where it is written.
+Effect = (
+    StoreInquiry
+    | StoreAnswer
+    | OpenBreaker
+    | CloseBreaker
+    | JudgeOperation
+    | ProbeOperation
+    | AnnounceEvent
+)
 _E = TypeVar("_E", bound=Effect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """A decision about one payment. `payment` None: it is not on record. The row of an unchanged payment is not written.
+    """A decision about one payment. `payment` None: it is not on record. The row of an unchanged
+    payment is not written.
 
-    `attempt_id` is the attempt that the decision is about: the entry names it, and `ids` are recorded as given to it.
-    `disposition` and `is_flagged` (a person should see it) are kept with the message that was decided about, if one was.
+    `attempt_id` is the attempt that the decision is about: the entry names it, and `ids` are
+    recorded as given to it. `disposition` and `is_flagged` (a person should see it) are kept with
+    the message that was decided about, if one was.
     """
 
     payment: Payment | None
@@ -195,7 +220,9 @@ class Decided:
         if len(kinds) > 1:
             if len(set(kinds)) < len(kinds):
                 raise ValueError("two effects of one kind: only one of them would be written")
-            if (StoreInquiry in kinds and StoreAnswer in kinds) or (OpenBreaker in kinds and CloseBreaker in kinds):
+            if (StoreInquiry in kinds and StoreAnswer in kinds) or (
+                OpenBreaker in kinds and CloseBreaker in kinds
+            ):
                 raise ValueError("the effects contradict each other")
 
     def effect(self, kind: type[_E]) -> _E | None:
@@ -260,8 +287,9 @@ class Reads(Enum):
 class Change:
     """One thing to write about one payment, in one commit with everything that belongs to it.
 
-    `decide` is called with the locked payment inside the transaction: it is pure and quick. `ids` and `receipt` are those
-    that it may record, looked up first so that `Context` can say whose they already are.
+    `decide` is called with the locked payment inside the transaction: it is pure and quick. `ids`
+    and `receipt` are those that it may record, looked up first so that `Context` can say whose they
+    already are.
     """
 
     payment_id: UUID
@@ -286,7 +314,8 @@ class Announcement:
 class ChangeResult:
     """What a change came to, with the announcement that it owes.
 
-    `is_repeated`: its callback was not stored once more, because it is on record often enough, byte for byte.
+    `is_repeated`: its callback was not stored once more, because it is on record often enough, byte
+    for byte.
     """
 
     decided: Decided

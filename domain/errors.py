@@ -1,4 +1,5 @@
-"""Everything that goes wrong on purpose. HTTP is not known here; `gateway/edge/problems.py` maps these in one table.
+"""Everything that goes wrong on purpose. HTTP is not known here; `gateway/edge/problems.py` maps
+these in one table.
 
 PaymentServiceError
 ├── RequestRefused                 the caller must change something
@@ -65,7 +66,10 @@ class RequestRefused(PaymentServiceError):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong value. `pointer` is a JSON pointer into the body, or a parameter's name as `?name`."""
+    """One wrong value.
+
+    `pointer` is a JSON pointer into the body, or a parameter's name as `?name`.
+    """
 
     pointer: str
     detail: str
@@ -100,7 +104,9 @@ class UnsupportedMediaType(RequestRefused):
 
 
 class IdempotencyKeyMissing(RequestRefused):
-    """Send an X-Idempotency-Key header: a text of your choice, new for each payment and the same for each retry of it."""
+    """Send an X-Idempotency-Key header: a text of your choice, new for each payment and the same
+    for each retry of it.
+    """
 
 
 class IdempotencyKeyInvalid(RequestRefused):
@@ -112,7 +118,10 @@ class IdempotencyKeyReused(RequestRefused):
 
 
 class IdempotencyKeyInFlight(RequestRefused):
-    """The first request with this idempotency key is still being accepted. Send the same request again shortly."""
+    """The first request with this idempotency key is still being accepted.
+
+    Send the same request again shortly.
+    """
 
 
 class Unauthenticated(RequestRefused):
@@ -130,10 +139,13 @@ class NotPermitted(RequestRefused):
 class LimitExceeded(RequestRefused):
     """The payment would pass a limit.
 
-    `limit` is its name in the policy file, `maximum` its value there; `resets_at` None: no day has room for it.
+    `limit` is its name in the policy file, `maximum` its value there; `resets_at` None: no day has
+    room for it.
     """
 
-    def __init__(self, message: str, *, limit: str, maximum: int, resets_at: datetime | None = None) -> None:
+    def __init__(
+        self, message: str, *, limit: str, maximum: int, resets_at: datetime | None = None
+    ) -> None:
         super().__init__(message)
         self.limit = limit
         self.maximum = maximum
@@ -141,7 +153,10 @@ class LimitExceeded(RequestRefused):
 
 
 class RateLimited(RequestRefused):
-    """The request comes too soon after others. `limit` is the name of what it would pass in the policy file."""
+    """The request comes too soon after others.
+
+    `limit` is the name of what it would pass in the policy file.
+    """
 
     def __init__(self, message: str, *, limit: str, wait_seconds: float) -> None:
         super().__init__(message)
@@ -154,7 +169,10 @@ class PaymentNotFound(RequestRefused):
 
 
 class TooLateToCancel(RequestRefused):
-    """The payment can no longer be proved unsent, so it was not cancelled. Poll its status for the result."""
+    """The payment can no longer be proved unsent, so it was not cancelled.
+
+    Poll its status for the result.
+    """
 
 
 class ResolutionRefused(RequestRefused):
@@ -166,7 +184,10 @@ class Unavailable(PaymentServiceError):
 
 
 class StoreUnavailable(Unavailable):
-    """The payment record cannot be reached right now. Send the same request again shortly, with the same key."""
+    """The payment record cannot be reached right now.
+
+    Send the same request again shortly, with the same key.
+    """
 
 
 class CommitOutcomeUnknown(StoreUnavailable):
@@ -174,7 +195,10 @@ class CommitOutcomeUnknown(StoreUnavailable):
 
 
 class ClaimUnknown(StoreUnavailable):
-    """The claim may or may not have been committed. Nothing was sent under it, and nothing will be."""
+    """The claim may or may not have been committed.
+
+    Nothing was sent under it, and nothing will be.
+    """
 
 
 class QueueUnavailable(Unavailable):
@@ -212,7 +236,9 @@ class Draining(Unreachable):
 class Throttled(ProviderError):
     """Daraja refused the request before acting on it, or our own limit did: too many requests."""
 
-    def __init__(self, message: str | None = None, *, code: str | None = None, wait_seconds: float = 0) -> None:
+    def __init__(
+        self, message: str | None = None, *, code: str | None = None, wait_seconds: float = 0
+    ) -> None:
         super().__init__(message, code=code)
         self.wait_seconds = wait_seconds
 
@@ -226,7 +252,9 @@ class TokenRefused(ProviderError):
 
 
 class ProductRefused(ProviderError):
-    """Daraja refused the operation itself before acting: our app lacks the product, or a firewall stands in front of it."""
+    """Daraja refused the operation itself before acting: our app lacks the product, or a
+    firewall stands in front of it.
+    """
 
 
 class Refused(ProviderError):

@@ -18,7 +18,9 @@ class EventType(StrEnum):
 
 
 def event_type(before: Payment, after: Payment) -> EventType | None:
-    """Which event the change from `before` to `after` is, or None where subscribers were told nothing else."""
+    """Which event the change from `before` to `after` is, or None where subscribers were told
+    nothing else.
+    """
     if before.stage is Stage.FAILED and after.stage is Stage.SUCCEEDED:
         return EventType.CORRECTED
     if not before.stage.is_final and after.stage is Stage.SUCCEEDED:

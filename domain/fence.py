@@ -1,7 +1,8 @@
 """The fence between a claim and its first byte (design.md, rule 3).
 
-A worker that was frozen past its lease must not pay: meanwhile the payment was taken from it. So each send passes the
-fence at the last moment before anything is written, and past the deadline nothing is. An attempt carries its fence with it.
+A worker that was frozen past its lease must not pay: meanwhile the payment was taken from it. So
+each send passes the fence at the last moment before anything is written, and past the deadline
+nothing is. An attempt carries its fence with it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from domain.errors import DeadlinePassed, Draining
 
 
 class Fence:
-    """One attempt's right to write. Make it *before* the claim is sent: its deadline counts from then, in seconds.
+    """One attempt's right to write. Make it *before* the claim is sent: its deadline counts from
+    then, in seconds.
 
     `clock` must go on while the machine sleeps or the process is stopped (`CLOCK_BOOTTIME`).
     """
 
-    def __init__(self, *, clock: Callable[[], float], deadline_seconds: float, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        deadline_seconds: float,
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._clock = clock
         self._deadline = clock() + deadline_seconds
         self._is_draining = is_draining

@@ -1,6 +1,7 @@
 """One key, one payment: what a key may be, and when two requests are the same.
 
-Pure. The record is in Postgres, reserved in the payment's own commit (`adapters/postgres`); this says what is compared.
+Pure. The record is in Postgres, reserved in the payment's own commit (`adapters/postgres`); this
+says what is compared.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from domain.errors import IdempotencyKeyInvalid
 KEY_HELD_FOR = timedelta(hours=24)
 
 KEY_LENGTH_MAX = 255
-VISIBLE_ASCII = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")  # "!" to "~"; also printed in /openapi.json
+VISIBLE_ASCII = re.compile(
+    rf"[!-~]{{1,{KEY_LENGTH_MAX}}}"
+)  # "!" to "~"; also printed in /openapi.json
 
-# The first byte of every fingerprint: a change in how one is made must not look like a changed request.
+# The first byte of every fingerprint: a change in how one is made must not look like a changed
+# request.
 _FINGERPRINT_VERSION = b"\x01"
 
 
@@ -41,9 +45,13 @@ def checked_key(text: str) -> str:
 
 
 def fingerprint(method: str, path: str, body: object) -> bytes:
-    """What makes two requests the same: method, path, and the JSON as sent, whatever the order of its keys.
+    """What makes two requests the same: method, path, and the JSON as sent, whatever the order of
+    its keys.
 
-    As sent, so that a later change in defaults or normalisation cannot make a retry look like another request.
+    As sent, so that a later change in defaults or normalisation cannot make a retry look like
+    another request.
     """
-    text = json.dumps([method, path, body], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(
+        [method, path, body], sort_keys=True, separators=(",", ":"), ensure_ascii=True
+    )
     return _FINGERPRINT_VERSION + hashlib.sha256(text.encode("ascii")).digest()

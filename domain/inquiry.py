@@ -1,7 +1,8 @@
 """Asking Daraja about a payment, and what may be concluded from what it answered, or did not.
 
-Pure. In doubt means ask, never resend (design.md, rule 4 and "In doubt, by kind"): everything that follows from silence,
-from a "not found", or from two answers that agree is decided here and nowhere else.
+Pure. In doubt means ask, never resend (design.md, rule 4 and "In doubt, by kind"): everything that
+follows from silence, from a "not found", or from two answers that agree is decided here and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -20,28 +21,35 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.times import Times
 
-# A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words": send).
+# A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words":
+# send).
 SENDS_MAX = 4
 
-# So many not-found answers, of different inquiries, permit another send of a payment with a key, under its own id.
+# So many not-found answers, of different inquiries, permit another send of a payment with a key,
+# under its own id.
 _NOT_FOUND_NEEDED = 2
 
-# A deposit fails for silence after so many answers without a result; more where one was Daraja's vaguest code.
+# A deposit fails for silence after so many answers without a result; more where one was Daraja's
+# vaguest code.
 _SILENT_ANSWERS_NEEDED = 3
 _SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
 
-# While STK query answers "still under processing", a deposit's result is awaited for so long after its send at the most.
+# While STK query answers "still under processing", a deposit's result is awaited for so long after
+# its send at the most.
 _UNDER_WAY_MAX = timedelta(minutes=15)
 
-# After so many inquiries since the last send that ended nothing, somebody should see the payment. It is still asked about.
+# After so many inquiries since the last send that ended nothing, somebody should see the payment.
+# It is still asked about.
 ASKED_IN_VAIN_MAX = 10
 
-# A message brings the next question forward at once, unless such messages keep coming: then each doubles what must have
-# passed since the last question, so that whoever repeats them makes us ask no more often than we would by ourselves.
+# A message brings the next question forward at once, unless such messages keep coming: then each
+# doubles what must have passed since the last question, so that whoever repeats them makes us ask
+# no more often than we would by ourselves.
 _REMINDED_AGAIN_AFTER = timedelta(seconds=30)
 _REMINDED_AGAIN_AFTER_MAX = timedelta(seconds=300)
 
-# A deposit that failed for silence is asked about again so long after it did: M-PESA has been late before.
+# A deposit that failed for silence is asked about again so long after it did: M-PESA has been late
+# before.
 _SECOND_LOOKS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 
 
@@ -51,7 +59,8 @@ class Verdict(StrEnum):
     PAID = "paid"
     FAILED = "failed"
     UNDER_WAY = "under_way"  # Daraja has it and has not ended it
-    NOT_FOUND = "not_found"  # Daraja says that there is no such transaction; of payouts only (Transaction Status)
+    # Daraja says that there is no such transaction; of payouts only (Transaction Status)
+    NOT_FOUND = "not_found"
     NO_RESULT = "no_result"  # answered, and no result in it
     VAGUE = "vague"  # 500.001.1001, which means at least five things (daraja.md §3)
     NO_ANSWER = "no_answer"  # 429, a time-out, another 5xx, something unreadable
@@ -71,8 +80,9 @@ class Inquiry:
     """One numbered question, stored before it was asked. It counts once, by its first answer.
 
     `is_probe`: it was asked for the breaker's sake, so it is no part of the payment's own schedule.
-    `of_former_account`: it was asked with another short code than the worker's own, so that its answer says nothing about
-    our credential, and a "not found" may only mean that the asker cannot look there.
+    `of_former_account`: it was asked with another short code than the worker's own, so that its
+    answer says nothing about our credential, and a "not found" may only mean that the asker cannot
+    look there.
     """
 
     number: int
@@ -85,14 +95,20 @@ class Inquiry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of a payment besides its row: inquiries, stored messages, and whether money out is stopped."""
+    """What is known of a payment besides its row: inquiries, stored messages, and whether money
+    out is stopped.
+    """
 
     inquiries: tuple[Inquiry, ...] = ()
-    has_message: bool = False  # a result or a time-out message came by the payment's own address, whatever it said
+    has_message: bool = (
+        False  # a result or a time-out message came by the payment's own address, whatever it said
+    )
     claims_success: bool = False  # one of them says that it was paid
     names_another_amount: bool = False  # one of them names another amount than the payment's
     reminders: int = 0  # stored messages that brought the next question forward
-    receipts_to_confirm: frozenset[str] = frozenset()  # named by successes that wait for Daraja's own word (policy)
+    receipts_to_confirm: frozenset[str] = (
+        frozenset()
+    )  # named by successes that wait for Daraja's own word (policy)
     to_confirm_since: datetime | None = None  # when the last of those came
     payouts_are_stopped: bool = False  # by the kill switch or the breaker
     breaker_is_open: bool = False
@@ -111,7 +127,8 @@ class Evidence:
     def speaks_of_it(self) -> bool:
         """Whether Daraja has said anything that it can only say of a payment that reached it."""
         return self.has_message or any(
-            inquiry.verdict is not None and inquiry.verdict.shows_that_daraja_has_it for inquiry in self.inquiries
+            inquiry.verdict is not None and inquiry.verdict.shows_that_daraja_has_it
+            for inquiry in self.inquiries
         )
 
     def with_answer(self, number: int, verdict: Verdict, code: str | None) -> Evidence:
@@ -127,10 +144,14 @@ class Evidence:
         )
 
     def is_of_former_account(self, number: int) -> bool:
-        return any(inquiry.number == number and inquiry.of_former_account for inquiry in self.inquiries)
+        return any(
+            inquiry.number == number and inquiry.of_former_account for inquiry in self.inquiries
+        )
 
     def awaits_answer(self, number: int) -> bool:
-        return any(inquiry.number == number and inquiry.verdict is None for inquiry in self.inquiries)
+        return any(
+            inquiry.number == number and inquiry.verdict is None for inquiry in self.inquiries
+        )
 
 
 def wait_after(inquiries_asked: int, times: Times) -> timedelta:
@@ -141,7 +162,9 @@ def wait_after(inquiries_asked: int, times: Times) -> timedelta:
 
 def asked_since(moment: datetime, evidence: Evidence) -> int:
     """How often the payment was asked about since then. Probes of the breaker do not count."""
-    return sum(inquiry.asked_at >= moment and not inquiry.is_probe for inquiry in evidence.inquiries)
+    return sum(
+        inquiry.asked_at >= moment and not inquiry.is_probe for inquiry in evidence.inquiries
+    )
 
 
 def soonest_question_at(evidence: Evidence, now: datetime) -> datetime:
@@ -156,7 +179,8 @@ def soonest_question_at(evidence: Evidence, now: datetime) -> datetime:
 def last_sent_at(payment: Payment, times: Times) -> datetime:
     """The latest time at which a send of `payment` can have left.
 
-    An attempt that ended was sent before it did; one that never ended cannot send past its lease (design.md, rule 3).
+    An attempt that ended was sent before it did; one that never ended cannot send past its lease
+    (design.md, rule 3).
     """
     ends = [
         attempt.ended_at or attempt.claimed_at + times.lease
@@ -167,13 +191,18 @@ def last_sent_at(payment: Payment, times: Times) -> datetime:
 
 
 def may_be_resent(
-    payment: Payment, evidence: Evidence, now: datetime, times: Times, accounts: Mapping[Kind, SendAccount]
+    payment: Payment,
+    evidence: Evidence,
+    now: datetime,
+    times: Times,
+    accounts: Mapping[Kind, SendAccount],
 ) -> bool:
     """Whether `payment` may be sent again, under its one id, though it is in doubt.
 
-    Only one that has a key: Daraja refuses its second use (daraja.md §4.2). And only where Daraja has twice said, long
-    enough after the last send, that it knows nothing of it; or where every send was answered "too busy". And only by the
-    account of every send that may have acted: another account's use of the id is not refused.
+    Only one that has a key: Daraja refuses its second use (daraja.md §4.2). And only where Daraja
+    has twice said, long enough after the last send, that it knows nothing of it; or where every
+    send was answered "too busy". And only by the account of every send that may have acted: another
+    account's use of the id is not refused.
     """
     outcomes = {attempt.outcome for attempt in payment.attempts}
     is_open = (
@@ -204,24 +233,33 @@ def may_be_resent(
 
 
 def result_window_ends(payment: Payment, evidence: Evidence, times: Times) -> datetime:
-    """Until when a deposit's result is awaited. "Still under processing" is an answer: the window begins again with it."""
+    """Until when a deposit's result is awaited. "Still under processing" is an answer: the
+    window begins again with it.
+    """
     sent_at = last_sent_at(payment, times)
-    under_way = (inquiry.asked_at for inquiry in evidence.inquiries if inquiry.verdict is Verdict.UNDER_WAY)
+    under_way = (
+        inquiry.asked_at for inquiry in evidence.inquiries if inquiry.verdict is Verdict.UNDER_WAY
+    )
     window_ends = max((sent_at, *under_way)) + times.result_window
     return min(window_ends, sent_at + max(_UNDER_WAY_MAX, times.result_window))
 
 
 def outcome_may_come_until(payment: Payment, evidence: Evidence, times: Times) -> datetime:
-    """Until when Daraja's own word about the last send is to be awaited, as long as a payment of its kind is waited for."""
+    """Until when Daraja's own word about the last send is to be awaited, as long as a payment of
+    its kind is waited for.
+    """
     if payment.rules.fails_by_silence:
         return result_window_ends(payment, evidence, times)
     if payment.rules.own_id is not None:
-        return last_sent_at(payment, times) + max(times.inquiry_interval_max, times.not_found_trusted_after)
+        return last_sent_at(payment, times) + max(
+            times.inquiry_interval_max, times.not_found_trusted_after
+        )
     return last_sent_at(payment, times) + times.inquiry_interval_max
 
 
 def is_of_account(payment: Payment, accounts: Mapping[Kind, SendAccount]) -> bool:
-    """Whether every send of `payment` that may have acted is known to be by the account by which this worker sends.
+    """Whether every send of `payment` that may have acted is known to be by the account by which
+    this worker sends.
 
     `accounts`: by which it sends and asks, by kind.
     """
@@ -229,16 +267,25 @@ def is_of_account(payment: Payment, accounts: Mapping[Kind, SendAccount]) -> boo
     return account is not None and payment.accounts <= {account}
 
 
-def no_result_is_confirmed(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> bool:
-    """Whether silence has lasted long enough to end it as `no_result_confirmed`, if silence ends its kind.
+def no_result_is_confirmed(
+    payment: Payment, evidence: Evidence, now: datetime, times: Times
+) -> bool:
+    """Whether silence has lasted long enough to end it as `no_result_confirmed`, if silence ends
+    its kind.
 
-    Where it can be asked about, only answers count that came to questions after the window. While we cannot ask, or
-    hold a message that claims success, it stays open. "Still under processing" counts from the latest end of the window.
+    Where it can be asked about, only answers count that came to questions after the window. While
+    we cannot ask, or hold a message that claims success, it stays open. "Still under processing"
+    counts from the latest end of the window.
     """
-    if not payment.rules.fails_by_silence or payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
+    if not payment.rules.fails_by_silence or payment.stage not in (
+        Stage.AWAITING_RESULT,
+        Stage.IN_DOUBT,
+    ):
         return False
     window_ends = result_window_ends(payment, evidence, times)
-    is_claimed = evidence.claims_success or any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries)
+    is_claimed = evidence.claims_success or any(
+        inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries
+    )
     if now < window_ends or is_claimed:
         return False
     if payment.question is None:
@@ -271,7 +318,10 @@ def is_agreed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
     Where one is enough, the answer that is being judged is that one: it need not be on record yet.
     """
     needed = payment.rules.failed_answers_needed
-    return needed == 1 or sum(i.verdict is Verdict.FAILED and i.code == code for i in evidence.inquiries) >= needed
+    return (
+        needed == 1
+        or sum(i.verdict is Verdict.FAILED and i.code == code for i in evidence.inquiries) >= needed
+    )
 
 
 def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> bool:
@@ -290,15 +340,22 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: T
         return False
     if payment.question is None:
         is_by_window = payment.rules.fails_by_silence
-        wait = max(times.inquiry_interval_max, times.result_window) if is_by_window else times.inquiry_interval_max
+        wait = (
+            max(times.inquiry_interval_max, times.result_window)
+            if is_by_window
+            else times.inquiry_interval_max
+        )
         return now >= last_sent_at(payment, times) + wait
     return asked_since(last_sent_at(payment, times), evidence) >= ASKED_IN_VAIN_MAX
 
 
-def next_look_at(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> datetime | None:
+def next_look_at(
+    payment: Payment, evidence: Evidence, now: datetime, times: Times
+) -> datetime | None:
     """When a payment that ended is asked about after this time, or None where it is not.
 
-    A success that is to be confirmed is asked about until Daraja has answered, or asking has led nowhere; a person was told.
+    A success that is to be confirmed is asked about until Daraja has answered, or asking has led
+    nowhere; a person was told.
     """
     since = evidence.to_confirm_since
     if payment.stage is not Stage.FAILED or since is None:
@@ -310,7 +367,9 @@ def next_look_at(payment: Payment, evidence: Evidence, now: datetime, times: Tim
 
 
 def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
-    """Whether Daraja, asked about the successes that wait for its word, said that it failed; often enough for its kind."""
+    """Whether Daraja, asked about the successes that wait for its word, said that it failed;
+    often enough for its kind.
+    """
     since = evidence.to_confirm_since
     denials = sum(
         inquiry.verdict is Verdict.FAILED and since is not None and inquiry.asked_at >= since

@@ -1,8 +1,9 @@
 """Daraja's operations, and what an answer says about one of them rather than about a payment.
 
-An operation is one of Daraja's APIs. Daraja can refuse a whole operation: because our app lacks the product, because a
-firewall stands in front of it, or because our settings are wrong. Then every payment would be refused alike, so the
-operation is held for all workers (design.md, "What an error from Daraja means").
+An operation is one of Daraja's APIs. Daraja can refuse a whole operation: because our app lacks the
+product, because a firewall stands in front of it, or because our settings are wrong. Then every
+payment would be refused alike, so the operation is held for all workers (design.md, "What an error
+from Daraja means").
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class Standing(StrEnum):
 class Heard:
     """An answer that says something about an operation.
 
-    `since` is when the request was claimed or stored, by the database's clock: an answer to an older request than the
-    last change of the hold changes nothing. `cool_down` is the first one, if this answer begins a hold.
+    `since` is when the request was claimed or stored, by the database's clock: an answer to an
+    older request than the last change of the hold changes nothing. `cool_down` is the first one, if
+    this answer begins a hold.
     """
 
     operation: Operation
@@ -58,7 +60,9 @@ class Heard:
 
 
 def standing_of_answer(error: ProviderError | None) -> Standing | None:
-    """What the answer to a send says about its operation; None if it says nothing (busy, throttled, no answer)."""
+    """What the answer to a send says about its operation; None if it says nothing (busy,
+    throttled, no answer).
+    """
     match error:
         case None | DuplicateSubmission():
             return Standing.WORKS

@@ -1,8 +1,9 @@
 """A payment, and what becomes of it when a fact is learned.
 
-Pure: no I/O, no clock. `Payment.after(fact)` is the only place that decides a stage, but for the first claim: that is one
-statement, in `adapters/postgres/claiming.py`. Everything else (resends, answers, callbacks, the sweeper, a cancellation)
-turns what it learned into a `Fact` and asks. Read next: `lifecycle/`.
+Pure: no I/O, no clock. `Payment.after(fact)` is the only place that decides a stage, but for the
+first claim: that is one statement, in `adapters/postgres/claiming.py`. Everything else (resends,
+answers, callbacks, the sweeper, a cancellation) turns what it learned into a `Fact` and asks. Read
+next: `lifecycle/`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from domain.values import PaymentRequest
 class Fact:
     """Something learned about a payment.
 
-    `attempt_id` names the attempt that it is about, if one; `speaks_for_all` says that it is about every send of the
-    payment (a result that names the payment's own OriginatorConversationID does). `may_resend` is the verdict of
-    `inquiry.may_be_resent`, `at` the time and `account` the account that sends, for a claim.
+    `attempt_id` names the attempt that it is about, if one; `speaks_for_all` says that it is about
+    every send of the payment (a result that names the payment's own OriginatorConversationID does).
+    `may_resend` is the verdict of `inquiry.may_be_resent`, `at` the time and `account` the account
+    that sends, for a claim.
     """
 
     name: FactName
@@ -64,30 +66,44 @@ class Payment:
     lease_until: datetime | None = None
     next_step_at: datetime | None = None
     event_due: datetime | None = None
-    amount_settled_kes: int | None = None  # of a success: its amount, unless an operator read another on the statement
+    amount_settled_kes: int | None = (
+        None  # of a success: its amount, unless an operator read another on the statement
+    )
     attempts: tuple[Attempt, ...] = field(default=())
     is_probe: bool = False  # not stored: this claim is the one that may try a held operation
 
     def after(self, fact: Fact) -> Payment:
-        """This payment once `fact` is known: its attempts, its stage, and what a final stage carries.
+        """This payment once `fact` is known: its attempts, its stage, and what a final stage
+        carries.
 
-        Times (`updated_at`, `next_step_at`, …) are left to the caller, who knows the database's clock.
+        Times (`updated_at`, `next_step_at`, …) are left to the caller, who knows the database's
+        clock.
         """
         known = replace(self, attempts=_attempts_after(self.attempts, fact))
         stage = _stage_after(known, fact)
         if stage is None and fact.name is FactName.CLAIMED:
             return self
         if stage is None:
-            if self.stage is Stage.SUCCEEDED and fact.name is FactName.SUCCESS_REPORTED and self.receipt is None:
+            if (
+                self.stage is Stage.SUCCEEDED
+                and fact.name is FactName.SUCCESS_REPORTED
+                and self.receipt is None
+            ):
                 # Known to be paid without one; now it has come.
-                return replace(known, receipt=fact.receipt, recipient_name=fact.recipient_name or self.recipient_name)
+                return replace(
+                    known,
+                    receipt=fact.receipt,
+                    recipient_name=fact.recipient_name or self.recipient_name,
+                )
             return known
         return replace(
             known,
             stage=stage,
             failure=fact.failure if stage is Stage.FAILED else None,
             receipt=fact.receipt if stage is Stage.SUCCEEDED else self.receipt,
-            amount_settled_kes=(fact.amount_kes or self.request.amount_kes) if stage is Stage.SUCCEEDED else None,
+            amount_settled_kes=(fact.amount_kes or self.request.amount_kes)
+            if stage is Stage.SUCCEEDED
+            else None,
             recipient_name=fact.recipient_name or self.recipient_name,
             attempt_id=fact.attempt_id if fact.name is FactName.CLAIMED else self.attempt_id,
         )
@@ -104,7 +120,9 @@ class Payment:
 
     @property
     def own_id(self) -> ProviderId | None:
-        """The payment's id as Daraja was given it, as (kind of id, value); None where Daraja takes none of ours."""
+        """The payment's id as Daraja was given it, as (kind of id, value); None where Daraja
+        takes none of ours.
+        """
         id_kind = self.rules.own_id
         return (id_kind, str(self.id)) if id_kind is not None else None
 
@@ -125,7 +143,9 @@ class Payment:
 
     @property
     def question(self) -> Step | None:
-        """How Daraja can be asked about this payment (design.md, "In doubt, by kind"), or None where it cannot."""
+        """How Daraja can be asked about this payment (design.md, "In doubt, by kind"), or None
+        where it cannot.
+        """
         id_kind = self.rules.asked_by
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
             return None
@@ -138,16 +158,26 @@ class Payment:
 
     @property
     def asked_about(self) -> Attempt | None:
-        """The attempt that an inquiry is about: the newest that may have acted, of those with an id to ask by."""
+        """The attempt that an inquiry is about: the newest that may have acted, of those with an
+        id to ask by.
+        """
         id_kind = self.rules.asked_by
-        known = [a for a in self.attempts if id_kind is None or any(kind == id_kind for kind, _ in a.provider_ids)]
+        known = [
+            a
+            for a in self.attempts
+            if id_kind is None or any(kind == id_kind for kind, _ in a.provider_ids)
+        ]
         open_attempts = [attempt for attempt in known if attempt.outcome is not Outcome.NOT_ACTED]
         return next(reversed(open_attempts or known), None)
 
     @property
     def accounts(self) -> frozenset[SendAccount | None]:
-        """The accounts of all sends that may have acted; None for one of which the account is not known."""
-        return frozenset(attempt.account for attempt in self.attempts if attempt.outcome is not Outcome.NOT_ACTED)
+        """The accounts of all sends that may have acted; None for one of which the account is
+        not known.
+        """
+        return frozenset(
+            attempt.account for attempt in self.attempts if attempt.outcome is not Outcome.NOT_ACTED
+        )
 
     @property
     def provider_ids(self) -> ProviderIds:
@@ -155,18 +185,24 @@ class Payment:
         return frozenset().union(*(attempt.provider_ids for attempt in self.attempts))
 
     def disagrees_with(self, ids: ProviderIds) -> bool:
-        """Whether one of `ids` differs from all that are known of its kind. An absent id contradicts nothing.
+        """Whether one of `ids` differs from all that are known of its kind. An absent id
+        contradicts nothing.
 
-        One that no attempt had yet is the id of a send that has none of its kind: each send under the payment's own id is given
-        its own, also one that Daraja said it had not taken.
+        One that no attempt had yet is the id of a send that has none of its kind: each send under
+        the payment's own id is given its own, also one that Daraja said it had not taken.
         """
         heard = [
             attempt
             for attempt in self.attempts
-            if attempt.provider_ids or attempt.outcome is not Outcome.NOT_ACTED or self.rules.own_id is not None
+            if attempt.provider_ids
+            or attempt.outcome is not Outcome.NOT_ACTED
+            or self.rules.own_id is not None
         ]
         for id_kind, value in ids:
-            of_kind = [{known for kind, known in attempt.provider_ids if kind == id_kind} for attempt in heard]
+            of_kind = [
+                {known for kind, known in attempt.provider_ids if kind == id_kind}
+                for attempt in heard
+            ]
             if of_kind and all(of_kind) and not any(value in known for known in of_kind):
                 return True
         return False
@@ -174,8 +210,9 @@ class Payment:
     def ids_that_count(self, ids: ProviderIds) -> ProviderIds:
         """`ids` without an OriginatorConversationID that says nothing about this payment.
 
-        Daraja may name one of its own making in a result, beside the ConversationID of its acknowledgement (daraja.md
-        §4.3). A message that names two of them is about two payments, so both count.
+        Daraja may name one of its own making in a result, beside the ConversationID of its
+        acknowledgement (daraja.md §4.3). A message that names two of them is about two payments, so
+        both count.
         """
         conversations = {key for key in ids if key[0] == IdKind.CONVERSATION}
         originators = {key for key in ids if key[0] == IdKind.ORIGINATOR_CONVERSATION}
@@ -186,7 +223,8 @@ class Payment:
     def attempt_named_by(self, ids: ProviderIds) -> UUID | None:
         """The attempt that a message with `ids` is about.
 
-        The one that has such an id; else the only one not accounted for: there the message can speak of no other.
+        The one that has such an id; else the only one not accounted for: there the message can
+        speak of no other.
         """
         for attempt in self.attempts:
             if attempt.provider_ids & ids:
@@ -199,7 +237,12 @@ def _attempts_after(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt,
     if fact.name in (FactName.CLAIMED, FactName.CLAIM_LOST) and fact.attempt_id is not None:
         ended_at = fact.at if fact.name is FactName.CLAIM_LOST else None
         number = len(attempts) + 1
-        return (*attempts, Attempt(fact.attempt_id, number, fact.outcome, frozenset(), fact.at, ended_at, fact.account))
+        return (
+            *attempts,
+            Attempt(
+                fact.attempt_id, number, fact.outcome, frozenset(), fact.at, ended_at, fact.account
+            ),
+        )
     return told(attempts, fact.outcome, about=fact.attempt_id, all_of_them=fact.speaks_for_all)
 
 

@@ -1,9 +1,11 @@
-"""Who may do what, how much, and how often. One place, pure; `POLICY_FILE` sets the numbers (interface.md, "Policy file").
+"""Who may do what, how much, and how often. One place, pure; `POLICY_FILE` sets the numbers
+(interface.md, "Policy file").
 
-Amounts are counted by the payments on record: all that are pending or succeeded count, and so does a failure of which it is
-not certain that nothing moved. A day is a calendar day in Nairobi, a minute the last sixty seconds. What a limit still
-allows is judged in the transaction that accepts the payment (`adapters/postgres/limiting.py`), under a lock on what is
-counted, so that two requests cannot both take the last shilling.
+Amounts are counted by the payments on record: all that are pending or succeeded count, and so does
+a failure of which it is not certain that nothing moved. A day is a calendar day in Nairobi, a
+minute the last sixty seconds. What a limit still allows is judged in the transaction that accepts
+the payment (`adapters/postgres/limiting.py`), under a lock on what is counted, so that two requests
+cannot both take the last shilling.
 """
 
 from __future__ import annotations
@@ -33,15 +35,19 @@ class WithoutRedis(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLimits:
-    """What one caller may do. None: no limit. `burst` requests may come at once, `requests_per_second` in the long run."""
+    """What one caller may do.
+
+    None: no limit. `burst` requests may come at once, `requests_per_second` in the long run.
+    """
 
     requests_per_second: float | None = None
     burst: int = 1
     amount_per_day_kes: int | None = None
 
 
-# Defaults stop what runs away, not what is busy: no one user can take more than about half of a process. Whoever knows the
-# app sets tighter ones (README, "Policy"). Our own services are limited by whoever runs them.
+# Defaults stop what runs away, not what is busy: no one user can take more than about half of a
+# process. Whoever knows the app sets tighter ones (README, "Policy"). Our own services are limited
+# by whoever runs them.
 _USER_LIMITS = CallerLimits(requests_per_second=1_000, burst=10_000)
 _BACKEND_LIMITS = CallerLimits()
 
@@ -57,7 +63,8 @@ class Policy:
     deposits_per_minute: int | None = 600
     phone_amount_per_day_kes: int | None = _PHONE_DAY_MAX_KES
     amount_max_kes: int = PAYMENT_MAX_KES
-    # A success that a callback tells of is confirmed by asking Daraja, where more than this is at stake.
+    # A success that a callback tells of is confirmed by asking Daraja, where more than this is at
+    # stake.
     confirm_above_kes: int | None = None
     allow_anonymous: bool = False
 
@@ -72,7 +79,9 @@ class Meter(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a payment would take of one limit: `cost` of `limit`, shillings or prompts, counted for `subject`."""
+    """What a payment would take of one limit: `cost` of `limit`, shillings or prompts, counted
+    for `subject`.
+    """
 
     meter: Meter
     subject: str
@@ -107,12 +116,17 @@ class Allowances:
                 return _refusal(charge, used, self._now)
         for charge in charges:
             used = self._used.get(charge.counted_as, Used())
-            self._used[charge.counted_as] = Used(used.amount + charge.cost, used.oldest or self._now)
+            self._used[charge.counted_as] = Used(
+                used.amount + charge.cost, used.oldest or self._now
+            )
         return None
 
 
 def require_permission(caller: Caller, kind: Kind) -> None:
-    """Raises NotPermitted. Money out is for backends, because this service does not know a user's balance."""
+    """Raises NotPermitted.
+
+    Money out is for backends, because this service does not know a user's balance.
+    """
     if RULES[kind].moves_money_out and not caller.is_backend:
         raise NotPermitted("Only a backend (role service_role) may move money out.")
 
@@ -123,19 +137,29 @@ def may_see(caller: Caller, payment: Payment) -> bool:
 
 
 def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:
-    """What `request` takes of the limits that are set. Raises LimitExceeded for what no day has room for."""
+    """What `request` takes of the limits that are set.
+
+    Raises LimitExceeded for what no day has room for.
+    """
     if request.amount_kes > policy.amount_max_kes:
-        message = f"The amount is over the limit of {policy.amount_max_kes:,} shillings for one payment."
+        message = (
+            f"The amount is over the limit of {policy.amount_max_kes:,} shillings for one payment."
+        )
         raise LimitExceeded(message, limit="payment.amount_max", maximum=policy.amount_max_kes)
     per_day = policy.callers[caller.role].amount_per_day_kes
-    found = [Charge(Meter.CALLER_DAY, caller.key, request.amount_kes, per_day)] if per_day is not None else []
+    found = (
+        [Charge(Meter.CALLER_DAY, caller.key, request.amount_kes, per_day)]
+        if per_day is not None
+        else []
+    )
     if request.phone_number is not None:
         phone, phone_per_day = request.phone_number, policy.phone_amount_per_day_kes
         if phone_per_day is not None:
             found.append(Charge(Meter.PHONE_DAY, phone, request.amount_kes, phone_per_day))
         if RULES[request.kind].is_prompt and policy.deposits_per_minute is not None:
             found.append(Charge(Meter.PHONE_MINUTE, phone, 1, policy.deposits_per_minute))
-    # Before what is left of any limit is judged: a caller that is told to come back should then have a chance.
+    # Before what is left of any limit is judged: a caller that is told to come back should then
+    # have a chance.
     for charge in found:
         if charge.cost > charge.limit:
             raise _refusal_for_ever(charge)
@@ -148,14 +172,15 @@ def day_began_at(now: datetime) -> datetime:
 
 
 def _refusal_for_ever(charge: Charge) -> LimitExceeded:
-    """Of a charge that is larger than its whole limit. It names no time to come back, because none will help."""
+    """Of a charge that is larger than its whole limit.
+
+    It names no time to come back, because none will help.
+    """
     if charge.meter is Meter.PHONE_MINUTE:
         message = "The policy allows no deposits."
     else:
         whose = "for this caller" if charge.meter is Meter.CALLER_DAY else "for a phone number"
-        message = (
-            f"The amount is over the limit of {charge.limit:,} shillings a day {whose}, so no day has room for it."
-        )
+        message = f"The amount is over the limit of {charge.limit:,} shillings a day {whose}, so no day has room for it."
         if charge.limit == 0:
             message = f"The policy allows no payments {whose}."
     return LimitExceeded(message, limit=charge.meter, maximum=charge.limit)
@@ -166,9 +191,7 @@ def _refusal(charge: Charge, used: Used, now: datetime) -> RequestRefused:
         return _refusal_for_ever(charge)
     if charge.meter is Meter.PHONE_MINUTE:
         wait = (used.oldest or now) + MINUTE - now
-        message = (
-            f"This phone number has had {charge.limit} deposits within a minute. Send the same request again later."
-        )
+        message = f"This phone number has had {charge.limit} deposits within a minute. Send the same request again later."
         return RateLimited(message, limit=charge.meter, wait_seconds=max(1.0, wait.total_seconds()))
     resets_at = day_began_at(now) + timedelta(days=1)
     message = f"This payment would pass the limit of {charge.limit:,} shillings a day"

@@ -1,4 +1,5 @@
-"""What Daraja said, in our words: the one form into which every shape of its messages and answers is read.
+"""What Daraja said, in our words: the one form into which every shape of its messages and answers
+is read.
 
 Pure. `adapters/daraja` makes reports, `lifecycle` decides what to believe.
 """
@@ -19,17 +20,20 @@ class Word(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
-    UNDECIDED = "undecided"  # a code that does not finalize: unknown, or one that only asks us to look
+    UNDECIDED = (
+        "undecided"  # a code that does not finalize: unknown, or one that only asks us to look
+    )
     TIMEOUT = "timeout"  # Daraja's queue was slow; a result may follow
     UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A message from Daraja, or its answer to an inquiry. Amounts in shillings, exact; absent parts are None.
+    """A message from Daraja, or its answer to an inquiry. Amounts in shillings, exact; absent parts
+    are None.
 
-    `verdict` is set on answers to our own inquiries. `refuses_credential`: our initiator's password, name or right was
-    refused, which the next payout would be as well.
+    `verdict` is set on answers to our own inquiries. `refuses_credential`: our initiator's
+    password, name or right was refused, which the next payout would be as well.
     """
 
     word: Word

@@ -1,6 +1,7 @@
 """The stages of a payment, and the one table that says what leads from one to another.
 
-Pure, and imports nothing of ours. `Payment.after(fact)` is the only reader that decides by the table (`payment.py`).
+Pure, and imports nothing of ours. `Payment.after(fact)` is the only reader that decides by the
+table (`payment.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from typing import assert_never
 
 
 class Stage(StrEnum):
-    """Where a payment is. The sentence behind each is its contract (design.md, "Stages"; docs/architecture/stages.md)."""
+    """Where a payment is.
 
-    ACCEPTED = "accepted"  # We hold it; Daraja was not asked, or every attempt is proved without effect.
+    The sentence behind each is its contract (design.md, "Stages"; docs/architecture/stages.md).
+    """
+
+    ACCEPTED = (
+        "accepted"  # We hold it; Daraja was not asked, or every attempt is proved without effect.
+    )
     SUBMITTING = "submitting"  # A worker committed to asking Daraja; it may or may not have.
     AWAITING_RESULT = "awaiting_result"  # Daraja acknowledged it; the result comes by callback.
     IN_DOUBT = "in_doubt"  # Daraja may have acted and we cannot yet tell.
@@ -79,14 +85,17 @@ class Rule:
 _SUCCESS = Rule(Stage.SUCCEEDED)
 _FAILURE = Rule(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR)
 
-# What only a person can find out, from the organisation's own statement (`python -m workers resolve`).
+# What only a person can find out, from the organisation's own statement (`python -m workers
+# resolve`).
 _RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Rule(Stage.FAILED)}
 
 # What is not listed changes nothing: it is recorded, and flagged where it contradicts.
 TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
     Stage.ACCEPTED: {
         FactName.CLAIMED: Rule(Stage.SUBMITTING),
-        FactName.CLAIM_LOST: Rule(Stage.IN_DOUBT),  # the database lost the claim, and Daraja answered the send
+        FactName.CLAIM_LOST: Rule(
+            Stage.IN_DOUBT
+        ),  # the database lost the claim, and Daraja answered the send
         FactName.TOO_OLD: Rule(Stage.FAILED),
         FactName.CANCELLED_BY_CALLER: Rule(Stage.FAILED),
         FactName.SUCCESS_REPORTED: _SUCCESS,

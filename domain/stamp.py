@@ -16,13 +16,24 @@ from domain.stages import Stage
 
 
 def stamped(
-    before: Payment, decided: Payment, *, attempt_id: UUID | None, new_ids: ProviderIds, now: datetime
+    before: Payment,
+    decided: Payment,
+    *,
+    attempt_id: UUID | None,
+    new_ids: ProviderIds,
+    now: datetime,
 ) -> Payment:
-    """`decided` as it is to be kept at `now`, with `new_ids` given to `attempt_id`; `before` itself if nothing changed."""
+    """`decided` as it is to be kept at `now`, with `new_ids` given to `attempt_id`; `before`
+    itself if nothing changed.
+    """
     after = _with_ids(decided, attempt_id, new_ids)
     if after == before:
         return before
-    after = replace(after, updated_at=now, lease_until=after.lease_until if after.stage is Stage.SUBMITTING else None)
+    after = replace(
+        after,
+        updated_at=now,
+        lease_until=after.lease_until if after.stage is Stage.SUBMITTING else None,
+    )
     if not after.stage.is_final:
         return after
     if after.finalized_at is None:
@@ -39,7 +50,9 @@ def _with_ids(payment: Payment, attempt_id: UUID | None, ids: ProviderIds) -> Pa
     return replace(
         payment,
         attempts=tuple(
-            replace(attempt, provider_ids=attempt.provider_ids | ids) if attempt.id == attempt_id else attempt
+            replace(attempt, provider_ids=attempt.provider_ids | ids)
+            if attempt.id == attempt_id
+            else attempt
             for attempt in payment.attempts
         ),
     )

@@ -1,7 +1,8 @@
 """The values of a payment and the rules that make them valid.
 
-Pure. Every rule is the provider's (`daraja.md`) or the interface's; a value that breaks one is refused with a sentence
-that says what to send instead (`ValueError`, whose text is shown to the caller).
+Pure. Every rule is the provider's (`daraja.md`) or the interface's; a value that breaks one is
+refused with a sentence that says what to send instead (`ValueError`, whose text is shown to the
+caller).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from domain.kinds import RULES, Kind, Reference
 
 
 class Purpose(StrEnum):
-    """Why a withdrawal is paid; Safaricom charges and words the customer's message by it (daraja.md §4.1)."""
+    """Why a withdrawal is paid; Safaricom charges and words the customer's message by it
+    (daraja.md §4.1).
+    """
 
     BUSINESS = "business"
     SALARY = "salary"
@@ -39,14 +42,16 @@ REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
 DEFAULT_TEXT = "Payment"
 
-# Also printed in /openapi.json: so in the words that every dialect of patterns has, and without flags.
+# Also printed in /openapi.json: so in the words that every dialect of patterns has, and without
+# flags.
 PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17][0-9]{8})")
 SHORTCODE = re.compile(r"[0-9]{5,7}")
 STORABLE_TEXT = re.compile(r"[^\u0000]*")
 
 _RECEIPT = re.compile(r"[A-Z0-9]{6,20}")  # one spelling only: a receipt belongs to one payment
 
-# Daraja gives a request that failed the date and a count, as `TK61000000`, in the place of a receipt (daraja.md §4.3).
+# Daraja gives a request that failed the date and a count, as `TK61000000`, in the place of a
+# receipt (daraja.md §4.3).
 _PLACEHOLDER = re.compile(r"[A-Z][A-L][1-9A-V][0-9]{7}|.*0000000")
 
 # Crockford's alphabet: no I, L, O, U, so that a reference read over the phone is typed right.
@@ -73,7 +78,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentRequest:
-    """What a caller asked for, already valid. `amount_kes` in whole shillings; texts as the caller wrote them."""
+    """What a caller asked for, already valid.
+
+    `amount_kes` in whole shillings; texts as the caller wrote them.
+    """
 
     kind: Kind
     amount_kes: int
@@ -91,12 +99,15 @@ class PaymentRequest:
 def phone_number(text: str) -> str:
     """`text` as `2547XXXXXXXX` or `2541XXXXXXXX`.
 
-    Our own pattern rather than a numbering-plan library: Safaricom opens new ranges (three in August 2026, daraja.md
-    §2.1) before such libraries know them, and a paying customer must not be refused for that (docs/adr/0004).
+    Our own pattern rather than a numbering-plan library: Safaricom opens new ranges (three in
+    August 2026, daraja.md §2.1) before such libraries know them, and a paying customer must not be
+    refused for that (docs/adr/0004).
     """
     match = PHONE_NUMBER.fullmatch(text)
     if match is None:
-        raise ValueError("must be a Kenyan mobile number, as 07…, 01…, +254… or 254… with nine digits after the prefix")
+        raise ValueError(
+            "must be a Kenyan mobile number, as 07…, 01…, +254… or 254… with nine digits after the prefix"
+        )
     return "254" + match[1]
 
 
@@ -104,14 +115,18 @@ def amount_kes(value: object, kind: Kind) -> int:
     """`value` as whole shillings within the provider's limits for `kind`."""
     low, high = RULES[kind].amount_limits_kes
     if type(value) is not int:  # bool is an int in Python, and never an amount
-        raise ValueError(f"must be a whole number of shillings, written as a JSON integer from {low} to {high}")
+        raise ValueError(
+            f"must be a whole number of shillings, written as a JSON integer from {low} to {high}"
+        )
     if not low <= value <= high:
         raise ValueError(f"must be from {low} to {high} shillings")
     return value
 
 
 def account_reference(text: str, rule: Reference) -> str:
-    """`text` as a reference that the payer's statement can show, or as an account with a paybill."""
+    """`text` as a reference that the payer's statement can show, or as an account with a
+    paybill.
+    """
     if len(text) > rule.length_max or not rule.pattern.fullmatch(text):
         raise ValueError(f"must be 1 to {rule.length_max} {rule.in_words}")
     return text
@@ -135,20 +150,26 @@ def plain_text(text: str, shortest: int, longest: int) -> str:
 
 def storable_text(text: str) -> str:
     """`text` as Postgres can hold it: no NUL, and no half of a surrogate pair."""
-    if not STORABLE_TEXT.fullmatch(text) or any("\ud800" <= character <= "\udfff" for character in text):
+    if not STORABLE_TEXT.fullmatch(text) or any(
+        "\ud800" <= character <= "\udfff" for character in text
+    ):
         raise ValueError("must not contain NUL or unpaired surrogate characters")
     return text
 
 
 def is_receipt(text: str) -> bool:
-    """Whether `text` has the form of an M-PESA receipt and is not the placeholder of a failure (daraja.md §2.2)."""
+    """Whether `text` has the form of an M-PESA receipt and is not the placeholder of a failure
+    (daraja.md §2.2).
+    """
     return _RECEIPT.fullmatch(text) is not None and _PLACEHOLDER.fullmatch(text) is None
 
 
 def reference_from(payment_id: UUID) -> str:
-    """Twelve letters and digits that follow from the payment's id, so that a statement's line can be matched to it.
+    """Twelve letters and digits that follow from the payment's id, so that a statement's line can
+    be matched to it.
 
-    The last 60 bits of a UUIDv7 are random, so two payments of one day share a reference about never.
+    The last 60 bits of a UUIDv7 are random, so two payments of one day share a reference about
+    never.
     """
     bits = payment_id.int & ((1 << 60) - 1)
     return "".join(_REFERENCE_ALPHABET[(bits >> shift) & 31] for shift in range(55, -1, -5))

@@ -1,10 +1,10 @@
 """What callers see: a payment, an entry of its history, its events. Each is declared once.
 
-Pure. Answers and events are written by these declarations, and `/openapi.json` describes them by the same
-(`gateway/openapi/views.py`), so that neither has a member that the other lacks.
+Pure. Answers and events are written by these declarations, and `/openapi.json` describes them by
+the same (`gateway/openapi/views.py`), so that neither has a member that the other lacks.
 
-An event's body is made once, in the commit that makes it so, and repeated byte for byte ever after: so it is text here, and
-nothing downstream renders it again.
+An event's body is made once, in the commit that makes it so, and repeated byte for byte ever after:
+so it is text here, and nothing downstream renders it again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ EVENT_SOURCE = "/mkwanja/payments"
 # The text of a refusal, in a history entry. It may name our settings at Daraja.
 PROVIDER_SAID = "provider_said"
 
-# All other details are for backends. A detail may name an operator, and what a person wrote may name anyone.
+# All other details are for backends. A detail may name an operator, and what a person wrote may
+# name anyone.
 _DETAILS_FOR_USERS = frozenset({"provider_code", "error", "by"})
 
 
@@ -49,9 +50,10 @@ def json_text(value: object) -> str:
 class Member:
     """One member of what callers see.
 
-    `meaning` is the type that the documentation gives: a text that holds a UUID means `UUID`. `path` is where the value is
-    found, and `write` what makes JSON of it; None: it is JSON. `words` and `limits` (keywords of JSON Schema) are for the
-    documentation. A member that `may_be_absent` is left out of some views.
+    `meaning` is the type that the documentation gives: a text that holds a UUID means `UUID`.
+    `path` is where the value is found, and `write` what makes JSON of it; None: it is JSON. `words`
+    and `limits` (keywords of JSON Schema) are for the documentation. A member that `may_be_absent`
+    is left out of some views.
     """
 
     name: str
@@ -97,7 +99,10 @@ def _unless_none(write: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class View:
-    """Members in the order in which callers see them. `name` and `sentence` are for the documentation."""
+    """Members in the order in which callers see them.
+
+    `name` and `sentence` are for the documentation.
+    """
 
     def __init__(self, name: str, sentence: str, members: Sequence[Member]) -> None:
         self.name = name
@@ -105,7 +110,11 @@ class View:
         self.members = tuple(members)
         self._names = [member.name for member in members]
         self._get = attrgetter(*(member.path for member in members))
-        self._writes = [(place, member.write) for place, member in enumerate(members) if member.write is not None]
+        self._writes = [
+            (place, member.write)
+            for place, member in enumerate(members)
+            if member.write is not None
+        ]
 
     def write(self, shown: Any) -> dict[str, Any]:
         """The view of `shown`, as JSON has it."""
@@ -130,7 +139,11 @@ FAILURE = View(
         _member("reason", FailureReason),
         _member("message", words="A sentence for a person."),
         _member("provider_code", words="Daraja's own code, where it gave one.", null=True),
-        _member("safe_to_retry", bool, "True only if nothing moved and nothing may: a new payment cannot pay twice."),
+        _member(
+            "safe_to_retry",
+            bool,
+            "True only if nothing moved and nothing may: a new payment cannot pay twice.",
+        ),
     ),
 )
 
@@ -152,22 +165,35 @@ _FIRST = (
     _member("currency", Literal["KES"], path="id", write=lambda _: "KES"),
 )  # fmt: skip
 
-# The members that only some kinds have. Which: `parties` and `texts` of the kind's page in `domain/kinds`.
+# The members that only some kinds have. Which: `parties` and `texts` of the kind's page in
+# `domain/kinds`.
 _OF_KINDS = {
     member.name: member
     for member in (
-        _member("phone_number", limits={"pattern": "^254[17][0-9]{8}$"}, path="request.phone_number"),
+        _member(
+            "phone_number", limits={"pattern": "^254[17][0-9]{8}$"}, path="request.phone_number"
+        ),
         _member("paybill", limits=_SHORTCODE, path="request.paybill"),
         _member("till", limits=_SHORTCODE, path="request.till"),
         _member("account_reference", path="request.account_reference"),
         _member("description", path="request.description"),
-        _member("purpose", Purpose, write=lambda purpose: purpose.value if purpose else None, path="request.purpose"),
+        _member(
+            "purpose",
+            Purpose,
+            write=lambda purpose: purpose.value if purpose else None,
+            path="request.purpose",
+        ),
         _member("remarks", path="request.remarks"),
     )
 }
 
 _LAST = (
-    _member("owner", words="Whose payment it is; null for a backend's own.", null=True, path="request.owner"),
+    _member(
+        "owner",
+        words="Whose payment it is; null for a backend's own.",
+        null=True,
+        path="request.owner",
+    ),
     _member("metadata", dict[str, str], write=dict, path="request.metadata"),
     _member("receipt", words="M-PESA's number for the money moved.", null=True),
     _member("failure", FAILURE, null=True),
@@ -190,8 +216,12 @@ FOR_BACKENDS = (
 )  # fmt: skip
 
 
-def payment_members(rules: KindRules, *, party: str | None = None, for_backend: bool = True) -> tuple[Member, ...]:
-    """The members of a payment of one kind, in order: with each field that can name its party, or with that of `party`."""
+def payment_members(
+    rules: KindRules, *, party: str | None = None, for_backend: bool = True
+) -> tuple[Member, ...]:
+    """The members of a payment of one kind, in order: with each field that can name its party,
+    or with that of `party`.
+    """
     parties = [_OF_KINDS[name] for name in rules.parties if party in (None, name)]
     if len(parties) > 1:
         parties = [replace(member, may_be_absent=True) for member in parties]
@@ -200,7 +230,9 @@ def payment_members(rules: KindRules, *, party: str | None = None, for_backend: 
 
 
 _PAYMENTS = {
-    (kind, party, for_backend): View(kind, "", payment_members(rules, party=party, for_backend=for_backend))
+    (kind, party, for_backend): View(
+        kind, "", payment_members(rules, party=party, for_backend=for_backend)
+    )
     for kind, rules in RULES.items()
     for party in rules.parties
     for for_backend in (False, True)
@@ -209,7 +241,10 @@ _PARTIES = {kind: rules.parties for kind, rules in RULES.items()}
 
 
 def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:
-    """The Payment of interface.md. A backend also sees the key, the recipient's name and the provider's ids."""
+    """The Payment of interface.md.
+
+    A backend also sees the key, the recipient's name and the provider's ids.
+    """
     for party in _PARTIES[payment.kind]:
         if getattr(payment.request, party) is not None:
             break
@@ -235,20 +270,31 @@ def _entry(details: Callable[[Mapping[str, str]], dict[str, str]]) -> View:
         (
             _member("sequence", int, limits=_AT_LEAST_ONE),
             _member("at", datetime, path="recorded_at"),
-            _member("what", words="What was learned or done. New words may come.", limits={"pattern": "^[a-z_]+$"}),
+            _member(
+                "what",
+                words="What was learned or done. New words may come.",
+                limits={"pattern": "^[a-z_]+$"},
+            ),
             _member("previous_stage", Stage, write=str, null=True),
             _member("stage", Stage, write=str),
-            _member("detail", dict[str, str], "What else is known of it: for people.", write=details),
+            _member(
+                "detail", dict[str, str], "What else is known of it: for people.", write=details
+            ),
         ),
     )
 
 
 ENTRY = _entry(dict)
-_ENTRY_FOR_USERS = _entry(lambda detail: {key: detail[key] for key in detail if key in _DETAILS_FOR_USERS})
+_ENTRY_FOR_USERS = _entry(
+    lambda detail: {key: detail[key] for key in detail if key in _DETAILS_FOR_USERS}
+)
 
 
 def public_entry(entry: Entry, *, for_backend: bool = False) -> dict[str, Any]:
-    """An entry of the history as callers see it. A user sees that an operator decided, but not the name and the reason."""
+    """An entry of the history as callers see it.
+
+    A user sees that an operator decided, but not the name and the reason.
+    """
     return (ENTRY if for_backend else _ENTRY_FOR_USERS).write(entry)
 
 
@@ -271,9 +317,18 @@ EVENT = View(
         _member("subject", UUID, "The payment's id.", path="payment.id"),
         _member("time", datetime),
         _member(
-            "sequence", int, "Grows with each event of one payment.", path="payment.sequence", limits=_AT_LEAST_ONE
+            "sequence",
+            int,
+            "Grows with each event of one payment.",
+            path="payment.sequence",
+            limits=_AT_LEAST_ONE,
         ),
-        _member("datacontenttype", Literal["application/json"], path="id", write=lambda _: "application/json"),
+        _member(
+            "datacontenttype",
+            Literal["application/json"],
+            path="id",
+            write=lambda _: "application/json",
+        ),
         _member("data", Payment, path="payment", write=public_payment),
     ),
 )

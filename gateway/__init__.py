@@ -1,1 +1,4 @@
-"""How a payment comes in: the ingress that clients call, and the receiver that Daraja calls. Two processes."""
+"""How a payment comes in: the ingress that clients call, and the receiver that Daraja calls.
+
+Two processes.
+"""

@@ -1,4 +1,6 @@
-"""`python -m gateway ingress` and `… callbacks` are two processes of the Procfile; `… policy` prints what is in force."""
+"""`python -m gateway ingress` and `… callbacks` are two processes of the Procfile; `… policy`
+prints what is in force.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ async def _callbacks() -> None:
     settings = read_settings(CallbackSettings)
     set_up_logging(settings.log_level, process="callbacks", secrets=settings.secrets)
     # Daraja sends once: its message is stored also if Daraja does not wait for the answer.
-    await serve(callbacks_app(settings), settings.port, ready_event="callbacks_ready", drops_abandoned=False)
+    await serve(
+        callbacks_app(settings), settings.port, ready_event="callbacks_ready", drops_abandoned=False
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The callback receiver: what Daraja calls. Stores raw, finalizes, commits, answers 200, then publishes.
+"""The callback receiver: what Daraja calls. Stores raw, finalizes, commits, answers 200, then
+publishes.
 
-Daraja sends once and does not come back (daraja.md §8.3), so what was stored is never refused and what could not be stored
-is tried for as long as Daraja waits. Nothing is read from Postgres or Redis before the token is verified.
+Daraja sends once and does not come back (daraja.md §8.3), so what was stored is never refused and
+what could not be stored is tried for as long as Daraja waits. Nothing is read from Postgres or
+Redis before the token is verified.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ log = structlog.get_logger()
 
 BODY_BYTES_MAX = 64 * 1024
 
-# Daraja waits, and sends once: storing is worth trying for as long as its patience is known to last (daraja.md §8.3). The
-# body's way to us counts too. A message whose body took longer is nevertheless stored, if that works at once.
+# Daraja waits, and sends once: storing is worth trying for as long as its patience is known to last
+# (daraja.md §8.3). The body's way to us counts too. A message whose body took longer is
+# nevertheless stored, if that works at once.
 _ANSWER_WITHIN_SECONDS = 8
 _STORE_LATE_SECONDS = 2
 _STORE_RETRY_SECONDS = 0.25
@@ -57,7 +60,9 @@ class Receiver:
     resources: Resources
     wakeups: RedisWakeups
     settings: CallbackSettings
-    confirm_above_kes: int | None  # policy: above it a success is believed only once Daraja has confirmed it
+    confirm_above_kes: (
+        int | None
+    )  # policy: above it a success is believed only once Daraja has confirmed it
 
     async def receive(self, request: web.Request) -> web.Response:
         """POST /results/{payment_id}/{operation}/{token}"""
@@ -69,7 +74,9 @@ class Receiver:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _ANSWER_WITHIN_SECONDS
         source = source_address(
-            request.remote or "", request.headers.getall("X-Forwarded-For", []), self.settings.trusted_proxies
+            request.remote or "",
+            request.headers.getall("X-Forwarded-For", []),
+            self.settings.trusted_proxies,
         )
         try:
             body = await read_bytes(request, BODY_BYTES_MAX)
@@ -99,7 +106,8 @@ class Receiver:
         self._tell(payment_id, callback, result)
         answer = result.decided.effect(StoreAnswer)
         if answer is not None and answer.inquiry.verdict is Verdict.NOT_FOUND:
-            # It may be the one that permits another send: a worker looks now rather than at the next due time.
+            # It may be the one that permits another send: a worker looks now rather than at the
+            # next due time.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(give_up_at):
                     await self.resources.if_redis_answers(lambda: self.wakeups.wake_one(payment_id))
@@ -118,14 +126,21 @@ class Receiver:
         self, payment_id: UUID, callback: StoredCallback, report: Report, give_up_at: float
     ) -> ChangeResult:
         try:
-            change = callback_change(payment_id, callback, report, confirm_above_kes=self.confirm_above_kes)
+            change = callback_change(
+                payment_id, callback, report, confirm_above_kes=self.confirm_above_kes
+            )
             return await self._store(change, give_up_at)
         except StoreUnavailable:
             raise
         except Exception:
-            # A bug of ours, or rows that refuse: the bytes are kept all the same, and somebody will look.
-            log.exception("callback_not_processed", payment_id=str(payment_id), operation=callback.operation)
-            return await self._store(raw_change(payment_id, callback), give_up_at, retried=Exception)
+            # A bug of ours, or rows that refuse: the bytes are kept all the same, and somebody will
+            # look.
+            log.exception(
+                "callback_not_processed", payment_id=str(payment_id), operation=callback.operation
+            )
+            return await self._store(
+                raw_change(payment_id, callback), give_up_at, retried=Exception
+            )
 
     async def _store(
         self, change: Change, give_up_at: float, *, retried: type[Exception] = StoreUnavailable
@@ -162,14 +177,20 @@ def _read(operation: str, body: bytes) -> Report:
     try:
         return read_report(operation, body)
     except Exception:
-        log.exception("callback_not_read", operation=operation)  # a bug of ours: the bytes are kept all the same
+        log.exception(
+            "callback_not_read", operation=operation
+        )  # a bug of ours: the bytes are kept all the same
         return UNREADABLE
 
 
 def _is_encoded(request: web.Request) -> bool:
-    """Whether the body claims to be packed. Daraja's never are; what unpacks to anything is kept as it came, and not read."""
+    """Whether the body claims to be packed.
+
+    Daraja's never are; what unpacks to anything is kept as it came, and not read.
+    """
     return any(
-        value.strip().lower() not in ("", "identity") for value in request.headers.getall("Content-Encoding", [])
+        value.strip().lower() not in ("", "identity")
+        for value in request.headers.getall("Content-Encoding", [])
     )
 
 
@@ -186,7 +207,9 @@ def _header_text(value: str | None) -> str | None:
 def callbacks_app(settings: CallbackSettings) -> web.Application:
     """The composition root of the callback process."""
     resources = Resources(settings, process="callbacks")
-    receiver = Receiver(resources, RedisWakeups(resources.redis), settings, settings.policy.confirm_above_kes)
+    receiver = Receiver(
+        resources, RedisWakeups(resources.redis), settings, settings.policy.confirm_above_kes
+    )
 
     def is_genuine_call(request: web.Request) -> bool:
         return "token" in request.match_info and receiver.genuine_payment_id(request) is not None

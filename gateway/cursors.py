@@ -1,7 +1,9 @@
-"""The cursors of our lists: how each looks, is written, and is read. Callers send them back as they came.
+"""The cursors of our lists: how each looks, is written, and is read. Callers send them back as they
+came.
 
-`/openapi.json` shows the patterns, so pattern, writer and reader stand together. A reader refuses every text that does
-not match, so a cursor of one list is no cursor of another. All readers raise ValueError.
+`/openapi.json` shows the patterns, so pattern, writer and reader stand together. A reader refuses
+every text that does not match, so a cursor of one list is no cursor of another. All readers raise
+ValueError.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-# In the words that every dialect of patterns has, and without flags. Every text that matches can be read.
+# In the words that every dialect of patterns has, and without flags. Every text that matches can be
+# read.
 PAGE = re.compile(r"payments-(0|[1-9][0-9]{0,15})-([0-9a-f]{32})-([0-9a-f]{16})")
 FEED = re.compile(r"events-(0|[1-9][0-9]{0,17}-[0-9a-f]{12})")
 HISTORY = re.compile(r"history-([1-9][0-9]{0,8})-([0-9a-f]{32})")
@@ -27,7 +30,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class PagePlace:
-    """Behind which payment a page begins, and the mark of the filters that the cursor was given for."""
+    """Behind which payment a page begins, and the mark of the filters that the cursor was given
+    for.
+    """
 
     created_at: datetime
     payment_id: UUID
@@ -36,8 +41,8 @@ class PagePlace:
 
 @dataclass(frozen=True, slots=True)
 class FeedPlace:
-    """Behind which event the feed continues. `mark` tells that event from others that had its position in another life of
-    the database. None: the beginning.
+    """Behind which event the feed continues. `mark` tells that event from others that had its
+    position in another life of the database. None: the beginning.
     """
 
     position: int = 0
@@ -65,7 +70,10 @@ def page_place(cursor: str) -> PagePlace:
 
 
 def feed_cursor(place: FeedPlace) -> str:
-    """The cursor of GET /v1/events: it continues behind `place`. The mark is 12 hexadecimal digits."""
+    """The cursor of GET /v1/events: it continues behind `place`.
+
+    The mark is 12 hexadecimal digits.
+    """
     return "events-0" if place.mark is None else f"events-{place.position}-{place.mark}"
 
 

@@ -1,7 +1,8 @@
-"""The values that requests are made of: how each is checked, and beside it how `/openapi.json` tells it.
+"""The values that requests are made of: how each is checked, and beside it how `/openapi.json`
+tells it.
 
-The rules themselves are in `domain/values.py` and `domain/kinds`. Both sides stand together, so that a change of one shows
-the other.
+The rules themselves are in `domain/values.py` and `domain/kinds`. Both sides stand together, so
+that a change of one shows the other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _MOMENT = re.compile(
 def moment(text: str) -> datetime:
     """The time that `text` names. Raises ValueError, also for one that does not exist in UTC."""
     try:
-        # Python reads every form of ISO 8601, week dates and all; we take the one that is documented.
+        # Python reads every form of ISO 8601, week dates and all; we take the one that is
+        # documented.
         found = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
         is_storable = found is not None and bool(found.astimezone(UTC))
     except (ValueError, OverflowError):  # the second: no such moment in UTC
@@ -105,16 +107,25 @@ def _told_from(low: int, high: int) -> WithJsonSchema:
 
 
 def _line_told_from(shortest: int, longest: int) -> WithJsonSchema:
-    # What is printable, no pattern of a bearable length can say: it is a format, explained in the document's beginning.
-    return WithJsonSchema({"type": "string", "minLength": shortest, "maxLength": longest, "format": "plain-text"})
+    # What is printable, no pattern of a bearable length can say: it is a format, explained in the
+    # document's beginning.
+    return WithJsonSchema(
+        {"type": "string", "minLength": shortest, "maxLength": longest, "format": "plain-text"}
+    )
 
 
 _STORABLE_TOLD = as_schema(values.STORABLE_TEXT)
 
-PhoneNumber = Annotated[str, _text(values.phone_number), _told_as(values.PHONE_NUMBER, minLength=10, maxLength=13)]
-Shortcode = Annotated[str, _text(values.shortcode), _told_as(values.SHORTCODE, minLength=5, maxLength=7)]
+PhoneNumber = Annotated[
+    str, _text(values.phone_number), _told_as(values.PHONE_NUMBER, minLength=10, maxLength=13)
+]
+Shortcode = Annotated[
+    str, _text(values.shortcode), _told_as(values.SHORTCODE, minLength=5, maxLength=7)
+]
 Remarks = Annotated[str, _line(*values.REMARKS_LENGTH), _line_told_from(*values.REMARKS_LENGTH)]
-Description = Annotated[str, _line(1, values.DESCRIPTION_LENGTH_MAX), _line_told_from(1, values.DESCRIPTION_LENGTH_MAX)]
+Description = Annotated[
+    str, _line(1, values.DESCRIPTION_LENGTH_MAX), _line_told_from(1, values.DESCRIPTION_LENGTH_MAX)
+]
 Owner = Annotated[str, _line(1, OWNER_LENGTH_MAX), _line_told_from(1, OWNER_LENGTH_MAX)]
 StorableText = Annotated[str, _text(values.storable_text), WithJsonSchema(_STORABLE_TOLD)]
 Metadata = Annotated[
@@ -136,4 +147,6 @@ Limit = Annotated[int, _whole_number(1, ITEMS_MAX), _told_from(1, ITEMS_MAX)]
 WaitSeconds = Annotated[int, _whole_number(0, WAIT_SECONDS_MAX), _told_from(0, WAIT_SECONDS_MAX)]
 PageCursor = Annotated[PagePlace, BeforeValidator(cursors.page_place), _told_as(cursors.PAGE)]
 FeedCursor = Annotated[FeedPlace, BeforeValidator(cursors.feed_place), _told_as(cursors.FEED)]
-HistoryCursor = Annotated[HistoryPlace, BeforeValidator(cursors.history_place), _told_as(cursors.HISTORY)]
+HistoryCursor = Annotated[
+    HistoryPlace, BeforeValidator(cursors.history_place), _told_as(cursors.HISTORY)
+]

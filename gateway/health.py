@@ -1,6 +1,7 @@
 """/healthz, /readyz and /metrics: what a platform asks, as often as it likes, and anybody else too.
 
-A look at Postgres and Redis is shared: there is one at a time, and it answers all that ask during the second after it.
+A look at Postgres and Redis is shared: there is one at a time, and it answers all that ask during
+the second after it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Seen = TypeVar("Seen")
 
 
 class SharedLook(Generic[Seen]):
-    """What `look` saw, at most `fresh_seconds` old: at most one look runs, and a caller that leaves does not cancel it."""
+    """What `look` saw, at most `fresh_seconds` old: at most one look runs, and a caller that
+    leaves does not cancel it.
+    """
 
     def __init__(self, look: Callable[[], Awaitable[Seen]], *, fresh_seconds: float) -> None:
         self._look = look
@@ -59,7 +62,11 @@ class Health:
         self._gauges = SharedLook(self._refresh_gauges, fresh_seconds=_GAUGES_FRESH_SECONDS)
 
     def add_routes(self, app: web.Application) -> None:
-        for path, handler in {"/healthz": self.healthz, "/readyz": self.readyz, "/metrics": self.metrics}.items():
+        for path, handler in {
+            "/healthz": self.healthz,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+        }.items():
             app.router.add_get(path, handler)
 
     async def healthz(self, _request: web.Request) -> web.Response:
@@ -88,7 +95,9 @@ class Health:
 
     async def _check(self) -> tuple[dict[str, bool], str, str]:
         """Looks at Postgres and at Redis, at the same time."""
-        postgres, redis_report = await asyncio.gather(self._check_postgres(), self._resources.redis_report())
+        postgres, redis_report = await asyncio.gather(
+            self._check_postgres(), self._resources.redis_report()
+        )
         return *postgres, redis_report
 
     async def _check_postgres(self) -> tuple[dict[str, bool], str]:
@@ -115,8 +124,12 @@ class Health:
             observability.brake_engaged.labels(name=name).set(is_engaged)
         for stage in Stage:
             if not stage.is_final:
-                observability.open_payments.labels(stage=stage).set(situation.open_by_stage.get(stage, 0))
+                observability.open_payments.labels(stage=stage).set(
+                    situation.open_by_stage.get(stage, 0)
+                )
         for step in Step:
-            observability.overdue_seconds.labels(step=step).set(situation.overdue_seconds_by_step.get(step, 0))
+            observability.overdue_seconds.labels(step=step).set(
+                situation.overdue_seconds_by_step.get(step, 0)
+            )
         observability.needing_review.set(situation.needing_review)
         observability.unpublished.set(situation.unpublished)

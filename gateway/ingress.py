@@ -1,4 +1,7 @@
-"""The ingress: what clients call. Checks who calls and what they ask, promises in one commit, wakes a worker."""
+"""The ingress: what clients call.
+
+Checks who calls and what they ask, promises in one commit, wakes a worker.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,12 @@ from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_curso
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.cors import allow_origins
 from gateway.edge.load import INGRESS_AT_HAND_MAX, Load, count_for
-from gateway.edge.plain_http import answer_expectation, refuse_escapes, refuse_odd_http, route_pattern
+from gateway.edge.plain_http import (
+    answer_expectation,
+    refuse_escapes,
+    refuse_odd_http,
+    route_pattern,
+)
 from gateway.edge.problems import answer_with_problems
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import BODY_BYTES_MAX, idempotency_key, read_json
@@ -102,7 +110,11 @@ class Ingress:
             except (RequestRefused, Unavailable) as refusal:
                 with nullcontext() if turn else self.turns.bound_lookup(caller, refusal):
                     first = await answer_refusal(
-                        self.accepting, refusal, caller=caller, idempotency_key=key, fingerprint=mark
+                        self.accepting,
+                        refusal,
+                        caller=caller,
+                        idempotency_key=key,
+                        fingerprint=mark,
                     )
                 if turn:
                     await self.turns.give_back(caller, turn)
@@ -115,7 +127,9 @@ class Ingress:
                 fingerprint=mark,
                 expires_after=self.expires_after[kind],
                 charges=taken,
-                answer=lambda payment: _json(public_payment(payment, for_backend=caller.is_backend)),
+                answer=lambda payment: _json(
+                    public_payment(payment, for_backend=caller.is_backend)
+                ),
             )
             if acceptance.is_replay:
                 await self.turns.give_back(caller, turn)
@@ -152,7 +166,9 @@ class Ingress:
         """GET /v1/payments"""
         caller = await self._welcome(request)
         parameters = query(PageParameters, request.query)
-        payments = await self.reads.run(lambda: self.resources.reading.page(page_query(parameters, caller)))
+        payments = await self.reads.run(
+            lambda: self.resources.reading.page(page_query(parameters, caller))
+        )
         items, has_more = payments[: parameters.limit], len(payments) > parameters.limit
         return _ok(
             {
@@ -168,7 +184,9 @@ class Ingress:
         payment = await self._own_payment(request, caller)
         after = history_position(parameters, payment)
         rows = await self.reads.run(
-            lambda: self.resources.reading.history(payment.id, after=after, limit=parameters.limit + 1)
+            lambda: self.resources.reading.history(
+                payment.id, after=after, limit=parameters.limit + 1
+            )
         )
         items, has_more = rows[: parameters.limit], len(rows) > parameters.limit
         place = HistoryPlace(items[-1].sequence, payment.id) if has_more else None
@@ -205,7 +223,9 @@ class Ingress:
         return caller
 
     async def _welcome(self, request: web.Request) -> Caller:
-        """Who asks, unless too often. (POST looks for a first answer before it refuses for that.)"""
+        """Who asks, unless too often. (POST looks for a first answer before it refuses for
+        that.)
+        """
         caller = await self._caller(request)
         await self.turns.take(caller)
         return caller
@@ -218,20 +238,32 @@ class Ingress:
         return payment
 
     async def _copy(self, caller: Caller, key: str, mark: bytes) -> FirstAnswer | None:
-        """The copy in Redis of this very request's answer; Postgres decides about everything else."""
-        copy = await self.resources.if_redis_answers(lambda: self.replays.read(caller.key, key, now=datetime.now(UTC)))
+        """The copy in Redis of this very request's answer; Postgres decides about everything
+        else.
+        """
+        copy = await self.resources.if_redis_answers(
+            lambda: self.replays.read(caller.key, key, now=datetime.now(UTC))
+        )
         if not isinstance(copy, Copy) or copy.answer.fingerprint != mark:
             return None
         # Its payment may be missing from a database that was restored.
         return copy.answer if copy.epoch == await self.epochs.current() else None
 
     async def _after_commit(self, caller: Caller, key: str, acceptance: Acceptance) -> None:
-        """Wakes a worker, and keeps a copy of the answer. Both may fail: the sweeper and Postgres have the rest."""
+        """Wakes a worker, and keeps a copy of the answer.
+
+        Both may fail: the sweeper and Postgres have the rest.
+        """
 
         async def tell_redis() -> None:
             await asyncio.gather(
                 self.wakeups.wake_one(UUID(acceptance.answer.payment_id)),
-                self.replays.write(caller.key, key, Copy(acceptance.answer, acceptance.epoch), acceptance.expires_at),
+                self.replays.write(
+                    caller.key,
+                    key,
+                    Copy(acceptance.answer, acceptance.epoch),
+                    acceptance.expires_at,
+                ),
             )
 
         await self.resources.if_redis_answers(tell_redis)
@@ -249,7 +281,9 @@ def _answer(answer: FirstAnswer, *, is_replay: bool) -> web.Response:
     if is_replay:
         observability.replayed.inc()
         headers["Idempotency-Replayed"] = "true"
-    return web.Response(body=answer.body, status=answer.status, content_type="application/json", headers=headers)
+    return web.Response(
+        body=answer.body, status=answer.status, content_type="application/json", headers=headers
+    )
 
 
 def _view(payment: Payment, caller: Caller) -> web.Response:
@@ -301,17 +335,26 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         feed=Feed(resources.database),
         epochs=Epochs(resources.database),
         reads=ReadQueue(
-            at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES), patience_seconds=POOL_WAIT_SECONDS
+            at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES),
+            patience_seconds=POOL_WAIT_SECONDS,
         ),
     )
     load = Load(
         INGRESS_AT_HAND_MAX,
-        is_counted=lambda request: route_pattern(request) not in (*HEALTH_ROUTES, routes.DOCUMENT.path),
+        is_counted=lambda request: (
+            route_pattern(request) not in (*HEALTH_ROUTES, routes.DOCUMENT.path)
+        ),
     )
     # Those of health read the record past the queue.
     finish_health = ingress.reads.finishing(lambda request: route_pattern(request) in HEALTH_ROUTES)
     app = make_application(
-        middlewares=[answer_with_problems, refuse_odd_http, refuse_escapes, load.middleware, finish_health],
+        middlewares=[
+            answer_with_problems,
+            refuse_odd_http,
+            refuse_escapes,
+            load.middleware,
+            finish_health,
+        ],
         body_bytes_max=BODY_BYTES_MAX,
         answer_expectation=answer_expectation,
     )
@@ -341,5 +384,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         add = app.router.add_get if route.method == "GET" else app.router.add_post
         add(route.path, handler)
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
-    Health(resources, has_keys=(lambda: keys.is_loaded) if keys is not None else None).add_routes(app)
+    Health(resources, has_keys=(lambda: keys.is_loaded) if keys is not None else None).add_routes(
+        app
+    )
     return app

@@ -20,7 +20,8 @@ from domain.adapters.settings.errors import impossible
 from domain.errors import QueueUnavailable
 from domain.lifecycle.announce import Announcer
 
-# After Redis failed once, it is not asked again for this long: callers should not pay for finding out each time.
+# After Redis failed once, it is not asked again for this long: callers should not pay for finding
+# out each time.
 _REDIS_REST_SECONDS = 1.0
 _REDIS_PATIENCE_SECONDS = 0.5
 
@@ -31,11 +32,16 @@ HEALTH_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Resources:
-    """Connections and the parts that stand on them. Nothing connects before it is used, so none must be there at start."""
+    """Connections and the parts that stand on them.
+
+    Nothing connects before it is used, so none must be there at start.
+    """
 
     def __init__(self, settings: SharedSettings, *, process: str) -> None:
         name = f"mkwanja-{process}"
-        self.database = Database(settings.database_url, pool_size=settings.database_pool_size, application_name=name)
+        self.database = Database(
+            settings.database_url, pool_size=settings.database_pool_size, application_name=name
+        )
         self.redis = connect(
             settings.redis_url,
             client_name=name,
@@ -63,7 +69,10 @@ class Resources:
         await self.database.close()
 
     async def if_redis_answers(self, ask: Callable[[], Awaitable[object]]) -> object | None:
-        """What `ask` returns, or None if Redis refuses it or is away. No promise of ours depends on it."""
+        """What `ask` returns, or None if Redis refuses it or is away.
+
+        No promise of ours depends on it.
+        """
         if time.monotonic() < self._redis_rests_until:
             return None
         try:
@@ -79,7 +88,10 @@ class Resources:
         return None
 
     async def redis_report(self) -> str:
-        """`ok`, `away`, or what Redis refuses. Writes a key, because a full or read-only Redis answers every read."""
+        """`ok`, `away`, or what Redis refuses.
+
+        Writes a key, because a full or read-only Redis answers every read.
+        """
 
         async def probe() -> None:
             async with available(self.redis, "probe"):

@@ -1,4 +1,6 @@
-"""The routes of the ingress, in one table: the router is filled from it, and `/openapi.json` is made from it."""
+"""The routes of the ingress, in one table: the router is filled from it, and `/openapi.json` is
+made from it.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ class Route:
 
     @property
     def problems(self) -> list[Problem]:
-        """The refusals that its caller can meet. What is named nowhere below can happen to every request under /v1."""
+        """The refusals that its caller can meet.
+
+        What is named nowhere below can happen to every request under /v1.
+        """
         found = [problem for status, problem in HTTP_PROBLEMS.items() if self._is_met(status)]
         if self.is_open:
             return found
@@ -67,7 +72,9 @@ class Route:
         return [*named, *(problem for problem in found if problem not in named)]
 
     def _is_met(self, http_status: int) -> bool:
-        """Whether a request for this route can meet what aiohttp itself refuses with `http_status`."""
+        """Whether a request for this route can meet what aiohttp itself refuses with
+        `http_status`.
+        """
         match http_status:
             case 404:  # an id with a slash in it, or none at all, makes another path
                 return self.names_payment
@@ -93,7 +100,9 @@ _OF_IDS = {errors.PaymentNotFound}
 _OF_CANCELLING = {errors.TooLateToCancel}
 
 
-_ACCEPTED = Said(views.Payment, "Held: it will be sent to M-PESA, once.", ("Location", "Idempotency-Replayed"))
+_ACCEPTED = Said(
+    views.Payment, "Held: it will be sent to M-PESA, once.", ("Location", "Idempotency-Replayed")
+)
 
 _IDEMPOTENT = (
     "The same request with the same key gets the first answer again, byte for byte, while the key is held (at least "

@@ -14,18 +14,24 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _TEXT_LENGTH_MAX = 64
 
 # As proxies write it: 192.0.2.1, 192.0.2.1:443, 2001:db8::1, [2001:db8::1], [2001:db8::1]:443.
-_HOP = re.compile(r"\[(?P<bracketed>[^][]*:[^][]*)\](?::\d{1,5})?|(?P<v4>[^:]*)(?::\d{1,5})?|(?P<v6>[^][]*)", re.ASCII)
+_HOP = re.compile(
+    r"\[(?P<bracketed>[^][]*:[^][]*)\](?::\d{1,5})?|(?P<v4>[^:]*)(?::\d{1,5})?|(?P<v6>[^][]*)",
+    re.ASCII,
+)
 
 # IPv4 addresses as IPv6 has them: a socket that listens to both sees peers so.
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
-def source_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: Sequence[IpNetwork]) -> str:
+def source_address(
+    peer: str, forwarded_for: Sequence[str], trusted_proxies: Sequence[IpNetwork]
+) -> str:
     """The address nearest to us that is no trusted proxy.
 
-    `X-Forwarded-For` is read from its right end, and only while the hop that wrote it is trusted: everything further left
-    is whatever the sender liked (field.md, "Callback forgery"). A hop that is no address is returned as text. `peer` is
-    empty where there is none, as for a socket in the file system: that is no proxy that could be trusted.
+    `X-Forwarded-For` is read from its right end, and only while the hop that wrote it is trusted:
+    everything further left is whatever the sender liked (field.md, "Callback forgery"). A hop that
+    is no address is returned as text. `peer` is empty where there is none, as for a socket in the
+    file system: that is no proxy that could be trusted.
     """
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
     current = peer
@@ -33,7 +39,9 @@ def source_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: Seq
         current = hops.pop()
     address = _address(current)
     text = str(address) if address is not None else current
-    return "".join(character if " " <= character <= "~" else "?" for character in text[:_TEXT_LENGTH_MAX])
+    return "".join(
+        character if " " <= character <= "~" else "?" for character in text[:_TEXT_LENGTH_MAX]
+    )
 
 
 def is_allowed(address: str, networks: Sequence[IpNetwork]) -> bool:
@@ -48,7 +56,9 @@ def _is_in(text: str, networks: Sequence[IpNetwork]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _plain(network: IpNetwork) -> IpNetwork:
-    """A network of mapped addresses as the IPv4 network that it stands for: addresses are compared as IPv4."""
+    """A network of mapped addresses as the IPv4 network that it stands for: addresses are
+    compared as IPv4.
+    """
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
         first = network.network_address.ipv4_mapped
         return ipaddress.IPv4Network((int(first or 0), network.prefixlen - _MAPPED.prefixlen))
@@ -56,7 +66,9 @@ def _plain(network: IpNetwork) -> IpNetwork:
 
 
 def _address(text: str) -> IpAddress | None:
-    """The address in `text`, without a port; one mapped into IPv6 is the IPv4 address that it stands for."""
+    """The address in `text`, without a port; one mapped into IPv6 is the IPv4 address that it
+    stands for.
+    """
     match = _HOP.fullmatch(text)
     if match is None:
         return None

@@ -28,12 +28,22 @@ RECEIPT = "UC14KD82QZ"
 AMOUNT_KES = 250
 A_FAILURE = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
 
-AN_ACCOUNT = SendAccount(base_url="https://daraja.example", app="0f3a", shortcode="600111", initiator="payer")
+AN_ACCOUNT = SendAccount(
+    base_url="https://daraja.example", app="0f3a", shortcode="600111", initiator="payer"
+)
 ACCOUNTS = dict.fromkeys(Kind, AN_ACCOUNT)
 
 _PARTIES: dict[Kind, dict[str, Any]] = {
-    Kind.DEPOSIT: {"phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42"},
-    Kind.WITHDRAWAL: {"phone_number": "254711000111", "purpose": Purpose.BUSINESS, "remarks": "March wages"},
+    Kind.DEPOSIT: {
+        "phone_number": "254711000111",
+        "account_reference": "INV00042",
+        "description": "Invoice 42",
+    },
+    Kind.WITHDRAWAL: {
+        "phone_number": "254711000111",
+        "purpose": Purpose.BUSINESS,
+        "remarks": "March wages",
+    },
     Kind.BILL_PAYMENT: {"paybill": "888880", "account_reference": "PO771", "remarks": "Order 771"},
     Kind.POCHI_PAYMENT: {"phone_number": "254733000333", "remarks": "Order 772"},
 }
@@ -65,10 +75,17 @@ def an_attempt(outcome: Outcome | None = None, *, number: int = 1, **ids: str) -
 
 
 def a_send(
-    outcome: Outcome | None = Outcome.UNKNOWN, *, number: int = 1, at: datetime, ended: bool = True, **ids: str
+    outcome: Outcome | None = Outcome.UNKNOWN,
+    *,
+    number: int = 1,
+    at: datetime,
+    ended: bool = True,
+    **ids: str,
 ) -> Attempt:
     """An attempt with its times: claimed and, unless its worker never said so, over at `at`."""
-    return replace(an_attempt(outcome, number=number, **ids), claimed_at=at, ended_at=at if ended else None)
+    return replace(
+        an_attempt(outcome, number=number, **ids), claimed_at=at, ended_at=at if ended else None
+    )
 
 
 def an_inquiry(
@@ -100,7 +117,9 @@ TIMES = SHIPPED_TIMES
 _ASKED = {field.name for field in fields_of(PaymentRequest)}
 
 
-def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **overrides: Any) -> Payment:
+def a_payment(
+    *, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **overrides: Any
+) -> Payment:
     """A payment as it would be in `stage`."""
     attempts = overrides.pop("attempts", attempts_with(*_OUTCOMES[stage]))
     asked = {name: overrides.pop(name) for name in _ASKED if name in overrides}
@@ -111,7 +130,8 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
         "caller_key": "8:issuer-1app",
         "idempotency_key": "order-42",
         "created_at": NOW - timedelta(seconds=10),
-        "expires_at": overrides.get("created_at", NOW - timedelta(seconds=10)) + EXPIRES_AFTER[kind],
+        "expires_at": overrides.get("created_at", NOW - timedelta(seconds=10))
+        + EXPIRES_AFTER[kind],
         "updated_at": NOW - timedelta(seconds=5),
         "finalized_at": NOW if stage.is_final else None,
         "receipt": RECEIPT if stage is Stage.SUCCEEDED else None,
@@ -119,7 +139,9 @@ def a_payment(*, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **ove
         "failure": A_FAILURE if stage is Stage.FAILED else None,
         "attempt_id": attempts[-1].id if attempts else None,
         "lease_until": NOW + timedelta(seconds=60) if stage is Stage.SUBMITTING else None,
-        "next_step_at": None if stage.is_final else NOW + timedelta(seconds=60 if stage is Stage.SUBMITTING else 30),
+        "next_step_at": None
+        if stage.is_final
+        else NOW + timedelta(seconds=60 if stage is Stage.SUBMITTING else 30),
     }
     return Payment(stage=stage, attempts=attempts, **{**fields, **overrides})
 
@@ -134,15 +156,25 @@ ASKED_BY: dict[Kind, dict[str, Any]] = {
 
 
 def a_due(kind: Kind = Kind.WITHDRAWAL, stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
-    """A payment that was sent twenty minutes ago, with unknown outcome, and is to be asked about now."""
+    """A payment that was sent twenty minutes ago, with unknown outcome, and is to be asked about
+    now.
+    """
     sent_at = NOW - timedelta(minutes=20)
     attempts = (a_send(Outcome.UNKNOWN, at=sent_at, **ASKED_BY[kind]),)
-    fields = {"kind": kind, "stage": stage, "attempts": attempts, "created_at": sent_at, "next_step_at": NOW}
+    fields = {
+        "kind": kind,
+        "stage": stage,
+        "attempts": attempts,
+        "created_at": sent_at,
+        "next_step_at": NOW,
+    }
     return a_payment(**{**fields, **overrides})
 
 
 def a_report(word: Word = Word.SUCCESS, **overrides: Any) -> Report:
-    """A message that agrees with `a_payment()` in everything that a message with its word carries."""
+    """A message that agrees with `a_payment()` in everything that a message with its word
+    carries.
+    """
     fields: dict[str, Any] = {"code": "0", "ids": frozenset()}
     if word is Word.SUCCESS:
         fields |= {"has_amount": True, "amount": Decimal(AMOUNT_KES), "receipt": RECEIPT}
@@ -196,5 +228,7 @@ FROM made
 
 
 def a_backlog_of(count: int) -> str:
-    """SQL that makes so many finished payments, each with an event that is neither listed nor published."""
+    """SQL that makes so many finished payments, each with an event that is neither listed nor
+    published.
+    """
     return _BACKLOG % count

@@ -1,7 +1,9 @@
-"""Tables of cases that one test plays one after the other: a test of a pure function costs no more than its calls.
+"""Tables of cases that one test plays one after the other: a test of a pure function costs no more
+than its calls.
 
-`@for_each("a, b", cases)` stands where `@pytest.mark.parametrize` stands. It does not stop at the first
-case that fails: it names each. A test that needs fixtures is parametrized, for each case gets its own.
+`@for_each("a, b", cases)` stands where `@pytest.mark.parametrize` stands. It does not stop at the
+first case that fails: it names each. A test that needs fixtures is parametrized, for each case gets
+its own.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def for_each(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Plays the test with each case; fails once, with what each failing case said.
 
-    `names`, `cases` and `ids` are as for `pytest.mark.parametrize`. Cases of several tables are multiplied.
+    `names`, `cases` and `ids` are as for `pytest.mark.parametrize`. Cases of several tables are
+    multiplied.
     """
     split = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     table = [_case(split, case) for case in cases]
@@ -33,7 +36,8 @@ def for_each(
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         own: list[tuple[str, dict[str, Any]]] = [
-            (name, dict(zip(split, values, strict=True))) for name, (values, _) in zip(told, table, strict=True)
+            (name, dict(zip(split, values, strict=True)))
+            for name, (values, _) in zip(told, table, strict=True)
         ]
         earlier: list[tuple[str, dict[str, Any]]] = getattr(test, "_cases", [("", {})])
         played = getattr(test, "_played", test)
@@ -67,14 +71,18 @@ def _play(test: Callable[..., None], cases: list[tuple[str, dict[str, Any]]]) ->
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - the next case is played whatever this one said
             failures.append((name, error))  # type: ignore[arg-type]
     if failures:
-        lines = [f"[{name}] {type(error).__name__}: {error}" for name, error in failures[:_TOLD_MAX]]
+        lines = [
+            f"[{name}] {type(error).__name__}: {error}" for name, error in failures[:_TOLD_MAX]
+        ]
         more = [f"and {len(failures) - _TOLD_MAX} more"] if len(failures) > _TOLD_MAX else []
         said = "\n".join([f"{len(failures)} of {len(cases)} cases failed:", *lines, *more])
         raise AssertionError(said) from failures[0][1]
 
 
 def _case(names: Sequence[str], case: Any) -> tuple[tuple[Any, ...], str | None]:
-    if hasattr(case, "values") and hasattr(case, "marks") and hasattr(case, "id"):  # pytest.param(…)
+    if (
+        hasattr(case, "values") and hasattr(case, "marks") and hasattr(case, "id")
+    ):  # pytest.param(…)
         assert not case.marks, "a case of a table has no mark of its own"
         return tuple(case.values), None if case.id is None else str(case.id)
     return ((case,) if len(names) == 1 else tuple(case)), None
@@ -89,13 +97,17 @@ def _ids(
     given = None if ids is None or callable(ids) else [str(one) for one in ids]
     told = []
     for number, (values, own) in enumerate(table):
-        assert len(values) == len(names), f"case {number} has {len(values)} values for {len(names)} names"
+        assert len(values) == len(names), (
+            f"case {number} has {len(values)} values for {len(names)} names"
+        )
         if own is not None:
             told.append(own)
         elif given is not None:
             told.append(given[number])
         else:
-            told.append("-".join(str(ids(value)) if callable(ids) else _short(value) for value in values))
+            told.append(
+                "-".join(str(ids(value)) if callable(ids) else _short(value) for value in values)
+            )
     return told
 
 

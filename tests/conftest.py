@@ -27,7 +27,9 @@ from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.starter import Starter
 
 # How long an example takes says how busy the machine is, and nothing of the code.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("sample", settings.get_profile("any-machine"), max_examples=20)
 
 
@@ -77,7 +79,9 @@ def _only_local_connections() -> Iterator[None]:
 
     def guarded(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX and not _is_ours(str(address[0])):
-            raise ConnectionRefusedError(f"a test tried to reach {address[0]}; tests stay on this machine")
+            raise ConnectionRefusedError(
+                f"a test tried to reach {address[0]}; tests stay on this machine"
+            )
         connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -117,7 +121,9 @@ async def template(postgres: PostgresServer | GivenPostgres, starter: Starter) -
 
 
 @pytest.fixture(scope="session")
-def databases_to_borrow(postgres: PostgresServer | GivenPostgres, template: str) -> DatabasesToBorrow:
+def databases_to_borrow(
+    postgres: PostgresServer | GivenPostgres, template: str
+) -> DatabasesToBorrow:
     """The databases of this test process, for tests without a running stack."""
     return DatabasesToBorrow(postgres, template)
 

@@ -1,7 +1,7 @@
 """What `/openapi.json` says, asked by tests: whether an answer or a body is as described.
 
-Answers are described openly, as callers should read them. Here every object is closed first: a member that nobody described
-is a fault.
+Answers are described openly, as callers should read them. Here every object is closed first: a
+member that nobody described is a fault.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ class Described:
     def operations(self) -> dict[Operation, Any]:
         """Every operation, by method and path."""
         paths = self.document["paths"]
-        return {(method.upper(), path): said for path, item in paths.items() for method, said in item.items()}
+        return {
+            (method.upper(), path): said
+            for path, item in paths.items()
+            for method, said in item.items()
+        }
 
     def answers(self) -> Iterator[tuple[Operation, str, Any]]:
         """Every answer of every operation, by status."""
@@ -60,14 +64,18 @@ class Described:
         """What checks values by `schema`."""
         components = self._closed if is_closed else self.document["components"]
         root = {"components": components, "allOf": [_closed(schema) if is_closed else schema]}
-        return Draft202012Validator(root, validate_formats=True, formats={"plain-text": _is_plain_text})
+        return Draft202012Validator(
+            root, validate_formats=True, formats={"plain-text": _is_plain_text}
+        )
 
     def faults(self, schema: Any, value: Any) -> list[str]:
         """Where `value` is not as `schema` says, closed."""
         found = self.validator(schema, is_closed=True).iter_errors(value)
         return [f"{error.instance_path}: {error.message}" for error in found]
 
-    def answer_faults(self, operation: Operation, status: int, headers: Mapping[str, str], body: bytes) -> list[str]:
+    def answer_faults(
+        self, operation: Operation, status: int, headers: Mapping[str, str], body: bytes
+    ) -> list[str]:
         """Where an answer is not as the document describes it for this operation and status."""
         answer = self.operations[operation]["responses"].get(str(status))
         if answer is None:
@@ -83,9 +91,15 @@ class Described:
                 found += [f"{name} is missing"] if said.get("required") else []
             else:
                 text = headers[name]
-                found += self.faults(said["schema"], int(text) if said["schema"]["type"] == "integer" else text)
+                found += self.faults(
+                    said["schema"], int(text) if said["schema"]["type"] == "integer" else text
+                )
         named = {name.lower() for name in answer.get("headers", {})}
-        found += [f"{name} is not described" for name in headers if name.lower() not in named | _USUAL_HEADERS]
+        found += [
+            f"{name} is not described"
+            for name in headers
+            if name.lower() not in named | _USUAL_HEADERS
+        ]
         return [f"{operation} {status}: {fault}" for fault in found]
 
 
@@ -101,6 +115,10 @@ def _closed(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     closed = {name: _closed(item) for name, item in value.items()}
-    if closed.get("type") == "object" and "properties" in closed and "openapi" not in closed["properties"]:
+    if (
+        closed.get("type") == "object"
+        and "properties" in closed
+        and "openapi" not in closed["properties"]
+    ):
         closed.setdefault("additionalProperties", False)
     return closed

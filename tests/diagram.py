@@ -1,4 +1,5 @@
-"""The stages and their transitions as a document: `python -m tests.diagram` writes docs/architecture/stages.md anew.
+"""The stages and their transitions as a document: `python -m tests.diagram` writes
+docs/architecture/stages.md anew.
 
 Made from `domain/stages.py` alone, so that the picture cannot say something else than the code.
 """
@@ -36,7 +37,9 @@ stateDiagram-v2
 
 def document() -> str:
     """The whole of stages.md."""
-    return _TEXT.format(edges="\n".join(_edges()), stages="\n".join(_stages()), rules="\n".join(_rules()))
+    return _TEXT.format(
+        edges="\n".join(_edges()), stages="\n".join(_stages()), rules="\n".join(_rules())
+    )
 
 
 def _all_rules() -> Iterator[tuple[Stage, str, Rule]]:
@@ -56,7 +59,9 @@ def _edges() -> Iterator[str]:
 
 def _stages() -> Iterator[str]:
     # The sentences stand beside the stages, as comments: they are the contract, and not data.
-    sentences = dict(re.findall(r'^    [A-Z_]+ = "(\w+)"  # (.+)$', inspect.getsource(Stage), re.MULTILINE))
+    sentences = dict(
+        re.findall(r'^    [A-Z_]+ = "(\w+)"  # (.+)$', inspect.getsource(Stage), re.MULTILINE)
+    )
     for stage in Stage:
         yield f"| `{stage.value}` | {sentences[stage.value]} | `{stage.public_status}` |"
 

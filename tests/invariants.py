@@ -4,9 +4,10 @@
     verdict = judge(evidence)
     assert verdict.is_good, verdict.text()
 
-A finding says which invariant, which payment and why. One that the design foresees carries its explanation, which was
-checked against facts of both sides (`tests/soak/explanations.py`); a run is good if no other is left. The judge knows the
-product by its record and its messages only, and imports nothing of it.
+A finding says which invariant, which payment and why. One that the design foresees carries its
+explanation, which was checked against facts of both sides (`tests/soak/explanations.py`); a run is
+good if no other is left. The judge knows the product by its record and its messages only, and
+imports nothing of it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ class Verdict:
     def text(self) -> str:
         """The unexplained first, one line each."""
         explained = [finding for finding in self.findings if finding.explanation]
-        return "\n".join(finding.text() for finding in [*self.unexplained, *explained]) or "nothing found"
+        return (
+            "\n".join(finding.text() for finding in [*self.unexplained, *explained])
+            or "nothing found"
+        )
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -93,11 +97,16 @@ def judge(evidence: Evidence) -> Verdict:
         findings += _kept_its_end(payment, history)
         findings += _announced(payment, history)
         findings += _amounts(facts, payment, history)
-    findings += [*_seen(evidence), *_heard(evidence), *_followed(evidence), *_callbacks_kept(evidence)]
+    findings += [
+        *_seen(evidence),
+        *_heard(evidence),
+        *_followed(evidence),
+        *_callbacks_kept(evidence),
+    ]
     return Verdict(sorted(findings, key=lambda finding: finding.invariant))
 
 
-# --- I1, I2: promised once, kept once ---------------------------------------------------------------------------------
+# --- I1, I2: promised once, kept once -------------------------------------------------------------
 
 
 def _promised(evidence: Evidence) -> Iterator[Finding]:
@@ -123,7 +132,12 @@ def _promised(evidence: Evidence) -> Iterator[Finding]:
 def _on_record(evidence: Evidence, payment_id: str, key: str, request: Any) -> Iterator[Finding]:
     payment = evidence.payments.get(payment_id)
     if payment is None:
-        yield Finding(invariant="I2", what=What.LOST, payment_id=payment_id, why="promised by a 202, and not on record")
+        yield Finding(
+            invariant="I2",
+            what=What.LOST,
+            payment_id=payment_id,
+            why="promised by a 202, and not on record",
+        )
         return
     if payment.key != key or evidence.keys.get(key) != payment_id:
         why = f"its key {key} is not on record as its own"
@@ -137,7 +151,9 @@ def _money_without_a_payment(evidence: Evidence) -> Iterator[Finding]:
     for movement in evidence.movements:
         if movement.payment_id not in evidence.payments:
             why = f"{movement.amount} moved (receipt {movement.receipt}), and no such payment is on record"
-            yield Finding(invariant="I2", what=What.LOST, payment_id=movement.payment_id or "unknown", why=why)
+            yield Finding(
+                invariant="I2", what=What.LOST, payment_id=movement.payment_id or "unknown", why=why
+            )
 
 
 def _moved_once(facts: Facts, payment: Recorded) -> Iterator[Finding]:
@@ -147,7 +163,7 @@ def _moved_once(facts: Facts, payment: Recorded) -> Iterator[Finding]:
         yield Finding(invariant="I1", what=What.DOUBLED, payment_id=payment.id, why=why)
 
 
-# --- I3: ended, and in agreement with the ledger ----------------------------------------------------------------------
+# --- I3: ended, and in agreement with the ledger --------------------------------------------------
 
 
 def _ended(facts: Facts, payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]:
@@ -158,22 +174,36 @@ def _ended(facts: Facts, payment: Recorded, history: Sequence[Entry]) -> Iterato
         flag = "flagged for review" if payment.needs_review else "not flagged"
         why = f"{payment.kind} still {payment.stage} (last: {last}; {flag}); {moved}"
         explanation = explanations.of_waiting(facts, payment)
-        yield Finding(invariant="I3", what=What.STUCK, payment_id=payment.id, why=why, explanation=explanation)
+        yield Finding(
+            invariant="I3", what=What.STUCK, payment_id=payment.id, why=why, explanation=explanation
+        )
     elif payment.stage == "succeeded" and not receipts:
         why = f"{payment.kind} is on record as succeeded, and no money moved"
         yield Finding(invariant="I3", what=What.LOST, payment_id=payment.id, why=why)
     elif payment.stage == "failed" and receipts:
         why = f"{payment.kind} is on record as failed ({payment.failure_reason}), and {moved}"
         explanation = explanations.of_money_that_moved(facts, payment)
-        yield Finding(invariant="I3", what=What.LOST, payment_id=payment.id, why=why, explanation=explanation)
-    elif payment.stage == "succeeded" and payment.receipt is not None and payment.receipt not in receipts:
+        yield Finding(
+            invariant="I3", what=What.LOST, payment_id=payment.id, why=why, explanation=explanation
+        )
+    elif (
+        payment.stage == "succeeded"
+        and payment.receipt is not None
+        and payment.receipt not in receipts
+    ):
         why = f"receipt {payment.receipt} is on record, and the ledger has {', '.join(receipts)}"
         yield Finding(invariant="I3", what=What.BROKEN, payment_id=payment.id, why=why)
     for before, entry in pairwise(history):
         if before.stage == "failed" and entry.stage == "succeeded":
             why = f"announced as failed (entry {before.sequence}), then as succeeded (entry {entry.sequence})"
             explanation = explanations.of_correction(facts, payment, _reason_of_failure(history))
-            yield Finding(invariant="I4", what=What.CORRECTED, payment_id=payment.id, why=why, explanation=explanation)
+            yield Finding(
+                invariant="I4",
+                what=What.CORRECTED,
+                payment_id=payment.id,
+                why=why,
+                explanation=explanation,
+            )
 
 
 def _reason_of_failure(history: Sequence[Entry]) -> str | None:
@@ -184,7 +214,7 @@ def _reason_of_failure(history: Sequence[Entry]) -> str | None:
     return None
 
 
-# --- I4: a final stage changes only by rule 7 -------------------------------------------------------------------------
+# --- I4: a final stage changes only by rule 7 -----------------------------------------------------
 
 
 def _kept_its_end(payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]:
@@ -198,16 +228,24 @@ def _kept_its_end(payment: Recorded, history: Sequence[Entry]) -> Iterator[Findi
         yield broken("I4", f"its history is numbered {[entry.sequence for entry in history]}")
     for before, entry in pairwise(history):
         if entry.previous_stage != before.stage:
-            yield broken("I4", f"entry {entry.sequence} follows {before.stage} and says {entry.previous_stage}")
+            yield broken(
+                "I4",
+                f"entry {entry.sequence} follows {before.stage} and says {entry.previous_stage}",
+            )
         if before.stage in FINAL and (before.stage, entry.stage) not in {
             ("failed", "failed"),
             ("succeeded", "succeeded"),
             ("failed", "succeeded"),
         }:
-            yield broken("I4", f"{before.stage} became {entry.stage} (entry {entry.sequence}, {entry.what})")
+            yield broken(
+                "I4", f"{before.stage} became {entry.stage} (entry {entry.sequence}, {entry.what})"
+            )
     if (history[-1].stage, history[-1].sequence) != (payment.stage, payment.sequence):
         last = history[-1]
-        yield broken("I4", f"it is {payment.stage} at {payment.sequence}, its history {last.stage} at {last.sequence}")
+        yield broken(
+            "I4",
+            f"it is {payment.stage} at {payment.sequence}, its history {last.stage} at {last.sequence}",
+        )
 
 
 def _seen(evidence: Evidence) -> Iterator[Finding]:
@@ -221,7 +259,7 @@ def _seen(evidence: Evidence) -> Iterator[Finding]:
                 yield Finding(invariant="I4", what=What.BROKEN, payment_id=payment_id, why=why)
 
 
-# --- I5: every finalization is published, one id per fact -------------------------------------------------------------
+# --- I5: every finalization is published, one id per fact -----------------------------------------
 
 _EVENT_OF = {
     (False, "succeeded"): "mkwanja.payment.succeeded",
@@ -238,13 +276,22 @@ def _announced(payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]
         if entry.stage in FINAL and entry.stage != entry.previous_stage:
             expected = _EVENT_OF.get((entry.previous_stage == "failed", entry.stage))
             if entry.event_type != expected:
-                yield broken(f"entry {entry.sequence} ends it as {entry.stage}, its event is {entry.event_type}")
+                yield broken(
+                    f"entry {entry.sequence} ends it as {entry.stage}, its event is {entry.event_type}"
+                )
         if entry.event_type is None:
             continue
         if entry.publications == 0:
-            yield broken(f"the event of entry {entry.sequence} ({entry.event_type}) was never published")
+            yield broken(
+                f"the event of entry {entry.sequence} ({entry.event_type}) was never published"
+            )
         event = json.loads(entry.event_body or "{}")
-        says = (event.get("id"), event.get("subject"), event.get("sequence"), event.get("data", {}).get("stage"))
+        says = (
+            event.get("id"),
+            event.get("subject"),
+            event.get("sequence"),
+            event.get("data", {}).get("stage"),
+        )
         if says != (entry.id, payment.id, entry.sequence, entry.stage):
             yield broken(f"the event of entry {entry.sequence} says {says}")
     if payment.is_event_due:
@@ -265,37 +312,53 @@ def _heard(evidence: Evidence) -> Iterator[Finding]:
         for entry in fixed.values():
             if entry.id not in known:
                 why = f"the event of entry {entry.sequence} ({entry.event_type}) was never heard"
-                yield Finding(invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why)
+                yield Finding(
+                    invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why
+                )
 
 
 def _followed(evidence: Evidence) -> Iterator[Finding]:
-    """The feed holds every event once, in an order that never changes: no reader skips one or gets one twice."""
+    """The feed holds every event once, in an order that never changes: no reader skips one or
+    gets one twice.
+    """
     fixed = {entry.id: entry for entry in evidence.history if entry.event_body is not None}
-    for who, feed in (("followed", evidence.witness.followed), ("read again", evidence.witness.read_again)):
+    for who, feed in (
+        ("followed", evidence.witness.followed),
+        ("read again", evidence.witness.read_again),
+    ):
         if feed is None:
             continue
         times = Counter(str(event["id"]) for event in feed)
         for entry in fixed.values():
             if times[entry.id] != 1:
                 why = f"the event of entry {entry.sequence} came {times[entry.id]} times in the feed as {who}"
-                yield Finding(invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why)
+                yield Finding(
+                    invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why
+                )
         for event in feed:
             known = fixed.get(str(event["id"]))
             if known is None or json.loads(known.event_body or "null") != event:
                 why = f"the feed as {who} has event {event['id']} in words that are not on record"
-                yield Finding(invariant="I5", what=What.BROKEN, payment_id=str(event.get("subject")), why=why)
+                yield Finding(
+                    invariant="I5", what=What.BROKEN, payment_id=str(event.get("subject")), why=why
+                )
     followed, again = evidence.witness.followed, evidence.witness.read_again
     if followed is not None and again is not None and list(followed) != list(again):
         place = next(n for n, pair in enumerate(zip_longest(followed, again)) if pair[0] != pair[1])
-        why = f"the feed read again is another than the one that was followed, from number {place} on"
+        why = (
+            f"the feed read again is another than the one that was followed, from number {place} on"
+        )
         yield Finding(invariant="I5", what=What.BROKEN, payment_id="feed", why=why)
 
 
-# --- I6: every callback is kept as received; I7: amounts agree --------------------------------------------------------
+# --- I6: every callback is kept as received; I7: amounts agree ------------------------------------
 
 
 def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
-    """Whatever was answered 200 is there, as often as it was. Bodies with a secret in them are only counted."""
+    """Whatever was answered 200 is there, as often as it was.
+
+    Bodies with a secret in them are only counted.
+    """
     kept = Counter((item.payment_id, item.operation, item.sha256) for item in evidence.callbacks)
     count = Counter((item.payment_id, item.operation) for item in evidence.callbacks)
     for delivery in evidence.deliveries:
@@ -314,10 +377,19 @@ def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _amounts(facts: Facts, payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]:
-    """I7: what moved and what was announced is what is on record. What clients asked is compared with I2."""
+    """I7: what moved and what was announced is what is on record.
+
+    What clients asked is compared with I2.
+    """
     moved = {movement.amount for movement in facts.movements(payment.id)}
-    announced = {json.loads(entry.event_body)["data"]["amount"] for entry in history if entry.event_body}
-    for what, amounts in (("moved", moved), ("were announced", announced), ("were sent", facts.sent(payment.id))):
+    announced = {
+        json.loads(entry.event_body)["data"]["amount"] for entry in history if entry.event_body
+    }
+    for what, amounts in (
+        ("moved", moved),
+        ("were announced", announced),
+        ("were sent", facts.sent(payment.id)),
+    ):
         for amount in sorted(amounts - {payment.amount}):
             why = f"{payment.amount} are on record, {amount} {what}"
             yield Finding(invariant="I7", what=What.LOST, payment_id=payment.id, why=why)

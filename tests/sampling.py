@@ -3,7 +3,8 @@
 `make test` plays the sample, `make test-all` the rest, and pytest by itself everything.
 
 * `whole` marks a test that takes long by nature. The sample leaves it out.
-* `shortened` marks one of which the sample plays a short form. Tests of hypothesis are shortened without a mark.
+* `shortened` marks one of which the sample plays a short form. Tests of hypothesis are shortened
+  without a mark.
 * `sampled(n)` marks a test with many cases. The sample plays n of them, drawn by `--sample-seed`.
 """
 
@@ -87,7 +88,10 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 def remember(config: pytest.Config, files: set[str], items: list[pytest.Item]) -> None:
     """So that a test can look at what is played (`COLLECTED`)."""
-    config.stash[COLLECTED] = (files, {(_file(item), item.name.partition("[")[0]) for item in items})
+    config.stash[COLLECTED] = (
+        files,
+        {(_file(item), item.name.partition("[")[0]) for item in items},
+    )
 
 
 def files_of(items: list[pytest.Item]) -> set[str]:
@@ -100,7 +104,9 @@ def _file(item: pytest.Item) -> str:
 
 
 def _draws_examples(item: pytest.Item) -> bool:
-    """Whether it is a test of hypothesis, which draws fewer examples in the sample (`tests/conftest.py`)."""
+    """Whether it is a test of hypothesis, which draws fewer examples in the sample
+    (`tests/conftest.py`).
+    """
     return is_hypothesis_test(getattr(item, "obj", None))
 
 

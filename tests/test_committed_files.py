@@ -21,7 +21,9 @@ SECRETS = {
     "a signed token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}"),
     # A security credential of Daraja's, or what is in a key, without its first line.
     "a long secret": re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{200,}"),
-    "a key of a cloud": re.compile(r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,}|github_pat_\w{30,}|xox[abp]-[\w-]{20,})"),
+    "a key of a cloud": re.compile(
+        r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,}|github_pat_\w{30,}|xox[abp]-[\w-]{20,})"
+    ),
 }
 # Written so that they do not find themselves.
 ADDRESSES = {
@@ -34,13 +36,28 @@ ADDRESSES = {
 
 def files() -> dict[str, str]:
     """All that is committed or would be, by name; bytes that are no text as Latin letters."""
-    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     try:
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+        listed = (
+            subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+            .stdout.decode()
+            .split("\0")
+        )
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this folder is no git checkout")
     paths = {name: ROOT / name for name in listed if name}
-    return {name: path.read_bytes().decode("latin-1") for name, path in paths.items() if path.is_file()}
+    return {
+        name: path.read_bytes().decode("latin-1") for name, path in paths.items() if path.is_file()
+    }
 
 
 def found(patterns: dict[str, re.Pattern[str]], text: str) -> list[str]:
@@ -48,22 +65,30 @@ def found(patterns: dict[str, re.Pattern[str]], text: str) -> list[str]:
 
 
 def test_no_secret_is_committed() -> None:
-    assert {name: found(SECRETS, text) for name, text in files().items() if found(SECRETS, text)} == {}
+    assert {
+        name: found(SECRETS, text) for name, text in files().items() if found(SECRETS, text)
+    } == {}
 
 
 def test_nothing_names_an_index_or_a_path_of_one_machine() -> None:
-    assert {name: found(ADDRESSES, text) for name, text in files().items() if found(ADDRESSES, text)} == {}
+    assert {
+        name: found(ADDRESSES, text) for name, text in files().items() if found(ADDRESSES, text)
+    } == {}
 
 
 def test_no_file_has_the_name_of_a_secret() -> None:
-    names = re.compile(r"\.(?:pem|key|p12|pfx|jks|crt|cer|der)$|(?:^|/)(?:\.env|\.netrc|\.pypirc|id_\w+)$")
+    names = re.compile(
+        r"\.(?:pem|key|p12|pfx|jks|crt|cer|der)$|(?:^|/)(?:\.env|\.netrc|\.pypirc|id_\w+)$"
+    )
     assert [name for name in files() if names.search(name)] == []
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
     """Secrets made a moment ago, of no use to anybody."""
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
     now = datetime.now(UTC)
     certificate = (
@@ -75,7 +100,11 @@ def test_the_search_finds_what_it_looks_for() -> None:
     )
     token = jwt.encode({"sub": "nobody in particular"}, pem.decode(), algorithm="ES256")
     credential = base64.b64encode(bytes(range(256))).decode()
-    assert found(SECRETS, pem.decode()) == found(SECRETS, certificate.decode()) == ["a key or certificate"]
+    assert (
+        found(SECRETS, pem.decode())
+        == found(SECRETS, certificate.decode())
+        == ["a key or certificate"]
+    )
     assert found(SECRETS, f'TOKEN = "{token}"') == ["a signed token"]
     assert found(SECRETS, f'"SecurityCredential": "{credential}"') == ["a long secret"]
     assert found(SECRETS, "AKIA" + "A1B2" * 4) == ["a key of a cloud"]

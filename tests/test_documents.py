@@ -22,17 +22,33 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
 
 
-def test_the_readmes_way_to_mint_a_token_makes_a_token_that_a_backend_can_use(tmp_path: Path) -> None:
-    """The README's program, run as shown, prints a signed token with every claim that the service requires."""
+def test_the_readmes_way_to_mint_a_token_makes_a_token_that_a_backend_can_use(
+    tmp_path: Path,
+) -> None:
+    """The README's program, run as shown, prints a signed token with every claim that the
+    service requires.
+    """
     program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert program is not None
     (tmp_path / "mint.py").write_text(program[1])
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     (tmp_path / "private-key.pem").write_bytes(pem)
-    command = [sys.executable, "mint.py", "private-key.pem", "key-1", "https://issuer.example/auth/v1"]
-    token = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    command = [
+        sys.executable,
+        "mint.py",
+        "private-key.pem",
+        "key-1",
+        "https://issuer.example/auth/v1",
+    ]
+    token = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     claims = jwt.decode(token, public.decode(), algorithms=["ES256"], audience="authenticated")
     assert claims["role"] == "service_role"
     assert claims.keys() >= {"iss", "aud", "exp", "sub", "role"}
@@ -43,12 +59,18 @@ def test_the_readmes_policy_is_one(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "policy.toml").write_text(example)
     policy = read_policy(tmp_path / "policy.toml")
-    assert (policy.deposits_per_minute, policy.amount_max_kes, policy.confirm_above_kes) == (3, 70_000, 20_000)
+    assert (policy.deposits_per_minute, policy.amount_max_kes, policy.confirm_above_kes) == (
+        3,
+        70_000,
+        20_000,
+    )
 
 
 def test_the_example_environment_names_every_setting_and_no_other() -> None:
     """.env.example has each variable that a process reads, set or commented out."""
-    named = set(re.findall(r"^#?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    named = set(
+        re.findall(r"^#?([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    )
     read = {
         name.upper()
         for settings in (IngressSettings, CallbackSettings, WorkerSettings)
@@ -77,7 +99,8 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
 
 
 def test_every_promise_has_a_test_in_what_is_played(request: pytest.FixtureRequest) -> None:
-    """Of each line of the guarantees at least one test is in the sample, so that `make test` misses no promise.
+    """Of each line of the guarantees at least one test is in the sample, so that `make test` misses
+    no promise.
 
     A line whose tests are in files that were not collected is passed over.
     """
@@ -87,7 +110,11 @@ def test_every_promise_has_a_test_in_what_is_played(request: pytest.FixtureReque
         for line in (ROOT / "docs" / "guarantees" / "README.md").read_text().splitlines()
     ]
     assert sum(bool(tests) for _, tests in promises) > 50
-    missed = [line for line, tests in promises if tests and {file for file, _ in tests} <= files and not tests & played]
+    missed = [
+        line
+        for line, tests in promises
+        if tests and {file for file, _ in tests} <= files and not tests & played
+    ]
     assert missed == []
 
 

@@ -1,4 +1,6 @@
-"""The threat model and SECURITY.md are whole: each threat has a control and a test, each secret a way to be changed."""
+"""The threat model and SECURITY.md are whole: each threat has a control and a test, each secret
+a way to be changed.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ def faults(row: list[str]) -> list[str]:
         found.append("no control in the code")
     for path, symbol in named:
         text = (ROOT / path).read_text() if (ROOT / path).is_file() else ""
-        if not text or (symbol and not re.search(rf"^\s*(?:async )?(?:def |class )?{symbol}\b", text, re.MULTILINE)):
+        if not text or (
+            symbol
+            and not re.search(rf"^\s*(?:async )?(?:def |class )?{symbol}\b", text, re.MULTILINE)
+        ):
             found.append(f"{path} {symbol} does not exist")
     tests = re.findall(r"`(tests/\S+?\.py)::(test_\w+)`", test)
     if not tests:
@@ -109,7 +114,9 @@ def test_every_boundary_has_a_table_and_what_is_awaited_stands_apart() -> None:
     """The section of awaited lines goes with its last line."""
     expected = {"What is worth attacking", "What is assumed", *BOUNDARIES, "Accepted risks"}
     assert set(sections()) - {"Awaited"} == expected
-    assert [heading for heading, text in sections().items() if AWAITED in text and heading != "Awaited"] == []
+    assert [
+        heading for heading, text in sections().items() if AWAITED in text and heading != "Awaited"
+    ] == []
 
 
 def test_security_says_how_each_secret_is_changed() -> None:
@@ -119,7 +126,10 @@ def test_security_says_how_each_secret_is_changed() -> None:
         name.upper()
         for kind in (IngressSettings, CallbackSettings, WorkerSettings)
         for name in kind.model_fields
-        if re.search(r"secret|password|passkey|consumer_key|certificate|database_url|redis_url|jwks_url", name)
+        if re.search(
+            r"secret|password|passkey|consumer_key|certificate|database_url|redis_url|jwks_url",
+            name,
+        )
     }
     assert len(settings) > 8
     assert {name for name in settings if f"`{name}`" not in told} == set()

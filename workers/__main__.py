@@ -1,4 +1,7 @@
-"""`python -m workers`: the worker process of the Procfile. With a command: what an operator does by hand."""
+"""`python -m workers`: the worker process of the Procfile.
+
+With a command: what an operator does by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Says which open payments were sent by an account that is no longer configured: Daraja cannot be asked about them."""
+"""Says which open payments were sent by an account that is no longer configured: Daraja cannot
+be asked about them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _LOOK_AGAIN_SECONDS = 300.0
 
 
 async def watch_former_accounts(accounts: Accounts, own: Collection[SendAccount]) -> None:
-    """Logs them once at start, as soon as Postgres can be read, and keeps the metric until it is cancelled."""
+    """Logs them once at start, as soon as Postgres can be read, and keeps the metric until it is
+    cancelled.
+    """
     is_logged = False
     while True:
         try:
@@ -28,7 +32,9 @@ async def watch_former_accounts(accounts: Accounts, own: Collection[SendAccount]
             await asyncio.sleep(_FIRST_WAIT_SECONDS)
             continue
         former = {
-            account: payments for account, payments in found.items() if account is not None and account not in own
+            account: payments
+            for account, payments in found.items()
+            if account is not None and account not in own
         }
         observability.payments_of_former_accounts.set(sum(former.values()))
         for account, payments in () if is_logged else former.items():

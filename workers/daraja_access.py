@@ -1,7 +1,8 @@
-"""Everything that may wait or fail before Daraja is asked: the token, the credential, a free slot, a turn.
+"""Everything that may wait or fail before Daraja is asked: the token, the credential, a free slot,
+a turn.
 
-`DarajaAccess` has the order. All of it comes before a claim is committed (design.md, rule 11): a claimed payment that
-waited could pass its deadline unsent.
+`DarajaAccess` has the order. All of it comes before a claim is committed (design.md, rule 11): a
+claimed payment that waited could pass its deadline unsent.
 """
 
 from __future__ import annotations
@@ -31,44 +32,63 @@ PUSHES = Turn("pushes", part_of_burst=1 / 3, own_share=0.2)
 
 
 class Slots:
-    """The requests that this worker may have under way: as many as it has connections, and few of some kinds."""
+    """The requests that this worker may have under way: as many as it has connections, and few
+    of some kinds.
+    """
 
     def __init__(self, at_once_max: int) -> None:
         self._all = asyncio.Semaphore(at_once_max)
         self._own = {
-            kind: asyncio.Semaphore(rules.at_once_max) for kind, rules in RULES.items() if rules.at_once_max is not None
+            kind: asyncio.Semaphore(rules.at_once_max)
+            for kind, rules in RULES.items()
+            if rules.at_once_max is not None
         }
 
     @asynccontextmanager
     async def take(self, kind: Kind | None = None) -> AsyncIterator[None]:
-        """Waits for a slot and holds it for the block. Raises Throttled if the kind's own slots are taken."""
+        """Waits for a slot and holds it for the block.
+
+        Raises Throttled if the kind's own slots are taken.
+        """
         async with self._all:
             own = self._own.get(kind) if kind is not None else None
             if own is None:
                 yield
                 return
             if own.locked():
-                # Not waited for here: a job that waits keeps its place from payments of other kinds.
-                raise Throttled(f"all slots for {kind} are taken", wait_seconds=_OWN_SLOT_WAIT_SECONDS)
+                # Not waited for here: a job that waits keeps its place from payments of other
+                # kinds.
+                raise Throttled(
+                    f"all slots for {kind} are taken", wait_seconds=_OWN_SLOT_WAIT_SECONDS
+                )
             async with own:
                 yield
 
 
 class Turns:
-    """Turns at the rate that all workers keep together, and the slowing down when Daraja says that it is too much."""
+    """Turns at the rate that all workers keep together, and the slowing down when Daraja says
+    that it is too much.
+    """
 
-    def __init__(self, rate: SharedRate, budgets: Mapping[Step, InquiryBudget] | None = None) -> None:
+    def __init__(
+        self, rate: SharedRate, budgets: Mapping[Step, InquiryBudget] | None = None
+    ) -> None:
         self._rate = rate
         self._budgets = budgets or {}
 
     async def take(self, turn: Turn) -> None:
-        """Takes a turn now. Raises Throttled with the wait if there is none, and QueueUnavailable."""
+        """Takes a turn now.
+
+        Raises Throttled with the wait if there is none, and QueueUnavailable.
+        """
         wait_seconds = await self._rate.take(turn)
         if wait_seconds > 0:
             raise Throttled("our own limit", wait_seconds=wait_seconds)
 
     async def slow_down(self, question: Step | None = None) -> None:
-        """Halves the common rate, and the budget of `question` if it was one that Daraja throttled."""
+        """Halves the common rate, and the budget of `question` if it was one that Daraja
+        throttled.
+        """
         observability.throttled.inc()
         log.warning("daraja_throttles_us")
         budget = self._budgets.get(question) if question else None
@@ -81,7 +101,8 @@ class Turns:
 class DarajaAccess:
     """The way to Daraja: token and credential, then a slot, then a turn.
 
-    A turn comes last because it cannot be given back. Both methods raise what `Provider.readied` says.
+    A turn comes last because it cannot be given back. Both methods raise what `Provider.readied`
+    says.
     """
 
     def __init__(self, client: DarajaClient, slots: Slots, turns: Turns) -> None:

@@ -1,4 +1,6 @@
-"""Asks Daraja about payments, once each, and says what the answer means for the payment and for its operation."""
+"""Asks Daraja about payments, once each, and says what the answer means for the payment and for
+its operation.
+"""
 
 from __future__ import annotations
 

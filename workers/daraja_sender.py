@@ -1,7 +1,7 @@
 """Sends payments to Daraja, and tries again within one attempt.
 
-Tried again is only what provably did not happen, and only before the attempt's deadline. Each try passes the same fence
-(design.md, rule 3), so no retry can write after the deadline.
+Tried again is only what provably did not happen, and only before the attempt's deadline. Each try
+passes the same fence (design.md, rule 3), so no retry can write after the deadline.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from workers.daraja_access import DarajaAccess, Turns
 
 log = structlog.get_logger()
 
-# A refused connection mostly heals within a second or never; more than this and the payment goes back to be woken.
+# A refused connection mostly heals within a second or never; more than this and the payment goes
+# back to be woken.
 _TRIES_MAX = 4
 _FIRST_WAIT_SECONDS = 0.2
 _WAIT_SECONDS_MAX = 2.0
@@ -33,7 +34,9 @@ _WAIT_SECONDS_MAX = 2.0
 class DarajaSender:
     """Satisfies `domain.lifecycle.submit.Provider`."""
 
-    def __init__(self, client: DarajaClient, access: DarajaAccess, turns: Turns, *, draining: asyncio.Event) -> None:
+    def __init__(
+        self, client: DarajaClient, access: DarajaAccess, turns: Turns, *, draining: asyncio.Event
+    ) -> None:
         self._client = client
         self._access = access
         self._turns = turns
@@ -53,8 +56,13 @@ class DarajaSender:
             if isinstance(error, Throttled):
                 await self._turns.slow_down()
             if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
-                # Not this payment's fault: every other one will end the same until an operator mends our settings.
-                log.error("daraja_refuses_our_configuration", provider_code=error.code, kind=payment.kind.value)  # noqa: TRY400
+                # Not this payment's fault: every other one will end the same until an operator
+                # mends our settings.
+                log.error(  # noqa: TRY400 - the reason is known, and a stack trace says no more
+                    "daraja_refuses_our_configuration",
+                    provider_code=error.code,
+                    kind=payment.kind.value,
+                )
             raise
         finally:
             observability.submissions.labels(meaning=meaning).inc()
@@ -63,7 +71,9 @@ class DarajaSender:
         return tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_did_not_happen),
             stop=tenacity.stop_after_attempt(_TRIES_MAX) | _EndsTooLate(open_attempt),
-            wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_SECONDS, max=_WAIT_SECONDS_MAX),
+            wait=tenacity.wait_random_exponential(
+                multiplier=_FIRST_WAIT_SECONDS, max=_WAIT_SECONDS_MAX
+            ),
             sleep=self._sleep,
             reraise=True,
         )

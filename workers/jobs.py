@@ -1,4 +1,6 @@
-"""The one kind of job: look at a payment, and take its next step if Daraja is needed for it and it is due."""
+"""The one kind of job: look at a payment, and take its next step if Daraja is needed for it and
+it is due.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,16 @@ log = structlog.get_logger()
 
 
 async def take_step(
-    submitter: Submitter, inquirer: Inquirer, payment_id: str, *, is_paid_for: Callable[[UUID], Awaitable[bool]]
+    submitter: Submitter,
+    inquirer: Inquirer,
+    payment_id: str,
+    *,
+    is_paid_for: Callable[[UUID], Awaitable[bool]],
 ) -> None:
     """Submits the payment, or asks about it if that is due and the budget was charged for it.
 
-    Runs twice, late, or for a payment long final without changing anything: the row is the job (design.md, rule 2).
+    Runs twice, late, or for a payment long final without changing anything: the row is the job
+    (design.md, rule 2).
     """
     try:
         found = await submitter.submit(UUID(payment_id))

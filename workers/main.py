@@ -1,4 +1,5 @@
-"""The worker process: arq jobs that submit payments, the sweeper beside them, and a clean end on SIGTERM.
+"""The worker process: arq jobs that submit payments, the sweeper beside them, and a clean end on
+SIGTERM.
 
 The composition root of this process. No state in it that another worker could not take over.
 """
@@ -56,7 +57,8 @@ from workers.wakeups import QueueOrHere
 
 log = structlog.get_logger()
 
-# As many payments at once as connections to Daraja; arq's default of 10 makes a worker that waits more than it works.
+# As many payments at once as connections to Daraja; arq's default of 10 makes a worker that waits
+# more than it works.
 _AT_ONCE_MAX = 100
 
 
@@ -78,7 +80,9 @@ class _Parts:
 
 
 async def run_worker(settings: WorkerSettings) -> None:
-    """Works until SIGTERM or SIGINT, then drains: claims nothing more, gives back what is unsent, stores what answers."""
+    """Works until SIGTERM or SIGINT, then drains: claims nothing more, gives back what is
+    unsent, stores what answers.
+    """
     require_tested_aiohttp()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -105,18 +109,24 @@ async def run_worker(settings: WorkerSettings) -> None:
         sweeps = asyncio.create_task(
             sweep_until(stopping, parts.sweeper, interval_seconds=settings.sweep_interval_seconds)
         )
-        watch = asyncio.create_task(watch_former_accounts(parts.accounts, set(_accounts(settings).values())))
+        watch = asyncio.create_task(
+            watch_former_accounts(parts.accounts, set(_accounts(settings).values()))
+        )
         log.info("worker_ready")
         await stopping.wait()
         log.info("worker_draining")
         parts.submitter.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(parts.submitter.wait_for_sends(), timeout=SENDS_DRAIN_MAX.total_seconds())
+            await asyncio.wait_for(
+                parts.submitter.wait_for_sends(), timeout=SENDS_DRAIN_MAX.total_seconds()
+            )
         jobs.cancel()
         watch.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REST_DRAIN_MAX.total_seconds()):
-                await asyncio.gather(jobs, sweeps, watch, parts.taken_here.drain(), return_exceptions=True)
+                await asyncio.gather(
+                    jobs, sweeps, watch, parts.taken_here.drain(), return_exceptions=True
+                )
                 await parts.changes.drain()
                 await parts.announcer.drain()
                 await parts.sweeping.drain()
@@ -136,7 +146,9 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
     times, own_accounts = _times(settings), _accounts(settings)
     async with AsyncExitStack() as stack:
         database = Database(
-            settings.database_url, pool_size=settings.database_pool_size, application_name="mkwanja-worker"
+            settings.database_url,
+            pool_size=settings.database_pool_size,
+            application_name="mkwanja-worker",
         )
         stack.push_async_callback(_within, CLOSE_MAX, database.close)
         redis = connect(
@@ -153,7 +165,9 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             session=session,
             base_url=settings.daraja_base_url,
             account=_account(settings),
-            credential=security_credential(settings.daraja_initiator_password, settings.daraja_certificate_file),
+            credential=security_credential(
+                settings.daraja_initiator_password, settings.daraja_certificate_file
+            ),
             tokens=TokenSource(
                 session=session,
                 base_url=settings.daraja_base_url,
@@ -166,7 +180,9 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         )
         wakeups = RedisWakeups(redis)
         budgets = _budgets(settings, redis)
-        turns = Turns(SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets)
+        turns = Turns(
+            SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
+        )
         gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database)
@@ -230,7 +246,9 @@ async def _within(limit: timedelta, close: Callable[[], Awaitable[object]]) -> N
 
 
 def boot_clock() -> float:
-    """Seconds that go on while the machine sleeps or this process is stopped (design.md, rule 3)."""
+    """Seconds that go on while the machine sleeps or this process is stopped (design.md, rule
+    3).
+    """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -258,7 +276,9 @@ def _budgets(settings: WorkerSettings, redis: RedisClient) -> dict[Step, Inquiry
         Step.QUERY: both or settings.daraja_stk_queries_per_minute,
         Step.STATUS: both or settings.daraja_status_queries_per_minute,
     }
-    return {step: InquiryBudget(redis, step.value, per_minute=rate) for step, rate in per_minute.items()}
+    return {
+        step: InquiryBudget(redis, step.value, per_minute=rate) for step, rate in per_minute.items()
+    }
 
 
 def _accounts(settings: WorkerSettings) -> dict[Kind, SendAccount]:
@@ -266,7 +286,9 @@ def _accounts(settings: WorkerSettings) -> dict[Kind, SendAccount]:
     where = {"base_url": settings.daraja_base_url, "consumer_key": settings.daraja_consumer_key}
     deposits = SendAccount.of(**where, shortcode=settings.daraja_shortcode)
     payouts = SendAccount.of(
-        **where, shortcode=settings.daraja_payout_shortcode, initiator=settings.daraja_initiator_name
+        **where,
+        shortcode=settings.daraja_payout_shortcode,
+        initiator=settings.daraja_initiator_name,
     )
     return {kind: payouts if rules.moves_money_out else deposits for kind, rules in RULES.items()}
 

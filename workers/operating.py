@@ -1,8 +1,9 @@
-"""What an operator does by hand: stop and start payouts, release operations, and settle a payment that needs a person.
+"""What an operator does by hand: stop and start payouts, release operations, and settle a payment
+that needs a person.
 
-`python -m workers payouts stop|start|status`, `operations status|release`, `accounts`, `ask`, `resolve`. Needs DATABASE_URL
-and nothing else, so that it works when the worker's own settings are what is wrong; `resolve` also reads three times of the
-worker if they are set (`OperatorSettings`).
+`python -m workers payouts stop|start|status`, `operations status|release`, `accounts`, `ask`,
+`resolve`. Needs DATABASE_URL and nothing else, so that it works when the worker's own settings are
+what is wrong; `resolve` also reads three times of the worker if they are set (`OperatorSettings`).
 """
 
 from __future__ import annotations
@@ -36,36 +37,61 @@ _LOOK_AGAIN_SECONDS = 0.25
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds these commands to the command line of `python -m workers`."""
-    payouts = commands.add_parser("payouts", help="stop or start money out; deposits are not touched")
+    payouts = commands.add_parser(
+        "payouts", help="stop or start money out; deposits are not touched"
+    )
     actions = payouts.add_subparsers(dest="action", required=True)
-    stop = actions.add_parser("stop", help="returns when no payout is being sent any more, and prints what was")
+    stop = actions.add_parser(
+        "stop", help="returns when no payout is being sent any more, and prints what was"
+    )
     stop.add_argument("--reason", required=True, type=_reason)
     start = actions.add_parser(
         "start", help="releases the kill switch; the breaker closes by itself, or with --breaker"
     )
     start.add_argument("--reason", required=True, type=_reason)
-    start.add_argument("--breaker", action="store_true", help="close the breaker as well: the credential was mended")
+    start.add_argument(
+        "--breaker",
+        action="store_true",
+        help="close the breaker as well: the credential was mended",
+    )
     actions.add_parser("status", help="prints both brakes")
-    operations = commands.add_parser("operations", help="Daraja's operations that are held because Daraja refuses them")
+    operations = commands.add_parser(
+        "operations", help="Daraja's operations that are held because Daraja refuses them"
+    )
     uses = operations.add_subparsers(dest="action", required=True)
-    uses.add_parser("status", help="prints every operation: why and since when it is held, and what waits for it")
+    uses.add_parser(
+        "status",
+        help="prints every operation: why and since when it is held, and what waits for it",
+    )
     release = uses.add_parser("release", help="lets everything go out that waits for the operation")
     release.add_argument("name", choices=[operation.value for operation in Operation])
     release.add_argument("--reason", required=True, type=_reason, help="what was mended")
     commands.add_parser("accounts", help="prints how many open payments each account sent")
-    ask = commands.add_parser("ask", help="have Daraja asked about a payment once more, also one that is final")
+    ask = commands.add_parser(
+        "ask", help="have Daraja asked about a payment once more, also one that is final"
+    )
     ask.add_argument("payment_id", type=UUID)
     ask.add_argument("--reason", required=True, type=_reason)
-    ask.add_argument("--operator", default=None, help="who asks (default: the name you are logged in with)")
-    resolve = commands.add_parser("resolve", help="settle a payment by what M-PESA's own statement shows")
+    ask.add_argument(
+        "--operator", default=None, help="who asks (default: the name you are logged in with)"
+    )
+    resolve = commands.add_parser(
+        "resolve", help="settle a payment by what M-PESA's own statement shows"
+    )
     resolve.add_argument("payment_id", type=UUID)
     resolve.add_argument("decision", choices=[decision.value for decision in Decision])
     resolve.add_argument("--reason", required=True, type=_reason, help="what you saw, and where")
-    resolve.add_argument("--receipt", type=_receipt, help="M-PESA's receipt number; needed for 'paid'")
     resolve.add_argument(
-        "--amount", type=_amount, help="for 'paid': the statement's shillings, if they are not the payment's own"
+        "--receipt", type=_receipt, help="M-PESA's receipt number; needed for 'paid'"
     )
-    resolve.add_argument("--operator", default=None, help="who decides (default: the name you are logged in with)")
+    resolve.add_argument(
+        "--amount",
+        type=_amount,
+        help="for 'paid': the statement's shillings, if they are not the payment's own",
+    )
+    resolve.add_argument(
+        "--operator", default=None, help="who decides (default: the name you are logged in with)"
+    )
 
 
 def operate(arguments: argparse.Namespace) -> int:
@@ -76,7 +102,9 @@ def operate(arguments: argparse.Namespace) -> int:
         print(f"refused: {refusal.message}")
         return 1
     except StoreUnavailable:
-        print("Postgres cannot be reached; nothing is known to be changed. Run the same command again.")
+        print(
+            "Postgres cannot be reached; nothing is known to be changed. Run the same command again."
+        )
         return 2
 
 
@@ -103,13 +131,19 @@ async def _operate(arguments: argparse.Namespace) -> int:
 
 async def _stop(brakes: Brakes, reason: str) -> int:
     changed = await brakes.set(KILL_SWITCH, is_engaged=True, reason=reason)
-    print("payouts are stopped: nothing more is claimed" if changed else "payouts were stopped already")
+    print(
+        "payouts are stopped: nothing more is claimed"
+        if changed
+        else "payouts were stopped already"
+    )
     sent = {row.id: row for row in await brakes.payouts_on_the_wire()}
     while await brakes.payouts_on_the_wire():  # noqa: ASYNC110 - it is Postgres that knows
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     stages = await brakes.stages(list(sent))
     for payment_id, row in sent.items():
-        print(f"was being sent: {row.kind} {payment_id} of KES {row.amount_kes}, now {stages[payment_id]}")
+        print(
+            f"was being sent: {row.kind} {payment_id} of KES {row.amount_kes}, now {stages[payment_id]}"
+        )
     print(f"no payout is being sent; {len(sent)} {'was' if len(sent) == 1 else 'were'}")
     return 0
 
@@ -130,7 +164,11 @@ async def _print_status(brakes: Brakes) -> int:
 
 async def _release(brakes: Brakes, name: str, reason: str) -> None:
     changed = await brakes.set(name, is_engaged=False, reason=reason)
-    print(f"{name}: released; what waits goes out within seconds" if changed else f"{name}: was not held")
+    print(
+        f"{name}: released; what waits goes out within seconds"
+        if changed
+        else f"{name}: was not held"
+    )
 
 
 async def _print_operations(brakes: Brakes) -> int:
@@ -179,7 +217,9 @@ async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
 
 
 def _times() -> Times:
-    """The worker's times where they are set here and right, else as shipped: this command must work all the same."""
+    """The worker's times where they are set here and right, else as shipped: this command must
+    work all the same.
+    """
     try:
         settings = read_settings(OperatorSettings)
     except SettingsError:

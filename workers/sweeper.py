@@ -1,4 +1,6 @@
-"""The sweeper's loop, beside arq rather than in its queue: it watches for what that queue forgets."""
+"""The sweeper's loop, beside arq rather than in its queue: it watches for what that queue
+forgets.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from domain.lifecycle.reconcile import STEPS_MAX, Sweeper
 log = structlog.get_logger()
 
 
-async def sweep_until(stopping: asyncio.Event, sweeper: Sweeper, *, interval_seconds: float) -> None:
+async def sweep_until(
+    stopping: asyncio.Event, sweeper: Sweeper, *, interval_seconds: float
+) -> None:
     """Sweeps at every interval, and again at once while a sweep finds more than its share."""
     while not stopping.is_set():
         taken = 0
@@ -25,7 +29,9 @@ async def sweep_until(stopping: asyncio.Event, sweeper: Sweeper, *, interval_sec
         except PaymentServiceError as error:
             log.warning("sweep_postponed", error=type(error).__name__)
         except Exception:
-            log.exception("sweep_failed")  # a bug in one step must not end the watch over all payments
+            log.exception(
+                "sweep_failed"
+            )  # a bug in one step must not end the watch over all payments
         if taken < STEPS_MAX:
             try:
                 await asyncio.wait_for(stopping.wait(), timeout=interval_seconds)

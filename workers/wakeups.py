@@ -1,7 +1,9 @@
-"""Wake-ups of the sweeper: queued for all workers, or taken by this one where Redis refuses to queue them.
+"""Wake-ups of the sweeper: queued for all workers, or taken by this one where Redis refuses to
+queue them.
 
-A full Redis (`noeviction`) refuses every new entry. The row is the job, so the payment needs no entry: the sweeper that found
-it has its step taken here. That is slower, because other workers find only what their own sweepers find.
+A full Redis (`noeviction`) refuses every new entry. The row is the job, so the payment needs no
+entry: the sweeper that found it has its step taken here. That is slower, because other workers find
+only what their own sweepers find.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ log = structlog.get_logger()
 
 _AT_ONCE_MAX = 50
 
-# Takes the next step of a payment. The second argument: whether the budget was charged for a question about it.
+# Takes the next step of a payment. The second argument: whether the budget was charged for a
+# question about it.
 TakeStep = Callable[[UUID, bool], Awaitable[None]]
 
 
@@ -63,7 +66,11 @@ class QueueOrHere:
         return _AT_ONCE_MAX - len(self._tasks)
 
     async def _queue_or_take(
-        self, queue: Callable[[Sequence[UUID]], Awaitable[None]], payment_ids: Sequence[UUID], *, is_paid_for: bool
+        self,
+        queue: Callable[[Sequence[UUID]], Awaitable[None]],
+        payment_ids: Sequence[UUID],
+        *,
+        is_paid_for: bool,
     ) -> None:
         try:
             await queue(payment_ids)
@@ -87,6 +94,8 @@ class QueueOrHere:
 
 
 def _is_refusal(error: QueueUnavailable) -> bool:
-    """Whether Redis refused only this, so that what a send needs of it (the common rate) may work."""
+    """Whether Redis refused only this, so that what a send needs of it (the common rate) may
+    work.
+    """
     kind = fault_of(error)
     return kind is not None and EXPLAINED[kind].scope is not Scope.SERVER

@@ -1,7 +1,7 @@
 """Payments, their attempts, history, callbacks and brakes: the whole record, in its own schema.
 
-The constraints are named for what they prevent, so that a violation reads as a sentence. Revoking and row level
-security are done for every migration in env.py.
+The constraints are named for what they prevent, so that a violation reads as a sentence. Revoking
+and row level security are done for every migration in env.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What asking needs: which step is due, what inquiries said, what messages claimed, the brakes' story, the order of events."""
+"""What asking needs: which step is due, what inquiries said, what messages claimed, the brakes'
+story, the order of events.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ depends_on = None
 def upgrade() -> None:
     # A caller's day; a phone number's day and minute are found by `payments_by_phone_number`.
     op.execute("CREATE INDEX payments_by_caller ON mkwanja.payments (caller_key, created_at)")
-    # The receipt that a message named, kept until Daraja has confirmed it. NULL in rows that are older than this column.
+    # The receipt that a message named, kept until Daraja has confirmed it. NULL in rows that are
+    # older than this column.
     op.execute("ALTER TABLE mkwanja.callbacks ADD COLUMN receipt text")
 
 

@@ -1,8 +1,9 @@
-"""A view in a schema of its own, through which an app's user may read its own payments past the service (Supabase).
+"""A view in a schema of its own, through which an app's user may read its own payments past the
+service (Supabase).
 
-The view reads with its owner's rights, so whoever reads it needs no right to any table: its WHERE is the policy, and
-`security_barrier` keeps a reader's own functions behind it. Who is granted it is decided after every migration
-(`domain/adapters/postgres/rights.py`).
+The view reads with its owner's rights, so whoever reads it needs no right to any table: its WHERE
+is the policy, and `security_barrier` keeps a reader's own functions behind it. Who is granted it is
+decided after every migration (`domain/adapters/postgres/rights.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# Claims come as PostgREST sets them. Whatever cannot be read, or is not proof that somebody signed in, names nobody; and
-# no error repeats it. In plpgsql because only there a text that is no JSON can be caught (before Postgres 16).
+# Claims come as PostgREST sets them. Whatever cannot be read, or is not proof that somebody signed
+# in, names nobody; and no error repeats it. In plpgsql because only there a text that is no JSON
+# can be caught (before Postgres 16).
 _READER = """
 CREATE FUNCTION mkwanja_api.signed_in_user() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY INVOKER PARALLEL SAFE SET search_path = '' AS $$
@@ -32,8 +34,8 @@ EXCEPTION WHEN OTHERS THEN
 END $$
 """
 
-# What interface.md shows an app's user of a Payment, and nothing else. A join cannot be written through: even somebody who
-# was granted it by mistake changes nothing.
+# What interface.md shows an app's user of a Payment, and nothing else. A join cannot be written
+# through: even somebody who was granted it by mistake changes nothing.
 _VIEW = """
 CREATE VIEW mkwanja_api.my_payments WITH (security_barrier = true) AS
 SELECT payment.id, payment.kind,

@@ -1,4 +1,6 @@
-"""A brake for each of Daraja's operations, with the time of its next probe and the refusals of our settings in a row."""
+"""A brake for each of Daraja's operations, with the time of its next probe and the refusals of
+our settings in a row.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def downgrade() -> None:
     op.execute("ALTER TABLE mkwanja.brakes DROP CONSTRAINT held_operation_is_probed")
     op.execute(f"DELETE FROM mkwanja.brakes WHERE name IN ({_OPERATIONS})")
     op.execute("ALTER TABLE mkwanja.brakes DROP CONSTRAINT brake_is_known")
-    op.execute("ALTER TABLE mkwanja.brakes ADD CONSTRAINT brake_is_known CHECK (name IN ('kill_switch', 'breaker'))")
+    op.execute(
+        "ALTER TABLE mkwanja.brakes ADD CONSTRAINT brake_is_known CHECK (name IN ('kill_switch', 'breaker'))"
+    )
     op.execute("ALTER TABLE mkwanja.brakes DROP COLUMN probe_at")
     op.execute("ALTER TABLE mkwanja.brakes DROP COLUMN cool_down")
     op.execute("ALTER TABLE mkwanja.brakes DROP COLUMN refusals")

@@ -1,7 +1,8 @@
-"""Events that have no position in the feed yet, as a queue: to list a batch costs the batch, however many wait.
+"""Events that have no position in the feed yet, as a queue: to list a batch costs the batch,
+however many wait.
 
-Before, they were found as those that were not listed, among all payments that owe an announcement. With many of those (Redis
-was away for a day) that took longer than a statement may.
+Before, they were found as those that were not listed, among all payments that owe an announcement.
+With many of those (Redis was away for a day) that took longer than a statement may.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ branch_labels = None
 depends_on = None
 
 _STATEMENTS = (
-    # `number` is drawn in the commit that makes the fact, under its payment's lock: so a payment's events keep their order.
+    # `number` is drawn in the commit that makes the fact, under its payment's lock: so a payment's
+    # events keep their order.
     """
     CREATE TABLE mkwanja.unlisted_events (
         number     bigint GENERATED ALWAYS AS IDENTITY,
@@ -26,7 +28,8 @@ _STATEMENTS = (
         CONSTRAINT event_is_queued_once UNIQUE (history_id)
     )
     """,
-    # In and out by triggers, not by the code: while the release before this one still runs, it writes history and lists too.
+    # In and out by triggers, not by the code: while the release before this one still runs, it
+    # writes history and lists too.
     """
     CREATE FUNCTION mkwanja.queue_for_listing() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

@@ -11,7 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Older rows may be probes as well. They then count as before, which asks later and never sooner.
+    # Older rows may be probes as well. They then count as before, which asks later and never
+    # sooner.
     op.execute("ALTER TABLE mkwanja.inquiries ADD COLUMN is_probe boolean NOT NULL DEFAULT false")
 
 

@@ -1,4 +1,6 @@
-"""What a payment settled at, where M-PESA's statement shows another amount than was asked for; and the view that shows it."""
+"""What a payment settled at, where M-PESA's statement shows another amount than was asked for;
+and the view that shows it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ _SETTLED = """
 
 
 def upgrade() -> None:
-    # NULL in a payment that succeeded: by an older process, so at its own amount. Readers know that, and no row is rewritten.
+    # NULL in a payment that succeeded: by an older process, so at its own amount. Readers know
+    # that, and no row is rewritten.
     op.execute("""
         ALTER TABLE mkwanja.payments ADD COLUMN amount_settled_kes integer
             CONSTRAINT amount_settled_is_positive CHECK (amount_settled_kes > 0)

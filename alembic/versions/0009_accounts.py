@@ -1,4 +1,6 @@
-"""The account that each attempt is sent by, and which inquiries were asked for another account than the worker's own."""
+"""The account that each attempt is sent by, and which inquiries were asked for another account
+than the worker's own.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # NULL in rows that are older than this column: nothing proves which account sent those, so none is sent again.
+    # NULL in rows that are older than this column: nothing proves which account sent those, so none
+    # is sent again.
     op.execute("ALTER TABLE mkwanja.attempts ADD COLUMN account text")
-    op.execute("ALTER TABLE mkwanja.inquiries ADD COLUMN of_former_account boolean NOT NULL DEFAULT false")
+    op.execute(
+        "ALTER TABLE mkwanja.inquiries ADD COLUMN of_former_account boolean NOT NULL DEFAULT false"
+    )
 
 
 def downgrade() -> None:

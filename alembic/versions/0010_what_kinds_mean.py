@@ -1,4 +1,6 @@
-"""Whether money goes out, and until when a payment may be sent, kept with the payment instead of worked out from its kind."""
+"""Whether money goes out, and until when a payment may be sent, kept with the payment instead of
+worked out from its kind.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _EXPIRES_AT = """{row}created_at + CASE {row}kind
 
 
 def upgrade() -> None:
-    # NULL in rows that were over before: nothing is sent for them any more, and a large table is not rewritten.
+    # NULL in rows that were over before: nothing is sent for them any more, and a large table is
+    # not rewritten.
     op.execute("""
         ALTER TABLE mkwanja.payments ADD COLUMN moves_money_out boolean, ADD COLUMN expires_at timestamptz
     """)
@@ -25,8 +28,9 @@ def upgrade() -> None:
         SET moves_money_out = {_MOVES_MONEY_OUT.format(row="")}, expires_at = {_EXPIRES_AT.format(row="")}
         WHERE next_step_at IS NOT NULL
     """)
-    # While an older web process still runs beside this schema, its payments lack both: they are filled in. Rows of this
-    # release do not meet the condition, which is all that the trigger costs them.
+    # While an older web process still runs beside this schema, its payments lack both: they are
+    # filled in. Rows of this release do not meet the condition, which is all that the trigger costs
+    # them.
     op.execute(f"""
         CREATE FUNCTION mkwanja.fill_in_what_kinds_mean() RETURNS trigger LANGUAGE plpgsql
         SET search_path = pg_catalog AS $$
@@ -40,8 +44,9 @@ def upgrade() -> None:
         CREATE TRIGGER older_processes_leave_out_what_kinds_mean BEFORE INSERT ON mkwanja.payments FOR EACH ROW
         WHEN (NEW.expires_at IS NULL) EXECUTE FUNCTION mkwanja.fill_in_what_kinds_mean()
     """)
-    # Of payments that can still be sent. One that ended before may be asked about again, and has neither. NOT VALID: true of
-    # every row by the UPDATE above, and a large table is not read under a lock that keeps callbacks waiting.
+    # Of payments that can still be sent. One that ended before may be asked about again, and has
+    # neither. NOT VALID: true of every row by the UPDATE above, and a large table is not read under
+    # a lock that keeps callbacks waiting.
     op.execute("""
         ALTER TABLE mkwanja.payments ADD CONSTRAINT open_payment_knows_its_brakes_and_its_end CHECK (
             stage IN ('succeeded', 'failed') OR (moves_money_out IS NOT NULL AND expires_at IS NOT NULL)) NOT VALID

@@ -27,13 +27,14 @@ def _allow(kinds: str, operations: str, *, unread: str = "") -> None:
 
 
 def upgrade() -> None:
-    # NOT VALID: wider than before, so true of every row, and a large table is not read under a lock.
+    # NOT VALID: wider than before, so true of every row, and a large table is not read under a
+    # lock.
     _allow(f"{_KINDS}, 'pochi_payment'", f"{_OPERATIONS}, 'b2pochi'", unread=" NOT VALID")
     op.execute("INSERT INTO mkwanja.brakes (name) VALUES ('b2pochi')")
 
 
 def downgrade() -> None:
-    # With Pochi payments on record the older constraint is refused, and the release cannot be taken back: an older process
-    # could neither read them nor end them.
+    # With Pochi payments on record the older constraint is refused, and the release cannot be taken
+    # back: an older process could neither read them nor end them.
     op.execute("DELETE FROM mkwanja.brakes WHERE name = 'b2pochi'")
     _allow(_KINDS, _OPERATIONS)

@@ -1,8 +1,9 @@
 """Which versions of aiohttp may run: those that all our tests ran with.
 
-Two modules use parts of aiohttp that its documentation does not promise: `gateway/edge/aiohttp_internals.py` for what
-comes in, and `domain/adapters/daraja/wire.py` for what goes out. A version in which such a part means something else
-could lose a protection without any error. So each process checks the version before it does anything.
+Two modules use parts of aiohttp that its documentation does not promise:
+`gateway/edge/aiohttp_internals.py` for what comes in, and `domain/adapters/daraja/wire.py` for what
+goes out. A version in which such a part means something else could lose a protection without any
+error. So each process checks the version before it does anything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Concurrent work of one process shares one commit or one round trip.
 
-Whoever waits goes in the next batch; there is no timer, so a lone caller waits for nobody. A batch holds at most one
-item per key (Postgres silently applies only one of two changes to a row), and a cancelled waiter cancels nobody. Waiters
-that ask for the same thing can share one item.
+Whoever waits goes in the next batch; there is no timer, so a lone caller waits for nobody. A batch
+holds at most one item per key (Postgres silently applies only one of two changes to a row), and a
+cancelled waiter cancels nobody. Waiters that ask for the same thing can share one item.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ class RunAlone(Exception):
 
 
 class Abandoned(Enum):
-    """What becomes of an item when its last waiter is cancelled, for example because the client has disconnected."""
+    """What becomes of an item when its last waiter is cancelled, for example because the client
+    has disconnected.
+    """
 
     RUN = auto()  # it runs all the same: what it writes must not be lost
     DROP = auto()  # it leaves the line if its batch has not started
-    # It leaves the line if its batch has not started. After that, `submit` ignores the cancellation and returns the
-    # result, so that the caller can do what has to follow the work.
+    # It leaves the line if its batch has not started. After that, `submit` ignores the cancellation
+    # and returns the result, so that the caller can do what has to follow the work.
     DROP_OR_FINISH = auto()
 
 
@@ -54,14 +56,16 @@ class _Waiting(Generic[Item, Result]):
 class Lane(Generic[Item, Result]):
     """Batches in order of arrival, one at a time unless `batches_at_once` says otherwise.
 
-    More than one lets Postgres work while another batch waits for the disk; no two of them hold items with one key.
-    Lanes that share a `gate` take turns: what each would send in many small batches then goes in few large ones.
+    More than one lets Postgres work while another batch waits for the disk; no two of them hold
+    items with one key. Lanes that share a `gate` take turns: what each would send in many small
+    batches then goes in few large ones.
 
-    `shared` names what an item asks for. An item joins the one in line that asks for the same. It never joins a batch that
-    has started: every waiter gets a result that is newer than its call.
+    `shared` names what an item asks for. An item joins the one in line that asks for the same. It
+    never joins a batch that has started: every waiter gets a result that is newer than its call.
 
-    `run` gets the items of a batch and returns as many results in the same order, or raises: `RunAlone` to have every
-    item run in a batch of its own, beside the lane so that a slow one holds up nobody; anything else reaches all waiters.
+    `run` gets the items of a batch and returns as many results in the same order, or raises:
+    `RunAlone` to have every item run in a batch of its own, beside the lane so that a slow one
+    holds up nobody; anything else reaches all waiters.
     """
 
     def __init__(
@@ -82,7 +86,9 @@ class Lane(Generic[Item, Result]):
         self._abandoned = abandoned
         self._batch_size_max = batch_size_max
         self._waiting: OrderedDict[int, _Waiting[Item, Result]] = OrderedDict()
-        self._joinable: dict[Hashable, int] = {}  # what is asked for -> the number of its place in the line
+        self._joinable: dict[
+            Hashable, int
+        ] = {}  # what is asked for -> the number of its place in the line
         self._arrivals = 0
         self._busy_keys: set[Hashable] = set()  # in a batch under way, or running alone
         self._alone_keys: set[Hashable] = set()
@@ -106,7 +112,9 @@ class Lane(Generic[Item, Result]):
             try:
                 return await asyncio.shield(waiter.result)
             except asyncio.CancelledError:
-                is_result = waiter.result.done() and isinstance(waiter.result.exception(), asyncio.CancelledError)
+                is_result = waiter.result.done() and isinstance(
+                    waiter.result.exception(), asyncio.CancelledError
+                )
                 if is_result or not self._is_finished_once_started(number):
                     self._leave(number, waiter)
                     raise
@@ -117,7 +125,9 @@ class Lane(Generic[Item, Result]):
             await asyncio.wait(tasks)
 
     def _enter(self, waiter: _Waiter[Item, Result]) -> int:
-        """Puts the waiter in the line, beside those that ask for the same thing; the number of its place."""
+        """Puts the waiter in the line, beside those that ask for the same thing; the number of
+        its place.
+        """
         shared = self._shared(waiter.item) if self._shared is not None else None
         number = self._joinable.get(shared) if shared is not None else None
         if number is None:

@@ -1,13 +1,18 @@
-"""What may be written down of what passes through us: no phone number, name, token or secret, whatever text it stands in.
+"""What may be written down of what passes through us: no phone number, name, token or secret,
+whatever text it stands in.
 
 Four ways, and their only home:
 
-* `masked` and `Masking` remove by pattern, and by the value of known secrets, from logs, problems and Daraja's answers.
+* `masked` and `Masking` remove by pattern, and by the value of known secrets, from logs, problems
+  and Daraja's answers.
 * `SecretFields.masked` removes by the name of a field, from the record of what we asked Daraja.
-* `SecretFields.replaced` does so in a callback's bytes, of which nothing else is changed: they are the record.
-* `without_values` says of an error what it is and where it happened, without the values that its text may quote.
+* `SecretFields.replaced` does so in a callback's bytes, of which nothing else is changed: they are
+  the record.
+* `without_values` says of an error what it is and where it happened, without the values that its
+  text may quote.
 
-The last line of defence. Each place that writes says as little as it can. Payments are the record and stay whole.
+The last line of defence. Each place that writes says as little as it can. Payments are the record
+and stay whole.
 
 Every pattern is linear in the text's length: the text may be somebody's attack.
 """
@@ -24,9 +29,10 @@ from uuid import UUID
 MASK = "[masked]"
 REPLACED = b"[replaced]"  # in bytes that are kept as they came but for this
 
-# A subscriber's number is nine digits, alone, after 0 or 254, or at the end of an id: Daraja's CheckoutRequestID is
-# `ws_CO_`, a time and the nine digits (daraja.md §2.1). So any run that may hold nine is masked. Our own ids are kept, or
-# nothing could be followed through the logs. Behind a number Daraja writes whose it is: `254711000111 - JANE DOE`.
+# A subscriber's number is nine digits, alone, after 0 or 254, or at the end of an id: Daraja's
+# CheckoutRequestID is `ws_CO_`, a time and the nine digits (daraja.md §2.1). So any run that may
+# hold nine is masked. Our own ids are kept, or nothing could be followed through the logs. Behind a
+# number Daraja writes whose it is: `254711000111 - JANE DOE`.
 _NUMBER = re.compile(
     r"(?P<id>(?<![0-9a-z])[0-9a-f]{8}-[0-9a-f]{4}-[47][0-9a-f]{3}-[89ab][0-9a-f]{3}-(?P<last>[0-9a-f]{12})(?![0-9a-z]))"
     r"|(?P<run>\d{9,})(?P<name> ?- ?[^\W\d_][^\"'\\,;<>{}\[\]\n]{0,99})?"
@@ -44,7 +50,16 @@ _ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{32,}")
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s{1,3}[\w.~+/=-]{6,}", re.IGNORECASE)
 _USER_OF_URL = re.compile(r"://[^\s/@'\"]+@")
 # As a field, a parameter, or one of Daraja's named items.
-_SECRET_WORDS = ("passw", "passkey", "secret", "credential", "token", "apikey", "api_key", "authorization")
+_SECRET_WORDS = (
+    "passw",
+    "passkey",
+    "secret",
+    "credential",
+    "token",
+    "apikey",
+    "api_key",
+    "authorization",
+)
 _NAMED_SECRET = re.compile(
     rf"((?:{'|'.join(_SECRET_WORDS)})\w{{0,20}}"
     r"\\?[\"']?\s{0,3}(?:[:=]|,\s{0,3}\\?[\"']Value\\?[\"']\s{0,3}:)\s{0,3}\\?[\"']?)[^\s\"',;&}\])]+",
@@ -52,7 +67,8 @@ _NAMED_SECRET = re.compile(
 )
 _ECHOED_TOKEN = re.compile(r"(Invalid Access Token\s{0,3}-\s{0,3})[^\"\s]+", re.IGNORECASE)
 _NAME_FIELD = re.compile(
-    r"(\"[A-Za-z]{0,40}Name\"\s{0,3}(?::|,\s{0,3}\"Value\"\s{0,3}:)\s{0,3}\")(?:[^\"\\]|\\.)*", re.DOTALL
+    r"(\"[A-Za-z]{0,40}Name\"\s{0,3}(?::|,\s{0,3}\"Value\"\s{0,3}:)\s{0,3}\")(?:[^\"\\]|\\.)*",
+    re.DOTALL,
 )
 
 # Numbers of this size, as a value of their own, may be a subscriber's.
@@ -65,8 +81,12 @@ _NAME_MAX = 40
 
 
 def masked(text: str) -> str:
-    """`text` without what must not be written down; of a phone number the first and the last digits stay."""
-    small = text.lower()  # each pattern is tried only where a word of its own stands: a log line mostly has none
+    """`text` without what must not be written down; of a phone number the first and the last
+    digits stay.
+    """
+    small = (
+        text.lower()
+    )  # each pattern is tried only where a word of its own stands: a log line mostly has none
     if "bearer" in small or "basic" in small:
         text = _SCHEME.sub(rf"\1 {MASK}", text)
     if any(word in small for word in _SECRET_WORDS):
@@ -89,9 +109,15 @@ def _opaque(match: re.Match[str]) -> str:
 
 def _number(match: re.Match[str]) -> str:
     if match["id"]:
-        return match["id"] if not match["last"].isdigit() else match["id"][:-12] + _shortened(match["last"])
+        return (
+            match["id"]
+            if not match["last"].isdigit()
+            else match["id"][:-12] + _shortened(match["last"])
+        )
     if match["grouped"]:
-        return _shortened("".join(character for character in match["grouped"] if character.isdigit()))
+        return _shortened(
+            "".join(character for character in match["grouped"] if character.isdigit())
+        )
     return _shortened(match["run"]) + (f" - {MASK}" if match["name"] else "")
 
 
@@ -100,12 +126,17 @@ def _shortened(digits: str) -> str:
 
 
 class Masking:
-    """`masked`, and the very secrets of this process besides. Satisfies structlog's protocol of a processor."""
+    """`masked`, and the very secrets of this process besides.
+
+    Satisfies structlog's protocol of a processor.
+    """
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         """`secrets` are replaced wherever they stand, also inside other words."""
         # The longest first: one may begin with another.
-        known = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
+        known = sorted(
+            {form for secret in secrets for form in _forms(secret)}, key=len, reverse=True
+        )
         self._known = known
 
     def __call__(self, _logger: Any, _name: str, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,12 +148,18 @@ class Masking:
             if secret in text:
                 text = text.replace(secret, MASK)
         text = masked(text)
-        return text if len(text) <= _CHARACTERS_MAX else f"{text[:_CHARACTERS_MAX]}… ({len(text)} characters)"
+        return (
+            text
+            if len(text) <= _CHARACTERS_MAX
+            else f"{text[:_CHARACTERS_MAX]}… ({len(text)} characters)"
+        )
 
     def _key(self, key: object) -> str:
         """The name of a field. Ours are words, which hide nothing."""
         text = str(key)
-        return text if len(text) < _NAME_MAX and text.replace("_", "").isalpha() else self.text(text)
+        return (
+            text if len(text) < _NAME_MAX and text.replace("_", "").isalpha() else self.text(text)
+        )
 
     def _value(self, value: Any, depth_left: int) -> Any:
         match value:
@@ -144,7 +181,10 @@ class Masking:
 
 
 def _forms(secret: str) -> set[str]:
-    """A secret as it is, and as JSON may write it. What is shorter than six characters would mask common words."""
+    """A secret as it is, and as JSON may write it.
+
+    What is shorter than six characters would mask common words.
+    """
     return {secret, secret.replace("/", "\\/")} if len(secret) >= 6 else set()
 
 
@@ -161,7 +201,8 @@ class SecretFields:
     ) -> None:
         """`names`: the whole value is a secret. Of `addresses`: the last part of the path is.
 
-        `own_ids` may hold a payment's id, which stays readable. `times` are digits that are no phone number.
+        `own_ids` may hold a payment's id, which stays readable. `times` are digits that are no
+        phone number.
         """
         self._names = names
         self._addresses = addresses
@@ -192,21 +233,28 @@ class SecretFields:
         return value if name in self._own_ids and _is_id_of_ours(value) else masked(value)
 
     def secrets_in(self, fields: Mapping[str, str]) -> list[str]:
-        """The secrets that `fields` hold, for `Masking`: an answer may repeat all that it was asked with."""
+        """The secrets that `fields` hold, for `Masking`: an answer may repeat all that it was
+        asked with.
+        """
         whole = [fields[name] for name in self._names if name in fields]
-        return whole + [fields[name].rpartition("/")[2] for name in self._addresses if name in fields]
+        return whole + [
+            fields[name].rpartition("/")[2] for name in self._addresses if name in fields
+        ]
 
 
 def _is_id_of_ours(value: str) -> bool:
-    """Whether it is a payment's id, rather than one that Daraja made, which may have anything in it."""
+    """Whether it is a payment's id, rather than one that Daraja made, which may have anything in
+    it.
+    """
     try:
         return str(UUID(value)) == value
     except ValueError:
         return False
 
 
-# Whose texts say what went wrong and quote no value. Others are told by their kind and place: a database's error quotes the
-# row that it refused, `int()` what it was given, `KeyError` the key; and no pattern finds a name in them.
+# Whose texts say what went wrong and quote no value. Others are told by their kind and place: a
+# database's error quotes the row that it refused, `int()` what it was given, `KeyError` the key;
+# and no pattern finds a name in them.
 _TEXT_IS_OURS = ("domain.", "gateway.", "workers.")
 _TEXT_IS_PLAIN = (
     AssertionError, AttributeError, ImportError, NameError, NotImplementedError, RuntimeError, TypeError,
@@ -215,10 +263,16 @@ _FRAMES_MAX = 30
 _LINKS_MAX = 10
 
 
-def without_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Tells an error by its kind, its place and what led to it, without the values that its text may quote."""
+def without_values(
+    _logger: Any, _name: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Tells an error by its kind, its place and what led to it, without the values that its text
+    may quote.
+    """
     given = event.pop("exc_info", None)
-    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
+    error = (
+        given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
+    )
     if isinstance(given, tuple):
         error = given[1]
     if error is not None:

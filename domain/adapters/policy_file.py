@@ -1,4 +1,6 @@
-"""The policy file: TOML in, `Policy` out, and back again for whoever wants to read what is in force."""
+"""The policy file: TOML in, `Policy` out, and back again for whoever wants to read what is in
+force.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def _number_or_never(value: Any) -> Any:
 
 _Shillings = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_number_or_unlimited)]
 _PerSecond = Annotated[
-    Annotated[float, Field(ge=0.000_001, le=1_000_000)] | None, BeforeValidator(_number_or_unlimited)
+    Annotated[float, Field(ge=0.000_001, le=1_000_000)] | None,
+    BeforeValidator(_number_or_unlimited),
 ]
 
 
@@ -64,7 +67,9 @@ class _Phone(_Table):
 
 class _Payment(_Table):
     amount_max: int = Field(PAYMENT_MAX_KES, ge=1, le=PAYMENT_MAX_KES)
-    confirm_above: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_number_or_never)] = None
+    confirm_above: Annotated[
+        Annotated[int, Field(ge=0)] | None, BeforeValidator(_number_or_never)
+    ] = None
 
 
 class _File(_Table):
@@ -78,11 +83,15 @@ class _File(_Table):
 
 
 def read_policy(path: Path | None) -> Policy:
-    """The policy of the file at `path`, or the defaults. Raises ValueError, whose text names every fault."""
+    """The policy of the file at `path`, or the defaults.
+
+    Raises ValueError, whose text names every fault.
+    """
     if path is None:
         return Policy()
     try:
-        # It is read more than once. A pipe is empty then, which would mean no limits; or nobody writes, and we wait for ever.
+        # It is read more than once. A pipe is empty then, which would mean no limits; or nobody
+        # writes, and we wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("is a directory, pipe or device, not a file")
         with path.open("rb") as file:
@@ -93,7 +102,9 @@ def read_policy(path: Path | None) -> Policy:
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or type(error).__name__}") from None
     except ValidationError as error:
-        raise ValueError("; ".join(_fault(item) for item in error.errors(include_url=False))) from None
+        raise ValueError(
+            "; ".join(_fault(item) for item in error.errors(include_url=False))
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"is not TOML: {error}") from None
     except UnicodeDecodeError:
@@ -118,7 +129,9 @@ def read_policy(path: Path | None) -> Policy:
 def policy_text(policy: Policy) -> str:
     """`policy` as a file that means the same: what holds for both roles is said of every caller."""
     users, backends = (_limit_lines(policy.callers[role]) for role in (Role.USER, Role.BACKEND))
-    common = {key: value for key, value in users.items() if key in backends and backends[key] == value}
+    common = {
+        key: value for key, value in users.items() if key in backends and backends[key] == value
+    }
     tables: dict[str, Mapping[str, object]] = {
         "caller": {**common, "without_redis": policy.without_redis.value},
         "users": {**_without(users, common), "allow_anonymous": policy.allow_anonymous},
@@ -129,7 +142,9 @@ def policy_text(policy: Policy) -> str:
         },
         "payment": {
             "amount_max": policy.amount_max_kes,
-            "confirm_above": NEVER if policy.confirm_above_kes is None else policy.confirm_above_kes,
+            "confirm_above": NEVER
+            if policy.confirm_above_kes is None
+            else policy.confirm_above_kes,
         },
     }
     return "\n".join(

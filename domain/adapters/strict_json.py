@@ -1,6 +1,7 @@
 """Reads JSON that came from outside. Another reader must not see another message in the same bytes.
 
-The only reader of requests, tokens, callbacks and Daraja's answers. Each of them has its own limits, and its own error.
+The only reader of requests, tokens, callbacks and Daraja's answers. Each of them has its own
+limits, and its own error.
 """
 
 from __future__ import annotations
@@ -44,10 +45,13 @@ def parse(
 ) -> Any:
     """The value of `body`: UTF-8, no repeated keys, no NaN, bounded depth. Raises Unreadable.
 
-    Exact numbers are `int` and `Decimal`, and minus zero is refused: Python reads it as 0, which is the code of a success,
-    and Daraja never writes it. Without `depth_max` only Python's own stack bounds the depth, which is safe as well.
+    Exact numbers are `int` and `Decimal`, and minus zero is refused: Python reads it as 0, which is
+    the code of a success, and Daraja never writes it. Without `depth_max` only Python's own stack
+    bounds the depth, which is safe as well.
     """
-    exact: dict[str, Any] = {"parse_float": Decimal, "parse_int": _whole_number} if has_exact_numbers else {}
+    exact: dict[str, Any] = (
+        {"parse_float": Decimal, "parse_int": _whole_number} if has_exact_numbers else {}
+    )
     try:
         value = json.loads(
             body.decode("utf-8-sig" if may_begin_with_bom else "utf-8"),
@@ -91,5 +95,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _check_depth(value: object, left: int) -> None:
     if left == 0:
         raise Unreadable(Fault.TOO_DEEP)
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         _check_depth(inner, left - 1)

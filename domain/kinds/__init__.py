@@ -1,4 +1,5 @@
-"""The kinds of payment, one page each. `RULES` is what the rest of the code reads; it names no kind.
+"""The kinds of payment, one page each. `RULES` is what the rest of the code reads; it names no
+kind.
 
 How to add one: docs/architecture/kinds.md.
 """
@@ -15,7 +16,9 @@ from domain.kinds.withdrawal import WITHDRAWAL
 
 __all__ = ["PAYMENT_MAX_KES", "RULES", "Default", "Kind", "KindRules", "Reference", "kinds_that"]
 
-RULES: Mapping[Kind, KindRules] = {rules.kind: rules for rules in (DEPOSIT, WITHDRAWAL, BILL_PAYMENT, POCHI_PAYMENT)}
+RULES: Mapping[Kind, KindRules] = {
+    rules.kind: rules for rules in (DEPOSIT, WITHDRAWAL, BILL_PAYMENT, POCHI_PAYMENT)
+}
 
 assert set(RULES) == set(Kind), "each kind needs its page here"  # noqa: S101 - a kind without a page stops every process at its start
 

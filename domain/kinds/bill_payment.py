@@ -25,9 +25,13 @@ BILL_PAYMENT = KindRules(
     amount_limits_kes=(1, PAYMENT_MAX_KES),  # daraja.md §9
     parties=("paybill", "till"),
     texts=(("account_reference", Default.FROM_ID), ("remarks", Default.WORD)),
-    # An account that another business made up: its separators are a part of it. At most 13 characters (daraja.md §5).
+    # An account that another business made up: its separators are a part of it. At most 13
+    # characters (daraja.md §5).
     reference=Reference(
-        re.compile(r"[A-Za-z0-9./-]+(?: +[A-Za-z0-9./-]+)*"), 13, "letters and digits, also -, ., / and blanks inside"
+        re.compile(r"[A-Za-z0-9./-]+(?: +[A-Za-z0-9./-]+)*"),
+        13,
+        "letters and digits, also -, ., / and blanks inside",
     ),
-    expiry_setting="bill_expires_after_seconds",  # ten minutes: a biller may have cut off by then, and it has no key
+    # ten minutes: a biller may have cut off by then, and it has no key
+    expiry_setting="bill_expires_after_seconds",
 )

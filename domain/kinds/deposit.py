@@ -12,14 +12,17 @@ from domain.stages import Step
 DEPOSIT = KindRules(
     kind=Kind.DEPOSIT,
     moves_money_out=False,
-    uses_credential=False,  # a password of the short code's own; 2001 and 8006 are the customer's PIN (daraja.md §2.4)
+    # a password of the short code's own; 2001 and 8006 are the customer's PIN (daraja.md §2.4)
+    uses_credential=False,
     is_prompt=True,
     own_id=None,
-    resend_key=None,  # STK push takes no id of ours: a second request is a second prompt (daraja.md §2.1)
+    # STK push takes no id of ours: a second request is a second prompt (daraja.md §2.1)
+    resend_key=None,
     question=Step.QUERY,  # Transaction Status knows no CheckoutRequestID (daraja.md §3, §6.1)
     asked_by=IdKind.CHECKOUT_REQUEST,
     failed_answers_needed=2,  # queries have contradicted callbacks (daraja.md §3)
-    fails_by_silence=True,  # of a prompt that the customer did not answer, Daraja may never tell (daraja.md §2.3)
+    # of a prompt that the customer did not answer, Daraja may never tell (daraja.md §2.3)
+    fails_by_silence=True,
     operation=Operation.STK_PUSH,
     result_operation="deposit",
     timeout_operation=None,  # STK push has no queue that Daraja speaks of
@@ -29,5 +32,6 @@ DEPOSIT = KindRules(
     texts=(("account_reference", Default.FROM_ID), ("description", Default.WORD)),
     # Daraja prints it to the payer; a longer one is cut or refused (daraja.md §2.1).
     reference=Reference(re.compile(r"[A-Za-z0-9]+"), 12, "letters and digits"),
-    expiry_setting="deposit_expires_after_seconds",  # a minute: the customer is waiting, and would begin again
+    # a minute: the customer is waiting, and would begin again
+    expiry_setting="deposit_expires_after_seconds",
 )

@@ -1,4 +1,6 @@
-"""A Pochi payment: we pay a Pochi la Biashara till, which is a phone number (B2Pochi, daraja.md §5)."""
+"""A Pochi payment: we pay a Pochi la Biashara till, which is a phone number (B2Pochi, daraja.md
+§5).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ POCHI_PAYMENT = KindRules(
     is_prompt=False,
     at_once_max=4,  # each one lost in `submitting` may be a person's work, as a bill payment's
     own_id=IdKind.ORIGINATOR_CONVERSATION,  # shaped like B2C (daraja.md §5)
-    # B2C's second use of an id is refused (daraja.md §4.2). Of B2Pochi nothing says so, and Transaction Status is not said to
-    # cover it (§6.1): "not found" may mean nothing. Until a refusal was seen, a second send might pay twice.
+    # B2C's second use of an id is refused (daraja.md §4.2). Of B2Pochi nothing says so, and
+    # Transaction Status is not said to cover it (§6.1): "not found" may mean nothing. Until a
+    # refusal was seen, a second send might pay twice.
     resend_key=None,
     question=Step.STATUS,
     asked_by=None,
@@ -25,5 +28,6 @@ POCHI_PAYMENT = KindRules(
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # interface.md: as for a withdrawal
     parties=("phone_number",),
     texts=(("remarks", Default.WORD),),
-    expiry_setting="bill_expires_after_seconds",  # ten minutes: without a key a late send may be a second one
+    # ten minutes: without a key a late send may be a second one
+    expiry_setting="bill_expires_after_seconds",
 )

@@ -22,5 +22,6 @@ WITHDRAWAL = KindRules(
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # daraja.md §4.1, §9
     parties=("phone_number",),
     texts=(("purpose", None), ("remarks", Default.WORD)),  # remarks are required (daraja.md §4.1)
-    expiry_setting="payout_expires_after_seconds",  # a day: it waits out a stop of payouts, and its key makes that safe
+    # a day: it waits out a stop of payouts, and its key makes that safe
+    expiry_setting="payout_expires_after_seconds",
 )

@@ -1,4 +1,7 @@
-"""Accepting a payment: from a valid request to a durable promise. Also taking it back, while that can be proved."""
+"""Accepting a payment: from a valid request to a durable promise.
+
+Also taking it back, while that can be proved.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,15 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
-from domain.changes import Change, ChangeResult, ChangingStore, Context, Decided, NewEntry, event_effects
+from domain.changes import (
+    Change,
+    ChangeResult,
+    ChangingStore,
+    Context,
+    Decided,
+    NewEntry,
+    event_effects,
+)
 from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel, Unavailable
 from domain.failures import Failure, FailureReason
 from domain.idempotency import FirstAnswer
@@ -25,9 +36,11 @@ _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPayment:
-    """A payment about to be accepted. `answer` renders what its caller is told, once the database's time is known.
+    """A payment about to be accepted. `answer` renders what its caller is told, once the database's
+    time is known.
 
-    It may be sent for `expires_after` from then on. `charges` is what it takes of limits; a replay takes nothing.
+    It may be sent for `expires_after` from then on. `charges` is what it takes of limits; a replay
+    takes nothing.
     """
 
     id: UUID
@@ -57,9 +70,11 @@ class AcceptingStore(Protocol):
     """What the ingress writes."""
 
     async def accept(self, new: NewPayment) -> Acceptance:
-        """Payment, key and first history entry in one commit, or the answer that the key already has.
+        """Payment, key and first history entry in one commit, or the answer that the key already
+        has.
 
-        Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable.
+        Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight,
+        StoreUnavailable.
         """
         ...
 
@@ -79,11 +94,13 @@ async def accept(
     expires_after: timedelta,
     charges: tuple[Charge, ...] = (),
 ) -> Acceptance:
-    """Records the payment and its key in one commit; the answer is then owed to every retry, byte for byte.
+    """Records the payment and its key in one commit; the answer is then owed to every retry, byte
+    for byte.
 
     It is sent within `expires_after` of that commit, or not at all.
 
-    Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, StoreUnavailable (nothing half done).
+    Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight,
+    StoreUnavailable (nothing half done).
     """
     payment_id = UUID(int=uuid_utils.uuid7().int)
     return await store.accept(
@@ -110,7 +127,8 @@ async def answer_refusal(
 ) -> FirstAnswer:
     """The first answer, if this very request was accepted earlier; else raises `refusal`.
 
-    A retry is answered as its first time was, whatever has changed in limits or policy since (design.md, "Idempotency").
+    A retry is answered as its first time was, whatever has changed in limits or policy since
+    (design.md, "Idempotency").
     """
     held = await store.first_answer(caller.key, idempotency_key)
     if held is not None and held.fingerprint == fingerprint:
@@ -119,7 +137,10 @@ async def answer_refusal(
 
 
 async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> ChangeResult:
-    """Ends a payment that can be proved unsent. Raises PaymentNotFound, TooLateToCancel, StoreUnavailable."""
+    """Ends a payment that can be proved unsent.
+
+    Raises PaymentNotFound, TooLateToCancel, StoreUnavailable.
+    """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
         if payment is None or not may_see(caller, payment):

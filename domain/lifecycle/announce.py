@@ -1,7 +1,8 @@
 """Telling subscribers what the record already holds.
 
-Postgres is the record, Redis pub/sub the bell. The event was fixed in the commit that made it; here it is only repeated, at
-least once, and the publication recorded. Whatever is lost on the way (Redis away, this process killed) the sweeper finds.
+Postgres is the record, Redis pub/sub the bell. The event was fixed in the commit that made it; here
+it is only repeated, at least once, and the publication recorded. Whatever is lost on the way (Redis
+away, this process killed) the sweeper finds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ class Bell(Protocol):
     """Redis pub/sub: a hint, at most once by itself."""
 
     async def ring(self, announcement: Announcement) -> None:
-        """Publishes on the channel of all payments and on the payment's own. Raises QueueUnavailable."""
+        """Publishes on the channel of all payments and on the payment's own.
+
+        Raises QueueUnavailable.
+        """
         ...
 
 
@@ -54,7 +58,11 @@ class Announcer:
             await self._bell.ring(announcement)
             await self._store.record_announced(announcement)
         except PaymentServiceError as error:
-            log.warning("announcement_postponed", payment_id=str(announcement.payment_id), error=type(error).__name__)
+            log.warning(
+                "announcement_postponed",
+                payment_id=str(announcement.payment_id),
+                error=type(error).__name__,
+            )
         except Exception:
             log.exception("announcement_failed", payment_id=str(announcement.payment_id))
         else:

@@ -1,7 +1,7 @@
 """Payments that another account sent than the one that the worker is configured for now.
 
-Nothing that decides about an old send reads today's settings: an inquiry goes out as the account of the send, and what that
-account's credentials are needed for is not done without them.
+Nothing that decides about an old send reads today's settings: an inquiry goes out as the account of
+the send, and what that account's credentials are needed for is not done without them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from domain.inquiry import last_sent_at
 from domain.payment import Payment
 from domain.times import Times
 
-# Such a payment is looked at again, because the setting may come back: each time as long after its send as twice the time
-# before, so that it costs next to nothing of the inquiry budget.
+# Such a payment is looked at again, because the setting may come back: each time as long after its
+# send as twice the time before, so that it costs next to nothing of the inquiry budget.
 _LOOKED_AT_AGAIN_AFTER_MAX = timedelta(days=1)
 
 
@@ -25,20 +25,30 @@ def account_of(payment: Payment) -> SendAccount | None:
     return payment.asked_about.asked_as if payment.asked_about is not None else None
 
 
-def not_asked(payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, times: Times) -> Decided:
-    """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the payment ended."""
-    wait = min(max(now - last_sent_at(payment, times), times.inquiry_interval_max), _LOOKED_AT_AGAIN_AFTER_MAX)
+def not_asked(
+    payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, times: Times
+) -> Decided:
+    """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the
+    payment ended.
+    """
+    wait = min(
+        max(now - last_sent_at(payment, times), times.inquiry_interval_max),
+        _LOOKED_AT_AGAIN_AFTER_MAX,
+    )
     detail = {"differs": ", ".join(own.differences(sent_by)), "shortcode": sent_by.shortcode}
     return Decided(
         payment=replace(payment, needs_review=True, next_step_at=now + wait),
-        entry=None if payment.needs_review else NewEntry(HistoryEntry.ACCOUNT_NOT_CONFIGURED, detail),
+        entry=None
+        if payment.needs_review
+        else NewEntry(HistoryEntry.ACCOUNT_NOT_CONFIGURED, detail),
     )
 
 
 def of_another_credential(decided: Decided) -> Decided:
     """What follows from the answer to an inquiry with another short code than the worker's own.
 
-    It says nothing about the credential in use: it neither opens the breaker nor closes it. A refusal is for a person.
+    It says nothing about the credential in use: it neither opens the breaker nor closes it. A
+    refusal is for a person.
     """
     if decided.payment is None or decided.effect(OpenBreaker) is None:
         return decided

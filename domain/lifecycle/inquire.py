@@ -1,8 +1,9 @@
 """Asking Daraja about a payment that is overdue or in doubt, and doing what follows.
 
-The question is numbered and stored before it is asked, so that its answer counts once whenever and however often it comes:
-at once for STK query, by its own address for Transaction Status. What an answer says is judged by
-`record_callback.decide_report`, what follows from silence by `domain/inquiry.py`: both under the payment's lock.
+The question is numbered and stored before it is asked, so that its answer counts once whenever and
+however often it comes: at once for STK query, by its own address for Transaction Status. What an
+answer says is judged by `record_callback.decide_report`, what follows from silence by
+`domain/inquiry.py`: both under the payment's lock.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ _NO_RESULT = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What came of a question: the report, or None if the answer comes by callback; what it says of its operation."""
+    """What came of a question: the report, or None if the answer comes by callback; what it says
+    of its operation.
+    """
 
     report: Report | None
     exchanges: tuple[Exchange, ...] = ()
@@ -83,12 +86,18 @@ class Asker(Protocol):
         ...
 
     async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
-        """Asks Daraja about the payment, as its inquiry `number`. `is_probe`: the question's operation is held."""
+        """Asks Daraja about the payment, as its inquiry `number`.
+
+        `is_probe`: the question's operation is held.
+        """
         ...
 
 
 class Inquirer:
-    """Takes the next step of payments that Daraja must be asked about. One for each worker process."""
+    """Takes the next step of payments that Daraja must be asked about.
+
+    One for each worker process.
+    """
 
     def __init__(
         self,
@@ -109,7 +118,9 @@ class Inquirer:
         self._probes: set[asyncio.Task[None]] = set()
 
     async def inquire(self, due: Due) -> None:
-        """Asks about the payment if that is due, or sends it again if that is permitted; else changes nothing."""
+        """Asks about the payment if that is due, or sends it again if that is permitted; else
+        changes nothing.
+        """
         can_be_resent = RULES[due.kind].can_be_sent_again and due.stage is Stage.IN_DOUBT
         if can_be_resent and await self._may_be_resent(due.payment_id):
             await self._submitter.resend(due.payment_id, due.kind)
@@ -117,7 +128,9 @@ class Inquirer:
             await self._ask_when_ready(due.payment_id, for_breaker=False)
 
     def probe_soon(self, payment_id: UUID) -> None:
-        """Asks about a payment, final or not, to learn whether Daraja takes our credential again."""
+        """Asks about a payment, final or not, to learn whether Daraja takes our credential
+        again.
+        """
         task = asyncio.create_task(self._probe(payment_id))
         self._probes.add(task)
         task.add_done_callback(self._probes.discard)
@@ -140,7 +153,9 @@ class Inquirer:
             )
             return Decided(payment=payment)
 
-        await self._changes.change(Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE))
+        await self._changes.change(
+            Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
+        )
         return permitted
 
     async def _ask_when_ready(self, payment_id: UUID, *, for_breaker: bool) -> None:
@@ -157,23 +172,33 @@ class Inquirer:
                     is_held = result.decided.effect(ProbeOperation) is not None
                     await self._ask(payment, stored.inquiry, is_probe=is_held)
         except Throttled as error:
-            await self._changes.change(postponement(payment_id, timedelta(seconds=error.wait_seconds)))
+            await self._changes.change(
+                postponement(payment_id, timedelta(seconds=error.wait_seconds))
+            )
         except (ProviderError, QueueUnavailable) as error:
             log.warning("not_ready_to_ask", payment_id=str(payment_id), error=type(error).__name__)
 
     async def _ask(self, payment: Payment, asked: Inquiry, *, is_probe: bool) -> None:
         said = await self._provider.ask(payment, asked.number, is_probe=is_probe)
-        change = answering(payment.id, asked.number, said.report, said.exchanges, self._times, said=said)
+        change = answering(
+            payment.id, asked.number, said.report, said.exchanges, self._times, said=said
+        )
         result: ChangeResult = await self._changes.change(change)
         self._announcer.announce_soon(result)
 
 
 def asking(
-    payment_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount], *, for_breaker: bool = False
+    payment_id: UUID,
+    times: Times,
+    accounts: Mapping[Kind, SendAccount],
+    *,
+    for_breaker: bool = False,
 ) -> Change:
-    """The change that stores the next inquiry before it is asked. Nothing is asked twice for one due time.
+    """The change that stores the next inquiry before it is asked. Nothing is asked twice for one
+    due time.
 
-    `accounts`: by which this worker asks, by kind. `for_breaker`: asked to learn whether Daraja takes our credential again.
+    `accounts`: by which this worker asks, by kind. `for_breaker`: asked to learn whether Daraja
+    takes our credential again.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -187,7 +212,14 @@ def asking(
         is_of_another = own is not None and sent_by is not None and own != sent_by
         number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
         effects: tuple[Effect, ...] = (
-            StoreInquiry(Inquiry(number=number, asked_at=now, is_probe=for_breaker, of_former_account=is_of_another)),
+            StoreInquiry(
+                Inquiry(
+                    number=number,
+                    asked_at=now,
+                    is_probe=for_breaker,
+                    of_former_account=is_of_another,
+                )
+            ),
         )
         if evidence.probe_of(operation) is not None:
             effects = (*effects, ProbeOperation(operation))
@@ -205,14 +237,18 @@ def asking(
             waiting = replace(payment, next_step_at=now + wait_after(asked_before, times))
         if needs_a_person(payment, evidence, now, times):
             entry = NewEntry(HistoryEntry.NEEDS_A_PERSON)
-            return Decided(payment=replace(waiting, needs_review=True), entry=entry, effects=effects)
+            return Decided(
+                payment=replace(waiting, needs_review=True), entry=entry, effects=effects
+            )
         return Decided(payment=waiting, effects=effects)
 
     return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
 
 
 def _is_due(payment: Payment, evidence: Evidence, context: Context, times: Times) -> bool:
-    """Whether a job may ask now: jobs run twice and late, and each question costs what another payment waits for."""
+    """Whether a job may ask now: jobs run twice and late, and each question costs what another
+    payment waits for.
+    """
     if payment.next_step not in (Step.QUERY, Step.STATUS) or payment.next_step_at is None:
         return False
     if payment.next_step is Step.STATUS and evidence.breaker_is_open:
@@ -232,7 +268,8 @@ def answering(
     *,
     said: Asked | None = None,
 ) -> Change:
-    """The change that records what came of asking. `report` None: acknowledged, and the answer comes by callback.
+    """The change that records what came of asking. `report` None: acknowledged, and the answer
+    comes by callback.
 
     `said` has what the answer says about the operation.
     """
@@ -270,7 +307,10 @@ def answering(
 def _heard(
     payment: Payment, number: int, said: Asked, standing: Standing, context: Context, times: Times
 ) -> Heard | None:
-    """What an answer says about the operation that was asked. It answers the question as it was stored."""
+    """What an answer says about the operation that was asked.
+
+    It answers the question as it was stored.
+    """
     asked_at = next((i.asked_at for i in context.evidence.inquiries if i.number == number), None)
     if asked_at is None or payment.question is None:
         return None
@@ -284,7 +324,9 @@ def _heard(
 
 
 def watching(payment_id: UUID, times: Times) -> Change:
-    """The next step of a payment that Daraja cannot be asked about: for want of an id, only its callback can tell."""
+    """The next step of a payment that Daraja cannot be asked about: for want of an id, only its
+    callback can tell.
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or payment.stage.is_final:
@@ -298,24 +340,37 @@ def watching(payment_id: UUID, times: Times) -> Change:
         if no_result_is_confirmed(payment, context.evidence, now, times):
             return ended_for_silence(payment)
         window_ends = result_window_ends(payment, context.evidence, times)
-        waiting = replace(payment, next_step_at=window_ends if now < window_ends else now + times.inquiry_interval_max)
+        waiting = replace(
+            payment,
+            next_step_at=window_ends if now < window_ends else now + times.inquiry_interval_max,
+        )
         if needs_a_person(payment, context.evidence, now, times):
-            return Decided(payment=replace(waiting, needs_review=True), entry=NewEntry(HistoryEntry.NEEDS_A_PERSON))
+            return Decided(
+                payment=replace(waiting, needs_review=True),
+                entry=NewEntry(HistoryEntry.NEEDS_A_PERSON),
+            )
         return Decided(payment=waiting)
 
     return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
 
 
 def _was_just_taken(payment: Payment, now: datetime) -> bool:
-    """Whether its time is the one that the sweep has moved it to. A question in its own time is later."""
+    """Whether its time is the one that the sweep has moved it to.
+
+    A question in its own time is later.
+    """
     return payment.next_step_at is not None and payment.next_step_at <= now + HANDED_OVER_FOR
 
 
 def ended_for_silence(payment: Payment) -> Decided:
-    """The deposit failed as `no_result_confirmed`: not safe to retry, and looked at again for a day."""
+    """The deposit failed as `no_result_confirmed`: not safe to retry, and looked at again for a
+    day.
+    """
     fact = Fact(name=FactName.NO_RESULT_CONFIRMED, failure=_NO_RESULT)
     after = payment.after(fact)
-    return Decided(payment=after, entry=NewEntry.of_fact(fact.name), effects=event_effects(payment, after))
+    return Decided(
+        payment=after, entry=NewEntry.of_fact(fact.name), effects=event_effects(payment, after)
+    )
 
 
 def postponement(payment_id: UUID, wait: timedelta) -> Change:

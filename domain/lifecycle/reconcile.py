@@ -1,8 +1,8 @@
 """Reconciling: what is overdue gets its next step.
 
-A sweep looks at one stage after the other, so that kinds of step take turns. What needs only Postgres it does itself; what
-needs Daraja it hands to the workers as a wake-up. Each due row's next time is moved when it is taken: a payment that makes
-no progress cannot starve the rest.
+A sweep looks at one stage after the other, so that kinds of step take turns. What needs only
+Postgres it does itself; what needs Daraja it hands to the workers as a wake-up. Each due row's next
+time is moved when it is taken: a payment that makes no progress cannot starve the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ log = structlog.get_logger()
 # Whoever made the fact publishes it at once; the sweeper takes what is this late.
 ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 
-# One sweep's share of each kind of step: bounded, so that a backlog of one cannot keep the others waiting.
+# One sweep's share of each kind of step: bounded, so that a backlog of one cannot keep the others
+# waiting.
 STEPS_MAX = 200
 
 # Payments that a brake holds are looked at in smaller shares: nothing comes of it but their age.
@@ -63,26 +64,38 @@ class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
     async def look(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
-        """What there is to do, at a glance: due steps counted up to `limit`, events that are owed for so long."""
+        """What there is to do, at a glance: due steps counted up to `limit`, events that are
+        owed for so long.
+        """
         ...
 
     async def take_due(
-        self, step: Step, *, limit: int, next_step_in: timedelta, kinds: Collection[Kind] = tuple(Kind)
+        self,
+        step: Step,
+        *,
+        limit: int,
+        next_step_in: timedelta,
+        kinds: Collection[Kind] = tuple(Kind),
     ) -> list[Due]:
-        """Payments with `step` due, oldest first, their next due time already moved in the same statement."""
+        """Payments with `step` due, oldest first, their next due time already moved in the same
+        statement.
+        """
         ...
 
     async def end_stuck_sessions(self) -> int:
-        """Ends transactions of ours whose process stopped in the middle of a message; how many there were."""
+        """Ends transactions of ours whose process stopped in the middle of a message; how many
+        there were.
+        """
         ...
 
     async def take_probe(
         self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
     ) -> UUID | None:
-        """The payment to ask about to see whether the breaker may close, if it is open and its cool-down over.
+        """The payment to ask about to see whether the breaker may close, if it is open and its
+        cool-down over.
 
-        Taking it begins the next cool-down, twice as long. Another account than `account` sent no part of it: an answer
-        about that one would say nothing of the credential in use.
+        Taking it begins the next cool-down, twice as long. Another account than `account` sent no
+        part of it: an answer about that one would say nothing of the credential in use.
         """
         ...
 
@@ -115,7 +128,9 @@ class Wakeups(Protocol):
         ...
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
-        """As `wake`, for payments whose question was paid for out of a budget: each may be asked about once."""
+        """As `wake`, for payments whose question was paid for out of a budget: each may be asked
+        about once.
+        """
         ...
 
 
@@ -169,7 +184,9 @@ class Sweeper:
         return {name: await self._taken(name, step) for name, step in steps.items()}
 
     def _tell_brakes(self, engaged: frozenset[str]) -> None:
-        """Logs what changed since the last look: whoever wonders why no money goes out reads it here."""
+        """Logs what changed since the last look: whoever wonders why no money goes out reads it
+        here.
+        """
         for name in sorted(engaged - self._known_brakes):
             log.error("brake_engaged", brake=name)
         for name in sorted(self._known_brakes - engaged):
@@ -182,34 +199,48 @@ class Sweeper:
         except PaymentServiceError:
             raise
         except Exception:
-            log.exception("sweep_step_failed", step=name)  # a bug in one kind of step must not end the others
+            log.exception(
+                "sweep_step_failed", step=name
+            )  # a bug in one kind of step must not end the others
             return 0
 
     async def _end_leases(self) -> int:
-        due = await self._due.take_due(Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
+        due = await self._due.take_due(
+            Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR
+        )
         await self._change_all([lease_expiry(item.payment_id, self._times) for item in due])
         return len(due)
 
     async def _wake_accepted(self, found: SweepPlan) -> int:
-        """As many as there is room for, longest due first. Those that a brake holds are only looked at for their age.
+        """As many as there is room for, longest due first. Those that a brake holds are only looked
+        at for their age.
 
-        Of a held operation whose cool-down is over one payment is woken: the first to claim probes it.
+        Of a held operation whose cool-down is over one payment is woken: the first to claim probes
+        it.
         """
         stopped = kinds_that(lambda rules: rules.moves_money_out and found.payouts_are_stopped)
-        held = kinds_that(lambda rules: rules.operation in found.held_operations and rules.kind not in stopped)
+        held = kinds_that(
+            lambda rules: rules.operation in found.held_operations and rules.kind not in stopped
+        )
         free = [kind for kind in Kind if kind not in stopped and kind not in held]
         count = 0
         for kind in held:
             if RULES[kind].operation in found.probes_due:
                 count += await self._submit_or_expire([kind], limit=1, is_woken=True)
         if stopped or held:
-            count += await self._submit_or_expire([*stopped, *held], limit=_HELD_LOOKED_AT_MAX, is_woken=False)
+            count += await self._submit_or_expire(
+                [*stopped, *held], limit=_HELD_LOOKED_AT_MAX, is_woken=False
+            )
         if free:
             count += await self._submit_or_expire(free, limit=await self._room(), is_woken=True)
         return count
 
-    async def _submit_or_expire(self, kinds: Collection[Kind], *, limit: int, is_woken: bool) -> int:
-        due = await self._due.take_due(Step.SUBMIT, limit=limit, next_step_in=HANDED_OVER_FOR, kinds=kinds)
+    async def _submit_or_expire(
+        self, kinds: Collection[Kind], *, limit: int, is_woken: bool
+    ) -> int:
+        due = await self._due.take_due(
+            Step.SUBMIT, limit=limit, next_step_in=HANDED_OVER_FOR, kinds=kinds
+        )
         too_old = [item for item in due if item.is_expired]
         await self._change_all([expiry(item.payment_id) for item in too_old])
         if is_woken:
@@ -217,7 +248,9 @@ class Sweeper:
         return len(due)
 
     async def _room(self) -> int:
-        """How many to hand over; without Redis, as many as a sweep may look at for what needs no worker."""
+        """How many to hand over; without Redis, as many as a sweep may look at for what needs no
+        worker.
+        """
         try:
             return min(STEPS_MAX, await self._wakeups.room())
         except QueueUnavailable:
@@ -234,14 +267,20 @@ class Sweeper:
             granted = await self._budgets[step].take(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
             return 0  # without the common count nobody asks (interface.md)
-        due = await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR) if granted else []
+        due = (
+            await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR)
+            if granted
+            else []
+        )
         await self._wake([item.payment_id for item in due], hand_over=True)
         return len(due)
 
     async def _probe(self) -> int:
         [kind, *_] = kinds_that(lambda rules: rules.uses_credential)  # one account pays all of them
         account = self._accounts.get(kind)
-        payment_id = await self._due.take_probe(self._times.breaker_cool_down, BREAKER_COOL_DOWN_MAX, account)
+        payment_id = await self._due.take_probe(
+            self._times.breaker_cool_down, BREAKER_COOL_DOWN_MAX, account
+        )
         if payment_id is None:
             return 0
         log.warning("breaker_probed", payment_id=str(payment_id))
@@ -252,7 +291,11 @@ class Sweeper:
         owed = await self._due.unannounced(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
         if not owed or not await self._announcer.announce(owed[0]):
             return 0  # Redis is away: once is enough to know
-        return 1 + sum(await asyncio.gather(*(self._announcer.announce(announcement) for announcement in owed[1:])))
+        return 1 + sum(
+            await asyncio.gather(
+                *(self._announcer.announce(announcement) for announcement in owed[1:])
+            )
+        )
 
     async def _change_all(self, changes: list[Change]) -> None:
         """At once, so that they share commits."""
@@ -265,7 +308,9 @@ class Sweeper:
         try:
             await (self._wakeups.hand_over if hand_over else self._wakeups.wake)(payment_ids)
         except QueueUnavailable:
-            log.warning("wakeups_postponed", payments=len(payment_ids))  # each is due again in a few seconds
+            log.warning(
+                "wakeups_postponed", payments=len(payment_ids)
+            )  # each is due again in a few seconds
 
 
 def lease_expiry(payment_id: UUID, times: Times) -> Change:
@@ -278,12 +323,17 @@ def lease_expiry(payment_id: UUID, times: Times) -> Change:
         after = payment.after(fact)
         if after.stage is payment.stage:
             return Decided(payment=payment)
-        # The send left half a lease ago at the latest: the first question comes as long after it as any. Where there is
-        # nothing to ask by, a worker may be about to record the answer: Postgres may have been away until now.
+        # The send left half a lease ago at the latest: the first question comes as long after it as
+        # any. Where there is nothing to ask by, a worker may be about to record the answer:
+        # Postgres may have been away until now.
         soonest = context.now
         if after.question is None:
             soonest += min(times.inquiry_first_after, HANDED_OVER_FOR)
-        after = replace(after, next_step_at=max(soonest, last_sent_at(after, times) + times.inquiry_first_after))
-        return Decided(payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=payment.attempt_id)
+        after = replace(
+            after, next_step_at=max(soonest, last_sent_at(after, times) + times.inquiry_first_after)
+        )
+        return Decided(
+            payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=payment.attempt_id
+        )
 
     return Change(payment_id=payment_id, decide=decide)

@@ -1,7 +1,8 @@
-"""Recording what Daraja answered to a send: only this process knows it, so nothing less than its own end may lose it.
+"""Recording what Daraja answered to a send: only this process knows it, so nothing less than its
+own end may lose it.
 
-What an answer means for the payment is decided here. Postgres may be away when the answer comes, and it may have lost the
-claim that the answer belongs to.
+What an answer means for the payment is decided here. Postgres may be away when the answer comes,
+and it may have lost the claim that the answer belongs to.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ import structlog
 
 from domain.account import SendAccount
 from domain.attempts import Outcome, ProviderIds
-from domain.changes import Change, ChangingStore, Context, Decided, JudgeOperation, NewEntry, Reads, event_effects
+from domain.changes import (
+    Change,
+    ChangingStore,
+    Context,
+    Decided,
+    JudgeOperation,
+    NewEntry,
+    Reads,
+    event_effects,
+)
 from domain.errors import (
     Draining,
     DuplicateSubmission,
@@ -41,12 +51,13 @@ from domain.views import PROVIDER_SAID
 
 log = structlog.get_logger()
 
-# While Postgres is away, the worker tries to record an answer for as long as it lives. The first waits are short, because
-# Postgres mostly just failed over. The last one repeats. It is short as well, so that the answer is on record before a
-# sweeper concludes anything from its absence.
+# While Postgres is away, the worker tries to record an answer for as long as it lives. The first
+# waits are short, because Postgres mostly just failed over. The last one repeats. It is short as
+# well, so that the answer is on record before a sweeper concludes anything from its absence.
 _WAITS_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
-# Any other error is a fault of ours, which trying again rarely mends; the answer must not keep its slot for ever.
+# Any other error is a fault of ours, which trying again rarely mends; the answer must not keep its
+# slot for ever.
 _TRIES_MAX = 12
 
 # How much of the text of a refusal the history keeps.
@@ -73,7 +84,10 @@ class Answer:
 
 
 class AnswerRecorder:
-    """Records answers. Each that waits holds one of the provider's slots, so there are never more than those."""
+    """Records answers.
+
+    Each that waits holds one of the provider's slots, so there are never more than those.
+    """
 
     def __init__(self, changes: ChangingStore, announcer: Announcer) -> None:
         self._changes = changes
@@ -91,7 +105,9 @@ class AnswerRecorder:
         del self._unrecorded[attempt_id]
 
     def log_unrecorded(self) -> None:
-        """The last line about each answer that this process knows and could not record: it ends now."""
+        """The last line about each answer that this process knows and could not record: it ends
+        now.
+        """
         for answer in self._unrecorded.values():
             log.error("answer_lost", **answer.in_words())
 
@@ -100,34 +116,47 @@ class AnswerRecorder:
         try:
             result = await self._changes.change(change)
         except StoreUnavailable:
-            if tries == 0:  # with the ids: if this process is killed meanwhile, the log is all that knows them
+            if (
+                tries == 0
+            ):  # with the ids: if this process is killed meanwhile, the log is all that knows them
                 log.warning("answer_not_recorded_yet", **answer.in_words())
             return False
         except Exception:
             is_given_up = tries >= _TRIES_MAX
-            log.exception("answer_lost" if is_given_up else "answer_not_recorded_yet", **answer.in_words())
+            log.exception(
+                "answer_lost" if is_given_up else "answer_not_recorded_yet", **answer.in_words()
+            )
             return is_given_up
         self._announcer.announce_soon(result)
         if result.decided.payment is None:
-            # The database lost the payment itself. Daraja's answer is in `daraja_exchanges`, a callback in `callbacks`.
+            # The database lost the payment itself. Daraja's answer is in `daraja_exchanges`, a
+            # callback in `callbacks`.
             log.error("answer_without_payment", **answer.in_words())
         return True
 
 
 def without_claim(
-    payment: Payment, context: Context, fact: Fact, *, account: SendAccount | None, ask_after: timedelta
+    payment: Payment,
+    context: Context,
+    fact: Fact,
+    *,
+    account: SendAccount | None,
+    ask_after: timedelta,
 ) -> Decided:
-    """What follows from `fact`, the answer to an attempt that is not on record and was sent by `account`.
+    """What follows from `fact`, the answer to an attempt that is not on record and was sent by
+    `account`.
 
-    If nothing can have acted, the claim was never committed, and nothing is to be done. Else the database lost a committed
-    claim, and the answer is the evidence of a send: the attempt is entered after all, and the payment is in doubt.
+    If nothing can have acted, the claim was never committed, and nothing is to be done. Else the
+    database lost a committed claim, and the answer is the evidence of a send: the attempt is
+    entered after all, and the payment is in doubt.
     """
     assert fact.outcome is not None  # noqa: S101 - every answer has one
     if fact.outcome.is_accounted_for:
         return Decided(payment=payment)
     found = replace(fact, name=FactName.CLAIM_LOST, at=context.now, account=account)
     after = payment.after(found)
-    # Without an id whose second use Daraja refuses, both may have paid. A failure was told to its caller as the end.
+    # Without an id whose second use Daraja refuses, both may have paid. A failure was told to its
+    # caller as the end.
     is_second_send = not payment.rules.can_be_sent_again and payment.sends > 0
     is_for_a_person = is_second_send or payment.stage is Stage.FAILED or bool(context.ids_of_others)
     if after.stage is not payment.stage or payment.stage is Stage.FAILED:
@@ -137,20 +166,35 @@ def without_claim(
 
 
 def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
-    """What an acknowledgement (`error` None) or an error means for the payment (design.md, "What an error means")."""
+    """What an acknowledgement (`error` None) or an error means for the payment (design.md, "What
+    an error means").
+    """
     match error:
         case None:
-            return Fact(name=FactName.ACKNOWLEDGED, attempt_id=attempt_id, outcome=Outcome.ACKNOWLEDGED)
+            return Fact(
+                name=FactName.ACKNOWLEDGED, attempt_id=attempt_id, outcome=Outcome.ACKNOWLEDGED
+            )
         case Refused():
-            return Fact(name=FactName.REFUSED, attempt_id=attempt_id, outcome=Outcome.REFUSED, failure=error.failure)
+            return Fact(
+                name=FactName.REFUSED,
+                attempt_id=attempt_id,
+                outcome=Outcome.REFUSED,
+                failure=error.failure,
+            )
         case Unreachable() | Throttled() | TokenRefused() | ProductRefused():
             return Fact(name=FactName.NOT_ACTED, attempt_id=attempt_id, outcome=Outcome.NOT_ACTED)
         case Resendable():
-            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.RESENDABLE)
+            return Fact(
+                name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.RESENDABLE
+            )
         case DuplicateSubmission():
-            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.DUPLICATE)
+            return Fact(
+                name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.DUPLICATE
+            )
         case _:  # OutcomeUnknown, and everything not named here
-            return Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.UNKNOWN)
+            return Fact(
+                name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.UNKNOWN
+            )
 
 
 def answer_change(
@@ -161,7 +205,8 @@ def answer_change(
     times: Times,
     accounts: Mapping[Kind, SendAccount],
 ) -> Change:
-    """The change that records what came of one attempt. Whatever else happened to the payment meanwhile, the table decides.
+    """The change that records what came of one attempt. Whatever else happened to the payment
+    meanwhile, the table decides.
 
     `accounts`: by which this worker sends, by kind.
     """
@@ -172,21 +217,32 @@ def answer_change(
             return Decided(payment=None)  # the exchanges are kept
         if all(attempt.id != open_attempt.attempt_id for attempt in payment.attempts):
             account = accounts.get(payment.kind)
-            decided = without_claim(payment, context, fact, account=account, ask_after=times.inquiry_first_after)
+            decided = without_claim(
+                payment, context, fact, account=account, ask_after=times.inquiry_first_after
+            )
             if decided.entry is None:
                 return decided
-            return replace(decided, entry=replace(decided.entry, detail=_detail(error, open_attempt)), ids=ids)
-        # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing then, and is asked about.
+            return replace(
+                decided, entry=replace(decided.entry, detail=_detail(error, open_attempt)), ids=ids
+            )
+        # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing
+        # then, and is asked about.
         is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
         learned = fact_of_answer(open_attempt.attempt_id, OutcomeUnknown()) if is_disputed else fact
         after = payment.after(learned)
         if payment.stage is Stage.SUBMITTING and payment.attempt_id != open_attempt.attempt_id:
-            after = replace(payment, attempts=after.attempts)  # a newer attempt is under way: its own answer decides
+            after = replace(
+                payment, attempts=after.attempts
+            )  # a newer attempt is under way: its own answer decides
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
         if is_proved_unsent and not context.evidence.speaks_of_it:
-            after = replace(after, needs_review=False)  # it was flagged for silence; now it is proved unsent
+            after = replace(
+                after, needs_review=False
+            )  # it was flagged for silence; now it is proved unsent
         if is_proved_unsent and context.evidence.claims_success:
-            after = replace(after, needs_review=True)  # a message says that it was paid: it must not be sent now
+            after = replace(
+                after, needs_review=True
+            )  # a message says that it was paid: it must not be sent now
         contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
         if contradicts or is_disputed or context.ids_of_others:
             after = replace(after, needs_review=True)
@@ -194,12 +250,16 @@ def answer_change(
             is_to_be_asked = after.stage is not Stage.ACCEPTED and _was_asked_sooner(payment)
             wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, times)
             after = replace(after, next_step_at=context.now + wait)
-        is_noted = after.stage is not payment.stage or after.needs_review is not payment.needs_review
+        is_noted = (
+            after.stage is not payment.stage or after.needs_review is not payment.needs_review
+        )
         heard = heard_of_send(payment, open_attempt.attempt_id, error, times.operation_cool_down)
         effects = event_effects(payment, after)
         return Decided(
             payment=after,
-            entry=NewEntry.of_fact(learned.name, _detail(error, open_attempt)) if is_noted else None,
+            entry=NewEntry.of_fact(learned.name, _detail(error, open_attempt))
+            if is_noted
+            else None,
             attempt_id=open_attempt.attempt_id,
             ids=ids,
             effects=effects if heard is None else (*effects, JudgeOperation(heard)),
@@ -210,12 +270,16 @@ def answer_change(
         decide=decide,
         ids=ids,
         exchanges=tuple(open_attempt.exchanges),
-        reads=Reads.EVIDENCE if fact.name in (FactName.NOT_ACTED, FactName.REFUSED) else Reads.PAYMENT,
+        reads=Reads.EVIDENCE
+        if fact.name in (FactName.NOT_ACTED, FactName.REFUSED)
+        else Reads.PAYMENT,
     )
 
 
 def _was_asked_sooner(payment: Payment) -> bool:
-    """Whether a message that came before the answer wants Daraja to be asked: a claim is due when its lease is over."""
+    """Whether a message that came before the answer wants Daraja to be asked: a claim is due
+    when its lease is over.
+    """
     due, lease = payment.next_step_at, payment.lease_until
     return due is not None and lease is not None and due < lease
 
@@ -237,7 +301,8 @@ def _detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dict[str,
     if error.code:
         detail["provider_code"] = error.code
     if isinstance(error, Refused) and open_attempt.exchanges:
-        # For people: it may be in an envelope whose code we do not know. The exchange is masked already.
+        # For people: it may be in an envelope whose code we do not know. The exchange is masked
+        # already.
         last = open_attempt.exchanges[-1]
         detail["http_status"] = str(last.http_status)
         detail[PROVIDER_SAID] = (last.answer or "")[:_SAID_CHARACTERS_MAX]

@@ -1,9 +1,11 @@
-"""Recording what Daraja says by callback and in answers to our questions: stored whatever it is, believed only where it agrees.
+"""Recording what Daraja says by callback and in answers to our questions: stored whatever it is,
+believed only where it agrees.
 
-Daraja signs nothing. A message that came by the payment's own URL from an allowed address is evidence, and so is the answer
-to a question of ours; amount and ids must agree with what we know, and only an explicit word finalizes (design.md, rules 6
-and 7, "Callbacks"). Whichever way a word came, it is judged here. Above an amount that policy names, a callback's success is
-believed only once Daraja has confirmed it (daraja.md §8.2).
+Daraja signs nothing. A message that came by the payment's own URL from an allowed address is
+evidence, and so is the answer to a question of ours; amount and ids must agree with what we know,
+and only an explicit word finalizes (design.md, rules 6 and 7, "Callbacks"). Whichever way a word
+came, it is judged here. Above an amount that policy names, a callback's success is believed only
+once Daraja has confirmed it (daraja.md §8.2).
 """
 
 from __future__ import annotations
@@ -59,22 +61,37 @@ REMINDERS = (
 
 
 def callback_change(
-    payment_id: UUID, callback: StoredCallback, report: Report, *, confirm_above_kes: int | None = None
+    payment_id: UUID,
+    callback: StoredCallback,
+    report: Report,
+    *,
+    confirm_above_kes: int | None = None,
 ) -> Change:
-    """The one commit of a callback: its raw row, what it taught, and the final stage if it has one to give.
+    """The one commit of a callback: its raw row, what it taught, and the final stage if it has one
+    to give.
 
-    A success over more than `confirm_above_kes` is only noted, until Daraja has confirmed it (None: never).
+    A success over more than `confirm_above_kes` is only noted, until Daraja has confirmed it (None:
+    never).
     """
     number = inquiry_number(callback.operation)
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is not None and not fits_kind(callback.operation, payment.kind):
             return _stored(payment, Disposition.OTHER_OPERATION, is_flagged=True)
-        if payment is not None and number is not None and is_timeout(callback.operation) and callback.source_allowed:
+        if (
+            payment is not None
+            and number is not None
+            and is_timeout(callback.operation)
+            and callback.source_allowed
+        ):
             # Daraja was too slow to answer our question: the next one is due in its own time.
             return _stored(payment, Disposition.INQUIRY_ANSWERED, is_flagged=False)
         decided = decide_report(
-            payment, context, report, source_allowed=callback.source_allowed, confirm_above_kes=confirm_above_kes
+            payment,
+            context,
+            report,
+            source_allowed=callback.source_allowed,
+            confirm_above_kes=confirm_above_kes,
         )
         if number is None or not callback.source_allowed:
             return decided
@@ -82,13 +99,24 @@ def callback_change(
         if context.evidence.is_of_former_account(number):
             return of_another_credential(decided)
         if report.verdict not in (None, Verdict.NO_ANSWER) and not report.refuses_credential:
-            # Whoever answered our question had read our credential when we asked it. Being too busy is no answer.
-            asked_at = [inquiry.asked_at for inquiry in context.evidence.inquiries if inquiry.number == number]
+            # Whoever answered our question had read our credential when we asked it. Being too busy
+            # is no answer.
+            asked_at = [
+                inquiry.asked_at
+                for inquiry in context.evidence.inquiries
+                if inquiry.number == number
+            ]
             return decided.with_effect(CloseBreaker(max(asked_at)) if asked_at else None)
         return decided
 
-    # A plain success needs no evidence, and most are. A failure must not end what another process has wait for Daraja's word.
-    is_plain_success = number is None and confirm_above_kes is None and callback.source_allowed and _is_complete(report)
+    # A plain success needs no evidence, and most are. A failure must not end what another process
+    # has wait for Daraja's word.
+    is_plain_success = (
+        number is None
+        and confirm_above_kes is None
+        and callback.source_allowed
+        and _is_complete(report)
+    )
     return Change(
         payment_id=payment_id,
         decide=decide,
@@ -100,7 +128,9 @@ def callback_change(
 
 
 def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
-    """The callback's raw row and nothing else, for when the rest could not be written: what came is never lost."""
+    """The callback's raw row and nothing else, for when the rest could not be written: what came
+    is never lost.
+    """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
         return _stored(payment, Disposition.NOT_PROCESSED, is_flagged=True)
@@ -109,10 +139,14 @@ def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
 
 
 def with_answer(decided: Decided, context: Context, number: int, report: Report) -> Decided:
-    """`decided`, with inquiry `number` answered by `report` if it was asked and has no answer yet: it counts once."""
+    """`decided`, with inquiry `number` answered by `report` if it was asked and has no answer
+    yet: it counts once.
+    """
     if report.verdict is None or not context.evidence.awaits_answer(number):
         return decided
-    answered = Inquiry(number=number, asked_at=context.now, verdict=report.verdict, code=report.code)
+    answered = Inquiry(
+        number=number, asked_at=context.now, verdict=report.verdict, code=report.code
+    )
     return decided.with_effect(StoreAnswer(answered))
 
 
@@ -129,7 +163,9 @@ def decide_report(
         return _stored(None, Disposition.UNKNOWN_PAYMENT, is_flagged=True)
     if not source_allowed:
         # Perhaps Safaricom added an address: ask Daraja itself, now.
-        return _stored(_asked_sooner(payment, context, report), Disposition.WRONG_SOURCE, is_flagged=True)
+        return _stored(
+            _asked_sooner(payment, context, report), Disposition.WRONG_SOURCE, is_flagged=True
+        )
     if report.word is Word.UNREADABLE:
         return _stored(payment, Disposition.UNREADABLE, is_flagged=True)
     if context.ids_of_others:
@@ -140,7 +176,9 @@ def decide_report(
     if _names_another_amount(payment, report):
         return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
     is_unconfirmed = (
-        confirm_above_kes is not None and payment.request.amount_kes > confirm_above_kes and report.verdict is None
+        confirm_above_kes is not None
+        and payment.request.amount_kes > confirm_above_kes
+        and report.verdict is None
     )
     success = _unconfirmed_success if is_unconfirmed else _success
     judge = {Word.SUCCESS: success, Word.FAILURE: _failure}.get(report.word, _look_soon)
@@ -151,8 +189,14 @@ def decide_report(
 
 
 def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
-    """Anybody who knew the address could have said it, and much is at stake: Daraja is asked, at once."""
-    is_held_back = _is_complete(report) and not context.receipt_is_anothers and payment.stage is not Stage.SUCCEEDED
+    """Anybody who knew the address could have said it, and much is at stake: Daraja is asked, at
+    once.
+    """
+    is_held_back = (
+        _is_complete(report)
+        and not context.receipt_is_anothers
+        and payment.stage is not Stage.SUCCEEDED
+    )
     if not is_held_back:
         return _success(payment, context, report)  # which does not finalize it
     if payment.stage is Stage.ACCEPTED:
@@ -163,7 +207,9 @@ def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> 
     return Decided(
         payment=replace(after, needs_review=payment.needs_review or is_correction),
         # Noted once, however often it comes: the raw rows hold each.
-        entry=None if context.evidence.receipts_to_confirm else _entry(Disposition.AWAITS_CONFIRMATION, report),
+        entry=None
+        if context.evidence.receipts_to_confirm
+        else _entry(Disposition.AWAITS_CONFIRMATION, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
         disposition=Disposition.AWAITS_CONFIRMATION,
@@ -176,10 +222,19 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
         return _without_receipt(payment, context, report)
     if context.receipt_is_anothers:
         return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT, ids=report.ids)
-    if payment.stage is not Stage.SUCCEEDED and not report.has_amount and context.evidence.names_another_amount:
-        # That it was paid is certain, but not how much. A message that names the payment's own amount still decides.
+    if (
+        payment.stage is not Stage.SUCCEEDED
+        and not report.has_amount
+        and context.evidence.names_another_amount
+    ):
+        # That it was paid is certain, but not how much. A message that names the payment's own
+        # amount still decides.
         return _for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
-    if payment.stage is Stage.SUCCEEDED and report.receipt and payment.receipt not in (None, report.receipt):
+    if (
+        payment.stage is Stage.SUCCEEDED
+        and report.receipt
+        and payment.receipt not in (None, report.receipt)
+    ):
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     receipt, is_undisputed = _confirmed_receipt(context, report)
     fact = Fact(
@@ -195,23 +250,35 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage is Stage.FAILED:
         # Subscribers were told otherwise: a correction, and somebody should see it.
         after = replace(after, needs_review=True)
-        return replace(_learned(payment, after, fact, report, Disposition.CORRECTED), is_flagged=True)
+        return replace(
+            _learned(payment, after, fact, report, Disposition.CORRECTED), is_flagged=True
+        )
     if payment.stage is Stage.SUCCEEDED:
         is_new = after.receipt != payment.receipt
-        return _learned(payment, after, fact, report, Disposition.RECEIPT_ADDED if is_new else Disposition.DUPLICATE)
+        return _learned(
+            payment,
+            after,
+            fact,
+            report,
+            Disposition.RECEIPT_ADDED if is_new else Disposition.DUPLICATE,
+        )
     decided = _learned(payment, after, fact, report, Disposition.FINALIZED)
     return replace(decided, is_flagged=not is_undisputed)
 
 
 def _is_complete(report: Report) -> bool:
-    """Whether it is a success that says all that a callback must say to be believed: its receipt and amount."""
+    """Whether it is a success that says all that a callback must say to be believed: its receipt
+    and amount.
+    """
     return report.word is Word.SUCCESS and report.receipt is not None and report.has_amount
 
 
 def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
-    """The receipt of a payment that Daraja says was paid, and whether the messages that waited for its word name no other.
+    """The receipt of a payment that Daraja says was paid, and whether the messages that waited for
+    its word name no other.
 
-    STK query names none: then it is theirs, if they agree on one that is free. That it was paid is certain either way.
+    STK query names none: then it is theirs, if they agree on one that is free. That it was paid is
+    certain either way.
     """
     named = context.evidence.receipts_to_confirm
     if report.receipt is not None or not named:
@@ -223,7 +290,9 @@ def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bo
 
 
 def _without_receipt(payment: Payment, context: Context, report: Report) -> Decided:
-    """A callback that says paid and does not say with which receipt, or how much: Daraja is asked, at once."""
+    """A callback that says paid and does not say with which receipt, or how much: Daraja is
+    asked, at once.
+    """
     if payment.stage is Stage.SUCCEEDED:
         return Decided(payment=payment, disposition=Disposition.DUPLICATE, ids=report.ids)
     if payment.stage is Stage.ACCEPTED:
@@ -241,13 +310,23 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if report.verdict is not None and payment.stage is not Stage.FAILED:
         claims_success = context.evidence.claims_success
     if claims_success:
-        # A callback that was not believed by itself says that it was paid: what is said against it ends nothing.
+        # A callback that was not believed by itself says that it was paid: what is said against it
+        # ends nothing.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.verdict is not None
-    if is_answer and payment.stage is not Stage.FAILED and not is_agreed(payment, context.evidence, report.code):
+    if (
+        is_answer
+        and payment.stage is not Stage.FAILED
+        and not is_agreed(payment, context.evidence, report.code)
+    ):
         # Queries have contradicted callbacks (daraja.md §3): one more must agree.
         about = payment.attempt_named_by(report.ids)
-        return Decided(payment=payment, attempt_id=about, ids=report.ids, disposition=Disposition.NOT_AGREED_YET)
+        return Decided(
+            payment=payment,
+            attempt_id=about,
+            ids=report.ids,
+            disposition=Disposition.NOT_AGREED_YET,
+        )
     fact = Fact(
         name=FactName.FAILURE_REPORTED,
         attempt_id=payment.attempt_named_by(report.ids),
@@ -264,7 +343,9 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     return _learned(payment, after, fact, report, Disposition.FINALIZED)
 
 
-def _learned(payment: Payment, after: Payment, fact: Fact, report: Report, disposition: Disposition) -> Decided:
+def _learned(
+    payment: Payment, after: Payment, fact: Fact, report: Report, disposition: Disposition
+) -> Decided:
     events = event_effects(payment, after)
     is_noted = bool(events) or after.stage is not payment.stage
     return Decided(
@@ -278,21 +359,36 @@ def _learned(payment: Payment, after: Payment, fact: Fact, report: Report, dispo
 
 
 def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
-    """Says nothing final, but enough to ask Daraja at once. Where it is itself an answer, the next question has its time."""
-    if payment.stage is Stage.ACCEPTED and report.word is not Word.TIMEOUT and report.verdict is None:
-        # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be sent now.
+    """Says nothing final, but enough to ask Daraja at once.
+
+    Where it is itself an answer, the next question has its time.
+    """
+    if (
+        payment.stage is Stage.ACCEPTED
+        and report.word is not Word.TIMEOUT
+        and report.verdict is None
+    ):
+        # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be
+        # sent now.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.verdict is not None
     return Decided(
         payment=payment if is_answer else _asked_sooner(payment, context, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
-        disposition=Disposition.INQUIRY_ANSWERED if is_answer else Disposition.INQUIRY_BROUGHT_FORWARD,
+        disposition=Disposition.INQUIRY_ANSWERED
+        if is_answer
+        else Disposition.INQUIRY_BROUGHT_FORWARD,
     )
 
 
-def _for_review(payment: Payment, report: Report, disposition: Noted, ids: ProviderIds = frozenset()) -> Decided:
-    """Recorded and flagged; finalizes nothing. One history entry, however often it comes: the raw rows hold each."""
+def _for_review(
+    payment: Payment, report: Report, disposition: Noted, ids: ProviderIds = frozenset()
+) -> Decided:
+    """Recorded and flagged; finalizes nothing.
+
+    One history entry, however often it comes: the raw rows hold each.
+    """
     return Decided(
         attempt_id=payment.attempt_named_by(ids) if ids else None,
         ids=ids,
@@ -319,9 +415,13 @@ def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bo
 
 
 def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment:
-    """Asks soon, where it can be asked. A payment that failed is asked about only for the sake of a success."""
+    """Asks soon, where it can be asked.
+
+    A payment that failed is asked about only for the sake of a success.
+    """
     if payment.stage is Stage.SUBMITTING and payment.lease_until is not None:
-        # There is nothing to ask by yet. Due a moment before its lease ends: its answer sees that, and asks at once.
+        # There is nothing to ask by yet. Due a moment before its lease ends: its answer sees that,
+        # and asks at once.
         return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
     is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     if is_open or (payment.stage is Stage.FAILED and report.word is Word.SUCCESS):
@@ -331,19 +431,27 @@ def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment
 
 
 def _names_another_amount(payment: Payment, report: Report) -> bool:
-    """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would decide by itself."""
+    """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would
+    decide by itself.
+    """
     if report.verdict is not None and report.ignores_amount and not report.has_amount:
         return True
-    return report.has_amount and report.amount != (payment.amount_settled_kes or payment.request.amount_kes)
+    return report.has_amount and report.amount != (
+        payment.amount_settled_kes or payment.request.amount_kes
+    )
 
 
 def _disagrees(payment: Payment, report: Report) -> bool:
     own = payment.own_id
-    if own is not None and any(id_kind == own[0] and value != own[1] for id_kind, value in report.ids):
+    if own is not None and any(
+        id_kind == own[0] and value != own[1] for id_kind, value in report.ids
+    ):
         return True
     return payment.disagrees_with(report.ids)
 
 
 def _names_our_own_id(payment: Payment, report: Report) -> bool:
-    """Whether it speaks for all sends: the id is one account's own, so not where two accounts have used it."""
+    """Whether it speaks for all sends: the id is one account's own, so not where two accounts
+    have used it.
+    """
     return payment.own_id in report.ids and len(payment.accounts) <= 1

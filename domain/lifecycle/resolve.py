@@ -1,7 +1,9 @@
-"""What an operator decides, from M-PESA's own statement: a recorded transition with a reason, refused where evidence exists.
+"""What an operator decides, from M-PESA's own statement: a recorded transition with a reason,
+refused where evidence exists.
 
-Daraja gives some payments no way to be asked about (a bill payment without an id; design.md, "In doubt, by kind"), and some
-messages contradict each other. A person settles those, and the record says who, when and why.
+Daraja gives some payments no way to be asked about (a bill payment without an id; design.md, "In
+doubt, by kind"), and some messages contradict each other. A person settles those, and the record
+says who, when and why.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from domain.values import is_receipt
 
 _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
-# Failures that rest on our own conclusion: a statement may show otherwise. Daraja's explicit no is evidence.
+# Failures that rest on our own conclusion: a statement may show otherwise. Daraja's explicit no is
+# evidence.
 _CONCLUDED = (FailureReason.NO_RESULT_CONFIRMED, FailureReason.RESOLVED_BY_OPERATOR)
 
 
@@ -39,7 +42,8 @@ class Decision(StrEnum):
 
     PAID = "paid"  # the statement shows it
     UNPAID = "unpaid"  # the statement shows that no money moved, and can no longer move
-    REVIEWED = "reviewed"  # looked at; nothing changes but the flag. One that was never sent may then be sent
+    # looked at; nothing changes but the flag. One that was never sent may then be sent
+    REVIEWED = "reviewed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +61,21 @@ class Resolution:
 
 
 def resolution(payment_id: UUID, resolved: Resolution, times: Times = SHIPPED_TIMES) -> Change:
-    """The change that records `resolved`. Raises ResolutionRefused, with the evidence that stands against it."""
+    """The change that records `resolved`.
+
+    Raises ResolutionRefused, with the evidence that stands against it.
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
             raise ResolutionRefused("There is no such payment.")
         fact = _fact(payment, context, resolved, times)
         after = payment.after(fact) if fact is not None else payment
-        detail = {"reason": resolved.reason, "operator": resolved.operator, **_amount_detail(resolved)}
+        detail = {
+            "reason": resolved.reason,
+            "operator": resolved.operator,
+            **_amount_detail(resolved),
+        }
         reviewed = NewEntry(HistoryEntry.REVIEWED, detail)
         return Decided(
             payment=replace(after, needs_review=False),
@@ -72,11 +83,14 @@ def resolution(payment_id: UUID, resolved: Resolution, times: Times = SHIPPED_TI
             effects=event_effects(payment, after),
         )
 
-    return Change(payment_id=payment_id, decide=decide, receipt=resolved.receipt, reads=Reads.EVIDENCE)
+    return Change(
+        payment_id=payment_id, decide=decide, receipt=resolved.receipt, reads=Reads.EVIDENCE
+    )
 
 
 def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
-    """The change that has Daraja asked about a payment once, now, final or not: its answer is evidence, and judged as such.
+    """The change that has Daraja asked about a payment once, now, final or not: its answer is
+    evidence, and judged as such.
 
     Raises ResolutionRefused where there is nothing to ask by, or an answer is on its way.
     """
@@ -92,7 +106,9 @@ def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
             raise ResolutionRefused("Daraja gave no id to ask by; only its own statement can tell.")
         return Decided(
             payment=replace(payment, next_step_at=context.now),
-            entry=NewEntry(HistoryEntry.INQUIRY_ASKED_FOR, {"reason": reason, "operator": operator}),
+            entry=NewEntry(
+                HistoryEntry.INQUIRY_ASKED_FOR, {"reason": reason, "operator": operator}
+            ),
         )
 
     return Change(payment_id=payment_id, decide=decide)
@@ -115,7 +131,9 @@ def _fact(payment: Payment, context: Context, resolved: Resolution, times: Times
             if not payment.needs_review:
                 raise ResolutionRefused("The payment is not flagged for review.")
             if payment.stage is Stage.ACCEPTED and context.evidence.claims_success:
-                raise ResolutionRefused("A stored callback says that it was paid; reviewed, it would be sent.")
+                raise ResolutionRefused(
+                    "A stored callback says that it was paid; reviewed, it would be sent."
+                )
             return None
 
 
@@ -129,12 +147,16 @@ def _paid(payment: Payment, context: Context, resolved: Resolution) -> Fact:
     _refuse_against_failure(payment, context.evidence)
     _refuse_while_under_way(payment, context.evidence)
     return Fact(
-        name=FactName.RESOLVED_PAID, receipt=resolved.receipt, amount_kes=_amount_paid(payment, context, resolved)
+        name=FactName.RESOLVED_PAID,
+        receipt=resolved.receipt,
+        amount_kes=_amount_paid(payment, context, resolved),
     )
 
 
 def _refuse_against_failure(payment: Payment, evidence: Evidence) -> None:
-    """Refuses `paid` for a payment that failed, unless a message disputes that: then only the statement can tell."""
+    """Refuses `paid` for a payment that failed, unless a message disputes that: then only the
+    statement can tell.
+    """
     if payment.failure is None or payment.failure.reason in _CONCLUDED:
         return
     is_disputed = bool(evidence.receipts_to_confirm) or evidence.names_another_amount
@@ -152,7 +174,10 @@ def _refuse_against_failure(payment: Payment, evidence: Evidence) -> None:
 
 
 def _amount_paid(payment: Payment, context: Context, resolved: Resolution) -> int:
-    """The amount of the statement. A person must name it if a message names another amount than the payment's."""
+    """The amount of the statement.
+
+    A person must name it if a message names another amount than the payment's.
+    """
     if resolved.amount_kes is None:
         if context.evidence.names_another_amount:
             raise ResolutionRefused(
@@ -162,7 +187,9 @@ def _amount_paid(payment: Payment, context: Context, resolved: Resolution) -> in
         return payment.request.amount_kes
     most = payment.rules.amount_limits_kes[1]
     if not 1 <= resolved.amount_kes <= most:
-        raise ResolutionRefused(f"Give the statement's amount in whole shillings, from 1 to {most} (--amount).")
+        raise ResolutionRefused(
+            f"Give the statement's amount in whole shillings, from 1 to {most} (--amount)."
+        )
     return resolved.amount_kes
 
 
@@ -189,7 +216,9 @@ def _unpaid(payment: Payment, context: Context, times: Times) -> Fact:
 
 def _refuse_while_under_way(payment: Payment, evidence: Evidence) -> None:
     if payment.stage is Stage.SUBMITTING:
-        raise ResolutionRefused("The payment is being sent right now; try again when its lease is over.")
+        raise ResolutionRefused(
+            "The payment is being sent right now; try again when its lease is over."
+        )
     is_held = payment.needs_review or evidence.payouts_are_stopped
     if payment.stage is Stage.ACCEPTED and not is_held:
         raise ResolutionRefused(

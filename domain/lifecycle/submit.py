@@ -1,7 +1,8 @@
 """Submitting a payment to Daraja: claim, ask once, record what came of it.
 
-Everything that may wait or fail comes before the claim. After it nothing is retried that may have acted, and whatever
-happens next (an answer, an error, a crash) ends in the stage table of `stages.py`.
+Everything that may wait or fail comes before the claim. After it nothing is retried that may have
+acted, and whatever happens next (an answer, an error, a crash) ends in the stage table of
+`stages.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ import uuid_utils.compat as uuid_utils
 
 from domain.account import SendAccount
 from domain.attempts import ProviderIds
-from domain.changes import Change, ChangingStore, Context, Decided, NewEntry, ProbeOperation, Reads, event_effects
+from domain.changes import (
+    Change,
+    ChangingStore,
+    Context,
+    Decided,
+    NewEntry,
+    ProbeOperation,
+    Reads,
+    event_effects,
+)
 from domain.errors import (
     ClaimUnknown,
     OutcomeUnknown,
@@ -43,7 +53,9 @@ log = structlog.get_logger()
 
 _TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
 
-_Claim = Callable[[UUID], Awaitable[Payment | None]]  # by attempt id: the payment, if it may be sent now
+_Claim = Callable[
+    [UUID], Awaitable[Payment | None]
+]  # by attempt id: the payment, if it may be sent now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +63,8 @@ class Due:
     """A payment and its next step.
 
     `is_expired`: by the database's clock it may not be sent any more. `is_due`: within seconds.
-    `is_held`: no claim could succeed now, because a brake is engaged, its operation is held, or a person is to look at it
-    first. It is only a look; the claim's own WHERE decides.
+    `is_held`: no claim could succeed now, because a brake is engaged, its operation is held, or a
+    person is to look at it first. It is only a look; the claim's own WHERE decides.
     """
 
     payment_id: UUID
@@ -74,7 +86,8 @@ class ClaimingStore(Protocol):
     async def claim(
         self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: SendAccount | None
     ) -> Payment | None:
-        """The payment with `submitting` committed under this attempt, or None if it may not be sent now.
+        """The payment with `submitting` committed under this attempt, or None if it may not be sent
+        now.
 
         `account` is kept with the attempt: the one by which it is sent.
 
@@ -93,13 +106,16 @@ class Provider(Protocol):
     def readied(self, kind: Kind) -> AbstractAsyncContextManager[None]:
         """Everything that may wait or fail before the claim: limit, token, credential, a free slot.
 
-        Raises `Throttled` with the wait that Daraja's limit asks for, `Unreachable` when no token can be had,
-        `QueueUnavailable` when Redis is away.
+        Raises `Throttled` with the wait that Daraja's limit asks for, `Unreachable` when no token
+        can be had, `QueueUnavailable` when Redis is away.
         """
         ...
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
-        """Asks Daraja to make the payment; the ids of its acknowledgement. Raises `ProviderError`."""
+        """Asks Daraja to make the payment; the ids of its acknowledgement.
+
+        Raises `ProviderError`.
+        """
         ...
 
 
@@ -114,7 +130,9 @@ class Submitter:
         provider: Provider,
         announcer: Announcer,
         times: Times,
-        accounts: Mapping[Kind, SendAccount],  # by which this worker sends, by kind; kept with each attempt
+        accounts: Mapping[
+            Kind, SendAccount
+        ],  # by which this worker sends, by kind; kept with each attempt
         clock: Callable[[], float],
     ) -> None:
         self._claims = claims
@@ -129,7 +147,9 @@ class Submitter:
         self._recorder = AnswerRecorder(changes, announcer)
 
     async def submit(self, payment_id: UUID) -> Due | None:
-        """Submits the payment if it is still to be submitted; else changes nothing, and returns what it found."""
+        """Submits the payment if it is still to be submitted; else changes nothing, and returns
+        what it found.
+        """
         found = await self._claims.look(payment_id)
         if self._is_draining:
             return None
@@ -139,17 +159,23 @@ class Submitter:
             self._announcer.announce_soon(await self._changes.change(expiry(payment_id)))
             return None
         if found.is_held:
-            return None  # before it costs one of the requests that others could make; it is looked at again in seconds
+            # before it costs one of the requests that others could make; it is looked at again in
+            # seconds
+            return None
 
         async def claim(attempt_id: UUID) -> Payment | None:
             account = self._accounts.get(found.kind)
-            return await self._claims.claim(payment_id, attempt_id, lease=self._times.lease, account=account)
+            return await self._claims.claim(
+                payment_id, attempt_id, lease=self._times.lease, account=account
+            )
 
         await self._send(payment_id, found.kind, claim)
         return None
 
     async def resend(self, payment_id: UUID, kind: Kind) -> None:
-        """Sends a payment in doubt again, under its one id, if that is still permitted when it is claimed."""
+        """Sends a payment in doubt again, under its one id, if that is still permitted when it
+        is claimed.
+        """
         if self._is_draining:
             return
 
@@ -170,9 +196,10 @@ class Submitter:
         try:
             async with AsyncExitStack() as slot:
                 await slot.enter_async_context(self._provider.readied(kind))
-                # From the claim on the send is shielded: a cancelled job must not leave a payment claimed and unsent. The
-                # send keeps its slot until its answer is on record, also after its job was let go: so answers that wait
-                # for Postgres are never more than the slots.
+                # From the claim on the send is shielded: a cancelled job must not leave a payment
+                # claimed and unsent. The send keeps its slot until its answer is on record, also
+                # after its job was let go: so answers that wait for Postgres are never more than
+                # the slots.
                 send = asyncio.create_task(self._claim_and_send(payment_id, claim, slot.pop_all()))
                 self._sends.add(send)
                 send.add_done_callback(self._sends.discard)
@@ -180,7 +207,9 @@ class Submitter:
         except Throttled as error:
             await self._claims.postpone(payment_id, timedelta(seconds=error.wait_seconds))
         except (ProviderError, QueueUnavailable) as error:
-            log.warning("not_ready_to_submit", payment_id=str(payment_id), error=type(error).__name__)
+            log.warning(
+                "not_ready_to_submit", payment_id=str(payment_id), error=type(error).__name__
+            )
             await self._claims.postpone(payment_id, self._times.retry_after)
 
     def drain(self) -> None:
@@ -203,8 +232,8 @@ class Submitter:
 
     async def _claim_and_ask(self, payment_id: UUID, claim: _Claim) -> None:
         attempt_id = UUID(int=uuid_utils.uuid7().int)
-        # The deadline is taken before the claim is sent: half a lease later the first byte may no longer leave, while
-        # the lease, by the database's clock, still holds.
+        # The deadline is taken before the claim is sent: half a lease later the first byte may no
+        # longer leave, while the lease, by the database's clock, still holds.
         fence = Fence(
             clock=self._clock,
             deadline_seconds=self._times.send_deadline.total_seconds(),
@@ -214,7 +243,8 @@ class Submitter:
         try:
             payment = await claim(attempt_id)
         except ClaimUnknown:
-            # If it was committed after all, the payment is ours and unsent: given back as soon as Postgres listens.
+            # If it was committed after all, the payment is ours and unsent: given back as soon as
+            # Postgres listens.
             await self._record(Answer(payment_id, open_attempt, frozenset(), Unreachable()))
             return
         if payment is not None:
@@ -235,19 +265,31 @@ class Submitter:
 
     async def _record(self, answer: Answer) -> None:
         change = answer_change(
-            answer.payment_id, answer.open_attempt, answer.ids, answer.error, self._times, self._accounts
+            answer.payment_id,
+            answer.open_attempt,
+            answer.ids,
+            answer.error,
+            self._times,
+            self._accounts,
         )
         await self._recorder.record(answer, change)
 
 
-def resend_claim(payment_id: UUID, attempt_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount]) -> Change:
-    """The change that claims a payment in doubt for another send. What permits it is judged under the payment's lock."""
+def resend_claim(
+    payment_id: UUID, attempt_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount]
+) -> Change:
+    """The change that claims a payment in doubt for another send.
+
+    What permits it is judged under the payment's lock.
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or _is_claimed_by(payment, attempt_id):
             return Decided(payment=payment)  # a COMMIT whose outcome was lost, done again
         if not may_be_resent(payment, context.evidence, context.now, times, accounts):
-            return Decided(payment=payment)  # also one that was proved unsent meanwhile: that has a claim of its own
+            return Decided(
+                payment=payment
+            )  # also one that was proved unsent meanwhile: that has a claim of its own
         fact = Fact(
             name=FactName.CLAIMED, attempt_id=attempt_id, may_resend=True, at=context.now,
             account=accounts.get(payment.kind),
@@ -267,13 +309,17 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
 
 
 def expiry(payment_id: UUID) -> Change:
-    """The change that fails a payment which waited too long to be sent; none of its attempts can have acted."""
+    """The change that fails a payment which waited too long to be sent; none of its attempts can
+    have acted.
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now < payment.expires_at:
             return Decided(payment=payment)
         if payment.needs_review and context.evidence.speaks_of_it:
-            return Decided(payment=payment)  # something says that it may have acted after all: a person decides
+            return Decided(
+                payment=payment
+            )  # something says that it may have acted after all: a person decides
         after = payment.after(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
         entry = NewEntry.of_fact(FactName.TOO_OLD) if after.stage is not payment.stage else None
         return Decided(payment=after, entry=entry, effects=event_effects(payment, after))

@@ -1,7 +1,9 @@
-"""What a key set (JWKS) holds: of whatever an issuer publishes, the keys that may check a signature here.
+"""What a key set (JWKS) holds: of whatever an issuer publishes, the keys that may check a signature
+here.
 
-Only public ES256 and RS256 keys made for signatures; a key that is anything else is named with its fault and left out,
-so that one bad key does not take the good ones away. When a set is fetched, and how long it is believed: `keys.py`.
+Only public ES256 and RS256 keys made for signatures; a key that is anything else is named with its
+fault and left out, so that one bad key does not take the good ones away. When a set is fetched, and
+how long it is believed: `keys.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from jose.backends.base import Key
 from jose.backends.cryptography_backend import CryptographyECKey, CryptographyRSAKey
 
 KID_LENGTH_MAX = 255
-# Below 2048 bits RSA is too weak (RFC 7518 §3.3); above 8192 a check takes milliseconds of everybody's time.
+# Below 2048 bits RSA is too weak (RFC 7518 §3.3); above 8192 a check takes milliseconds of
+# everybody's time.
 RSA_BITS = (2048, 8192)
 RSA_EXPONENT_BITS_MAX = 32
 
@@ -27,7 +30,10 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key of the set and the only algorithm it may check. Equal if kid, algorithm and numbers are."""
+    """A key of the set and the only algorithm it may check.
+
+    Equal if kid, algorithm and numbers are.
+    """
 
     kid: str
     algorithm: Literal["ES256", "RS256"]
@@ -40,7 +46,10 @@ class NoKeySet(Exception):
 
 
 def base64url(text: object) -> bytes:
-    """The bytes behind `text`. Raises ValueError unless it is base64url, unpadded, in its one spelling."""
+    """The bytes behind `text`.
+
+    Raises ValueError unless it is base64url, unpadded, in its one spelling.
+    """
     if not isinstance(text, str) or not _BASE64URL.fullmatch(text):
         raise ValueError("is not base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -50,7 +59,10 @@ def base64url(text: object) -> bytes:
 
 
 def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
-    """The usable keys by kid, and why others were refused. Raises `NoKeySet` if it is no key set at all."""
+    """The usable keys by kid, and why others were refused.
+
+    Raises `NoKeySet` if it is no key set at all.
+    """
     try:
         document = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -62,10 +74,13 @@ def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
     refused: list[str] = []
     for position, entry in enumerate(entries):
         try:
-            # Some issuers write every member that a key could have, and null for those that it has not.
+            # Some issuers write every member that a key could have, and null for those that it has
+            # not.
             members = entry.items() if isinstance(entry, dict) else ()
             key = _public_key({name: value for name, value in members if value is not None})
-        except ValueError as error:  # cryptography's errors for impossible numbers are ValueErrors too
+        except (
+            ValueError
+        ) as error:  # cryptography's errors for impossible numbers are ValueErrors too
             refused.append(f"keys[{position}] {error}")
         else:
             if keys.setdefault(key.kid, key) != key:
@@ -74,14 +89,23 @@ def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
 
 
 def _public_key(jwk: dict[str, object]) -> PublicKey:
-    """`jwk` as a key to check signatures with. Raises ValueError, whose text completes "keys[n] …"."""
+    """`jwk` as a key to check signatures with.
+
+    Raises ValueError, whose text completes "keys[n] …".
+    """
     kid = jwk.get("kid")
-    if not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX or not kid.isprintable():  # it is logged
+    if (
+        not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX or not kid.isprintable()
+    ):  # it is logged
         raise ValueError(f"has no kid of 1 to {KID_LENGTH_MAX} printable characters")
     if _PRIVATE_PARTS & jwk.keys():  # published, so anybody can sign with it
         raise ValueError("contains a private or secret part: treat that key as stolen")
     operations = jwk.get("key_ops", ["verify"])
-    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+    if (
+        jwk.get("use", "sig") != "sig"
+        or not isinstance(operations, list)
+        or "verify" not in operations
+    ):
         raise ValueError("is not for checking signatures")
     match jwk.get("kty"), jwk.get("crv"):
         case "EC", "P-256":
@@ -104,8 +128,16 @@ def _ec_key(kid: str, jwk: dict[str, object]) -> PublicKey:
 def _rsa_key(kid: str, jwk: dict[str, object]) -> PublicKey:
     if jwk.get("alg", "RS256") != "RS256":
         raise ValueError("is for another algorithm than RS256")
-    modulus, exponent = int.from_bytes(base64url(jwk.get("n"))), int.from_bytes(base64url(jwk.get("e")))
-    if not RSA_BITS[0] <= modulus.bit_length() <= RSA_BITS[1] or exponent.bit_length() > RSA_EXPONENT_BITS_MAX:
-        raise ValueError(f"is not RSA of {RSA_BITS[0]} to {RSA_BITS[1]} bits with an ordinary exponent")
+    modulus, exponent = (
+        int.from_bytes(base64url(jwk.get("n"))),
+        int.from_bytes(base64url(jwk.get("e"))),
+    )
+    if (
+        not RSA_BITS[0] <= modulus.bit_length() <= RSA_BITS[1]
+        or exponent.bit_length() > RSA_EXPONENT_BITS_MAX
+    ):
+        raise ValueError(
+            f"is not RSA of {RSA_BITS[0]} to {RSA_BITS[1]} bits with an ordinary exponent"
+        )
     numbers = rsa.RSAPublicNumbers(exponent, modulus)
     return PublicKey(kid, "RS256", numbers, CryptographyRSAKey(numbers.public_key(), "RS256"))

@@ -1,10 +1,11 @@
 """Who is calling: a bearer token in, a `Caller` out.
 
-Checks more than python-jose does, and before it: the library takes a token without `aud` or `exp`, trusts
-the header's algorithm unless one is passed, reads `"exp": true` as a number, and of two equal claims the
-last. Refuses with `Unauthenticated` (401) what is no valid token, with `NotPermitted` (403) a valid one of a wrong
-kind. No token, secret or claim's value is logged or repeated in a message. The issuer and the audience that we expect
-are no secrets, and a refusal names them. The keys are in `keys.py`.
+Checks more than python-jose does, and before it: the library takes a token without `aud` or `exp`,
+trusts the header's algorithm unless one is passed, reads `"exp": true` as a number, and of two
+equal claims the last. Refuses with `Unauthenticated` (401) what is no valid token, with
+`NotPermitted` (403) a valid one of a wrong kind. No token, secret or claim's value is logged or
+repeated in a message. The issuer and the audience that we expect are no secrets, and a refusal
+names them. The keys are in `keys.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from typing import Literal, assert_never
 import jose.backends
 from jose import jwt
 from jose.backends.base import Key
-from jose.backends.cryptography_backend import CryptographyECKey, CryptographyHMACKey, CryptographyRSAKey
+from jose.backends.cryptography_backend import (
+    CryptographyECKey,
+    CryptographyHMACKey,
+    CryptographyRSAKey,
+)
 from jose.exceptions import ExpiredSignatureError, JWKError
 
 from domain.adapters.strict_json import parse
@@ -29,19 +34,21 @@ from domain.values import Caller, Role
 from gateway.auth.jwks import KID_LENGTH_MAX, base64url
 from gateway.auth.keys import KeySet
 
-# Supabase's tokens are about 1 KiB; the rest is room for custom claims. Less than the 8,190 bytes that aiohttp takes
-# for a header, so that a token which is somewhat too long is told so.
+# Supabase's tokens are about 1 KiB; the rest is room for custom claims. Less than the 8,190 bytes
+# that aiohttp takes for a header, so that a token which is somewhat too long is told so.
 TOKEN_BYTES_MAX = 7 * 1024
 # Clocks of different machines. RFC 8725 and our contract allow up to a minute.
 LEEWAY_SECONDS = 30
 SUBJECT_LENGTH_MAX = 255
 # RFC 7518 §3.2: an HS256 secret shorter than its hash can be guessed from any token signed with it.
 SECRET_BYTES_MIN = 32
-# A check costs about 100 µs, and callers send one token many times. None is believed past its own `exp`.
+# A check costs about 100 µs, and callers send one token many times. None is believed past its own
+# `exp`.
 VERIFIED_FOR_SECONDS = 300.0
 VERIFIED_TOKENS_MAX = 10_000
 
-# They bring or point to a key of the sender's choice (RFC 8725 §3.10), or change what the signature covers.
+# They bring or point to a key of the sender's choice (RFC 8725 §3.10), or change what the signature
+# covers.
 _FORBIDDEN_HEADERS = frozenset({"jku", "x5u", "jwk", "x5c", "crit", "b64"})
 _TOKEN = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _LATEST_TIME = 2**53  # beyond it a JSON number is no longer exact; also keeps out 1e999
@@ -76,10 +83,11 @@ class _Verified:
 class TokenVerifier:
     """Turns Authorization headers into callers.
 
-    `keys` checks ES256 and RS256 tokens, `secret` HS256 ones; without one of them its tokens are refused.
-    Only tokens of `issuer` are accepted. Callers are named by the first of `former_issuers`, what `issuer` was called at
-    first: idempotency keys and limits belong to that name. `clock` gives Unix seconds. Raises ValueError for settings that
-    could never work, and RuntimeError if python-jose would not check with `cryptography` (its other backends have known
+    `keys` checks ES256 and RS256 tokens, `secret` HS256 ones; without one of them its tokens are
+    refused. Only tokens of `issuer` are accepted. Callers are named by the first of
+    `former_issuers`, what `issuer` was called at first: idempotency keys and limits belong to that
+    name. `clock` gives Unix seconds. Raises ValueError for settings that could never work, and
+    RuntimeError if python-jose would not check with `cryptography` (its other backends have known
     flaws).
     """
 
@@ -106,7 +114,9 @@ class TokenVerifier:
         self._audience = audience
         self._allow_anonymous = allow_anonymous
         self._clock = clock
-        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()  # by SHA-256: a dump of it holds no token
+        self._verified: OrderedDict[bytes, _Verified] = (
+            OrderedDict()
+        )  # by SHA-256: a dump of it holds no token
         self._generation = 0 if keys is None else keys.generation
 
     async def caller(self, authorization: list[str]) -> Caller:
@@ -122,11 +132,15 @@ class TokenVerifier:
         segments = _TOKEN.fullmatch(token)
         if segments is None:
             raise Unauthenticated("The token is not a signed JWT.")
-        header_fields, claims = _json_object(segments[1], "header"), _json_object(segments[2], "payload")
+        header_fields, claims = (
+            _json_object(segments[1], "header"),
+            _json_object(segments[2], "payload"),
+        )
         _refuse_api_key(header_fields, claims)
         algorithm, kid = _header(header_fields)
-        # Claims first: they cost nothing, and a stale token need not look up keys. They tell a forger nothing
-        # that is not documented; what only a valid signature may learn (403) comes after it.
+        # Claims first: they cost nothing, and a stale token need not look up keys. They tell a
+        # forger nothing that is not documented; what only a valid signature may learn (403) comes
+        # after it.
         expires_at = self._check_claims(claims)
         key = await self._key(algorithm, kid)
         self._check_signature(token, algorithm, key)
@@ -136,15 +150,22 @@ class TokenVerifier:
         return caller
 
     async def _key(self, algorithm: _Algorithm, kid: str | None) -> Key:
-        """The one key to check with. The algorithm alone says whether it is the secret or one of the set."""
+        """The one key to check with.
+
+        The algorithm alone says whether it is the secret or one of the set.
+        """
         match algorithm:
             case "HS256":
                 if self._secret is None:
-                    raise Unauthenticated("The token is signed with HS256, which is not accepted here.")
+                    raise Unauthenticated(
+                        "The token is signed with HS256, which is not accepted here."
+                    )
                 return self._secret
             case "ES256" | "RS256":
                 if self._keys is None:
-                    raise Unauthenticated(f"The token is signed with {algorithm}, which is not accepted here.")
+                    raise Unauthenticated(
+                        f"The token is signed with {algorithm}, which is not accepted here."
+                    )
                 if kid is None:
                     raise Unauthenticated("The token's header does not name its key (kid).")
                 key = await self._keys.key(kid)
@@ -156,7 +177,9 @@ class TokenVerifier:
 
     def _check_signature(self, token: str, algorithm: _Algorithm, key: Key) -> None:
         try:
-            base64url(token.rpartition(".")[2])  # jose would take several spellings of one signature
+            base64url(
+                token.rpartition(".")[2]
+            )  # jose would take several spellings of one signature
             jwt.decode(
                 token,
                 key,
@@ -171,13 +194,18 @@ class TokenVerifier:
             raise Unauthenticated("The token's signature is not valid.") from None
 
     def _check_claims(self, claims: dict[str, object]) -> float:
-        """Refuse claims that are absent, malformed or not for us. Returns `exp`, in Unix seconds."""
+        """Refuse claims that are absent, malformed or not for us.
+
+        Returns `exp`, in Unix seconds.
+        """
         for name in ("iss", "aud", "exp", "sub", "role"):
             if name not in claims:
                 expected = f" It must be {self._issuer}." if name == "iss" else ""
                 raise Unauthenticated(f"The token has no {name} claim.{expected}")
         if claims["iss"] != self._issuer:
-            raise Unauthenticated(f"The token has another issuer (iss) than {self._issuer}, which is expected here.")
+            raise Unauthenticated(
+                f"The token has another issuer (iss) than {self._issuer}, which is expected here."
+            )
         if self._audience not in _audiences(claims["aud"]):
             raise Unauthenticated(f"The token is for another audience (aud) than {self._audience}.")
         now = self._clock()
@@ -190,8 +218,14 @@ class TokenVerifier:
             _time(claims, "iat")
         subject, role = claims["sub"], claims["role"]
         # The subject becomes an owner and part of a key in Postgres, which holds no NUL.
-        if not isinstance(subject, str) or not 1 <= len(subject) <= SUBJECT_LENGTH_MAX or not subject.isprintable():
-            raise Unauthenticated(f"The token's sub claim is not 1 to {SUBJECT_LENGTH_MAX} printable characters.")
+        if (
+            not isinstance(subject, str)
+            or not 1 <= len(subject) <= SUBJECT_LENGTH_MAX
+            or not subject.isprintable()
+        ):
+            raise Unauthenticated(
+                f"The token's sub claim is not 1 to {SUBJECT_LENGTH_MAX} printable characters."
+            )
         if not isinstance(role, str) or not role:
             raise Unauthenticated("The token's role claim is not a name.")
         return expires_at
@@ -203,12 +237,18 @@ class TokenVerifier:
         except ValueError:
             raise NotPermitted("The token's role may not use this service.") from None
         # Anything but a plain `false` is not proof that somebody signed in.
-        if role is Role.USER and not self._allow_anonymous and claims.get("is_anonymous", False) is not False:
+        if (
+            role is Role.USER
+            and not self._allow_anonymous
+            and claims.get("is_anonymous", False) is not False
+        ):
             raise NotPermitted("Anonymous users may not use this service. Sign in first.")
         return Caller(self._caller_issuer, str(claims["sub"]), role)
 
     async def _remembered(self, digest: bytes) -> Caller | None:
-        """The caller of a token that was checked a short while ago, by keys that are still the set's."""
+        """The caller of a token that was checked a short while ago, by keys that are still the
+        set's.
+        """
         entry = self._verified.get(digest)
         if entry is None:
             return None
@@ -223,7 +263,9 @@ class TokenVerifier:
         self._verified.move_to_end(digest)
         return self._verified[digest].caller
 
-    def _remember(self, digest: bytes, caller: Caller, expires_at: float, *, is_by_key_set: bool) -> None:
+    def _remember(
+        self, digest: bytes, caller: Caller, expires_at: float, *, is_by_key_set: bool
+    ) -> None:
         self._forget_if_keys_changed()
         until = min(expires_at, self._clock() + VERIFIED_FOR_SECONDS)
         self._verified[digest] = _Verified(caller, until, is_by_key_set)
@@ -239,7 +281,9 @@ class TokenVerifier:
 def _require_cryptography_backend() -> None:
     backends = jose.backends.ECKey, jose.backends.RSAKey, jose.backends.HMACKey
     if backends != (CryptographyECKey, CryptographyRSAKey, CryptographyHMACKey):
-        raise RuntimeError("python-jose must use its cryptography backend: install python-jose[cryptography]")
+        raise RuntimeError(
+            "python-jose must use its cryptography backend: install python-jose[cryptography]"
+        )
 
 
 def _secret_key(secret: str) -> Key:
@@ -262,7 +306,9 @@ def _bearer_token(authorization: list[str]) -> str:
     if (token or scheme).startswith(("sb_secret_", "sb_publishable_")):
         raise Unauthenticated(_API_KEY)
     if scheme.lower() != "bearer":
-        raise Unauthenticated(f"The Authorization header has another scheme than Bearer. {_SEND_A_TOKEN}")
+        raise Unauthenticated(
+            f"The Authorization header has another scheme than Bearer. {_SEND_A_TOKEN}"
+        )
     if not token:
         raise Unauthenticated(f"The Authorization header holds no token. {_SEND_A_TOKEN}")
     if len(token) > TOKEN_BYTES_MAX:
@@ -273,9 +319,13 @@ def _bearer_token(authorization: list[str]) -> str:
 
 
 def _json_object(segment: str, part: str) -> dict[str, object]:
-    """The JSON object in a segment of the token: no name twice, no NaN, no depth that exhausts us."""
+    """The JSON object in a segment of the token: no name twice, no NaN, no depth that exhausts
+    us.
+    """
     try:
-        value = parse(base64url(segment), depth_max=None, has_exact_numbers=False, may_begin_with_bom=False)
+        value = parse(
+            base64url(segment), depth_max=None, has_exact_numbers=False, may_begin_with_bom=False
+        )
     except ValueError:  # Unreadable is one, and `base64url` raises one
         raise Unauthenticated(f"The token's {part} cannot be read.") from None
     if not isinstance(value, dict):
@@ -284,11 +334,17 @@ def _json_object(segment: str, part: str) -> dict[str, object]:
 
 
 def _refuse_api_key(header: dict[str, object], claims: dict[str, object]) -> None:
-    """Name the commonest mistake: Supabase's legacy API keys are JWTs, but of a project, not of a caller."""
+    """Name the commonest mistake: Supabase's legacy API keys are JWTs, but of a project, not of
+    a caller.
+    """
     is_of_project = claims.get("iss") == "supabase" and "ref" in claims
     # The key of a local stack has no `ref`.
     is_of_local_stack = claims.get("iss") == "supabase-demo"
-    if header.get("alg") == "HS256" and "sub" not in claims and (is_of_project or is_of_local_stack):
+    if (
+        header.get("alg") == "HS256"
+        and "sub" not in claims
+        and (is_of_project or is_of_local_stack)
+    ):
         raise Unauthenticated(_API_KEY)
 
 
@@ -305,7 +361,9 @@ def _header(fields: dict[str, object]) -> tuple[_Algorithm, str | None]:
         return algorithm, None
     kid = fields["kid"]
     if not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX:
-        raise Unauthenticated(f"The token's key (kid) is not named by 1 to {KID_LENGTH_MAX} characters.")
+        raise Unauthenticated(
+            f"The token's key (kid) is not named by 1 to {KID_LENGTH_MAX} characters."
+        )
     return algorithm, kid
 
 
@@ -318,6 +376,10 @@ def _audiences(claim: object) -> list[str]:
 
 def _time(claims: dict[str, object], name: str) -> float:
     value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LATEST_TIME <= value <= _LATEST_TIME:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not -_LATEST_TIME <= value <= _LATEST_TIME
+    ):
         raise Unauthenticated(f"The token's {name} claim is not a time.")
     return value

@@ -1,1 +1,3 @@
-"""HTTP as every peer meets it: connections, which HTTP is read, how much at once, reading a request, answering an error."""
+"""HTTP as every peer meets it: connections, which HTTP is read, how much at once, reading a
+request, answering an error.
+"""

@@ -1,10 +1,13 @@
-"""The one module of the gateway that touches parts of aiohttp which its documentation does not promise.
+"""The one module of the gateway that touches parts of aiohttp which its documentation does not
+promise.
 
-No documented setting of aiohttp does what is here. By itself aiohttp waits for a slow head, body or reader for ever, takes
-any number of connections and any number of bytes around a body, quotes the peer in its own answers, and names itself in
-them. A proxy in front can do part of this (docs/deployment.md), but a process must also stand without one.
+No documented setting of aiohttp does what is here. By itself aiohttp waits for a slow head, body or
+reader for ever, takes any number of connections and any number of bytes around a body, quotes the
+peer in its own answers, and names itself in them. A proxy in front can do part of this
+(docs/deployment.md), but a process must also stand without one.
 
-Other modules use the plain names below. `require_known_aiohttp` refuses, at start, an aiohttp that we did not test.
+Other modules use the plain names below. `require_known_aiohttp` refuses, at start, an aiohttp that
+we did not test.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ AnswerExpectation = Callable[[web.Request], Coroutine[Any, Any, None]]
 
 
 def require_known_aiohttp() -> None:
-    """Raises SettingsError unless the installed aiohttp, with its compiled parser, is one that our tests ran with.
+    """Raises SettingsError unless the installed aiohttp, with its compiled parser, is one that our
+    tests ran with.
 
     The parser in Python is slower, and refuses other requests than the compiled one.
     """
@@ -52,7 +56,8 @@ class Awaited(Enum):
 class ServerConnection(web.RequestHandler):
     """One connection to the server, which says whose move it is, the peer's or ours.
 
-    `since` is the loop's time of the last change of turn. A request may have `wire_bytes_max` bytes in all.
+    `since` is the loop's time of the last change of turn. A request may have `wire_bytes_max` bytes
+    in all.
     """
 
     def __init__(
@@ -71,7 +76,8 @@ class ServerConnection(web.RequestHandler):
         super().__init__(
             server,
             loop=loop,
-            # Bodies arrive as they were sent: nothing is decompressed, so nothing small becomes large.
+            # Bodies arrive as they were sent: nothing is decompressed, so nothing small becomes
+            # large.
             auto_decompress=False,
             keepalive_timeout=idle_seconds,
             lingering_time=linger_seconds,
@@ -93,7 +99,11 @@ class ServerConnection(web.RequestHandler):
         if self._waiter is not None:
             if self._waiter.done():
                 return None
-            return Awaited.HEAD if self._has_head_begun or self._request_count == 0 else Awaited.NEXT_REQUEST
+            return (
+                Awaited.HEAD
+                if self._has_head_begun or self._request_count == 0
+                else Awaited.NEXT_REQUEST
+            )
         if self._current_request is not None:
             return None if self._current_request.content.is_eof() else Awaited.BODY
         return Awaited.READING
@@ -107,7 +117,10 @@ class ServerConnection(web.RequestHandler):
             self._wire.abort()
 
     def answer_failure(self, status: int, error: BaseException | None) -> web.Response:
-        """The answer if aiohttp itself must answer: 400 to what is no HTTP, else 5xx for `error`. A subclass writes it."""
+        """The answer if aiohttp itself must answer: 400 to what is no HTTP, else 5xx for `error`.
+
+        A subclass writes it.
+        """
         raise NotImplementedError
 
     def is_admitted(self) -> bool:
@@ -135,7 +148,12 @@ class ServerConnection(web.RequestHandler):
             self.since, self._has_head_begun = self._loop.time(), False
             if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
                 self._break_bodies_off()
-        elif self._waiter is not None and not self._waiter.done() and data and not self._has_head_begun:
+        elif (
+            self._waiter is not None
+            and not self._waiter.done()
+            and data
+            and not self._has_head_begun
+        ):
             self.since, self._has_head_begun = self._loop.time(), True
         if self._wire_bytes > self._wire_bytes_max and not self._is_lingering():
             self.refuse_bytes()
@@ -145,8 +163,12 @@ class ServerConnection(web.RequestHandler):
         return self._waiter is None and self._current_request is None
 
     def _break_bodies_off(self) -> None:
-        """After bytes that are no HTTP nothing follows: who waits for the rest of a body gets an error at once."""
-        bodies = [body for message, body in self._messages if isinstance(message, RawRequestMessage)]
+        """After bytes that are no HTTP nothing follows: who waits for the rest of a body gets an
+        error at once.
+        """
+        bodies = [
+            body for message, body in self._messages if isinstance(message, RawRequestMessage)
+        ]
         if self._current_request is not None:
             bodies.append(self._current_request.content)
         for body in bodies:
@@ -160,7 +182,9 @@ class ServerConnection(web.RequestHandler):
         self.since = self._loop.time()
         return super().finish_response(request, resp, start_time)
 
-    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
+    def log_access(
+        self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
+    ) -> None:
         self.since, self._wire_bytes = self._loop.time(), 0
         super().log_access(request, response, time)
 
@@ -191,10 +215,12 @@ class UnroutedResponse(web.Response):
 def make_application(
     *, middlewares: Iterable[Middleware], body_bytes_max: int, answer_expectation: AnswerExpectation
 ) -> web.Application:
-    """An application that answers every Expect header with `answer_expectation`, also where it finds no route.
+    """An application that answers every Expect header with `answer_expectation`, also where it
+    finds no route.
 
-    A route takes such a function, but there is no route for an unknown path or method. There aiohttp's own answer quotes
-    the header, and fails, as if that were a fault of ours, if the header is no text.
+    A route takes such a function, but there is no route for an unknown path or method. There
+    aiohttp's own answer quotes the header, and fails, as if that were a fault of ours, if the
+    header is no text.
     """
     app = web.Application(middlewares=middlewares, client_max_size=body_bytes_max)
     app._router = _Router(answer_expectation)  # noqa: SLF001 - as an argument it is deprecated

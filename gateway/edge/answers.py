@@ -27,11 +27,12 @@ async def dress_answer(_request: web.Request, response: web.StreamResponse) -> N
 
 
 class AccessLog(AbstractAccessLogger):
-    """One event `request` for each answer: route, method, status, milliseconds, and nothing that the peer wrote.
+    """One event `request` for each answer: route, method, status, milliseconds, and nothing that
+    the peer wrote.
 
-    Ordinary answers are logged at DEBUG alone: a line for each is the peers' way to fill a disk, and costs half of what a
-    refusal costs by itself. Answers that are slow or our own fault are there at INFO. Refusals, 503 among them, are not: a
-    flood has many, and metrics count each.
+    Ordinary answers are logged at DEBUG alone: a line for each is the peers' way to fill a disk,
+    and costs half of what a refusal costs by itself. Answers that are slow or our own fault are
+    there at INFO. Refusals, 503 among them, are not: a flood has many, and metrics count each.
     """
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:

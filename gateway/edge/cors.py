@@ -1,4 +1,6 @@
-"""Which web pages may call: those of the origins in CORS_ALLOWED_ORIGINS, with a token and never with cookies."""
+"""Which web pages may call: those of the origins in CORS_ALLOWED_ORIGINS, with a token and never
+with cookies.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ _PREFLIGHT_SECONDS = 600
 
 
 def allow_origins(app: web.Application, origins: Sequence[str], prefix: str) -> None:
-    """Lets pages of `origins` call every route of `app` under `prefix`. Without origins nothing is changed: none may."""
+    """Lets pages of `origins` call every route of `app` under `prefix`.
+
+    Without origins nothing is changed: none may.
+    """
     if not origins:
         return
     options = {
@@ -28,7 +33,11 @@ def allow_origins(app: web.Application, origins: Sequence[str], prefix: str) -> 
     for route in list(app.router.routes()):
         # A HEAD that comes with a GET is not asked for by pages.
         resource = route.resource
-        if resource is not None and resource.canonical.startswith(prefix) and route.method != hdrs.METH_HEAD:
+        if (
+            resource is not None
+            and resource.canonical.startswith(prefix)
+            and route.method != hdrs.METH_HEAD
+        ):
             cors.add(route, dict.fromkeys(origins, options))
     app.on_response_prepare.append(_vary)
 

@@ -1,4 +1,5 @@
-"""How many requests a process has at hand: beyond that, new ones are told to come back. No queue is without end.
+"""How many requests a process has at hand: beyond that, new ones are told to come back. No queue is
+without end.
 
 No caller and no callback address can have all the places: each has a share of them.
 """
@@ -17,19 +18,23 @@ from domain.adapters import observability
 from domain.errors import Overloaded
 from gateway.edge.problems import Handler
 
-# A caller that is alone can have half of these places (see `Load`), and 1,000 must be able to wait before any is turned
-# away (interface.md). A pool of ten connections to Postgres answers as many in a few seconds, which is as long as callers
-# wait.
+# A caller that is alone can have half of these places (see `Load`), and 1,000 must be able to wait
+# before any is turned away (interface.md). A pool of ten connections to Postgres answers as many in
+# a few seconds, which is as long as callers wait.
 INGRESS_AT_HAND_MAX = 2500
-# Daraja sends once: what is turned away here is lost, and found again by an inquiry at best. So as many as there may be
-# connections, but for what health checks need.
+# Daraja sends once: what is turned away here is lost, and found again by an inquiry at best. So as
+# many as there may be connections, but for what health checks need.
 CALLBACKS_AT_HAND_MAX = 4000
-# Daraja sends a few messages to one address. An attacker who has learned the address may send thousands.
+# Daraja sends a few messages to one address. An attacker who has learned the address may send
+# thousands.
 ADDRESS_AT_HAND_MAX = 128
 
 
 class Place:
-    """One request's among those at hand. `sharer`: whose share it counts for, once that is known."""
+    """One request's among those at hand.
+
+    `sharer`: whose share it counts for, once that is known.
+    """
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -43,12 +48,17 @@ _PLACE = web.RequestKey("place", Place)
 class Load:
     """Requests at hand. Those that `is_counted` does not want counted are never turned away.
 
-    A sharer may have `share_max` places. By default it may have as many places as are still free: half of them if it is
-    alone, a third if there are two of the kind. So however many callers flood a process, the next caller finds room.
+    A sharer may have `share_max` places. By default it may have as many places as are still free:
+    half of them if it is alone, a third if there are two of the kind. So however many callers flood
+    a process, the next caller finds room.
     """
 
     def __init__(
-        self, at_most: int, is_counted: Callable[[web.Request], bool], *, share_max: int | None = None
+        self,
+        at_most: int,
+        is_counted: Callable[[web.Request], bool],
+        *,
+        share_max: int | None = None,
     ) -> None:
         self._at_most = at_most
         self._is_counted = is_counted
@@ -112,7 +122,10 @@ def _turned_away() -> Overloaded:
 
 
 def count_for(request: web.Request, sharer: Hashable) -> None:
-    """The request's place is one of `sharer`'s from now on. Raises Overloaded if it has its share already."""
+    """The request's place is one of `sharer`'s from now on.
+
+    Raises Overloaded if it has its share already.
+    """
     place = request.get(_PLACE)
     if place is None:
         return
@@ -126,7 +139,10 @@ def count_for(request: web.Request, sharer: Hashable) -> None:
 
 @contextmanager
 def place_given_back(request: web.Request) -> Iterator[None]:
-    """While the block waits for the peer, others may have the request's place. Raises Overloaded if none is left after it."""
+    """While the block waits for the peer, others may have the request's place.
+
+    Raises Overloaded if none is left after it.
+    """
     place = request.get(_PLACE)
     if place is None:
         yield

@@ -1,4 +1,6 @@
-"""Errors as RFC 9457 problems: the one table from our errors to HTTP, and the middleware that applies it."""
+"""Errors as RFC 9457 problems: the one table from our errors to HTTP, and the middleware that
+applies it.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Problem:
     """How an error is told.
 
-    `is_retryable`: the same request, with the same key, may be sent again. `is_last`: nothing that follows on the
-    connection can be trusted to be a request, so it ends with this answer.
+    `is_retryable`: the same request, with the same key, may be sent again. `is_last`: nothing that
+    follows on the connection can be trusted to be a request, so it ends with this answer.
     """
 
     status: int
@@ -43,24 +45,39 @@ _RETRY_LATER = {"Retry-After": "2"}
 PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
     errors.InvalidJson: Problem(400, "invalid_json", "The body is not valid JSON"),
     errors.IdempotencyKeyMissing: Problem(400, "idempotency_key_missing", "No idempotency key"),
-    errors.IdempotencyKeyInvalid: Problem(400, "idempotency_key_invalid", "Invalid idempotency key"),
+    errors.IdempotencyKeyInvalid: Problem(
+        400, "idempotency_key_invalid", "Invalid idempotency key"
+    ),
     errors.Unauthenticated: Problem(
-        401, "unauthenticated", "No valid token", headers={"WWW-Authenticate": 'Bearer realm="mkwanja"'}
+        401,
+        "unauthenticated",
+        "No valid token",
+        headers={"WWW-Authenticate": 'Bearer realm="mkwanja"'},
     ),
     errors.NotPermitted: Problem(403, "not_permitted", "Not permitted"),
     errors.LimitExceeded: Problem(422, "limit_exceeded", "A limit does not allow it"),
     errors.RateLimited: Problem(429, "rate_limited", "Too many requests", True, _RETRY_SOON),
     errors.PaymentNotFound: Problem(404, "payment_not_found", "No such payment"),
     errors.IdempotencyKeyInFlight: Problem(
-        409, "idempotency_key_in_flight", "The first request is still being accepted", True, _RETRY_SOON
+        409,
+        "idempotency_key_in_flight",
+        "The first request is still being accepted",
+        True,
+        _RETRY_SOON,
     ),
     errors.TooLateToCancel: Problem(409, "too_late_to_cancel", "Too late to cancel"),
-    errors.BodyBroken: Problem(400, "malformed_http", "The request is not HTTP that is read here", is_last=True),
-    errors.BodyTooSlow: Problem(408, "request_timeout", "The request took too long to arrive", True, is_last=True),
+    errors.BodyBroken: Problem(
+        400, "malformed_http", "The request is not HTTP that is read here", is_last=True
+    ),
+    errors.BodyTooSlow: Problem(
+        408, "request_timeout", "The request took too long to arrive", True, is_last=True
+    ),
     errors.BodyTooLarge: Problem(413, "body_too_large", "The body is too large"),
     errors.UnsupportedMediaType: Problem(415, "unsupported_media_type", "Unsupported media type"),
     errors.InvalidRequest: Problem(422, "invalid_request", "The request has wrong values"),
-    errors.IdempotencyKeyReused: Problem(422, "idempotency_key_reused", "The idempotency key was used before"),
+    errors.IdempotencyKeyReused: Problem(
+        422, "idempotency_key_reused", "The idempotency key was used before"
+    ),
     errors.Unavailable: Problem(503, "unavailable", "Not available right now", True, _RETRY_LATER),
 }
 
@@ -76,7 +93,9 @@ BUG = Problem(500, "internal_error", "Something went wrong on our side", True)
 
 
 def problem_of(error: errors.PaymentServiceError) -> Problem:
-    """The problem of `error`'s nearest class in the table; one that is not there is a bug of ours."""
+    """The problem of `error`'s nearest class in the table; one that is not there is a bug of
+    ours.
+    """
     return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), BUG)
 
 
@@ -104,7 +123,9 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
 
 @web.middleware
 async def answer_with_statuses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The same statuses without a word, for a peer that reads no problems and should learn nothing."""
+    """The same statuses without a word, for a peer that reads no problems and should learn
+    nothing.
+    """
     headers = {}
     try:
         return await handler(request)
@@ -129,9 +150,14 @@ def members(error: errors.PaymentServiceError) -> dict[str, Any]:
     """What some problems say besides (RFC 9457 §3.2)."""
     match error:
         case errors.InvalidRequest():
-            # A pointer repeats the caller's own field names, which it may have filled in with a phone number by mistake.
-            faults = [(masked(_encodable(item.pointer)), _encodable(item.detail)) for item in error.errors]
-            return {"errors": [{"pointer": pointer, "detail": detail} for pointer, detail in faults]}
+            # A pointer repeats the caller's own field names, which it may have filled in with a
+            # phone number by mistake.
+            faults = [
+                (masked(_encodable(item.pointer)), _encodable(item.detail)) for item in error.errors
+            ]
+            return {
+                "errors": [{"pointer": pointer, "detail": detail} for pointer, detail in faults]
+            }
         case errors.LimitExceeded():
             resets_at = timestamp(error.resets_at) if error.resets_at else None
             return {"limit": error.limit, "maximum": error.maximum, "resets_at": resets_at}
@@ -155,7 +181,11 @@ def told(problem: Problem, detail: str) -> dict[str, Any]:
 
 def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
     """Whole seconds, never too soon."""
-    return {"Retry-After": str(math.ceil(error.wait_seconds))} if isinstance(error, errors.RateLimited) else {}
+    return (
+        {"Retry-After": str(math.ceil(error.wait_seconds))}
+        if isinstance(error, errors.RateLimited)
+        else {}
+    )
 
 
 def _response(

@@ -18,8 +18,8 @@ Result = TypeVar("Result")
 class ReadQueue:
     """Work in order of arrival, `at_once` together.
 
-    A cancelled request leaves the queue. Work that has begun goes on to its end: PostgreSQL may obey a cancellation late,
-    and then it hits the statement of the connection's next user.
+    A cancelled request leaves the queue. Work that has begun goes on to its end: PostgreSQL may
+    obey a cancellation late, and then it hits the statement of the connection's next user.
     """
 
     def __init__(self, *, at_once: int, patience_seconds: float) -> None:
@@ -56,7 +56,9 @@ class ReadQueue:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _finish(self, work: Callable[[], Awaitable[Result]], then: Callable[[], None]) -> Result:
+    async def _finish(
+        self, work: Callable[[], Awaitable[Result]], then: Callable[[], None]
+    ) -> Result:
         async def finish() -> Result:
             try:
                 return await work()

@@ -30,7 +30,8 @@ _QUOTED = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
 # Our bodies have two levels; a reader of nested JSON should not be made to follow thousands.
 _DEPTH_MAX = 16
 
-# What the caller is told of each fault. Minus zero is none here: an amount of 0 is refused for its size.
+# What the caller is told of each fault. Minus zero is none here: an amount of 0 is refused for its
+# size.
 _WORDS: Mapping[Fault, str] = {
     Fault.NOT_UTF8: "The body is not UTF-8.",
     Fault.NOT_JSON: "The body is not valid JSON: {}.",
@@ -44,8 +45,9 @@ _WORDS: Mapping[Fault, str] = {
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
     """The body, or BodyTooLarge as soon as that is known.
 
-    Raises BodyTooSlow for one that did not arrive within BODY_SECONDS, BodyBroken for one that never will, and Overloaded
-    where others have this request's place by then: who waits for its peer does not keep others waiting.
+    Raises BodyTooSlow for one that did not arrive within BODY_SECONDS, BodyBroken for one that
+    never will, and Overloaded where others have this request's place by then: who waits for its
+    peer does not keep others waiting.
     """
     if (request.content_length or 0) > bytes_max:
         raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
@@ -74,7 +76,11 @@ async def _read_all(request: web.Request, bytes_max: int) -> bytes:
 async def read_json(request: web.Request) -> object:
     """The body's JSON value. Raises UnsupportedMediaType, BodyTooLarge, InvalidJson."""
     is_plain = request.headers.get("Content-Encoding", "identity").lower() == "identity"
-    if request.content_type != "application/json" or (request.charset or "utf-8").lower() != "utf-8" or not is_plain:
+    if (
+        request.content_type != "application/json"
+        or (request.charset or "utf-8").lower() != "utf-8"
+        or not is_plain
+    ):
         raise UnsupportedMediaType
     body = await read_bytes(request, BODY_BYTES_MAX)
     try:
@@ -85,7 +91,10 @@ async def read_json(request: web.Request) -> object:
 
 
 def idempotency_key(headers: CIMultiDictProxy[str]) -> str:
-    """The key of `X-Idempotency-Key`, or of its standard name. Raises IdempotencyKeyMissing, IdempotencyKeyInvalid."""
+    """The key of `X-Idempotency-Key`, or of its standard name.
+
+    Raises IdempotencyKeyMissing, IdempotencyKeyInvalid.
+    """
     given = [headers.getall(name, []) for name in ("X-Idempotency-Key", "Idempotency-Key")]
     if any(len(values) > 1 for values in given):
         raise IdempotencyKeyInvalid
@@ -94,7 +103,9 @@ def idempotency_key(headers: CIMultiDictProxy[str]) -> str:
     if not keys:
         raise IdempotencyKeyMissing
     if len(keys) > 1:
-        raise IdempotencyKeyInvalid("X-Idempotency-Key and Idempotency-Key differ; send one of them.")
+        raise IdempotencyKeyInvalid(
+            "X-Idempotency-Key and Idempotency-Key differ; send one of them."
+        )
     return checked_key(keys.pop())
 
 
@@ -103,5 +114,7 @@ def _unquoted(value: str) -> str:
     if not value.startswith('"'):
         return value
     if not _QUOTED.fullmatch(value):
-        raise IdempotencyKeyInvalid('Idempotency-Key begins with a quote, but is no quoted string. Send k1 or "k1".')
+        raise IdempotencyKeyInvalid(
+            'Idempotency-Key begins with a quote, but is no quoted string. Send k1 or "k1".'
+        )
     return re.sub(r"\\(.)", r"\1", value[1:-1])

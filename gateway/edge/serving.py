@@ -1,4 +1,6 @@
-"""How a process listens and how it ends: bounded, and without haste for whoever was promised an answer."""
+"""How a process listens and how it ends: bounded, and without haste for whoever was promised an
+answer.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,19 @@ from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 
 log = structlog.get_logger()
 
-# How long SIGTERM waits for requests under way; their answers are worth it, and the platform gives us 20 s.
+# How long SIGTERM waits for requests under way; their answers are worth it, and the platform gives
+# us 20 s.
 _DRAIN_SECONDS = 10
 
-# Open files of a process besides its clients' connections: the largest pool, Redis, the key set, logs.
+# Open files of a process besides its clients' connections: the largest pool, Redis, the key set,
+# logs.
 _OTHER_FILES = 400
 _BACKLOG = 1024
 
 
-async def serve(app: web.Application, port: int, *, ready_event: str, drops_abandoned: bool) -> None:
+async def serve(
+    app: web.Application, port: int, *, ready_event: str, drops_abandoned: bool
+) -> None:
     """Serves `app` until SIGTERM or SIGINT, then lets requests under way finish.
 
     `drops_abandoned`: a request is cancelled when its client disconnects.
@@ -34,7 +40,9 @@ async def serve(app: web.Application, port: int, *, ready_event: str, drops_aban
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with listening(app, port, Connections(_connections_max()), drops_abandoned=drops_abandoned):
+    async with listening(
+        app, port, Connections(_connections_max()), drops_abandoned=drops_abandoned
+    ):
         log.info(ready_event, port=port)
         await stopping.wait()
         log.info("draining")
@@ -44,7 +52,8 @@ async def serve(app: web.Application, port: int, *, ready_event: str, drops_aban
 async def listening(
     app: web.Application, port: int, connections: Connections, *, drops_abandoned: bool = False
 ) -> AsyncIterator[None]:
-    """Answers on `port` during the block; after it no connection is taken, and what is under way gets its time.
+    """Answers on `port` during the block; after it no connection is taken, and what is under way
+    gets its time.
 
     Raises SettingsError if aiohttp is not as it was tested.
     """
@@ -54,13 +63,18 @@ async def listening(
     async with AsyncExitStack() as stack:
         watching = asyncio.create_task(connections.watch())
         stack.push_async_callback(_ended, watching)
-        runner = web.AppRunner(app, shutdown_timeout=_DRAIN_SECONDS, handler_cancellation=drops_abandoned)
+        runner = web.AppRunner(
+            app, shutdown_timeout=_DRAIN_SECONDS, handler_cancellation=drops_abandoned
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         server = runner.server
         assert server is not None  # noqa: S101 - set up just now
         listener = await loop.create_server(
-            lambda: Connection(server, connections, loop=loop), port=port, backlog=_BACKLOG, reuse_address=True
+            lambda: Connection(server, connections, loop=loop),
+            port=port,
+            backlog=_BACKLOG,
+            reuse_address=True,
         )
         stack.callback(listener.close)
         yield
@@ -74,7 +88,11 @@ def _connections_max() -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    at_most = CONNECTIONS_MAX if soft == resource.RLIM_INFINITY else min(CONNECTIONS_MAX, soft - _OTHER_FILES)
+    at_most = (
+        CONNECTIONS_MAX
+        if soft == resource.RLIM_INFINITY
+        else min(CONNECTIONS_MAX, soft - _OTHER_FILES)
+    )
     if at_most < CONNECTIONS_MAX:
         log.warning("few_open_files", connections_max=at_most, wanted=CONNECTIONS_MAX)
     return max(at_most, 1)

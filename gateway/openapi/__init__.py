@@ -1,1 +1,3 @@
-"""`/openapi.json`: the document, made from the routes, the bodies' models and the table of problems that serve."""
+"""`/openapi.json`: the document, made from the routes, the bodies' models and the table of
+problems that serve.
+"""

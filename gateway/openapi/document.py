@@ -1,8 +1,9 @@
 """`GET /openapi.json`: the document of the ingress, made of what serves it.
 
-Routes come from `routes.py`, requests from `schemas/`, refusals from the table in `problems.py`, closed lists from the
-enumerations, examples from the code that makes the real thing. Answers are described in `views.py`. Answers are left open
-to new members, as callers should read them; tests close them before they compare.
+Routes come from `routes.py`, requests from `schemas/`, refusals from the table in `problems.py`,
+closed lists from the enumerations, examples from the code that makes the real thing. Answers are
+described in `views.py`. Answers are left open to new members, as callers should read them; tests
+close them before they compare.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from gateway.edge.requests import BODY_BYTES_MAX
 from gateway.fields import as_schema
 from gateway.openapi import views
 from gateway.openapi.examples import answer_examples, body_examples, problem_example
-from gateway.routes import CANCEL_PAYMENT, LIST_EVENTS, READ_HISTORY, READ_PAYMENT, ROUTES, Route, Said
+from gateway.routes import (
+    CANCEL_PAYMENT,
+    LIST_EVENTS,
+    READ_HISTORY,
+    READ_PAYMENT,
+    ROUTES,
+    Route,
+    Said,
+)
 from gateway.schemas.kind_schema import EXAMPLE_ID, EXAMPLE_KEY
 
 VERSION = "0.1.0"
@@ -64,7 +73,10 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
         "description": "Seconds to wait before the same request is sent again.",
         "schema": {"type": "integer", "minimum": 1},
     },
-    "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string", "pattern": "^Bearer"}},
+    "WWW-Authenticate": {
+        "description": "How to authenticate.",
+        "schema": {"type": "string", "pattern": "^Bearer"},
+    },
 }
 
 # What some problems say besides, as `problems.members` makes it.
@@ -77,7 +89,10 @@ _MEMBERS: Mapping[str, dict[str, Any]] = {
                 "type": "object",
                 "required": ["pointer", "detail"],
                 "properties": {
-                    "pointer": {"type": "string", "description": "A JSON pointer into the body, or `?name`."},
+                    "pointer": {
+                        "type": "string",
+                        "description": "A JSON pointer into the body, or `?name`.",
+                    },
                     "detail": {"type": "string", "minLength": 1},
                 },
             },
@@ -85,7 +100,10 @@ _MEMBERS: Mapping[str, dict[str, Any]] = {
     },
     "limit_exceeded": {
         "limit": {"type": "string", "description": "Its name in the policy file."},
-        "maximum": {"type": "integer", "description": "Its value in the policy file: shillings, or deposits."},
+        "maximum": {
+            "type": "integer",
+            "description": "Its value in the policy file: shillings, or deposits.",
+        },
         "resets_at": {
             "type": ["string", "null"],
             "format": "date-time",
@@ -111,28 +129,39 @@ class _Schemas(GenerateJsonSchema):
         return False
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> dict[str, Any]:
-        """A default of null, or of nothing, says only that a field may be left out; `required` says that."""
+        """A default of null, or of nothing, says only that a field may be left out; `required`
+        says that.
+        """
         found = super().default_schema(schema)
         if not found.get("default"):
             found.pop("default", None)
         return found
 
     def enum_schema(self, schema: core_schema.EnumSchema) -> dict[str, Any]:
-        """Of what is written about an enumeration, callers get the first sentence; the rest is for readers of the code."""
+        """Of what is written about an enumeration, callers get the first sentence; the rest is
+        for readers of the code.
+        """
         found = super().enum_schema(schema)
-        return {**found, "description": re.split(r" \(|(?<=\.)\s", found["description"])[0].rstrip(".") + "."}
+        return {
+            **found,
+            "description": re.split(r" \(|(?<=\.)\s", found["description"])[0].rstrip(".") + ".",
+        }
 
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document. The same every time."""
-    models = sorted({model for route in ROUTES for model in _models(route)}, key=lambda model: model.__name__)
+    models = sorted(
+        {model for route in ROUTES for model in _models(route)}, key=lambda model: model.__name__
+    )
     _, definitions = models_json_schema(
         [(model, "validation") for model in models],
         ref_template="#/components/schemas/{model}",
         schema_generator=_Schemas,
     )
     schemas = {name: _without_title(schema) for name, schema in definitions["$defs"].items()}
-    problems = {problem.code: problem for route in ROUTES for problem in (*route.problems, BUG)}.values()
+    problems = {
+        problem.code: problem for route in ROUTES for problem in (*route.problems, BUG)
+    }.values()
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -146,9 +175,17 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {
-                _TOKEN: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "See above: Tokens."}
+                _TOKEN: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "See above: Tokens.",
+                }
             },
-            "schemas": {**schemas, **{_name(problem): _problem_schema(problem) for problem in problems}},
+            "schemas": {
+                **schemas,
+                **{_name(problem): _problem_schema(problem) for problem in problems},
+            },
             "headers": dict(_HEADERS),
             "examples": {problem.code: {"value": problem_example(problem)} for problem in problems},
         },
@@ -162,7 +199,11 @@ def _models(route: Route) -> Iterable[type[BaseModel]]:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": route.name, "tags": [route.tag], "summary": route.summary}
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "tags": [route.tag],
+        "summary": route.summary,
+    }
     if route.description:
         operation["description"] = route.description
     if route.is_open:
@@ -171,13 +212,19 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["parameters"] = parameters
     if route.body is not None:
         examples = {name: {"value": value} for name, value in body_examples(route.name).items()}
-        content = {"application/json": {"schema": _reference(route.body.__name__), "examples": examples}}
+        content = {
+            "application/json": {"schema": _reference(route.body.__name__), "examples": examples}
+        }
         operation["requestBody"] = {"required": True, "content": content}
-    operation["responses"] = {str(status): _answer(route, status, said) for status, said in route.said.items()}
+    operation["responses"] = {
+        str(status): _answer(route, status, said) for status, said in route.said.items()
+    }
     by_status: dict[int, list[Problem]] = {}
     for problem in (*route.problems, BUG):
         by_status.setdefault(problem.status, []).append(problem)
-    operation["responses"] |= {str(status): _refusal(by_status[status]) for status in sorted(by_status)}
+    operation["responses"] |= {
+        str(status): _refusal(by_status[status]) for status in sorted(by_status)
+    }
     return operation
 
 
@@ -186,7 +233,13 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     if route.names_payment:
         schema = {"type": "string", "format": "uuid"}
         found.append(
-            {"name": "payment_id", "in": "path", "required": True, "schema": schema, "example": str(EXAMPLE_ID)}
+            {
+                "name": "payment_id",
+                "in": "path",
+                "required": True,
+                "schema": schema,
+                "example": str(EXAMPLE_ID),
+            }
         )
     if route.body is not None:
         found.append(
@@ -203,17 +256,26 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         ref_template="#/components/schemas/{model}", schema_generator=_Schemas
     )
     for name, field in query.get("properties", {}).items():
-        found.append(_parameter(name, field, query.get("$defs", {}), route.query.model_fields[name]))
+        found.append(
+            _parameter(name, field, query.get("$defs", {}), route.query.model_fields[name])
+        )
     return found
 
 
-def _parameter(name: str, schema: dict[str, Any], definitions: Mapping[str, Any], field: FieldInfo) -> dict[str, Any]:
+def _parameter(
+    name: str, schema: dict[str, Any], definitions: Mapping[str, Any], field: FieldInfo
+) -> dict[str, Any]:
     description = schema.pop("description", None)
     # No query can say null: a parameter that may be left out is just not there.
     options = [option for option in schema.pop("anyOf", []) if option != {"type": "null"}]
     for option in options:
         schema |= definitions[option["$ref"].rpartition("/")[2]] if "$ref" in option else option
-    parameter = {"name": name, "in": "query", "required": field.is_required(), "schema": _without_title(schema)}
+    parameter = {
+        "name": name,
+        "in": "query",
+        "required": field.is_required(),
+        "schema": _without_title(schema),
+    }
     return {**parameter, "description": description} if description else parameter
 
 
@@ -227,14 +289,18 @@ def _answer(route: Route, status: int, said: Said) -> dict[str, Any]:
         "content": {"text/plain" if said.model is None else "application/json": content},
     }
     if said.headers:
-        answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in said.headers}
+        answer["headers"] = {
+            name: {"$ref": f"#/components/headers/{name}"} for name in said.headers
+        }
     if links := _links(route):
         answer["links"] = links
     return answer
 
 
 def _links(route: Route) -> dict[str, Any]:
-    """Where an answer leads: from a payment to what else can be asked about it, from events to those after them."""
+    """Where an answer leads: from a payment to what else can be asked about it, from events to
+    those after them.
+    """
     if any(said.model is views.Payment for said in route.said.values()):
         place = {"payment_id": "$response.body#/id"}
         return {
@@ -244,7 +310,13 @@ def _links(route: Route) -> dict[str, Any]:
         }
     if route is LIST_EVENTS:
         following = {"after": "$response.body#/next_cursor"}
-        return {"next": {"operationId": route.name, "parameters": following, "description": "What comes after."}}
+        return {
+            "next": {
+                "operationId": route.name,
+                "parameters": following,
+                "description": "What comes after.",
+            }
+        }
     return {}
 
 
@@ -257,7 +329,9 @@ def _refusal(problems: list[Problem]) -> dict[str, Any]:
             "oneOf": [_reference(name) for name in names],
             "discriminator": {"propertyName": "code", "mapping": mapping},
         }
-    examples = {problem.code: {"$ref": f"#/components/examples/{problem.code}"} for problem in problems}
+    examples = {
+        problem.code: {"$ref": f"#/components/examples/{problem.code}"} for problem in problems
+    }
     answer: dict[str, Any] = {
         "description": ". ".join(problem.title for problem in problems) + ".",
         "content": {"application/problem+json": {"schema": schema, "examples": examples}},
@@ -270,17 +344,31 @@ def _refusal(problems: list[Problem]) -> dict[str, Any]:
 
 def _header(name: str, problems: list[Problem]) -> dict[str, Any]:
     is_certain = all(name in (problem.headers or {}) for problem in problems)
-    return {**_HEADERS[name], "required": True} if is_certain else {"$ref": f"#/components/headers/{name}"}
+    return (
+        {**_HEADERS[name], "required": True}
+        if is_certain
+        else {"$ref": f"#/components/headers/{name}"}
+    )
 
 
 def _problem_schema(problem: Problem) -> dict[str, Any]:
     # `told` says what each has, and all but `detail` never changes.
     properties: dict[str, Any] = {
-        name: {"type": _JSON_TYPES[type(value)], "const": value} for name, value in told(problem, "").items()
+        name: {"type": _JSON_TYPES[type(value)], "const": value}
+        for name, value in told(problem, "").items()
     }
-    properties["detail"] = {"type": "string", "minLength": 1, "description": "A sentence for a person."}
+    properties["detail"] = {
+        "type": "string",
+        "minLength": 1,
+        "description": "A sentence for a person.",
+    }
     properties |= _MEMBERS.get(problem.code, {})
-    return {"type": "object", "description": problem.title, "required": sorted(properties), "properties": properties}
+    return {
+        "type": "object",
+        "description": problem.title,
+        "required": sorted(properties),
+        "properties": properties,
+    }
 
 
 _JSON_TYPES = {str: "string", int: "integer", bool: "boolean"}

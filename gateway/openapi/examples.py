@@ -1,4 +1,6 @@
-"""Examples for `/openapi.json`, made by the code that makes the real ones: they cannot look otherwise."""
+"""Examples for `/openapi.json`, made by the code that makes the real ones: they cannot look
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,19 @@ from gateway.schemas.kind_schema import EXAMPLE_CREATED_AT, EXAMPLE_ID
 _ENDED_AT = EXAMPLE_CREATED_AT + timedelta(seconds=9)
 _ENDED = replace(DEPOSIT_EXAMPLE, updated_at=_ENDED_AT, finalized_at=_ENDED_AT)
 _ASKED = Attempt(
-    UUID(int=EXAMPLE_ID.int + 1), 1, Outcome.ACKNOWLEDGED, frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_010320261015")})
+    UUID(int=EXAMPLE_ID.int + 1),
+    1,
+    Outcome.ACKNOWLEDGED,
+    frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_010320261015")}),
 )
-_PAID = replace(_ENDED, stage=Stage.SUCCEEDED, receipt="UC14KD82QZ", amount_settled_kes=250, attempts=(_ASKED,))
-_CANCELLED = replace(_ENDED, stage=Stage.FAILED, failure=Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True))
+_PAID = replace(
+    _ENDED, stage=Stage.SUCCEEDED, receipt="UC14KD82QZ", amount_settled_kes=250, attempts=(_ASKED,)
+)
+_CANCELLED = replace(
+    _ENDED,
+    stage=Stage.FAILED,
+    failure=Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True),
+)
 _HISTORY_ITEM = {
     "sequence": 1,
     "at": timestamp(EXAMPLE_CREATED_AT),
@@ -40,12 +51,16 @@ _HISTORY_ITEM = {
     "stage": Stage.ACCEPTED.value,
     "detail": {},
 }
-_PAID_EVENT = event_body(EventType.SUCCEEDED, event_id=UUID(int=EXAMPLE_ID.int + 2), payment=_PAID, at=_ENDED_AT)
+_PAID_EVENT = event_body(
+    EventType.SUCCEEDED, event_id=UUID(int=EXAMPLE_ID.int + 2), payment=_PAID, at=_ENDED_AT
+)
 
 
 def body_examples(route_name: str) -> Mapping[str, dict[str, Any]]:
     """Examples of the bodies that a route takes, by what they show."""
-    return next(schema.body_examples for schema in SCHEMAS.values() if schema.route_name == route_name)
+    return next(
+        schema.body_examples for schema in SCHEMAS.values() if schema.route_name == route_name
+    )
 
 
 def answer_examples(route_name: str, status: int) -> dict[str, Any]:
@@ -53,10 +68,16 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
     for schema in SCHEMAS.values():
         if schema.route_name == route_name:
             shown = schema.answer_examples.items()
-            return {name: public_payment(item.payment, for_backend=item.for_backend) for name, item in shown}
+            return {
+                name: public_payment(item.payment, for_backend=item.for_backend)
+                for name, item in shown
+            }
     match route_name:
         case "readPayment":
-            return {"paid": public_payment(_PAID), "seen_by_a_backend": public_payment(_PAID, for_backend=True)}
+            return {
+                "paid": public_payment(_PAID),
+                "seen_by_a_backend": public_payment(_PAID, for_backend=True),
+            }
         case "cancelPayment":
             return {"cancelled": public_payment(_CANCELLED)}
         case "listPayments":
@@ -65,7 +86,10 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
             return {"accepted": {"items": [_HISTORY_ITEM], "next_cursor": None}}
         case "listEvents":
             return {
-                "one": {"items": [json.loads(_PAID_EVENT)], "next_cursor": feed_cursor(FeedPlace(1, "1f2e3d4c5b6a"))}
+                "one": {
+                    "items": [json.loads(_PAID_EVENT)],
+                    "next_cursor": feed_cursor(FeedPlace(1, "1f2e3d4c5b6a")),
+                }
             }
         case "healthz":
             return {"ok": {"status": "ok"}}
@@ -73,7 +97,13 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
             is_ready = status == 200
             checks = {"postgres": is_ready, "migrated": is_ready, "keys": True, "redis": True}
             report = {"postgres": "ok" if is_ready else "away", "redis": "ok"}
-            return {"checks": {"status": "ready" if is_ready else "not ready", "checks": checks, **report}}
+            return {
+                "checks": {
+                    "status": "ready" if is_ready else "not ready",
+                    "checks": checks,
+                    **report,
+                }
+            }
         case _:
             return {}
 

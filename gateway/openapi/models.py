@@ -1,4 +1,6 @@
-"""Models of what callers see, made from its one declaration in `domain/views.py`: as the writer, so the document."""
+"""Models of what callers see, made from its one declaration in `domain/views.py`: as the writer,
+so the document.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def model_of_members(
 ) -> type[BaseModel]:
     """The model of an object with `members`.
 
-    `meanings` gives the models of what members mean, where that is no plain type. `more` is said of the whole object, in
-    keywords of JSON Schema.
+    `meanings` gives the models of what members mean, where that is no plain type. `more` is said of
+    the whole object, in keywords of JSON Schema.
     """
     fields = {member.name: _field(member, meanings or {}) for member in members}
     config = ConfigDict(json_schema_extra=dict(more)) if more else None

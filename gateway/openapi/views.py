@@ -1,8 +1,9 @@
 """What callers are answered, as `/openapi.json` tells it.
 
-A payment, an entry of its history and an event are made from the declarations in `domain/views.py` that also write them.
-The other answers are made in `ingress.py` and `health.py`; that they agree with these models is checked by
-`tests/unit/test_openapi_answers.py` and, over HTTP, by `tests/spec/test_openapi.py`.
+A payment, an entry of its history and an event are made from the declarations in `domain/views.py`
+that also write them. The other answers are made in `ingress.py` and `health.py`; that they agree
+with these models is checked by `tests/unit/test_openapi_answers.py` and, over HTTP, by
+`tests/spec/test_openapi.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ _TOGETHER = {"dependentRequired": dict.fromkeys(_NAMES_FOR_BACKENDS, _NAMES_FOR_
 def _payment(schema: KindSchema) -> type[BaseModel]:
     """The model of a payment of one kind."""
     rules = schema.rules
-    one_party = {"oneOf": [{"required": [name]} for name in rules.parties]} if len(rules.parties) > 1 else {}
+    one_party = (
+        {"oneOf": [{"required": [name]} for name in rules.parties]}
+        if len(rules.parties) > 1
+        else {}
+    )
     return model_of_members(
         schema.answer_name,
         schema.answer_sentence,
@@ -48,7 +53,9 @@ class PaymentPage(BaseModel):
     """Payments, newest first."""
 
     items: list[Payment] = Field(max_length=ITEMS_MAX)
-    next_cursor: PageCursor | None = Field(description="Where the next page begins; null: this is the last one.")
+    next_cursor: PageCursor | None = Field(
+        description="Where the next page begins; null: this is the last one."
+    )
 
 
 HistoryItem: Any = model_of(ENTRY)
@@ -58,10 +65,14 @@ class HistoryPage(BaseModel):
     """What happened to a payment, oldest first."""
 
     items: list[HistoryItem] = Field(max_length=ITEMS_MAX)
-    next_cursor: HistoryCursor | None = Field(description="Where the next page begins; null: this is the last one.")
+    next_cursor: HistoryCursor | None = Field(
+        description="Where the next page begins; null: this is the last one."
+    )
 
 
-Event: Any = model_of_members(EVENT.name, EVENT.sentence, EVENT.members, meanings={payment.Payment: Payment})
+Event: Any = model_of_members(
+    EVENT.name, EVENT.sentence, EVENT.members, meanings={payment.Payment: Payment}
+)
 
 
 class EventPage(BaseModel):
@@ -82,7 +93,10 @@ class Checks(BaseModel):
 
     postgres: bool
     migrated: bool
-    keys: bool = Field(False, description="Whether keys to check tokens with were loaded. Absent without a key set.")
+    keys: bool = Field(
+        False,
+        description="Whether keys to check tokens with were loaded. Absent without a key set.",
+    )
     redis: bool = Field(description="Told, not required.")
 
 

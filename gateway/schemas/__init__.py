@@ -1,7 +1,7 @@
 """What clients may send, one page for each kind of payment, and the queries of all other routes.
 
-Bodies and queries are checked whole: every wrong value is named at once. `/openapi.json` is made from these models
-(`openapi/`).
+Bodies and queries are checked whole: every wrong value is named at once. `/openapi.json` is made
+from these models (`openapi/`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,14 @@ from pydantic import ConfigDict, Field
 from domain.errors import FieldError
 from domain.kinds.bill_payment import BILL_PAYMENT
 from domain.values import DEFAULT_TEXT, reference_from
-from gateway.fields import Remarks, Shortcode, check_amount, check_reference, told_amount, told_reference
+from gateway.fields import (
+    Remarks,
+    Shortcode,
+    check_amount,
+    check_reference,
+    told_amount,
+    told_reference,
+)
 from gateway.schemas.kind_schema import (
     EXAMPLE_ID,
     Body,
@@ -51,16 +58,24 @@ class BillPaymentBody(Body):
     amount: Annotated[int, check_amount(BILL_PAYMENT), told_amount(BILL_PAYMENT)] = Field(
         description="Whole Kenyan shillings."
     )
-    paybill: Shortcode | None = Field(None, description="With `account_reference`; or give `till` instead.")
-    till: Shortcode | None = Field(None, description="A buy-goods till, which takes no `account_reference`.")
-    account_reference: Annotated[str, check_reference(BILL_PAYMENT), told_reference(BILL_PAYMENT)] | None = Field(
+    paybill: Shortcode | None = Field(
+        None, description="With `account_reference`; or give `till` instead."
+    )
+    till: Shortcode | None = Field(
+        None, description="A buy-goods till, which takes no `account_reference`."
+    )
+    account_reference: (
+        Annotated[str, check_reference(BILL_PAYMENT), told_reference(BILL_PAYMENT)] | None
+    ) = Field(
         None, description="Our account with the paybill. Daraja gets it exactly as you write it."
     )
     remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
 
 
 def _find_party_faults(body: Mapping[str, Any]) -> list[FieldError]:
-    """A bill is paid to a paybill with its account reference, or to a till: never both, never neither."""
+    """A bill is paid to a paybill with its account reference, or to a till: never both, never
+    neither.
+    """
     has_paybill, has_till = body.get("paybill") is not None, body.get("till") is not None
     has_reference = body.get("account_reference") is not None
     if has_paybill and has_till:
@@ -75,10 +90,18 @@ def _find_party_faults(body: Mapping[str, Any]) -> list[FieldError]:
 
 
 _TO_PAYBILL = an_example(
-    BILL_PAYMENT, amount_kes=830, paybill="888880", account_reference="METER7731", remarks=DEFAULT_TEXT
+    BILL_PAYMENT,
+    amount_kes=830,
+    paybill="888880",
+    account_reference="METER7731",
+    remarks=DEFAULT_TEXT,
 )
 _TO_TILL = an_example(
-    BILL_PAYMENT, amount_kes=830, till="556677", account_reference=reference_from(EXAMPLE_ID), remarks=DEFAULT_TEXT
+    BILL_PAYMENT,
+    amount_kes=830,
+    till="556677",
+    account_reference=reference_from(EXAMPLE_ID),
+    remarks=DEFAULT_TEXT,
 )
 
 SCHEMA = KindSchema(
@@ -91,7 +114,12 @@ SCHEMA = KindSchema(
     answer_sentence="We pay a paybill or a till.",
     body_examples={
         "to_a_paybill": {"amount": 830, "paybill": "888880", "account_reference": "METER7731"},
-        "to_a_till": {"amount": 830, "till": "556677", "remarks": "Order 771", "metadata": {"order": "771"}},
+        "to_a_till": {
+            "amount": 830,
+            "till": "556677",
+            "remarks": "Order 771",
+            "metadata": {"order": "771"},
+        },
     },
     answer_examples={
         "to_a_paybill": Shown(_TO_PAYBILL, for_backend=True),

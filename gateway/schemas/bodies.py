@@ -30,7 +30,11 @@ def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
     if found:
         raise InvalidRequest(found)
     owner = checked.owner if caller.is_backend else caller.subject
-    fields = {name: getattr(checked, name) for name in schema.body.model_fields if name not in _NOT_AS_SENT}
+    fields = {
+        name: getattr(checked, name)
+        for name in schema.body.model_fields
+        if name not in _NOT_AS_SENT
+    }
     return PaymentRequest(
         kind=kind,
         amount_kes=fields.pop("amount"),

@@ -27,10 +27,15 @@ from gateway.schemas.kind_schema import (
 class DepositBody(Body):
     """A customer pays us: a prompt appears on the phone."""
 
-    amount: Annotated[int, check_amount(DEPOSIT), told_amount(DEPOSIT)] = Field(description="Whole Kenyan shillings.")
+    amount: Annotated[int, check_amount(DEPOSIT), told_amount(DEPOSIT)] = Field(
+        description="Whole Kenyan shillings."
+    )
     phone_number: PhoneNumber = Field(description="Who pays: a Kenyan mobile number.")
-    account_reference: Annotated[str, check_reference(DEPOSIT), told_reference(DEPOSIT)] | None = Field(
-        None, description="What the payer's statement shows. Left out: follows from the payment's id."
+    account_reference: Annotated[str, check_reference(DEPOSIT), told_reference(DEPOSIT)] | None = (
+        Field(
+            None,
+            description="What the payer's statement shows. Left out: follows from the payment's id.",
+        )
     )
     description: Description | None = Field(None, description="Left out: `Payment`.")
 

@@ -12,8 +12,12 @@ from domain import values
 from domain.errors import FieldError
 
 
-def describe_faults(error: ValidationError, pointer: Callable[[tuple[Any, ...]], str]) -> list[FieldError]:
-    """Each fault with its place, as `pointer` writes it, and a sentence that says what to send instead."""
+def describe_faults(
+    error: ValidationError, pointer: Callable[[tuple[Any, ...]], str]
+) -> list[FieldError]:
+    """Each fault with its place, as `pointer` writes it, and a sentence that says what to send
+    instead.
+    """
     found = error.errors(include_url=False, include_context=False)
     return [FieldError(pointer(item["loc"]), _sentence(item)) for item in found]
 

@@ -1,7 +1,7 @@
 """What callers see of one kind of payment: its route, its body, its answer, and an example of each.
 
-One `KindSchema` per kind, on the kind's page beside this one. Rules of values are in `domain/values.py` and `domain/kinds`;
-`fields.py` makes fields of them.
+One `KindSchema` per kind, on the kind's page beside this one. Rules of values are in
+`domain/values.py` and `domain/kinds`; `fields.py` makes fields of them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,19 @@ EXAMPLE_CREATED_AT = datetime(2026, 3, 1, 7, 15, 0, 123_000, tzinfo=UTC)
 
 
 class Body(BaseModel):
-    """What every body has. Unknown fields are refused, and types are taken at their word: `"100"` is no number."""
+    """What every body has.
+
+    Unknown fields are refused, and types are taken at their word: `"100"` is no number.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    owner: Owner | None = Field(None, description="Whose payment it is. Set by backends; a user's is its own `sub`.")
-    metadata: Metadata | None = Field(None, description="Yours: returned untouched, never sent to Daraja.")
+    owner: Owner | None = Field(
+        None, description="Whose payment it is. Set by backends; a user's is its own `sub`."
+    )
+    metadata: Metadata | None = Field(
+        None, description="Yours: returned untouched, never sent to Daraja."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,11 +32,18 @@ SCHEMA = KindSchema(
     answer_sentence="We pay a Pochi la Biashara till.",
     body_examples={
         "least": {"amount": 640, "phone_number": "0733000333"},
-        "whole": {"amount": 640, "phone_number": "0733000333", "remarks": "Order 771", "metadata": {"order": "771"}},
+        "whole": {
+            "amount": 640,
+            "phone_number": "0733000333",
+            "remarks": "Order 771",
+            "metadata": {"order": "771"},
+        },
     },
     answer_examples={
         "accepted": Shown(
-            an_example(POCHI_PAYMENT, amount_kes=640, phone_number="254733000333", remarks=DEFAULT_TEXT),
+            an_example(
+                POCHI_PAYMENT, amount_kes=640, phone_number="254733000333", remarks=DEFAULT_TEXT
+            ),
             for_backend=True,
         )
     },

@@ -53,7 +53,8 @@ class PageParameters(Parameters):
     created_before: Moment | None = None
     limit: Limit = 20
     cursor: PageCursor | None = Field(
-        None, description="`next_cursor` of the page before. It is refused with other filters than that page had."
+        None,
+        description="`next_cursor` of the page before. It is refused with other filters than that page had.",
     )
 
 
@@ -78,7 +79,9 @@ class HistoryParameters(Parameters):
 class WaitParameters(Parameters):
     """GET /v1/payments/{payment_id}"""
 
-    wait: WaitSeconds = Field(0, description="Seconds for which the answer may be held until the payment is final.")
+    wait: WaitSeconds = Field(
+        0, description="Seconds for which the answer may be held until the payment is final."
+    )
 
 
 class NoParameters(Parameters):
@@ -89,7 +92,9 @@ def query(model: type[Model], parameters: MultiMapping[str]) -> Model:
     """The checked query parameters. Raises InvalidRequest with every wrong one."""
     repeated = sorted({name for name in parameters if len(parameters.getall(name)) > 1})
     if repeated:
-        raise InvalidRequest([FieldError(f"?{name}", "is given more than once") for name in repeated])
+        raise InvalidRequest(
+            [FieldError(f"?{name}", "is given more than once") for name in repeated]
+        )
     try:
         return model.model_validate(dict(parameters))
     except ValidationError as error:
@@ -97,9 +102,19 @@ def query(model: type[Model], parameters: MultiMapping[str]) -> Model:
 
 
 def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
-    """Which payments `caller` asks for; an app's user only gets its own. One more than a page, to know of a next one."""
+    """Which payments `caller` asks for; an app's user only gets its own.
+
+    One more than a page, to know of a next one.
+    """
     equal = parameters.model_dump(
-        include={"kind", "phone_number", "account_reference", "receipt", "idempotency_key", "needs_review"},
+        include={
+            "kind",
+            "phone_number",
+            "account_reference",
+            "receipt",
+            "idempotency_key",
+            "needs_review",
+        },
         exclude_none=True,
     )
     if not caller.is_backend:
@@ -120,11 +135,16 @@ def next_cursor(parameters: PageParameters, last: Payment) -> str:
 
 
 def history_position(parameters: HistoryParameters, payment: Payment) -> int:
-    """The sequence behind which the history of `payment` is wanted; 0 is its beginning. Raises InvalidRequest."""
+    """The sequence behind which the history of `payment` is wanted; 0 is its beginning.
+
+    Raises InvalidRequest.
+    """
     if parameters.cursor is None:
         return 0
     if parameters.cursor.payment_id != payment.id:
-        raise InvalidRequest([FieldError("?cursor", "was given for another payment; start again without it")])
+        raise InvalidRequest(
+            [FieldError("?cursor", "was given for another payment; start again without it")]
+        )
     return parameters.cursor.sequence
 
 
@@ -133,7 +153,9 @@ def _older_than(parameters: PageParameters) -> tuple[datetime, UUID] | None:
     if place is None:
         return None
     if place.filters != _filters(parameters):
-        raise InvalidRequest([FieldError("?cursor", "was given for other filters; start again without it")])
+        raise InvalidRequest(
+            [FieldError("?cursor", "was given for other filters; start again without it")]
+        )
     return place.created_at, place.payment_id
 
 

@@ -29,8 +29,12 @@ class WithdrawalBody(Body):
         description="Whole Kenyan shillings."
     )
     phone_number: PhoneNumber = Field(description="Who is paid: a Kenyan mobile number.")
-    purpose: Annotated[Literal["business", "salary", "promotion"] | None, AfterValidator(_purpose)] = Field(
-        None, validate_default=True, description="Safaricom charges and words its message by it. Left out: `business`."
+    purpose: Annotated[
+        Literal["business", "salary", "promotion"] | None, AfterValidator(_purpose)
+    ] = Field(
+        None,
+        validate_default=True,
+        description="Safaricom charges and words its message by it. Left out: `business`.",
     )
     remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
 

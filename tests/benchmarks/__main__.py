@@ -1,7 +1,9 @@
-"""`make bench`: accepts and whole lives a second, each beside a floor that was measured in the same run.
+"""`make bench`: accepts and whole lives a second, each beside a floor that was measured in the same
+run.
 
-Figures of one machine say little about another; the ratios say what our own code costs. PostgreSQL is durable here
-(fsync on), as in production. Nothing is asserted about time: a noisy neighbour is no failure.
+Figures of one machine say little about another; the ratios say what our own code costs. PostgreSQL
+is durable here (fsync on), as in production. Nothing is asserted about time: a noisy neighbour is
+no failure.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ async def run(seconds: float, connections: int, lives: int) -> None:
         say(
             f"whole lives: withdrawals from request to event           {ours:8,.0f} /s   ({lives} of {lives} succeeded)"
         )
-        say(f"  floor: arq jobs that do nothing, one worker            {arq:8,.0f} /s   ratio {ours / arq:.2f}")
+        say(
+            f"  floor: arq jobs that do nothing, one worker            {arq:8,.0f} /s   ratio {ours / arq:.2f}"
+        )
         # From here on nobody works off the queue: the accepts are measured alone.
         await stack.stop_process("worker")
         await accepts(stack, seconds, connections)
@@ -62,24 +66,39 @@ async def accepts(stack: Stack, seconds: float, connections: int) -> None:
 
     def deposit(number: int) -> bytes:
         """Of many users, each with its limits, from as many phones."""
-        headers = {"Authorization": f"Bearer {tokens[number % connections]}", "X-Idempotency-Key": uuid4().hex}
-        of_its_own = json.dumps({"amount": 250, "phone_number": f"07{number % 100_000_000:08}"}).encode()
+        headers = {
+            "Authorization": f"Bearer {tokens[number % connections]}",
+            "X-Idempotency-Key": uuid4().hex,
+        }
+        of_its_own = json.dumps(
+            {"amount": 250, "phone_number": f"07{number % 100_000_000:08}"}
+        ).encode()
         return post(stack.web_url, "/v1/deposits", of_its_own, headers)
 
-    bare = await requests_per_second(floor_url, lambda _: post(floor_url, "/bare", body, {}), **measured)  # type: ignore[arg-type]
-    insert = await requests_per_second(floor_url, lambda _: post(floor_url, "/insert", body, {}), **measured)  # type: ignore[arg-type]
+    bare = await requests_per_second(
+        floor_url, lambda _: post(floor_url, "/bare", body, {}), **measured
+    )  # type: ignore[arg-type]
+    insert = await requests_per_second(
+        floor_url, lambda _: post(floor_url, "/insert", body, {}), **measured
+    )  # type: ignore[arg-type]
     ours = await requests_per_second(stack.web_url, deposit, **measured)  # type: ignore[arg-type]
     await floors.terminate()
     say(f"\naccepted payments (token, key, history, 202)             {ours:8,.0f} /s")
-    say(f"  floor: aiohttp that answers 202 and does nothing       {bare:8,.0f} /s   ratio {ours / bare:.2f}")
-    say(f"  floor: aiohttp with one durable insert a request       {insert:8,.0f} /s   ratio {ours / insert:.2f}")
+    say(
+        f"  floor: aiohttp that answers 202 and does nothing       {bare:8,.0f} /s   ratio {ours / bare:.2f}"
+    )
+    say(
+        f"  floor: aiohttp with one durable insert a request       {insert:8,.0f} /s   ratio {ours / insert:.2f}"
+    )
 
 
 async def whole_lives(stack: Stack, lives: int) -> float:
     token = stack.issuer.backend_token()
     requests = []
     for number in range(lives):
-        body = json.dumps({"amount": 10 + number % 1000, "phone_number": f"07{10_000_000 + number}"}).encode()
+        body = json.dumps(
+            {"amount": 10 + number % 1000, "phone_number": f"07{10_000_000 + number}"}
+        ).encode()
         headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": uuid4().hex}
         requests.append(post(stack.web_url, "/v1/withdrawals", body, headers))
     connection = await asyncpg.connect(stack.database_url)

@@ -1,6 +1,8 @@
-"""The floors: the least that the same work costs on this machine, in this run, with the same tools and none of our code.
+"""The floors: the least that the same work costs on this machine, in this run, with the same tools
+and none of our code.
 
-`python -m tests.benchmarks.floors web DATABASE_URL PORT` serves two of them in a process of its own, as the service does.
+`python -m tests.benchmarks.floors web DATABASE_URL PORT` serves two of them in a process of its
+own, as the service does.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ _BODY = b'{"id": "00000000-0000-0000-0000-000000000000", "status": "pending"}'
 async def serve(database_url: str, port: int) -> None:
     """`/bare` answers 202; `/insert` makes one durable row first, one commit a request."""
     pool = await asyncpg.create_pool(database_url, min_size=10, max_size=10)
-    await pool.execute("CREATE TABLE IF NOT EXISTS floor (id bigserial PRIMARY KEY, body text NOT NULL)")
+    await pool.execute(
+        "CREATE TABLE IF NOT EXISTS floor (id bigserial PRIMARY KEY, body text NOT NULL)"
+    )
 
     async def bare(request: web.Request) -> web.Response:
         await request.read()

@@ -1,4 +1,6 @@
-"""Load on 127.0.0.1, from as little code as HTTP allows: what the load costs is taken from the servers under test."""
+"""Load on 127.0.0.1, from as little code as HTTP allows: what the load costs is taken from the
+servers under test.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,31 @@ from urllib.parse import urlsplit
 
 
 async def requests_per_second(
-    url: str, request: Callable[[int], bytes], *, connections: int, seconds: float, expected_status: int
+    url: str,
+    request: Callable[[int], bytes],
+    *,
+    connections: int,
+    seconds: float,
+    expected_status: int,
 ) -> float:
-    """Sends `request(n)`, n = 0, 1, …, on so many connections for so long; answers of the expected status a second."""
+    """Sends `request(n)`, n = 0, 1, …, on so many connections for so long; answers of the
+    expected status a second.
+    """
     numbers = iter(range(10**9))
     ends_at = time.monotonic() + seconds
     began_at = time.monotonic()
     counts = await asyncio.gather(
-        *(_one_connection(url, request, numbers, ends_at, expected_status) for _ in range(connections))
+        *(
+            _one_connection(url, request, numbers, ends_at, expected_status)
+            for _ in range(connections)
+        )
     )
     return sum(counts) / (time.monotonic() - began_at)
 
 
-async def send_all(url: str, requests: list[bytes], *, connections: int, expected_status: int) -> None:
+async def send_all(
+    url: str, requests: list[bytes], *, connections: int, expected_status: int
+) -> None:
     """Sends each of `requests` once."""
     numbers = iter(range(len(requests)))
     await asyncio.gather(
@@ -33,7 +47,11 @@ async def send_all(url: str, requests: list[bytes], *, connections: int, expecte
 
 
 async def _one_connection(
-    url: str, request: Callable[[int], bytes], numbers: object, ends_at: float | None, expected_status: int
+    url: str,
+    request: Callable[[int], bytes],
+    numbers: object,
+    ends_at: float | None,
+    expected_status: int,
 ) -> int:
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)

@@ -1,1 +1,4 @@
-"""The proof by crash points: every combination, killed or frozen exactly there. Start at `table`; README.md has the rest."""
+"""The proof by crash points: every combination, killed or frozen exactly there.
+
+Start at `table`; README.md has the rest.
+"""

@@ -1,4 +1,6 @@
-"""`python -m tests.crash --table`: prints the table of crash points, and writes it where the documents have it."""
+"""`python -m tests.crash --table`: prints the table of crash points, and writes it where the
+documents have it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from tests.crash.document import PATH, text
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
-    parser.add_argument("--table", action="store_true", required=True, help=f"print it and write {PATH.name}")
+    parser.add_argument(
+        "--table", action="store_true", required=True, help=f"print it and write {PATH.name}"
+    )
     parser.parse_args()
     PATH.parent.mkdir(parents=True, exist_ok=True)
     PATH.write_text(text())

@@ -1,4 +1,6 @@
-"""Several running systems at once, because a crash is mostly waited for; each test awaits its own batch."""
+"""Several running systems at once, because a crash is mostly waited for; each test awaits its
+own batch.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ _LANES = "CRASH_LANES"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(_ALL, action="store_true", help="every combination of the table, and every protection taken away")
+    parser.addoption(
+        _ALL,
+        action="store_true",
+        help="every combination of the table, and every protection taken away",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,7 +33,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         batches = all_batches() if plays_all(metafunc.config) else selected_batches()
         metafunc.parametrize("batch", batches, ids=lambda batch: batch.name)
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", cases(with_each_taken_away=plays_all(metafunc.config)), ids=lambda case: case.name)
+        metafunc.parametrize(
+            "case",
+            cases(with_each_taken_away=plays_all(metafunc.config)),
+            ids=lambda case: case.name,
+        )
 
 
 def plays_all(config: pytest.Config) -> bool:
@@ -45,7 +55,11 @@ async def lanes(
     starter: Starter,
 ) -> AsyncIterator[Lanes[Ground, Batch | Case]]:
     """Plays what all collected tests ask for, in their order, a few at once."""
-    items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+    items = [
+        item
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+    ]
     asked = [item.callspec.params.get(name) for item in items for name in ("batch", "case")]
     pieces = [piece for piece in asked if isinstance(piece, (Batch, Case))]
     at_once = int(os.environ.get(_LANES, "2"))

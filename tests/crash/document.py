@@ -1,4 +1,6 @@
-"""The table as a document: which combinations exist, how each must end, and why the others do not exist."""
+"""The table as a document: which combinations exist, how each must end, and why the others do
+not exist.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,16 @@ from itertools import groupby
 
 from tests.crash.protections import PROTECTIONS
 from tests.crash.sites import SITES, Site
-from tests.crash.table import CALLBACKS, Answer, Combination, End, Kind, Redis, all_batches, all_combinations
+from tests.crash.table import (
+    CALLBACKS,
+    Answer,
+    Combination,
+    End,
+    Kind,
+    Redis,
+    all_batches,
+    all_combinations,
+)
 from tests.failpoints.points import CHECKS, POINTS
 from tests.stack.stack import ROOT
 
@@ -24,7 +35,9 @@ _LETTER = {
 
 def text() -> str:
     """The whole document. `python -m tests.crash --table` prints it and writes it to `PATH`."""
-    return "\n".join([*_introduction(), *_sites(), *_ends(), *_combinations(), *_protections()]) + "\n"
+    return (
+        "\n".join([*_introduction(), *_sites(), *_ends(), *_combinations(), *_protections()]) + "\n"
+    )
 
 
 def _introduction() -> Iterator[str]:
@@ -72,7 +85,11 @@ def _combinations() -> Iterator[str]:
     yield ""
     yield "Each end is the same with Redis kept and with Redis flushed; both are played. A number stands for a reason below."
     yield ""
-    yield "| site | kind | " + " | ".join(f"{answer}, {count}" for answer in Answer for count in CALLBACKS) + " |"
+    yield (
+        "| site | kind | "
+        + " | ".join(f"{answer}, {count}" for answer in Answer for count in CALLBACKS)
+        + " |"
+    )
     yield "|---|---|" + "---|" * (len(Answer) * len(CALLBACKS))
     reasons: dict[str, int] = {}
     kept = [one for one in all_combinations() if one.redis is Redis.KEPT]
@@ -86,7 +103,9 @@ def _combinations() -> Iterator[str]:
 
 def _row(site: Site, kind: Kind, rows: Sequence[Combination], reasons: dict[str, int]) -> str:
     cells = [
-        _LETTER[one.end] if one.end is not None else str(reasons.setdefault(one.reason, len(reasons) + 1))
+        _LETTER[one.end]
+        if one.end is not None
+        else str(reasons.setdefault(one.reason, len(reasons) + 1))
         for one in rows
     ]
     return f"| {site.name} | {kind.replace('_', ' ')} | {' | '.join(cells)} |"

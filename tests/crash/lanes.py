@@ -1,4 +1,6 @@
-"""Work that is mostly waiting, a few pieces at once: each lane has a ground of its own, and takes the next piece."""
+"""Work that is mostly waiting, a few pieces at once: each lane has a ground of its own, and
+takes the next piece.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ Piece = TypeVar("Piece")
 
 
 class Lanes(Generic[Place, Piece]):
-    """`async with Lanes(a_ground, play, pieces, at_once=2) as lanes:`, then `await lanes.done(piece)` for each."""
+    """`async with Lanes(a_ground, play, pieces, at_once=2) as lanes:`, then `await
+    lanes.done(piece)` for each.
+    """
 
     def __init__(
         self,
@@ -31,11 +35,14 @@ class Lanes(Generic[Place, Piece]):
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._done = {id(piece): loop.create_future() for piece in self._waiting}
-        self._lanes = [asyncio.create_task(self._run()) for _ in range(min(self._at_once, len(self._waiting)))]
+        self._lanes = [
+            asyncio.create_task(self._run()) for _ in range(min(self._at_once, len(self._waiting)))
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # With all pieces done a lane is only closing its place. Cancelled then, it would leave connections open.
+        # With all pieces done a lane is only closing its place. Cancelled then, it would leave
+        # connections open.
         if any(not future.done() for future in self._done.values()):
             for lane in self._lanes:
                 lane.cancel()

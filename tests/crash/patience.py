@@ -1,4 +1,6 @@
-"""Waiting for what takes a lease, a window and some inquiries to come about, on a machine that may be busy."""
+"""Waiting for what takes a lease, a window and some inquiries to come about, on a machine that
+may be busy.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ async def patiently(
     *,
     seconds: float = PATIENCE_SECONDS,
 ) -> Any:
-    """What `look` returns once `is_so`; fails with the last look when patience ends. Says nothing about durations."""
+    """What `look` returns once `is_so`; fails with the last look when patience ends.
+
+    Says nothing about durations.
+    """
     seen: Any = None
     try:
         async with asyncio.timeout(seconds):
@@ -34,5 +39,7 @@ async def patiently(
 
 async def stage_of(system: System, wish: Wish) -> str:
     """By the record: the ingress may be what stands still."""
-    [row] = await system.rows("SELECT stage FROM mkwanja.payments WHERE id = $1::uuid", wish.payment_id)
+    [row] = await system.rows(
+        "SELECT stage FROM mkwanja.payments WHERE id = $1::uuid", wish.payment_id
+    )
     return str(row["stage"])

@@ -1,4 +1,6 @@
-"""The payments of a batch: one for each combination, under a rule of the simulator that is its own."""
+"""The payments of a batch: one for each combination, under a rule of the simulator that is its
+own.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ _PATHS = {
     Kind.WITHDRAWAL: "/v1/withdrawals",
     Kind.BILL_PAYMENT: "/v1/bill-payments",
 }
-RESULT_OF = {Kind.DEPOSIT: "deposit", Kind.WITHDRAWAL: "withdrawal", Kind.BILL_PAYMENT: "bill-payment"}
+RESULT_OF = {
+    Kind.DEPOSIT: "deposit",
+    Kind.WITHDRAWAL: "withdrawal",
+    Kind.BILL_PAYMENT: "bill-payment",
+}
 _APIS = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b"}
 
 
@@ -50,14 +56,24 @@ class Wish:
         """A 202."""
         self.payment_id = str(answer.expect(202).json()["id"])
         path = _PATHS[self.kind]
-        told = Told(payment_id=self.payment_id, key=self.key, path=path, request=self.request, body=answer.body)
+        told = Told(
+            payment_id=self.payment_id,
+            key=self.key,
+            path=path,
+            request=self.request,
+            body=answer.body,
+        )
         self.told.append(told)
 
 
 async def wish_for(system: System, combination: Combination) -> Wish:
-    """The payment of a combination, and what the simulator is to do with it; nothing is asked yet."""
+    """The payment of a combination, and what the simulator is to do with it; nothing is asked
+    yet.
+    """
     site, answer = combination.site, combination.answer
-    scenario, params = ("answer_lost_after_acting", {}) if answer is Answer.LOST else ("approve", {})
+    scenario, params = (
+        ("answer_lost_after_acting", {}) if answer is Answer.LOST else ("approve", {})
+    )
     if site.point == "sent_before_answer":
         scenario, params = "slow", {"seconds": _HELD_BACK_SECONDS}
     end = combination.end
@@ -65,11 +81,15 @@ async def wish_for(system: System, combination: Combination) -> Wish:
     # Once: where Daraja was called and gave no answer, a permitted second call is an ordinary one.
     times = 1 if scenario == "slow" else None
     wish = await ordinary_wish(system, combination.kind, scenario, params, times=times)
-    return replace(wish, label=combination.label, callbacks=combination.callbacks, end=end, is_bystander=False)
+    return replace(
+        wish, label=combination.label, callbacks=combination.callbacks, end=end, is_bystander=False
+    )
 
 
 async def bystanders(system: System, site: Site) -> list[Wish]:
-    """Payments of others, which must get through while the process is frozen: by an answer, where none can call back."""
+    """Payments of others, which must get through while the process is frozen: by an answer,
+    where none can call back.
+    """
     if site.during == "callbacks":
         return [replace(await ordinary_wish(system, Kind.DEPOSIT), callbacks=0)]
     return [await ordinary_wish(system, kind) for kind in Kind]
@@ -104,7 +124,9 @@ async def ask(client_of: Mapping[Kind, Client], wish: Wish) -> HttpAnswer | None
 
 
 async def ask_until_accepted(client_of: Mapping[Kind, Client], wish: Wish) -> HttpAnswer:
-    """The 202, however often it takes to be asked: as a client does whose answer did not come, or was 409 or 503."""
+    """The 202, however often it takes to be asked: as a client does whose answer did not come,
+    or was 409 or 503.
+    """
     while True:
         answer = await ask(client_of, wish)
         if answer is not None and answer.status not in (409, 503):

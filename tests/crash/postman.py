@@ -1,6 +1,8 @@
-"""Delivers what the simulator holds back: each payment's result as often as its combination says, and when its site says.
+"""Delivers what the simulator holds back: each payment's result as often as its combination says,
+and when its site says.
 
-What answers a Transaction Status inquiry is let through at once. A second and third delivery are the bytes of the first.
+What answers a Transaction Status inquiry is let through at once. A second and third delivery are
+the bytes of the first.
 """
 
 from __future__ import annotations
@@ -25,9 +27,13 @@ class Postman:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._due: dict[str, tuple[Wish, asyncio.Event, asyncio.Event]] = {}  # by what its address contains
+        self._due: dict[
+            str, tuple[Wish, asyncio.Event, asyncio.Event]
+        ] = {}  # by what its address contains
         self._rounds: set[asyncio.Task[None]] = set()
-        self.stored: list[tuple[str, str, bytes]] = []  # payment, operation, body of each further copy answered 200
+        self.stored: list[
+            tuple[str, str, bytes]
+        ] = []  # payment, operation, body of each further copy answered 200
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._walk())
@@ -46,7 +52,9 @@ class Postman:
                 self._due[f"{wish.payment_id}/{RESULT_OF[wish.kind]}/"] = (wish, first, others)
 
     async def delivered(self) -> None:
-        """Returns once every result was delivered as often as it is to be, and each was answered or broke off."""
+        """Returns once every result was delivered as often as it is to be, and each was answered
+        or broke off.
+        """
         await patiently(self._is_idle, what="the delivery of every result")
 
     async def _is_idle(self) -> bool:
@@ -79,7 +87,9 @@ class Postman:
     async def _deliver(self, wish: Wish, item: Any, others: asyncio.Event) -> None:
         copies = wish.callbacks - 1
         if others.is_set():
-            await asyncio.gather(self._release(item["url"]), *(self._repeat(item) for _ in range(copies)))
+            await asyncio.gather(
+                self._release(item["url"]), *(self._repeat(item) for _ in range(copies))
+            )
             return
         await self._release(item["url"])
         if copies:
@@ -94,7 +104,9 @@ class Postman:
 
 
 async def deliver_again(system: System, item: Any) -> int:
-    """Delivers what the simulator has sent or holds back once more, byte for byte; the status that it is answered."""
+    """Delivers what the simulator has sent or holds back once more, byte for byte; the status
+    that it is answered.
+    """
     headers = {"Content-Type": "application/json;charset=UTF-8"}
     async with system.http.post(item["url"], data=_bytes(item), headers=headers) as answer:
         return answer.status

@@ -1,7 +1,8 @@
-"""Every protection with the scenario that shows what it prevents: green as the product is, red when it is taken away.
+"""Every protection with the scenario that shows what it prevents: green as the product is, red when
+it is taken away.
 
-A scenario raises `Broken` where the promise is broken, and nothing else for that; each arms the processes that it needs with
-the protection that is to be missing ("": none).
+A scenario raises `Broken` where the promise is broken, and nothing else for that; each arms the
+processes that it needs with the protection that is to be missing ("": none).
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from tests.spec.system import System
 from tests.stack.servers import PostgresServer
 from tests.stack.stack import ROOT
 
-# An armed worker sweeps once, at its start: what its payments become meanwhile is another worker's doing.
+# An armed worker sweeps once, at its start: what its payments become meanwhile is another worker's
+# doing.
 _RARELY: dict[str, str | None] = {"SWEEP_INTERVAL_SECONDS": "60"}
 
-# How long a promise may take where its breach is that nothing happens: many times what it takes on an idle machine.
+# How long a promise may take where its breach is that nothing happens: many times what it takes on
+# an idle machine.
 _PATIENCE_SECONDS = 30.0
 
 _COPIES = 40
@@ -74,18 +77,21 @@ def must(is_so: bool, why: str) -> None:
         raise Broken(why)
 
 
-# --- scenarios ----------------------------------------------------------------------------------------------------
+# --- scenarios ------------------------------------------------------------------------------------
 
 
 async def between_look_and_claim(ground: Ground, without: str) -> None:
-    """A worker stands still just before three claims. Meanwhile one payment is sent by another worker, payouts are stopped,
-    and one payment grows too old: the worker that wakes up claims none of them.
+    """A worker stands still just before three claims. Meanwhile one payment is sent by another
+    worker, payouts are stopped, and one payment grows too old: the worker that wakes up claims none
+    of them.
     """
     system = ground.system
     place = "readied_before_claim:freeze:3:together"
     await ground.prepare("worker")
     worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
-    sent, stopped, old = [await _begun(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)]
+    sent, stopped, old = [
+        await _begun(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)
+    ]
     await reached(worker, place)
     await _payouts(system, "stop")
     age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() + interval '1 hour'"
@@ -94,18 +100,24 @@ async def between_look_and_claim(ground: Ground, without: str) -> None:
     await _in_stage(system, sent, *_ASKED)
     await system.stack.process("worker.2").kill()
     worker.thaw()
-    later = await _begun(system, Kind.DEPOSIT)  # whoever claims this one has come past the other three claims
+    later = await _begun(
+        system, Kind.DEPOSIT
+    )  # whoever claims this one has come past the other three claims
     await _in_stage(system, later, *_ASKED)
     await worker.terminate()  # and has sent whatever it claimed
-    must(await times_heard(system, sent) == 1, "a payment that another worker had sent was sent again")
+    must(
+        await times_heard(system, sent) == 1,
+        "a payment that another worker had sent was sent again",
+    )
     must(await times_heard(system, stopped) == 0, "a payout was sent while payouts were stopped")
     must(await times_heard(system, old) == 0, "a payment was sent that had waited too long")
     await _payouts(system, "start")
 
 
 async def operation_refused_meanwhile(ground: Ground, without: str) -> None:
-    """A worker stands still just before it claims a withdrawal. Meanwhile another worker learns that Daraja refuses
-    withdrawals to our app: the worker that wakes up does not claim this one, and deposits go on.
+    """A worker stands still just before it claims a withdrawal. Meanwhile another worker learns
+    that Daraja refuses withdrawals to our app: the worker that wakes up does not claim this one,
+    and deposits go on.
     """
     system, place = ground.system, "readied_before_claim:freeze"
     await ground.prepare("worker")
@@ -118,27 +130,39 @@ async def operation_refused_meanwhile(ground: Ground, without: str) -> None:
     held = "SELECT name FROM mkwanja.brakes WHERE name = 'b2c' AND is_engaged"
     await patiently(lambda: system.rows(held), what="a held operation")
     await system.stack.process("worker.2").kill()
-    await system.execute("UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'")
+    await system.execute(
+        "UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'"
+    )
     sent_before = await times_heard(system, waiting)
     worker.thaw()
-    later = await _begun(system, Kind.DEPOSIT)  # whoever claims this one has come past the other claim
+    later = await _begun(
+        system, Kind.DEPOSIT
+    )  # whoever claims this one has come past the other claim
     await _in_stage(system, later, *_ASKED)
     await worker.terminate()
-    must(await times_heard(system, waiting) == sent_before, "a payment was sent to an operation that Daraja refuses")
-    must(await stage_of(system, refused) == "accepted", "a payment that Daraja did not look at does not wait")
+    must(
+        await times_heard(system, waiting) == sent_before,
+        "a payment was sent to an operation that Daraja refuses",
+    )
+    must(
+        await stage_of(system, refused) == "accepted",
+        "a payment that Daraja did not look at does not wait",
+    )
     await system.release_brakes()
 
 
 async def killed_before_the_answer(ground: Ground, without: str) -> None:
-    """A worker is killed while Daraja has the requests: each was the only one, the withdrawal is asked about and found paid,
-    the bill payment, which cannot be asked about, is flagged for a person.
+    """A worker is killed while Daraja has the requests: each was the only one, the withdrawal is
+    asked about and found paid, the bill payment, which cannot be asked about, is flagged for a
+    person.
     """
     system = ground.system
     await ground.prepare("worker")
     place = "sent_before_answer:tell:2:together"
     worker = await start_armed(system.stack, "worker", place, without=without)
     withdrawal, bill = [
-        await _begun(system, kind, "slow", seconds=15, times=1) for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
+        await _begun(system, kind, "slow", seconds=15, times=1)
+        for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
     ]
     await reached(worker, place)
     for wish in (withdrawal, bill):
@@ -149,7 +173,9 @@ async def killed_before_the_answer(ground: Ground, without: str) -> None:
     async def is_over() -> bool:
         is_again = await times_heard(system, withdrawal) > 1 or await times_heard(system, bill) > 1
         row = await _row(system, bill)
-        return is_again or (await stage_of(system, withdrawal) == "succeeded" and row["needs_review"])
+        return is_again or (
+            await stage_of(system, withdrawal) == "succeeded" and row["needs_review"]
+        )
 
     try:
         await patiently(is_over, what="the ends", seconds=_PATIENCE_SECONDS)
@@ -160,12 +186,15 @@ async def killed_before_the_answer(ground: Ground, without: str) -> None:
 
 
 async def late_answer_of_an_earlier_attempt(ground: Ground, without: str) -> None:
-    """A worker wakes up after its attempt was given up and the withdrawal was permitted another: what it writes is about
-    its own attempt, and the payment stays with the attempt that is under way.
+    """A worker wakes up after its attempt was given up and the withdrawal was permitted another:
+    what it writes is about its own attempt, and the payment stays with the attempt that is under
+    way.
     """
     system = ground.system
     await ground.prepare("worker")
-    first = await start_armed(system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY)
+    first = await start_armed(
+        system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
+    )
     wish = await _begun(system, Kind.WITHDRAWAL)
     await reached(first, "claimed_before_call:freeze")
     second = await start_armed(system.stack, "worker.2", "answered_before_commit:freeze")
@@ -173,18 +202,27 @@ async def late_answer_of_an_earlier_attempt(ground: Ground, without: str) -> Non
     first.thaw()
     outcomes = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid ORDER BY number"
     await patiently(
-        lambda: system.rows(outcomes, wish.payment_id), lambda rows: rows[0]["outcome"] == "not_acted", "its word"
+        lambda: system.rows(outcomes, wish.payment_id),
+        lambda rows: rows[0]["outcome"] == "not_acted",
+        "its word",
     )
-    must(await stage_of(system, wish) == "submitting", "an earlier attempt's answer moved a payment that is being sent")
+    must(
+        await stage_of(system, wish) == "submitting",
+        "an earlier attempt's answer moved a payment that is being sent",
+    )
     second.thaw()
     await _in_stage(system, wish, *_ASKED)
 
 
 async def woken_past_the_deadline(ground: Ground, without: str) -> None:
-    """A worker wakes up when its deposit was long given up as never heard of: it sends nothing any more."""
+    """A worker wakes up when its deposit was long given up as never heard of: it sends nothing
+    any more.
+    """
     system = ground.system
     await ground.prepare("worker")
-    worker = await start_armed(system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY)
+    worker = await start_armed(
+        system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
+    )
     wish = await _begun(system, Kind.DEPOSIT)
     await reached(worker, "claimed_before_call:freeze")
     await system.stack.start_process("worker.2")
@@ -192,9 +230,14 @@ async def woken_past_the_deadline(ground: Ground, without: str) -> None:
     worker.thaw()
     outcome = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid"
     await patiently(
-        lambda: system.rows(outcome, wish.payment_id), lambda rows: rows[0]["outcome"] is not None, "its word"
+        lambda: system.rows(outcome, wish.payment_id),
+        lambda rows: rows[0]["outcome"] is not None,
+        "its word",
     )
-    must(await times_heard(system, wish) == 0, "a prompt was sent for a deposit that was told as failed")
+    must(
+        await times_heard(system, wish) == 0,
+        "a prompt was sent for a deposit that was told as failed",
+    )
 
 
 async def killed_before_publishing(ground: Ground, without: str) -> None:
@@ -212,7 +255,9 @@ async def killed_before_publishing(ground: Ground, without: str) -> None:
     await system.stack.start_process("callbacks")
 
     async def is_heard() -> bool:
-        return any(json.loads(heard.body)["subject"] == wish.payment_id for heard in ground.listener.heard)
+        return any(
+            json.loads(heard.body)["subject"] == wish.payment_id for heard in ground.listener.heard
+        )
 
     try:
         await patiently(is_heard, what="its event", seconds=_PATIENCE_SECONDS)
@@ -221,8 +266,8 @@ async def killed_before_publishing(ground: Ground, without: str) -> None:
 
 
 async def one_result_many_times_at_once(ground: Ground, without: str) -> None:
-    """While the receiver waits for the row of one payment, the result of another comes many times: each is stored, and
-    Postgres never has to refuse the second of two changes in a batch.
+    """While the receiver waits for the row of one payment, the result of another comes many times:
+    each is stored, and Postgres never has to refuse the second of two changes in a batch.
     """
     system, postgres = ground.system, ground.system.stack.postgres
     await ground.prepare("callbacks")
@@ -239,7 +284,9 @@ async def one_result_many_times_at_once(ground: Ground, without: str) -> None:
                 assert answer.status == 200
     statuses = await asyncio.gather(one, *copies)
     must(set(statuses) == {200}, f"answered {statuses}")
-    kept = [row for row in await system.callbacks(wish.payment_id) if row["operation"] == "withdrawal"]
+    kept = [
+        row for row in await system.callbacks(wish.payment_id) if row["operation"] == "withdrawal"
+    ]
     must(len(kept) == _COPIES, f"{len(kept)} copies are on record")
     if isinstance(postgres, PostgresServer):
         new = postgres.log_text()[len(log_before) :]
@@ -247,28 +294,54 @@ async def one_result_many_times_at_once(ground: Ground, without: str) -> None:
 
 
 PROTECTIONS = (
-    Protection("claim_stage", "a", "a payment is sent that another worker has sent", between_look_and_claim),
-    Protection("claim_brakes", "a", "a payout is sent while payouts are stopped", between_look_and_claim),
     Protection(
-        "claim_operation", "a", "a payment is sent to an operation that Daraja refuses", operation_refused_meanwhile
+        "claim_stage", "a", "a payment is sent that another worker has sent", between_look_and_claim
     ),
-    Protection("claim_age", "a", "a payment is sent that has waited too long", between_look_and_claim),
-    Protection("attempt_fencing", "b", "an old attempt's answer moves the payment", late_answer_of_an_earlier_attempt),
     Protection(
-        "intent_commit", "c", "nobody knows that a payment was sent, and it is sent again", killed_before_the_answer
+        "claim_brakes", "a", "a payout is sent while payouts are stopped", between_look_and_claim
     ),
-    Protection("lease", "d", "a payment whose worker died waits for ever", killed_before_the_answer),
+    Protection(
+        "claim_operation",
+        "a",
+        "a payment is sent to an operation that Daraja refuses",
+        operation_refused_meanwhile,
+    ),
+    Protection(
+        "claim_age", "a", "a payment is sent that has waited too long", between_look_and_claim
+    ),
+    Protection(
+        "attempt_fencing",
+        "b",
+        "an old attempt's answer moves the payment",
+        late_answer_of_an_earlier_attempt,
+    ),
+    Protection(
+        "intent_commit",
+        "c",
+        "nobody knows that a payment was sent, and it is sent again",
+        killed_before_the_answer,
+    ),
+    Protection(
+        "lease", "d", "a payment whose worker died waits for ever", killed_before_the_answer
+    ),
     Protection("fence_check", "e", "a worker that was given up sends", woken_past_the_deadline),
     Protection("events_swept", "f", "an end is never announced", killed_before_publishing),
-    Protection("in_doubt", "g", "a payment that Daraja has is sent again", killed_before_the_answer),
     Protection(
-        "one_change_per_batch", "h", "two changes of a payment collide in Postgres", one_result_many_times_at_once
+        "in_doubt", "g", "a payment that Daraja has is sent again", killed_before_the_answer
+    ),
+    Protection(
+        "one_change_per_batch",
+        "h",
+        "two changes of a payment collide in Postgres",
+        one_result_many_times_at_once,
     ),
 )
 
 
 def cases(*, with_each_taken_away: bool) -> list[Case]:
-    """Each scenario once as the product is; and, if asked for, once without each protection that it is about."""
+    """Each scenario once as the product is; and, if asked for, once without each protection that
+    it is about.
+    """
     scenarios = dict.fromkeys(protection.scenario for protection in PROTECTIONS)
     present = [Case(_name(scenario), scenario) for scenario in scenarios]
     if not with_each_taken_away:
@@ -288,11 +361,16 @@ async def play_case(ground: Ground, case: Case) -> None:
         await case.scenario(ground, case.without)
 
 
-# --- helpers ------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 
 async def _begun(
-    system: System, kind: Kind, scenario: str = "approve", *, times: int | None = None, **params: Any
+    system: System,
+    kind: Kind,
+    scenario: str = "approve",
+    *,
+    times: int | None = None,
+    **params: Any,
 ) -> Wish:
     wish = await ordinary_wish(system, kind, scenario, params, times=times)
     answer = await ask(clients(system), wish)
@@ -302,7 +380,9 @@ async def _begun(
 
 
 async def _in_stage(system: System, wish: Wish, *stages: str) -> None:
-    await patiently(partial(stage_of, system, wish), lambda seen: seen in stages, " or ".join(stages))
+    await patiently(
+        partial(stage_of, system, wish), lambda seen: seen in stages, " or ".join(stages)
+    )
 
 
 async def _row(system: System, wish: Wish) -> Any:
@@ -316,7 +396,9 @@ async def _row_held(system: System, wish: Wish) -> AsyncIterator[None]:
     connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
     try:
         async with connection.transaction():
-            await connection.fetch("SELECT FROM mkwanja.payments WHERE id = $1::uuid FOR UPDATE", wish.payment_id)
+            await connection.fetch(
+                "SELECT FROM mkwanja.payments WHERE id = $1::uuid FOR UPDATE", wish.payment_id
+            )
             yield
     finally:
         await connection.close()
@@ -334,7 +416,15 @@ async def _result(system: System, wish: Wish) -> Any:
 
 async def _payouts(system: System, action: str) -> None:
     """`python -m workers payouts stop`, as an operator does it."""
-    command = [sys.executable, "-m", "workers", "payouts", action, "--reason", "a test of the brakes"]
+    command = [
+        sys.executable,
+        "-m",
+        "workers",
+        "payouts",
+        action,
+        "--reason",
+        "a test of the brakes",
+    ]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=system.stack.env("release"), stdout=asyncio.subprocess.PIPE
     )

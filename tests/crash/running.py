@@ -1,4 +1,6 @@
-"""Plays one batch: bring its payments to the site, kill or freeze there, flush Redis or not, start again, settle, judge."""
+"""Plays one batch: bring its payments to the site, kill or freeze there, flush Redis or not,
+start again, settle, judge.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,12 @@ ENVIRONMENT: dict[str, str | None] = {
     "DATABASE_POOL_SIZE": "5",
 }
 
-# A worker that is to wake up in time to be believed: nobody gives up on its payments while it stands still.
-_PATIENT: dict[str, str | None] = {"DEPOSIT_RESULT_WINDOW_SECONDS": "15", "INQUIRY_INTERVAL_MAX_SECONDS": "15"}
+# A worker that is to wake up in time to be believed: nobody gives up on its payments while it
+# stands still.
+_PATIENT: dict[str, str | None] = {
+    "DEPOSIT_RESULT_WINDOW_SECONDS": "15",
+    "INQUIRY_INTERVAL_MAX_SECONDS": "15",
+}
 
 _OPEN_TRANSACTIONS = """
 SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
@@ -48,27 +54,42 @@ _ANSWERS = "SELECT answer_body FROM mkwanja.idempotency_keys WHERE key = $1"
 
 @dataclass(slots=True)
 class Ground:
-    """A running system and somebody who listens to its bell: any number of batches, one after the other."""
+    """A running system and somebody who listens to its bell: any number of batches, one after
+    the other.
+    """
 
     system: System
     listener: Listener
 
     async def prepare(self, *armed: str) -> None:
-        """One plain process of each kind runs, but those that are about to be started armed; and nothing else."""
+        """One plain process of each kind runs, but those that are about to be started armed; and
+        nothing else.
+        """
         stack = self.system.stack
         wanted = {f"{kind.value}.1" for kind in During} - {f"{name}.1" for name in armed}
         is_plain = {name: _is_plain(stack, name) for name in stack.names}
-        ends = [stack.process(name).kill() for name in stack.names if name not in wanted or not is_plain[name]]
+        ends = [
+            stack.process(name).kill()
+            for name in stack.names
+            if name not in wanted or not is_plain[name]
+        ]
         await asyncio.gather(*ends)
-        # What an earlier scenario left unsent would meet this one's failpoints. A flagged payment is not claimed.
-        await self.system.execute("UPDATE mkwanja.payments SET needs_review = true WHERE stage = 'accepted'")
+        # What an earlier scenario left unsent would meet this one's failpoints. A flagged payment
+        # is not claimed.
+        await self.system.execute(
+            "UPDATE mkwanja.payments SET needs_review = true WHERE stage = 'accepted'"
+        )
         await asyncio.gather(*(stack.start_process(name) for name in wanted if not is_plain[name]))
 
 
 def _is_plain(stack: Stack, name: str) -> bool:
     """Whether it runs by the Procfile's line, in the environment that is everybody's."""
     process = stack.process(name)
-    return process.is_running and "tests.failpoints" not in process.command and process.env == stack.env(name)
+    return (
+        process.is_running
+        and "tests.failpoints" not in process.command
+        and process.env == stack.env(name)
+    )
 
 
 @asynccontextmanager
@@ -100,13 +121,17 @@ async def play(ground: Ground, batch: Batch) -> None:
         await assert_all_is_well(system, site, run.everybody, postman, ground.listener)
         if site.crash_point == 10:
             repeated = ground.listener.repeated - repeated_before
-            assert repeated >= len(wishes), "an event was published, not recorded, and not published again"
+            assert repeated >= len(wishes), (
+                "an event was published, not recorded, and not published again"
+            )
 
 
 class _Run:
     """One batch under way."""
 
-    def __init__(self, ground: Ground, batch: Batch, wishes: Sequence[Wish], postman: Postman) -> None:
+    def __init__(
+        self, ground: Ground, batch: Batch, wishes: Sequence[Wish], postman: Postman
+    ) -> None:
         self._ground = ground
         self._system = ground.system
         self._stack = ground.system.stack
@@ -128,7 +153,9 @@ class _Run:
         return self._process
 
     async def stop_there(self) -> None:
-        """Arms the process, asks for the payments, and returns once it is dead or frozen where it should be."""
+        """Arms the process, asks for the payments, and returns once it is dead or frozen where
+        it should be.
+        """
         during = self._site.during.value
         place = f"{self._site.point}:{self._action}"
         if self._site.is_together:
@@ -171,7 +198,7 @@ class _Run:
             wish.hear(answer)  # type: ignore[arg-type]
         self._postman.take(wishes, first=self.told, others=self.others)
 
-    # --- killed -------------------------------------------------------------------------------------------------
+    # --- killed -----------------------------------------------------------------------------------
 
     async def start_again(self) -> None:
         """The Procfile's line again, and, where it was the ingress, the clients' retries."""
@@ -179,7 +206,9 @@ class _Run:
             self.told.set()
         during = self._site.during.value
         if during == "web":
-            assert await asyncio.gather(*self._asking) == [None] * len(self._wishes), "a client got an answer"
+            assert await asyncio.gather(*self._asking) == [None] * len(self._wishes), (
+                "a client got an answer"
+            )
         if self._site.name == "1":
             for wish in self._wishes:
                 assert await self._system.rows(_ANSWERS, wish.key) == [], "something exists"
@@ -188,7 +217,9 @@ class _Run:
             await self._ask_again()
 
     async def _ask_again(self) -> None:
-        """Fresh where nothing was committed; else the first answer, byte for byte, however often it is asked for."""
+        """Fresh where nothing was committed; else the first answer, byte for byte, however often
+        it is asked for.
+        """
         everyone = clients(self._system)
         for wish in self._wishes:
             first = await ask_until_accepted(everyone, wish)
@@ -199,10 +230,13 @@ class _Run:
             assert first.body == second.body == bytes(row["answer_body"]), wish.label
         self._postman.take(self._wishes, first=self.told, others=self.others)
 
-    # --- frozen -------------------------------------------------------------------------------------------------
+    # --- frozen -----------------------------------------------------------------------------------
 
     async def go_on_frozen(self) -> None:
-        """Others go on: their payments come to their ends while the process stands still. Then it is thawed."""
+        """Others go on: their payments come to their ends while the process stands still.
+
+        Then it is thawed.
+        """
         if self._site.told is Told.AFTER_THE_STOP:
             self.told.set()
         during = self._site.during.value
@@ -214,7 +248,11 @@ class _Run:
                 await self._stack.start_process("worker.2", env=self._env)
             await self._ask_for(others)
         for wish in others:
-            await patiently(partial(stage_of, self._system, wish), lambda stage: stage == "succeeded", wish.label)
+            await patiently(
+                partial(stage_of, self._system, wish),
+                lambda stage: stage == "succeeded",
+                wish.label,
+            )
         if during == "worker":
             await patiently(self._is_left_by_all, what="the end of every lease")
         if self._site.point.endswith("_in_transaction"):
@@ -225,7 +263,9 @@ class _Run:
             await asyncio.gather(*self._asking)
 
     async def _ask_elsewhere(self, others: Sequence[Wish]) -> None:
-        """The ingress is frozen: clients ask the next one, with the same keys, until they are answered."""
+        """The ingress is frozen: clients ask the next one, with the same keys, until they are
+        answered.
+        """
         elsewhere = await self._stack.start_process("web.2")
         issuer = self._stack.issuer
         async with (

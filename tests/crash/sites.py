@@ -1,4 +1,6 @@
-"""Where a process is killed or frozen: each crash point of the design, once for every process that it can hit."""
+"""Where a process is killed or frozen: each crash point of the design, once for every process
+that it can hit.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ class Told(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place. `point` names its failpoint; `is_together`: all payments of a batch are brought there before the stop."""
+    """One place.
+
+    `point` names its failpoint; `is_together`: all payments of a batch are brought there before the
+    stop.
+    """
 
     name: str
     crash_point: int
@@ -36,7 +42,8 @@ class Site:
     action: Action = Action.KILL
     is_together: bool = True
     told: Told = Told.AT_ONCE
-    claims: bool = False  # a payment that is held there occupies one of the worker's four slots for bill payments
+    # a payment that is held there occupies one of the worker's four slots for bill payments
+    claims: bool = False
 
     @property
     def is_frozen(self) -> bool:
@@ -50,7 +57,9 @@ SITES = (
     Site("2", 2, WEB, "committed_before_wakeup", "payment committed, before the wake-up"),
     Site("3", 3, WEB, "woken_before_answer", "woken, before the 202 left"),
     Site("4", 4, WORKER, "taken_before_claim", "job taken, before claim"),
-    Site("5", 5, WORKER, "claimed_before_call", "claim committed, before the call left", claims=True),
+    Site(
+        "5", 5, WORKER, "claimed_before_call", "claim committed, before the call left", claims=True
+    ),
     Site(
         "6",
         6,
@@ -70,10 +79,30 @@ SITES = (
         claims=True,
     ),
     Site("8", 8, CALLBACKS, "callback_read_before_commit", "callback read, before commit"),
-    Site("9 callbacks", 9, CALLBACKS, "finalized_before_publish", "finalized by a message, before publish"),
-    Site("9 worker", 9, WORKER, "finalized_before_publish", "finalized by the worker, before publish"),
-    Site("10 callbacks", 10, CALLBACKS, "published_before_recorded", "published by the receiver, before recorded"),
-    Site("10 worker", 10, WORKER, "published_before_recorded", "published by the worker, before recorded"),
+    Site(
+        "9 callbacks",
+        9,
+        CALLBACKS,
+        "finalized_before_publish",
+        "finalized by a message, before publish",
+    ),
+    Site(
+        "9 worker", 9, WORKER, "finalized_before_publish", "finalized by the worker, before publish"
+    ),
+    Site(
+        "10 callbacks",
+        10,
+        CALLBACKS,
+        "published_before_recorded",
+        "published by the receiver, before recorded",
+    ),
+    Site(
+        "10 worker",
+        10,
+        WORKER,
+        "published_before_recorded",
+        "published by the worker, before recorded",
+    ),
     Site(
         "11 worker",
         11,
@@ -90,7 +119,15 @@ SITES = (
         "Transaction Status answered, before commit",
         told=Told.AFTER_THE_RESTART,
     ),
-    Site("12 at 5", 12, WORKER, "claimed_before_call", "frozen past the lease at 5", Action.FREEZE, claims=True),
+    Site(
+        "12 at 5",
+        12,
+        WORKER,
+        "claimed_before_call",
+        "frozen past the lease at 5",
+        Action.FREEZE,
+        claims=True,
+    ),
     Site(
         "12 at 6",
         12,

@@ -1,7 +1,9 @@
-"""The full cross product as data: which combinations exist and how they must end, and why the others do not exist.
+"""The full cross product as data: which combinations exist and how they must end, and why the
+others do not exist.
 
-A combination is a site, a kind of payment, what becomes of Daraja's answer to the call, how often the result is delivered,
-and whether Redis keeps what it holds. The call and the result are those of the send that gets through, wherever that is.
+A combination is a site, a kind of payment, what becomes of Daraja's answer to the call, how often
+the result is delivered, and whether Redis keeps what it holds. The call and the result are those of
+the send that gets through, wherever that is.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ class Combination:
 
 
 def _as_sent(kind: Kind, answer: Answer, callbacks: int) -> End:
-    """The end of a payment whose call gets through: Daraja can be asked by its answer's ids, or by our own."""
+    """The end of a payment whose call gets through: Daraja can be asked by its answer's ids, or
+    by our own.
+    """
     if answer is Answer.KEPT or callbacks or kind is Kind.WITHDRAWAL:
         return End.PAID
     return End.NO_RESULT if kind is Kind.DEPOSIT else End.REVIEW
@@ -109,14 +113,18 @@ def _finalized(site: Site, kind: Kind, answer: Answer, callbacks: int) -> End | 
         return "it never becomes final, so there is no event"
     by_worker = kind is Kind.DEPOSIT and not callbacks
     if by_worker is not (site.during == "worker"):
-        other = "the worker, by STK query or after its window" if by_worker else "the callback receiver"
+        other = (
+            "the worker, by STK query or after its window" if by_worker else "the callback receiver"
+        )
         return f"finalized by {other}"
     return end
 
 
 def all_combinations() -> Iterator[Combination]:
     """Every row of the cross product, those that do not exist too."""
-    for site, kind, answer, callbacks, redis in itertools.product(SITES, Kind, Answer, CALLBACKS, Redis):
+    for site, kind, answer, callbacks, redis in itertools.product(
+        SITES, Kind, Answer, CALLBACKS, Redis
+    ):
         verdict = _verdict(site, kind, answer, callbacks)
         if isinstance(verdict, End):
             yield Combination(site, kind, answer, callbacks, redis, end=verdict)
@@ -148,15 +156,18 @@ def all_batches() -> list[Batch]:
             groups[one.site.name, one.redis, one.answer if _is_split(one.site) else ""].append(one)
     return [
         Batch(
-            ", ".join(filter(None, [name, f"Redis {redis}", answer and f"answers {answer}"])), rows[0].site, redis, rows
+            ", ".join(filter(None, [name, f"Redis {redis}", answer and f"answers {answer}"])),
+            rows[0].site,
+            redis,
+            rows,
         )
         for (name, redis, answer), rows in groups.items()
     ]
 
 
 def _is_split(site: Site) -> bool:
-    # A worker holds four claims of bill payments at most; and what the worker finalizes by an answer and by silence
-    # comes seconds apart.
+    # A worker holds four claims of bill payments at most; and what the worker finalizes by an
+    # answer and by silence comes seconds apart.
     return (site.claims and site.name != "5") or site.name in ("9 worker", "10 worker")
 
 
@@ -164,14 +175,20 @@ _D, _W, _B = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
 _KEPT, _LOST = Answer.KEPT, Answer.LOST
 _Chosen = tuple[tuple[Kind, Answer, int], ...]
 
-# What every run of the tests plays: each crash point once, with the combinations that are hardest there.
+# What every run of the tests plays: each crash point once, with the combinations that are hardest
+# there.
 SELECTED: Mapping[str, _Chosen] = {
     "1, Redis kept": ((_D, _KEPT, 1), (_W, _KEPT, 1), (_B, _KEPT, 1)),
     "2, Redis flushed": ((_D, _KEPT, 1), (_W, _LOST, 0), (_B, _KEPT, 3)),
     "3, Redis flushed": ((_D, _KEPT, 3), (_W, _LOST, 1), (_B, _KEPT, 0)),
     "4, Redis flushed": ((_D, _LOST, 1), (_W, _KEPT, 1), (_B, _LOST, 3)),
     "5, Redis kept": ((_D, _LOST, 0), (_W, _KEPT, 1), (_W, _LOST, 0), (_B, _LOST, 0)),
-    "6, Redis flushed, answers lost": ((_D, _LOST, 1), (_W, _LOST, 0), (_B, _LOST, 0), (_B, _LOST, 3)),
+    "6, Redis flushed, answers lost": (
+        (_D, _LOST, 1),
+        (_W, _LOST, 0),
+        (_B, _LOST, 0),
+        (_B, _LOST, 3),
+    ),
     "7, Redis kept, answers kept": ((_D, _KEPT, 0), (_D, _KEPT, 3), (_W, _KEPT, 0), (_B, _KEPT, 1)),
     "8, Redis kept": ((_D, _KEPT, 1), (_W, _LOST, 1), (_B, _KEPT, 1), (_B, _LOST, 3)),
     "9 callbacks, Redis flushed": ((_D, _KEPT, 1), (_W, _LOST, 0), (_B, _LOST, 3)),

@@ -1,4 +1,6 @@
-"""Killed or frozen at each crash point, in the real processes, and started again: every promise holds."""
+"""Killed or frozen at each crash point, in the real processes, and started again: every promise
+holds.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,19 @@ from tests.failpoints.points import POINTS
 
 
 @pytest.mark.sampled(3)
-async def test_whatever_was_under_way_comes_to_its_right_end(batch: Batch, lanes: Lanes[Ground, Batch | Case]) -> None:
-    """The payments of a batch end as the table says, and I1 to I7 hold by the simulator's ledger."""
+async def test_whatever_was_under_way_comes_to_its_right_end(
+    batch: Batch, lanes: Lanes[Ground, Batch | Case]
+) -> None:
+    """The payments of a batch end as the table says, and I1 to I7 hold by the simulator's
+    ledger.
+    """
     await lanes.done(batch)
 
 
 def test_every_combination_exists_or_says_why_not() -> None:
-    """The table is the full product, each row either played by exactly one batch or left out for a reason."""
+    """The table is the full product, each row either played by exactly one batch or left out for
+    a reason.
+    """
     rows = list(all_combinations())
     assert len(rows) == len(SITES) * 3 * 2 * 3 * 2
     assert all((one.end is None) is bool(one.reason) for one in rows)
@@ -31,18 +39,26 @@ def test_every_combination_exists_or_says_why_not() -> None:
 
 
 def test_every_run_of_the_tests_plays_every_crash_point() -> None:
-    """The selection leaves none of the twelve out, and no kind, answer, number of callbacks or fate of Redis."""
+    """The selection leaves none of the twelve out, and no kind, answer, number of callbacks or
+    fate of Redis.
+    """
     chosen = [one for batch in selected_batches() for one in batch.combinations]
     assert {one.site.crash_point for one in chosen} == set(range(1, 13))
     for name in ("kind", "answer", "callbacks", "redis"):
-        assert {getattr(one, name) for one in chosen} == {getattr(one, name) for one in all_combinations()}
+        assert {getattr(one, name) for one in chosen} == {
+            getattr(one, name) for one in all_combinations()
+        }
 
 
 def test_sites_and_points_have_the_same_numbers() -> None:
-    """A site's failpoint stands for the site's own crash point, or for the one where it is frozen or answered."""
+    """A site's failpoint stands for the site's own crash point, or for the one where it is
+    frozen or answered.
+    """
     for site in SITES:
         number = POINTS[site.point].crash_point
-        assert number == site.crash_point or f"{number}" in site.name or site.name == "11 callbacks", site.name
+        assert (
+            number == site.crash_point or f"{number}" in site.name or site.name == "11 callbacks"
+        ), site.name
 
 
 def test_the_document_is_the_table() -> None:

@@ -1,4 +1,6 @@
-"""Every protection's scenario holds; and, where all combinations are played, fails without the protection."""
+"""Every protection's scenario holds; and, where all combinations are played, fails without the
+protection.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from tests.failpoints.points import CHECKS
 
 
 @pytest.mark.sampled(2)
-async def test_a_promise_holds_by_its_protection(case: Case, lanes: Lanes[Ground, Batch | Case]) -> None:
+async def test_a_promise_holds_by_its_protection(
+    case: Case, lanes: Lanes[Ground, Batch | Case]
+) -> None:
     """As the product is, the scenario ends well; without the protection it breaks the promise."""
     if not case.without:
         await lanes.done(case)

@@ -1,1 +1,4 @@
-"""Real processes, frozen or killed by themselves at a named point. Start at `points`; tests use `starting`."""
+"""Real processes, frozen or killed by themselves at a named point.
+
+Start at `points`; tests use `starting`.
+"""

@@ -1,6 +1,7 @@
 """Wraps product functions in this process, so that it freezes or kills itself where it was told to.
 
-Every mistake is an error: a test whose failpoint is misspelt must not pass because nothing happened.
+Every mistake is an error: a test whose failpoint is misspelt must not pass because nothing
+happened.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ _SIGNALS = {Action.FREEZE: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
 
 @dataclass(frozen=True, slots=True)
 class Arming:
-    """`point:action`, or `point:action:n` for the n-th time that the point is reached; once, in any case.
+    """`point:action`, or `point:action:n` for the n-th time that the point is reached; once, in any
+    case.
 
-    `point:action:n:together`: the first that come are held there until n different payments have, and only then the
-    process stops, so that one kill serves them all. A frozen one lets them go when it is thawed.
+    `point:action:n:together`: the first that come are held there until n different payments have,
+    and only then the process stops, so that one kill serves them all. A frozen one lets them go
+    when it is thawed.
     """
 
     point: str
@@ -58,7 +61,9 @@ class Arming:
         if action not in list(Action):
             raise FailpointError(f"no action is named {action!r}; there are: {', '.join(Action)}")
         if (action == Action.TELL) is not (POINTS[point].side is Side.WITHIN):
-            raise FailpointError(f"{point} is {POINTS[point].side} a function: {action!r} is not for it")
+            raise FailpointError(
+                f"{point} is {POINTS[point].side} a function: {action!r} is not for it"
+            )
         if ":" in text.partition(":")[2] and (not time.isdecimal() or int(time) < 1):
             raise FailpointError(f"{time!r} is no number of times, from 1")
         if together not in ("", _TOGETHER) or text.count(":") > 3:
@@ -111,7 +116,10 @@ def take_away(check: str) -> None:
 
 
 def found(target: str) -> tuple[Any, str, Any]:
-    """Where `module:name` or `module:Class.name` hangs, under which name, and what it is. Raises FailpointError."""
+    """Where `module:name` or `module:Class.name` hangs, under which name, and what it is.
+
+    Raises FailpointError.
+    """
     module, _, path = target.partition(":")
     *owners, name = path.split(".")
     try:
@@ -128,8 +136,12 @@ def located(target: str) -> tuple[Any, str, Callable[..., Any]]:
     owner, name, function = found(target)
     if not inspect.isfunction(function):
         raise FailpointError(f"{target} is no plain function or method")
-    if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function)):
-        raise FailpointError(f"{target} begins and ends more than once: choose a function that it calls")
+    if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(
+        inspect.unwrap(function)
+    ):
+        raise FailpointError(
+            f"{target} begins and ends more than once: choose a function that it calls"
+        )
     return owner, name, function
 
 
@@ -140,7 +152,9 @@ def _stop(arming: Arming) -> None:
 
 
 class _Meeting:
-    """Holds whoever comes until so many different payments are there, then stops the process, once."""
+    """Holds whoever comes until so many different payments are there, then stops the process,
+    once.
+    """
 
     def __init__(self, arming: Arming) -> None:
         self._arming = arming
@@ -160,9 +174,15 @@ class _Meeting:
 
 
 def _payment_in(arguments: tuple[Any, ...]) -> object:
-    """The payment that a call is about, if its arguments tell; else something that is like nothing else."""
+    """The payment that a call is about, if its arguments tell; else something that is like
+    nothing else.
+    """
     for argument in arguments:
-        for candidate in (argument, getattr(argument, "payment_id", None), getattr(argument, "id", None)):
+        for candidate in (
+            argument,
+            getattr(argument, "payment_id", None),
+            getattr(argument, "id", None),
+        ):
             if isinstance(candidate, UUID):
                 return candidate
     return object()
@@ -181,7 +201,9 @@ def _held(function: Callable[..., Any], side: Side, meeting: _Meeting) -> Callab
     return held
 
 
-def _wrapped(function: Callable[..., Any], side: Side, reach: Callable[[], None]) -> Callable[..., Any]:
+def _wrapped(
+    function: Callable[..., Any], side: Side, reach: Callable[[], None]
+) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)

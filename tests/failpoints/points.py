@@ -1,8 +1,10 @@
-"""The whole list: the points at which a process can be stopped, and the checks that can be taken away from it.
+"""The whole list: the points at which a process can be stopped, and the checks that can be taken
+away from it.
 
-A point is the beginning or the end of one product function, so product code needs no hook and pays nothing. Where a
-wanted point is no function's boundary, the code probably does two things in one (docs/adr/0006). What a point costs a
-process that is not armed: nothing, because nothing is wrapped.
+A point is the beginning or the end of one product function, so product code needs no hook and pays
+nothing. Where a wanted point is no function's boundary, the code probably does two things in one
+(docs/adr/0006). What a point costs a process that is not armed: nothing, because nothing is
+wrapped.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from enum import StrEnum
 class Side(StrEnum):
     """Where a point lies: the function was called and did nothing yet, or it has returned.
 
-    WITHIN: it was called and has not returned. The process says that it is there, and goes on: whoever started it stops it
-    once it is where it should be, as when Daraja has the request and keeps the answer to itself.
+    WITHIN: it was called and has not returned. The process says that it is there, and goes on:
+    whoever started it stops it once it is where it should be, as when Daraja has the request and
+    keeps the answer to itself.
     """
 
     BEFORE = "before"
@@ -26,7 +29,10 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A boundary of the function that `target` names as `module:Class.method`. `crash_point`: its number in the design."""
+    """A boundary of the function that `target` names as `module:Class.method`.
+
+    `crash_point`: its number in the design.
+    """
 
     crash_point: int
     side: Side
@@ -38,8 +44,8 @@ class Point:
 class Check:
     """A protection that is taken away, so that a test can show what it prevents.
 
-    `target` names a function or a constant. It is replaced by what the function `by` makes of it; without one it must be a
-    function, and does nothing any more.
+    `target` names a function or a constant. It is replaced by what the function `by` makes of it;
+    without one it must be a function, and does nothing any more.
     """
 
     target: str

@@ -1,4 +1,6 @@
-"""Starting one of a stack's processes armed: the Procfile's own line, through this package's entry point."""
+"""Starting one of a stack's processes armed: the Procfile's own line, through this package's
+entry point.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,15 @@ _ARMED = "python -m tests.failpoints "
 
 
 async def start_armed(
-    stack: Stack, name: str, failpoint: str = "", *, without: str = "", env: Mapping[str, str | None] | None = None
+    stack: Stack,
+    name: str,
+    failpoint: str = "",
+    *,
+    without: str = "",
+    env: Mapping[str, str | None] | None = None,
 ) -> Process:
-    """`Stack.start_process` with a failpoint, as `claimed_before_first_byte:freeze`, or without a check, or both, or neither.
+    """`Stack.start_process` with a failpoint, as `claimed_before_first_byte:freeze`, or without a
+    check, or both, or neither.
 
     With neither it is the Procfile's line as it stands.
     """
@@ -27,11 +35,15 @@ async def start_armed(
     line = procfile_commands(ROOT / "Procfile")[name.partition(".")[0]]
     assert line.startswith(_PLAIN), f"the Procfile's {line!r} cannot be armed"
     armed = {"FAILPOINT": failpoint or None, "FAILPOINT_WITHOUT": without or None}
-    return await stack.start_process(name, env={**(env or {}), **armed}, command=line.replace(_PLAIN, _ARMED, 1))
+    return await stack.start_process(
+        name, env={**(env or {}), **armed}, command=line.replace(_PLAIN, _ARMED, 1)
+    )
 
 
 async def reached(process: Process, failpoint: str) -> None:
-    """Returns once the process came to its point: it is frozen there, or dead, or goes on, if it was only to tell."""
+    """Returns once the process came to its point: it is frozen there, or dead, or goes on, if it
+    was only to tell.
+    """
     arming = Arming.read(failpoint)
     if arming.action is not Action.KILL:
         await process.wait_logged(re.escape(arming.announcement), within_seconds=_PATIENCE_SECONDS)

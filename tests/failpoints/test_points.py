@@ -1,4 +1,6 @@
-"""The mechanism: every point exists, every mistake is loud, and no process can be stopped outside tests."""
+"""The mechanism: every point exists, every mistake is loud, and no process can be stopped
+outside tests.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def _imported(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", [*POINTS, *CHECKS])
 def test_every_target_exists(name: str) -> None:
-    """A point that product code has moved away from is noticed here, not by a test that waits in vain."""
+    """A point that product code has moved away from is noticed here, not by a test that waits in
+    vain.
+    """
     entry = POINTS.get(name) or CHECKS[name]
     assert found(entry.target)[2] is not None
     assert entry.sentence.endswith(".")
@@ -46,7 +50,9 @@ def test_every_target_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, check in CHECKS.items() if check.by])
 def test_every_replacement_fits_what_it_replaces(name: str) -> None:
-    """A condition that product code spells otherwise is noticed here, not by a test that proves nothing."""
+    """A condition that product code spells otherwise is noticed here, not by a test that proves
+    nothing.
+    """
     _, _, original = found(CHECKS[name].target)
     replacement = located(CHECKS[name].by)[2](original)
     assert type(replacement) is type(original)
@@ -65,22 +71,30 @@ def test_every_point_stands_for_one_of_the_design(name: str) -> None:
 
 
 def test_product_code_knows_nothing_of_it() -> None:
-    """No product file imports tests or mentions failpoints, nor does the Procfile, and no package ships them."""
+    """No product file imports tests or mentions failpoints, nor does the Procfile, and no
+    package ships them.
+    """
     files = _product_files()
     assert len(files) > 20
     for file in files:
         assert "tests" not in _imported(file), file
         assert "failpoint" not in file.read_text().lower(), file
     assert "tests" not in ROOT.joinpath("Procfile").read_text()
-    packages = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text())["tool"]["setuptools"][
+        "packages"
+    ]["find"]
     assert packages["include"] == ["domain*", "gateway*", "workers*"]
 
 
 def test_an_arming_is_read() -> None:
     """A point, what happens there, and at which time."""
-    assert Arming.read("claimed_before_first_byte:kill:3") == Arming("claimed_before_first_byte", Action.KILL, 3)
+    assert Arming.read("claimed_before_first_byte:kill:3") == Arming(
+        "claimed_before_first_byte", Action.KILL, 3
+    )
     assert Arming.read("claimed_before_first_byte:freeze").time == 1
-    assert Arming.read("claimed_before_call:kill:9:together") == Arming("claimed_before_call", Action.KILL, 9, True)
+    assert Arming.read("claimed_before_call:kill:9:together") == Arming(
+        "claimed_before_call", Action.KILL, 9, True
+    )
     assert Arming.read("sent_before_answer:tell").action is Action.TELL
 
 
@@ -108,7 +122,9 @@ def test_a_misspelt_check_is_an_error() -> None:
      "domain.adapters.postgres.engine:Database.transaction"],
 )  # fmt: skip
 def test_what_is_no_function_is_refused(target: str) -> None:
-    """A class, a property, a context manager and what does not exist have no single beginning and end."""
+    """A class, a property, a context manager and what does not exist have no single beginning
+    and end.
+    """
     with pytest.raises(FailpointError, match=target):
         located(target)
 
@@ -121,7 +137,9 @@ def test_what_is_no_function_is_refused(target: str) -> None:
         ({}, "neither FAILPOINT nor FAILPOINT_WITHOUT is set"),
     ],
 )
-async def test_a_process_with_a_mistake_does_not_start(env: dict[str, str], said: str, tmp_path: Path) -> None:
+async def test_a_process_with_a_mistake_does_not_start(
+    env: dict[str, str], said: str, tmp_path: Path
+) -> None:
     """It ends at once, with one line that says what is wrong."""
     command = [sys.executable, "-m", "tests.failpoints", "workers"]
     process = Process("armed", command, env=bare() | env, log=tmp_path / "armed.log", cwd=ROOT)

@@ -1,7 +1,8 @@
-"""What remains of a function or a constant when its protection is taken from it: only ever loaded by an armed process.
+"""What remains of a function or a constant when its protection is taken from it: only ever loaded
+by an armed process.
 
-Each makes a replacement of the original that it is given. One whose target has changed raises FailpointError, because a
-protection that is not taken away would prove nothing.
+Each makes a replacement of the original that it is given. One whose target has changed raises
+FailpointError, because a protection that is not taken away would prove nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ def the_brakes(claim: TextClause) -> TextClause:
 
 def the_operation(claim: TextClause) -> TextClause:
     return _without(
-        claim, "allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)", "true", times=1
+        claim,
+        "allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)",
+        "true",
+        times=1,
     )
 
 
@@ -74,7 +78,9 @@ def a_committed_claim(claim: Callable[..., Any]) -> Callable[..., Any]:
     """The claim is in this process's memory only."""
 
     @functools.wraps(claim)
-    async def claim_in_memory(self: Any, payment_id: UUID, attempt_id: UUID, **_how: Any) -> Payment | None:
+    async def claim_in_memory(
+        self: Any, payment_id: UUID, attempt_id: UUID, **_how: Any
+    ) -> Payment | None:
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_PAYMENT, {"id": payment_id})
             attempts = attempts_from(await transaction.rows(ATTEMPTS, {"ids": [payment_id]}), [])
@@ -93,7 +99,9 @@ def a_step_of_the_sweep(step: Callable[..., Any]) -> Callable[..., Any]:
     return nothing
 
 
-def doubt(transitions: Mapping[Stage, Mapping[FactName, Rule]]) -> Mapping[Stage, Mapping[FactName, Rule]]:
+def doubt(
+    transitions: Mapping[Stage, Mapping[FactName, Rule]],
+) -> Mapping[Stage, Mapping[FactName, Rule]]:
     """A payment whose worker said nothing is taken for one that was not sent."""
     submitting = {**transitions[Stage.SUBMITTING], FactName.LEASE_EXPIRED: Rule(Stage.ACCEPTED)}
     return {**transitions, Stage.SUBMITTING: submitting}

@@ -21,7 +21,10 @@ schemathesis.openapi.format("plain-text", st.text(_printable, min_size=1).filter
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
-    """Makes of a valid request one that can be accepted. What is meant to be wrong stays as wrong as it is."""
+    """Makes of a valid request one that can be accepted.
+
+    What is meant to be wrong stays as wrong as it is.
+    """
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     _renew_key(case)
@@ -30,7 +33,8 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     # Nor which events this database has.
     case.query.pop("after", None)
     if isinstance(case.body, dict):
-        # JSON Schema cannot tell 122.0 from 122. The service can, and refuses: an amount is written as a whole number.
+        # JSON Schema cannot tell 122.0 from 122. The service can, and refuses: an amount is written
+        # as a whole number.
         amount = case.body.get("amount")
         if isinstance(amount, float):
             case.body["amount"] = int(amount)
@@ -39,7 +43,9 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
 
 
 def _renew_key(case: Case[Any]) -> None:
-    """Another request with the same key is refused, as it should be: so each gets one of its own, of much the same length."""
+    """Another request with the same key is refused, as it should be: so each gets one of its
+    own, of much the same length.
+    """
     key = case.headers.get("X-Idempotency-Key")
     if isinstance(key, str) and re.fullmatch(r"[!-~]+", key):
         number = f"-{next(_NUMBERS)}"

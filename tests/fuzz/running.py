@@ -1,4 +1,6 @@
-"""Runs schemathesis against a running system, as a person would from the command line, and counts what it saw."""
+"""Runs schemathesis against a running system, as a person would from the command line, and
+counts what it saw.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,15 @@ ROOT = HERE.parents[1]
 
 @dataclass
 class Run:
-    """What came of one run: its report for a person, and how often each operation answered with each status."""
+    """What came of one run: its report for a person, and how often each operation answered with
+    each status.
+    """
 
     exit_status: int
     report: str
-    answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # by "GET /v1/payments" and status
+    answers: Counter[tuple[str, int]] = field(
+        default_factory=Counter
+    )  # by "GET /v1/payments" and status
     checks: Counter[str] = field(default_factory=Counter)
     seconds: Counter[tuple[str, str]] = field(default_factory=Counter)  # by phase and operation
 
@@ -39,19 +45,31 @@ class Run:
         """Operations, and how often they answered with which status."""
         names = sorted({name for name, _ in self.answers})
         lines = [
-            f"{name:40} " + "  ".join(f"{s}:{n}" for (o, s), n in sorted(self.answers.items()) if o == name)
+            f"{name:40} "
+            + "  ".join(f"{s}:{n}" for (o, s), n in sorted(self.answers.items()) if o == name)
             for name in names
         ]
         return "\n".join([f"{self.requests} requests, {self.checks.total()} checks", *lines])
 
 
 async def schemathesis(system: System, identity: str, folder: Path, *options: str) -> Run:
-    """One run over all of `/openapi.json`. `identity`: `backend`, or `users` (two of them, each other's strangers)."""
+    """One run over all of `/openapi.json`.
+
+    `identity`: `backend`, or `users` (two of them, each other's strangers).
+    """
     config, events = folder / f"{identity}.toml", folder / f"{identity}.ndjson"
-    config.write_text((HERE / "schemathesis.toml").read_text() + _authorization(system, identity, folder))
+    config.write_text(
+        (HERE / "schemathesis.toml").read_text() + _authorization(system, identity, folder)
+    )
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("schemathesis")),
-        *("--config-file", str(config), "run", f"{system.stack.web_url}/openapi.json", "--no-color"),
+        *(
+            "--config-file",
+            str(config),
+            "run",
+            f"{system.stack.web_url}/openapi.json",
+            "--no-color",
+        ),
         *("--report", "ndjson", "--report-ndjson-path", str(events), *options),
         cwd=ROOT,
         env={
@@ -104,4 +122,7 @@ def _authorization(system: System, identity: str, folder: Path) -> str:
 
 
 # Two of the app's users: neither may see what the other has.
-PEERS = {"amina": "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a11", "baraka": "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a12"}
+PEERS = {
+    "amina": "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a11",
+    "baraka": "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a12",
+}

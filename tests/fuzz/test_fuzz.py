@@ -14,7 +14,8 @@ from tests.fuzz.running import Run, schemathesis
 from tests.spec.conftest import a_system
 from tests.spec.system import System
 
-# All that is asked in a run is asked by few, of few phone numbers: limits on how much would end it early.
+# All that is asked in a run is asked by few, of few phone numbers: limits on how much would end it
+# early.
 _GENEROUS = """
 [caller]
 requests_per_second = "unlimited"
@@ -30,10 +31,16 @@ _SEED = int(os.environ.get("SEED") or (random.randrange(2**31) if _MINUTES else 
 _TIME = ("--max-time", str(int(_MINUTES * 60 / 2)))
 _LENGTH = (*_TIME, "--max-examples", "1000") if _MINUTES else ("--max-examples", "20")
 
-# The phase that tries every value at its limits is the backend's, unless there is time: the bodies are the same.
+# The phase that tries every value at its limits is the backend's, unless there is time: the bodies
+# are the same.
 _USERS_PHASES = () if _MINUTES else ("--phases", "examples,fuzzing,stateful")
 # What a user may not do is refused before its body is looked at: there is little to find in it.
-_USERS_MAY = ("--exclude-operation-id", "createWithdrawal", "--exclude-operation-id", "createBillPayment")
+_USERS_MAY = (
+    "--exclude-operation-id",
+    "createWithdrawal",
+    "--exclude-operation-id",
+    "createBillPayment",
+)
 
 _POSTS = ("POST /v1/deposits", "POST /v1/withdrawals", "POST /v1/bill-payments")
 _LISTS = ("GET /v1/payments", "GET /v1/events")
@@ -61,8 +68,12 @@ async def _played(system: System, identity: str, folder: Path, *options: str) ->
 
 
 @pytest.mark.whole
-async def test_a_backend_gets_no_answer_that_contradicts_the_document(generous_system: System, tmp_path: Path) -> None:
-    """Every route is answered well and refused in every way that a request alone can bring about."""
+async def test_a_backend_gets_no_answer_that_contradicts_the_document(
+    generous_system: System, tmp_path: Path
+) -> None:
+    """Every route is answered well and refused in every way that a request alone can bring
+    about.
+    """
     run = await _played(generous_system, "backend", tmp_path)
     for post in _POSTS:
         assert run.statuses(post) >= {202, 400, 401, 422}, run.table()
@@ -72,7 +83,9 @@ async def test_a_backend_gets_no_answer_that_contradicts_the_document(generous_s
 
 
 @pytest.mark.whole
-async def test_users_get_no_answer_that_contradicts_the_document(generous_system: System, tmp_path: Path) -> None:
+async def test_users_get_no_answer_that_contradicts_the_document(
+    generous_system: System, tmp_path: Path
+) -> None:
     """Nor does one user ever get what is another's."""
     run = await _played(generous_system, "users", tmp_path, *_USERS_MAY, *_USERS_PHASES)
     assert run.statuses("POST /v1/deposits") >= {202, 401, 422}, run.table()

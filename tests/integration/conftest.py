@@ -49,15 +49,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
 AMOUNT_KES = 250
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
-INSUFFICIENT_FUNDS = Failure(FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1")
+INSUFFICIENT_FUNDS = Failure(
+    FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1"
+)
 _RECEIPTS = itertools.count(1)
 
 
-# --- the record ---------------------------------------------------------------------------------------------------
+# --- the record -----------------------------------------------------------------------------------
 
 
 class Store:
-    """One process's view of a database: its pool and everything that stands on it, and a look past all that."""
+    """One process's view of a database: its pool and everything that stands on it, and a look
+    past all that.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.url = url
@@ -69,7 +73,9 @@ class Store:
         self._reading = Reading(self.database)
 
     async def __aenter__(self) -> Self:
-        self._raw = await asyncpg.create_pool(self.url, min_size=0, max_size=4, statement_cache_size=0)
+        self._raw = await asyncpg.create_pool(
+            self.url, min_size=0, max_size=4, statement_cache_size=0
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -90,9 +96,16 @@ class Store:
         await self._raw.execute(sql, *arguments)
 
     async def deadlocks(self) -> int:
-        """How many there were in this database. Our pool is closed first: a connection tells late, at the latest then."""
+        """How many there were in this database.
+
+        Our pool is closed first: a connection tells late, at the latest then.
+        """
         await self.database.close()
-        return int(await self.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))
+        return int(
+            await self.one(
+                "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+            )
+        )
 
     async def payment(self, payment_id: UUID) -> Payment:
         """The payment as it stands, its attempts included."""
@@ -115,7 +128,10 @@ class Store:
         """A payment that a worker took, and the attempt."""
         payment_id, attempt_id = await self.accepted(kind), new_id()
         account = ACCOUNTS[kind]
-        assert await self.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=account) is not None
+        assert (
+            await self.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=account)
+            is not None
+        )
         return payment_id, attempt_id
 
     async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:
@@ -155,7 +171,9 @@ async def fresh(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks are given up after a fifth of a second: the same way as after two, and the suite stays quick."""
+    """Locks are given up after a fifth of a second: the same way as after two, and the suite
+    stays quick.
+    """
     said = str(engine._OPEN)
     assert "'2s'" in said
     monkeypatch.setattr(engine, "_OPEN", text(said.replace("'2s'", "'200ms'")))
@@ -169,7 +187,7 @@ async def locked(store: Store, payment_id: UUID) -> AsyncIterator[None]:
         yield
 
 
-# --- Redis --------------------------------------------------------------------------------------------------------
+# --- Redis ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -181,7 +199,7 @@ async def redis(redis_of_run: RedisServer) -> AsyncIterator[RedisClient]:
     await client.aclose(close_connection_pool=True)
 
 
-# --- what is written ----------------------------------------------------------------------------------------------
+# --- what is written ------------------------------------------------------------------------------
 
 
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:
@@ -209,9 +227,17 @@ def a_request(kind: Kind = Kind.DEPOSIT, **changes: Any) -> PaymentRequest:
     values: dict[str, Any] = {"kind": kind, "amount_kes": AMOUNT_KES, "owner": None}
     match kind:
         case Kind.DEPOSIT:
-            values |= {"phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42"}
+            values |= {
+                "phone_number": "254711000111",
+                "account_reference": "INV00042",
+                "description": "Invoice 42",
+            }
         case Kind.WITHDRAWAL:
-            values |= {"phone_number": "254722000222", "remarks": "Payment", "purpose": Purpose.BUSINESS}
+            values |= {
+                "phone_number": "254722000222",
+                "remarks": "Payment",
+                "purpose": Purpose.BUSINESS,
+            }
         case Kind.BILL_PAYMENT:
             values |= {"paybill": "888880", "account_reference": "METER7731", "remarks": "Payment"}
         case Kind.POCHI_PAYMENT:
@@ -220,7 +246,11 @@ def a_request(kind: Kind = Kind.DEPOSIT, **changes: Any) -> PaymentRequest:
 
 
 def a_new_payment(
-    kind: Kind = Kind.DEPOSIT, *, key: str | None = None, fingerprint: bytes = b"\x01same", **changes: Any
+    kind: Kind = Kind.DEPOSIT,
+    *,
+    key: str | None = None,
+    fingerprint: bytes = b"\x01same",
+    **changes: Any,
 ) -> NewPayment:
     """A payment about to be accepted, with a key of its own unless one is given."""
     return NewPayment(
@@ -248,7 +278,11 @@ def a_callback(operation: str = "deposit", body: bytes = b'{"Body": {}}') -> Sto
 
 
 def success(
-    payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, receipt: str | None = None, ids: ProviderIds = frozenset()
+    payment_id: UUID,
+    kind: Kind = Kind.DEPOSIT,
+    *,
+    receipt: str | None = None,
+    ids: ProviderIds = frozenset(),
 ) -> Change:
     """The change of a callback that says: paid."""
     report = Report(
@@ -262,21 +296,29 @@ def success(
     return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
 
 
-def failure(payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, ids: ProviderIds = frozenset()) -> Change:
+def failure(
+    payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, ids: ProviderIds = frozenset()
+) -> Change:
     """The change of a callback that says: not paid."""
     report = Report(word=Word.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids)
     return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
 
 
 def acknowledgement(
-    payment_id: UUID, attempt_id: UUID, *, ids: ProviderIds = frozenset(), error: ProviderError | None = None
+    payment_id: UUID,
+    attempt_id: UUID,
+    *,
+    ids: ProviderIds = frozenset(),
+    error: ProviderError | None = None,
 ) -> Change:
     """The change of Daraja's synchronous answer to one attempt."""
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
-    return answer_change(payment_id, OpenAttempt(attempt_id=attempt_id, fence=fence), ids, error, TIMES, ACCOUNTS)
+    return answer_change(
+        payment_id, OpenAttempt(attempt_id=attempt_id, fence=fence), ids, error, TIMES, ACCOUNTS
+    )
 
 
-# --- a connection that breaks -------------------------------------------------------------------------------------
+# --- a connection that breaks ---------------------------------------------------------------------
 
 
 @pytest.fixture

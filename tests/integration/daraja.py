@@ -1,4 +1,6 @@
-"""What the Daraja client's tests stand on: a client, a token at hand, and a raw server that counts what reaches it."""
+"""What the Daraja client's tests stand on: a client, a token at hand, and a raw server that
+counts what reaches it.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,14 @@ ACKNOWLEDGED = {"MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "
 
 
 class Shelf:
-    """A shelf of this process's own, with a good token on it unless `text` says otherwise. Satisfies `token.Shelf`."""
+    """A shelf of this process's own, with a good token on it unless `text` says otherwise.
 
-    def __init__(self, text: str | None = '{"text": "t0ken", "issued_at": 0, "expires_at": 1e12}') -> None:
+    Satisfies `token.Shelf`.
+    """
+
+    def __init__(
+        self, text: str | None = '{"text": "t0ken", "issued_at": 0, "expires_at": 1e12}'
+    ) -> None:
         self.text = text
         self.is_away = False
 
@@ -66,7 +73,8 @@ def client_of(
             till=None,
             payout_shortcode=settings.get("DARAJA_PAYOUT_SHORTCODE", "600998"),
             initiator_name=settings.get("DARAJA_INITIATOR_NAME", "simulated"),
-            callback_base_url="http://127.0.0.1:9",  # nobody listens: these tests are about the synchronous answer
+            # nobody listens: these tests are about the synchronous answer
+            callback_base_url="http://127.0.0.1:9",
             callback_secret=CALLBACK_SECRET,
         ),
         credential=credential,
@@ -96,7 +104,9 @@ def an_attempt(
 
 
 def frozen_after(looks: int) -> Callable[[], float]:
-    """The clock of a worker that is frozen after it looked so often, and continues long past its deadline."""
+    """The clock of a worker that is frozen after it looked so often, and continues long past its
+    deadline.
+    """
     left = iter([0.0] * looks)
     return lambda: next(left, 1000.0)
 
@@ -110,11 +120,15 @@ def told_to_stop_after(looks: int) -> Callable[[], bool]:
 def http(body: bytes | dict[str, Any], *, status: str = "200 OK", headers: str = "") -> bytes:
     """An answer as it goes over the wire."""
     content = json.dumps(body).encode() if isinstance(body, dict) else body
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{headers}\r\n".encode() + content
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{headers}\r\n".encode() + content
+    )
 
 
 class Wire:
-    """A raw server on a socket: it counts connections and bytes, and answers every request with the same bytes."""
+    """A raw server on a socket: it counts connections and bytes, and answers every request with
+    the same bytes.
+    """
 
     def __init__(self, answer: bytes = http(ACKNOWLEDGED)) -> None:
         self.answer = answer
@@ -134,7 +148,9 @@ class Wire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def all_closed(self) -> None:
-        """Waits until every connection ended at the other end: from then on the count is complete."""
+        """Waits until every connection ended at the other end: from then on the count is
+        complete.
+        """
         async with asyncio.timeout(30):
             await asyncio.gather(*self._tasks)
 
@@ -154,12 +170,16 @@ class Wire:
                     request = b""
                     writer.write(self.answer)
         except (OSError, asyncio.CancelledError):
-            pass  # also at the end of the test: asyncio would log a cancelled connection as an error
+            # also at the end of the test: asyncio would log a cancelled connection as an error
+            pass
         finally:
             writer.close()
 
 
 def _is_whole(request: bytes) -> bool:
     head, separator, body = request.partition(b"\r\n\r\n")
-    length = next((line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), b"0")
+    length = next(
+        (line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")),
+        b"0",
+    )
     return bool(separator) and len(body) == int(length)

@@ -1,4 +1,6 @@
-"""Answers as bytes on a wire, from somebody in Daraja's place who hates us; and the server that says them."""
+"""Answers as bytes on a wire, from somebody in Daraja's place who hates us; and the server that
+says them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ GOOD = {
     "MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ConversationID": "AG_1", "OriginatorConversationID": "o-1",
     "ResponseCode": "0", "ResultCode": "0", "access_token": "c9SQxWWhmdVRlyh0", "expires_in": "3599",
 }  # fmt: skip
-BODY = json.dumps(GOOD).encode()  # an acknowledgement, a paid query and a token in one: taken in part it would do harm
+BODY = json.dumps(
+    GOOD
+).encode()  # an acknowledgement, a paid query and a token in one: taken in part it would do harm
 
 _PIECE = 65536
 
@@ -25,8 +29,15 @@ Then = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 def head(*headers: str | bytes, status: str = "200 OK", length: int | None = None) -> bytes:
     """The head of an answer, with a length where one is given."""
-    lines = [f"HTTP/1.1 {status}", *headers, *([] if length is None else [f"Content-Length: {length}"])]
-    return b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\r\n\r\n"
+    lines = [
+        f"HTTP/1.1 {status}",
+        *headers,
+        *([] if length is None else [f"Content-Length: {length}"]),
+    ]
+    return (
+        b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
+        + b"\r\n\r\n"
+    )
 
 
 def whole(body: bytes = BODY, *headers: str | bytes, status: str = "200 OK") -> bytes:
@@ -85,7 +96,9 @@ UNUSABLE: dict[str, bytes] = {
     "a chunk in words": head(CHUNKED) + b"zz\r\n" + BODY,
     "a huge chunk": head(CHUNKED) + b"F" * 40 + b"\r\n" + BODY,
     "a long extension": head(CHUNKED) + b"5;" + b"x" * 1_000_000,
-    "chunks of another kind": head("Transfer-Encoding: gzip, chunked, identity") + _CHUNK + b"0\r\n\r\n",
+    "chunks of another kind": head("Transfer-Encoding: gzip, chunked, identity")
+    + _CHUNK
+    + b"0\r\n\r\n",
     "endless trailers": head(CHUNKED) + _CHUNK + b"0\r\n" + b"X: y\r\n" * 100_000,
     "a gzip bomb": whole(_bomb(31), GZIP),
     "a deflate bomb": whole(_bomb(15), DEFLATE),
@@ -101,17 +114,26 @@ UNUSABLE: dict[str, bytes] = {
     "unsaid gzip": whole(gzip.compress(BODY, mtime=0)),
     "no content": head(status="204 No Content", length=len(BODY)) + BODY,
     "not modified": head(status="304 Not Modified", length=len(BODY)) + BODY,
-    "another protocol": head("Connection: upgrade", "Upgrade: websocket", status="101 Switching Protocols") + BODY,
+    "another protocol": head(
+        "Connection: upgrade", "Upgrade: websocket", status="101 Switching Protocols"
+    )
+    + BODY,
     "only continue": head(status="100 Continue") * 1_000,
     "a redirect": whole(BODY, "Location: //[::bad/", status="302 Found"),
-    "a redirect to a file": whole(BODY, "Location: file:///etc/passwd", status="307 Temporary Redirect"),
+    "a redirect to a file": whole(
+        BODY, "Location: file:///etc/passwd", status="307 Temporary Redirect"
+    ),
     "a teapot": whole(status="418 I'm a teapot"),
     "a status of 599": whole(status="599 x"),
     "a status of 999": whole(status="999 x"),
     "a status of 0": whole(status="000 x"),
     "a page": whole(b"<html><body>" + BODY, "Content-Type: text/html"),
-    "UTF-16": whole(BODY.decode().encode("utf-16"), "Content-Type: application/json; charset=utf-16"),
-    "a key twice": whole(b'{"ResponseCode": "1", "ResultCode": "1032", "access_token": "x",' + BODY[1:]),
+    "UTF-16": whole(
+        BODY.decode().encode("utf-16"), "Content-Type: application/json; charset=utf-16"
+    ),
+    "a key twice": whole(
+        b'{"ResponseCode": "1", "ResultCode": "1032", "access_token": "x",' + BODY[1:]
+    ),
 }
 
 # Strange, and whole all the same: the answer is taken, or nothing above would show anything.
@@ -132,7 +154,9 @@ USABLE: dict[str, bytes] = {
 
 
 class Hostile:
-    """A server that reads one whole request and then says these bytes; `then` goes on with the connection, else it closes."""
+    """A server that reads one whole request and then says these bytes; `then` goes on with the
+    connection, else it closes.
+    """
 
     def __init__(self, said: bytes, then: Then | None = None) -> None:
         self._said, self._then = said, then
@@ -173,7 +197,11 @@ class Hostile:
             request = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
             return b""
-        lengths = [line[15:] for line in request.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+        lengths = [
+            line[15:]
+            for line in request.split(b"\r\n")
+            if line.lower().startswith(b"content-length:")
+        ]
         request += await reader.readexactly(int(lengths[0]) if lengths else 0)
         self.requests.append(request)
         return request

@@ -1,4 +1,6 @@
-"""Payments in doubt on the record, questions about them, and the answers: what the tests of asking stand on."""
+"""Payments in doubt on the record, questions about them, and the answers: what the tests of
+asking stand on.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ HOUR = timedelta(hours=1)
 
 def askable_ids(kind: Kind) -> ProviderIds:
     """The ids by which Daraja can be asked about a payment of `kind`."""
-    name = {Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST, Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION}.get(kind)
+    name = {
+        Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST,
+        Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION,
+    }.get(kind)
     return frozenset({(name, f"id-{new_id().hex}")}) if name else frozenset()
 
 
@@ -36,7 +41,9 @@ async def in_doubt(store: Store, kind: Kind = Kind.WITHDRAWAL, *, askable: bool 
     """A payment of which nobody knows whether Daraja acted; due to be asked about at once."""
     payment_id, attempt_id = await store.claimed(kind)
     ids = askable_ids(kind) if askable else frozenset()
-    await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids, error=OutcomeUnknown()))
+    await store.changing.change(
+        acknowledgement(payment_id, attempt_id, ids=ids, error=OutcomeUnknown())
+    )
     await due(store, payment_id)
     return payment_id
 
@@ -45,7 +52,9 @@ async def resendable(store: Store) -> UUID:
     """A withdrawal that may be sent again: sent an hour ago, and twice not found since."""
     payment_id = await in_doubt(store)
     await store.execute(
-        "UPDATE mkwanja.payments SET created_at = created_at - $2::interval WHERE id = $1", payment_id, HOUR
+        "UPDATE mkwanja.payments SET created_at = created_at - $2::interval WHERE id = $1",
+        payment_id,
+        HOUR,
     )
     await store.execute(
         "UPDATE mkwanja.attempts SET claimed_at = claimed_at - $2::interval, ended_at = ended_at - $2::interval"
@@ -62,16 +71,22 @@ async def resendable(store: Store) -> UUID:
 
 async def due(store: Store, payment_id: UUID) -> None:
     """Its next step is due now."""
-    await store.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id)
+    await store.execute(
+        "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
+    )
 
 
 async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
     """Stores the next question, if one is due."""
-    result = await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe))
+    result = await store.changing.change(
+        asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe)
+    )
     return asked_by(result.decided)
 
 
-def an_answer(verdict: Verdict, *, code: str = "4999", word: Word = Word.UNDECIDED, refuses: bool = False) -> Report:
+def an_answer(
+    verdict: Verdict, *, code: str = "4999", word: Word = Word.UNDECIDED, refuses: bool = False
+) -> Report:
     return Report(word=word, code=code, verdict=verdict, refuses_credential=refuses)
 
 
@@ -97,7 +112,9 @@ async def evidence(store: Store, payment_id: UUID, *, is_claim: bool = False) ->
         return Decided(payment=payment)
 
     await store.changing.change(
-        Change(payment_id=payment_id, decide=decide, reads=Reads.CLAIM if is_claim else Reads.EVIDENCE)
+        Change(
+            payment_id=payment_id, decide=decide, reads=Reads.CLAIM if is_claim else Reads.EVIDENCE
+        )
     )
     return seen[-1]
 

@@ -1,4 +1,6 @@
-"""An issuer whose endpoint a test commands, and those who rely on it: a real server, and a clock that goes when told."""
+"""An issuer whose endpoint a test commands, and those who rely on it: a real server, and a clock
+that goes when told.
+"""
 
 import asyncio
 import time
@@ -27,7 +29,12 @@ def private(kid: str) -> ec.EllipticCurvePrivateKey:
 
 
 def jwk(key: str, **changes: object) -> dict[str, object]:
-    return {**BACKENDS.ECKey(private(key).public_key(), "ES256").to_dict(), "kid": key, "use": "sig", **changes}
+    return {
+        **BACKENDS.ECKey(private(key).public_key(), "ES256").to_dict(),
+        "kid": key,
+        "use": "sig",
+        **changes,
+    }
 
 
 def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
@@ -36,8 +43,17 @@ def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
 
 
 def token(kid: str | None, *, header_kid: str | None = None, **changes: object) -> str:
-    """A good token by that key, or by the secret. It names another key where `header_kid` is given."""
-    claims = {"iss": ISSUER, "aud": "authenticated", "exp": time.time() + 3600, "sub": "user", "role": "authenticated"}
+    """A good token by that key, or by the secret.
+
+    It names another key where `header_kid` is given.
+    """
+    claims = {
+        "iss": ISSUER,
+        "aud": "authenticated",
+        "exp": time.time() + 3600,
+        "sub": "user",
+        "role": "authenticated",
+    }
     if kid is None:
         return jwt.encode(claims | changes, SECRET, "HS256")
     return jwt.encode(
@@ -62,7 +78,9 @@ class Issuer:
 
     def start(self, url: str) -> None:
         self.keys = KeySet(url, clock=lambda: self.now)
-        self.verifier = TokenVerifier(self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now)
+        self.verifier = TokenVerifier(
+            self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now
+        )
 
     async def serve(self, _request: web.Request) -> web.Response:
         self.fetches += 1

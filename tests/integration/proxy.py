@@ -8,7 +8,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Proxy:
-    """Stands before PostgreSQL; cuts the next connection that sends COMMIT, `before` it passes or `after` it happened."""
+    """Stands before PostgreSQL; cuts the next connection that sends COMMIT, `before` it passes
+    or `after` it happened.
+    """
 
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)
@@ -40,7 +42,9 @@ class Proxy:
         """The same database through this proxy, in plain text so that COMMIT can be seen."""
         port = self._server.sockets[0].getsockname()[1]
         credentials = self._upstream.netloc.rpartition("@")[0]
-        parts = self._upstream._replace(netloc=f"{credentials}@127.0.0.1:{port}", query="sslmode=disable")
+        parts = self._upstream._replace(
+            netloc=f"{credentials}@127.0.0.1:{port}", query="sslmode=disable"
+        )
         return urlunsplit(parts)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

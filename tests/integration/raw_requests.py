@@ -1,7 +1,9 @@
-"""Requests as bytes that no honest client sends. Each is made for a door of ours that would let the honest one in.
+"""Requests as bytes that no honest client sends. Each is made for a door of ours that would let the
+honest one in.
 
-A case is given a `Frame`: the head and body of a request that would be accepted, to be bent. Bytes in several parts are
-sent one after the other. None of them may be accepted, and what is hidden behind one (`frame.hidden()`) may not be answered.
+A case is given a `Frame`: the head and body of a request that would be accepted, to be bent. Bytes
+in several parts are sent one after the other. None of them may be accepted, and what is hidden
+behind one (`frame.hidden()`) may not be answered.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Frame:
         fields: tuple[bytes, ...] | None = None,
         end: bytes = CRLF,
     ) -> bytes:
-        line = b" ".join(part for part in (method, self.target if target is None else target, version) if part)
+        line = b" ".join(
+            part for part in (method, self.target if target is None else target, version) if part
+        )
         return end.join([line, *(self.fields if fields is None else fields), *more, b"", b""])
 
     @property
@@ -47,7 +51,9 @@ class Frame:
             self.chunks() if chunks is None else chunks
         )
 
-    def chunks(self, *, size: bytes | None = None, end: bytes = CRLF, trailers: bytes = b"") -> bytes:
+    def chunks(
+        self, *, size: bytes | None = None, end: bytes = CRLF, trailers: bytes = b""
+    ) -> bytes:
         size = b"%x" % len(self.body) if size is None else size
         return size + end + self.body + end + b"0" + end + trailers + end
 
@@ -69,15 +75,21 @@ def _length(value: bytes) -> Case:
 
 
 def _coding(value: bytes, *more: bytes) -> Case:
-    return lambda frame: frame.head(b"Transfer-Encoding: " + value, *more) + frame.chunks() + frame.hidden()
+    return lambda frame: (
+        frame.head(b"Transfer-Encoding: " + value, *more) + frame.chunks() + frame.hidden()
+    )
 
 
 LENGTHS: dict[str, Case] = {
-    "length and chunks, for CL.TE": lambda frame: frame.in_chunks(b"Content-Length: 6") + frame.hidden(),
+    "length and chunks, for CL.TE": lambda frame: (
+        frame.in_chunks(b"Content-Length: 6") + frame.hidden()
+    ),
     "chunks and length, for TE.CL": lambda frame: (
         frame.head(b"Transfer-Encoding: chunked", frame.length) + frame.chunks() + frame.hidden()
     ),
-    "no chunks where they are announced": lambda frame: frame.whole(b"Transfer-Encoding: chunked") + frame.hidden(),
+    "no chunks where they are announced": lambda frame: (
+        frame.whole(b"Transfer-Encoding: chunked") + frame.hidden()
+    ),
     "two lengths": lambda frame: frame.whole(b"Content-Length: 0") + frame.hidden(),
     "one length twice": lambda frame: frame.whole(frame.length) + frame.hidden(),
     "a list of lengths": _length(b"41, 41"),
@@ -110,18 +122,29 @@ LENGTHS: dict[str, Case] = {
 }
 
 CHUNKS: dict[str, Case] = {
-    "a chunk size that is no number": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"zz")),
-    "a chunk size that is no number, later": lambda frame: (frame.in_chunks(chunks=b""), frame.chunks(size=b"zz")),
+    "a chunk size that is no number": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(size=b"zz")
+    ),
+    "a chunk size that is no number, later": lambda frame: (
+        frame.in_chunks(chunks=b""),
+        frame.chunks(size=b"zz"),
+    ),
     "a negative chunk size": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"-1")),
     "a chunk size with 0x": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"0x29")),
-    "a chunk size beyond 64 bits": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"f" * 17)),
-    "a chunk size with a space before": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b" 29")),
+    "a chunk size beyond 64 bits": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(size=b"f" * 17)
+    ),
+    "a chunk size with a space before": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(size=b" 29")
+    ),
     "a chunk shorter than its size": lambda frame: frame.in_chunks(
         chunks=b"ff\r\n" + frame.body + b"\r\n0\r\n\r\n" + b"x" * 255
     ),
     "a chunk longer than its size": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"5")),
     "chunks with bare line feeds": lambda frame: frame.in_chunks(chunks=frame.chunks(end=b"\n")),
-    "a chunk extension with a control character": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"29;a=\x01")),
+    "a chunk extension with a control character": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(size=b"29;a=\x01")
+    ),
     "a chunk extension with a bare line feed": lambda frame: frame.in_chunks(
         chunks=frame.chunks(size=b"29;a\n" + frame.body[:1])
     ),
@@ -131,11 +154,15 @@ CHUNKS: dict[str, Case] = {
     "a trailer with a space before the colon": lambda frame: frame.in_chunks(
         chunks=frame.chunks(trailers=b"A : b\r\n")
     ),
-    "a thousand trailers": lambda frame: frame.in_chunks(chunks=frame.chunks(trailers=b"A: b\r\n" * 1000)),
+    "a thousand trailers": lambda frame: frame.in_chunks(
+        chunks=frame.chunks(trailers=b"A: b\r\n" * 1000)
+    ),
     "a trailer of a mebibyte": lambda frame: frame.in_chunks(
         chunks=frame.chunks(trailers=b"A: " + b"b" * _MANY * _MANY + b"\r\n")
     ),
-    "a hundred thousand chunks of a byte": lambda frame: frame.in_chunks(chunks=b"1\r\n \r\n" * 100_000),
+    "a hundred thousand chunks of a byte": lambda frame: frame.in_chunks(
+        chunks=b"1\r\n \r\n" * 100_000
+    ),
     "a chunk extension of two mebibytes": lambda frame: (
         frame.in_chunks(chunks=b"1;"),
         *(b"a" * _MANY * 64 for _ in range(32)),
@@ -157,17 +184,27 @@ HEADS: dict[str, Case] = {
     "a header's name of other letters": lambda frame: frame.whole("X-É: b".encode()),
     "a header of 100 KiB": lambda frame: frame.whole(b"X-A: " + b"a" * 100 * _MANY),
     "a header's name of 100 KiB": lambda frame: frame.whole(b"X-" + b"a" * 100 * _MANY + b": b"),
-    "a thousand headers": lambda frame: frame.whole(*(b"X-%d: a" % number for number in range(1000))),
-    "40 KiB of headers": lambda frame: frame.whole(*(b"X-%d: " % number + b"a" * 8000 for number in range(5))),
+    "a thousand headers": lambda frame: frame.whole(
+        *(b"X-%d: a" % number for number in range(1000))
+    ),
+    "40 KiB of headers": lambda frame: frame.whole(
+        *(b"X-%d: " % number + b"a" * 8000 for number in range(5))
+    ),
     "no Host": lambda frame: frame.head(frame.length, fields=frame.fields[1:]) + frame.body,
     "two Hosts": lambda frame: frame.whole(b"Host: elsewhere.example"),
-    "two Content-Types": lambda frame: frame.whole(b"Content-Type: text/plain", b"Content-Type: application/json"),
-    "a target of 100 KiB": lambda frame: frame.whole(target=frame.target + b"?" + b"a" * 100 * _MANY),
+    "two Content-Types": lambda frame: frame.whole(
+        b"Content-Type: text/plain", b"Content-Type: application/json"
+    ),
+    "a target of 100 KiB": lambda frame: frame.whole(
+        target=frame.target + b"?" + b"a" * 100 * _MANY
+    ),
     "a target with a space": lambda frame: frame.whole(target=frame.target + b" x"),
     "a target with NUL": lambda frame: frame.whole(target=frame.target + b"\0"),
     "a target with CR": lambda frame: frame.whole(target=frame.target + b"\r"),
     "a URL as target": lambda frame: frame.whole(target=b"http://127.0.0.1" + frame.target),
-    "another host's URL as target": lambda frame: frame.whole(target=b"https://elsewhere.example" + frame.target),
+    "another host's URL as target": lambda frame: frame.whole(
+        target=b"https://elsewhere.example" + frame.target
+    ),
     "an authority as target": lambda frame: frame.whole(target=b"127.0.0.1:80"),
     "a target that begins with no slash": lambda frame: frame.whole(target=frame.target[1:]),
     "a target with a fragment": lambda frame: frame.whole(target=frame.target + b"#x"),
@@ -195,18 +232,31 @@ HEADS: dict[str, Case] = {
         + frame.hidden()
     ),
     "a GET that claims to be a POST": lambda frame: frame.whole(
-        b"X-HTTP-Method-Override: POST", b"X-HTTP-Method: POST", b"X-Method-Override: POST", method=b"GET"
+        b"X-HTTP-Method-Override: POST",
+        b"X-HTTP-Method: POST",
+        b"X-Method-Override: POST",
+        method=b"GET",
     ),
     "a path with two slashes": lambda frame: frame.whole(target=b"/" + frame.target),
-    "a path with two slashes inside": lambda frame: frame.whole(target=b"//".join(frame.target.rsplit(b"/", 1))),
+    "a path with two slashes inside": lambda frame: frame.whole(
+        target=b"//".join(frame.target.rsplit(b"/", 1))
+    ),
     "a path that goes up": lambda frame: frame.whole(target=b"/x/.." + frame.target),
     "a path that goes up, escaped": lambda frame: frame.whole(target=b"/x/%2e%2e" + frame.target),
-    "a path with an escaped slash": lambda frame: frame.whole(target=b"%2f".join(frame.target.rsplit(b"/", 1))),
+    "a path with an escaped slash": lambda frame: frame.whole(
+        target=b"%2f".join(frame.target.rsplit(b"/", 1))
+    ),
     "a path with an escaped NUL": lambda frame: frame.whole(target=frame.target + b"%00"),
-    "a path with a backslash": lambda frame: frame.whole(target=b"\\".join(frame.target.rsplit(b"/", 1))),
+    "a path with a backslash": lambda frame: frame.whole(
+        target=b"\\".join(frame.target.rsplit(b"/", 1))
+    ),
     "a path with a semicolon": lambda frame: frame.whole(target=frame.target + b";x=y"),
-    "a path with bytes that are no text": lambda frame: frame.whole(target=frame.target + b"\xff\xfe"),
-    "an expectation at no route of ours": lambda frame: frame.whole(b"Expect: cow <b>", target=b"/nowhere"),
+    "a path with bytes that are no text": lambda frame: frame.whole(
+        target=frame.target + b"\xff\xfe"
+    ),
+    "an expectation at no route of ours": lambda frame: frame.whole(
+        b"Expect: cow <b>", target=b"/nowhere"
+    ),
     "an expectation that is no text, at no route of ours": lambda frame: frame.whole(
         b"Expect: \xff\xfe", target=b"/nowhere"
     ),
@@ -220,9 +270,15 @@ INGRESS: dict[str, Case] = {
     "two Authorizations": lambda frame: frame.whole(b"Authorization: Bearer x"),
     "an Authorization folded into two": lambda frame: frame.replaced(b"Bearer ", b"Bearer\r\n "),
     "two keys": lambda frame: frame.whole(b"X-Idempotency-Key: another"),
-    "a key that is no text": lambda frame: frame.replaced(b"X-Idempotency-Key: ", b"X-Idempotency-Key: \xff\xfe"),
+    "a key that is no text": lambda frame: frame.replaced(
+        b"X-Idempotency-Key: ", b"X-Idempotency-Key: \xff\xfe"
+    ),
     "a token that is no text": lambda frame: frame.replaced(b"Bearer ", b"Bearer \xff"),
-    "no body where one is expected": lambda frame: frame.head(b"Content-Length: 0", b"Expect: 100-continue"),
-    "a path with an escaped letter": lambda frame: frame.whole(target=frame.target.replace(b"d", b"%64", 1)),
+    "no body where one is expected": lambda frame: frame.head(
+        b"Content-Length: 0", b"Expect: 100-continue"
+    ),
+    "a path with an escaped letter": lambda frame: frame.whole(
+        target=frame.target.replace(b"d", b"%64", 1)
+    ),
     "a query that nobody reads": lambda frame: frame.whole(target=frame.target + b"?amount=1"),
 }

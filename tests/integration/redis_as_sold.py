@@ -1,4 +1,6 @@
-"""Redis as hosts sell it: cluster mode, users with few rights, TLS that no known authority signed, Sentinels."""
+"""Redis as hosts sell it: cluster mode, users with few rights, TLS that no known authority
+signed, Sentinels.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +44,18 @@ async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[Red
         servers, bus_ports = [], [reserve_port() for _ in range(count + replicas)]
         for port in bus_ports:
             stack.callback(release_port, port)
-            settings = ["cluster-enabled yes", f"cluster-port {port}", "cluster-require-full-coverage no"]
+            settings = [
+                "cluster-enabled yes",
+                f"cluster-port {port}",
+                "cluster-require-full-coverage no",
+            ]
             settings += [f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0"]
-            servers.append(await stack.enter_async_context(RedisServer(settings=settings, password=PASSWORD)))
-        clients = [await stack.enter_async_context(Redis.from_url(server.url)) for server in servers]
+            servers.append(
+                await stack.enter_async_context(RedisServer(settings=settings, password=PASSWORD))
+            )
+        clients = [
+            await stack.enter_async_context(Redis.from_url(server.url)) for server in servers
+        ]
         share = _SLOTS // count
         for number, client in enumerate(clients[:count]):
             last = _SLOTS - 1 if number == count - 1 else (number + 1) * share - 1
@@ -88,7 +98,9 @@ class Tls:
 
 
 @asynccontextmanager
-async def tls_before(server: RedisServer, folder: Path, *, host: str = "127.0.0.1") -> AsyncIterator[Tls]:
+async def tls_before(
+    server: RedisServer, folder: Path, *, host: str = "127.0.0.1"
+) -> AsyncIterator[Tls]:
     """TLS before `server`, with a certificate for `host` that is signed by itself."""
     certificate, key = self_signed(folder, host)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -179,7 +191,9 @@ async def watched_by_sentinels(count: int = 3) -> AsyncIterator[Watched]:
             "sentinel failover-timeout payments 5000",
         ]
         sentinels = [
-            await stack.enter_async_context(RedisServer(password=PASSWORD, settings=watch, is_sentinel=True))
+            await stack.enter_async_context(
+                RedisServer(password=PASSWORD, settings=watch, is_sentinel=True)
+            )
             for _ in range(count)
         ]
         async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -187,7 +201,10 @@ async def watched_by_sentinels(count: int = 3) -> AsyncIterator[Watched]:
                 async with Redis(port=sentinel.port, password=PASSWORD) as client:
                     while True:
                         state = (await client.sentinel_masters()).get("payments", {})  # type: ignore[no-untyped-call]
-                        if state.get("num-slaves") == 1 and state.get("num-other-sentinels") == count - 1:
+                        if (
+                            state.get("num-slaves") == 1
+                            and state.get("num-other-sentinels") == count - 1
+                        ):
                             break
                         await asyncio.sleep(0.05)
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)

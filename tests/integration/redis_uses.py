@@ -1,4 +1,6 @@
-"""Everything that the product uses Redis for, each as one call: what must work on every kind of Redis."""
+"""Everything that the product uses Redis for, each as one call: what must work on every kind of
+Redis.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,16 @@ USES: dict[str, Use] = {
     "hand over": lambda redis: RedisWakeups(redis).hand_over([new_id(), new_id()]),
     "take hand-over": lambda redis: RedisWakeups(redis).take_hand_over(new_id()),
     "room": lambda redis: RedisWakeups(redis).room(),
-    "bell": lambda redis: RedisBell(redis).ring(Announcement(history_id=new_id(), payment_id=new_id(), body="{}")),
+    "bell": lambda redis: RedisBell(redis).ring(
+        Announcement(history_id=new_id(), payment_id=new_id(), body="{}")
+    ),
     "read copy": lambda redis: Replays(redis).read("caller", "key", now=datetime.now(UTC)),
-    "write copy": lambda redis: Replays(redis).write("caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1)),
-    "caller rate": lambda redis: CallerRates(redis).take("caller", CallerLimits(requests_per_second=1000, burst=1000)),
+    "write copy": lambda redis: Replays(redis).write(
+        "caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1)
+    ),
+    "caller rate": lambda redis: CallerRates(redis).take(
+        "caller", CallerLimits(requests_per_second=1000, burst=1000)
+    ),
     "rate": lambda redis: SharedRate(redis, "rate", per_second=1000).take(),
     "slow down": lambda redis: SharedRate(redis, "rate", per_second=1000).slow_down(),
     "read token": lambda redis: SharedText(redis, "token:1").read(),

@@ -19,7 +19,10 @@ Play = Callable[[Payment, OpenAttempt], Awaitable[ProviderIds]]
 
 
 class Provider:
-    """Does with each payment what the test says, and counts. Satisfies `domain.lifecycle.submit.Provider`."""
+    """Does with each payment what the test says, and counts.
+
+    Satisfies `domain.lifecycle.submit.Provider`.
+    """
 
     def __init__(self) -> None:
         self.play: Play = acknowledge
@@ -83,7 +86,9 @@ def fails(error: Exception, *, written: bool = True) -> Play:
 
 
 class Held:
-    """A provider that waits, once the first byte is written or before it, until the test lets it go on."""
+    """A provider that waits, once the first byte is written or before it, until the test lets it
+    go on.
+    """
 
     def __init__(self, *, written: bool) -> None:
         self.written = written

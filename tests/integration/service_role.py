@@ -1,4 +1,6 @@
-"""The role that an operator makes for the processes (docs/database-roles.md), on a test's server."""
+"""The role that an operator makes for the processes (docs/database-roles.md), on a test's
+server.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 async def made_service_role(server: PostgresServer | GivenPostgres) -> str:
-    """Makes it, or gives it another password; the password. Skips where the server is not ours to make roles on."""
+    """Makes it, or gives it another password; the password.
+
+    Skips where the server is not ours to make roles on.
+    """
     password = secrets.token_urlsafe(18)
-    as_documented = re.search(r"```sql\n(.*?)```", (ROOT / "docs" / "database-roles.md").read_text(), re.DOTALL)
+    as_documented = re.search(
+        r"```sql\n(.*?)```", (ROOT / "docs" / "database-roles.md").read_text(), re.DOTALL
+    )
     assert as_documented is not None
     make = as_documented[1].replace("choose-a-password", password)
     assert password in make

@@ -1,4 +1,7 @@
-"""A database in another life: a restored backup, or a standby that took over. Cursors and copies of before notice it."""
+"""A database in another life: a restored backup, or a standby that took over.
+
+Cursors and copies of before notice it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ class Ingress:
 
     async def pay(self, key: str) -> tuple[str, bool]:
         """The payment's id, and whether the answer was replayed."""
-        async with self._http.post("/v1/deposits", json=_DEPOSIT, headers={"X-Idempotency-Key": key}) as answer:
+        async with self._http.post(
+            "/v1/deposits", json=_DEPOSIT, headers={"X-Idempotency-Key": key}
+        ) as answer:
             assert answer.status == 202
             return (await answer.json())["id"], "Idempotency-Replayed" in answer.headers
 
@@ -69,7 +74,9 @@ async def ingress(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[In
     app = ingress_app(read_settings(IngressSettings))
     async with (
         listening(app, port, Connections(), drops_abandoned=True),
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}) as http,
+        aiohttp.ClientSession(
+            f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}
+        ) as http,
     ):
         yield Ingress(http)
     release_port(port)
@@ -79,7 +86,10 @@ async def ingress(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[In
 async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
     fresh: Store, postgres: PostgresServer, template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy in Redis is of another life. The key is free, since its payment is gone; then it is held as ever."""
+    """The copy in Redis is of another life.
+
+    The key is free, since its payment is gone; then it is held as ever.
+    """
     backup = await postgres.create_database(template=template)
     key = str(uuid4())
     async with ingress(fresh.url, monkeypatch) as before:
@@ -89,7 +99,12 @@ async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
         payment_id, was_replayed = await after.pay(key)
         assert (payment_id != lost, was_replayed) == (True, False)
         assert await after.pay(key) == (payment_id, True)
-        assert await raw.fetchval("SELECT count(*) FROM mkwanja.payments WHERE id = $1", UUID(payment_id)) == 1
+        assert (
+            await raw.fetchval(
+                "SELECT count(*) FROM mkwanja.payments WHERE id = $1", UUID(payment_id)
+            )
+            == 1
+        )
     await postgres.drop_database(backup)
 
 
@@ -140,7 +155,9 @@ _RESTORES = {
 
 
 @pytest.mark.parametrize("how", _RESTORES)
-async def test_a_restore_changes_the_epoch(fresh: Store, postgres: PostgresServer, template: str, how: str) -> None:
+async def test_a_restore_changes_the_epoch(
+    fresh: Store, postgres: PostgresServer, template: str, how: str
+) -> None:
     before = await Epochs(fresh.database).current()
     url = await postgres.create_database(template=template) if not _RESTORES[how] else fresh.url
     if _RESTORES[how]:
@@ -151,8 +168,13 @@ async def test_a_restore_changes_the_epoch(fresh: Store, postgres: PostgresServe
         await postgres.drop_database(url)
 
 
-async def test_while_postgres_is_away_the_last_epoch_is_believed(proxy: Proxy, proxied: Store) -> None:
-    """A retry is then answered from its copy, as before. A process that has seen no epoch believes no copy."""
+async def test_while_postgres_is_away_the_last_epoch_is_believed(
+    proxy: Proxy, proxied: Store
+) -> None:
+    """A retry is then answered from its copy, as before.
+
+    A process that has seen no epoch believes no copy.
+    """
     now = [0.0]
     epochs = Epochs(proxied.database, clock=lambda: now[0])
     first = await epochs.current()

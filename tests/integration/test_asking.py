@@ -1,4 +1,6 @@
-"""Questions on the record: numbered and stored before they are asked, answered once, taken when due, probed when not."""
+"""Questions on the record: numbered and stored before they are asked, answered once, taken when
+due, probed when not.
+"""
 
 from __future__ import annotations
 
@@ -39,20 +41,28 @@ SOON = timedelta(seconds=5)
 
 
 async def inquiries(store: Store, payment_id: UUID) -> list[dict[str, Any]]:
-    return await store.rows("SELECT * FROM mkwanja.inquiries WHERE payment_id = $1 ORDER BY number", payment_id)
+    return await store.rows(
+        "SELECT * FROM mkwanja.inquiries WHERE payment_id = $1 ORDER BY number", payment_id
+    )
 
 
 async def take(store: Store, step: Step, *, limit: int = 100) -> list[UUID]:
-    return [item.payment_id for item in await store.sweeping.take_due(step, limit=limit, next_step_in=SOON)]
+    return [
+        item.payment_id
+        for item in await store.sweeping.take_due(step, limit=limit, next_step_in=SOON)
+    ]
 
 
 class TestQuestions:
     """Stored before they are asked."""
 
     @pytest.mark.parametrize(
-        ("kind", "api"), [(Kind.DEPOSIT, "query"), (Kind.WITHDRAWAL, "status"), (Kind.BILL_PAYMENT, "status")]
+        ("kind", "api"),
+        [(Kind.DEPOSIT, "query"), (Kind.WITHDRAWAL, "status"), (Kind.BILL_PAYMENT, "status")],
     )
-    async def test_a_question_is_on_record_with_the_way_it_is_asked(self, store: Store, kind: Kind, api: str) -> None:
+    async def test_a_question_is_on_record_with_the_way_it_is_asked(
+        self, store: Store, kind: Kind, api: str
+    ) -> None:
         payment_id = await in_doubt(store, kind)
         assert await asked(store, payment_id) is not None
         (row,) = await inquiries(store, payment_id)
@@ -70,7 +80,9 @@ class TestQuestions:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         numbers = [
             inquiry.number
-            for inquiry in await asyncio.gather(*(_asked_spaced(process, payment_id) for process in [store, other] * 5))
+            for inquiry in await asyncio.gather(
+                *(_asked_spaced(process, payment_id) for process in [store, other] * 5)
+            )
             if inquiry is not None
         ]
         assert numbers == [1]
@@ -79,7 +91,9 @@ class TestQuestions:
     async def test_probes_at_once_have_different_numbers(self, store: Store, other: Store) -> None:
         """A probe is asked whatever is due; the payment's lock keeps the numbers apart."""
         payment_id = await in_doubt(store)
-        asked_by = await asyncio.gather(*(asked(process, payment_id, is_probe=True) for process in [store, other] * 4))
+        asked_by = await asyncio.gather(
+            *(asked(process, payment_id, is_probe=True) for process in [store, other] * 4)
+        )
         assert sorted(inquiry.number for inquiry in asked_by if inquiry) == list(range(1, 9))
 
     async def test_a_final_payment_can_be_probed(self, store: Store) -> None:
@@ -98,7 +112,9 @@ async def _asked_spaced(store: Store, payment_id: UUID) -> Inquiry | None:
 class TestAnswers:
     """The first one counts."""
 
-    async def test_an_answer_is_recorded_with_its_time_its_verdict_and_its_code(self, store: Store) -> None:
+    async def test_an_answer_is_recorded_with_its_time_its_verdict_and_its_code(
+        self, store: Store
+    ) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await asked(store, payment_id)
         await answered(store, payment_id, 1, an_answer(V.NO_RESULT, code="4999"))
@@ -106,24 +122,38 @@ class TestAnswers:
         assert (row["verdict"], row["code"]) == ("no_result", "4999")
         assert row["answered_at"] > row["asked_at"]
 
-    async def test_an_answer_that_comes_ten_times_at_once_counts_once(self, store: Store, other: Store) -> None:
+    async def test_an_answer_that_comes_ten_times_at_once_counts_once(
+        self, store: Store, other: Store
+    ) -> None:
         """A failure that one query told agrees with itself however often it comes: not at all."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await asked(store, payment_id)
-        results = await asyncio.gather(*(answered(process, payment_id, 1, FAILED) for process in [store, other] * 5))
+        results = await asyncio.gather(
+            *(answered(process, payment_id, 1, FAILED) for process in [store, other] * 5)
+        )
         assert sum(answered_by(result.decided) is not None for result in results) == 1
         assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
 
-    async def test_two_queries_that_agree_end_a_deposit_once(self, store: Store, other: Store) -> None:
+    async def test_two_queries_that_agree_end_a_deposit_once(
+        self, store: Store, other: Store
+    ) -> None:
         """Also where both answers are recorded at the same time."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         for _ in range(2):
             await asked(store, payment_id)
             await due(store, payment_id)
-        await asyncio.gather(answered(store, payment_id, 1, FAILED), answered(other, payment_id, 2, FAILED))
+        await asyncio.gather(
+            answered(store, payment_id, 1, FAILED), answered(other, payment_id, 2, FAILED)
+        )
         payment = await store.payment(payment_id)
-        assert (payment.stage, payment.failure, payment.next_step_at) == (Stage.FAILED, A_FAILURE, None)
-        events = [entry["event_type"] for entry in await store.history(payment_id) if entry["event_type"]]
+        assert (payment.stage, payment.failure, payment.next_step_at) == (
+            Stage.FAILED,
+            A_FAILURE,
+            None,
+        )
+        events = [
+            entry["event_type"] for entry in await store.history(payment_id) if entry["event_type"]
+        ]
         assert events == [EventType.FAILED]
 
     async def test_the_first_answer_of_two_different_ones_stays(self, store: Store) -> None:
@@ -144,7 +174,9 @@ class TestAnswers:
         sql = "SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1"
         assert await store.one(sql, payment_id) == 1
 
-    async def test_the_exchange_of_a_question_is_kept_without_an_attempt(self, store: Store) -> None:
+    async def test_the_exchange_of_a_question_is_kept_without_an_attempt(
+        self, store: Store
+    ) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await asked(store, payment_id)
         exchange = Exchange(
@@ -155,9 +187,15 @@ class TestAnswers:
         await store.changing.change(answering(payment_id, 1, report, (exchange,), AT_ONCE))
         sql = "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1 AND api = 'stk_query'"
         (row,) = await store.rows(sql, payment_id)
-        assert (row["id"].int, row["attempt_id"], row["meaning"]) == (exchange.id.int, None, "no_result")
+        assert (row["id"].int, row["attempt_id"], row["meaning"]) == (
+            exchange.id.int,
+            None,
+            "no_result",
+        )
 
-    async def test_silence_ends_a_deposit_and_it_is_looked_at_again_after_ten_minutes(self, store: Store) -> None:
+    async def test_silence_ends_a_deposit_and_it_is_looked_at_again_after_ten_minutes(
+        self, store: Store
+    ) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         past = "UPDATE mkwanja.attempts SET ended_at = ended_at - interval '1 hour' WHERE payment_id = $1"
         await store.execute(past, payment_id)
@@ -194,13 +232,25 @@ class TestDueQuestions:
             assert await take(fresh, step) == payments
             assert await count_due(fresh, step, limit=100) == 0
 
-    async def test_what_is_due_is_counted_up_to_a_limit_and_left_where_it_is(self, fresh: Store) -> None:
+    async def test_what_is_due_is_counted_up_to_a_limit_and_left_where_it_is(
+        self, fresh: Store
+    ) -> None:
         payments = [await in_doubt(fresh) for _ in range(5)]
-        assert [await count_due(fresh, Step.STATUS, limit=limit) for limit in (1, 3, 5, 9)] == [1, 3, 5, 5]
+        assert [await count_due(fresh, Step.STATUS, limit=limit) for limit in (1, 3, 5, 9)] == [
+            1,
+            3,
+            5,
+            5,
+        ]
         assert await take(fresh, Step.STATUS) == payments
 
-    async def test_while_the_breaker_is_open_no_question_with_the_credential_is_due(self, fresh: Store) -> None:
-        """They keep their place; what is asked without it goes on. The kill switch stops no question."""
+    async def test_while_the_breaker_is_open_no_question_with_the_credential_is_due(
+        self, fresh: Store
+    ) -> None:
+        """They keep their place; what is asked without it goes on.
+
+        The kill switch stops no question.
+        """
         status, query = await in_doubt(fresh), await in_doubt(fresh, Kind.DEPOSIT)
         await engage(fresh, "breaker")
         assert await count_due(fresh, Step.STATUS, limit=9) == 0
@@ -229,7 +279,9 @@ class TestBreaker:
 
     @staticmethod
     async def story(store: Store) -> list[tuple[str, bool]]:
-        rows = await store.rows("SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at")
+        rows = await store.rows(
+            "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
+        )
         return [(row["name"], row["is_engaged"]) for row in rows]
 
     async def test_the_first_refusal_opens_it_and_no_other_is_noted(self, fresh: Store) -> None:
@@ -237,14 +289,22 @@ class TestBreaker:
         await asked(fresh, payment_id)
         await called_back(fresh, payment_id, "status-1", REFUSED)
         opened = await self.breaker(fresh)
-        assert (opened["is_engaged"], opened["payment_id"].int, opened["probes"]) == (True, payment_id.int, 0)
+        assert (opened["is_engaged"], opened["payment_id"].int, opened["probes"]) == (
+            True,
+            payment_id.int,
+            0,
+        )
         assert opened["reason"] == f"result 2001 for payment {payment_id}"
         await called_back(fresh, second, "status-1", REFUSED)
         assert await self.breaker(fresh) == opened
         assert await self.story(fresh) == [("breaker", True)]
-        assert not await fresh.one("SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'")
+        assert not await fresh.one(
+            "SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'"
+        )
 
-    async def test_an_answer_to_a_question_asked_after_it_opened_closes_it(self, fresh: Store) -> None:
+    async def test_an_answer_to_a_question_asked_after_it_opened_closes_it(
+        self, fresh: Store
+    ) -> None:
         payment_id = await in_doubt(fresh)
         await engage(fresh, "breaker")
         await asked(fresh, payment_id, is_probe=True)
@@ -276,11 +336,14 @@ class TestBreaker:
         for payment_id in (refused, taken):
             await asked(fresh, payment_id, is_probe=True)
         await asyncio.gather(
-            called_back(fresh, taken, "status-1", NOT_FOUND), called_back(fresh, refused, "status-1", REFUSED)
+            called_back(fresh, taken, "status-1", NOT_FOUND),
+            called_back(fresh, refused, "status-1", REFUSED),
         )
         assert (await self.breaker(fresh))["is_engaged"]
 
-    async def test_a_probe_is_taken_after_a_cool_down_that_doubles_up_to_its_ceiling(self, fresh: Store) -> None:
+    async def test_a_probe_is_taken_after_a_cool_down_that_doubles_up_to_its_ceiling(
+        self, fresh: Store
+    ) -> None:
         """By one sweeper, about the payment that opened it."""
         payment_id = await in_doubt(fresh)
         cool_down, ceiling = timedelta(minutes=1), timedelta(minutes=3)
@@ -302,10 +365,21 @@ class TestBreaker:
 
     async def test_a_probe_is_taken_by_one_of_many_sweepers(self, fresh: Store) -> None:
         payment_id = await in_doubt(fresh)
-        await called_back(fresh, payment_id, "withdrawal", Report(
-            word=Word.FAILURE, code="2001", failure=A_FAILURE, refuses_credential=True))  # fmt: skip
+        await called_back(
+            fresh,
+            payment_id,
+            "withdrawal",
+            Report(
+                word=Word.FAILURE,
+                code="2001",
+                failure=A_FAILURE,
+                refuses_credential=True,
+            ),
+        )
         hour = timedelta(hours=1)
-        await fresh.execute("UPDATE mkwanja.brakes SET changed_at = changed_at - $1::interval", 1.5 * hour)
+        await fresh.execute(
+            "UPDATE mkwanja.brakes SET changed_at = changed_at - $1::interval", 1.5 * hour
+        )
         async with Store(fresh.url) as second:
             probes = await asyncio.gather(
                 *(store.sweeping.take_probe(hour, 24 * hour) for store in [fresh, second] * 3)

@@ -1,4 +1,6 @@
-"""A brake and the claims that are under way: once it is set, no claim commits that did not know of it."""
+"""A brake and the claims that are under way: once it is set, no claim commits that did not know
+of it.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ async def test_whoever_sets_a_brake_waits_for_the_claims_that_did_not_see_it(
         await fresh.execute("INSERT INTO public.gate VALUES (true)")
     assert await claiming is not None
     assert await setting == [name]
-    assert not was_set_too_soon, "the brake was set while a claim that had not seen it was under way"
+    assert not was_set_too_soon, (
+        "the brake was set while a claim that had not seen it was under way"
+    )
     assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
 
 
@@ -120,7 +124,9 @@ async def test_a_claim_that_meets_a_brake_being_set_waits_and_then_heeds_it(
 
 
 @BOTH
-async def test_after_a_brake_is_set_no_claim_commits(fresh: Store, operator: Store, how: Claim) -> None:
+async def test_after_a_brake_is_set_no_claim_commits(
+    fresh: Store, operator: Store, how: Claim
+) -> None:
     """Many claims from two processes, and the brake in the middle of them."""
     attempts = "SELECT count(*) FROM mkwanja.attempts"
     async with Store(fresh.url) as second:
@@ -136,8 +142,12 @@ async def test_after_a_brake_is_set_no_claim_commits(fresh: Store, operator: Sto
             done = await asyncio.gather(*claims)
             assert await operator.one(attempts) == known
             sent = {payment.id for payment in done if payment is not None}
-            stages = {payment_id: (await fresh.payment(payment_id)).stage for payment_id in payments}
-            assert {payment_id for payment_id, stage in stages.items() if stage is Stage.SUBMITTING} == sent
+            stages = {
+                payment_id: (await fresh.payment(payment_id)).stage for payment_id in payments
+            }
+            assert {
+                payment_id for payment_id, stage in stages.items() if stage is Stage.SUBMITTING
+            } == sent
             await brakes.set(KILL_SWITCH, is_engaged=False, reason="test")
 
 
@@ -145,24 +155,35 @@ async def test_a_deposit_waits_for_no_brake(fresh: Store, operator: Store) -> No
     """Money in is never stopped, and its claims do not touch the brakes' rows."""
     payment_id = await fresh.accepted(Kind.DEPOSIT)
     async with operator.database.transaction() as transaction:
-        await transaction.run(text(f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE name IN ('kill_switch', 'breaker')"))  # noqa: S608
+        await transaction.run(
+            text(f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE name IN ('kill_switch', 'breaker')")  # noqa: S608
+        )
         assert await claim(fresh, payment_id) is not None
 
 
 class TestContention:
     """However many want to send a withdrawal again, one does."""
 
-    async def test_of_twenty_resends_at_once_one_is_claimed(self, fresh: Store, operator: Store) -> None:
+    async def test_of_twenty_resends_at_once_one_is_claimed(
+        self, fresh: Store, operator: Store
+    ) -> None:
         """From two processes: one attempt, one history entry, one lease."""
         payment_id = await resendable(fresh)
-        won = await asyncio.gather(*(claim_again(process, payment_id) for process in [fresh, operator] * 10))
+        won = await asyncio.gather(
+            *(claim_again(process, payment_id) for process in [fresh, operator] * 10)
+        )
         (winner,) = [payment for payment in won if payment is not None]
         payment = await fresh.payment(payment_id)
         assert [attempt.number for attempt in payment.attempts] == [1, 2]
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, winner.attempt_id)
         assert payment.lease_until == payment.next_step_at
         history = await fresh.history(payment_id)
-        assert [entry["what"] for entry in history] == ["accepted", "claimed", "outcome_unknown", "claimed"]
+        assert [entry["what"] for entry in history] == [
+            "accepted",
+            "claimed",
+            "outcome_unknown",
+            "claimed",
+        ]
         assert history[-1]["attempt_id"].int == payment.attempts[1].id.int
 
     async def test_a_resend_and_a_success_at_once_end_as_a_success_that_is_not_sent_after(
@@ -172,13 +193,16 @@ class TestContention:
         for _ in range(8):
             payment_id = await resendable(fresh)
             await asyncio.gather(
-                claim_again(fresh, payment_id), operator.changing.change(success(payment_id, Kind.WITHDRAWAL))
+                claim_again(fresh, payment_id),
+                operator.changing.change(success(payment_id, Kind.WITHDRAWAL)),
             )
             entries = [entry["what"] for entry in await fresh.history(payment_id)][3:]
             assert entries in (["claimed", "success_reported"], ["success_reported"])
             assert (await fresh.payment(payment_id)).stage is Stage.SUCCEEDED
 
-    async def test_a_resend_whose_commit_was_lost_is_done_again_and_finds_itself_done(self, fresh: Store) -> None:
+    async def test_a_resend_whose_commit_was_lost_is_done_again_and_finds_itself_done(
+        self, fresh: Store
+    ) -> None:
         """One attempt, and the worker knows that it is its own."""
         payment_id = await resendable(fresh)
         async with Proxy(fresh.url) as proxy, Store(proxy.url) as proxied:
@@ -188,6 +212,8 @@ class TestContention:
                 proxy.cut = cut
                 assert await claim_again(proxied, payment_id) is not None
                 assert proxy.cut is None, "nothing was cut"
-                assert [attempt.number for attempt in (await fresh.payment(payment_id)).attempts] == [1, 2]
+                assert [
+                    attempt.number for attempt in (await fresh.payment(payment_id)).attempts
+                ] == [1, 2]
                 entries = [entry["what"] for entry in await fresh.history(payment_id)]
                 assert entries.count("claimed") == 2

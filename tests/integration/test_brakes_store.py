@@ -1,4 +1,6 @@
-"""The brakes' rows: part of every claim, waited for by whoever engages one, opened and closed in the commit that says why."""
+"""The brakes' rows: part of every claim, waited for by whoever engages one, opened and closed in
+the commit that says why.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ from tests.stack.databases import connection
 COOL_DOWN, COOL_DOWN_MAX = timedelta(seconds=10), timedelta(seconds=60)
 NONE = timedelta(0)
 AT_ONCE = replace(
-    TIMES, inquiry_first_after=NONE, inquiry_interval_max=NONE, result_window=NONE, not_found_trusted_after=NONE
+    TIMES,
+    inquiry_first_after=NONE,
+    inquiry_interval_max=NONE,
+    result_window=NONE,
+    not_found_trusted_after=NONE,
 )
 
 # Locks, not `pg_stat_activity`: that shows one transaction always the same.
@@ -65,7 +71,9 @@ async def resendable(store: Store) -> UUID:
 
 @asynccontextmanager
 async def claims_without_end(store: Store) -> AsyncIterator[None]:
-    """Meanwhile somebody has always read the brakes for a claim that he is about to commit: the next before the last does."""
+    """Meanwhile somebody has always read the brakes for a claim that he is about to commit: the
+    next before the last does.
+    """
     has_begun, is_over = asyncio.Event(), asyncio.Event()
 
     async def claim_after_claim() -> None:
@@ -73,7 +81,9 @@ async def claims_without_end(store: Store) -> AsyncIterator[None]:
             while not is_over.is_set():
                 async with raw.transaction():
                     await raw.execute(f"SELECT {TAKE_BRAKES_SHARED}")
-                    await raw.execute("SELECT is_engaged FROM mkwanja.brakes ORDER BY name FOR SHARE")
+                    await raw.execute(
+                        "SELECT is_engaged FROM mkwanja.brakes ORDER BY name FOR SHARE"
+                    )
                     has_begun.set()
                     await asyncio.sleep(0.02)
 
@@ -90,11 +100,15 @@ class TestKillSwitch:
     """Set by hand, known to every claim."""
 
     async def test_setting_says_what_changed_and_keeps_who_said_why(self, fresh: Store) -> None:
-        """Engaging what is engaged changes nothing, the first reason included; each change is a line of history."""
+        """Engaging what is engaged changes nothing, the first reason included; each change is a
+        line of history.
+        """
         brakes = Brakes(fresh.database)
         assert await brakes.set(KILL_SWITCH, is_engaged=True, reason="first") == [KILL_SWITCH]
         assert await brakes.set(KILL_SWITCH, is_engaged=True, reason="second") == []
-        assert await brakes.set(KILL_SWITCH, BREAKER, is_engaged=False, reason="over") == [KILL_SWITCH]
+        assert await brakes.set(KILL_SWITCH, BREAKER, is_engaged=False, reason="over") == [
+            KILL_SWITCH
+        ]
         assert await brakes.set(KILL_SWITCH, BREAKER, is_engaged=False, reason="again") == []
         assert await story(fresh) == [(KILL_SWITCH, True, "first"), (KILL_SWITCH, False, "over")]
         assert [(b.name, b.is_engaged, b.reason) for b in await brakes.read()] == [
@@ -103,11 +117,15 @@ class TestKillSwitch:
         ]
 
     @pytest.mark.parametrize("name", [KILL_SWITCH, BREAKER])
-    async def test_an_engaged_brake_forbids_claims_and_resends(self, fresh: Store, name: str) -> None:
+    async def test_an_engaged_brake_forbids_claims_and_resends(
+        self, fresh: Store, name: str
+    ) -> None:
         """Each by itself, in the claim's own commit; released, the very same are permitted."""
         waiting, in_doubt = await fresh.accepted(Kind.WITHDRAWAL), await resendable(fresh)
         await Brakes(fresh.database).set(name, is_engaged=True, reason="a test")
-        assert await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None) is None
+        assert (
+            await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None) is None
+        )
         result = await fresh.changing.change(resend_claim(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
         assert result.decided.payment is not None
         assert result.decided.payment.stage is Stage.IN_DOUBT
@@ -115,7 +133,10 @@ class TestKillSwitch:
         assert looked is not None
         assert looked.is_held
         await Brakes(fresh.database).set(name, is_engaged=False, reason="over")
-        assert await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None) is not None
+        assert (
+            await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None)
+            is not None
+        )
         await fresh.changing.change(resend_claim(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
         assert (await fresh.payment(in_doubt)).stage is Stage.SUBMITTING
 
@@ -123,14 +144,19 @@ class TestKillSwitch:
     async def test_whoever_engages_waits_for_claims_that_are_about_to_commit(
         self, fresh: Store, kind_of_claim: str
     ) -> None:
-        """And so knows of each: what was claimed before is on the wire, and nothing is claimed after."""
+        """And so knows of each: what was claimed before is on the wire, and nothing is claimed
+        after.
+        """
         other = await fresh.accepted(Kind.WITHDRAWAL)
         attempt_id = new_id()
-        payment_id = await (fresh.accepted(Kind.WITHDRAWAL) if kind_of_claim == "first" else resendable(fresh))
+        payment_id = await (
+            fresh.accepted(Kind.WITHDRAWAL) if kind_of_claim == "first" else resendable(fresh)
+        )
         async with connection(fresh.url) as raw:
             transaction = raw.transaction()
             await transaction.start()
-            await raw.execute(  # so the claim, which has read the brakes, waits for us before it can commit
+            # so the claim, which has read the brakes, waits for us before it can commit
+            await raw.execute(
                 "INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at) VALUES ($1, $2, 99, now())",
                 attempt_id,
                 other,
@@ -157,17 +183,28 @@ class TestKillSwitch:
 
     async def test_on_the_wire_are_payouts_under_a_live_lease(self, fresh: Store) -> None:
         """No deposit, nothing whose lease is over, nothing that was answered."""
-        payouts = [await fresh.claimed(kind) for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL)]
+        payouts = [
+            await fresh.claimed(kind)
+            for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL)
+        ]
         await fresh.claimed(Kind.DEPOSIT)
         await fresh.finalized(Kind.WITHDRAWAL)
-        await fresh.execute("UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1", payouts[2][0])
+        await fresh.execute(
+            "UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1", payouts[2][0]
+        )
         on_the_wire = {row.id for row in await Brakes(fresh.database).payouts_on_the_wire()}
         assert on_the_wire == {payment_id for payment_id, _ in payouts[:2]}
 
-    async def test_claims_that_overlap_without_end_keep_nobody_from_engaging(self, fresh: Store) -> None:
-        """Some worker is always about to commit a claim: whoever stops payouts gets the turn all the same."""
+    async def test_claims_that_overlap_without_end_keep_nobody_from_engaging(
+        self, fresh: Store
+    ) -> None:
+        """Some worker is always about to commit a claim: whoever stops payouts gets the turn all
+        the same.
+        """
         async with claims_without_end(fresh):
-            assert await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="now") == [KILL_SWITCH]
+            assert await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="now") == [
+                KILL_SWITCH
+            ]
 
 
 class TestBreaker:
@@ -175,11 +212,19 @@ class TestBreaker:
 
     async def test_it_opens_with_the_first_refusal_and_keeps_that_one(self, fresh: Store) -> None:
         """Reason and payment are the first one's, however many follow."""
-        first, second = await fresh.finalized(Kind.WITHDRAWAL), await fresh.finalized(Kind.WITHDRAWAL)
+        first, second = (
+            await fresh.finalized(Kind.WITHDRAWAL),
+            await fresh.finalized(Kind.WITHDRAWAL),
+        )
         await says(fresh, first, OpenBreaker("first"))
         await asyncio.gather(*(says(fresh, second, OpenBreaker("second")) for _ in range(3)))
         row = await brake(fresh)
-        assert (row["is_engaged"], row["reason"], row["payment_id"], row["probes"]) == (True, "first", first, 0)
+        assert (row["is_engaged"], row["reason"], row["payment_id"], row["probes"]) == (
+            True,
+            "first",
+            first,
+            0,
+        )
         assert await story(fresh) == [(BREAKER, True, "first")]
 
     async def test_only_an_answer_to_what_was_asked_since_closes_it(self, fresh: Store) -> None:
@@ -195,7 +240,10 @@ class TestBreaker:
 
     async def test_in_one_commit_opening_wins(self, fresh: Store) -> None:
         """A batch may hold an acceptance and a refusal; in doubt it is open."""
-        accepted, refused = await fresh.finalized(Kind.WITHDRAWAL), await fresh.finalized(Kind.WITHDRAWAL)
+        accepted, refused = (
+            await fresh.finalized(Kind.WITHDRAWAL),
+            await fresh.finalized(Kind.WITHDRAWAL),
+        )
         await says(fresh, accepted, OpenBreaker("before"))
         at = (await brake(fresh))["changed_at"] + timedelta(seconds=1)
         for payment_ids in ((accepted, refused), (refused, accepted)):
@@ -220,13 +268,18 @@ class TestBreaker:
         )
         assert (await brake(fresh, KILL_SWITCH))["is_engaged"]
 
-    async def test_it_is_probed_by_one_of_all_sweepers_each_cool_down_twice_as_long(self, fresh: Store) -> None:
+    async def test_it_is_probed_by_one_of_all_sweepers_each_cool_down_twice_as_long(
+        self, fresh: Store
+    ) -> None:
         """Up to the longest; and not at all while it is closed."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
         async with Store(fresh.url) as second:
 
             async def takers() -> list[UUID | None]:
-                takes = (store.sweeping.take_probe(COOL_DOWN, COOL_DOWN_MAX) for store in (fresh, second) * 3)
+                takes = (
+                    store.sweeping.take_probe(COOL_DOWN, COOL_DOWN_MAX)
+                    for store in (fresh, second) * 3
+                )
                 return [taken for taken in await asyncio.gather(*takes) if taken]
 
             assert await takers() == []
@@ -240,8 +293,12 @@ class TestBreaker:
                     )
                     assert await takers() == expected, (cool_down, ago)
 
-    async def test_while_it_is_open_no_question_with_the_credential_is_due(self, fresh: Store) -> None:
-        """Nor counted, so that no budget is spent; queries of deposits are, and the kill switch keeps nobody from asking."""
+    async def test_while_it_is_open_no_question_with_the_credential_is_due(
+        self, fresh: Store
+    ) -> None:
+        """Nor counted, so that no budget is spent; queries of deposits are, and the kill switch
+        keeps nobody from asking.
+        """
         status, query = await fresh.accepted(Kind.WITHDRAWAL), await fresh.accepted()
         for payment_id, step in ((status, Step.STATUS), (query, Step.QUERY)):
             due = "UPDATE mkwanja.payments SET next_step = $2, next_step_at = now() - interval '1 second' WHERE id = $1"
@@ -264,8 +321,12 @@ class TestBreaker:
         await Brakes(fresh.database).set(BREAKER, is_engaged=False, reason="mended")
         assert await taken() == [status, query]
 
-    async def test_claims_that_overlap_without_end_keep_no_result_from_being_stored(self, fresh: Store) -> None:
-        """The result that opens the breaker is stored although some worker is always about to commit a claim."""
+    async def test_claims_that_overlap_without_end_keep_no_result_from_being_stored(
+        self, fresh: Store
+    ) -> None:
+        """The result that opens the breaker is stored although some worker is always about to
+        commit a claim.
+        """
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
         async with claims_without_end(fresh):
             await says(fresh, payment_id, OpenBreaker("refused"))
@@ -275,6 +336,9 @@ class TestBreaker:
 async def test_what_is_said_of_a_brake_cannot_be_taken_back(fresh: Store) -> None:
     """Its history is insert-only, as the rest of the record is."""
     await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="a test")
-    for change in ("UPDATE mkwanja.brake_history SET reason = reason", "DELETE FROM mkwanja.brake_history"):
+    for change in (
+        "UPDATE mkwanja.brake_history SET reason = reason",
+        "DELETE FROM mkwanja.brake_history",
+    ):
         with pytest.raises(asyncpg.RestrictViolationError, match="insert-only"):
             await fresh.execute(change)

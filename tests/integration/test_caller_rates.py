@@ -17,7 +17,9 @@ from tests.stack.servers import RedisServer
 SLOW = CallerLimits(requests_per_second=0.001, burst=5)
 
 
-async def asked(rates: CallerRates, times: int, caller: str = "somebody", limits: CallerLimits = SLOW) -> list[float]:
+async def asked(
+    rates: CallerRates, times: int, caller: str = "somebody", limits: CallerLimits = SLOW
+) -> list[float]:
     return await asyncio.gather(*(rates.take(caller, limits) for _ in range(times)))
 
 
@@ -34,7 +36,9 @@ async def test_the_first_to_ask_are_the_first_served(redis: RedisClient) -> None
 
 async def test_two_processes_share_a_callers_bucket(redis: RedisClient) -> None:
     both = CallerRates(redis), CallerRates(redis)
-    waits = await asyncio.gather(*(rates.take("somebody", SLOW) for _ in range(10) for rates in both))
+    waits = await asyncio.gather(
+        *(rates.take("somebody", SLOW) for _ in range(10) for rates in both)
+    )
     assert waits.count(0) == 5
 
 
@@ -85,7 +89,9 @@ async def test_who_has_no_limit_costs_redis_nothing(redis: RedisClient) -> None:
 
 
 async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: RedisClient) -> None:
-    await CallerRates(redis).take("23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10))
+    await CallerRates(redis).take(
+        "23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10)
+    )
     (name,) = await redis.keys(f"{PREFIX}rate:*")
     assert b"user-1" not in name
     assert 0 < await redis.pttl(name) <= 2_100
@@ -101,9 +107,16 @@ async def test_without_redis_nobody_can_tell(redis_of_run: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("burst", [1, 3])
-async def test_a_rate_whose_interval_is_no_whole_number_serves_its_whole_burst(redis: RedisClient, burst: int) -> None:
-    """A time of today has a quarter of a microsecond as its smallest part, by which a sum may be too large."""
-    limits = [CallerLimits(requests_per_second=rate, burst=burst) for rate in (0.3, 0.7, 3, 6, 7, 9, 11, 13)]
+async def test_a_rate_whose_interval_is_no_whole_number_serves_its_whole_burst(
+    redis: RedisClient, burst: int
+) -> None:
+    """A time of today has a quarter of a microsecond as its smallest part, by which a sum may be
+    too large.
+    """
+    limits = [
+        CallerLimits(requests_per_second=rate, burst=burst)
+        for rate in (0.3, 0.7, 3, 6, 7, 9, 11, 13)
+    ]
     for number, limit in enumerate(limits):
         waits = await asked(CallerRates(redis), burst, f"caller {number}", limit)
         assert waits == [0] * burst, limit

@@ -1,4 +1,6 @@
-"""Web pages of the origins that are named may call and read what they are told, refusals included; others may not."""
+"""Web pages of the origins that are named may call and read what they are told, refusals
+included; others may not.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,21 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def _allowed(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items() if name.lower().startswith("access-control-")}
+    return {
+        name.lower(): value
+        for name, value in headers.items()
+        if name.lower().startswith("access-control-")
+    }
 
 
-def _preflight(method: str, origin: str = _OURS, asked: str = "authorization,content-type") -> dict[str, str]:
-    return {"Origin": origin, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": asked}
+def _preflight(
+    method: str, origin: str = _OURS, asked: str = "authorization,content-type"
+) -> dict[str, str]:
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": asked,
+    }
 
 
 @pytest.mark.parametrize("origin", [_OURS, _OTHER_OF_OURS])
@@ -54,20 +66,30 @@ def _preflight(method: str, origin: str = _OURS, asked: str = "authorization,con
 async def test_a_named_origin_may_ask(
     stack: Stack, http: aiohttp.ClientSession, origin: str, method: str, path: str
 ) -> None:
-    """A browser that asks first, without a token, is told which headers may be sent; never cookies, never any origin."""
+    """A browser that asks first, without a token, is told which headers may be sent; never
+    cookies, never any origin.
+    """
     asked = "authorization,content-type,idempotency-key,x-idempotency-key"
-    async with http.options(stack.web_url + path, headers=_preflight(method, origin, asked)) as answer:
+    async with http.options(
+        stack.web_url + path, headers=_preflight(method, origin, asked)
+    ) as answer:
         assert answer.status == 200
         said = _allowed(answer.headers)
         assert said["access-control-allow-origin"] == origin
         assert said["access-control-allow-methods"] == method
-        assert {name.lower() for name in said["access-control-allow-headers"].split(",")} == set(asked.split(","))
+        assert {name.lower() for name in said["access-control-allow-headers"].split(",")} == set(
+            asked.split(",")
+        )
         assert "access-control-allow-credentials" not in said
         assert answer.headers.getall("Vary") == ["Origin"]
 
 
-async def test_an_expectation_changes_no_preflight(stack: Stack, http: aiohttp.ClientSession) -> None:
-    """The routes of preflights are made by a library, which knows nothing of our answer to Expect."""
+async def test_an_expectation_changes_no_preflight(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """The routes of preflights are made by a library, which knows nothing of our answer to
+    Expect.
+    """
     headers = {**_preflight("POST"), "Expect": "cow"}
     async with http.options(stack.web_url + "/v1/deposits", headers=headers) as answer:
         assert answer.status == 200
@@ -89,16 +111,25 @@ _NOT_ALLOWED = {
 
 
 @pytest.mark.parametrize("what", _NOT_ALLOWED)
-async def test_what_is_not_named_may_not(stack: Stack, http: aiohttp.ClientSession, what: str) -> None:
-    """A question for another origin, method or header is refused as a problem that repeats nothing of it."""
+async def test_what_is_not_named_may_not(
+    stack: Stack, http: aiohttp.ClientSession, what: str
+) -> None:
+    """A question for another origin, method or header is refused as a problem that repeats
+    nothing of it.
+    """
     async with http.options(stack.web_url + "/v1/deposits", headers=_NOT_ALLOWED[what]) as answer:
-        assert (answer.status, (await answer.json(content_type=None))["code"]) == (403, "origin_not_allowed")
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (
+            403,
+            "origin_not_allowed",
+        )
         assert _allowed(answer.headers) == {}
         assert "example" not in await answer.text()
 
 
 async def test_a_page_reads_every_refusal(stack: Stack, http: aiohttp.ClientSession) -> None:
-    """An answer of any status, from 202 to 503, may be read with its headers by a page of a named origin, and by no other."""
+    """An answer of any status, from 202 to 503, may be read with its headers by a page of a
+    named origin, and by no other.
+    """
     token = {"Authorization": f"Bearer {stack.issuer.user_token()}"}
     key = {"X-Idempotency-Key": "k1"}
     cases: list[tuple[int, str, str, dict[str, str], object]] = [
@@ -113,7 +144,9 @@ async def test_a_page_reads_every_refusal(stack: Stack, http: aiohttp.ClientSess
     for status, method, path, headers, body in cases:
         for origin, is_named in ((_OURS, True), ("https://evil.example", False)):
             sent = {**headers, "Origin": origin}
-            async with http.request(method, stack.web_url + path, headers=sent, json=body) as answer:
+            async with http.request(
+                method, stack.web_url + path, headers=sent, json=body
+            ) as answer:
                 assert answer.status == status, await answer.text()
                 said = _allowed(answer.headers)
                 assert answer.headers.getall("Vary") == ["Origin"]
@@ -123,8 +156,12 @@ async def test_a_page_reads_every_refusal(stack: Stack, http: aiohttp.ClientSess
             assert said == {}
 
 
-async def test_no_origin_is_named_unless_somebody_names_it(stack: Stack, http: aiohttp.ClientSession) -> None:
-    """Without the setting no page may call, and the health routes are no page's business with it either."""
+async def test_no_origin_is_named_unless_somebody_names_it(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """Without the setting no page may call, and the health routes are no page's business with it
+    either.
+    """
     closed = stack.process("web.2").url
     async with http.options(closed + "/v1/deposits", headers=_preflight("POST")) as answer:
         assert answer.status == 405
@@ -134,8 +171,12 @@ async def test_no_origin_is_named_unless_somebody_names_it(stack: Stack, http: a
             assert _allowed(answer.headers) == {}
 
 
-async def test_an_answer_has_no_banner_and_nothing_to_keep(stack: Stack, http: aiohttp.ClientSession) -> None:
-    """Health, success, refusal and what is not there: no Server, nothing to guess at, nothing for a cache."""
+async def test_an_answer_has_no_banner_and_nothing_to_keep(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """Health, success, refusal and what is not there: no Server, nothing to guess at, nothing
+    for a cache.
+    """
     for path in ("/healthz", "/readyz", "/metrics", "/v1/payments", "/nowhere"):
         async with http.get(stack.web_url + path) as answer:
             assert "Server" not in answer.headers

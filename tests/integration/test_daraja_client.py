@@ -1,4 +1,6 @@
-"""The Daraja client against every fault of the simulator: what an answer means, what is tried again, what is kept."""
+"""The Daraja client against every fault of the simulator: what an answer means, what is tried
+again, what is kept.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,25 @@ from domain.errors import (
 from domain.failures import FailureReason
 from domain.kinds import RULES, Kind
 from domain.lifecycle.record_answer import fact_of_answer
-from tests.integration.daraja import CALLBACK_SECRET, Shelf, an_attempt, client_of, frozen_after, to_submit
+from tests.integration.daraja import (
+    CALLBACK_SECRET,
+    Shelf,
+    an_attempt,
+    client_of,
+    frozen_after,
+    to_submit,
+)
 from tests.simulator.app import Simulator
 from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_sender import DarajaSender
 
 DEPOSIT, WITHDRAWAL, BILL = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
-APIS = {DEPOSIT: "stk", WITHDRAWAL: "b2c", BILL: "b2b", Kind.POCHI_PAYMENT: "b2pochi"}  # the simulator's names
+APIS = {
+    DEPOSIT: "stk",
+    WITHDRAWAL: "b2c",
+    BILL: "b2b",
+    Kind.POCHI_PAYMENT: "b2pochi",
+}  # the simulator's names
 
 
 @pytest.fixture
@@ -64,22 +78,34 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture
-async def client(simulator: Simulator, session: aiohttp.ClientSession, shelf: Shelf, tmp_path: Path) -> DarajaClient:
+async def client(
+    simulator: Simulator, session: aiohttp.ClientSession, shelf: Shelf, tmp_path: Path
+) -> DarajaClient:
     """A client of the simulator that knows its secrets."""
     simulator.vault.write_certificate(tmp_path / "certificate.pem")
-    credential = security_credential(simulator.settings["DARAJA_INITIATOR_PASSWORD"], tmp_path / "certificate.pem")
+    credential = security_credential(
+        simulator.settings["DARAJA_INITIATOR_PASSWORD"], tmp_path / "certificate.pem"
+    )
     return client_of(
-        session, simulator.base_url, settings=simulator.settings, shelf=shelf, credential=credential, call_seconds=1.5
+        session,
+        simulator.base_url,
+        settings=simulator.settings,
+        shelf=shelf,
+        credential=credential,
+        call_seconds=1.5,
     )
 
 
 @pytest.fixture
 def sender(client: DarajaClient, redis: RedisClient) -> DarajaSender:
     turns = Turns(SharedRate(redis, "rate", per_second=1000))
-    return DarajaSender(client, DarajaAccess(client, Slots(10), turns), turns, draining=asyncio.Event())
+    return DarajaSender(
+        client, DarajaAccess(client, Slots(10), turns), turns, draining=asyncio.Event()
+    )
 
 
-# What an answer means, and what it means for a withdrawal, the one kind with an id whose second use is refused.
+# What an answer means, and what it means for a withdrawal, the one kind with an id whose second use
+# is refused.
 UNKNOWN = OutcomeUnknown
 FAULTS: dict[str, tuple[type[ProviderError], type[ProviderError]]] = {
     "spike_arrest_apigee": (Throttled, Throttled),
@@ -93,8 +119,19 @@ FAULTS: dict[str, tuple[type[ProviderError], type[ProviderError]]] = {
     "html_403": (ProductRefused, ProductRefused),
     **dict.fromkeys(
         (
-            *("internal_error_without_acting", "internal_error_after_acting", "html_503", "html_200"),
-            *("garbage_200", "empty_200", "error_envelope_200", "redirect_after_acting", "redirect_without_acting"),
+            *(
+                "internal_error_without_acting",
+                "internal_error_after_acting",
+                "html_503",
+                "html_200",
+            ),
+            *(
+                "garbage_200",
+                "empty_200",
+                "error_envelope_200",
+                "redirect_after_acting",
+                "redirect_without_acting",
+            ),
             *("cut_before_acting", "answer_lost_after_acting", "answer_and_callback_lost"),
         ),
         (UNKNOWN, UNKNOWN),
@@ -111,7 +148,9 @@ FAULTS_OF_SOME: list[tuple[str, Kind, type[ProviderError]]] = [
     ("system_internal_error", BILL, UNKNOWN),
 ]
 EVERY_FAULT = [
-    (name, kind, means[RULES[kind].can_be_sent_again]) for name, means in FAULTS.items() for kind in Kind
+    (name, kind, means[RULES[kind].can_be_sent_again])
+    for name, means in FAULTS.items()
+    for kind in Kind
 ] + FAULTS_OF_SOME
 
 
@@ -135,14 +174,25 @@ class TestAnswers:
         assert {name for name, _ in ids} == names
         assert open_attempt.fence.is_written
         (exchange,) = open_attempt.exchanges
-        assert (exchange.was_written, exchange.http_status, exchange.meaning) == (True, 200, "acknowledged")
+        assert (exchange.was_written, exchange.http_status, exchange.meaning) == (
+            True,
+            200,
+            "acknowledged",
+        )
         await simulator.idle()
-        assert [movement.amount for movement in simulator.ledger.movements] == [payment.request.amount_kes]
+        assert [movement.amount for movement in simulator.ledger.movements] == [
+            payment.request.amount_kes
+        ]
 
     @pytest.mark.parametrize(("scenario", "kind", "means"), EVERY_FAULT)
     @pytest.mark.sampled(30)
     async def test_every_fault_is_the_error_that_says_what_the_money_may_have_done(
-        self, sender: DarajaSender, simulator: Simulator, scenario: str, kind: Kind, means: type[ProviderError]
+        self,
+        sender: DarajaSender,
+        simulator: Simulator,
+        scenario: str,
+        kind: Kind,
+        means: type[ProviderError],
     ) -> None:
         """It was written, so it is asked once and never again, and is on record."""
         simulator.scenario(scenario, api=APIS[kind])
@@ -177,7 +227,11 @@ class TestAnswers:
         """The call had its effect all the same."""
         simulator.scenario("slow", api="stk", params={"seconds": 30})
         client = client_of(
-            session, simulator.base_url, settings=simulator.settings, shelf=Shelf(None), call_seconds=0.3
+            session,
+            simulator.base_url,
+            settings=simulator.settings,
+            shelf=Shelf(None),
+            call_seconds=0.3,
         )
         open_attempt = an_attempt()
         with pytest.raises(OutcomeUnknown):
@@ -196,7 +250,10 @@ class TestTokens:
         simulator.scenario("token_expired", times=1)
         open_attempt = an_attempt()
         await sender.submit(to_submit(kind), open_attempt)
-        assert [exchange.meaning for exchange in open_attempt.exchanges] == ["TokenRefused", "acknowledged"]
+        assert [exchange.meaning for exchange in open_attempt.exchanges] == [
+            "TokenRefused",
+            "acknowledged",
+        ]
         await simulator.idle()
         assert len(simulator.ledger.movements) == 1
 
@@ -211,12 +268,22 @@ class TestTokens:
         assert len(open_attempt.exchanges) == 2
 
     @pytest.mark.parametrize(
-        "fault", ["html_200", "html_503", "garbage_200", "internal_error_without_acting", "cut_before_acting", "redis"]
+        "fault",
+        [
+            "html_200",
+            "html_503",
+            "garbage_200",
+            "internal_error_without_acting",
+            "cut_before_acting",
+            "redis",
+        ],
     )
     async def test_when_no_other_token_can_be_had_the_payment_is_known_to_be_unsent(
         self, sender: DarajaSender, simulator: Simulator, shelf: Shelf, fault: str
     ) -> None:
-        """Daraja refused the token before it acted: a doubt here would cost a person's afternoon for nothing."""
+        """Daraja refused the token before it acted: a doubt here would cost a person's afternoon
+        for nothing.
+        """
         await sender.submit(to_submit(), an_attempt())
         simulator.scenario("token_expired", api="b2b", times=10)
         if fault == "redis":
@@ -236,7 +303,12 @@ class TestTheRecord:
     @pytest.mark.parametrize("kind", list(Kind))
     @pytest.mark.parametrize("scenario", [None, "token_expired"])
     async def test_no_secret_and_no_phone_number_is_on_record(
-        self, sender: DarajaSender, simulator: Simulator, shelf: Shelf, kind: Kind, scenario: str | None
+        self,
+        sender: DarajaSender,
+        simulator: Simulator,
+        shelf: Shelf,
+        kind: Kind,
+        scenario: str | None,
     ) -> None:
         """Though all of them were sent, and Daraja echoes some."""
         if scenario:
@@ -244,7 +316,9 @@ class TestTheRecord:
         payment, open_attempt = to_submit(kind), an_attempt()
         await sender.submit(payment, open_attempt)
         sent = json.loads(simulator.traffic.arrivals[-1].raw)
-        kept = json.dumps([(exchange.request, exchange.answer) for exchange in open_attempt.exchanges])
+        kept = json.dumps(
+            [(exchange.request, exchange.answer) for exchange in open_attempt.exchanges]
+        )
         operation = RULES[kind].result_operation
         secrets = [
             *(sent[name] for name in ("Password", "SecurityCredential") if name in sent),
@@ -266,7 +340,9 @@ async def stop_listening(simulator: Simulator) -> None:
 
 
 class TestNobodyListens:
-    """A connection that was never made moved no money: it is tried again, for as long as the attempt may."""
+    """A connection that was never made moved no money: it is tried again, for as long as the
+    attempt may.
+    """
 
     async def test_nobody_listening_is_tried_again_until_somebody_does(
         self, sender: DarajaSender, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
@@ -300,11 +376,16 @@ class TestNobodyListens:
         assert {exchange.was_written for exchange in open_attempt.exchanges} == {False}
         assert 1 < len(open_attempt.exchanges) <= 5
 
-    async def test_no_try_begins_past_the_deadline(self, sender: DarajaSender, simulator: Simulator) -> None:
+    async def test_no_try_begins_past_the_deadline(
+        self, sender: DarajaSender, simulator: Simulator
+    ) -> None:
         """Retries pass the same fence."""
         await sender.submit(to_submit(), an_attempt())
         await stop_listening(simulator)
         open_attempt = an_attempt(clock=frozen_after(3))
         with pytest.raises(Unreachable):
             await sender.submit(to_submit(), open_attempt)
-        assert [exchange.meaning for exchange in open_attempt.exchanges] == ["Unreachable", "DeadlinePassed"]
+        assert [exchange.meaning for exchange in open_attempt.exchanges] == [
+            "Unreachable",
+            "DeadlinePassed",
+        ]

@@ -1,4 +1,6 @@
-"""The Daraja client on raw sockets: what is written, when nothing is, and what of an answer is read."""
+"""The Daraja client on raw sockets: what is written, when nothing is, and what of an answer is
+read.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class TestFence:
     """Bytes are counted, because all of this rests on aiohttp's order of writing."""
 
     @pytest.mark.parametrize("why", [DeadlinePassed, Draining])
-    async def test_past_the_deadline_or_while_draining_no_byte_is_written(self, why: type[Unreachable]) -> None:
+    async def test_past_the_deadline_or_while_draining_no_byte_is_written(
+        self, why: type[Unreachable]
+    ) -> None:
         """The worker looked, connected, was frozen or told to stop, and came to the first byte."""
         async with Wire() as wire, daraja_session(connections_max=10) as session:
             client = client_of(session, wire.url)
@@ -61,17 +65,23 @@ class TestFence:
             assert len(wire.bytes_by_connection) == 1
             assert sum(wire.bytes_by_connection) > 500
 
-    async def test_the_whole_request_leaves_after_the_fence_and_at_once(self, session: aiohttp.ClientSession) -> None:
+    async def test_the_whole_request_leaves_after_the_fence_and_at_once(
+        self, session: aiohttp.ClientSession
+    ) -> None:
         """Headers and body are one write: there is no first byte before the body's."""
         async with Wire() as wire:
-            open_attempt = an_attempt(clock=frozen_after(3))  # long past its deadline right after the first byte
+            open_attempt = an_attempt(
+                clock=frozen_after(3)
+            )  # long past its deadline right after the first byte
             await client_of(session, wire.url).submit(to_submit(), open_attempt)
             assert open_attempt.fence.is_written
             assert len(wire.requests) == 1
 
 
 class TestConnections:
-    """A connection that may be dead is not written to: a call without a key would be lost in doubt."""
+    """A connection that may be dead is not written to: a call without a key would be lost in
+    doubt.
+    """
 
     async def test_none_is_used_again(self, session: aiohttp.ClientSession) -> None:
         """Nor could anything come on it in the meantime and be taken for the next answer."""
@@ -85,7 +95,9 @@ class TestConnections:
 class TestStrangeAnswers:
     """Whatever comes back, it is bounded, it leads nowhere else, and it can be recorded."""
 
-    @pytest.mark.parametrize("answer", [http(b"{" * 70_000), b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 70_000])
+    @pytest.mark.parametrize(
+        "answer", [http(b"{" * 70_000), b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 70_000]
+    )
     async def test_an_answer_without_an_end_is_not_read_to_its_end(
         self, session: aiohttp.ClientSession, answer: bytes
     ) -> None:
@@ -105,8 +117,12 @@ class TestStrangeAnswers:
                 assert elsewhere.bytes_by_connection == []
 
     @pytest.mark.parametrize("code", ["400.\0", "400.\ud800", "400." + "9" * 5000])
-    async def test_a_code_of_any_kind_can_be_stored(self, session: aiohttp.ClientSession, code: str) -> None:
-        """Postgres holds neither NUL nor half a character; an answer that cannot be recorded is an answer lost."""
+    async def test_a_code_of_any_kind_can_be_stored(
+        self, session: aiohttp.ClientSession, code: str
+    ) -> None:
+        """Postgres holds neither NUL nor half a character; an answer that cannot be recorded is
+        an answer lost.
+        """
         answer = http({"errorCode": code, "errorMessage": "x"}, status="400 Bad Request")
         async with Wire(answer) as wire:
             open_attempt = an_attempt()

@@ -20,7 +20,9 @@ def lent(postgres: PostgresServer, template: str) -> DatabasesToBorrow:
 async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToBorrow) -> None:
     async with lent.one() as url, Store(url) as store:
         await store.finalized()
-        await store.execute("UPDATE mkwanja.brakes SET is_engaged = true, reason = 'a test' WHERE name = 'kill_switch'")
+        await store.execute(
+            "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'a test' WHERE name = 'kill_switch'"
+        )
     async with lent.one() as again, Store(again) as store:
         assert again == url
         tables = await store.rows(
@@ -30,7 +32,10 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
             row["name"]: await store.one(f"SELECT count(*) FROM {row['name']}")  # noqa: S608
             for row in tables
         }
-        assert {name for name, count in counts.items() if count} == {"mkwanja.brakes", "mkwanja.alembic_version"}
+        assert {name for name, count in counts.items() if count} == {
+            "mkwanja.brakes",
+            "mkwanja.alembic_version",
+        }
         assert await store.one("SELECT count(*) FROM mkwanja.brakes WHERE is_engaged") == 0
         await store.finalized()
 
@@ -74,7 +79,9 @@ _CHANGES = {
 
 
 @pytest.mark.parametrize("change", _CHANGES)
-async def test_a_database_whose_shape_has_changed_is_not_lent_again(lent: DatabasesToBorrow, change: str) -> None:
+async def test_a_database_whose_shape_has_changed_is_not_lent_again(
+    lent: DatabasesToBorrow, change: str
+) -> None:
     async with lent.one() as url, connection(url) as raw:
         await raw.execute(_CHANGES[change].format(name=database_name(url)))
     async with lent.one() as next_one:

@@ -1,4 +1,6 @@
-"""An answer that was there before our request is no answer to it, whatever it says and however it comes."""
+"""An answer that was there before our request is no answer to it, whatever it says and however
+it comes.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,14 @@ from tests.unit.test_requests_to_daraja import certificate
 EARLY: dict[str, bytes] = {
     "a whole acknowledgement": whole(),
     "two": whole() * 2,
-    "an acknowledgement in chunks": head(CHUNKED) + f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n0\r\n\r\n",
+    "an acknowledgement in chunks": head(CHUNKED)
+    + f"{len(BODY):x}\r\n".encode()
+    + BODY
+    + b"\r\n0\r\n\r\n",
     "an acknowledgement until closed": head() + BODY,
     "a refusal": http(
-        {"errorCode": "400.002.02", "errorMessage": "Bad Request - Invalid Amount"}, status="400 Bad Request"
+        {"errorCode": "400.002.02", "errorMessage": "Bad Request - Invalid Amount"},
+        status="400 Bad Request",
     ),
     "a refused token": http(b"", status="401 Unauthorized"),
     "too many requests": http(b"", status="429 Too Many Requests"),
@@ -52,13 +58,20 @@ EARLY: dict[str, bytes] = {
 
 
 class EarlySpeaker:
-    """A server in a thread that says these bytes as soon as it is connected to, and reads only then.
+    """A server in a thread that says these bytes as soon as it is connected to, and reads only
+    then.
 
-    What follows the request it says too, if `answer` is given. `has_spoken` is set once the bytes are in the kernel.
+    What follows the request it says too, if `answer` is given. `has_spoken` is set once the bytes
+    are in the kernel.
     """
 
     def __init__(
-        self, said: bytes, *, closes: bool, answer: bytes = b"", context: ssl.SSLContext | None = None
+        self,
+        said: bytes,
+        *,
+        closes: bool,
+        answer: bytes = b"",
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self._said, self._closes, self._answer, self._context = said, closes, answer, context
         self.has_spoken = threading.Event()
@@ -113,7 +126,9 @@ class EarlySpeaker:
 
 
 def look_that_waits(server: EarlySpeaker, *, number: int) -> Callable[[], float]:
-    """The fence's clock, which stops the whole worker at its look `number` until the server has spoken."""
+    """The fence's clock, which stops the whole worker at its look `number` until the server has
+    spoken.
+    """
     looks = iter(range(1, 1000))
 
     def look() -> float:
@@ -135,8 +150,12 @@ def asked_about() -> Payment:
     return a_payment(kind=Kind.DEPOSIT, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
 
 
-async def problem_of(session: aiohttp.ClientSession, server: EarlySpeaker, kind: Kind = Kind.DEPOSIT) -> ProviderError:
-    """What a send comes to whose worker stands still at its last look at the clock until the server has spoken."""
+async def problem_of(
+    session: aiohttp.ClientSession, server: EarlySpeaker, kind: Kind = Kind.DEPOSIT
+) -> ProviderError:
+    """What a send comes to whose worker stands still at its last look at the clock until the
+    server has spoken.
+    """
     open_attempt = an_attempt(clock=look_that_waits(server, number=3))
     with pytest.raises(ProviderError) as caught:
         await client_of(session, server.url, call_seconds=5).submit(to_submit(kind), open_attempt)
@@ -187,22 +206,32 @@ async def test_a_connection_that_is_closed_before_the_first_byte_leaves_no_doubt
 
 
 @pytest.mark.parametrize("what", EARLY)
-async def test_a_question_has_no_answer_that_was_there_before_it(session: aiohttp.ClientSession, what: str) -> None:
+async def test_a_question_has_no_answer_that_was_there_before_it(
+    session: aiohttp.ClientSession, what: str
+) -> None:
     """Neither paid nor failed, and no token is fetched for it."""
     async with EarlySpeaker(EARLY[what], closes=True) as server:
         with standing_still(server):
             report = await client_of(session, server.url, call_seconds=5).ask(asked_about(), 1, [])
     assert report is not None
-    assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, Verdict.NO_ANSWER, None)
+    assert (report.word, report.verdict, report.failure) == (
+        Word.UNDECIDED,
+        Verdict.NO_ANSWER,
+        None,
+    )
     assert server.received in ([], [b""])
 
 
 @pytest.mark.parametrize("what", EARLY)
-async def test_a_token_that_was_there_before_the_request_is_none(session: aiohttp.ClientSession, what: str) -> None:
+async def test_a_token_that_was_there_before_the_request_is_none(
+    session: aiohttp.ClientSession, what: str
+) -> None:
     async with EarlySpeaker(EARLY[what], closes=True) as server:
         open_attempt = an_attempt()
         with standing_still(server), pytest.raises(Unreachable):
-            await client_of(session, server.url, shelf=Shelf(None), call_seconds=5).submit(to_submit(), open_attempt)
+            await client_of(session, server.url, shelf=Shelf(None), call_seconds=5).submit(
+                to_submit(), open_attempt
+            )
     assert open_attempt.exchanges == []
     assert server.received in ([], [b""])
 
@@ -229,11 +258,15 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("is_secure", [False, True])
-def test_each_loop_sees_an_early_answer_also_through_tls(loop: str, tls: ssl.SSLContext, *, is_secure: bool) -> None:
+def test_each_loop_sees_an_early_answer_also_through_tls(
+    loop: str, tls: ssl.SSLContext, *, is_secure: bool
+) -> None:
     """It waits in the kernel when the first byte is due."""
 
     async def play() -> None:
-        async with EarlySpeaker(whole(), closes=False, context=tls if is_secure else None) as server:
+        async with EarlySpeaker(
+            whole(), closes=False, context=tls if is_secure else None
+        ) as server:
             async with daraja_session(connections_max=1) as session:
                 trust_anyone(session)
                 assert type(await problem_of(session, server)) is Unreachable
@@ -245,7 +278,9 @@ def test_each_loop_sees_an_early_answer_also_through_tls(loop: str, tls: ssl.SSL
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("is_secure", [False, True])
-def test_each_loop_takes_an_answer_that_follows_the_request(loop: str, tls: ssl.SSLContext, *, is_secure: bool) -> None:
+def test_each_loop_takes_an_answer_that_follows_the_request(
+    loop: str, tls: ssl.SSLContext, *, is_secure: bool
+) -> None:
     """Also through TLS, whose messages come before it. Or the tests above would promise nothing.
 
     On a busy machine a message of TLS may arrive at the moment of the last look. Then the client
@@ -253,7 +288,9 @@ def test_each_loop_takes_an_answer_that_follows_the_request(loop: str, tls: ssl.
     """
 
     async def play() -> None:
-        speaker = EarlySpeaker(b"", closes=False, answer=whole(), context=tls if is_secure else None)
+        speaker = EarlySpeaker(
+            b"", closes=False, answer=whole(), context=tls if is_secure else None
+        )
         async with speaker as server, daraja_session(connections_max=1) as session:
             trust_anyone(session)
             client, answered, tries = client_of(session, server.url, call_seconds=10), 0, 0
@@ -296,13 +333,18 @@ class TestUnderWay:
     async def test_there_is_no_token(self, session: aiohttp.ClientSession) -> None:
         async with Wire(whole()) as server:
             with pytest.raises(Unreachable):
-                await client_of(session, server.url, shelf=Shelf(None)).submit(to_submit(), an_attempt())
+                await client_of(session, server.url, shelf=Shelf(None)).submit(
+                    to_submit(), an_attempt()
+                )
             assert [request[:4] for request in server.requests] == [b"GET "]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
 def test_the_kernel_tells_how_much_of_what_we_wrote_has_not_arrived() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as ours:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as ours,
+    ):
         theirs, _ = listener.accept()
         with theirs:
             ours.sendall(b"x" * 100)
@@ -338,7 +380,9 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     """A server's own certificate, which nobody signed."""
     key = rsa.generate_private_key(65537, 2048)
     folder = tmp_path_factory.mktemp("tls")
-    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate(key, folder / "certificate.pem"), folder / "key.pem")
     return context

@@ -1,4 +1,6 @@
-"""The feed of events: positions are given to what is committed, by one lister at a time, and cost nothing once given."""
+"""The feed of events: positions are given to what is committed, by one lister at a time, and
+cost nothing once given.
+"""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -24,13 +26,18 @@ from tests.stack.databases import connection
 NOW = timedelta(0)
 
 
-async def page(store: Store, *, after: int = 0, limit: int = 100, owner: str | None = None) -> list[ListedEvent]:
+async def page(
+    store: Store, *, after: int = 0, limit: int = 100, owner: str | None = None
+) -> list[ListedEvent]:
     return await Feed(store.database).page(after=after, limit=limit, owner=owner)
 
 
 async def listed_ids(store: Store) -> list[str]:
     """The ids of all listed events, in order, read past the product."""
-    return [str(row["history_id"]) for row in await store.rows("SELECT * FROM mkwanja.events ORDER BY position")]
+    return [
+        str(row["history_id"])
+        for row in await store.rows("SELECT * FROM mkwanja.events ORDER BY position")
+    ]
 
 
 def ids_of(events: list[ListedEvent]) -> list[str]:
@@ -49,14 +56,18 @@ class TestListing:
     """Afterwards, and one after the other."""
 
     async def test_a_reader_gives_positions_to_what_has_none(self, fresh: Store) -> None:
-        """In the order of the facts; a page is the events behind a position, as their bodies were fixed."""
+        """In the order of the facts; a page is the events behind a position, as their bodies
+        were fixed.
+        """
         payments = [await fresh.finalized() for _ in range(5)]
         bodies = [(await fresh.history(payment_id))[-1]["event_body"] for payment_id in payments]
         assert await fresh.one("SELECT count(*) FROM mkwanja.events") == 0
         first = await page(fresh, limit=2)
         rest = await page(fresh, after=first[-1].position)
         assert [event.body for event in first + rest] == bodies
-        assert [event.position for event in first + rest] == sorted({event.position for event in first + rest})
+        assert [event.position for event in first + rest] == sorted(
+            {event.position for event in first + rest}
+        )
         assert await page(fresh, after=rest[-1].position) == []
 
     async def test_once_listed_an_event_is_not_listed_again(self, fresh: Store) -> None:
@@ -68,7 +79,9 @@ class TestListing:
         assert all(found == pages[0] for found in pages)
         assert len(await listed_ids(fresh)) == 20
 
-    async def test_with_nothing_to_list_a_page_writes_nothing_and_takes_no_lock(self, fresh: Store) -> None:
+    async def test_with_nothing_to_list_a_page_writes_nothing_and_takes_no_lock(
+        self, fresh: Store
+    ) -> None:
         """A reader who polls costs Postgres no commit record."""
         await fresh.finalized()
         found = await page(fresh)
@@ -116,7 +129,9 @@ class TestNothingIsPassedOver:
     """Whoever commits when."""
 
     async def test_an_announced_event_gets_a_position_too(self, fresh: Store) -> None:
-        """A payment that owes no announcement any more may still have events that no lister has seen."""
+        """A payment that owes no announcement any more may still have events that no lister has
+        seen.
+        """
         payment_id, _ = await fresh.claimed()
         for change in (failure(payment_id), success(payment_id)):
             result = await fresh.changing.change(change)
@@ -129,8 +144,12 @@ class TestNothingIsPassedOver:
         assert len(await page(fresh)) == 2
 
     @pytest.mark.parametrize("is_one_statement", [True, False])
-    async def test_a_correction_never_comes_before_its_failure(self, fresh: Store, is_one_statement: bool) -> None:
-        """Though the transaction that corrects began first, and waited for the one that fails: its time is the earlier one."""
+    async def test_a_correction_never_comes_before_its_failure(
+        self, fresh: Store, is_one_statement: bool
+    ) -> None:
+        """Though the transaction that corrects began first, and waited for the one that fails:
+        its time is the earlier one.
+        """
         payment_id, _ = await fresh.claimed()
         facts = [("failed", 8, "now()"), ("corrected", 9, "now() - interval '1 second'")]
         rows = [
@@ -144,7 +163,9 @@ class TestNothingIsPassedOver:
         )
         for values in [", ".join(reversed(rows))] if is_one_statement else rows:
             await fresh.execute(insert + values)
-        await fresh.execute("UPDATE mkwanja.payments SET event_due = now() WHERE id = $1", payment_id)
+        await fresh.execute(
+            "UPDATE mkwanja.payments SET event_due = now() WHERE id = $1", payment_id
+        )
         assert ids_of(await page(fresh)) == ["failed", "corrected"]
 
     async def test_a_late_commit_comes_behind_what_was_read(self, fresh: Store) -> None:
@@ -162,17 +183,19 @@ class TestNothingIsPassedOver:
                 " 'submitting', '{}', 'a.test', '{\"id\": \"late\"}')",
                 late_one,
             )
-            await raw.execute("UPDATE mkwanja.payments SET event_due = now() WHERE id = $1", late_one)
+            await raw.execute(
+                "UPDATE mkwanja.payments SET event_due = now() WHERE id = $1", late_one
+            )
             assert await page(fresh) == read
             await transaction.commit()
         assert ids_of(await page(fresh, after=read[-1].position)) == ["late"]
-        by_age = (
-            "SELECT sequence FROM mkwanja.payment_history WHERE event_body IS NOT NULL ORDER BY recorded_at LIMIT 1"
-        )
+        by_age = "SELECT sequence FROM mkwanja.payment_history WHERE event_body IS NOT NULL ORDER BY recorded_at LIMIT 1"
         assert await fresh.one(by_age) == 9
 
     async def test_writers_announcers_and_readers_at_once(self, fresh: Store) -> None:
-        """A reader who only ever goes on from its last position has read every event once when all is over."""
+        """A reader who only ever goes on from its last position has read every event once when
+        all is over.
+        """
         claimed = [(await fresh.claimed())[0] for _ in range(60)]
         is_over = asyncio.Event()
         async with Store(fresh.url) as second, Store(fresh.url) as third:
@@ -202,11 +225,15 @@ class TestNothingIsPassedOver:
         assert first == other
         assert sorted(ids_of(first)) == sorted(
             str(row["id"])
-            for row in await fresh.rows("SELECT id FROM mkwanja.payment_history WHERE event_body IS NOT NULL")
+            for row in await fresh.rows(
+                "SELECT id FROM mkwanja.payment_history WHERE event_body IS NOT NULL"
+            )
         )
         assert len(first) == 120
         for payment_id in claimed:
-            types = [json.loads(event.body)["type"] for event in first if str(payment_id) in event.body]
+            types = [
+                json.loads(event.body)["type"] for event in first if str(payment_id) in event.body
+            ]
             assert types == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
 
 
@@ -215,7 +242,9 @@ class TestCost:
 
     @pytest.mark.whole
     async def test_a_backlog_is_listed_batch_by_batch(self, fresh: Store) -> None:
-        """Each batch costs the same, however many events wait, and however many are listed and not published."""
+        """Each batch costs the same, however many events wait, and however many are listed and
+        not published.
+        """
         await fresh.execute(a_backlog_of(50_000))
         for _ in range(2):
             async with fresh.database.transaction() as transaction:
@@ -225,7 +254,10 @@ class TestCost:
         while found := await fresh.sweeping.list_events():
             listed += found
         assert listed == await fresh.one("SELECT count(*) FROM mkwanja.events") == 50_000
-        assert await fresh.one("SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL") == 50_000
+        assert (
+            await fresh.one("SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL")
+            == 50_000
+        )
         times = "SELECT history.recorded_at FROM mkwanja.events AS event JOIN mkwanja.payment_history AS history"
         assert await fresh.one(
             f"SELECT bool_and(recorded_at >= earlier) FROM (SELECT recorded_at, lag(recorded_at, 1, recorded_at) OVER ()"
@@ -240,17 +272,23 @@ class TestCost:
             after, read = found[-1].position, read + len(found)
         assert read == 3_000
 
-    async def test_a_look_for_what_is_unlisted_costs_nothing_where_all_is_listed(self, fresh: Store) -> None:
+    async def test_a_look_for_what_is_unlisted_costs_nothing_where_all_is_listed(
+        self, fresh: Store
+    ) -> None:
         """Also while every payment still owes its announcement."""
         await fresh.execute(a_backlog_of(5_000))
         while await fresh.sweeping.list_events():
             pass
         await fresh.execute("VACUUM ANALYZE mkwanja.unlisted_events")
-        plan = await fresh.one(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {feed_module._HAS_UNLISTED}")
+        plan = await fresh.one(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {feed_module._HAS_UNLISTED}"
+        )
         [explained] = json.loads(plan)
         assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 20
 
-    @pytest.mark.parametrize(("look", "index"), [("_PAGE", "event_has_one_position"), ("_OWN_PAGE", "events_by_owner")])
+    @pytest.mark.parametrize(
+        ("look", "index"), [("_PAGE", "event_has_one_position"), ("_OWN_PAGE", "events_by_owner")]
+    )
     async def test_a_page_is_found_by_its_index(self, fresh: Store, look: str, index: str) -> None:
         payment_id = await fresh.finalized()
         await fresh.execute(
@@ -263,8 +301,13 @@ class TestCost:
             pass
         await fresh.execute("ANALYZE mkwanja.events")
         sql = (
-            str(getattr(feed_module, look)).replace(":owner", "'me'").replace(":after", "4000").replace(":limit", "20")
+            str(getattr(feed_module, look))
+            .replace(":owner", "'me'")
+            .replace(":after", "4000")
+            .replace(":limit", "20")
         )
         [explained] = json.loads(await fresh.one(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"))
         assert f'"Index Name": "{index}"' in json.dumps(explained)
-        assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 200
+        assert (
+            explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 200
+        )

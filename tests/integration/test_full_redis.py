@@ -1,4 +1,6 @@
-"""A Redis that is full and evicts nothing: what a send needs of it goes on, and the rest is refused without harm."""
+"""A Redis that is full and evicts nothing: what a send needs of it goes on, and the rest is
+refused without harm.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,16 @@ from tests.stack.servers import RedisServer
 from workers import wakeups
 from workers.wakeups import QueueOrHere
 
-NEEDED_BY_A_SEND = ("rate", "slow down", "read token", "write token", "lock", "caller rate", "bell", "room")
+NEEDED_BY_A_SEND = (
+    "rate",
+    "slow down",
+    "read token",
+    "write token",
+    "lock",
+    "caller rate",
+    "bell",
+    "room",
+)
 REFUSED = ("wake", "wake one", "hand over", "write copy")
 
 
@@ -84,7 +95,13 @@ async def test_a_worker_takes_the_steps_that_redis_refuses_to_queue(
     await here.wake(ids[:2])
     await here.hand_over(ids)
     await asyncio.sleep(0)
-    assert running == [(ids[0], False), (ids[1], False), (ids[2], True), (ids[3], True), (ids[4], True)]
+    assert running == [
+        (ids[0], False),
+        (ids[1], False),
+        (ids[2], True),
+        (ids[3], True),
+        (ids[4], True),
+    ]
     assert await here.room() == 0
     may_end.set()
     await asyncio.sleep(0.01)
@@ -97,7 +114,9 @@ async def test_a_worker_takes_the_steps_that_redis_refuses_to_queue(
     assert await here.room() > 5
 
 
-async def test_a_worker_takes_no_step_itself_while_redis_is_away(full: RedisClient, server: RedisServer) -> None:
+async def test_a_worker_takes_no_step_itself_while_redis_is_away(
+    full: RedisClient, server: RedisServer
+) -> None:
     """Without the common rate it could not send; and with a wrong password neither."""
     taken: list[UUID] = []
 
@@ -115,11 +134,15 @@ async def test_a_worker_takes_no_step_itself_while_redis_is_away(full: RedisClie
     assert taken == []
 
 
-async def test_a_full_redis_that_has_room_again_is_full_no_more(full: RedisClient, server: RedisServer) -> None:
+async def test_a_full_redis_that_has_room_again_is_full_no_more(
+    full: RedisClient, server: RedisServer
+) -> None:
     with pytest.raises(QueueUnavailable):
         await USES["wake"](full)
     async with Redis.from_url(server.url) as admin:
-        await admin.execute_command("FLUSHALL", "SYNC")  # else its memory is given back some time later
+        await admin.execute_command(
+            "FLUSHALL", "SYNC"
+        )  # else its memory is given back some time later
 
     async def works() -> bool:
         await USES["wake"](full)

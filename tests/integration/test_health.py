@@ -72,9 +72,13 @@ def _counted(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 
 async def test_a_thousand_askers_cost_one_look(
-    resources: Resources, client: TestClient[web.Request, web.Application], monkeypatch: pytest.MonkeyPatch
+    resources: Resources,
+    client: TestClient[web.Request, web.Application],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At once, however long the look takes: one, and one more for those that came after its second."""
+    """At once, however long the look takes: one, and one more for those that came after its
+    second.
+    """
     counts = _counted(resources, monkeypatch)
 
     async def ask() -> int:
@@ -89,7 +93,9 @@ async def test_a_thousand_askers_cost_one_look(
 
 
 async def test_one_look_at_a_time_and_one_a_second() -> None:
-    """A look that takes long is shared by all that come meanwhile; an asker that leaves ends it for no other."""
+    """A look that takes long is shared by all that come meanwhile; an asker that leaves ends it
+    for no other.
+    """
     looks, may_end = 0, asyncio.Event()
 
     async def look() -> int:

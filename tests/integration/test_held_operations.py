@@ -1,4 +1,6 @@
-"""A held operation in PostgreSQL: held and released in the commit of an answer, probed by one payment after each cool-down."""
+"""A held operation in PostgreSQL: held and released in the commit of an answer, probed by one
+payment after each cool-down.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +55,19 @@ async def claim(store: Store, payment_id: UUID) -> Payment | None:
 
 async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUID]:
     payment_id, attempt_id = await store.accepted(kind), new_id()
-    assert await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None) is not None
+    assert (
+        await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
+        is not None
+    )
     return payment_id, attempt_id
 
 
 async def answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
-    ids = frozenset[ProviderId]() if error else frozenset({(IdKind.CONVERSATION, f"AG_{sent[1].hex}")})
+    ids = (
+        frozenset[ProviderId]()
+        if error
+        else frozenset({(IdKind.CONVERSATION, f"AG_{sent[1].hex}")})
+    )
     await store.changing.change(acknowledgement(*sent, ids=ids, error=error))
 
 
@@ -77,15 +86,19 @@ async def is_held(store: Store, operation: Operation = B2C) -> bool:
 
 async def cooled(store: Store, operation: Operation = B2C) -> None:
     """The cool-down is over."""
-    await store.execute("UPDATE mkwanja.brakes SET probe_at = now() WHERE name = $1", operation.value)
+    await store.execute(
+        "UPDATE mkwanja.brakes SET probe_at = now() WHERE name = $1", operation.value
+    )
 
 
 async def story(store: Store) -> list[tuple[str, bool]]:
-    rows = await store.rows("SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at")
+    rows = await store.rows(
+        "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
+    )
     return [(item["name"], item["is_engaged"]) for item in rows]
 
 
-# --- what holds ----------------------------------------------------------------------------------------------------
+# --- what holds -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -94,7 +107,9 @@ async def test_a_refused_product_holds_its_operation_for_all_workers_and_no_othe
 ) -> None:
     waiting = [await fresh.accepted(each) for each in Kind]
     await hold(fresh, kind)
-    won = {each: await claim(other, payment_id) for each, payment_id in zip(Kind, waiting, strict=True)}
+    won = {
+        each: await claim(other, payment_id) for each, payment_id in zip(Kind, waiting, strict=True)
+    }
     assert {each for each, payment in won.items() if payment is None} == {kind}
     found = await other.claiming.look(waiting[list(Kind).index(kind)])
     assert found is not None
@@ -110,7 +125,9 @@ async def test_the_payment_that_was_refused_waits_again(fresh: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_what_waits_for_a_held_operation_takes_no_request_from_the_shared_limit(fresh: Store, kind: Kind) -> None:
+async def test_what_waits_for_a_held_operation_takes_no_request_from_the_shared_limit(
+    fresh: Store, kind: Kind
+) -> None:
     await hold(fresh, kind)
     assert await readied_for(fresh, await fresh.accepted(kind)) == []
     another = next(each for each in Kind if each is not kind)
@@ -122,12 +139,22 @@ async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
     payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
     for is_claim in (False, True):
         known = await evidence(fresh, payment_id, is_claim=is_claim)
-        assert (known.payouts_are_stopped, known.breaker_is_open, known.held_operations) == (False, False, HELD)
+        assert (known.payouts_are_stopped, known.breaker_is_open, known.held_operations) == (
+            False,
+            False,
+            HELD,
+        )
     found = await fresh.sweeping.look(limit=10, overdue_by=timedelta(0))
-    assert (found.payouts_are_stopped, found.held_operations, found.probes_due) == (False, HELD, frozenset())
+    assert (found.payouts_are_stopped, found.held_operations, found.probes_due) == (
+        False,
+        HELD,
+        frozenset(),
+    )
 
 
-async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(fresh: Store, other: Store) -> None:
+async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(
+    fresh: Store, other: Store
+) -> None:
     """Counted across workers."""
     sent = [await claimed(fresh) for _ in range(3)]
     for number, (store, item) in enumerate(zip([fresh, other, fresh], sent, strict=True)):
@@ -147,7 +174,9 @@ async def test_three_refusals_of_our_settings_at_once_hold_the_operation(fresh: 
 @pytest.mark.parametrize(
     "proof", [None, RECIPIENT, DuplicateSubmission()], ids=["acknowledged", "refused", "duplicate"]
 )
-async def test_another_definite_answer_ends_the_row(fresh: Store, proof: ProviderError | None) -> None:
+async def test_another_definite_answer_ends_the_row(
+    fresh: Store, proof: ProviderError | None
+) -> None:
     for error in (SETTINGS, SETTINGS, proof, SETTINGS, SETTINGS):
         await answer(fresh, await claimed(fresh), error)
     assert not await is_held(fresh)
@@ -181,10 +210,12 @@ async def test_what_says_nothing_about_an_operation_neither_holds_nor_counts_nor
     assert await story(fresh) == []
 
 
-# --- the probe -----------------------------------------------------------------------------------------------------
+# --- the probe ------------------------------------------------------------------------------------
 
 
-async def test_after_the_cool_down_one_of_all_waiting_payments_is_claimed(fresh: Store, other: Store) -> None:
+async def test_after_the_cool_down_one_of_all_waiting_payments_is_claimed(
+    fresh: Store, other: Store
+) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(20)]
     await hold(fresh)
     for _ in range(3):
@@ -201,7 +232,9 @@ async def test_after_the_cool_down_one_of_all_waiting_payments_is_claimed(fresh:
     assert attempts == 4
 
 
-async def test_payments_of_other_operations_are_claimed_beside_a_probe_and_probe_nothing(fresh: Store) -> None:
+async def test_payments_of_other_operations_are_claimed_beside_a_probe_and_probe_nothing(
+    fresh: Store,
+) -> None:
     waiting = [await fresh.accepted(kind) for kind in Kind]
     await hold(fresh)
     await cooled(fresh)
@@ -240,7 +273,9 @@ async def test_a_probe_that_is_lost_costs_only_its_cool_down(fresh: Store) -> No
     assert await claim(fresh, waiting[1]) is not None
 
 
-@pytest.mark.parametrize("what", ["payouts are stopped", "a person is to look at it", "it is too old"])
+@pytest.mark.parametrize(
+    "what", ["payouts are stopped", "a person is to look at it", "it is too old"]
+)
 async def test_a_payment_that_may_not_be_claimed_takes_no_probe(fresh: Store, what: str) -> None:
     payment_id = await fresh.accepted(Kind.WITHDRAWAL)
     await hold(fresh)
@@ -250,7 +285,9 @@ async def test_a_payment_that_may_not_be_claimed_takes_no_probe(fresh: Store, wh
     elif what == "it is too old":
         await fresh.execute("UPDATE mkwanja.payments SET expires_at = now()")
     else:
-        await fresh.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id)
+        await fresh.execute(
+            "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id
+        )
     assert await claim(fresh, payment_id) is None
     assert (await row(fresh))["probes"] == 0
 
@@ -271,8 +308,12 @@ async def test_an_answer_that_proves_the_operation_to_work_releases_it_in_its_co
     assert await story(fresh) == [("b2c", True), ("b2c", False)]
 
 
-@pytest.mark.parametrize("error", [*NO_WORD, SETTINGS, ProductRefused()], ids=lambda error: type(error).__name__)
-async def test_a_probe_that_proves_nothing_leaves_the_operation_held(fresh: Store, error: ProviderError) -> None:
+@pytest.mark.parametrize(
+    "error", [*NO_WORD, SETTINGS, ProductRefused()], ids=lambda error: type(error).__name__
+)
+async def test_a_probe_that_proves_nothing_leaves_the_operation_held(
+    fresh: Store, error: ProviderError
+) -> None:
     await hold(fresh)
     await cooled(fresh)
     await answer(fresh, await claimed(fresh), error)
@@ -287,7 +328,9 @@ async def test_an_answer_to_a_send_from_before_the_hold_does_not_release_it(fres
     assert await is_held(fresh)
 
 
-async def test_a_refusal_of_a_send_from_before_the_release_does_not_hold_it_again(fresh: Store) -> None:
+async def test_a_refusal_of_a_send_from_before_the_release_does_not_hold_it_again(
+    fresh: Store,
+) -> None:
     earlier = [await claimed(fresh) for _ in range(4)]
     await hold(fresh)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
@@ -306,18 +349,24 @@ async def test_an_operator_s_release_lets_everything_go_out(fresh: Store) -> Non
     assert all([await claim(fresh, payment_id) for payment_id in waiting])
 
 
-async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(fresh: Store, other: Store) -> None:
+async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(
+    fresh: Store, other: Store
+) -> None:
     """While operations are held, probed and released by both workers."""
     for kind in Kind:
         await hold(fresh, kind)
 
     async def live(store: Store, number: int) -> None:
         sent = await store.accepted(list(Kind)[number % 3]), new_id()
-        await store.execute("UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL")
+        await store.execute(
+            "UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL"
+        )
         if await store.claiming.claim(*sent, lease=TIMES.lease, account=None) is not None:
             await answer(store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4])
 
     for _ in range(3):
-        await asyncio.gather(*(live(store, number) for number in range(24) for store in (fresh, other)))
+        await asyncio.gather(
+            *(live(store, number) for number in range(24) for store in (fresh, other))
+        )
     await other.database.close()
     assert await fresh.deadlocks() == 0

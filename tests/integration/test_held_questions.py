@@ -21,11 +21,20 @@ from tests.builders import ACCOUNTS
 from tests.decisions import asked_by, probed_by
 from tests.integration.conftest import Store, acknowledgement, new_id
 from tests.integration.inquiries import AT_ONCE, count_due, due, resendable
-from tests.integration.test_held_operations import B2C, claim, claimed, cooled, hold, is_held, other, row
+from tests.integration.test_held_operations import (
+    B2C,
+    claim,
+    claimed,
+    cooled,
+    hold,
+    is_held,
+    other,
+    row,
+)
 
 __all__ = ["other"]
 
-# --- a resend ------------------------------------------------------------------------------------------------------
+# --- a resend -------------------------------------------------------------------------------------
 
 
 async def resent(store: Store, payment_id: UUID) -> bool:
@@ -35,13 +44,17 @@ async def resent(store: Store, payment_id: UUID) -> bool:
     return payment is not None and payment.attempt_id == attempt_id
 
 
-async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(fresh: Store, other: Store) -> None:
+async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(
+    fresh: Store, other: Store
+) -> None:
     waiting = [await resendable(fresh) for _ in range(6)]
     await hold(fresh)
     assert not any([await resent(fresh, payment_id) for payment_id in waiting])
     await cooled(fresh)
     stores = [fresh, other] * 3
-    won = await asyncio.gather(*(resent(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True)))
+    won = await asyncio.gather(
+        *(resent(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
+    )
     assert won.count(True) == 1
     assert (await row(fresh))["probes"] == 1
     await hold(fresh, Kind.BILL_PAYMENT)
@@ -49,9 +62,12 @@ async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(fresh: S
     assert [await resent(fresh, payment_id) for payment_id in waiting].count(True) == 5
 
 
-# --- questions -----------------------------------------------------------------------------------------------------
+# --- questions ------------------------------------------------------------------------------------
 
-QUESTIONS = [(Kind.DEPOSIT, Operation.STK_QUERY, Step.QUERY), (Kind.WITHDRAWAL, Operation.STATUS, Step.STATUS)]
+QUESTIONS = [
+    (Kind.DEPOSIT, Operation.STK_QUERY, Step.QUERY),
+    (Kind.WITHDRAWAL, Operation.STATUS, Step.STATUS),
+]
 
 
 async def to_ask(store: Store, kind: Kind) -> UUID:
@@ -65,13 +81,17 @@ async def to_ask(store: Store, kind: Kind) -> UUID:
 async def question(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
-    decided = (await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe))).decided
+    decided = (
+        await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe))
+    ).decided
     return asked_by(decided), probed_by(decided)
 
 
 async def said(store: Store, payment_id: UUID, number: int, standing: Standing | None) -> None:
     report = Report(word=Word.UNDECIDED)
-    change = answering(payment_id, number, report, (), AT_ONCE, said=Asked(report, (), standing, "401.002.01"))
+    change = answering(
+        payment_id, number, report, (), AT_ONCE, said=Asked(report, (), standing, "401.002.01")
+    )
     await store.changing.change(change)
 
 
@@ -97,7 +117,11 @@ async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
     [(probe, taken)] = [item for item in won if item[0] is not None]
     assert probe is not None
     assert taken is operation
-    for standing, expected in ((None, True), (Standing.PRODUCT_REFUSED, True), (Standing.WORKS, False)):
+    for standing, expected in (
+        (None, True),
+        (Standing.PRODUCT_REFUSED, True),
+        (Standing.WORKS, False),
+    ):
         await said(fresh, waiting[won.index((probe, taken))], probe.number, standing)
         assert await is_held(fresh, operation) is expected
     assert await count_due(fresh, step) > 1

@@ -1,4 +1,6 @@
-"""The Daraja client against a hostile server: doubt, never a success by accident, nothing unbounded, nothing escapes."""
+"""The Daraja client against a hostile server: doubt, never a success by accident, nothing
+unbounded, nothing escapes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,18 @@ from domain.values import storable_text
 from tests.builders import a_payment, an_attempt
 from tests.integration.daraja import Shelf, client_of, to_submit
 from tests.integration.daraja import an_attempt as an_open_attempt
-from tests.integration.hostile_wire import BODY, CHUNKED, UNUSABLE, USABLE, Hostile, be_silent, drip, head, reset, whole
+from tests.integration.hostile_wire import (
+    BODY,
+    CHUNKED,
+    UNUSABLE,
+    USABLE,
+    Hostile,
+    be_silent,
+    drip,
+    head,
+    reset,
+    whole,
+)
 
 _MEMORY_BYTES_MAX = 8 * 1024 * 1024
 
@@ -64,7 +77,9 @@ class TestWholeAnswers:
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", USABLE)
-    async def test_an_odd_but_whole_answer_is_taken(self, session: aiohttp.ClientSession, what: str) -> None:
+    async def test_an_odd_but_whole_answer_is_taken(
+        self, session: aiohttp.ClientSession, what: str
+    ) -> None:
         async with Hostile(USABLE[what]) as server:
             ids = await client_of(session, server.url).submit(to_submit(), an_open_attempt())
             assert (IdKind.CHECKOUT_REQUEST, "ws_CO_1") in ids
@@ -82,7 +97,9 @@ class TestGarbage:
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", UNUSABLE)
     @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
-    async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind, what: str) -> None:
+    async def test_a_payment_is_in_doubt(
+        self, session: aiohttp.ClientSession, kind: Kind, what: str
+    ) -> None:
         """It was sent once, and may have been taken."""
         async with Hostile(UNUSABLE[what]) as server:
             open_attempt = an_open_attempt()
@@ -94,23 +111,33 @@ class TestGarbage:
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", UNUSABLE)
-    async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession, what: str) -> None:
+    async def test_a_question_has_no_answer(
+        self, session: aiohttp.ClientSession, what: str
+    ) -> None:
         """Neither paid nor failed, and the next question comes in its time."""
         exchanges: list[Exchange] = []
         async with Hostile(UNUSABLE[what]) as server:
             report = await client_of(session, server.url).ask(asked_about(), 1, exchanges)
         assert report is not None
-        assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, Verdict.NO_ANSWER, None)
+        assert (report.word, report.verdict, report.failure) == (
+            Word.UNDECIDED,
+            Verdict.NO_ANSWER,
+            None,
+        )
         assert_storable(exchanges)
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", [what for what in UNUSABLE if what != "a shorter length"])
-    async def test_there_is_no_token_and_nothing_is_sent(self, session: aiohttp.ClientSession, what: str) -> None:
+    async def test_there_is_no_token_and_nothing_is_sent(
+        self, session: aiohttp.ClientSession, what: str
+    ) -> None:
         """Without a token the payment was not sent: that is known, and no doubt."""
         async with Hostile(UNUSABLE[what]) as server:
             open_attempt = an_open_attempt()
             with pytest.raises(Unreachable):
-                await client_of(session, server.url, shelf=Shelf(None)).submit(to_submit(), open_attempt)
+                await client_of(session, server.url, shelf=Shelf(None)).submit(
+                    to_submit(), open_attempt
+                )
             assert not open_attempt.fence.is_written
             assert all(request.startswith(b"GET ") for request in server.requests)
 
@@ -125,15 +152,21 @@ class TestBrokenOff:
         async with Hostile(said, then) as server:
             open_attempt = an_open_attempt()
             with pytest.raises(OutcomeUnknown):
-                await client_of(session, server.url, call_seconds=0.5).submit(to_submit(), open_attempt)
+                await client_of(session, server.url, call_seconds=0.5).submit(
+                    to_submit(), open_attempt
+                )
             assert len(server.requests) == 1
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", BROKEN_OFF)
-    async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession, what: str) -> None:
+    async def test_a_question_has_no_answer(
+        self, session: aiohttp.ClientSession, what: str
+    ) -> None:
         said, then = BROKEN_OFF[what]
         async with Hostile(said, then) as server:
-            report = await client_of(session, server.url, call_seconds=0.5).ask(asked_about(), 1, [])
+            report = await client_of(session, server.url, call_seconds=0.5).ask(
+                asked_about(), 1, []
+            )
         assert report is not None
         assert report.verdict is Verdict.NO_ANSWER
 
@@ -143,7 +176,12 @@ class TestMemory:
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize(
-        "what", [what for what in UNUSABLE if any(word in what for word in ("bomb", "mega", "many", "long", "endless"))]
+        "what",
+        [
+            what
+            for what in UNUSABLE
+            if any(word in what for word in ("bomb", "mega", "many", "long", "endless"))
+        ],
     )
     @pytest.mark.parametrize("has_token", [True, False])
     async def test_an_answer_takes_little_memory(
@@ -183,7 +221,10 @@ class TestConnections:
     async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request(
         self, session: aiohttp.ClientSession, what: str, *, is_late: bool
     ) -> None:
-        """Kept for the next payment, they would acknowledge it before it was sent. At worst that one is in doubt."""
+        """Kept for the next payment, they would acknowledge it before it was sent.
+
+        At worst that one is in doubt.
+        """
 
         async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while True:

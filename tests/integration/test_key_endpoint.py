@@ -1,4 +1,6 @@
-"""Whatever is wrong with the endpoint of the key set, the last good set serves, for a day; and the metrics say so."""
+"""Whatever is wrong with the endpoint of the key set, the last good set serves, for a day; and
+the metrics say so.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ HOUR_SECONDS = 3600
 
 
 def answer(body: bytes, status: str = "200 OK", *fields: str, length: int | None = None) -> bytes:
-    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", "Connection: close"]
+    head = [
+        f"HTTP/1.1 {status}",
+        f"Content-Length: {len(body) if length is None else length}",
+        "Connection: close",
+    ]
     return "\r\n".join([*head, *fields, "", ""]).encode() + body
 
 
@@ -74,13 +80,22 @@ FAULTS: dict[str, tuple[str, Script]] = {
     "speaks no HTTP": ("no_answer", says(b"\x16\x03\x01\x00\xff\r\n\r\n")),
     "has a head without end": ("no_answer", says(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000)),
     "stops halfway": ("no_answer", says(answer(GOOD_SET[:50], length=len(GOOD_SET)))),
-    "answers 500 with a good set": ("bad_answer", says(answer(GOOD_SET, "500 Internal Server Error"))),
+    "answers 500 with a good set": (
+        "bad_answer",
+        says(answer(GOOD_SET, "500 Internal Server Error")),
+    ),
     "answers 204": ("bad_answer", says(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")),
-    "answers HTML": ("bad_answer", says(answer(b"<html>Be right back</html>", "200 OK", "Content-Type: text/html"))),
+    "answers HTML": (
+        "bad_answer",
+        says(answer(b"<html>Be right back</html>", "200 OK", "Content-Type: text/html")),
+    ),
     "answers nothing": ("bad_answer", says(answer(b""))),
     "answers half a set": ("bad_answer", says(answer(GOOD_SET[:-5]))),
     "answers in UTF-16": ("bad_answer", says(answer(GOOD_SET.decode().encode("utf-16")))),
-    "answers a number of 5,000 digits": ("bad_answer", says(answer(b'{"keys": [' + b"9" * 5000 + b"]}"))),
+    "answers a number of 5,000 digits": (
+        "bad_answer",
+        says(answer(b'{"keys": [' + b"9" * 5000 + b"]}")),
+    ),
     "answers very deep": ("bad_answer", says(answer(b"[" * 60_000))),
     "answers a megabyte": ("bad_answer", says(answer(GOOD_SET + b" " * 1_000_000))),
     "answers without end": ("bad_answer", says(b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 65_536] * 20)),
@@ -147,15 +162,22 @@ def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"mkwanja_key_set_{name}", labels) or 0.0
 
 
-async def fails(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str, ask: Awaitable[bool]) -> bool:
-    """What `ask` says while the endpoint has that fault; one fetch was made, and counted as what it was."""
+async def fails(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str, ask: Awaitable[bool]
+) -> bool:
+    """What `ask` says while the endpoint has that fault; one fetch was made, and counted as what
+    it was.
+    """
     result, endpoint.script = FAULTS[fault]
     before, asked = metric("fetches_total", result=result), len(endpoint.paths)
     with monkeypatch.context() as patch:
         if fault in {"hangs", "drips", "drips its head"}:
             patch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.2)
         said = await ask
-    assert (metric("fetches_total", result=result) - before, endpoint.paths[asked:]) == (1, ["/keys"])
+    assert (metric("fetches_total", result=result) - before, endpoint.paths[asked:]) == (
+        1,
+        ["/keys"],
+    )
     return said
 
 
@@ -163,7 +185,9 @@ async def fails(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str,
 async def test_the_last_good_set_serves_for_a_day(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """While the endpoint is of no use known keys are known and the set's age grows; past a day nobody can be checked."""
+    """While the endpoint is of no use known keys are known and the set's age grows; past a day
+    nobody can be checked.
+    """
     await endpoint.keys.start()
     generation = endpoint.keys.generation
     for hours in (1, 24):
@@ -183,7 +207,9 @@ async def test_the_last_good_set_serves_for_a_day(
 async def test_without_a_set_nobody_is_called_a_forger(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """A fault from the first fetch on means that keys are unavailable (503), not that a token is bad (401)."""
+    """A fault from the first fetch on means that keys are unavailable (503), not that a token is
+    bad (401).
+    """
 
     async def start() -> bool:
         await endpoint.keys.start()
@@ -199,17 +225,25 @@ async def test_without_a_set_nobody_is_called_a_forger(
 
 
 async def test_a_redirect_leads_nowhere(endpoint: Endpoint) -> None:
-    """A redirect is not followed, even to a good set on the same server: it could lead to keys of anybody's choice."""
+    """A redirect is not followed, even to a good set on the same server: it could lead to keys
+    of anybody's choice.
+    """
     endpoint.script = says(answer(b"", "302 Found", "Location: /other"))
     await endpoint.keys.start()
     assert (endpoint.keys.is_loaded, endpoint.paths) == (False, ["/keys"])
 
 
 async def test_nothing_is_kept_between_fetches(endpoint: Endpoint) -> None:
-    """No cookie is sent back and no connection used again: the next fetch cannot fail for what the last one left."""
+    """No cookie is sent back and no connection used again: the next fetch cannot fail for what
+    the last one left.
+    """
     endpoint.keeps_connections = True
-    endpoint.script = says(answer(GOOD_SET, "200 OK", "Set-Cookie: a=b").replace(b"Connection: close\r\n", b""))
-    keys = KeySet(f"{endpoint.url.replace('127.0.0.1', 'localhost')}/keys", clock=lambda: endpoint.now)
+    endpoint.script = says(
+        answer(GOOD_SET, "200 OK", "Set-Cookie: a=b").replace(b"Connection: close\r\n", b"")
+    )
+    keys = KeySet(
+        f"{endpoint.url.replace('127.0.0.1', 'localhost')}/keys", clock=lambda: endpoint.now
+    )
     await keys.start()
     endpoint.now += 541
     await keys.refresh_if_old()
@@ -235,7 +269,9 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 async def test_a_fetch_answers_no_later_question(issuer: Issuer) -> None:
-    """A key published while a fetch was under way is not taken for missing, whatever that fetch still brought."""
+    """A key published while a fetch was under way is not taken for missing, whatever that fetch
+    still brought.
+    """
     await issuer.keys.start()
     issuer.is_open.clear()
     issuer.was_asked.clear()
@@ -261,7 +297,9 @@ async def test_a_fetch_answers_no_later_question(issuer: Issuer) -> None:
 async def test_an_empty_set_is_told_once_with_what_it_means(
     endpoint: Endpoint, has_secret: bool, level: str, effect: str
 ) -> None:
-    """A project without asymmetric keys is one line in the log: a warning with a way out, or fine because of JWT_SECRET."""
+    """A project without asymmetric keys is one line in the log: a warning with a way out, or
+    fine because of JWT_SECRET.
+    """
     endpoint.script = says(answer(b'{"keys": []}'))
     keys = KeySet(f"{endpoint.url}/keys", clock=lambda: endpoint.now, has_secret=has_secret)
     with capture_logs() as logs:
@@ -271,5 +309,9 @@ async def test_an_empty_set_is_told_once_with_what_it_means(
     await keys.close()
     assert len(endpoint.paths) == 2
     [line] = logs
-    assert (line["event"], line["log_level"], line["effect"][: len(effect)]) == ("key_set_empty", level, effect)
+    assert (line["event"], line["log_level"], line["effect"][: len(effect)]) == (
+        "key_set_empty",
+        level,
+        effect,
+    )
     assert ("JWT_SECRET" in line.get("hint", "")) is not has_secret

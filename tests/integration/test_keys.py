@@ -1,4 +1,6 @@
-"""How long keys, and tokens checked with them, are believed: a real endpoint, and a clock that goes when told."""
+"""How long keys, and tokens checked with them, are believed: a real endpoint, and a clock that
+goes when told.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +24,9 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 async def test_without_any_set_nobody_is_refused(issuer: Issuer) -> None:
-    """While no set was ever loaded only HS256 tokens can be checked; start is no error, and the first set mends it."""
+    """While no set was ever loaded only HS256 tokens can be checked; start is no error, and the
+    first set mends it.
+    """
     issuer.answer = lambda: web.Response(status=500)
     await issuer.keys.start()
     by_secret = token(None)
@@ -38,7 +42,9 @@ async def test_without_any_set_nobody_is_refused(issuer: Issuer) -> None:
 
 
 async def test_unknown_kid_is_looked_up_once_a_minute(issuer: Issuer) -> None:
-    """A kid absent after a fetch is refused for 60 s without another fetch, and then looked up again."""
+    """A kid absent after a fetch is refused for 60 s without another fetch, and then looked up
+    again.
+    """
     for _ in range(10):
         assert not await issuer.knows("second")
         issuer.now += 5.9
@@ -50,7 +56,9 @@ async def test_unknown_kid_is_looked_up_once_a_minute(issuer: Issuer) -> None:
 
 
 async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
-    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s, and 5 after any rest; known keys work throughout."""
+    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s, and 5 after any rest;
+    known keys work throughout.
+    """
     await issuer.keys.start()
     assert not any([await issuer.knows(f"made-up-{number}") for number in range(200)])
     assert issuer.fetches == 5
@@ -73,7 +81,9 @@ async def test_kid_that_names_no_key_is_not_looked_up(issuer: Issuer, kid: str) 
 
 
 async def test_closed_key_set_fetches_nothing(issuer: Issuer) -> None:
-    """After close the last set serves requests under way, however old it is, and nothing is asked any more."""
+    """After close the last set serves requests under way, however old it is, and nothing is
+    asked any more.
+    """
     await issuer.keys.start()
     await issuer.keys.close()
     issuer.now += 600
@@ -94,8 +104,12 @@ async def test_kid_that_could_not_be_looked_up_is_tried_again(issuer: Issuer) ->
     assert await issuer.knows("second")
 
 
-async def test_memory_for_missing_kids_is_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made-up kids do not fill the memory: the oldest are forgotten, and very long ones never kept."""
+async def test_memory_for_missing_kids_is_bounded(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made-up kids do not fill the memory: the oldest are forgotten, and very long ones never
+    kept.
+    """
     monkeypatch.setattr(gateway.auth.keys, "MISSING_KIDS_MAX", 3)
     for kid in [*"abcde", "k" * 300]:
         assert not await issuer.knows(kid)
@@ -104,7 +118,9 @@ async def test_memory_for_missing_kids_is_bounded(issuer: Issuer, monkeypatch: p
 
 
 async def test_concurrent_waiters_share_one_fetch(issuer: Issuer) -> None:
-    """Everybody who waits is served by one fetch, and one who gives up does not take it from the others."""
+    """Everybody who waits is served by one fetch, and one who gives up does not take it from the
+    others.
+    """
     issuer.is_open.clear()
     waiters = [asyncio.create_task(issuer.knows("first")) for _ in range(100)]
     await asyncio.wait_for(issuer.was_asked.wait(), 5)
@@ -116,7 +132,9 @@ async def test_concurrent_waiters_share_one_fetch(issuer: Issuer) -> None:
 
 
 async def test_rotation_takes_effect_at_once(issuer: Issuer) -> None:
-    """A new key's first token is accepted, and what that fetch showed to be gone is refused, checked before or not."""
+    """A new key's first token is accepted, and what that fetch showed to be gone is refused,
+    checked before or not.
+    """
     first, second = token("first"), token("second")
     assert await issuer.subject(first) == "user"
     issuer.jwks.insert(0, jwk("second"))
@@ -130,7 +148,9 @@ async def test_rotation_takes_effect_at_once(issuer: Issuer) -> None:
 
 
 async def test_removed_key_is_refused_after_idle_time(issuer: Issuer) -> None:
-    """Ten minutes after a key left the set its tokens are refused, though nobody called in between."""
+    """Ten minutes after a key left the set its tokens are refused, though nobody called in
+    between.
+    """
     assert await issuer.subject(token("first")) == "user"
     issuer.jwks = [jwk("second")]
     issuer.now += 600
@@ -139,7 +159,9 @@ async def test_removed_key_is_refused_after_idle_time(issuer: Issuer) -> None:
 
 
 async def test_busy_token_does_not_keep_its_removed_key(issuer: Issuer) -> None:
-    """A token that is remembered all the time has the set refreshed, and is refused once its key is gone."""
+    """A token that is remembered all the time has the set refreshed, and is refused once its key
+    is gone.
+    """
     await issuer.keys.start()
     issuer.jwks = [jwk("second")]
     used = token("first")
@@ -157,7 +179,9 @@ async def test_busy_token_does_not_keep_its_removed_key(issuer: Issuer) -> None:
 async def test_verified_token_is_remembered_within_limits(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, lifetime: float, believed: float
 ) -> None:
-    """A verified token is not checked again for five minutes or until it expires, and then it is."""
+    """A verified token is not checked again for five minutes or until it expires, and then it
+    is.
+    """
     good = token("first", exp=issuer.now + lifetime)
     await issuer.subject(good)
     monkeypatch.setattr(gateway.auth.verifier, "jwt", None)  # from now on every check fails
@@ -168,7 +192,9 @@ async def test_verified_token_is_remembered_within_limits(
         await issuer.subject(good)
 
 
-async def test_remembered_tokens_are_bounded(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_remembered_tokens_are_bounded(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of more tokens than the limit the least recently used are forgotten."""
     monkeypatch.setattr(gateway.auth.verifier, "VERIFIED_TOKENS_MAX", 2)
     tokens = [token("first", sub=f"user-{number}") for number in range(3)]
@@ -195,8 +221,12 @@ async def test_last_good_set_is_kept_for_a_day(issuer: Issuer) -> None:
     assert await issuer.knows("first")
 
 
-async def test_hanging_endpoint_holds_nobody(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch has a time limit; after it failed, known keys are answered while the next one still hangs."""
+async def test_hanging_endpoint_holds_nobody(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch has a time limit; after it failed, known keys are answered while the next one
+    still hangs.
+    """
     await issuer.keys.start()
     issuer.is_open.clear()
     monkeypatch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.05)
@@ -208,8 +238,12 @@ async def test_hanging_endpoint_holds_nobody(issuer: Issuer, monkeypatch: pytest
     assert issuer.keys._fetching is not None
 
 
-async def test_set_is_refreshed_without_callers(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the background a set older than five minutes is fetched again; another set is another generation."""
+async def test_set_is_refreshed_without_callers(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the background a set older than five minutes is fetched again; another set is another
+    generation.
+    """
     monkeypatch.setattr(gateway.auth.keys, "_TICK_SECONDS", 0.001)
     await issuer.keys.start()
     for added, generation in (([], 1), ([jwk("second")], 2)):
@@ -244,21 +278,31 @@ BROKEN: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN)
-async def test_unusable_key_does_not_spoil_the_set(issuer: Issuer, make: Callable[[], object]) -> None:
-    """A key that we cannot or must not use is reported and left out; the good one beside it works."""
+async def test_unusable_key_does_not_spoil_the_set(
+    issuer: Issuer, make: Callable[[], object]
+) -> None:
+    """A key that we cannot or must not use is reported and left out; the good one beside it
+    works.
+    """
     issuer.jwks.append(make())
     with capture_logs() as logs:
         await issuer.keys.start()
     assert not await issuer.knows("other")
     assert await issuer.subject(token("first")) == "user"
-    assert [entry["count"] for entry in logs if entry["event"] == "key_set_has_unusable_keys"] == [1]
+    assert [entry["count"] for entry in logs if entry["event"] == "key_set_has_unusable_keys"] == [
+        1
+    ]
 
 
 async def test_rsa_and_ec_keys_are_loaded(issuer: Issuer) -> None:
     """Each key is for the algorithm of its own type, with or without alg, use and key_ops."""
     bare = {name: value for name, value in jwk("bare").items() if name not in {"alg", "use"}}
     issuer.jwks += [bare, rsa_jwk(2048, key_ops=["verify"])]
-    assert [(await issuer.keys.key(kid)).algorithm for kid in ("first", "bare", "rsa")] == ["ES256", "ES256", "RS256"]
+    assert [(await issuer.keys.key(kid)).algorithm for kid in ("first", "bare", "rsa")] == [
+        "ES256",
+        "ES256",
+        "RS256",
+    ]
 
 
 async def test_empty_set_is_a_set_that_knows_no_key(issuer: Issuer) -> None:
@@ -283,7 +327,9 @@ NO_SET: dict[str, Callable[[], web.Response]] = {
 
 
 @pytest.mark.parametrize("answer", NO_SET.values(), ids=NO_SET)
-async def test_answer_that_is_no_set_changes_nothing(issuer: Issuer, answer: Callable[[], web.Response]) -> None:
+async def test_answer_that_is_no_set_changes_nothing(
+    issuer: Issuer, answer: Callable[[], web.Response]
+) -> None:
     """An answer that is not a key set leaves the last good one in place, and is asked for once."""
     await issuer.keys.start()
     issuer.answer = answer
@@ -292,7 +338,9 @@ async def test_answer_that_is_no_set_changes_nothing(issuer: Issuer, answer: Cal
     assert (issuer.fetches, issuer.keys.age_seconds) == (2, 600)
 
 
-async def test_proxies_do_not_choose_our_keys(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxies_do_not_choose_our_keys(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys come from the issuer itself, whatever proxy the environment names."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -302,14 +350,20 @@ async def test_proxies_do_not_choose_our_keys(issuer: Issuer, monkeypatch: pytes
     assert issuer.keys.is_loaded
 
 
-async def test_flood_of_forgeries_displaces_nobody(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forged token costs one check of a signature, and takes no place among those that were verified."""
+async def test_flood_of_forgeries_displaces_nobody(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forged token costs one check of a signature, and takes no place among those that were
+    verified.
+    """
     monkeypatch.setattr(gateway.auth.verifier, "VERIFIED_TOKENS_MAX", 3)
     good = [token("first", sub=f"user-{number}") for number in range(3)]
     forged = [token("other", header_kid="first", sub=f"user-{number}") for number in range(100)]
     for text in good:
         await issuer.subject(text)
-    with patch("jose.backends.cryptography_backend.CryptographyECKey.verify", return_value=False) as verify:
+    with patch(
+        "jose.backends.cryptography_backend.CryptographyECKey.verify", return_value=False
+    ) as verify:
         for text in forged:
             with pytest.raises(Unauthenticated, match="signature"):
                 await issuer.subject(text)
@@ -319,7 +373,9 @@ async def test_flood_of_forgeries_displaces_nobody(issuer: Issuer, monkeypatch: 
 
 
 async def test_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
-    """A token that was verified before the clock went back is forgotten when it expires all the same."""
+    """A token that was verified before the clock went back is forgotten when it expires all the
+    same.
+    """
     wall = [issuer.now]
     verifier = TokenVerifier(issuer.keys, SECRET, ISSUER, "authenticated", clock=lambda: wall[0])
     authorization = [f"Bearer {token('first', exp=issuer.now + 60)}"]
@@ -333,5 +389,7 @@ async def test_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
 
 @pytest.mark.parametrize("subject", [" user", "user ", "USER", "\u00faser", "u\u0301ser"])
 async def test_subject_is_taken_as_it_is(issuer: Issuer, subject: str) -> None:
-    """Subjects that differ by a space, a letter's case or its spelling in Unicode are different callers."""
+    """Subjects that differ by a space, a letter's case or its spelling in Unicode are different
+    callers.
+    """
     assert await issuer.subject(token("first", sub=subject)) == subject

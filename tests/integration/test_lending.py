@@ -62,7 +62,9 @@ class TestStacks:
             await _pay(again)
             assert await _on_record(again) == 1
             async with connection(again.database_url) as raw:
-                assert await raw.fetchval("SELECT count(*) FROM mkwanja.brakes") == 2 + len(Operation)
+                assert await raw.fetchval("SELECT count(*) FROM mkwanja.brakes") == 2 + len(
+                    Operation
+                )
 
     async def test_it_starts_workers_and_what_has_other_settings(self, lending: Lending) -> None:
         async with lending.stack(_SHAPE) as stack:

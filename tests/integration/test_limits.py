@@ -1,4 +1,6 @@
-"""Limits in the accepting transaction: what counts, the last shilling under a race, and nobody pays for another's limit."""
+"""Limits in the accepting transaction: what counts, the last shilling under a race, and nobody
+pays for another's limit.
+"""
 
 from __future__ import annotations
 
@@ -56,24 +58,37 @@ def charged(
         (Meter.PHONE_DAY, phone, amount, phone_per_day),
         (Meter.PHONE_MINUTE, phone, 1, per_minute),
     ]
-    return replace(new, charges=tuple(Charge(m, s, cost, limit) for m, s, cost, limit in wanted if limit is not None))
+    return replace(
+        new,
+        charges=tuple(
+            Charge(m, s, cost, limit) for m, s, cost, limit in wanted if limit is not None
+        ),
+    )
 
 
-async def offered(stores: Sequence[Store], payments: Sequence[NewPayment]) -> list[Acceptance | BaseException]:
+async def offered(
+    stores: Sequence[Store], payments: Sequence[NewPayment]
+) -> list[Acceptance | BaseException]:
     """All at once, through the processes in turn."""
-    accepts = [stores[number % len(stores)].accepting.accept(new) for number, new in enumerate(payments)]
+    accepts = [
+        stores[number % len(stores)].accepting.accept(new) for number, new in enumerate(payments)
+    ]
     return list(await asyncio.gather(*accepts, return_exceptions=True))
 
 
 def accepted(results: Sequence[Acceptance | BaseException]) -> int:
-    assert all(isinstance(result, Acceptance | LimitExceeded | RateLimited) for result in results), results
+    assert all(
+        isinstance(result, Acceptance | LimitExceeded | RateLimited) for result in results
+    ), results
     return sum(isinstance(result, Acceptance) for result in results)
 
 
 class TestTheLastShilling:
     """Two requests cannot both take it, in one process or in two."""
 
-    async def test_two_hundred_at_once_against_a_day_that_fits_seven(self, store: Store, other: Store) -> None:
+    async def test_two_hundred_at_once_against_a_day_that_fits_seven(
+        self, store: Store, other: Store
+    ) -> None:
         caller = a_caller()
         many = [charged(caller, per_day=7 * 250 + 249) for _ in range(200)]
         assert accepted(await offered([store, other], many)) == 7
@@ -90,7 +105,9 @@ class TestTheLastShilling:
         many = [charged(phone_number=phone, per_minute=3) for _ in range(50)]
         assert accepted(await offered([store, other], many)) == 3
 
-    async def test_amounts_that_fit_together_are_all_accepted(self, store: Store, other: Store) -> None:
+    async def test_amounts_that_fit_together_are_all_accepted(
+        self, store: Store, other: Store
+    ) -> None:
         caller = a_caller()
         many = [charged(caller, per_day=250 * 60) for _ in range(60)]
         assert accepted(await offered([store, other], many)) == 60
@@ -101,7 +118,9 @@ class TestTheLastShilling:
         await store.accepting.accept(charged(spent, per_day=250))
         mixed = [charged(spent if number % 2 else a_caller(), per_day=250) for number in range(40)]
         results = await offered([store], mixed)
-        assert [isinstance(result, Acceptance) for result in results] == [number % 2 == 0 for number in range(40)]
+        assert [isinstance(result, Acceptance) for result in results] == [
+            number % 2 == 0 for number in range(40)
+        ]
 
     async def test_many_limits_in_any_order_make_no_deadlock(self, fresh: Store) -> None:
         callers, phones = [a_caller() for _ in range(6)], [a_phone() for _ in range(6)]
@@ -121,26 +140,45 @@ class TestWhatCounts:
         """A limit that is set at noon knows the morning."""
         caller = a_caller()
         await store.accepting.accept(charged(caller, amount_kes=700))
-        assert accepted(await offered([store], [charged(caller, per_day=1000, amount_kes=301)])) == 0
-        assert accepted(await offered([store], [charged(caller, per_day=1000, amount_kes=300)])) == 1
+        assert (
+            accepted(await offered([store], [charged(caller, per_day=1000, amount_kes=301)])) == 0
+        )
+        assert (
+            accepted(await offered([store], [charged(caller, per_day=1000, amount_kes=300)])) == 1
+        )
 
     async def test_all_kinds_of_a_caller_count_together(self, store: Store) -> None:
         caller = a_caller()
         for kind in Kind:
             await store.accepting.accept(charged(caller, kind, per_day=250 * len(Kind)))
-        assert accepted(await offered([store], [charged(caller, per_day=250 * len(Kind), amount_kes=1)])) == 0
+        assert (
+            accepted(
+                await offered([store], [charged(caller, per_day=250 * len(Kind), amount_kes=1)])
+            )
+            == 0
+        )
 
     async def test_what_a_phone_paid_and_was_paid_counts_together(self, store: Store) -> None:
         phone = a_phone()
         for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL):
             await store.accepting.accept(charged(kind=kind, phone_number=phone, phone_per_day=500))
-        assert accepted(await offered([store], [charged(phone_number=phone, phone_per_day=500, amount_kes=1)])) == 0
+        assert (
+            accepted(
+                await offered(
+                    [store], [charged(phone_number=phone, phone_per_day=500, amount_kes=1)]
+                )
+            )
+            == 0
+        )
 
     async def test_a_success_keeps_its_allowance(self, store: Store) -> None:
         caller = a_caller()
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
-        assert await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None) is not None
+        assert (
+            await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
+            is not None
+        )
         await store.changing.change(success(new.id))
         assert accepted(await offered([store], [charged(caller, per_day=250)])) == 0
 
@@ -149,7 +187,10 @@ class TestWhatCounts:
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
         assert accepted(await offered([store], [charged(caller, per_day=250)])) == 0
-        assert await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None) is not None
+        assert (
+            await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
+            is not None
+        )
         await store.changing.change(failure(new.id))
         assert accepted(await offered([store], [charged(caller, per_day=250)])) == 1
 
@@ -176,7 +217,9 @@ class TestWhatCounts:
         await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
         await store.changing.change(failure(new.id))
         assert accepted(await offered([store], [charged(phone_number=phone, per_minute=1)])) == 0
-        await store.execute("UPDATE mkwanja.payments SET created_at = now() - interval '61 s' WHERE id = $1", new.id)
+        await store.execute(
+            "UPDATE mkwanja.payments SET created_at = now() - interval '61 s' WHERE id = $1", new.id
+        )
         assert accepted(await offered([store], [charged(phone_number=phone, per_minute=1)])) == 1
 
     async def test_a_withdrawal_is_no_prompt(self, store: Store) -> None:
@@ -184,7 +227,9 @@ class TestWhatCounts:
         await store.accepting.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
         assert accepted(await offered([store], [charged(phone_number=phone, per_minute=1)])) == 1
 
-    @pytest.mark.parametrize(("stage", "safe_to_retry"), [(Stage.FAILED, True), *((stage, False) for stage in Stage)])
+    @pytest.mark.parametrize(
+        ("stage", "safe_to_retry"), [(Stage.FAILED, True), *((stage, False) for stage in Stage)]
+    )
     async def test_all_count_but_a_failure_that_certainly_moved_nothing(
         self, store: Store, stage: Stage, *, safe_to_retry: bool
     ) -> None:
@@ -218,24 +263,32 @@ class TestReplays:
             assert (again.is_replay, again.answer.payment_id) == (True, str(first.id))
         assert accepted(await offered([store], [charged(caller, per_day=500)])) == 1
 
-    async def test_a_replay_is_given_where_nothing_is_left(self, store: Store, other: Store) -> None:
+    async def test_a_replay_is_given_where_nothing_is_left(
+        self, store: Store, other: Store
+    ) -> None:
         """Also while newcomers are refused in the same commit."""
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accepting.accept(first)
         mixed = [
-            replace(first, id=new_id()) if number % 5 == 0 else charged(caller, per_day=250) for number in range(40)
+            replace(first, id=new_id()) if number % 5 == 0 else charged(caller, per_day=250)
+            for number in range(40)
         ]
         results = await offered([store, other], mixed)
-        assert [isinstance(result, Acceptance) for result in results] == [number % 5 == 0 for number in range(40)]
+        assert [isinstance(result, Acceptance) for result in results] == [
+            number % 5 == 0 for number in range(40)
+        ]
 
     async def test_a_replay_among_newcomers_takes_nobodys_place(self, store: Store) -> None:
-        """The limit fits one more; a replay that comes before it in the same commit is not counted."""
+        """The limit fits one more; a replay that comes before it in the same commit is not
+        counted.
+        """
         caller = a_caller()
         first = charged(caller, per_day=500, key="order-1")
         await store.accepting.accept(first)
         results = await offered(
-            [store], [replace(first, id=new_id()), *(charged(caller, per_day=500) for _ in range(3))]
+            [store],
+            [replace(first, id=new_id()), *(charged(caller, per_day=500) for _ in range(3))],
         )
         assert [isinstance(result, Acceptance) for result in results] == [True, True, False, False]
 
@@ -246,9 +299,12 @@ class TestReplays:
         await store.claiming.claim(first.id, new_id(), lease=TIMES.lease, account=None)
         await store.changing.change(success(first.id))
         await store.execute(
-            "UPDATE mkwanja.payments SET updated_at = now() - interval '2 days' WHERE id = $1", first.id
+            "UPDATE mkwanja.payments SET updated_at = now() - interval '2 days' WHERE id = $1",
+            first.id,
         )
-        await store.execute("UPDATE mkwanja.idempotency_keys SET expires_at = now() WHERE payment_id = $1", first.id)
+        await store.execute(
+            "UPDATE mkwanja.idempotency_keys SET expires_at = now() WHERE payment_id = $1", first.id
+        )
         assert accepted(await offered([store], [replace(first, id=new_id())])) == 0
 
     async def test_who_is_refused_uses_no_key(self, store: Store) -> None:
@@ -262,7 +318,9 @@ class TestReplays:
 async def test_who_holds_a_limit_too_long_holds_up_nobody_else(
     store: Store, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process frozen in its transaction: who takes of the same limit is told to come back, all others are served."""
+    """A process frozen in its transaction: who takes of the same limit is told to come back, all
+    others are served.
+    """
     monkeypatch.setattr(accepting, "_IN_FLIGHT_WAIT_SECONDS", 0.5)
     caller = a_caller()
     frozen = charged(caller, per_day=1000)

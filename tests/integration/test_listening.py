@@ -1,4 +1,6 @@
-"""How a process that listens begins, what it logs of requests (the route, never what the peer wrote), and how it ends."""
+"""How a process that listens begins, what it logs of requests (the route, never what the peer
+wrote), and how it ends.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _FIELDS = {"event", "process", "level", "timestamp", "route", "method", "status"
 
 @pytest.fixture(scope="module")
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
-    """The first web process and the receiver say everything, the second web process what it says in life."""
+    """The first web process and the receiver say everything, the second web process what it says
+    in life.
+    """
     talkative: dict[str, str | None] = {"LOG_LEVEL": "DEBUG"}
     settings = {"web.1": talkative, "callbacks": talkative}
     shape = Shape(processes=("web", "callbacks"), webs=2, process_env=settings)
@@ -41,7 +45,9 @@ def _logged(stack: Stack, process: str) -> list[Mapping[str, Any]]:
 
 
 async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
-    """Each answer is a line with route, method, status and time: no path, query, header, body or token is in the log."""
+    """Each answer is a line with route, method, status and time: no path, query, header, body or
+    token is in the log.
+    """
     payment_id, token = str(uuid4()), stack.issuer.user_token()
     secret = stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
     callback = address(stack.callbacks_url, secret, new_id(), "deposit")
@@ -59,7 +65,11 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
                 await answer.read()
     for process in ("web", "callbacks"):  # a line is written after its answer
         await stack.process(process).wait_logged(r'"status":\s*(404|403)')
-    said = [(line["method"], line["route"], line["status"]) for line in _logged(stack, "web") if "/v1" in line["route"]]
+    said = [
+        (line["method"], line["route"], line["status"])
+        for line in _logged(stack, "web")
+        if "/v1" in line["route"]
+    ]
     assert said == [
         ("GET", "/v1/payments/{payment_id}", 404),
         ("GET", "/v1/payments", 200),
@@ -74,12 +84,20 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
     for process in ("web", "callbacks"):
         assert all(set(line) == _FIELDS for line in _logged(stack, process))
         text = stack.process(process).log_text()
-        parts = (payment_id, token, "711000777", "key-of-this-test", urlsplit(callback).path.rpartition("/")[2])
+        parts = (
+            payment_id,
+            token,
+            "711000777",
+            "key-of-this-test",
+            urlsplit(callback).path.rpartition("/")[2],
+        )
         assert [part for part in parts if part in text] == []
 
 
 async def test_ordinary_answers_fill_no_log(stack: Stack) -> None:
-    """At INFO neither what went well nor what was refused is logged: a flood of requests is no flood of lines."""
+    """At INFO neither what went well nor what was refused is logged: a flood of requests is no
+    flood of lines.
+    """
     async with aiohttp.ClientSession(trust_env=False) as http:
         for path in ("/healthz", "/v1/payments", "/nowhere"):
             async with http.get(stack.process("web.2").url + path) as answer:
@@ -88,7 +106,9 @@ async def test_ordinary_answers_fill_no_log(stack: Stack) -> None:
 
 
 async def test_without_the_compiled_parser_nothing_starts(stack: Stack, tmp_path: Path) -> None:
-    """The parser that all this was tried with is the one in use, or the process says in a line why it does not start."""
+    """The parser that all this was tried with is the one in use, or the process says in a line
+    why it does not start.
+    """
     for name in ("web", "callbacks"):
         env = {**bare(), **stack.env(name), "AIOHTTP_NO_EXTENSIONS": "1"}
         command = procfile_commands(ROOT / "Procfile")[name]
@@ -100,8 +120,12 @@ async def test_without_the_compiled_parser_nothing_starts(stack: Stack, tmp_path
 
 
 @pytest.mark.whole
-async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(stack: Stack, tmp_path: Path) -> None:
-    """Each of the three processes rests on private parts of aiohttp, and says in a line why it does not start."""
+async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Each of the three processes rests on private parts of aiohttp, and says in a line why it
+    does not start.
+    """
     for name, command in procfile_commands(ROOT / "Procfile").items():
         if name == "release":
             continue
@@ -111,7 +135,9 @@ async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(stack: Stack, 
             f"sys.argv = {['-m', *arguments]}; runpy.run_module({module!r}, run_name='__main__')"
         )
         env = {**bare(), **stack.env(name)}
-        process = Process(name, [sys.executable, "-c", program], env=env, log=tmp_path / f"{name}.log", cwd=ROOT)
+        process = Process(
+            name, [sys.executable, "-c", program], env=env, log=tmp_path / f"{name}.log", cwd=ROOT
+        )
         await process.start()
         assert await process.wait(within_seconds=PATIENCE_SECONDS) > 0
         [line] = process.log_text().splitlines()
@@ -120,11 +146,17 @@ async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(stack: Stack, 
 
 @pytest.mark.parametrize("what", ["a head", "a body"])
 async def test_slow_peers_do_not_hold_up_the_end(stack: Stack, what: str) -> None:
-    """A process that is told to end does so in time, well, and without having answered what never came."""
+    """A process that is told to end does so in time, well, and without having answered what
+    never came.
+    """
     port = urlsplit(stack.process("web.2").url).port
     half = b"POST /v1/deposits HTTP/1.1\r\nHost: x\r\n"
     if what == "a body":
-        half += b"Authorization: Bearer " + stack.issuer.backend_token().encode() + b"\r\nX-Idempotency-Key: slow\r\n"
+        half += (
+            b"Authorization: Bearer "
+            + stack.issuer.backend_token().encode()
+            + b"\r\nX-Idempotency-Key: slow\r\n"
+        )
         half += b"Content-Type: application/json\r\nContent-Length: 40\r\n\r\n{"
     peers = []
     for _ in range(100):

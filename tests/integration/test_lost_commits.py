@@ -1,4 +1,6 @@
-"""A database that lost what it had committed (asynchronous failover, `synchronous_commit` off): no answer is lost."""
+"""A database that lost what it had committed (asynchronous failover, `synchronous_commit` off):
+no answer is lost.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,24 @@ def ids_of(payment_id: UUID, kind: Kind) -> ProviderIds:
     """What Daraja calls it."""
     if kind is Kind.DEPOSIT:
         return frozenset(
-            {(IdKind.CHECKOUT_REQUEST, f"ws_CO_{payment_id.hex}"), (IdKind.MERCHANT_REQUEST, payment_id.hex)}
+            {
+                (IdKind.CHECKOUT_REQUEST, f"ws_CO_{payment_id.hex}"),
+                (IdKind.MERCHANT_REQUEST, payment_id.hex),
+            }
         )
     own = str(payment_id) if kind is Kind.WITHDRAWAL else f"9d20-{payment_id.hex}"
-    return frozenset({(IdKind.ORIGINATOR_CONVERSATION, own), (IdKind.CONVERSATION, f"AG_{payment_id.hex}")})
+    return frozenset(
+        {(IdKind.ORIGINATOR_CONVERSATION, own), (IdKind.CONVERSATION, f"AG_{payment_id.hex}")}
+    )
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(store: Store, kind: Kind) -> None:
-    """The attempt is on record with account and ids, Daraja can be asked by them, and nothing claims the payment again."""
+async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(
+    store: Store, kind: Kind
+) -> None:
+    """The attempt is on record with account and ids, Daraja can be asked by them, and nothing
+    claims the payment again.
+    """
     payment_id, attempt_id = await with_lost_claim(store, kind)
     ids = ids_of(payment_id, kind)
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
@@ -56,54 +67,89 @@ async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(st
     assert (payment.stage, payment.needs_review) == (Stage.IN_DOUBT, False)
     assert payment.next_step is (Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS)
     [attempt] = payment.attempts
-    assert (attempt.id, attempt.outcome, attempt.account) == (attempt_id, Outcome.ACKNOWLEDGED, AN_ACCOUNT)
+    assert (attempt.id, attempt.outcome, attempt.account) == (
+        attempt_id,
+        Outcome.ACKNOWLEDGED,
+        AN_ACCOUNT,
+    )
     assert (attempt.provider_ids, attempt.ended_at is not None) == (ids, True)
     assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is None
-    assert [entry["what"] for entry in await store.history(payment_id)] == ["accepted", "claim_lost"]
+    assert [entry["what"] for entry in await store.history(payment_id)] == [
+        "accepted",
+        "claim_lost",
+    ]
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_an_unknown_outcome_without_its_claim_is_a_doubt_as_well(store: Store, kind: Kind) -> None:
+async def test_an_unknown_outcome_without_its_claim_is_a_doubt_as_well(
+    store: Store, kind: Kind
+) -> None:
     payment_id, attempt_id = await with_lost_claim(store, kind)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=OutcomeUnknown()))
     payment = await store.payment(payment_id)
-    assert (payment.stage, [attempt.outcome for attempt in payment.attempts]) == (Stage.IN_DOUBT, [Outcome.UNKNOWN])
+    assert (payment.stage, [attempt.outcome for attempt in payment.attempts]) == (
+        Stage.IN_DOUBT,
+        [Outcome.UNKNOWN],
+    )
 
 
-async def test_what_did_not_act_leaves_a_payment_whose_claim_was_lost_to_be_sent(store: Store) -> None:
+async def test_what_did_not_act_leaves_a_payment_whose_claim_was_lost_to_be_sent(
+    store: Store,
+) -> None:
     payment_id, attempt_id = await with_lost_claim(store, Kind.BILL_PAYMENT)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=Throttled()))
     assert (await store.payment(payment_id)).stage is Stage.ACCEPTED
-    assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is not None
+    assert (
+        await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
+        is not None
+    )
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
-async def test_a_second_send_that_began_before_the_answer_is_for_a_person(store: Store, kind: Kind) -> None:
+async def test_a_second_send_that_began_before_the_answer_is_for_a_person(
+    store: Store, kind: Kind
+) -> None:
     """Both may have acted. The second is not taken for the first: each keeps its own answer."""
     payment_id, first = await with_lost_claim(store, kind)
     second = new_id()
-    assert await store.claiming.claim(payment_id, second, lease=TIMES.lease, account=None) is not None
+    assert (
+        await store.claiming.claim(payment_id, second, lease=TIMES.lease, account=None) is not None
+    )
     await store.changing.change(acknowledgement(payment_id, first, ids=ids_of(payment_id, kind)))
     payment = await store.payment(payment_id)
-    assert (payment.stage, payment.attempt_id, payment.needs_review) == (Stage.SUBMITTING, second, True)
+    assert (payment.stage, payment.attempt_id, payment.needs_review) == (
+        Stage.SUBMITTING,
+        second,
+        True,
+    )
     await store.changing.change(acknowledgement(payment_id, second, error=Throttled()))
     payment = await store.payment(payment_id)
     assert (payment.stage, payment.needs_review) == (Stage.IN_DOUBT, True)
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
-async def test_ids_that_a_message_taught_before_the_answer_are_asked_by(store: Store, kind: Kind) -> None:
-    """A result came for a payment that is not on record as sent; the answer to the send itself named no id."""
+async def test_ids_that_a_message_taught_before_the_answer_are_asked_by(
+    store: Store, kind: Kind
+) -> None:
+    """A result came for a payment that is not on record as sent; the answer to the send itself
+    named no id.
+    """
     payment_id, attempt_id = await with_lost_claim(store, kind)
     ids = ids_of(payment_id, kind)
     await store.changing.change(failure(payment_id, kind, ids=ids))
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=OutcomeUnknown()))
     payment = await store.payment(payment_id)
-    assert (payment.stage, payment.provider_ids, payment.needs_review) == (Stage.IN_DOUBT, ids, True)
+    assert (payment.stage, payment.provider_ids, payment.needs_review) == (
+        Stage.IN_DOUBT,
+        ids,
+        True,
+    )
     assert payment.question is not None
 
 
-async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchange(store: Store) -> None:
+async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchange(
+    store: Store,
+) -> None:
     """There is nothing to be sent again, and a person finds what Daraja said."""
     payment_id, attempt_id = new_id(), new_id()
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
@@ -113,18 +159,32 @@ async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchang
     )  # fmt: skip
     open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence, exchanges=[exchange])
     ids = ids_of(payment_id, Kind.BILL_PAYMENT)
-    result = await store.changing.change(answer_change(payment_id, open_attempt, ids, None, TIMES, ACCOUNTS))
+    result = await store.changing.change(
+        answer_change(payment_id, open_attempt, ids, None, TIMES, ACCOUNTS)
+    )
     assert result.decided.payment is None
-    kept = await store.rows("SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1", payment_id)
+    kept = await store.rows(
+        "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1", payment_id
+    )
     assert [row["attempt_id"] for row in kept] == [attempt_id]
 
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
-    [("off", "on"), ("local", "on"), ("on", "on"), ("remote_write", "remote_write"), ("remote_apply", "remote_apply")],
+    [
+        ("off", "on"),
+        ("local", "on"),
+        ("on", "on"),
+        ("remote_write", "remote_write"),
+        ("remote_apply", "remote_apply"),
+    ],
 )
-async def test_every_transaction_is_on_disk_before_it_is_acted_on(fresh: Store, setting: str, expected: str) -> None:
-    """Also in a database whose default is to answer before; what an operator set beyond that stays."""
+async def test_every_transaction_is_on_disk_before_it_is_acted_on(
+    fresh: Store, setting: str, expected: str
+) -> None:
+    """Also in a database whose default is to answer before; what an operator set beyond that
+    stays.
+    """
     async with connection(fresh.url) as raw:
         name = await raw.fetchval("SELECT current_database()")
         await raw.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}')
@@ -133,8 +193,12 @@ async def test_every_transaction_is_on_disk_before_it_is_acted_on(fresh: Store, 
     assert row.synchronous_commit == expected
 
 
-@pytest.mark.parametrize(("error", "stage"), [(None, Stage.AWAITING_RESULT), (OutcomeUnknown(), Stage.IN_DOUBT)])
-async def test_each_claim_keeps_the_account_that_sends(store: Store, error: ProviderError | None, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("error", "stage"), [(None, Stage.AWAITING_RESULT), (OutcomeUnknown(), Stage.IN_DOUBT)]
+)
+async def test_each_claim_keeps_the_account_that_sends(
+    store: Store, error: ProviderError | None, stage: Stage
+) -> None:
     """In the commit of the claim itself, so that no crash leaves a send without it."""
     payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
     kept = "SELECT account FROM mkwanja.attempts WHERE payment_id = $1"

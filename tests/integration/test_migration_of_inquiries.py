@@ -1,4 +1,6 @@
-"""From 0001 to 0002 with a record that is in use, and back: what is due stays due, what happened stays on record."""
+"""From 0001 to 0002 with a record that is in use, and back: what is due stays due, what happened
+stays on record.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ async def migrated(store: Store, direction: str, revision: str) -> None:
 
 
 async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
-    """A payment of every kind in every stage, those of open ones with a way to ask and without; what is due for each."""
+    """A payment of every kind in every stage, those of open ones with a way to ask and without;
+    what is due for each.
+    """
     payments: list[UUID] = []
     for kind in OLDER_KINDS:
         awaited, attempt_id = await store.claimed(kind)
@@ -37,7 +41,13 @@ async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
         failed, _ = await store.claimed(kind)
         await store.changing.change(failure(failed, kind))
         submitting, _ = await store.claimed(kind)
-        payments += [await store.accepted(kind), submitting, awaited, failed, await store.finalized(kind)]
+        payments += [
+            await store.accepted(kind),
+            submitting,
+            awaited,
+            failed,
+            await store.finalized(kind),
+        ]
         payments += [await in_doubt(store, kind), await in_doubt(store, kind, askable=False)]
     silent = await in_doubt(store, Kind.DEPOSIT)
     await store.execute(
@@ -52,13 +62,18 @@ async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
 
 async def steps_on_record(store: Store) -> dict[UUID, Step | None]:
     rows = await store.rows(STEPS)
-    return {UUID(int=row["id"].int): Step(row["next_step"]) if row["next_step"] else None for row in rows}
+    return {
+        UUID(int=row["id"].int): Step(row["next_step"]) if row["next_step"] else None
+        for row in rows
+    }
 
 
 async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fresh: Store) -> None:
     """Rows of every kind and stage; nothing is lost on the way down either."""
     expected = await a_record_in_use(fresh)
-    events = [event.body for event in await Feed(fresh.database).page(after=0, limit=100, owner=None)]
+    events = [
+        event.body for event in await Feed(fresh.database).page(after=0, limit=100, owner=None)
+    ]
     assert len(events) >= 6
     await migrated(fresh, "downgrade", "0001")
     columns = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'mkwanja' AND table_name = $1"
@@ -67,7 +82,9 @@ async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fres
     await migrated(fresh, "upgrade", "head")
     assert await steps_on_record(fresh) == expected
     async with Store(fresh.url) as after:
-        again = [event.body for event in await Feed(after.database).page(after=0, limit=100, owner=None)]
+        again = [
+            event.body for event in await Feed(after.database).page(after=0, limit=100, owner=None)
+        ]
         assert sorted(again) == sorted(events)
         assert await count_due(after, Step.STATUS) == 3
         assert await count_due(after, Step.WATCH) == 2
@@ -75,7 +92,9 @@ async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fres
 
 
 @pytest.mark.whole
-async def test_a_release_that_was_taken_back_after_questions_were_answered_can_be_tried_again(fresh: Store) -> None:
+async def test_a_release_that_was_taken_back_after_questions_were_answered_can_be_tried_again(
+    fresh: Store,
+) -> None:
     """Their verdicts are gone with the column; the questions are not, nor is the way up."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT)
     await asked(fresh, payment_id)
@@ -85,7 +104,9 @@ async def test_a_release_that_was_taken_back_after_questions_were_answered_can_b
     assert await fresh.one("SELECT count(*) FROM mkwanja.inquiries") == 1
 
 
-async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_looked_at(fresh: Store) -> None:
+async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_looked_at(
+    fresh: Store,
+) -> None:
     """The migration leaves such a row to be watched. The first look at it finds the way to ask."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT, askable=False)
     await fresh.execute(
@@ -95,6 +116,8 @@ async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_loo
     await migrated(fresh, "downgrade", "0001")
     await migrated(fresh, "upgrade", "head")
     assert await steps_on_record(fresh) == {payment_id: Step.WATCH}
-    await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id)
+    await fresh.execute(
+        "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
+    )
     await fresh.changing.change(watching(payment_id, TIMES))
     assert await steps_on_record(fresh) == {payment_id: Step.QUERY}

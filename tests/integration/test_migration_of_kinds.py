@@ -1,4 +1,6 @@
-"""From 0009 to 0010 and back, with a record in use: what kinds mean is written down with each open payment."""
+"""From 0009 to 0010 and back, with a record in use: what kinds mean is written down with each
+open payment.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ from domain.lifecycle.resolve import question
 from domain.stages import Stage, Step
 from tests.builders import EXPIRES_AFTER, a_report
 from tests.integration.conftest import Store, a_callback, failure, new_id
-from tests.integration.test_migration_of_inquiries import OLDER_KINDS, a_record_in_use, migrated, steps_on_record
+from tests.integration.test_migration_of_inquiries import (
+    OLDER_KINDS,
+    a_record_in_use,
+    migrated,
+    steps_on_record,
+)
 from tests.integration.test_migrations import differences
 from tests.stack.databases import alembic
 
@@ -35,11 +42,19 @@ FROM mkwanja.payments WHERE id = $2
 
 def means_its_kind(row: dict[str, Any]) -> bool:
     kind = Kind(row["kind"])
-    return row["moves_money_out"] is RULES[kind].moves_money_out and row["lives"] == EXPIRES_AFTER[kind]
+    return (
+        row["moves_money_out"] is RULES[kind].moves_money_out
+        and row["lives"] == EXPIRES_AFTER[kind]
+    )
 
 
-async def test_open_payments_of_every_kind_and_stage_learn_what_their_kind_means(fresh: Store) -> None:
-    """What is due stays due, on the way up and on the way back. What was over before is not rewritten."""
+async def test_open_payments_of_every_kind_and_stage_learn_what_their_kind_means(
+    fresh: Store,
+) -> None:
+    """What is due stays due, on the way up and on the way back.
+
+    What was over before is not rewritten.
+    """
     expected = await a_record_in_use(fresh)
     await migrated(fresh, "downgrade", "0009")
     assert await steps_on_record(fresh) == expected
@@ -70,8 +85,12 @@ async def test_a_payment_that_was_over_before_can_still_be_read(fresh: Store) ->
         assert (await after.payment(payment_id)).stage is Stage.SUCCEEDED
 
 
-@pytest.mark.parametrize("what", ["confirm", "no receipt", "wrong source", "asked by a person", "corrected"])
-async def test_a_payment_that_failed_before_can_still_be_asked_about_and_corrected(fresh: Store, what: str) -> None:
+@pytest.mark.parametrize(
+    "what", ["confirm", "no receipt", "wrong source", "asked by a person", "corrected"]
+)
+async def test_a_payment_that_failed_before_can_still_be_asked_about_and_corrected(
+    fresh: Store, what: str
+) -> None:
     """It has neither of the new columns, and needs none: it is never sent."""
     payment_id, _ = await fresh.claimed(Kind.WITHDRAWAL)
     await fresh.changing.change(failure(payment_id, Kind.WITHDRAWAL))
@@ -92,11 +111,15 @@ def _later_word(payment_id: UUID, what: str) -> Change:
         return question(payment_id, reason="a test", operator="amina")
     report = a_report(receipt=None, has_amount=False) if what == "no receipt" else a_report()
     callback = replace(a_callback("withdrawal"), source_allowed=what != "wrong source")
-    return callback_change(payment_id, callback, report, confirm_above_kes=0 if what == "confirm" else None)
+    return callback_change(
+        payment_id, callback, report, confirm_above_kes=0 if what == "confirm" else None
+    )
 
 
 @pytest.mark.parametrize("kind", OLDER_KINDS)
-async def test_a_payment_that_an_older_web_process_inserts_means_its_kind(fresh: Store, kind: Kind) -> None:
+async def test_a_payment_that_an_older_web_process_inserts_means_its_kind(
+    fresh: Store, kind: Kind
+) -> None:
     """The release is rolled out process by process: the new schema serves both."""
     model, older = await fresh.accepted(kind), new_id()
     await fresh.execute(_OLDER_INSERT, older, model)
@@ -108,11 +131,12 @@ async def test_what_a_web_process_writes_itself_is_kept(fresh: Store) -> None:
     """The trigger fills in only what is missing."""
     payment_id: UUID = await fresh.accepted(Kind.WITHDRAWAL)
     await fresh.execute(
-        "UPDATE mkwanja.payments SET expires_at = created_at + interval '1 s' WHERE id = $1", payment_id
+        "UPDATE mkwanja.payments SET expires_at = created_at + interval '1 s' WHERE id = $1",
+        payment_id,
     )
-    copy = _OLDER_INSERT.replace("next_step)", "next_step, moves_money_out, expires_at)", 1).replace(
-        "now(), 'submit'", "now(), 'submit', moves_money_out, now() + interval '7 s'"
-    )
+    copy = _OLDER_INSERT.replace(
+        "next_step)", "next_step, moves_money_out, expires_at)", 1
+    ).replace("now(), 'submit'", "now(), 'submit', moves_money_out, now() + interval '7 s'")
     again = new_id()
     await fresh.execute(copy, again, payment_id)
     [row] = await fresh.rows(f"{_MEANING} WHERE id = $1", again)

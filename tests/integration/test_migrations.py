@@ -1,4 +1,6 @@
-"""The migrations: they make what the code expects, on any Postgres, for us alone; and what they make defends itself."""
+"""The migrations: they make what the code expects, on any Postgres, for us alone; and what they
+make defends itself.
+"""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -48,25 +50,37 @@ async def empty(postgres: PostgresServer) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def hosted(postgres: PostgresServer) -> AsyncIterator[str]:
-    """Such a database, migrated, with a table that somebody made in our schema later; the superuser's URL."""
+    """Such a database, migrated, with a table that somebody made in our schema later; the
+    superuser's URL.
+    """
     url = await postgres.create_database()
-    roles = "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    roles = (
+        "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
     try:
         async with connection(postgres.admin_url) as admin:
             for role in ROLES:
-                await admin.execute(roles.format(role, "BYPASSRLS" if role == "service_role" else ""))
+                await admin.execute(
+                    roles.format(role, "BYPASSRLS" if role == "service_role" else "")
+                )
     except asyncpg.InsufficientPrivilegeError:
         pytest.skip("the given database does not let us make roles")
     async with connection(url) as owner:
         await owner.execute("CREATE SCHEMA mkwanja")
         for where in ("", "IN SCHEMA mkwanja"):
             for what in ("TABLES", "SEQUENCES", "FUNCTIONS", *([] if where else ["SCHEMAS"])):
-                await owner.execute(f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {what} TO {', '.join(ROLES)}")
+                await owner.execute(
+                    f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {what} TO {', '.join(ROLES)}"
+                )
         await owner.execute(f"GRANT ALL ON SCHEMA mkwanja TO PUBLIC, {', '.join(ROLES)}")
     await upgraded(url)
     async with connection(url) as owner:
-        await owner.execute("CREATE TABLE mkwanja.made_later (secret text); CREATE SEQUENCE mkwanja.counted_later")
-        await owner.execute("CREATE FUNCTION mkwanja.said_later() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        await owner.execute(
+            "CREATE TABLE mkwanja.made_later (secret text); CREATE SEQUENCE mkwanja.counted_later"
+        )
+        await owner.execute(
+            "CREATE FUNCTION mkwanja.said_later() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+        )
     yield with_database(postgres.admin_url, database_name(url))
     await postgres.drop_database(url)
 
@@ -85,7 +99,8 @@ async def differences(url: str) -> list[Any]:
     """What alembic would still change to make the database equal to `tables.py`."""
 
     def compare(sync: Connection) -> list[Any]:
-        # A role that is called like our schema has it in its search path, and alembic would then call it by no name.
+        # A role that is called like our schema has it in its search path, and alembic would then
+        # call it by no name.
         sync.execute(text("SET LOCAL search_path = public"))
         sync.dialect.default_schema_name = "public"
         options = {
@@ -95,7 +110,8 @@ async def differences(url: str) -> list[Any]:
             "compare_type": True,
         }
         with warnings.catch_warnings():
-            # SQLAlchemy reads a constraint that is NOT VALID, and then does not know its own note of that.
+            # SQLAlchemy reads a constraint that is NOT VALID, and then does not know its own note
+            # of that.
             warnings.filterwarnings("ignore", message="Can't validate argument 'dialect_options'")
             return list(compare_metadata(MigrationContext.configure(sync, opts=options), metadata))
 
@@ -116,15 +132,24 @@ class TestUpgrade:
 
     async def test_the_comparison_sees_a_difference(self, fresh: Store) -> None:
         """Or the test above would promise nothing."""
-        await fresh.execute("ALTER TABLE mkwanja.payments DROP COLUMN receipt CASCADE; DROP INDEX mkwanja.payments_due")
-        assert {difference[0] for difference in await differences(fresh.url)} == {"add_column", "add_index"}
+        await fresh.execute(
+            "ALTER TABLE mkwanja.payments DROP COLUMN receipt CASCADE; DROP INDEX mkwanja.payments_due"
+        )
+        assert {difference[0] for difference in await differences(fresh.url)} == {
+            "add_column",
+            "add_index",
+        }
 
     def test_the_code_was_written_for_the_newest_migration(self) -> None:
         """/readyz compares the database with this number."""
-        assert ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head() == REVISION
+        assert (
+            ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head() == REVISION
+        )
 
     @pytest.mark.whole
-    async def test_down_to_base_nothing_is_left_and_up_again_everything_is(self, empty: str) -> None:
+    async def test_down_to_base_nothing_is_left_and_up_again_everything_is(
+        self, empty: str
+    ) -> None:
         """A failed release can be taken back, and tried again."""
         await upgraded(empty)
         status, said = await alembic("downgrade", "base", url=empty)
@@ -138,10 +163,14 @@ class TestUpgrade:
     async def test_releases_at_once_migrate_once_and_all_succeed(self, empty: str) -> None:
         """One waits for the other, then finds nothing to do."""
         await asyncio.gather(*(upgraded(empty) for _ in range(3)))
-        assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [REVISION]
+        assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [
+            REVISION
+        ]
         assert await differences(empty) == []
 
-    async def test_nothing_is_made_outside_our_schema_but_the_one_view_that_is_served(self, database_url: str) -> None:
+    async def test_nothing_is_made_outside_our_schema_but_the_one_view_that_is_served(
+        self, database_url: str
+    ) -> None:
         """Supabase serves `public` to the world; the view is in a schema of its own."""
         strangers = """
             SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -152,7 +181,9 @@ class TestUpgrade:
     async def test_a_migration_may_take_longer_than_any_limit_on_a_call(
         self, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It waits for another release, or rewrites a large table: seconds are no reason to give up half-way."""
+        """It waits for another release, or rewrites a large table: seconds are no reason to give
+        up half-way.
+        """
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.2)
         database = Database(database_url, pool_size=1, application_name="mkwanja-test")
         try:
@@ -162,15 +193,22 @@ class TestUpgrade:
             await database.close()
 
     @pytest.mark.parametrize("url", [None, "", "mysql://root@127.0.0.1/payments"])
-    async def test_without_a_usable_database_url_it_ends_with_one_line_that_names_it(self, url: str | None) -> None:
+    async def test_without_a_usable_database_url_it_ends_with_one_line_that_names_it(
+        self, url: str | None
+    ) -> None:
         """And no stack trace."""
         status, said = await alembic("upgrade", "head", url=url)
         assert status != 0
         assert len(said.strip().splitlines()) == 1, said
         assert "DATABASE_URL" in said
 
-    async def test_a_migration_that_a_row_stops_names_the_reason_and_not_the_row(self, empty: str) -> None:
-        """One line, with what Postgres said and the statement; the row has a phone number. Nothing is changed."""
+    async def test_a_migration_that_a_row_stops_names_the_reason_and_not_the_row(
+        self, empty: str
+    ) -> None:
+        """One line, with what Postgres said and the statement; the row has a phone number.
+
+        Nothing is changed.
+        """
         await upgraded(empty)
         status, said = await alembic("downgrade", "0001", url=empty)
         assert status == 0, said
@@ -181,21 +219,27 @@ class TestUpgrade:
             await store.accepted()
             for name in newer:
                 await store.execute(f"ALTER TABLE mkwanja.payments DROP COLUMN {name}")
-            await store.execute("ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK (sequence > 1) NOT VALID")
+            await store.execute(
+                "ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK (sequence > 1) NOT VALID"
+            )
         status, said = await alembic("upgrade", "head", url=empty)
         assert status != 0
         assert len(said.strip().splitlines()) == 1, said
         assert 'violates check constraint "refuses"' in said
         assert "UPDATE mkwanja.payments" in said
         assert "711000111" not in said
-        assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == ["0001"]
+        assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [
+            "0001"
+        ]
 
 
 class TestOnSupabase:
     """A database that comes with the platform's roles and its generous old grants."""
 
     @pytest.mark.parametrize("role", ROLES)
-    async def test_its_roles_hold_no_right_to_anything_of_ours(self, hosted: str, role: str) -> None:
+    async def test_its_roles_hold_no_right_to_anything_of_ours(
+        self, hosted: str, role: str
+    ) -> None:
         """Neither on the schema nor on what the migrations made in it."""
         rights = ", ".join(f"'{right}'" for right in TABLE_RIGHTS)
         held = f"""
@@ -213,8 +257,12 @@ class TestOnSupabase:
         assert await first_column(hosted, held, role) == []
 
     @pytest.mark.parametrize("role", ROLES)
-    async def test_its_roles_get_at_nothing_not_even_at_what_is_made_later(self, hosted: str, role: str) -> None:
-        """Tried, not asked: a table made by hand keeps the global default grants, but the schema's door is shut."""
+    async def test_its_roles_get_at_nothing_not_even_at_what_is_made_later(
+        self, hosted: str, role: str
+    ) -> None:
+        """Tried, not asked: a table made by hand keeps the global default grants, but the
+        schema's door is shut.
+        """
         tables = await first_column(hosted, RELATIONS)
         assert {"payments", "alembic_version", "made_later"} <= set(tables)
         attempts = [f"SELECT * FROM mkwanja.{table}" for table in tables]
@@ -228,8 +276,12 @@ class TestOnSupabase:
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     await raw.execute(attempt)
 
-    async def test_nothing_made_in_our_schema_later_is_granted_to_its_roles_by_default(self, hosted: str) -> None:
-        """Grants by schema are revoked; those that a role gave for all its schemas only that role can take back."""
+    async def test_nothing_made_in_our_schema_later_is_granted_to_its_roles_by_default(
+        self, hosted: str
+    ) -> None:
+        """Grants by schema are revoked; those that a role gave for all its schemas only that
+        role can take back.
+        """
         granted = """
             SELECT grantee::regrole::text || ' ' || privilege_type FROM pg_default_acl, aclexplode(defaclacl)
             WHERE defaclnamespace = 'mkwanja'::regnamespace AND grantee <> defaclrole
@@ -241,7 +293,9 @@ class TestOnSupabase:
         unguarded = f"{RELATIONS} AND NOT relrowsecurity AND relname <> 'made_later'"
         assert await first_column(hosted, unguarded) == []
 
-    async def test_the_next_release_shuts_away_what_was_made_since(self, hosted: str, postgres: PostgresServer) -> None:
+    async def test_the_next_release_shuts_away_what_was_made_since(
+        self, hosted: str, postgres: PostgresServer
+    ) -> None:
         """The lock-down runs after every migration, whether there was anything to do or not."""
         await upgraded(with_database(postgres.url, database_name(hosted)))
         assert await first_column(hosted, f"{RELATIONS} AND NOT relrowsecurity") == []
@@ -259,7 +313,9 @@ class TestTheRecordDefendsItself:
         ["UPDATE mkwanja.{} SET {} = {}", "DELETE FROM mkwanja.{}", "TRUNCATE mkwanja.{} CASCADE"],
         ids=["update", "delete", "truncate"],
     )
-    async def test_insert_only_tables_refuse_change(self, store: Store, table: str, statement: str) -> None:
+    async def test_insert_only_tables_refuse_change(
+        self, store: Store, table: str, statement: str
+    ) -> None:
         """Also for a statement that would meet no row."""
         column = INSERT_ONLY[table]
         with pytest.raises(Exception, match="is insert-only"):
@@ -292,4 +348,6 @@ class TestTheRecordDefendsItself:
         """A violation reads as a sentence."""
         payment_id, _ = await store.claimed()
         with pytest.raises(Exception, match=constraint):
-            await store.execute(f"UPDATE mkwanja.payments SET {assignment} WHERE id = $1", payment_id)
+            await store.execute(
+                f"UPDATE mkwanja.payments SET {assignment} WHERE id = $1", payment_id
+            )

@@ -1,4 +1,6 @@
-"""`next_step` in the row is what the domain says is due, through every life: the sweeper reads nothing else."""
+"""`next_step` in the row is what the domain says is due, through every life: the sweeper reads
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +56,13 @@ OPERATION = {kind: rules.result_operation for kind, rules in RULES.items()}
 
 
 async def step_of(store: Store, payment_id: UUID) -> Step | None:
-    """What is due, by the row; which must be what the domain says, and have a time if there is one."""
+    """What is due, by the row; which must be what the domain says, and have a time if there is
+    one.
+    """
     payment = await store.payment(payment_id)
-    (row,) = await store.rows("SELECT next_step, next_step_at FROM mkwanja.payments WHERE id = $1", payment_id)
+    (row,) = await store.rows(
+        "SELECT next_step, next_step_at FROM mkwanja.payments WHERE id = $1", payment_id
+    )
     assert row["next_step"] == payment.next_step
     assert (row["next_step"] is None) == (row["next_step_at"] is None)
     assert payment.stage.is_final or row["next_step"] is not None
@@ -72,11 +78,16 @@ def asks_without_id(kind: Kind) -> Step:
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_from_acceptance_to_the_end_the_row_says_what_is_due(store: Store, kind: Kind) -> None:
+async def test_from_acceptance_to_the_end_the_row_says_what_is_due(
+    store: Store, kind: Kind
+) -> None:
     payment_id = await store.accepted(kind)
     assert await step_of(store, payment_id) is Step.SUBMIT
     attempt_id = new_id()
-    assert await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None) is not None
+    assert (
+        await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
+        is not None
+    )
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, payment_id) is asks(kind)
@@ -96,7 +107,9 @@ ANSWERS: list[tuple[ProviderError, Stage]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "answer"), list(product(Kind, ANSWERS)), ids=lambda value: str(value)[:24])
+@pytest.mark.parametrize(
+    ("kind", "answer"), list(product(Kind, ANSWERS)), ids=lambda value: str(value)[:24]
+)
 async def test_after_each_answer_the_row_says_what_is_due(
     store: Store, kind: Kind, answer: tuple[ProviderError, Stage]
 ) -> None:
@@ -104,7 +117,11 @@ async def test_after_each_answer_the_row_says_what_is_due(
     payment_id, attempt_id = await store.claimed(kind)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=error))
     assert (await store.payment(payment_id)).stage is stage
-    expected = {Stage.ACCEPTED: Step.SUBMIT, Stage.IN_DOUBT: asks_without_id(kind), Stage.FAILED: None}
+    expected = {
+        Stage.ACCEPTED: Step.SUBMIT,
+        Stage.IN_DOUBT: asks_without_id(kind),
+        Stage.FAILED: None,
+    }
     assert await step_of(store, payment_id) is expected[stage]
 
 
@@ -146,7 +163,9 @@ async def test_a_decided_payment_waits_for_nothing_and_a_reviewed_one_for_what_i
     payment_id = await in_doubt(store, kind, askable=False)
     await store.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id)
     receipt = a_receipt() if decision is Decision.PAID else None
-    resolved = Resolution(decision=decision, reason="the statement", operator="wanjiku", receipt=receipt)
+    resolved = Resolution(
+        decision=decision, reason="the statement", operator="wanjiku", receipt=receipt
+    )
     await store.changing.change(resolution(payment_id, resolved))
     expected = asks_without_id(kind) if decision is Decision.REVIEWED else None
     assert await step_of(store, payment_id) is expected
@@ -161,17 +180,23 @@ async def test_every_way_to_an_end_leaves_no_step_behind(store: Store) -> None:
     await store.execute("UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", old)
     await store.changing.change(expiry(old))
     silent = await in_doubt(store, Kind.DEPOSIT, askable=False)
-    await store.execute("UPDATE mkwanja.attempts SET ended_at = now() - interval '1 day' WHERE payment_id = $1", silent)
+    await store.execute(
+        "UPDATE mkwanja.attempts SET ended_at = now() - interval '1 day' WHERE payment_id = $1",
+        silent,
+    )
     await store.changing.change(watching(silent, AT_ONCE))
     for payment_id in (cancelled, failed, old, silent):
         assert (await store.payment(payment_id)).stage is Stage.FAILED
         assert await step_of(store, payment_id) is None
 
 
-async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_is_found(store: Store) -> None:
+async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_is_found(
+    store: Store,
+) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await store.execute(
-        "UPDATE mkwanja.attempts SET ended_at = now() - interval '1 day' WHERE payment_id = $1", payment_id
+        "UPDATE mkwanja.attempts SET ended_at = now() - interval '1 day' WHERE payment_id = $1",
+        payment_id,
     )
     for number in (1, 2, 3):
         await asked(store, payment_id)

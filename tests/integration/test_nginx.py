@@ -1,4 +1,7 @@
-"""docs/nginx.conf in a real nginx, before the real processes. Only ports, files and certificates are put in its place."""
+"""docs/nginx.conf in a real nginx, before the real processes.
+
+Only ports, files and certificates are put in its place.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr
 CONFIGURATION = ROOT / "docs" / "nginx.conf"
 DARAJA = "127.0.0.2"  # the one address that the receiver believes here
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx is installed (apt-get install nginx-light)")
+pytestmark = pytest.mark.skipif(
+    NGINX is None, reason="no nginx is installed (apt-get install nginx-light)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,9 @@ class Proxy:
     async def ask(
         self, name: str, method: str, path: str, *, source: str = "127.0.0.1", **options: Any
     ) -> tuple[int, Any, bytes]:
-        """Status, headers and body of one request to the server of that name, from an address of this machine."""
+        """Status, headers and body of one request to the server of that name, from an address of
+        this machine.
+        """
         connector = aiohttp.TCPConnector(local_addr=(source, 0))
         headers = {"Host": name, **options.pop("headers", {})}
         async with (
@@ -72,7 +79,9 @@ class Proxy:
         token = self.stack.issuer.user_token()
         headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": key}
         body = {"amount": 3, "phone_number": "0711000111"}
-        return await self.ask("pay.example", "POST", "/v1/deposits", json=body, headers=headers, **options)
+        return await self.ask(
+            "pay.example", "POST", "/v1/deposits", json=body, headers=headers, **options
+        )
 
     def written(self) -> str:
         """All that nginx logged."""
@@ -88,7 +97,12 @@ def _trusting() -> ssl.SSLContext:
 
 @pytest.fixture(scope="module")
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
-    settings = {"callbacks": {"CALLBACK_ALLOWED_NETWORKS": f"{DARAJA}/32", "TRUSTED_PROXIES": "127.0.0.1/32"}}
+    settings = {
+        "callbacks": {
+            "CALLBACK_ALLOWED_NETWORKS": f"{DARAJA}/32",
+            "TRUSTED_PROXIES": "127.0.0.1/32",
+        }
+    }
     async with lending.stack(Shape(processes=("web", "callbacks"), process_env=settings)) as stack:
         yield stack
 
@@ -100,9 +114,12 @@ async def proxy(stack: Stack, tmp_path: Path) -> AsyncIterator[Proxy]:
     folder.mkdir()
     key = rsa.generate_private_key(65537, 2048)
     certificate(key, folder / "fullchain.pem")
-    (folder / "privkey.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (folder / "privkey.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
     temporary = "".join(
-        f"{each}_temp_path {folder}/{each};" for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{each}_temp_path {folder}/{each};"
+        for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     text = CONFIGURATION.read_text()
     for old, new in {
@@ -152,7 +169,9 @@ async def test_nginx_finds_no_fault_and_warns_of_nothing(proxy: Proxy) -> None:
 
 
 async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
-    """The same answer, byte for byte, with the headers that callers rely on; and refusals are our problems."""
+    """The same answer, byte for byte, with the headers that callers rely on; and refusals are
+    our problems.
+    """
     key = uuid4().hex
     first, again = [await proxy.deposit(key) for _ in range(2)]
     assert (first[0], first[2]) == (again[0], again[2])
@@ -160,7 +179,10 @@ async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
     assert again[1]["Idempotency-Replayed"] == "true"
     assert first[1]["Location"] == f"/v1/payments/{json.loads(first[2])['id']}"
     for data, status, code in ((b"{", 400, "invalid_json"), (b"[" * 20_000, 413, "body_too_large")):
-        headers = {"Authorization": f"Bearer {proxy.stack.issuer.user_token()}", "X-Idempotency-Key": uuid4().hex}
+        headers = {
+            "Authorization": f"Bearer {proxy.stack.issuer.user_token()}",
+            "X-Idempotency-Key": uuid4().hex,
+        }
         headers["Content-Type"] = "application/json"
         refused = await proxy.ask("pay.example", "POST", "/v1/deposits", data=data, headers=headers)
         assert (refused[0], json.loads(refused[2])["code"]) == (status, code)
@@ -168,20 +190,34 @@ async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("name", ["pay.example", "callbacks.example"])
 async def test_what_is_for_the_inside_stays_there(proxy: Proxy, name: str) -> None:
-    for path in ("/metrics", "/readyz", "/healthz", "/", "/v2/x", "/v1/../metrics", "/v1/%2e%2e/metrics"):
+    for path in (
+        "/metrics",
+        "/readyz",
+        "/healthz",
+        "/",
+        "/v2/x",
+        "/v1/../metrics",
+        "/v1/%2e%2e/metrics",
+    ):
         assert (await proxy.ask(name, "GET", path))[0] == 404, path
 
 
 async def test_the_receiver_sees_the_true_source_and_no_forged_one(proxy: Proxy) -> None:
-    """A peer that writes Daraja's address into X-Forwarded-For is stored by its own address, and refused."""
+    """A peer that writes Daraja's address into X-Forwarded-For is stored by its own address, and
+    refused.
+    """
     secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
     path = address("", secret, new_id(), "deposit")
     forged = {"X-Forwarded-For": f"{DARAJA}"}
-    assert (await proxy.ask("callbacks.example", "POST", path, json={"n": 1}, headers=forged))[0] == 403
+    assert (await proxy.ask("callbacks.example", "POST", path, json={"n": 1}, headers=forged))[
+        0
+    ] == 403
     true = await proxy.ask("callbacks.example", "POST", path, json={"n": 2}, source=DARAJA)
     assert (true[0], json.loads(true[2])) == (200, {"ResultCode": 0, "ResultDesc": "Accepted"})
     async with connection(proxy.stack.database_url) as raw:
-        rows = await raw.fetch("SELECT source_address, source_allowed FROM mkwanja.callbacks ORDER BY received_at")
+        rows = await raw.fetch(
+            "SELECT source_address, source_allowed FROM mkwanja.callbacks ORDER BY received_at"
+        )
     assert [tuple(row) for row in rows] == [("127.0.0.1", False), (DARAJA, True)]
 
 
@@ -205,7 +241,9 @@ async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
     )
     writer.write("\r\n".join(fields).encode() + body[:10])
     await writer.drain()
-    assert (await proxy.deposit(uuid4().hex))[0] == 202  # a request that came later is through meanwhile
+    assert (await proxy.deposit(uuid4().hex))[
+        0
+    ] == 202  # a request that came later is through meanwhile
     assert _connections_to(urlsplit(proxy.stack.web_url).port or 0) == 1  # the later one's
     writer.write(body[10:])
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -216,11 +254,16 @@ async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
 def _connections_to(port: int) -> int:
     """How many a server on that port of 127.0.0.1 has."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return sum(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines)
+    return sum(
+        line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines
+    )
 
 
 async def test_where_no_process_answers_a_client_gets_our_own_refusal(proxy: Proxy) -> None:
-    """Clients need to know one problem only, and Daraja reads the status. Neither token nor number is in a log."""
+    """Clients need to know one problem only, and Daraja reads the status.
+
+    Neither token nor number is in a log.
+    """
     secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
     path = address("", secret, new_id(), "deposit")
     for name in ("web", "callbacks"):
@@ -228,15 +271,23 @@ async def test_where_no_process_answers_a_client_gets_our_own_refusal(proxy: Pro
     try:
         status, headers, body = await proxy.deposit(uuid4().hex)
         searched = await proxy.ask("pay.example", "GET", "/v1/payments?phone_number=0711000777")
-        called = await proxy.ask("callbacks.example", "POST", path, json={"PhoneNumber": "0711000777"})
+        called = await proxy.ask(
+            "callbacks.example", "POST", path, json={"PhoneNumber": "0711000777"}
+        )
     finally:
         for name in ("web", "callbacks"):
             await proxy.stack.start_process(name)
-    assert (status, headers["Retry-After"], headers["Content-Type"]) == (503, "2", "application/problem+json")
+    assert (status, headers["Retry-After"], headers["Content-Type"]) == (
+        503,
+        "2",
+        "application/problem+json",
+    )
     assert json.loads(body) == told(problem_of(Unavailable()), Unavailable().message)
     assert [searched[0], called[0], called[1]["Retry-After"]] == [503, 503, "2"]
     written = await until(lambda: _written(proxy))
-    assert [secret for secret in (path.rpartition("/")[2], "711000777", "eyJ") if secret in written] == []
+    assert [
+        secret for secret in (path.rpartition("/")[2], "711000777", "eyJ") if secret in written
+    ] == []
 
 
 async def _written(proxy: Proxy) -> str:

@@ -1,4 +1,6 @@
-"""More than a process can serve: what is at hand gets its answer, the rest is told to come back, and health is told always."""
+"""More than a process can serve: what is at hand gets its answer, the rest is told to come back,
+and health is told always.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Peers:
     def __init__(self) -> None:
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def open(self, port: int, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open(
+        self, port: int, sent: bytes = b""
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         self._writers.append(writer)
         writer.write(sent)
@@ -86,7 +90,9 @@ async def peers() -> AsyncIterator[Peers]:
     await peers.go()
 
 
-def _deposit(stack: Stack, *more: str, token: str = "", key: str = "", number: int | None = None) -> bytes:
+def _deposit(
+    stack: Stack, *more: str, token: str = "", key: str = "", number: int | None = None
+) -> bytes:
     number = next(_NUMBERS) if number is None else number  # each its own: one phone's have a limit
     body = f'{{"amount":3,"phone_number":"0711{number:06}"}}'
     fields = [
@@ -114,8 +120,12 @@ def _port(stack: Stack) -> int:
     return urlsplit(stack.web_url).port or 0
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /v1/deposits HTTP/1.1\r\nHo"], ids=["silent", "half a head"])
-async def test_thousands_of_slow_connections_keep_nobody_out(stack: Stack, peers: Peers, sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /v1/deposits HTTP/1.1\r\nHo"], ids=["silent", "half a head"]
+)
+async def test_thousands_of_slow_connections_keep_nobody_out(
+    stack: Stack, peers: Peers, sent: bytes
+) -> None:
     """While 2,500 connections say nothing, or half of something, every good request is accepted."""
     for _ in range(_SILENT):
         await peers.open(_port(stack), sent)
@@ -124,7 +134,9 @@ async def test_thousands_of_slow_connections_keep_nobody_out(stack: Stack, peers
 
 
 async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers) -> None:
-    """With the record stuck, 1,000 and more wait; beyond the bound it is 503 with Retry-After, at once and for pages too."""
+    """With the record stuck, 1,000 and more wait; beyond the bound it is 503 with Retry-After,
+    at once and for pages too.
+    """
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
     port = _port(stack)
@@ -136,7 +148,9 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
         for (_, writer), request in zip(opened, requests, strict=True):
             writer.write(request)
         asking = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
-        done, _ = await asyncio.wait(asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         assert b"Too many requests" in done.pop().result()
         assert await peers.is_healthy(port)  # and is so with nobody waiting for it
     finally:
@@ -147,7 +161,11 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
     for answer in turned_away:
         head, _, body = answer.partition(b"\r\n\r\n")
         problem = json.loads(body)
-        assert (problem["status"], problem["code"], problem["retryable"]) == (503, "unavailable", True)
+        assert (problem["status"], problem["code"], problem["retryable"]) == (
+            503,
+            "unavailable",
+            True,
+        )
         assert b"Retry-After: " in head
         assert b"Access-Control-Allow-Origin: " + _ORIGIN.encode() in head
     # The others were answered by the record, or told that it is away; nobody was cut off.
@@ -160,19 +178,29 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
     assert await _shed(stack, "overloaded") == len(turned_away)
 
 
-async def _flood(stack: Stack, peers: Peers, requests: Sequence[bytes]) -> list[asyncio.Task[bytes]]:
-    """All of `requests` at once; returns as soon as one was turned away. Postgres must be frozen."""
+async def _flood(
+    stack: Stack, peers: Peers, requests: Sequence[bytes]
+) -> list[asyncio.Task[bytes]]:
+    """All of `requests` at once; returns as soon as one was turned away.
+
+    Postgres must be frozen.
+    """
     opened = [await peers.open(_port(stack)) for _ in requests]
     for (_, writer), request in zip(opened, requests, strict=True):
         writer.write(request)
     asking = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
-    done, _ = await asyncio.wait(asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(
+        asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+    )
     assert _TURNED_AWAY in done.pop().result()
     return asking
 
 
 async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers: Peers) -> None:
-    """While the record is stuck, thousands come and go. The next thousand find room, and those who left made no payment."""
+    """While the record is stuck, thousands come and go.
+
+    The next thousand find room, and those who left made no payment.
+    """
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
     token, later = stack.issuer.backend_token("who leaves"), stack.issuer.backend_token("who stays")
@@ -180,15 +208,22 @@ async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers
     leaving, before = Peers(), await _shed(stack, "abandoned")
     stack.postgres.freeze()
     try:
-        asking = await _flood(stack, leaving, [_deposit(stack, token=token) for _ in range(_AT_ONCE)])
+        asking = await _flood(
+            stack, leaving, [_deposit(stack, token=token) for _ in range(_AT_ONCE)]
+        )
         await leaving.go()
         await asyncio.gather(*asking)
 
         async def are_gone() -> bool:
-            return await _shed(stack, "abandoned") >= before + _PROMISED_TO_WAIT - _BATCHES_UNDER_WAY
+            return (
+                await _shed(stack, "abandoned") >= before + _PROMISED_TO_WAIT - _BATCHES_UNDER_WAY
+            )
 
         assert await until(are_gone)
-        opened = [await peers.open(_port(stack), _deposit(stack, token=later)) for _ in range(_PROMISED_TO_WAIT)]
+        opened = [
+            await peers.open(_port(stack), _deposit(stack, token=later))
+            for _ in range(_PROMISED_TO_WAIT)
+        ]
         assert await peers.is_healthy(_port(stack))
     finally:
         stack.postgres.thaw()
@@ -202,9 +237,7 @@ async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers
 
 def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
     token = stack.issuer.backend_token("who floods")
-    reads = (
-        f"GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
-    )
+    reads = f"GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
     return {
         "one key": lambda: _deposit(stack, token=token, key="one-key", number=1),
         "one key, other bodies": lambda: _deposit(stack, token=token, key="other-bodies"),
@@ -215,7 +248,9 @@ def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("flood", ["one key", "one key, other bodies", "many keys", "reads"])
-async def test_a_caller_that_floods_leaves_room_for_the_others(stack: Stack, peers: Peers, flood: str) -> None:
+async def test_a_caller_that_floods_leaves_room_for_the_others(
+    stack: Stack, peers: Peers, flood: str
+) -> None:
     """However many requests of one caller wait, those of another are all accepted."""
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
@@ -248,7 +283,9 @@ async def _shed(stack: Stack, reason: str) -> float:
 
 
 @pytest.fixture
-async def receiver(database_url: str, redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+async def receiver(
+    database_url: str, redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[int]:
     """The callback receiver's port. It may have eight calls at hand, and two for one address."""
     monkeypatch.setattr(callbacks, "CALLBACKS_AT_HAND_MAX", 8)
     monkeypatch.setattr(callbacks, "ADDRESS_AT_HAND_MAX", 2)
@@ -260,26 +297,45 @@ async def receiver(database_url: str, redis_of_run: RedisServer, monkeypatch: py
     }.items():
         monkeypatch.setenv(name, value)
     port = reserve_port()
-    async with listening(callbacks.callbacks_app(read_settings(CallbackSettings)), port, Connections()):
+    async with listening(
+        callbacks.callbacks_app(read_settings(CallbackSettings)), port, Connections()
+    ):
         yield port
     release_port(port)
 
 
 def _call(
-    payment_id: UUID, operation: str = "deposit", *, token: str = "", length: int = 2, body: bytes = b"{}"
+    payment_id: UUID,
+    operation: str = "deposit",
+    *,
+    token: str = "",
+    length: int = 2,
+    body: bytes = b"{}",
 ) -> bytes:
     path = address("", _SECRET, payment_id, operation)
     path = path if not token else path.rpartition("/")[0] + "/" + token
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n".encode() + body
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n".encode()
+        + body
+    )
 
 
-async def test_a_forged_call_displaces_no_genuine_one(receiver: int, store: Store, peers: Peers) -> None:
-    """Calls with a wrong token are refused at once and count as nothing; genuine ones beyond the bound are 503, then heard."""
+async def test_a_forged_call_displaces_no_genuine_one(
+    receiver: int, store: Store, peers: Peers
+) -> None:
+    """Calls with a wrong token are refused at once and count as nothing; genuine ones beyond the
+    bound are 503, then heard.
+    """
     payment_id, _ = await store.claimed()
-    waiting_for_us = "SELECT count(*) FROM pg_locks WHERE NOT granted AND cardinality(pg_blocking_pids(pid)) > 0"
+    waiting_for_us = (
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND cardinality(pg_blocking_pids(pid)) > 0"
+    )
     async with locked(store, payment_id):
         # Whoever says half of something has no place either, genuine or not.
-        for half in (_call(payment_id, length=9, body=b"{"), _call(payment_id, token="0" * 64, length=9, body=b"{")):
+        for half in (
+            _call(payment_id, length=9, body=b"{"),
+            _call(payment_id, token="0" * 64, length=9, body=b"{"),
+        ):
             for _ in range(5):
                 await peers.open(receiver, half)
         genuine = [asyncio.create_task(peers.ask(receiver, _call(payment_id))) for _ in range(2)]
@@ -295,8 +351,13 @@ async def test_a_forged_call_displaces_no_genuine_one(receiver: int, store: Stor
     assert (await peers.ask(receiver, _call(payment_id)))[9:12] == b"200"
 
 
-async def test_a_flooded_address_leaves_room_for_the_others(receiver: int, store: Store, peers: Peers) -> None:
-    """Beyond its share a right address is told to come back. Other payments' callbacks, and this one's others, are heard."""
+async def test_a_flooded_address_leaves_room_for_the_others(
+    receiver: int, store: Store, peers: Peers
+) -> None:
+    """Beyond its share a right address is told to come back.
+
+    Other payments' callbacks, and this one's others, are heard.
+    """
     leaked, _ = await store.claimed()
     others = [_call((await store.claimed())[0]) for _ in range(4)]
     opened = [await peers.open(receiver) for _ in range(300)]
@@ -308,12 +369,18 @@ async def test_a_flooded_address_leaves_room_for_the_others(receiver: int, store
     assert {(await one)[9:12] for one in flood} == {b"200", b"503"}
 
 
-async def test_calls_from_everywhere_are_still_bounded(receiver: int, store: Store, peers: Peers) -> None:
+async def test_calls_from_everywhere_are_still_bounded(
+    receiver: int, store: Store, peers: Peers
+) -> None:
     """Many addresses together have no more places than the process."""
     ids = [(await store.claimed())[0] for _ in range(5)]
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute("SELECT FROM mkwanja.payments WHERE id = ANY($1) FOR UPDATE", ids)
-        calls = [asyncio.create_task(peers.ask(receiver, _call(one))) for one in ids for _ in range(2)]
-        done, _ = await asyncio.wait(calls, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        calls = [
+            asyncio.create_task(peers.ask(receiver, _call(one))) for one in ids for _ in range(2)
+        ]
+        done, _ = await asyncio.wait(
+            calls, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         assert {one.result()[9:12] for one in done} == {b"503"}
     assert Counter([(await one)[9:12] for one in calls]) == {b"200": 8, b"503": 2}

@@ -1,4 +1,6 @@
-"""What Supabase's roles can read of ours: one view, in it each user's own payments, and nothing else."""
+"""What Supabase's roles can read of ours: one view, in it each user's own payments, and nothing
+else.
+"""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -29,7 +31,8 @@ COLUMNS = [
     "failure_safe_to_retry", "needs_review", "created_at", "updated_at", "finalized_at",
 ]  # fmt: skip
 
-# Every relation, sequence and function of our two schemas, each as the statement that would read it.
+# Every relation, sequence and function of our two schemas, each as the statement that would read
+# it.
 READS = """
     SELECT format('SELECT * FROM %s', oid::regclass) FROM pg_class
     WHERE relnamespace IN ('mkwanja'::regnamespace, 'mkwanja_api'::regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'S')
@@ -66,20 +69,28 @@ class Hosted:
 async def hosted(postgres: PostgresServer) -> AsyncIterator[Hosted]:
     url = await postgres.create_database()
     admin_url = with_database(postgres.admin_url, database_name(url))
-    roles = "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    roles = (
+        "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
     try:
         async with connection(postgres.admin_url) as admin:
             for role in ROLES:
-                await admin.execute(roles.format(role, "BYPASSRLS" if role == "service_role" else ""))
+                await admin.execute(
+                    roles.format(role, "BYPASSRLS" if role == "service_role" else "")
+                )
     except asyncpg.InsufficientPrivilegeError:
         pytest.skip("the given database does not let us make roles")
     async with connection(url) as owner:
         for what in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
-            await owner.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO anon, authenticated, service_role")
+            await owner.execute(
+                f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO anon, authenticated, service_role"
+            )
     await migrated(url, "upgrade", "head")
     async with Store(url) as store:
         of_anne = [await store.accepted(owner=ANNE), await store.finalized(Kind.DEPOSIT)]
-        await store.execute("UPDATE mkwanja.payments SET owner = $1 WHERE id = $2", ANNE, of_anne[1])
+        await store.execute(
+            "UPDATE mkwanja.payments SET owner = $1 WHERE id = $2", ANNE, of_anne[1]
+        )
         of_bob = [await store.accepted(owner=BOB, phone_number="254799888777")]
         await store.accepted(Kind.WITHDRAWAL)
     yield Hosted(url, admin_url, tuple(of_anne), tuple(of_bob))
@@ -102,12 +113,18 @@ async def test_a_user_sees_the_payments_it_owns_and_no_others(hosted: Hosted) ->
     assert set(await hosted.seen_as(claims(), everything)) == {ANNE}
 
 
-async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(hosted: Hosted) -> None:
-    """No idempotency key, no recipient's name, no id of the provider, nothing about attempts and due times."""
+async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(
+    hosted: Hosted,
+) -> None:
+    """No idempotency key, no recipient's name, no id of the provider, nothing about attempts and
+    due times.
+    """
     async with hosted.reading_as("authenticated", claims()) as raw:
         rows = await raw.fetch(f"SELECT * FROM {VIEW} ORDER BY created_at, id")
     assert [list(row.keys()) for row in rows] == [COLUMNS] * 2
-    assert [(row["status"], row["stage"], row["amount"], row["amount_settled"]) for row in rows] == [
+    assert [
+        (row["status"], row["stage"], row["amount"], row["amount_settled"]) for row in rows
+    ] == [
         ("pending", "accepted", 250, None),
         ("success", "succeeded", 250, 250),
     ]
@@ -128,13 +145,17 @@ async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(hos
 async def test_claims_that_name_no_signed_in_user_show_nothing_and_raise_nothing(
     hosted: Hosted, said: str | None
 ) -> None:
-    """An error would repeat what it could not read; and a user's own metadata is no claim about who it is."""
+    """An error would repeat what it could not read; and a user's own metadata is no claim about
+    who it is.
+    """
     assert await hosted.seen_as(said.replace("%s", ANNE) if said else said) == []
 
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_of_all_that_is_ours_one_role_can_read_one_view(hosted: Hosted, role: str) -> None:
-    """Tried, not asked: every table, view, sequence and function, by every role, with a user's claims."""
+    """Tried, not asked: every table, view, sequence and function, by every role, with a user's
+    claims.
+    """
     async with connection(hosted.admin_url) as raw:
         reads = [row[0] for row in await raw.fetch(READS)]
     assert {"SELECT * FROM mkwanja.payments", f"SELECT * FROM {VIEW}"} <= set(reads)
@@ -152,9 +173,13 @@ async def test_of_all_that_is_ours_one_role_can_read_one_view(hosted: Hosted, ro
 
 
 async def test_a_user_does_not_even_learn_what_a_table_is_called(hosted: Hosted) -> None:
-    """Without a right to the schema, a table that is there and one that is not are refused alike."""
+    """Without a right to the schema, a table that is there and one that is not are refused
+    alike.
+    """
     for table in ("payments", "no_such_table"):
-        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for schema mkwanja"):
+        with pytest.raises(
+            asyncpg.InsufficientPrivilegeError, match="permission denied for schema mkwanja"
+        ):
             await hosted.seen_as(claims(), f"SELECT 1 FROM mkwanja.{table}")
 
 
@@ -175,9 +200,15 @@ async def test_nobody_writes_through_the_view(hosted: Hosted, write: str) -> Non
             await raw.execute(write)
 
 
-@pytest.mark.parametrize("condition", ["shows(phone_number)", "shows(phone_number) AND owner IS NOT NULL"])
-async def test_a_reader_s_own_function_is_shown_none_but_its_own_rows(hosted: Hosted, condition: str) -> None:
-    """As cheap as can be, and the index out of its way, so that the planner would like to run it first."""
+@pytest.mark.parametrize(
+    "condition", ["shows(phone_number)", "shows(phone_number) AND owner IS NOT NULL"]
+)
+async def test_a_reader_s_own_function_is_shown_none_but_its_own_rows(
+    hosted: Hosted, condition: str
+) -> None:
+    """As cheap as can be, and the index out of its way, so that the planner would like to run it
+    first.
+    """
     heard: list[str] = []
     async with hosted.reading_as("authenticated", claims()) as raw:
 
@@ -209,7 +240,9 @@ async def test_a_grant_by_mistake_opens_no_row_of_a_table(hosted: Hosted) -> Non
         )
 
 
-async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(hosted: Hosted) -> None:
+async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(
+    hosted: Hosted,
+) -> None:
     """And the release grants anew what is meant."""
     async with connection(hosted.url) as owner:
         await owner.execute(

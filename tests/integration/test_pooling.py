@@ -1,4 +1,6 @@
-"""Connections: nothing of a session is relied on, every wait is bounded, and a server that comes back is used again."""
+"""Connections: nothing of a session is relied on, every wait is bounded, and a server that comes
+back is used again.
+"""
 
 from __future__ import annotations
 
@@ -80,8 +82,12 @@ async def answers(database: Database) -> None:
     assert await asyncio.gather(*(ask(database) for _ in range(10))) == [42] * 10
 
 
-async def on_each_connection(database: Database, look: Callable[[Any], Awaitable[Any]]) -> list[Any]:
-    """What `look` returns on every connection of the pool, asked of the driver and outside any transaction of ours."""
+async def on_each_connection(
+    database: Database, look: Callable[[Any], Awaitable[Any]]
+) -> list[Any]:
+    """What `look` returns on every connection of the pool, asked of the driver and outside any
+    transaction of ours.
+    """
     seen = []
     async with AsyncExitStack() as stack:
         for _ in range(database._engine.pool.checkedin()):  # type: ignore[attr-defined]
@@ -91,12 +97,16 @@ async def on_each_connection(database: Database, look: Callable[[Any], Awaitable
 
 
 async def everything(store: Store) -> None:
-    """Has every statement that the product knows sent at least once, with one row and with several."""
+    """Has every statement that the product knows sent at least once, with one row and with
+    several.
+    """
     reading = Reading(store.database)
     deposits = await asyncio.gather(*(store.claimed() for _ in range(3)))
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, new_id().hex)})
     await store.changing.change(acknowledgement(*deposits[0], ids=ids))
-    await asyncio.gather(*(store.changing.change(success(payment_id)) for payment_id, _ in deposits))
+    await asyncio.gather(
+        *(store.changing.change(success(payment_id)) for payment_id, _ in deposits)
+    )
     await store.changing.change(raw_change(deposits[0][0], a_callback()))
     await store.changing.change(failure((await store.claimed(Kind.WITHDRAWAL))[0], Kind.WITHDRAWAL))
     payment_id = await store.accepted(Kind.BILL_PAYMENT)
@@ -114,13 +124,18 @@ async def everything(store: Store) -> None:
 
 
 class TestTransactionLevelOnly:
-    """A pooler in transaction mode gives each transaction another connection, and must change nothing."""
+    """A pooler in transaction mode gives each transaction another connection, and must change
+    nothing.
+    """
 
     async def test_no_prepared_statement_outlives_its_transaction(self, database_url: str) -> None:
         """On none of our connections, after every statement that there is."""
 
         async def prepared(driver: Any) -> list[str]:
-            return [row["statement"] for row in await driver.fetch("SELECT statement FROM pg_prepared_statements")]
+            return [
+                row["statement"]
+                for row in await driver.fetch("SELECT statement FROM pg_prepared_statements")
+            ]
 
         async with Store(database_url, pool_size=3) as store:
             await everything(store)
@@ -135,7 +150,9 @@ class TestTransactionLevelOnly:
             assert len(await raw.fetch("SELECT FROM pg_prepared_statements")) == 1
             assert await kept.fetchval() == 42
 
-    async def test_limits_hold_in_the_transaction_and_leave_no_trace(self, database: Database, url: str) -> None:
+    async def test_limits_hold_in_the_transaction_and_leave_no_trace(
+        self, database: Database, url: str
+    ) -> None:
         """Every transaction begins with them; the session keeps the server's own."""
         async with database.transaction() as transaction:
             rows = [(await transaction.rows(text(f"SHOW {name}")))[0][0] for name in LIMITS]
@@ -148,8 +165,12 @@ class TestTransactionLevelOnly:
             defaults = await shown(stranger)
         assert all(seen == defaults for seen in await on_each_connection(database, shown))
 
-    async def test_a_connection_comes_back_in_order_whatever_happened_in_its_transaction(self, url: str) -> None:
-        """An error of a statement, one of ours, a cancellation: the only connection of the pool works on."""
+    async def test_a_connection_comes_back_in_order_whatever_happened_in_its_transaction(
+        self, url: str
+    ) -> None:
+        """An error of a statement, one of ours, a cancellation: the only connection of the pool
+        works on.
+        """
         database = Database(url, pool_size=1, application_name="mkwanja-pooling")
         with pytest.raises(DBAPIError):
             async with database.transaction() as transaction:
@@ -172,14 +193,18 @@ class TestTransactionLevelOnly:
         await asyncio.gather(hanging, return_exceptions=True)
         assert await ask(database) == 42
         async with database.transaction() as transaction:
-            assert (await transaction.rows(text("SELECT to_regnamespace('left_behind')")))[0][0] is None
+            assert (await transaction.rows(text("SELECT to_regnamespace('left_behind')")))[0][
+                0
+            ] is None
         await database.close()
 
 
 class TestServerGoneAndBack:
     """What happens to Postgres happens to it alone."""
 
-    async def test_connections_that_were_ended_are_survived(self, database: Database, server: PostgresServer) -> None:
+    async def test_connections_that_were_ended_are_survived(
+        self, database: Database, server: PostgresServer
+    ) -> None:
         """All of the pool at once, as by a failover: the next call does not notice."""
         async with connection(server.admin_url) as admin:
             end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'mkwanja-pooling'"
@@ -187,7 +212,9 @@ class TestServerGoneAndBack:
         await answers(database)
 
     @pytest.mark.parametrize("how", ["restart", "kill"])
-    async def test_a_restart_is_survived(self, database: Database, server: PostgresServer, how: str) -> None:
+    async def test_a_restart_is_survived(
+        self, database: Database, server: PostgresServer, how: str
+    ) -> None:
         """In order, or by a crash."""
         if how == "restart":
             await server.restart()
@@ -205,7 +232,9 @@ class TestServerGoneAndBack:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 for pool in (database, unused):
-                    results = await asyncio.gather(*(ask(pool) for _ in range(8)), return_exceptions=True)
+                    results = await asyncio.gather(
+                        *(ask(pool) for _ in range(8)), return_exceptions=True
+                    )
                     assert {type(result) for result in results} == {StoreUnavailable}
         finally:
             await server.start()
@@ -216,7 +245,9 @@ class TestServerGoneAndBack:
     async def test_a_frozen_server_is_given_up_by_our_own_clock(
         self, server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It still takes connections and says nothing; only we can end the wait, on an open connection and on a new one."""
+        """It still takes connections and says nothing; only we can end the wait, on an open
+        connection and on a new one.
+        """
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.3)
         monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
         database = Database(url, pool_size=2, application_name="mkwanja-pooling")
@@ -224,7 +255,9 @@ class TestServerGoneAndBack:
         server.freeze()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                results = await asyncio.gather(*(ask(database) for _ in range(2)), return_exceptions=True)
+                results = await asyncio.gather(
+                    *(ask(database) for _ in range(2)), return_exceptions=True
+                )
         finally:
             server.thaw()
         assert {type(result) for result in results} == {StoreUnavailable}
@@ -243,7 +276,9 @@ class TestServerGoneAndBack:
         assert await ask(database) == 42
         await database.close()
 
-    async def test_a_server_without_room_for_us_is_unavailable(self, server: PostgresServer, url: str) -> None:
+    async def test_a_server_without_room_for_us_is_unavailable(
+        self, server: PostgresServer, url: str
+    ) -> None:
         """Others have all its connections; when they end it goes on."""
         database = Database(url, pool_size=1, application_name="mkwanja-pooling")
         async with connection(server.admin_url) as admin:
@@ -257,9 +292,15 @@ class TestServerGoneAndBack:
         await database.close()
 
     @pytest.mark.parametrize("what", ["database", "role"])
-    async def test_a_database_that_is_not_there_yet_is_unavailable(self, server: PostgresServer, what: str) -> None:
+    async def test_a_database_that_is_not_there_yet_is_unavailable(
+        self, server: PostgresServer, what: str
+    ) -> None:
         """At a first start the database or its role may come after us."""
-        absent = server.url.replace("//mkwanja:", "//not_there:") if what == "role" else server.url + "_not_there"
+        absent = (
+            server.url.replace("//mkwanja:", "//not_there:")
+            if what == "role"
+            else server.url + "_not_there"
+        )
         database = Database(absent, pool_size=1, application_name="mkwanja-pooling")
         with pytest.raises(StoreUnavailable):
             await ask(database)
@@ -275,7 +316,11 @@ class TestWhoeverHangs:
         """Its process learns of it with its next statement, and has written nothing."""
         said = str(engine._OPEN)
         assert "'idle_in_transaction_session_timeout', '5s'" in said
-        monkeypatch.setattr(engine, "_OPEN", text(said.replace("session_timeout', '5s'", "session_timeout', '100ms'")))
+        monkeypatch.setattr(
+            engine,
+            "_OPEN",
+            text(said.replace("session_timeout', '5s'", "session_timeout', '100ms'")),
+        )
 
         async def hang() -> None:
             async with database.transaction() as transaction:
@@ -286,7 +331,9 @@ class TestWhoeverHangs:
         with pytest.raises(StoreUnavailable):
             await hang()
         async with database.transaction() as transaction:
-            assert (await transaction.rows(text("SELECT to_regnamespace('half_done')")))[0][0] is None
+            assert (await transaction.rows(text("SELECT to_regnamespace('half_done')")))[0][
+                0
+            ] is None
 
     async def test_a_statement_that_takes_too_long_is_ended_by_the_server(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -294,7 +341,9 @@ class TestWhoeverHangs:
         """That is nobody's row's fault."""
         said = str(engine._OPEN)
         monkeypatch.setattr(
-            engine, "_OPEN", text(said.replace("'statement_timeout', '5s'", "'statement_timeout', '100ms'"))
+            engine,
+            "_OPEN",
+            text(said.replace("'statement_timeout', '5s'", "'statement_timeout', '100ms'")),
         )
         with pytest.raises(StoreUnavailable):
             async with database.transaction() as transaction:

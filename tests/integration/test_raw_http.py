@@ -1,4 +1,6 @@
-"""Bytes from hostile peers over real sockets: each is refused or cut off, and whoever comes next is served."""
+"""Bytes from hostile peers over real sockets: each is refused or cut off, and whoever comes next
+is served.
+"""
 
 from __future__ import annotations
 
@@ -72,13 +74,18 @@ def _fields(stack: Stack, process: str) -> tuple[bytes, ...]:
 
 
 async def _stored(stack: Stack) -> int:
-    sql = "SELECT (SELECT count(*) FROM mkwanja.payments) + (SELECT count(*) FROM mkwanja.callbacks)"
+    sql = (
+        "SELECT (SELECT count(*) FROM mkwanja.payments) + (SELECT count(*) FROM mkwanja.callbacks)"
+    )
     async with connection(stack.database_url) as raw:
         return int(await raw.fetchval(sql))
 
 
 async def _said(port: int, *parts: bytes) -> bytes:
-    """All that comes back. If the connection is kept, a last good request follows: only its answer may follow, too."""
+    """All that comes back.
+
+    If the connection is kept, a last good request follows: only its answer may follow, too.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     said = bytearray()
     sending = asyncio.create_task(_send(writer, parts))
@@ -87,7 +94,11 @@ async def _said(port: int, *parts: bytes) -> bytes:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while data := await reader.read(65536):
                 said += data
-                if not has_asked_last and _answers(bytes(said)) and b"Connection: close" not in said:
+                if (
+                    not has_asked_last
+                    and _answers(bytes(said))
+                    and b"Connection: close" not in said
+                ):
                     has_asked_last = True
                     writer.write(_LAST)
     except ConnectionError:
@@ -114,7 +125,9 @@ def _answers(said: bytes) -> list[Told]:
         line, *fields = head.split(CRLF)
         assert line.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), line
         status = int(line.split(b" ")[1])
-        headers = {name.lower(): value for name, _, value in (field.partition(b": ") for field in fields)}
+        headers = {
+            name.lower(): value for name, _, value in (field.partition(b": ") for field in fields)
+        }
         if status == 100:
             continue
         length = int(headers[b"content-length"])
@@ -126,7 +139,9 @@ def _answers(said: bytes) -> list[Told]:
 @pytest.mark.sampled(50)
 @pytest.mark.parametrize(("process", "name"), _CASES)
 async def test_what_is_no_honest_request_is_refused(stack: Stack, process: str, name: str) -> None:
-    """It is answered once with 4xx or 503, or cut off; nothing is accepted of it or of what hides behind it; no banner."""
+    """It is answered once with 4xx or 503, or cut off; nothing is accepted of it or of what
+    hides behind it; no banner.
+    """
     frame, before = _frame(stack, process), await _stored(stack)
     case = (_BOTH | INGRESS)[name](frame)
     said = await _said(_port(stack, process), *((case,) if isinstance(case, bytes) else case))
@@ -139,14 +154,16 @@ async def test_what_is_no_honest_request_is_refused(stack: Stack, process: str, 
         assert b"server" not in answer.headers
         assert answer.headers[b"x-content-type-options"] == b"nosniff"
         assert answer.headers[b"cache-control"] == b"no-store"
-        assert not any(secret in answer.body for secret in (b"Bearer", b"Traceback", b"aiohttp", frame.target)), said
+        assert not any(
+            secret in answer.body for secret in (b"Bearer", b"Traceback", b"aiohttp", frame.target)
+        ), said
     assert await _stored(stack) == before
 
 
 @pytest.mark.parametrize("process", ["web", "callbacks"])
 async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> None:
-    """What the others were bent from is accepted, whole or in chunks (in any letters), and so are two one behind the other,
-    each once.
+    """What the others were bent from is accepted, whole or in chunks (in any letters), and so are
+    two one behind the other, each once.
     """
     before = await _stored(stack)
     good = {"web": 202, "callbacks": 200}[process]
@@ -155,10 +172,22 @@ async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> Non
     for parts, count in (
         ((whole.whole(b"Connection: close"),), 1),
         ((chunked.in_chunks(b"Connection: close"),), 1),
-        ((capital.head(b"Transfer-Encoding: Chunked", b"Connection: close") + capital.chunks(),), 1),
-        ((two.whole() + two.head(two.length, b"Connection: close", fields=two.second) + two.body,), 2),
+        (
+            (capital.head(b"Transfer-Encoding: Chunked", b"Connection: close") + capital.chunks(),),
+            1,
+        ),
+        (
+            (
+                two.whole()
+                + two.head(two.length, b"Connection: close", fields=two.second)
+                + two.body,
+            ),
+            2,
+        ),
     ):
-        statuses = [answer.status for answer in _answers(await _said(_port(stack, process), *parts))]
+        statuses = [
+            answer.status for answer in _answers(await _said(_port(stack, process), *parts))
+        ]
         assert statuses == [good] * count
     assert await _stored(stack) == before + 5
 

@@ -1,4 +1,6 @@
-"""A read-only database, as hosts make it when a disk is full: nothing is half done, and it is noticed when it is over."""
+"""A read-only database, as hosts make it when a disk is full: nothing is half done, and it is
+noticed when it is over.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ async def read_only(store: Store, *, ends_sessions: bool = True) -> AsyncIterato
 async def switch(store: Store, value: str, *, ends_sessions: bool) -> None:
     async with connection(store.url) as raw:
         await raw.execute("SET default_transaction_read_only = off")
-        await raw.execute(f'ALTER DATABASE "{database_name(store.url)}" SET default_transaction_read_only = {value}')
+        await raw.execute(
+            f'ALTER DATABASE "{database_name(store.url)}" SET default_transaction_read_only = {value}'
+        )
         if ends_sessions:
             await raw.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -71,14 +75,20 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
     await asyncio.sleep(1.1)  # until then a session that began meanwhile is believed
     await fresh.changing.change(acknowledgement(claimed, attempt_id))
     await fresh.sweeping.record_announced(announcement)
-    assert await fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None) is not None
+    assert (
+        await fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None) is not None
+    )
     assert (await fresh.payment(claimed)).stage is Stage.AWAITING_RESULT
     assert await fresh.one("SELECT count(*) FROM mkwanja.payments") == 3
 
 
 @pytest.mark.parametrize("ends_sessions", [True, False])
-async def test_when_it_is_over_no_connection_stays_behind(fresh: Store, ends_sessions: bool) -> None:
-    """A session keeps the mode that it began with: those that began meanwhile are replaced, without a restart."""
+async def test_when_it_is_over_no_connection_stays_behind(
+    fresh: Store, ends_sessions: bool
+) -> None:
+    """A session keeps the mode that it began with: those that began meanwhile are replaced,
+    without a restart.
+    """
     await asyncio.gather(*(fresh.accepted() for _ in range(3)))
     async with read_only(fresh, ends_sessions=ends_sessions):
         await asyncio.gather(*(Reading(fresh.database).takes_writes() for _ in range(30)))
@@ -89,17 +99,23 @@ async def test_when_it_is_over_no_connection_stays_behind(fresh: Store, ends_ses
 
 
 async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
-    """The host may leave open sessions alone: what they can still store is stored, beside new ones that cannot."""
+    """The host may leave open sessions alone: what they can still store is stored, beside new
+    ones that cannot.
+    """
     await asyncio.gather(*(fresh.accepted() for _ in range(3)))
     async with read_only(fresh, ends_sessions=False):
         for _ in range(3):
-            writes = await asyncio.gather(*(Reading(fresh.database).takes_writes() for _ in range(10)))
+            writes = await asyncio.gather(
+                *(Reading(fresh.database).takes_writes() for _ in range(10))
+            )
             assert set(writes) == {True, False}
             await asyncio.sleep(1.1)
 
 
 async def test_while_it_lasts_readers_do_not_open_a_connection_each(fresh: Store) -> None:
-    """A session that is young is believed, so that a full server is not asked for a new one by every request."""
+    """A session that is young is believed, so that a full server is not asked for a new one by
+    every request.
+    """
     await fresh.accepted()
     async with read_only(fresh):
         pids = [await backend(fresh) for _ in range(10)]

@@ -1,4 +1,6 @@
-"""Redis: wake-ups that arq reads, a bell that needs no listener, copies that may be garbage, a rate that all keep together."""
+"""Redis: wake-ups that arq reads, a bell that needs no listener, copies that may be garbage, a
+rate that all keep together.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ from domain.idempotency import FirstAnswer
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 
 NOW = datetime.now(UTC)
-COPY = Copy(FirstAnswer(b"\x01\xff\x00", 202, b'{"id": "1"}\n', "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"), "one life")
+COPY = Copy(
+    FirstAnswer(b"\x01\xff\x00", 202, b'{"id": "1"}\n', "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"),
+    "one life",
+)
 
 
 def an_announcement(body: str = '{"id":"1"}') -> Announcement:
@@ -106,7 +111,10 @@ class TestWakeups:
     async def test_a_full_queue_keeps_the_sweeper_s_wake_ups_and_not_the_flood_s(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A flood finds no place, and leaves nothing in Redis. What the sweeper adds stands before it, up to a bound."""
+        """A flood finds no place, and leaves nothing in Redis.
+
+        What the sweeper adds stands before it, up to a bound.
+        """
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_MAX", 10)
         monkeypatch.setattr(wakeups, "_PLACES_OF_SWEEPERS", 4)
         queue = RedisWakeups(redis)
@@ -141,10 +149,15 @@ class TestBell:
         self, redis: RedisClient
     ) -> None:
         """Also when many ring at once."""
-        announcements = [an_announcement(f'{{"note":"thanks \u00e9 \u2713","n":{number}}}') for number in range(20)]
+        announcements = [
+            an_announcement(f'{{"note":"thanks \u00e9 \u2713","n":{number}}}')
+            for number in range(20)
+        ]
         bell = RedisBell(redis)
         async with redis.pubsub() as listener, asyncio.timeout(PATIENCE_SECONDS):
-            await listener.subscribe("payment-events", f"payment-events:{announcements[0].payment_id}")
+            await listener.subscribe(
+                "payment-events", f"payment-events:{announcements[0].payment_id}"
+            )
             await asyncio.gather(*map(bell.ring, announcements))
             heard: list[tuple[str, str]] = []
             while len(heard) < 21:
@@ -161,7 +174,9 @@ class TestBell:
 class TestReplays:
     """Copies of first answers."""
 
-    async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(self, redis: RedisClient) -> None:
+    async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(
+        self, redis: RedisClient
+    ) -> None:
         """And no name in Redis shows either of them."""
         replays = Replays(redis)
         await replays.write("3:isssub", "order-42", COPY, NOW + timedelta(hours=1))
@@ -173,11 +188,18 @@ class TestReplays:
     async def test_many_at_once_get_each_its_own(self, redis: RedisClient) -> None:
         """They share round trips, not answers."""
         replays = Replays(redis)
-        copies = [Copy(FirstAnswer(b"\x01", 202, str(n).encode(), str(n)), f"life {n}") for n in range(50)]
+        copies = [
+            Copy(FirstAnswer(b"\x01", 202, str(n).encode(), str(n)), f"life {n}") for n in range(50)
+        ]
         await asyncio.gather(
-            *(replays.write("caller", copy.answer.payment_id, copy, NOW + timedelta(hours=1)) for copy in copies)
+            *(
+                replays.write("caller", copy.answer.payment_id, copy, NOW + timedelta(hours=1))
+                for copy in copies
+            )
         )
-        read = await asyncio.gather(*(replays.read("caller", copy.answer.payment_id, now=NOW) for copy in copies))
+        read = await asyncio.gather(
+            *(replays.read("caller", copy.answer.payment_id, now=NOW) for copy in copies)
+        )
         assert read == copies
 
     async def test_past_its_time_there_is_no_copy(self, redis: RedisClient) -> None:
@@ -200,13 +222,24 @@ class TestReplays:
         await replays.write("caller", "large", large, NOW + timedelta(hours=24))
         assert await redis.keys(f"{PREFIX}replay:*") == []
         for number in range(9):
-            await replays.write("caller", str(number), COPY, datetime.now(UTC) + timedelta(hours=24))
+            await replays.write(
+                "caller", str(number), COPY, datetime.now(UTC) + timedelta(hours=24)
+            )
         names = await redis.keys(f"{PREFIX}replay:*")
         assert len(names) == 3
         assert all([0 < await redis.ttl(name) <= 600 for name in names])
 
     @pytest.mark.parametrize(
-        "garbage", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"7", b'{"expires_at": "2999-01-01T00:00:00+00:00"}']
+        "garbage",
+        [
+            b"",
+            b"\xff\xfe",
+            b"{",
+            b"[]",
+            b"null",
+            b"7",
+            b'{"expires_at": "2999-01-01T00:00:00+00:00"}',
+        ],
     )
     async def test_garbage_is_no_copy(self, redis: RedisClient, garbage: bytes) -> None:
         """Postgres is asked then."""
@@ -224,7 +257,9 @@ class TestRate:
     async def test_two_workers_share_a_burst_of_one_second(
         self, redis: RedisClient, redis_of_run: Any, per_second: int
     ) -> None:
-        """Asked at once, a second's worth passes, and little more by the time that goes by meanwhile."""
+        """Asked at once, a second's worth passes, and little more by the time that goes by
+        meanwhile.
+        """
         second = connect(redis_of_run.url, client_name="mkwanja-test")
         rates = [SharedRate(client, "rate", per_second=per_second) for client in (redis, second)]
         began = await redis.time()
@@ -236,7 +271,9 @@ class TestRate:
         assert per_second <= passed <= per_second + 1 + per_second * elapsed
         assert all(0 < wait <= 1 for wait in waits if wait)
 
-    async def test_it_recovers_and_a_refused_caller_counted_for_nothing(self, redis: RedisClient) -> None:
+    async def test_it_recovers_and_a_refused_caller_counted_for_nothing(
+        self, redis: RedisClient
+    ) -> None:
         """After the wait that it names there is room again, however often it was asked in vain."""
         rate = SharedRate(redis, "rate", per_second=10)
         while not await rate.take():
@@ -247,7 +284,9 @@ class TestRate:
 
     async def test_two_limits_of_different_names_are_two(self, redis: RedisClient) -> None:
         """Sends do not use up what inquiries may."""
-        sends, inquiries = (SharedRate(redis, name, per_second=1) for name in ("sends", "inquiries"))
+        sends, inquiries = (
+            SharedRate(redis, name, per_second=1) for name in ("sends", "inquiries")
+        )
         assert [await sends.take(), await inquiries.take()] == [0, 0]
         assert await sends.take() > 0
 
@@ -265,7 +304,9 @@ CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
     "wake_one": lambda redis: RedisWakeups(redis).wake_one(UUID(int=1)),
     "ring": lambda redis: RedisBell(redis).ring(an_announcement()),
     "read a copy": lambda redis: Replays(redis).read("caller", "key", now=NOW),
-    "write a copy": lambda redis: Replays(redis).write("caller", "key", COPY, NOW + timedelta(hours=1)),
+    "write a copy": lambda redis: Replays(redis).write(
+        "caller", "key", COPY, NOW + timedelta(hours=1)
+    ),
     "take": lambda redis: SharedRate(redis, "rate", per_second=1).take(),
     "read": lambda redis: SharedText(redis, "token").read(),
     "write": lambda redis: SharedText(redis, "token").write("text", kept_seconds=1),

@@ -49,7 +49,10 @@ class TestWorks:
     async def test_an_address_that_leads_to_a_replica_of_the_shard_is_left_for_the_primary(
         self, is_asked_at_start: bool
     ) -> None:
-        """Some hosts sell one name for all servers of a cluster. The name works on when the replica is promoted."""
+        """Some hosts sell one name for all servers of a cluster.
+
+        The name works on when the replica is promoted.
+        """
         async with shards(1, replicas=1) as (primary, replica), client_of(replica.url) as client:
             if is_asked_at_start:
                 assert await client.shards() == 1
@@ -72,12 +75,19 @@ class TestWorks:
             await assert_every_use_works(client)
 
     @pytest.mark.parametrize("rights", ["+@all -@dangerous", "+@all -@admin -@dangerous"])
-    async def test_a_user_with_few_rights_and_only_our_keys_and_channels_is_enough(self, rights: str) -> None:
+    async def test_a_user_with_few_rights_and_only_our_keys_and_channels_is_enough(
+        self, rights: str
+    ) -> None:
         user = limited_user(f"{KEYS_AND_CHANNELS} {rights}")
-        async with RedisServer(settings=[user]) as server, client_of(url_of_user(server.url)) as client:
+        async with (
+            RedisServer(settings=[user]) as server,
+            client_of(url_of_user(server.url)) as client,
+        ):
             await assert_every_use_works(client)
 
-    async def test_a_certificate_that_nobody_signed_is_believed_by_its_file(self, tmp_path: Path) -> None:
+    async def test_a_certificate_that_nobody_signed_is_believed_by_its_file(
+        self, tmp_path: Path
+    ) -> None:
         async with (
             RedisServer() as server,
             tls_before(server, tmp_path) as tls,
@@ -85,8 +95,13 @@ class TestWorks:
         ):
             await assert_every_use_works(client)
 
-    async def test_a_certificate_is_not_checked_if_so_set_and_that_is_logged_once(self, tmp_path: Path) -> None:
-        async with RedisServer() as server, tls_before(server, tmp_path, host="another.example") as tls:
+    async def test_a_certificate_is_not_checked_if_so_set_and_that_is_logged_once(
+        self, tmp_path: Path
+    ) -> None:
+        async with (
+            RedisServer() as server,
+            tls_before(server, tmp_path, host="another.example") as tls,
+        ):
             with capture_logs() as logs:
                 client = connect(tls.url, client_name="mkwanja-test", verify="none")
             assert [line["event"] for line in logs] == ["redis_certificate_not_checked"]
@@ -94,7 +109,10 @@ class TestWorks:
             await client.aclose(close_connection_pool=True)
 
     async def test_sentinels_are_asked_by_tls(self, tmp_path: Path) -> None:
-        async with watched_by_sentinels(count=1) as watched, tls_before(watched.sentinels[0], tmp_path) as tls:
+        async with (
+            watched_by_sentinels(count=1) as watched,
+            tls_before(watched.sentinels[0], tmp_path) as tls,
+        ):
             port = urlsplit(tls.url).port
             url = f"rediss+sentinel://127.0.0.1:{port}/payments/0?sentinel_password={PASSWORD}"
             address = redis_address(url, ca_file=tls.certificate).sentinels

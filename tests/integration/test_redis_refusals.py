@@ -52,8 +52,8 @@ def _command(*arguments: str) -> Callable[[Redis], Awaitable[Any]]:
     return lambda admin: admin.execute_command(*arguments)  # type: ignore[no-untyped-call]
 
 
-# How it is refused: the server's settings, the user or None, what an operator does to bring it about and to mend it, the
-# use that meets it, and the fault's name.
+# How it is refused: the server's settings, the user or None, what an operator does to bring it
+# about and to mend it, the use that meets it, and the fault's name.
 REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
     "wrong password": (
         [limited_user("on >other ~* &* +@all").replace(">L1mited-Passw0rd", "")], True, None,
@@ -119,7 +119,11 @@ class TestRefused:
                 assert [(line["event"], line["kind"]) for line in said] == [("redis_refuses", kind)]
                 assert client.faults.kinds == [kind]
                 assert client.faults.report.startswith(f"refuses: {kind}: ")
-                for secret in (server.url, urlsplit(server.url).password or "-", "L1mited-Passw0rd"):
+                for secret in (
+                    server.url,
+                    urlsplit(server.url).password or "-",
+                    "L1mited-Passw0rd",
+                ):
                     assert secret not in json.dumps(logs, default=str) + client.faults.report
                 await mend(admin)
                 if mend is _no_mending:
@@ -130,13 +134,19 @@ class TestRefused:
                     client.faults.answered("jobs", writes=True)
                 assert client.faults.report == "ok"
 
-    async def test_a_primary_that_became_a_replica_is_left_for_where_its_name_points_now(self) -> None:
-        """Its connections stay open and refuse every write; the name of the primary leads to another server."""
+    async def test_a_primary_that_became_a_replica_is_left_for_where_its_name_points_now(
+        self,
+    ) -> None:
+        """Its connections stay open and refuse every write; the name of the primary leads to
+        another server.
+        """
         async with RedisServer(password=PASSWORD) as old, RedisServer(password=PASSWORD) as new:
             target = old
 
             async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", target.port)
+                behind_reader, behind_writer = await asyncio.open_connection(
+                    "127.0.0.1", target.port
+                )
 
                 async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
                     while chunk := await source.read(65536):
@@ -147,7 +157,10 @@ class TestRefused:
 
             listener = await asyncio.start_server(forward, "127.0.0.1", 0)
             port = listener.sockets[0].getsockname()[1]
-            async with listener, client_of(f"redis://default:{PASSWORD}@127.0.0.1:{port}/0") as client:
+            async with (
+                listener,
+                client_of(f"redis://default:{PASSWORD}@127.0.0.1:{port}/0") as client,
+            ):
                 await USES["wake"](client)
                 target = new
                 async with Redis.from_url(old.url) as admin:
@@ -158,7 +171,10 @@ class TestRefused:
                 assert client.faults.report == "ok"
 
     async def test_several_shards_are_a_fault(self) -> None:
-        """A shard that has not our keys names the one that has them. At start each process refuses such a cluster."""
+        """A shard that has not our keys names the one that has them.
+
+        At start each process refuses such a cluster.
+        """
         async with shards(2) as servers:
             found = []
             for server in servers:
@@ -174,11 +190,16 @@ class TestRefused:
         [
             (lambda url: _with(url, path="/99"), FaultKind.DATABASE_NUMBER),
             (lambda url: url.replace("default:", "default:x"), FaultKind.CREDENTIALS),
-            (lambda url: _with(url, netloc=urlsplit(url).netloc.rpartition("@")[2]), FaultKind.CREDENTIALS),
+            (
+                lambda url: _with(url, netloc=urlsplit(url).netloc.rpartition("@")[2]),
+                FaultKind.CREDENTIALS,
+            ),
             (lambda url: _with(url, scheme="rediss"), FaultKind.PROTOCOL),
         ],
     )
-    async def test_a_wrong_url_is_named(self, change: Callable[[str], str], kind: FaultKind) -> None:
+    async def test_a_wrong_url_is_named(
+        self, change: Callable[[str], str], kind: FaultKind
+    ) -> None:
         async with RedisServer() as server, client_of(change(server.url)) as client:
             with pytest.raises(QueueUnavailable):
                 await USES["wake"](client)
@@ -191,7 +212,9 @@ class TestRefused:
             assert client.faults.kinds == [FaultKind.DATABASE_NUMBER]
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "another.example"])
-    async def test_a_certificate_that_cannot_be_verified_is_named(self, tmp_path: Path, host: str) -> None:
+    async def test_a_certificate_that_cannot_be_verified_is_named(
+        self, tmp_path: Path, host: str
+    ) -> None:
         """Signed by nobody we know; or by the right one, for another host."""
         async with RedisServer() as server, tls_before(server, tmp_path, host=host) as tls:
             file = None if host == "127.0.0.1" else tls.certificate

@@ -1,4 +1,6 @@
-"""The servers of the stack: real, ours alone, and gone afterwards, whatever ended the program that started them."""
+"""The servers of the stack: real, ours alone, and gone afterwards, whatever ended the program
+that started them.
+"""
 
 import asyncio
 import json
@@ -75,13 +77,19 @@ def shared_memory_of(pid: int) -> list[str]:
 class TestPostgres:
     """PostgreSQL from its wheel."""
 
-    async def test_gives_a_role_that_owns_its_database_and_is_no_superuser(self, postgres: PostgresServer) -> None:
+    async def test_gives_a_role_that_owns_its_database_and_is_no_superuser(
+        self, postgres: PostgresServer
+    ) -> None:
         """As on Supabase: what the service may do there it may do here, and no more."""
         url = await postgres.create_database()
         async with connection(url) as database:
-            await database.execute("CREATE SCHEMA something; CREATE TABLE something.kept AS SELECT 1 AS one")
+            await database.execute(
+                "CREATE SCHEMA something; CREATE TABLE something.kept AS SELECT 1 AS one"
+            )
         assert await one(url, "SELECT usesuper FROM pg_user WHERE usename = current_user") is False
-        assert await one(postgres.admin_url, "SELECT usesuper FROM pg_user WHERE usename = current_user")
+        assert await one(
+            postgres.admin_url, "SELECT usesuper FROM pg_user WHERE usename = current_user"
+        )
 
     async def test_clones_a_database(self, postgres: PostgresServer) -> None:
         """A copy has what its template had and goes its own way."""
@@ -93,13 +101,18 @@ class TestPostgres:
             await database.execute("UPDATE kept SET number = 8")
         assert await one(template, "SELECT number FROM kept") == 7
         await postgres.drop_database(copy)
-        assert await one(postgres.url, "SELECT count(*) FROM pg_database WHERE datname <> 'postgres'") >= 1
+        assert (
+            await one(postgres.url, "SELECT count(*) FROM pg_database WHERE datname <> 'postgres'")
+            >= 1
+        )
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
     async def test_keeps_its_port_and_what_was_committed_when_it_ends_and_starts_again(
         self, postgres: PostgresServer, end: str
     ) -> None:
-        """Also killed in the middle of everything: a commit that was confirmed is there afterwards."""
+        """Also killed in the middle of everything: a commit that was confirmed is there
+        afterwards.
+        """
         url = await postgres.create_database()
         async with connection(url) as database:
             await database.execute("CREATE TABLE kept AS SELECT 42 AS number")
@@ -112,7 +125,9 @@ class TestPostgres:
         await postgres.start()
         assert await one(url, "SELECT number FROM kept") == 42
 
-    async def test_hangs_while_frozen_and_answers_when_thawed(self, postgres: PostgresServer) -> None:
+    async def test_hangs_while_frozen_and_answers_when_thawed(
+        self, postgres: PostgresServer
+    ) -> None:
         """Frozen, it is what a stuck machine is: reachable and silent."""
         async with connection(postgres.url) as connected:
             postgres.freeze()
@@ -138,7 +153,9 @@ class TestPostgres:
     async def test_copies_its_programs_where_the_borrowed_user_may_not_read_them(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A checkout under root's home is private, and stays so: no permission outside is changed."""
+        """A checkout under root's home is private, and stays so: no permission outside is
+        changed.
+        """
         monkeypatch.setattr(install, "_readable_by_all", lambda _tree: False)
         own = temporary_folder()
         async with PostgresServer(own.path) as server:
@@ -188,7 +205,9 @@ class TestNothingIsLeft:
         assert not redis.folder.exists()
         assert family.alive(members) == []
 
-    @pytest.mark.parametrize("name", ["SIGINT asyncio", "SIGTERM asyncio", "SIGTERM uvloop", "SIGHUP uvloop"])
+    @pytest.mark.parametrize(
+        "name", ["SIGINT asyncio", "SIGTERM asyncio", "SIGTERM uvloop", "SIGHUP uvloop"]
+    )
     async def test_after_a_signal(self, name: str, folder: Path) -> None:
         """Ctrl-C, `kill` and a closed terminal, on either event loop."""
         number, loop = name.split()
@@ -205,7 +224,9 @@ class TestNothingIsLeft:
         program, said = await _program_with_servers(folder, "asyncio")
         await program.kill()
         assert await until(lambda: family.alive(said["members"]) == [], within_seconds=LONG_SECONDS)
-        assert await until(lambda: shared_memory_of(said["members"][0]) == [], within_seconds=LONG_SECONDS)
+        assert await until(
+            lambda: shared_memory_of(said["members"][0]) == [], within_seconds=LONG_SECONDS
+        )
         for path in said["folders"]:
             shutil.rmtree(path)
 

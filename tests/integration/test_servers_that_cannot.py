@@ -1,4 +1,6 @@
-"""A Postgres that answers and cannot: read-only after a failover or with a full disk, or not migrated yet."""
+"""A Postgres that answers and cannot: read-only after a failover or with a full disk, or not
+migrated yet.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,12 @@ from domain.lifecycle.record_callback import raw_change
 from tests.integration.conftest import Store, a_callback, a_new_payment
 
 
-async def test_a_read_only_server_is_unavailable_and_its_waiters_may_come_again(fresh: Store) -> None:
-    """The receiver then tries again and answers 503; taken for the rows' fault, the callback would be lost with a 500."""
+async def test_a_read_only_server_is_unavailable_and_its_waiters_may_come_again(
+    fresh: Store,
+) -> None:
+    """The receiver then tries again and answers 503; taken for the rows' fault, the callback
+    would be lost with a 500.
+    """
     payment_id = await fresh.accepted()
     database = await fresh.one("SELECT current_database()")
     await fresh.execute(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')

@@ -1,4 +1,6 @@
-"""What the processes' own database role may do: what they do, and nothing that would rewrite what happened."""
+"""What the processes' own database role may do: what they do, and nothing that would rewrite
+what happened.
+"""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -24,7 +26,9 @@ from tests.stack.databases import alembic, connection, database_name, with_datab
 from tests.stack.servers import PostgresServer
 
 TABLES = sorted(table.name for table in metadata.tables.values())
-REFUSED = asyncpg.InsufficientPrivilegeError  # SQLSTATE 42501: by right, before any trigger is asked
+REFUSED = (
+    asyncpg.InsufficientPrivilegeError
+)  # SQLSTATE 42501: by right, before any trigger is asked
 
 # Everything that the role holds, as `table right` or `table right column`.
 HELD = """
@@ -54,7 +58,9 @@ class Roles:
 
     async def rights(self) -> set[str]:
         async with connection(self.url) as owner:
-            return {row[0] for row in await owner.fetch(HELD, SERVICE_ROLE, ["mkwanja", "mkwanja_api"])}
+            return {
+                row[0] for row in await owner.fetch(HELD, SERVICE_ROLE, ["mkwanja", "mkwanja_api"])
+            }
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,9 @@ async def roles(postgres: PostgresServer) -> AsyncIterator[Roles]:
     password = await made_service_role(postgres)
     url = await postgres.create_database()
     await migrated(url, "upgrade", "head")
-    yield Roles(url, as_service(url, password), with_database(postgres.admin_url, database_name(url)))
+    yield Roles(
+        url, as_service(url, password), with_database(postgres.admin_url, database_name(url))
+    )
     await postgres.drop_database(url)
 
 
@@ -85,7 +93,9 @@ async def test_the_role_holds_what_the_code_needs_and_no_other_right(roles: Role
 
 
 async def test_the_adapters_work_as_that_role(roles: Roles) -> None:
-    """Every kind is accepted, claimed, answered, ended, found by the sweeper and announced; rows are locked on the way."""
+    """Every kind is accepted, claimed, answered, ended, found by the sweeper and announced; rows
+    are locked on the way.
+    """
     async with Store(roles.service_url) as store:
         for kind in Kind:
             ended = await store.finalized(kind)
@@ -103,7 +113,9 @@ async def test_the_adapters_work_as_that_role(roles: Roles) -> None:
 
 
 @pytest.mark.parametrize("table", INSERT_ONLY)
-async def test_on_an_insert_only_table_the_role_may_change_nothing(roles: Roles, table: str) -> None:
+async def test_on_an_insert_only_table_the_role_may_change_nothing(
+    roles: Roles, table: str
+) -> None:
     """Refused for want of the right, so also where somebody took the trigger away."""
     column = INSERT_ONLY[table]
     statements = [
@@ -166,8 +178,12 @@ async def test_the_role_can_end_its_own_stuck_sessions(roles: Roles) -> None:
         assert await raw.fetchval("SELECT pg_terminate_backend($1)", pid)
 
 
-async def test_a_role_that_is_made_later_gets_its_rights_from_the_next_release(roles: Roles) -> None:
-    """Also where there is nothing to migrate; and what was granted by mistake meanwhile is taken back."""
+async def test_a_role_that_is_made_later_gets_its_rights_from_the_next_release(
+    roles: Roles,
+) -> None:
+    """Also where there is nothing to migrate; and what was granted by mistake meanwhile is taken
+    back.
+    """
     async with connection(roles.admin_url) as admin:
         await admin.execute(f"DROP OWNED BY {SERVICE_ROLE}")  # as if it had not been there
     assert await roles.rights() == set()
@@ -180,7 +196,9 @@ async def test_a_role_that_is_made_later_gets_its_rights_from_the_next_release(r
         assert await raw.fetchval("SELECT version_num FROM mkwanja.alembic_version") == REVISION
 
 
-async def test_an_older_release_leaves_the_role_what_exists(roles: Roles, postgres: PostgresServer) -> None:
+async def test_an_older_release_leaves_the_role_what_exists(
+    roles: Roles, postgres: PostgresServer
+) -> None:
     """Down to the first revision and up again: rights name no column that is not there."""
     url = await postgres.create_database()
     try:

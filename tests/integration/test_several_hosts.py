@@ -1,4 +1,6 @@
-"""A DATABASE_URL names several hosts: the driver finds the one that takes writes, however the others fail."""
+"""A DATABASE_URL names several hosts: the driver finds the one that takes writes, however the
+others fail.
+"""
 
 from __future__ import annotations
 
@@ -113,47 +115,78 @@ async def test_the_host_that_was_found_last_is_tried_first(url: str) -> None:
     class Counts(SaysNothing):
         asked = 0
 
-    async with a_port(Counts) as port, a_database(with_hosts(url, port, 0), pool_size=8) as database:
+    async with (
+        a_port(Counts) as port,
+        a_database(with_hosts(url, port, 0), pool_size=8) as database,
+    ):
         await port_of(database)
         await asyncio.gather(*(port_of(database) for _ in range(8)))
     assert Counts.asked == 1
 
 
 @pytest.mark.parametrize("serve", [None, SaysNothing, HangsUp])
-async def test_without_a_host_of_use_the_store_is_unavailable(url: str, serve: Serve | None) -> None:
+async def test_without_a_host_of_use_the_store_is_unavailable(
+    url: str, serve: Serve | None
+) -> None:
     async with a_port(serve) as port, a_database(with_hosts(url, port, port)) as database:
         with pytest.raises(StoreUnavailable):
             await port_of(database)
 
 
 async def test_a_standby_is_passed_by_until_it_is_promoted(url: str) -> None:
-    """With or without target_session_attrs, and wherever in the list it stands. Pooled connections do not keep us there."""
+    """With or without target_session_attrs, and wherever in the list it stands.
+
+    Pooled connections do not keep us there.
+    """
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
-        both = primary.url.replace(f":{primary.port}/", f":{standby.port},127.0.0.1:{primary.port}/")
-        urls = (both, f"{both}?target_session_attrs=read-write", f"{both}?target_session_attrs=primary")
+        both = primary.url.replace(
+            f":{primary.port}/", f":{standby.port},127.0.0.1:{primary.port}/"
+        )
+        urls = (
+            both,
+            f"{both}?target_session_attrs=read-write",
+            f"{both}?target_session_attrs=primary",
+        )
         for named in urls:
             async with a_database(named) as database:
-                assert await asyncio.gather(*(port_of(database) for _ in range(3))) == [primary.port] * 3
+                assert (
+                    await asyncio.gather(*(port_of(database) for _ in range(3)))
+                    == [primary.port] * 3
+                )
         async with a_database(both) as database:
-            assert await asyncio.gather(*(port_of(database) for _ in range(3))) == [primary.port] * 3
+            assert (
+                await asyncio.gather(*(port_of(database) for _ in range(3))) == [primary.port] * 3
+            )
             await primary.kill()
             with pytest.raises(StoreUnavailable):
                 await port_of(database)
             await standby.promote()
-            assert await asyncio.gather(*(port_of(database) for _ in range(9))) == [standby.port] * 9
+            assert (
+                await asyncio.gather(*(port_of(database) for _ in range(9))) == [standby.port] * 9
+            )
 
 
 async def test_a_primary_that_falls_silent_is_left_with_all_its_connections() -> None:
-    """The server does not close them. After one statement without an answer no other connection is trusted."""
+    """The server does not close them.
+
+    After one statement without an answer no other connection is trusted.
+    """
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
-        both = primary.url.replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
+        both = primary.url.replace(
+            f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/"
+        )
         async with a_database(both, pool_size=5) as database:
-            assert await asyncio.gather(*(port_of(database) for _ in range(5))) == [primary.port] * 5
+            assert (
+                await asyncio.gather(*(port_of(database) for _ in range(5))) == [primary.port] * 5
+            )
             await standby.promote()
             primary.freeze()
             try:
                 with pytest.raises(StoreUnavailable):
                     await port_of(database)
-                assert await asyncio.gather(*(port_of(database) for _ in range(5))) == [standby.port] * 5
+                assert (
+                    await asyncio.gather(*(port_of(database) for _ in range(5)))
+                    == [standby.port] * 5
+                )
             finally:
                 primary.thaw()

@@ -1,4 +1,6 @@
-"""The limit that all workers keep together: exact counts, by a real Redis whose clock a test turns."""
+"""The limit that all workers keep together: exact counts, by a real Redis whose clock a test
+turns.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ class Clock:
     async def turn(self, seconds: float = 0) -> None:
         self._microseconds += round(seconds * 1_000_000)
         whole, rest = divmod(self._microseconds, 1_000_000)
-        await cast("Awaitable[int]", self._redis.hset(_CLOCK, mapping={"seconds": whole, "microseconds": rest}))
+        await cast(
+            "Awaitable[int]",
+            self._redis.hset(_CLOCK, mapping={"seconds": whole, "microseconds": rest}),
+        )
 
 
 @pytest.fixture
@@ -39,7 +44,9 @@ async def clock(redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> Clock:
     for name in ("TAKE", "SLOW_DOWN"):
         script = getattr(gcra, name)
         assert script.count("redis.call('TIME')") == 1
-        turned = script.replace("redis.call('TIME')", f"redis.call('HMGET', '{_CLOCK}', 'seconds', 'microseconds')")
+        turned = script.replace(
+            "redis.call('TIME')", f"redis.call('HMGET', '{_CLOCK}', 'seconds', 'microseconds')"
+        )
         monkeypatch.setattr(gcra, name, turned)
     clock = Clock(redis)
     await clock.turn()
@@ -61,15 +68,21 @@ def rates(clock: Clock, workers: Sequence[RedisClient]) -> list[SharedRate]:
 
 
 async def taken(rates: list[SharedRate], turn: Turn) -> int:
-    """How many requests of this class may go now, asked for by all workers in turn until one is refused."""
+    """How many requests of this class may go now, asked for by all workers in turn until one is
+    refused.
+    """
     for count, rate in enumerate(itertools.cycle(rates)):
         if await rate.take(turn) > 0:
             return count
     raise AssertionError
 
 
-async def over(seconds: int, clock: Clock, rates: list[SharedRate], demand: Mapping[str, Turn]) -> Counter[str]:
-    """Who gets how many while every class of `demand` asks each twentieth of a second, in turn first and last."""
+async def over(
+    seconds: int, clock: Clock, rates: list[SharedRate], demand: Mapping[str, Turn]
+) -> Counter[str]:
+    """Who gets how many while every class of `demand` asks each twentieth of a second, in turn
+    first and last.
+    """
     counts: Counter[str] = Counter()
     for step in range(seconds * 20):
         await clock.turn(0.05)
@@ -81,19 +94,28 @@ async def over(seconds: int, clock: Clock, rates: list[SharedRate], demand: Mapp
 class TestRate:
     """So many a second, however many workers ask."""
 
-    async def test_at_once_a_seconds_worth_passes_and_no_more(self, rates: list[SharedRate]) -> None:
-        """Three workers and sixty requests: twenty. Who is refused is told when there is room again."""
+    async def test_at_once_a_seconds_worth_passes_and_no_more(
+        self, rates: list[SharedRate]
+    ) -> None:
+        """Three workers and sixty requests: twenty.
+
+        Who is refused is told when there is room again.
+        """
         waits = await asyncio.gather(*(rates[n % 3].take(PAYOUTS) for n in range(60)))
         assert waits.count(0) == _PER_SECOND
         assert len(set(waits)) == 2
         assert max(waits) <= 0.05
 
-    async def test_in_the_long_run_it_is_the_rate(self, clock: Clock, rates: list[SharedRate]) -> None:
+    async def test_in_the_long_run_it_is_the_rate(
+        self, clock: Clock, rates: list[SharedRate]
+    ) -> None:
         """Ten seconds of demand without end: ten seconds' worth, after the first burst."""
         assert await taken(rates, PAYOUTS) == _PER_SECOND
         assert await over(10, clock, rates, {"payouts": PAYOUTS}) == {"payouts": 10 * _PER_SECOND}
 
-    async def test_after_the_wait_that_it_names_there_is_room(self, clock: Clock, rates: list[SharedRate]) -> None:
+    async def test_after_the_wait_that_it_names_there_is_room(
+        self, clock: Clock, rates: list[SharedRate]
+    ) -> None:
         """And not before; for each class its own wait."""
         for turn in _TURNS.values():
             await taken(rates, turn)
@@ -106,7 +128,9 @@ class TestRate:
             await clock.turn(10)
 
     @pytest.mark.parametrize("per_second", [0.5, 1, 3, 7, 150])
-    async def test_any_rate_is_kept(self, clock: Clock, workers: Sequence[RedisClient], per_second: float) -> None:
+    async def test_any_rate_is_kept(
+        self, clock: Clock, workers: Sequence[RedisClient], per_second: float
+    ) -> None:
         """Also one that does not divide a second, and one below one."""
         rates = [SharedRate(client, "other", per_second=per_second) for client in workers]
         assert await taken(rates, PAYOUTS) == max(1, per_second)
@@ -117,16 +141,24 @@ class TestRate:
 class TestTurns:
     """Payouts before inquiries before pushes, and none starves."""
 
-    async def test_each_class_leaves_room_for_the_one_before_it(self, rates: list[SharedRate]) -> None:
-        """Of a burst of twenty: pushes may take seven, inquiries go on to thirteen, payouts to the end."""
+    async def test_each_class_leaves_room_for_the_one_before_it(
+        self, rates: list[SharedRate]
+    ) -> None:
+        """Of a burst of twenty: pushes may take seven, inquiries go on to thirteen, payouts to
+        the end.
+        """
         assert [await taken(rates, turn) for turn in (PUSHES, INQUIRIES, PAYOUTS)] == [7, 6, 7]
 
-    async def test_payouts_that_took_all_leave_the_others_their_own_share_only(self, rates: list[SharedRate]) -> None:
+    async def test_payouts_that_took_all_leave_the_others_their_own_share_only(
+        self, rates: list[SharedRate]
+    ) -> None:
         """One each, at once; it is charged to the common count."""
         assert await taken(rates, PAYOUTS) == _PER_SECOND
         assert [await taken(rates, turn) for turn in (PUSHES, INQUIRIES, PAYOUTS)] == [1, 1, 0]
 
-    async def test_under_endless_demand_of_all_each_has_its_share(self, clock: Clock, rates: list[SharedRate]) -> None:
+    async def test_under_endless_demand_of_all_each_has_its_share(
+        self, clock: Clock, rates: list[SharedRate]
+    ) -> None:
         """A fifth for pushes, a tenth for inquiries, the rest for payouts; together the rate."""
         await taken(rates, PAYOUTS)
         counts = await over(10, clock, rates, _TURNS)
@@ -135,7 +167,9 @@ class TestTurns:
         assert abs(counts.total() - 10 * _PER_SECOND) <= 2
 
     @pytest.mark.parametrize("alone", list(_TURNS))
-    async def test_a_class_alone_has_the_whole_rate(self, clock: Clock, rates: list[SharedRate], alone: str) -> None:
+    async def test_a_class_alone_has_the_whole_rate(
+        self, clock: Clock, rates: list[SharedRate], alone: str
+    ) -> None:
         """What nobody else wants is not kept back."""
         await taken(rates, _TURNS[alone])
         counts = await over(4, clock, rates, {alone: _TURNS[alone]})
@@ -162,7 +196,9 @@ class TestSlowingDown:
         """A second later it counts again; never below a twentieth."""
 
         async def factor() -> float:
-            return float(await cast("Awaitable[Any]", redis.hget(f"{PREFIX}rate:factor", "factor")) or 1)
+            return float(
+                await cast("Awaitable[Any]", redis.hget(f"{PREFIX}rate:factor", "factor")) or 1
+            )
 
         await asyncio.gather(*(rate.slow_down() for rate in rates * 5))
         assert await factor() == 0.5
@@ -178,7 +214,9 @@ class TestSlowingDown:
         assert (await over(5, clock, rates, {"payouts": PAYOUTS}))["payouts"] == 5 * _PER_SECOND
 
     @pytest.mark.usefixtures("clock")
-    async def test_one_limit_slowed_down_leaves_another_alone(self, workers: Sequence[RedisClient]) -> None:
+    async def test_one_limit_slowed_down_leaves_another_alone(
+        self, workers: Sequence[RedisClient]
+    ) -> None:
         """Budgets of inquiries are not the rate of requests."""
         rate = SharedRate(workers[0], "rate", per_second=_PER_SECOND)
         budget = InquiryBudget(workers[1], "query", per_minute=600)
@@ -190,7 +228,9 @@ class TestSlowingDown:
 class TestBudgets:
     """So many questions a minute, however many workers ask."""
 
-    async def test_five_a_minute_is_one_each_twelve_seconds(self, clock: Clock, workers: Sequence[RedisClient]) -> None:
+    async def test_five_a_minute_is_one_each_twelve_seconds(
+        self, clock: Clock, workers: Sequence[RedisClient]
+    ) -> None:
         """As Daraja counts them: no burst (daraja.md §3)."""
         budgets = [InquiryBudget(client, "query", per_minute=5) for client in workers]
         granted = []
@@ -205,14 +245,21 @@ class TestBudgets:
     ) -> None:
         """Several at once, never more than wanted, and what was not wanted stays for others."""
         first, second = (InquiryBudget(client, "status", per_minute=600) for client in workers[:2])
-        assert [await first.take(0), await first.take(3), await second.take(200), await first.take(1)] == [0, 3, 7, 0]
+        assert [
+            await first.take(0),
+            await first.take(3),
+            await second.take(200),
+            await first.take(1),
+        ] == [0, 3, 7, 0]
         await clock.turn(0.5)
         assert [await second.take(200), await first.take(200)] == [5, 0]
 
     @pytest.mark.usefixtures("clock")
     async def test_budgets_of_different_names_are_two(self, workers: Sequence[RedisClient]) -> None:
         """Queries of deposits do not use up what Transaction Status may."""
-        query, status = (InquiryBudget(workers[0], name, per_minute=60) for name in ("query", "status"))
+        query, status = (
+            InquiryBudget(workers[0], name, per_minute=60) for name in ("query", "status")
+        )
         assert [await query.take(5), await status.take(5), await query.take(5)] == [1, 1, 0]
 
 

@@ -1,4 +1,6 @@
-"""Requests that ask for the same thing share the work, and a request without a client leaves the line."""
+"""Requests that ask for the same thing share the work, and a request without a client leaves the
+line.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from tests.integration.conftest import CALLER, Store, a_new_payment
 
 
 async def payments_with(store: Store, key: str) -> int:
-    return int(await store.one("SELECT count(*) FROM mkwanja.payments WHERE idempotency_key = $1", key))
+    return int(
+        await store.one("SELECT count(*) FROM mkwanja.payments WHERE idempotency_key = $1", key)
+    )
 
 
 class Transactions:
@@ -41,19 +45,25 @@ def transactions(store: Store, monkeypatch: pytest.MonkeyPatch) -> Transactions:
     return Transactions(store, monkeypatch)
 
 
-async def test_one_read_serves_all_requests_with_one_key(store: Store, transactions: Transactions) -> None:
+async def test_one_read_serves_all_requests_with_one_key(
+    store: Store, transactions: Transactions
+) -> None:
     """Whether the key is held or not. Four hundred reads of one key ran one by one before."""
     new = a_new_payment()
     first = (await store.accepting.accept(new)).answer
     for key, expected in ((new.idempotency_key, first), ("a key that nobody has used", None)):
         before = transactions.begun
-        answers = await asyncio.gather(*(store.accepting.first_answer(CALLER.key, key) for _ in range(400)))
+        answers = await asyncio.gather(
+            *(store.accepting.first_answer(CALLER.key, key) for _ in range(400))
+        )
         assert answers == [expected] * 400
         assert transactions.begun - before == 1
 
 
 async def test_a_read_that_came_later_sees_what_was_committed_before_it_came(store: Store) -> None:
-    """It does not join a read that has started, so it cannot be told that a payment of before does not exist."""
+    """It does not join a read that has started, so it cannot be told that a payment of before
+    does not exist.
+    """
     for _ in range(20):
         new = a_new_payment()
         early = asyncio.create_task(store.accepting.first_answer(CALLER.key, new.idempotency_key))
@@ -64,20 +74,28 @@ async def test_a_read_that_came_later_sees_what_was_committed_before_it_came(sto
         assert await early in (None, acceptance.answer)
 
 
-async def test_identical_requests_that_wait_together_are_one_write(store: Store, transactions: Transactions) -> None:
+async def test_identical_requests_that_wait_together_are_one_write(
+    store: Store, transactions: Transactions
+) -> None:
     """All get the same bytes, and exactly one of them is told that it is the first."""
     news = [a_new_payment(key="a hundred at once") for _ in range(100)]
     accepted = await asyncio.gather(*map(store.accepting.accept, news))
     assert transactions.begun <= 2
     assert await payments_with(store, "a hundred at once") == 1
     assert len({acceptance.answer for acceptance in accepted}) == 1
-    first = [new.id for new, acceptance in zip(news, accepted, strict=True) if not acceptance.is_replay]
+    first = [
+        new.id for new, acceptance in zip(news, accepted, strict=True) if not acceptance.is_replay
+    ]
     assert [str(one) for one in first] == [accepted[0].answer.payment_id]
 
 
 async def test_requests_that_differ_share_nothing(store: Store) -> None:
     """One key with two bodies: one is accepted, the other refused, however they arrive."""
-    news = [a_new_payment(key="two bodies", fingerprint=mark) for mark in (b"\x01one", b"\x01two") for _ in range(3)]
+    news = [
+        a_new_payment(key="two bodies", fingerprint=mark)
+        for mark in (b"\x01one", b"\x01two")
+        for _ in range(3)
+    ]
     results = await asyncio.gather(*map(store.accepting.accept, news), return_exceptions=True)
     assert [type(result) for result in results] == [Acceptance] * 3 + [IdempotencyKeyReused] * 3
     assert await payments_with(store, "two bodies") == 1

@@ -1,4 +1,6 @@
-"""The simulator's deposits, over real HTTP: what each answers, tells and moves (daraja.md §1 to §3)."""
+"""The simulator's deposits, over real HTTP: what each answers, tells and moves (daraja.md §1 to
+§3).
+"""
 
 import re
 from collections.abc import AsyncIterator
@@ -45,7 +47,9 @@ class TestOAuth:
         first = probe.token
         await probe.fetch_token()
         headers = {"Authorization": f"Bearer {first}", "Content-Type": "application/json"}
-        answer = await probe.call("/mpesa/stkpush/v1/processrequest", probe.stk_body(), headers=headers)
+        answer = await probe.call(
+            "/mpesa/stkpush/v1/processrequest", probe.stk_body(), headers=headers
+        )
         assert answer.error == (404, "404.001.03", "Invalid Access Token")
 
     async def test_all_tokens_may_be_kept(self, probe: Probe) -> None:
@@ -64,7 +68,9 @@ class TestOAuth:
     async def test_other_schemes_and_grants_are_refused(self, probe: Probe) -> None:
         """Each with its own code."""
         assert (await probe.fetch_token(Authorization="Bearer x")).error[:2] == (400, "400.008.01")
-        answer = await probe.call("/oauth/v1/generate", method="GET", headers={"Authorization": "Basic eDp5"})
+        answer = await probe.call(
+            "/oauth/v1/generate", method="GET", headers={"Authorization": "Basic eDp5"}
+        )
         assert answer.error[:2] == (400, "400.008.02")
 
     @pytest.mark.parametrize(
@@ -90,7 +96,9 @@ class TestOAuth:
 class TestEveryApi:
     """Errors that come before an API looks at a request (§1)."""
 
-    async def test_a_missing_header_a_wrong_path_a_wrong_verb_and_broken_json(self, probe: Probe) -> None:
+    async def test_a_missing_header_a_wrong_path_a_wrong_verb_and_broken_json(
+        self, probe: Probe
+    ) -> None:
         """Each has its envelope."""
         push = "/mpesa/stkpush/v1/processrequest"
         assert (await probe.call(push, {}, headers={})).error[:2] == (404, "404.001.04")
@@ -101,7 +109,9 @@ class TestEveryApi:
     async def test_another_content_type_is_an_invalid_shortcode(self, probe: Probe) -> None:
         """Daraja's own misleading words (§2)."""
         headers = {"Authorization": f"Bearer {probe.token}", "Content-Type": "text/plain"}
-        answer = await probe.call("/mpesa/stkpush/v1/processrequest", probe.stk_body(), headers=headers)
+        answer = await probe.call(
+            "/mpesa/stkpush/v1/processrequest", probe.stk_body(), headers=headers
+        )
         assert answer.error == (400, "400.002.02", "Bad Request - Invalid BusinessShortCode")
 
 
@@ -133,12 +143,18 @@ class TestStkPush:
         (entry,) = ledger["items"]
         assert ledger["by_reference"] == {body["AccountReference"]: {"count": 1, "amount": 250}}
         assert entry["receipt"] == items["MpesaReceiptNumber"]
-        assert (entry["kind"], entry["amount"], entry["phone_number"]) == ("stk", 250, "254711000111")
+        assert (entry["kind"], entry["amount"], entry["phone_number"]) == (
+            "stk",
+            250,
+            "254711000111",
+        )
         assert (entry["provider_id"], entry["result_url"]) == (checkout, body["CallBackURL"])
 
     async def test_a_till_is_paid_as_buy_goods(self, probe: Probe) -> None:
         """PartyB is the till while the shortcode is the store (§2.1)."""
-        assert (await probe.stk(TransactionType="CustomerBuyGoodsOnline", PartyB="5551234")).status == 200
+        assert (
+            await probe.stk(TransactionType="CustomerBuyGoodsOnline", PartyB="5551234")
+        ).status == 200
         await probe.simulator.idle()
         assert len(probe.simulator.ledger.movements) == 1
 
@@ -181,7 +197,9 @@ class TestStkPush:
             ("TransactionDesc", None, "Remarks"),
         ],
     )
-    async def test_an_invalid_field_is_named(self, probe: Probe, field: str, value: object, called: str) -> None:
+    async def test_an_invalid_field_is_named(
+        self, probe: Probe, field: str, value: object, called: str
+    ) -> None:
         """With Daraja's own name for it, and without an effect (§2.1, §8.4)."""
         changes = {"PartyA": "254711000111", field: value}
         answer = await probe.stk(**changes)
@@ -218,7 +236,11 @@ class TestStkQuery:
         [
             ("A", 200, {"ResultCode": "4999"}),
             ("B", 200, {"errorCode": "500.001.1001", "errorMessage": ""}),
-            ("C", 500, {"errorCode": "500.001.1001", "errorMessage": "The transaction is being processed"}),
+            (
+                "C",
+                500,
+                {"errorCode": "500.001.1001", "errorMessage": "The transaction is being processed"},
+            ),
         ],
     )
     async def test_a_payment_in_flight_has_three_shapes(
@@ -243,7 +265,9 @@ class TestStkQuery:
         assert (await probe.query(checkout)).status == 200
         answer = await probe.query(checkout)
         assert answer.status == 429
-        assert answer.body["fault"]["detail"]["errorcode"] == "policies.ratelimit.SpikeArrestViolation"
+        assert (
+            answer.body["fault"]["detail"]["errorcode"] == "policies.ratelimit.SpikeArrestViolation"
+        )
 
     async def test_stray_500s_come_for_known_ids(self, probe: Probe) -> None:
         """As often as the switch says."""

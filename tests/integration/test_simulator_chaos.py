@@ -1,4 +1,6 @@
-"""The simulator's chaos, over real HTTP: scenarios by lot, the same lots again, and plans that make no sense."""
+"""The simulator's chaos, over real HTTP: scenarios by lot, the same lots again, and plans that
+make no sense.
+"""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -62,7 +64,9 @@ class TestLots:
         assert set(drawn[0]) == {"approve", "internal_error_after_acting", "html_503"}
 
     async def test_calls_of_another_api_do_not_shift_the_lots(self, probe: Probe) -> None:
-        """So that a soak test's payouts meet the same faults however often it asks for their status."""
+        """So that a soak test's payouts meet the same faults however often it asks for their
+        status.
+        """
         await set_plan(probe, HALF)
         await pay(probe, 20)
         alone = await met(probe)
@@ -75,14 +79,26 @@ class TestLots:
 
     async def test_a_scenario_is_drawn_only_by_its_own_apis(self, probe: Probe) -> None:
         """And each API has all of its share."""
-        rates = {"cancel": 1.0, "query_unknown": 1.0, "insufficient_funds": 0.0, "duplicate_ocid": 1.0, "not_found": 1}
+        rates = {
+            "cancel": 1.0,
+            "query_unknown": 1.0,
+            "insufficient_funds": 0.0,
+            "duplicate_ocid": 1.0,
+            "not_found": 1,
+        }
         await set_plan(probe, {"seed": 1, "rates": rates})
         checkout = (await probe.stk()).body["CheckoutRequestID"]
         await probe.query(checkout)
         await probe.b2b()
         await probe.b2c()
         await probe.status(OriginatorConversationID="p1")
-        assert await met(probe, "/mpesa/") == ["cancel", "query_unknown", "approve", "duplicate_ocid", "not_found"]
+        assert await met(probe, "/mpesa/") == [
+            "cancel",
+            "query_unknown",
+            "approve",
+            "duplicate_ocid",
+            "not_found",
+        ]
 
     async def test_rates_are_shares(self, probe: Probe) -> None:
         """About a quarter each; the seed is fixed, so this never fails by chance."""
@@ -102,7 +118,12 @@ class TestLots:
 
     async def test_only_the_named_apis_meet_it_with_the_given_params(self, probe: Probe) -> None:
         """A soak test may spare tokens, say."""
-        plan = {"seed": 1, "rates": {"html_503": 1.0}, "apis": ["b2c"], "params": {"html_503": {"act": True}}}
+        plan = {
+            "seed": 1,
+            "rates": {"html_503": 1.0},
+            "apis": ["b2c"],
+            "params": {"html_503": {"act": True}},
+        }
         await set_plan(probe, plan)
         assert (await probe.fetch_token()).status == 200
         assert (await probe.stk()).status == 200
@@ -115,12 +136,19 @@ class TestLots:
         for end in ({"chaos": None}, None):
             await set_plan(probe, {"seed": 1, "rates": {"html_503": 1.0}})
             assert (await probe.b2c()).status == 503
-            await (probe.simulator.reset() if end is None else probe.control("POST", "/switches", end))
+            await (
+                probe.simulator.reset() if end is None else probe.control("POST", "/switches", end)
+            )
             assert (await probe.b2c()).status == 200
 
     async def test_money_still_moves_at_most_once_for_an_id(self, probe: Probe) -> None:
         """However often a client that knows nothing sends it again."""
-        rates = {"answer_lost_after_acting": 0.2, "cut_before_acting": 0.2, "system_busy": 0.2, "lost_callback": 0.2}
+        rates = {
+            "answer_lost_after_acting": 0.2,
+            "cut_before_acting": 0.2,
+            "system_busy": 0.2,
+            "lost_callback": 0.2,
+        }
         await set_plan(probe, {"seed": 3, "rates": rates})
         bodies = [probe.b2c_body() for _ in range(30)]
         for _ in range(6):
@@ -147,7 +175,10 @@ class TestPlans:
             ({"seed": 7, "rates": {"no_such": 0.1}}, "no scenario 'no_such'"),
             ({"seed": 7, "rates": {"html_503": -0.1}}, "rate of html_503 is a number from 0 to 1"),
             ({"seed": 7, "rates": {"html_503": 1.1}}, "rate of html_503 is a number from 0 to 1"),
-            ({"seed": 7, "rates": {"html_503": float("nan")}}, "rate of html_503 is a number from 0 to 1"),
+            (
+                {"seed": 7, "rates": {"html_503": float("nan")}},
+                "rate of html_503 is a number from 0 to 1",
+            ),
             ({"seed": 7, "rates": {"html_503": True}}, "rate of html_503 is a number from 0 to 1"),
             ({"seed": 7, "rates": {"html_503": 0.6, "html_200": 0.5}}, "add up to 1.1"),
             ({"seed": 7, "rates": {}, "apis": ["c2b"]}, "chaos.apis is a list of some of"),
@@ -166,10 +197,24 @@ class TestPlans:
         assert (await probe.control("GET", "/switches")).body["chaos"] == HALF
 
     async def test_shares_of_different_apis_do_not_add_up(self, probe: Probe) -> None:
-        """A deposit cannot be a duplicate, so both may be certain; and decimal fractions may make 1."""
+        """A deposit cannot be a duplicate, so both may be certain; and decimal fractions may
+        make 1.
+        """
         rates = {"cancel": 1.0, "duplicate_ocid": 1.0}
         assert (await set_plan(probe, {"seed": 7, "rates": rates})).status == 200
         tenths = dict.fromkeys(
-            ["slow", "html_200", "html_403", "html_503", "quota", "system_busy", "empty_200", "garbage_200"], 0.1
+            [
+                "slow",
+                "html_200",
+                "html_403",
+                "html_503",
+                "quota",
+                "system_busy",
+                "empty_200",
+                "garbage_200",
+            ],
+            0.1,
         )
-        assert (await set_plan(probe, {"seed": 7, "rates": {**tenths, "maintenance": 0.2}})).status == 200
+        assert (
+            await set_plan(probe, {"seed": 7, "rates": {**tenths, "maintenance": 0.2}})
+        ).status == 200

@@ -68,12 +68,20 @@ class TestChoice:
         """In the catalogue's order."""
         text = (ROOT / "tests" / "simulator" / "README.md").read_text(encoding="utf-8")
         lines = text.partition("| scenario | NN |")[2].splitlines()
-        rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines if line.startswith("| `")]
-        numbers = ((s.name, "" if s.number is None else f"{s.number:02}") for s in CATALOGUE.values())
+        rows = [
+            [cell.strip() for cell in line.split("|")[1:3]]
+            for line in lines
+            if line.startswith("| `")
+        ]
+        numbers = (
+            (s.name, "" if s.number is None else f"{s.number:02}") for s in CATALOGUE.values()
+        )
         assert rows == [[f"`{name}`", number] for name, number in numbers]
 
     async def test_the_unsaid_result_of_a_duplicate_is_not_found(self, probe: Probe) -> None:
-        """Result 15 for a first call: nothing moved and there is no transaction, unless params say so."""
+        """Result 15 for a first call: nothing moved and there is no transaction, unless params
+        say so.
+        """
         probe.simulator.scenario("duplicate_ocid_async", times=1)
         await probe.b2c(OriginatorConversationID="p1")
         probe.simulator.scenario("duplicate_ocid_async", times=1, params={"moves_money": True})
@@ -119,9 +127,13 @@ class TestControl:
 
     async def test_switches_are_shown_and_checked(self, probe: Probe) -> None:
         """A wrong one changes none."""
-        changed = await probe.control("POST", "/switches", {"subscriber_lock": False, "time_scale": 0.5})
+        changed = await probe.control(
+            "POST", "/switches", {"subscriber_lock": False, "time_scale": 0.5}
+        )
         assert (changed.body["subscriber_lock"], changed.body["time_scale"]) == (False, 0.5)
-        wrong = await probe.control("POST", "/switches", {"time_scale": 1.0, "in_flight_shape": "D"})
+        wrong = await probe.control(
+            "POST", "/switches", {"time_scale": 1.0, "in_flight_shape": "D"}
+        )
         assert wrong.status == 400
         assert (await probe.control("GET", "/switches")).body["time_scale"] == 0.5
 
@@ -154,7 +166,10 @@ class TestProcess:
         assert process.stdout is not None
         line = (await process.stdout.readline()).decode()
         base_url = line.split()[3].rstrip(",")
-        async with aiohttp.ClientSession(base_url) as session, session.get("/_control/settings") as answer:
+        async with (
+            aiohttp.ClientSession(base_url) as session,
+            session.get("/_control/settings") as answer,
+        ):
             settings = await answer.json()
         assert (settings["DARAJA_CONSUMER_KEY"], settings["DARAJA_TILL"]) == ("ours", "5551234")
         assert certificate.read_text() == settings["certificate_pem"]

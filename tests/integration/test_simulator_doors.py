@@ -1,4 +1,6 @@
-"""The simulator refuses tokens and products in every form of the field, drawn by its seed; and our client understands each."""
+"""The simulator refuses tokens and products in every form of the field, drawn by its seed; and
+our client understands each.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ PATHS = {
     "b2b": "/mpesa/b2b/v1/paymentrequest",
     "status": "/mpesa/transactionstatus/v1/query",
 }
-API_OF = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b", Kind.POCHI_PAYMENT: "b2pochi"}
+API_OF = {
+    Kind.DEPOSIT: "stk",
+    Kind.WITHDRAWAL: "b2c",
+    Kind.BILL_PAYMENT: "b2b",
+    Kind.POCHI_PAYMENT: "b2pochi",
+}
 TOKEN_FORMS = list(token_refusals("b2c", "", Identities()))
 PRODUCT_FORMS = [(api, form) for api in PATHS for form in product_refusals(api, Identities())]
 
@@ -54,7 +61,10 @@ async def client(simulator: Simulator, session: aiohttp.ClientSession) -> Daraja
 def to_ask(api: str) -> Payment:
     if api == "status":
         return a_due(Kind.WITHDRAWAL)
-    return a_due(Kind.DEPOSIT, attempts=(an_attempt_with_ids(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1"),))
+    return a_due(
+        Kind.DEPOSIT,
+        attempts=(an_attempt_with_ids(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1"),),
+    )
 
 
 async def use(client: DarajaClient, api: str) -> None:
@@ -62,10 +72,14 @@ async def use(client: DarajaClient, api: str) -> None:
     if api in ("stk_query", "status"):
         await client.ask(to_ask(api), 1, [])
     else:
-        await client.submit(to_submit(next(kind for kind, name in API_OF.items() if name == api)), an_attempt())
+        await client.submit(
+            to_submit(next(kind for kind, name in API_OF.items() if name == api)), an_attempt()
+        )
 
 
-async def bodies(simulator: Simulator, session: aiohttp.ClientSession, api: str, count: int) -> list[str]:
+async def bodies(
+    simulator: Simulator, session: aiohttp.ClientSession, api: str, count: int
+) -> list[str]:
     """What so many calls with a good token are answered, without what is new in each."""
     found = []
     basic = aiohttp.encode_basic_auth(
@@ -76,7 +90,9 @@ async def bodies(simulator: Simulator, session: aiohttp.ClientSession, api: str,
         token = (await answer.json())["access_token"]
     for _ in range(count):
         headers = {"Authorization": f"Bearer {token}"}
-        async with session.post(simulator.base_url + PATHS[api], json={}, headers=headers) as answer:
+        async with session.post(
+            simulator.base_url + PATHS[api], json={}, headers=headers
+        ) as answer:
             text = await answer.text()
         found.append(f"{answer.status} {text.partition('errorCode')[2] or text}")
     return found
@@ -115,7 +131,9 @@ async def test_every_form_of_a_missing_product_is_one_refusal_of_the_operation(
 
 
 @pytest.mark.parametrize("api", PATHS)
-async def test_a_product_that_is_switched_on_again_works(simulator: Simulator, client: DarajaClient, api: str) -> None:
+async def test_a_product_that_is_switched_on_again_works(
+    simulator: Simulator, client: DarajaClient, api: str
+) -> None:
     simulator.switches.change({"missing_products": [api]})
     with pytest.raises(ProductRefused):
         await use(client, api)

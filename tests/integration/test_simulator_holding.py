@@ -1,4 +1,6 @@
-"""The simulator's late callbacks, over real HTTP: held back, and released when a test wants them."""
+"""The simulator's late callbacks, over real HTTP: held back, and released when a test wants
+them.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -101,7 +103,9 @@ async def test_a_result_is_released_as_it_was(probe: Probe) -> None:
     await probe.stk()
     await probe.simulator.idle()
     await probe.control("POST", RELEASE, {"order": "reversed"})
-    codes = [received.body["Body"]["stkCallback"]["ResultCode"] for received in probe.receiver.received]
+    codes = [
+        received.body["Body"]["stkCallback"]["ResultCode"] for received in probe.receiver.received
+    ]
     assert codes == [0, 1037]
 
 
@@ -127,7 +131,9 @@ async def test_a_question_s_result_is_held_by_a_rule(probe: Probe) -> None:
     await probe.b2c(OriginatorConversationID="p1")
     await probe.status(OriginatorConversationID="p1")
     await probe.simulator.idle()
-    assert [received.path for received in probe.receiver.received if "status" in received.path] == []
+    assert [
+        received.path for received in probe.receiver.received if "status" in received.path
+    ] == []
     await probe.control("POST", RELEASE, {"url_contains": "/results/status"})
     assert probe.receiver.received[-1].path == "/results/status"
 
@@ -149,7 +155,9 @@ async def test_a_reset_drops_what_is_held(probe: Probe) -> None:
         ({"colour": "red"}, "unknown: colour"),
     ],
 )
-async def test_a_release_that_makes_no_sense_is_refused(probe: Probe, body: object, says: str) -> None:
+async def test_a_release_that_makes_no_sense_is_refused(
+    probe: Probe, body: object, says: str
+) -> None:
     """With the reason, and nothing is released."""
     await three_held(probe)
     answer = await probe.control("POST", RELEASE, body)

@@ -1,4 +1,6 @@
-"""The simulator's answers to questions about a payment, over real HTTP: true, missing and false (daraja.md §3, §6.1)."""
+"""The simulator's answers to questions about a payment, over real HTTP: true, missing and false
+(daraja.md §3, §6.1).
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -69,14 +71,18 @@ class TestTrueStatus:
     """What Transaction Status says of itself."""
 
     @pytest.mark.parametrize("name", ["OriginalConversationID", "OriginatorConversationID"])
-    async def test_a_bill_payment_is_found_by_the_id_of_its_acknowledgement(self, probe: Probe, name: str) -> None:
+    async def test_a_bill_payment_is_found_by_the_id_of_its_acknowledgement(
+        self, probe: Probe, name: str
+    ) -> None:
         """Daraja assigned it: a bill payment has no id of its sender's."""
         acknowledged = (await probe.b2b()).body
         await probe.simulator.idle()
         result = await ask(probe, **{name: acknowledged["OriginatorConversationID"]})
         assert told(result, "TransactionStatus") == ["Completed"]
         assert told(result, "ConversationID") == [acknowledged["ConversationID"]]
-        assert told(result, "OriginatorConversationID") == [acknowledged["OriginatorConversationID"]]
+        assert told(result, "OriginatorConversationID") == [
+            acknowledged["OriginatorConversationID"]
+        ]
         assert told(result, "Amount") == [1800.0]
         assert told(result, "ReceiptNo") == [probe.simulator.ledger.movements[0].receipt]
         assert told(result, "DebitPartyName") == [
@@ -90,11 +96,15 @@ class TestTrueStatus:
         await paid(probe)
         await prompted(probe)
         for movement in probe.simulator.ledger.movements:
-            assert told(await ask(probe, TransactionID=movement.receipt), "ReceiptNo") == [movement.receipt]
+            assert told(await ask(probe, TransactionID=movement.receipt), "ReceiptNo") == [
+                movement.receipt
+            ]
         result = await ask(probe, TransactionID="UC17KX20PM")
         assert result["ResultDesc"] == NOT_FOUND[result["ResultCode"]]
 
-    async def test_the_ids_of_question_and_payment_differ_unless_switched(self, probe: Probe) -> None:
+    async def test_the_ids_of_question_and_payment_differ_unless_switched(
+        self, probe: Probe
+    ) -> None:
         """The acknowledgement may echo the target's id (§6.1)."""
         await paid(probe, OriginatorConversationID="p1")
         assert (await ask(probe, OriginatorConversationID="p1"))["OriginatorConversationID"] != "p1"
@@ -107,7 +117,17 @@ class TestFalseStatus:
 
     @pytest.mark.parametrize(
         "status",
-        ["Failed", "Cancelled", "Declined", "Expired", "Reversed", "Pending", "Initiated", "Authorized", "Completed"],
+        [
+            "Failed",
+            "Cancelled",
+            "Declined",
+            "Expired",
+            "Reversed",
+            "Pending",
+            "Initiated",
+            "Authorized",
+            "Completed",
+        ],
     )
     async def test_any_status_may_be_told(self, probe: Probe, status: str) -> None:
         """Also one that contradicts the ledger."""
@@ -131,7 +151,9 @@ class TestFalseStatus:
         probe.simulator.scenario("status_conflicting", times=1)
         result = await ask(probe, OriginatorConversationID="p1")
         assert told(result, "TransactionStatus") == ["Completed", "Failed"]
-        probe.simulator.scenario("status_conflicting", params={"status": "Failed", "second": "Pending"})
+        probe.simulator.scenario(
+            "status_conflicting", params={"status": "Failed", "second": "Pending"}
+        )
         result = await ask(probe, OriginatorConversationID="p1")
         assert told(result, "TransactionStatus") == ["Failed", "Pending"]
 
@@ -142,11 +164,15 @@ class TestFalseStatus:
         result = await ask(probe, OriginatorConversationID="p1")
         assert told(result, "TransactionStatus") == []
         assert told(result, "OriginatorConversationID") == ["p1"]
-        probe.simulator.scenario("status_missing_parameters", times=1, params={"without": ["Amount", "ConversationID"]})
+        probe.simulator.scenario(
+            "status_missing_parameters", times=1, params={"without": ["Amount", "ConversationID"]}
+        )
         result = await ask(probe, OriginatorConversationID="p1")
         assert [told(result, key) for key in ("Amount", "ConversationID")] == [[], []]
         assert told(result, "TransactionStatus") == ["Completed"]
-        probe.simulator.scenario("status_missing_parameters", times=1, params={"valueless": ["TransactionStatus"]})
+        probe.simulator.scenario(
+            "status_missing_parameters", times=1, params={"valueless": ["TransactionStatus"]}
+        )
         assert told(await ask(probe, OriginatorConversationID="p1"), "TransactionStatus") == [None]
         probe.simulator.scenario("status_missing_parameters", times=1, params={"absent": True})
         assert "ResultParameters" not in await ask(probe, OriginatorConversationID="p1")
@@ -162,7 +188,10 @@ class TestFalseStatus:
         probe.simulator.scenario("status_foreign_ids", times=1)
         result = await ask(probe, OriginatorConversationID="p1")
         assert told(result, "OriginatorConversationID")[0] not in {"p1", "p2"}
-        assert told(result, "ConversationID")[0] not in {first["ConversationID"], second["ConversationID"]}
+        assert told(result, "ConversationID")[0] not in {
+            first["ConversationID"],
+            second["ConversationID"],
+        }
 
     async def test_amount_and_receipt_may_be_wrong(self, probe: Probe) -> None:
         """Another amount, no receipt."""
@@ -210,7 +239,9 @@ class TestUnansweredStatus:
             ("spike_arrest_apigee", []),
         ],
     )
-    async def test_what_comes_of_a_question(self, probe: Probe, scenario: str, paths: list[str]) -> None:
+    async def test_what_comes_of_a_question(
+        self, probe: Probe, scenario: str, paths: list[str]
+    ) -> None:
         """The payment is none the wiser."""
         await paid(probe, OriginatorConversationID="p1")
         probe.receiver.received.clear()
@@ -253,7 +284,9 @@ class TestRefusedCredential:
 class TestFalseQuery:
     """STK query, where it does not say what became of the payment."""
 
-    async def test_it_may_say_failed_of_a_paid_one_and_paid_of_a_failed_one(self, probe: Probe) -> None:
+    async def test_it_may_say_failed_of_a_paid_one_and_paid_of_a_failed_one(
+        self, probe: Probe
+    ) -> None:
         """Seen in the sandbox (§3)."""
         probe.simulator.scenario("query_contradicts")
         first = await prompted(probe)
@@ -280,13 +313,19 @@ class TestFalseQuery:
         """Each payment begins with the first."""
         probe.simulator.scenario("query_codes_in_turn", params={"codes": [1032, 2001]})
         checkouts = [(await prompted(probe))["CheckoutRequestID"] for _ in range(2)]
-        codes = [(await probe.query(checkout)).body["ResultCode"] for _ in range(3) for checkout in checkouts]
+        codes = [
+            (await probe.query(checkout)).body["ResultCode"]
+            for _ in range(3)
+            for checkout in checkouts
+        ]
         assert codes == ["1032", "1032", "2001", "2001", "1032", "1032"]
 
     async def test_the_ids_may_be_another_payment_s(self, probe: Probe) -> None:
         """Those of a known one, or nobody's."""
         first, second = [await prompted(probe) for _ in range(2)]
-        probe.simulator.scenario("query_foreign_ids", times=1, params={"of": second["CheckoutRequestID"]})
+        probe.simulator.scenario(
+            "query_foreign_ids", times=1, params={"of": second["CheckoutRequestID"]}
+        )
         answer = await probe.query(first["CheckoutRequestID"])
         names = ("CheckoutRequestID", "MerchantRequestID")
         assert [answer.body[name] for name in names] == [second[name] for name in names]

@@ -1,4 +1,5 @@
-"""The simulator under a long run: what is found without a search, what is kept for ever, what is forgotten.
+"""The simulator under a long run: what is found without a search, what is kept for ever, what is
+forgotten.
 
 No test here asserts a duration: they count what is looked at and what is kept.
 """
@@ -80,7 +81,10 @@ class TestRecords:
         await probe.simulator.idle()
         requests = (await probe.control("GET", "/requests?path=/mpesa/")).body
         assert len(requests["items"]) == KEPT
-        assert (requests["count"], requests["forgotten"]) == (KEPT + 1, 2)  # the token's request too
+        assert (requests["count"], requests["forgotten"]) == (
+            KEPT + 1,
+            2,
+        )  # the token's request too
         assert (await probe.control("GET", "/requests?path=stkpush")).body["count"] == 1
         callbacks = (await probe.control("GET", "/callbacks")).body
         assert (len(callbacks["items"]), callbacks["count"]) == (KEPT, KEPT + 1)
@@ -135,7 +139,9 @@ class TestRules:
             {"party": "254711000111"},
         ]
         for status, match in enumerate(matches):
-            probe.simulator.scenario("internal_error_without_acting", params={"error_code": f"{status}"}, **match)
+            probe.simulator.scenario(
+                "internal_error_without_acting", params={"error_code": f"{status}"}, **match
+            )
             answer = await probe.b2c(OriginatorConversationID="p1")
             assert answer.body["errorCode"] == f"{status}"
         shown = (await probe.control("GET", "/scenarios")).body["rules"]
@@ -157,7 +163,10 @@ async def test_many_payments_at_once_move_their_money_once_each(probe: Probe) ->
         await asyncio.gather(
             *(probe.stk(AccountReference="DEPOSITS") for _ in range(20)),
             *(probe.b2c(SecurityCredential=credential) for _ in range(20)),
-            *(probe.b2b(SecurityCredential=credential, AccountReference="BILLS") for _ in range(20)),
+            *(
+                probe.b2b(SecurityCredential=credential, AccountReference="BILLS")
+                for _ in range(20)
+            ),
         )
     await probe.simulator.idle()
     totals = probe.simulator.ledger.by_reference()

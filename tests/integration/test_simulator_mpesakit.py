@@ -1,7 +1,8 @@
-"""An independent client against the simulator: mpesakit's own classes, with nothing changed but the base URL.
+"""An independent client against the simulator: mpesakit's own classes, with nothing changed but the
+base URL.
 
-It is synchronous, so it runs in a thread. Its credential helper is not used: it appends a timestamp to the
-password before it encrypts, which is not what daraja.md §4.5 describes.
+It is synchronous, so it runs in a thread. Its credential helper is not used: it appends a timestamp
+to the password before it encrypts, which is not what daraja.md §4.5 describes.
 """
 
 import asyncio
@@ -127,7 +128,9 @@ async def test_mpesakit_pushes_queries_and_reads_the_callback(
     assert (answer.is_successful(), str(answer.ResultCode)) == (True, "0")
 
 
-async def test_mpesakit_pays_a_line(probe: Probe, client: MpesaHttpClient, tokens: TokenManager) -> None:
+async def test_mpesakit_pays_a_line(
+    probe: Probe, client: MpesaHttpClient, tokens: TokenManager
+) -> None:
     """By B2C version 3."""
     request = B2CRequest(
         OriginatorConversationID="payout-1",
@@ -165,7 +168,9 @@ async def test_mpesakit_pays_a_paybill_and_reads_the_result(
     )
 
 
-async def test_mpesakit_pays_a_till(probe: Probe, client: MpesaHttpClient, tokens: TokenManager) -> None:
+async def test_mpesakit_pays_a_till(
+    probe: Probe, client: MpesaHttpClient, tokens: TokenManager
+) -> None:
     """It sends RecieverIdentifierType 4, which is taken unless switched off."""
     request = BusinessBuyGoodsRequest(
         Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
@@ -181,7 +186,9 @@ async def test_mpesakit_pays_a_till(probe: Probe, client: MpesaHttpClient, token
     assert probe.simulator.ledger.count("PO772") == 1
 
 
-async def test_mpesakit_asks_for_a_transaction(probe: Probe, client: MpesaHttpClient, tokens: TokenManager) -> None:
+async def test_mpesakit_asks_for_a_transaction(
+    probe: Probe, client: MpesaHttpClient, tokens: TokenManager
+) -> None:
     """By OriginalConversationID, the documents' name."""
     await probe.b2c(OriginatorConversationID="payout-1")
     await probe.simulator.idle()

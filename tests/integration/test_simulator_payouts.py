@@ -50,7 +50,10 @@ class TestB2C:
         assert answer.body["OriginatorConversationID"] == "payout-000017-a1"
         assert answer.body["ConversationID"].startswith("AG_")
         result = await only_result(probe)
-        assert (result["ResultCode"], result["ConversationID"]) == (0, answer.body["ConversationID"])
+        assert (result["ResultCode"], result["ConversationID"]) == (
+            0,
+            answer.body["ConversationID"],
+        )
         found = parameters(result)
         assert found["TransactionAmount"] == 1500
         assert found["TransactionReceipt"] == result["TransactionID"]
@@ -59,14 +62,18 @@ class TestB2C:
         assert movement.receipt == result["TransactionID"]
 
     async def test_a_result_may_name_an_id_of_daraja_s_own_making(self, probe: Probe) -> None:
-        """As the portal's own sample does (§4.3), or the id of another payment; the conversation is the true one."""
+        """As the portal's own sample does (§4.3), or the id of another payment; the conversation
+        is the true one.
+        """
         probe.simulator.scenario("result_names_another_id", api="b2c", times=1)
         first = (await probe.b2c(OriginatorConversationID="first")).body
         result = await only_result(probe)
         assert result["ConversationID"] == first["ConversationID"]
         assert result["OriginatorConversationID"] != "first"
         probe.receiver.received.clear()
-        probe.simulator.scenario("result_names_another_id", api="b2c", times=1, params={"of": "first"})
+        probe.simulator.scenario(
+            "result_names_another_id", api="b2c", times=1, params={"of": "first"}
+        )
         await probe.b2c(OriginatorConversationID="second")
         assert (await only_result(probe))["OriginatorConversationID"] == "first"
 
@@ -107,7 +114,9 @@ class TestB2C:
         assert [r.body["Result"]["ResultCode"] for r in probe.receiver.received] == [0, 15]
         assert probe.simulator.ledger.count("p1") == 1
 
-    async def test_wrong_credentials_end_as_2001_and_then_lock_the_initiator(self, probe: Probe) -> None:
+    async def test_wrong_credentials_end_as_2001_and_then_lock_the_initiator(
+        self, probe: Probe
+    ) -> None:
         """Accepted all the same, and after three even the right one gets 8006 (§4.5)."""
         for _ in range(3):
             assert (await probe.b2c(SecurityCredential=probe.credential("wrong"))).status == 200
@@ -148,7 +157,15 @@ class TestB2C:
         assert (await only_result(probe))["ResultCode"] == 0
 
     @pytest.mark.parametrize(
-        "field", ["OriginatorConversationID", "InitiatorName", "CommandID", "Amount", "Remarks", "ResultURL"]
+        "field",
+        [
+            "OriginatorConversationID",
+            "InitiatorName",
+            "CommandID",
+            "Amount",
+            "Remarks",
+            "ResultURL",
+        ],
     )
     async def test_a_missing_field_is_named(self, probe: Probe, field: str) -> None:
         """At once, and the id is not used up."""
@@ -178,7 +195,9 @@ class TestB2B:
         ],
         ids=["paybill", "till as 2", "till as 4"],
     )
-    async def test_a_business_is_paid_and_the_codes_are_strings(self, probe: Probe, changes: dict[str, object]) -> None:
+    async def test_a_business_is_paid_and_the_codes_are_strings(
+        self, probe: Probe, changes: dict[str, object]
+    ) -> None:
         """Success has strings where failure has numbers."""
         answer = await probe.b2b(AccountReference="PO771", **changes)
         result = await only_result(probe)
@@ -204,14 +223,18 @@ class TestB2B:
         await probe.simulator.idle()
         assert probe.simulator.ledger.by_reference() == {"PO771": {"count": 2, "amount": 3600}}
 
-    async def test_a_paybill_under_the_identifier_of_a_till_is_no_operator(self, probe: Probe) -> None:
+    async def test_a_paybill_under_the_identifier_of_a_till_is_no_operator(
+        self, probe: Probe
+    ) -> None:
         """A string code (§5)."""
         await probe.b2b(RecieverIdentifierType="2")
         assert (await only_result(probe))["ResultCode"] == "SFC_IC0003"
 
     async def test_the_initiator_has_another_name_here(self, probe: Probe) -> None:
         """Initiator, not InitiatorName."""
-        answer = await probe.b2b(Initiator=None, InitiatorName=probe.settings["DARAJA_INITIATOR_NAME"])
+        answer = await probe.b2b(
+            Initiator=None, InitiatorName=probe.settings["DARAJA_INITIATOR_NAME"]
+        )
         assert answer.error == (400, "400.002.02", "Bad Request - Invalid Initiator")
 
 
@@ -219,7 +242,9 @@ class TestTransactionStatus:
     """What became of a payment (§6.1)."""
 
     @pytest.mark.parametrize("name", ["OriginalConversationID", "OriginatorConversationID"])
-    async def test_a_payout_is_found_under_either_name_of_its_id(self, probe: Probe, name: str) -> None:
+    async def test_a_payout_is_found_under_either_name_of_its_id(
+        self, probe: Probe, name: str
+    ) -> None:
         """The state is a parameter, and DebitPartyName comes twice."""
         paid = (await probe.b2c(OriginatorConversationID="p1")).body
         await probe.simulator.idle()
@@ -229,7 +254,10 @@ class TestTransactionStatus:
         found = parameters(result)
         assert (result["ResultCode"], found["TransactionStatus"]) == (0, "Completed")
         assert result["ConversationID"] == asked["ConversationID"]
-        assert (found["ConversationID"], found["OriginatorConversationID"]) == (paid["ConversationID"], "p1")
+        assert (found["ConversationID"], found["OriginatorConversationID"]) == (
+            paid["ConversationID"],
+            "p1",
+        )
         assert found["ReceiptNo"] == probe.simulator.ledger.movements[0].receipt
         keys = [item["Key"] for item in result["ResultParameters"]["ResultParameter"]]
         assert keys.count("DebitPartyName") == 2
@@ -251,8 +279,12 @@ class TestTransactionStatus:
             (2032, "The transaction receipt number does not exist."),
         )
 
-    @pytest.mark.parametrize(("scenario", "status"), [("slow_result", "Pending"), ("insufficient_funds", "Failed")])
-    async def test_the_state_is_what_it_is_now(self, probe: Probe, scenario: str, status: str) -> None:
+    @pytest.mark.parametrize(
+        ("scenario", "status"), [("slow_result", "Pending"), ("insufficient_funds", "Failed")]
+    )
+    async def test_the_state_is_what_it_is_now(
+        self, probe: Probe, scenario: str, status: str
+    ) -> None:
         """In flight is not final, and a failure is named."""
         probe.simulator.scenario(scenario, api="b2c", params={"seconds": 600})
         paid = (await probe.b2c(OriginatorConversationID="p1")).body["ConversationID"]
@@ -266,5 +298,7 @@ class TestTransactionStatus:
 
     async def test_a_question_with_a_wrong_credential_ends_as_2001(self, probe: Probe) -> None:
         """It counts towards the lock like any other."""
-        await probe.status(OriginatorConversationID="p1", SecurityCredential=probe.credential("wrong"))
+        await probe.status(
+            OriginatorConversationID="p1", SecurityCredential=probe.credential("wrong")
+        )
         assert (await only_result(probe))["ResultCode"] == 2001

@@ -1,6 +1,7 @@
 """Which calls use an OriginatorConversationID up in the simulator, over real HTTP (daraja.md §4.2).
 
-The service rests on this: a payout of unknown outcome may be sent again under its id, and then pays at most once.
+The service rests on this: a payout of unknown outcome may be sent again under its id, and then pays
+at most once.
 """
 
 import asyncio
@@ -71,14 +72,19 @@ async def result_of_question(probe: Probe, originator_id: str) -> Any:
         ("system_internal_error", {}),
     ],
 )
-async def test_a_call_without_effect_leaves_no_trace(probe: Probe, scenario: str, params: dict[str, object]) -> None:
+async def test_a_call_without_effect_leaves_no_trace(
+    probe: Probe, scenario: str, params: dict[str, object]
+) -> None:
     """Daraja knows of no transaction, and the same id pays once it gets through."""
     probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
     body = probe.b2c_body(OriginatorConversationID="p1")
     await send(probe, body)
     assert not probe.receiver.received
     result = await result_of_question(probe, "p1")
-    assert (result["ResultCode"], result["ResultDesc"]) == ("SFC_IC0003", "The transaction does not exist")
+    assert (result["ResultCode"], result["ResultDesc"]) == (
+        "SFC_IC0003",
+        "The transaction does not exist",
+    )
     assert (await probe.call(PATH, body)).status == 200
     await probe.simulator.idle()
     assert probe.simulator.ledger.count("p1") == 1
@@ -124,7 +130,11 @@ async def test_a_request_that_broke_off_leaves_no_trace(probe: Probe) -> None:
         ("redirect_after_acting", {}, 1),
         ("html_200", {}, 1),
         ("empty_200", {}, 1),
-        ("system_busy", {"act": True}, 1),  # not what "busy" means, so the client would be right to complain
+        (
+            "system_busy",
+            {"act": True},
+            1,
+        ),  # not what "busy" means, so the client would be right to complain
         ("lost_callback", {}, 1),
         ("insufficient_funds", {}, 0),
         ("unknown_code", {}, 0),

@@ -34,9 +34,15 @@ class TestConnections:
 
     @pytest.mark.parametrize(
         ("scenario", "payments", "callbacks"),
-        [("answer_lost_after_acting", 1, 1), ("answer_and_callback_lost", 1, 0), ("cut_before_acting", 0, 0)],
+        [
+            ("answer_lost_after_acting", 1, 1),
+            ("answer_and_callback_lost", 1, 0),
+            ("cut_before_acting", 0, 0),
+        ],
     )
-    async def test_the_connection_is_cut(self, probe: Probe, scenario: str, payments: int, callbacks: int) -> None:
+    async def test_the_connection_is_cut(
+        self, probe: Probe, scenario: str, payments: int, callbacks: int
+    ) -> None:
         """The ledger alone says whether the payment was made."""
         probe.simulator.scenario(scenario, api="stk", times=1)
         with pytest.raises(CUT):
@@ -53,7 +59,9 @@ class TestConnections:
         assert (await probe.stk()).status == 200
         refused = {"scenario": "connection_refused", "params": {"seconds": None}}
         assert (await probe.control("POST", "/scenarios", refused)).body["open"] is False
-        with pytest.raises(CUT):  # on the kept connection, or on a new one if its end was already noticed
+        with pytest.raises(
+            CUT
+        ):  # on the kept connection, or on a new one if its end was already noticed
             await probe.stk()
         with pytest.raises(aiohttp.ClientConnectorError):
             await probe.stk()
@@ -106,7 +114,9 @@ class TestAnswers:
             ("token_expired", 401, "401.002.01"),
         ],
     )
-    async def test_a_refusal_has_no_effect(self, probe: Probe, scenario: str, status: int, code: str) -> None:
+    async def test_a_refusal_has_no_effect(
+        self, probe: Probe, scenario: str, status: int, code: str
+    ) -> None:
         """Nothing is accepted, and the same id goes through afterwards."""
         probe.simulator.scenario(scenario, api="b2c", times=1)
         body = probe.b2c_body()
@@ -155,7 +165,9 @@ class TestForms:
             await probe.simulator.reset()
             probe.simulator.switches.change({"seed": seed})
             probe.simulator.scenario("refused_otherwise")
-            drawn.append([(answer.status, answer.text) for answer in [await probe.b2c() for _ in range(60)]])
+            drawn.append(
+                [(answer.status, answer.text) for answer in [await probe.b2c() for _ in range(60)]]
+            )
             assert not probe.simulator.courier.pending
         assert drawn[0] == drawn[1] != drawn[2]
         assert {status for status, _ in drawn[0]} == {400, 404, 405, 411, 413, 415, 422}
@@ -168,7 +180,9 @@ class TestForms:
         probe.simulator.scenario("our_field_refused", params={"form": "CallBackURL"})
         assert (await probe.stk()).error == (400, "400.002.02", "Bad Request - Invalid CallBackURL")
 
-    async def test_an_independent_server_takes_an_amount_only_as_a_string(self, probe: Probe) -> None:
+    async def test_an_independent_server_takes_an_amount_only_as_a_string(
+        self, probe: Probe
+    ) -> None:
         """Daraja itself takes both, and so does the simulator without this scenario."""
         assert (await probe.b2c(Amount=1500)).status == 200
         probe.simulator.scenario("number_refused")
@@ -205,7 +219,9 @@ class TestOutcomes:
             ("unknown_code", 7777),
         ],
     )
-    async def test_a_failed_deposit_moves_nothing(self, probe: Probe, scenario: str, code: int) -> None:
+    async def test_a_failed_deposit_moves_nothing(
+        self, probe: Probe, scenario: str, code: int
+    ) -> None:
         """The callback has a number and no metadata, the query the same number as a string."""
         probe.simulator.scenario(scenario)
         checkout = (await probe.stk()).body["CheckoutRequestID"]
@@ -245,7 +261,9 @@ class TestOutcomes:
         assert (await probe.stk()).status == 200
         assert len(probe.receiver.received) == 1
 
-    async def test_a_timeout_message_echoes_the_request_and_a_result_may_follow(self, probe: Probe) -> None:
+    async def test_a_timeout_message_echoes_the_request_and_a_result_may_follow(
+        self, probe: Probe
+    ) -> None:
         """The echo holds the credential, which a receiver has to replace (§4.4)."""
         probe.simulator.scenario("timeout_message", times=1)
         body = probe.b2c_body()

@@ -1,4 +1,6 @@
-"""Peers that are slow on purpose, against the very server with shorter times: they lose their connection, others nothing."""
+"""Peers that are slow on purpose, against the very server with shorter times: they lose their
+connection, others nothing.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Server:
         return reader, writer
 
     async def status(self, data: bytes = _GOOD) -> bytes:
-        """The status line's number that `data` is answered with; nothing if the connection ends without an answer."""
+        """The status line's number that `data` is answered with; nothing if the connection ends
+        without an answer.
+        """
         reader, _ = await self.opened(data)
         return (await _rest(reader))[9:12]
 
@@ -82,7 +86,10 @@ def _app(working: asyncio.Event) -> web.Application:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    """What both processes listen with. A peer has a fraction of a second for what it has seconds for in life."""
+    """What both processes listen with.
+
+    A peer has a fraction of a second for what it has seconds for in life.
+    """
     for name in ("HEAD_SECONDS", "BODY_CUT_SECONDS", "ANSWER_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(connections, name, 0.5)
     monkeypatch.setattr(connections, "_LOOK_EVERY_SECONDS", 0.05)
@@ -109,14 +116,20 @@ _SILENT: dict[str, bytes] = {
 
 @pytest.mark.parametrize("what", _SILENT)
 async def test_who_does_not_finish_a_head_is_cut_off(server: Server, what: str) -> None:
-    """A connection that waits for a head ends when the time for one is over, whatever came of it."""
+    """A connection that waits for a head ends when the time for one is over, whatever came of
+    it.
+    """
     reader, _ = await server.opened(_SILENT[what])
     assert await _rest(reader) == b""
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /heal"], ids=["nothing", "half a head"])
-async def test_who_asks_nothing_more_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch, more: bytes) -> None:
-    """An idle connection is kept for a while, which is longer than a head may take, and not for ever."""
+async def test_who_asks_nothing_more_is_cut_off(
+    server: Server, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    """An idle connection is kept for a while, which is longer than a head may take, and not for
+    ever.
+    """
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.7)
     reader, _ = await server.opened(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + more)
     assert (await _rest(reader)).startswith(b"HTTP/1.1 200 ")
@@ -137,7 +150,9 @@ async def test_who_sends_a_head_byte_by_byte_is_cut_off(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "framing", [b"Content-Length: 9\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n9\r\n{"], ids=["length", "chunks"]
+    "framing",
+    [b"Content-Length: 9\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n9\r\n{"],
+    ids=["length", "chunks"],
 )
 async def test_a_body_that_does_not_come_is_answered_408(server: Server, framing: bytes) -> None:
     """The answer is a problem that allows to try again, and the connection's last."""
@@ -150,7 +165,9 @@ async def test_a_body_that_does_not_come_is_answered_408(server: Server, framing
 
 
 async def test_a_body_that_turns_out_malformed_is_answered_at_once(server: Server) -> None:
-    """A later chunk that is none is 400, not a wait for what cannot come; and it is the one answer there is."""
+    """A later chunk that is none is 400, not a wait for what cannot come; and it is the one
+    answer there is.
+    """
     reader, writer = await server.opened(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
     await until(lambda: _are(server, 1))
     await asyncio.sleep(0.1)  # so that the two arrive apart
@@ -174,7 +191,9 @@ async def test_a_body_that_is_broken_off_is_no_fault_of_ours(
 
 
 async def test_who_does_not_take_its_answer_is_cut_off(server: Server) -> None:
-    """A peer that asks for much and reads nothing loses it; it holds no connection for longer than answers may take."""
+    """A peer that asks for much and reads nothing loses it; it holds no connection for longer
+    than answers may take.
+    """
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
@@ -187,7 +206,9 @@ async def test_who_does_not_take_its_answer_is_cut_off(server: Server) -> None:
 
 
 async def test_whoever_is_promised_an_answer_is_not_cut_off(server: Server) -> None:
-    """While its request is with us a connection stays, however long that takes and however many press."""
+    """While its request is with us a connection stays, however long that takes and however many
+    press.
+    """
     reader, _ = await server.opened(b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     await until(lambda: _are(server, 1))
     silent = [await server.opened() for _ in range(2 * _AT_MOST)]
@@ -198,7 +219,9 @@ async def test_whoever_is_promised_an_answer_is_not_cut_off(server: Server) -> N
 
 
 async def test_there_is_room_for_who_asks_while_many_wait(server: Server) -> None:
-    """With as many silent connections as there may be, and more, the next good request is answered; the oldest make way."""
+    """With as many silent connections as there may be, and more, the next good request is
+    answered; the oldest make way.
+    """
     for _ in range(3 * _AT_MOST):
         await server.opened(b"GET /heal")
     assert await server.status() == b"200"
@@ -206,7 +229,9 @@ async def test_there_is_room_for_who_asks_while_many_wait(server: Server) -> Non
 
 
 async def test_where_all_are_at_work_one_more_is_turned_away(server: Server) -> None:
-    """Only requests that are with us keep others out, and as soon as one is answered there is room again."""
+    """Only requests that are with us keep others out, and as soon as one is answered there is
+    room again.
+    """
     work = b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     at_work = [await server.opened(work) for _ in range(_AT_MOST)]
     await until(lambda: _are(server, _AT_MOST))
@@ -219,7 +244,9 @@ async def test_where_all_are_at_work_one_more_is_turned_away(server: Server) -> 
 
 
 async def test_bytes_that_are_no_body_have_an_end_too(server: Server) -> None:
-    """Chunk extensions and trailers count: a request may have a mebibyte on the wire, whatever its body has."""
+    """Chunk extensions and trailers count: a request may have a mebibyte on the wire, whatever
+    its body has.
+    """
     _, writer = await server.opened(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;")
 
     async def send() -> None:
@@ -240,8 +267,12 @@ _HALF = {
 
 
 @pytest.mark.parametrize("what", _HALF)
-async def test_slow_peers_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """When the process is to end, whoever was promised an answer is waited for, and no peer that is not ready for it."""
+async def test_slow_peers_do_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """When the process is to end, whoever was promised an answer is waited for, and no peer that
+    is not ready for it.
+    """
     monkeypatch.setattr(serving, "_DRAIN_SECONDS", 10 * PATIENCE_SECONDS)
     monkeypatch.setattr(connections, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(connections, "_LOOK_EVERY_SECONDS", 0.05)

@@ -1,4 +1,7 @@
-"""The stack that other tests stand on: processes, tokens, given servers, the whole. Its own servers: `test_servers`."""
+"""The stack that other tests stand on: processes, tokens, given servers, the whole.
+
+Its own servers: `test_servers`.
+"""
 
 import asyncio
 import shutil
@@ -17,7 +20,13 @@ from redis.asyncio import Redis
 from tests.stack import stack as stack_module
 from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import connection, database_name
-from tests.stack.external import GivenPostgres, GivenRedis, NotOursError, postgres_server, redis_server
+from tests.stack.external import (
+    GivenPostgres,
+    GivenRedis,
+    NotOursError,
+    postgres_server,
+    redis_server,
+)
 from tests.stack.identity import BACKEND, Issuer
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.processes import Process, ProcessError
@@ -78,10 +87,14 @@ class TestGivenServers:
             with pytest.raises(NotOursError, match="DATABASE_URL"):
                 await given.kill()
         async with connection(postgres.url) as server:
-            names = [row["datname"] for row in await server.fetch("SELECT datname FROM pg_database")]
+            names = [
+                row["datname"] for row in await server.fetch("SELECT datname FROM pg_database")
+            ]
         assert database_name(url) not in names
 
-    async def test_postgres_is_used_as_given_where_we_may_create_nothing(self, postgres: PostgresServer) -> None:
+    async def test_postgres_is_used_as_given_where_we_may_create_nothing(
+        self, postgres: PostgresServer
+    ) -> None:
         """A hosted database often allows no more; that is said, not hidden."""
         async with connection(postgres.admin_url) as admin:
             await admin.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
@@ -126,8 +139,14 @@ class TestProcess:
     """A command that runs beside us."""
 
     async def test_gets_exactly_its_environment(self, folder: Path) -> None:
-        """A variable that the documentation forgot would be missed, because nothing else slips in."""
-        process = python("import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))", folder, ONE="1")
+        """A variable that the documentation forgot would be missed, because nothing else slips
+        in.
+        """
+        process = python(
+            "import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))",
+            folder,
+            ONE="1",
+        )
         await process.start()
         assert await process.wait(within_seconds=LONG_SECONDS) == 0
         assert process.log_text() == "[('ONE', '1')]\n"
@@ -158,7 +177,9 @@ class TestProcess:
             await process.terminate(within_seconds=0.2)
         assert process.returncode == -signal.SIGKILL
 
-    async def test_that_ends_instead_of_getting_ready_is_reported_with_its_last_words(self, folder: Path) -> None:
+    async def test_that_ends_instead_of_getting_ready_is_reported_with_its_last_words(
+        self, folder: Path
+    ) -> None:
         """The message is where one looks first, so it has the reason."""
         port = reserve_port()
         process = python("raise SystemExit('DATABASE_URL is missing')", folder)
@@ -169,7 +190,9 @@ class TestProcess:
 
     async def test_that_does_not_exist_is_reported(self, folder: Path) -> None:
         """Also a mistyped command is only an error message."""
-        process = Process("missing", "no-such-command --at-all", env={}, log=folder / "missing.log", cwd=ROOT)
+        process = Process(
+            "missing", "no-such-command --at-all", env={}, log=folder / "missing.log", cwd=ROOT
+        )
         await process.start()
         assert await process.wait(within_seconds=LONG_SECONDS) == 1
         assert process.log_text() == "no-such-command: not found\n"
@@ -187,7 +210,9 @@ class TestIssuer:
             async with client.get(issuer.jwks_url) as answer:
                 (key,) = [key for key in (await answer.json())["keys"] if key["kid"] == kid]
             assert jwt.get_unverified_header(token) == {"alg": algorithm, "kid": kid, "typ": "JWT"}
-            claims = jwt.decode(token, key, algorithms=[algorithm], audience="authenticated", issuer=issuer.url)
+            claims = jwt.decode(
+                token, key, algorithms=[algorithm], audience="authenticated", issuer=issuer.url
+            )
             assert claims["sub"] == BACKEND
             assert set(claims) == {"iss", "sub", "aud", "role", "exp", "extra"}
             with pytest.raises(ExpiredSignatureError):
@@ -218,22 +243,31 @@ class TestStack:
     @pytest.mark.whole
     async def test_two_at_once_share_nothing(self) -> None:
         """Two checkouts, or a demo beside the tests."""
-        async with Stack(processes=(), release=False) as one_stack, Stack(processes=(), release=False) as other:
+        async with (
+            Stack(processes=(), release=False) as one_stack,
+            Stack(processes=(), release=False) as other,
+        ):
             for name in ("database_url", "redis_url", "simulator_url", "web_url", "folder"):
                 assert getattr(one_stack, name) != getattr(other, name)
             assert one_stack.env("worker")["DARAJA_BASE_URL"] == one_stack.simulator_url
             folder = one_stack.folder
         assert not folder.exists()
 
-    async def test_that_cannot_start_says_why_and_leaves_only_its_logs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_that_cannot_start_says_why_and_leaves_only_its_logs(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The exception has the last lines; the folder has the rest, and no data."""
         monkeypatch.setattr(
-            stack_module, "procfile_commands", lambda _path: {"web": "python -c 'exit(\"no settings\")'"}
+            stack_module,
+            "procfile_commands",
+            lambda _path: {"web": "python -c 'exit(\"no settings\")'"},
         )
         stack = Stack(processes=("web",), release=False)
         with pytest.raises(ProcessError, match=r"web.1 [\s\S]*no settings") as caught:
             await stack.__aenter__()
         assert str(stack.folder) in caught.value.__notes__[0]
         assert "no settings" in stack.logs()["web.1"]
-        assert [path for path in stack.folder.iterdir() if path.suffix not in {".log", ".pem"}] == []
+        assert [
+            path for path in stack.folder.iterdir() if path.suffix not in {".log", ".pem"}
+        ] == []
         shutil.rmtree(stack.folder)

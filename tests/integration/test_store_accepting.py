@@ -1,4 +1,6 @@
-"""Accepting: payment, key and history in one commit, one payment per key whatever races, and nobody pays for another's row."""
+"""Accepting: payment, key and history in one commit, one payment per key whatever races, and
+nobody pays for another's row.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,27 @@ INSERT_KEY = """
 
 
 async def payments_with(store: Store, key: str) -> int:
-    return int(await store.one("SELECT count(*) FROM mkwanja.payments WHERE idempotency_key = $1", key))
+    return int(
+        await store.one("SELECT count(*) FROM mkwanja.payments WHERE idempotency_key = $1", key)
+    )
 
 
 class TestOneCommit:
     """What a 202 promises is on disk, together."""
 
     @pytest.mark.parametrize("kind", list(Kind))
-    async def test_payment_key_and_history_are_written_together(self, store: Store, kind: Kind) -> None:
-        """At one time, by the database's clock; and it is due within seconds should nobody wake a worker."""
+    async def test_payment_key_and_history_are_written_together(
+        self, store: Store, kind: Kind
+    ) -> None:
+        """At one time, by the database's clock; and it is due within seconds should nobody wake
+        a worker.
+        """
         new = a_new_payment(kind, metadata={"order": "42", "z": "a"})
         acceptance = await store.accepting.accept(new)
         payment = await store.payment(new.id)
-        (key,) = await store.rows("SELECT * FROM mkwanja.idempotency_keys WHERE key = $1", new.idempotency_key)
+        (key,) = await store.rows(
+            "SELECT * FROM mkwanja.idempotency_keys WHERE key = $1", new.idempotency_key
+        )
         (entry,) = await store.history(new.id)
         assert payment.stage is Stage.ACCEPTED
         assert list(payment.request.metadata) == ["order", "z"]
@@ -50,14 +60,20 @@ class TestOneCommit:
         assert payment.next_step_at is not None
         assert timedelta(0) < payment.next_step_at - payment.created_at <= timedelta(seconds=5)
 
-    async def test_the_answer_is_rendered_from_the_payment_as_it_is_on_record(self, store: Store) -> None:
-        """Its time is the database's, to the millisecond, and the bytes that are kept are those that are given."""
+    async def test_the_answer_is_rendered_from_the_payment_as_it_is_on_record(
+        self, store: Store
+    ) -> None:
+        """Its time is the database's, to the millisecond, and the bytes that are kept are those
+        that are given.
+        """
         for _ in range(20):
             new = a_new_payment()
             acceptance = await store.accepting.accept(new)
             payment = await store.payment(new.id)
             assert acceptance.answer.body == an_answer(payment)
-            assert orjson.loads(acceptance.answer.body)["created_at"] == timestamp(payment.created_at)
+            assert orjson.loads(acceptance.answer.body)["created_at"] == timestamp(
+                payment.created_at
+            )
             kept = "SELECT answer_body FROM mkwanja.idempotency_keys WHERE key = $1"
             assert await store.one(kept, new.idempotency_key) == acceptance.answer.body
             assert (acceptance.is_replay, acceptance.answer.status) == (False, 202)
@@ -69,9 +85,17 @@ class TestOneCommit:
         assert len({(await store.payment(new.id)).created_at for new in many}) == 1
 
     @pytest.mark.parametrize(
-        "wrong", [{"amount_kes": 0}, {"description": "with a \0"}, {"owner": "half \ud800"}, {"amount_kes": 2**40}]
+        "wrong",
+        [
+            {"amount_kes": 0},
+            {"description": "with a \0"},
+            {"owner": "half \ud800"},
+            {"amount_kes": 2**40},
+        ],
     )
-    async def test_one_bad_row_among_fifty_fails_alone(self, store: Store, wrong: dict[str, Any]) -> None:
+    async def test_one_bad_row_among_fifty_fails_alone(
+        self, store: Store, wrong: dict[str, Any]
+    ) -> None:
         """Whether Postgres refuses it or the driver cannot even send it."""
         many = [a_new_payment() for _ in range(49)]
         many.insert(20, a_new_payment(**wrong))
@@ -118,13 +142,18 @@ class TestOnePaymentPerKey:
             key = f"race-{number}-{id(store)}"
             news = [a_new_payment(key=key) for _ in range(6)]
             accepted = await asyncio.gather(
-                *(process.accepting.accept(new) for process, new in zip([store, other] * 3, news, strict=True))
+                *(
+                    process.accepting.accept(new)
+                    for process, new in zip([store, other] * 3, news, strict=True)
+                )
             )
             assert await payments_with(store, key) == 1
             assert len({acceptance.answer for acceptance in accepted}) == 1
             assert sorted(acceptance.is_replay for acceptance in accepted) == [False] + [True] * 5
 
-    async def test_two_processes_with_the_same_keys_in_opposite_orders_do_not_deadlock(self, fresh: Store) -> None:
+    async def test_two_processes_with_the_same_keys_in_opposite_orders_do_not_deadlock(
+        self, fresh: Store
+    ) -> None:
         """Keys are reserved in order, whatever order they came in."""
         async with Store(fresh.url) as second:
             for number in range(5):
@@ -141,22 +170,31 @@ class TestOnePaymentPerKey:
         first = a_new_payment()
         await store.accepting.accept(first)
         with pytest.raises(IdempotencyKeyReused):
-            await store.accepting.accept(a_new_payment(key=first.idempotency_key, fingerprint=b"\x01other"))
+            await store.accepting.accept(
+                a_new_payment(key=first.idempotency_key, fingerprint=b"\x01other")
+            )
         key = "both at once"
         results = await asyncio.gather(
             store.accepting.accept(a_new_payment(key=key, fingerprint=b"\x01one")),
             store.accepting.accept(a_new_payment(key=key, fingerprint=b"\x01two")),
             return_exceptions=True,
         )
-        assert sorted(type(result).__name__ for result in results) == ["Acceptance", "IdempotencyKeyReused"]
+        assert sorted(type(result).__name__ for result in results) == [
+            "Acceptance",
+            "IdempotencyKeyReused",
+        ]
 
-    async def test_a_request_waits_for_the_first_one_with_its_key_and_repeats_its_answer(self, store: Store) -> None:
+    async def test_a_request_waits_for_the_first_one_with_its_key_and_repeats_its_answer(
+        self, store: Store
+    ) -> None:
         """The first is still being accepted, in another process."""
         payment_id = await store.accepted()
         new = a_new_payment()
         async with connection(store.url) as raw:
             async with raw.transaction():
-                await raw.execute(INSERT_KEY, CALLER.key, new.idempotency_key, new.fingerprint, payment_id)
+                await raw.execute(
+                    INSERT_KEY, CALLER.key, new.idempotency_key, new.fingerprint, payment_id
+                )
                 waiting = asyncio.create_task(store.accepting.accept(new))
                 await asyncio.sleep(0.1)
                 assert not waiting.done()
@@ -168,13 +206,17 @@ class TestOnePaymentPerKey:
     async def test_it_does_not_wait_for_ever_and_others_do_not_wait_for_it(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Those of its batch are accepted while the key is still held, and so is who comes later."""
+        """Those of its batch are accepted while the key is still held, and so is who comes
+        later.
+        """
         monkeypatch.setattr(accepting, "_IN_FLIGHT_WAIT_SECONDS", 1.0)
         payment_id = await store.accepted()
         held, late = a_new_payment(), a_new_payment()
         others = [a_new_payment() for _ in range(10)]
         async with connection(store.url) as raw, raw.transaction():
-            await raw.execute(INSERT_KEY, CALLER.key, held.idempotency_key, held.fingerprint, payment_id)
+            await raw.execute(
+                INSERT_KEY, CALLER.key, held.idempotency_key, held.fingerprint, payment_id
+            )
             stuck = asyncio.create_task(store.accepting.accept(held))
             accepted = await asyncio.gather(*map(store.accepting.accept, others))
             accepted.append(await store.accepting.accept(late))
@@ -189,7 +231,9 @@ class TestExpiry:
 
     HOURS_25 = timedelta(hours=25)
 
-    async def used(self, store: Store, *, expired: bool = True, final: bool = True, changes: str = "") -> NewPayment:
+    async def used(
+        self, store: Store, *, expired: bool = True, final: bool = True, changes: str = ""
+    ) -> NewPayment:
         """A key whose payment ended long ago, but for `changes`."""
         first = a_new_payment()
         await store.accepting.accept(first)
@@ -207,7 +251,9 @@ class TestExpiry:
             await store.execute(f"UPDATE mkwanja.payments SET {changes} WHERE id = $1", first.id)  # noqa: S608
         return first
 
-    async def test_when_its_time_is_over_and_its_payment_has_long_been_at_rest_it_is_free(self, store: Store) -> None:
+    async def test_when_its_time_is_over_and_its_payment_has_long_been_at_rest_it_is_free(
+        self, store: Store
+    ) -> None:
         """Also for another request; it is then held again for as long."""
         first = await self.used(store)
         again = a_new_payment(key=first.idempotency_key, fingerprint=b"\x01other")
@@ -228,7 +274,13 @@ class TestExpiry:
             {"changes": "next_step_at = now(), next_step = 'query'"},
             {"changes": "updated_at = now() - interval '23 hours'"},
         ],
-        ids=["its time is not over", "not final", "needs review", "still asked about", "changed a day ago"],
+        ids=[
+            "its time is not over",
+            "not final",
+            "needs review",
+            "still asked about",
+            "changed a day ago",
+        ],
     )
     async def test_else_it_is_held(self, store: Store, case: dict[str, Any]) -> None:
         """And answered as the first time."""
@@ -238,15 +290,27 @@ class TestExpiry:
         assert acceptance.answer.payment_id == str(first.id)
         assert await payments_with(store, first.idempotency_key) == 1
 
-    async def test_of_requests_that_race_for_a_free_key_one_gets_it(self, store: Store, other: Store) -> None:
-        """One compare-and-set: the rest repeat the answer of the winner, not of the key's first life."""
+    async def test_of_requests_that_race_for_a_free_key_one_gets_it(
+        self, store: Store, other: Store
+    ) -> None:
+        """One compare-and-set: the rest repeat the answer of the winner, not of the key's first
+        life.
+        """
         for _ in range(8):
             first = await self.used(store)
             news = [a_new_payment(key=first.idempotency_key) for _ in range(4)]
             accepted = await asyncio.gather(
-                *(process.accepting.accept(new) for process, new in zip([store, other] * 2, news, strict=True))
+                *(
+                    process.accepting.accept(new)
+                    for process, new in zip([store, other] * 2, news, strict=True)
+                )
             )
-            assert sorted(acceptance.is_replay for acceptance in accepted) == [False, True, True, True]
+            assert sorted(acceptance.is_replay for acceptance in accepted) == [
+                False,
+                True,
+                True,
+                True,
+            ]
             assert len({acceptance.answer for acceptance in accepted}) == 1
             assert await payments_with(store, first.idempotency_key) == 2
 

@@ -1,4 +1,6 @@
-"""Changing payments under contention, on broken connections and with every kind of clash: one row, one history, one truth."""
+"""Changing payments under contention, on broken connections and with every kind of clash: one
+row, one history, one truth.
+"""
 
 from __future__ import annotations
 
@@ -56,22 +58,36 @@ def stages(history: list[dict[str, Any]]) -> list[str]:
 class TestOneFact:
     """However many say it at once, a fact is recorded once."""
 
-    async def test_success_told_by_many_at_once_finalizes_once(self, store: Store, other: Store) -> None:
+    async def test_success_told_by_many_at_once_finalizes_once(
+        self, store: Store, other: Store
+    ) -> None:
         """Ten callbacks reach two processes together: one transition, one event, ten raw rows."""
         for _ in range(8):
             payment_id, _ = await store.claimed()
             receipt = a_receipt()
             told = [success(payment_id, receipt=receipt) for _ in range(10)]
             results = await asyncio.gather(
-                *(process.changing.change(change) for process, change in zip([store, other] * 5, told, strict=True))
+                *(
+                    process.changing.change(change)
+                    for process, change in zip([store, other] * 5, told, strict=True)
+                )
             )
             history = await store.history(payment_id)
             assert stages(history) == ["accepted", "submitting", "succeeded"]
-            assert [entry["event_type"] for entry in history] == [None, None, "mkwanja.payment.succeeded"]
+            assert [entry["event_type"] for entry in history] == [
+                None,
+                None,
+                "mkwanja.payment.succeeded",
+            ]
             assert sum(result.announcement is not None for result in results) == 1
-            assert Counter(await stored_callbacks(store, payment_id)) == {"finalized": 1, "duplicate": 9}
+            assert Counter(await stored_callbacks(store, payment_id)) == {
+                "finalized": 1,
+                "duplicate": 9,
+            }
 
-    async def test_success_and_failure_at_once_end_as_success(self, store: Store, other: Store) -> None:
+    async def test_success_and_failure_at_once_end_as_success(
+        self, store: Store, other: Store
+    ) -> None:
         """Whichever comes first, success outranks failure; the contradiction is on record."""
         for _ in range(10):
             payment_id, _ = await store.claimed()
@@ -89,16 +105,24 @@ class TestOneFact:
     async def test_what_says_nothing_final_takes_back_nothing_that_another_process_wrote(
         self, store: Store, other: Store
     ) -> None:
-        """A change that writes no history rests on the row's lock alone: it must see the success, or come before it."""
+        """A change that writes no history rests on the row's lock alone: it must see the
+        success, or come before it.
+        """
         for _ in range(25):
             payment_id, attempt_id = await store.claimed()
             await store.changing.change(acknowledgement(payment_id, attempt_id))
-            slow = callback_change(payment_id, a_callback(), Report(word=Word.UNDECIDED, code="4999"))
-            await asyncio.gather(store.changing.change(slow), other.changing.change(success(payment_id)))
+            slow = callback_change(
+                payment_id, a_callback(), Report(word=Word.UNDECIDED, code="4999")
+            )
+            await asyncio.gather(
+                store.changing.change(slow), other.changing.change(success(payment_id))
+            )
             payment = await store.payment(payment_id)
             assert (payment.stage, payment.next_step_at) == (Stage.SUCCEEDED, None)
 
-    @pytest.mark.parametrize("order", list(itertools.permutations(["acknowledged", "success", "success"])))
+    @pytest.mark.parametrize(
+        "order", list(itertools.permutations(["acknowledged", "success", "success"]))
+    )
     async def test_an_answer_and_its_callbacks_end_the_same_in_every_order(
         self, store: Store, order: tuple[str, ...]
     ) -> None:
@@ -111,17 +135,27 @@ class TestOneFact:
         }
         await asyncio.gather(*(store.changing.change(changes[name]()) for name in order))
         payment = await store.payment(payment_id)
-        assert (payment.stage, payment.receipt, payment.needs_review) == (Stage.SUCCEEDED, receipt, False)
+        assert (payment.stage, payment.receipt, payment.needs_review) == (
+            Stage.SUCCEEDED,
+            receipt,
+            False,
+        )
         assert payment.provider_ids == ids
         assert payment.attempts[0].outcome is Outcome.ACKNOWLEDGED
-        events = [entry["event_type"] for entry in await store.history(payment_id) if entry["event_type"]]
+        events = [
+            entry["event_type"] for entry in await store.history(payment_id) if entry["event_type"]
+        ]
         assert events == ["mkwanja.payment.succeeded"]
 
-    @pytest.mark.parametrize("order", list(itertools.permutations(["unknown", "failure", "success"])))
+    @pytest.mark.parametrize(
+        "order", list(itertools.permutations(["unknown", "failure", "success"]))
+    )
     async def test_every_order_of_an_unknown_answer_a_failure_and_a_success_ends_as_success(
         self, store: Store, order: tuple[str, ...]
     ) -> None:
-        """Evidence of money is accepted in every stage; that Daraja said both is for a person to see."""
+        """Evidence of money is accepted in every stage; that Daraja said both is for a person to
+        see.
+        """
         payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
         changes = {
             "unknown": lambda: acknowledgement(payment_id, attempt_id, error=OutcomeUnknown()),
@@ -133,7 +167,9 @@ class TestOneFact:
         assert payment.stage is Stage.SUCCEEDED
         assert payment.needs_review
 
-    async def test_the_history_is_numbered_without_gaps_and_its_newest_is_the_payment_s(self, store: Store) -> None:
+    async def test_the_history_is_numbered_without_gaps_and_its_newest_is_the_payment_s(
+        self, store: Store
+    ) -> None:
         """`sequence` is what subscribers order by."""
         payment_id, attempt_id = await store.claimed()
         await store.changing.change(acknowledgement(payment_id, attempt_id))
@@ -167,7 +203,9 @@ class TestOneFact:
 class TestClashes:
     """What belongs to another payment is recorded and flagged, and never an error."""
 
-    async def test_an_id_of_another_payment_is_flagged_and_finalizes_nothing(self, store: Store) -> None:
+    async def test_an_id_of_another_payment_is_flagged_and_finalizes_nothing(
+        self, store: Store
+    ) -> None:
         """One of the two is not what it seems; a person decides."""
         first, first_attempt = await store.claimed()
         second, _ = await store.claimed()
@@ -179,7 +217,9 @@ class TestClashes:
         assert result.decided.is_flagged
         assert await stored_callbacks(store, second) == ["ids_differ"]
 
-    async def test_the_same_id_again_for_the_same_payment_is_no_conflict(self, store: Store) -> None:
+    async def test_the_same_id_again_for_the_same_payment_is_no_conflict(
+        self, store: Store
+    ) -> None:
         """The acknowledgement taught it, every callback repeats it."""
         payment_id, attempt_id = await store.claimed()
         ids = checkout_id()
@@ -210,7 +250,9 @@ class TestClashes:
     async def test_a_receipt_of_another_payment_leaves_the_raw_row_and_a_flag(
         self, store: Store, other: Store, where: str
     ) -> None:
-        """The receipt is unique; breaking that is no reason to lose what came, or to answer Daraja with an error."""
+        """The receipt is unique; breaking that is no reason to lose what came, or to answer
+        Daraja with an error.
+        """
         second_process = other if where == "two processes" else store
         for _ in range(5):
             (first, _), (second, _) = await store.claimed(), await store.claimed()
@@ -230,13 +272,19 @@ class TestClashes:
                 "submitting": True,
                 "succeeded": False,
             }
-            dispositions = await stored_callbacks(store, first) + await stored_callbacks(store, second)
+            dispositions = await stored_callbacks(store, first) + await stored_callbacks(
+                store, second
+            )
             assert sorted(dispositions) == ["finalized", "receipt_of_another_payment"]
 
-    async def test_a_callback_for_a_payment_that_is_not_on_record_is_stored(self, store: Store) -> None:
+    async def test_a_callback_for_a_payment_that_is_not_on_record_is_stored(
+        self, store: Store
+    ) -> None:
         """No foreign key: storing what came never fails for its content."""
         stranger = new_id()
-        result = await store.changing.change(success(stranger, ids=frozenset({(IdKind.CHECKOUT_REQUEST, "x")})))
+        result = await store.changing.change(
+            success(stranger, ids=frozenset({(IdKind.CHECKOUT_REQUEST, "x")}))
+        )
         assert result.decided.payment is None
         assert await stored_callbacks(store, stranger) == ["unknown_payment"]
 
@@ -246,7 +294,9 @@ class TestClashes:
         bodies = [bytes(range(256)), b"", b"\xff\x00{"]
         for body in bodies:
             await store.changing.change(raw_change(payment_id, a_callback(body=body)))
-        kept = await store.rows("SELECT body FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY id", payment_id)
+        kept = await store.rows(
+            "SELECT body FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY id", payment_id
+        )
         assert [row["body"] for row in kept] == bodies
 
 
@@ -254,16 +304,23 @@ class TestBatches:
     """Whoever shares a commit shares nothing else."""
 
     async def test_a_decision_that_refuses_reaches_its_own_waiter_only(self, store: Store) -> None:
-        """Of a batch of cancellations one is too late and one is for a stranger; the rest happen."""
+        """Of a batch of cancellations one is too late and one is for a stranger; the rest
+        happen.
+        """
         waiting = [await store.accepted() for _ in range(10)]
         too_late, _ = await store.claimed()
         results = await asyncio.gather(
-            *(cancel(store.changing, payment_id, caller=CALLER) for payment_id in (*waiting, too_late, new_id())),
+            *(
+                cancel(store.changing, payment_id, caller=CALLER)
+                for payment_id in (*waiting, too_late, new_id())
+            ),
             return_exceptions=True,
         )
         assert all(isinstance(result, ChangeResult) for result in results[:10])
         assert [type(result) for result in results[10:]] == [TooLateToCancel, PaymentNotFound]
-        assert len({(await store.payment(payment_id)).updated_at for payment_id in waiting}) == 1, "not one commit"
+        assert len({(await store.payment(payment_id)).updated_at for payment_id in waiting}) == 1, (
+            "not one commit"
+        )
 
     async def test_a_decision_with_a_bug_reaches_its_own_waiter_only(self, store: Store) -> None:
         """The others of its batch are decided and written."""
@@ -277,22 +334,33 @@ class TestBatches:
         results = await asyncio.gather(*map(store.changing.change, changes), return_exceptions=True)
         assert isinstance(results.pop(2), ZeroDivisionError)
         assert all(isinstance(result, ChangeResult) for result in results)
-        assert {(await store.payment(payment_id)).stage for payment_id, _ in payments} == {Stage.AWAITING_RESULT}
+        assert {(await store.payment(payment_id)).stage for payment_id, _ in payments} == {
+            Stage.AWAITING_RESULT
+        }
 
-    async def test_a_cancelled_waiter_cancels_nobody_not_even_its_own_change(self, store: Store) -> None:
+    async def test_a_cancelled_waiter_cancels_nobody_not_even_its_own_change(
+        self, store: Store
+    ) -> None:
         """What Daraja said is written although the one who brought it is gone."""
         payments = [await store.claimed() for _ in range(3)]
-        tasks = [asyncio.create_task(store.changing.change(acknowledgement(*claimed))) for claimed in payments]
+        tasks = [
+            asyncio.create_task(store.changing.change(acknowledgement(*claimed)))
+            for claimed in payments
+        ]
         await asyncio.sleep(0)
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await store.changing.drain()
-        assert {(await store.payment(payment_id)).stage for payment_id, _ in payments} == {Stage.AWAITING_RESULT}
+        assert {(await store.payment(payment_id)).stage for payment_id, _ in payments} == {
+            Stage.AWAITING_RESULT
+        }
 
     async def test_processes_that_change_the_same_payments_in_opposite_orders_do_not_deadlock(
         self, fresh: Store
     ) -> None:
-        """Rows are locked in id order, whatever order they were asked in; the sweeper's locks go along."""
+        """Rows are locked in id order, whatever order they were asked in; the sweeper's locks go
+        along.
+        """
         claimed = [await fresh.claimed() for _ in range(30)]
         async with Store(fresh.url) as second, Store(fresh.url) as third:
             for round_number in range(6):
@@ -312,7 +380,9 @@ class TestBatches:
         assert await fresh.deadlocks() == 0
 
     @pytest.mark.usefixtures("impatient")
-    async def test_a_payment_that_somebody_holds_keeps_nobody_else_from_being_written(self, store: Store) -> None:
+    async def test_a_payment_that_somebody_holds_keeps_nobody_else_from_being_written(
+        self, store: Store
+    ) -> None:
         """It is given up as unavailable, to be tried again; its batch goes on one by one."""
         held, *others = [await store.claimed() for _ in range(4)]
         async with locked(store, held[0]):
@@ -321,7 +391,9 @@ class TestBatches:
                 return_exceptions=True,
             )
         assert isinstance(results[0], StoreUnavailable)
-        assert {(await store.payment(payment_id)).stage for payment_id, _ in others} == {Stage.AWAITING_RESULT}
+        assert {(await store.payment(payment_id)).stage for payment_id, _ in others} == {
+            Stage.AWAITING_RESULT
+        }
         await store.changing.change(acknowledgement(*held))
         assert (await store.payment(held[0])).stage is Stage.AWAITING_RESULT
 

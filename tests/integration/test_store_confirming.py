@@ -1,4 +1,6 @@
-"""Successes that wait for Daraja's own word, and copies of one message: what the record keeps of them, and tells."""
+"""Successes that wait for Daraja's own word, and copies of one message: what the record keeps of
+them, and tells.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,55 @@ from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.report import Report, Word
 from tests.decisions import event_of
-from tests.integration.conftest import AMOUNT_KES, Store, a_callback, a_receipt, acknowledgement, failure, success
-from tests.integration.inquiries import an_answer, answered, askable_ids, asked, called_back, evidence, in_doubt
+from tests.integration.conftest import (
+    AMOUNT_KES,
+    Store,
+    a_callback,
+    a_receipt,
+    acknowledgement,
+    failure,
+    success,
+)
+from tests.integration.inquiries import (
+    an_answer,
+    answered,
+    askable_ids,
+    asked,
+    called_back,
+    evidence,
+    in_doubt,
+)
 
 COPIES_MAX = 200
-BUSY = Refused(Failure(FailureReason.SUBSCRIBER_BUSY, safe_to_retry=True, provider_code="500.001.1001"))
+BUSY = Refused(
+    Failure(FailureReason.SUBSCRIBER_BUSY, safe_to_retry=True, provider_code="500.001.1001")
+)
 PAID = an_answer(Verdict.PAID, code="0", word=Word.SUCCESS)
 
 
 async def claims(
-    store: Store, payment_id: UUID, receipt: str, *, source_allowed: bool = True, ids: ProviderIds = frozenset()
+    store: Store,
+    payment_id: UUID,
+    receipt: str,
+    *,
+    source_allowed: bool = True,
+    ids: ProviderIds = frozenset(),
 ) -> ChangeResult:
     """A callback says that the payment was paid, and policy wants that confirmed."""
-    report = Report(word=Word.SUCCESS, code="0", has_amount=True, amount=Decimal(AMOUNT_KES), receipt=receipt, ids=ids)
-    callback = replace(a_callback("deposit"), word="success", receipt=receipt, source_allowed=source_allowed)
-    return await store.changing.change(callback_change(payment_id, callback, report, confirm_above_kes=0))
+    report = Report(
+        word=Word.SUCCESS,
+        code="0",
+        has_amount=True,
+        amount=Decimal(AMOUNT_KES),
+        receipt=receipt,
+        ids=ids,
+    )
+    callback = replace(
+        a_callback("deposit"), word="success", receipt=receipt, source_allowed=source_allowed
+    )
+    return await store.changing.change(
+        callback_change(payment_id, callback, report, confirm_above_kes=0)
+    )
 
 
 async def the_payment(store: Store, payment_id: UUID) -> tuple[str, str | None, bool]:
@@ -42,7 +78,9 @@ async def the_payment(store: Store, payment_id: UUID) -> tuple[str, str | None, 
 
 
 async def stored(store: Store, payment_id: UUID) -> int:
-    return int(await store.one("SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1", payment_id))
+    return int(
+        await store.one("SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1", payment_id)
+    )
 
 
 async def test_what_waits_is_known_with_its_receipts_and_since_when(store: Store) -> None:
@@ -56,9 +94,15 @@ async def test_what_waits_is_known_with_its_receipts_and_since_when(store: Store
     await claims(store, one, first)
     known = await evidence(store, one)
     assert (known.receipts_to_confirm, known.claims_success) == (frozenset({first, second}), True)
-    rows = await store.rows("SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", one)
+    rows = await store.rows(
+        "SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", one
+    )
     assert known.to_confirm_since == rows[-1]["received_at"]
-    assert [row["disposition"] for row in rows] == ["awaits_confirmation", "wrong_source", *["awaits_confirmation"] * 2]
+    assert [row["disposition"] for row in rows] == [
+        "awaits_confirmation",
+        "wrong_source",
+        *["awaits_confirmation"] * 2,
+    ]
     assert (await evidence(store, other)).receipts_to_confirm == frozenset()
     history = "SELECT what FROM mkwanja.payment_history WHERE payment_id = $1 AND what = 'awaits_confirmation'"
     assert len(await store.rows(history, one)) == 1
@@ -69,7 +113,8 @@ async def test_every_stored_message_keeps_the_receipt_that_it_names(store: Store
     await claims(store, payment_id, receipt)
     await called_back(store, payment_id, "deposit", Report(word=Word.UNREADABLE))
     rows = await store.rows(
-        "SELECT receipt FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", payment_id
+        "SELECT receipt FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at",
+        payment_id,
     )
     assert [row["receipt"] for row in rows] == [receipt, None]
 
@@ -85,8 +130,14 @@ async def test_daraja_s_word_ends_it_with_the_receipt_that_waited(store: Store) 
 
 
 async def test_a_receipt_that_another_payment_has_by_now_is_left_to_it(store: Store) -> None:
-    """It was free when the message came: that it was paid is certain, whose the receipt is, is for a person."""
-    payment_id, other, receipt = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT), a_receipt()
+    """It was free when the message came: that it was paid is certain, whose the receipt is, is
+    for a person.
+    """
+    payment_id, other, receipt = (
+        await in_doubt(store, Kind.DEPOSIT),
+        await in_doubt(store, Kind.DEPOSIT),
+        a_receipt(),
+    )
     await claims(store, payment_id, receipt)
     await store.changing.change(success(other, receipt=receipt))
     question = await asked(store, payment_id)
@@ -96,7 +147,9 @@ async def test_a_receipt_that_another_payment_has_by_now_is_left_to_it(store: St
     assert await the_payment(store, other) == ("succeeded", receipt, False)
 
 
-async def test_two_payments_that_wait_with_one_receipt_and_are_confirmed_at_once_do_not_share_it(store: Store) -> None:
+async def test_two_payments_that_wait_with_one_receipt_and_are_confirmed_at_once_do_not_share_it(
+    store: Store,
+) -> None:
     receipt = a_receipt()
     ids = [await in_doubt(store, Kind.DEPOSIT) for _ in range(4)]
     for payment_id in ids:
@@ -108,7 +161,9 @@ async def test_two_payments_that_wait_with_one_receipt_and_are_confirmed_at_once
 
 
 async def test_an_answer_that_refuses_does_not_end_what_a_success_waits_for(store: Store) -> None:
-    """The callback came first and says paid: told failed, and safe to retry, it would be paid twice."""
+    """The callback came first and says paid: told failed, and safe to retry, it would be paid
+    twice.
+    """
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     receipt = a_receipt()
     await claims(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
@@ -121,23 +176,33 @@ async def test_an_answer_that_refuses_does_not_end_what_a_success_waits_for(stor
     assert await the_payment(store, payment_id) == ("succeeded", receipt, True)
 
 
-async def test_a_success_waits_for_daraja_s_word_also_where_policy_no_longer_says_so(store: Store) -> None:
-    """A receiver that was started without the policy does not take a failure's word for what waits."""
+async def test_a_success_waits_for_daraja_s_word_also_where_policy_no_longer_says_so(
+    store: Store,
+) -> None:
+    """A receiver that was started without the policy does not take a failure's word for what
+    waits.
+    """
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await claims(store, payment_id, a_receipt())
     await store.changing.change(failure(payment_id))
     assert await the_payment(store, payment_id) == ("in_doubt", None, True)
 
 
-async def test_a_correction_that_nobody_can_ask_about_is_settled_from_the_statement(store: Store) -> None:
-    """Daraja refused it and then told of a success: no attempt is open that its id could be the id of."""
+async def test_a_correction_that_nobody_can_ask_about_is_settled_from_the_statement(
+    store: Store,
+) -> None:
+    """Daraja refused it and then told of a success: no attempt is open that its id could be the
+    id of.
+    """
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
     receipt = a_receipt()
     await claims(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
     assert await the_payment(store, payment_id) == ("failed", None, True)
     assert await asked(store, payment_id) is None
-    paid = Resolution(decision=Decision.PAID, reason="statement", operator="wanjiku", receipt=receipt)
+    paid = Resolution(
+        decision=Decision.PAID, reason="statement", operator="wanjiku", receipt=receipt
+    )
     await store.changing.change(resolution(payment_id, paid))
     assert await the_payment(store, payment_id) == ("succeeded", receipt, False)
 
@@ -155,10 +220,12 @@ async def test_messages_that_bring_a_question_forward_are_counted(store: Store) 
     assert (await evidence(store, payment_id)).reminders == 3
 
 
-# --- copies -------------------------------------------------------------------------------------------------------
+# --- copies ---------------------------------------------------------------------------------------
 
 
-async def repeat(store: Store, payment_id: UUID, body: bytes, times: int, **changes: Any) -> list[ChangeResult]:
+async def repeat(
+    store: Store, payment_id: UUID, body: bytes, times: int, **changes: Any
+) -> list[ChangeResult]:
     """The same bytes, so many times at once."""
     callbacks = [replace(a_callback(body=body), **changes) for _ in range(times)]
     unreadable = Report(word=Word.UNREADABLE)
@@ -188,11 +255,15 @@ async def test_what_differs_is_kept_however_often_something_else_came(store: Sto
     assert await stored(store, other) == 1
 
 
-async def test_copies_that_several_processes_receive_at_once_are_ordered_by_the_payment_s_lock(store: Store) -> None:
+async def test_copies_that_several_processes_receive_at_once_are_ordered_by_the_payment_s_lock(
+    store: Store,
+) -> None:
     """None sees a copy that is not committed, so the first is never left out."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     async with Store(store.url) as beside:
-        await asyncio.gather(*(repeat(each, payment_id, b"both", COPIES_MAX) for each in (store, beside)))
+        await asyncio.gather(
+            *(repeat(each, payment_id, b"both", COPIES_MAX) for each in (store, beside))
+        )
     assert await stored(store, payment_id) == COPIES_MAX
 
 

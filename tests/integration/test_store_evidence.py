@@ -1,4 +1,6 @@
-"""What a decision knows besides the payment's row: inquiries, stored messages, brakes; of this payment and of no other."""
+"""What a decision knows besides the payment's row: inquiries, stored messages, brakes; of this
+payment and of no other.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,16 @@ from domain.lifecycle.record_callback import raw_change
 from domain.payment import Payment
 from domain.report import Report, Word
 from tests.integration.conftest import Store, a_callback
-from tests.integration.inquiries import an_answer, answered, asked, called_back, engage, evidence, in_doubt, resendable
+from tests.integration.inquiries import (
+    an_answer,
+    answered,
+    asked,
+    called_back,
+    engage,
+    evidence,
+    in_doubt,
+    resendable,
+)
 
 TIMEOUT = Report(word=Word.TIMEOUT)
 PAID = Report(word=Word.SUCCESS, code="0")  # says no amount and no receipt
@@ -43,11 +54,15 @@ async def test_a_probe_of_the_breaker_is_known_from_a_question(store: Store) -> 
     assert [inquiry.is_probe for inquiry in known.inquiries] == [True, False]
 
 
-async def test_inquiries_come_in_the_order_of_their_numbers_with_their_first_answers(store: Store) -> None:
+async def test_inquiries_come_in_the_order_of_their_numbers_with_their_first_answers(
+    store: Store,
+) -> None:
     payment_id = await in_doubt(store)
     for _ in range(3):
         await asked(store, payment_id)
-        await store.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id)
+        await store.execute(
+            "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
+        )
     await answered(store, payment_id, 2, an_answer(Verdict.NOT_FOUND, code="SFC_IC0003"))
     known = await evidence(store, payment_id)
     assert [(inquiry.number, inquiry.verdict, inquiry.code) for inquiry in known.inquiries] == [
@@ -88,7 +103,9 @@ async def test_a_message_at_the_payment_s_own_address_is_one_whatever_it_said(
             assert (known.has_message, known.claims_success) == (expected, False)
 
 
-async def test_a_stored_message_that_says_paid_claims_success_unless_it_came_from_a_wrong_source(store: Store) -> None:
+async def test_a_stored_message_that_says_paid_claims_success_unless_it_came_from_a_wrong_source(
+    store: Store,
+) -> None:
     """Anybody who knew the address could else hold a payment open."""
     for source_allowed in (True, False):
         payment_id = await in_doubt(store, Kind.DEPOSIT)
@@ -104,13 +121,17 @@ async def test_one_claim_among_many_messages_is_enough(store: Store) -> None:
     assert (await evidence(store, payment_id)).claims_success
 
 
-async def test_a_message_that_could_not_be_processed_claims_what_it_was_read_to_say(store: Store) -> None:
+async def test_a_message_that_could_not_be_processed_claims_what_it_was_read_to_say(
+    store: Store,
+) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await store.changing.change(raw_change(payment_id, replace(a_callback(), word="success")))
     assert (await evidence(store, payment_id)).claims_success
 
 
-async def test_a_message_from_before_words_were_kept_claims_nothing_but_is_one(store: Store) -> None:
+async def test_a_message_from_before_words_were_kept_claims_nothing_but_is_one(
+    store: Store,
+) -> None:
     payment_id = await in_doubt(store)
     await store.execute(
         "INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address, source_allowed, body,"
@@ -155,9 +176,15 @@ async def test_either_brake_stops_payouts_and_one_of_them_is_the_breaker(
 
 async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> None:
     """Each knows its own, however many are decided in one commit."""
-    known_well, silent, claimed = await resendable(store), await in_doubt(store), await in_doubt(store, Kind.DEPOSIT)
+    known_well, silent, claimed = (
+        await resendable(store),
+        await in_doubt(store),
+        await in_doubt(store, Kind.DEPOSIT),
+    )
     await called_back(store, claimed, "deposit", PAID)
-    seen = await asyncio.gather(*(evidence(store, payment_id) for payment_id in (known_well, silent, claimed)))
+    seen = await asyncio.gather(
+        *(evidence(store, payment_id) for payment_id in (known_well, silent, claimed))
+    )
     assert [len(known.inquiries) for known in seen] == [2, 0, 0]
     assert [known.has_message for known in seen] == [False, False, True]
     assert [known.claims_success for known in seen] == [False, False, True]

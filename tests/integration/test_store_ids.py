@@ -8,10 +8,19 @@ from tests.integration.conftest import Store, acknowledgement, new_id, success
 from tests.integration.test_store_changing import stored_callbacks
 
 
-async def test_another_payment_s_own_id_is_flagged_before_daraja_acknowledged_it(store: Store) -> None:
-    """A withdrawal is known to Daraja by its payment's id. One that no payment has contradicts nothing."""
+async def test_another_payment_s_own_id_is_flagged_before_daraja_acknowledged_it(
+    store: Store,
+) -> None:
+    """A withdrawal is known to Daraja by its payment's id.
+
+    One that no payment has contradicts nothing.
+    """
     other = await store.accepted(Kind.WITHDRAWAL)
-    for named, expected in ((str(other), "ids_differ"), (str(new_id()), "finalized"), ("9a1e-1", "finalized")):
+    for named, expected in (
+        (str(other), "ids_differ"),
+        (str(new_id()), "finalized"),
+        ("9a1e-1", "finalized"),
+    ):
         payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
         conversation = (IdKind.CONVERSATION, f"AG_{payment_id.hex}")
         ours = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, str(payment_id))})

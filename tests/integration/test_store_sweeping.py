@@ -1,4 +1,6 @@
-"""Sweeping: what is due is taken once, in order and without waiting; what was not announced is found until it is recorded."""
+"""Sweeping: what is due is taken once, in order and without waiting; what was not announced is
+found until it is recorded.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +26,35 @@ async def overdue(store: Store, count: int) -> list[UUID]:
     """Accepted payments, the first due longest."""
     news = [a_new_payment() for _ in range(count)]
     await asyncio.gather(*map(store.accepting.accept, news))
-    late = "UPDATE mkwanja.payments SET next_step_at = now() - $2 * interval '1 second' WHERE id = $1"
+    late = (
+        "UPDATE mkwanja.payments SET next_step_at = now() - $2 * interval '1 second' WHERE id = $1"
+    )
     for number, new in enumerate(news):
         await store.execute(late, new.id, count - number)
     return [new.id for new in news]
 
 
 async def take(store: Store, *, limit: int = 100, step: Step = Step.SUBMIT) -> list[UUID]:
-    return [due.payment_id for due in await store.sweeping.take_due(step, limit=limit, next_step_in=MINUTE)]
+    return [
+        due.payment_id
+        for due in await store.sweeping.take_due(step, limit=limit, next_step_in=MINUTE)
+    ]
 
 
 class TestDue:
     """Taken and moved in one statement."""
 
-    async def test_due_payments_come_in_due_order_and_are_then_due_later(self, fresh: Store) -> None:
+    async def test_due_payments_come_in_due_order_and_are_then_due_later(
+        self, fresh: Store
+    ) -> None:
         """So what makes no progress cannot keep the rest from their turn."""
         payments = await overdue(fresh, 6)
         assert await take(fresh, limit=4) == payments[:4]
         assert await take(fresh, limit=4) == payments[4:]
         assert await take(fresh) == []
-        moved = "SELECT bool_and(next_step_at > now() + interval '30 seconds') FROM mkwanja.payments"
+        moved = (
+            "SELECT bool_and(next_step_at > now() + interval '30 seconds') FROM mkwanja.payments"
+        )
         assert await fresh.one(moved)
 
     async def test_each_tells_what_its_next_step_needs_to_know(self, fresh: Store) -> None:
@@ -53,7 +64,11 @@ class TestDue:
             sql = "UPDATE mkwanja.payments SET next_step_at = now(), expires_at = now() + $2::interval WHERE id = $1"
             await fresh.execute(sql, payment_id, left)
             (due,) = await fresh.sweeping.take_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
-            assert (due.payment_id, due.kind, due.stage) == (payment_id, Kind.BILL_PAYMENT, Stage.ACCEPTED)
+            assert (due.payment_id, due.kind, due.stage) == (
+                payment_id,
+                Kind.BILL_PAYMENT,
+                Stage.ACCEPTED,
+            )
             assert due.is_expired is is_expired
 
     async def test_only_its_stage_and_only_what_is_due(self, fresh: Store) -> None:
@@ -63,25 +78,33 @@ class TestDue:
         await fresh.finalized()
         assert await take(fresh) == []
         assert await take(fresh, step=Step.END_LEASE) == []
-        await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", claimed)
+        await fresh.execute(
+            "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", claimed
+        )
         assert await take(fresh) == []
         assert await take(fresh, step=Step.END_LEASE) == [claimed]
 
-    async def test_sweepers_at_once_take_disjoint_shares_and_leave_nothing(self, fresh: Store) -> None:
+    async def test_sweepers_at_once_take_disjoint_shares_and_leave_nothing(
+        self, fresh: Store
+    ) -> None:
         """Three of them, in small bites."""
         payments = await overdue(fresh, 60)
         async with Store(fresh.url) as second, Store(fresh.url) as third:
             taken: list[UUID] = []
             while bites := [
                 payment_id
-                for bite in await asyncio.gather(*(take(store, limit=7) for store in (fresh, second, third)))
+                for bite in await asyncio.gather(
+                    *(take(store, limit=7) for store in (fresh, second, third))
+                )
                 for payment_id in bite
             ]:
                 taken += bites
         assert len(taken) == len(set(taken))
         assert set(taken) == set(payments)
 
-    async def test_a_row_that_somebody_holds_is_skipped_and_not_waited_for(self, fresh: Store) -> None:
+    async def test_a_row_that_somebody_holds_is_skipped_and_not_waited_for(
+        self, fresh: Store
+    ) -> None:
         """It comes with a later sweep."""
         held, free = await overdue(fresh, 2)
         async with locked(fresh, held):
@@ -104,10 +127,15 @@ class TestDue:
         await overdue(fresh, 3)
         await fresh.execute("ANALYZE mkwanja.payments")
         for name, condition in (
-            ("payments_due", "next_step = 'submit' AND next_step_at <= now() ORDER BY next_step_at"),
+            (
+                "payments_due",
+                "next_step = 'submit' AND next_step_at <= now() ORDER BY next_step_at",
+            ),
             ("payments_event_due", "event_due <= now() ORDER BY event_due"),
         ):
-            look = f"EXPLAIN (FORMAT JSON) SELECT id FROM mkwanja.payments WHERE {condition} LIMIT 100"  # noqa: S608
+            look = (
+                f"EXPLAIN (FORMAT JSON) SELECT id FROM mkwanja.payments WHERE {condition} LIMIT 100"  # noqa: S608
+            )
             plan = await fresh.one(look)
             assert f'"Index Name": "{name}"' in json.dumps(json.loads(plan)), plan
             assert await fresh.one("SELECT reltuples FROM pg_class WHERE relname = $1", name) <= 10
@@ -121,7 +149,9 @@ class TestAnnouncements:
         payment_id, _ = await fresh.claimed()
         result = await fresh.changing.change(success(payment_id))
         for _ in range(2):
-            assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == [result.announcement]
+            assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == [
+                result.announcement
+            ]
         assert result.announcement is not None
         await fresh.sweeping.record_announced(result.announcement)
         assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == []
@@ -132,11 +162,16 @@ class TestAnnouncements:
         await fresh.finalized()
         assert await fresh.sweeping.unannounced(limit=10, overdue_by=MINUTE) == []
 
-    async def test_of_two_facts_each_is_owed_and_the_payment_is_clear_with_the_last(self, fresh: Store) -> None:
+    async def test_of_two_facts_each_is_owed_and_the_payment_is_clear_with_the_last(
+        self, fresh: Store
+    ) -> None:
         """A failure and its correction, recorded in either order."""
         for recorded_first in (0, 1):
             payment_id, _ = await fresh.claimed()
-            results = [await fresh.changing.change(change) for change in (failure(payment_id), success(payment_id))]
+            results = [
+                await fresh.changing.change(change)
+                for change in (failure(payment_id), success(payment_id))
+            ]
             owed = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
             assert owed == [result.announcement for result in results]
             first = owed.pop(recorded_first)
@@ -146,7 +181,9 @@ class TestAnnouncements:
             await fresh.sweeping.record_announced(owed[0])
             assert (await fresh.payment(payment_id)).event_due is None
 
-    async def test_a_fact_that_comes_while_another_is_recorded_stays_owed(self, fresh: Store) -> None:
+    async def test_a_fact_that_comes_while_another_is_recorded_stays_owed(
+        self, fresh: Store
+    ) -> None:
         """Whichever commits first, no event is forgotten."""
         async with Store(fresh.url) as second:
             for _ in range(15):
@@ -162,7 +199,9 @@ class TestAnnouncements:
                 assert corrected.announcement is not None
                 await fresh.sweeping.record_announced(corrected.announcement)
 
-    async def test_payments_that_owe_nothing_any_more_are_not_in_the_way(self, fresh: Store) -> None:
+    async def test_payments_that_owe_nothing_any_more_are_not_in_the_way(
+        self, fresh: Store
+    ) -> None:
         """However they came to be marked: they are cleared, and those behind them are announced."""
         published = [await fresh.finalized() for _ in range(3)]
         for announcement in await fresh.sweeping.unannounced(limit=10, overdue_by=NOW):
@@ -180,7 +219,10 @@ class TestAnnouncements:
         (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
         async with Store(fresh.url) as second:
             await asyncio.gather(
-                *(store.sweeping.record_announced(announcement) for store in (fresh, second, fresh, second))
+                *(
+                    store.sweeping.record_announced(announcement)
+                    for store in (fresh, second, fresh, second)
+                )
             )
         assert (await fresh.payment(payment_id)).event_due is None
 
@@ -188,13 +230,25 @@ class TestAnnouncements:
         """One announcement of a batch is of a fact that is not on record."""
         payments = [await fresh.finalized() for _ in range(4)]
         announcements = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
-        announcements.insert(1, Announcement(history_id=payments[0], payment_id=a_new_payment().id, body="{}"))
-        results = await asyncio.gather(*map(fresh.sweeping.record_announced, announcements), return_exceptions=True)
-        assert [isinstance(result, Exception) for result in results] == [False, True, False, False, False]
+        announcements.insert(
+            1, Announcement(history_id=payments[0], payment_id=a_new_payment().id, body="{}")
+        )
+        results = await asyncio.gather(
+            *map(fresh.sweeping.record_announced, announcements), return_exceptions=True
+        )
+        assert [isinstance(result, Exception) for result in results] == [
+            False,
+            True,
+            False,
+            False,
+            False,
+        ]
         assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == []
 
     @pytest.mark.usefixtures("impatient")
-    async def test_a_payment_that_somebody_holds_is_given_up_as_unavailable(self, fresh: Store) -> None:
+    async def test_a_payment_that_somebody_holds_is_given_up_as_unavailable(
+        self, fresh: Store
+    ) -> None:
         """The one error that the announcer expects: the sweeper will find it again."""
         payment_id = await fresh.finalized()
         (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)

@@ -1,4 +1,6 @@
-"""Submitting against a real record: whatever the provider, the worker or Postgres do, the payment ends where the table says."""
+"""Submitting against a real record: whatever the provider, the worker or Postgres do, the
+payment ends where the table says.
+"""
 
 from __future__ import annotations
 
@@ -97,11 +99,16 @@ class TestAnswers:
         payment_id = await store.accepted(Kind.WITHDRAWAL)
         await submitter.submit(payment_id)
         payment = await store.payment(payment_id)
-        assert (payment.stage, [attempt.outcome for attempt in payment.attempts]) == (stage, [outcome])
+        assert (payment.stage, [attempt.outcome for attempt in payment.attempts]) == (
+            stage,
+            [outcome],
+        )
         assert (payment.next_step_at is None) is stage.is_final
         assert payment.provider_ids == (an_id(payment) if error is None else frozenset())
 
-    @pytest.mark.parametrize("error", [Unreachable(), DeadlinePassed(), ZeroDivisionError()], ids=repr)
+    @pytest.mark.parametrize(
+        "error", [Unreachable(), DeadlinePassed(), ZeroDivisionError()], ids=repr
+    )
     async def test_before_the_first_byte_it_waits_again_and_is_sent_later(
         self, store: Store, submitter: Submitter, provider: Provider, error: Exception
     ) -> None:
@@ -179,16 +186,23 @@ class TestTheRowIsTheJob:
     ) -> None:
         """It may be asked for again: it was never sent."""
         payment_id = await store.accepted(kind)
-        await store.execute("UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", payment_id)
+        await store.execute(
+            "UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", payment_id
+        )
         await submitter.submit(payment_id)
         payment = await store.payment(payment_id)
         assert payment.stage is Stage.FAILED
         assert payment.failure is not None
-        assert (payment.failure.reason, payment.failure.safe_to_retry) == (FailureReason.NOT_SUBMITTED_IN_TIME, True)
+        assert (payment.failure.reason, payment.failure.safe_to_retry) == (
+            FailureReason.NOT_SUBMITTED_IN_TIME,
+            True,
+        )
         assert provider.submitted == []
 
     @pytest.mark.parametrize(
-        "error", [Throttled(wait_seconds=600), Unreachable(), QueueUnavailable(), OutcomeUnknown()], ids=repr
+        "error",
+        [Throttled(wait_seconds=600), Unreachable(), QueueUnavailable(), OutcomeUnknown()],
+        ids=repr,
     )
     async def test_what_is_not_ready_comes_before_the_claim(
         self, store: Store, submitter: Submitter, provider: Provider, error: ProviderError
@@ -229,7 +243,11 @@ class TestInterrupted:
         """None ends in doubt, and nothing new is claimed."""
         unsent, sent = Held(written=False), Held(written=True)
         plays = {True: sent, False: unsent}
-        payments = {payment_id: number % 2 == 0 for number in range(10) for payment_id in [await store.accepted()]}
+        payments = {
+            payment_id: number % 2 == 0
+            for number in range(10)
+            for payment_id in [await store.accepted()]
+        }
 
         async def play(payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
             return await plays[payments[payment.id]](payment, open_attempt)
@@ -250,7 +268,9 @@ class TestInterrupted:
             assert payment.stage is (Stage.AWAITING_RESULT if was_sent else Stage.ACCEPTED)
             if not was_sent:
                 assert payment.attempts[0].outcome is Outcome.NOT_ACTED
-                assert payment.next_step_at == payment.updated_at, "another worker may take it at once"
+                assert payment.next_step_at == payment.updated_at, (
+                    "another worker may take it at once"
+                )
         assert late not in provider.submitted
         assert (await store.payment(late)).stage is Stage.ACCEPTED
 

@@ -27,7 +27,10 @@ _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 class Front:
-    """Speaks TLS for a PostgreSQL that cannot: the wheel's is built without. Counts the connections that were encrypted."""
+    """Speaks TLS for a PostgreSQL that cannot: the wheel's is built without.
+
+    Counts the connections that were encrypted.
+    """
 
     def __init__(self, folder: Path, upstream: int) -> None:
         self.root, self.key = folder / "server.pem", folder / "server.front.key"
@@ -53,7 +56,10 @@ class Front:
             pipes.append(forth)
             forth.write(first)
             await asyncio.wait(
-                [asyncio.create_task(_pipe(reader, forth)), asyncio.create_task(_pipe(back, writer))],
+                [
+                    asyncio.create_task(_pipe(reader, forth)),
+                    asyncio.create_task(_pipe(back, writer)),
+                ],
                 return_when=asyncio.FIRST_COMPLETED,
             )
         for pipe in pipes:
@@ -64,15 +70,26 @@ class Front:
         private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test's server")])
         now = datetime.now(UTC)
-        built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private_key.public_key())
-        built = built.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+        built = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(private_key.public_key())
+        )
+        built = (
+            built.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+        )
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         built = built.add_extension(address, critical=False)
         built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        self.root.write_bytes(built.sign(private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        self.root.write_bytes(
+            built.sign(private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
         plain = serialization.NoEncryption()
         self.key.write_bytes(
-            private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+            private_key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain
+            )
         )
 
 
@@ -126,17 +143,26 @@ async def is_encrypted(server: Server, url: str) -> bool:
         ("sslmode=require&sslcert={root}&sslkey={key}", True),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("hosts", ["127.0.0.1:{port}", "127.0.0.1:{port},127.0.0.1:{port}"], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "hosts", ["127.0.0.1:{port}", "127.0.0.1:{port},127.0.0.1:{port}"], ids=["one", "two"]
+)
 @pytest.mark.sampled(14)
-async def test_a_connection_is_as_safe_as_its_url_says(server: Server, hosts: str, query: str, encrypted: bool) -> None:
+async def test_a_connection_is_as_safe_as_its_url_says(
+    server: Server, hosts: str, query: str, encrypted: bool
+) -> None:
     named = query.format(root=server.front.root, key=server.front.key)
     url = server.url.replace(f"127.0.0.1:{server.port}", hosts.format(port=server.port))
     assert await is_encrypted(server, f"{url}?{named}") is encrypted
 
 
-@pytest.mark.parametrize("query", ["sslmode=verify-full&sslrootcert=system", "sslmode=verify-ca", "sslaccept=strict"])
+@pytest.mark.parametrize(
+    "query", ["sslmode=verify-full&sslrootcert=system", "sslmode=verify-ca", "sslaccept=strict"]
+)
 async def test_a_server_that_cannot_prove_itself_is_not_used(server: Server, query: str) -> None:
-    for url in (server.url, server.url.replace(f":{server.port}/", f":{server.port},127.0.0.1:{server.port}/")):
+    for url in (
+        server.url,
+        server.url.replace(f":{server.port}/", f":{server.port},127.0.0.1:{server.port}/"),
+    ):
         with pytest.raises(StoreUnavailable):
             await is_encrypted(server, f"{url}?{query}")
 
@@ -148,7 +174,9 @@ async def test_a_name_that_the_certificate_does_not_have_is_not_believed(server:
         await is_encrypted(server, f"{url}?sslmode=verify-full&sslrootcert={server.front.root}")
 
 
-async def test_tls_is_not_given_up_where_the_server_has_none(postgres: PostgresServer, server: Server) -> None:
+async def test_tls_is_not_given_up_where_the_server_has_none(
+    postgres: PostgresServer, server: Server
+) -> None:
     for query in ("sslmode=require", "ssl=true", "sslmode=require&sslnegotiation=direct"):
         with pytest.raises(StoreUnavailable):
             await is_encrypted(server, f"{postgres.url}?{query}")

@@ -1,4 +1,6 @@
-"""One access token for all workers: fetched by one at a time, early, and never waited for while the old one is good."""
+"""One access token for all workers: fetched by one at a time, early, and never waited for while
+the old one is good.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class OAuth:
         number = self.fetches
         self.was_asked.set()
         await self.is_open.wait()
-        assert request.headers["Authorization"] == "Basic " + base64.b64encode(b"key:secret").decode()
+        assert (
+            request.headers["Authorization"] == "Basic " + base64.b64encode(b"key:secret").decode()
+        )
         if self.answer is not None:
             return web.Response(**self.answer)
         return web.json_response({"access_token": f"t0ken{number}", "expires_in": self.expires_in})
@@ -84,13 +88,17 @@ def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -
 class TestSingleFlight:
     """Each new token ends the one before, so there is one fetch for all."""
 
-    async def test_whoever_asks_at_once_shares_one_fetch(self, oauth: OAuth, workers: list[TokenSource]) -> None:
+    async def test_whoever_asks_at_once_shares_one_fetch(
+        self, oauth: OAuth, workers: list[TokenSource]
+    ) -> None:
         """Fifty payments in each of three workers."""
         tokens = await asyncio.gather(*(worker.current() for worker in workers * 50))
         assert {token.text for token in tokens} == {"t0ken1"}
         assert oauth.fetches == 1
 
-    async def test_a_token_that_is_fresh_is_asked_of_nobody(self, oauth: OAuth, workers: list[TokenSource]) -> None:
+    async def test_a_token_that_is_fresh_is_asked_of_nobody(
+        self, oauth: OAuth, workers: list[TokenSource]
+    ) -> None:
         """Not even of Redis."""
         first = await workers[0].current()
         workers[0]._shelf = None  # type: ignore[assignment]
@@ -113,13 +121,17 @@ class TestSingleFlight:
             assert await workers[worker].current() == old
         oauth.is_open.set()
         await renewal
-        assert (await workers[worker].current()).text == (await workers[0].current()).text == "t0ken2"
+        assert (
+            (await workers[worker].current()).text == (await workers[0].current()).text == "t0ken2"
+        )
         assert oauth.fetches == 2
 
     async def test_while_none_can_be_fetched_the_old_one_is_used_for_as_long_as_it_is_good(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """An outage of the token endpoint alone is no reason to stop paying; past the token's end it is."""
+        """An outage of the token endpoint alone is no reason to stop paying; past the token's
+        end it is.
+        """
         old = await workers[0].current()
         oauth.now += EARLY_SECONDS
         oauth.answer = {"status": 503}
@@ -192,13 +204,20 @@ class TestWhatItSays:
             ({"status": 400}, Refused),
             ({"status": 503, "text": "<html>"}, (Unreachable, OutcomeUnknown)),
             ({"status": 200, "text": "<html>"}, (Unreachable, OutcomeUnknown)),
-            ({"status": 200, "text": '{"access_token": "two\\nlines", "expires_in": 3599}'}, ProviderError),
+            (
+                {"status": 200, "text": '{"access_token": "two\\nlines", "expires_in": 3599}'},
+                ProviderError,
+            ),
             ({"status": 302, "headers": {"Location": "/oauth/v1/generate"}}, ProviderError),
         ],
         ids=["wrong key", "html 503", "html 200", "no header's text", "redirect"],
     )
     async def test_anything_else_is_no_token(
-        self, oauth: OAuth, workers: list[TokenSource], answer: dict[str, Any], means: type[ProviderError]
+        self,
+        oauth: OAuth,
+        workers: list[TokenSource],
+        answer: dict[str, Any],
+        means: type[ProviderError],
     ) -> None:
         """And is asked for again by the next who needs one."""
         oauth.answer = answer
@@ -238,7 +257,9 @@ class TestRedis:
         self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
     ) -> None:
         """Even if Redis kept it too long."""
-        await redis.set(f"{PREFIX}token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now))))
+        await redis.set(
+            f"{PREFIX}token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now)))
+        )
         assert (await workers[0].current()).text == "t0ken1"
 
     async def test_while_it_is_away_there_is_none_to_be_had(self, oauth: OAuth) -> None:
@@ -250,8 +271,12 @@ class TestRedis:
         assert oauth.fetches == 0
         await away.aclose(close_connection_pool=True)
 
-    async def test_a_token_that_was_fetched_is_used_although_redis_cannot_keep_it(self, oauth: OAuth) -> None:
-        """Daraja ended the one before when it gave this one; a second fetch would end it in turn."""
+    async def test_a_token_that_was_fetched_is_used_although_redis_cannot_keep_it(
+        self, oauth: OAuth
+    ) -> None:
+        """Daraja ended the one before when it gave this one; a second fetch would end it in
+        turn.
+        """
         async with RedisServer() as server, daraja_session(connections_max=1) as session:
             client = connect(server.url, client_name="mkwanja-test")
             source = a_source(oauth, session, client)

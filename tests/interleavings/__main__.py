@@ -1,4 +1,5 @@
-"""`python -m tests.interleavings --runs 1000000 --seed 1`: lives as many lives; exits 1 if a law was broken.
+"""`python -m tests.interleavings --runs 1000000 --seed 1`: lives as many lives; exits 1 if a law
+was broken.
 
 `--replay SEED` tells one of them step by step.
 """
@@ -45,7 +46,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _total(first: int, runs: int, processes: int) -> Tally:
-    chunks = [range(at, min(at + _CHUNK, first + runs)) for at in range(first, first + runs, _CHUNK)]
+    chunks = [
+        range(at, min(at + _CHUNK, first + runs)) for at in range(first, first + runs, _CHUNK)
+    ]
     total = Tally()
     if processes <= 1:
         gc.freeze()
@@ -63,7 +66,8 @@ def _lines(total: Tally, seconds: float, processes: int) -> Iterator[str]:
     yield f"{seconds:.0f} s on {processes} processes: {total.runs / seconds:,.0f} runs a second"
     yield "endings:"
     yield from (
-        f"{count:>10,}  {ending} (as seed {total.first[ending]})" for ending, count in total.endings.most_common()
+        f"{count:>10,}  {ending} (as seed {total.first[ending]})"
+        for ending, count in total.endings.most_common()
     )
     yield "covered:"
     yield from (f"{count:>10,}  {' '.join(key)}" for key, count in sorted(total.seen.items()))

@@ -1,4 +1,6 @@
-"""The brakes of one life in memory: rows like any other, changed as `adapters/postgres` changes them."""
+"""The brakes of one life in memory: rows like any other, changed as `adapters/postgres` changes
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Brakes:
     def __init__(self) -> None:
         self.kill_switch = False
         self.breaker_since: datetime | None = None
-        self.breaker_is_ours = False  # opened by this payment: then it is the one that is asked about
+        self.breaker_is_ours = (
+            False  # opened by this payment: then it is the one that is asked about
+        )
         self.probes = 0
         self.probed_at: datetime | None = None
 
@@ -32,7 +36,12 @@ class Brakes:
 
     def open(self, now: datetime, *, is_ours: bool) -> None:
         if self.breaker_since is None:
-            self.breaker_since, self.breaker_is_ours, self.probes, self.probed_at = now, is_ours, 0, None
+            self.breaker_since, self.breaker_is_ours, self.probes, self.probed_at = (
+                now,
+                is_ours,
+                0,
+                None,
+            )
 
     def close(self, accepted_at: datetime) -> None:
         if self.breaker_since is not None and self.breaker_since < accepted_at:

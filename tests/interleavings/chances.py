@@ -12,14 +12,35 @@ _NEVER, _SELDOM, _OFTEN = 0.0, 0.06, 0.35
 # One draw for each fault of a run.
 _LEVELS = (_NEVER, _NEVER, _NEVER, _SELDOM, _SELDOM, _OFTEN)
 
-# Between the worker's steps: it is killed, or stopped for long; its COMMIT's answer is lost; its turn has not come.
-WORKER = ("crashes", "freezes", "commit_is_lost", "claim_is_unknown", "waits_for_a_row", "is_not_ready", "drains")
+# Between the worker's steps: it is killed, or stopped for long; its COMMIT's answer is lost; its
+# turn has not come.
+WORKER = (
+    "crashes",
+    "freezes",
+    "commit_is_lost",
+    "claim_is_unknown",
+    "waits_for_a_row",
+    "is_not_ready",
+    "drains",
+)
 
 # What Redis and the sweepers do to a payment.
-WAKING = ("wake_up_is_lost", "wake_up_is_doubled", "sweeper_is_late", "budget_is_spent", "bell_is_lost")
+WAKING = (
+    "wake_up_is_lost",
+    "wake_up_is_doubled",
+    "sweeper_is_late",
+    "budget_is_spent",
+    "bell_is_lost",
+)
 
 # Between us and Daraja.
-NETWORK = ("is_not_connected", "request_is_lost", "request_is_late", "answer_is_lost", "receiver_is_down")
+NETWORK = (
+    "is_not_connected",
+    "request_is_lost",
+    "request_is_late",
+    "answer_is_lost",
+    "receiver_is_down",
+)
 
 # At Daraja's door: none of these acts.
 DOOR = ("refuses_token", "throttles", "refuses", "is_busy", "breaks_before_acting")

@@ -1,4 +1,6 @@
-"""Virtual time: one heap of events, flows that take one step at a time, and the path that tells interleavings apart."""
+"""Virtual time: one heap of events, flows that take one step at a time, and the path that tells
+interleavings apart.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from tests.interleavings.chances import Chances
 from tests.interleavings.times import TIMES
 
 Flow = Generator[int, None, None]  # each `yield`: the milliseconds that pass at least
-Event = tuple[int, int, Callable[..., None], tuple[Any, ...]]  # when, in which order, what, with what
+Event = tuple[
+    int, int, Callable[..., None], tuple[Any, ...]
+]  # when, in which order, what, with what
 
 _KINDS = tuple(Kind)
 _HASH_MASK = (1 << 61) - 1
@@ -22,7 +26,10 @@ _codes: dict[str, int] = {}
 
 
 class Clockwork:
-    """What makes a life go on. Knows nothing of payments but the kind and the settings of this run's."""
+    """What makes a life go on.
+
+    Knows nothing of payments but the kind and the settings of this run's.
+    """
 
     def __init__(self, seed: int, kind: Kind | None, story: list[str] | None) -> None:
         self.rng = rng = Random(seed)

@@ -1,8 +1,10 @@
-"""What workers do with the payment, step by step: at each `yield` anything else may happen, and the worker may crash or freeze.
+"""What workers do with the payment, step by step: at each `yield` anything else may happen, and the
+worker may crash or freeze.
 
-The order of steps is that of `Submitter`, `Inquirer`, `Sweeper` and `take_next_step`, whose coroutines stand on asyncio; all
-that they decide is the core's own: `Fence`, `answer_change`, `resend_claim`, `expiry`, `asking`, `answering`, `watching`,
-`lease_expiry`, `postponement`. A `yield` gives the milliseconds that pass at least.
+The order of steps is that of `Submitter`, `Inquirer`, `Sweeper` and `take_next_step`, whose
+coroutines stand on asyncio; all that they decide is the core's own: `Fence`, `answer_change`,
+`resend_claim`, `expiry`, `asking`, `answering`, `watching`, `lease_expiry`, `postponement`. A
+`yield` gives the milliseconds that pass at least.
 """
 
 from __future__ import annotations
@@ -83,20 +85,25 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
     is_probe = world.record.claim_is_probe
     world.note("claimed" if is_claimed else "not claimed")
     if is_claimed and world.record.payment is not before:
-        world.watch.claimed(attempt_id, before, world.now, is_stopped=is_stopped, account=_account(times))
+        world.watch.claimed(
+            attempt_id, before, world.now, is_stopped=is_stopped, account=_account(times)
+        )
         world.look_again()
     claimed = world.record.payment
     yield 0
     if world.happens(world.chances.claim_is_unknown):
         world.note("claim unknown")
-        yield from _record(world, open_attempt, Heard(frozenset(), Unreachable()), Answer("unsent"), times)
+        yield from _record(
+            world, open_attempt, Heard(frozenset(), Unreachable()), Answer("unsent"), times
+        )
     elif is_claimed:
         heard, answer = yield from _send(world, open_attempt, _account(times), is_probe=is_probe)
         yield 0
 
         def lose_claim() -> None:
-            # Just before the answer is recorded. A send between the loss and the answer cannot be prevented
-            # (docs/deployment.md). A refused payment may be sent again: Daraja said no to it, and says so again.
+            # Just before the answer is recorded. A send between the loss and the answer cannot be
+            # prevented (docs/deployment.md). A refused payment may be sent again: Daraja said no to
+            # it, and says so again.
             may_lose = world.loses_claims and answer.word != "refused"
             if may_lose and world.record.lose(claimed, before, instant(world.now)):
                 world.note("claim lost by the database")
@@ -113,7 +120,9 @@ def _account(times: LifeTimes) -> str:
 def _send(
     world: World, open_attempt: OpenAttempt, account: str, *, is_probe: bool
 ) -> Generator[int, None, tuple[Heard, Answer]]:
-    """`DarajaSender.submit` around `Authorized.call`: tries again only what was not written, and once a new token."""
+    """`DarajaSender.submit` around `Authorized.call`: tries again only what was not written, and
+    once a new token.
+    """
     tries, tokens_refused = 1, 0
     fence, unsent = open_attempt.fence, Answer("unsent")
     while True:
@@ -146,7 +155,9 @@ def _send(
         tokens_refused = 1
 
 
-def _on_the_wire(world: World, open_attempt: OpenAttempt, account: str) -> Generator[int, None, tuple[Heard, Answer]]:
+def _on_the_wire(
+    world: World, open_attempt: OpenAttempt, account: str
+) -> Generator[int, None, tuple[Heard, Answer]]:
     """From the first byte on: what is written arrives whatever becomes of us."""
     world.watch.first_byte(open_attempt.attempt_id, world.now)
     letter: list[Answer] = []
@@ -164,7 +175,8 @@ def _on_the_wire(world: World, open_attempt: OpenAttempt, account: str) -> Gener
     is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
     left_at = world.now
     yield world.times.call if is_lost else there + back
-    # Stopped for longer than a call may take: what waits in the socket is read, or the time is over, whichever comes first.
+    # Stopped for longer than a call may take: what waits in the socket is read, or the time is
+    # over, whichever comes first.
     if world.now - left_at > world.times.call + 1000 and world.random() < 0.5:
         is_lost = True
     if is_lost or not letter or letter[0].word == "no_word":
@@ -183,7 +195,9 @@ def _record(
     *,
     before_write: Callable[[], object] = bool,
 ) -> Flow:
-    change = record_answer.answer_change(PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts)
+    change = record_answer.answer_change(
+        PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts
+    )
     world.watch.heard(open_attempt.attempt_id, answer.word, answer.first_id, answer.second_id)
     yield from world.write("answer", change, first=before_write)
 
@@ -194,14 +208,17 @@ def _inquire(world: World, found: Due) -> Flow:
     if found.kind in KEYED and found.stage is Stage.IN_DOUBT:
         record = world.record
         now = instant(world.now)
-        if asking.may_be_resent(record.payment, record.evidence(now), now, times.worker, times.accounts):
+        if asking.may_be_resent(
+            record.payment, record.evidence(now), now, times.worker, times.accounts
+        ):
             yield 0
             if world.happens(world.chances.is_not_ready):
                 return
 
             def claim(attempt_id: UUID) -> bool:
                 decided = record.change(
-                    submit.resend_claim(PAYMENT_ID, attempt_id, times.worker, times.accounts), instant(world.now)
+                    submit.resend_claim(PAYMENT_ID, attempt_id, times.worker, times.accounts),
+                    instant(world.now),
                 )
                 record.claim_is_probe = probed_by(decided) is not None
                 return _is_claimed_by(decided.payment, attempt_id)
@@ -213,7 +230,11 @@ def _inquire(world: World, found: Due) -> Flow:
 
 
 def _is_claimed_by(payment: Payment | None, attempt_id: UUID) -> bool:
-    return payment is not None and payment.stage is Stage.SUBMITTING and payment.attempt_id == attempt_id
+    return (
+        payment is not None
+        and payment.stage is Stage.SUBMITTING
+        and payment.attempt_id == attempt_id
+    )
 
 
 def ask(world: World, *, is_probe: bool) -> Flow:
@@ -221,7 +242,9 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     times = world.times
     yield 0
     if world.happens(world.chances.is_not_ready):
-        yield from world.write("postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2)))
+        yield from world.write(
+            "postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2))
+        )
         return
     decided = yield from world.write(
         "asking", inquire.asking(PAYMENT_ID, times.worker, times.accounts, for_breaker=is_probe)
@@ -235,35 +258,48 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if world.daraja.lacks_question:
         world.note("question refused")
         yield 50
-        refused = Asked(NO_ANSWER if payment.question is Step.QUERY else None, (), Standing.PRODUCT_REFUSED)
+        refused = Asked(
+            NO_ANSWER if payment.question is Step.QUERY else None, (), Standing.PRODUCT_REFUSED
+        )
         yield from world.write(
-            "answering", inquire.answering(PAYMENT_ID, number, refused.report, (), times.worker, said=refused)
+            "answering",
+            inquire.answering(PAYMENT_ID, number, refused.report, (), times.worker, said=refused),
         )
         return
     sent, [own] = payment.asked_about, times.accounts.values()
     ids = dict(sent.provider_ids) if sent is not None else {}
     # As `DarajaClient`: by its own token, with the short code of the send.
-    asked_as = replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
+    asked_as = (
+        replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
+    )
     if payment.question is not Step.QUERY:
-        asking_by = ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
+        asking_by = (
+            ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
+        )
         world.note("status asked")
         world.daraja.ask_status(number, asking_by, asked_as.as_text())
         yield 100
         taken = Asked(None, (), Standing.WORKS)
-        yield from world.write("answering", inquire.answering(PAYMENT_ID, number, None, (), times.worker, said=taken))
+        yield from world.write(
+            "answering", inquire.answering(PAYMENT_ID, number, None, (), times.worker, said=taken)
+        )
         return
     checkout_id = ids[IdKind.CHECKOUT_REQUEST]
     yield 50
     said = world.daraja.query(checkout_id, asked_as.as_text())
     if asked_as != own:
-        said = Message("query", "vague")  # our passkey is not that short code's: "wrong credentials"
+        said = Message(
+            "query", "vague"
+        )  # our passkey is not that short code's: "wrong credentials"
     world.note(f"query: {said.word}")
     yield 50
     if world.happens(world.chances.answer_is_lost):
         said = said._replace(word="no_answer")
     report = query_report(said, checkout_id)
     standing = None if report.verdict is Verdict.NO_ANSWER else Standing.WORKS
-    change = inquire.answering(PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), standing))
+    change = inquire.answering(
+        PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), standing)
+    )
     yield from world.write("answering", change, said=(number, said))
 
 

@@ -1,4 +1,6 @@
-"""What people do meanwhile: the caller, who stops payouts, who has M-PESA's own statement in hand."""
+"""What people do meanwhile: the caller, who stops payouts, who has M-PESA's own statement in
+hand.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def switch_question(world: World, is_missing: bool) -> None:
 
 
 def another_s_breaker(world: World, is_open: bool) -> None:
-    """Some other payment's result opens the breaker, or shows that our credential is taken again."""
+    """Some other payment's result opens the breaker, or shows that our credential is taken
+    again.
+    """
     brakes = world.record.brakes
     if is_open:
         brakes.open(instant(world.now), is_ours=False)
@@ -81,7 +85,9 @@ def settle(world: World) -> None:
     """What nothing else can end, a person ends: the statement's word is taken."""
     ledger = world.daraja.ledger
     if not _resolve(world, _paid(ledger[0]) if ledger else _UNPAID) and ledger:
-        raise Broken(f"{world.record.payment.stage}: an operator with the receipt in hand is refused")
+        raise Broken(
+            f"{world.record.payment.stage}: an operator with the receipt in hand is refused"
+        )
 
 
 _UNPAID = Resolution(decision=Decision.UNPAID, reason="not there", operator="test")
@@ -89,14 +95,20 @@ _UNPAID = Resolution(decision=Decision.UNPAID, reason="not there", operator="tes
 
 def _paid(receipt: str) -> Resolution:
     return Resolution(
-        decision=Decision.PAID, reason="on the statement", operator="test", receipt=receipt, amount_kes=AMOUNT_KES
+        decision=Decision.PAID,
+        reason="on the statement",
+        operator="test",
+        receipt=receipt,
+        amount_kes=AMOUNT_KES,
     )
 
 
 def _resolve(world: World, resolved: Resolution) -> bool:
     try:
         world.commit(
-            f"resolve {resolved.decision.value}", resolution(PAYMENT_ID, resolved, world.times.worker), world.now
+            f"resolve {resolved.decision.value}",
+            resolution(PAYMENT_ID, resolved, world.times.worker),
+            world.now,
         )
     except ResolutionRefused:
         return False

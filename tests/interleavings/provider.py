@@ -1,11 +1,14 @@
-"""Daraja in memory, written from daraja.md and from nothing of ours: what it takes, does, tells, and loses.
+"""Daraja in memory, written from daraja.md and from nothing of ours: what it takes, does, tells,
+and loses.
 
-One organisation, one payment, virtual milliseconds. It moves money at most as Daraja would: a call that it takes has its
-effect once; a withdrawal's OriginatorConversationID is taken once and for ever (§4.2); a push or a bill payment has no key,
-so that each call taken moves money by itself (§2.2, §5). The ledger counts.
+One organisation, one payment, virtual milliseconds. It moves money at most as Daraja would: a call
+that it takes has its effect once; a withdrawal's OriginatorConversationID is taken once and for
+ever (§4.2); a push or a bill payment has no key, so that each call taken moves money by itself
+(§2.2, §5). The ledger counts.
 
-A Daraja that `forgets_ids` is stricter with us than the contract (the horizon of its memory is documented nowhere, §4.2): it
-would pay an id twice. To it nothing may ever be sent that can already have acted, so there its "busy" is true.
+A Daraja that `forgets_ids` is stricter with us than the contract (the horizon of its memory is
+documented nowhere, §4.2): it would pay an id twice. To it nothing may ever be sent that can already
+have acted, so there its "busy" is true.
 """
 
 from __future__ import annotations
@@ -41,10 +44,13 @@ class Answer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A message to one of our addresses, or an answer to STK query: `number` is that of the question, 0 where none was."""
+    """A message to one of our addresses, or an answer to STK query: `number` is that of the
+    question, 0 where none was.
+    """
 
     address: str  # result, timeout, status, status-timeout, query
-    word: str  # paid, failed, duplicate, under_way, not_found, too_early, vague, no_answer, credential, slow
+    # paid, failed, duplicate, under_way, not_found, too_early, vague, no_answer, credential, slow
+    word: str
     number: int = 0
     code: str = "0"
     first_id: str = ""
@@ -67,7 +73,16 @@ class Timeline(Protocol):
 class Transaction:
     """One call that Daraja took."""
 
-    __slots__ = ("account", "code", "first_id", "receipt", "second_id", "state", "visible_at", "will_pay_late")
+    __slots__ = (
+        "account",
+        "code",
+        "first_id",
+        "receipt",
+        "second_id",
+        "state",
+        "visible_at",
+        "will_pay_late",
+    )
 
     def __init__(self, first_id: str, second_id: str, visible_at: int, account: str) -> None:
         self.account = account
@@ -101,7 +116,8 @@ class Daraja:
         self.transactions: list[Transaction] = []
         self.lacks_product = False  # every send is refused as if its token were not valid (§1)
         self.lacks_question = False  # and every question
-        # Where an id may come by two accounts its one use protects nothing, and a lost claim leaves no trace of a "throttled".
+        # Where an id may come by two accounts its one use protects nothing, and a lost claim leaves
+        # no trace of a "throttled".
         self.keeps_its_word = False
         self.has_lied = False  # said "not accepted" of a call that it took
         self.paid_after_failure = False
@@ -116,15 +132,22 @@ class Daraja:
     # Calls
 
     def receive(self, own_id: str, account: str = "") -> Answer:
-        """A call that asks for a payment; `own_id` is a withdrawal's OriginatorConversationID, else empty.
+        """A call that asks for a payment; `own_id` is a withdrawal's OriginatorConversationID, else
+        empty.
 
-        `account`: by whose short code. Another one's use of the id is not refused, and is another transaction.
+        `account`: by whose short code. Another one's use of the id is not refused, and is another
+        transaction.
         """
         c, chance = self.chances, self._random
         if self.lacks_product or chance() < c.refuses_token:
             return Answer("token_refused")
         if chance() < c.throttles:
-            if self._may_lie and not self.keeps_its_word and c.throttled_yet_acts and chance() < _HALF:
+            if (
+                self._may_lie
+                and not self.keeps_its_word
+                and c.throttled_yet_acts
+                and chance() < _HALF
+            ):
                 self._take(own_id, account)
                 self.has_lied = True
             return Answer("throttled")
@@ -145,7 +168,9 @@ class Daraja:
 
     @property
     def _may_lie(self) -> bool:
-        """Only where the id's one use protects what is sent again (§4.2): else no client could survive it."""
+        """Only where the id's one use protects what is sent again (§4.2): else no client could
+        survive it.
+        """
         return self.kind in KEYED and not self.forgets_ids
 
     def _refuse_second_use(self, own_id: str) -> Answer:
@@ -163,9 +188,15 @@ class Daraja:
         if self.kind in KEYED and self._of(account) and not self.forgets_ids:
             return self._of(account)[0]
         number = len(self.transactions) + 1
-        first_id = {DEPOSIT: f"ws_CO_{number}", BILL_PAYMENT: f"9d20-{number}"}.get(self.kind, own_id)
+        first_id = {DEPOSIT: f"ws_CO_{number}", BILL_PAYMENT: f"9d20-{number}"}.get(
+            self.kind, own_id
+        )
         second_id = f"4c1e-{number}" if self.kind == DEPOSIT else f"AG_{number}"
-        lag = self._rng.randrange(1, self._lag_max_ms) if self._random() < self.chances.does_not_find_yet else 0
+        lag = (
+            self._rng.randrange(1, self._lag_max_ms)
+            if self._random() < self.chances.does_not_find_yet
+            else 0
+        )
         taken = Transaction(first_id, second_id, self._timeline.now + lag, account)
         self.transactions.append(taken)
         delay = self._rng.randrange(1, 30 * _SECOND)
@@ -191,7 +222,9 @@ class Daraja:
         if chance() < c.pays_late and (self.kind != DEPOSIT or taken.code in _SETTLED_LATE_AFTER):
             taken.will_pay_late = True
             self._timeline.later(self._rng.choice(_LATE), self._pay, taken)
-        self._tell_result(Message("result", "failed", 0, taken.code, taken.first_id, taken.second_id))
+        self._tell_result(
+            Message("result", "failed", 0, taken.code, taken.first_id, taken.second_id)
+        )
 
     def _pay(self, taken: Transaction) -> None:
         self.paid_after_failure = self.paid_after_failure or taken.state == "failed"
@@ -199,7 +232,9 @@ class Daraja:
         taken.will_pay_late = False
         taken.receipt = f"UC14KD82Q{len(self.ledger) + 1}"
         self.ledger.append(taken.receipt)
-        self._tell_result(Message("result", "paid", 0, "0", taken.first_id, taken.second_id, taken.receipt))
+        self._tell_result(
+            Message("result", "paid", 0, "0", taken.first_id, taken.second_id, taken.receipt)
+        )
 
     # Telling
 
@@ -207,7 +242,9 @@ class Daraja:
         """None to three times, each at its own time (§8.3)."""
         if self._random() < self.chances.callback_is_lost:
             return
-        for _ in range(self._rng.randrange(2, 4) if self._random() < self.chances.callback_is_repeated else 1):
+        for _ in range(
+            self._rng.randrange(2, 4) if self._random() < self.chances.callback_is_repeated else 1
+        ):
             self._tell(self._garbled(message))
 
     def _garbled(self, message: Message) -> Message:
@@ -241,14 +278,25 @@ class Daraja:
             return Message("query", "too_early")
         if asked.state != "failed" and self._false_failures_left and chance() < c.says_failed_once:
             self._false_failures_left -= 1  # §3: seen to contradict the callback
-            return Message("query", "failed", 0, self._rng.choice(("1037", "1032")), asked.first_id, asked.second_id)
+            return Message(
+                "query",
+                "failed",
+                0,
+                self._rng.choice(("1037", "1032")),
+                asked.first_id,
+                asked.second_id,
+            )
         if asked.state == "under_way" or chance() < c.is_still_under_way:
             return Message("query", "under_way", 0, "4999", asked.first_id, asked.second_id)
         return Message("query", asked.state, 0, asked.code or "0", asked.first_id, asked.second_id)
 
     def ask_status(self, number: int, first_id: str, account: str = "") -> None:
-        """Transaction Status (§6.1): acknowledged, and answered by a message to the question's own address, or not at all."""
-        self._timeline.later(self._rng.randrange(1, 4 * _SECOND), self._answer_status, number, first_id, account)
+        """Transaction Status (§6.1): acknowledged, and answered by a message to the question's
+        own address, or not at all.
+        """
+        self._timeline.later(
+            self._rng.randrange(1, 4 * _SECOND), self._answer_status, number, first_id, account
+        )
 
     def _answer_status(self, number: int, first_id: str, account: str) -> None:
         c, chance = self.chances, self._random
@@ -274,11 +322,20 @@ class Daraja:
             return Message("status", "not_found", number)
         if asked.state == "under_way" or chance() < c.is_still_under_way:
             return Message("status", "under_way", number, "", asked.first_id, asked.second_id)
-        return Message("status", asked.state, number, "", asked.first_id, asked.second_id, asked.receipt)
+        return Message(
+            "status", asked.state, number, "", asked.first_id, asked.second_id, asked.receipt
+        )
 
     def _found(self, first_id: str, account: str) -> Transaction | None:
-        """What Daraja's own records show by now. Of two under one id the one that paid: both are its."""
-        found = [t for t in self._of(account) if t.first_id == first_id and t.visible_at <= self._timeline.now]
+        """What Daraja's own records show by now.
+
+        Of two under one id the one that paid: both are its.
+        """
+        found = [
+            t
+            for t in self._of(account)
+            if t.first_id == first_id and t.visible_at <= self._timeline.now
+        ]
         return next((t for t in found if t.state == "paid"), found[-1] if found else None)
 
     # What its statement shows

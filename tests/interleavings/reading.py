@@ -46,7 +46,9 @@ def answer_heard(kind: Kind, answer: Answer) -> Heard:
 @lru_cache(maxsize=4096)
 def report_of(kind: Kind, message: Message) -> Report:
     """What the receiver makes of a message to one of our addresses."""
-    return read_report(operation_of(kind, message), json.dumps(_message_body(kind, message)).encode())
+    return read_report(
+        operation_of(kind, message), json.dumps(_message_body(kind, message)).encode()
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -74,8 +76,13 @@ def operation_of(kind: Kind, message: Message) -> str:
 
 
 @lru_cache(maxsize=4096)
-def callback_of(kind: Kind, message: Message, word: str, receipt: str | None = None) -> StoredCallback:
-    """The message as the receiver stores it. Rows need ids of their own, decisions do not: one serves all runs."""
+def callback_of(
+    kind: Kind, message: Message, word: str, receipt: str | None = None
+) -> StoredCallback:
+    """The message as the receiver stores it.
+
+    Rows need ids of their own, decisions do not: one serves all runs.
+    """
     from tests.builders import an_attempt_id  # noqa: PLC0415 - only a value
 
     return StoredCallback(
@@ -92,7 +99,11 @@ def callback_of(kind: Kind, message: Message, word: str, receipt: str | None = N
 
 
 def _error(code: str, text: str) -> dict[str, str]:
-    return {"requestId": "4c1e-4a7b-9f02-8d31b7c05e6a118203", "errorCode": code, "errorMessage": text}
+    return {
+        "requestId": "4c1e-4a7b-9f02-8d31b7c05e6a118203",
+        "errorCode": code,
+        "errorMessage": text,
+    }
 
 
 def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
@@ -112,7 +123,10 @@ def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
         case "duplicate":
             status, body = 500, _error("500.002.1001", "Duplicate OriginatorConversationID.")
         case "busy":
-            status, body = 500, _error("500.003.02", "System is busy. Please try again in few minutes.")
+            status, body = (
+                500,
+                _error("500.003.02", "System is busy. Please try again in few minutes."),
+            )
         case "throttled":
             status, body = 500, _error("500.003.02", "Error Occurred: Spike Arrest Violation")
         case "token_refused":
@@ -129,7 +143,9 @@ def _query_bytes(message: Message) -> tuple[int, bytes]:
     if message.word == "vague":
         return 500, json.dumps(_error("500.001.1001", "")).encode()
     if message.word == "too_early":
-        return 400, json.dumps(_error("400.002.02", "Bad Request - Invalid CheckoutRequestID")).encode()
+        return 400, json.dumps(
+            _error("400.002.02", "Bad Request - Invalid CheckoutRequestID")
+        ).encode()
     body = {
         "ResponseCode": "0", "ResponseDescription": "The service request has been accepted successsfully",
         "MerchantRequestID": message.second_id, "CheckoutRequestID": message.first_id, "ResultCode": message.code,
@@ -140,7 +156,10 @@ def _query_bytes(message: Message) -> tuple[int, bytes]:
 
 def _message_body(kind: Kind, message: Message) -> Any:
     if message.address in ("timeout", "status-timeout"):
-        return {"OriginatorConversationID": message.first_id, "Remarks": "an echo of our request"}  # §4.4
+        return {
+            "OriginatorConversationID": message.first_id,
+            "Remarks": "an echo of our request",
+        }  # §4.4
     if message.address == "status":
         return {"Result": _status_result(message)}
     if kind is Kind.DEPOSIT:
@@ -155,7 +174,9 @@ def _stk_callback(message: Message) -> dict[str, Any]:
         "ResultCode": int(message.code), "ResultDesc": "as the code says",
     }  # fmt: skip
     if message.word == "paid":
-        items: list[dict[str, Any]] = [{"Name": "Amount", "Value": float(AMOUNT_KES + message.extra_kes)}]
+        items: list[dict[str, Any]] = [
+            {"Name": "Amount", "Value": float(AMOUNT_KES + message.extra_kes)}
+        ]
         if message.receipt:
             items.append({"Name": "MpesaReceiptNumber", "Value": message.receipt})
         callback["CallbackMetadata"] = {"Item": [*items, {"Name": "Balance"}]}

@@ -1,8 +1,10 @@
-"""One payment's rows in memory, changed as Postgres would change them: every step atomic, under the payment's one lock.
+"""One payment's rows in memory, changed as Postgres would change them: every step atomic, under the
+payment's one lock.
 
-`change` stamps and writes what was decided as `adapters/postgres/changing.py` and `writing.py` do, `claim`, `look`,
-`postpone` and `take_due` say in Python what their SQL says; tests/integration pins that SQL against a real Postgres. There is
-no other payment here, so no id and no receipt is another's. After every step the rules of rows are checked (`Broken`).
+`change` stamps and writes what was decided as `adapters/postgres/changing.py` and `writing.py` do,
+`claim`, `look`, `postpone` and `take_due` say in Python what their SQL says; tests/integration pins
+that SQL against a real Postgres. There is no other payment here, so no id and no receipt is
+another's. After every step the rules of rows are checked (`Broken`).
 """
 
 from __future__ import annotations
@@ -67,7 +69,11 @@ def milliseconds(at: datetime) -> int:
 def new_payment(kind: Kind) -> Payment:
     """Accepted at `START`, nothing sent."""
     return a_payment(
-        kind=kind, attempts=(), created_at=START, updated_at=START, next_step_at=START + _FIRST_STEP_WITHIN
+        kind=kind,
+        attempts=(),
+        created_at=START,
+        updated_at=START,
+        next_step_at=START + _FIRST_STEP_WITHIN,
     )
 
 
@@ -77,7 +83,9 @@ _NEW = {kind: new_payment(kind) for kind in Kind}
 class Record:
     """The payment, its attempts, inquiries, callbacks, ids, events and the brakes."""
 
-    def __init__(self, kind: Kind, seen: Counter[tuple[str, ...]], *, expires_after: int | None = None) -> None:
+    def __init__(
+        self, kind: Kind, seen: Counter[tuple[str, ...]], *, expires_after: int | None = None
+    ) -> None:
         self.payment: Payment = _NEW[kind]
         if expires_after is not None:
             self.payment = replace(self.payment, expires_at=instant(expires_after))
@@ -114,7 +122,11 @@ class Record:
             self.reminders += decided.disposition in REMINDERS
             if callback.source_allowed and decided.disposition == Disposition.AMOUNT_DIFFERS:
                 self.names_another_amount = True
-            if callback.source_allowed and callback.receipt and decided.disposition == Disposition.AWAITS_CONFIRMATION:
+            if (
+                callback.source_allowed
+                and callback.receipt
+                and decided.disposition == Disposition.AWAITS_CONFIRMATION
+            ):
                 self.receipts_to_confirm |= {callback.receipt}
                 self.to_confirm_since = now
             self._seen["disposition", str(decided.disposition)] += 1
@@ -149,7 +161,9 @@ class Record:
         self._seen["verdict", str(answered.verdict)] += 1
         for place, inquiry in enumerate(self.inquiries):
             if inquiry.number == answered.number and inquiry.verdict is None:
-                self.inquiries[place] = replace(inquiry, verdict=answered.verdict, code=answered.code)
+                self.inquiries[place] = replace(
+                    inquiry, verdict=answered.verdict, code=answered.code
+                )
 
     def evidence(self, now: datetime) -> Evidence:
         return Evidence(
@@ -184,7 +198,9 @@ class Record:
         self.payment = replace(after, **written)
         self._check(before, self.payment, what, event)
 
-    def _ended(self, before: tuple[Attempt, ...], after: tuple[Attempt, ...], now: datetime) -> tuple[Attempt, ...]:
+    def _ended(
+        self, before: tuple[Attempt, ...], after: tuple[Attempt, ...], now: datetime
+    ) -> tuple[Attempt, ...]:
         earlier = {attempt.id: attempt.outcome for attempt in before}
         ended = []
         for attempt in after:
@@ -230,7 +246,9 @@ class Record:
         if self.claim_is_probe:
             self.hold_of_sends.take_probe(now)
         until, number = now + times.worker.lease, len(before.attempts) + 1
-        attempt = Attempt(attempt_id, number, claimed_at=now, account=times.accounts.get(before.kind))
+        attempt = Attempt(
+            attempt_id, number, claimed_at=now, account=times.accounts.get(before.kind)
+        )
         self.payment = replace(
             before,
             stage=Stage.SUBMITTING,
@@ -268,7 +286,9 @@ class Record:
 
     # What must always hold
 
-    def _check(self, before: Payment, after: Payment, what: str | None, event: EventType | None) -> None:
+    def _check(
+        self, before: Payment, after: Payment, what: str | None, event: EventType | None
+    ) -> None:
         if not after.stage.is_final and after.next_step_at is None:
             raise Broken(f"nothing will look at it again: {after.stage} without a due time")
         if after.stage is not before.stage:
@@ -276,20 +296,32 @@ class Record:
             self._seen["transition", before.stage.value, str(what), after.stage.value] += 1
             self._check_transition(before, after, what, event)
         elif event is not None and not (
-            event is EventType.RECEIPT_ADDED and before.receipt is None and after.receipt is not None
+            event is EventType.RECEIPT_ADDED
+            and before.receipt is None
+            and after.receipt is not None
         ):
             raise Broken(f"the event {event} tells nothing new")
-        if before.stage is Stage.SUCCEEDED and before.receipt is not None and after.receipt != before.receipt:
+        if (
+            before.stage is Stage.SUCCEEDED
+            and before.receipt is not None
+            and after.receipt != before.receipt
+        ):
             raise Broken("a receipt was taken back")
 
-    def _check_transition(self, before: Payment, after: Payment, what: str | None, event: EventType | None) -> None:
+    def _check_transition(
+        self, before: Payment, after: Payment, what: str | None, event: EventType | None
+    ) -> None:
         if before.stage is Stage.SUCCEEDED:
             raise Broken(f"succeeded was left for {after.stage} by {what}")
         if before.stage is Stage.FAILED and (
-            after.stage is not Stage.SUCCEEDED or event is not EventType.CORRECTED or after.failure is not None
+            after.stage is not Stage.SUCCEEDED
+            or event is not EventType.CORRECTED
+            or after.failure is not None
         ):
             raise Broken(f"failed was left for {after.stage} by {what}, announced as {event}")
-        told = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}.get(after.stage)
+        told = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}.get(
+            after.stage
+        )
         if before.stage is not Stage.FAILED and event is not told:
             raise Broken(f"{before.stage} to {after.stage} was announced as {event}")
         rule = TRANSITIONS[before.stage].get(FactName(what)) if what in _FACTS else None

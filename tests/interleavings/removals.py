@@ -1,4 +1,6 @@
-"""Protections of the core, and how each is taken away: the weaving must then find a life that breaks a law."""
+"""Protections of the core, and how each is taken away: the weaving must then find a life that
+breaks a law.
+"""
 
 from __future__ import annotations
 
@@ -51,22 +53,38 @@ def _one_not_found(patch: Patch) -> None:
 
 def _not_found_at_once(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, n, t, a: real(p, e, n, replace(t, not_found_trusted_after=_FINE), a))
+    _judged(
+        patch,
+        "may_be_resent",
+        lambda p, e, n, t, a: real(p, e, n, replace(t, not_found_trusted_after=_FINE), a),
+    )
 
 
 def _brakes_ignored(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, *others: real(p, replace(e, payouts_are_stopped=False), *others))
+    _judged(
+        patch,
+        "may_be_resent",
+        lambda p, e, *others: real(p, replace(e, payouts_are_stopped=False), *others),
+    )
 
 
 def _messages_ignored(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, *others: real(p, replace(e, has_message=False), *others))
+    _judged(
+        patch,
+        "may_be_resent",
+        lambda p, e, *others: real(p, replace(e, has_message=False), *others),
+    )
 
 
 def _age_ignored(patch: Patch) -> None:
     real = asking.may_be_resent
-    _judged(patch, "may_be_resent", lambda p, e, n, *others: real(replace(p, expires_at=n + _NEVER), e, n, *others))
+    _judged(
+        patch,
+        "may_be_resent",
+        lambda p, e, n, *others: real(replace(p, expires_at=n + _NEVER), e, n, *others),
+    )
 
 
 def _sends_unlimited(patch: Patch) -> None:
@@ -117,7 +135,9 @@ def _other_attempts_ignored(patch: Patch) -> None:
 
 def _one_query(patch: Patch) -> None:
     patch.setitem(
-        cast("dict[Kind, KindRules]", RULES), Kind.DEPOSIT, replace(RULES[Kind.DEPOSIT], failed_answers_needed=1)
+        cast("dict[Kind, KindRules]", RULES),
+        Kind.DEPOSIT,
+        replace(RULES[Kind.DEPOSIT], failed_answers_needed=1),
     )
 
 
@@ -133,7 +153,9 @@ def _inquiry_counts_each_answer(patch: Patch) -> None:
     patch.setattr(Evidence, "awaits_answer", lambda _self, _number: True)
 
     def answer(self: Record, answered: Inquiry) -> None:
-        asked_at = next((i.asked_at for i in self.inquiries if i.number == answered.number), answered.asked_at)
+        asked_at = next(
+            (i.asked_at for i in self.inquiries if i.number == answered.number), answered.asked_at
+        )
         self.inquiries.append(replace(answered, asked_at=asked_at))
 
     patch.setattr(Record, "answer", answer)
@@ -141,7 +163,11 @@ def _inquiry_counts_each_answer(patch: Patch) -> None:
 
 def _silence_at_once(patch: Patch) -> None:
     real = asking.no_result_is_confirmed
-    _judged(patch, "no_result_is_confirmed", lambda p, e, n, t: real(p, e, n, replace(t, result_window=_FINE)))
+    _judged(
+        patch,
+        "no_result_is_confirmed",
+        lambda p, e, n, t: real(p, e, n, replace(t, result_window=_FINE)),
+    )
 
 
 def _under_way_is_silence(patch: Patch) -> None:
@@ -157,7 +183,11 @@ def _silence_in_a_row(patch: Patch) -> None:
 
 def _claims_ignored(patch: Patch) -> None:
     real = asking.no_result_is_confirmed
-    _judged(patch, "no_result_is_confirmed", lambda p, e, n, t: real(p, replace(e, claims_success=False), n, t))
+    _judged(
+        patch,
+        "no_result_is_confirmed",
+        lambda p, e, n, t: real(p, replace(e, claims_success=False), n, t),
+    )
 
 
 def _no_second_look(patch: Patch) -> None:
@@ -191,7 +221,10 @@ _ALWAYS = 0.9
 
 
 class Removal(NamedTuple):
-    """How a protection is taken away, and of which kind the lives are that would miss it. `faults` happen in each of them."""
+    """How a protection is taken away, and of which kind the lives are that would miss it.
+
+    `faults` happen in each of them.
+    """
 
     remove: Callable[[Patch], None]
     kind: Kind
@@ -200,7 +233,13 @@ class Removal(NamedTuple):
 
     def world(self, seed: int) -> World:
         """A life in which the protection is needed."""
-        return World(seed, Counter(), kind=self.kind, faults=self.faults, changes_account=self.changes_account)
+        return World(
+            seed,
+            Counter(),
+            kind=self.kind,
+            faults=self.faults,
+            changes_account=self.changes_account,
+        )
 
 
 _BUSY = {"is_busy": _ALWAYS, "callback_is_lost": 0.0}
@@ -222,7 +261,11 @@ def _other_amount_ignored(patch: Patch) -> None:
 
 
 def _correction_confirmed_once_or_never(patch: Patch) -> None:
-    patch.setattr(inquire, "next_look_at", lambda payment, _evidence, now, _times: asking.second_look_at(payment, now))
+    patch.setattr(
+        inquire,
+        "next_look_at",
+        lambda payment, _evidence, now, _times: asking.second_look_at(payment, now),
+    )
 
 
 def _holds_ignored(patch: Patch) -> None:
@@ -239,7 +282,9 @@ REMOVALS: dict[str, Removal] = {
     "two not-founds permit a resend, one does not": Removal(_one_not_found, Kind.WITHDRAWAL),
     "a not-found soon after the send proves nothing": Removal(_not_found_at_once, Kind.WITHDRAWAL),
     "an inquiry counts once": Removal(
-        _inquiry_counts_each_answer, Kind.WITHDRAWAL, {"request_is_lost": _OFTEN, "callback_is_repeated": _OFTEN}
+        _inquiry_counts_each_answer,
+        Kind.WITHDRAWAL,
+        {"request_is_lost": _OFTEN, "callback_is_repeated": _OFTEN},
     ),
     "no resend while payouts are stopped": Removal(
         _brakes_ignored,
@@ -250,7 +295,9 @@ REMOVALS: dict[str, Removal] = {
         _messages_ignored, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "sends_timeout": _ALWAYS}
     ),
     "no resend past its age": Removal(
-        _age_ignored, Kind.WITHDRAWAL, {**_BUSY, "sweeper_is_late": _ALWAYS, "payouts_are_stopped": _ALWAYS}
+        _age_ignored,
+        Kind.WITHDRAWAL,
+        {**_BUSY, "sweeper_is_late": _ALWAYS, "payouts_are_stopped": _ALWAYS},
     ),
     "no resend while its operation is held": Removal(
         _holds_ignored, Kind.WITHDRAWAL, {**_BUSY, "is_busy": 0.6, **_REFUSED_FOR_A_WHILE}
@@ -259,17 +306,24 @@ REMOVALS: dict[str, Removal] = {
         _holds_ignored, Kind.DEPOSIT, {"lacks_the_question": _ALWAYS, "callback_is_lost": _ALWAYS}
     ),
     "sent again only by the account that sent it": Removal(
-        _account_ignored, Kind.WITHDRAWAL, {"is_busy": 0.6, "busy_yet_acts": _OFTEN}, changes_account=True
+        _account_ignored,
+        Kind.WITHDRAWAL,
+        {"is_busy": 0.6, "busy_yet_acts": _OFTEN},
+        changes_account=True,
     ),
     "four sends at most": Removal(_sends_unlimited, Kind.WITHDRAWAL, _BUSY),
     "an id that Daraja had before is asked about": Removal(
-        _duplicate_is_busy, Kind.WITHDRAWAL, {"is_busy": _OFTEN, "busy_yet_acts": _OFTEN, "callback_is_late": _OFTEN}
+        _duplicate_is_busy,
+        Kind.WITHDRAWAL,
+        {"is_busy": _OFTEN, "busy_yet_acts": _OFTEN, "callback_is_late": _OFTEN},
     ),
     "the fence refuses past the deadline": Removal(_fence_open, Kind.DEPOSIT),
     "a lost answer proves nothing": Removal(_lost_answer_is_proof, Kind.DEPOSIT),
     "a lease that ended proves nothing": Removal(_lease_ends_in_accepted, Kind.BILL_PAYMENT),
     "a refusal of one send fails no other": Removal(
-        _open_sends_ignored, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "refuses": _OFTEN, "callback_is_lost": _OFTEN}
+        _open_sends_ignored,
+        Kind.WITHDRAWAL,
+        {**_BUSY_AND_ACTS, "refuses": _OFTEN, "callback_is_lost": _OFTEN},
     ),
     "proof about one attempt is none about another": Removal(
         _other_attempts_ignored, Kind.WITHDRAWAL, {"is_busy": 0.6, "is_not_connected": 0.6}
@@ -287,7 +341,9 @@ REMOVALS: dict[str, Removal] = {
         },
     ),
     "still under processing is no silence": Removal(
-        _under_way_is_silence, Kind.DEPOSIT, {"is_still_under_way": _ALWAYS, "callback_is_late": _OFTEN}
+        _under_way_is_silence,
+        Kind.DEPOSIT,
+        {"is_still_under_way": _ALWAYS, "callback_is_late": _OFTEN},
     ),
     "no silence while a callback claims success": Removal(
         _claims_ignored,
@@ -300,7 +356,9 @@ REMOVALS: dict[str, Removal] = {
         {"callback_is_late": _OFTEN, "callback_is_lost": _OFTEN, "is_still_under_way": _OFTEN},
     ),
     "succeeded is absorbing": Removal(
-        _success_is_not_the_end, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2}
+        _success_is_not_the_end,
+        Kind.WITHDRAWAL,
+        {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2},
     ),
     "success outranks failure": Removal(_corrections_refused, Kind.DEPOSIT),
     "above the limit a success is confirmed": Removal(_callbacks_believed_at_once, Kind.DEPOSIT),
@@ -310,7 +368,12 @@ REMOVALS: dict[str, Removal] = {
     "a correction is asked about until Daraja answers": Removal(
         _correction_confirmed_once_or_never,
         Kind.DEPOSIT,
-        {"fails": _ALWAYS, "pays_late": _ALWAYS, "gives_no_answer": _OFTEN, "answer_is_lost": _OFTEN},
+        {
+            "fails": _ALWAYS,
+            "pays_late": _ALWAYS,
+            "gives_no_answer": _OFTEN,
+            "answer_is_lost": _OFTEN,
+        },
     ),
     "nothing waits for nobody": Removal(_due_time_forgotten, Kind.DEPOSIT),
 }

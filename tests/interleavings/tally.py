@@ -27,7 +27,9 @@ class Tally:
     endings: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)  # a seed of each ending
     broken: Counter[str] = field(default_factory=Counter)  # by what was broken
-    seeds: dict[str, list[int]] = field(default_factory=dict)  # some for each: all that a replay needs
+    seeds: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # some for each: all that a replay needs
     paths: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, other: Tally) -> None:
@@ -81,13 +83,18 @@ def replay(seed: int) -> Iterator[str]:
         ended = f"ended: {world.run()}"
     except Exception as error:  # noqa: BLE001 - told, as in the tally
         ended = f"BROKEN: {type(error).__name__}: {error}"
-    faults = ", ".join(f"{name} {getattr(world.drawn, name)}" for name in NAMES if getattr(world.drawn, name))
+    faults = ", ".join(
+        f"{name} {getattr(world.drawn, name)}" for name in NAMES if getattr(world.drawn, name)
+    )
     memory = "forgets" if world.daraja.forgets_ids else "keeps"
     yield f"seed {seed}: a {world.kind}; Daraja {memory} ids; faults: {faults or None}"
     yield from story
     yield ended
     yield f"ledger: {world.daraja.ledger}"
-    yield from (f"attempt {a.number}: {a.outcome}, {sorted(a.provider_ids)}" for a in world.record.payment.attempts)
+    yield from (
+        f"attempt {a.number}: {a.outcome}, {sorted(a.provider_ids)}"
+        for a in world.record.payment.attempts
+    )
     yield from (f"inquiry {i.number}: {i.verdict} {i.code or ''}" for i in world.record.inquiries)
 
 

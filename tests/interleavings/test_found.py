@@ -27,7 +27,10 @@ def _answer(record: Record, attempt: int, answer: Answer, at: int) -> None:
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     open_attempt = OpenAttempt(attempt_id=an_attempt_id(attempt), fence=fence)
     record.change(
-        answer_change(PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts), instant(at)
+        answer_change(
+            PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts
+        ),
+        instant(at),
     )
 
 
@@ -47,7 +50,9 @@ def _a_deposit_that_failed_for_silence() -> Record:
     return record
 
 
-def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledgement_gives_its_id() -> None:
+def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledgement_gives_its_id() -> (
+    None
+):
     """The worker was frozen with the answer in its socket, past its lease and the result window."""
     record = _a_deposit_that_failed_for_silence()
     _answer(record, 1, Answer("acknowledged", "ws_CO_1", "4c1e-1"), 242_000)
@@ -55,20 +60,28 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledg
     assert record.payment.next_step_at is not None
 
 
-def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_success_without_receipt_gives_its_id() -> None:
+def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_success_without_receipt_gives_its_id() -> (
+    None
+):
     record = _a_deposit_that_failed_for_silence()
     _receive(record, Message("result", "paid", 0, "0", "ws_CO_1", "4c1e-1"), 242_000)
     assert record.payment.question is not None
     assert record.payment.next_step_at is not None
 
 
-def test_a_withdrawal_whose_repeat_was_refused_by_a_result_of_its_own_still_ends_by_the_first_one_s_result() -> None:
-    """The first send was answered "busy" and had acted; its repeat was acknowledged, then refused (daraja.md §4.2)."""
+def test_a_withdrawal_whose_repeat_was_refused_by_a_result_of_its_own_still_ends_by_the_first_one_s_result() -> (
+    None
+):
+    """The first send was answered "busy" and had acted; its repeat was acknowledged, then
+    refused (daraja.md §4.2).
+    """
     times = TIMES[Kind.WITHDRAWAL][0]
     record = Record(Kind.WITHDRAWAL, Counter())
     assert record.claim(an_attempt_id(1), times, instant(0))
     _answer(record, 1, Answer("busy"), 1000)
-    record.change(resend_claim(PAYMENT_ID, an_attempt_id(2), times.worker, times.accounts), instant(40_000))
+    record.change(
+        resend_claim(PAYMENT_ID, an_attempt_id(2), times.worker, times.accounts), instant(40_000)
+    )
     _answer(record, 2, Answer("acknowledged", _OWN_ID, "AG_15_1"), 41_000)
     _receive(record, Message("result", "duplicate", 0, "15", _OWN_ID, "AG_15_1"), 42_000)
     _receive(record, Message("result", "paid", 0, "0", _OWN_ID, "AG_1", "UC14KD82Q1"), 43_000)

@@ -1,7 +1,9 @@
-"""Hypothesis chooses what happens next, in any order; where it breaks a law, it finds the shortest way there.
+"""Hypothesis chooses what happens next, in any order; where it breaks a law, it finds the shortest
+way there.
 
-The same record, provider and flows as in `world.py`; but no event waits for its time, and any flow may be the one that
-crashes. Daraja keeps its ids here: a call may then arrive however late (daraja.md §4.2).
+The same record, provider and flows as in `world.py`; but no event waits for its time, and any flow
+may be the one that crashes. Daraja keeps its ids here: a call may then arrive however late
+(daraja.md §4.2).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The weaving can fail: each protection of the core, taken away, is missed within some seeded lives."""
+"""The weaving can fail: each protection of the core, taken away, is missed within some seeded
+lives.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ RUNS_MAX = 4000
 
 
 @pytest.mark.parametrize("protection", REMOVALS)
-def test_a_protection_that_is_taken_away_is_missed(protection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_protection_that_is_taken_away_is_missed(
+    protection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert missed_after(protection, monkeypatch) is not None, f"nothing showed that {protection}"
 
 

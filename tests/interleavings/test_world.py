@@ -1,4 +1,6 @@
-"""A share of the million (`make interleavings`): no order of events breaks a law, and every rule of the core was met."""
+"""A share of the million (`make interleavings`): no order of events breaks a law, and every rule
+of the core was met.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from tests.sampling import is_sample
 RUNS = 30_000
 RUNS_OF_A_SAMPLE = 9_000
 
-# Broken by the product as it is, each with a test of its own in test_found.py: to be removed with the fault.
+# Broken by the product as it is, each with a test of its own in test_found.py: to be removed with
+# the fault.
 OPEN_FAULTS: tuple[str, ...] = ()
 
 
@@ -26,7 +29,11 @@ def share(pytestconfig: pytest.Config) -> Tally:
 @pytest.mark.shortened
 def test_no_interleaving_breaks_a_law(share: Tally) -> None:
     """`python -m tests.interleavings --replay SEED` tells the life of a seed that is named here."""
-    new = {what: seeds for what, seeds in share.seeds.items() if not any(fault in what for fault in OPEN_FAULTS)}
+    new = {
+        what: seeds
+        for what, seeds in share.seeds.items()
+        if not any(fault in what for fault in OPEN_FAULTS)
+    }
     assert new == {}
 
 

@@ -1,4 +1,6 @@
-"""The settings that a run may have: the product's own, and others that bring their limits close to each other."""
+"""The settings that a run may have: the product's own, and others that bring their limits close
+to each other.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,14 @@ class LifeTimes(NamedTuple):
 
 
 def _times(
-    *, lease: float, first: float, longest: float, trusted: float, window: float, expires: float, kind: Kind
+    *,
+    lease: float,
+    first: float,
+    longest: float,
+    trusted: float,
+    window: float,
+    expires: float,
+    kind: Kind,
 ) -> LifeTimes:
     worker = Times(
         lease=timedelta(seconds=lease),
@@ -53,7 +62,9 @@ def _times(
         worker=worker,
         accounts={kind: AN_ACCOUNT},
         delays=(*near, 600, 2000, 9000, 25_000, 70_000, int(4000 * longest)),
-        calm_after=tuple(int(1000 * after) for after in (2, lease + first, 2 * window, 2 * longest, 4 * longest)),
+        calm_after=tuple(
+            int(1000 * after) for after in (2, lease + first, 2 * window, 2 * longest, 4 * longest)
+        ),
     )
 
 
@@ -66,10 +77,42 @@ _EXPIRES = {
 
 TIMES = {
     kind: (
-        _times(lease=60, first=30, longest=300, trusted=300, window=180, expires=_EXPIRES[kind][0], kind=kind),
-        _times(lease=60, first=30, longest=60, trusted=60, window=60, expires=_EXPIRES[kind][0], kind=kind),
-        _times(lease=10, first=2, longest=20, trusted=30, window=30, expires=_EXPIRES[kind][1], kind=kind),
-        _times(lease=300, first=10, longest=30, trusted=20, window=15, expires=_EXPIRES[kind][0], kind=kind),
+        _times(
+            lease=60,
+            first=30,
+            longest=300,
+            trusted=300,
+            window=180,
+            expires=_EXPIRES[kind][0],
+            kind=kind,
+        ),
+        _times(
+            lease=60,
+            first=30,
+            longest=60,
+            trusted=60,
+            window=60,
+            expires=_EXPIRES[kind][0],
+            kind=kind,
+        ),
+        _times(
+            lease=10,
+            first=2,
+            longest=20,
+            trusted=30,
+            window=30,
+            expires=_EXPIRES[kind][1],
+            kind=kind,
+        ),
+        _times(
+            lease=300,
+            first=10,
+            longest=30,
+            trusted=20,
+            window=15,
+            expires=_EXPIRES[kind][0],
+            kind=kind,
+        ),
     )
     for kind in Kind
 }

@@ -1,6 +1,8 @@
-"""One life: a payment, Daraja, workers, sweepers, a receiver, Redis and people, woven in virtual time by one seed.
+"""One life: a payment, Daraja, workers, sweepers, a receiver, Redis and people, woven in virtual
+time by one seed.
 
-Each step is an event on one heap. Faults happen until `calm_at`. Then all that is due is played out, and the laws judge.
+Each step is an event on one heap. Faults happen until `calm_at`. Then all that is due is played
+out, and the laws judge.
 """
 
 from __future__ import annotations
@@ -64,9 +66,13 @@ class World(Clockwork):
         if confirms is None:
             confirms = Random(seed ^ _POLICY).random() < _CONFIRMING
         is_drawn = Random(seed ^ _ACCOUNTS).random() < _CHANGING
-        self.changes_account = is_drawn if changes_account is None else changes_account  # of workers, meanwhile
+        self.changes_account = (
+            is_drawn if changes_account is None else changes_account
+        )  # of workers, meanwhile
         self.loses_claims = Random(seed ^ _CLAIMS).random() < _LOSING  # the database loses a commit
-        self.confirms = self.watch.confirms = confirms  # whether policy wants callbacks' successes confirmed
+        self.confirms = self.watch.confirms = (
+            confirms  # whether policy wants callbacks' successes confirmed
+        )
         if forgets_ids is None:
             forgets_ids = rng.random() < 0.5
         self.daraja = Daraja(
@@ -134,7 +140,9 @@ class World(Clockwork):
                 self.later(rng.randrange(1, calm_at), people.operate, self)
         if self.changes_account:
             chosen = Random(self.rng.getrandbits(32))
-            self.later(chosen.randrange(1, calm_at), self.change_account, chosen.choice(_OTHER_ACCOUNTS))
+            self.later(
+                chosen.randrange(1, calm_at), self.change_account, chosen.choice(_OTHER_ACCOUNTS)
+            )
             if chosen.random() < 0.5:
                 self.later(chosen.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
 
@@ -158,9 +166,16 @@ class World(Clockwork):
     # Postgres
 
     def write(
-        self, name: str, change: Change, said: tuple[int, Message] | None = None, first: Callable[[], object] = bool
+        self,
+        name: str,
+        change: Change,
+        said: tuple[int, Message] | None = None,
+        first: Callable[[], object] = bool,
     ) -> Generator[int, None, Decided]:
-        """One change in its transaction, `first` before it. A COMMIT whose outcome is lost is done again, a little later."""
+        """One change in its transaction, `first` before it.
+
+        A COMMIT whose outcome is lost is done again, a little later.
+        """
         begun = self.now
         if self.happens(self.chances.waits_for_a_row):
             yield -self.rng.randrange(1, 2000)
@@ -171,8 +186,13 @@ class World(Clockwork):
             decided = self.commit(f"{name} again", change, self.now, said)
         return decided
 
-    def commit(self, name: str, change: Change, now: int, said: tuple[int, Message] | None = None) -> Decided:
-        """One change. `now`: when the transaction began; it may have waited for the row's lock since."""
+    def commit(
+        self, name: str, change: Change, now: int, said: tuple[int, Message] | None = None
+    ) -> Decided:
+        """One change.
+
+        `now`: when the transaction began; it may have waited for the row's lock since.
+        """
         before = self.record.payment
         if said is not None:
             self.watch.answered(*said)
@@ -201,7 +221,10 @@ class World(Clockwork):
         return self.record.payment.stage
 
     def lateness(self) -> int:
-        """How late a request may arrive. Past what a "not found" is trusted after only where the id protects it."""
+        """How late a request may arrive.
+
+        Past what a "not found" is trusted after only where the id protects it.
+        """
         if self.kind in KEYED and self.daraja.forgets_ids:
             return self.rng.randrange(1, self.times.trusted_after // 2)
         return self.rng.choice(self.times.delays)
@@ -221,7 +244,11 @@ class World(Clockwork):
         due = self.record.payment.next_step_at
         if due is None:
             return
-        at = max(self.now, int((due - instant(0)).total_seconds() * 1000)) + 1 + int(self.random() * 1000)
+        at = (
+            max(self.now, int((due - instant(0)).total_seconds() * 1000))
+            + 1
+            + int(self.random() * 1000)
+        )
         if self.happens(self.chances.sweeper_is_late):
             at += self.rng.choice(self.times.delays)
         if self._sweep_at < self.now or at < self._sweep_at:
@@ -241,14 +268,18 @@ class World(Clockwork):
             return
         if self.is_calm:
             self._quiet_sweeps += 1
-            if self._quiet_sweeps > (_ENOUGH_QUIET_SWEEPS if self._waits_for_a_person else _QUIET_SWEEPS_MAX):
+            if self._quiet_sweeps > (
+                _ENOUGH_QUIET_SWEEPS if self._waits_for_a_person else _QUIET_SWEEPS_MAX
+            ):
                 return
         self.record.take_due(HANDED_OVER_FOR, now)
         self.note(f"swept: {step.value}")
         self.begin(flows.sweep(self, step))
         hold = self.record.hold_of_sends
         if self.is_calm and hold.is_closed(now) and self.record.payment.stage is Stage.ACCEPTED:
-            self._sweep_in(max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now))  # nothing happens until then
+            self._sweep_in(
+                max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now)
+            )  # nothing happens until then
         elif self.record.look(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
             # Swept every five seconds, and held: what happens in between is what the run is about.
             self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
@@ -257,7 +288,9 @@ class World(Clockwork):
 
     @property
     def can_no_longer_move(self) -> bool:
-        """Whether no money can move any more: nothing is on its way to Daraja, and Daraja is through with what it took."""
+        """Whether no money can move any more: nothing is on its way to Daraja, and Daraja is
+        through with what it took.
+        """
         return self.daraja.is_settled and self.requests_under_way == 0
 
     @property
@@ -268,7 +301,9 @@ class World(Clockwork):
     def _not_now(self, now: datetime) -> None:
         due = self.record.payment.next_step_at
         if due is not None and due <= now:
-            self._sweep_in(self.rng.choice((1000, 10_000, 60_000, 600_000)))  # the budget, or the breaker
+            self._sweep_in(
+                self.rng.choice((1000, 10_000, 60_000, 600_000))
+            )  # the budget, or the breaker
         else:
             self.look_again()
 
@@ -282,7 +317,10 @@ class World(Clockwork):
         brakes.breaker_since = None if is_closed_by_another else brakes.breaker_since
         if not brakes.breaker_is_ours or brakes.breaker_since is None:
             return
-        wait = min(_COOL_DOWN_MS * 2 ** min(brakes.probes, 20), BREAKER_COOL_DOWN_MAX.total_seconds() * 1000)
+        wait = min(
+            _COOL_DOWN_MS * 2 ** min(brakes.probes, 20),
+            BREAKER_COOL_DOWN_MAX.total_seconds() * 1000,
+        )
         since = brakes.probed_at or brakes.breaker_since
         if (instant(self.now) - since).total_seconds() * 1000 >= wait:
             brakes.probes, brakes.probed_at = brakes.probes + 1, instant(self.now)

@@ -1,6 +1,7 @@
 """`python -m tests.simulator --port N`: the simulator as a process, until SIGTERM or SIGINT.
 
-Prints one line when it listens. The names DARAJA_* in its own environment, if set, are the accepted values.
+Prints one line when it listens. The names DARAJA_* in its own environment, if set, are the accepted
+values.
 """
 
 import argparse
@@ -25,11 +26,19 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description="A simulator of Daraja.")
-    parser.add_argument("--port", type=int, required=True, help="where Daraja's paths are served; 0: any")
-    parser.add_argument("--control-port", type=int, help="the control API's own port (default: the next one)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulator", description="A simulator of Daraja."
+    )
+    parser.add_argument(
+        "--port", type=int, required=True, help="where Daraja's paths are served; 0: any"
+    )
+    parser.add_argument(
+        "--control-port", type=int, help="the control API's own port (default: the next one)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--time-scale", type=float, default=1.0, help="factor for Daraja's own delays")
+    parser.add_argument(
+        "--time-scale", type=float, default=1.0, help="factor for Daraja's own delays"
+    )
     parser.add_argument(
         "--certificate-file",
         default=os.environ.get("DARAJA_CERTIFICATE_FILE") or None,
@@ -92,8 +101,8 @@ async def _started(arguments: argparse.Namespace) -> Simulator:
         await simulator.stop()
         if error.errno != errno.EADDRINUSE or not arguments.port:
             raise
-        # Nobody asked for that very control port: any will do, and the printed line tells it. If Daraja's
-        # own port was the taken one, the second try says so.
+        # Nobody asked for that very control port: any will do, and the printed line tells it. If
+        # Daraja's own port was the taken one, the second try says so.
         simulator = _simulator(arguments, control_port=0)
         await simulator.start()
     return simulator

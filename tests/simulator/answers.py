@@ -1,4 +1,6 @@
-"""Answers that are not an API's own: refusals, pages, broken bodies (daraja.md §1, §2.2, §3, §4.2)."""
+"""Answers that are not an API's own: refusals, pages, broken bodies (daraja.md §1, §2.2, §3,
+§4.2).
+"""
 
 from collections.abc import Mapping
 
@@ -12,9 +14,12 @@ SPIKE_ARREST = (
     "maxBurstMessageCount=1.0}"
 )
 LOCKED = "Unable to lock subscriber, a transaction is already in process for the current subscriber"
-FIREWALL_PAGE = b"<html><head><title>Request unsuccessful</title></head><body>Incident ID: 0-0</body></html>"
+FIREWALL_PAGE = (
+    b"<html><head><title>Request unsuccessful</title></head><body>Incident ID: 0-0</body></html>"
+)
 
-# HTTP status, errorCode, errorMessage. Where sources disagree on the status it is the documents' own.
+# HTTP status, errorCode, errorMessage. Where sources disagree on the status it is the documents'
+# own.
 ENVELOPES: dict[str, tuple[int, str, str]] = {
     "spike_arrest_json": (500, "500.003.02", "Error Occurred: Spike Arrest Violation"),
     "quota": (500, "500.003.03", "Error Occurred: Quota Violation"),
@@ -65,13 +70,17 @@ PAGES: dict[str, Reply] = {
 }
 
 
-def canned(name: str, *, api: str, token: str, params: Mapping[str, object], ids: Identities) -> Reply:
+def canned(
+    name: str, *, api: str, token: str, params: Mapping[str, object], ids: Identities
+) -> Reply:
     """The answer of this name; the rest is what some of them quote."""
     if name in PAGES:
         return PAGES[name]
     if name in ENVELOPES:
         status, code, message = ENVELOPES[name]
-        return ids.error(status, str(params.get("error_code", code)), str(params.get("error_message", message)))
+        return ids.error(
+            status, str(params.get("error_code", code)), str(params.get("error_message", message))
+        )
     if name == "token_expired":
         return invalid_token(api, token, ids)
     assert name == "invalid_request", name

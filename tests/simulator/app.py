@@ -1,7 +1,8 @@
 """The simulator as one object: composes the parts, dispatches calls, plays scenarios.
 
-`async with Simulator(port=0, time_scale=0.02) as sim` serves on `sim.base_url` until the block ends. A call
-goes: on record, path and verb, token, JSON, scenario, the API itself, answer. Read daraja.md beside it.
+`async with Simulator(port=0, time_scale=0.02) as sim` serves on `sim.base_url` until the block
+ends. A call goes: on record, path and verb, token, JSON, scenario, the API itself, answer. Read
+daraja.md beside it.
 """
 
 import asyncio
@@ -35,7 +36,9 @@ from tests.simulator.traffic import Arrival, Traffic
 from tests.simulator.validation import Body, InvalidFieldError
 
 OAUTH_PATH = "/oauth/v1/generate"
-RECORDS_MAX = 50_000  # requests, and as many callbacks, that are kept to be looked at; the ledger keeps all
+RECORDS_MAX = (
+    50_000  # requests, and as many callbacks, that are kept to be looked at; the ledger keeps all
+)
 REFUSING = CATALOGUE["connection_refused"]
 
 
@@ -79,9 +82,15 @@ class Simulator:
         self._forms = Forms(self.switches)
         self._book = Book(*self.merchant.shortcodes)
         self.tokens = Tokens(merchant=self.merchant, switches=self.switches, ids=self._ids)
-        self._initiator = Initiator(merchant=self.merchant, vault=self.vault, switches=self.switches)
+        self._initiator = Initiator(
+            merchant=self.merchant, vault=self.vault, switches=self.switches
+        )
         self._lives = Lives(
-            book=self._book, ledger=self.ledger, courier=self.courier, switches=self.switches, ids=self._ids
+            book=self._book,
+            ledger=self.ledger,
+            courier=self.courier,
+            switches=self.switches,
+            ids=self._ids,
         )
         self._endpoints = self._compose()
         self._daraja = Listener(self._application(with_daraja=True), host=host, port=port)
@@ -102,7 +111,13 @@ class Simulator:
             )
             for api in (B2C, B2Pochi)
         )
-        b2b = B2B(merchant=merchant, initiator=self._initiator, switches=switches, ids=ids, lives=self._lives)
+        b2b = B2B(
+            merchant=merchant,
+            initiator=self._initiator,
+            switches=switches,
+            ids=ids,
+            lives=self._lives,
+        )
         status = TransactionStatus(
             merchant=merchant,
             initiator=self._initiator,
@@ -148,7 +163,10 @@ class Simulator:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.stop()
 
@@ -185,7 +203,9 @@ class Simulator:
         """Take connections again, on the same port."""
         await self._daraja.open()
 
-    def close_listener(self, *, seconds: float | None = None, spare: web.Request | None = None) -> None:
+    def close_listener(
+        self, *, seconds: float | None = None, spare: web.Request | None = None
+    ) -> None:
         """Refuse connections and cut those there are, for so many seconds or until opened."""
         self._daraja.close(seconds=seconds, spare=None if spare is None else spare.transport)
 
@@ -201,7 +221,10 @@ class Simulator:
         return self.scenarios.add(name, Match.of(match), times=times, params=params or {})
 
     async def reset(self, *, tokens: bool = False) -> None:
-        """As at the start: empty books, no rules, default switches, open. Keys stay; tokens go if asked."""
+        """As at the start: empty books, no rules, default switches, open.
+
+        Keys stay; tokens go if asked.
+        """
         await self.courier.clear()
         self._lives.prompts.clear()
         for part in (self._book, self.ledger, self.traffic, self.scenarios):
@@ -249,7 +272,9 @@ class Simulator:
             arrival.scenario = PRODUCT_MISSING
             return self._refused_at_the_door(PRODUCT_MISSING, endpoint.api, authorization or "", {})
         if request.content_type != "application/json":
-            return invalid_field("BusinessShortCode", self._ids)  # §2: what any other content type gets
+            return invalid_field(
+                "BusinessShortCode", self._ids
+            )  # §2: what any other content type gets
         body = _object_in(arrival.raw)
         if body is None:
             return envelope("malformed", self._ids)
@@ -274,12 +299,18 @@ class Simulator:
         authorization = request.headers.get("Authorization")
         reply = CUT
         if choice.acts:
-            reply = self.tokens.generate(authorization=authorization, grant_type=request.query.get("grant_type"))
+            reply = self.tokens.generate(
+                authorization=authorization, grant_type=request.query.get("grant_type")
+            )
         return await self._played(reply, choice, "oauth", authorization or "")
 
-    def _refused_at_the_door(self, scenario: str, api: str, authorization: str, params: Mapping[str, object]) -> Reply:
+    def _refused_at_the_door(
+        self, scenario: str, api: str, authorization: str, params: Mapping[str, object]
+    ) -> Reply:
         token = authorization.partition(" ")[2]
-        return refusal_at_the_door(scenario, api=api, token=token, params=params, forms=self._forms, ids=self._ids)
+        return refusal_at_the_door(
+            scenario, api=api, token=token, params=params, forms=self._forms, ids=self._ids
+        )
 
     async def _played(self, reply: Reply, choice: Choice, api: str, authorization: str) -> Reply:
         """The answer that leaves: the API's own, or the one that the scenario puts in its place."""
@@ -305,7 +336,9 @@ class Simulator:
 
 
 async def _read(request: web.Request, arrival: Arrival) -> bytes:
-    """The body, counted as it comes: a request that breaks off half way is on record with what arrived."""
+    """The body, counted as it comes: a request that breaks off half way is on record with what
+    arrived.
+    """
     if not request.body_exists:
         return b""
     parts = []

@@ -1,7 +1,8 @@
-"""Delivery of results: one POST, its answer noted and otherwise ignored, never repeated (daraja.md §8.3).
+"""Delivery of results: one POST, its answer noted and otherwise ignored, never repeated (daraja.md
+§8.3).
 
-Nothing here holds up a request unless a scenario asks for it. Whatever is still waiting when the simulator
-stops or is reset is cancelled, and is then not delivered.
+Nothing here holds up a request unless a scenario asks for it. Whatever is still waiting when the
+simulator stops or is reset is cancelled, and is then not delivered.
 """
 
 import asyncio
@@ -27,7 +28,9 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One POST, sent or held back: `status` is the receiver's answer, `error` why there was none."""
+    """One POST, sent or held back: `status` is the receiver's answer, `error` why there was
+    none.
+    """
 
     url: str
     raw: bytes
@@ -65,7 +68,9 @@ class Courier:
         task.add_done_callback(self._tasks.discard)
 
     def pause(self, seconds: float, *, real: float | None = None) -> Awaitable[None]:
-        """Wait for some of Daraja's seconds, scaled, or for real ones where a scenario asks for them."""
+        """Wait for some of Daraja's seconds, scaled, or for real ones where a scenario asks for
+        them.
+        """
         return asyncio.sleep(seconds * self._switches.time_scale if real is None else real)
 
     async def post(
@@ -85,8 +90,12 @@ class Courier:
         else:
             await self._send(deliveries, order="at_once")
 
-    async def release(self, *, order: Order, url_contains: str = "", count: int | None = None) -> list[Delivery]:
-        """Deliver what was held back, as it was then; all of it, or the first `count` in the order asked for."""
+    async def release(
+        self, *, order: Order, url_contains: str = "", count: int | None = None
+    ) -> list[Delivery]:
+        """Deliver what was held back, as it was then; all of it, or the first `count` in the
+        order asked for.
+        """
         chosen = [delivery for delivery in self.held if url_contains in delivery.url]
         if order == "reversed":
             chosen.reverse()
@@ -136,7 +145,9 @@ class Courier:
         return len(self._tasks)
 
     async def idle(self) -> None:
-        """Wait until everything that was to come has come: what is missing then is held back, or never will."""
+        """Wait until everything that was to come has come: what is missing then is held back, or
+        never will.
+        """
         while self._tasks:
             await asyncio.wait(self._tasks)
 

@@ -1,11 +1,23 @@
 """Every scenario by name: what happens to one call that meets it.
 
-`APPROVE` is what happens when nothing else was chosen. `number` is the magic number: phone 2547000000NN or
-amount 249,9NN chooses the scenario for a payment. How one is chosen is in scenarios.py.
+`APPROVE` is what happens when nothing else was chosen. `number` is the magic number: phone
+2547000000NN or amount 249,9NN chooses the scenario for a payment. How one is chosen is in
+scenarios.py.
 """
 
 from tests.simulator.inquiries import INQUIRIES
-from tests.simulator.script import ALL, ASYNC, B2C_SHAPED, CALLS, PAYMENTS, PAYOUTS, STK, Script, quirk, refusal
+from tests.simulator.script import (
+    ALL,
+    ASYNC,
+    B2C_SHAPED,
+    CALLS,
+    PAYMENTS,
+    PAYOUTS,
+    STK,
+    Script,
+    quirk,
+    refusal,
+)
 
 APPROVE = Script(
     name="approve",
@@ -17,9 +29,17 @@ APPROVE = Script(
 # What the customer or the provider decides.
 OUTCOMES = (
     APPROVE,
-    Script(name="cancel", number=10, apis=STK, code=1032, sentence="The customer dismisses the prompt."),
+    Script(
+        name="cancel", number=10, apis=STK, code=1032, sentence="The customer dismisses the prompt."
+    ),
     Script(name="ignore", number=11, apis=STK, code=1037, sentence="Nobody answers the prompt."),
-    Script(name="wrong_pin", number=12, apis=STK, code=2001, sentence="The customer enters a wrong PIN."),
+    Script(
+        name="wrong_pin",
+        number=12,
+        apis=STK,
+        code=2001,
+        sentence="The customer enters a wrong PIN.",
+    ),
     Script(
         name="insufficient_funds",
         number=13,
@@ -148,7 +168,12 @@ TELLING = (
         result_follows=False,
         sentence="The request is echoed to QueueTimeOutURL and nothing follows; no money moves.",
     ),
-    quirk("wrong_amount", 47, PAYMENTS, "The result names another amount (params.amount, else one more)."),
+    quirk(
+        "wrong_amount",
+        47,
+        PAYMENTS,
+        "The result names another amount (params.amount, else one more).",
+    ),
     quirk(
         "receipt_under_amount",
         None,
@@ -161,10 +186,22 @@ TELLING = (
         PAYOUTS,
         "The result's OriginatorConversationID is params.of (any id of a payment), else one that nobody has.",
     ),
-    quirk("missing_metadata", 48, PAYMENTS, "A success without items; params.absent drops the container."),
+    quirk(
+        "missing_metadata",
+        48,
+        PAYMENTS,
+        "A success without items; params.absent drops the container.",
+    ),
     quirk("missing_receipt", 49, PAYMENTS, "A success without a receipt."),
-    quirk("string_date", 50, PAYMENTS, "The result's date is a string where it is a number by default."),
-    quirk("balance_without_value", 51, STK, "Balance has no Value; this is the default shape anyway."),
+    quirk(
+        "string_date",
+        50,
+        PAYMENTS,
+        "The result's date is a string where it is a number by default.",
+    ),
+    quirk(
+        "balance_without_value", 51, STK, "Balance has no Value; this is the default shape anyway."
+    ),
     Script(
         name="single_object_parameter",
         number=52,
@@ -210,7 +247,13 @@ ANSWERS = (
         answer="redirect",
         sentence="The call has its effect and is answered 302 to an address where nothing listens.",
     ),
-    Script(name="html_200", number=38, apis=ALL, answer="html_200", sentence="Has its effect; 200 with HTML."),
+    Script(
+        name="html_200",
+        number=38,
+        apis=ALL,
+        answer="html_200",
+        sentence="Has its effect; 200 with HTML.",
+    ),
     Script(
         name="garbage_200",
         number=41,
@@ -218,7 +261,13 @@ ANSWERS = (
         answer="garbage_200",
         sentence="Has its effect; 200 with JSON that ends too soon.",
     ),
-    Script(name="empty_200", number=42, apis=ALL, answer="empty_200", sentence="Has its effect; 200, no body."),
+    Script(
+        name="empty_200",
+        number=42,
+        apis=ALL,
+        answer="empty_200",
+        sentence="Has its effect; 200, no body.",
+    ),
     Script(
         name="connection_refused",
         number=22,
@@ -251,12 +300,20 @@ ANSWERS = (
         "The app lacks this product though its token is good: params.form, else drawn by `seed` (doors.py).",
         CALLS,
     ),
-    refusal("cut_before_acting", 21, "The connection is reset, nothing done.", answer="cut", once=True),
+    refusal(
+        "cut_before_acting", 21, "The connection is reset, nothing done.", answer="cut", once=True
+    ),
     refusal("spike_arrest_apigee", 23, "429 with the gateway's own fault.", once=True),
     refusal("spike_arrest_json", 24, "500.003.02 Spike Arrest Violation.", once=True),
     refusal("quota", 25, "500.003.03 Quota Violation.", once=True),
     refusal("system_busy", 26, "500.003.02 System is busy.", once=True),
-    refusal("internal_error_without_acting", 27, "500.003.1001, nothing done.", answer="internal_error", once=True),
+    refusal(
+        "internal_error_without_acting",
+        27,
+        "500.003.1001, nothing done.",
+        answer="internal_error",
+        once=True,
+    ),
     refusal("maintenance", 32, "503 with 500.002.1001 maintenance.", once=True),
     refusal("redirect_without_acting", 37, "302, nothing done.", answer="redirect", once=True),
     refusal("merchant_missing", 29, "500.001.1001 Merchant does not exist.", STK | {"stk_query"}),
@@ -264,7 +321,12 @@ ANSWERS = (
     refusal("subscriber_locked", 31, "500.001.1001 Unable to lock subscriber.", STK),
     refusal("duplicate_ocid", 33, "500.002.1001 Duplicate, nothing done.", B2C_SHAPED),
     refusal("invalid_request", 35, "400.002.02 for params.field (Amount)."),
-    refusal("our_field_refused", 71, "400.002.02 for a field of ours: params.form, else drawn by `seed`.", PAYMENTS),
+    refusal(
+        "our_field_refused",
+        71,
+        "400.002.02 for a field of ours: params.form, else drawn by `seed`.",
+        PAYMENTS,
+    ),
     refusal(
         "refused_otherwise",
         72,
@@ -289,7 +351,11 @@ ANSWERS = (
     refusal("html_503", 40, "503 with HTML."),
     refusal("error_envelope_200", 43, "200 with an error envelope."),
     refusal("gateway_403", 63, "403.002.1001: not allowed at the gateway.", PAYOUTS),
-    refusal("system_internal_error", 64, "500.002.1001 System internal error.", PAYOUTS | {"status"}),
+    refusal(
+        "system_internal_error", 64, "500.002.1001 System internal error.", PAYOUTS | {"status"}
+    ),
 )
 
-CATALOGUE: dict[str, Script] = {script.name: script for script in (*OUTCOMES, *TELLING, *ANSWERS, *INQUIRIES)}
+CATALOGUE: dict[str, Script] = {
+    script.name: script for script in (*OUTCOMES, *TELLING, *ANSWERS, *INQUIRIES)
+}

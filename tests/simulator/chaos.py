@@ -1,8 +1,10 @@
-"""Chaos: calls that meet no rule draw a scenario by lot. The n-th call of an API always draws the same.
+"""Chaos: calls that meet no rule draw a scenario by lot. The n-th call of an API always draws the
+same.
 
-A plan is the value of the switch `chaos`: `{"seed": 7, "rates": {"cut_before_acting": 0.03}}`. A rate is the
-share of an API's calls that meet the scenario; a scenario counts only where its API knows it. What is left of 1
-is approval. Optional: `params` by scenario, and `apis` that alone meet chaos.
+A plan is the value of the switch `chaos`: `{"seed": 7, "rates": {"cut_before_acting": 0.03}}`. A
+rate is the share of an API's calls that meet the scenario; a scenario counts only where its API
+knows it. What is left of 1 is approval. Optional: `params` by scenario, and `apis` that alone meet
+chaos.
 """
 
 import random
@@ -45,21 +47,31 @@ def check_plan(plan: object) -> None:
         raise PlanError('chaos is null or {"seed": 7, "rates": {scenario: share of calls}}')
     unknown = set(plan) - {"seed", "rates", "params", "apis"}
     if unknown:
-        raise PlanError(f"chaos has no {', '.join(sorted(map(str, unknown)))}; it has seed, rates, params, apis")
+        raise PlanError(
+            f"chaos has no {', '.join(sorted(map(str, unknown)))}; it has seed, rates, params, apis"
+        )
     seed = plan.get("seed")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise PlanError("chaos.seed is a whole number")
     apis = plan.get("apis", sorted(ALL))
-    if not isinstance(apis, list) or not apis or not all(isinstance(api, str) and api in ALL for api in apis):
+    if (
+        not isinstance(apis, list)
+        or not apis
+        or not all(isinstance(api, str) and api in ALL for api in apis)
+    ):
         raise PlanError(f"chaos.apis is a list of some of {', '.join(sorted(ALL))}")
     rates, params = plan.get("rates"), plan.get("params", {})
     _check_rates(rates)
-    if not isinstance(params, dict) or not all(isinstance(value, dict) for value in params.values()):
+    if not isinstance(params, dict) or not all(
+        isinstance(value, dict) for value in params.values()
+    ):
         raise PlanError("chaos.params has an object for each scenario")
     assert isinstance(rates, dict)
     without_rate = set(params) - set(rates)
     if without_rate:
-        raise PlanError(f"chaos.params is for scenarios that have a rate, unlike {', '.join(sorted(without_rate))}")
+        raise PlanError(
+            f"chaos.params is for scenarios that have a rate, unlike {', '.join(sorted(without_rate))}"
+        )
     for api in apis:
         total = sum(rate for name, rate in rates.items() if api in CATALOGUE[name].apis)
         if total > 1 + ROUNDING:
@@ -78,6 +90,9 @@ def _check_rates(rates: object) -> None:
 
 
 def _lots(api: str, rates: Mapping[str, float]) -> list[tuple[float, Script]]:
-    """Where each scenario's share ends. In the catalogue's order: that of the plan does not matter."""
+    """Where each scenario's share ends.
+
+    In the catalogue's order: that of the plan does not matter.
+    """
     scripts = [script for name, script in CATALOGUE.items() if name in rates and api in script.apis]
     return list(zip(accumulate(rates[script.name] for script in scripts), scripts, strict=True))

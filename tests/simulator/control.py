@@ -1,6 +1,8 @@
-"""The control API under `/_control`: look at what happened, decide what will. Daraja has nothing like it.
+"""The control API under `/_control`: look at what happened, decide what will. Daraja has nothing
+like it.
 
-Served beside Daraja's paths and on a port of its own, which stays open while Daraja's listener is closed.
+Served beside Daraja's paths and on a port of its own, which stays open while Daraja's listener is
+closed.
 """
 
 from __future__ import annotations
@@ -79,7 +81,11 @@ class Control:
     async def index(self, _request: web.Request) -> web.Response:
         """That the simulator is up, and how many payments are still on their way."""
         courier = self._simulator.courier
-        state = {"open": self._simulator.is_open, "pending": courier.pending, "held": len(courier.held)}
+        state = {
+            "open": self._simulator.is_open,
+            "pending": courier.pending,
+            "held": len(courier.held),
+        }
         return web.json_response(state)
 
     async def ledger(self, request: web.Request) -> web.Response:
@@ -110,9 +116,13 @@ class Control:
     async def release_callbacks(self, request: web.Request) -> web.Response:
         """Deliver what is held back; answers when each was answered."""
         order, url_contains, count = _release_of(await _body(request))
-        released = await self._simulator.courier.release(order=order, url_contains=url_contains, count=count)
+        released = await self._simulator.courier.release(
+            order=order, url_contains=url_contains, count=count
+        )
         items = [delivery.shown() for delivery in released]
-        return web.json_response({"items": items, "count": len(items), "held": len(self._simulator.courier.held)})
+        return web.json_response(
+            {"items": items, "count": len(items), "held": len(self._simulator.courier.held)}
+        )
 
     async def settings(self, _request: web.Request) -> web.Response:
         """What a client needs."""
@@ -181,7 +191,11 @@ def _release_of(body: Mapping[str, object]) -> tuple[Order, str, int | None]:
     unknown = set(body) - {"order", "url_contains", "count"}
     if unknown:
         raise ControlError(f"unknown: {', '.join(sorted(unknown))}")
-    wanted, url_contains, count = body.get("order", "in_order"), body.get("url_contains", ""), body.get("count")
+    wanted, url_contains, count = (
+        body.get("order", "in_order"),
+        body.get("url_contains", ""),
+        body.get("count"),
+    )
     order = next((order for order in ORDERS if order == wanted), None)
     if order is None:
         raise ControlError(f"order is one of {', '.join(ORDERS)}")

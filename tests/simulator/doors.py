@@ -1,6 +1,8 @@
-"""Refusals at Daraja's door, before M-PESA sees a call: of its token, and of a product that the app lacks (daraja.md §1).
+"""Refusals at Daraja's door, before M-PESA sees a call: of its token, and of a product that the app
+lacks (daraja.md §1).
 
-The field has several forms of each, and the two share forms: a missing product can look like a token that is not valid.
+The field has several forms of each, and the two share forms: a missing product can look like a
+token that is not valid.
 """
 
 from collections.abc import Mapping
@@ -15,10 +17,20 @@ APIGEE_CODE = "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound"
 
 
 def refusal_at_the_door(
-    scenario: str, *, api: str, token: str, params: Mapping[str, object], forms: Forms, ids: Identities
+    scenario: str,
+    *,
+    api: str,
+    token: str,
+    params: Mapping[str, object],
+    forms: Forms,
+    ids: Identities,
 ) -> Reply:
-    """The refusal of the token or of the product, in one of its forms: params.form, else drawn by `seed`."""
-    known = token_refusals(api, token, ids) if scenario == TOKEN_REFUSED else product_refusals(api, ids)
+    """The refusal of the token or of the product, in one of its forms: params.form, else drawn
+    by `seed`.
+    """
+    known = (
+        token_refusals(api, token, ids) if scenario == TOKEN_REFUSED else product_refusals(api, ids)
+    )
     return known[forms.form(f"{scenario}/{api}", tuple(known), params)]
 
 
@@ -29,7 +41,10 @@ def token_refusals(api: str, token: str, ids: Identities) -> dict[str, Reply]:
         "newer": ids.error(401, "401.001", "Invalid Access Token"),
         "bare": ids.error(401, "401", "Unauthorized - Invalid Access Token"),
         "some_sdks": ids.error(401, "401.003.01", "Invalid Access Token"),
-        "no_code": reply({"ResponseCode": "", "ResponseDescription": f"Invalid Access Token - {token}"}, status=401),
+        "no_code": reply(
+            {"ResponseCode": "", "ResponseDescription": f"Invalid Access Token - {token}"},
+            status=401,
+        ),
         "empty": Reply(401),
         "page": Reply(401, b"<html><body>401 Authorization Required</body></html>", "text/html"),
     }
@@ -42,7 +57,9 @@ def product_refusals(api: str, ids: Identities) -> dict[str, Reply]:
         "no_apiproduct": reply(
             {"fault": {"faultstring": NO_PRODUCT, "detail": {"errorcode": APIGEE_CODE}}}, status=401
         ),
-        "no_code": reply({"ResponseCode": "", "ResponseDescription": "Invalid Access Token - "}, status=401),
+        "no_code": reply(
+            {"ResponseCode": "", "ResponseDescription": "Invalid Access Token - "}, status=401
+        ),
         "not_allowed": ids.error(403, "403.002.1001", "Invalid API call"),
     }
     if api in {"stk", "stk_query"}:

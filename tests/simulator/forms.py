@@ -1,6 +1,8 @@
-"""Facts that have more than one form in the field: each call plays one of them, drawn by the switch `seed`.
+"""Facts that have more than one form in the field: each call plays one of them, drawn by the switch
+`seed`.
 
-The n-th draw of a scenario is the same under the same seed, whatever else is called. `params.form` names one form.
+The n-th draw of a scenario is the same under the same seed, whatever else is called. `params.form`
+names one form.
 """
 
 import random
@@ -13,21 +15,33 @@ from tests.simulator.validation import Body
 
 ELEMENT = "The element AccountReference is invalid."
 
-# Refusals that are not Daraja's error envelope (§2.2); nothing was done. None of them carries an id of a payment.
+# Refusals that are not Daraja's error envelope (§2.2); nothing was done. None of them carries an id
+# of a payment.
 OTHER_ENVELOPES: dict[str, Reply] = {
     "status_error": reply({"status": "error", "message": ELEMENT, "data": "20"}, status=400),
     "standing_order": reply(
-        {"requestRefId": "c3d2-11ef-9d13-4a1f5177", "responseCode": 400, "responseMessage": "Bad Request"}, status=400
+        {
+            "requestRefId": "c3d2-11ef-9d13-4a1f5177",
+            "responseCode": 400,
+            "responseMessage": "Bad Request",
+        },
+        status=400,
     ),
     "plain_text": Reply(422, b"Unprocessable Entity: invalid request body", "text/plain"),
     "nothing": Reply(404),
     "list": Reply(422, b'[{"loc":["body","Amount"],"msg":"value is not valid"}]'),
-    "unknown_code": reply({"errorCode": "BAD_REQUEST", "errorMessage": "The request is not valid"}, status=400),
-    "page": Reply(404, b"<!DOCTYPE html><html><body><h1>404 Not Found</h1></body></html>", "text/html"),
+    "unknown_code": reply(
+        {"errorCode": "BAD_REQUEST", "errorMessage": "The request is not valid"}, status=400
+    ),
+    "page": Reply(
+        404, b"<!DOCTYPE html><html><body><h1>404 Not Found</h1></body></html>", "text/html"
+    ),
     "length": Reply(411, b"<html><body>Length Required</body></html>", "text/html"),
     "verb": Reply(405, b"Method Not Allowed", "text/plain"),
     "too_large": Reply(413, b"", "text/plain"),
-    "media_type": reply({"timestamp": "2026-03-01T07:15:00Z", "error": "Unsupported Media Type"}, status=415),
+    "media_type": reply(
+        {"timestamp": "2026-03-01T07:15:00Z", "error": "Unsupported Media Type"}, status=415
+    ),
 }
 
 # Fields that the payment's own caller did not choose, by API, as messages spell them (§2.2).
@@ -57,7 +71,9 @@ class Forms:
         self._switches = switches
         self._generators: dict[tuple[int, str], random.Random] = {}
 
-    def reply(self, scenario: str, *, api: str, params: Mapping[str, object], ids: Identities) -> Reply:
+    def reply(
+        self, scenario: str, *, api: str, params: Mapping[str, object], ids: Identities
+    ) -> Reply:
         """The answer of `scenario` in one of its forms."""
         if scenario == "refused_otherwise":
             return OTHER_ENVELOPES[self.form(scenario, tuple(OTHER_ENVELOPES), params)]
@@ -80,7 +96,9 @@ class Forms:
 
 
 def is_number(body: Body) -> bool:
-    """Whether the amount is written as a JSON number, which an independent server refuses (§2.1)."""
+    """Whether the amount is written as a JSON number, which an independent server refuses
+    (§2.1).
+    """
     return isinstance(body.get("Amount"), int | float)
 
 

@@ -1,6 +1,7 @@
 """Scenarios of questions about a payment: STK query (daraja.md §3) and Transaction Status (§6.1).
 
-How a question is lost, delayed, refused or answered twice is not here but in catalogue.py, as for any call.
+How a question is lost, delayed, refused or answered twice is not here but in catalogue.py, as for
+any call.
 """
 
 from tests.simulator.script import Script, quirk, refusal
@@ -67,9 +68,19 @@ STATUSES = (
         "Without the keys in params.without ([TransactionStatus]); those in params.valueless have no Value; "
         "params.absent drops the container.",
     ),
-    quirk("spaced_keys", None, STATUS, "A true answer that writes Originator Conversation ID and Conversation ID."),
+    quirk(
+        "spaced_keys",
+        None,
+        STATUS,
+        "A true answer that writes Originator Conversation ID and Conversation ID.",
+    ),
     quirk("status_missing_receipt", None, STATUS, "A true answer without ReceiptNo."),
-    quirk("status_wrong_amount", None, STATUS, "A true answer with another amount (params.amount, else one more)."),
+    quirk(
+        "status_wrong_amount",
+        None,
+        STATUS,
+        "A true answer with another amount (params.amount, else one more).",
+    ),
     quirk(
         "status_foreign_ids",
         None,

@@ -1,7 +1,7 @@
 """The truth that everything else is compared with: which money really moved, once per movement.
 
-An entry is written at the moment of the movement and never changed. Nothing but a movement writes here: not
-an acknowledgement, not a callback, not a claim.
+An entry is written at the moment of the movement and never changed. Nothing but a movement writes
+here: not an acknowledgement, not a callback, not a claim.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,7 +13,10 @@ Kind = Literal["stk", "b2c", "b2b", "b2pochi"]
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Money that moved. `reference` is AccountReference, or OriginatorConversationID for B2C and B2Pochi."""
+    """Money that moved.
+
+    `reference` is AccountReference, or OriginatorConversationID for B2C and B2Pochi.
+    """
 
     reference: str
     kind: Kind
@@ -34,7 +37,10 @@ class Movement:
 
 
 class Ledger:
-    """All movements, oldest first, and where each is found. It forgets none of them before a reset."""
+    """All movements, oldest first, and where each is found.
+
+    It forgets none of them before a reset.
+    """
 
     def __init__(self) -> None:
         self.movements: list[Movement] = []
@@ -56,14 +62,20 @@ class Ledger:
         """How often money moved for one reference."""
         return len(self._by_reference.get(reference, []))
 
-    def find(self, *, reference: str | None = None, payment_id: str | None = None) -> list[Movement]:
-        """The movements of a reference, of a payment whose id is a part of the ResultURL's path, or of both."""
+    def find(
+        self, *, reference: str | None = None, payment_id: str | None = None
+    ) -> list[Movement]:
+        """The movements of a reference, of a payment whose id is a part of the ResultURL's path,
+        or of both.
+        """
         if payment_id is None:
             return self.movements if reference is None else self._by_reference.get(reference, [])
         found = self._by_segment.get(payment_id, [])
         return found if reference is None else [one for one in found if one.reference == reference]
 
-    def shown(self, *, reference: str | None = None, payment_id: str | None = None) -> dict[str, object]:
+    def shown(
+        self, *, reference: str | None = None, payment_id: str | None = None
+    ) -> dict[str, object]:
         """The ledger for the control API, or what is found of it."""
         movements = self.find(reference=reference, payment_id=payment_id)
         totals: dict[str, list[Movement]] = {}

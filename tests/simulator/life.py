@@ -1,7 +1,8 @@
 """The life of one payment after it was accepted: wait, decide, move money, tell.
 
-Money moves here and nowhere else, in the same step that fixes the outcome, so the ledger, the queries and the
-callbacks cannot disagree unless a scenario says so. Delays are daraja.md §2.5 and §4.3.
+Money moves here and nowhere else, in the same step that fixes the outcome, so the ledger, the
+queries and the callbacks cannot disagree unless a scenario says so. Delays are daraja.md §2.5 and
+§4.3.
 """
 
 import random
@@ -41,7 +42,10 @@ class Outcome:
 
 @dataclass(slots=True, eq=False)
 class Payment:
-    """An accepted request. `outcome` is what a question about it is answered with; it may change once."""
+    """An accepted request.
+
+    `outcome` is what a question about it is answered with; it may change once.
+    """
 
     kind: Kind
     originator_id: str  # MerchantRequestID or OriginatorConversationID
@@ -88,11 +92,15 @@ class Book:
         self._first.setdefault((payment.payer, payment.originator_id), payment)
 
     def is_used(self, payment: Payment) -> bool:
-        """Whether its shortcode had a payment accepted under its id: for good, whatever became of that (§4.2)."""
+        """Whether its shortcode had a payment accepted under its id: for good, whatever became
+        of that (§4.2).
+        """
         return (payment.payer, payment.originator_id) in self._first
 
     def by_originator_id(self, originator_id: str, *, payer: str) -> Payment | None:
-        """The payment of one shortcode: a question reaches no further than the shortcode that asks."""
+        """The payment of one shortcode: a question reaches no further than the shortcode that
+        asks.
+        """
         return self._first.get((payer, originator_id))
 
     def find(self, name: str) -> Payment | None:
@@ -111,7 +119,9 @@ class Book:
 class Lives:
     """Carries accepted payments to their end."""
 
-    def __init__(self, *, book: Book, ledger: Ledger, courier: Courier, switches: Switches, ids: Identities) -> None:
+    def __init__(
+        self, *, book: Book, ledger: Ledger, courier: Courier, switches: Switches, ids: Identities
+    ) -> None:
         self._book = book
         self._ledger = ledger
         self._courier = courier

@@ -1,7 +1,8 @@
-"""Daraja's own door: a listener that can close with all its connections and open again on the same port.
+"""Daraja's own door: a listener that can close with all its connections and open again on the same
+port.
 
-A connection is cut with a reset and not with an orderly end, because that is what a client sees when the
-other side dies: it cannot tell whether the request had its effect.
+A connection is cut with a reset and not with an orderly end, because that is what a client sees
+when the other side dies: it cannot tell whether the request had its effect.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ def cut(transport: asyncio.BaseTransport | None) -> None:
         return
     known = transport.get_extra_info("socket")
     if known is not None:
-        # The loop's own socket object may not take options (uvloop's does not), so a copy of its number does.
+        # The loop's own socket object may not take options (uvloop's does not), so a copy of its
+        # number does.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(known.fileno())) as copy:
             copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     abort: Callable[[], None] = getattr(transport, "abort")  # noqa: B009 - uvloop's transports do not inherit it
@@ -70,7 +72,8 @@ class Listener:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def close(self, *, seconds: float | None, spare: asyncio.BaseTransport | None = None) -> None:
-        """Refuse connections and cut the existing ones; open again after so many real seconds, if given.
+        """Refuse connections and cut the existing ones; open again after so many real seconds, if
+        given.
 
         One connection may be spared so that whoever asked for this still gets an answer.
         """

@@ -1,4 +1,6 @@
-"""Access tokens (daraja.md §1): the one GET of Daraja, and the check that every other call passes first."""
+"""Access tokens (daraja.md §1): the one GET of Daraja, and the check that every other call
+passes first.
+"""
 
 import base64
 import secrets

@@ -1,7 +1,7 @@
 """Money out: B2C version 3, B2Pochi and B2B (daraja.md §4, §5).
 
-B2C has a key, OriginatorConversationID, which is used up for good by the first call that carries it. B2B has
-none: every accepted call pays.
+B2C has a key, OriginatorConversationID, which is used up for good by the first call that carries
+it. B2B has none: every accepted call pays.
 """
 
 from tests.simulator.answers import envelope
@@ -111,14 +111,23 @@ class B2C:
         """What the call is about."""
         phone = as_text(body.get("PartyB")) or ""
         reference = as_text(body.get("OriginatorConversationID")) or ""
-        return Facts(phone, phone, as_amount(body.get("Amount")), (reference,), str(body.get("ResultURL", "")))
+        return Facts(
+            phone,
+            phone,
+            as_amount(body.get("Amount")),
+            (reference,),
+            str(body.get("ResultURL", "")),
+        )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Accept a payout, once for a shortcode's OriginatorConversationID, whatever became of the first (§4.2)."""
+        """Accept a payout, once for a shortcode's OriginatorConversationID, whatever became of
+        the first (§4.2).
+        """
         payment = self._payment(body, choice)
         if self.refuses_used_ids and self._book.is_used(payment):
             answered_later = (
-                self._switches.duplicate_ocid == "async" or choice.script is CATALOGUE["duplicate_ocid_async"]
+                self._switches.duplicate_ocid == "async"
+                or choice.script is CATALOGUE["duplicate_ocid_async"]
             )
             if not answered_later:
                 return envelope("duplicate_ocid", self._ids)
@@ -170,7 +179,8 @@ class B2C:
 
 
 class B2Pochi(B2C):
-    """`POST /mpesa/b2pochi/v1/paymentrequest`: B2C's shape, with an OriginatorConversationID, to a till (§5).
+    """`POST /mpesa/b2pochi/v1/paymentrequest`: B2C's shape, with an OriginatorConversationID, to a
+    till (§5).
 
     The contract does not say that the id's second use is refused: here it pays once more.
     """
@@ -187,7 +197,13 @@ class B2B:
     api = "b2b"
 
     def __init__(
-        self, *, merchant: Merchant, initiator: Initiator, switches: Switches, ids: Identities, lives: Lives
+        self,
+        *,
+        merchant: Merchant,
+        initiator: Initiator,
+        switches: Switches,
+        ids: Identities,
+        lives: Lives,
     ) -> None:
         self._merchant = merchant
         self._initiator = initiator
@@ -200,7 +216,13 @@ class B2B:
         requester = as_text(body.get("Requester")) or ""
         reference = as_text(body.get("AccountReference")) or ""
         party = as_text(body.get("PartyB")) or ""
-        return Facts(requester, party, as_amount(body.get("Amount")), (reference,), str(body.get("ResultURL", "")))
+        return Facts(
+            requester,
+            party,
+            as_amount(body.get("Amount")),
+            (reference,),
+            str(body.get("ResultURL", "")),
+        )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
         """Accept a payment to a business; the same again pays again (§5)."""

@@ -75,7 +75,10 @@ class Receiver:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._runner.cleanup()
 
@@ -92,13 +95,17 @@ class Receiver:
         body = json.loads(await request.read())
         self.received.append(Received(request.path, dict(request.headers), body))
         await eventually(lambda: len(self.received) >= self.answers_after)
-        return web.json_response({"ResultCode": 0, "ResultDesc": "Accepted"}, status=self.answer_status)
+        return web.json_response(
+            {"ResultCode": 0, "ResultDesc": "Accepted"}, status=self.answer_status
+        )
 
 
 class Probe:
     """Calls one simulator with valid requests, one override at a time."""
 
-    def __init__(self, simulator: Simulator, session: aiohttp.ClientSession, receiver: Receiver) -> None:
+    def __init__(
+        self, simulator: Simulator, session: aiohttp.ClientSession, receiver: Receiver
+    ) -> None:
         self.simulator = simulator
         self.session = session
         self.receiver = receiver
@@ -141,7 +148,9 @@ class Probe:
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
         url = f"{self.simulator.base_url}{path}"
-        async with self.session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+        async with self.session.request(
+            method, url, data=data, headers=headers, allow_redirects=False
+        ) as response:
             text = await response.text()
             try:
                 parsed = json.loads(text)
@@ -256,7 +265,9 @@ def _changed(body: dict[str, object], changes: dict[str, object]) -> dict[str, o
 
 
 @asynccontextmanager
-async def probing(*, time_scale: float = 0.01, records_max: int = RECORDS_MAX) -> AsyncIterator[Probe]:
+async def probing(
+    *, time_scale: float = 0.01, records_max: int = RECORDS_MAX
+) -> AsyncIterator[Probe]:
     """A simulator, a receiver and a client with a token, all on this machine."""
     async with (
         Receiver() as receiver,

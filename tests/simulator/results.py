@@ -1,7 +1,7 @@
 """Bodies of results: what Daraja POSTs to a CallBackURL or ResultURL (daraja.md §2.3, §4.3, §5).
 
-The types are as inconsistent as the recorded ones: a code is a number here and text there, a date too, items
-may lack their value. Scenarios vary that further (`Script.quirks`).
+The types are as inconsistent as the recorded ones: a code is a number here and text there, a date
+too, items may lack their value. Scenarios vary that further (`Script.quirks`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from tests.simulator.scenarios import Choice
 from tests.simulator.script import Code
 from tests.simulator.shapes import digits_of
 
-if TYPE_CHECKING:  # life.py moves the money and then asks this module for words: only its types are needed
+if (
+    TYPE_CHECKING
+):  # life.py moves the money and then asks this module for words: only its types are needed
     from tests.simulator.life import Outcome, Payment
 
 Item = dict[str, object]
@@ -41,7 +43,10 @@ STK_TEXTS: dict[str, str] = {  # §2.4
     "9999": "An error occurred while sending a push request.",
     "SFC_IC0003": "The operator does not exist.",
 }
-QUERY_TEXTS = {**STK_TEXTS, "1037": "DS timeout user cannot be reached."}  # §2.3: the two differ for one fact
+QUERY_TEXTS = {
+    **STK_TEXTS,
+    "1037": "DS timeout user cannot be reached.",
+}  # §2.3: the two differ for one fact
 PAYOUT_TEXTS: dict[str, str] = {  # §4.6
     "0": DONE,
     "1": "The balance is insufficient for the transaction.",
@@ -68,7 +73,8 @@ def message_of(payment: Payment, outcome: Outcome) -> tuple[dict[str, object], d
     """Body and headers of one result."""
     match payment.kind:
         case "stk":
-            # The one thing besides the body that was ever recorded on a callback; no signature (§2.3, §8.2).
+            # The one thing besides the body that was ever recorded on a callback; no signature
+            # (§2.3, §8.2).
             return _stk(payment, outcome), {"BusinessShortCode": payment.payer}
         case "b2c" | "b2pochi":
             return _b2c(payment, outcome), {}
@@ -109,7 +115,9 @@ def _stk(payment: Payment, outcome: Outcome) -> dict[str, object]:
         "ResultCode": _typed(choice, outcome.code),
         "ResultDesc": text_of(STK_TEXTS, outcome.code, outcome.desc),
     }
-    if str(outcome.code) == "0" and not (choice.has("missing_metadata") and choice.params.get("absent") is True):
+    if str(outcome.code) == "0" and not (
+        choice.has("missing_metadata") and choice.params.get("absent") is True
+    ):
         callback["CallbackMetadata"] = {"Item": _arranged(choice, _stk_items(payment, outcome))}
     return {"Body": {"stkCallback": callback}}
 
@@ -122,9 +130,13 @@ def _stk_items(payment: Payment, outcome: Outcome) -> list[Item]:
     if not choice.has("missing_receipt"):
         items.append({"Name": "MpesaReceiptNumber", "Value": outcome.receipt})
     items.append({"Name": "Balance"})  # present without a value in the recorded ones (§2.3)
-    items.append({"Name": "TransactionDate", "Value": date if choice.has("string_date") else int(date)})
+    items.append(
+        {"Name": "TransactionDate", "Value": date if choice.has("string_date") else int(date)}
+    )
     masked = f"{line[:4]} ***** {line[-3:]}"
-    items.append({"Name": "PhoneNumber", "Value": masked if choice.has("masked_phone") else int(line)})
+    items.append(
+        {"Name": "PhoneNumber", "Value": masked if choice.has("masked_phone") else int(line)}
+    )
     return items
 
 
@@ -140,7 +152,9 @@ def envelope(
     parameters: object,
     references: object,
 ) -> dict[str, object]:
-    """The `Result` that all payout APIs share; without parameters the container is absent (§4.3)."""
+    """The `Result` that all payout APIs share; without parameters the container is absent
+    (§4.3).
+    """
     result: dict[str, object] = {
         "ResultType": _typed(choice, kind),
         "ResultCode": _typed(choice, code),
@@ -156,7 +170,13 @@ def envelope(
 
 
 def _payout(
-    payment: Payment, outcome: Outcome, *, kind: Code, code: Code, parameters: object, references: object
+    payment: Payment,
+    outcome: Outcome,
+    *,
+    kind: Code,
+    code: Code,
+    parameters: object,
+    references: object,
 ) -> dict[str, object]:
     hides_receipt = payment.choice.has("missing_receipt") and str(outcome.code) == "0"
     return envelope(
@@ -177,7 +197,9 @@ def _success_items(payment: Payment, outcome: Outcome, items: list[Item]) -> obj
     choice = payment.choice
     if choice.has("receipt_under_amount"):
         amount = next(
-            item["Key"] for item in items if "Amount" in str(item["Key"]) and "Balance" not in str(item["Key"])
+            item["Key"]
+            for item in items
+            if "Amount" in str(item["Key"]) and "Balance" not in str(item["Key"])
         )
         items = [*items, {"Key": amount, "Value": outcome.receipt}]
     if choice.has("missing_metadata") and choice.params.get("absent") is True:
@@ -190,14 +212,18 @@ def _success_items(payment: Payment, outcome: Outcome, items: list[Item]) -> obj
 def _b2c(payment: Payment, outcome: Outcome) -> dict[str, object]:
     choice = payment.choice
     lacks_values = choice.has("missing_value")
-    references: object = [QUEUE_TIMEOUT_ITEM, {"Key": "Occassion"}] if lacks_values else QUEUE_TIMEOUT_ITEM
+    references: object = (
+        [QUEUE_TIMEOUT_ITEM, {"Key": "Occassion"}] if lacks_values else QUEUE_TIMEOUT_ITEM
+    )
     if str(outcome.code) == "0":
         parameters = _success_items(payment, outcome, _b2c_items(payment, outcome))
     elif choice.has("single_object_parameter"):
         parameters = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}
     else:
         parameters = None
-    return _payout(payment, outcome, kind=0, code=outcome.code, parameters=parameters, references=references)
+    return _payout(
+        payment, outcome, kind=0, code=outcome.code, parameters=parameters, references=references
+    )
 
 
 def _b2c_items(payment: Payment, outcome: Outcome) -> list[Item]:
@@ -231,16 +257,22 @@ def _b2b(payment: Payment, outcome: Outcome) -> dict[str, object]:
     if str(outcome.code) == "0":
         parameters = _success_items(payment, outcome, _b2b_items(payment, outcome))
         # Strings on success and numbers on failure, by the documents (§5).
-        return _payout(payment, outcome, kind="0", code="0", parameters=parameters, references=references)
+        return _payout(
+            payment, outcome, kind="0", code="0", parameters=parameters, references=references
+        )
     single: Item = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}
-    return _payout(payment, outcome, kind=0, code=outcome.code, parameters=single, references=references)
+    return _payout(
+        payment, outcome, kind=0, code=outcome.code, parameters=single, references=references
+    )
 
 
 def _b2b_items(payment: Payment, outcome: Outcome) -> list[Item]:
     date = digits_of(outcome.at)
     amount = told_amount(payment.choice, payment.amount)
     balance = f"{outcome.balance}.00"
-    java = f"{{Amount={{CurrencyCode=KES, MinimumAmount={outcome.balance}00, BasicAmount={balance}}}}}"
+    java = (
+        f"{{Amount={{CurrencyCode=KES, MinimumAmount={outcome.balance}00, BasicAmount={balance}}}}}"
+    )
     items: list[Item] = [
         {"Key": "DebitAccountBalance", "Value": java},
         {"Key": "Amount", "Value": f"{amount}.00"},

@@ -1,7 +1,8 @@
-"""Which scenario a call meets: the newest rule that matches it, else its magic number, else chaos's lot, else approval.
+"""Which scenario a call meets: the newest rule that matches it, else its magic number, else chaos's
+lot, else approval.
 
-Rules come from the control API or from a test. A rule never applies to an API that its scenario does not
-know, so a rule for any API is spent only where it means something.
+Rules come from the control API or from a test. A rule never applies to an API that its scenario
+does not know, so a rule for any API is spent only where it means something.
 """
 
 import itertools
@@ -53,7 +54,9 @@ class Choice:
     def number(self, name: str) -> float | None:
         """A numeric parameter."""
         value = self.params.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return (
+            float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        )
 
     def names(self, name: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
         """A parameter that is a list, as texts."""
@@ -73,7 +76,11 @@ class Choice:
     def copies(self) -> int:
         """How often the result is delivered."""
         wanted = self.number("count")
-        return int(wanted) if wanted is not None and self.script.callbacks > 1 else self.script.callbacks
+        return (
+            int(wanted)
+            if wanted is not None and self.script.callbacks > 1
+            else self.script.callbacks
+        )
 
     def has(self, quirk: str) -> bool:
         """Whether the result has this peculiarity of shape."""
@@ -113,7 +120,14 @@ class Match:
     @classmethod
     def of(cls, wanted: Mapping[str, object]) -> "Match":
         """From a control call; a ValueError says what is wrong."""
-        unknown = set(wanted) - {"api", "phone_number", "party", "amount", "reference", "url_contains"}
+        unknown = set(wanted) - {
+            "api",
+            "phone_number",
+            "party",
+            "amount",
+            "reference",
+            "url_contains",
+        }
         if unknown:
             raise ValueError(f"no match by {', '.join(sorted(unknown))}")
         api = wanted.get("api", "any")
@@ -156,7 +170,9 @@ class Rule:
 
 
 class Rules:
-    """The rules in force, found by what they match: a call looks at few of them, however many there are."""
+    """The rules in force, found by what they match: a call looks at few of them, however many
+    there are.
+    """
 
     def __init__(self) -> None:
         self._serials = itertools.count(1)
@@ -204,7 +220,9 @@ class Rules:
 
 
 def _shelf_of(match: Match) -> Shelf:
-    """By the narrowest thing that it names; what names nothing, or only a part of the address, is on one shelf."""
+    """By the narrowest thing that it names; what names nothing, or only a part of the address,
+    is on one shelf.
+    """
     for name in ("reference", "phone_number", "party", "amount"):
         value = getattr(match, name)
         if value is not None:
@@ -231,7 +249,9 @@ class Scenarios:
         self._met: set[tuple[str, str, tuple[str, ...]]] = set()
         self._chaos: Chaos | None = None
 
-    def add(self, name: str, match: Match, *, times: int | None, params: Mapping[str, object]) -> Rule:
+    def add(
+        self, name: str, match: Match, *, times: int | None, params: Mapping[str, object]
+    ) -> Rule:
         """Add a rule, which outranks the earlier ones; a ValueError says what is wrong."""
         script = CATALOGUE.get(name)
         if script is None:
@@ -249,17 +269,23 @@ class Scenarios:
         rule = self._rules.take(api, facts)
         if rule is not None:
             return rule.choice
-        by_number = self._by_number(api, facts) if self._switches.magic and api in PAYMENTS else None
+        by_number = (
+            self._by_number(api, facts) if self._switches.magic and api in PAYMENTS else None
+        )
         return by_number or self._by_lot(api)
 
     def _by_lot(self, api: str) -> Choice:
         plan = self._switches.chaos
         if plan is None:
             return ORDINARY
-        if self._chaos is None or self._chaos.plan is not plan:  # a plan that is set again begins again
+        if (
+            self._chaos is None or self._chaos.plan is not plan
+        ):  # a plan that is set again begins again
             self._chaos = Chaos(plan)
         script = self._chaos.draw(api)
-        return ORDINARY if script is None else Choice(script, self._chaos.params.get(script.name, {}))
+        return (
+            ORDINARY if script is None else Choice(script, self._chaos.params.get(script.name, {}))
+        )
 
     def _by_number(self, api: str, facts: Facts) -> Choice | None:
         script = _magic_of(facts)

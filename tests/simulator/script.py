@@ -18,7 +18,10 @@ ALL = CALLS | {"oauth"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """One scenario. Seconds of `answer_seconds` are real, the others are Daraja's and are scaled."""
+    """One scenario.
+
+    Seconds of `answer_seconds` are real, the others are Daraja's and are scaled.
+    """
 
     name: str
     sentence: str
@@ -37,7 +40,9 @@ class Script:
     timeout_message: bool = False
     result_follows: bool = True
     success_after_seconds: float | None = None
-    once: bool = False  # by magic number: only a reference's first call meets it, so that a retry gets on
+    once: bool = (
+        False  # by magic number: only a reference's first call meets it, so that a retry gets on
+    )
     times: int | None = None  # what a rule's `times` is if the control call does not say
 
 
@@ -56,4 +61,12 @@ def refusal(
     once: bool = False,
 ) -> Script:
     """A call that has no effect, and the answer that it gets."""
-    return Script(name=name, number=number, apis=apis, sentence=sentence, acts=False, answer=answer or name, once=once)
+    return Script(
+        name=name,
+        number=number,
+        apis=apis,
+        sentence=sentence,
+        acts=False,
+        answer=answer or name,
+        once=once,
+    )

@@ -1,7 +1,9 @@
-"""Who the simulated merchant is: keys, shortcodes, and the initiator's credential (daraja.md §1, §4.5).
+"""Who the simulated merchant is: keys, shortcodes, and the initiator's credential (daraja.md §1,
+§4.5).
 
-Taken from an environment where it has the names that a client uses, made up at random otherwise. The private
-key exists in memory only. Refuses to say why a credential did not decrypt: Daraja does not either.
+Taken from an environment where it has the names that a client uses, made up at random otherwise.
+The private key exists in memory only. Refuses to say why a credential did not decrypt: Daraja does
+not either.
 """
 
 import base64
@@ -19,15 +21,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
-CACHED_CREDENTIALS_MAX = 10_000  # a client that encrypts anew for each call must not grow this for ever
+CACHED_CREDENTIALS_MAX = (
+    10_000  # a client that encrypts anew for each call must not grow this for ever
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Merchant:
     """The names and secrets that the simulator accepts.
 
-    The organisation may have more short codes, apps and initiators (`SIMULATOR_OTHER_…`, comma-separated), with the same
-    passkey, consumer secret and password. Daraja keeps what each short code did apart.
+    The organisation may have more short codes, apps and initiators (`SIMULATOR_OTHER_…`,
+    comma-separated), with the same passkey, consumer secret and password. Daraja keeps what each
+    short code did apart.
     """
 
     consumer_key: str
@@ -50,7 +55,9 @@ class Merchant:
             return environment.get(name) or otherwise
 
         def others(name: str) -> tuple[str, ...]:
-            return tuple(part.strip() for part in environment.get(name, "").split(",") if part.strip())
+            return tuple(
+                part.strip() for part in environment.get(name, "").split(",") if part.strip()
+            )
 
         shortcode = given("DARAJA_SHORTCODE", "174379")
         return cls(
@@ -111,7 +118,9 @@ class Vault:
         self._known: dict[str, str | None] = {}
 
     def password_in(self, credential: str) -> str | None:
-        """The password inside, or None; remembered by value, because one credential serves many calls."""
+        """The password inside, or None; remembered by value, because one credential serves many
+        calls.
+        """
         if credential not in self._known:
             if len(self._known) >= CACHED_CREDENTIALS_MAX:
                 self._known.clear()
@@ -121,7 +130,8 @@ class Vault:
     def _decrypt(self, credential: str) -> str | None:
         try:
             sealed = base64.b64decode(credential, validate=True)
-            # A credential for another key decrypts to noise and not to an error, so decoding may fail too.
+            # A credential for another key decrypts to noise and not to an error, so decoding may
+            # fail too.
             return self._key.decrypt(sealed, padding.PKCS1v15()).decode()
         except (binascii.Error, ValueError):
             return None

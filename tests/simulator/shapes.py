@@ -1,7 +1,7 @@
 """Identifiers, times and envelopes in the shapes that Daraja gives them (daraja.md §2.2).
 
-Promises that every identifier is new within one run and that times are Nairobi's. Knows no API: those build
-on this.
+Promises that every identifier is new within one run and that times are Nairobi's. Knows no API:
+those build on this.
 """
 
 import itertools
@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-NAIROBI = timezone(timedelta(hours=3), "EAT")  # no daylight saving; identifiers carry this time (§2.2)
+NAIROBI = timezone(
+    timedelta(hours=3), "EAT"
+)  # no daylight saving; identifiers carry this time (§2.2)
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 RECEIPTS = 36**7  # a receipt is three characters of date and seven of these (§2.2)
 RECEIPT_STEP = 48_271_313_969  # coprime to 36, so that the sequence visits every receipt once
@@ -93,7 +95,10 @@ class Identities:
 
     def error(self, status: int, code: str, message: str) -> Reply:
         """Daraja's error envelope (§2.2)."""
-        return reply({"requestId": self.request_id(), "errorCode": code, "errorMessage": message}, status=status)
+        return reply(
+            {"requestId": self.request_id(), "errorCode": code, "errorMessage": message},
+            status=status,
+        )
 
 
 def date_prefix(moment: datetime) -> str:

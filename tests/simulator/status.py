@@ -1,7 +1,8 @@
 """Transaction Status (daraja.md §6.1): a question that is answered by a result of its own.
 
-ResultCode 0 says that the question worked; the payment's state is a parameter. Either name of the identifier
-is taken, because sources differ on it. The envelope's ids are the question's, the parameters' the payment's.
+ResultCode 0 says that the question worked; the payment's state is a parameter. Either name of the
+identifier is taken, because sources differ on it. The envelope's ids are the question's, the
+parameters' the payment's.
 """
 
 import random
@@ -17,7 +18,15 @@ from tests.simulator.script import Code
 from tests.simulator.settings import Merchant
 from tests.simulator.shapes import Identities, Reply, digits_of, nairobi_now, placeholder_receipt
 from tests.simulator.switches import Switches
-from tests.simulator.validation import Body, InvalidFieldError, as_text, one_of, required_text, shortcode, url
+from tests.simulator.validation import (
+    Body,
+    InvalidFieldError,
+    as_text,
+    one_of,
+    required_text,
+    shortcode,
+    url,
+)
 
 RESULT_SECONDS = (2.0, 4.0)  # §6.1: asynchronous like payouts
 
@@ -32,7 +41,10 @@ class NotFound:
 
 
 # As results of 2017 wrote them (§4.3).
-SPACED = {"OriginatorConversationID": "Originator Conversation ID", "ConversationID": "Conversation ID"}
+SPACED = {
+    "OriginatorConversationID": "Originator Conversation ID",
+    "ConversationID": "Conversation ID",
+}
 
 NOT_FOUND = {
     "2032": NotFound(
@@ -44,7 +56,10 @@ NOT_FOUND = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question that was acknowledged. `ids` are its own: its ConversationID and OriginatorConversationID."""
+    """A question that was acknowledged.
+
+    `ids` are its own: its ConversationID and OriginatorConversationID.
+    """
 
     body: Body
     choice: Choice
@@ -85,7 +100,9 @@ class TransactionStatus:
         if payment is None:
             return Facts(references=asked, url=address)
         known = payment.facts()
-        return Facts(known.phone_number, known.party, known.amount, (*known.references, *asked), address)
+        return Facts(
+            known.phone_number, known.party, known.amount, (*known.references, *asked), address
+        )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
         """Accept the question."""
@@ -114,20 +131,26 @@ class TransactionStatus:
 
     def _not_found_form(self, choice: Choice) -> NotFound:
         wanted = str(choice.params.get("code", self._switches.not_found_code))
-        return NOT_FOUND.get(wanted) or NOT_FOUND[self._forms.form("not_found", tuple(NOT_FOUND), {})]
+        return (
+            NOT_FOUND.get(wanted) or NOT_FOUND[self._forms.form("not_found", tuple(NOT_FOUND), {})]
+        )
 
     def _is_not_found(self, question: Question) -> bool:
         if question.refusal is not None:
             return False
         code = question.choice.code(payout=True)
-        return question.choice.script.name == "not_found" or (code == 0 and self._found(question.body) is None)
+        return question.choice.script.name == "not_found" or (
+            code == 0 and self._found(question.body) is None
+        )
 
     async def _tell_later(self, question: Question) -> None:
         body, choice = question.body, question.choice
         script = choice.script
         if script.result_seconds is None or script.timeout_message:
             is_slow = self._is_not_found(question)
-            await self._courier.pause(random.uniform(*(question.not_found.seconds if is_slow else RESULT_SECONDS)))
+            await self._courier.pause(
+                random.uniform(*(question.not_found.seconds if is_slow else RESULT_SECONDS))
+            )
         if script.timeout_message:
             await self._courier.post(str(body["QueueTimeOutURL"]), body)
             if not script.result_follows:
@@ -138,7 +161,9 @@ class TransactionStatus:
 
     async def _tell(self, question: Question) -> None:
         choice, address = question.choice, str(question.body["ResultURL"])
-        await self._courier.post(address, self._result(question), copies=choice.copies, hold=choice.script.held)
+        await self._courier.post(
+            address, self._result(question), copies=choice.copies, hold=choice.script.held
+        )
 
     def _result(self, question: Question) -> dict[str, object]:
         body, choice, refusal = question.body, question.choice, question.refusal
@@ -152,7 +177,9 @@ class TransactionStatus:
             code, text = question.not_found.code, question.not_found.text if desc is None else desc
         elif code == 0 and payment is not None:
             text = DONE
-            if not (choice.has("status_missing_parameters") and choice.params.get("absent") is True):
+            if not (
+                choice.has("status_missing_parameters") and choice.params.get("absent") is True
+            ):
                 parameters = self._parameters(payment, choice)
         return envelope(
             choice=choice,
@@ -169,16 +196,23 @@ class TransactionStatus:
     def _found(self, body: Body) -> Payment | None:
         receipt, originator_id = _asked(body)
         if receipt:
-            return self._book.by_receipt.get(receipt)  # M-PESA's own number is one for all shortcodes
-        payment = self._book.by_originator_id(originator_id, payer=as_text(body.get("PartyA")) or "")
+            return self._book.by_receipt.get(
+                receipt
+            )  # M-PESA's own number is one for all shortcodes
+        payment = self._book.by_originator_id(
+            originator_id, payer=as_text(body.get("PartyA")) or ""
+        )
         told = payment.outcome if payment is not None else None
         if told is not None and str(told.code) == "15" and not told.moved:
-            return None  # a scenario answered a first call with 15: no transaction, and no failure of one
+            # a scenario answered a first call with 15: no transaction, and no failure of one
+            return None
         return payment
 
     def _parameters(self, payment: Payment, choice: Choice) -> list[Item]:
         """The target's facts, or what the scenario makes of them."""
-        status = str(choice.params.get("status", "Pending" if choice.has("status_value") else payment.state))
+        status = str(
+            choice.params.get("status", "Pending" if choice.has("status_value") else payment.state)
+        )
         originator_id, provider_id = self._ids_told(payment, choice)
         items: list[Item] = [
             *_parties(payment),
@@ -212,7 +246,9 @@ class TransactionStatus:
         return self._ids.request_id(), self._ids.conversation_id()
 
     def _receipt_told(self, payment: Payment, status: str, choice: Choice) -> str | None:
-        """A receipt is there if money moved, whatever the status says, and if the status claims that it did."""
+        """A receipt is there if money moved, whatever the status says, and if the status claims
+        that it did.
+        """
         if choice.has("status_missing_receipt"):
             return None
         if payment.outcome is not None and payment.outcome.moved:
@@ -222,7 +258,9 @@ class TransactionStatus:
 
 def _asked(body: Body) -> tuple[str, str]:
     """The receipt and the OriginatorConversationID that are asked about; either may be empty."""
-    originator_id = as_text(body.get("OriginalConversationID")) or as_text(body.get("OriginatorConversationID"))
+    originator_id = as_text(body.get("OriginalConversationID")) or as_text(
+        body.get("OriginatorConversationID")
+    )
     return as_text(body.get("TransactionID")) or "", originator_id or ""
 
 
@@ -233,7 +271,11 @@ def _parties(payment: Payment) -> list[Item]:
     debit, credit = (theirs, ours) if payment.kind == "stk" else (ours, theirs)
     account, charges, reason = {
         "stk": ("MMF Account For Customer", "", "Pay Bill Online"),
-        "b2c": ("Utility Account", "Fee For B2C Payment|KES|22.40", "Business Payment to Customer via API"),
+        "b2c": (
+            "Utility Account",
+            "Fee For B2C Payment|KES|22.40",
+            "Business Payment to Customer via API",
+        ),
         "b2b": ("Working Account", "", "Business Pay Bill via API"),
         "b2pochi": ("Utility Account", "", "Business Pay to Pochi via API"),
     }[payment.kind]
@@ -255,6 +297,12 @@ def _amount_told(payment: Payment, choice: Choice) -> int:
 
 def _thinned(items: list[Item], choice: Choice) -> list[Item]:
     """Without some keys, and without the values of some others."""
-    without = choice.names("without", () if "valueless" in choice.params else ("TransactionStatus",))
+    without = choice.names(
+        "without", () if "valueless" in choice.params else ("TransactionStatus",)
+    )
     valueless = choice.names("valueless", ())
-    return [{"Key": item["Key"]} if item["Key"] in valueless else item for item in items if item["Key"] not in without]
+    return [
+        {"Key": item["Key"]} if item["Key"] in valueless else item
+        for item in items
+        if item["Key"] not in without
+    ]

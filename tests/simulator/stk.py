@@ -1,4 +1,7 @@
-"""STK push and its query (daraja.md §2, §3). There is no idempotency: every accepted push is a prompt."""
+"""STK push and its query (daraja.md §2, §3).
+
+There is no idempotency: every accepted push is a prompt.
+"""
 
 import base64
 import random
@@ -30,12 +33,15 @@ from tests.simulator.validation import (
 REFERENCE_MAX = 12  # §2.1
 DESCRIPTION_MAX = 13  # §2.1
 PROMPT_MAX = 182  # §2.1: a longer prompt ends as 1025
-UNLIMITED = 1_000  # what is enforced for lengths when the switch is off: the sandbox takes more than documented
+# what is enforced for lengths when the switch is off: the sandbox takes more than documented
+UNLIMITED = 1_000
 REPEAT_SECONDS = 120.0  # §2.4, code 17
 
 
 def refuse_wrong_password(body: Body, merchant: Merchant, ids: Identities) -> Reply | None:
-    """Only the agreement of shortcode, passkey and timestamp is checked, not the time itself (§2.1)."""
+    """Only the agreement of shortcode, passkey and timestamp is checked, not the time itself
+    (§2.1).
+    """
     code = shortcode(body, "BusinessShortCode")
     stamp = matching(body, "Timestamp", TIMESTAMP)
     password = required_text(body, "Password")
@@ -51,7 +57,9 @@ class StkPush:
 
     api = "stk"
 
-    def __init__(self, *, merchant: Merchant, switches: Switches, ids: Identities, lives: Lives) -> None:
+    def __init__(
+        self, *, merchant: Merchant, switches: Switches, ids: Identities, lives: Lives
+    ) -> None:
         self._merchant = merchant
         self._switches = switches
         self._ids = ids
@@ -62,7 +70,13 @@ class StkPush:
         """What the call is about."""
         phone = as_text(body.get("PhoneNumber")) or ""
         reference = as_text(body.get("AccountReference")) or ""
-        return Facts(phone, phone, as_amount(body.get("Amount")), (reference,), str(body.get("CallBackURL", "")))
+        return Facts(
+            phone,
+            phone,
+            as_amount(body.get("Amount")),
+            (reference,),
+            str(body.get("CallBackURL", "")),
+        )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
         """Send a prompt. 0 says that it was sent, never that it was paid (§2.2)."""
@@ -92,9 +106,16 @@ class StkPush:
         shortcode(body, "PartyB")
         phone = matching(body, "PhoneNumber", MSISDN)
         address = url(body, "CallBackURL", self._switches)
-        reference = required_text(body, "AccountReference", longest=REFERENCE_MAX if exact else UNLIMITED)
+        reference = required_text(
+            body, "AccountReference", longest=REFERENCE_MAX if exact else UNLIMITED
+        )
         # The message names this field by another name, as recorded (§2.1).
-        required_text(body, "TransactionDesc", longest=DESCRIPTION_MAX if exact else UNLIMITED, called="Remarks")
+        required_text(
+            body,
+            "TransactionDesc",
+            longest=DESCRIPTION_MAX if exact else UNLIMITED,
+            called="Remarks",
+        )
         return Payment(
             kind="stk",
             originator_id=self._ids.request_id(),
@@ -115,7 +136,10 @@ class StkPush:
         paid = as_text(body["PartyB"])
         if body["TransactionType"] == "CustomerPayBillOnline" and paid != payment.payer:
             return 2028
-        if body["TransactionType"] == "CustomerBuyGoodsOnline" and self._merchant.till not in {None, paid}:
+        if body["TransactionType"] == "CustomerBuyGoodsOnline" and self._merchant.till not in {
+            None,
+            paid,
+        }:
             return "SFC_IC0003"
         if len(payment.reference) > PROMPT_MAX:
             return 1025
@@ -139,7 +163,9 @@ class StkQuery:
 
     api = "stk_query"
 
-    def __init__(self, *, merchant: Merchant, switches: Switches, ids: Identities, book: Book) -> None:
+    def __init__(
+        self, *, merchant: Merchant, switches: Switches, ids: Identities, book: Book
+    ) -> None:
         self._merchant = merchant
         self._switches = switches
         self._ids = ids
@@ -162,7 +188,11 @@ class StkQuery:
         if refusal is not None:
             return refusal
         payment = self._book.by_provider_id.get(asked)
-        if payment is None or payment.kind != "stk" or payment.payer != str(body["BusinessShortCode"]):
+        if (
+            payment is None
+            or payment.kind != "stk"
+            or payment.payer != str(body["BusinessShortCode"])
+        ):
             return envelope("query_unknown", self._ids)
         if random.random() < self._switches.stray_500:
             return envelope("stray_500", self._ids)
@@ -170,7 +200,9 @@ class StkQuery:
         invented = self._invented(payment, choice)
         if invented is not None:
             return query_result(
-                *told, str(invented), text_of(QUERY_TEXTS, invented, as_text(choice.params.get("desc")))
+                *told,
+                str(invented),
+                text_of(QUERY_TEXTS, invented, as_text(choice.params.get("desc"))),
             )
         if choice.has("in_flight_a") or payment.outcome is None:
             return self._in_flight(told, "A" if choice.has("in_flight_a") else None)

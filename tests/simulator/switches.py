@@ -1,7 +1,8 @@
-"""Policies of the simulator that are not one call's scenario: what Daraja enforces, how fast time passes.
+"""Policies of the simulator that are not one call's scenario: what Daraja enforces, how fast time
+passes.
 
-Read as plain attributes; changed through `change`, which refuses unknown names and values of the wrong kind
-and names the permitted ones.
+Read as plain attributes; changed through `change`, which refuses unknown names and values of the
+wrong kind and names the permitted ones.
 """
 
 from collections.abc import Mapping
@@ -27,11 +28,17 @@ class Switches:
     magic: bool = True  # magic phone numbers and amounts choose scenarios
     seed: int = 0  # forms.py: which form of a fact a call plays, where the field has several
     not_found_code: str = "random"  # §6.1: two codes were seen for one fact
-    chaos: dict[str, object] | None = None  # chaos.py: scenarios by lot, for calls that meet no rule
-    token_policy: str = "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
+    chaos: dict[str, object] | None = (
+        None  # chaos.py: scenarios by lot, for calls that meet no rule
+    )
+    token_policy: str = (
+        "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
+    )
     expires_in: str = "number"  # §1: sources disagree on the JSON type
     token_ttl_seconds: int = 3599  # §1
-    missing_products: tuple[str, ...] = ()  # §1: APIs that the app may not use though its token is good (doors.py)
+    missing_products: tuple[
+        str, ...
+    ] = ()  # §1: APIs that the app may not use though its token is good (doors.py)
     enforce_lengths: bool = True  # §2.1: 12 and 13 by the documents; the sandbox takes more
     require_https: bool = True  # §8.4, except for this machine's own addresses
     forbid_url_words: bool = False  # §8.4: not enforced by the sandbox for STK
@@ -40,15 +47,23 @@ class Switches:
     in_flight_shape: str = "A"  # §3
     stray_500: float = 0.0  # §3: share of queries of known ids that get a 500 for nothing
     query_limiter: bool = False  # §3: 5 in 60 s, burst 1
-    query_limit_seconds: float = 12.0  # §3: what lies between two queries under the limiter, never scaled
+    query_limit_seconds: float = (
+        12.0  # §3: what lies between two queries under the limiter, never scaled
+    )
     duplicate_ocid: str = "sync"  # §4.2: 500.002.1001 at once, or result 15 later
-    strict_till_identifier: bool = False  # §5: a till needs RecieverIdentifierType 2, or sources say 4 will do
+    strict_till_identifier: bool = (
+        False  # §5: a till needs RecieverIdentifierType 2, or sources say 4 will do
+    )
     status_echoes_target: bool = False  # §6.1: the inquiry's own OCID may echo the target's
     utility_balance: int = 10_000_000_000  # §4.7: what B2C pays from, in whole shillings
     working_balance: int = 10_000_000_000  # §5: what B2B pays from
     initiator_locked: bool = False  # §4.5: set by three wrong credentials
-    hold_callbacks: bool = False  # results and timeout messages wait until the control API releases them
-    callback_keep_alive: bool = False  # a reused connection could lose a callback that Daraja sends once
+    hold_callbacks: bool = (
+        False  # results and timeout messages wait until the control API releases them
+    )
+    callback_keep_alive: bool = (
+        False  # a reused connection could lose a callback that Daraja sends once
+    )
 
     def shown(self) -> dict[str, object]:
         """All switches by name."""
@@ -71,7 +86,9 @@ class Switches:
                 check_plan(value)
         elif name == "missing_products":
             if not isinstance(value, list | tuple) or not CALLS.issuperset(value):
-                raise ValueError(f"missing_products is a list of some of {', '.join(sorted(CALLS))}")
+                raise ValueError(
+                    f"missing_products is a list of some of {', '.join(sorted(CALLS))}"
+                )
         elif name in CHOICES:
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}")
@@ -85,7 +102,9 @@ class Switches:
 
 
 def _own(value: object, *, like: object) -> object:
-    """The value as it is kept: in the switch's type, and a plan as a copy, which is how a new one is known."""
+    """The value as it is kept: in the switch's type, and a plan as a copy, which is how a new
+    one is known.
+    """
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(like, tuple) and isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """What reached the simulator, in order, with secrets replaced when it is shown.
 
-A request is on record from its first byte after the headers, so that one that was cut, faulted or broken off
-is there too.
+A request is on record from its first byte after the headers, so that one that was cut, faulted or
+broken off is there too.
 """
 
 import json
@@ -55,20 +55,33 @@ class Traffic:
         """Put a request on record; the oldest goes if there are too many."""
         arrival = Arrival(method, path)
         self.arrivals.append(arrival)
-        self._counts[path if path in self._counts or len(self._counts) < PATHS_MAX else OTHER_PATHS] += 1
+        self._counts[
+            path if path in self._counts or len(self._counts) < PATHS_MAX else OTHER_PATHS
+        ] += 1
         return arrival
 
-    def shown(self, *, path: str = "", contains: str = "", last: int | None = None) -> dict[str, object]:
+    def shown(
+        self, *, path: str = "", contains: str = "", last: int | None = None
+    ) -> dict[str, object]:
         """Requests whose path and body contain these: the last few of those that are kept.
 
-        `count` is how many had such a path, kept or not; under `contains`, how many of those that are kept.
+        `count` is how many had such a path, kept or not; under `contains`, how many of those that
+        are kept.
         """
         needle = contains.encode()
-        found = [arrival for arrival in self.arrivals if path in arrival.path and needle in arrival.raw]
-        count = len(found) if contains else sum(n for known, n in self._counts.items() if path in known)
+        found = [
+            arrival for arrival in self.arrivals if path in arrival.path and needle in arrival.raw
+        ]
+        count = (
+            len(found) if contains else sum(n for known, n in self._counts.items() if path in known)
+        )
         items = found if last is None else found[len(found) - min(last, len(found)) :]
         forgotten = self._counts.total() - len(self.arrivals)
-        return {"items": [arrival.shown() for arrival in items], "count": count, "forgotten": forgotten}
+        return {
+            "items": [arrival.shown() for arrival in items],
+            "count": count,
+            "forgotten": forgotten,
+        }
 
     def clear(self) -> None:
         """Forget all of it."""

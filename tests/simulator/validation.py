@@ -1,7 +1,8 @@
-"""Checks on the fields of a request, as Daraja makes them before it acts (daraja.md §2.1, §4.1, §5, §8.4).
+"""Checks on the fields of a request, as Daraja makes them before it acts (daraja.md §2.1, §4.1, §5,
+§8.4).
 
-Each check returns the field as text or number, or raises `InvalidFieldError` with the name that Daraja's
-message uses. Values may be strings or numbers: the documents' own example mixes both.
+Each check returns the field as text or number, or raises `InvalidFieldError` with the name that
+Daraja's message uses. Values may be strings or numbers: the documents' own example mixes both.
 """
 
 import ipaddress
@@ -38,7 +39,9 @@ def as_amount(value: object) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,12}", text) else None
 
 
-def required_text(body: Body, field: str, *, longest: int | None = None, called: str | None = None) -> str:
+def required_text(
+    body: Body, field: str, *, longest: int | None = None, called: str | None = None
+) -> str:
     """A text that is there and not blank."""
     text = as_text(body.get(field))
     if text is None or not text.strip() or (longest is not None and len(text) > longest):
@@ -88,7 +91,8 @@ def amount(body: Body, *, most: int | None = None) -> int:
 
 
 def url(body: Body, field: str, switches: Switches) -> str:
-    """A callback address: no placeholder, no space, lower-case host, HTTPS unless it is this machine (§8.4).
+    """A callback address: no placeholder, no space, lower-case host, HTTPS unless it is this
+    machine (§8.4).
 
     It need not resolve: the sandbox accepted a host that does not exist (§2.2).
     """

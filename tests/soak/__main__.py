@@ -1,4 +1,6 @@
-"""`python -m tests.soak --minutes 20 --seed 7`: a soak, its report, and exit status 0 only if nothing was lost."""
+"""`python -m tests.soak --minutes 20 --seed 7`: a soak, its report, and exit status 0 only if
+nothing was lost.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,24 @@ def main() -> int:
     """Do what the command line says; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="how long the load lasts (20)")
-    parser.add_argument("--seed", type=int, default=random.randrange(10_000), help="what the plan is made from")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(10_000), help="what the plan is made from"
+    )
     parser.add_argument("--kills-per-minute", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=12.0, help="payments a second (12)")
-    parser.add_argument("--patience", type=float, default=180.0, help="seconds to wait for ends afterwards (180)")
-    parser.add_argument("--calm", action="store_true", help="no faults but the provider's: the load alone")
+    parser.add_argument(
+        "--patience", type=float, default=180.0, help="seconds to wait for ends afterwards (180)"
+    )
+    parser.add_argument(
+        "--calm", action="store_true", help="no faults but the provider's: the load alone"
+    )
     parser.add_argument("--report", type=Path, help="write the report there too, as Markdown")
     parser.add_argument("--keep", action="store_true", help="leave the folder with logs and data")
-    parser.add_argument("--doctor", choices=SPOILERS, help="a drill: spoil the evidence so, and see the judge find it")
+    parser.add_argument(
+        "--doctor",
+        choices=SPOILERS,
+        help="a drill: spoil the evidence so, and see the judge find it",
+    )
     arguments = parser.parse_args()
     options = Options(
         minutes=arguments.minutes,

@@ -1,7 +1,7 @@
 """What stands before the callback receivers: one port, and whoever of them takes the connection.
 
-It tries the next one where nobody listens, as a load balancer does. It does not repeat a request: what a receiver that is
-killed had in its hands is lost, because Daraja sends once.
+It tries the next one where nobody listens, as a load balancer does. It does not repeat a request:
+what a receiver that is killed had in its hands is lost, because Daraja sends once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Balancer:
         self._backends = [urlsplit(url).port or 80 for url in urls]
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._take, "127.0.0.1", self._port, backlog=_OPEN_FILES_MAX)
+        self._server = await asyncio.start_server(
+            self._take, "127.0.0.1", self._port, backlog=_OPEN_FILES_MAX
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,7 +72,8 @@ class Balancer:
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One direction, until it ends; its end is passed on."""
     with suppress(OSError):
-        # One that the other direction has closed takes nothing more, and uvloop says so by a RuntimeError.
+        # One that the other direction has closed takes nothing more, and uvloop says so by a
+        # RuntimeError.
         while (data := await reader.read(_CHUNK_BYTES)) and not writer.is_closing():
             writer.write(data)
             await writer.drain()

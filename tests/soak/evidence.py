@@ -1,7 +1,9 @@
-"""What a finished run left behind: Daraja's side, the record, what clients were told, what subscribers heard.
+"""What a finished run left behind: Daraja's side, the record, what clients were told, what
+subscribers heard.
 
-Plain data, so that a test can doctor it. `gather` reads it from a running stack; `tests/invariants.py` judges it.
-Amounts are whole shillings; payment ids are text, as clients see them.
+Plain data, so that a test can doctor it. `gather` reads it from a running stack;
+`tests/invariants.py` judges it. Amounts are whole shillings; payment ids are text, as clients see
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import asyncpg
 
 from tests.stack.stack import Stack
 
-# What the simulator shows in place of a secret: a body that holds one cannot be compared byte for byte.
+# What the simulator shows in place of a secret: a body that holds one cannot be compared byte for
+# byte.
 REPLACED = "[redacted]"
 
 _RESULT_URL = re.compile(r"/results/([0-9a-f-]{36})/([a-z0-9-]+)/")
@@ -27,7 +30,10 @@ _READ_SECONDS = 120.0  # everything of a long run, on a busy machine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """A 202: what was asked, under which key, and the answer's bytes. One for each time it was given."""
+    """A 202: what was asked, under which key, and the answer's bytes.
+
+    One for each time it was given.
+    """
 
     payment_id: str
     key: str
@@ -46,10 +52,12 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """What was noticed outside: `seen` holds the stages that clients read, in order and without repetition.
+    """What was noticed outside: `seen` holds the stages that clients read, in order and without
+    repetition.
 
-    `listened_throughout`: the listener missed nothing, so that silence means that nothing was published. `followed` is the
-    feed of events as a reader with a cursor saw it grow, `read_again` as one who began at the end; None: nobody read it.
+    `listened_throughout`: the listener missed nothing, so that silence means that nothing was
+    published. `followed` is the feed of events as a reader with a cursor saw it grow, `read_again`
+    as one who began at the end; None: nobody read it.
     """
 
     told: Sequence[Told] = ()
@@ -62,7 +70,10 @@ class Witness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """Money that moved, by the simulator's ledger. `payment_id` is None where it names no payment of ours."""
+    """Money that moved, by the simulator's ledger.
+
+    `payment_id` is None where it names no payment of ours.
+    """
 
     payment_id: str | None
     kind: str
@@ -82,7 +93,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A request that reached the simulator about a payment. `amount` is None where it names none."""
+    """A request that reached the simulator about a payment.
+
+    `amount` is None where it names none.
+    """
 
     at: str
     payment_id: str
@@ -165,7 +179,9 @@ async def gather(stack: Stack, witness: Witness) -> Evidence:
         ledger = await _items(http, f"{stack.control_url}/ledger")
         deliveries = await _items(http, f"{stack.control_url}/callbacks")
         requests = await _items(http, f"{stack.control_url}/requests")
-    connection = await asyncpg.connect(stack.database_url, statement_cache_size=0, command_timeout=_READ_SECONDS)
+    connection = await asyncpg.connect(
+        stack.database_url, statement_cache_size=0, command_timeout=_READ_SECONDS
+    )
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             record = await _record(connection)
@@ -189,18 +205,25 @@ async def _items(http: aiohttp.ClientSession, url: str) -> list[Any]:
 def _movement(item: Mapping[str, Any]) -> Movement:
     named = _RESULT_URL.search(item["result_url"])
     return Movement(
-        payment_id=named[1] if named else None, kind=item["kind"], amount=item["amount"], receipt=item["receipt"]
+        payment_id=named[1] if named else None,
+        kind=item["kind"],
+        amount=item["amount"],
+        receipt=item["receipt"],
     )
 
 
 def _delivery(item: Mapping[str, Any]) -> Delivery:
     named = _RESULT_URL.search(item["url"])
     assert named is not None
-    return Delivery(payment_id=named[1], operation=named[2], body=item["body"], status=item["status"])
+    return Delivery(
+        payment_id=named[1], operation=named[2], body=item["body"], status=item["status"]
+    )
 
 
 def _call(item: Mapping[str, Any]) -> Call | None:
-    """None for what is about no payment in particular: tokens, and questions that name Daraja's own id only."""
+    """None for what is about no payment in particular: tokens, and questions that name Daraja's
+    own id only.
+    """
     body = item["body"]
     named = _RESULT_URL.search(json.dumps(body))
     if named is None or not isinstance(body, dict):
@@ -226,7 +249,9 @@ async def _record(connection: asyncpg.Connection) -> dict[str, Any]:
     attempts = await connection.fetch("SELECT * FROM mkwanja.attempts ORDER BY payment_id, number")
     keys = await connection.fetch("SELECT key, payment_id FROM mkwanja.idempotency_keys")
     ids = await connection.fetch("SELECT payment_id, kind FROM mkwanja.provider_ids")
-    inquiries = await connection.fetch("SELECT * FROM mkwanja.inquiries ORDER BY payment_id, number")
+    inquiries = await connection.fetch(
+        "SELECT * FROM mkwanja.inquiries ORDER BY payment_id, number"
+    )
     return {
         "payments": {str(row["id"]): _recorded(row) for row in payments},
         "keys": {row["key"]: str(row["payment_id"]) for row in keys},
@@ -255,7 +280,15 @@ def _recorded(row: Mapping[str, Any]) -> Recorded:
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
-    names = ("sequence", "what", "previous_stage", "stage", "event_type", "event_body", "publications")
+    names = (
+        "sequence",
+        "what",
+        "previous_stage",
+        "stage",
+        "event_type",
+        "event_body",
+        "publications",
+    )
     return Entry(
         id=str(row["id"]),
         payment_id=str(row["payment_id"]),

@@ -1,7 +1,9 @@
-"""What may be found at the end of a run and is nobody's fault: each is checked against facts of both sides.
+"""What may be found at the end of a run and is nobody's fault: each is checked against facts of
+both sides.
 
-An explanation is a sentence that the report prints; None means that there is none, and then the finding counts. The cases
-are those of the design ("In doubt, by kind"); what it does not name is not explained.
+An explanation is a sentence that the report prints; None means that there is none, and then the
+finding counts. The cases are those of the design ("In doubt, by kind"); what it does not name is
+not explained.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ NOT_FOUND = ("SFC_IC0003", "2032")
 # The operation by which Daraja tells the result of a payment of each kind.
 RESULT_OF = {"deposit": "deposit", "withdrawal": "withdrawal", "bill_payment": "bill-payment"}
 
-_HELD_SUCCESS = frozenset({"amount_differs", "ids_differ", "receipt_of_another_payment", "contradiction"})
+_HELD_SUCCESS = frozenset(
+    {"amount_differs", "ids_differ", "receipt_of_another_payment", "contradiction"}
+)
 
 
 class Facts:
@@ -51,11 +55,19 @@ class Facts:
 
     def deliveries(self, payment_id: str, operation: str = "") -> Sequence[Delivery]:
         """What Daraja sent about it, by one operation or by all whose name begins so."""
-        return [item for item in self._deliveries.get(payment_id, ()) if item.operation.startswith(operation)]
+        return [
+            item
+            for item in self._deliveries.get(payment_id, ())
+            if item.operation.startswith(operation)
+        ]
 
     def callbacks(self, payment_id: str, operation: str = "") -> Sequence[Kept]:
         """What we stored about it."""
-        return [item for item in self._callbacks.get(payment_id, ()) if item.operation.startswith(operation)]
+        return [
+            item
+            for item in self._callbacks.get(payment_id, ())
+            if item.operation.startswith(operation)
+        ]
 
     def sent(self, payment_id: str) -> set[int]:
         """The amounts that Daraja was asked to move for it."""
@@ -72,7 +84,11 @@ class Facts:
     def result_never_came(self, payment: Recorded) -> bool:
         """Neither stored here nor answered 200 there: the word that Daraja sends once is gone."""
         operation = RESULT_OF[payment.kind]
-        told = [item for item in self.deliveries(payment.id) if item.operation == operation and item.status == 200]
+        told = [
+            item
+            for item in self.deliveries(payment.id)
+            if item.operation == operation and item.status == 200
+        ]
         kept = [item for item in self.callbacks(payment.id) if item.operation == operation]
         return not told and not kept
 
@@ -119,14 +135,18 @@ def _withdrawal_that_may_not_go_again(facts: Facts, payment: Recorded) -> str | 
 
 
 def _deposit_with_a_success_that_was_not_believed(facts: Facts, payment: Recorded) -> str | None:
-    held = [item for item in facts.callbacks(payment.id, "deposit") if item.disposition in _HELD_SUCCESS]
+    held = [
+        item for item in facts.callbacks(payment.id, "deposit") if item.disposition in _HELD_SUCCESS
+    ]
     if not held:
         return None
     return f"a stored callback claims what does not agree ({held[0].disposition}): a person's, and flagged so"
 
 
 def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
-    """Why a payment may have failed although its money moved: the word that says so never reached us."""
+    """Why a payment may have failed although its money moved: the word that says so never
+    reached us.
+    """
     if payment.failure_reason != "no_result_confirmed":
         return _word_taken_back_unheard(facts, payment)
     if payment.kind != "deposit" or payment.is_safe_to_retry is not False:
@@ -141,18 +161,30 @@ def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
 
 
 def _word_taken_back_unheard(facts: Facts, payment: Recorded) -> str | None:
-    """Daraja's final word was a failure. It changed its mind, and sent that once to where nobody could hear it."""
-    words = [item for item in facts.deliveries(payment.id) if item.operation == RESULT_OF[payment.kind]]
+    """Daraja's final word was a failure.
+
+    It changed its mind, and sent that once to where nobody could hear it.
+    """
+    words = [
+        item for item in facts.deliveries(payment.id) if item.operation == RESULT_OF[payment.kind]
+    ]
     heard = [_code(item) for item in words if item.status == 200]
     successes = [item for item in words if _code(item) == "0"]
     kept = {item.sha256 for item in facts.callbacks(payment.id)}
-    if not heard or "0" in heard or not successes or any(_sha256(item) in kept for item in successes):
+    if (
+        not heard
+        or "0" in heard
+        or not successes
+        or any(_sha256(item) in kept for item in successes)
+    ):
         return None
     return f"Daraja's result was {heard[0]}; that it took this back it sent {len(successes)} times, none answered 200"
 
 
 def of_correction(facts: Facts, payment: Recorded, failure_reason: str | None) -> str | None:
-    """Why a failure that was announced may have been taken back: Daraja said so first, or said nothing in time."""
+    """Why a failure that was announced may have been taken back: Daraja said so first, or said
+    nothing in time.
+    """
     if failure_reason == "no_result_confirmed":
         return "announced as no_result_confirmed, and the success was learned later"
     operation = RESULT_OF[payment.kind]

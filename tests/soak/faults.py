@@ -1,4 +1,6 @@
-"""Does to a running stack what the plan says: kills, freezes, stops and starts, and counts what was really done."""
+"""Does to a running stack what the plan says: kills, freezes, stops and starts, and counts what
+was really done.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,15 @@ _START_AGAIN_PAUSE_SECONDS = 0.5
 
 
 class Faults:
-    """One run's violence. What is done to one process or server is done in turn, to different ones at once."""
+    """One run's violence.
+
+    What is done to one process or server is done in turn, to different ones at once.
+    """
 
     def __init__(self, stack: Stack, plan: Plan) -> None:
-        if not isinstance(stack.postgres, PostgresServer) or not isinstance(stack.redis, RedisServer):
+        if not isinstance(stack.postgres, PostgresServer) or not isinstance(
+            stack.redis, RedisServer
+        ):
             raise TypeError("a soak stops and kills its servers: unset DATABASE_URL and REDIS_URL")
         self._stack = stack
         self._plan = plan
@@ -57,7 +64,9 @@ class Faults:
             watch.cancel()
 
     async def end(self) -> None:
-        """Stop everything that is under way and start whatever is down: from now on the weather is fine."""
+        """Stop everything that is under way and start whatever is down: from now on the weather
+        is fine.
+        """
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -95,11 +104,13 @@ class Faults:
         except Exception as error:  # noqa: BLE001 - said in the report; one failed deed does not end the run
             self.failed.append(f"{deed.act} {deed.target}: {type(error).__name__} {error}"[:300])
             return
-        self.done[deed.act.value, deed.target if deed.act in {Act.KILL, Act.FREEZE, Act.DRAIN} else ""] += 1
+        self.done[
+            deed.act.value, deed.target if deed.act in {Act.KILL, Act.FREEZE, Act.DRAIN} else ""
+        ] += 1
         if deed.seconds:
             self.away_seconds[deed.act.value] += round(deed.seconds)
 
-    # --- processes --------------------------------------------------------------------------------------------------
+    # --- processes --------------------------------------------------------------------------------
 
     async def _kill(self, deed: Deed) -> None:
         """Whatever it is doing, frozen and half started included."""
@@ -125,15 +136,20 @@ class Faults:
         async with self._turns[deed.target]:
             try:
                 code = await process.terminate()
-                # One that was still starting knows no signal yet: it had taken nothing on, and may end by it.
+                # One that was still starting knows no signal yet: it had taken nothing on, and may
+                # end by it.
                 if code not in {0, -signal.SIGTERM}:
-                    self.ended_alone.append(f"{deed.target} was asked to end, and did with {describe_end(code)}")
+                    self.ended_alone.append(
+                        f"{deed.target} was asked to end, and did with {describe_end(code)}"
+                    )
             finally:
                 await process.kill()  # the run may be over before it is
                 await self._stack.start_process(deed.target, wait=False)
 
     async def _watch(self) -> None:
-        """No process may end because a server went away; one that did is named, and started again."""
+        """No process may end because a server went away; one that did is named, and started
+        again.
+        """
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             for name in self._stack.names:
@@ -141,12 +157,14 @@ class Faults:
                 if self._turns[name].locked() or process.is_running:
                     continue
                 end = describe_end(process.returncode or 0)
-                self.ended_alone.append(f"{name} ended with {end}: {process.log_tail(3).strip()}"[:600])
+                self.ended_alone.append(
+                    f"{name} ended with {end}: {process.log_tail(3).strip()}"[:600]
+                )
                 async with self._turns[name]:
                     await asyncio.sleep(_START_AGAIN_PAUSE_SECONDS)
                     await self._stack.start_process(name, wait=False)
 
-    # --- servers ----------------------------------------------------------------------------------------------------
+    # --- servers ----------------------------------------------------------------------------------
 
     async def _flush(self, _deed: Deed) -> None:
         async with self._turns["redis"], asyncio.timeout(5):
@@ -192,7 +210,7 @@ class Faults:
             finally:
                 self._postgres.thaw()
 
-    # --- Daraja -----------------------------------------------------------------------------------------------------
+    # --- Daraja -----------------------------------------------------------------------------------
 
     async def _daraja_closed(self, deed: Deed) -> None:
         async with self._turns["daraja"]:
@@ -203,7 +221,9 @@ class Faults:
         await self._control("POST", "/tokens/expire", {})
 
     async def _control(self, method: str, path: str, body: object = None) -> None:
-        timeout = aiohttp.ClientTimeout(total=60)  # only so that a mistake ends: the simulator shares two busy cores
+        timeout = aiohttp.ClientTimeout(
+            total=60
+        )  # only so that a mistake ends: the simulator shares two busy cores
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as http,
             http.request(method, self._stack.control_url + path, json=body) as answer,
@@ -213,9 +233,13 @@ class Faults:
 
 
 def _thaw_even_if_we_are_gone(pid: int, seconds: float) -> None:
-    """PostgreSQL ends with us by a signal that a frozen process does not get: were we killed now, it would stay."""
+    """PostgreSQL ends with us by a signal that a frozen process does not get: were we killed
+    now, it would stay.
+    """
     command = f"sleep {seconds + 1:.1f}; kill -{int(signal.SIGCONT)} {pid} 2>/dev/null"
-    subprocess.run(["sh", "-c", f"({command}) >/dev/null 2>&1 &"], env={"PATH": os.defpath}, check=True)
+    subprocess.run(
+        ["sh", "-c", f"({command}) >/dev/null 2>&1 &"], env={"PATH": os.defpath}, check=True
+    )
 
 
 async def _ensure_started(server: PostgresServer | RedisServer) -> None:

@@ -1,4 +1,6 @@
-"""A backend that follows `GET /v1/events` from its cursor, through every outage, and reads it all again at the end."""
+"""A backend that follows `GET /v1/events` from its cursor, through every outage, and reads it
+all again at the end.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ _PAGE = "100"
 
 
 class Follower:
-    """`async with Follower(clients) as follower:`. An answer that was lost is asked for again from the same cursor."""
+    """`async with Follower(clients) as follower:`.
+
+    An answer that was lost is asked for again from the same cursor.
+    """
 
     def __init__(self, clients: list[Client]) -> None:
         self._clients = clients

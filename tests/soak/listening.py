@@ -1,4 +1,6 @@
-"""A subscriber to the bell who comes back whenever Redis does, and says whether anything can have been missed."""
+"""A subscriber to the bell who comes back whenever Redis does, and says whether anything can
+have been missed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ _START_SECONDS = 30.0
 
 
 class Listener:
-    """`async with Listener(url) as listener:`. The same message heard twice is kept once and counted."""
+    """`async with Listener(url) as listener:`.
+
+    The same message heard twice is kept once and counted.
+    """
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
@@ -54,14 +59,18 @@ class Listener:
     async def _listen(self) -> None:
         while True:
             # A Redis that hangs is one that is away: only a new connection finds out.
-            client = Redis.from_url(self._url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=2)
+            client = Redis.from_url(
+                self._url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=2
+            )
             try:
                 async with client, client.pubsub() as channel:
                     await channel.subscribe(_CHANNEL)
                     self._subscriptions += 1
                     self._subscribed.set()
                     while True:
-                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=_LOOK_SECONDS)
+                        message = await channel.get_message(
+                            ignore_subscribe_messages=True, timeout=_LOOK_SECONDS
+                        )
                         if message is not None:
                             self._note(message["data"])
             except (RedisError, OSError, TimeoutError):

@@ -1,4 +1,5 @@
-"""Clients that behave as good clients do: one key per payment, and the same request again until there is an answer.
+"""Clients that behave as good clients do: one key per payment, and the same request again until
+there is an answer.
 
 They remember what they were told; that is what the judge holds the service to.
 """
@@ -107,7 +108,9 @@ class Payers:
                 self.counts["replayed"] += answer.was_replayed
                 return payment_id
             if answer is not None and answer.status not in _ASK_AGAIN:
-                self.refused.append(f"{purchase.path} {purchase.key}: {answer.status} {answer.body[:200]!r}")
+                self.refused.append(
+                    f"{purchase.path} {purchase.key}: {answer.status} {answer.body[:200]!r}"
+                )
                 return None
             self.counts["no answer" if answer is None else str(answer.status)] += 1
             await asyncio.sleep(pause * self._chance.uniform(0.5, 1.5))

@@ -1,7 +1,7 @@
 """The person at the end: settles by M-PESA's statement what Daraja never told, as the runbook says.
 
-The statement is the simulator's ledger; the person types the real commands (`python -m workers ask`, `resolve`), and each is
-refused where evidence stands against it.
+The statement is the simulator's ledger; the person types the real commands (`python -m workers
+ask`, `resolve`), and each is refused where evidence stands against it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ SELECT id::text AS id, kind, stage, failure_reason, needs_review FROM mkwanja.pa
 WHERE (stage NOT IN ('succeeded', 'failed') AND needs_review) OR stage = 'failed' ORDER BY id
 """
 # The worker's own: until then `unpaid` is refused.
-_TIMES = ("DEPOSIT_RESULT_WINDOW_SECONDS", "NOT_FOUND_TRUSTED_AFTER_SECONDS", "INQUIRY_INTERVAL_MAX_SECONDS")
+_TIMES = (
+    "DEPOSIT_RESULT_WINDOW_SECONDS",
+    "NOT_FOUND_TRUSTED_AFTER_SECONDS",
+    "INQUIRY_INTERVAL_MAX_SECONDS",
+)
 _CONCLUDED = ("no_result_confirmed", "resolved_by_operator")
 _REASON = ("--reason", "the statement at the end of the soak", "--operator", "soak")
 
@@ -41,7 +45,10 @@ class _Here:
 
 async def settle_by_statement(stack: Stack) -> Settled:
     """Compares what is open or failed with the statement, and settles it by hand."""
-    async with aiohttp.ClientSession(trust_env=False) as http, http.get(f"{stack.control_url}/ledger") as answer:
+    async with (
+        aiohttp.ClientSession(trust_env=False) as http,
+        http.get(f"{stack.control_url}/ledger") as answer,
+    ):
         items = (await answer.json())["items"]
     moved = {item["result_url"].split("/results/", 1)[1].split("/", 1)[0]: item for item in items}
     connection = await asyncpg.connect(stack.database_url, statement_cache_size=0)
@@ -53,7 +60,11 @@ async def settle_by_statement(stack: Stack) -> Settled:
     commands: list[list[str]] = []
     for row in rows:
         line = moved.get(row["id"])
-        paid = ["paid", "--receipt", line["receipt"], "--amount", str(line["amount"])] if line else None
+        paid = (
+            ["paid", "--receipt", line["receipt"], "--amount", str(line["amount"])]
+            if line
+            else None
+        )
         if row["stage"] != "failed":
             commands.append(["resolve", row["id"], *(paid or ["unpaid"]), *_REASON])
         elif paid and row["failure_reason"] in _CONCLUDED:
@@ -64,7 +75,9 @@ async def settle_by_statement(stack: Stack) -> Settled:
             continue
         settled.left[f"{row['kind']} {row['stage']} ({row['failure_reason'] or 'never told'})"] += 1
     times = {name: value for name, value in stack.env("worker").items() if name in _TIMES}
-    for command, said in zip(commands, await operate_all(_Here(stack), commands, env=times), strict=True):
+    for command, said in zip(
+        commands, await operate_all(_Here(stack), commands, env=times), strict=True
+    ):
         told = f"{' '.join(command[:3])}: {' '.join(said.lines)}"
         (settled.done if said.code == 0 else settled.refused).append(told)
     return settled

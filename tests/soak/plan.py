@@ -1,7 +1,9 @@
-"""What a soak will do, made from its seed before it starts: who pays what when, and what is done to whom when.
+"""What a soak will do, made from its seed before it starts: who pays what when, and what is done to
+whom when.
 
-The same seed and times give the same plan. What then happens depends on the machine too, so a plan repeats a run's
-violence, not its every interleaving. Times are seconds from the beginning of the load.
+The same seed and times give the same plan. What then happens depends on the machine too, so a plan
+repeats a run's violence, not its every interleaving. Times are seconds from the beginning of the
+load.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from typing import Any
 
 LEASE_SECONDS = 3.0
 
-# An amount of 249,900 + NN chooses the simulator's scenario NN (tests/simulator/README.md); others approve.
+# An amount of 249,900 + NN chooses the simulator's scenario NN (tests/simulator/README.md); others
+# approve.
 MAGIC_AMOUNT = 249_900
 
 _KINDS = {"deposit": 45, "withdrawal": 35, "bill_payment": 20}
 _ODD_SHARE = 0.3  # of payments that meet something other than a plain approval
 
-# By kind: scenario numbers, each as often as it is listed. Left out is what needs a person by design whatever we do
-# (a wrong amount, a Duplicate for a first send), and what stops the service by design (wrong credentials).
+# By kind: scenario numbers, each as often as it is listed. Left out is what needs a person by
+# design whatever we do (a wrong amount, a Duplicate for a first send), and what stops the service
+# by design (wrong credentials).
 _TOLD_ODDLY = [15, 15, 16, 16, 16, 17, 17, 17, 18, 18, 18, 18, 45, 46, 49, 49, 53, 62]
 _ANSWERED_ODDLY = [19, 19, 19, 28, 36, 38, 41, 42, 21, 21, 23, 24, 25, 26, 26, 27, 32, 44, 44]
 _ODD = {
@@ -30,7 +34,8 @@ _ODD = {
     "bill_payment": [13, 59, 55, 52, 60, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
 }
 
-# What meets calls that carry no amount, by lot and for the whole run: tokens and questions about payments.
+# What meets calls that carry no amount, by lot and for the whole run: tokens and questions about
+# payments.
 _CHAOS_APIS = ["oauth", "status", "stk_query"]
 _CHAOS_RATES = {
     "answer_lost_after_acting": 0.04, "cut_before_acting": 0.03, "html_503": 0.02, "html_200": 0.01, "slow": 0.02,
@@ -59,7 +64,8 @@ class Act(StrEnum):
     TOKENS_EXPIRED = "tokens_expired"
 
 
-# How often each happens in a minute, and for how many seconds (from, to). Kills have a rate of their own.
+# How often each happens in a minute, and for how many seconds (from, to). Kills have a rate of
+# their own.
 _RATES: dict[Act, tuple[float, float, float]] = {
     Act.FREEZE: (6.0, 0.3, 9.0),  # some shorter than the lease, some longer
     Act.DRAIN: (1.5, 0, 0),
@@ -88,7 +94,10 @@ class Deed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purchase:
-    """One payment that a client will ask for. `replays` says how often the same request is sent again on purpose."""
+    """One payment that a client will ask for.
+
+    `replays` says how often the same request is sent again on purpose.
+    """
 
     at: float
     key: str
@@ -101,7 +110,10 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything, in order of time. `chaos` is the simulator's switch of that name (tests/simulator/README.md)."""
+    """Everything, in order of time.
+
+    `chaos` is the simulator's switch of that name (tests/simulator/README.md).
+    """
 
     seed: int
     seconds: float
@@ -111,9 +123,18 @@ class Plan:
 
 
 def make_plan(
-    *, seed: int, seconds: float, rate: float, kills_per_minute: float, processes: dict[str, int], faults: bool = True
+    *,
+    seed: int,
+    seconds: float,
+    rate: float,
+    kills_per_minute: float,
+    processes: dict[str, int],
+    faults: bool = True,
 ) -> Plan:
-    """The plan of a seed. `rate` is payments a second; `processes` are the names to kill with their weights."""
+    """The plan of a seed.
+
+    `rate` is payments a second; `processes` are the names to kill with their weights.
+    """
     chance = random.Random(seed)
     purchases = [_purchase(chance, seed, n, n / rate) for n in range(int(seconds * rate))]
     deeds: list[Deed] = []
@@ -129,7 +150,9 @@ def make_plan(
 
 
 def _kills(chance: random.Random, times: Sequence[float], processes: dict[str, int]) -> list[Deed]:
-    """From a deck that holds each process by its weight, each once on top: so that a short run spares none either."""
+    """From a deck that holds each process by its weight, each once on top: so that a short run
+    spares none either.
+    """
     deck: list[str] = []
     kills = []
     for at in times:
@@ -144,7 +167,9 @@ def _shuffled(chance: random.Random, names: list[str]) -> list[str]:
     return chance.sample(names, len(names))
 
 
-def _deed(chance: random.Random, act: Act, at: float, span: float, processes: dict[str, int]) -> Deed:
+def _deed(
+    chance: random.Random, act: Act, at: float, span: float, processes: dict[str, int]
+) -> Deed:
     match act:
         case Act.FREEZE | Act.DRAIN:
             return Deed(at=at, act=act, target=_one_of(chance, processes), seconds=span)
@@ -153,7 +178,9 @@ def _deed(chance: random.Random, act: Act, at: float, span: float, processes: di
 
 
 def _times(chance: random.Random, seconds: float, per_minute: float) -> list[float]:
-    """So many times a minute, at least once a run, one in each equal part of it: no run is spared, none drowned."""
+    """So many times a minute, at least once a run, one in each equal part of it: no run is
+    spared, none drowned.
+    """
     if per_minute <= 0:
         return []
     count = max(1, round(seconds / 60 * per_minute))
@@ -190,4 +217,8 @@ def _request(kind: str, number: int, amount: int) -> tuple[str, dict[str, Any]]:
         case "withdrawal":
             return "/v1/withdrawals", {"amount": amount, "phone_number": f"07{22_000_000 + number}"}
         case _:
-            return "/v1/bill-payments", {"amount": amount, "paybill": "888880", "account_reference": f"M{number}"}
+            return "/v1/bill-payments", {
+                "amount": amount,
+                "paybill": "888880",
+                "account_reference": f"M{number}",
+            }

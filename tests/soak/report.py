@@ -24,7 +24,9 @@ def report(outcome: Outcome) -> str:
             *_service(outcome),
             *timeline(outcome.evidence, outcome.faults.diary),
             *_stories(outcome),
-            *_section("What the person did", outcome.settled.done, at_most=len(outcome.settled.done)),
+            *_section(
+                "What the person did", outcome.settled.done, at_most=len(outcome.settled.done)
+            ),
         ]
     )
 
@@ -62,8 +64,12 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
     explained = [finding for finding in outcome.verdict.findings if finding.explanation]
     for_a_person = [finding.text() for finding in explained if finding.what is not What.CORRECTED]
     yield from _section("Explained, payment by payment", for_a_person, at_most=len(for_a_person))
-    why = Counter(str(finding.explanation) for finding in explained if finding.what is What.CORRECTED)
-    yield from _section("Corrected, explained", [f"{count} x {text}" for text, count in why.most_common()])
+    why = Counter(
+        str(finding.explanation) for finding in explained if finding.what is What.CORRECTED
+    )
+    yield from _section(
+        "Corrected, explained", [f"{count} x {text}" for text, count in why.most_common()]
+    )
     yield from _section("Answers that no good client expects", outcome.refused)
 
 
@@ -72,7 +78,11 @@ def _violence(outcome: Outcome) -> Iterator[str]:
     kills = {target: count for (act, target), count in sorted(done.items()) if act == "kill"}
     freezes = {target: count for (act, target), count in sorted(done.items()) if act == "freeze"}
     drains = {target: count for (act, target), count in sorted(done.items()) if act == "drain"}
-    others = {act: count for (act, _), count in sorted(done.items()) if act not in {"kill", "freeze", "drain"}}
+    others = {
+        act: count
+        for (act, _), count in sorted(done.items())
+        if act not in {"kill", "freeze", "drain"}
+    }
     a_minute = sum(kills.values()) / (outcome.load_seconds / 60)
     yield from ("", "## What was done to it", "")
     yield f"- kills (SIGKILL): {sum(kills.values())}, {a_minute:.1f} a minute: {_counted(kills)}"
@@ -83,17 +93,22 @@ def _violence(outcome: Outcome) -> Iterator[str]:
     yield f"- drains (SIGTERM): {sum(drains.values())}: {_counted(drains)}"
     yield f"- servers and Daraja: {_counted(others)}"
     yield f"- seconds away: {_counted(outcome.faults.away_seconds)}"
-    met = Counter(call.scenario for call in outcome.evidence.calls if call.scenario not in {None, "approve"})
+    met = Counter(
+        call.scenario for call in outcome.evidence.calls if call.scenario not in {None, "approve"}
+    )
     yield f"- payment and status calls that met a fault or oddity: {met.total()}: {_counted(dict(met.most_common(15)))}"
     if outcome.faults.failed:
-        yield from _section("Deeds that could not be done (the harness's fault)", outcome.faults.failed)
+        yield from _section(
+            "Deeds that could not be done (the harness's fault)", outcome.faults.failed
+        )
 
 
 def _payments(outcome: Outcome) -> Iterator[str]:
     payments = outcome.evidence.payments.values()
     by_kind = Counter(payment.kind for payment in payments)
     ends = Counter(
-        f"{payment.kind} {payment.stage}" + (f" ({payment.failure_reason})" if payment.failure_reason else "")
+        f"{payment.kind} {payment.stage}"
+        + (f" ({payment.failure_reason})" if payment.failure_reason else "")
         for payment in payments
     )
     flagged = [payment for payment in payments if payment.needs_review]
@@ -127,9 +142,12 @@ def _service(outcome: Outcome) -> Iterator[str]:
         f" heard {len(evidence.witness.heard)}, repeated {outcome.repeated_messages};"
         f" read from the feed {len(evidence.witness.followed or ())}"
     )
-    yield from _section("Processes that ended though nobody killed them", outcome.faults.ended_alone)
     yield from _section(
-        "Errors in the logs", [f"{count} x {name}" for name, count in sorted(outcome.log_errors.items())]
+        "Processes that ended though nobody killed them", outcome.faults.ended_alone
+    )
+    yield from _section(
+        "Errors in the logs",
+        [f"{count} x {name}" for name, count in sorted(outcome.log_errors.items())],
     )
     if outcome.folder:
         yield from ("", f"Everything is kept in {outcome.folder}.")

@@ -26,7 +26,8 @@ from tests.soak.plan import LEASE_SECONDS, Plan, make_plan
 from tests.soak.story import tell
 from tests.stack.stack import Stack
 
-# Lives are short, so that a run of minutes sees what would take hours; the ratios between them are kept.
+# Lives are short, so that a run of minutes sees what would take hours; the ratios between them are
+# kept.
 ENVIRONMENT: Mapping[str, str] = {
     "SUBMITTING_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
     "INQUIRY_FIRST_AFTER_SECONDS": "1",
@@ -42,7 +43,15 @@ ENVIRONMENT: Mapping[str, str] = {
 TIME_SCALE = 0.02
 
 # Who is killed and frozen, and how often beside the others.
-PROCESSES = {"web.1": 2, "web.2": 2, "callbacks.1": 2, "callbacks.2": 2, "worker.1": 3, "worker.2": 3, "worker.3": 3}
+PROCESSES = {
+    "web.1": 2,
+    "web.2": 2,
+    "callbacks.1": 2,
+    "callbacks.2": 2,
+    "worker.1": 3,
+    "worker.2": 3,
+    "worker.3": 3,
+}
 
 _STORIES_MAX = 25
 _PENDING = """
@@ -57,7 +66,10 @@ _LOGGED_ERROR = re.compile(r'"level":\s*"(error|critical)"')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How long and how hard. `doctor` changes the evidence before it is judged: to see that the judge can fail."""
+    """How long and how hard.
+
+    `doctor` changes the evidence before it is judged: to see that the judge can fail.
+    """
 
     minutes: float = 20.0
     seed: int = 1
@@ -91,8 +103,15 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Nothing is lost, doubled, stuck or broken unexplained, no client was turned away, no process gave up by itself."""
-        return self.verdict.is_good and not self.refused and not self.unanswered and not self.faults.ended_alone
+        """Nothing is lost, doubled, stuck or broken unexplained, no client was turned away, no
+        process gave up by itself.
+        """
+        return (
+            self.verdict.is_good
+            and not self.refused
+            and not self.unanswered
+            and not self.faults.ended_alone
+        )
 
 
 async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
@@ -117,7 +136,9 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
         keep=options.keep,
     )
     async with balancer, stack, Listener(stack.redis.url) as listener:
-        balancer.forward_to([stack.process(name).url for name in PROCESSES if name.startswith("callbacks")])
+        balancer.forward_to(
+            [stack.process(name).url for name in PROCESSES if name.startswith("callbacks")]
+        )
         webs = [name for name in PROCESSES if name.startswith("web")]
         async with Payers(stack, plan, webs) as payers, Follower(payers.backends) as follower:
             faults = Faults(stack, plan)
@@ -145,7 +166,9 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
         evidence = options.doctor(await gather(stack, witness))
         verdict = judge(evidence)
         logs = stack.logs()
-        to_tell = list(dict.fromkeys(finding.payment_id for finding in verdict.unexplained))[:_STORIES_MAX]
+        to_tell = list(dict.fromkeys(finding.payment_id for finding in verdict.unexplained))[
+            :_STORIES_MAX
+        ]
         return Outcome(
             options=options,
             plan=plan,
@@ -189,7 +212,9 @@ async def _load(payers: Payers, faults: Faults, plan: Plan, say: Callable[[str],
 
 
 async def _settle(stack: Stack, patience_seconds: float, say: Callable[[str], None]) -> None:
-    """Wait until nothing is pending, or nothing but what waits for a person and that for a while."""
+    """Wait until nothing is pending, or nothing but what waits for a person and that for a
+    while.
+    """
     began_at = time.monotonic()
     last: tuple[int, ...] = ()
     changed_at = began_at
@@ -203,7 +228,12 @@ async def _settle(stack: Stack, patience_seconds: float, say: Callable[[str], No
                 f"pending {seen[0]}, for a person {seen[1]}, events owed {seen[2]}, still to come from Daraja {seen[3]}"
             )
         waiting, for_a_person, owed, coming = seen
-        if not waiting and not owed and not coming and (not for_a_person or _since(changed_at) > _QUIET_SECONDS):
+        if (
+            not waiting
+            and not owed
+            and not coming
+            and (not for_a_person or _since(changed_at) > _QUIET_SECONDS)
+        ):
             return
         await asyncio.sleep(1)
     say(f"patience ended after {patience_seconds:g} s")
@@ -214,20 +244,27 @@ def _since(moment: float) -> float:
 
 
 async def _pending(stack: Stack) -> tuple[int, ...]:
-    connection = await asyncpg.connect(stack.database_url, statement_cache_size=0, timeout=10, command_timeout=10)
+    connection = await asyncpg.connect(
+        stack.database_url, statement_cache_size=0, timeout=10, command_timeout=10
+    )
     try:
         row = await connection.fetchrow(_PENDING)
         owed = await connection.fetchval(_OWED)
     finally:
         with suppress(OSError, TimeoutError):
             await connection.close(timeout=5)
-    async with aiohttp.ClientSession(trust_env=False) as http, http.get(stack.control_url) as answer:
+    async with (
+        aiohttp.ClientSession(trust_env=False) as http,
+        http.get(stack.control_url) as answer,
+    ):
         coming = (await answer.json())["pending"]
     return int(row["waiting"]), int(row["for_a_person"]), int(owed), int(coming)
 
 
 def _log_errors(logs: Mapping[str, str]) -> Mapping[str, int]:
-    """Lines of level error, by process kind and event: an error in our logs is a bug or an alarm."""
+    """Lines of level error, by process kind and event: an error in our logs is a bug or an
+    alarm.
+    """
     found: Counter[str] = Counter()
     for name, text in logs.items():
         for line in text.splitlines():

@@ -13,7 +13,9 @@ _BODY_CHARACTERS = 400
 
 def tell(evidence: Evidence, payment_id: str, logs: Mapping[str, str]) -> str:
     """Record, Daraja's side, and every log line that names the payment."""
-    return "\n".join([*_record(evidence, payment_id), *_daraja(evidence, payment_id), *_logged(payment_id, logs)])
+    return "\n".join(
+        [*_record(evidence, payment_id), *_daraja(evidence, payment_id), *_logged(payment_id, logs)]
+    )
 
 
 def _record(evidence: Evidence, payment_id: str) -> Iterator[str]:
@@ -51,5 +53,10 @@ def _daraja(evidence: Evidence, payment_id: str) -> Iterator[str]:
 
 
 def _logged(payment_id: str, logs: Mapping[str, str]) -> Iterator[str]:
-    lines = [f"{name}: {line}" for name, text in logs.items() for line in text.splitlines() if payment_id in line]
+    lines = [
+        f"{name}: {line}"
+        for name, text in logs.items()
+        for line in text.splitlines()
+        if payment_id in line
+    ]
     yield from lines[:_LOG_LINES_MAX]

@@ -19,7 +19,9 @@ _RESULT = {"Result": {"ResultCode": 0}}
 _NO = {"Body": {"stkCallback": {"ResultCode": 1032}}}
 
 
-def entries(payment_id: str, *stages: str, amount: int = 250, reason: str | None = None) -> list[Entry]:
+def entries(
+    payment_id: str, *stages: str, amount: int = 250, reason: str | None = None
+) -> list[Entry]:
     """A history through these stages; what ends a payment has its event, published once."""
     made = []
     for sequence, (before, stage) in enumerate(zip((None, *stages), stages, strict=False), start=1):
@@ -29,9 +31,18 @@ def entries(payment_id: str, *stages: str, amount: int = 250, reason: str | None
         )  # fmt: skip
         if stage in {"succeeded", "failed"}:
             word = "corrected" if before == "failed" else stage
-            data = {"stage": stage, "amount": amount, "failure": {"reason": reason} if stage == "failed" else None}
+            data = {
+                "stage": stage,
+                "amount": amount,
+                "failure": {"reason": reason} if stage == "failed" else None,
+            }
             body = {"id": entry.id, "subject": payment_id, "sequence": sequence, "data": data}
-            entry = replace(entry, event_type=f"mkwanja.payment.{word}", event_body=json.dumps(body), publications=1)
+            entry = replace(
+                entry,
+                event_type=f"mkwanja.payment.{word}",
+                event_body=json.dumps(body),
+                publications=1,
+            )
         made.append(entry)
     return made
 
@@ -45,21 +56,49 @@ def a_run(payment: Recorded, history: Sequence[Entry], **more: Any) -> Evidence:
     """A run of one payment that was promised."""
     told = Told(payment_id=PAID, key="key-1", path="/v1/deposits", request={"amount": 250})
     kept = replace(payment, sequence=len(history))
-    return Evidence(witness=Witness(told=[told]), payments={PAID: kept}, keys={"key-1": PAID}, history=history, **more)
+    return Evidence(
+        witness=Witness(told=[told]),
+        payments={PAID: kept},
+        keys={"key-1": PAID},
+        history=history,
+        **more,
+    )
 
 
 def a_good_run() -> Evidence:
     """A withdrawal that was paid, and a deposit that its customer cancelled."""
     told = [
-        Told(payment_id=PAID, key="key-1", path="/v1/withdrawals", request={"amount": 250}, body=b"{}"),
-        Told(payment_id=PAID, key="key-1", path="/v1/withdrawals", request={"amount": 250}, body=b"{}"),
+        Told(
+            payment_id=PAID,
+            key="key-1",
+            path="/v1/withdrawals",
+            request={"amount": 250},
+            body=b"{}",
+        ),
+        Told(
+            payment_id=PAID,
+            key="key-1",
+            path="/v1/withdrawals",
+            request={"amount": 250},
+            body=b"{}",
+        ),
         Told(payment_id=REFUSED, key="key-2", path="/v1/deposits", request={"amount": 9}),
     ]
     history = [
         *entries(PAID, "accepted", "submitting", "awaiting_result", "succeeded"),
-        *entries(REFUSED, "accepted", "submitting", "awaiting_result", "failed", amount=9, reason="cancelled"),
+        *entries(
+            REFUSED,
+            "accepted",
+            "submitting",
+            "awaiting_result",
+            "failed",
+            amount=9,
+            reason="cancelled",
+        ),
     ]
-    heard = [Heard(event_id=entry.id, body=entry.event_body) for entry in history if entry.event_body]
+    heard = [
+        Heard(event_id=entry.id, body=entry.event_body) for entry in history if entry.event_body
+    ]
     deliveries = [
         Delivery(payment_id=PAID, operation="withdrawal", body=_RESULT, status=200),
         Delivery(payment_id=REFUSED, operation="deposit", body=_NO, status=200),
@@ -111,7 +150,10 @@ def test_nothing_is_found_in_a_good_run() -> None:
     ("spoiler", "expected"),
     [
         ("doubled", [("I1", What.DOUBLED)]),
-        ("lost", [("I2", What.LOST), ("I2", What.LOST)]),  # the promise, and the money of nobody's payment
+        (
+            "lost",
+            [("I2", What.LOST), ("I2", What.LOST)],
+        ),  # the promise, and the money of nobody's payment
         ("unpaid", [("I3", What.LOST)]),
         ("amount", [("I7", What.LOST)]),
         ("stuck", [("I3", What.STUCK)]),
@@ -121,7 +163,9 @@ def test_nothing_is_found_in_a_good_run() -> None:
 )
 def test_what_was_doctored_is_found(spoiler: str, expected: list[tuple[str, What]]) -> None:
     evidence = a_good_run()
-    silent = replace(evidence, witness=replace(evidence.witness, heard=(), seen={}, listened_throughout=False))
+    silent = replace(
+        evidence, witness=replace(evidence.witness, heard=(), seen={}, listened_throughout=False)
+    )
     verdict = judge(SPOILERS[spoiler](silent))
     assert [(finding.invariant, finding.what) for finding in verdict.findings] == expected
     assert not verdict.is_good
@@ -147,7 +191,9 @@ def test_one_key_with_two_payments_is_a_double() -> None:
 def test_another_answer_to_a_repeated_request_is_found() -> None:
     evidence = a_good_run()
     other = replace(evidence.witness.told[1], body=b"{ }")
-    doctored = replace(evidence, witness=replace(evidence.witness, told=[evidence.witness.told[0], other]))
+    doctored = replace(
+        evidence, witness=replace(evidence.witness, told=[evidence.witness.told[0], other])
+    )
     assert found(doctored) == [("I2", What.BROKEN)]
 
 
@@ -188,7 +234,7 @@ def test_a_feed_that_skips_repeats_or_reorders_is_found() -> None:
     assert feeds(events, [events[0], {**events[1], "data": {}}]) == [broken, broken]
 
 
-# --- what the design foresees -----------------------------------------------------------------------------------------
+# --- what the design foresees ---------------------------------------------------------------------
 
 _LOST_TO_US = entries(PAID, "accepted", "submitting", "in_doubt")
 
@@ -203,20 +249,40 @@ def test_a_bill_payment_without_a_word_is_a_person_s_if_it_is_flagged() -> None:
     assert the_only(a_run(bill, _LOST_TO_US, deliveries=lost)).explanation
     for doctored in (
         a_run(replace(bill, needs_review=False), _LOST_TO_US, deliveries=lost),
-        a_run(bill, _LOST_TO_US, deliveries=lost, provider_ids=frozenset({(PAID, "conversation_id")})),
-        a_run(bill, _LOST_TO_US, callbacks=[Kept(payment_id=PAID, operation="bill-payment", sha256="")]),
+        a_run(
+            bill, _LOST_TO_US, deliveries=lost, provider_ids=frozenset({(PAID, "conversation_id")})
+        ),
+        a_run(
+            bill,
+            _LOST_TO_US,
+            callbacks=[Kept(payment_id=PAID, operation="bill-payment", sha256="")],
+        ),
     ):
         assert (the_only(doctored).what, the_only(doctored).explanation) == (What.STUCK, None)
 
 
 def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
     failed = a_payment("failed", failure_reason="no_result_confirmed", is_safe_to_retry=False)
-    history = entries(PAID, "accepted", "submitting", "in_doubt", "failed", reason="no_result_confirmed")
+    history = entries(
+        PAID, "accepted", "submitting", "in_doubt", "failed", reason="no_result_confirmed"
+    )
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
-    assert the_only(a_run(failed, history, movements=moved, deliveries=[_told("deposit", None)])).explanation
+    assert the_only(
+        a_run(failed, history, movements=moved, deliveries=[_told("deposit", None)])
+    ).explanation
     for doctored in (
-        a_run(failed, history, movements=moved, provider_ids=frozenset({(PAID, "checkout_request_id")})),
-        a_run(failed, history, movements=moved, callbacks=[Kept(payment_id=PAID, operation="deposit", sha256="")]),
+        a_run(
+            failed,
+            history,
+            movements=moved,
+            provider_ids=frozenset({(PAID, "checkout_request_id")}),
+        ),
+        a_run(
+            failed,
+            history,
+            movements=moved,
+            callbacks=[Kept(payment_id=PAID, operation="deposit", sha256="")],
+        ),
         a_run(replace(failed, failure_reason="expired"), history, movements=moved),
         a_run(replace(failed, is_safe_to_retry=True), history, movements=moved),
     ):
@@ -225,7 +291,9 @@ def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
 
 def test_a_failure_that_daraja_took_back_where_nobody_heard_is_explained() -> None:
     failed = a_payment("failed", failure_reason="cancelled_by_customer")
-    history = entries(PAID, "accepted", "submitting", "awaiting_result", "failed", reason="cancelled_by_customer")
+    history = entries(
+        PAID, "accepted", "submitting", "awaiting_result", "failed", reason="cancelled_by_customer"
+    )
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     success = {"Body": {"stkCallback": {"ResultCode": 0}}}
     said_no = Kept(payment_id=PAID, operation="deposit", sha256=_sha256(_NO))
@@ -245,7 +313,9 @@ def test_a_withdrawal_that_daraja_denies_and_that_may_not_go_again_is_explained(
     waiting = a_payment("in_doubt", kind="withdrawal", needs_review=True)
     denial = {"Result": {"ResultCode": "SFC_IC0003"}}
     denials: list[Any] = [_told(f"status-{n}", 200, denial) for n in (1, 2)]
-    kept = [Kept(payment_id=PAID, operation=item.operation, sha256=_sha256(denial)) for item in denials]
+    kept = [
+        Kept(payment_id=PAID, operation=item.operation, sha256=_sha256(denial)) for item in denials
+    ]
     all_sends = [(PAID, "unknown")] * 4
     run = a_run(waiting, _LOST_TO_US, deliveries=denials, callbacks=kept, attempts=all_sends)
     assert the_only(run).explanation
@@ -260,7 +330,9 @@ def test_a_withdrawal_that_daraja_denies_and_that_may_not_go_again_is_explained(
 
 def test_a_correction_is_explained_by_what_daraja_said_first() -> None:
     corrected = a_payment("succeeded")
-    history = entries(PAID, "accepted", "submitting", "failed", "succeeded", reason="cancelled_by_customer")
+    history = entries(
+        PAID, "accepted", "submitting", "failed", "succeeded", reason="cancelled_by_customer"
+    )
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     silent = a_run(corrected, history, movements=moved)
     assert (the_only(silent).what, the_only(silent).explanation) == (What.CORRECTED, None)

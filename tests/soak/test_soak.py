@@ -1,4 +1,6 @@
-"""A short soak, always the same plan: nothing is lost, doubled, stuck or broken, whatever is killed."""
+"""A short soak, always the same plan: nothing is lost, doubled, stuck or broken, whatever is
+killed.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,13 @@ _OPTIONS = Options(minutes=0.3, seed=11, kills_per_minute=40.0, patience_seconds
 
 
 def test_a_seed_makes_one_plan() -> None:
-    """The same seed the same plan, another seed another; no process is spared, and every deed is done at least once."""
-    plans = [make_plan(seed=seed, seconds=30, rate=5, kills_per_minute=20, processes=PROCESSES) for seed in (3, 3, 4)]
+    """The same seed the same plan, another seed another; no process is spared, and every deed is
+    done at least once.
+    """
+    plans = [
+        make_plan(seed=seed, seconds=30, rate=5, kills_per_minute=20, processes=PROCESSES)
+        for seed in (3, 3, 4)
+    ]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2]
     assert {deed.act for deed in plans[0].deeds} == set(Act)

@@ -1,4 +1,7 @@
-"""A run in slices: how long payments waited for their first claim, and what was done meanwhile. Nothing is judged by it."""
+"""A run in slices: how long payments waited for their first claim, and what was done meanwhile.
+
+Nothing is judged by it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ _SLICE_SECONDS_MIN = 10.0
 
 def timeline(evidence: Evidence, diary: Sequence[tuple[datetime, Deed]]) -> Iterator[str]:
     """A Markdown table, one row for each part of the run."""
-    accepted = {entry.payment_id: entry.at for entry in evidence.history if entry.sequence == 1 and entry.at}
+    accepted = {
+        entry.payment_id: entry.at for entry in evidence.history if entry.sequence == 1 and entry.at
+    }
     if not accepted:
         return
     claimed: dict[str, datetime] = {}
@@ -35,7 +40,9 @@ def timeline(evidence: Evidence, diary: Sequence[tuple[datetime, Deed]]) -> Iter
     begin = first
     while begin <= last:
         ids = [payment_id for payment_id, at in accepted.items() if begin <= at < begin + span]
-        waits = sorted((claimed[item] - accepted[item]).total_seconds() for item in ids if item in claimed)
+        waits = sorted(
+            (claimed[item] - accepted[item]).total_seconds() for item in ids if item in claimed
+        )
         meanwhile = [deed for at, deed in diary if begin <= at < begin + span]
         kills = sum(deed.act is Act.KILL for deed in meanwhile)
         others = Counter(_named(deed) for deed in meanwhile if deed.act is not Act.KILL)

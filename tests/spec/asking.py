@@ -1,4 +1,7 @@
-"""Asks the service as no good client would: any header, any body, any token. Every refusal is checked for its shape."""
+"""Asks the service as no good client would: any header, any body, any token.
+
+Every refusal is checked for its shape.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,17 @@ def someone() -> str:
 
 
 async def ask(
-    system: System, method: str, path: str, *, headers: Headers = (), data: Any = None, token: str | None = None
+    system: System,
+    method: str,
+    path: str,
+    *,
+    headers: Headers = (),
+    data: Any = None,
+    token: str | None = None,
 ) -> Answer:
-    """One request to the ingress, with just these headers; as the shared app user, unless a token (or "") is given."""
+    """One request to the ingress, with just these headers; as the shared app user, unless a
+    token (or "") is given.
+    """
     all_headers = CIMultiDict(headers)
     bearer = system.stack.issuer.user_token() if token is None else token
     if bearer:
@@ -44,29 +55,48 @@ async def ask(
     url = system.stack.web_url + path
     skipped = ("Content-Type",)
     async with system.http.request(
-        method, url, headers=all_headers, data=data, skip_auto_headers=skipped, allow_redirects=False
+        method,
+        url,
+        headers=all_headers,
+        data=data,
+        skip_auto_headers=skipped,
+        allow_redirects=False,
     ) as answer:
         return Answer(f"{method} {path}", answer.status, answer.headers, await answer.read())
 
 
 async def post(
-    system: System, path: str, body: Any, *, key: str | None = None, token: str | None = None, headers: Headers = ()
+    system: System,
+    path: str,
+    body: Any,
+    *,
+    key: str | None = None,
+    token: str | None = None,
+    headers: Headers = (),
 ) -> Answer:
     """One POST of `body` (bytes as they are, else as JSON), with a key of its own."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    named = [("X-Idempotency-Key", key or str(uuid4())), ("Content-Type", "application/json"), *headers]
+    named = [
+        ("X-Idempotency-Key", key or str(uuid4())),
+        ("Content-Type", "application/json"),
+        *headers,
+    ]
     return await ask(system, "POST", path, headers=named, data=data, token=token)
 
 
 def problem(answer: Answer, status: int, code: str) -> Any:
     """The answer's problem, once it has the shape that every refusal has."""
     answer.expect(status)
-    assert answer.headers["Content-Type"].partition(";")[0] == "application/problem+json", answer.headers
+    assert answer.headers["Content-Type"].partition(";")[0] == "application/problem+json", (
+        answer.headers
+    )
     said = answer.json()
     wanted = {"type", "title", "status", "detail", "code", "retryable"}
     assert wanted <= set(said) <= wanted | {"errors", "limit", "maximum", "resets_at"}, said
     assert (said["status"], said["code"], type(said["retryable"])) == (status, code, bool), said
-    assert all(isinstance(said[name], str) and said[name] for name in ("type", "title", "detail")), said
+    assert all(
+        isinstance(said[name], str) and said[name] for name in ("type", "title", "detail")
+    ), said
     for fault in said.get("errors", []):
         assert set(fault) == {"pointer", "detail"}, said
         assert fault["detail"], said

@@ -40,7 +40,9 @@ def _stacks_to_borrow(lending: Lending) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def a_system(*, env: Mapping[str, str | None] | None = None, **options: Any) -> AsyncIterator[System]:
+async def a_system(
+    *, env: Mapping[str, str | None] | None = None, **options: Any
+) -> AsyncIterator[System]:
     """A system as if just started. The block may stop, kill and freeze what it likes."""
     options = {"time_scale": TIME_SCALE, **options, "env": {**BRISK, **(env or {})}}
     async with _a_stack(options) as stack, System(stack) as system:
@@ -80,7 +82,8 @@ async def _let_sleep(system: System, request: pytest.FixtureRequest) -> None:
         await system.stack.stop_workers()
 
 
-# A minute of life is about a second: first question after half a second, then each second, windows of a few.
+# A minute of life is about a second: first question after half a second, then each second, windows
+# of a few.
 ASKED_SOON: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "1",

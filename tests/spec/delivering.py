@@ -1,4 +1,6 @@
-"""Delivers messages as Daraja would, or as somebody would who knows an address that only Daraja should know."""
+"""Delivers messages as Daraja would, or as somebody would who knows an address that only Daraja
+should know.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ ACCEPTED = {"ResultCode": 0, "ResultDesc": "Accepted"}
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """A payment that Daraja acknowledged, and whose result is ours to tell: the simulator stays silent."""
+    """A payment that Daraja acknowledged, and whose result is ours to tell: the simulator stays
+    silent.
+    """
 
     id: str
     api: Api
@@ -29,8 +33,13 @@ class Awaited:
     url: str
     ids: dict[str, str]
 
-    def result(self, *, code: Any = 0, amount: Any = None, receipt: Any = "UKN7TEST01", **changes: Any) -> Any:
-        """Its result in Daraja's shape. `amount` is its own unless given; a value of `...` leaves a part out."""
+    def result(
+        self, *, code: Any = 0, amount: Any = None, receipt: Any = "UKN7TEST01", **changes: Any
+    ) -> Any:
+        """Its result in Daraja's shape.
+
+        `amount` is its own unless given; a value of `...` leaves a part out.
+        """
         amount = self.amount if amount is None else amount
         if self.api == "stk":
             return _stk(self.ids | changes, code, amount, receipt)
@@ -52,19 +61,35 @@ async def awaited(system: System, api: Api = "stk") -> Awaited:
     return Awaited(payment_id, api, payment["amount"], url, ids)
 
 
-async def deliver(system: System, url: str, body: Any, *, headers: Sequence[tuple[str, str]] = ()) -> Answer:
-    """One POST to an address of ours; bytes go as they are, anything else as JSON, None not at all."""
-    data = body if isinstance(body, bytes) or body is None or hasattr(body, "__aiter__") else json.dumps(body).encode()
+async def deliver(
+    system: System, url: str, body: Any, *, headers: Sequence[tuple[str, str]] = ()
+) -> Answer:
+    """One POST to an address of ours; bytes go as they are, anything else as JSON, None not at
+    all.
+    """
+    data = (
+        body
+        if isinstance(body, bytes) or body is None or hasattr(body, "__aiter__")
+        else json.dumps(body).encode()
+    )
     named = CIMultiDict([("Content-Type", "application/json;charset=UTF-8"), *headers])
     async with system.http.post(url, data=data, headers=named) as answer:
-        return Answer(f"POST {urlsplit(url).path}", answer.status, answer.headers, await answer.read())
+        return Answer(
+            f"POST {urlsplit(url).path}", answer.status, answer.headers, await answer.read()
+        )
 
 
 async def deliver_raw(url: str, path: bytes) -> bytes:
-    """One POST to exactly these bytes of a path, which no HTTP client would send; the whole answer."""
+    """One POST to exactly these bytes of a path, which no HTTP client would send; the whole
+    answer.
+    """
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+    writer.write(
+        b"POST "
+        + path
+        + b" HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    )
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -75,8 +100,13 @@ def _stk(ids: dict[str, Any], code: Any, amount: Any, receipt: Any) -> Any:
     callback: dict[str, Any] = {name: value for name, value in ids.items() if value is not ...}
     callback |= {"ResultCode": code, "ResultDesc": "Told by a test."}
     if str(code) == "0":
-        items = [{"Name": "Amount", "Value": amount}, {"Name": "MpesaReceiptNumber", "Value": receipt}]
-        callback["CallbackMetadata"] = {"Item": [item for item in items if item["Value"] is not ...]}
+        items = [
+            {"Name": "Amount", "Value": amount},
+            {"Name": "MpesaReceiptNumber", "Value": receipt},
+        ]
+        callback["CallbackMetadata"] = {
+            "Item": [item for item in items if item["Value"] is not ...]
+        }
     return {"Body": {"stkCallback": callback}}
 
 
@@ -87,5 +117,7 @@ def _payout(api: Api, ids: dict[str, Any], code: Any, amount: Any, receipt: Any)
         result["TransactionID"] = receipt
     if str(code) == "0":
         items = [{"Key": "TransactionAmount" if api == "b2c" else "Amount", "Value": amount}]
-        result["ResultParameters"] = {"ResultParameter": [item for item in items if item["Value"] is not ...]}
+        result["ResultParameters"] = {
+            "ResultParameter": [item for item in items if item["Value"] is not ...]
+        }
     return {"Result": result}

@@ -52,7 +52,11 @@ class Reader:
 
     async def _page(self) -> Any:
         after = {"after": self.cursor} if self.cursor is not None else {}
-        return (await self._client.get("/v1/events", limit=str(self._limit), **after)).expect(200).json()
+        return (
+            (await self._client.get("/v1/events", limit=str(self._limit), **after))
+            .expect(200)
+            .json()
+        )
 
     @property
     def ids(self) -> list[str]:
@@ -60,8 +64,12 @@ class Reader:
 
 
 @asynccontextmanager
-async def holding(system: System, statement: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Somebody else's open transaction, in which `statement` was run, for the block; then it is rolled back."""
+async def holding(
+    system: System, statement: str
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Somebody else's open transaction, in which `statement` was run, for the block; then it is
+    rolled back.
+    """
     async with connection(system.stack.database_url) as raw:
         transaction = raw.transaction()
         await transaction.start()
@@ -73,4 +81,6 @@ async def holding(system: System, statement: str) -> AsyncIterator[asyncpg.Conne
 
 
 async def somebody_waits(system: System, raw: asyncpg.Connection[asyncpg.Record]) -> None:
-    await system.eventually(lambda: raw.fetchval(_WAITING_FOR_US), what="somebody who waits for our lock")
+    await system.eventually(
+        lambda: raw.fetchval(_WAITING_FOR_US), what="somebody who waits for our lock"
+    )

@@ -1,7 +1,8 @@
-"""Bodies for a genuine address that must settle nothing, and their twins that must: each a change of a payment's own result.
+"""Bodies for a genuine address that must settle nothing, and their twins that must: each a change
+of a payment's own result.
 
-A case makes its bytes from the payment it is sent about and from another one that is settled. A success in them names a
-receipt of its own, so that a payment which believed one would show it.
+A case makes its bytes from the payment it is sent about and from another one that is settled. A
+success in them names a receipt of its own, so that a payment which believed one would show it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,11 @@ def _items(one: Awaited, more: list[tuple[str, Any]], *, first: bool = False) ->
 
 
 _AMOUNT_NAMES = {"stk": "Amount", "b2c": "TransactionAmount", "b2b": "Amount"}
-_RECEIPT_NAMES = {"stk": "MpesaReceiptNumber", "b2c": "TransactionReceipt", "b2b": "TransactionReceipt"}
+_RECEIPT_NAMES = {
+    "stk": "MpesaReceiptNumber",
+    "b2c": "TransactionReceipt",
+    "b2b": "TransactionReceipt",
+}
 _OUTER = {"stk": "Body", "b2c": "Result", "b2b": "Result"}
 _INNER = {"stk": "stkCallback", "b2c": "Result", "b2b": "Result"}
 
@@ -90,7 +95,9 @@ def _foreign_ids(one: Awaited, other: Awaited) -> dict[str, Any]:
 
 
 def _each_id(change: Callable[[str], Any]) -> Make:
-    return lambda one, _other: text(one, **{name: change(value) for name, value in one.ids.items()}).encode()
+    return lambda one, _other: text(
+        one, **{name: change(value) for name, value in one.ids.items()}
+    ).encode()
 
 
 _UNREADABLE_CODES = [
@@ -194,7 +201,9 @@ _ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "HTML": lambda body: b"<html><body>" + body + b"</body></html>",
     "XML": lambda _: b"<Body><stkCallback><ResultCode>0</ResultCode></stkCallback></Body>",
     "a form": lambda body: b"payload=" + body,
-    "multipart": lambda body: b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n" + body + b"\r\n--x--\r\n",
+    "multipart": lambda body: (
+        b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n" + body + b"\r\n--x--\r\n"
+    ),
     "a prefix against scripts": lambda body: b")]}',\n" + body,
     "names in capitals": lambda body: body.upper(),
     "names in small": lambda body: body.lower(),
@@ -262,14 +271,17 @@ def settled_receipt(other: Awaited) -> str:
 
 HOSTILE: dict[str, Make] = {
     **{f"encoding: {what}": _whole(change) for what, change in _ENCODINGS.items()},
-    **{f"code: {literal[:40]}": _code(literal) for literal in [*_UNREADABLE_CODES, *_UNKNOWN_CODES]},
+    **{
+        f"code: {literal[:40]}": _code(literal) for literal in [*_UNREADABLE_CODES, *_UNKNOWN_CODES]
+    },
     **{f"amount: {what}": _amount(literal) for what, literal in _OTHER_AMOUNTS.items()},
     **{f"receipt: {what}": _receipt(literal) for what, literal in _NO_RECEIPTS.items()},
     **_MADE,
 }
 assert len(HOSTILE) >= 150, len(HOSTILE)
 
-# Unusual, and still one clear word about the right payment: these settle it. Each is the neighbour of something above.
+# Unusual, and still one clear word about the right payment: these settle it. Each is the neighbour
+# of something above.
 TWINS: dict[str, Make] = {
     "as it is": _whole(lambda body: body),
     "a byte order mark": _whole(lambda body: b"\xef\xbb\xbf" + body),

@@ -1,7 +1,8 @@
 """Tokens that must not be believed, as data: a name that completes "a token …", and how it is made.
 
-Each is wrong in one way, and made by hand from the real issuer's keys, so that nothing else about it is wrong. `GOOD` has
-the twin of each family: the same in everything but that one fault, and accepted. `tests/spec/test_hostile_tokens.py` judges.
+Each is wrong in one way, and made by hand from the real issuer's keys, so that nothing else about
+it is wrong. `GOOD` has the twin of each family: the same in everything but that one fault, and
+accepted. `tests/spec/test_hostile_tokens.py` judges.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from urllib.parse import quote
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from tests.stack.identity import Issuer
 
@@ -42,13 +47,17 @@ def raw(r: int, s: int) -> bytes:
 
 
 class Forge:
-    """What an attacker has, and the project's own private keys besides: every token but its one fault is signed well."""
+    """What an attacker has, and the project's own private keys besides: every token but its one
+    fault is signed well.
+    """
 
     def __init__(self, issuer: Issuer, secret: str) -> None:
         """`issuer` publishes an ES256 and an RS256 key, in this order."""
         self.issuer, self.secret = issuer, secret
         self.ec_kid, self.rsa_kid = issuer.kids
-        self.ec, self.rsa = (load_pem_private_key(issuer.key(kid).private_pem.encode(), None) for kid in issuer.kids)
+        self.ec, self.rsa = (
+            load_pem_private_key(issuer.key(kid).private_pem.encode(), None) for kid in issuer.kids
+        )
         self.own = ec.generate_private_key(ec.SECP256R1())  # the attacker's
         self.jwk = dict(issuer.key(self.ec_kid).public_jwk)
 
@@ -62,10 +71,17 @@ class Forge:
         who = {"sub": SUBJECT, "role": "authenticated", "aud": "authenticated"}
         return {"iss": self.issuer.url, "iat": now, "exp": now + 3600, **who}
 
-    def token(self, header: Mapping[str, object] | None = None, sign: Signer | None = None, **claims: object) -> str:
+    def token(
+        self,
+        header: Mapping[str, object] | None = None,
+        sign: Signer | None = None,
+        **claims: object,
+    ) -> str:
         """A good token but for what is given."""
         parts = self.header | dict(header or {}), self.claims | claims
-        fields, body = ({name: value for name, value in part.items() if value is not ABSENT} for part in parts)
+        fields, body = (
+            {name: value for name, value in part.items() if value is not ABSENT} for part in parts
+        )
         return self.compact(fields, body, sign)
 
     def compact(self, header: object, claims: object, sign: Signer | None = None) -> str:
@@ -102,13 +118,17 @@ class Forge:
         return lambda data: key.sign(data, pad or padding.PKCS1v15(), hash_ or hashes.SHA256())
 
     def hs(self, secret: bytes | None = None, digest: str = "sha256") -> Signer:
-        return lambda data: hmac.digest(self.secret.encode() if secret is None else secret, data, digest)
+        return lambda data: hmac.digest(
+            self.secret.encode() if secret is None else secret, data, digest
+        )
 
     def by_public(self, encoding: Encoding, form: PublicFormat, *, of_rsa: bool = False) -> str:
         """The attack of old: HS256 with the public key, in some spelling, as its secret."""
         key: Any = self.rsa if of_rsa else self.ec
         kid = self.rsa_kid if of_rsa else self.ec_kid
-        return self.token({"alg": "HS256", "kid": kid}, self.hs(key.public_key().public_bytes(encoding, form)))
+        return self.token(
+            {"alg": "HS256", "kid": kid}, self.hs(key.public_key().public_bytes(encoding, form))
+        )
 
     def attacker_jwk(self) -> dict[str, object]:
         point = self.own.public_key().public_numbers()
@@ -138,24 +158,40 @@ ALGORITHMS: dict[str, Callable[[Forge], str]] = {
     "says a list of algs": lambda f: f.token({"alg": ["ES256"]}),
     "spells its alg in small letters": lambda f: f.token({"alg": "es256"}),
     "spells its alg with a space": lambda f: f.token({"alg": "ES256 "}),
-    "spells its alg in the digits of another script": lambda f: f.token({"alg": "ES\uff12\uff15\uff16"}),
-    "says two algs": lambda f: f.compact(f.twice({"kid": f.ec_kid, "alg": "none"}, "alg", '"ES256"'), f.claims),
+    "spells its alg in the digits of another script": lambda f: f.token(
+        {"alg": "ES\uff12\uff15\uff16"}
+    ),
+    "says two algs": lambda f: f.compact(
+        f.twice({"kid": f.ec_kid, "alg": "none"}, "alg", '"ES256"'), f.claims
+    ),
     "is ES384": lambda f: f.token({"alg": "ES384"}),
     "is PS256 by our RSA key": lambda f: f.token(
         {"alg": "PS256", "kid": f.rsa_kid}, f.rs(pad=padding.PSS(padding.MGF1(hashes.SHA256()), 32))
     ),
-    "is RS512 by our RSA key": lambda f: f.token({"alg": "RS512", "kid": f.rsa_kid}, f.rs(hashes.SHA512())),
+    "is RS512 by our RSA key": lambda f: f.token(
+        {"alg": "RS512", "kid": f.rsa_kid}, f.rs(hashes.SHA512())
+    ),
     "is RS1 by our RSA key": lambda f: f.token(
         {"alg": "RS256", "kid": f.rsa_kid},
         f.rs(hashes.SHA1()),  # noqa: S303 it must be refused
     ),
     "is HS512 by the secret": lambda f: f.token({"alg": "HS512"}, f.hs(digest="sha512")),
     "is EdDSA": lambda f: f.token({"alg": "EdDSA"}, ed25519.Ed25519PrivateKey.generate().sign),
-    "is HS256 by our EC key as PEM": lambda f: f.by_public(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-    "is HS256 by our EC key as DER": lambda f: f.by_public(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-    "is HS256 by our EC key as OpenSSH": lambda f: f.by_public(Encoding.OpenSSH, PublicFormat.OpenSSH),
-    "is HS256 by our EC key as a point": lambda f: f.by_public(Encoding.X962, PublicFormat.UncompressedPoint),
-    "is HS256 by our RSA key as PEM": lambda f: f.by_public(Encoding.PEM, PublicFormat.PKCS1, of_rsa=True),
+    "is HS256 by our EC key as PEM": lambda f: f.by_public(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    ),
+    "is HS256 by our EC key as DER": lambda f: f.by_public(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    ),
+    "is HS256 by our EC key as OpenSSH": lambda f: f.by_public(
+        Encoding.OpenSSH, PublicFormat.OpenSSH
+    ),
+    "is HS256 by our EC key as a point": lambda f: f.by_public(
+        Encoding.X962, PublicFormat.UncompressedPoint
+    ),
+    "is HS256 by our RSA key as PEM": lambda f: f.by_public(
+        Encoding.PEM, PublicFormat.PKCS1, of_rsa=True
+    ),
     "is HS256 by our JWK": lambda f: f.token({"alg": "HS256"}, f.hs(json.dumps(f.jwk).encode())),
     "is HS256 by nothing": lambda f: f.token({"alg": "HS256"}, f.hs(b"")),
     "is ES256 under the kid of an RSA key": lambda f: f.token({"kid": f.rsa_kid}),
@@ -166,7 +202,9 @@ SIGNATURES: dict[str, Callable[[Forge], str]] = {
     "has no signature": lambda f: f.token(sign=lambda _: b""),
     "has a signature of zeros": lambda f: f.token(sign=lambda _: ZEROS),
     "has r and s of the group's order": lambda f: f.token(sign=lambda _: raw(N, N)),
-    "has an RSA signature of one": lambda f: f.token({**RS, "kid": f.rsa_kid}, lambda _: bytes(255) + b"\1"),
+    "has an RSA signature of one": lambda f: f.token(
+        {**RS, "kid": f.rsa_kid}, lambda _: bytes(255) + b"\1"
+    ),
     "has its signature as DER": lambda f: f.token(sign=f.der),
     "has a signature cut short": lambda f: f.token(sign=lambda data: f.es256(data)[:-1]),
     "has a signature grown longer": lambda f: f.token(sign=lambda data: f.es256(data) + b"\0"),
@@ -182,14 +220,20 @@ HEADERS: dict[str, Callable[[Forge], str]] = {
     "names a key that nobody published": lambda f: f.token({"kid": "unpublished"}),
     "names a file as its key": lambda f: f.token({"kid": "../../../../dev/null"}, lambda _: ZEROS),
     "names SQL as its key": lambda f: f.token({"kid": "' UNION SELECT 'key"}),
-    "names a key of a line of the log": lambda f: f.token({"kid": 'x\r\n{"event": "forged"}\x1b[2J'}),
+    "names a key of a line of the log": lambda f: f.token(
+        {"kid": 'x\r\n{"event": "forged"}\x1b[2J'}
+    ),
     "names half a surrogate pair as its key": lambda f: f.token({"kid": "\ud800"}),
     "names a key of a thousand letters": lambda f: f.token({"kid": "k" * 1000}),
     "brings its key": lambda f: f.token({"jwk": f.attacker_jwk()}, f.by_attacker),
-    "brings its key and names it": lambda f: f.token({"jwk": f.attacker_jwk(), "kid": "mine"}, f.by_attacker),
+    "brings its key and names it": lambda f: f.token(
+        {"jwk": f.attacker_jwk(), "kid": "mine"}, f.by_attacker
+    ),
     "brings a certificate": lambda f: f.token({"x5c": ["MIIB"]}, f.by_attacker),
     "says where its key is": lambda f: f.token({"jku": "http://127.0.0.1/keys"}, f.by_attacker),
-    "says where its certificate is": lambda f: f.token({"x5u": "http://127.0.0.1/key"}, f.by_attacker),
+    "says where its certificate is": lambda f: f.token(
+        {"x5u": "http://127.0.0.1/key"}, f.by_attacker
+    ),
     "has something critical": lambda f: f.token({"crit": ["exp"]}),
     "has a payload that is not encoded": lambda f: f.token({"b64": False, "crit": ["b64"]}),
     "is of another type": lambda f: f.token({"typ": "dpop+jwt"}),
@@ -227,14 +271,20 @@ CLAIMS: dict[str, Callable[[Forge], str]] = {
     "has a sub of 256 letters": lambda f: f.token(sub="x" * 256),
     "has two subs": lambda f: f.payload(f.twice(f.claims, "sub", '"victim"')),
     "has two roles": lambda f: f.payload(f.twice(f.claims, "role", '"service_role"')),
-    "has two roles of which one is escaped": lambda f: f.payload(f.twice(f.claims, r"r\u006fle", '"service_role"')),
+    "has two roles of which one is escaped": lambda f: f.payload(
+        f.twice(f.claims, r"r\u006fle", '"service_role"')
+    ),
     "has a list of roles": lambda f: f.token(role=["service_role"]),
     "has an empty role": lambda f: f.token(role=""),
     "says nothing": lambda f: f.payload(b"{}"),
     "has a list of claims": lambda f: f.payload(json.dumps([f.claims]).encode()),
-    "has claims after a byte order mark": lambda f: f.payload(b"\xef\xbb\xbf" + json.dumps(f.claims).encode()),
+    "has claims after a byte order mark": lambda f: f.payload(
+        b"\xef\xbb\xbf" + json.dumps(f.claims).encode()
+    ),
     "has claims in UTF-16": lambda f: f.payload(json.dumps(f.claims).encode("utf-16")),
-    "has a claim that is not UTF-8": lambda f: f.payload(json.dumps(f.claims).encode().replace(b"subject", b"\xff")),
+    "has a claim that is not UTF-8": lambda f: f.payload(
+        json.dumps(f.claims).encode().replace(b"subject", b"\xff")
+    ),
     "has very deep claims": lambda f: f.claim_as("a", "[" * 1500 + "]" * 1500),
 }
 FORMS: dict[str, Callable[[Forge], str]] = {
@@ -242,7 +292,9 @@ FORMS: dict[str, Callable[[Forge], str]] = {
     "is dots": lambda _: "..",
     "has two parts": lambda f: f.token().rpartition(".")[0],
     "has four parts": lambda f: f.token() + ".AA",
-    "has the five parts of a JWE": lambda _: f"{encoded({'alg': 'dir', 'enc': 'A256GCM', 'zip': 'DEF'})}..AA.AA.AA",
+    "has the five parts of a JWE": lambda _: (
+        f"{encoded({'alg': 'dir', 'enc': 'A256GCM', 'zip': 'DEF'})}..AA.AA.AA"
+    ),
     "has no payload": lambda f: f"{encoded(f.header)}..{f.token().rpartition('.')[2]}",
     "is in the JSON form": lambda f: json.dumps(
         dict(zip(("protected", "payload", "signature"), f.token().split("."), strict=True))
@@ -257,7 +309,9 @@ FORMS: dict[str, Callable[[Forge], str]] = {
     "is longer than 7 KiB": lambda f: f.token(note="x" * 5500),
     "is a secret API key": lambda _: "sb_secret_abcdefghijklmnopqrstuv_12345678",
     "is an API key of old": lambda f: f.compact(
-        {"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "ref": "abcd", "role": "service_role"}, f.hs()
+        {"alg": "HS256", "typ": "JWT"},
+        {"iss": "supabase", "ref": "abcd", "role": "service_role"},
+        f.hs(),
     ),
 }
 # Valid in everything, of a kind that may not call: 403.
@@ -296,7 +350,9 @@ GOOD: dict[str, Callable[[Forge], str]] = {
     "HS256 without a kid": lambda f: f.token({"alg": "HS256", "kid": ABSENT}, f.hs()),
     "HS256 with the kid of another key": lambda f: f.token({"alg": "HS256"}, f.hs()),
     "a backend": lambda f: f.token(role="service_role"),
-    "a backend of which is_anonymous is said": lambda f: f.token(role="service_role", is_anonymous=True),
+    "a backend of which is_anonymous is said": lambda f: f.token(
+        role="service_role", is_anonymous=True
+    ),
     "a user who is not anonymous": lambda f: f.token(is_anonymous=False),
     "no typ": lambda f: f.token({"typ": ABSENT}),
     "several audiences": lambda f: f.token(aud=["other", "authenticated"]),
@@ -305,7 +361,9 @@ GOOD: dict[str, Callable[[Forge], str]] = {
     "a hash of another token (at_hash)": lambda f: f.token(at_hash="of-an-access-token"),
     "a number for a jti": lambda f: f.token(jti=7),
     "a time with a fraction": lambda f: f.claim_as("exp", "32503680000.5"),
-    "claims in an order and spelling of their own": lambda f: f.claim_as("role", r'"\u0061uthenticated"'),
+    "claims in an order and spelling of their own": lambda f: f.claim_as(
+        "role", r'"\u0061uthenticated"'
+    ),
     "a long one": lambda f: f.token(note="x" * 4500),
     "a sub in another script": lambda f: f.token(sub="\u0645\u062d\u0645\u062f"),
     "a sub of 255 letters": lambda f: f.token(sub="x" * 255),

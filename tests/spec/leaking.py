@@ -1,4 +1,6 @@
-"""Everything that goes wrong, with phone numbers, names and secrets that nobody else has; and all that is written of it."""
+"""Everything that goes wrong, with phone numbers, names and secrets that nobody else has; and
+all that is written of it.
+"""
 
 from __future__ import annotations
 
@@ -74,10 +76,20 @@ def _know_secrets(run: Run, system: System) -> None:
     worker, web = system.stack.env("worker"), system.stack.env("web")
     run.secret("names", NAME, *NAME.split(), "JANE DOE", "SUPPLIER LTD")
     tokens = [system.stack.issuer.user_token(), system.stack.issuer.backend_token(), _BAD_TOKEN]
-    tokens += [client._headers["Authorization"].split()[1] for client in (system.user, system.backend)]
-    run.secret("tokens of callers", _API_KEY, *(part for token in tokens for part in (token, token.rsplit(".")[2])))
+    tokens += [
+        client._headers["Authorization"].split()[1] for client in (system.user, system.backend)
+    ]
+    run.secret(
+        "tokens of callers",
+        _API_KEY,
+        *(part for token in tokens for part in (token, token.rsplit(".")[2])),
+    )
     named = ("CONSUMER_KEY", "CONSUMER_SECRET", "PASSKEY", "INITIATOR_PASSWORD")
-    secrets = [worker[f"DARAJA_{name}"] for name in named] + worker["CALLBACK_SECRETS"].split(",") + [web["JWT_SECRET"]]
+    secrets = (
+        [worker[f"DARAJA_{name}"] for name in named]
+        + worker["CALLBACK_SECRETS"].split(",")
+        + [web["JWT_SECRET"]]
+    )
     secrets += [urlsplit(worker[name]).password or "" for name in ("DATABASE_URL", "REDIS_URL")]
     keys = f"{worker['DARAJA_CONSUMER_KEY']}:{worker['DARAJA_CONSUMER_SECRET']}"
     secrets += [base64.b64encode(keys.encode()).decode(), *(unquote(secret) for secret in secrets)]
@@ -85,11 +97,14 @@ def _know_secrets(run: Run, system: System) -> None:
     run.secret("settings", *secrets)
 
 
-# --- what happens -------------------------------------------------------------------------------------------------
+# --- what happens ---------------------------------------------------------------------------------
 
 
 async def _lives(run: Run, system: System) -> None:
-    ids = [await system.deposit(phone_number=run.number()), await system.withdrawal(phone_number=run.number())]
+    ids = [
+        await system.deposit(phone_number=run.number()),
+        await system.withdrawal(phone_number=run.number()),
+    ]
     ids += [await system.bill_payment(), await system.bill_payment(till="556677")]
     for payment_id in ids:
         assert (await system.settled(payment_id))["status"] == "success"
@@ -98,8 +113,16 @@ async def _lives(run: Run, system: System) -> None:
 
 async def _failures(run: Run, system: System, relay: Relay) -> None:
     for api, pay, scenarios in (
-        ("stk", system.deposit, ("wrong_credentials", "html_403", "internal_error_after_acting", "token_expired")),
-        ("b2c", system.withdrawal, ("answer_and_callback_lost", "spike_arrest_apigee", "token_expired", "garbage_200")),
+        (
+            "stk",
+            system.deposit,
+            ("wrong_credentials", "html_403", "internal_error_after_acting", "token_expired"),
+        ),
+        (
+            "b2c",
+            system.withdrawal,
+            ("answer_and_callback_lost", "spike_arrest_apigee", "token_expired", "garbage_200"),
+        ),
     ):
         for scenario in scenarios:
             number = run.number()
@@ -108,20 +131,28 @@ async def _failures(run: Run, system: System, relay: Relay) -> None:
     await system.scenario("credential_refused", times=1, api="b2c", amount=4321)
     await system.settled(await system.withdrawal(amount=4321, phone_number=run.number()))
     (await operate(system, "payouts", "start", "--breaker", "--reason", "a test")).expect(0)
-    # Daraja, or somebody in its place, answers with all that it was sent, to the send and to the questions.
+    # Daraja, or somebody in its place, answers with all that it was sent, to the send and to the
+    # questions.
     numbers = [run.number(), run.number()]
     relay.echoes |= {number[1:] for number in numbers} | {"ECHO7731"}
-    ids = [await system.deposit(phone_number=numbers[0]), await system.withdrawal(phone_number=numbers[1])]
+    ids = [
+        await system.deposit(phone_number=numbers[0]),
+        await system.withdrawal(phone_number=numbers[1]),
+    ]
     ids.append(await system.bill_payment(account_reference="ECHO7731"))
-    exchanges = (
-        "SELECT count(DISTINCT payment_id) AS count FROM mkwanja.daraja_exchanges WHERE payment_id = ANY($1::uuid[])"
+    exchanges = "SELECT count(DISTINCT payment_id) AS count FROM mkwanja.daraja_exchanges WHERE payment_id = ANY($1::uuid[])"
+    await system.eventually(
+        lambda: system.rows(exchanges, ids), lambda rows: rows[0]["count"] == len(ids)
     )
-    await system.eventually(lambda: system.rows(exchanges, ids), lambda rows: rows[0]["count"] == len(ids))
     relay.echoes.clear()
     silent = await awaited(system, "stk")
-    relay.echoes.add(silent.ids["CheckoutRequestID"])  # an STK query, whose id ends with the phone number
+    relay.echoes.add(
+        silent.ids["CheckoutRequestID"]
+    )  # an STK query, whose id ends with the phone number
     run.secret("phone numbers", silent.ids["CheckoutRequestID"][-9:])
-    asked = "SELECT 1 FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND api = 'stk_query'"
+    asked = (
+        "SELECT 1 FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND api = 'stk_query'"
+    )
     await system.eventually(lambda: system.rows(asked, silent.id))
 
 
@@ -135,7 +166,11 @@ async def _bad_requests(run: Run, system: System) -> None:
         {"amount": run.number(), "phone_number": NAME},
         {"amount": 250, "phone_number": {run.number(): NAME}},
         {"amount": 250, "phone_number": run.number(), "metadata": {"x": [run.number(), NAME]}},
-        {"amount": 250, "phone_number": run.number(), "account_reference": f"{NAME} {run.number()}"},
+        {
+            "amount": 250,
+            "phone_number": run.number(),
+            "account_reference": f"{NAME} {run.number()}",
+        },
         {"amount": 250, "phone_number": run.number(), "owner": run.number()},
         [run.number(), NAME],
         f'{{"amount": 1, "phone_number": "{run.number()}", "x": {NAME}}}',
@@ -143,7 +178,11 @@ async def _bad_requests(run: Run, system: System) -> None:
     ]
     for body in bodies:
         data = body if isinstance(body, str) else json.dumps(body)
-        headers = {**good, "Content-Type": "application/json", "X-Idempotency-Key": f"key-{next(_NUMBERS)}"}
+        headers = {
+            **good,
+            "Content-Type": "application/json",
+            "X-Idempotency-Key": f"key-{next(_NUMBERS)}",
+        }
         await _ask(run, system, "POST", f"{web}/v1/deposits", data=data, headers=headers)
     number = quote(f"+254{run.number()[1:]}")
     for path in (
@@ -163,8 +202,14 @@ async def _bad_requests(run: Run, system: System) -> None:
         f"Basic {run.number()}",
         f"{good['Authorization']}x",
     ):
-        await _ask(run, system, "GET", f"{web}/v1/payments", headers={"Authorization": authorization})
-    key = {**good, "Content-Type": "application/json", "X-Idempotency-Key": f"{NAME} {run.number()}\u00e9"}
+        await _ask(
+            run, system, "GET", f"{web}/v1/payments", headers={"Authorization": authorization}
+        )
+    key = {
+        **good,
+        "Content-Type": "application/json",
+        "X-Idempotency-Key": f"{NAME} {run.number()}\u00e9",
+    }
     await _ask(run, system, "POST", f"{web}/v1/deposits", data="{}", headers=key)
     await _ask(run, system, "DELETE", f"{web}/v1/payments/{run.number()}", headers=good)
 
@@ -189,7 +234,9 @@ async def _hostile_callbacks(run: Run, system: System) -> None:
         f'{{"Result": {{"ResultCode": 0, "ResultCode": "{run.number()}"}}}}'.encode(),
         b"[" * 5_000 + run.number().encode(),
     ):  # fmt: skip
-        answer = await deliver(system, f"{payment.url}?phone={run.number()}&name={quote(NAME)}", body)
+        answer = await deliver(
+            system, f"{payment.url}?phone={run.number()}&name={quote(NAME)}", body
+        )
         assert answer.status == 200
     number = run.number()
     headers = [("X-Forwarded-For", number), ("Content-Type", f"text/{number}")]
@@ -218,18 +265,24 @@ async def _rows_refused(run: Run, system: System) -> None:
     async with _constraint(system, "recipient_name IS NULL OR recipient_name NOT LIKE 'WANJIRU%'"):
         told = payment.result()
         items = [{"Key": "ReceiverPartyPublicName", "Value": f"254{number[1:]} - {NAME}"}]
-        told["Result"].setdefault("ResultParameters", {"ResultParameter": []})["ResultParameter"] += items
+        told["Result"].setdefault("ResultParameters", {"ResultParameter": []})[
+            "ResultParameter"
+        ] += items
         assert (await deliver(system, payment.url, told)).status == 200
     number = run.number()
     async with _constraint(system, f"phone_number IS NULL OR phone_number <> '254{number[1:]}'"):
-        answer = await system.backend.pay("/v1/withdrawals", {"amount": 100, "phone_number": number, "remarks": NAME})
+        answer = await system.backend.pay(
+            "/v1/withdrawals", {"amount": 100, "phone_number": number, "remarks": NAME}
+        )
         assert answer.status == 500
         run.problems.append(answer.body.decode())
 
 
 @asynccontextmanager
 async def _constraint(system: System, condition: str) -> AsyncIterator[None]:
-    await system.execute(f"ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK ({condition}) NOT VALID")
+    await system.execute(
+        f"ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK ({condition}) NOT VALID"
+    )
     try:
         yield
     finally:
@@ -247,12 +300,17 @@ async def _outages(run: Run, system: System) -> None:
     await system.stack.postgres.start()
     await late
     await system.stack.redis.kill()
-    ids = [await system.deposit(phone_number=run.number()), await system.withdrawal(phone_number=run.number())]
+    ids = [
+        await system.deposit(phone_number=run.number()),
+        await system.withdrawal(phone_number=run.number()),
+    ]
     await system.stack.redis.start()
     await system.stack.restart_process("worker", kill=True)
     for payment_id in ids:
         await system.settled(payment_id)
-    await system.stack.restart_process("worker", env={"DARAJA_CONSUMER_SECRET": "a-wrong-secret-of-ours"}, wait=True)
+    await system.stack.restart_process(
+        "worker", env={"DARAJA_CONSUMER_SECRET": "a-wrong-secret-of-ours"}, wait=True
+    )
     run.secret("settings", "a-wrong-secret-of-ours")
     await system.stack.redis.kill()  # the shared token goes with it
     await system.stack.redis.start()
@@ -277,8 +335,14 @@ async def _operators(run: Run, system: System) -> None:
     for arguments, env in commands:
         _keep(run, await operate(system, *arguments, env=env))
     for kind in ("web", "callbacks", "worker"):
-        env = {name: "" for name in system.stack.env(kind) if name.endswith(("_PORT", "PORT", "SECRETS"))}
-        ended = await system.stack.start_process(f"{kind}.9", env={**env, "REDIS_URL": "redis://:p4ss@["}, wait=False)
+        env = {
+            name: ""
+            for name in system.stack.env(kind)
+            if name.endswith(("_PORT", "PORT", "SECRETS"))
+        }
+        ended = await system.stack.start_process(
+            f"{kind}.9", env={**env, "REDIS_URL": "redis://:p4ss@["}, wait=False
+        )
         await ended.wait(within_seconds=30)
 
 
@@ -286,7 +350,7 @@ def _keep(run: Run, said: Said) -> None:
     run.problems += said.lines
 
 
-# --- what is written ----------------------------------------------------------------------------------------------
+# --- what is written ------------------------------------------------------------------------------
 
 
 async def _gather(run: Run, system: System, worker_port: int) -> None:
@@ -299,12 +363,15 @@ async def _gather(run: Run, system: System, worker_port: int) -> None:
         async with system.http.get(f"{url}/metrics") as answer:
             assert answer.status == 200
             run.written[f"metrics of {name}"] = await answer.text()
-    rows = await system.rows("SELECT exchange::text AS text FROM mkwanja.daraja_exchanges AS exchange")
+    rows = await system.rows(
+        "SELECT exchange::text AS text FROM mkwanja.daraja_exchanges AS exchange"
+    )
     run.written["exchanges"] = "\n".join(row["text"] for row in rows)
     run.written["answers to errors"] = "\n".join(run.problems)
     await system.stack.stop_process("worker")
     logs = system.stack.logs()
-    # Not those of the servers and of the simulator, which stand for other people's (docs/database-roles.md).
+    # Not those of the servers and of the simulator, which stand for other people's
+    # (docs/database-roles.md).
     for name in (*system.stack.names, "release"):
         run.written[f"log of {name}"] = logs[name]
 

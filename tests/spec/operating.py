@@ -43,7 +43,9 @@ class Said:
 
 
 # The same command, imported and then waiting for a line: so that a test knows when it begins.
-_WHEN_TOLD = "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
+_WHEN_TOLD = (
+    "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
+)
 
 
 class Standing(Protocol):
@@ -93,7 +95,9 @@ class Command:
                 process.kill()
                 await process.wait()
 
-    async def start(self, *what: str, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    async def start(
+        self, *what: str, env: Mapping[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             *what,
@@ -121,7 +125,8 @@ async def operate(system: System, *arguments: str, env: Mapping[str, str] | None
     return await Command(system, *arguments).run(env=env)
 
 
-# Many of them in one process, which saves most of their time: each is the command's own `main`, with its own arguments.
+# Many of them in one process, which saves most of their time: each is the command's own `main`,
+# with its own arguments.
 _ALL_OF_THEM = """
 import contextlib, io, json, sys, workers.__main__ as it
 for line in sys.stdin:
@@ -141,11 +146,16 @@ for line in sys.stdin:
 async def operate_all(
     system: Standing, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
 ) -> list[Said]:
-    """Runs the commands one after the other; how each ended. `env` is added to their environment."""
+    """Runs the commands one after the other; how each ended.
+
+    `env` is added to their environment.
+    """
     process = await Command(system).start("-c", _ALL_OF_THEM, env=env)
     lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
     try:
-        out, err = await asyncio.wait_for(process.communicate(lines.encode()), timeout=2 * _COMMAND_SECONDS)
+        out, err = await asyncio.wait_for(
+            process.communicate(lines.encode()), timeout=2 * _COMMAND_SECONDS
+        )
     except BaseException:
         process.kill()
         raise
@@ -161,4 +171,6 @@ async def stop(system: System, reason: str = "a test") -> Said:
 
 async def start(system: System, *more: str) -> Said:
     """Lets payouts go."""
-    return (await operate(system, "payouts", "start", "--reason", "a test is over", *more)).expect(0)
+    return (await operate(system, "payouts", "start", "--reason", "a test is over", *more)).expect(
+        0
+    )

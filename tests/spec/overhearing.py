@@ -1,6 +1,8 @@
-"""Stands between the worker and Daraja: knows every secret that was sent, and can answer with all of it.
+"""Stands between the worker and Daraja: knows every secret that was sent, and can answer with all
+of it.
 
-As an error page of a proxy does that repeats the request; or an answer of somebody who would like to see it in a log.
+As an error page of a proxy does that repeats the request; or an answer of somebody who would like
+to see it in a log.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ class Relay:
     def __init__(self, *, name: str) -> None:
         """`name` is in every answer that echoes."""
         self.target: str | None = None
-        self.echoes: set[str] = set()  # requests with one of these in the body are answered with themselves
-        self.overheard: set[str] = set()  # tokens, credentials, passwords and callback tokens, as they were sent
+        self.echoes: set[str] = (
+            set()
+        )  # requests with one of these in the body are answered with themselves
+        self.overheard: set[str] = (
+            set()
+        )  # tokens, credentials, passwords and callback tokens, as they were sent
         self._name = name
 
     async def __aenter__(self) -> Self:
@@ -50,12 +56,22 @@ class Relay:
             return self._echo(request, body)
         if self.target is None:
             return web.Response(status=503)
-        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
+        headers = {
+            name: request.headers[name]
+            for name in ("Authorization", "Content-Type")
+            if name in request.headers
+        }
         try:
             async with self._session.request(
-                request.method, self.target + request.path_qs, data=body or None, headers=headers, allow_redirects=False
+                request.method,
+                self.target + request.path_qs,
+                data=body or None,
+                headers=headers,
+                allow_redirects=False,
             ) as answer:
-                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+                return web.Response(
+                    status=answer.status, body=await answer.read(), content_type=answer.content_type
+                )
         except aiohttp.ClientError:
             assert request.transport is not None
             request.transport.abort()
@@ -64,8 +80,14 @@ class Relay:
     def _overhear(self, request: web.Request, body: bytes) -> None:
         self.overheard.add(request.headers.get("Authorization", "").partition(" ")[2])
         sent: dict[str, Any] = json.loads(body) if body else {}
-        self.overheard |= {str(sent[name]) for name in ("Password", "SecurityCredential") if name in sent}
-        urls = [str(sent[name]) for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL") if name in sent]
+        self.overheard |= {
+            str(sent[name]) for name in ("Password", "SecurityCredential") if name in sent
+        }
+        urls = [
+            str(sent[name])
+            for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL")
+            if name in sent
+        ]
         self.overheard |= {url.rpartition("/")[2] for url in urls}
         self.overheard.discard("")
 

@@ -1,4 +1,6 @@
-"""Plays scenarios: many payments at once, each under a rule of the simulator that is its own, and what became of each."""
+"""Plays scenarios: many payments at once, each under a rule of the simulator that is its own,
+and what became of each.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What became of a payment, by the record; how often money moved and it was sent, by the simulator."""
+    """What became of a payment, by the record; how often money moved and it was sent, by the
+    simulator.
+    """
 
     stage: str
     reason: str | None = None
@@ -38,7 +42,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One row of a table: a scenario, and what is to be seen of its payment. `times` counts the calls that meet it."""
+    """One row of a table: a scenario, and what is to be seen of its payment.
+
+    `times` counts the calls that meet it.
+    """
 
     scenario: str
     seen: Seen
@@ -47,15 +54,21 @@ class Play:
 
     @property
     def label(self) -> str:
-        return " ".join([self.scenario, *(f"{name}={value}" for name, value in self.params.items())])
+        return " ".join(
+            [self.scenario, *(f"{name}={value}" for name, value in self.params.items())]
+        )
 
 
 PAID = Seen("succeeded", moved=1)
 PAID_LATER = Seen("succeeded", moved=1, sent=2)
 IN_DOUBT = Seen("in_doubt")
 AWAITED = Seen("awaiting_result")
-CORRECTED = Seen("succeeded", moved=1, needs_review=True)  # after its subscribers were told that it failed
-PAID_BY_INQUIRY = Seen("succeeded", moved=1, needs_review=True)  # its callback said paid, and not what
+CORRECTED = Seen(
+    "succeeded", moved=1, needs_review=True
+)  # after its subscribers were told that it failed
+PAID_BY_INQUIRY = Seen(
+    "succeeded", moved=1, needs_review=True
+)  # its callback said paid, and not what
 
 
 def failed(reason: str, code: str | None, *, safe: bool = True) -> Seen:
@@ -64,9 +77,15 @@ def failed(reason: str, code: str | None, *, safe: bool = True) -> Seen:
 
 
 def results(table: dict[str, tuple[str, bool]]) -> list[Play]:
-    """A row for each result code, which ends a payment with a reason that is safe to retry or not."""
+    """A row for each result code, which ends a payment with a reason that is safe to retry or
+    not.
+    """
     return [
-        Play("result_code", failed(reason, code, safe=safe), {"code": int(code) if code.isdigit() else code})
+        Play(
+            "result_code",
+            failed(reason, code, safe=safe),
+            {"code": int(code) if code.isdigit() else code},
+        )
         for code, (reason, safe) in table.items()
     ]
 
@@ -78,14 +97,20 @@ def refusals_in_other_envelopes() -> list[Play]:
     return [Play("refused_otherwise", seen, {"form": name}) for name, seen in forms.items()]
 
 
-async def begin(system: System, api: Api, scenario: str, *, times: int | None = None, **params: Any) -> str:
-    """A payment that meets `scenario` and shares neither phone number, amount nor account with another; its id."""
+async def begin(
+    system: System, api: Api, scenario: str, *, times: int | None = None, **params: Any
+) -> str:
+    """A payment that meets `scenario` and shares neither phone number, amount nor account with
+    another; its id.
+    """
     number = next(_numbers)
     phone_number, amount = f"2547{12_000_000 + number}", 1000 + number
     if api == "b2b":
         paybill = str(600_000 + number)
         await system.scenario(scenario, times=times, params=params, api=api, party=paybill)
-        return await system.bill_payment(amount=amount, paybill=paybill, account_reference=f"ACC{number}")
+        return await system.bill_payment(
+            amount=amount, paybill=paybill, account_reference=f"ACC{number}"
+        )
     await system.scenario(scenario, times=times, params=params, api=api, phone_number=phone_number)
     make = {"stk": system.deposit, "b2c": system.withdrawal, "b2pochi": system.pochi_payment}
     return await make[api](amount=amount, phone_number=phone_number)
@@ -96,24 +121,33 @@ async def play(
 ) -> dict[str, str]:
     """Plays the whole table at once and compares what is seen; the payments' ids by label.
 
-    What is still open then is made overdue, so that Daraja is asked about it: whatever comes of that, it is not sent again,
-    no more money moves, and what is told agrees with the money.
+    What is still open then is made overdue, so that Daraja is asked about it: whatever comes of
+    that, it is not sent again, no more money moves, and what is told agrees with the money.
     """
     await system.control("POST", "/switches", {"hold_callbacks": results_after_answers})
-    started = await asyncio.gather(*(begin(system, api, row.scenario, times=row.times, **row.params) for row in table))
+    started = await asyncio.gather(
+        *(begin(system, api, row.scenario, times=row.times, **row.params) for row in table)
+    )
     if results_after_answers:
         await _release_results(system, started)
     ids = dict(zip((row.label for row in table), started, strict=True))
     assert len(ids) == len(table), "two rows share a label"
     expected = {row.label: row.seen for row in table}
-    await system.eventually(lambda: _differences(system, ids, expected), lambda differences: not differences)
-    await all_told(system)  # what is open may only look right because its result was still on the way
+    await system.eventually(
+        lambda: _differences(system, ids, expected), lambda differences: not differences
+    )
+    await all_told(
+        system
+    )  # what is open may only look right because its result was still on the way
     differences = await _differences(system, ids, expected)
     assert not differences, differences
     await _sweep_open(system, ids)
     await all_told(system)
     for label, seen in (await look(system, ids)).items():
-        assert (seen.moved, seen.sent) == (expected[label].moved, expected[label].sent), (label, seen)
+        assert (seen.moved, seen.sent) == (expected[label].moved, expected[label].sent), (
+            label,
+            seen,
+        )
         was_open = expected[label].stage not in _FINAL
         assert seen == expected[label] or was_open, (label, seen)
     await _assert_told(system, ids, expected)
@@ -123,19 +157,27 @@ async def play(
 async def _release_results(system: System, payment_ids: list[str]) -> None:
     """Delivers what was held back, once Daraja's own answers are on record."""
     answered = {"awaiting_result", "in_doubt"}
-    await system.eventually(lambda: system.stage_counts(payment_ids), lambda counts: set(counts) <= answered)
+    await system.eventually(
+        lambda: system.stage_counts(payment_ids), lambda counts: set(counts) <= answered
+    )
     await system.control("POST", "/switches", {"hold_callbacks": False})
     await system.control("POST", "/callbacks/release", {"order": "at_once"})
 
 
-async def _differences(system: System, ids: dict[str, str], expected: dict[str, Seen]) -> list[tuple[str, Seen, Seen]]:
+async def _differences(
+    system: System, ids: dict[str, str], expected: dict[str, Seen]
+) -> list[tuple[str, Seen, Seen]]:
     seen = await look(system, ids)
-    return [(label, seen[label], expected[label]) for label in ids if seen[label] != expected[label]]
+    return [
+        (label, seen[label], expected[label]) for label in ids if seen[label] != expected[label]
+    ]
 
 
 async def look(system: System, ids: dict[str, str]) -> dict[str, Seen]:
     """What is seen of each payment now."""
-    rows = await system.rows("SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])", list(ids.values()))
+    rows = await system.rows(
+        "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])", list(ids.values())
+    )
     payments = {str(row["id"]): row for row in rows}
     ledger = (await system.control("GET", "/ledger"))["items"]
     requests = (await system.control("GET", "/requests"))["items"]
@@ -154,7 +196,9 @@ async def look(system: System, ids: dict[str, str]) -> dict[str, Seen]:
 
 
 async def all_told(system: System) -> None:
-    """Waits until the simulator has told every result that it is going to tell, and each was answered."""
+    """Waits until the simulator has told every result that it is going to tell, and each was
+    answered.
+    """
     await system.eventually(lambda: system.control("GET", ""), lambda state: state["pending"] == 0)
 
 
@@ -192,9 +236,15 @@ async def _assert_told(system: System, ids: dict[str, str], expected: dict[str, 
         moved = [item for item in ledger if payment_id in item["result_url"]]
         if seen.stage in _FINAL:
             assert payment["status"] == _FINAL[seen.stage], label
-        if payment["status"] == "success":  # told, or found out by asking; STK query names no receipt
+        if (
+            payment["status"] == "success"
+        ):  # told, or found out by asking; STK query names no receipt
             assert [item["amount"] for item in moved] == [payment["amount"]], label
-            told_none = payment["receipt"] is None and payment["kind"] == "deposit" and seen not in (PAID, PAID_LATER)
+            told_none = (
+                payment["receipt"] is None
+                and payment["kind"] == "deposit"
+                and seen not in (PAID, PAID_LATER)
+            )
             assert payment["receipt"] == moved[0]["receipt"] or told_none, label
         else:
             assert payment["receipt"] is None, label

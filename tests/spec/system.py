@@ -1,4 +1,6 @@
-"""The running system as a test sees it: clients, the simulator's control and ledger, the record, the bell."""
+"""The running system as a test sees it: clients, the simulator's control and ledger, the record,
+the bell.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ import asyncpg
 from tests.stack.client import Client
 from tests.stack.stack import Stack
 
-# How long a test is willing to wait for what happens at once on an idle machine; no test asserts a duration.
+# How long a test is willing to wait for what happens at once on an idle machine; no test asserts a
+# duration.
 PATIENCE_SECONDS = 30.0
 
 _LOOK_AGAIN_SECONDS_MAX = 0.2
@@ -27,7 +30,10 @@ _NUMBERS = itertools.count(300_000)
 
 
 class System:
-    """`async with System(stack) as system:`. `user` is an app's user, `backend` one of our own services."""
+    """`async with System(stack) as system:`.
+
+    `user` is an app's user, `backend` one of our own services.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -48,17 +54,23 @@ class System:
         for connection in self._idle:
             connection.terminate()
 
-    # --- paying -------------------------------------------------------------------------------------------------
+    # --- paying -----------------------------------------------------------------------------------
 
-    async def deposit(self, *, amount: int = 250, phone_number: str | None = None, **more: Any) -> str:
-        """A deposit by the app's user; its id. Without a number of its own it gets one that nobody had before.
+    async def deposit(
+        self, *, amount: int = 250, phone_number: str | None = None, **more: Any
+    ) -> str:
+        """A deposit by the app's user; its id. Without a number of its own it gets one that nobody
+        had before.
 
-        Daraja holds one prompt a phone: a shared number would let one test's late deposit refuse another's.
+        Daraja holds one prompt a phone: a shared number would let one test's late deposit refuse
+        another's.
         """
         body = {"amount": amount, "phone_number": phone_number or f"0711{next(_NUMBERS)}", **more}
         return await self._pay(self.user, "/v1/deposits", body)
 
-    async def withdrawal(self, *, amount: int = 1200, phone_number: str | None = None, **more: Any) -> str:
+    async def withdrawal(
+        self, *, amount: int = 1200, phone_number: str | None = None, **more: Any
+    ) -> str:
         """A withdrawal by a backend; its id."""
         body = {"amount": amount, "phone_number": phone_number or f"0722{next(_NUMBERS)}", **more}
         return await self._pay(self.backend, "/v1/withdrawals", body)
@@ -66,9 +78,13 @@ class System:
     async def bill_payment(self, *, amount: int = 830, **more: Any) -> str:
         """A bill payment by a backend, to a paybill unless `till` is given; its id."""
         party = {} if "till" in more else {"paybill": "888880", "account_reference": "METER7731"}
-        return await self._pay(self.backend, "/v1/bill-payments", {"amount": amount, **party, **more})
+        return await self._pay(
+            self.backend, "/v1/bill-payments", {"amount": amount, **party, **more}
+        )
 
-    async def pochi_payment(self, *, amount: int = 640, phone_number: str | None = None, **more: Any) -> str:
+    async def pochi_payment(
+        self, *, amount: int = 640, phone_number: str | None = None, **more: Any
+    ) -> str:
         """A payment to a Pochi till by a backend; its id."""
         body = {"amount": amount, "phone_number": phone_number or f"0733{next(_NUMBERS)}", **more}
         return await self._pay(self.backend, "/v1/pochi-payments", body)
@@ -82,23 +98,33 @@ class System:
 
     async def settled(self, payment_id: str) -> Any:
         """The payment once it is final."""
-        return await self.eventually(lambda: self.payment(payment_id), lambda payment: payment["status"] in FINAL)
+        return await self.eventually(
+            lambda: self.payment(payment_id), lambda payment: payment["status"] in FINAL
+        )
 
     async def in_stage(self, payment_id: str, stage: str) -> Any:
         """The payment once it is in `stage`."""
-        return await self.eventually(lambda: self.payment(payment_id), lambda payment: payment["stage"] == stage)
+        return await self.eventually(
+            lambda: self.payment(payment_id), lambda payment: payment["stage"] == stage
+        )
 
-    # --- the simulator ------------------------------------------------------------------------------------------
+    # --- the simulator ----------------------------------------------------------------------------
 
     async def control(self, method: str, path: str, body: Any = None) -> Any:
         """A call of the simulator's control API (`tests/simulator/README.md`)."""
         url = self.stack.control_url + path
-        async with self.http.request(method, url, json=body if body is not None else None) as answer:
+        async with self.http.request(
+            method, url, json=body if body is not None else None
+        ) as answer:
             assert answer.status < 300, f"{method} {path}: {answer.status} {await answer.text()}"
             return await answer.json(content_type=None)
 
-    async def scenario(self, name: str, *, times: int | None = None, params: Any = None, **match: Any) -> None:
-        """From now on the simulator does `name` for what matches (api, phone_number, amount, reference, …)."""
+    async def scenario(
+        self, name: str, *, times: int | None = None, params: Any = None, **match: Any
+    ) -> None:
+        """From now on the simulator does `name` for what matches (api, phone_number, amount,
+        reference, …).
+        """
         body = {"scenario": name, "match": match, "times": times, "params": params or {}}
         await self.control("POST", "/scenarios", body)
 
@@ -113,7 +139,9 @@ class System:
         return [item for item in requests["items"] if payment_id in str(item["body"])]
 
     async def assert_money_agrees(self, payment_ids: list[str]) -> None:
-        """I1, I3, I7: money moved once for each success, never for a failure, and the amounts agree."""
+        """I1, I3, I7: money moved once for each success, never for a failure, and the amounts
+        agree.
+        """
         ledger = await self.control("GET", "/ledger")
         for payment_id in payment_ids:
             payment = await self.payment(payment_id)
@@ -121,7 +149,7 @@ class System:
             expected = [payment["amount"]] if payment["status"] == "success" else []
             assert [item["amount"] for item in moved] == expected, (payment, moved)
 
-    # --- the record ---------------------------------------------------------------------------------------------
+    # --- the record -------------------------------------------------------------------------------
 
     async def rows(self, sql: str, *arguments: Any) -> list[Any]:
         """Rows of the record, read past the service."""
@@ -155,7 +183,9 @@ class System:
         await self.execute(release)
 
     async def finish_sends(self) -> None:
-        """What other tests left to be sent is sent: its prompt would keep the phone from this test's."""
+        """What other tests left to be sent is sent: its prompt would keep the phone from this
+        test's.
+        """
         unsent = (
             "SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"
             " AND NOT needs_review AND next_step_at < now() + interval '1 minute'"
@@ -188,7 +218,7 @@ class System:
                     return str(url)
         raise AssertionError(f"no address for {operation} in {requests}")
 
-    # --- waiting ------------------------------------------------------------------------------------------------
+    # --- waiting ----------------------------------------------------------------------------------
 
     async def eventually(
         self,

@@ -10,7 +10,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, caller, post, problem, someone
+from tests.spec.asking import (
+    BILL_PAYMENT,
+    DEPOSIT,
+    POCHI_PAYMENT,
+    WITHDRAWAL,
+    caller,
+    post,
+    problem,
+    someone,
+)
 from tests.spec.system import System
 from tests.stack.client import Client
 
@@ -30,7 +39,11 @@ async def _accepted(client: Client, path: str, body: Any) -> Any:
     assert answer.headers["Location"] == f"/v1/payments/{payment['id']}"
     assert answer.headers["Content-Type"].partition(";")[0] == "application/json"
     assert UUID(payment["id"]).version == 7
-    assert (payment["status"], payment["stage"], payment["currency"]) == ("pending", "accepted", "KES")
+    assert (payment["status"], payment["stage"], payment["currency"]) == (
+        "pending",
+        "accepted",
+        "KES",
+    )
     assert (payment["receipt"], payment["failure"], payment["finalized_at"]) == (None, None, None)
     assert (payment["needs_review"], payment["amount"]) == (False, body["amount"])
     assert payment["amount_settled"] is None
@@ -40,11 +53,24 @@ async def _accepted(client: Client, path: str, body: Any) -> Any:
 
 
 async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
-    """A deposit is answered 202 with its Location and exactly the documented fields; a user sees nothing more."""
-    body = {**DEPOSIT, "account_reference": "INV00042", "description": "Invoice 42", "metadata": {"order": "42"}}
+    """A deposit is answered 202 with its Location and exactly the documented fields; a user sees
+    nothing more.
+    """
+    body = {
+        **DEPOSIT,
+        "account_reference": "INV00042",
+        "description": "Invoice 42",
+        "metadata": {"order": "42"},
+    }
     async with caller(system, sub=(sub := someone())) as user:
         payment = await _accepted(user, "/v1/deposits", body)
-        assert set(payment) == {*_BEFORE, "phone_number", "account_reference", "description", *_AFTER}
+        assert set(payment) == {
+            *_BEFORE,
+            "phone_number",
+            "account_reference",
+            "description",
+            *_AFTER,
+        }
         given = {**body, "kind": "deposit", "owner": sub, "phone_number": "254711000111"}
         assert {name: payment[name] for name in given} == given
         assert set(await user.payment(payment["id"])) == set(payment)
@@ -55,15 +81,27 @@ async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
     [
         ("deposits", DEPOSIT, "deposit", {"phone_number", "account_reference", "description"}),
         ("withdrawals", WITHDRAWAL, "withdrawal", {"phone_number", "purpose", "remarks"}),
-        ("bill-payments", BILL_PAYMENT, "bill_payment", {"paybill", "account_reference", "remarks"}),
-        ("bill-payments", {"amount": 5, "till": "556677"}, "bill_payment", {"till", "account_reference", "remarks"}),
+        (
+            "bill-payments",
+            BILL_PAYMENT,
+            "bill_payment",
+            {"paybill", "account_reference", "remarks"},
+        ),
+        (
+            "bill-payments",
+            {"amount": 5, "till": "556677"},
+            "bill_payment",
+            {"till", "account_reference", "remarks"},
+        ),
         ("pochi-payments", POCHI_PAYMENT, "pochi_payment", {"phone_number", "remarks"}),
     ],
 )
 async def test_a_backends_payment_has_the_pinned_shape(
     system: System, path: str, body: Any, kind: str, parties: set[str]
 ) -> None:
-    """A backend gets the same fields for each kind, and the key, the recipient's name and the provider's ids."""
+    """A backend gets the same fields for each kind, and the key, the recipient's name and the
+    provider's ids.
+    """
     payment = await _accepted(system.backend, f"/v1/{path}", body)
     assert set(payment) == {*_BEFORE, *parties, *_AFTER, *_FOR_BACKENDS}
     assert (payment["kind"], payment["owner"], payment["metadata"]) == (kind, None, {})
@@ -72,7 +110,9 @@ async def test_a_backends_payment_has_the_pinned_shape(
 
 
 async def test_what_is_left_out_is_filled_in(system: System) -> None:
-    """Left out, a reference is twelve letters and digits of the payment's own, and every text is Payment."""
+    """Left out, a reference is twelve letters and digits of the payment's own, and every text is
+    Payment.
+    """
     deposits = [await _accepted(system.user, "/v1/deposits", DEPOSIT) for _ in range(3)]
     for payment in deposits:
         assert re.fullmatch(r"[A-Z0-9]{12}", payment["account_reference"])
@@ -105,21 +145,41 @@ async def test_a_field_that_is_null_is_left_out(system: System) -> None:
         ("254799999999", "254799999999"),
     ],
 )
-async def test_a_phone_number_may_be_written_in_four_ways(system: System, written: str, answered: str) -> None:
+async def test_a_phone_number_may_be_written_in_four_ways(
+    system: System, written: str, answered: str
+) -> None:
     """However a Kenyan mobile number is written, Daraja and the caller see it as 254…"""
     payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, "phone_number": written})
     assert payment["phone_number"] == answered
     requests = await system.eventually(lambda: system.provider_requests(payment["id"]))
-    assert (requests[0]["body"]["PartyA"], requests[0]["body"]["PhoneNumber"]) == (answered, answered)
+    assert (requests[0]["body"]["PartyA"], requests[0]["body"]["PhoneNumber"]) == (
+        answered,
+        answered,
+    )
 
 
 async def test_metadata_is_the_callers_own(system: System) -> None:
-    """Metadata comes back untouched, order included, wherever the payment is shown, and never goes to Daraja."""
-    metadata = {"zulu": "1", "alpha": " two ", "": "", "mwana 👶": "ünï\n\t\u0001", "10": "ten", "9": "nine"}
+    """Metadata comes back untouched, order included, wherever the payment is shown, and never
+    goes to Daraja.
+    """
+    metadata = {
+        "zulu": "1",
+        "alpha": " two ",
+        "": "",
+        "mwana 👶": "ünï\n\t\u0001",
+        "10": "ten",
+        "9": "nine",
+    }
     metadata |= {f"k{number}": "v" * 100 for number in range(20 - len(metadata))}
-    payment = await _accepted(system.backend, "/v1/withdrawals", {**WITHDRAWAL, "metadata": metadata})
+    payment = await _accepted(
+        system.backend, "/v1/withdrawals", {**WITHDRAWAL, "metadata": metadata}
+    )
     seen = [payment, await system.settled(payment["id"])]
-    page = (await system.backend.get("/v1/payments", idempotency_key=payment["idempotency_key"])).expect(200).json()
+    page = (
+        (await system.backend.get("/v1/payments", idempotency_key=payment["idempotency_key"]))
+        .expect(200)
+        .json()
+    )
     [event] = await system.rows(
         "SELECT event_body FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_body IS NOT NULL",
         payment["id"],
@@ -140,14 +200,19 @@ async def test_metadata_is_the_callers_own(system: System) -> None:
         ("/v1/bill-payments", {**BILL_PAYMENT, "amount": 1}),
         ("/v1/bill-payments", {**BILL_PAYMENT, "amount": 250_000}),
         ("/v1/bill-payments", {"amount": 1, "till": "12345"}),
-        ("/v1/bill-payments", {**BILL_PAYMENT, "paybill": "1234567", "account_reference": "A" * 13}),
+        (
+            "/v1/bill-payments",
+            {**BILL_PAYMENT, "paybill": "1234567", "account_reference": "A" * 13},
+        ),
         ("/v1/deposits", {**DEPOSIT, "account_reference": "a" * 12, "description": "d" * 13}),
         ("/v1/withdrawals", {**WITHDRAWAL, "remarks": "ab"}),
         ("/v1/withdrawals", {**WITHDRAWAL, "remarks": "é" * 100}),
     ],
 )
 async def test_the_limits_themselves_are_allowed(system: System, path: str, body: Any) -> None:
-    """The smallest and the largest amount, and texts of the greatest length, are accepted and sent as they are."""
+    """The smallest and the largest amount, and texts of the greatest length, are accepted and
+    sent as they are.
+    """
     await system.control("POST", "/switches", {"magic": False})
     payment = await _accepted(system.backend, path, body)
     [request] = await system.eventually(lambda: system.provider_requests(payment["id"]))
@@ -156,7 +221,9 @@ async def test_the_limits_themselves_are_allowed(system: System, path: str, body
 
 
 async def test_an_owner_is_the_callers_or_a_backends_choice(system: System) -> None:
-    """A user owns what it pays and cannot say otherwise; a backend may name an owner, who then sees the payment."""
+    """A user owns what it pays and cannot say otherwise; a backend may name an owner, who then
+    sees the payment.
+    """
     sub = someone()
     async with caller(system, sub=sub) as user, caller(system, sub=someone()) as other:
         assert (await _accepted(user, "/v1/deposits", DEPOSIT))["owner"] == sub
@@ -169,13 +236,19 @@ async def test_an_owner_is_the_callers_or_a_backends_choice(system: System) -> N
 
 
 async def test_what_daraja_is_asked_is_what_was_asked_for(system: System) -> None:
-    """Amount, parties, reference and texts reach Daraja as the caller gave them, under the payment's own address."""
+    """Amount, parties, reference and texts reach Daraja as the caller gave them, under the
+    payment's own address.
+    """
     deposit = await system.deposit(amount=77, account_reference="INV7", description="Tea")
-    bill = await system.bill_payment(amount=78, paybill="888881", account_reference="PO771", remarks="For light")
+    bill = await system.bill_payment(
+        amount=78, paybill="888881", account_reference="PO771", remarks="For light"
+    )
     till = await system.bill_payment(amount=79, till="556677")
     for payment_id in (deposit, bill, till):
         await system.settled(payment_id)
-    bodies = {one: (await system.provider_requests(one))[0]["body"] for one in (deposit, bill, till)}
+    bodies = {
+        one: (await system.provider_requests(one))[0]["body"] for one in (deposit, bill, till)
+    }
     for payment_id, wanted in (
         (deposit, {"Amount": "77", "AccountReference": "INV7", "TransactionDesc": "Tea"}),
         (
@@ -189,7 +262,15 @@ async def test_what_daraja_is_asked_is_what_was_asked_for(system: System) -> Non
                 "RecieverIdentifierType": "4",
             },
         ),
-        (till, {"Amount": "79", "PartyB": "556677", "CommandID": "BusinessBuyGoods", "RecieverIdentifierType": "2"}),
+        (
+            till,
+            {
+                "Amount": "79",
+                "PartyB": "556677",
+                "CommandID": "BusinessBuyGoods",
+                "RecieverIdentifierType": "2",
+            },
+        ),
     ):
         assert {name: bodies[payment_id][name] for name in wanted} == wanted
     address = bodies[deposit]["CallBackURL"].removeprefix(system.stack.callbacks_url)
@@ -236,7 +317,9 @@ async def test_a_bills_account_is_paid_exactly_as_written_and_found_by_it(system
 
 
 async def test_many_at_once_are_each_their_own(system: System) -> None:
-    """Payments that are accepted together each get their own id, amount and answer, and are all paid once."""
+    """Payments that are accepted together each get their own id, amount and answer, and are all
+    paid once.
+    """
     amounts = range(1001, 1041)
     answers = await asyncio.gather(
         *(

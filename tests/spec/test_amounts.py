@@ -1,4 +1,6 @@
-"""Amounts that disagree: never announced by themselves, and settled by a person with the amount of M-PESA's statement."""
+"""Amounts that disagree: never announced by themselves, and settled by a person with the amount
+of M-PESA's statement.
+"""
 
 from __future__ import annotations
 
@@ -24,29 +26,50 @@ async def system(asking_system: System) -> System:
 
 
 async def _resolve(system: System, payment_id: str, decision: str, *more: str, **env: str) -> Any:
-    return await operate(system, "resolve", payment_id, decision, "--reason", _REASON, *more, env=env)
+    return await operate(
+        system, "resolve", payment_id, decision, "--reason", _REASON, *more, env=env
+    )
 
 
-@pytest.mark.parametrize(("api", "answers"), [("stk", ()), ("b2c", (_WITHOUT_AMOUNT,)), ("b2b", (_WITHOUT_AMOUNT,))])
-async def test_a_payment_whose_amounts_disagree_is_for_a_person(system: System, api: Any, answers: Any) -> None:
-    """A callback names another amount, then Daraja says paid and not how much: a person decides before it is announced."""
+@pytest.mark.parametrize(
+    ("api", "answers"), [("stk", ()), ("b2c", (_WITHOUT_AMOUNT,)), ("b2b", (_WITHOUT_AMOUNT,))]
+)
+async def test_a_payment_whose_amounts_disagree_is_for_a_person(
+    system: System, api: Any, answers: Any
+) -> None:
+    """A callback names another amount, then Daraja says paid and not how much: a person decides
+    before it is announced.
+    """
     payment_id = await doubtful(system, api, "wrong_amount", *answers)
     await system.eventually(
-        lambda: inquiries(system, payment_id), lambda rows: sum(row["verdict"] == "paid" for row in rows) >= 2
+        lambda: inquiries(system, payment_id),
+        lambda rows: sum(row["verdict"] == "paid" for row in rows) >= 2,
     )
     payment = await system.payment(payment_id)
-    assert (payment["status"], payment["needs_review"], payment["amount_settled"]) == ("pending", True, None)
+    assert (payment["status"], payment["needs_review"], payment["amount_settled"]) == (
+        "pending",
+        True,
+        None,
+    )
     assert await events(system, payment_id) == []
-    [row] = await system.rows("SELECT next_step_at FROM mkwanja.payments WHERE id = $1::uuid", payment_id)
+    [row] = await system.rows(
+        "SELECT next_step_at FROM mkwanja.payments WHERE id = $1::uuid", payment_id
+    )
     assert row["next_step_at"] is not None
 
     receipt, statement = await receipt_of(system, payment_id), payment["amount"] + 1
     refused = (await _resolve(system, payment_id, "paid", "--receipt", receipt)).expect(1)
     assert "--amount" in refused.lines[0]
     (await _resolve(system, payment_id, "paid", "--receipt", receipt, "--amount", "4 0")).expect(2)
-    (await _resolve(system, payment_id, "paid", "--receipt", receipt, "--amount", str(statement))).expect(0)
+    (
+        await _resolve(system, payment_id, "paid", "--receipt", receipt, "--amount", str(statement))
+    ).expect(0)
     payment = await system.payment(payment_id)
-    assert (payment["status"], payment["receipt"], payment["needs_review"]) == ("success", receipt, False)
+    assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
+        "success",
+        receipt,
+        False,
+    )
     assert (payment["amount"], payment["amount_settled"]) == (statement - 1, statement)
     assert await events(system, payment_id) == ["succeeded"]
     sql = "SELECT event_body FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_body IS NOT NULL"
@@ -62,14 +85,22 @@ async def test_a_callback_that_names_the_payment_s_own_amount_decides(system: Sy
     await system.in_stage(payment_id, "awaiting_result")
     one = await told_by_test(system, payment_id, "stk")
     for amount, receipt in ((one.amount - 2, "UKN7AMNT11"), (one.amount, "UKN7AMNT12")):
-        assert (await deliver(system, one.url, one.result(amount=amount, receipt=receipt))).status == 200
+        assert (
+            await deliver(system, one.url, one.result(amount=amount, receipt=receipt))
+        ).status == 200
     payment = await system.payment(payment_id)
-    assert (payment["status"], payment["receipt"], payment["needs_review"]) == ("success", "UKN7AMNT12", True)
+    assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
+        "success",
+        "UKN7AMNT12",
+        True,
+    )
     assert payment["amount_settled"] == payment["amount"]
 
 
 async def test_unpaid_waits_for_the_window_after_an_acknowledgement(system: System) -> None:
-    """The refusal says from when on it may be tried again; the worker's own times count where they are set."""
+    """The refusal says from when on it may be tried again; the worker's own times count where
+    they are set.
+    """
     payment_id = await begin(system, "b2c", "slow_result", seconds=600)
     await system.in_stage(payment_id, "awaiting_result")
     refused = (await _resolve(system, payment_id, "unpaid")).expect(1)
@@ -81,13 +112,20 @@ async def test_unpaid_waits_for_the_window_after_an_acknowledgement(system: Syst
     assert (payment["status"], payment["amount_settled"]) == ("failed", None)
 
 
-async def test_what_its_caller_cancelled_unsent_is_not_said_to_be_refused_by_daraja(system: System) -> None:
+async def test_what_its_caller_cancelled_unsent_is_not_said_to_be_refused_by_daraja(
+    system: System,
+) -> None:
     """`paid` is refused, and the reason is the true one."""
     (await operate(system, "payouts", "stop", "--reason", _REASON)).expect(0)
     try:
         payment_id = await system.withdrawal()
         (
-            await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=system.stack.issuer.backend_token())
+            await ask(
+                system,
+                "POST",
+                f"/v1/payments/{payment_id}/cancel",
+                token=system.stack.issuer.backend_token(),
+            )
         ).expect(200)
     finally:
         (await operate(system, "payouts", "start", "--reason", _REASON)).expect(0)

@@ -1,4 +1,6 @@
-"""Requests that are refused: each with its pinned status and code, every fault named, and nothing left behind."""
+"""Requests that are refused: each with its pinned status and code, every fault named, and
+nothing left behind.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ async def _left_behind(system: System) -> tuple[Any, Any]:
 async def quiet(system: System) -> AsyncIterator[System]:
     """A system where nothing may be left behind."""
     await system.eventually(
-        lambda: system.rows("SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"),
+        lambda: system.rows(
+            "SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"
+        ),
         lambda rows: not rows,
     )
     before = await _left_behind(system)
@@ -87,8 +91,14 @@ _PHONE_NUMBERS = [
 
 # route, body, the fields that its refusal names
 _FIELDS: list[tuple[str, Any, set[str]]] = [
-    *(("deposits", {**DEPOSIT, "phone_number": number}, {"/phone_number"}) for number in _PHONE_NUMBERS),
-    *(("withdrawals", {**WITHDRAWAL, "phone_number": number}, {"/phone_number"}) for number in _PHONE_NUMBERS[:6]),
+    *(
+        ("deposits", {**DEPOSIT, "phone_number": number}, {"/phone_number"})
+        for number in _PHONE_NUMBERS
+    ),
+    *(
+        ("withdrawals", {**WITHDRAWAL, "phone_number": number}, {"/phone_number"})
+        for number in _PHONE_NUMBERS[:6]
+    ),
     ("deposits", {"phone_number": "0711000111"}, {"/amount"}),
     ("deposits", {"amount": 1}, {"/phone_number"}),
     ("deposits", {}, {"/amount", "/phone_number"}),
@@ -124,7 +134,11 @@ _FIELDS: list[tuple[str, Any, set[str]]] = [
     ("bill-payments", {**BILL_PAYMENT, "till": "556677"}, {"/till"}),
     ("bill-payments", {"amount": 5}, {"/paybill"}),
     ("bill-payments", {"amount": 5, "paybill": "888880"}, {"/account_reference"}),
-    ("bill-payments", {"amount": 5, "till": "556677", "account_reference": "A1"}, {"/account_reference"}),
+    (
+        "bill-payments",
+        {"amount": 5, "till": "556677", "account_reference": "A1"},
+        {"/account_reference"},
+    ),
     ("bill-payments", {**BILL_PAYMENT, "paybill": "1234"}, {"/paybill"}),
     ("bill-payments", {**BILL_PAYMENT, "paybill": "12345678"}, {"/paybill"}),
     ("bill-payments", {**BILL_PAYMENT, "paybill": 888880}, {"/paybill"}),
@@ -133,10 +147,21 @@ _FIELDS: list[tuple[str, Any, set[str]]] = [
     ("bill-payments", {**BILL_PAYMENT, "phone_number": "0711000111"}, {"/phone_number"}),
     (
         "deposits",
-        {"amount": "1", "phone_number": 7, "account_reference": "!", "description": "", "owner": "x", "x": 0},
+        {
+            "amount": "1",
+            "phone_number": 7,
+            "account_reference": "!",
+            "description": "",
+            "owner": "x",
+            "x": 0,
+        },
         {"/amount", "/phone_number", "/account_reference", "/description", "/owner", "/x"},
     ),
-    ("bill-payments", {"amount": 0, "remarks": "", "color": 1}, {"/amount", "/paybill", "/remarks", "/color"}),
+    (
+        "bill-payments",
+        {"amount": 0, "remarks": "", "color": 1},
+        {"/amount", "/paybill", "/remarks", "/color"},
+    ),
     ("deposits", [], {""}),
     ("deposits", [DEPOSIT], {""}),
     ("deposits", "amount", {""}),
@@ -146,9 +171,15 @@ _FIELDS: list[tuple[str, Any, set[str]]] = [
 
 
 async def test_every_wrong_field_is_named(quiet: System) -> None:
-    """A body with wrong, missing or unknown fields is 422 invalid_request, and names each of them and no other."""
+    """A body with wrong, missing or unknown fields is 422 invalid_request, and names each of
+    them and no other.
+    """
     for route, body, fields in _FIELDS:
-        token = quiet.stack.issuer.user_token() if route == "deposits" else quiet.stack.issuer.backend_token()
+        token = (
+            quiet.stack.issuer.user_token()
+            if route == "deposits"
+            else quiet.stack.issuer.backend_token()
+        )
         said = problem(await post(quiet, f"/v1/{route}", body, token=token), 422, "invalid_request")
         assert pointers(said) == fields, body
         assert said["retryable"] is False
@@ -188,13 +219,16 @@ _NOT_JSON: dict[str, bytes] = {
 }
 
 
-# An id that no payment has; always the same, so that its tests are named alike wherever they are collected.
+# An id that no payment has; always the same, so that its tests are named alike wherever they are
+# collected.
 NOBODYS = "0199a0b1-c2d3-7e4f-8a5b-123456789012"
 
 
 @pytest.mark.parametrize("what", _NOT_JSON)
 async def test_what_is_not_json_is_refused(quiet: System, what: str) -> None:
-    """A body that RFC 8259 does not call JSON, or that two readers could read differently, is 400 invalid_json."""
+    """A body that RFC 8259 does not call JSON, or that two readers could read differently, is
+    400 invalid_json.
+    """
     problem(await post(quiet, "/v1/deposits", _NOT_JSON[what]), 400, "invalid_json")
 
 
@@ -215,9 +249,13 @@ _KEYS: dict[str, tuple[list[tuple[str, str]], str]] = {
 
 @pytest.mark.parametrize("what", _KEYS)
 async def test_a_payment_needs_one_key(quiet: System, what: str) -> None:
-    """Without an idempotency key, or with one that is malformed or ambiguous, nothing is accepted."""
+    """Without an idempotency key, or with one that is malformed or ambiguous, nothing is
+    accepted.
+    """
     headers, fault = _KEYS[what]
-    answer = await ask(quiet, "POST", "/v1/deposits", headers=[*headers, _JSON], data=json.dumps(DEPOSIT).encode())
+    answer = await ask(
+        quiet, "POST", "/v1/deposits", headers=[*headers, _JSON], data=json.dumps(DEPOSIT).encode()
+    )
     problem(answer, 400, f"idempotency_key_{fault}")
 
 
@@ -226,11 +264,20 @@ async def test_a_payment_needs_one_key(quiet: System, what: str) -> None:
 )
 @pytest.mark.parametrize("length", [1, 255])
 async def test_a_key_has_two_names(system: System, names: list[str], length: int) -> None:
-    """A key of 1 to 255 characters is taken under its standard name, or under both with one value."""
+    """A key of 1 to 255 characters is taken under its standard name, or under both with one
+    value.
+    """
     key = (uuid4().hex * 8)[:length] if length > 1 else "!"
     token = system.stack.issuer.user_token(str(uuid4()))
     headers = [*((name, key) for name in names), _JSON]
-    answer = await ask(system, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode(), token=token)
+    answer = await ask(
+        system,
+        "POST",
+        "/v1/deposits",
+        headers=headers,
+        data=json.dumps(DEPOSIT).encode(),
+        token=token,
+    )
     answer.expect(202)
 
 
@@ -252,7 +299,9 @@ _MEDIA: list[list[tuple[str, str]]] = [
 async def test_a_body_is_json_in_utf8(quiet: System, headers: list[tuple[str, str]]) -> None:
     """A body of another type, charset or encoding is 415."""
     headers = [("X-Idempotency-Key", str(uuid4())), *headers]
-    answer = await ask(quiet, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode())
+    answer = await ask(
+        quiet, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode()
+    )
     problem(answer, 415, "unsupported_media_type")
 
 
@@ -297,15 +346,21 @@ async def test_a_body_of_sixteen_kib_is_read(system: System) -> None:
         ("GET", f"/v1/payments/{NOBODYS}/cancel", 405),
     ],
 )
-async def test_what_is_not_there_is_a_problem_too(quiet: System, method: str, path: str, status: int) -> None:
-    """An unknown route or payment is 404 and a wrong method 405 with Allow, told as problems like everything else."""
+async def test_what_is_not_there_is_a_problem_too(
+    quiet: System, method: str, path: str, status: int
+) -> None:
+    """An unknown route or payment is 404 and a wrong method 405 with Allow, told as problems
+    like everything else.
+    """
     answer = await ask(quiet, method, path)
     problem(answer, status, answer.json()["code"])
     assert ("Allow" in answer.headers) == (status == 405)
 
 
 async def test_a_post_takes_no_query(quiet: System) -> None:
-    """A query on a request that makes a payment is refused: nobody may believe that it meant something."""
+    """A query on a request that makes a payment is refused: nobody may believe that it meant
+    something.
+    """
     said = problem(await post(quiet, "/v1/deposits?amount=5", DEPOSIT), 422, "invalid_request")
     assert pointers(said) == {"?amount"}
 

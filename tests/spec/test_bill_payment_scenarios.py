@@ -1,4 +1,6 @@
-"""Bill payments, whatever Daraja and the network do: Daraja gives them no key, so nothing may ever be sent twice."""
+"""Bill payments, whatever Daraja and the network do: Daraja gives them no key, so nothing may
+ever be sent twice.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,11 @@ _CODES = {
 _REFUSED = [
     Play("our_field_refused", failed("configuration", "400.002.02"), {"form": "PartyA"}),
     *refusals_in_other_envelopes(),
-    Play("invalid_request", failed("rejected_by_provider", "400.002.02"), {"field": "AccountReference"}),
+    Play(
+        "invalid_request",
+        failed("rejected_by_provider", "400.002.02"),
+        {"field": "AccountReference"},
+    ),
 ]
 
 _IN_DOUBT = [
@@ -105,7 +111,9 @@ _ASKED = [
 
 
 async def test_a_bill_that_was_paid_succeeds_however_it_is_told(system: System) -> None:
-    """A bill that was paid succeeds once, whatever became of the answer and in whatever shape the result comes."""
+    """A bill that was paid succeeds once, whatever became of the answer and in whatever shape
+    the result comes.
+    """
     ids = await play(system, "b2b", _PAID)
     assert (await system.payment(ids["approve"]))["recipient_name"] == "SUPPLIER LTD"
 
@@ -116,7 +124,9 @@ async def test_a_bill_that_was_not_paid_fails_with_a_reason(system: System) -> N
 
 
 async def test_each_result_code_of_a_bill_payment_has_its_reason(system: System) -> None:
-    """A result code that the contract calls final ends a bill payment with one reason of the closed list."""
+    """A result code that the contract calls final ends a bill payment with one reason of the
+    closed list.
+    """
     await play(system, "b2b", results(_CODES))
 
 
@@ -125,8 +135,12 @@ async def test_a_bill_payment_that_daraja_refuses_fails_at_once(system: System) 
     await play(system, "b2b", _REFUSED)
 
 
-async def test_a_bill_payment_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:
-    """A bill payment whose request left and got no definite answer is in doubt, and never sent again."""
+async def test_a_bill_payment_that_may_have_acted_is_in_doubt_and_not_sent_again(
+    system: System,
+) -> None:
+    """A bill payment whose request left and got no definite answer is in doubt, and never sent
+    again.
+    """
     await play(system, "b2b", _IN_DOUBT)
 
 
@@ -136,5 +150,7 @@ async def test_a_bill_payment_without_a_definite_result_stays_open(system: Syste
 
 
 async def test_what_a_result_does_not_decide_transaction_status_does(system: System) -> None:
-    """An incomplete or unknown result, a timeout message, or a code to be verified: Daraja is asked, and its word ends it."""
+    """An incomplete or unknown result, a timeout message, or a code to be verified: Daraja is
+    asked, and its word ends it.
+    """
     await play(system, "b2b", _ASKED, results_after_answers=True)

@@ -1,4 +1,6 @@
-"""The brakes: money out stops when an operator says so, and by itself when Daraja refuses our credential."""
+"""The brakes: money out stops when an operator says so, and by itself when Daraja refuses our
+credential.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ _BRISK: dict[str, str | None] = {
 _PAYERS = 10
 _BEFORE_STOP_MAX = 200
 
-_CREDENTIAL_IN = ("/mpesa/b2c/v3/paymentrequest", "/mpesa/b2b/v1/paymentrequest", "/mpesa/transactionstatus/v1/query")
+_CREDENTIAL_IN = (
+    "/mpesa/b2c/v3/paymentrequest",
+    "/mpesa/b2b/v1/paymentrequest",
+    "/mpesa/transactionstatus/v1/query",
+)
 _STATUS = _CREDENTIAL_IN[2]
 
 _DUE = "UPDATE mkwanja.payments SET next_step_at = now()"
@@ -44,7 +50,9 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """The system with both brakes released and the simulator as new; what other tests left open is not asked about."""
+    """The system with both brakes released and the simulator as new; what other tests left open
+    is not asked about.
+    """
     await running_system.forget_open_payments()
     await running_system.control("POST", "/reset", {})
     await running_system.control("POST", "/switches", {"time_scale": 0.02})
@@ -83,7 +91,9 @@ async def _assert_held(system: System, payment_ids: list[str]) -> None:
     """However often they are swept, they stay unsent and pending."""
     await sweep(system, payment_ids)
     assert await system.stage_counts(payment_ids) == {"accepted": len(payment_ids)}
-    assert [await times_sent(system, payment_id) for payment_id in payment_ids] == [0] * len(payment_ids)
+    assert [await times_sent(system, payment_id) for payment_id in payment_ids] == [0] * len(
+        payment_ids
+    )
 
 
 async def _all_paid(system: System, payment_ids: list[str]) -> None:
@@ -92,12 +102,14 @@ async def _all_paid(system: System, payment_ids: list[str]) -> None:
     await system.assert_money_agrees(payment_ids)
 
 
-# --- the kill switch --------------------------------------------------------------------------------------------------
+# --- the kill switch ------------------------------------------------------------------------------
 
 
 @pytest.mark.whole
 async def test_stopping_under_load(system: System) -> None:
-    """While hundreds are being accepted: once the command has returned nothing leaves, and all are paid after `start`."""
+    """While hundreds are being accepted: once the command has returned nothing leaves, and all
+    are paid after `start`.
+    """
     for api in ("b2c", "b2b"):
         await system.scenario("slow", api=api, times=10, params={"seconds": 1})
     payment_ids: list[str] = []
@@ -109,15 +121,23 @@ async def test_stopping_under_load(system: System) -> None:
                 await is_stopped.wait()  # on a busy machine the command takes its time
             if is_over.is_set():
                 return
-            payment_ids.append(await (system.bill_payment() if n % 10 == 0 else system.withdrawal()))
+            payment_ids.append(
+                await (system.bill_payment() if n % 10 == 0 else system.withdrawal())
+            )
 
-    async with Command(system, "payouts", "stop", "--reason", "too much is going out").ready() as run:
+    async with Command(
+        system, "payouts", "stop", "--reason", "too much is going out"
+    ).ready() as run:
         payers = [asyncio.create_task(pay()) for _ in range(_PAYERS)]
-        await system.eventually(lambda: _paid_out(system), lambda requests: len(requests) >= _PAYERS)
+        await system.eventually(
+            lambda: _paid_out(system), lambda requests: len(requests) >= _PAYERS
+        )
         said = (await run()).expect(0)
     sent, accepted = await _paid_out(system), len(payment_ids)
     is_stopped.set()
-    await system.eventually(lambda: _value(len(payment_ids)), lambda count: count > accepted + _PAYERS)
+    await system.eventually(
+        lambda: _value(len(payment_ids)), lambda count: count > accepted + _PAYERS
+    )
     is_over.set()
     await asyncio.gather(*payers)
     deposit = await system.deposit()
@@ -134,19 +154,30 @@ async def test_stopping_under_load(system: System) -> None:
 
 
 async def test_what_is_on_the_wire_may_finish_and_is_told(system: System) -> None:
-    """The command waits for Daraja's answer to what was being sent, and prints each with what became of it."""
+    """The command waits for Daraja's answer to what was being sent, and prints each with what
+    became of it.
+    """
     daraja = system.stack.process("simulator")
-    await system.settled(await system.withdrawal())  # so the worker has a token, which a frozen Daraja would not give
+    await system.settled(
+        await system.withdrawal()
+    )  # so the worker has a token, which a frozen Daraja would not give
     for api in ("b2c", "b2b"):
         await system.scenario("slow_result", api=api, params={"seconds": 600})
     before = len(await _paid_out(system))
     async with Command(system, "payouts", "stop", "--reason", "a test").ready() as run:
         daraja.freeze()
         try:
-            payment_ids = [await system.withdrawal(amount=1500), await system.bill_payment(amount=840)]
-            await system.eventually(lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"] == 2)
+            payment_ids = [
+                await system.withdrawal(amount=1500),
+                await system.bill_payment(amount=840),
+            ]
+            await system.eventually(
+                lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"] == 2
+            )
             stopping = asyncio.ensure_future(run())
-            await system.eventually(lambda: _brake(system, "kill_switch"), lambda brake: brake["is_engaged"])
+            await system.eventually(
+                lambda: _brake(system, "kill_switch"), lambda brake: brake["is_engaged"]
+            )
             assert not stopping.done()
         finally:
             daraja.thaw()
@@ -165,7 +196,9 @@ async def test_what_is_on_the_wire_may_finish_and_is_told(system: System) -> Non
 
 
 async def test_stopped_payouts_stay_stopped(system: System) -> None:
-    """A flush of Redis, its restart, a killed worker: nothing starts them but the command, which also says how it stands."""
+    """A flush of Redis, its restart, a killed worker: nothing starts them but the command, which
+    also says how it stands.
+    """
     await stop(system, "the balance looks wrong")
     payment_ids = [await system.withdrawal(), await system.bill_payment()]
     stack = system.stack
@@ -189,19 +222,25 @@ async def test_stopped_payouts_stay_stopped(system: System) -> None:
 
 
 async def test_a_resend_waits_for_start_too(system: System) -> None:
-    """Daraja has said twice that it knows nothing of the payment; while payouts are stopped it is asked, and not sent."""
+    """Daraja has said twice that it knows nothing of the payment; while payouts are stopped it
+    is asked, and not sent.
+    """
     payment_id = await begin(system, "b2c", "html_503", times=1, act=False)
     await system.in_stage(payment_id, "in_doubt")
     async with stopped_payouts(system):
         not_found = "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
-        await system.eventually(lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 4)
+        await system.eventually(
+            lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 4
+        )
         assert await times_sent(system, payment_id) == 1
     await _all_paid(system, [payment_id])
     assert await times_sent(system, payment_id) == 2
 
 
 async def test_a_wrong_command_changes_nothing(system: System) -> None:
-    """No action, no reason, none that says anything, an unknown action: exit 2, and both brakes are as they were."""
+    """No action, no reason, none that says anything, an unknown action: exit 2, and both brakes
+    are as they were.
+    """
     wrong = [
         ("payouts",),
         ("payouts", "stop"),
@@ -214,11 +253,13 @@ async def test_a_wrong_command_changes_nothing(system: System) -> None:
     assert not (await _brake(system, "kill_switch"))["is_engaged"]
 
 
-# --- seen from outside ------------------------------------------------------------------------------------------------
+# --- seen from outside ----------------------------------------------------------------------------
 
 
 async def test_an_engaged_brake_is_seen_in_metrics_and_log(system: System) -> None:
-    """Both processes that listen show each brake as 1 while it is engaged; the worker's log says which."""
+    """Both processes that listen show each brake as 1 while it is engaged; the worker's log says
+    which.
+    """
 
     async def shown() -> dict[str, set[float]]:
         values: dict[str, set[float]] = {"kill_switch": set(), "breaker": set()}
@@ -228,7 +269,9 @@ async def test_an_engaged_brake_is_seen_in_metrics_and_log(system: System) -> No
             for name, seen in values.items():
                 seen |= {
                     float(found)
-                    for found in re.findall(rf'^mkwanja_brake_engaged{{name="{name}"}} (\S+)$', text, re.MULTILINE)
+                    for found in re.findall(
+                        rf'^mkwanja_brake_engaged{{name="{name}"}} (\S+)$', text, re.MULTILINE
+                    )
                 }
         return values
 
@@ -246,7 +289,7 @@ async def test_an_engaged_brake_is_seen_in_metrics_and_log(system: System) -> No
     await system.eventually(shown, lambda seen: seen == {"kill_switch": {0}, "breaker": {0}})
 
 
-# --- the breaker ------------------------------------------------------------------------------------------------------
+# --- the breaker ----------------------------------------------------------------------------------
 
 
 def _has_grown_by_two(before: int, story: list[Any]) -> bool:
@@ -254,22 +297,40 @@ def _has_grown_by_two(before: int, story: list[Any]) -> bool:
 
 
 async def _refused(system: System, where: str, code: int) -> str:
-    """A payout for which Daraja's result, or its answer to our question, says once that our credential is refused."""
+    """A payout for which Daraja's result, or its answer to our question, says once that our
+    credential is refused.
+    """
     if where != "status":
-        return await begin(system, "b2c" if where == "b2c" else "b2b", "result_code", times=1, code=code)
+        return await begin(
+            system, "b2c" if where == "b2c" else "b2b", "result_code", times=1, code=code
+        )
     phone_number = f"25470{7_000_000 + next(_numbers)}"
     await system.scenario("lost_callback", api="b2c", phone_number=phone_number)
-    await system.scenario("result_code", api="status", times=1, phone_number=phone_number, params={"code": code})
+    await system.scenario(
+        "result_code", api="status", times=1, phone_number=phone_number, params={"code": code}
+    )
     return await system.withdrawal(phone_number=phone_number)
 
 
 async def test_the_first_refusal_of_our_credential_opens_the_breaker(system: System) -> None:
-    """Each of Daraja's codes for it, in a payout's result or the answer to a question; a probe that works closes it."""
-    table = [("b2c", 2001), ("b2c", 8006), ("b2b", 18), ("b2b", 21), ("status", 20), ("status", 2001), ("b2c", 18)]
+    """Each of Daraja's codes for it, in a payout's result or the answer to a question; a probe
+    that works closes it.
+    """
+    table = [
+        ("b2c", 2001),
+        ("b2c", 8006),
+        ("b2b", 18),
+        ("b2b", 21),
+        ("status", 20),
+        ("status", 2001),
+        ("b2c", 18),
+    ]
     for where, code in table:
         before = len(await _breaker_story(system))
         payment_id = await _refused(system, where, code)
-        story = await system.eventually(lambda: _breaker_story(system), partial(_has_grown_by_two, before))
+        story = await system.eventually(
+            lambda: _breaker_story(system), partial(_has_grown_by_two, before)
+        )
         assert story[before] == (True, f"result {code} for payment {payment_id}"), (where, code)
         assert [is_open for is_open, _ in story[before:]] == [True, False], (where, code)
         payment = await system.settled(payment_id)
@@ -278,15 +339,22 @@ async def test_the_first_refusal_of_our_credential_opens_the_breaker(system: Sys
 
 
 async def test_a_customers_pin_opens_no_breaker(system: System) -> None:
-    """2001 and 8006 of a deposit are about who pays: in its result and in the answer to a query alike."""
+    """2001 and 8006 of a deposit are about who pays: in its result and in the answer to a query
+    alike.
+    """
     before = await _breaker_story(system)
     told = [await begin(system, "stk", "result_code", code=code) for code in (2001, 8006)]
     asked = []
     for code in (2001, 8006):
         phone_number = f"25470{7_000_000 + next(_numbers)}"
-        await system.scenario("result_code", api="stk", phone_number=phone_number, params={"code": code, "seconds": 0})
         await system.scenario(
-            "lost_callback", api="stk", phone_number=phone_number, params={"code": code, "moves_money": False}
+            "result_code", api="stk", phone_number=phone_number, params={"code": code, "seconds": 0}
+        )
+        await system.scenario(
+            "lost_callback",
+            api="stk",
+            phone_number=phone_number,
+            params={"code": code, "moves_money": False},
         )
         asked.append(await system.deposit(phone_number=phone_number))
     for payment_id in (*told, *asked):
@@ -300,8 +368,12 @@ async def test_a_customers_pin_opens_no_breaker(system: System) -> None:
     await system.assert_money_agrees([*told, *asked])
 
 
-async def test_while_it_is_open_the_credential_is_used_for_ever_rarer_probes_only(system: System) -> None:
-    """No payout, bill payment or question but the probe's; deposits go on; nothing closes it but Daraja's acceptance."""
+async def test_while_it_is_open_the_credential_is_used_for_ever_rarer_probes_only(
+    system: System,
+) -> None:
+    """No payout, bill payment or question but the probe's; deposits go on; nothing closes it but
+    Daraja's acceptance.
+    """
     asked_about = await begin(system, "b2c", "lost_callback")
     await system.in_stage(asked_about, "awaiting_result")
     await system.execute(f"{_DUE} + interval '1 day' WHERE id = $1::uuid", asked_about)
@@ -311,7 +383,9 @@ async def test_while_it_is_open_the_credential_is_used_for_ever_rarer_probes_onl
     await system.control("DELETE", "/requests")
     await system.execute(f"{_DUE} WHERE id = $1::uuid", asked_about)
     waiting = list(
-        await asyncio.gather(*(system.withdrawal() for _ in range(30)), *(system.bill_payment() for _ in range(5)))
+        await asyncio.gather(
+            *(system.withdrawal() for _ in range(30)), *(system.bill_payment() for _ in range(5))
+        )
     )
     deposit = await system.deposit()
     await system.stack.redis.flush()
@@ -326,18 +400,25 @@ async def test_while_it_is_open_the_credential_is_used_for_ever_rarer_probes_onl
     await system.control("POST", "/switches", {"initiator_locked": False})
     await _all_paid(system, [*waiting, asked_about, deposit])
     assert not (await _brake(system))["is_engaged"]
-    assert (await _breaker_story(system))[-1] == (False, "Daraja accepted the credential of an inquiry")
+    assert (await _breaker_story(system))[-1] == (
+        False,
+        "Daraja accepted the credential of an inquiry",
+    )
     failure = (await system.settled(opener))["failure"]
     assert (failure["reason"], failure["provider_code"]) == ("configuration", "8006")
     await system.assert_money_agrees([opener])
 
 
 async def test_an_operator_may_close_the_breaker(system: System) -> None:
-    """`start` alone leaves it open and says so; with --breaker payouts go at once; if Daraja refuses still, it opens again."""
+    """`start` alone leaves it open and says so; with --breaker payouts go at once; if Daraja
+    refuses still, it opens again.
+    """
     await system.control("POST", "/switches", {"initiator_locked": True})
     opener = await begin(system, "b2c", "approve")
     await system.eventually(lambda: _brake(system), lambda brake: brake["is_engaged"])
-    await system.execute("UPDATE mkwanja.brakes SET probes = 15 WHERE name = 'breaker'")  # as after hours of it
+    await system.execute(
+        "UPDATE mkwanja.brakes SET probes = 15 WHERE name = 'breaker'"
+    )  # as after hours of it
     waiting = await system.withdrawal()
     said = await start(system)
     assert said.lines[0].startswith(f"breaker: ENGAGED, result 8006 for payment {opener} (since ")

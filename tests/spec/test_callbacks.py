@@ -27,7 +27,9 @@ async def _refused(system: System, url: str, body: Any) -> tuple[int, bytes, str
 
 
 async def test_only_the_right_address_is_heard(system: System) -> None:
-    """A wrong token, operation or payment gets one and the same empty 403, and nothing of it is stored."""
+    """A wrong token, operation or payment gets one and the same empty 403, and nothing of it is
+    stored.
+    """
     mine, other = await awaited(system), await awaited(system)
     base, payment_id, operation, token = mine.url.rsplit("/", 3)
     wrong_token = token[:-1] + ("0" if token[-1] != "0" else "1")
@@ -65,9 +67,15 @@ async def test_only_the_right_address_is_heard(system: System) -> None:
 
 
 async def test_bytes_that_are_no_text_are_no_address(system: System) -> None:
-    """A path of bytes that no text has is refused, is no fault of ours, and leaves no token in the log."""
+    """A path of bytes that no text has is refused, is no fault of ours, and leaves no token in
+    the log.
+    """
     path = urlsplit((await awaited(system)).url).path.encode()
-    for wrong in (path + b"\xff", b"/results/\xff\xfe/deposit/00", b"/results/\xed\xa0\x80/deposit/00"):
+    for wrong in (
+        path + b"\xff",
+        b"/results/\xff\xfe/deposit/00",
+        b"/results/\xed\xa0\x80/deposit/00",
+    ):
         answer = await deliver_raw(system.stack.callbacks_url, wrong)
         assert answer.split(b" ")[1] in {b"400", b"403", b"404"}, answer
     assert path.decode().rpartition("/")[2] not in system.stack.logs()["callbacks.1"]
@@ -109,7 +117,9 @@ _NO_RESULT: dict[str, bytes] = {
     "NUL bytes": b"\0" * 100,
     "NUL in a text": b'{"Body":{"stkCallback":{"ResultCode":"0\\u0000"}}}',
     "half a surrogate pair": b'{"Body":{"stkCallback":{"ResultCode":"\\ud800"}}}',
-    "a number of a thousand digits": b'{"Body":{"stkCallback":{"ResultCode":1' + b"0" * 5000 + b"}}}",
+    "a number of a thousand digits": b'{"Body":{"stkCallback":{"ResultCode":1'
+    + b"0" * 5000
+    + b"}}}",
     "an exponent out of range": b'{"Body":{"stkCallback":{"ResultCode":1e99999999999999999999}}}',
     "another encoding": '{"Body":{"stkCallback":{"ResultCode":0}}}'.encode("utf-16"),
     "as much as is allowed": b"x" * _LIMIT,
@@ -117,7 +127,9 @@ _NO_RESULT: dict[str, bytes] = {
 
 
 async def test_whatever_comes_to_the_right_address_is_kept(system: System) -> None:
-    """Any body under a right token is answered 200, kept byte for byte and flagged, and finalizes nothing."""
+    """Any body under a right token is answered 200, kept byte for byte and flagged, and
+    finalizes nothing.
+    """
     one = await awaited(system)
     for what, body in _NO_RESULT.items():
         answer = await deliver(system, one.url, body)
@@ -146,7 +158,9 @@ async def test_a_body_that_is_too_large_is_refused(system: System) -> None:
 
 
 async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None:
-    """A result finalizes only if its amount and ids are the payment's own; else it is kept, flagged, and changes nothing."""
+    """A result finalizes only if its amount and ids are the payment's own; else it is kept,
+    flagged, and changes nothing.
+    """
 
     async def outcome(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
         one = await awaited(system, api)
@@ -159,7 +173,9 @@ async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None
         return payment["stage"], payment["needs_review"], stored["disposition"]
 
     rows = enumerate(RESULTS.values())
-    outcomes = await asyncio.gather(*(outcome(number, api, make) for number, (api, make, _) in rows))
+    outcomes = await asyncio.gather(
+        *(outcome(number, api, make) for number, (api, make, _) in rows)
+    )
     wrong = {
         what: (seen, expected)
         for (what, (_, _, expected)), seen in zip(RESULTS.items(), outcomes, strict=True)
@@ -169,11 +185,16 @@ async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None
 
 
 async def test_ids_and_receipts_of_another_payment_are_no_proof(system: System) -> None:
-    """A result with the ids or the receipt of another payment is kept for review, and finalizes neither."""
+    """A result with the ids or the receipt of another payment is kept for review, and finalizes
+    neither.
+    """
     one, other, third = await awaited(system), await awaited(system), await awaited(system)
     await deliver(system, one.url, one.result(receipt="UKN7OWN001"))
     await deliver(system, other.url, other.result(receipt="UKN7OWN001"))
-    ids = {"CheckoutRequestID": one.ids["CheckoutRequestID"], "MerchantRequestID": one.ids["MerchantRequestID"]}
+    ids = {
+        "CheckoutRequestID": one.ids["CheckoutRequestID"],
+        "MerchantRequestID": one.ids["MerchantRequestID"],
+    }
     await deliver(system, third.url, third.result(receipt="UKN7OWN003", **ids))
     for wrong, disposition in ((other, "receipt_of_another_payment"), (third, "ids_differ")):
         payment, [stored] = await system.payment(wrong.id), await system.callbacks(wrong.id)
@@ -184,7 +205,9 @@ async def test_ids_and_receipts_of_another_payment_are_no_proof(system: System) 
 
 @pytest.mark.parametrize("code", [0, 1032])
 async def test_a_repeated_result_changes_nothing(system: System, code: int) -> None:
-    """The same result again, twice at once or later, is answered 200 and kept, and the payment stays as it was."""
+    """The same result again, twice at once or later, is answered 200 and kept, and the payment
+    stays as it was.
+    """
     one = await awaited(system)
     body = one.result(code=code, receipt="UKN7TWICE1")
     answers = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(5)))
@@ -200,13 +223,22 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
 
 @pytest.mark.parametrize("code", [0, 1032])
 async def test_a_contradiction_of_a_success_is_for_a_person(system: System, code: int) -> None:
-    """A second receipt, or a failure after a success, changes neither stage nor receipt, and asks for review."""
+    """A second receipt, or a failure after a success, changes neither stage nor receipt, and
+    asks for review.
+    """
     one = await awaited(system)
     await deliver(system, one.url, one.result(receipt=f"UKN7ONE{code:03}"))
     await deliver(system, one.url, one.result(code=code, receipt=f"UKN7TWO{code:03}"))
     payment = await system.payment(one.id)
-    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == ("succeeded", f"UKN7ONE{code:03}", True)
-    assert [row["disposition"] for row in await system.callbacks(one.id)] == ["finalized", "contradiction"]
+    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
+        "succeeded",
+        f"UKN7ONE{code:03}",
+        True,
+    )
+    assert [row["disposition"] for row in await system.callbacks(one.id)] == [
+        "finalized",
+        "contradiction",
+    ]
 
 
 async def _of_operation(system: System, payment_id: str, operation: str) -> list[Any]:
@@ -216,36 +248,53 @@ async def _of_operation(system: System, payment_id: str, operation: str) -> list
 
 @pytest.mark.parametrize("api", ["b2c", "b2b"])
 async def test_a_timeout_message_is_kept_without_its_credential(system: System, api: Api) -> None:
-    """A timeout message finalizes nothing; what it echoes is stored without the credential, with the original's digest."""
+    """A timeout message finalizes nothing; what it echoes is stored without the credential, with
+    the original's digest.
+    """
     one = await awaited(system, api)
     url = await system.callback_url(one.id, OPERATIONS[api] + "-timeout")
-    echo = {"InitiatorName": "clerk", "SecurityCredential": 'Zm9v"\\+/=', "Amount": one.amount, "Remarks": "Payment"}
-    bodies = [json.dumps(echo).encode(), json.dumps(echo, indent=2).encode(), b'{"Password" : "Zm9v"']
+    echo = {
+        "InitiatorName": "clerk",
+        "SecurityCredential": 'Zm9v"\\+/=',
+        "Amount": one.amount,
+        "Remarks": "Payment",
+    }
+    bodies = [
+        json.dumps(echo).encode(),
+        json.dumps(echo, indent=2).encode(),
+        b'{"Password" : "Zm9v"',
+    ]
     for body in bodies:
         assert (await deliver(system, url, body)).json() == ACCEPTED
         stored = (await _of_operation(system, one.id, OPERATIONS[api] + "-timeout"))[-1]
         assert b"Zm9v" not in bytes(stored["body"])
         assert bytes(stored["body_sha256"]) == hashlib.sha256(body).digest()
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
-    kept = json.loads(bytes((await _of_operation(system, one.id, OPERATIONS[api] + "-timeout"))[0]["body"]))
+    kept = json.loads(
+        bytes((await _of_operation(system, one.id, OPERATIONS[api] + "-timeout"))[0]["body"])
+    )
     assert {**kept, "SecurityCredential": ""} == {**echo, "SecurityCredential": ""}
-    assert (await deliver(system, one.url, one.result(receipt=f"UKN7AFT{api.upper()}"))).status == 200
+    assert (
+        await deliver(system, one.url, one.result(receipt=f"UKN7AFT{api.upper()}"))
+    ).status == 200
     assert (await system.payment(one.id))["status"] == "success"
 
 
 async def test_the_credential_is_nowhere_on_record(system: System) -> None:
-    """What Daraja echoes of our own requests leaves no credential, password or callback token on record."""
+    """What Daraja echoes of our own requests leaves no credential, password or callback token on
+    record.
+    """
     payment_id = await begin(system, "b2c", "timeout_message", seconds=0.2)
     await system.settled(payment_id)
     token = (await system.callback_url(payment_id, "withdrawal")).rpartition("/")[2]
     [timeout] = await _of_operation(system, payment_id, "withdrawal-timeout")
     assert json.loads(bytes(timeout["body"]))["SecurityCredential"] == "[replaced]"
-    sql = (
-        "SELECT request::text || coalesce(answer, '') AS text FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid"
-    )
+    sql = "SELECT request::text || coalesce(answer, '') AS text FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid"
     for exchange in await system.rows(sql, payment_id):
         assert token not in exchange["text"]
-        assert json.loads(exchange["text"].partition("}")[0] + "}")["SecurityCredential"] == "[masked]"
+        assert (
+            json.loads(exchange["text"].partition("}")[0] + "}")["SecurityCredential"] == "[masked]"
+        )
 
 
 _TRUSTED_HOPS = [
@@ -278,7 +327,9 @@ _OTHER_HOPS = [
 
 
 async def test_a_right_token_from_a_wrong_source_is_kept_and_not_believed() -> None:
-    """From an address that is not Daraja's, seen through trusted proxies and no further, a result is kept and gets 403."""
+    """From an address that is not Daraja's, seen through trusted proxies and no further, a
+    result is kept and gets 403.
+    """
     receiver = {"CALLBACK_ALLOWED_NETWORKS": "10.0.0.0/8", "TRUSTED_PROXIES": "127.0.0.0/8"}
     async with a_system(process_env={"callbacks": receiver}) as system:
         # The simulator itself comes from 127.0.0.1, and no proxy says otherwise.
@@ -295,15 +346,21 @@ async def test_a_right_token_from_a_wrong_source_is_kept_and_not_believed() -> N
 
 async def _assert_hops(system: System, one: Awaited) -> None:
     for hops in _OTHER_HOPS:
-        answer = await deliver(system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops])
+        answer = await deliver(
+            system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops]
+        )
         assert (answer.status, answer.body) == (403, b""), hops
     assert (await system.payment(one.id))["stage"] == "awaiting_result"
     kept = await system.callbacks(one.id)
     assert len(kept) == len(_OTHER_HOPS)
     assert {row["disposition"] for row in kept} == {"wrong_source"}
     for hops in _TRUSTED_HOPS:
-        answer = await deliver(system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops])
+        answer = await deliver(
+            system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops]
+        )
         assert answer.status == 200, hops
     assert (await system.payment(one.id))["status"] == "success"
-    sources = {row["source_address"] for row in await system.callbacks(one.id) if row["source_allowed"]}
+    sources = {
+        row["source_address"] for row in await system.callbacks(one.id) if row["source_allowed"]
+    }
     assert sources == {"10.1.2.3"}

@@ -25,16 +25,32 @@ async def stopped_payouts(system: System) -> AsyncIterator[None]:
 
 
 async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:
-    """While it waits a payment is cancelled with 200, again with the same 200, and is never sent afterwards."""
+    """While it waits a payment is cancelled with 200, again with the same 200, and is never sent
+    afterwards.
+    """
     async with stopped_payouts(system):
         withdrawal, bill = await system.withdrawal(), await system.bill_payment()
         for payment_id in (withdrawal, bill):
-            first = (await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system))).expect(200)
+            first = (
+                await ask(
+                    system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
+                )
+            ).expect(200)
             payment = first.json()
-            failure = {name: value for name, value in payment["failure"].items() if name != "message"}
-            assert (payment["status"], payment["stage"], failure) == ("failed", "failed", _CANCELLED)
+            failure = {
+                name: value for name, value in payment["failure"].items() if name != "message"
+            }
+            assert (payment["status"], payment["stage"], failure) == (
+                "failed",
+                "failed",
+                _CANCELLED,
+            )
             assert payment["finalized_at"] is not None
-            again = (await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system))).expect(200)
+            again = (
+                await ask(
+                    system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
+                )
+            ).expect(200)
             assert again.json() == payment == await system.payment(payment_id)
             assert await system.stages(payment_id) == ["accepted", "failed"]
     later = await system.withdrawal(phone_number="0722000299")
@@ -45,42 +61,64 @@ async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:
 
 
 async def test_a_stopped_payment_waits_and_then_goes(system: System) -> None:
-    """While payouts are stopped deposits go on, a withdrawal waits unsent, and afterwards it is paid once."""
+    """While payouts are stopped deposits go on, a withdrawal waits unsent, and afterwards it is
+    paid once.
+    """
     async with stopped_payouts(system):
         withdrawal, deposit = await system.withdrawal(), await system.deposit()
         assert (await system.settled(deposit))["status"] == "success"
         await sweep(system, [withdrawal])
-        assert ((await system.payment(withdrawal))["stage"], await times_sent(system, withdrawal)) == ("accepted", 0)
+        assert (
+            (await system.payment(withdrawal))["stage"],
+            await times_sent(system, withdrawal),
+        ) == ("accepted", 0)
     assert (await system.settled(withdrawal))["status"] == "success"
     assert await times_sent(system, withdrawal) == 1
     await system.assert_money_agrees([withdrawal, deposit])
 
 
 async def test_what_was_sent_cannot_be_cancelled(system: System) -> None:
-    """Once it may have been sent a payment is not cancelled: 409, and it goes on as if nobody had asked."""
-    awaited, doubtful = await begin(system, "stk", "lost_callback"), await begin(system, "b2c", "cut_before_acting")
+    """Once it may have been sent a payment is not cancelled: 409, and it goes on as if nobody
+    had asked.
+    """
+    awaited, doubtful = (
+        await begin(system, "stk", "lost_callback"),
+        await begin(system, "b2c", "cut_before_acting"),
+    )
     paid, failed = await begin(system, "b2b", "approve"), await begin(system, "stk", "cancel")
     stages = {awaited: "awaiting_result", doubtful: "in_doubt", paid: "succeeded", failed: "failed"}
     for payment_id, stage in stages.items():
         before = await system.in_stage(payment_id, stage)
-        answer = await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system))
+        answer = await ask(
+            system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
+        )
         assert problem(answer, 409, "too_late_to_cancel")["retryable"] is False
         after = await system.payment(payment_id)
         assert (after["stage"], after["failure"]) == (stage, before["failure"])
 
 
 async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> None:
-    """Of a cancellation and a submission that meet, one wins: cancelled and never sent, or 409 and paid."""
+    """Of a cancellation and a submission that meet, one wins: cancelled and never sent, or 409
+    and paid.
+    """
     async with stopped_payouts(system):
-        payment_ids = [await system.withdrawal(phone_number=f"07220003{number:02}") for number in range(20)]
+        payment_ids = [
+            await system.withdrawal(phone_number=f"07220003{number:02}") for number in range(20)
+        ]
         overdue = "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = ANY($1::uuid[])"
         await system.execute(overdue, payment_ids)
 
     async def cancel(number: int, payment_id: str) -> int:
-        await asyncio.sleep(number * 0.02)  # spread over the time in which a sweep and a worker take them
-        return (await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system))).status
+        await asyncio.sleep(
+            number * 0.02
+        )  # spread over the time in which a sweep and a worker take them
+        return (
+            await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system))
+        ).status
 
-    statuses = await asyncio.gather(*(cancel(number, payment_id) for number, payment_id in enumerate(payment_ids)))
+    statuses = await asyncio.gather(
+        *(cancel(number, payment_id) for number, payment_id in enumerate(payment_ids))
+    )
     assert set(statuses) <= {200, 409}
     for payment_id, status in zip(payment_ids, statuses, strict=True):
         payment = await system.settled(payment_id)
@@ -110,7 +148,9 @@ async def test_a_cancellation_has_no_body(system: System) -> None:
         payment_id = await system.withdrawal()
         headers = [("Content-Type", "text/rubbish; charset=none")]
         path = f"/v1/payments/{payment_id}/cancel"
-        answer = await ask(system, "POST", path, headers=headers, data=b"{nothing", token=_backend(system))
+        answer = await ask(
+            system, "POST", path, headers=headers, data=b"{nothing", token=_backend(system)
+        )
         assert answer.expect(200).json()["failure"]["reason"] == "cancelled_by_caller"
 
 

@@ -1,4 +1,6 @@
-"""A short code, an app, an initiator or an address of Daraja is changed while payments that were sent are still open."""
+"""A short code, an app, an initiator or an address of Daraja is changed while payments that were
+sent are still open.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from tests.spec.system import System
 
 _OLD, _NEW = "600111", "600222"
 
-# The organisation has more than one of each, all of them good: so that only the record can tell which one sent a payment.
+# The organisation has more than one of each, all of them good: so that only the record can tell
+# which one sent a payment.
 _SIMULATOR: dict[str, str | None] = {
     "DARAJA_SHORTCODE": _OLD,
     "DARAJA_PAYOUT_SHORTCODE": _OLD,
@@ -50,7 +53,9 @@ async def system(running_system: System) -> AsyncIterator[System]:
 
 
 async def _open(system: System, api: Api, scenario: str = "lost_callback", **params: Any) -> str:
-    """A payment that was sent and is open; Daraja answers no question about it until the worker is restarted."""
+    """A payment that was sent and is open; Daraja answers no question about it until the worker
+    is restarted.
+    """
     payment_id = await doubtful(system, api, scenario, _NO_ANSWER[api], **params)
     expected = "awaiting_result" if scenario == "lost_callback" else "in_doubt"
     await system.in_stage(payment_id, expected)
@@ -72,23 +77,33 @@ async def _asked_as(system: System, payment_id: str) -> set[str]:
     return {
         str(request["body"].get("PartyA") or request["body"]["BusinessShortCode"])
         for request in requests
-        if "query" in request["path"] and any(name in str(request["body"]) for name in (payment_id, *known))
+        if "query" in request["path"]
+        and any(name in str(request["body"]) for name in (payment_id, *known))
     }
 
 
 async def test_a_withdrawal_is_asked_about_as_the_short_code_that_sent_it_and_is_not_paid_by_another(
     system: System,
 ) -> None:
-    """It was paid by 600111 and its answer was lost. 600222 would not find it, and would pay it again."""
+    """It was paid by 600111 and its answer was lost. 600222 would not find it, and would pay it
+    again.
+    """
     payment_id = await _open(system, "b2c", "answer_and_callback_lost")
     await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
-    await eventually_seen(system, {"it": replace(PAID, sent=0)}, {"it": payment_id}, flagged_or_not=True)
+    await eventually_seen(
+        system, {"it": replace(PAID, sent=0)}, {"it": payment_id}, flagged_or_not=True
+    )
     assert await _asked_as(system, payment_id) == {_OLD}
     await system.assert_money_agrees([payment_id])
 
 
-async def test_a_withdrawal_that_one_account_lost_is_sent_again_by_that_account_only(system: System) -> None:
-    """Daraja never saw it: 'not found' permits no send by another short code, however often. The old one sends it again."""
+async def test_a_withdrawal_that_one_account_lost_is_sent_again_by_that_account_only(
+    system: System,
+) -> None:
+    """Daraja never saw it: 'not found' permits no send by another short code, however often.
+
+    The old one sends it again.
+    """
     payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
     await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
     before = len(await inquiries(system, payment_id))
@@ -101,10 +116,14 @@ async def test_a_withdrawal_that_one_account_lost_is_sent_again_by_that_account_
     await system.assert_money_agrees([payment_id])
 
 
-async def test_a_send_older_than_the_record_of_accounts_is_asked_about_and_not_sent_again(system: System) -> None:
+async def test_a_send_older_than_the_record_of_accounts_is_asked_about_and_not_sent_again(
+    system: System,
+) -> None:
     payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
     await system.stack.stop_process("worker")
-    await system.execute("UPDATE mkwanja.attempts SET account = NULL WHERE payment_id = $1::uuid", payment_id)
+    await system.execute(
+        "UPDATE mkwanja.attempts SET account = NULL WHERE payment_id = $1::uuid", payment_id
+    )
     await _restarted_again(system)
     before = len(await inquiries(system, payment_id))
     await asked(system, payment_id, before + 6)
@@ -117,17 +136,23 @@ async def _restarted_again(system: System) -> None:
     await system.stack.start_process("worker")
 
 
-async def test_deposits_and_bills_are_found_by_the_short_code_that_sent_them(system: System) -> None:
+async def test_deposits_and_bills_are_found_by_the_short_code_that_sent_them(
+    system: System,
+) -> None:
     ids = {"deposit": await _open(system, "stk"), "bill payment": await _open(system, "b2b")}
     await _restarted(system, _NEW_SHORTCODES)
-    await eventually_seen(system, dict.fromkeys(ids, replace(PAID, sent=0)), ids, flagged_or_not=True)
+    await eventually_seen(
+        system, dict.fromkeys(ids, replace(PAID, sent=0)), ids, flagged_or_not=True
+    )
     for payment_id in ids.values():
         assert await _asked_as(system, payment_id) == {_OLD}
     await system.assert_money_agrees(list(ids.values()))
 
 
 @pytest.mark.whole
-async def test_a_deposit_that_another_passkey_cannot_ask_about_is_not_failed_for_silence(system: System) -> None:
+async def test_a_deposit_that_another_passkey_cannot_ask_about_is_not_failed_for_silence(
+    system: System,
+) -> None:
     """'Wrong credentials' is no answer about the deposit: it stays open and is a person's."""
     payment_id = await _open(system, "stk")
     await _restarted(system, {**_NEW_SHORTCODES, "DARAJA_PASSKEY": "of-the-new-short-code"})
@@ -149,19 +174,30 @@ _GONE: dict[str, dict[str, str | None]] = {
 async def test_payments_of_an_account_whose_credentials_are_gone_are_for_a_person(
     system: System, part: str, tmp_path: Path
 ) -> None:
-    """Another app, initiator or Daraja is not asked and sends nothing. The worker says so at start; a callback settles them."""
+    """Another app, initiator or Daraja is not asked and sends nothing.
+
+    The worker says so at start; a callback settles them.
+    """
     lost = await _open(system, "b2c", "cut_before_acting", times=1)
     paid = await _open(system, "b2b")
     ids = {"lost": lost, "paid": paid}
     certificate = tmp_path / "daraja.pem"
     environment = {**system.stack.env("worker"), **_SIMULATOR}
     given = {name: value for name, value in environment.items() if value is not None}
-    async with Simulator(time_scale=0.02, environment=given, certificate_file=certificate) as elsewhere:
+    async with Simulator(
+        time_scale=0.02, environment=given, certificate_file=certificate
+    ) as elsewhere:
         settings = _GONE[part]
         if part == "base_url":
-            settings = {"DARAJA_BASE_URL": elsewhere.base_url, "DARAJA_CERTIFICATE_FILE": str(certificate)}
+            settings = {
+                "DARAJA_BASE_URL": elsewhere.base_url,
+                "DARAJA_CERTIFICATE_FILE": str(certificate),
+            }
         await _restarted(system, settings)
-        flagged = {"lost": replace(IN_DOUBT, needs_review=True, sent=0), "paid": replace(AWAITED, needs_review=True)}
+        flagged = {
+            "lost": replace(IN_DOUBT, needs_review=True, sent=0),
+            "paid": replace(AWAITED, needs_review=True),
+        }
         flagged["paid"] = replace(flagged["paid"], moved=1, sent=0)
         await eventually_seen(system, flagged, ids)
         for payment_id in ids.values():
@@ -193,7 +229,9 @@ async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api)
             "OriginatorConversationID": ids["originator_conversation_id"],
             "ConversationID": ids["conversation_id"],
             "TransactionID": movement["receipt"],
-            "ResultParameters": {"ResultParameter": [{"Key": "Amount", "Value": payment["amount"]}]},
+            "ResultParameters": {
+                "ResultParameter": [{"Key": "Amount", "Value": payment["amount"]}]
+            },
         }
     }
     assert OPERATIONS[api] in address
@@ -204,6 +242,8 @@ async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api)
 async def test_an_operator_reads_which_accounts_the_open_payments_belong_to(system: System) -> None:
     await _open(system, "b2c", "cut_before_acting", times=1)
     said = (await operate(system, "accounts")).expect(0)
-    [line] = [line for line in said.lines if f"shortcode {_OLD}, initiator " in line and "app " in line][:1]
+    [line] = [
+        line for line in said.lines if f"shortcode {_OLD}, initiator " in line and "app " in line
+    ][:1]
     assert system.stack.env("worker")["DARAJA_CONSUMER_KEY"] not in line
     assert system.stack.simulator_url in line

@@ -1,4 +1,6 @@
-"""Above the amount that the policy file names, a success is believed only once Daraja has confirmed it."""
+"""Above the amount that the policy file names, a success is believed only once Daraja has
+confirmed it.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,27 @@ async def confirming(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 @pytest.fixture
 async def system(confirming: System) -> System:
-    """A system that asks by itself only after half a minute: what is asked sooner was asked because a callback came."""
+    """A system that asks by itself only after half a minute: what is asked sooner was asked
+    because a callback came.
+    """
     await confirming.control("POST", "/reset", {})
     await confirming.control("POST", "/switches", {"time_scale": TIME_SCALE})
     return confirming
 
 
 async def _questions(system: System, payment_id: str) -> list[Any]:
-    """What reached Daraja about the payment: a query names its CheckoutRequestID, a status question its address."""
-    ids = (await system.payment(payment_id))["provider_ids"].get("checkout_request_id", [payment_id])
+    """What reached Daraja about the payment: a query names its CheckoutRequestID, a status
+    question its address.
+    """
+    ids = (await system.payment(payment_id))["provider_ids"].get(
+        "checkout_request_id", [payment_id]
+    )
     requests = (await system.control("GET", "/requests"))["items"]
-    return [item for item in requests if item["path"] in _QUESTIONS and any(one in str(item["body"]) for one in ids)]
+    return [
+        item
+        for item in requests
+        if item["path"] in _QUESTIONS and any(one in str(item["body"]) for one in ids)
+    ]
 
 
 async def _whats(system: System, payment_id: str) -> list[str]:
@@ -67,13 +79,17 @@ async def _asked_until(system: System, payment_id: str, stage: str) -> Any:
         await system.execute(overdue, payment_id)
         return await system.payment(payment_id)
 
-    return await system.eventually(look, lambda payment: payment["stage"] == stage, look_again_seconds=1)
+    return await system.eventually(
+        look, lambda payment: payment["stage"] == stage, look_again_seconds=1
+    )
 
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
 async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System, api: Api) -> None:
-    """Its callback is noted, Daraja is asked at once, and its receipt is that of the money that moved."""
+    """Its callback is noted, Daraja is asked at once, and its receipt is that of the money that
+    moved.
+    """
     before = await _counted(system)
     payment_id = await doubtful(system, api, "approve")
     payment = await system.settled(payment_id)
@@ -82,7 +98,9 @@ async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System,
     assert len(await _questions(system, payment_id)) == 1
     whats = await _whats(system, payment_id)
     assert whats.index("awaits_confirmation") < whats.index("success_reported")
-    [callback] = [row for row in await system.callbacks(payment_id) if row["operation"] == OPERATIONS[api]]
+    [callback] = [
+        row for row in await system.callbacks(payment_id) if row["operation"] == OPERATIONS[api]
+    ]
     assert (callback["disposition"], callback["is_flagged"]) == ("awaits_confirmation", False)
     assert callback["receipt"] == payment["receipt"]
     assert await _counted(system) == before + 1
@@ -92,19 +110,29 @@ async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System,
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
-async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_one(system: System, api: Api) -> None:
-    """While it is being sent there is nothing to ask by; Daraja's own answer has it asked at once."""
+async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_one(
+    system: System, api: Api
+) -> None:
+    """While it is being sent there is nothing to ask by; Daraja's own answer has it asked at
+    once.
+    """
     payment_id = await doubtful(system, api, "callback_before_answer")
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["needs_review"]) == ("success", False)
     assert payment["receipt"] == await receipt_of(system, payment_id)
     whats = await _whats(system, payment_id)
-    assert whats.index("awaits_confirmation") < whats.index("acknowledged") < whats.index("success_reported")
+    assert (
+        whats.index("awaits_confirmation")
+        < whats.index("acknowledged")
+        < whats.index("success_reported")
+    )
 
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
-async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once(system: System, api: Api) -> None:
+async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once(
+    system: System, api: Api
+) -> None:
     payment_id = await doubtful(system, api, "duplicate_callbacks", count=5)
     assert (await system.settled(payment_id))["receipt"] == await receipt_of(system, payment_id)
     await all_told(system)
@@ -120,27 +148,47 @@ async def test_a_small_payment_ends_by_its_callback(system: System, api: Api) ->
     assert await _questions(system, payment_id) == []
 
 
-async def test_a_payment_at_the_limit_ends_by_its_callback_and_one_shilling_more_does_not(system: System) -> None:
-    at, above = await system.deposit(amount=CONFIRM_ABOVE), await system.deposit(amount=CONFIRM_ABOVE + 1)
+async def test_a_payment_at_the_limit_ends_by_its_callback_and_one_shilling_more_does_not(
+    system: System,
+) -> None:
+    at, above = (
+        await system.deposit(amount=CONFIRM_ABOVE),
+        await system.deposit(amount=CONFIRM_ABOVE + 1),
+    )
     for payment_id, questions in ((at, 0), (above, 1)):
         payment = await system.settled(payment_id)
-        assert (payment["status"], payment["receipt"]) == ("success", await receipt_of(system, payment_id))
+        assert (payment["status"], payment["receipt"]) == (
+            "success",
+            await receipt_of(system, payment_id),
+        )
         assert len(await _questions(system, payment_id)) == questions
 
 
 @pytest.mark.parametrize("api", _APIS)
-async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(system: System, api: Api) -> None:
-    """Whoever learned its address tells of a success before Daraja tells of the failure, and goes on telling."""
+async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(
+    system: System, api: Api
+) -> None:
+    """Whoever learned its address tells of a success before Daraja tells of the failure, and
+    goes on telling.
+    """
     payment_id = await doubtful(system, api, "held_callback", code=_FAILURE[api])
     await system.in_stage(payment_id, "awaiting_result")
-    await system.eventually(lambda: system.control("GET", "/callbacks"), lambda found: found["held"])
+    await system.eventually(
+        lambda: system.control("GET", "/callbacks"), lambda found: found["held"]
+    )
     forged = await told_by_test(system, payment_id, api)
     await _told(system, forged, receipt="UKN7FORGED")
-    await system.eventually(lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"])
+    await system.eventually(
+        lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
+    )
     await asyncio.gather(*(_told(system, forged, receipt=f"UKN7FORG{n:02}") for n in range(20)))
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
     payment = await system.payment(payment_id)
-    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == ("awaiting_result", None, True)
+    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
+        "awaiting_result",
+        None,
+        True,
+    )
     assert await system.movements(payment_id) == []
     assert await events(system, payment_id) == []
     assert (await _whats(system, payment_id)).count("awaits_confirmation") == 1
@@ -150,35 +198,56 @@ async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(syste
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
 async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> None:
-    """A failure that Daraja told stays one, however often somebody says otherwise, and somebody sees it."""
+    """A failure that Daraja told stays one, however often somebody says otherwise, and somebody
+    sees it.
+    """
     payment_id = await doubtful(system, api, "result_code", code=_FAILURE[api])
     assert (await system.settled(payment_id))["status"] == "failed"
     forged = await told_by_test(system, payment_id, api)
     await _told(system, forged, receipt="UKN7FORGED")
-    await system.eventually(lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"])
+    await system.eventually(
+        lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
+    )
     payment = await system.payment(payment_id)
-    assert (payment["status"], payment["receipt"], payment["needs_review"]) == ("failed", None, True)
+    assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
+        "failed",
+        None,
+        True,
+    )
     assert await events(system, payment_id) == ["failed"]
 
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
 async def test_a_true_correction_is_confirmed_and_announced(system: System, api: Api) -> None:
-    """Money moved after Daraja had told of a failure: the late success is asked about before it is believed."""
-    payment_id = await doubtful(system, api, "failure_then_success", Answer("cut_before_acting", times=1))
+    """Money moved after Daraja had told of a failure: the late success is asked about before it
+    is believed.
+    """
+    payment_id = await doubtful(
+        system, api, "failure_then_success", Answer("cut_before_acting", times=1)
+    )
     payment = await _asked_until(system, payment_id, "succeeded")
-    assert (payment["receipt"], payment["needs_review"]) == (await receipt_of(system, payment_id), True)
+    assert (payment["receipt"], payment["needs_review"]) == (
+        await receipt_of(system, payment_id),
+        True,
+    )
     assert await events(system, payment_id) == ["failed", "corrected"]
     await system.assert_money_agrees([payment_id])
 
 
 async def test_a_receipt_that_somebody_else_named_first_is_not_taken(system: System) -> None:
-    """STK query names none: where two messages disagree, the deposit ends as paid, without one, and a person is told."""
+    """STK query names none: where two messages disagree, the deposit ends as paid, without one,
+    and a person is told.
+    """
     payment_id = await doubtful(system, "stk", "held_callback", Answer("in_flight_a", times=1))
     await system.in_stage(payment_id, "awaiting_result")
-    await system.eventually(lambda: system.control("GET", "/callbacks"), lambda found: found["held"])
+    await system.eventually(
+        lambda: system.control("GET", "/callbacks"), lambda found: found["held"]
+    )
     await _told(system, await told_by_test(system, payment_id, "stk"), receipt="UKN7FORGED")
-    await system.eventually(lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"])
+    await system.eventually(
+        lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
+    )
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
     payment = await _asked_until(system, payment_id, "succeeded")
     assert (payment["receipt"], payment["needs_review"]) == (None, True)

@@ -1,4 +1,6 @@
-"""Evidence that disagrees: success outranks failure, and what contradicts is kept, flagged, counted and told."""
+"""Evidence that disagrees: success outranks failure, and what contradicts is kept, flagged,
+counted and told.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from typing import Any
 import pytest
 
 from tests.spec.delivering import OPERATIONS, Awaited, deliver
-from tests.spec.doubting import Answer, asked, doubtful, events, inquiries, receipt_of, stored_as, told_by_test
+from tests.spec.doubting import (
+    Answer,
+    asked,
+    doubtful,
+    events,
+    inquiries,
+    receipt_of,
+    stored_as,
+    told_by_test,
+)
 from tests.spec.playing import Api, failed
 from tests.spec.system import System
 from tests.spec.test_events import listening
@@ -33,7 +44,9 @@ async def _counted(system: System, disposition: str, times: int = 1) -> AsyncIte
 
 
 async def _ours_to_tell(system: System, api: Api, *answers: Answer, **params: Any) -> Awaited:
-    """A payment that Daraja acknowledged and whose results a test delivers; no question about it is answered meanwhile."""
+    """A payment that Daraja acknowledged and whose results a test delivers; no question about it
+    is answered meanwhile.
+    """
     if not answers:
         answers = (Answer("cut_before_acting"),)
     payment_id = await doubtful(system, api, "slow_result", *answers, seconds=600, **params)
@@ -57,7 +70,9 @@ async def _whats(system: System, payment_id: str) -> list[str]:
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> None:
-    """Success after failure: the payment succeeds, is flagged, and subscribers are told that this is a correction."""
+    """Success after failure: the payment succeeds, is flagged, and subscribers are told that
+    this is a correction.
+    """
     one = await _ours_to_tell(system, api)
     await _tell(system, one, code=_FAILED[api])
     assert (await system.payment(one.id))["status"] == "failed"
@@ -65,7 +80,11 @@ async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> No
         await _tell(system, one, receipt=f"UKN7LATE{api[1:]}"[:10].upper())
         heard = await system.eventually(lambda: _value(listener.events(one.id)))
     payment = await system.payment(one.id)
-    assert (payment["status"], payment["failure"], payment["needs_review"]) == ("success", None, True)
+    assert (payment["status"], payment["failure"], payment["needs_review"]) == (
+        "success",
+        None,
+        True,
+    )
     assert payment["receipt"] is not None
     assert [event["type"] for event in heard] == ["mkwanja.payment.corrected"]
     assert await events(system, one.id) == ["failed", "corrected"]
@@ -79,7 +98,9 @@ async def _value(value: Any) -> Any:
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_failure_after_a_success_takes_nothing_back(system: System, api: Api) -> None:
-    """Failure after success: a success stays one, the failure is kept and flagged, and nobody is told anything."""
+    """Failure after success: a success stays one, the failure is kept and flagged, and nobody is
+    told anything.
+    """
     one = await _ours_to_tell(system, api)
     receipt = {"stk": "UKN7KEEP01", "b2c": "UKN7KEEP02", "b2b": "UKN7KEEP03"}[api]
     await _tell(system, one, receipt=receipt)
@@ -87,7 +108,11 @@ async def test_a_failure_after_a_success_takes_nothing_back(system: System, api:
         await _tell(system, one, code=_FAILED[api])
         await _tell(system, one, code=_FAILED[api])
     payment = await system.payment(one.id)
-    assert (payment["status"], payment["receipt"], payment["needs_review"]) == ("success", receipt, True)
+    assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
+        "success",
+        receipt,
+        True,
+    )
     assert await events(system, one.id) == ["succeeded"]
     assert await _whats(system, one.id) == ["success_reported", "contradiction"]
     assert await _dispositions(system, one) == ["finalized", "contradiction", "contradiction"]
@@ -113,21 +138,31 @@ async def test_a_second_receipt_is_for_a_person(system: System, api: Api) -> Non
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_another_amount_is_for_a_person(system: System, api: Api) -> None:
-    """A success over another amount finalizes nothing: kept, flagged and counted; the right one afterwards does."""
+    """A success over another amount finalizes nothing: kept, flagged and counted; the right one
+    afterwards does.
+    """
     one = await _ours_to_tell(system, api)
     async with _counted(system, "amount_differs"):
         await _tell(system, one, amount=one.amount + 1, receipt="UKN7AMNT09")
     payment = await system.payment(one.id)
-    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == ("awaiting_result", None, True)
+    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
+        "awaiting_result",
+        None,
+        True,
+    )
     assert await _whats(system, one.id) == ["amount_differs"]
     assert await events(system, one.id) == []
-    await _tell(system, one, receipt={"stk": "UKN7AMNT01", "b2c": "UKN7AMNT02", "b2b": "UKN7AMNT03"}[api])
+    await _tell(
+        system, one, receipt={"stk": "UKN7AMNT01", "b2c": "UKN7AMNT02", "b2b": "UKN7AMNT03"}[api]
+    )
     payment = await system.payment(one.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
 
 
 async def test_a_success_without_receipt_gets_its_receipt_later(system: System) -> None:
-    """A callback that says paid without a receipt is flagged; the query ends it with none; the receipt is added and told."""
+    """A callback that says paid without a receipt is flagged; the query ends it with none; the
+    receipt is added and told.
+    """
     one = await _ours_to_tell(system, "stk", Answer("query_contradicts", {"code": 0}))
     async with _counted(system, "success_without_receipt"):
         await _tell(system, one, receipt=...)
@@ -136,7 +171,10 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
     async with _counted(system, "receipt_added"), listening(system) as listener:
         await _tell(system, one, receipt="UKN7ADDED1")
         [event] = await system.eventually(lambda: _value(listener.events(one.id)))
-    assert (event["type"], event["data"]["receipt"]) == ("mkwanja.payment.receipt_added", "UKN7ADDED1")
+    assert (event["type"], event["data"]["receipt"]) == (
+        "mkwanja.payment.receipt_added",
+        "UKN7ADDED1",
+    )
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
     assert await events(system, one.id) == ["succeeded", "receipt_added"]
     async with _counted(system, "contradiction"):
@@ -145,7 +183,9 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
 
 
 async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: System) -> None:
-    """Transaction Status without a receipt ends a withdrawal as paid with none; its own result adds it."""
+    """Transaction Status without a receipt ends a withdrawal as paid with none; its own result
+    adds it.
+    """
     payment_id = await doubtful(system, "b2c", "held_callback", Answer("status_missing_receipt"))
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["receipt"]) == ("success", None)
@@ -156,7 +196,9 @@ async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: Sys
 
 
 async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(system: System) -> None:
-    """One query that says failed does not stand against the callback; two that ended the deposit are corrected by it."""
+    """One query that says failed does not stand against the callback; two that ended the deposit
+    are corrected by it.
+    """
     once = await _ours_to_tell(
         system, "stk", Answer("query_contradicts", {"code": 1037}, 1), Answer("cut_before_acting")
     )
@@ -167,7 +209,10 @@ async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(syst
     assert await events(system, once.id) == ["succeeded"]
     twice = await _ours_to_tell(system, "stk", Answer("query_contradicts", {"code": 1037}))
     payment = await system.settled(twice.id)
-    assert (payment["failure"]["reason"], payment["failure"]["safe_to_retry"]) == ("no_response", False)
+    assert (payment["failure"]["reason"], payment["failure"]["safe_to_retry"]) == (
+        "no_response",
+        False,
+    )
     await _tell(system, twice, receipt="UKN7QRYA02")
     payment = await system.payment(twice.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
@@ -175,7 +220,9 @@ async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(syst
 
 
 async def test_a_status_that_says_failed_takes_no_success_back(system: System) -> None:
-    """A late answer of Failed to our question, after the callback said paid: kept, flagged, and the success stays."""
+    """A late answer of Failed to our question, after the callback said paid: kept, flagged, and
+    the success stays.
+    """
     one = await _ours_to_tell(
         system, "b2c", Answer("held_callback", {"status": "Failed"}, 1), Answer("cut_before_acting")
     )
@@ -184,18 +231,29 @@ async def test_a_status_that_says_failed_takes_no_success_back(system: System) -
     async with _counted(system, "contradiction"):
         await _release(system, one.id)
     payment = await system.payment(one.id)
-    assert (payment["status"], payment["receipt"], payment["needs_review"]) == ("success", "UKN7STAT01", True)
+    assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
+        "success",
+        "UKN7STAT01",
+        True,
+    )
     assert await _whats(system, one.id) == ["success_reported", "contradiction"]
 
 
 async def test_a_status_that_says_paid_corrects_a_failure(system: System) -> None:
-    """A late answer of Completed to our question, after the callback said failed, is a correction."""
+    """A late answer of Completed to our question, after the callback said failed, is a
+    correction.
+    """
     one = await _ours_to_tell(
-        system, "b2c", Answer("held_callback", {"status": "Completed"}, 1), Answer("cut_before_acting")
+        system,
+        "b2c",
+        Answer("held_callback", {"status": "Completed"}, 1),
+        Answer("cut_before_acting"),
     )
     await asked(system, one.id, 1)
     await _tell(system, one, code=1)
-    assert (await system.payment(one.id))["failure"]["reason"] == failed("insufficient_funds", "1").reason
+    assert (await system.payment(one.id))["failure"]["reason"] == failed(
+        "insufficient_funds", "1"
+    ).reason
     async with _counted(system, "corrected"):
         await _release(system, one.id)
     payment = await system.payment(one.id)
@@ -206,7 +264,10 @@ async def test_a_status_that_says_paid_corrects_a_failure(system: System) -> Non
 async def test_a_reversal_after_a_success_is_for_a_person(system: System) -> None:
     """Reversed, once a payment has succeeded, takes nothing back: it is kept and flagged."""
     one = await _ours_to_tell(
-        system, "b2c", Answer("held_callback", {"status": "Reversed"}, 1), Answer("cut_before_acting")
+        system,
+        "b2c",
+        Answer("held_callback", {"status": "Reversed"}, 1),
+        Answer("cut_before_acting"),
     )
     await asked(system, one.id, 1)
     await _tell(system, one, receipt="UKN7RVRS01")
@@ -220,7 +281,9 @@ async def _release(system: System, payment_id: str) -> None:
     """Delivers the answer to our question that was held back, once it is there."""
 
     async def held() -> Any:
-        return [d for d in (await system.control("GET", "/callbacks"))["held"] if payment_id in d["url"]]
+        return [
+            d for d in (await system.control("GET", "/callbacks"))["held"] if payment_id in d["url"]
+        ]
 
     await system.eventually(held)
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})

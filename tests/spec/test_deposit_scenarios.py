@@ -1,4 +1,6 @@
-"""Deposits, whatever the customer, Daraja and the network do: each ends as the money did, or waits for its word."""
+"""Deposits, whatever the customer, Daraja and the network do: each ends as the money did, or
+waits for its word.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,10 @@ _AWAITED = [
     Play("lost_callback", replace(AWAITED, moved=1)),
     Play("wrong_amount", replace(AWAITED, moved=1, needs_review=True)),
     Play("unknown_code", AWAITED),
-    *(Play("result_code", AWAITED, {"code": code}) for code in (17, 26, 1001, 1025, 4999, 9999, "E9999", "0.0", "00")),
+    *(
+        Play("result_code", AWAITED, {"code": code})
+        for code in (17, 26, 1001, 1025, 4999, 9999, "E9999", "0.0", "00")
+    ),
 ]
 
 
@@ -129,17 +134,23 @@ _INCOMPLETE = [
 
 
 async def test_a_deposit_that_the_customer_paid_succeeds_however_it_is_told(system: System) -> None:
-    """A deposit that was paid succeeds once, whatever became of the answer and in whatever shape the result comes."""
+    """A deposit that was paid succeeds once, whatever became of the answer and in whatever shape
+    the result comes.
+    """
     await play(system, "stk", _PAID)
 
 
 async def test_a_deposit_that_the_customer_did_not_pay_fails_with_a_reason(system: System) -> None:
-    """A deposit that the customer declined, missed or could not pay fails, and says whether it is safe to ask again."""
+    """A deposit that the customer declined, missed or could not pay fails, and says whether it
+    is safe to ask again.
+    """
     await play(system, "stk", _FAILED)
 
 
 async def test_each_result_code_of_a_deposit_has_its_reason(system: System) -> None:
-    """A result code that the contract calls final ends a deposit with one reason of the closed list."""
+    """A result code that the contract calls final ends a deposit with one reason of the closed
+    list.
+    """
     await play(system, "stk", results(_CODES))
 
 
@@ -149,12 +160,17 @@ async def test_a_deposit_that_daraja_refuses_fails_at_once(system: System) -> No
 
 
 async def test_money_that_moves_after_a_refusal_corrects_it(system: System) -> None:
-    """Daraja says no in words that we do not know and takes the money all the same: success evidence outranks the refusal."""
+    """Daraja says no in words that we do not know and takes the money all the same: success
+    evidence outranks the refusal.
+    """
     await play(system, "stk", _REFUSED_YET_PAID)
 
 
 async def test_a_refusals_text_is_kept_in_the_history_for_backends(system: System) -> None:
-    """It says what was wrong where no code does. It may name our settings, so an app's user does not see it."""
+    """It says what was wrong where no code does.
+
+    It may name our settings, so an app's user does not see it.
+    """
     payment_id = await begin(system, "stk", "refused_otherwise", form="status_error")
     assert (await system.settled(payment_id))["failure"]["reason"] == "rejected_by_provider"
     [*_, last] = await system.backend.history(payment_id)
@@ -165,48 +181,70 @@ async def test_a_refusals_text_is_kept_in_the_history_for_backends(system: Syste
 
 
 async def test_what_daraja_turned_away_is_sent_again(system: System) -> None:
-    """A payment of any kind that was refused before it could act (too many requests) is sent again and paid once."""
+    """A payment of any kind that was refused before it could act (too many requests) is sent
+    again and paid once.
+    """
     apis: list[Api] = ["stk", "b2c", "b2b"]
     await asyncio.gather(*(play(system, api, _PAID_LATER) for api in apis))
 
 
 async def test_a_deposit_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:
-    """A deposit whose request left and got no definite answer is in doubt, keeps a due time and is never sent again."""
+    """A deposit whose request left and got no definite answer is in doubt, keeps a due time and
+    is never sent again.
+    """
     await play(system, "stk", _IN_DOUBT)
 
 
 async def test_a_deposit_without_a_definite_result_stays_open(system: System) -> None:
-    """A lost or unknown result, another amount, or a code that only asks to be verified, finalizes nothing."""
+    """A lost or unknown result, another amount, or a code that only asks to be verified,
+    finalizes nothing.
+    """
     await play(system, "stk", _AWAITED)
 
 
 async def test_a_deposit_that_says_paid_and_not_what_is_asked_about(system: System) -> None:
-    """A success without receipt or amount is for a person, and Daraja, asked at once, says that it was paid."""
+    """A success without receipt or amount is for a person, and Daraja, asked at once, says that
+    it was paid.
+    """
     ids = await play(system, "stk", _INCOMPLETE, results_after_answers=True)
     assert {(await system.payment(payment_id))["receipt"] for payment_id in ids.values()} == {None}
 
 
 async def test_a_late_success_corrects_a_failed_deposit(system: System) -> None:
-    """A success after a failure is a correction: the deposit succeeds, and its history and events say both."""
+    """A success after a failure is a correction: the deposit succeeds, and its history and
+    events say both.
+    """
     payment_id = await begin(system, "stk", "late_success_after_failure")
     await system.in_stage(payment_id, "failed")
     payment = await system.in_stage(payment_id, "succeeded")
     assert (payment["status"], payment["failure"]) == ("success", None)
-    assert await system.stages(payment_id) == ["accepted", "submitting", "awaiting_result", "failed", "succeeded"]
+    assert await system.stages(payment_id) == [
+        "accepted",
+        "submitting",
+        "awaiting_result",
+        "failed",
+        "succeeded",
+    ]
     sql = "SELECT event_type FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
-    events = [row["event_type"] for row in await system.rows(f"{sql} ORDER BY sequence", payment_id)]
+    events = [
+        row["event_type"] for row in await system.rows(f"{sql} ORDER BY sequence", payment_id)
+    ]
     assert events == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
     await system.assert_money_agrees([payment_id])
 
 
 @pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])
 async def test_a_refused_token_is_replaced_once(system: System, api: Api) -> None:
-    """Whatever an API says to an invalid token, the payment is sent once more with a new one, and paid once."""
+    """Whatever an API says to an invalid token, the payment is sent once more with a new one,
+    and paid once.
+    """
     await play(system, api, [Play("token_expired", PAID_LATER, times=1)])
 
 
 async def test_all_tokens_gone_costs_nothing_but_a_new_one(system: System) -> None:
-    """With every access token expired at once, each payment is sent again with a new one and paid once."""
+    """With every access token expired at once, each payment is sent again with a new one and
+    paid once.
+    """
     await system.settled(await system.deposit())
     await system.control("POST", "/tokens/expire")
     payment_ids = [
@@ -221,7 +259,9 @@ async def test_all_tokens_gone_costs_nothing_but_a_new_one(system: System) -> No
 
 
 async def test_a_daraja_that_refuses_connections_is_waited_for(system: System) -> None:
-    """While nothing can have been written payments wait; once Daraja is back each is sent once and paid once."""
+    """While nothing can have been written payments wait; once Daraja is back each is sent once
+    and paid once.
+    """
     await system.control("POST", "/listener", {"open": False, "seconds": None})
     try:
         payment_ids = [
@@ -230,7 +270,9 @@ async def test_a_daraja_that_refuses_connections_is_waited_for(system: System) -
             await system.bill_payment(till="556699"),
         ]
         sql = "SELECT DISTINCT payment_id FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
-        await system.eventually(lambda: system.rows(sql, payment_ids), lambda rows: len(rows) == len(payment_ids))
+        await system.eventually(
+            lambda: system.rows(sql, payment_ids), lambda rows: len(rows) == len(payment_ids)
+        )
     finally:
         await system.control("POST", "/listener", {"open": True})
     for payment_id in payment_ids:

@@ -39,11 +39,15 @@ def _sixty_of_three_kinds(system: System) -> list[Awaitable[str]]:
 
 
 async def test_a_worker_that_drains_leaves_no_payment_in_doubt(system: System) -> None:
-    """With sixty payments in flight it ends in time and well; none is in doubt or lost, and each is paid once."""
+    """With sixty payments in flight it ends in time and well; none is in doubt or lost, and each
+    is paid once.
+    """
     for api in ("stk", "b2c", "b2b"):
         await system.scenario("slow", params={"seconds": 1}, times=8, api=api)
     payment_ids = list(await asyncio.gather(*_sixty_of_three_kinds(system)))
-    await system.eventually(lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"])
+    await system.eventually(
+        lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"]
+    )
     assert await system.stack.process("worker").terminate(within_seconds=_DRAIN_SECONDS) == 0
     counts = await system.stage_counts(payment_ids)
     assert set(counts) <= {"accepted", "awaiting_result", "succeeded"}, counts
@@ -57,7 +61,9 @@ async def test_a_worker_that_drains_leaves_no_payment_in_doubt(system: System) -
 
 
 async def test_every_202_that_left_an_ingress_before_its_end_is_on_record(system: System) -> None:
-    """Callers who ask on while it drains are served or refused a connection; what they were told is so."""
+    """Callers who ask on while it drains are served or refused a connection; what they were told
+    is so.
+    """
     promised: list[str] = []
     others: list[int] = []
     enough = asyncio.Event()
@@ -65,7 +71,9 @@ async def test_every_202_that_left_an_ingress_before_its_end_is_on_record(system
     async def ask_on() -> None:
         while True:
             try:
-                answer = await system.user.pay("/v1/deposits", {"amount": 11, "phone_number": "0711000111"})
+                answer = await system.user.pay(
+                    "/v1/deposits", {"amount": 11, "phone_number": "0711000111"}
+                )
             except aiohttp.ClientError:
                 return
             if answer.status == 202:
@@ -96,7 +104,9 @@ async def test_a_callback_under_way_is_answered_before_its_receiver_ends(system:
         async with holder.transaction():  # the callback has to wait for this payment's row
             await holder.execute(_LOCK, payment_id)
             callback = asyncio.create_task(_post(url, b'{"held": "up"}'))
-            await system.eventually(lambda: holder.fetchval(_WAITING_FOR_US), what="a callback that waits")
+            await system.eventually(
+                lambda: holder.fetchval(_WAITING_FOR_US), what="a callback that waits"
+            )
             end = asyncio.create_task(receiver.terminate(within_seconds=_DRAIN_SECONDS))
             await receiver.wait_logged(r'"event":\s*"draining"')
     finally:
@@ -109,5 +119,8 @@ async def test_a_callback_under_way_is_answered_before_its_receiver_ends(system:
 
 
 async def _post(url: str, body: bytes) -> int:
-    async with aiohttp.ClientSession(trust_env=False) as session, session.post(url, data=body) as answer:
+    async with (
+        aiohttp.ClientSession(trust_env=False) as session,
+        session.post(url, data=body) as answer,
+    ):
         return answer.status

@@ -1,4 +1,6 @@
-"""Many events wait, as after a day without Redis and without a reader: they are listed and published beside what goes on."""
+"""Many events wait, as after a day without Redis and without a reader: they are listed and
+published beside what goes on.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ _WAITING = 3_000
 
 
 async def test_a_backlog_is_listed_and_announced_while_payments_go_on() -> None:
-    """All of it gets its positions and is published, each event once in the feed; no payment waits for it."""
+    """All of it gets its positions and is published, each event once in the feed; no payment
+    waits for it.
+    """
     async with a_system() as system:
         await system.execute(a_backlog_of(_WAITING))
         await system.execute("UPDATE mkwanja.payments SET event_due = now() - interval '1 day'")

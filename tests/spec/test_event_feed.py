@@ -1,4 +1,6 @@
-"""GET /v1/events: every event once, in an order that never changes, and none that commits late is ever passed over."""
+"""GET /v1/events: every event once, in an order that never changes, and none that commits late
+is ever passed over.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from tests.spec.test_cancelling import stopped_payouts
 from tests.stack.client import Client
 from tests.stack.databases import connection
 
-_EVENTS = "SELECT id, payment_id, event_body FROM mkwanja.payment_history WHERE event_body IS NOT NULL"
+_EVENTS = (
+    "SELECT id, payment_id, event_body FROM mkwanja.payment_history WHERE event_body IS NOT NULL"
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,10 @@ async def system() -> AsyncIterator[System]:
 
 async def _recorded(system: System, payment_ids: list[str]) -> list[str]:
     """The ids of all events on record of these payments."""
-    return [str(row["id"]) for row in await system.rows(f"{_EVENTS} AND payment_id = ANY($1::uuid[])", payment_ids)]
+    return [
+        str(row["id"])
+        for row in await system.rows(f"{_EVENTS} AND payment_id = ANY($1::uuid[])", payment_ids)
+    ]
 
 
 async def _cancelled(system: System, count: int) -> list[str]:
@@ -42,12 +49,14 @@ async def _cancelled(system: System, count: int) -> list[str]:
         payment_ids = await asyncio.gather(*(system.withdrawal() for _ in range(count)))
         token = system.stack.issuer.backend_token()
         paths = [f"/v1/payments/{payment_id}/cancel" for payment_id in payment_ids]
-        for answer in await asyncio.gather(*(ask(system, "POST", path, token=token) for path in paths)):
+        for answer in await asyncio.gather(
+            *(ask(system, "POST", path, token=token) for path in paths)
+        ):
             answer.expect(200)
     return payment_ids
 
 
-# --- what is asked and answered ---------------------------------------------------------------------------------------
+# --- what is asked and answered -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,9 @@ async def _cancelled(system: System, count: int) -> list[str]:
     ],
 )
 async def test_a_wrong_parameter_is_named(system: System, parameters: str, wrong: str) -> None:
-    """A cursor that we did not give, a limit outside 1 to 100, an unknown or repeated parameter: 422, and which it is."""
+    """A cursor that we did not give, a limit outside 1 to 100, an unknown or repeated parameter:
+    422, and which it is.
+    """
     if wrong.endswith(" twice"):
         parameters, wrong = f"{parameters}&{parameters}", "?after"
     said = problem(await ask(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request")
@@ -88,15 +99,23 @@ async def test_nobody_reads_events_without_a_token(system: System) -> None:
 
 
 async def test_pages_are_as_long_as_asked_and_always_say_where_to_go_on(system: System) -> None:
-    """Twenty unless asked otherwise; a page of any size continues where the one before ended; an empty one stays there."""
+    """Twenty unless asked otherwise; a page of any size continues where the one before ended; an
+    empty one stays there.
+    """
     reader = await Reader(system.backend).skip()
     payment_ids = await _cancelled(system, 23)
     first = (await system.backend.get("/v1/events", after=str(reader.cursor))).expect(200).json()
     assert len(first["items"]) == 20
-    second = (await system.backend.get("/v1/events", after=first["next_cursor"], limit="2")).expect(200).json()
+    second = (
+        (await system.backend.get("/v1/events", after=first["next_cursor"], limit="2"))
+        .expect(200)
+        .json()
+    )
     third = (await system.backend.get("/v1/events", after=second["next_cursor"])).expect(200).json()
     for _ in range(2):
-        empty = (await system.backend.get("/v1/events", after=third["next_cursor"])).expect(200).json()
+        empty = (
+            (await system.backend.get("/v1/events", after=third["next_cursor"])).expect(200).json()
+        )
         assert empty == {"items": [], "next_cursor": third["next_cursor"]}
     await reader.read()
     assert first["items"] + second["items"] + third["items"] == reader.events
@@ -109,14 +128,22 @@ async def test_an_event_is_what_was_published_and_what_is_on_record(system: Syst
     payment_id = await begin(system, "b2c", "failure_then_success")
     await system.in_stage(payment_id, "succeeded")
     await reader.read()
-    bodies = [row["event_body"] for row in await system.rows(f"{_EVENTS} AND payment_id = $1::uuid", payment_id)]
+    bodies = [
+        row["event_body"]
+        for row in await system.rows(f"{_EVENTS} AND payment_id = $1::uuid", payment_id)
+    ]
     mine = [event for event in reader.events if event["subject"] == payment_id]
-    assert [event["type"] for event in mine] == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
+    assert [event["type"] for event in mine] == [
+        "mkwanja.payment.failed",
+        "mkwanja.payment.corrected",
+    ]
     assert sorted(map(json.dumps, mine)) == sorted(json.dumps(json.loads(body)) for body in bodies)
 
 
 async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> None:
-    """Those of payments that it made and of those that a backend made for it; nobody else's, by any cursor."""
+    """Those of payments that it made and of those that a backend made for it; nobody else's, by
+    any cursor.
+    """
     mine, other = someone(), someone()
     async with caller(system, sub=mine) as me, caller(system, sub=other) as another:
         everything = await Reader(system.backend, limit=2).skip()
@@ -125,7 +152,9 @@ async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> 
         pays = [
             me.pay("/v1/deposits", {"amount": 250, "phone_number": phone_numbers[0]}),
             another.pay("/v1/deposits", {"amount": 250, "phone_number": phone_numbers[1]}),
-            system.backend.pay("/v1/withdrawals", {"amount": 1200, "phone_number": "0722000222", "owner": mine}),
+            system.backend.pay(
+                "/v1/withdrawals", {"amount": 1200, "phone_number": "0722000222", "owner": mine}
+            ),
             system.backend.pay("/v1/withdrawals", {"amount": 1200, "phone_number": "0722000222"}),
         ]
         ids = [answer.expect(202).json()["id"] for answer in await asyncio.gather(*pays)]
@@ -140,11 +169,13 @@ async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> 
         assert {event["subject"] for event in borrowed["items"]} <= {ids[1]}
 
 
-# --- late commits -----------------------------------------------------------------------------------------------------
+# --- late commits ---------------------------------------------------------------------------------
 
 
 async def test_an_event_that_commits_late_is_not_passed_over(system: System) -> None:
-    """Two transactions made facts before others did, and commit after a reader has read those: it reads theirs next."""
+    """Two transactions made facts before others did, and commit after a reader has read those:
+    it reads theirs next.
+    """
     [first, second, never] = await _cancelled(system, 3)
     reader = await Reader(system.backend).skip()
     async with AsyncExitStack() as late:
@@ -172,7 +203,9 @@ async def test_an_event_that_commits_late_is_not_passed_over(system: System) -> 
     assert again.ids[-9:] == reader.ids, "a second reader saw another order"
 
 
-async def _announce_by_hand(raw: asyncpg.Connection[asyncpg.Record], payment_id: str, history_id: Any) -> None:
+async def _announce_by_hand(
+    raw: asyncpg.Connection[asyncpg.Record], payment_id: str, history_id: Any
+) -> None:
     """What a finalizing commit writes of its event."""
     await raw.execute(
         "WITH payment AS (UPDATE mkwanja.payments SET sequence = sequence + 1, event_due = now() WHERE id = $1::uuid"
@@ -186,7 +219,9 @@ async def _announce_by_hand(raw: asyncpg.Connection[asyncpg.Record], payment_id:
 
 
 async def test_a_receiver_frozen_inside_its_commit_is_not_passed_over(system: System) -> None:
-    """It wrote an event and stopped before its COMMIT: others' events are read meanwhile, and its own when it commits."""
+    """It wrote an event and stopped before its COMMIT: others' events are read meanwhile, and
+    its own when it commits.
+    """
     one = await awaited(system, "b2c")
     [other] = await _cancelled(system, 1)
     reader = await Reader(system.backend).skip()
@@ -194,7 +229,9 @@ async def test_a_receiver_frozen_inside_its_commit_is_not_passed_over(system: Sy
     path = one.url.removeprefix(system.stack.callbacks_url)
     takes_the_receipt = f"UPDATE mkwanja.payments SET receipt = 'UKN7LATE01' WHERE id = '{other}'"  # noqa: S608
     async with holding(system, takes_the_receipt) as raw:
-        answer = asyncio.create_task(deliver(system, frozen.url + path, one.result(receipt="UKN7LATE01")))
+        answer = asyncio.create_task(
+            deliver(system, frozen.url + path, one.result(receipt="UKN7LATE01"))
+        )
         await somebody_waits(system, raw)
         frozen.freeze()
     # Postgres goes on with the statement, and nobody is there to commit it.
@@ -207,18 +244,30 @@ async def test_a_receiver_frozen_inside_its_commit_is_not_passed_over(system: Sy
     assert sorted(await _recorded(system, [one.id, *passed])) == sorted(reader.ids)
 
 
-# --- many at once -----------------------------------------------------------------------------------------------------
+# --- many at once ---------------------------------------------------------------------------------
 
-_SCENARIOS = ["approve", "failure_then_success", "insufficient_funds", "duplicate_callbacks", "callback_before_answer"]
+_SCENARIOS = [
+    "approve",
+    "failure_then_success",
+    "insufficient_funds",
+    "duplicate_callbacks",
+    "callback_before_answer",
+]
 _PAYMENTS = 100
 _EVENTS_OF_ALL = _PAYMENTS + _PAYMENTS // 5  # each of them ends once, and every fifth is corrected
 
 
 async def test_readers_of_many_finalizations_read_each_event_once(system: System) -> None:
-    """Pages of any size, from any ingress, concatenated: all events, each once, a payment's in sequence, one order for all."""
+    """Pages of any size, from any ingress, concatenated: all events, each once, a payment's in
+    sequence, one order for all.
+    """
     token = system.stack.issuer.backend_token()
     async with Client(system.stack.process("web.2").url, token) as elsewhere:
-        readers = [Reader(system.backend, limit=1), Reader(system.backend, limit=7), Reader(elsewhere, limit=100)]
+        readers = [
+            Reader(system.backend, limit=1),
+            Reader(system.backend, limit=7),
+            Reader(elsewhere, limit=100),
+        ]
         await asyncio.gather(*(reader.skip() for reader in readers))
         is_over = asyncio.Event()
 
@@ -229,7 +278,9 @@ async def test_readers_of_many_finalizations_read_each_event_once(system: System
         following = [asyncio.create_task(follow(reader)) for reader in readers]
         begins = (begin(system, "b2c", _SCENARIOS[n % len(_SCENARIOS)]) for n in range(_PAYMENTS))
         payment_ids = await asyncio.gather(*begins)
-        await system.eventually(lambda: _recorded(system, list(payment_ids)), lambda ids: len(ids) >= _EVENTS_OF_ALL)
+        await system.eventually(
+            lambda: _recorded(system, list(payment_ids)), lambda ids: len(ids) >= _EVENTS_OF_ALL
+        )
         is_over.set()
         await asyncio.gather(*following)
         for reader in readers:
@@ -237,15 +288,19 @@ async def test_readers_of_many_finalizations_read_each_event_once(system: System
     assert readers[0].ids == readers[1].ids == readers[2].ids
     assert sorted(readers[0].ids) == sorted(await _recorded(system, list(payment_ids)))
     for payment_id in payment_ids:
-        sequences = [event["sequence"] for event in readers[0].events if event["subject"] == payment_id]
+        sequences = [
+            event["sequence"] for event in readers[0].events if event["subject"] == payment_id
+        ]
         assert sequences == sorted(set(sequences))
 
 
-# --- nobody waits for a reader, and a reader for nobody ---------------------------------------------------------------
+# --- nobody waits for a reader, and a reader for nobody -------------------------------------------
 
 
 async def test_while_nothing_can_be_listed_payments_go_on_to_their_end(system: System) -> None:
-    """A lister that never ends holds up nobody who pays, and no reader: what it kept back is read when it is gone."""
+    """A lister that never ends holds up nobody who pays, and no reader: what it kept back is
+    read when it is gone.
+    """
     reader = await Reader(system.backend).skip()
     async with holding(system, "LOCK TABLE mkwanja.events IN SHARE MODE"):
         payment_ids = [await begin(system, api, "approve") for api in ("stk", "b2c", "b2b")]
@@ -258,11 +313,15 @@ async def test_while_nothing_can_be_listed_payments_go_on_to_their_end(system: S
 
 @asynccontextmanager
 async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[str]]:
-    """The second ingress, frozen where it lists two events and had to wait for who ran `statement`; the events' ids."""
+    """The second ingress, frozen where it lists two events and had to wait for who ran
+    `statement`; the events' ids.
+    """
     payment_ids = await _cancelled(system, 2)
     await _nothing_owed(system)
     ids = [uuid4(), uuid4()]
-    workers = [system.stack.process(name) for name in system.stack.names if name.startswith("worker")]
+    workers = [
+        system.stack.process(name) for name in system.stack.names if name.startswith("worker")
+    ]
     frozen = system.stack.process("web.2")
     for worker in workers:
         worker.freeze()  # or a sweeper would list them
@@ -302,14 +361,18 @@ async def _others_go_on(system: System, reader: Reader, ids: list[str]) -> None:
 
 
 async def test_an_ingress_frozen_while_it_lists_holds_nobody_up(system: System) -> None:
-    """Payments end, other readers are answered, and once Postgres has ended its transaction they read every event, once."""
+    """Payments end, other readers are answered, and once Postgres has ended its transaction they
+    read every event, once.
+    """
     reader = await Reader(system.backend).skip()
     lists_it_first = "INSERT INTO mkwanja.events (history_id) VALUES ('{}')"
     async with _frozen_lister(system, lists_it_first) as ids:
         await _others_go_on(system, reader, ids)
 
 
-async def test_an_ingress_frozen_between_two_messages_to_postgres_holds_nobody_up(system: System) -> None:
+async def test_an_ingress_frozen_between_two_messages_to_postgres_holds_nobody_up(
+    system: System,
+) -> None:
     """The same where Postgres has parsed its next statement and waits to be told its parameters."""
     reader = await Reader(system.backend).skip()
     async with _frozen_lister(system, "LOCK TABLE mkwanja.events IN SHARE MODE") as ids:
@@ -317,7 +380,9 @@ async def test_an_ingress_frozen_between_two_messages_to_postgres_holds_nobody_u
 
 
 async def test_events_are_read_without_redis_and_without_a_worker(system: System) -> None:
-    """Postgres is the record: what was committed is in the feed, though no bell could ring and nobody swept."""
+    """Postgres is the record: what was committed is in the feed, though no bell could ring and
+    nobody swept.
+    """
     if not system.stack.redis.can_be_stopped:
         pytest.skip("the server was given; it is not ours to stop")
     reader = await Reader(system.backend, limit=3).skip()

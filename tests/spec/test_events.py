@@ -1,4 +1,6 @@
-"""The bell: one CloudEvent a fact, on both channels, the same bytes as on record, until it is known to be told."""
+"""The bell: one CloudEvent a fact, on both channels, the same bytes as on record, until it is
+known to be told.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,17 @@ from tests.spec.system import System
 from tests.spec.test_cancelling import stopped_payouts
 
 _ALL = "payment-events"
-_FIELDS = {"specversion", "id", "source", "type", "subject", "time", "sequence", "datacontenttype", "data"}
+_FIELDS = {
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "subject",
+    "time",
+    "sequence",
+    "datacontenttype",
+    "data",
+}
 
 
 class Listener:
@@ -31,7 +43,11 @@ class Listener:
 
     def of(self, payment_id: str) -> list[tuple[str, bytes]]:
         """What was heard of one payment, as channel and body."""
-        return [(channel, body) for channel, body in self.heard if json.loads(body)["subject"] == payment_id]
+        return [
+            (channel, body)
+            for channel, body in self.heard
+            if json.loads(body)["subject"] == payment_id
+        ]
 
     def events(self, payment_id: str) -> list[Any]:
         """The events of one payment on the channel of all, in the order in which they came."""
@@ -67,9 +83,13 @@ async def facts(system: System, payment_id: str) -> list[Any]:
     return await system.rows(f"{sql} ORDER BY sequence", payment_id)
 
 
-async def _heard_twice(system: System, listener: Listener, payment_id: str, *, facts_heard: int = 1) -> None:
+async def _heard_twice(
+    system: System, listener: Listener, payment_id: str, *, facts_heard: int = 1
+) -> None:
     """Waits until each fact came on both channels and is recorded as told."""
-    await system.eventually(lambda: _value(len(listener.of(payment_id))), lambda count: count >= 2 * facts_heard)
+    await system.eventually(
+        lambda: _value(len(listener.of(payment_id))), lambda count: count >= 2 * facts_heard
+    )
     owing = "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND event_due IS NOT NULL"
     await system.eventually(lambda: system.rows(owing, payment_id), lambda rows: not rows)
 
@@ -89,8 +109,12 @@ async def _value(value: Any) -> Any:
         ("stk", "duplicate_callbacks", "succeeded"),
     ],
 )
-async def test_each_end_is_announced_once(system: System, api: Api, scenario: str, kind: str) -> None:
-    """A finalization is one CloudEvent, on both channels with the same bytes, which are those on record."""
+async def test_each_end_is_announced_once(
+    system: System, api: Api, scenario: str, kind: str
+) -> None:
+    """A finalization is one CloudEvent, on both channels with the same bytes, which are those on
+    record.
+    """
     async with listening(system) as listener:
         payment_id = await begin(system, api, scenario)
         payment = await system.settled(payment_id)
@@ -111,7 +135,9 @@ async def test_each_end_is_announced_once(system: System, api: Api, scenario: st
 
 
 async def test_a_cancellation_is_announced(system: System) -> None:
-    """A payment cancelled by its caller is announced as failed, once, however often it is cancelled."""
+    """A payment cancelled by its caller is announced as failed, once, however often it is
+    cancelled.
+    """
     async with listening(system) as listener, stopped_payouts(system):
         payment_id = await system.withdrawal()
         for _ in range(3):
@@ -119,17 +145,25 @@ async def test_a_cancellation_is_announced(system: System) -> None:
             (await ask(system, "POST", path, token=token)).expect(200)
         await _heard_twice(system, listener, payment_id)
     [event] = listener.events(payment_id)
-    assert (event["type"], event["data"]["failure"]["reason"]) == ("mkwanja.payment.failed", "cancelled_by_caller")
+    assert (event["type"], event["data"]["failure"]["reason"]) == (
+        "mkwanja.payment.failed",
+        "cancelled_by_caller",
+    )
 
 
 async def test_a_correction_is_announced_as_one(system: System) -> None:
-    """A success after a failure is a second fact with an id of its own, of type corrected, in sequence."""
+    """A success after a failure is a second fact with an id of its own, of type corrected, in
+    sequence.
+    """
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "failure_then_success")
         await system.in_stage(payment_id, "succeeded")
         await _heard_twice(system, listener, payment_id, facts_heard=2)
     events = sorted(listener.events(payment_id), key=lambda event: event["sequence"])
-    assert [event["type"] for event in events] == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
+    assert [event["type"] for event in events] == [
+        "mkwanja.payment.failed",
+        "mkwanja.payment.corrected",
+    ]
     assert [event["data"]["status"] for event in events] == ["failed", "success"]
     assert events[0]["id"] != events[1]["id"]
     assert [(item["id"], item["sequence"]) for item in events] == [
@@ -155,7 +189,9 @@ async def test_what_finalizes_nothing_is_not_announced(system: System) -> None:
 
 
 async def test_a_fact_that_nobody_recorded_as_told_is_told_again(system: System) -> None:
-    """What is not recorded as published the sweeper publishes: the same bytes, the same id, and then it is recorded."""
+    """What is not recorded as published the sweeper publishes: the same bytes, the same id, and
+    then it is recorded.
+    """
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "approve")
         await system.settled(payment_id)
@@ -165,11 +201,15 @@ async def test_a_fact_that_nobody_recorded_as_told_is_told_again(system: System)
         await _heard_twice(system, listener, payment_id, facts_heard=2)
     assert sorted(listener.of(payment_id)) == sorted(first * 2)
     [fact] = await facts(system, payment_id)
-    assert await system.rows("SELECT * FROM mkwanja.event_publications WHERE history_id = $1", fact["id"])
+    assert await system.rows(
+        "SELECT * FROM mkwanja.event_publications WHERE history_id = $1", fact["id"]
+    )
 
 
 async def _forget_publication(system: System, payment_id: str) -> None:
-    """As if the process had died between the commit that made the fact and the one that recorded its publication."""
+    """As if the process had died between the commit that made the fact and the one that recorded
+    its publication.
+    """
     [fact] = await facts(system, payment_id)
     await system.execute("ALTER TABLE mkwanja.event_publications DISABLE TRIGGER is_insert_only")
     await system.execute("DELETE FROM mkwanja.event_publications WHERE history_id = $1", fact["id"])

@@ -1,4 +1,6 @@
-"""The primary is lost under load and its standby takes over: every process follows it, and nothing is lost or doubled."""
+"""The primary is lost under load and its standby takes over: every process follows it, and
+nothing is lost or doubled.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ _BRISK_DOUBTS = {
 
 @pytest.fixture
 async def two_servers() -> AsyncIterator[tuple[PostgresServer, StandbyServer]]:
-    """A primary, and a standby that has each COMMIT on disk before the primary says that it is done."""
+    """A primary, and a standby that has each COMMIT on disk before the primary says that it is
+    done.
+    """
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
         await standby.wait_synchronous()
         yield primary, standby
@@ -47,7 +51,10 @@ async def two_servers() -> AsyncIterator[tuple[PostgresServer, StandbyServer]]:
 async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
     two_servers: tuple[PostgresServer, StandbyServer],
 ) -> None:
-    """The URL names both servers. The first is killed, the second promoted; no process is started again."""
+    """The URL names both servers.
+
+    The first is killed, the second promoted; no process is started again.
+    """
     primary, standby = two_servers
     url = url_of_both(primary, standby, await primary.create_database())
     async with AsyncExitStack() as stack:
@@ -76,7 +83,8 @@ async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
 ) -> None:
     """The app lacks B2C, the Redis user has few rights, and the primary fails over under load.
 
-    Deposits and bill payments settle. Withdrawals wait, and are each paid once when the product works.
+    Deposits and bill payments settle. Withdrawals wait, and are each paid once when the product
+    works.
     """
     primary, standby = two_servers
     url = url_of_both(primary, standby, await primary.create_database())
@@ -99,7 +107,10 @@ async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
         await system.control("POST", "/switches", {"missing_products": ["b2c"]})
         accepted = await _fail_over_under_load(system, primary, standby)
 
-        kinds = {str(row["id"]): row["kind"] for row in await system.rows("SELECT id, kind FROM mkwanja.payments")}
+        kinds = {
+            str(row["id"]): row["kind"]
+            for row in await system.rows("SELECT id, kind FROM mkwanja.payments")
+        }
         waiting = [payment_id for payment_id in accepted if kinds[payment_id] == "withdrawal"]
         others = [payment_id for payment_id in accepted if kinds[payment_id] != "withdrawal"]
         await _all_succeed(system, others)
@@ -114,8 +125,12 @@ async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
         await system.assert_money_agrees(accepted)
 
 
-async def _fail_over_under_load(system: System, primary: PostgresServer, standby: StandbyServer) -> list[str]:
-    """Kills the primary and promotes the standby while payers pay; the ids of all payments that were accepted."""
+async def _fail_over_under_load(
+    system: System, primary: PostgresServer, standby: StandbyServer
+) -> list[str]:
+    """Kills the primary and promotes the standby while payers pay; the ids of all payments that
+    were accepted.
+    """
     accepted: list[str] = []
     is_over = asyncio.Event()
     payers = [asyncio.create_task(_pay_until(is_over, system, accepted)) for _ in range(_PAYERS)]
@@ -144,7 +159,10 @@ async def _pay_until(is_over: asyncio.Event, system: System, accepted: list[str]
         path, body = [
             ("/v1/deposits", {"amount": 250, "phone_number": f"0713{number:06}"}),
             ("/v1/withdrawals", {"amount": 1200, "phone_number": f"0723{number:06}"}),
-            ("/v1/bill-payments", {"amount": 830, "paybill": "888880", "account_reference": f"METER{number}"}),
+            (
+                "/v1/bill-payments",
+                {"amount": 830, "paybill": "888880", "account_reference": f"METER{number}"},
+            ),
         ][number % 3]
         while True:
             try:

@@ -1,4 +1,6 @@
-"""An app that lacks a product: its payments wait, each probe is one of them, and nothing else notices."""
+"""An app that lacks a product: its payments wait, each probe is one of them, and nothing else
+notices.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ _B2C, _STATUS, _QUERY = (
 )
 _WITHDRAWALS, _DEPOSITS = 80, 60
 
-# The form of issue reports: a refused token by its words, and the same token works for every other operation.
+# The form of issue reports: a refused token by its words, and the same token works for every other
+# operation.
 _LIKE_A_TOKEN = {"form": "empty_token"}
 
 
@@ -37,11 +40,15 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """The system with nothing held and the simulator as new; what other tests left open is not asked about."""
+    """The system with nothing held and the simulator as new; what other tests left open is not
+    asked about.
+    """
     await running_system.forget_open_payments()
     await running_system.control("POST", "/reset", {})
     await running_system.release_brakes()
-    await running_system.control("POST", "/switches", {"time_scale": 0.02, "token_policy": "invalidate_previous"})
+    await running_system.control(
+        "POST", "/switches", {"time_scale": 0.02, "token_policy": "invalidate_previous"}
+    )
     yield running_system
     await running_system.control("POST", "/reset", {})
     await running_system.release_brakes()
@@ -57,7 +64,9 @@ async def _brake(system: System, name: str = "b2c") -> Any:
 
 
 async def _held(system: System, name: str = "b2c") -> Any:
-    return await system.eventually(lambda: _brake(system, name), lambda row: row["is_engaged"], "a held operation")
+    return await system.eventually(
+        lambda: _brake(system, name), lambda row: row["is_engaged"], "a held operation"
+    )
 
 
 async def _attempts(system: System, payment_ids: list[str]) -> dict[str, int]:
@@ -78,13 +87,20 @@ async def _switch_on(system: System) -> None:
 
 
 @pytest.mark.whole
-async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_on(system: System) -> None:
-    """Few calls, two tokens, no deposit notices; when the product works again each withdrawal is paid once."""
+async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_on(
+    system: System,
+) -> None:
+    """Few calls, two tokens, no deposit notices; when the product works again each withdrawal is
+    paid once.
+    """
     await system.scenario("product_missing", api="b2c", params=_LIKE_A_TOKEN)
     first = await system.withdrawal()
     await _held(system)
     tokens = await _count(system, "/oauth")
-    withdrawals = [first, *await asyncio.gather(*(system.withdrawal() for _ in range(_WITHDRAWALS - 1)))]
+    withdrawals = [
+        first,
+        *await asyncio.gather(*(system.withdrawal() for _ in range(_WITHDRAWALS - 1))),
+    ]
     deposits = [await system.deposit() for _ in range(_DEPOSITS)]
     await _all_paid_once(system, deposits)
     # Until it was probed twice more, and found missing.
@@ -103,8 +119,12 @@ async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_o
     assert not (await _brake(system))["is_engaged"]
 
 
-async def test_withdrawals_that_are_under_way_together_are_refused_once_and_then_wait(system: System) -> None:
-    """However many were claimed before the first refusal was on record, none is claimed after it but as a probe."""
+async def test_withdrawals_that_are_under_way_together_are_refused_once_and_then_wait(
+    system: System,
+) -> None:
+    """However many were claimed before the first refusal was on record, none is claimed after it
+    but as a probe.
+    """
     await system.scenario("product_missing", api="b2c", params=_LIKE_A_TOKEN)
     withdrawals = await asyncio.gather(*(system.withdrawal() for _ in range(_WITHDRAWALS)))
     await system.eventually(lambda: _brake(system), lambda row: row["probes"] >= 2, "two probes")
@@ -135,19 +155,31 @@ async def test_while_questions_are_refused_payments_stay_open_and_are_asked_abou
     system: System, kind: str
 ) -> None:
     """Their callbacks are lost, so that only a question can tell."""
-    api, path, name = {"deposit": ("stk", _QUERY, "stk_query"), "withdrawal": ("b2c", _STATUS, "status")}[kind]
+    api, path, name = {
+        "deposit": ("stk", _QUERY, "stk_query"),
+        "withdrawal": ("b2c", _STATUS, "status"),
+    }[kind]
     await system.control("POST", "/switches", {"missing_products": [name]})
     await system.scenario("lost_callback", api=api)
-    payment_ids = [await (system.deposit() if kind == "deposit" else system.withdrawal()) for _ in range(6)]
-    await system.eventually(lambda: _brake(system, name), lambda row: row["probes"] >= 2, "two probes")
+    payment_ids = [
+        await (system.deposit() if kind == "deposit" else system.withdrawal()) for _ in range(6)
+    ]
+    await system.eventually(
+        lambda: _brake(system, name), lambda row: row["probes"] >= 2, "two probes"
+    )
     assert await system.stage_counts(payment_ids) == {"awaiting_result": len(payment_ids)}
-    assert await _count(system, path) <= len(payment_ids) * 2 + (await _brake(system, name))["probes"] + 1
+    assert (
+        await _count(system, path)
+        <= len(payment_ids) * 2 + (await _brake(system, name))["probes"] + 1
+    )
     await system.control("POST", "/switches", {"missing_products": []})
     await _all_paid_once(system, payment_ids)
 
 
 @pytest.mark.whole
-async def test_refusals_of_our_own_settings_burn_a_few_payments_and_hold_the_rest(system: System) -> None:
+async def test_refusals_of_our_own_settings_burn_a_few_payments_and_hold_the_rest(
+    system: System,
+) -> None:
     await system.scenario("invalid_request", api="b2c", params={"field": "ResultURL"})
     failed = []
     for _ in range(3):
@@ -164,7 +196,9 @@ async def test_refusals_of_our_own_settings_burn_a_few_payments_and_hold_the_res
     for payment_id in waiting:
         await system.settled(payment_id)
     await system.assert_money_agrees([*failed, *waiting])
-    assert (await system.stage_counts(waiting))["failed"] <= 1 + (await _brake(system))["probes"] + probes
+    assert (await system.stage_counts(waiting))["failed"] <= 1 + (await _brake(system))[
+        "probes"
+    ] + probes
 
 
 async def test_an_operator_sees_a_held_operation_and_releases_it(system: System) -> None:
@@ -172,9 +206,15 @@ async def test_an_operator_sees_a_held_operation_and_releases_it(system: System)
     await system.control("POST", "/switches", {"missing_products": ["b2c"]})
     waiting = [await system.withdrawal() for _ in range(4)]
     await _held(system)
-    await system.execute("UPDATE mkwanja.brakes SET probe_at = now() + interval '15 minutes' WHERE name = 'b2c'")
+    await system.execute(
+        "UPDATE mkwanja.brakes SET probe_at = now() + interval '15 minutes' WHERE name = 'b2c'"
+    )
     said = (await operate(system, "operations", "status")).expect(0)
-    [line] = [line for line in said.lines if line.startswith("b2c: HELD, Daraja refuses the operation to our app")]
+    [line] = [
+        line
+        for line in said.lines
+        if line.startswith("b2c: HELD, Daraja refuses the operation to our app")
+    ]
     assert line.endswith(", 4 waiting")
     assert "stk_push: free, 0 waiting" in said.lines
     said = (await operate(system, "payouts", "status")).expect(0)
@@ -182,11 +222,15 @@ async def test_an_operator_sees_a_held_operation_and_releases_it(system: System)
     metrics = await _metrics(system)
     assert 'mkwanja_brake_engaged{name="b2c"} 1.0' in metrics
     await _switch_on(system)
-    (await operate(system, "operations", "release", "b2c", "--reason", "the product was added")).expect(0)
+    (
+        await operate(system, "operations", "release", "b2c", "--reason", "the product was added")
+    ).expect(0)
     await _all_paid_once(system, waiting)
     sql = "SELECT reason FROM mkwanja.brake_history WHERE name = 'b2c' AND NOT is_engaged ORDER BY changed_at DESC LIMIT 1"
     assert [row["reason"] for row in await system.rows(sql)] == ["the product was added"]
-    said = (await operate(system, "operations", "release", "b2c", "--reason", "once more")).expect(0)
+    said = (await operate(system, "operations", "release", "b2c", "--reason", "once more")).expect(
+        0
+    )
     assert said.lines[0] == "b2c: was not held"
 
 

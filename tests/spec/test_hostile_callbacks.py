@@ -1,4 +1,6 @@
-"""A hostile message to a genuine address is kept to the byte and settles nothing; a genuine one settles it all the same."""
+"""A hostile message to a genuine address is kept to the byte and settles nothing; a genuine one
+settles it all the same.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,20 @@ async def _settle(system: System, one: Awaited) -> None:
     answer = await deliver(system, one.url, one.result(receipt=settled_receipt(one)))
     assert (answer.status, answer.json()) == (200, ACCEPTED)
     payment = await system.payment(one.id)
-    assert (payment["status"], payment["receipt"], payment["amount"]) == ("success", settled_receipt(one), one.amount)
+    assert (payment["status"], payment["receipt"], payment["amount"]) == (
+        "success",
+        settled_receipt(one),
+        one.amount,
+    )
 
 
 async def _assert_untouched(system: System, one: Awaited) -> None:
     payment = await system.payment(one.id)
     seen = payment["stage"], payment["amount"], payment["receipt"], payment["failure"]
     if seen != ("awaiting_result", one.amount, None, None):
-        noted = [(row["disposition"], bytes(row["body"])[:300]) for row in await system.callbacks(one.id)]
+        noted = [
+            (row["disposition"], bytes(row["body"])[:300]) for row in await system.callbacks(one.id)
+        ]
         settled = [note for note in noted if note[0] in ("finalized", "corrected", "receipt_added")]
         pytest.fail(f"{seen} by {settled}")
 
@@ -62,7 +70,9 @@ async def _deliver_all(system: System, one: Awaited, bodies: dict[str, tuple[str
         for (what, _), answer in zip(batch, answers, strict=True):
             assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), what
         await _assert_untouched(system, one)
-    stored = {bytes(row["body_sha256"]): bytes(row["body"]) for row in await system.callbacks(one.id)}
+    stored = {
+        bytes(row["body_sha256"]): bytes(row["body"]) for row in await system.callbacks(one.id)
+    }
     for what, (_, body) in bodies.items():
         assert stored.get(hashlib.sha256(body).digest()) == body, what
 
@@ -70,7 +80,9 @@ async def _deliver_all(system: System, one: Awaited, bodies: dict[str, tuple[str
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("api", APIS)
 async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> None:
-    """Forged, replayed, swapped, repeated, mistyped, broken, nested or huge: none is believed, and the real result still is."""
+    """Forged, replayed, swapped, repeated, mistyped, broken, nested or huge: none is believed,
+    and the real result still is.
+    """
     one, other = await awaited(silent, api), await awaited(silent, api)
     await _settle(silent, other)
     before = await silent.payment(other.id)
@@ -102,8 +114,12 @@ async def test_a_strange_body_that_is_clear_settles_its_payment(silent: System, 
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_a_success_at_the_address_of_another_operation_settles_nothing(silent: System, api: Api) -> None:
-    """Its own success, right in all, where timeouts, answers to questions, or other kinds' results are heard."""
+async def test_a_success_at_the_address_of_another_operation_settles_nothing(
+    silent: System, api: Api
+) -> None:
+    """Its own success, right in all, where timeouts, answers to questions, or other kinds'
+    results are heard.
+    """
     one = await awaited(silent, api)
     questions = ["status-1", "status-1-timeout", "status-999999", "status-999999-timeout"]
     others = [*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout", *questions]
@@ -138,18 +154,30 @@ _ANSWERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("api", ["b2c", "b2b"])
 async def test_a_hostile_answer_to_a_question_settles_nothing(silent: System, api: Api) -> None:
-    """Transaction Status answers under the question's own address: not of this payment, not of this amount, or not clear."""
+    """Transaction Status answers under the question's own address: not of this payment, not of
+    this amount, or not clear.
+    """
     one = await awaited(silent, api)
     right = {"Amount": one.amount, "ReceiptNo": forged_receipt(one), **one.ids}
     url = _address(silent, one.id, "status-1")
-    messages = {what: status(0, parameters(**{**right, **wrong})) for what, wrong in _ANSWERS.items()}
-    messages["two statuses"] = status(0, [*parameters(**right), {"Key": "TransactionStatus", "Value": "Failed"}])
-    messages["two amounts"] = status(0, [*parameters(**right), {"Key": "Amount", "Value": one.amount + 1}])
-    messages["the right one, not found"] = status("SFC_IC0003", parameters(**right), ResultDesc="transaction " * 4_000)
+    messages = {
+        what: status(0, parameters(**{**right, **wrong})) for what, wrong in _ANSWERS.items()
+    }
+    messages["two statuses"] = status(
+        0, [*parameters(**right), {"Key": "TransactionStatus", "Value": "Failed"}]
+    )
+    messages["two amounts"] = status(
+        0, [*parameters(**right), {"Key": "Amount", "Value": one.amount + 1}]
+    )
+    messages["the right one, not found"] = status(
+        "SFC_IC0003", parameters(**right), ResultDesc="transaction " * 4_000
+    )
     bodies = {what: json.dumps(message).encode() for what, message in messages.items()}
     good = json.dumps(status(0, parameters(**right))).encode()
     bodies["the code twice"] = good.replace(b'"ResultCode": 0', b'"ResultCode": 1, "ResultCode": 0')
-    bodies["a value twice"] = good.replace(b'"Value": "Completed"', b'"Value": "Failed", "Value": "Completed"')
+    bodies["a value twice"] = good.replace(
+        b'"Value": "Completed"', b'"Value": "Failed", "Value": "Completed"'
+    )
     assert len(set(bodies.values()) - {good}) == len(bodies)
     await _deliver_all(silent, one, {what: (url, body) for what, body in bodies.items()})
     right["ReceiptNo"] = settled_receipt(one)
@@ -159,7 +187,9 @@ async def test_a_hostile_answer_to_a_question_settles_nothing(silent: System, ap
 
 @pytest.mark.parametrize("api", APIS)
 async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
-    """A right result under a token of another payment, operation or secret: 403, empty, and nothing is kept."""
+    """A right result under a token of another payment, operation or secret: 403, empty, and
+    nothing is kept.
+    """
     one, other = await awaited(silent, api), await awaited(silent, api)
     operation = OPERATIONS[api]
     right, others = one.url.rpartition("/")[2], other.url.rpartition("/")[2]
@@ -190,9 +220,13 @@ async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
     }  # fmt: skip
     stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
     before = await silent.rows(stored)
-    answers = await asyncio.gather(*(deliver(silent, url, text(one).encode()) for url in forged.values()))
+    answers = await asyncio.gather(
+        *(deliver(silent, url, text(one).encode()) for url in forged.values())
+    )
     heard = {
-        what: answer for what, answer in zip(forged, answers, strict=True) if (answer.status, answer.body) != (403, b"")
+        what: answer
+        for what, answer in zip(forged, answers, strict=True)
+        if (answer.status, answer.body) != (403, b"")
     }
     assert not heard
     assert await silent.rows(stored) == before
@@ -202,12 +236,20 @@ async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
 
 
 async def test_one_receipt_for_two_payments_at_once_settles_one(silent: System) -> None:
-    """Replayed in the same moment, a receipt is still that of one payment; the other is for a person, and not lost."""
+    """Replayed in the same moment, a receipt is still that of one payment; the other is for a
+    person, and not lost.
+    """
     ones = [await awaited(silent) for _ in range(6)]
-    await asyncio.gather(*(deliver(silent, one.url, one.result(receipt="UKN7ATONCE")) for one in ones))
+    await asyncio.gather(
+        *(deliver(silent, one.url, one.result(receipt="UKN7ATONCE")) for one in ones)
+    )
     payments = [await silent.payment(one.id) for one in ones]
-    assert sorted(payment["stage"] for payment in payments) == ["awaiting_result"] * 5 + ["succeeded"]
-    assert [payment["receipt"] for payment in payments if payment["stage"] != "succeeded"] == [None] * 5
+    assert sorted(payment["stage"] for payment in payments) == ["awaiting_result"] * 5 + [
+        "succeeded"
+    ]
+    assert [payment["receipt"] for payment in payments if payment["stage"] != "succeeded"] == [
+        None
+    ] * 5
     assert all(payment["needs_review"] for payment in payments if payment["stage"] != "succeeded")
     for one, payment in zip(ones, payments, strict=True):
         if payment["stage"] != "succeeded":

@@ -1,4 +1,6 @@
-"""No hostile token is believed: the corpus, over HTTP, against an ingress that believes three kinds of keys."""
+"""No hostile token is believed: the corpus, over HTTP, against an ingress that believes three
+kinds of keys.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from tests.stack.starter import Starter
 
 SECRET = "only-the-tests-use-this-secret-of-many-characters"
 CODES = {401: "unauthenticated", 403: "not_permitted"}
-TOKENS = [pytest.param(status, make, id=name) for status, corpus in HOSTILE.items() for name, make in corpus.items()]
+TOKENS = [
+    pytest.param(status, make, id=name)
+    for status, corpus in HOSTILE.items()
+    for name, make in corpus.items()
+]
 
 
 class Target:
@@ -44,23 +50,31 @@ class Target:
         for method, path in (("GET", "/v1/payments"), ("POST", "/v1/withdrawals")):
             answer = await self.ask(values, method, path)
             problem(answer, status, CODES[status])
-            assert (status == 401) == answer.headers.get("WWW-Authenticate", "").startswith("Bearer")
+            assert (status == 401) == answer.headers.get("WWW-Authenticate", "").startswith(
+                "Bearer"
+            )
             shown = answer.body.decode() + str(answer.headers)
             assert not repeated(values, shown)
             assert SUBJECT not in shown
 
 
 def repeated(values: list[str], shown: str) -> set[str]:
-    """The pieces of tokens in `shown`: twelve letters in a row, which are enough to recognise one by."""
+    """The pieces of tokens in `shown`: twelve letters in a row, which are enough to recognise
+    one by.
+    """
     tokens = [value.removeprefix("Bearer ") for value in values]
     pieces = {token[at : at + 12] for token in tokens for at in range(len(token) - 11)}
     return {piece for piece in pieces if piece in shown}
 
 
 @pytest.fixture(scope="module")
-async def target(postgres: PostgresServer | GivenPostgres, template: str, starter: Starter) -> AsyncIterator[Target]:
+async def target(
+    postgres: PostgresServer | GivenPostgres, template: str, starter: Starter
+) -> AsyncIterator[Target]:
     env = {"JWT_SECRET": SECRET}
-    stack = Stack(processes=("web",), env=env, postgres=postgres, template=template, starter=starter)
+    stack = Stack(
+        processes=("web",), env=env, postgres=postgres, template=template, starter=starter
+    )
     stack.issuer.add_key("RS256")
     async with stack, System(stack) as system:
         yield Target(system)
@@ -68,13 +82,19 @@ async def target(postgres: PostgresServer | GivenPostgres, template: str, starte
 
 @pytest.mark.sampled(30)
 @pytest.mark.parametrize(("status", "make"), TOKENS)
-async def test_a_hostile_token_opens_nothing(target: Target, status: int, make: Callable[[Forge], str]) -> None:
-    """A hostile token is 401, or 403 where it is only of a kind that may not call, and no part of it is repeated."""
+async def test_a_hostile_token_opens_nothing(
+    target: Target, status: int, make: Callable[[Forge], str]
+) -> None:
+    """A hostile token is 401, or 403 where it is only of a kind that may not call, and no part
+    of it is repeated.
+    """
     await target.refuses([f"Bearer {make(target.forge)}"], status)
 
 
 @pytest.mark.parametrize("values", HEADER_VALUES.values(), ids=HEADER_VALUES)
-async def test_a_good_token_in_a_wrong_header_opens_nothing(target: Target, values: Callable[[str], list[str]]) -> None:
+async def test_a_good_token_in_a_wrong_header_opens_nothing(
+    target: Target, values: Callable[[str], list[str]]
+) -> None:
     """A good token opens nothing unless it comes once, alone, after the scheme Bearer."""
     await target.refuses(values(target.forge.token()), 401)
 
@@ -82,14 +102,20 @@ async def test_a_good_token_in_a_wrong_header_opens_nothing(target: Target, valu
 @pytest.mark.sampled(15)
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
-async def test_its_good_twin_is_accepted(target: Target, scheme: str, make: Callable[[Forge], str]) -> None:
-    """What the corpus changes in one way is accepted unchanged, so nothing there is refused for another reason."""
+async def test_its_good_twin_is_accepted(
+    target: Target, scheme: str, make: Callable[[Forge], str]
+) -> None:
+    """What the corpus changes in one way is accepted unchanged, so nothing there is refused for
+    another reason.
+    """
     answer = await target.ask([f"{scheme} {make(target.forge)}"], "GET", "/v1/payments")
     answer.expect(200)
 
 
 async def test_the_corpus_is_large_and_left_nothing_behind(target: Target) -> None:
-    """Over a hundred hostile tokens recorded no payment, and the log holds no piece of any token, good or bad."""
+    """Over a hundred hostile tokens recorded no payment, and the log holds no piece of any
+    token, good or bad.
+    """
     assert len(TOKENS) + len(HEADER_VALUES) >= 100
     assert await target.system.rows("SELECT id FROM mkwanja.payments") == []
     assert not repeated(target.tokens, target.system.stack.logs()["web.1"])

@@ -13,7 +13,17 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, ask, caller, post, problem, someone
+from tests.spec.asking import (
+    BILL_PAYMENT,
+    DEPOSIT,
+    POCHI_PAYMENT,
+    WITHDRAWAL,
+    ask,
+    caller,
+    post,
+    problem,
+    someone,
+)
 from tests.spec.playing import sweep, times_sent
 from tests.spec.system import System
 
@@ -24,8 +34,12 @@ _ROUTES = {
     "/v1/pochi-payments": POCHI_PAYMENT,
 }
 
-_HELD_NO_LONGER = "UPDATE mkwanja.idempotency_keys SET expires_at = now() - interval '1 hour' WHERE key = $1"
-_LONG_AGO = "UPDATE mkwanja.payments SET updated_at = now() - interval '25 hours' WHERE id = $1::uuid"
+_HELD_NO_LONGER = (
+    "UPDATE mkwanja.idempotency_keys SET expires_at = now() - interval '1 hour' WHERE key = $1"
+)
+_LONG_AGO = (
+    "UPDATE mkwanja.payments SET updated_at = now() - interval '25 hours' WHERE id = $1::uuid"
+)
 
 
 async def flush_redis(system: System) -> None:
@@ -37,14 +51,20 @@ async def flush_redis(system: System) -> None:
 
 async def payments_of(system: System, key: str) -> list[Any]:
     """The payments on record under a key."""
-    return await system.rows("SELECT id::text FROM mkwanja.payments WHERE idempotency_key = $1", key)
+    return await system.rows(
+        "SELECT id::text FROM mkwanja.payments WHERE idempotency_key = $1", key
+    )
 
 
 @pytest.mark.parametrize("path", _ROUTES)
 async def test_a_hundred_at_once_are_one_payment(system: System, path: str) -> None:
-    """A hundred concurrent requests with one key make one payment, one call to Daraja and one answer, 99 times replayed."""
+    """A hundred concurrent requests with one key make one payment, one call to Daraja and one
+    answer, 99 times replayed.
+    """
     key = str(uuid4())
-    answers = await asyncio.gather(*(system.backend.pay(path, _ROUTES[path], key=key) for _ in range(100)))
+    answers = await asyncio.gather(
+        *(system.backend.pay(path, _ROUTES[path], key=key) for _ in range(100))
+    )
     assert {answer.status for answer in answers} == {202}
     assert len({answer.body for answer in answers}) == 1
     assert len({answer.headers["Location"] for answer in answers}) == 1
@@ -56,14 +76,20 @@ async def test_a_hundred_at_once_are_one_payment(system: System, path: str) -> N
 
 
 async def test_a_retry_gets_the_first_answer_even_after_the_end(system: System) -> None:
-    """A retry of a finished payment gets the first answer byte for byte, marked as replayed, with its Location."""
+    """A retry of a finished payment gets the first answer byte for byte, marked as replayed,
+    with its Location.
+    """
     key = str(uuid4())
     first = (await system.user.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert "Idempotency-Replayed" not in first.headers
     await system.settled(first.json()["id"])
     again = (await system.user.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert (again.body, again.was_replayed) == (first.body, True)
-    assert again.headers["Location"] == first.headers["Location"] == f"/v1/payments/{first.json()['id']}"
+    assert (
+        again.headers["Location"]
+        == first.headers["Location"]
+        == f"/v1/payments/{first.json()['id']}"
+    )
 
 
 async def test_a_flushed_redis_changes_no_answer(system: System) -> None:
@@ -78,9 +104,13 @@ async def test_a_flushed_redis_changes_no_answer(system: System) -> None:
 
 
 async def test_the_same_json_written_otherwise_is_the_same_request(system: System) -> None:
-    """Other white space, another order of keys and another way to write a character are still the same request."""
+    """Other white space, another order of keys and another way to write a character are still
+    the same request.
+    """
     key = str(uuid4())
-    first = (await post(system, "/v1/deposits", {**DEPOSIT, "description": "Chai"}, key=key)).expect(202)
+    first = (
+        await post(system, "/v1/deposits", {**DEPOSIT, "description": "Chai"}, key=key)
+    ).expect(202)
     for text in (
         '{"description":"Chai","phone_number":"0711000111","amount":250}',
         '\n {"amount" :250 , "description": "\\u0043hai", "phone_number": "0711000111"}\t',
@@ -103,7 +133,9 @@ async def test_a_key_is_for_one_request(system: System, other: Any) -> None:
     """Another body under a used key is refused, even one that would have meant the same."""
     key = str(uuid4())
     (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
-    said = problem(await post(system, "/v1/deposits", other, key=key), 422, "idempotency_key_reused")
+    said = problem(
+        await post(system, "/v1/deposits", other, key=key), 422, "idempotency_key_reused"
+    )
     assert said["retryable"] is False
     assert len(await payments_of(system, key)) == 1
 
@@ -112,7 +144,11 @@ async def test_a_key_is_for_one_route(system: System) -> None:
     """The same body under the same key on another route is another request."""
     key = str(uuid4())
     (await system.backend.pay("/v1/deposits", WITHDRAWAL, key=key)).expect(202)
-    problem(await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key), 422, "idempotency_key_reused")
+    problem(
+        await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key),
+        422,
+        "idempotency_key_reused",
+    )
     assert len(await payments_of(system, key)) == 1
 
 
@@ -121,9 +157,13 @@ async def test_a_key_belongs_to_its_caller(system: System) -> None:
     key = str(uuid4())
     async with caller(system, sub=someone()) as one, caller(system, sub=someone()) as other:
         first = (await one.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
-        second = (await other.pay("/v1/deposits", {**DEPOSIT, "phone_number": "0711000112"}, key=key)).expect(202)
+        second = (
+            await other.pay("/v1/deposits", {**DEPOSIT, "phone_number": "0711000112"}, key=key)
+        ).expect(202)
     assert not second.was_replayed
-    assert {first.json()["id"], second.json()["id"]} == {row["id"] for row in await payments_of(system, key)}
+    assert {first.json()["id"], second.json()["id"]} == {
+        row["id"] for row in await payments_of(system, key)
+    }
 
 
 async def test_both_names_of_the_header_are_one_key(system: System) -> None:
@@ -132,26 +172,41 @@ async def test_both_names_of_the_header_are_one_key(system: System) -> None:
     first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     for value in (key, f'"{key}"'):
         headers = [("Idempotency-Key", value), ("Content-Type", "application/json")]
-        again = await ask(system, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode())
+        again = await ask(
+            system, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode()
+        )
         assert (again.expect(202).body, again.was_replayed) == (first.body, True)
 
 
 async def test_a_refused_request_uses_no_key(system: System) -> None:
     """A key whose request was refused before acceptance is as good as new."""
     key = str(uuid4())
-    problem(await post(system, "/v1/deposits", {**DEPOSIT, "amount": 0}, key=key), 422, "invalid_request")
+    problem(
+        await post(system, "/v1/deposits", {**DEPOSIT, "amount": 0}, key=key),
+        422,
+        "invalid_request",
+    )
     problem(await post(system, "/v1/withdrawals", WITHDRAWAL, key=key), 403, "not_permitted")
     answer = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert not answer.was_replayed
 
 
 @pytest.mark.parametrize("is_flushed", [False, True])
-async def test_a_retry_is_answered_before_it_is_judged_anew(system: System, is_flushed: bool) -> None:
-    """A request that its caller may no longer make, or whose body is no longer valid, is replayed, not refused."""
+async def test_a_retry_is_answered_before_it_is_judged_anew(
+    system: System, is_flushed: bool
+) -> None:
+    """A request that its caller may no longer make, or whose body is no longer valid, is
+    replayed, not refused.
+    """
     sub, withdrawal_key, deposit_key = someone(), str(uuid4()), str(uuid4())
     owned = {**DEPOSIT, "owner": "somebody"}  # a user may not name an owner
-    async with caller(system, sub=sub, role="service_role") as backend, caller(system, sub=sub) as user:
-        paid_out = (await backend.pay("/v1/withdrawals", WITHDRAWAL, key=withdrawal_key)).expect(202)
+    async with (
+        caller(system, sub=sub, role="service_role") as backend,
+        caller(system, sub=sub) as user,
+    ):
+        paid_out = (await backend.pay("/v1/withdrawals", WITHDRAWAL, key=withdrawal_key)).expect(
+            202
+        )
         paid_in = (await backend.pay("/v1/deposits", owned, key=deposit_key)).expect(202)
         if is_flushed:
             await flush_redis(system)
@@ -183,7 +238,9 @@ async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> N
 
 
 _IN_REVIEW = _LONG_AGO.replace("SET", "SET needs_review = true,")
-_ASKED_ABOUT = _LONG_AGO.replace("SET", "SET next_step_at = now() + interval '1 day', next_step = 'query',")
+_ASKED_ABOUT = _LONG_AGO.replace(
+    "SET", "SET next_step_at = now() + interval '1 day', next_step = 'query',"
+)
 
 _NOT_FREE = {
     "it is still open": ("lost_callback", [_HELD_NO_LONGER, _LONG_AGO]),
@@ -196,7 +253,9 @@ _NOT_FREE = {
 
 @pytest.mark.parametrize("reason", _NOT_FREE)
 async def test_a_key_is_not_free_while_its_payment_can_change(system: System, reason: str) -> None:
-    """Even past its time a key stays taken while its payment is open, in review, asked about, or final for a short time."""
+    """Even past its time a key stays taken while its payment is open, in review, asked about, or
+    final for a short time.
+    """
     scenario, changes = _NOT_FREE[reason]
     await system.scenario(scenario)
     key = str(uuid4())
@@ -208,7 +267,11 @@ async def test_a_key_is_not_free_while_its_payment_can_change(system: System, re
     await flush_redis(system)
     again = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert (again.body, again.was_replayed) == (first.body, True)
-    problem(await post(system, "/v1/deposits", {**DEPOSIT, "amount": 3}, key=key), 422, "idempotency_key_reused")
+    problem(
+        await post(system, "/v1/deposits", {**DEPOSIT, "amount": 3}, key=key),
+        422,
+        "idempotency_key_reused",
+    )
     assert len(await payments_of(system, key)) == 1
 
 
@@ -233,7 +296,9 @@ async def _first_request_under_way(system: System, key: str) -> AsyncIterator[No
 
 
 async def test_a_retry_waits_for_the_first_and_is_told_to_come_back(system: System) -> None:
-    """While the first request with its key is being accepted a retry waits, then gets 409 with Retry-After; then it goes on."""
+    """While the first request with its key is being accepted a retry waits, then gets 409 with
+    Retry-After; then it goes on.
+    """
     key = str(uuid4())
     async with _first_request_under_way(system, key):
         waiting = asyncio.create_task(post(system, "/v1/deposits", DEPOSIT, key=key))

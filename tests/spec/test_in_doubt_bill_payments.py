@@ -1,4 +1,6 @@
-"""Bill payments in doubt: no key, so never sent again; asked about where Daraja gave an id, else a person's."""
+"""Bill payments in doubt: no key, so never sent again; asked about where Daraja gave an id, else
+a person's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from dataclasses import replace
 import pytest
 
 from tests.spec.delivering import deliver
-from tests.spec.doubting import Answer, asked, doubtful, eventually_seen, inquiries, receipt_of, told_by_test
+from tests.spec.doubting import (
+    Answer,
+    asked,
+    doubtful,
+    eventually_seen,
+    inquiries,
+    receipt_of,
+    told_by_test,
+)
 from tests.spec.playing import AWAITED, IN_DOUBT, PAID, failed, look
 from tests.spec.system import System
 
@@ -20,12 +30,18 @@ async def system(asking_system: System) -> System:
 
 
 async def test_a_bill_with_an_id_is_found_by_asking(system: System) -> None:
-    """Transaction Status by the id that Daraja gave ends a bill payment whose result was lost, paid or not."""
+    """Transaction Status by the id that Daraja gave ends a bill payment whose result was lost,
+    paid or not.
+    """
     ids = {
         "paid": await doubtful(system, "b2b", "lost_callback"),
         "not paid": await doubtful(system, "b2b", "lost_callback", code=1),
         "declined": await doubtful(
-            system, "b2b", "lost_callback", Answer("status_value", {"status": "Declined"}), moves_money=False
+            system,
+            "b2b",
+            "lost_callback",
+            Answer("status_value", {"status": "Declined"}),
+            moves_money=False,
         ),
     }
     expected = {
@@ -39,23 +55,41 @@ async def test_a_bill_with_an_id_is_found_by_asking(system: System) -> None:
 
 
 async def test_a_bill_that_daraja_does_not_know_is_not_sent_again(system: System) -> None:
-    """However often Transaction Status finds nothing, a bill payment is not sent again; then a person is called."""
+    """However often Transaction Status finds nothing, a bill payment is not sent again; then a
+    person is called.
+    """
     payment_id = await doubtful(system, "b2b", "slow_result", Answer("not_found"), seconds=600)
     await asked(system, payment_id, 11)
     assert await look(system, {"it": payment_id}) == {"it": replace(AWAITED, needs_review=True)}
 
 
-_WITHOUT_ID = ("answer_and_callback_lost", "cut_before_acting", "system_busy", "maintenance", "html_503")
+_WITHOUT_ID = (
+    "answer_and_callback_lost",
+    "cut_before_acting",
+    "system_busy",
+    "maintenance",
+    "html_503",
+)
 
 
 async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) -> None:
-    """Nothing to ask by, and no result: it is flagged, never asked about, never sent again; its result may come still."""
-    ids = dict(zip(_WITHOUT_ID, await asyncio.gather(*(doubtful(system, "b2b", n) for n in _WITHOUT_ID)), strict=True))
+    """Nothing to ask by, and no result: it is flagged, never asked about, never sent again; its
+    result may come still.
+    """
+    ids = dict(
+        zip(
+            _WITHOUT_ID,
+            await asyncio.gather(*(doubtful(system, "b2b", n) for n in _WITHOUT_ID)),
+            strict=True,
+        )
+    )
     flagged = replace(IN_DOUBT, needs_review=True)
     expected = dict.fromkeys(ids, flagged) | {"answer_and_callback_lost": replace(flagged, moved=1)}
     await eventually_seen(system, expected, ids)
     for payment_id in ids.values():
-        assert "needs_a_person" in [entry["what"] for entry in await system.backend.history(payment_id)]
+        assert "needs_a_person" in [
+            entry["what"] for entry in await system.backend.history(payment_id)
+        ]
         due = "SELECT FROM mkwanja.payments WHERE id = $1::uuid AND next_step = 'watch' AND next_step_at IS NOT NULL"
         assert await system.rows(due, payment_id)
         assert await inquiries(system, payment_id) == []
@@ -67,8 +101,12 @@ async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) 
 
 
 async def test_a_result_by_its_address_gives_a_bill_the_id_to_ask_by(system: System) -> None:
-    """A bill in doubt without an id learns it from a result that decides nothing, and is then asked about and found."""
-    payment_id = await doubtful(system, "b2b", "answer_lost_after_acting", code=17, moves_money=True)
+    """A bill in doubt without an id learns it from a result that decides nothing, and is then
+    asked about and found.
+    """
+    payment_id = await doubtful(
+        system, "b2b", "answer_lost_after_acting", code=17, moves_money=True
+    )
     await eventually_seen(system, {"it": PAID}, {"it": payment_id})
     assert (await inquiries(system, payment_id))[-1]["verdict"] == "paid"
     await system.assert_money_agrees([payment_id])

@@ -1,4 +1,6 @@
-"""Withdrawals in doubt: Daraja is asked, and only what is proved unknown to it is sent again, under the one id."""
+"""Withdrawals in doubt: Daraja is asked, and only what is proved unknown to it is sent again,
+under the one id.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tests.spec.test_cancelling import stopped_payouts
 
 _SILENCE = Answer("lost_callback")
 _NOT_FOUND = Answer("not_found")
-_NOT_TRUSTED_YET = Answer("lost_callback", times=2)  # the third question is asked long enough after the send
+_NOT_TRUSTED_YET = Answer(
+    "lost_callback", times=2
+)  # the third question is asked long enough after the send
 
 
 @pytest.fixture
@@ -25,12 +29,16 @@ async def system(asking_system: System) -> System:
 
 
 async def test_a_payout_whose_answer_was_lost_is_found_by_asking(system: System) -> None:
-    """A withdrawal that Daraja made and did not acknowledge succeeds, with a callback or without: one movement, one send."""
+    """A withdrawal that Daraja made and did not acknowledge succeeds, with a callback or
+    without: one movement, one send.
+    """
     scenarios = ("answer_lost_after_acting", "answer_and_callback_lost")
     ids = {scenario: await doubtful(system, "b2c", scenario) for scenario in scenarios}
     await eventually_seen(system, dict.fromkeys(ids, PAID), ids)
     await system.assert_money_agrees(list(ids.values()))
-    answers = [inquiry["verdict"] for inquiry in await inquiries(system, ids["answer_and_callback_lost"])]
+    answers = [
+        inquiry["verdict"] for inquiry in await inquiries(system, ids["answer_and_callback_lost"])
+    ]
     assert answers[-1] == "paid"
     for payment_id in ids.values():
         [movement] = await system.movements(payment_id)
@@ -49,8 +57,12 @@ _NEVER_ACTED = {
 
 
 async def test_a_payout_that_daraja_never_saw_is_sent_again_under_its_id(system: System) -> None:
-    """Two trusted answers that there is no such transaction permit a second send under the same id; it is paid once."""
-    begun = [doubtful(system, "b2c", name, times=1, **params) for name, params in _NEVER_ACTED.items()]
+    """Two trusted answers that there is no such transaction permit a second send under the same
+    id; it is paid once.
+    """
+    begun = [
+        doubtful(system, "b2c", name, times=1, **params) for name, params in _NEVER_ACTED.items()
+    ]
     ids = dict(zip(_NEVER_ACTED, await asyncio.gather(*begun), strict=True))
     await eventually_seen(system, dict.fromkeys(ids, PAID_LATER), ids)
     await system.assert_money_agrees(list(ids.values()))
@@ -63,28 +75,49 @@ async def test_a_payout_that_daraja_never_saw_is_sent_again_under_its_id(system:
             for inquiry in await inquiries(system, payment_id)
             if inquiry["verdict"] == "not_found" and inquiry["asked_at"] < second["claimed_at"]
         ]
-        trusted = [one for one in not_found if (one["asked_at"] - first["ended_at"]).total_seconds() >= 1]
+        trusted = [
+            one for one in not_found if (one["asked_at"] - first["ended_at"]).total_seconds() >= 1
+        ]
         assert len(trusted) >= 2
         sent = [r for r in await system.provider_requests(payment_id) if "/b2c/" in r["path"]]
         assert {request["body"]["OriginatorConversationID"] for request in sent} == {payment_id}
         stages = await system.stages(payment_id)
-        assert (stages[:4], stages[-1]) == (["accepted", "submitting", "in_doubt", "submitting"], "succeeded")
+        assert (stages[:4], stages[-1]) == (
+            ["accepted", "submitting", "in_doubt", "submitting"],
+            "succeeded",
+        )
 
 
-# What Daraja answers when it is asked about a withdrawal that it never saw → why that permits no second send.
+# What Daraja answers when it is asked about a withdrawal that it never saw → why that permits no
+# second send.
 _NOT_PERMITTED = {
     "only one question was answered": (_NOT_TRUSTED_YET, Answer("not_found", times=1), _SILENCE),
-    "one question was answered three times": (_NOT_TRUSTED_YET, Answer("duplicate_callbacks", times=1), _SILENCE),
+    "one question was answered three times": (
+        _NOT_TRUSTED_YET,
+        Answer("duplicate_callbacks", times=1),
+        _SILENCE,
+    ),
     "the text says something else": (Answer("status_receiver_invalid"),),
-    "the words are not about a transaction": (Answer("not_found", {"desc": "The operator does not exist."}),),
-    "another code with the same text": (Answer("result_code", {"code": 17, "desc": "The transaction does not exist"}),),
+    "the words are not about a transaction": (
+        Answer("not_found", {"desc": "The operator does not exist."}),
+    ),
+    "another code with the same text": (
+        Answer("result_code", {"code": 17, "desc": "The transaction does not exist"}),
+    ),
     "the credential's parameter is refused": (Answer("result_code", {"code": 25}),),
 }
 
 
-async def test_nothing_less_than_two_trusted_not_founds_permits_a_second_send(system: System) -> None:
-    """One not-found, one told three times, another text or another code: the withdrawal stays in doubt, asked and not sent."""
-    begun = [doubtful(system, "b2c", "cut_before_acting", *answers, times=1) for answers in _NOT_PERMITTED.values()]
+async def test_nothing_less_than_two_trusted_not_founds_permits_a_second_send(
+    system: System,
+) -> None:
+    """One not-found, one told three times, another text or another code: the withdrawal stays in
+    doubt, asked and not sent.
+    """
+    begun = [
+        doubtful(system, "b2c", "cut_before_acting", *answers, times=1)
+        for answers in _NOT_PERMITTED.values()
+    ]
     ids = dict(zip(_NOT_PERMITTED, await asyncio.gather(*begun), strict=True))
     await asyncio.gather(*(asked(system, payment_id, 6) for payment_id in ids.values()))
     assert await look(system, ids) == dict.fromkeys(ids, IN_DOUBT)
@@ -95,7 +128,9 @@ async def test_nothing_less_than_two_trusted_not_founds_permits_a_second_send(sy
 
 
 async def test_what_daraja_may_have_is_never_sent_again(system: System) -> None:
-    """A Duplicate, a status of Pending, or any message stored outweighs every not-found: it is asked about and not sent."""
+    """A Duplicate, a status of Pending, or any message stored outweighs every not-found: it is
+    asked about and not sent.
+    """
     ids = {
         "a Duplicate was answered": await doubtful(system, "b2c", "duplicate_ocid", times=1),
         "a timeout message came": await doubtful(system, "b2c", "cut_before_acting", times=1),
@@ -104,7 +139,10 @@ async def test_what_daraja_may_have_is_never_sent_again(system: System) -> None:
             system, "b2c", "answer_and_callback_lost", Answer("status_value", times=1), _NOT_FOUND
         ),
     }
-    for label, operation in (("a timeout message came", "-timeout"), ("something unreadable came", "")):
+    for label, operation in (
+        ("a timeout message came", "-timeout"),
+        ("something unreadable came", ""),
+    ):
         url = await system.callback_url(ids[label], f"withdrawal{operation}")
         assert (await deliver(system, url, b"{}")).status == 200
     await asyncio.gather(*(asked(system, payment_id, 6) for payment_id in ids.values()))
@@ -116,12 +154,18 @@ async def test_what_daraja_may_have_is_never_sent_again(system: System) -> None:
 
 
 async def test_while_payouts_are_stopped_nothing_is_sent_again(system: System) -> None:
-    """The kill switch holds a permitted second send back, however often it is not found; afterwards it is sent and paid."""
+    """The kill switch holds a permitted second send back, however often it is not found;
+    afterwards it is sent and paid.
+    """
     payment_id = await doubtful(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     async with stopped_payouts(system):
-        answered = "SELECT FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
-        await system.eventually(lambda: system.rows(answered, payment_id), lambda rows: len(rows) >= 4)
+        answered = (
+            "SELECT FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
+        )
+        await system.eventually(
+            lambda: system.rows(answered, payment_id), lambda rows: len(rows) >= 4
+        )
         assert await look(system, {"it": payment_id}) == {"it": IN_DOUBT}
     await eventually_seen(system, {"it": PAID_LATER}, {"it": payment_id})
     await system.assert_money_agrees([payment_id])
@@ -132,28 +176,42 @@ _UPDATE = "UPDATE mkwanja.payments SET {} WHERE id = $1::uuid"
 
 @pytest.mark.parametrize("change", ["expires_at = now()", "needs_review = true"])
 async def test_what_is_too_old_or_flagged_is_not_sent_again(system: System, change: str) -> None:
-    """Past its age, or while a person is to look at it, a withdrawal in doubt is asked about and not sent again."""
+    """Past its age, or while a person is to look at it, a withdrawal in doubt is asked about and
+    not sent again.
+    """
     payment_id = await doubtful(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     await system.execute(_UPDATE.format(change), payment_id)
     before = len(await inquiries(system, payment_id))
     await asked(system, payment_id, before + 5)
-    assert await look(system, {"it": payment_id}) == {"it": replace(IN_DOUBT, needs_review="review" in change)}
+    assert await look(system, {"it": payment_id}) == {
+        "it": replace(IN_DOUBT, needs_review="review" in change)
+    }
 
 
 @pytest.mark.whole
 async def test_nothing_is_sent_a_fifth_time(system: System) -> None:
-    """Four sends are all: after them the withdrawal is asked about, and after ten questions in vain a person is called."""
-    ids = {name: await doubtful(system, "b2c", name) for name in ("cut_before_acting", "system_busy")}
-    await eventually_seen(system, dict.fromkeys(ids, replace(IN_DOUBT, sent=4, needs_review=True)), ids)
+    """Four sends are all: after them the withdrawal is asked about, and after ten questions in
+    vain a person is called.
+    """
+    ids = {
+        name: await doubtful(system, "b2c", name) for name in ("cut_before_acting", "system_busy")
+    }
+    await eventually_seen(
+        system, dict.fromkeys(ids, replace(IN_DOUBT, sent=4, needs_review=True)), ids
+    )
     for payment_id in ids.values():
         await asked(system, payment_id, 12)
         assert await times_sent(system, payment_id) == 4
-        assert "needs_a_person" in [entry["what"] for entry in await system.backend.history(payment_id)]
+        assert "needs_a_person" in [
+            entry["what"] for entry in await system.backend.history(payment_id)
+        ]
 
 
 async def test_a_busy_daraja_is_tried_again_without_being_asked(system: System) -> None:
-    """ "System is busy" and maintenance permit another send under the same id after a while, without a question."""
+    """ "System is busy" and maintenance permit another send under the same id after a while,
+    without a question.
+    """
     table = {("system_busy", 1): 2, ("maintenance", 1): 2, ("system_busy", 3): 4}
     ids = {str(row): await doubtful(system, "b2c", row[0], times=row[1]) for row in table}
     expected = {str(row): replace(PAID, sent=sent) for row, sent in table.items()}
@@ -179,14 +237,22 @@ _STATUSES = {
 }
 
 
-async def test_the_status_of_a_transaction_decides_and_not_the_result_of_the_question(system: System) -> None:
-    """Completed is a success, each of the five ends a failure with its reason, and any other word no answer."""
+async def test_the_status_of_a_transaction_decides_and_not_the_result_of_the_question(
+    system: System,
+) -> None:
+    """Completed is a success, each of the five ends a failure with its reason, and any other
+    word no answer.
+    """
     ids = {}
     for status, expected in _STATUSES.items():
         answer = Answer("status_value", {"status": status})
         moves = expected is PAID
-        ids[status] = await doubtful(system, "b2c", "answer_and_callback_lost", answer, moves_money=moves)
-    await asyncio.gather(*(asked(system, ids[status], 3) for status in _STATUSES if _STATUSES[status] is IN_DOUBT))
+        ids[status] = await doubtful(
+            system, "b2c", "answer_and_callback_lost", answer, moves_money=moves
+        )
+    await asyncio.gather(
+        *(asked(system, ids[status], 3) for status in _STATUSES if _STATUSES[status] is IN_DOUBT)
+    )
     await eventually_seen(system, _STATUSES, ids)
     final = [ids[status] for status, expected in _STATUSES.items() if expected is not IN_DOUBT]
     await system.assert_money_agrees(final)
@@ -194,11 +260,15 @@ async def test_the_status_of_a_transaction_decides_and_not_the_result_of_the_que
 
 _REVIEWED = replace(PAID, needs_review=True)
 
-# What is wrong with Daraja's first answer → what is seen of the payment, which the second answer ends.
+# What is wrong with Daraja's first answer → what is seen of the payment, which the second answer
+# ends.
 _ODD_ANSWERS: dict[str, tuple[Answer, Seen]] = {
     "the status twice, in two words": (Answer("status_conflicting", times=1), PAID),
     "no status": (Answer("status_missing_parameters", times=1), PAID),
-    "a status without a value": (Answer("status_missing_parameters", {"valueless": ["TransactionStatus"]}, 1), PAID),
+    "a status without a value": (
+        Answer("status_missing_parameters", {"valueless": ["TransactionStatus"]}, 1),
+        PAID,
+    ),
     "no parameters at all": (Answer("status_missing_parameters", {"absent": True}, 1), PAID),
     "codes as text": (Answer("string_codes", times=1), PAID),
     "another amount": (Answer("status_wrong_amount", times=1), _REVIEWED),
@@ -217,28 +287,51 @@ _ODD_ANSWERS: dict[str, tuple[Answer, Seen]] = {
 
 
 async def test_an_odd_answer_ends_nothing_and_the_next_is_asked_for(system: System) -> None:
-    """Whatever is wrong with an answer to our question, it moves no money; what disagrees is flagged; the truth ends it."""
-    begun = [doubtful(system, "b2c", "answer_and_callback_lost", answer) for answer, _ in _ODD_ANSWERS.values()]
+    """Whatever is wrong with an answer to our question, it moves no money; what disagrees is
+    flagged; the truth ends it.
+    """
+    begun = [
+        doubtful(system, "b2c", "answer_and_callback_lost", answer)
+        for answer, _ in _ODD_ANSWERS.values()
+    ]
     ids = dict(zip(_ODD_ANSWERS, await asyncio.gather(*begun), strict=True))
-    await eventually_seen(system, {label: expected for label, (_, expected) in _ODD_ANSWERS.items()}, ids)
+    await eventually_seen(
+        system, {label: expected for label, (_, expected) in _ODD_ANSWERS.items()}, ids
+    )
     await system.assert_money_agrees(list(ids.values()))
 
 
 async def test_a_late_answer_to_an_old_question_changes_nothing(system: System) -> None:
-    """An answer that was held back until the payment had ended is kept, and changes neither its stage nor its history."""
-    payment_id = await doubtful(system, "b2c", "answer_and_callback_lost", Answer("held_callback", times=1))
+    """An answer that was held back until the payment had ended is kept, and changes neither its
+    stage nor its history.
+    """
+    payment_id = await doubtful(
+        system, "b2c", "answer_and_callback_lost", Answer("held_callback", times=1)
+    )
     payment = await system.settled(payment_id)
     history = await system.backend.history(payment_id)
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
-    assert [row["disposition"] for row in await system.callbacks(payment_id)] == ["finalized", "duplicate"]
-    assert (await system.payment(payment_id), await system.backend.history(payment_id)) == (payment, history)
+    assert [row["disposition"] for row in await system.callbacks(payment_id)] == [
+        "finalized",
+        "duplicate",
+    ]
+    assert (await system.payment(payment_id), await system.backend.history(payment_id)) == (
+        payment,
+        history,
+    )
 
 
 async def test_the_question_names_the_payment_by_both_names_of_the_id(system: System) -> None:
-    """Sources differ on the key (daraja.md §6.1), so the question carries the one id under both, and a numbered address."""
+    """Sources differ on the key (daraja.md §6.1), so the question carries the one id under both,
+    and a numbered address.
+    """
     payment_id = await doubtful(system, "b2c", "lost_callback", Answer("lost_callback", times=1))
     await system.settled(payment_id)
-    questions = [r["body"] for r in await system.provider_requests(payment_id) if "transactionstatus" in r["path"]]
+    questions = [
+        r["body"]
+        for r in await system.provider_requests(payment_id)
+        if "transactionstatus" in r["path"]
+    ]
     assert {question["OriginalConversationID"] for question in questions} == {payment_id}
     assert {question["OriginatorConversationID"] for question in questions} == {payment_id}
     numbers = [question["ResultURL"].split("/")[-2] for question in questions]

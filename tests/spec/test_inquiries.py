@@ -1,4 +1,6 @@
-"""Questions to Daraja: numbered and on record before they are asked, each with an address of its own, in good time."""
+"""Questions to Daraja: numbered and on record before they are asked, each with an address of its
+own, in good time.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +24,46 @@ async def system(asking_system: System) -> System:
 
 
 @pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])
-async def test_questions_are_numbered_and_on_record_whatever_becomes_of_them(system: System, api: Api) -> None:
-    """Each question has the next number and a time, answered or not, and what was said to Daraja is kept with it."""
-    payment_id = await doubtful(system, api, "slow_result", Answer("cut_before_acting"), seconds=600)
+async def test_questions_are_numbered_and_on_record_whatever_becomes_of_them(
+    system: System, api: Api
+) -> None:
+    """Each question has the next number and a time, answered or not, and what was said to Daraja
+    is kept with it.
+    """
+    payment_id = await doubtful(
+        system, api, "slow_result", Answer("cut_before_acting"), seconds=600
+    )
     await asked(system, payment_id, 4)
     found = await inquiries(system, payment_id)
     assert [inquiry["number"] for inquiry in found] == list(range(1, len(found) + 1))
-    assert [inquiry["asked_at"] for inquiry in found] == sorted(inquiry["asked_at"] for inquiry in found)
+    assert [inquiry["asked_at"] for inquiry in found] == sorted(
+        inquiry["asked_at"] for inquiry in found
+    )
     assert {inquiry["verdict"] for inquiry in found} <= {None, "no_answer"}
-    sql = "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND attempt_id IS NULL"
-    exchanges = await system.eventually(lambda: system.rows(sql, payment_id), lambda rows: len(rows) >= 3)
-    assert {exchange["api"] for exchange in exchanges} == {"stk_query" if api == "stk" else "status"}
+    sql = (
+        "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND attempt_id IS NULL"
+    )
+    exchanges = await system.eventually(
+        lambda: system.rows(sql, payment_id), lambda rows: len(rows) >= 3
+    )
+    assert {exchange["api"] for exchange in exchanges} == {
+        "stk_query" if api == "stk" else "status"
+    }
     assert await seen(system, payment_id) == AWAITED
 
 
 async def test_the_time_between_questions_grows_up_to_its_ceiling(system: System) -> None:
-    """The first question comes after its time, the next are further apart, and none is closer than the first's time."""
-    payment_id = await doubtful(system, "stk", "slow_result", Answer("cut_before_acting"), seconds=600)
+    """The first question comes after its time, the next are further apart, and none is closer
+    than the first's time.
+    """
+    payment_id = await doubtful(
+        system, "stk", "slow_result", Answer("cut_before_acting"), seconds=600
+    )
     await asked(system, payment_id, 4)
     times = [inquiry["asked_at"] for inquiry in await inquiries(system, payment_id)]
-    [attempt] = await system.rows("SELECT * FROM mkwanja.attempts WHERE payment_id = $1::uuid", payment_id)
+    [attempt] = await system.rows(
+        "SELECT * FROM mkwanja.attempts WHERE payment_id = $1::uuid", payment_id
+    )
     gaps = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(times)]
     assert (times[0] - attempt["ended_at"]).total_seconds() >= 0.5
     assert min(gaps) >= 0.5
@@ -49,7 +71,9 @@ async def test_the_time_between_questions_grows_up_to_its_ceiling(system: System
 
 
 async def test_an_answer_is_heard_only_at_the_address_of_its_question(system: System) -> None:
-    """The address of one question is none of another's: with the number or the payment changed it is an empty 403."""
+    """The address of one question is none of another's: with the number or the payment changed
+    it is an empty 403.
+    """
     payment_id = await doubtful(system, "b2c", "slow_result", Answer("lost_callback"), seconds=600)
     await asked(system, payment_id, 1)
     url = await system.callback_url(payment_id, "status-1")
@@ -74,44 +98,66 @@ async def test_the_operation_alone_decides_how_a_message_is_read(system: System)
     """A result of a payment sent to a question's address, or the other way round, ends nothing."""
     payment_id = await doubtful(system, "b2c", "slow_result", Answer("lost_callback"), seconds=600)
     await asked(system, payment_id, 1)
-    result = {"Result": {"ResultCode": 0, "ResultDesc": "Told by a test.", "TransactionID": "UKN7OPER01"}}
-    parameters = [{"Key": "TransactionAmount", "Value": (await system.payment(payment_id))["amount"]}]
-    as_payout = {"Result": {**result["Result"], "ResultParameters": {"ResultParameter": parameters}}}
-    assert (await deliver(system, await system.callback_url(payment_id, "status-1"), as_payout)).json() == ACCEPTED
+    result = {
+        "Result": {"ResultCode": 0, "ResultDesc": "Told by a test.", "TransactionID": "UKN7OPER01"}
+    }
+    parameters = [
+        {"Key": "TransactionAmount", "Value": (await system.payment(payment_id))["amount"]}
+    ]
+    as_payout = {
+        "Result": {**result["Result"], "ResultParameters": {"ResultParameter": parameters}}
+    }
+    assert (
+        await deliver(system, await system.callback_url(payment_id, "status-1"), as_payout)
+    ).json() == ACCEPTED
     assert (await system.payment(payment_id))["status"] == "pending"
-    status = [{"Key": "TransactionStatus", "Value": "Completed"}, {"Key": "ReceiptNo", "Value": "UKN7OPER02"}]
+    status = [
+        {"Key": "TransactionStatus", "Value": "Completed"},
+        {"Key": "ReceiptNo", "Value": "UKN7OPER02"},
+    ]
     as_status = {"Result": {"ResultCode": 0, "ResultParameters": {"ResultParameter": status}}}
-    assert (await deliver(system, await system.callback_url(payment_id, "withdrawal"), as_status)).json() == ACCEPTED
+    assert (
+        await deliver(system, await system.callback_url(payment_id, "withdrawal"), as_status)
+    ).json() == ACCEPTED
     payment = await system.payment(payment_id)
     assert (payment["status"], payment["receipt"]) == ("pending", None)
 
 
 async def test_a_question_that_is_no_longer_needed_is_not_asked(system: System) -> None:
-    """Once a payment has ended well it has no due time, and however many sweeps pass it is not asked about."""
+    """Once a payment has ended well it has no due time, and however many sweeps pass it is not
+    asked about.
+    """
     ended = await doubtful(system, "b2c", "approve")
     await system.settled(ended)
     number = len(await inquiries(system, ended))
     other = await doubtful(system, "b2c", "slow_result", Answer("lost_callback"), seconds=600)
     await asked(system, other, 3)
     assert len(await inquiries(system, ended)) == number
-    [row] = await system.rows("SELECT next_step_at, next_step FROM mkwanja.payments WHERE id = $1::uuid", ended)
+    [row] = await system.rows(
+        "SELECT next_step_at, next_step FROM mkwanja.payments WHERE id = $1::uuid", ended
+    )
     assert (row["next_step_at"], row["next_step"]) == (None, None)
 
 
 async def test_without_redis_nobody_asks_and_nothing_is_lost(system: System) -> None:
-    """The budget is common, so without Redis nobody asks; the payments keep their due times and are found afterwards."""
+    """The budget is common, so without Redis nobody asks; the payments keep their due times and
+    are found afterwards.
+    """
     if not system.stack.redis.can_be_stopped:
         pytest.skip("this Redis is not ours to stop")
-    payment_ids = [await doubtful(system, api, "lost_callback", Answer("cut_before_acting", times=1)) for api in _APIS]
+    payment_ids = [
+        await doubtful(system, api, "lost_callback", Answer("cut_before_acting", times=1))
+        for api in _APIS
+    ]
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "awaiting_result")
     await system.stack.redis.kill()
     try:
         sql = "SELECT count(*) AS asked FROM mkwanja.inquiries WHERE payment_id = ANY($1::uuid[])"
-        due = (
-            "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND next_step_at <= now() - interval '1 second'"
+        due = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND next_step_at <= now() - interval '1 second'"
+        await system.eventually(
+            lambda: system.rows(due, payment_ids), lambda rows: len(rows) == len(payment_ids)
         )
-        await system.eventually(lambda: system.rows(due, payment_ids), lambda rows: len(rows) == len(payment_ids))
         [before] = await system.rows(sql, payment_ids)
         await asyncio.gather(*(system.payment(payment_id) for payment_id in payment_ids))
         assert await system.rows(sql, payment_ids) == [before]
@@ -126,7 +172,9 @@ _APIS: list[Api] = ["stk", "b2c", "b2b"]
 
 
 async def test_a_message_before_the_acknowledgement_brings_the_question_forward() -> None:
-    """A message that only asks to be verified brings the question forward, also where it came before Daraja's own answer."""
+    """A message that only asks to be verified brings the question forward, also where it came
+    before Daraja's own answer.
+    """
     async with a_system() as system:
         payment_id = await doubtful(system, "b2c", "callback_before_answer", code=17)
         await system.in_stage(payment_id, "awaiting_result")

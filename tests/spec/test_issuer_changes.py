@@ -32,7 +32,9 @@ async def test_a_retry_after_the_issuer_was_renamed_is_a_replay(system: System) 
             key = str(uuid4())
             keys[key] = await _paid(renamed, key)
         await system.stack.stop_process("web.2")
-    paid = await system.rows("SELECT caller_key FROM mkwanja.payments WHERE idempotency_key = ANY($1)", list(keys))
+    paid = await system.rows(
+        "SELECT caller_key FROM mkwanja.payments WHERE idempotency_key = ANY($1)", list(keys)
+    )
     assert len(paid) == len(keys)
     assert len({row["caller_key"] for row in paid}) == 1
 
@@ -44,7 +46,11 @@ async def test_without_the_former_name_every_key_is_free(system: System) -> None
     process = await system.stack.start_process("web.2", env={"JWT_ISSUER": _SECOND})
     token = system.stack.issuer.mint(sub=BACKEND, role="service_role", iss=_SECOND)
     async with Client(process.url, token) as another:
-        assert not (await another.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).expect(202).was_replayed
+        assert (
+            not (await another.pay("/v1/withdrawals", _WITHDRAWAL, key=key))
+            .expect(202)
+            .was_replayed
+        )
     await system.stack.stop_process("web.2")
 
 

@@ -1,4 +1,6 @@
-"""Keys come and go while requests do: no valid token is refused, no withdrawn key believed, the issuer asked seldom."""
+"""Keys come and go while requests do: no valid token is refused, no withdrawn key believed, the
+issuer asked seldom.
+"""
 
 from __future__ import annotations
 
@@ -47,17 +49,24 @@ async def page(system: System, token: str) -> Answer:
 
 async def statuses(system: System, tokens: list[str]) -> Counter[int]:
     """How these tokens are answered, all sent at once."""
-    return Counter(answer.status for answer in await asyncio.gather(*(page(system, token) for token in tokens)))
+    return Counter(
+        answer.status for answer in await asyncio.gather(*(page(system, token) for token in tokens))
+    )
 
 
 class Bucket:
-    """How many fetches the issuer may have seen by now: five, and one for each twelve seconds since."""
+    """How many fetches the issuer may have seen by now: five, and one for each twelve seconds
+    since.
+    """
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer, self._began_at = issuer, time.monotonic() - SECONDS_PER_FETCH
 
     def is_kept(self) -> bool:
-        return self._issuer.fetches <= FETCHES_AT_ONCE + (time.monotonic() - self._began_at) // SECONDS_PER_FETCH
+        return (
+            self._issuer.fetches
+            <= FETCHES_AT_ONCE + (time.monotonic() - self._began_at) // SECONDS_PER_FETCH
+        )
 
 
 class Stream:
@@ -86,16 +95,25 @@ class Stream:
         wanted = REQUESTS_A_PHASE // len(kids)
 
         async def served() -> bool:
-            return all(self.answers.total() and self._count(kid) - self._count(kid, before) >= wanted for kid in kids)
+            return all(
+                self.answers.total() and self._count(kid) - self._count(kid, before) >= wanted
+                for kid in kids
+            )
 
         await self._system.eventually(served)
 
     def _count(self, kid: str, answers: Counter[tuple[str, int]] | None = None) -> int:
-        return sum(count for (of, _), count in (self.answers if answers is None else answers).items() if of == kid)
+        return sum(
+            count
+            for (of, _), count in (self.answers if answers is None else answers).items()
+            if of == kid
+        )
 
 
 async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None:
-    """While keys go from standby to current, previous and revoked, every token that is valid is answered 200."""
+    """While keys go from standby to current, previous and revoked, every token that is valid is
+    answered 200.
+    """
     issuer = ingress.stack.issuer
     bucket = Bucket(issuer)
     algorithms: list[Algorithm] = ["RS256", "ES256", "ES256"]
@@ -107,10 +125,14 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
         revoked: list[str] = []
         for algorithm in algorithms:
             previous, current = current, issuer.add_key(algorithm)
-            await stream.phase([previous])  # the new one stands by: published, and signs nothing yet
+            await stream.phase(
+                [previous]
+            )  # the new one stands by: published, and signs nothing yet
             await stream.phase([current, previous])  # it signs; tokens by the one before live on
             # Its first token showed what else is new: that the key revoked last time is gone.
-            assert await statuses(ingress, revoked) == Counter({401: len(revoked)} if revoked else {})
+            assert await statuses(ingress, revoked) == Counter(
+                {401: len(revoked)} if revoked else {}
+            )
             revoked = [issuer.mint(sub=someone(), kid=previous) for _ in range(5)]
             assert await statuses(ingress, revoked) == {200: 5}
             revoked += [issuer.mint(sub=someone(), kid=previous)]  # nobody saw this one yet
@@ -127,7 +149,9 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
 
 
 async def test_two_hundred_made_up_keys_cause_five_fetches(ingress: System) -> None:
-    """200 unknown keys, one after another and then all at once, are 401 each and cost the issuer at most five fetches."""
+    """200 unknown keys, one after another and then all at once, are 401 each and cost the issuer
+    at most five fetches.
+    """
     issuer = ingress.stack.issuer
     bucket = Bucket(issuer)
     kids = [f"made-up-{number}" for number in range(200)]
@@ -144,17 +168,23 @@ async def test_all_who_wait_for_a_new_key_share_one_fetch(ingress: System) -> No
     issuer = ingress.stack.issuer
     kid, before = issuer.add_key(), issuer.fetches
     issuer.delay_seconds = 1  # all are waiting before it answers
-    assert await statuses(ingress, [issuer.mint(sub=someone(), kid=kid) for _ in range(100)]) == {200: 100}
+    assert await statuses(ingress, [issuer.mint(sub=someone(), kid=kid) for _ in range(100)]) == {
+        200: 100
+    }
     assert issuer.fetches == before + 1
 
 
 async def test_a_kept_token_of_a_withdrawn_key_is_refused(ingress: System) -> None:
-    """A token that was accepted a moment ago is 401 from the fetch on that showed its key to be gone."""
+    """A token that was accepted a moment ago is 401 from the fetch on that showed its key to be
+    gone.
+    """
     issuer = ingress.stack.issuer
     kept = issuer.user_token()
     assert await statuses(ingress, [kept] * 3) == {200: 3}
     issuer.rotate()
-    assert await statuses(ingress, [kept]) == {200: 1}  # nothing told us yet; ten minutes are allowed
+    assert await statuses(ingress, [kept]) == {
+        200: 1
+    }  # nothing told us yet; ten minutes are allowed
     assert await statuses(ingress, [issuer.user_token()]) == {200: 1}
     assert await statuses(ingress, [kept] * 3) == {401: 3}
 
@@ -180,7 +210,11 @@ async def recovers(issuer: Issuer) -> None:
 async def measured(system: System, name: str, labels: str = "") -> float:
     """One of the key set's metrics, as /metrics tells it now."""
     lines = (await ask(system, "GET", "/metrics", token="")).expect(200).body.decode().splitlines()
-    values = [line.rpartition(" ")[2] for line in lines if line.startswith(f"mkwanja_key_set_{name}{labels} ")]
+    values = [
+        line.rpartition(" ")[2]
+        for line in lines
+        if line.startswith(f"mkwanja_key_set_{name}{labels} ")
+    ]
     return float(values[0]) if values else 0
 
 
@@ -188,7 +222,9 @@ async def measured(system: System, name: str, labels: str = "") -> float:
 async def test_without_keys_callers_are_told_to_come_back(
     ingress: System, fault: Callable[[Issuer], Awaitable[None]]
 ) -> None:
-    """Where there are no keys from the start a good token is 503, a bad one 401, and we are not ready until there are."""
+    """Where there are no keys from the start a good token is 503, a bad one 401, and we are not
+    ready until there are.
+    """
     issuer = ingress.stack.issuer
     await ingress.stack.stop_process("web")
     await fault(issuer)
@@ -208,7 +244,9 @@ async def test_without_keys_callers_are_told_to_come_back(
     assert readiness["checks"] | {"redis": True} == READY | {"keys": False}
     assert await measured(ingress, "age_seconds") == -1
     await recovers(issuer)
-    await ingress.eventually(lambda: page(ingress, issuer.user_token()), lambda answer: answer.status == 200)
+    await ingress.eventually(
+        lambda: page(ingress, issuer.user_token()), lambda answer: answer.status == 200
+    )
     assert (await ask(ingress, "GET", "/readyz", token="")).expect(200).json()["checks"] == READY
     assert await measured(ingress, "age_seconds") >= 0
 
@@ -217,7 +255,9 @@ async def test_without_keys_callers_are_told_to_come_back(
 async def test_an_issuer_that_goes_away_is_not_missed(
     ingress: System, fault: Callable[[Issuer], Awaitable[None]]
 ) -> None:
-    """While the issuer is of no use known keys are believed and unknown ones are not, and the metrics show the set's age."""
+    """While the issuer is of no use known keys are believed and unknown ones are not, and the
+    metrics show the set's age.
+    """
     issuer = ingress.stack.issuer
     tokens = [issuer.user_token(someone()) for _ in range(20)]
     assert await statuses(ingress, tokens[:10]) == {200: 10}
@@ -233,13 +273,19 @@ async def test_an_issuer_that_goes_away_is_not_missed(
 
 
 async def test_a_project_without_keys_says_so_at_start(ingress: System) -> None:
-    """An empty set is a warning with its remedy, every token is 401, and the first key the project publishes is taken up."""
+    """An empty set is a warning with its remedy, every token is 401, and the first key the
+    project publishes is taken up.
+    """
     issuer = ingress.stack.issuer
     issuer.remove_key(issuer.kids[0])
-    web = await ingress.stack.restart_process("web")  # ready: that nobody can sign yet is no fault of ours
+    web = await ingress.stack.restart_process(
+        "web"
+    )  # ready: that nobody can sign yet is no fault of ours
     log = web.log_text(since_start=True)
     assert log.count("key_set_empty") == 1
     assert "set JWT_SECRET" in log
-    assert await statuses(ingress, [issuer.user_token(), issuer.mint_with_secret("x" * 40)]) == {401: 2}
+    assert await statuses(ingress, [issuer.user_token(), issuer.mint_with_secret("x" * 40)]) == {
+        401: 2
+    }
     issuer.add_key()
     assert await statuses(ingress, [issuer.user_token()]) == {200: 1}

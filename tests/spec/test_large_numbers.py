@@ -1,4 +1,5 @@
-"""Hundreds of payments at once that cannot be told from the outside: each is paid once, and found out about within the budget.
+"""Hundreds of payments at once that cannot be told from the outside: each is paid once, and found
+out about within the budget.
 
 `LARGE_NUMBERS=1` plays the full numbers (`make proof`). `make test-all` plays a tenth of them.
 A minute of life is about a second here.
@@ -42,7 +43,9 @@ async def _many(count: int, make: Callable[[int], Awaitable[str]]) -> list[str]:
     """The ids of `count` new payments, asked for in batches of concurrent requests."""
     ids: list[str] = []
     for start in range(0, count, _AT_ONCE):
-        ids += await asyncio.gather(*(make(number) for number in range(start, min(count, start + _AT_ONCE))))
+        ids += await asyncio.gather(
+            *(make(number) for number in range(start, min(count, start + _AT_ONCE)))
+        )
     return ids
 
 
@@ -56,15 +59,24 @@ async def _all_in(system: System, ids: list[str], stage: str) -> None:
 
 
 async def _assert_each_paid_once(system: System, ids: list[str]) -> None:
-    """In the simulator's ledger one movement for each, of its amount, and no other; on record a success and no failure."""
+    """In the simulator's ledger one movement for each, of its amount, and no other; on record a
+    success and no failure.
+    """
     ledger = (await system.control("GET", "/ledger"))["items"]
-    rows = await system.rows("SELECT id, amount_kes FROM mkwanja.payments WHERE id = ANY($1::uuid[])", ids)
+    rows = await system.rows(
+        "SELECT id, amount_kes FROM mkwanja.payments WHERE id = ANY($1::uuid[])", ids
+    )
     moved = sorted((_payment_in(item["result_url"]), item["amount"]) for item in ledger)
     assert moved == sorted((str(row["id"]), row["amount_kes"]) for row in rows)
     assert len(moved) == len(ids) == len(set(ids))
-    ends = "SELECT payment_id, stage FROM mkwanja.payment_history WHERE payment_id = ANY($1::uuid[])"
+    ends = (
+        "SELECT payment_id, stage FROM mkwanja.payment_history WHERE payment_id = ANY($1::uuid[])"
+    )
     stages = Counter((str(row["payment_id"]), row["stage"]) for row in await system.rows(ends, ids))
-    assert all(stages[payment_id, "succeeded"] == 1 and not stages[payment_id, "failed"] for payment_id in ids)
+    assert all(
+        stages[payment_id, "succeeded"] == 1 and not stages[payment_id, "failed"]
+        for payment_id in ids
+    )
 
 
 def _payment_in(address: str) -> str:
@@ -78,8 +90,12 @@ async def _sends(system: System, path: str) -> Counter[str]:
     return Counter(request["body"]["OriginatorConversationID"] for request in requests)
 
 
-async def _assert_within_budget(system: System, path: str, *, since: datetime, per_second: float) -> int:
-    """No question came before the budget, counted from `since`, had room for it; at most a second's worth comes at once."""
+async def _assert_within_budget(
+    system: System, path: str, *, since: datetime, per_second: float
+) -> int:
+    """No question came before the budget, counted from `since`, had room for it; at most a
+    second's worth comes at once.
+    """
     requests = (await system.control("GET", f"/requests?path={path}"))["items"]
     for number, request in enumerate(requests, start=1):
         passed = datetime.fromisoformat(request["at"]) - since
@@ -94,7 +110,9 @@ async def _now(system: System) -> Any:
 
 @pytest.mark.whole
 async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
-    """Every answer is lost after Daraja acted, and half of the results too: each is one movement, one send, one success."""
+    """Every answer is lost after Daraja acted, and half of the results too: each is one
+    movement, one send, one success.
+    """
     async with a_system(env=_QUICK) as system:
         await system.scenario("answer_lost_after_acting", api="b2c", amount=1000)
         await system.scenario("answer_and_callback_lost", api="b2c", amount=1001)
@@ -109,16 +127,16 @@ async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
 
 @pytest.mark.whole
 async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() -> None:
-    """A connection cut before Daraja acted looks like one cut after it: each is asked about twice, sent again and paid once."""
+    """A connection cut before Daraja acted looks like one cut after it: each is asked about
+    twice, sent again and paid once.
+    """
     async with a_system(env=_QUICK) as system:
         cut_once = "254700000021"  # the simulator's number for: the first call of a payment is cut
         ids = await _many(_THOUSAND, lambda _: system.withdrawal(amount=120, phone_number=cut_once))
         await _all_in(system, ids, "succeeded")
         await _assert_each_paid_once(system, ids)
         assert await _sends(system, "/mpesa/b2c/") == Counter(ids * 2)
-        not_found = (
-            "SELECT payment_id, count(*) AS answers FROM mkwanja.inquiries WHERE verdict = 'not_found' GROUP BY 1"
-        )
+        not_found = "SELECT payment_id, count(*) AS answers FROM mkwanja.inquiries WHERE verdict = 'not_found' GROUP BY 1"
         answers = {str(row["payment_id"]): row["answers"] for row in await system.rows(not_found)}
         assert set(answers) == set(ids)
         assert min(answers.values()) >= 2
@@ -126,7 +144,9 @@ async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() ->
 
 @pytest.mark.whole
 async def test_deposits_paid_while_nobody_hears_are_found_by_asking() -> None:
-    """While the receiver is down no result arrives: each deposit is found within the budget, none fails for silence."""
+    """While the receiver is down no result arrives: each deposit is found within the budget,
+    none fails for silence.
+    """
     per_second = _FIVE_HUNDRED / 10
     env: dict[str, str | None] = {**_QUICK, "DARAJA_INQUIRIES_PER_MINUTE": str(per_second * 60)}
     async with a_system(env=env) as system:
@@ -138,7 +158,12 @@ async def test_deposits_paid_while_nobody_hears_are_found_by_asking() -> None:
         asked = await _assert_within_budget(system, _STK_QUERY, since=since, per_second=per_second)
         assert asked >= len(ids)
         assert await system.rows("SELECT id FROM mkwanja.callbacks") == []
-        assert await system.rows("SELECT id FROM mkwanja.payments WHERE needs_review OR receipt IS NOT NULL") == []
+        assert (
+            await system.rows(
+                "SELECT id FROM mkwanja.payments WHERE needs_review OR receipt IS NOT NULL"
+            )
+            == []
+        )
         await system.stack.start_process("callbacks")
         later = await system.deposit()
         assert (await system.settled(later))["receipt"] is not None
@@ -146,7 +171,9 @@ async def test_deposits_paid_while_nobody_hears_are_found_by_asking() -> None:
 
 @pytest.mark.whole
 async def test_a_worker_that_comes_back_after_ten_minutes_asks_in_due_order() -> None:
-    """What became overdue while no worker ran is asked about within the budgets, whoever waited longest first, and ends."""
+    """What became overdue while no worker ran is asked about within the budgets, whoever waited
+    longest first, and ends.
+    """
     per_second = _FIVE_HUNDRED / 10
     env: dict[str, str | None] = {
         "DARAJA_REQUESTS_PER_SECOND": "10000",
@@ -166,7 +193,9 @@ async def test_a_worker_that_comes_back_after_ten_minutes_asks_in_due_order() ->
         await _all_in(system, deposits + withdrawals, "succeeded")
         for payment_ids, path in ((deposits, _STK_QUERY), (withdrawals, _STATUS)):
             await _assert_within_budget(system, path, since=since, per_second=per_second)
-            await _assert_in_due_order(system, payment_ids, was_due_at, handed_over_at_once=int(per_second))
+            await _assert_in_due_order(
+                system, payment_ids, was_due_at, handed_over_at_once=int(per_second)
+            )
         await _all_in(system, fresh, "awaiting_result")
         await _assert_each_paid_once(system, deposits + withdrawals + await _found(system, fresh))
 
@@ -180,24 +209,37 @@ async def _made_overdue(system: System, ids: list[str]) -> dict[str, datetime]:
         " WHERE id = payment"
     )
     await system.execute(change, ids, [timedelta(minutes=one) for one in minutes])
-    rows = await system.rows("SELECT id, next_step_at FROM mkwanja.payments WHERE id = ANY($1::uuid[])", ids)
+    rows = await system.rows(
+        "SELECT id, next_step_at FROM mkwanja.payments WHERE id = ANY($1::uuid[])", ids
+    )
     return {str(row["id"]): row["next_step_at"] for row in rows}
 
 
 async def _assert_in_due_order(
     system: System, ids: list[str], was_due_at: dict[str, datetime], *, handed_over_at_once: int
 ) -> None:
-    """Nobody was asked about before more others who waited longer than one sweep, and what was left of the last, may hold."""
+    """Nobody was asked about before more others who waited longer than one sweep, and what was
+    left of the last, may hold.
+    """
     first = "SELECT payment_id, min(asked_at) AS asked_at FROM mkwanja.inquiries WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
     asked = {str(row["payment_id"]): row["asked_at"] for row in await system.rows(first, ids)}
     assert set(asked) == set(ids)
-    turn = {payment_id: number for number, payment_id in enumerate(sorted(ids, key=was_due_at.__getitem__))}
-    for number, payment_id in enumerate(sorted(ids, key=lambda payment_id: (asked[payment_id], turn[payment_id]))):
+    turn = {
+        payment_id: number
+        for number, payment_id in enumerate(sorted(ids, key=was_due_at.__getitem__))
+    }
+    for number, payment_id in enumerate(
+        sorted(ids, key=lambda payment_id: (asked[payment_id], turn[payment_id]))
+    ):
         assert abs(number - turn[payment_id]) <= 2 * handed_over_at_once, (number, turn[payment_id])
 
 
 async def _found(system: System, ids: list[str]) -> list[str]:
-    """The payments once they too were asked about: their time comes later, and is brought forward."""
-    await system.execute("UPDATE mkwanja.payments SET next_step_at = now() WHERE id = ANY($1::uuid[])", ids)
+    """The payments once they too were asked about: their time comes later, and is brought
+    forward.
+    """
+    await system.execute(
+        "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = ANY($1::uuid[])", ids
+    )
     await _all_in(system, ids, "succeeded")
     return ids

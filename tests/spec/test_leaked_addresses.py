@@ -1,4 +1,6 @@
-"""The receiver against whoever knows nothing, and whoever learned an address: neither learns, hurts or fills anything."""
+"""The receiver against whoever knows nothing, and whoever learned an address: neither learns,
+hurts or fills anything.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ FIRST_AFTER_SECONDS = 30  # as shipped: what a payment's second question waits f
 _DATE = re.compile(rb"\r\nDate: [^\r]*")
 
 
-async def test_whatever_is_wrong_with_an_address_the_answer_is_the_same_to_the_byte(system: System) -> None:
+async def test_whatever_is_wrong_with_an_address_the_answer_is_the_same_to_the_byte(
+    system: System,
+) -> None:
     """Status, headers and body: for a wrong token, operation or payment, in form or in content."""
     one = await awaited(system)
     payment_id, operation, token = urlsplit(one.url).path.split("/")[2:]
@@ -57,7 +61,9 @@ async def test_whatever_is_wrong_with_an_address_the_answer_is_the_same_to_the_b
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"])
 async def test_an_address_takes_nothing_but_post(system: System, method: str) -> None:
-    """Whoever follows a link from a log changes nothing, and is not told whether it was a right one."""
+    """Whoever follows a link from a log changes nothing, and is not told whether it was a right
+    one.
+    """
     one = await awaited(system)
     seen = set()
     for url in (one.url, one.url[:-40] + "0" * 40):
@@ -83,17 +89,26 @@ def _packed(body: bytes) -> dict[str, tuple[str, bytes]]:
     }
 
 
-async def test_a_body_that_claims_to_be_packed_is_kept_as_it_came_and_never_read(system: System) -> None:
+async def test_a_body_that_claims_to_be_packed_is_kept_as_it_came_and_never_read(
+    system: System,
+) -> None:
     """Answered 200, flagged, and believed in nothing: what it would unpack to is nobody's word."""
     one = await awaited(system)
-    for number, (what, (coding, body)) in enumerate(_packed(_body(one, receipt="UKN7PACK01")).items(), 1):
+    for number, (what, (coding, body)) in enumerate(
+        _packed(_body(one, receipt="UKN7PACK01")).items(), 1
+    ):
         answer = await deliver(system, one.url, body, headers=[("Content-Encoding", coding)])
         assert (answer.status, answer.json()) == (200, ACCEPTED), what
         stored = await system.callbacks(one.id)
         assert (len(stored), bytes(stored[-1]["body"])) == (number, body), what
         assert (stored[-1]["disposition"], stored[-1]["is_flagged"]) == ("unreadable", True), what
     assert (await system.payment(one.id))["stage"] == "awaiting_result"
-    await deliver(system, one.url, _body(one, receipt="UKN7IDENT1"), headers=[("Content-Encoding", "identity")])
+    await deliver(
+        system,
+        one.url,
+        _body(one, receipt="UKN7IDENT1"),
+        headers=[("Content-Encoding", "identity")],
+    )
     assert (await system.payment(one.id))["receipt"] == "UKN7IDENT1"
 
 
@@ -110,7 +125,9 @@ async def test_a_second_header_that_claims_a_coding_counts_like_the_first(system
 
 
 async def test_what_a_sender_says_of_itself_is_not_where_it_comes_from() -> None:
-    """`Forwarded`, `X-Real-IP` and their like are never read, nor is `X-Forwarded-For` from who is no proxy of ours."""
+    """`Forwarded`, `X-Real-IP` and their like are never read, nor is `X-Forwarded-For` from who
+    is no proxy of ours.
+    """
     receiver = {"CALLBACK_ALLOWED_NETWORKS": "10.0.0.0/8", "TRUSTED_PROXIES": "192.0.2.0/24"}
     async with a_system(process_env={"callbacks": receiver}) as system:
         one = await awaited(system)
@@ -123,7 +140,9 @@ async def test_what_a_sender_says_of_itself_is_not_where_it_comes_from() -> None
             ("X-Forwarded-For", "10.1.2.3"),
             ("X-Forwarded-For", "10.1.2.3, 192.0.2.1"),
         ):
-            assert (await deliver(system, one.url, one.result(), headers=[(name, value)])).status == 403, name
+            assert (
+                await deliver(system, one.url, one.result(), headers=[(name, value)])
+            ).status == 403, name
         assert {row["source_address"] for row in await system.callbacks(one.id)} == {"127.0.0.1"}
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
 
@@ -132,20 +151,27 @@ async def test_what_a_sender_says_of_itself_is_not_where_it_comes_from() -> None
 async def test_an_address_that_leaked_is_no_way_to_fill_the_record_or_to_have_daraja_asked_without_end(
     system: System,
 ) -> None:
-    """The same message, hundreds of times: answered each time, kept a bounded number of times, and no reason to ask more."""
+    """The same message, hundreds of times: answered each time, kept a bounded number of times,
+    and no reason to ask more.
+    """
     one = await awaited(system, "b2c")
     body = _body(one, code=17)  # says nothing final, so that Daraja is asked
     answers = Counter[tuple[int, bytes]]()
     for _ in range(12):
         replies = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(50)))
         answers.update((reply.status, reply.body) for reply in replies)
-    assert [(status, json.loads(said), times) for (status, said), times in answers.items()] == [(200, ACCEPTED, 600)]
+    assert [(status, json.loads(said), times) for (status, said), times in answers.items()] == [
+        (200, ACCEPTED, 600)
+    ]
     kept = await system.callbacks(one.id)
     own = [row for row in kept if row["operation"] == "withdrawal"]
     assert len(own) == COPIES_MAX
     assert {bytes(row["body"]) for row in own} == {body}
     asked = await system.eventually(lambda: inquiries(system, one.id))
-    gaps = [(later["asked_at"] - earlier["asked_at"]).total_seconds() for earlier, later in itertools.pairwise(asked)]
+    gaps = [
+        (later["asked_at"] - earlier["asked_at"]).total_seconds()
+        for earlier, later in itertools.pairwise(asked)
+    ]
     assert all(gap >= FIRST_AFTER_SECONDS for gap in gaps), gaps
     assert (await deliver(system, one.url, one.result(receipt="UKN7LEAK01"))).json() == ACCEPTED
     assert (await system.payment(one.id))["receipt"] == "UKN7LEAK01"
@@ -155,11 +181,16 @@ _FORGERIES, _AT_ONCE = 3000, 40
 
 
 async def test_a_flood_of_forgeries_keeps_no_true_callback_from_being_heard(system: System) -> None:
-    """Thousands of messages under wrong tokens: each is refused alike and leaves no row; what is true is finalized."""
+    """Thousands of messages under wrong tokens: each is refused alike and leaves no row; what is
+    true is finalized.
+    """
     true = [await awaited(system) for _ in range(20)]
     forged = asyncio.create_task(_forge(system, true[0]))
     answers = await asyncio.gather(
-        *(deliver(system, one.url, one.result(receipt=f"UKN7FLO{n:03}")) for n, one in enumerate(true))
+        *(
+            deliver(system, one.url, one.result(receipt=f"UKN7FLO{n:03}"))
+            for n, one in enumerate(true)
+        )
     )
     assert not forged.done()  # else it was no flood
     assert await forged == Counter({(403, b""): _FORGERIES})
@@ -169,7 +200,9 @@ async def test_a_flood_of_forgeries_keeps_no_true_callback_from_being_heard(syst
 
 
 async def _forge(system: System, one: Awaited) -> Counter[tuple[int, bytes]]:
-    """So many messages with a right payment and operation, and tokens that nobody gave out; what they were answered."""
+    """So many messages with a right payment and operation, and tokens that nobody gave out; what
+    they were answered.
+    """
     base, seen = one.url.rpartition("/")[0], Counter[tuple[int, bytes]]()
     body = _body(one, receipt="UKN7FORGE1")
     numbers = iter(range(_FORGERIES))
@@ -184,15 +217,23 @@ async def _forge(system: System, one: Awaited) -> Counter[tuple[int, bytes]]:
 
 
 async def test_nothing_is_read_for_a_forgery() -> None:
-    """Where neither Postgres nor Redis can be reached a forgery is refused as ever; only a true one is told to come back."""
+    """Where neither Postgres nor Redis can be reached a forgery is refused as ever; only a true
+    one is told to come back.
+    """
     async with a_system() as system:
         one = await awaited(system)
-        away = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing", "REDIS_URL": "redis://127.0.0.1:9/0"}
+        away = {
+            "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing",
+            "REDIS_URL": "redis://127.0.0.1:9/0",
+        }
         process = await system.stack.start_process("callbacks.2", env=away, wait=False)
         await system.eventually(lambda: _is_up(system, process.url))
         path = urlsplit(one.url).path
         genuine = asyncio.create_task(deliver(system, process.url + path, one.result()))
-        forgeries = [await deliver(system, process.url + path[:-40] + f"{n:040x}", one.result()) for n in range(50)]
+        forgeries = [
+            await deliver(system, process.url + path[:-40] + f"{n:040x}", one.result())
+            for n in range(50)
+        ]
         assert {(answer.status, answer.body) for answer in forgeries} == {(403, b"")}
         assert (await genuine).status == 503
 

@@ -33,7 +33,11 @@ async def test_a_paybill_is_paid(system: System) -> None:
     payment_id = await system.bill_payment(amount=77, account_reference="PO771", paybill="888881")
     assert (await system.settled(payment_id))["status"] == "success"
     [movement] = await system.movements(payment_id)
-    assert (movement["party"], movement["account_reference"], movement["amount"]) == ("888881", "PO771", 77)
+    assert (movement["party"], movement["account_reference"], movement["amount"]) == (
+        "888881",
+        "PO771",
+        77,
+    )
 
 
 async def test_a_till_is_paid(system: System) -> None:

@@ -1,4 +1,6 @@
-"""Postgres is away, or has lost a commit, when Daraja answers a send: no answer is lost, and nothing is sent twice."""
+"""Postgres is away, or has lost a commit, when Daraja answers a send: no answer is lost, and
+nothing is sent twice.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from tests.spec.playing import PAID, Api, times_sent
 from tests.spec.system import System
 
 # Asked soon; a send has its usual lease, so that no answer is late.
-_ASKED_SOON: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "0.5", "INQUIRY_INTERVAL_MAX_SECONDS": "1"}
+_ASKED_SOON: dict[str, str | None] = {
+    "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
+    "INQUIRY_INTERVAL_MAX_SECONDS": "1",
+}
 
 # For so long answers were once tried to be recorded; then they were dropped.
 _ONCE_TRIED_SECONDS = 11.8
@@ -37,35 +42,54 @@ async def system() -> AsyncIterator[System]:
 
 
 async def _sent(system: System, *apis: Api, answered_after: float) -> dict[str, str]:
-    """Payments that Daraja has made, whose results never come and whose answers come later; their ids."""
+    """Payments that Daraja has made, whose results never come and whose answers come later;
+    their ids.
+    """
     await system.control("POST", "/switches", {"hold_callbacks": True})
     ids = {api: await doubtful(system, api, "slow", seconds=answered_after) for api in apis}
-    await system.eventually(lambda: system.control("GET", ""), lambda state: state["held"] == len(apis))
-    await system.control("POST", "/switches", {"hold_callbacks": False})  # what is held already stays so
+    await system.eventually(
+        lambda: system.control("GET", ""), lambda state: state["held"] == len(apis)
+    )
+    await system.control(
+        "POST", "/switches", {"hold_callbacks": False}
+    )  # what is held already stays so
     assert [await times_sent(system, payment_id) for payment_id in ids.values()] == [1] * len(apis)
     return {str(api): payment_id for api, payment_id in ids.items()}
 
 
-async def test_an_acknowledgement_that_comes_while_postgres_is_away_is_recorded_when_it_is_back(system: System) -> None:
-    """However long that takes: the deposit has its ids and is asked about, and the bill is not for a person."""
+async def test_an_acknowledgement_that_comes_while_postgres_is_away_is_recorded_when_it_is_back(
+    system: System,
+) -> None:
+    """However long that takes: the deposit has its ids and is asked about, and the bill is not
+    for a person.
+    """
     ids = await _sent(system, "stk", "b2b", "b2c", answered_after=5)
     await system.stack.postgres.stop()
     await asyncio.sleep(5 + _ONCE_TRIED_SECONDS + 2)
     await system.stack.postgres.start()
     await eventually_seen(system, dict.fromkeys(ids, PAID), ids)
     for payment_id in ids.values():
-        assert "acknowledged" in [entry["what"] for entry in await system.backend.history(payment_id)]
+        assert "acknowledged" in [
+            entry["what"] for entry in await system.backend.history(payment_id)
+        ]
     await system.assert_money_agrees(list(ids.values()))
 
 
-async def test_a_worker_that_must_end_before_postgres_is_back_says_what_it_knew(system: System) -> None:
-    """It ends within its time, and its last line has everything that a person needs to find the payment at Daraja."""
+async def test_a_worker_that_must_end_before_postgres_is_back_says_what_it_knew(
+    system: System,
+) -> None:
+    """It ends within its time, and its last line has everything that a person needs to find the
+    payment at Daraja.
+    """
     payment_id = (await _sent(system, "b2b", answered_after=3))["b2b"]
     await system.stack.postgres.stop()
     assert await system.stack.stop_process("worker") == 0
     lines = system.stack.logs()["worker.1"].splitlines()
     [line] = [line for line in lines if '"answer_lost"' in line]
-    assert all(f'"{name}"' in line for name in ("attempt_id", "conversation_id", "originator_conversation_id"))
+    assert all(
+        f'"{name}"' in line
+        for name in ("attempt_id", "conversation_id", "originator_conversation_id")
+    )
     assert payment_id in line
     await system.stack.postgres.start()
 

@@ -1,4 +1,6 @@
-"""One full run with everything that goes wrong, at the most talkative log level; then all that was written is searched."""
+"""One full run with everything that goes wrong, at the most talkative log level; then all that
+was written is searched.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ async def run() -> AsyncIterator[Run]:
     port = reserve_port()
     async with Relay(name=NAME) as relay:
         worker = {"DARAJA_BASE_URL": relay.url, "WORKER_METRICS_PORT": str(port)}
-        env = {**ASKED_SOON, "LOG_LEVEL": "DEBUG", "JWT_SECRET": "legacy-shared-secret-of-32-characters"}
+        env = {
+            **ASKED_SOON,
+            "LOG_LEVEL": "DEBUG",
+            "JWT_SECRET": "legacy-shared-secret-of-32-characters",
+        }
         async with a_system(env=env, process_env={"worker": worker}, release=True) as system:
             relay.target = system.stack.simulator_url
             if not (system.stack.postgres.can_be_stopped and system.stack.redis.can_be_stopped):
@@ -31,7 +37,14 @@ async def run() -> AsyncIterator[Run]:
 
 
 @pytest.mark.parametrize(
-    "what", ["phone numbers", "names", "tokens of callers", "tokens of Daraja and of callbacks", "settings"]
+    "what",
+    [
+        "phone numbers",
+        "names",
+        "tokens of callers",
+        "tokens of Daraja and of callbacks",
+        "settings",
+    ],
 )
 def test_nothing_secret_is_written_anywhere(run: Run, what: str) -> None:
     """Not in a log, an exchange, a metric or an answer to an error, whole."""
@@ -40,7 +53,9 @@ def test_nothing_secret_is_written_anywhere(run: Run, what: str) -> None:
 
 
 def test_everything_that_could_leak_was_written(run: Run) -> None:
-    """Or the search would prove nothing: errors about rows, echoed requests, refused tokens, outages, all at DEBUG."""
+    """Or the search would prove nothing: errors about rows, echoed requests, refused tokens,
+    outages, all at DEBUG.
+    """
     logs = "\n".join(text for place, text in run.written.items() if place.startswith("log of"))
     for event in (
         "callback_not_processed", "request_failed", "callback_flagged", "redis_away", "breaker_opened",
@@ -54,8 +69,13 @@ def test_everything_that_could_leak_was_written(run: Run) -> None:
 
 
 def test_every_line_of_a_log_is_one_object_of_ours(run: Run) -> None:
-    """What Python or a library printed past the log would be no JSON; only the reason for not starting is."""
+    """What Python or a library printed past the log would be no JSON; only the reason for not
+    starting is.
+    """
     for place, text in run.written.items():
         if place.startswith("log of") and not place.endswith(("release", ".9")):
             for line in text.splitlines():
-                assert {"event", "level", "process", "timestamp"} <= json.loads(line).keys(), (place, line)
+                assert {"event", "level", "process", "timestamp"} <= json.loads(line).keys(), (
+                    place,
+                    line,
+                )

@@ -64,17 +64,29 @@ class Witness:
         self.codes: set[str] = set()
 
     async def ask(
-        self, operation: Operation, *, payment_id: str = "", query: str = "", token: str | None = None, **options: Any
+        self,
+        operation: Operation,
+        *,
+        payment_id: str = "",
+        query: str = "",
+        token: str | None = None,
+        **options: Any,
     ) -> Answer:
         """A request with no body of its own, as a backend unless a token is given."""
         bearer = self.system.stack.issuer.backend_token() if token is None else token
         path = operation[1].replace("{payment_id}", payment_id) + query
-        return self.seen(operation, await ask(self.system, operation[0], path, token=bearer, **options))
+        return self.seen(
+            operation, await ask(self.system, operation[0], path, token=bearer, **options)
+        )
 
-    async def post(self, path: str, body: Any, *, token: str | None = None, **options: Any) -> Answer:
+    async def post(
+        self, path: str, body: Any, *, token: str | None = None, **options: Any
+    ) -> Answer:
         """A request for a payment, as a backend unless a token is given."""
         bearer = self.system.stack.issuer.backend_token() if token is None else token
-        return self.seen(("POST", path), await post(self.system, path, body, token=bearer, **options))
+        return self.seen(
+            ("POST", path), await post(self.system, path, body, token=bearer, **options)
+        )
 
     def seen(self, operation: Operation, answer: Answer) -> Answer:
         """The answer, once it was compared."""
@@ -111,7 +123,11 @@ async def test_every_example_of_a_request_is_accepted(system: System) -> None:
     count = 0
     for (method, path), said in described.operations.items():
         for example in (
-            said.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {}).values()
+            said.get("requestBody", {})
+            .get("content", {})
+            .get("application/json", {})
+            .get("examples", {})
+            .values()
         ):
             witness = Witness(system, described)
             assert (await witness.post(path, example["value"])).status == 202, (method, path)
@@ -120,7 +136,9 @@ async def test_every_example_of_a_request_is_accepted(system: System) -> None:
 
 
 async def test_a_route_takes_the_parameters_that_are_described_and_no_other(system: System) -> None:
-    """Each known parameter is accepted where it is described, and refused by name everywhere else."""
+    """Each known parameter is accepted where it is described, and refused by name everywhere
+    else.
+    """
     described = await _described(system)
     payment_id = await system.deposit()
     position = (await ask(system, "GET", "/v1/events?limit=1")).json()["next_cursor"]
@@ -131,7 +149,9 @@ async def test_a_route_takes_the_parameters_that_are_described_and_no_other(syst
     }.items():  # fmt: skip
         for operation in (_LIST, _EVENTS, _READ, _HISTORY):
             known = {each["name"] for each in described.operations[operation].get("parameters", [])}
-            answer = await Witness(system, described).ask(operation, payment_id=payment_id, query=f"?{name}={value}")
+            answer = await Witness(system, described).ask(
+                operation, payment_id=payment_id, query=f"?{name}={value}"
+            )
             assert answer.status == (200 if name in known else 422), (operation, name)
 
 
@@ -151,7 +171,9 @@ async def _refusals_of_payments(witness: Witness, path: str) -> None:
         await witness.ask(("POST", path), headers=headers, data=json.dumps(body).encode())
     headers = [("X-Idempotency-Key", key), ("Content-Type", "text/plain")]
     await witness.ask(("POST", path), headers=headers, data=b"{}")
-    await witness.ask(("POST", path), query="?colour=red", headers=[("X-Idempotency-Key", key)], data=b"{}")
+    await witness.ask(
+        ("POST", path), query="?colour=red", headers=[("X-Idempotency-Key", key)], data=b"{}"
+    )
     await witness.post(path, {**body, "amount": 250_000})  # more than is allowed at once
 
 
@@ -163,8 +185,19 @@ async def _readings(witness: Witness, payment_id: str) -> None:
         await witness.ask(operation, payment_id=payment_id, query="?colour=red")
     for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
         await witness.ask(operation, payment_id=payment_id, token="")
-        await witness.ask(operation, payment_id=payment_id, token=witness.system.stack.issuer.mint(role="postgres"))
-    for query in ("", "?limit=1", "?limit=0", "?kind=withdrawal", "?cursor=rubbish", "?status=success"):
+        await witness.ask(
+            operation,
+            payment_id=payment_id,
+            token=witness.system.stack.issuer.mint(role="postgres"),
+        )
+    for query in (
+        "",
+        "?limit=1",
+        "?limit=0",
+        "?kind=withdrawal",
+        "?cursor=rubbish",
+        "?status=success",
+    ):
         await witness.ask(_LIST, query=query)
     for query in ("", "?limit=1", "?limit=0", "?after=rubbish"):
         await witness.ask(_EVENTS, query=query)
@@ -175,7 +208,9 @@ async def _readings(witness: Witness, payment_id: str) -> None:
 
 
 async def test_every_answer_is_as_described(tight_system: System) -> None:
-    """Whatever is asked, well or badly, the answer's status, headers and every member are those that the document has."""
+    """Whatever is asked, well or badly, the answer's status, headers and every member are those
+    that the document has.
+    """
     system = tight_system
     witness = Witness(system, await _described(system))
     for path in _PAYING:
@@ -192,9 +227,9 @@ async def test_every_answer_is_as_described(tight_system: System) -> None:
     async with caller(system, sub=str(uuid4())) as user:
         for _ in range(5):
             witness.seen(_LIST, await user.get("/v1/payments"))
-    assert {operation for operation, status in witness.met if status < 300} == set(witness.described.operations) - {
-        _CANCEL
-    }
+    assert {operation for operation, status in witness.met if status < 300} == set(
+        witness.described.operations
+    ) - {_CANCEL}
     assert witness.codes >= _PROVOKED
     provoked = {
         (operation, int(status))
@@ -226,7 +261,9 @@ async def test_what_cannot_be_served_is_as_described(tight_system: System) -> No
         async def readiness() -> int:
             return (await witness.ask(("GET", "/readyz"), token="")).status
 
-        await system.eventually(readiness, lambda status: status == 503)  # a look is shared for a second
+        await system.eventually(
+            readiness, lambda status: status == 503
+        )  # a look is shared for a second
     finally:
         await system.stack.postgres.start()
 
@@ -239,7 +276,11 @@ async def test_a_cancelled_payment_is_as_described(tight_system: System) -> None
     try:
         payment_id = await system.deposit()
         user = system.stack.issuer.user_token()
-        answers = [await witness.ask(_CANCEL, payment_id=payment_id, token=token) for token in (user, None)]
-        assert [answer.expect(200).json()["failure"]["reason"] for answer in answers] == ["cancelled_by_caller"] * 2
+        answers = [
+            await witness.ask(_CANCEL, payment_id=payment_id, token=token) for token in (user, None)
+        ]
+        assert [answer.expect(200).json()["failure"]["reason"] for answer in answers] == [
+            "cancelled_by_caller"
+        ] * 2
     finally:
         await system.stack.start_process("worker")

@@ -1,4 +1,6 @@
-"""Postgres, Redis or a worker goes away: what was promised is kept, and no process has to be started again."""
+"""Postgres, Redis or a worker goes away: what was promised is kept, and no process has to be
+started again.
+"""
 
 from __future__ import annotations
 
@@ -83,11 +85,13 @@ def _assert_unavailable(answer: Answer) -> None:
     assert (problem["code"], problem["retryable"]) == ("unavailable", True)
 
 
-# --- Redis ------------------------------------------------------------------------------------------------------------
+# --- Redis ----------------------------------------------------------------------------------------
 
 
 async def test_redis_stopped_payments_are_accepted_and_submitted_later(system: System) -> None:
-    """A 202 needs no Redis; what was accepted meanwhile is submitted once it is back, and paid once."""
+    """A 202 needs no Redis; what was accepted meanwhile is submitted once it is back, and paid
+    once.
+    """
     with _nothing_restarted(system):
         async with _stopped(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
@@ -115,11 +119,13 @@ async def test_redis_flushed_between_accepting_and_submitting(system: System) ->
     await _all_settle(system, payment_ids)
 
 
-# --- Postgres ---------------------------------------------------------------------------------------------------------
+# --- Postgres -------------------------------------------------------------------------------------
 
 
 async def test_postgres_stopped_nothing_is_promised(system: System) -> None:
-    """Every request is answered 503, retryable; the same key succeeds afterwards, and makes one payment."""
+    """Every request is answered 503, retryable; the same key succeeds afterwards, and makes one
+    payment.
+    """
     key = str(uuid4())
     known = await system.deposit()
     await system.settled(known)
@@ -134,12 +140,18 @@ async def test_postgres_stopped_nothing_is_promised(system: System) -> None:
         assert not answer.was_replayed
         await _all_settle(system, [answer.json()["id"]])
         assert (await system.user.pay("/v1/deposits", _DEPOSIT, key=key)).body == answer.body
-    listed = (await system.backend.get("/v1/payments", idempotency_key=key)).expect(200).json()["items"]
+    listed = (
+        (await system.backend.get("/v1/payments", idempotency_key=key)).expect(200).json()["items"]
+    )
     assert [item["id"] for item in listed] == [answer.json()["id"]]
 
 
-async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is_back(system: System) -> None:
-    """Daraja sends once and waits: the receiver keeps trying, then stores it, finalizes, and answers 200."""
+async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is_back(
+    system: System,
+) -> None:
+    """Daraja sends once and waits: the receiver keeps trying, then stores it, finalizes, and
+    answers 200.
+    """
     await system.scenario("lost_callback", times=1, phone_number="254711000888")
     payment_id = await system.deposit(phone_number="0711000888", amount=611)
     payment = await system.in_stage(payment_id, "awaiting_result")
@@ -160,7 +172,9 @@ async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("end", ["restarted", "killed"])
 async def test_postgres_restarted_under_load(system: System, end: str) -> None:
-    """Callers who try again with their key all get through, and every payment settles, paid once."""
+    """Callers who try again with their key all get through, and every payment settles, paid
+    once.
+    """
     postgres = system.stack.postgres
     _require_ours(postgres)
     payment_ids: list[str] = []
@@ -184,9 +198,13 @@ async def test_postgres_restarted_under_load(system: System, end: str) -> None:
 
 
 async def _accepted_at_last(system: System, path: str, body: dict[str, Any]) -> str:
-    """The id of a payment whose caller asks again, with the same key, while the service is unavailable."""
+    """The id of a payment whose caller asks again, with the same key, while the service is
+    unavailable.
+    """
     key = str(uuid4())
-    accepts = system.eventually(lambda: system.backend.pay(path, body, key=key), lambda answer: answer.status != 503)
+    accepts = system.eventually(
+        lambda: system.backend.pay(path, body, key=key), lambda answer: answer.status != 503
+    )
     return str((await accepts).expect(202).json()["id"])
 
 
@@ -201,7 +219,7 @@ def _payment_of(payer: int, n: int) -> tuple[str, dict[str, Any]]:
             return "/v1/bill-payments", {"amount": 830, "till": "556677"}
 
 
-# --- processes --------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 async def test_neither_postgres_nor_redis_is_there_at_start() -> None:
@@ -213,10 +231,16 @@ async def test_neither_postgres_nor_redis_is_there_at_start() -> None:
                 await stack.start_process(name, wait=False)
             await stack.wait_ready("worker")
             for name in ("web", "callbacks"):
-                await system.eventually(partial(_status, system, name, "/readyz"), lambda status: status == 503)
+                await system.eventually(
+                    partial(_status, system, name, "/readyz"), lambda status: status == 503
+                )
                 assert await _status(system, name, "/healthz") == 200
             _assert_unavailable(await system.user.pay("/v1/deposits", _DEPOSIT))
-            before = {name: stack.process(name).pid for name in stack.names if stack.process(name).is_running}
+            before = {
+                name: stack.process(name).pid
+                for name in stack.names
+                if stack.process(name).is_running
+            }
             assert len(before) == 3
         with _nothing_restarted(system):
             await stack.wait_ready("web")
@@ -226,7 +250,9 @@ async def test_neither_postgres_nor_redis_is_there_at_start() -> None:
 
 
 async def test_a_killed_worker_is_not_needed_for_results(system: System) -> None:
-    """Payments that await their result are finalized by callbacks; the next worker goes on with new ones."""
+    """Payments that await their result are finalized by callbacks; the next worker goes on with
+    new ones.
+    """
     receiver = system.stack.process("callbacks")
     receiver.freeze()
     try:
@@ -252,7 +278,10 @@ async def _status(system: System, name: str, path: str) -> int:
 
 
 async def _post(url: str, body: bytes) -> int:
-    async with aiohttp.ClientSession(trust_env=False) as session, session.post(url, data=body) as answer:
+    async with (
+        aiohttp.ClientSession(trust_env=False) as session,
+        session.post(url, data=body) as answer,
+    ):
         return answer.status
 
 
@@ -269,6 +298,8 @@ def _success(payment: Any, receipt: str) -> bytes:
         "CheckoutRequestID": payment["provider_ids"]["checkout_request_id"][0],
         "ResultCode": 0,
         "ResultDesc": "The service request is processed successfully.",
-        "CallbackMetadata": {"Item": [{"Name": name, "Value": value} for name, value in items.items()]},
+        "CallbackMetadata": {
+            "Item": [{"Name": name, "Value": value} for name, value in items.items()]
+        },
     }
     return json.dumps({"Body": {"stkCallback": result}}).encode()

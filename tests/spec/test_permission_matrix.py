@@ -23,11 +23,17 @@ ALICE, BOB = "0a11ce00-0000-4000-8000-000000000001", "0b0b0000-0000-4000-8000-00
 
 CALLERS = ("alice", "bob", "shop", "desk", "visitor", "anon", "stale", "forged", "nobody")
 
-# Of whom the payment is that the request names: alice's own deposit, one that a backend (shop) made for alice, bob's, and a
-# withdrawal of shop's that has no owner.
+# Of whom the payment is that the request names: alice's own deposit, one that a backend (shop) made
+# for alice, bob's, and a withdrawal of shop's that has no owner.
 PAYMENTS = ("alices", "for_alice", "bobs", "shops")
 
-_REFUSED = (403, 403, 401, 401, 401)  # visitor (anonymous), anon (another role), stale, forged, nobody
+_REFUSED = (
+    403,
+    403,
+    401,
+    401,
+    401,
+)  # visitor (anonymous), anon (another role), stale, forged, nobody
 
 #                                        alice bob  shop desk
 TABLE: dict[str, tuple[int, int, int, int]] = {
@@ -65,7 +71,10 @@ _BODIES = {
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Tokens of the callers, and the payments by name. All of the payments are settled: none can be cancelled any more."""
+    """Tokens of the callers, and the payments by name.
+
+    All of the payments are settled: none can be cancelled any more.
+    """
 
     tokens: dict[str, str]
     payments: dict[str, str]
@@ -95,15 +104,21 @@ async def cast(shared_system: System) -> Cast:
     }
 
     async def made(path: str, body: dict[str, Any], caller: str) -> str:
-        payment_id = str((await post(shared_system, path, body, token=tokens[caller])).expect(202).json()["id"])
+        payment_id = str(
+            (await post(shared_system, path, body, token=tokens[caller])).expect(202).json()["id"]
+        )
         await shared_system.settled(payment_id)
         return payment_id
 
     payments = {
         "alices": await made("/v1/deposits", {"amount": 20, "phone_number": "0711600001"}, "alice"),
-        "for_alice": await made("/v1/deposits", {"amount": 20, "phone_number": "0711600002", "owner": ALICE}, "shop"),
+        "for_alice": await made(
+            "/v1/deposits", {"amount": 20, "phone_number": "0711600002", "owner": ALICE}, "shop"
+        ),
         "bobs": await made("/v1/deposits", {"amount": 20, "phone_number": "0711600003"}, "bob"),
-        "shops": await made("/v1/withdrawals", {"amount": 20, "phone_number": "0711600004"}, "shop"),
+        "shops": await made(
+            "/v1/withdrawals", {"amount": 20, "phone_number": "0711600004"}, "shop"
+        ),
     }
     return Cast(tokens, payments)
 
@@ -122,9 +137,13 @@ async def _status(system: System, cast: Cast, row: str, caller: str) -> int:
 
 
 @pytest.mark.parametrize("row", TABLE)
-async def test_each_caller_may_do_what_the_table_says(shared_system: System, cast: Cast, row: str) -> None:
+async def test_each_caller_may_do_what_the_table_says(
+    shared_system: System, cast: Cast, row: str
+) -> None:
     expected = dict(zip(CALLERS, (*TABLE[row], *_REFUSED), strict=True))
-    assert {caller: await _status(shared_system, cast, row, caller) for caller in CALLERS} == expected
+    assert {
+        caller: await _status(shared_system, cast, row, caller) for caller in CALLERS
+    } == expected
 
 
 async def test_the_table_has_every_route_for_every_owner(shared_system: System) -> None:
@@ -144,11 +163,15 @@ async def test_the_table_has_every_route_for_every_owner(shared_system: System) 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("path", OPEN)
 @pytest.mark.sampled(12)
-async def test_what_needs_no_token_looks_at_none(shared_system: System, cast: Cast, path: str, caller: str) -> None:
+async def test_what_needs_no_token_looks_at_none(
+    shared_system: System, cast: Cast, path: str, caller: str
+) -> None:
     (await ask(shared_system, "GET", path, token=cast.tokens[caller])).expect(200)
 
 
-@pytest.mark.parametrize(("caller", "owned"), [("alice", {"alices", "for_alice"}), ("bob", {"bobs"})])
+@pytest.mark.parametrize(
+    ("caller", "owned"), [("alice", {"alices", "for_alice"}), ("bob", {"bobs"})]
+)
 async def test_lists_hold_ones_own_and_nothing_else(
     shared_system: System, cast: Cast, caller: str, owned: set[str]
 ) -> None:
@@ -169,17 +192,33 @@ async def test_a_filter_opens_nothing(shared_system: System, cast: Cast, caller:
         for field in ("phone_number", "account_reference", "receipt", "idempotency_key"):
             if payment.get(field):
                 path = f"/v1/payments?{field}={payment[field]}"
-                found = (await ask(shared_system, "GET", path, token=cast.tokens[caller])).expect(200).json()
+                found = (
+                    (await ask(shared_system, "GET", path, token=cast.tokens[caller]))
+                    .expect(200)
+                    .json()
+                )
                 assert found["items"] == [], (name, field)
 
 
-async def test_an_apps_user_is_not_told_what_is_for_backends(shared_system: System, cast: Cast) -> None:
+async def test_an_apps_user_is_not_told_what_is_for_backends(
+    shared_system: System, cast: Cast
+) -> None:
     """Idempotency key, recipient's name and the provider's ids are a backend's to see."""
     mine = (
-        await ask(shared_system, "GET", f"/v1/payments/{cast.payments['alices']}", token=cast.tokens["alice"])
+        await ask(
+            shared_system,
+            "GET",
+            f"/v1/payments/{cast.payments['alices']}",
+            token=cast.tokens["alice"],
+        )
     ).json()
     theirs = (
-        await ask(shared_system, "GET", f"/v1/payments/{cast.payments['alices']}", token=cast.tokens["shop"])
+        await ask(
+            shared_system,
+            "GET",
+            f"/v1/payments/{cast.payments['alices']}",
+            token=cast.tokens["shop"],
+        )
     ).json()
     assert set(theirs) - set(mine) == {"idempotency_key", "recipient_name", "provider_ids"}
 
@@ -188,7 +227,9 @@ async def test_a_key_of_another_caller_opens_nothing(shared_system: System, cast
     """The same key and body from another caller is another payment; its answer names another id."""
     key, body = str(uuid4()), json.dumps({"amount": 20, "phone_number": "0711600005"}).encode()
     ids = [
-        (await post(shared_system, "/v1/deposits", body, key=key, token=cast.tokens[caller])).expect(202).json()["id"]
+        (await post(shared_system, "/v1/deposits", body, key=key, token=cast.tokens[caller]))
+        .expect(202)
+        .json()["id"]
         for caller in ("alice", "bob", "shop", "desk")
     ]
     assert len(set(ids)) == 4

@@ -25,7 +25,10 @@ async def _each_route(system: System, token: str) -> list[Any]:
     """The answer of every route under /v1, for a payment of somebody else where there is one."""
     payment_id = await system.deposit()
     answers = [await post(system, path, body, token=token) for path, body in _POSTS.items()]
-    answers += [await ask(system, how, f"/v1/payments/{payment_id}{what}", token=token) for how, what in _OF_A_PAYMENT]
+    answers += [
+        await ask(system, how, f"/v1/payments/{payment_id}{what}", token=token)
+        for how, what in _OF_A_PAYMENT
+    ]
     return [*answers, await ask(system, "GET", "/v1/payments", token=token)]
 
 
@@ -57,12 +60,18 @@ async def test_users_move_no_money_out(system: System, path: str) -> None:
 
 
 async def test_somebody_elses_payment_is_not_there(system: System) -> None:
-    """To a user who does not own it a payment does not exist: read, history and cancel answer as for no payment at all."""
+    """To a user who does not own it a payment does not exist: read, history and cancel answer as
+    for no payment at all.
+    """
     of_another, of_a_backend = await system.deposit(), await system.withdrawal()
     token = system.stack.issuer.user_token(someone())
     for how, what in _OF_A_PAYMENT:
         said = [
-            problem(await ask(system, how, f"/v1/payments/{one}{what}", token=token), 404, "payment_not_found")
+            problem(
+                await ask(system, how, f"/v1/payments/{one}{what}", token=token),
+                404,
+                "payment_not_found",
+            )
             for one in (of_another, of_a_backend, str(uuid4()), "rubbish")
         ]
         assert all(one == said[0] for one in said)
@@ -87,7 +96,9 @@ async def test_users_do_not_see_which_operator_decided_and_why(system: System) -
     reason = "line 14 of the statement"
     by_hand = ("ask", payment_id, "--reason", reason, "--operator", "wanjiru")
     for command in (by_hand, ("resolve", payment_id, "reviewed", *by_hand[2:])):
-        await system.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid", payment_id)
+        await system.execute(
+            "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid", payment_id
+        )
         (await operate(system, *command)).expect(0)
     async with caller(system, sub=owner) as user:
         answer = (await user.get(f"/v1/payments/{payment_id}/history")).expect(200)
@@ -102,7 +113,9 @@ async def test_users_do_not_see_which_operator_decided_and_why(system: System) -
         ]
         assert not [body for body in answers if b"wanjiru" in body or reason.encode() in body]
     known = {item["what"]: item["detail"] for item in await system.backend.history(payment_id)}
-    assert known["inquiry_asked_for"] == known["reviewed"] == {"operator": "wanjiru", "reason": reason}
+    assert (
+        known["inquiry_asked_for"] == known["reviewed"] == {"operator": "wanjiru", "reason": reason}
+    )
 
 
 async def test_a_backend_does_not_cancel_by_accident_of_its_role(system: System) -> None:
@@ -110,7 +123,11 @@ async def test_a_backend_does_not_cancel_by_accident_of_its_role(system: System)
     payment_id = await system.deposit()
     await system.settled(payment_id)
     token = system.stack.issuer.backend_token("another-backend")
-    problem(await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=token), 409, "too_late_to_cancel")
+    problem(
+        await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=token),
+        409,
+        "too_late_to_cancel",
+    )
 
 
 def _encoded(value: Any) -> str:
@@ -120,7 +137,10 @@ def _encoded(value: Any) -> str:
 
 def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any], str]:
     header, claims, signature = token.split(".")
-    read = [json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in (header, claims)]
+    read = [
+        json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        for part in (header, claims)
+    ]
     return read[0], read[1], signature
 
 
@@ -178,7 +198,9 @@ def _bad_tokens(system: System) -> dict[str, str]:
 
 
 async def test_what_is_no_valid_token_is_401(system: System) -> None:
-    """Without a token, or with one that is expired, incomplete, for others, unsigned or forged, every answer is 401."""
+    """Without a token, or with one that is expired, incomplete, for others, unsigned or forged,
+    every answer is 401.
+    """
     for what, token in _bad_tokens(system).items():
         for how, path in (("GET", "/v1/payments"), ("POST", "/v1/deposits")):
             answer = await ask(system, how, path, token=token)
@@ -213,10 +235,14 @@ async def test_a_token_comes_in_one_header(system: System, authorization: list[s
     """Any other scheme, an empty header, or two of them is 401."""
     token = system.stack.issuer.user_token()
     headers = [("Authorization", value.format(token=token)) for value in authorization]
-    problem(await ask(system, "GET", "/v1/payments", headers=headers, token=""), 401, "unauthenticated")
+    problem(
+        await ask(system, "GET", "/v1/payments", headers=headers, token=""), 401, "unauthenticated"
+    )
 
 
-@pytest.mark.parametrize("key", ["sb_secret_abcdefghijklmnopqrstuv_12345678", "sb_publishable_abcdefghijklmnopqr_1234"])
+@pytest.mark.parametrize(
+    "key", ["sb_secret_abcdefghijklmnopqrstuv_12345678", "sb_publishable_abcdefghijklmnopqr_1234"]
+)
 async def test_a_supabase_api_key_is_named_as_such(system: System, key: str) -> None:
     """A Supabase API key is refused with a 401 that says what it is and what to send instead."""
     said = problem(await ask(system, "GET", "/v1/payments", token=key), 401, "unauthenticated")
@@ -225,8 +251,13 @@ async def test_a_supabase_api_key_is_named_as_such(system: System, key: str) -> 
 
 async def test_a_legacy_supabase_api_key_is_named_as_such(system: System) -> None:
     """So is one of the older kind, which is a JWT of the project and names no caller."""
-    header, claims = {"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "ref": "abcd", "role": "service_role"}
-    token = f"{_encoded(header)}.{_encoded({**claims, 'exp': 32_503_680_000})}.{_encoded(b'x' * 32)}"
+    header, claims = (
+        {"alg": "HS256", "typ": "JWT"},
+        {"iss": "supabase", "ref": "abcd", "role": "service_role"},
+    )
+    token = (
+        f"{_encoded(header)}.{_encoded({**claims, 'exp': 32_503_680_000})}.{_encoded(b'x' * 32)}"
+    )
     said = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
     assert "API key" in said["detail"]
 

@@ -1,9 +1,20 @@
-"""Pochi payments, whatever Daraja and the network do: as withdrawals, because B2Pochi has B2C's shape and its key."""
+"""Pochi payments, whatever Daraja and the network do: as withdrawals, because B2Pochi has B2C's
+shape and its key.
+"""
 
 from __future__ import annotations
 
 from tests.spec.asking import POCHI_PAYMENT, caller, problem
-from tests.spec.playing import IN_DOUBT, PAID, PAID_BY_INQUIRY, Play, begin, failed, play, times_sent
+from tests.spec.playing import (
+    IN_DOUBT,
+    PAID,
+    PAID_BY_INQUIRY,
+    Play,
+    begin,
+    failed,
+    play,
+    times_sent,
+)
 from tests.spec.system import System
 from tests.spec.test_cancelling import stopped_payouts
 
@@ -18,7 +29,11 @@ _ENDED = [
     Play("invalid_request", failed("invalid_recipient", "400.002.02"), {"field": "PartyB"}),
 ]
 
-_IN_DOUBT = [Play("cut_before_acting", IN_DOUBT), Play("duplicate_ocid", IN_DOUBT), Play("html_503", IN_DOUBT)]
+_IN_DOUBT = [
+    Play("cut_before_acting", IN_DOUBT),
+    Play("duplicate_ocid", IN_DOUBT),
+    Play("html_503", IN_DOUBT),
+]
 
 _ASKED = [
     Play("missing_receipt", PAID_BY_INQUIRY),
@@ -32,7 +47,9 @@ async def test_a_pochi_payment_ends_as_its_result_says(system: System) -> None:
     await play(system, "b2pochi", _ENDED)
 
 
-async def test_a_pochi_payment_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:
+async def test_a_pochi_payment_that_may_have_acted_is_in_doubt_and_not_sent_again(
+    system: System,
+) -> None:
     await play(system, "b2pochi", _IN_DOUBT)
 
 
@@ -43,10 +60,17 @@ async def test_what_a_result_does_not_decide_transaction_status_does(system: Sys
 async def test_a_pochi_payment_is_sent_to_the_till_under_its_own_id(system: System) -> None:
     payment_id = await system.pochi_payment(phone_number="0733000333", remarks="Order 771")
     payment = await system.settled(payment_id)
-    assert (payment["kind"], payment["status"], payment["phone_number"]) == ("pochi_payment", "success", "254733000333")
+    assert (payment["kind"], payment["status"], payment["phone_number"]) == (
+        "pochi_payment",
+        "success",
+        "254733000333",
+    )
     [request] = await system.provider_requests(payment_id)
     assert request["path"] == "/mpesa/b2pochi/v1/paymentrequest"
-    sent = {name: request["body"][name] for name in ("CommandID", "OriginatorConversationID", "PartyB", "Remarks")}
+    sent = {
+        name: request["body"][name]
+        for name in ("CommandID", "OriginatorConversationID", "PartyB", "Remarks")
+    }
     assert sent == {
         "CommandID": "BusinessPayToPochi",
         "OriginatorConversationID": payment_id,
@@ -90,7 +114,9 @@ async def test_a_wrong_field_is_named(system: System) -> None:
         ({**POCHI_PAYMENT, "remarks": "x"}, "/remarks"),
     ]
     for body, pointer in wrong:
-        found = problem(await system.backend.pay("/v1/pochi-payments", body), 422, "invalid_request")
+        found = problem(
+            await system.backend.pay("/v1/pochi-payments", body), 422, "invalid_request"
+        )
         assert [fault["pointer"] for fault in found["errors"]] == [pointer]
 
 
@@ -106,7 +132,9 @@ async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_neve
     system = asking_system
     payment_id = await begin(system, "b2pochi", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
-    not_found = "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
+    not_found = (
+        "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
+    )
     await system.eventually(lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 3)
     assert await times_sent(system, payment_id) == 1
 
@@ -115,6 +143,8 @@ async def test_a_busy_daraja_is_not_sent_a_pochi_payment_again(asking_system: Sy
     system = asking_system
     payment_id = await begin(system, "b2pochi", "system_busy", times=1)
     await system.in_stage(payment_id, "in_doubt")
-    asked = "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict IS NOT NULL"
+    asked = (
+        "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict IS NOT NULL"
+    )
     await system.eventually(lambda: system.rows(asked, payment_id), lambda rows: len(rows) >= 2)
     assert await times_sent(system, payment_id) == 1

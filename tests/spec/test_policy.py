@@ -1,4 +1,6 @@
-"""Limits as a caller meets them: how much, how often, what is said, and what a retry is told all the same."""
+"""Limits as a caller meets them: how much, how often, what is said, and what a retry is told all
+the same.
+"""
 
 from __future__ import annotations
 
@@ -77,20 +79,28 @@ async def test_two_hundred_at_once_against_a_day_that_fits_seven(limited: System
     """Exactly seven are accepted, whichever process they reach, and each of them is on record."""
     user = someone()
     async with both_doors(limited, sub=user) as doors:
-        answers = await asyncio.gather(*(doors[n % 2].pay("/v1/deposits", a_deposit()) for n in range(200)))
+        answers = await asyncio.gather(
+            *(doors[n % 2].pay("/v1/deposits", a_deposit()) for n in range(200))
+        )
     accepted = [answer.json()["id"] for answer in answers if answer.status == 202]
     assert len(accepted) == 7
     for answer in answers:
         if answer.status != 202:
             said = problem(answer, 422, "limit_exceeded")
-            assert (said["limit"], said["maximum"], said["retryable"]) == ("caller.amount_per_day", 700, False)
+            assert (said["limit"], said["maximum"], said["retryable"]) == (
+                "caller.amount_per_day",
+                700,
+                False,
+            )
             assert said["resets_at"].endswith("T21:00:00.000Z")  # midnight in Nairobi
     recorded = await limited.rows("SELECT id FROM mkwanja.payments WHERE owner = $1", user)
     assert sorted(str(row["id"]) for row in recorded) == sorted(accepted)
 
 
 @pytest.mark.parametrize(("scenario", "is_given_back"), [("cancel", True), ("ignore", False)])
-async def test_a_failure_gives_its_allowance_back(limited: System, scenario: str, *, is_given_back: bool) -> None:
+async def test_a_failure_gives_its_allowance_back(
+    limited: System, scenario: str, *, is_given_back: bool
+) -> None:
     """If nothing moved and nothing may; a failure of which that is not certain keeps it."""
     async with caller(limited, sub=someone()) as user:
         body = a_deposit(600)
@@ -98,11 +108,15 @@ async def test_a_failure_gives_its_allowance_back(limited: System, scenario: str
         payment_id = (await user.pay("/v1/deposits", body)).expect(202).json()["id"]
         problem(await user.pay("/v1/deposits", a_deposit(600)), 422, "limit_exceeded")
         assert (await limited.settled(payment_id))["failure"]["safe_to_retry"] is is_given_back
-        assert (await user.pay("/v1/deposits", a_deposit(600))).status == (202 if is_given_back else 422)
+        assert (await user.pay("/v1/deposits", a_deposit(600))).status == (
+            202 if is_given_back else 422
+        )
 
 
 async def test_a_retry_is_answered_as_its_first_time_was_whatever_is_left(limited: System) -> None:
-    """Nothing is left for the day, and the retry of what was accepted gets its first answer, byte for byte."""
+    """Nothing is left for the day, and the retry of what was accepted gets its first answer,
+    byte for byte.
+    """
     async with caller(limited, sub=someone()) as user:
         body, key = a_deposit(600), str(uuid4())
         first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
@@ -122,7 +136,8 @@ async def test_who_was_refused_may_use_the_key_again(limited: System) -> None:
         problem(await client.pay("/v1/deposits", body, key=key), 422, "limit_exceeded")
         await limited.settled(first)
         await limited.execute(
-            "UPDATE mkwanja.payments SET created_at = created_at - interval '1 day' WHERE owner = $1", user
+            "UPDATE mkwanja.payments SET created_at = created_at - interval '1 day' WHERE owner = $1",
+            user,
         )
         assert not (await client.pay("/v1/deposits", body, key=key)).expect(202).was_replayed
 
@@ -151,7 +166,11 @@ async def test_a_phone_pays_and_is_paid_so_much_a_day(limited: System) -> None:
     phone = a_phone()
     token = limited.stack.issuer.backend_token(someone())
     async with Client(limited.stack.web_url, token) as backend:
-        for path, amount in (("/v1/withdrawals", 600), ("/v1/deposits", 600), ("/v1/withdrawals", 600)):
+        for path, amount in (
+            ("/v1/withdrawals", 600),
+            ("/v1/deposits", 600),
+            ("/v1/withdrawals", 600),
+        ):
             (await backend.pay(path, {"amount": amount, "phone_number": phone})).expect(202)
         answer = await backend.pay("/v1/withdrawals", {"amount": 201, "phone_number": phone})
         said = problem(answer, 422, "limit_exceeded")
@@ -163,12 +182,20 @@ async def test_a_phone_pays_and_is_paid_so_much_a_day(limited: System) -> None:
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/v1/deposits", DEPOSIT), ("/v1/withdrawals", WITHDRAWAL), ("/v1/bill-payments", BILL_PAYMENT)],
+    [
+        ("/v1/deposits", DEPOSIT),
+        ("/v1/withdrawals", WITHDRAWAL),
+        ("/v1/bill-payments", BILL_PAYMENT),
+    ],
 )
-async def test_one_payment_has_its_own_limit(limited: System, path: str, body: dict[str, Any]) -> None:
+async def test_one_payment_has_its_own_limit(
+    limited: System, path: str, body: dict[str, Any]
+) -> None:
     """Of any kind; no day has room for more."""
     token = limited.stack.issuer.backend_token(someone())
-    said = problem(await post(limited, path, {**body, "amount": 601}, token=token), 422, "limit_exceeded")
+    said = problem(
+        await post(limited, path, {**body, "amount": 601}, token=token), 422, "limit_exceeded"
+    )
     assert (said["limit"], said["maximum"], said["resets_at"]) == ("payment.amount_max", 600, None)
 
 
@@ -185,7 +212,9 @@ amount_per_day = 500
 
 @pytest.fixture(scope="module")
 async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """A policy that allows an app's user nothing, a phone no deposit, and a payout no more than 500."""
+    """A policy that allows an app's user nothing, a phone no deposit, and a payout no more than
+    500.
+    """
     policy = tmp_path_factory.mktemp("policy") / "policy.toml"
     policy.write_text(_SHUT)
     async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
@@ -199,7 +228,13 @@ async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System
         ("service_role", "/v1/deposits", {"amount": 1}, "phone.deposits_per_minute", 0),
         ("service_role", "/v1/withdrawals", {"amount": 501}, "phone.amount_per_day", 500),
         ("service_role", "/v1/withdrawals", {"amount": 250_000}, "caller.amount_per_day", 900),
-        ("service_role", "/v1/bill-payments", {"amount": 901, "till": "556677"}, "caller.amount_per_day", 900),
+        (
+            "service_role",
+            "/v1/bill-payments",
+            {"amount": 901, "till": "556677"},
+            "caller.amount_per_day",
+            900,
+        ),
     ],
 )
 async def test_what_never_fits_is_not_told_to_come_back(
@@ -210,23 +245,38 @@ async def test_what_never_fits_is_not_told_to_come_back(
     token = shut.stack.issuer.mint(sub=someone(), role=role)
     answer = await post(shut, path, {**body, **phone}, token=token)
     said = problem(answer, 422, "limit_exceeded")
-    assert (said["limit"], said["maximum"], said["resets_at"], said["retryable"]) == (limit, maximum, None, False)
+    assert (said["limit"], said["maximum"], said["resets_at"], said["retryable"]) == (
+        limit,
+        maximum,
+        None,
+        False,
+    )
     assert "Retry-After" not in answer.headers
-    assert not [word for word in ("midnight", "again", "later", "next day") if word in said["detail"]]
+    assert not [
+        word for word in ("midnight", "again", "later", "next day") if word in said["detail"]
+    ]
 
 
 async def test_a_role_may_have_a_limit_of_its_own(limited: System) -> None:
     """A backend's day is larger than a user's here."""
-    async with Client(limited.stack.web_url, limited.stack.issuer.backend_token(someone())) as backend:
+    async with Client(
+        limited.stack.web_url, limited.stack.issuer.backend_token(someone())
+    ) as backend:
         for _ in range(8):
             (await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 600})).expect(202)
-        said = problem(await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 201}), 422, "limit_exceeded")
+        said = problem(
+            await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 201}),
+            422,
+            "limit_exceeded",
+        )
         assert said["maximum"] == 5000
         assert "200 are left" in said["detail"]
 
 
 async def _looks(system: System, token: str, times: int) -> list[Answer]:
-    """So many requests of one caller, few enough at once that none waits long for a connection to Postgres."""
+    """So many requests of one caller, few enough at once that none waits long for a connection
+    to Postgres.
+    """
     turns = asyncio.Semaphore(20)
 
     async def look() -> Answer:
@@ -243,13 +293,23 @@ class TestHowOften:
         """And another caller is served meanwhile."""
         token = limited.stack.issuer.user_token(someone())
         answers = await _looks(limited, token, 450)
-        assert sum(answer.status == 200 for answer in answers) in range(400, 402)  # one may come back meanwhile
+        assert sum(answer.status == 200 for answer in answers) in range(
+            400, 402
+        )  # one may come back meanwhile
         said = problem(await ask(limited, "GET", "/v1/events", token=token), 429, "rate_limited")
         assert (said["limit"], said["retryable"]) == ("caller.requests_per_second", True)
-        (await ask(limited, "GET", "/v1/payments", token=limited.stack.issuer.user_token(someone()))).expect(200)
+        (
+            await ask(
+                limited, "GET", "/v1/payments", token=limited.stack.issuer.user_token(someone())
+            )
+        ).expect(200)
 
-    async def test_a_retry_is_answered_as_its_first_time_was_however_often_it_comes(self, limited: System) -> None:
-        """A new payment is refused; what was accepted is told again, from Redis' copy or without it."""
+    async def test_a_retry_is_answered_as_its_first_time_was_however_often_it_comes(
+        self, limited: System
+    ) -> None:
+        """A new payment is refused; what was accepted is told again, from Redis' copy or without
+        it.
+        """
         token = limited.stack.issuer.user_token(someone())
         async with Client(limited.stack.web_url, token) as user:
             body, key = a_deposit(), str(uuid4())
@@ -261,19 +321,25 @@ class TestHowOften:
             again = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             assert (again.body, again.was_replayed) == (first.body, True)
 
-    async def test_our_own_services_are_not_limited_unless_somebody_says_so(self, limited: System) -> None:
+    async def test_our_own_services_are_not_limited_unless_somebody_says_so(
+        self, limited: System
+    ) -> None:
         token = limited.stack.issuer.backend_token(someone())
         answers = await _looks(limited, token, 450)
         assert {answer.status for answer in answers} == {200}
 
 
-@pytest.mark.parametrize(("choice", "status", "code"), [("allow", 202, None), ("refuse", 503, "unavailable")])
+@pytest.mark.parametrize(
+    ("choice", "status", "code"), [("allow", 202, None), ("refuse", 503, "unavailable")]
+)
 async def test_without_redis_requests_go_or_stay_as_the_policy_chose(
     tmp_path: Path, choice: str, status: int, code: str | None
 ) -> None:
     """Nobody can tell then how often a caller has asked; a retry is answered in any case."""
     policy = tmp_path / "policy.toml"
-    policy.write_text(f'[caller]\nrequests_per_second = 100\nburst = 100\nwithout_redis = "{choice}"')
+    policy.write_text(
+        f'[caller]\nrequests_per_second = 100\nburst = 100\nwithout_redis = "{choice}"'
+    )
     async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
         if isinstance(system.stack.redis, GivenRedis):
             pytest.skip("the server was given; it is not ours to stop")
@@ -293,7 +359,12 @@ async def _printed(env: Mapping[str, str], folder: Path) -> tuple[int, str]:
     """How `python -m gateway policy` ended, and what it printed."""
     command = "python -m gateway policy"
     process = Process(
-        "policy", command, env={**bare(), **env}, log=folder / "policy.log", cwd=ROOT, starter=Starter.of_this_process
+        "policy",
+        command,
+        env={**bare(), **env},
+        log=folder / "policy.log",
+        cwd=ROOT,
+        starter=Starter.of_this_process,
     )
     await process.start()
     return await process.wait(within_seconds=30), process.log_text()
@@ -306,7 +377,11 @@ async def test_what_is_in_force_can_be_printed(tmp_path: Path, policy_file: Path
     (tmp_path / "policy.log").unlink()
     code, printed = await _printed({"POLICY_FILE": str(policy_file)}, tmp_path)
     said = tomllib.loads(printed)
-    assert (code, said["users"]["amount_per_day"], said["backends"]["amount_per_day"]) == (0, 700, 5000)
+    assert (code, said["users"]["amount_per_day"], said["backends"]["amount_per_day"]) == (
+        0,
+        700,
+        5000,
+    )
     assert (said["payment"]["amount_max"], said["phone"]["deposits_per_minute"]) == (600, 3)
 
 

@@ -1,4 +1,6 @@
-"""The table of what hurts with Daraja names a test for each row, and each test that it names exists."""
+"""The table of what hurts with Daraja names a test for each row, and each test that it names
+exists.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ _TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 def _rows() -> dict[int, list[str]]:
     """The table's cells, by the row's number."""
     lines = (_HERE / "provider_failures.md").read_text().splitlines()
-    cells = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if re.match(r"\| \d", line))
+    cells = (
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in lines
+        if re.match(r"\| \d", line)
+    )
     return {int(number): rest for number, *rest in cells}
 
 

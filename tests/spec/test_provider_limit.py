@@ -21,12 +21,17 @@ _LIMITED: dict[str, str | None] = {
     "DARAJA_STK_QUERIES_PER_MINUTE": str(_QUERIES_PER_MINUTE),
     "DARAJA_INQUIRIES_PER_MINUTE": None,  # which would go before it
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
-    "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",  # on a busy machine a test may take longer than a customer would wait
+    # on a busy machine a test may take longer than a customer would wait
+    "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",
     "DEPOSIT_RESULT_WINDOW_SECONDS": "3600",
 }
 _PAYOUTS, _PUSHES = 40, 30
 
-_B2C, _STK, _QUERY = "/mpesa/b2c/v3/paymentrequest", "/mpesa/stkpush/v1/processrequest", "/mpesa/stkpushquery/v1/query"
+_B2C, _STK, _QUERY = (
+    "/mpesa/b2c/v3/paymentrequest",
+    "/mpesa/stkpush/v1/processrequest",
+    "/mpesa/stkpushquery/v1/query",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +41,21 @@ async def system() -> AsyncIterator[System]:
 
 
 async def _arrivals(system: System, *paths: str) -> list[Any]:
-    """Requests that reached the simulator, in order; to any of its paths but that for tokens unless `paths` are given."""
+    """Requests that reached the simulator, in order; to any of its paths but that for tokens
+    unless `paths` are given.
+    """
     requests = (await system.control("GET", "/requests"))["items"]
-    return [item for item in requests if (item["path"] in paths if paths else "oauth" not in item["path"])]
+    return [
+        item
+        for item in requests
+        if (item["path"] in paths if paths else "oauth" not in item["path"])
+    ]
 
 
 async def _seconds_since(system: System, first: str, last: Any) -> float:
-    """From the acceptance of payment `first` to the arrival of request `last`: no less than between their turns."""
+    """From the acceptance of payment `first` to the arrival of request `last`: no less than
+    between their turns.
+    """
     [row] = await system.rows("SELECT created_at FROM mkwanja.payments WHERE id = $1::uuid", first)
     return float((datetime.fromisoformat(last["at"]) - row["created_at"]).total_seconds())
 
@@ -54,7 +67,9 @@ async def _all_paid(system: System, payment_ids: list[str]) -> None:
 
 
 async def test_workers_keep_the_limit_together(system: System) -> None:
-    """Of a crowd a second's worth goes at once and the rest in its turn; payouts first, exactly, in `test_shared_limit.py`."""
+    """Of a crowd a second's worth goes at once and the rest in its turn; payouts first, exactly,
+    in `test_shared_limit.py`.
+    """
     pushes = list(await asyncio.gather(*(system.deposit() for _ in range(_PUSHES))))
     payouts = list(await asyncio.gather(*(system.withdrawal() for _ in range(_PAYOUTS))))
     redis: Redis = Redis.from_url(system.stack.redis_url)
@@ -81,29 +96,42 @@ async def test_a_spike_arrest_slows_all_workers_down_for_a_while(system: System)
     redis: Redis = Redis.from_url(system.stack.redis_url)
 
     async def factor() -> float:
-        return float(await cast("Awaitable[Any]", redis.hget("mkwanja:{arq:abort}:rate:factor", "factor")) or 1)
+        return float(
+            await cast("Awaitable[Any]", redis.hget("mkwanja:{arq:abort}:rate:factor", "factor"))
+            or 1
+        )
 
     await system.eventually(factor, lambda factor: factor < 1)
     await redis.aclose()
     await _all_paid(system, payment_ids)
-    assert len([item for item in await _arrivals(system, _B2C) if item["status"] in (429, 500)]) == 4
-    throttled = (
-        "SELECT count(*) AS times FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome = 'not_acted'"
+    assert (
+        len([item for item in await _arrivals(system, _B2C) if item["status"] in (429, 500)]) == 4
     )
+    throttled = "SELECT count(*) AS times FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome = 'not_acted'"
     assert await system.rows(throttled, payment_ids) == [{"times": 4}]
 
 
-async def test_questions_are_asked_within_their_budget_and_not_without_redis(system: System) -> None:
-    """Thirty a minute by all workers; while nobody can count, nobody asks; a flush forgets the count and no payment."""
+async def test_questions_are_asked_within_their_budget_and_not_without_redis(
+    system: System,
+) -> None:
+    """Thirty a minute by all workers; while nobody can count, nobody asks; a flush forgets the
+    count and no payment.
+    """
     before = len(await _arrivals(system, _QUERY))
-    payment_ids = list(await asyncio.gather(*(begin(system, "stk", "lost_callback") for _ in range(5))))
-    await system.eventually(lambda: _arrivals(system, _QUERY), lambda asked: len(asked) >= before + 2)
+    payment_ids = list(
+        await asyncio.gather(*(begin(system, "stk", "lost_callback") for _ in range(5)))
+    )
+    await system.eventually(
+        lambda: _arrivals(system, _QUERY), lambda asked: len(asked) >= before + 2
+    )
     if system.stack.redis.can_be_stopped:
         await system.stack.redis.stop()
         asked = len(await _arrivals(system, _QUERY))
         waits = await system.withdrawal()
         postponed = await _wakeups_postponed(system)
-        await system.eventually(lambda: _wakeups_postponed(system), lambda count: count >= postponed + 2)
+        await system.eventually(
+            lambda: _wakeups_postponed(system), lambda count: count >= postponed + 2
+        )
         assert len(await _arrivals(system, _QUERY)) - asked <= 1, "one may have been on its way"
         await system.stack.redis.start()
         await _all_paid(system, [waits])
@@ -119,4 +147,6 @@ async def test_questions_are_asked_within_their_budget_and_not_without_redis(sys
 
 async def _wakeups_postponed(system: System) -> int:
     """How often a sweep of either worker found that Redis was away."""
-    return sum(system.stack.process(f"worker.{n}").log_text().count("wakeups_postponed") for n in (1, 2))
+    return sum(
+        system.stack.process(f"worker.{n}").log_text().count("wakeups_postponed") for n in (1, 2)
+    )

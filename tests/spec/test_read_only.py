@@ -1,4 +1,6 @@
-"""The host turns the database read-only, as it does when a disk is full: money that was sent is not forgotten meanwhile."""
+"""The host turns the database read-only, as it does when a disk is full: money that was sent is
+not forgotten meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ _ASKED_SOON = {"INQUIRY_FIRST_AFTER_SECONDS": "0.5", "INQUIRY_INTERVAL_MAX_SECON
 _DEPOSIT = {"amount": 250, "phone_number": "0711000777"}
 
 
-# The second is longer than Daraja's patience with a callback: only the worker still knows then what Daraja answered.
+# The second is longer than Daraja's patience with a callback: only the worker still knows then what
+# Daraja answered.
 @pytest.mark.parametrize("lasts_seconds", [2.0, pytest.param(16.0, marks=pytest.mark.whole)])
 async def test_a_database_that_is_read_only_for_a_while_loses_no_answer_and_needs_no_restart(
     lasts_seconds: float,
 ) -> None:
-    """Daraja's answers come while nothing can be stored, and its callbacks too; afterwards each payment settles, once."""
+    """Daraja's answers come while nothing can be stored, and its callbacks too; afterwards each
+    payment settles, once.
+    """
     async with a_system(env=_ASKED_SOON, time_scale=0.2) as system:
         before = {name: system.stack.process(name).pid for name in system.stack.names}
         await system.scenario("slow", params={"seconds": 3})
@@ -41,14 +46,17 @@ async def test_a_database_that_is_read_only_for_a_while_loses_no_answer_and_need
         assert await system.stage_counts(sent) == {"submitting": len(sent)}
         await _switch(system, "off")
         again = system.eventually(
-            lambda: system.user.pay("/v1/deposits", _DEPOSIT, key=key), lambda answer: answer.status != 503
+            lambda: system.user.pay("/v1/deposits", _DEPOSIT, key=key),
+            lambda answer: answer.status != 503,
         )
         sent.append(str((await again).expect(202).json()["id"]))
         for payment_id in sent:
             assert (await system.settled(payment_id))["status"] == "success"
         await system.assert_money_agrees(sent)
         for name in ("web", "callbacks"):
-            await system.eventually(partial(_readiness, system, name), lambda seen: seen == (200, "ok"))
+            await system.eventually(
+                partial(_readiness, system, name), lambda seen: seen == (200, "ok")
+            )
         assert {name: system.stack.process(name).pid for name in system.stack.names} == before
 
 
@@ -57,7 +65,9 @@ async def _switch(system: System, value: str) -> None:
     url = system.stack.database_url
     async with connection(url) as raw:
         await raw.execute("SET default_transaction_read_only = off")
-        await raw.execute(f'ALTER DATABASE "{database_name(url)}" SET default_transaction_read_only = {value}')
+        await raw.execute(
+            f'ALTER DATABASE "{database_name(url)}" SET default_transaction_read_only = {value}'
+        )
         await raw.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"

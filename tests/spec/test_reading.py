@@ -1,4 +1,6 @@
-"""Reading: one payment, a page of them, one's history; each caller sees its own, and every parameter is checked."""
+"""Reading: one payment, a page of them, one's history; each caller sees its own, and every
+parameter is checked.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,14 @@ async def _deposits(client: Client, count: int, **more: Any) -> list[str]:
 
 
 async def test_a_page_is_newest_first_and_ones_own(system: System) -> None:
-    """A user's list holds all of its payments and no other's, newest first, each as it is when read alone."""
+    """A user's list holds all of its payments and no other's, newest first, each as it is when
+    read alone.
+    """
     async with caller(system, sub=someone()) as one, caller(system, sub=someone()) as other:
-        mine, foreign = await _deposits(one, 4), await _deposits(other, 1, phone_number="0713000199")
+        mine, foreign = (
+            await _deposits(one, 4),
+            await _deposits(other, 1, phone_number="0713000199"),
+        )
         for payment_id in [*mine, *foreign]:
             await system.settled(payment_id)
         page = await _page(one)
@@ -64,15 +71,29 @@ async def test_a_cursor_is_good_for_its_filters_only(system: System) -> None:
         cursor = (await _page(one, limit="1", kind="deposit"))["next_cursor"]
         page = await _page(one, limit="2", kind="deposit", cursor=cursor)
         assert [item["id"] for item in page["items"]] == mine[:2][::-1]
-        assert pointers(problem(await one.get("/v1/payments", cursor=cursor), 422, "invalid_request")) == {"?cursor"}
+        assert pointers(
+            problem(await one.get("/v1/payments", cursor=cursor), 422, "invalid_request")
+        ) == {"?cursor"}
 
 
 @pytest.mark.parametrize(
     ("part", "forged"),
-    [(1, "0"), (1, "9" * 16), (1, "-1"), (1, ""), (2, "0" * 32), (2, "f" * 32), (2, "7"), (3, "0" * 16), (3, "'; --")],
+    [
+        (1, "0"),
+        (1, "9" * 16),
+        (1, "-1"),
+        (1, ""),
+        (2, "0" * 32),
+        (2, "f" * 32),
+        (2, "7"),
+        (3, "0" * 16),
+        (3, "'; --"),
+    ],
 )
 async def test_a_forged_cursor_does_no_harm(system: System, part: int, forged: str) -> None:
-    """A cursor that was taken apart and put together otherwise is answered or refused by name; never an internal error."""
+    """A cursor that was taken apart and put together otherwise is answered or refused by name;
+    never an internal error.
+    """
     async with caller(system, sub=someone()) as one:
         mine = await _deposits(one, 2)
         parts = (await _page(one, limit="1"))["next_cursor"].split("-")
@@ -85,19 +106,28 @@ async def test_a_forged_cursor_does_no_harm(system: System, part: int, forged: s
 
 
 async def test_each_filter_finds_what_it_says(system: System) -> None:
-    """Every filter finds the payments that have its value, and those only; several together must all hold."""
+    """Every filter finds the payments that have its value, and those only; several together must
+    all hold.
+    """
     await system.scenario("cancel", phone_number="254713000301")
     await system.scenario("wrong_amount", phone_number="254713000302")
     owner, key = someone(), str(uuid4())
-    paid = await system.deposit(owner=None, phone_number="0713000300", account_reference=f"R{key[:8]}")
+    paid = await system.deposit(
+        owner=None, phone_number="0713000300", account_reference=f"R{key[:8]}"
+    )
     await system.settled(paid)
     async with caller(system, sub=owner) as one:
         body = {**DEPOSIT, "phone_number": "+254713000301", "account_reference": f"Q{key[:8]}"}
         failed = (await one.pay("/v1/deposits", body, key=key)).expect(202).json()["id"]
         [flagged] = await _deposits(one, 1, phone_number="0713000302")
         await system.settled(failed)
-        await system.eventually(lambda: one.payment(flagged), lambda payment: payment["needs_review"])
-        created = {payment_id: (await one.payment(payment_id))["created_at"] for payment_id in (failed, flagged)}
+        await system.eventually(
+            lambda: one.payment(flagged), lambda payment: payment["needs_review"]
+        )
+        created = {
+            payment_id: (await one.payment(payment_id))["created_at"]
+            for payment_id in (failed, flagged)
+        }
         both = [flagged, failed]
         expected: list[tuple[dict[str, str], list[str]]] = [
             ({}, both),
@@ -117,13 +147,18 @@ async def test_each_filter_finds_what_it_says(system: System) -> None:
             ({"created_before": "2020-01-01T00:00:00+03:00"}, []),
             ({"created_after": created[flagged].replace("Z", "999Z")}, []),
             ({"created_before": created[failed]}, []),
-            ({"created_before": "9000-01-01T00:00:00Z", "status": "failed", "kind": "deposit"}, [failed]),
+            (
+                {"created_before": "9000-01-01T00:00:00Z", "status": "failed", "kind": "deposit"},
+                [failed],
+            ),
             ({"status": "failed", "needs_review": "true"}, []),
         ]
         for query, ids in expected:
             assert [item["id"] for item in (await _page(one, **query))["items"]] == ids, query
     receipt = (await system.payment(paid))["receipt"]
-    assert [item["id"] for item in (await _page(system.backend, receipt=receipt))["items"]] == [paid]
+    assert [item["id"] for item in (await _page(system.backend, receipt=receipt))["items"]] == [
+        paid
+    ]
     found = (await _page(system.backend, account_reference=f"R{key[:8]}"))["items"]
     assert [item["id"] for item in found] == [paid]
 
@@ -133,7 +168,9 @@ async def test_a_backend_lists_everybodys_payments(system: System) -> None:
     async with caller(system, sub=someone()) as one:
         [payment_id] = await _deposits(one, 1, phone_number="0713000400")
         await system.settled(payment_id)
-        item = next(item for item in (await _page(system.backend))["items"] if item["id"] == payment_id)
+        item = next(
+            item for item in (await _page(system.backend))["items"] if item["id"] == payment_id
+        )
         assert {"idempotency_key", "recipient_name", "provider_ids"} <= set(item)
         assert set(item["provider_ids"]) == {"checkout_request_id", "merchant_request_id"}
         [seen] = (await _page(one))["items"]
@@ -148,13 +185,23 @@ async def test_a_limit_is_kept(system: System, limit: str) -> None:
 
 
 async def test_a_history_tells_each_step_once(system: System) -> None:
-    """A history is numbered from 1, oldest first, and each entry begins where the one before it ended."""
+    """A history is numbered from 1, oldest first, and each entry begins where the one before it
+    ended.
+    """
     payment_id = await begin(system, "stk", "cancel")
     await system.settled(payment_id)
     history = await system.backend.history(payment_id)
     assert [item["sequence"] for item in history] == [1, 2, 3, 4]
-    assert [item["what"] for item in history] == ["accepted", "claimed", "acknowledged", "failure_reported"]
-    assert [item["previous_stage"] for item in history] == [None, *(item["stage"] for item in history[:-1])]
+    assert [item["what"] for item in history] == [
+        "accepted",
+        "claimed",
+        "acknowledged",
+        "failure_reported",
+    ]
+    assert [item["previous_stage"] for item in history] == [
+        None,
+        *(item["stage"] for item in history[:-1]),
+    ]
     assert [item["at"] for item in history] == sorted(item["at"] for item in history)
     payment = await system.payment(payment_id)
     assert (history[0]["at"], history[-1]["at"]) == (payment["created_at"], payment["finalized_at"])
@@ -181,7 +228,11 @@ async def test_a_long_history_can_be_read_whole(system: System, limit: str | Non
     query = {} if limit is None else {"limit": limit}
     seen: list[int] = []
     while True:
-        page = (await system.backend.get(f"/v1/payments/{payment_id}/history", **query)).expect(200).json()
+        page = (
+            (await system.backend.get(f"/v1/payments/{payment_id}/history", **query))
+            .expect(200)
+            .json()
+        )
         assert set(page) == {"items", "next_cursor"}
         assert 0 < len(page["items"]) <= int(limit or 100)
         seen += [item["sequence"] for item in page["items"]]
@@ -196,7 +247,11 @@ async def test_a_cursor_of_one_history_is_good_for_no_other_list(system: System)
     one, other = await system.deposit(), await system.deposit()
     await system.settled(one)
     await system.settled(other)
-    cursor = (await system.backend.get(f"/v1/payments/{one}/history", limit="1")).expect(200).json()["next_cursor"]
+    cursor = (
+        (await system.backend.get(f"/v1/payments/{one}/history", limit="1"))
+        .expect(200)
+        .json()["next_cursor"]
+    )
     for path, name in (
         (f"/v1/payments/{other}/history", "cursor"),
         ("/v1/payments", "cursor"),
@@ -214,7 +269,9 @@ async def test_a_wait_for_a_final_payment_answers(system: System, wait: str) -> 
     """`wait` takes whole seconds up to 60; a payment that is final is answered."""
     payment_id = await system.deposit(phone_number="0713000500")
     settled = await system.settled(payment_id)
-    assert (await system.backend.get(f"/v1/payments/{payment_id}", wait=wait)).expect(200).json() == settled
+    assert (await system.backend.get(f"/v1/payments/{payment_id}", wait=wait)).expect(
+        200
+    ).json() == settled
 
 
 _QUERIES = [
@@ -261,7 +318,9 @@ _QUERIES = [
 
 
 async def test_a_wrong_query_is_named(system: System) -> None:
-    """A query parameter that is unknown, repeated or has a wrong value is 422 invalid_request, and named."""
+    """A query parameter that is unknown, repeated or has a wrong value is 422 invalid_request,
+    and named.
+    """
     payment_id = await system.deposit()
     for path, query, name in _QUERIES:
         answer = await ask(system, "GET", f"{path.replace('ID', payment_id)}?{query}")
@@ -269,9 +328,15 @@ async def test_a_wrong_query_is_named(system: System) -> None:
 
 
 @pytest.mark.parametrize("name", ["created_after", "created_before"])
-@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z"])
-async def test_the_ends_of_time_are_no_fault_of_ours(system: System, name: str, moment: str) -> None:
-    """A time at the edge of the calendar is answered, or refused by name; never an internal error."""
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z"]
+)
+async def test_the_ends_of_time_are_no_fault_of_ours(
+    system: System, name: str, moment: str
+) -> None:
+    """A time at the edge of the calendar is answered, or refused by name; never an internal
+    error.
+    """
     answer = await ask(system, "GET", f"/v1/payments?{name}={moment}")
     if answer.status != 200:
         assert pointers(problem(answer, 422, "invalid_request")) == {f"?{name}"}

@@ -1,4 +1,6 @@
-"""The whole system on Redis as hosts sell it: payments live, settle and are announced, and nothing complains."""
+"""The whole system on Redis as hosts sell it: payments live, settle and are announced, and
+nothing complains.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ async def _own_certificate(folder: Path) -> AsyncIterator[Sold]:
 @asynccontextmanager
 async def _unchecked_certificate(folder: Path) -> AsyncIterator[Sold]:
     async with RedisServer() as server, tls_before(server, folder, host="another.example") as tls:
-        yield Sold(tls.url, {"REDIS_TLS_VERIFY": "none"}, frozenset({"redis_certificate_not_checked"}))
+        yield Sold(
+            tls.url, {"REDIS_TLS_VERIFY": "none"}, frozenset({"redis_certificate_not_checked"})
+        )
 
 
 @asynccontextmanager
@@ -83,7 +87,9 @@ def _said_of_redis(system: System) -> dict[str, list[str]]:
     said: dict[str, list[str]] = {}
     for name, text in system.stack.logs().items():
         if name.partition(".")[0] in ("web", "callbacks", "worker"):
-            events = [json.loads(line)["event"] for line in text.splitlines() if line.startswith("{")]
+            events = [
+                json.loads(line)["event"] for line in text.splitlines() if line.startswith("{")
+            ]
             said[name] = [event for event in events if "redis" in event or "postponed" in event]
     return said
 
@@ -95,7 +101,10 @@ async def _readiness(system: System, url: str) -> Any:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 async def test_payments_live_on_redis_as_it_is_sold(kind: str, tmp_path: Path) -> None:
-    async with KINDS[kind](tmp_path) as sold, a_system(env={"REDIS_URL": sold.url, **sold.env}) as system:
+    async with (
+        KINDS[kind](tmp_path) as sold,
+        a_system(env={"REDIS_URL": sold.url, **sold.env}) as system,
+    ):
         pays = (system.deposit, system.withdrawal, system.bill_payment)
         payment_ids = await asyncio.gather(*(pay() for pay in pays * 3))
         for payment_id in payment_ids:
@@ -112,8 +121,13 @@ async def test_payments_live_on_redis_as_it_is_sold(kind: str, tmp_path: Path) -
 
 @pytest.mark.whole
 async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> None:
-    """The primary dies while payments are made; what was queued there is forgotten, and no payment is."""
-    async with watched_by_sentinels() as watched, a_system(env={"REDIS_URL": watched.url}, workers=2) as system:
+    """The primary dies while payments are made; what was queued there is forgotten, and no
+    payment is.
+    """
+    async with (
+        watched_by_sentinels() as watched,
+        a_system(env={"REDIS_URL": watched.url}, workers=2) as system,
+    ):
         payment_ids: list[str] = []
         stop = asyncio.Event()
 
@@ -121,7 +135,9 @@ async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> 
             while not stop.is_set():
                 payment_ids.append(await system.deposit())
                 payment_ids.append(await system.withdrawal())
-                await asyncio.sleep(0.25)  # some dozens a second are load enough, and each is waited for
+                await asyncio.sleep(
+                    0.25
+                )  # some dozens a second are load enough, and each is waited for
 
         load = [asyncio.create_task(pay()) for _ in range(4)]
         await system.eventually(_length_of(payment_ids), lambda count: count >= 20)
@@ -151,7 +167,9 @@ def _length_of(found: list[str]) -> Callable[[], Any]:
 async def test_several_shards_stop_every_process_with_one_line() -> None:
     async with shards(2) as servers, a_system() as system:
         for name in ("web.2", "callbacks.2", "worker.2"):
-            process = await system.stack.start_process(name, env={"REDIS_URL": servers[0].url}, wait=False)
+            process = await system.stack.start_process(
+                name, env={"REDIS_URL": servers[0].url}, wait=False
+            )
             assert await process.wait(within_seconds=30) == 1
             (line,) = [line for line in process.log_text().splitlines() if "cannot start" in line]
             assert "REDIS_URL (is a cluster of 2 shards; " in line
@@ -159,9 +177,14 @@ async def test_several_shards_stop_every_process_with_one_line() -> None:
 
 
 async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> None:
-    """A user that may use no key of arq's: no wake-up can be queued, and each payment is paid all the same."""
+    """A user that may use no key of arq's: no wake-up can be queued, and each payment is paid
+    all the same.
+    """
     user = limited_user("resetkeys ~mkwanja:* resetchannels &payment-events* +@all -@dangerous")
-    async with RedisServer(settings=[user]) as server, a_system(env={"REDIS_URL": url_of_user(server.url)}) as system:
+    async with (
+        RedisServer(settings=[user]) as server,
+        a_system(env={"REDIS_URL": url_of_user(server.url)}) as system,
+    ):
         payment_ids = [await system.deposit() for _ in range(5)]
 
         async def report() -> str:
@@ -174,7 +197,10 @@ async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> Non
             if not name.startswith("callbacks"):
                 assert events.count("redis_refuses") == 1, (name, events)
                 assert "redis_away" not in events
-        async with aiohttp.ClientSession() as client, client.get(f"{system.stack.web_url}/metrics") as answer:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(f"{system.stack.web_url}/metrics") as answer,
+        ):
             assert 'mkwanja_redis_fault{kind="permission"} 1.0' in await answer.text()
         await _allow_all_keys(server)
         for payment_id in payment_ids:
@@ -182,7 +208,9 @@ async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> Non
 
 
 async def test_a_full_redis_stops_no_payment() -> None:
-    """Foreign keys fill it, and it evicts nothing: payments are accepted, sent, settled and announced, and it is reported."""
+    """Foreign keys fill it, and it evicts nothing: payments are accepted, sent, settled and
+    announced, and it is reported.
+    """
     async with RedisServer(settings=["maxmemory-policy noeviction"]) as server:
         env = {"REDIS_URL": server.url, "INQUIRY_FIRST_AFTER_SECONDS": "1"}
         async with a_system(env=env, workers=2) as system, Redis.from_url(server.url) as admin:

@@ -27,11 +27,17 @@ async def sparing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sys
 
 
 class TestReplays:
-    """A replay takes nothing of its caller's rate: as many new requests may come as if it had not been sent."""
+    """A replay takes nothing of its caller's rate: as many new requests may come as if it had
+    not been sent.
+    """
 
     @pytest.mark.parametrize("has_copy", [True, False], ids=["from Redis", "from Postgres"])
-    async def test_a_replay_takes_no_request_of_the_rate(self, sparing: System, *, has_copy: bool) -> None:
-        """Twenty replays between the first request and the second, then between the third and what is too much."""
+    async def test_a_replay_takes_no_request_of_the_rate(
+        self, sparing: System, *, has_copy: bool
+    ) -> None:
+        """Twenty replays between the first request and the second, then between the third and
+        what is too much.
+        """
         async with caller(sparing, sub=someone()) as user:
             body, key = a_deposit(), str(uuid4())
             first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
@@ -58,7 +64,11 @@ class TestReplays:
             key = str(uuid4())
             (await user.pay("/v1/deposits", a_deposit(), key=key)).expect(202)
             for _ in range(2):
-                problem(await user.pay("/v1/deposits", a_deposit(), key=key), 422, "idempotency_key_reused")
+                problem(
+                    await user.pay("/v1/deposits", a_deposit(), key=key),
+                    422,
+                    "idempotency_key_reused",
+                )
             problem(await user.pay("/v1/deposits", a_deposit(), key=key), 429, "rate_limited")
 
     async def _replay_20_times(

@@ -1,4 +1,6 @@
-"""An operator's decision: recorded with who and why, announced, and refused wherever evidence stands against it."""
+"""An operator's decision: recorded with who and why, announced, and refused wherever evidence
+stands against it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _REASON = "statement of 1 March, page 2"
 
 
 class Cast:
-    """Payments in every state that an operator may meet, and nobody at work who could change one meanwhile."""
+    """Payments in every state that an operator may meet, and nobody at work who could change one
+    meanwhile.
+    """
 
     def __init__(self, system: System, ids: dict[str, str]) -> None:
         self.system = system
@@ -34,10 +38,21 @@ class Cast:
 
     def command(self, who: str, decision: str, *more: str) -> tuple[str, ...]:
         """The arguments of `resolve` for one of the payments."""
-        return ("resolve", self.ids.get(who, who), decision, "--reason", _REASON, "--operator", "wanjiru", *more)
+        return (
+            "resolve",
+            self.ids.get(who, who),
+            decision,
+            "--reason",
+            _REASON,
+            "--operator",
+            "wanjiru",
+            *more,
+        )
 
     async def row(self, who: str) -> Any:
-        [row] = await self.system.rows("SELECT * FROM mkwanja.payments WHERE id = $1::uuid", self.ids[who])
+        [row] = await self.system.rows(
+            "SELECT * FROM mkwanja.payments WHERE id = $1::uuid", self.ids[who]
+        )
         return row
 
     async def history(self, who: str) -> list[Any]:
@@ -53,7 +68,8 @@ async def system() -> AsyncIterator[System]:
 
 @pytest.fixture(scope="module")
 async def cast(system: System) -> Cast:
-    # Each scenario leaves its payment where nobody can ask about it, or has a message that says too little.
+    # Each scenario leaves its payment where nobody can ask about it, or has a message that says too
+    # little.
     begun = {
         "succeeded": begin(system, "b2c", "approve"),
         "refused by Daraja": begin(system, "b2b", "insufficient_funds"),
@@ -67,7 +83,11 @@ async def cast(system: System) -> Cast:
         "answered as paid": begin(system, "b2c", "slow_result", seconds=600),
     }
     ids = dict(zip(begun, await asyncio.gather(*begun.values()), strict=True))
-    for name, stage in (("succeeded", "succeeded"), ("refused by Daraja", "failed"), ("silent deposit", "failed")):
+    for name, stage in (
+        ("succeeded", "succeeded"),
+        ("refused by Daraja", "failed"),
+        ("silent deposit", "failed"),
+    ):
         await system.in_stage(ids[name], stage)
     await system.in_stage(ids["silent deposit, unpaid"], "failed")
     for name in ("bill that was paid", "bill that was not", "another bill", "in doubt"):
@@ -80,7 +100,10 @@ async def cast(system: System) -> Cast:
     ids["being sent"] = await system.withdrawal()
     await system.in_stage(ids["being sent"], "submitting")
     await system.stack.process("worker").kill()
-    ids["waiting"], ids["waiting and flagged"] = await system.withdrawal(), await system.withdrawal()
+    ids["waiting"], ids["waiting and flagged"] = (
+        await system.withdrawal(),
+        await system.withdrawal(),
+    )
     flag = "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid"
     for name in ("waiting and flagged", "refused by Daraja", "bill that was paid"):
         await system.execute(flag, ids[name])
@@ -96,7 +119,12 @@ _RECEIPT = ("--receipt", "UCB4AAAA01")
 
 _REFUSED = [
     ("bill that was not", "paid", (), "Give M-PESA's receipt number"),
-    ("another bill", "paid", ("--receipt", "of another"), "This receipt belongs to another payment."),
+    (
+        "another bill",
+        "paid",
+        ("--receipt", "of another"),
+        "This receipt belongs to another payment.",
+    ),
     ("succeeded", "paid", _RECEIPT, "has succeeded already"),
     ("refused by Daraja", "paid", _RECEIPT, "Daraja said that the payment failed"),
     ("being sent", "paid", _RECEIPT, "is being sent right now"),
@@ -114,7 +142,9 @@ _REFUSED = [
 
 
 async def test_evidence_outranks_an_operator(cast: Cast) -> None:
-    """Each refusal is one line that names the evidence, exit 1, and leaves row and history as they were."""
+    """Each refusal is one line that names the evidence, exit 1, and leaves row and history as
+    they were.
+    """
     anothers = (await cast.row("succeeded"))["receipt"]
     known = [name for name in {who for who, *_ in _REFUSED} if name in cast.ids]
     before = {name: (await cast.row(name), await cast.history(name)) for name in known}
@@ -132,7 +162,9 @@ async def test_evidence_outranks_an_operator(cast: Cast) -> None:
 
 
 async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
-    """No or an empty reason, a malformed receipt or id, an unknown decision, Postgres away: exit 2, and why."""
+    """No or an empty reason, a malformed receipt or id, an unknown decision, Postgres away: exit
+    2, and why.
+    """
     payment_id = cast.ids["another bill"]
     before = (await cast.row("another bill"), await cast.history("another bill"))
     wrong = [
@@ -147,22 +179,41 @@ async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
     for said in await operate_all(cast.system, [("resolve", *arguments) for arguments in wrong]):
         assert said.expect(2).err
     nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
-    said = await operate(cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env=nowhere)
+    said = await operate(
+        cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env=nowhere
+    )
     away = "Postgres cannot be reached; nothing is known to be changed. Run the same command again."
     assert said.expect(2).lines == [away]
-    unset = await operate(cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env={"DATABASE_URL": ""})
+    unset = await operate(
+        cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env={"DATABASE_URL": ""}
+    )
     assert unset.expect(1).lines == ["resolve: cannot start; settings missing: DATABASE_URL"]
     assert (await cast.row("another bill"), await cast.history("another bill")) == before
 
 
 async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
-    """Paid with its receipt, also after our own conclusion; unpaid; reviewed. Each is announced where it ends a payment."""
+    """Paid with its receipt, also after our own conclusion; unpaid; reviewed.
+
+    Each is announced where it ends a payment.
+    """
     system = cast.system
     [moved] = await system.movements(cast.ids["bill that was paid"])
     [deposited] = await system.movements(cast.ids["silent deposit"])
     decisions: list[tuple[str, str, tuple[str, ...], str, str | None]] = [
-        ("bill that was paid", "paid", ("--receipt", moved["receipt"].lower()), "resolved_paid", "succeeded"),
-        ("silent deposit", "paid", ("--receipt", deposited["receipt"]), "resolved_paid", "corrected"),
+        (
+            "bill that was paid",
+            "paid",
+            ("--receipt", moved["receipt"].lower()),
+            "resolved_paid",
+            "succeeded",
+        ),
+        (
+            "silent deposit",
+            "paid",
+            ("--receipt", deposited["receipt"]),
+            "resolved_paid",
+            "corrected",
+        ),
         ("bill that was not", "unpaid", (), "resolved_unpaid", "failed"),
         ("in doubt", "unpaid", (), "resolved_unpaid", "failed"),
         ("waiting and flagged", "unpaid", (), "resolved_unpaid", "failed"),
@@ -174,7 +225,9 @@ async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
         assert len(said.expect(0).lines) == 1
     feed: list[Any] = []
     cursor: dict[str, str] = {}
-    while (page := (await system.backend.get("/v1/events", limit="100", **cursor)).expect(200).json())["items"]:
+    while (
+        page := (await system.backend.get("/v1/events", limit="100", **cursor)).expect(200).json()
+    )["items"]:
         feed += page["items"]
         cursor = {"after": page["next_cursor"]}
     for who, _, _, what, event in decisions:
@@ -183,21 +236,38 @@ async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
         shown = (await system.backend.history(cast.ids[who]))[-1]
         assert shown["detail"] == {"reason": _REASON, "operator": "wanjiru"}, who
         assert not row["needs_review"], who
-        events = [item for item in feed if item["subject"] == cast.ids[who] and item["sequence"] == last["sequence"]]
-        assert [item["type"] for item in events] == ([f"mkwanja.payment.{event}"] if event else []), who
-    for who, receipt in (("bill that was paid", moved["receipt"]), ("silent deposit", deposited["receipt"])):
+        events = [
+            item
+            for item in feed
+            if item["subject"] == cast.ids[who] and item["sequence"] == last["sequence"]
+        ]
+        assert [item["type"] for item in events] == (
+            [f"mkwanja.payment.{event}"] if event else []
+        ), who
+    for who, receipt in (
+        ("bill that was paid", moved["receipt"]),
+        ("silent deposit", deposited["receipt"]),
+    ):
         payment = await system.payment(cast.ids[who])
-        assert (payment["status"], payment["receipt"], payment["failure"]) == ("success", receipt, None)
+        assert (payment["status"], payment["receipt"], payment["failure"]) == (
+            "success",
+            receipt,
+            None,
+        )
     failure = (await system.payment(cast.ids["in doubt"]))["failure"]
     assert (failure["reason"], failure["safe_to_retry"]) == ("resolved_by_operator", True)
     await system.assert_money_agrees([cast.ids[who] for who, *_ in decisions])
 
 
 async def test_the_same_decision_twice_is_one(cast: Cast) -> None:
-    """Run again at once and later: one transition, one event; the others are told that it is so already."""
+    """Run again at once and later: one transition, one event; the others are told that it is so
+    already.
+    """
     who = "another bill"
     before = len(await cast.history(who))
-    at_once = await asyncio.gather(*(operate(cast.system, *cast.command(who, "unpaid")) for _ in range(2)))
+    at_once = await asyncio.gather(
+        *(operate(cast.system, *cast.command(who, "unpaid")) for _ in range(2))
+    )
     assert sorted(said.code for said in at_once) == [0, 1]
     commands = [cast.command(who, "unpaid"), cast.command(who, "reviewed")]
     assert [said.code for said in await operate_all(cast.system, commands)] == [1, 1]
@@ -218,4 +288,6 @@ async def test_what_was_resolved_as_unpaid_is_never_sent(cast: Cast) -> None:
     assert (await system.settled(cast.ids["waiting"]))["status"] == "success"
     assert await system.provider_requests(cast.ids["waiting and flagged"]) == []
     assert (await cast.row("waiting and flagged"))["stage"] == "failed"
-    await system.assert_money_agrees([cast.ids[who] for who in ("waiting", "waiting and flagged", "in doubt")])
+    await system.assert_money_agrees(
+        [cast.ids[who] for who in ("waiting", "waiting and flagged", "in doubt")]
+    )

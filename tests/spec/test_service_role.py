@@ -1,4 +1,6 @@
-"""The processes run as a database role that may not change what happened; only the release runs as the owner."""
+"""The processes run as a database role that may not change what happened; only the release runs
+as the owner.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ async def system() -> AsyncIterator[System]:
         url = await server.create_database()
         where = {"DATABASE_URL": as_service(url, password)}
         roles = dict.fromkeys(("web", "callbacks", "worker"), where)
-        async with a_system(env=ASKED_SOON, process_env=roles, postgres=server, database_url=url) as system:
+        async with a_system(
+            env=ASKED_SOON, process_env=roles, postgres=server, database_url=url
+        ) as system:
             yield system
         await server.drop_database(url)
     folder.remove()
@@ -60,7 +64,9 @@ async def test_doubt_is_asked_about_and_settled(system: System) -> None:
 
 
 async def test_brakes_are_set_held_and_released(system: System) -> None:
-    """The breaker by the worker, the kill switch by an operator's command with the role's own address."""
+    """The breaker by the worker, the kill switch by an operator's command with the role's own
+    address.
+    """
     service = {"DATABASE_URL": system.stack.env("worker")["DATABASE_URL"]}
     (await operate(system, "payouts", "stop", "--reason", "a test", env=service)).expect(0)
     held = await system.withdrawal()
@@ -70,9 +76,13 @@ async def test_brakes_are_set_held_and_released(system: System) -> None:
     assert (await system.settled(held))["status"] == "success"
     await system.scenario("credential_refused", times=1, api="b2c", amount=777)
     await system.settled(await system.withdrawal(amount=777))
-    (await operate(system, "payouts", "start", "--breaker", "--reason", "a test", env=service)).expect(0)
+    (
+        await operate(system, "payouts", "start", "--breaker", "--reason", "a test", env=service)
+    ).expect(0)
     assert (await system.settled(await system.withdrawal()))["status"] == "success"
-    story = await system.rows("SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at")
+    story = await system.rows(
+        "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
+    )
     assert [tuple(row.values()) for row in story[:3]] == [
         ("kill_switch", True), ("kill_switch", False), ("breaker", True),
     ]  # fmt: skip

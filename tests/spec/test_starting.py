@@ -1,4 +1,6 @@
-"""Starting: settings that are missing or impossible, and a project that signs with its legacy secret."""
+"""Starting: settings that are missing or impossible, and a project that signs with its legacy
+secret.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,29 @@ from tests.stack.processes import Process, procfile_commands
 from tests.stack.stack import ROOT
 from tests.stack.starter import Starter
 
-_SERVERS = {"DATABASE_URL": "postgresql://somebody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
+_SERVERS = {
+    "DATABASE_URL": "postgresql://somebody@127.0.0.1:1/none",
+    "REDIS_URL": "redis://127.0.0.1:1/0",
+}
 
 _MISSING = {
     "release": ["DATABASE_URL"],
     "web": ["DATABASE_URL", "REDIS_URL", "JWT_ISSUER", "JWT_JWKS_URL"],
     "callbacks": ["DATABASE_URL", "REDIS_URL", "CALLBACK_SECRETS"],
     "worker": [
-        *("DATABASE_URL", "REDIS_URL", "DARAJA_BASE_URL", "DARAJA_CONSUMER_KEY", "DARAJA_CONSUMER_SECRET"),
-        *("DARAJA_SHORTCODE", "DARAJA_PASSKEY", "DARAJA_INITIATOR_NAME", "DARAJA_INITIATOR_PASSWORD"),
+        *(
+            "DATABASE_URL",
+            "REDIS_URL",
+            "DARAJA_BASE_URL",
+            "DARAJA_CONSUMER_KEY",
+            "DARAJA_CONSUMER_SECRET",
+        ),
+        *(
+            "DARAJA_SHORTCODE",
+            "DARAJA_PASSKEY",
+            "DARAJA_INITIATOR_NAME",
+            "DARAJA_INITIATOR_PASSWORD",
+        ),
         *("DARAJA_CERTIFICATE_FILE", "CALLBACK_BASE_URL", "CALLBACK_SECRETS"),
     ],
 }
@@ -78,7 +94,12 @@ _LEGACY_SECRET = "a-legacy-secret-of-at-least-32-characters"
 async def _started(name: str, env: Mapping[str, str], folder: Path) -> Process:
     command = procfile_commands(ROOT / "Procfile")[name]
     process = Process(
-        name, command, env={**bare(), **env}, log=folder / f"{name}.log", cwd=ROOT, starter=Starter.of_this_process
+        name,
+        command,
+        env={**bare(), **env},
+        log=folder / f"{name}.log",
+        cwd=ROOT,
+        starter=Starter.of_this_process,
     )
     await process.start()
     return process
@@ -96,10 +117,14 @@ async def _refusal(name: str, env: Mapping[str, str], folder: Path) -> str:
 
 @pytest.mark.parametrize("name", _MISSING)
 async def test_missing_settings_stop_a_process_with_one_line(name: str, tmp_path: Path) -> None:
-    """The line names every setting that is missing, as the documentation writes it, and none that is not needed."""
+    """The line names every setting that is missing, as the documentation writes it, and none
+    that is not needed.
+    """
     line = await _refusal(name, {}, tmp_path)
     assert [setting for setting in _MISSING[name] if setting not in line] == []
-    others = {setting for settings in _MISSING.values() for setting in settings} - set(_MISSING[name])
+    others = {setting for settings in _MISSING.values() for setting in settings} - set(
+        _MISSING[name]
+    )
     assert [setting for setting in others if setting in line] == []
 
 
@@ -120,29 +145,51 @@ async def test_missing_and_impossible_settings_are_named_together(tmp_path: Path
 
 
 async def test_a_project_with_only_a_legacy_secret_is_served() -> None:
-    """With JWT_SECRET and no key set, tokens signed with the secret are accepted and those signed with keys are not."""
+    """With JWT_SECRET and no key set, tokens signed with the secret are accepted and those
+    signed with keys are not.
+    """
     web_env = {"JWT_JWKS_URL": None, "JWT_SECRET": _LEGACY_SECRET}
     async with a_system(processes=("web",), process_env={"web": web_env}) as system:
         issuer, body = system.stack.issuer, {"amount": 15, "phone_number": "0711000111"}
-        async with Client(system.stack.web_url, issuer.mint_with_secret(_LEGACY_SECRET)) as legacy_user:
+        async with Client(
+            system.stack.web_url, issuer.mint_with_secret(_LEGACY_SECRET)
+        ) as legacy_user:
             (await legacy_user.pay("/v1/deposits", body)).expect(202)
-        async with Client(system.stack.web_url, issuer.mint_with_secret(_LEGACY_SECRET.upper())) as stranger:
+        async with Client(
+            system.stack.web_url, issuer.mint_with_secret(_LEGACY_SECRET.upper())
+        ) as stranger:
             (await stranger.pay("/v1/deposits", body)).expect(401)
         (await system.user.pay("/v1/deposits", body)).expect(401)
         assert _LEGACY_SECRET not in system.stack.logs()["web.1"]
 
 
 async def test_no_process_prints_its_secrets() -> None:
-    """Passwords, keys, tokens and callback tokens are in no log, at the most talkative level, after a payment of each kind."""
+    """Passwords, keys, tokens and callback tokens are in no log, at the most talkative level,
+    after a payment of each kind.
+    """
     async with a_system(env={"LOG_LEVEL": "DEBUG"}, release=True) as system:
-        for payment_id in [await system.deposit(), await system.withdrawal(), await system.bill_payment()]:
+        for payment_id in [
+            await system.deposit(),
+            await system.withdrawal(),
+            await system.bill_payment(),
+        ]:
             assert (await system.settled(payment_id))["status"] == "success"
         urls = [item["url"] for item in (await system.control("GET", "/callbacks"))["items"]]
         worker_env = system.stack.env("worker")
         secrets = {
-            *(worker_env[name] for name in ("DARAJA_CONSUMER_SECRET", "DARAJA_PASSKEY", "DARAJA_INITIATOR_PASSWORD")),
+            *(
+                worker_env[name]
+                for name in (
+                    "DARAJA_CONSUMER_SECRET",
+                    "DARAJA_PASSKEY",
+                    "DARAJA_INITIATOR_PASSWORD",
+                )
+            ),
             *(worker_env["DARAJA_CONSUMER_KEY"], worker_env["CALLBACK_SECRETS"]),
-            *filter(None, (urlsplit(worker_env[name]).password for name in ("DATABASE_URL", "REDIS_URL"))),
+            *filter(
+                None,
+                (urlsplit(worker_env[name]).password for name in ("DATABASE_URL", "REDIS_URL")),
+            ),
             *(url.rpartition("/")[2] for url in urls),
             _BEGIN_OF_A_JWT,
         }

@@ -1,4 +1,6 @@
-"""Sweeping: several workers look for what is overdue, and each payment gets its next step once, in its turn."""
+"""Sweeping: several workers look for what is overdue, and each payment gets its next step once,
+in its turn.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ _BRISK: dict[str, str | None] = {
 }
 _WORKERS = ("worker.1", "worker.2", "worker.3")
 _STATUS = "/mpesa/transactionstatus/v1/query"
-# Rows are locked in the order of their ids, as the product does: in any other the two could wait for each other.
+# Rows are locked in the order of their ids, as the product does: in any other the two could wait
+# for each other.
 _AT_REST = """
     WITH due AS MATERIALIZED (
         SELECT id FROM mkwanja.payments WHERE next_step_at IS NOT NULL ORDER BY id FOR UPDATE
@@ -63,7 +66,9 @@ async def _questions(system: System) -> list[Any]:
 
 
 async def _copies(system: System, payment_id: str, count: int, changes: dict[str, Any]) -> None:
-    """So many more payments like this one, with some columns changed; they exist for the sweeper only."""
+    """So many more payments like this one, with some columns changed; they exist for the sweeper
+    only.
+    """
     copy = (
         "INSERT INTO mkwanja.payments SELECT (jsonb_populate_record(payment, $3::jsonb || jsonb_build_object("
         "'id', gen_random_uuid(), 'receipt', NULL))).* FROM mkwanja.payments AS payment, generate_series(1, $2)"
@@ -73,23 +78,25 @@ async def _copies(system: System, payment_id: str, count: int, changes: dict[str
 
 
 async def test_workers_that_sweep_at_once_do_nothing_twice(system: System) -> None:
-    """No payment is claimed twice, and none is asked about twice for one due time; each question counts once."""
+    """No payment is claimed twice, and none is asked about twice for one due time; each question
+    counts once.
+    """
     async with stopped_payouts(system):
-        payment_ids = list(await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(40))))
+        payment_ids = list(
+            await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(40)))
+        )
         due = "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour' WHERE id = ANY($1::uuid[])"
         await system.execute(due, payment_ids)
     for payment_id in payment_ids:
         assert (await system.settled(payment_id))["status"] == "success"
     await system.assert_money_agrees(payment_ids)
-    attempts = (
-        "SELECT payment_id, count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
-    )
+    attempts = "SELECT payment_id, count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
     assert {row["claims"] for row in await system.rows(attempts, payment_ids)} == {1}
     asked = Counter(item["body"]["OriginatorConversationID"] for item in await _questions(system))
-    numbers = (
-        "SELECT payment_id, count(*) AS asked FROM mkwanja.inquiries WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
-    )
-    stored = {str(row["payment_id"]): row["asked"] for row in await system.rows(numbers, payment_ids)}
+    numbers = "SELECT payment_id, count(*) AS asked FROM mkwanja.inquiries WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    stored = {
+        str(row["payment_id"]): row["asked"] for row in await system.rows(numbers, payment_ids)
+    }
     assert dict(asked) == stored
     too_soon = (
         "SELECT payment_id FROM mkwanja.inquiries AS one JOIN mkwanja.inquiries AS next USING (payment_id)"
@@ -101,7 +108,9 @@ async def test_workers_that_sweep_at_once_do_nothing_twice(system: System) -> No
 
 async def test_the_longest_overdue_is_asked_about_first(system: System) -> None:
     """With a budget of one a second the due order is kept, whichever worker asks."""
-    payment_ids = list(await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(5))))
+    payment_ids = list(
+        await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(5)))
+    )
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "awaiting_result")
     for name in _WORKERS:
@@ -120,13 +129,22 @@ async def test_the_longest_overdue_is_asked_about_first(system: System) -> None:
 
 
 async def test_a_backlog_of_one_kind_of_step_keeps_no_other_waiting(system: System) -> None:
-    """Hundreds wait for a question, hundreds for payouts to start: leases end, silence is judged, deposits go out."""
+    """Hundreds wait for a question, hundreds for payouts to start: leases end, silence is
+    judged, deposits go out.
+    """
     model = await begin(system, "b2c", "approve")
     await system.settled(model)
-    waiting = {"stage": "accepted", "next_step": "submit", "next_step_at": "2020-01-01T00:00:00Z", "finalized_at": None}
+    waiting = {
+        "stage": "accepted",
+        "next_step": "submit",
+        "next_step_at": "2020-01-01T00:00:00Z",
+        "finalized_at": None,
+    }
     async with stopped_payouts(system):
         await _copies(system, model, 300, waiting)
-        await _copies(system, model, 300, waiting | {"stage": "awaiting_result", "next_step": "status"})
+        await _copies(
+            system, model, 300, waiting | {"stage": "awaiting_result", "next_step": "status"}
+        )
         silent = await begin(system, "stk", "answer_and_callback_lost")
         lost = await system.deposit()
         overdue = "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1::uuid AND next_step = 'submit'"
@@ -143,7 +161,9 @@ async def test_a_backlog_of_one_kind_of_step_keeps_no_other_waiting(system: Syst
         assert (await system.settled(silent))["failure"]["reason"] == "no_result_confirmed"
         assert (await system.settled(lost))["status"] == "success"
         copies = "SELECT count(*) AS held FROM mkwanja.payments WHERE created_at = (SELECT created_at FROM"
-        held = await system.rows(f"{copies} mkwanja.payments WHERE id = $1::uuid) AND stage = 'accepted'", model)
+        held = await system.rows(
+            f"{copies} mkwanja.payments WHERE id = $1::uuid) AND stage = 'accepted'", model
+        )
         assert held == [{"held": 300}]
         await system.execute(_AT_REST)  # or they would all be paid
 
@@ -159,13 +179,17 @@ async def test_finished_payments_cost_a_sweep_nothing(system: System) -> None:
     plan = json.dumps(json.loads(row["QUERY PLAN"]))
     [explained] = json.loads(row["QUERY PLAN"])
     assert '"Index Name": "payments_due"' in plan
-    assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 30, plan
+    assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 30, (
+        plan
+    )
     [index] = await system.rows("SELECT pg_relation_size('mkwanja.payments_due') / 8192 AS pages")
     assert index["pages"] < 50
 
 
 async def test_what_is_too_old_is_not_sent(system: System) -> None:
-    """Unsent it fails as not submitted in time, safe to retry; once in doubt it is asked about, and not sent again."""
+    """Unsent it fails as not submitted in time, safe to retry; once in doubt it is asked about,
+    and not sent again.
+    """
     age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() WHERE id = $1::uuid"
     in_doubt = await begin(system, "b2c", "html_503", times=1, act=False)
     await system.in_stage(in_doubt, "in_doubt")
@@ -177,7 +201,9 @@ async def test_what_is_too_old_is_not_sent(system: System) -> None:
             failure = (await system.settled(payment_id))["failure"]
             assert (failure["reason"], failure["safe_to_retry"]) == ("not_submitted_in_time", True)
             assert await times_sent(system, payment_id) == 0
-    not_found = "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
+    not_found = (
+        "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
+    )
     await system.eventually(lambda: system.rows(not_found, in_doubt), lambda rows: len(rows) >= 4)
     assert (await system.payment(in_doubt))["stage"] == "in_doubt"
     assert await times_sent(system, in_doubt) == 1
@@ -185,18 +211,28 @@ async def test_what_is_too_old_is_not_sent(system: System) -> None:
 
 
 async def test_what_makes_no_progress_becomes_visible(system: System) -> None:
-    """A bill payment that nobody can ask about, a withdrawal asked about in vain: flagged, listed, and not forgotten."""
+    """A bill payment that nobody can ask about, a withdrawal asked about in vain: flagged,
+    listed, and not forgotten.
+    """
     nobody_knows = await begin(system, "b2b", "answer_and_callback_lost")
     unanswered = await begin(system, "b2c", "lost_callback")
     await system.scenario("status_value", api="status", params={"status": "Pending"})
     for payment_id in (nobody_knows, unanswered):
-        payment = await system.eventually(partial(system.payment, payment_id), lambda payment: payment["needs_review"])
+        payment = await system.eventually(
+            partial(system.payment, payment_id), lambda payment: payment["needs_review"]
+        )
         assert payment["status"] == "pending"
         history = await system.backend.history(payment_id)
         assert history[-1]["what"] == "needs_a_person"
         assert [entry["what"] for entry in history].count("needs_a_person") == 1
-    listed = (await system.backend.get("/v1/payments", needs_review="true", limit="100")).expect(200).json()["items"]
+    listed = (
+        (await system.backend.get("/v1/payments", needs_review="true", limit="100"))
+        .expect(200)
+        .json()["items"]
+    )
     assert {nobody_knows, unanswered} <= {item["id"] for item in listed}
     await system.control("DELETE", "/scenarios")
-    assert (await system.settled(unanswered))["status"] == "success", "it is asked about all the same"
+    assert (await system.settled(unanswered))["status"] == "success", (
+        "it is asked about all the same"
+    )
     await system.assert_money_agrees([unanswered])

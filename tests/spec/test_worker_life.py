@@ -1,4 +1,7 @@
-"""A worker's life: killed, frozen, without Redis, without Postgres, given stale jobs. Payments end well all the same."""
+"""A worker's life: killed, frozen, without Redis, without Postgres, given stale jobs.
+
+Payments end well all the same.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,9 @@ def _nothing_restarted(system: System) -> Iterator[None]:
 
 
 async def _some_of_each_kind(system: System, count: int = _PAYMENTS) -> list[str]:
-    """Withdrawals, and where nothing may be lost for want of a key also deposits and bill payments."""
+    """Withdrawals, and where nothing may be lost for want of a key also deposits and bill
+    payments.
+    """
     pays = [(system.withdrawal, system.deposit, system.withdrawal)[n % 3]() for n in range(count)]
     return list(await asyncio.gather(*pays))
 
@@ -66,28 +71,42 @@ async def _all_end_as_the_ledger_says(system: System, payment_ids: list[str]) ->
     await system.assert_money_agrees(payment_ids)
 
 
-async def _queued(redis: Redis, *arguments: Any, function: str = "take_next_step", late_ms: int = 0) -> None:
+async def _queued(
+    redis: Redis, *arguments: Any, function: str = "take_next_step", late_ms: int = 0
+) -> None:
     """A job that somebody put into Redis, as arq reads it."""
     now_ms, job_id = int(time.time() * 1000), uuid4().hex
-    job: dict[str, Any] = {"t": None, "f": function, "a": list(arguments), "k": {}, "et": now_ms - late_ms}
+    job: dict[str, Any] = {
+        "t": None,
+        "f": function,
+        "a": list(arguments),
+        "k": {},
+        "et": now_ms - late_ms,
+    }
     await redis.set(f"arq:job:{job_id}", json.dumps(job), ex=600)
     await redis.zadd(_QUEUE, {job_id: now_ms - late_ms})
 
 
 async def _picture(system: System, payment_ids: list[str]) -> Any:
-    rows = await system.rows("SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[]) ORDER BY id", payment_ids)
+    rows = await system.rows(
+        "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[]) ORDER BY id", payment_ids
+    )
     history = [await system.backend.history(payment_id) for payment_id in payment_ids]
     return rows, history, [await system.provider_requests(payment_id) for payment_id in payment_ids]
 
 
 async def test_stale_jobs_change_nothing(system: System) -> None:
-    """Run many times, hours late, for payments that are final, awaited or unknown, or of another shape: nobody notices."""
+    """Run many times, hours late, for payments that are final, awaited or unknown, or of another
+    shape: nobody notices.
+    """
     final = [await begin(system, "b2c", "approve"), await begin(system, "stk", "cancel")]
     for payment_id in final:
         await system.settled(payment_id)
     awaited = await begin(system, "b2c", "slow_result", seconds=600)
     await system.in_stage(awaited, "awaiting_result")
-    rest = "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 hour' WHERE id = $1::uuid"
+    rest = (
+        "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 hour' WHERE id = $1::uuid"
+    )
     await system.execute(rest, awaited)
     before = await _picture(system, [*final, awaited])
     redis: Redis = Redis.from_url(system.stack.redis_url)
@@ -121,14 +140,14 @@ async def test_one_job_many_times_pays_once(system: System) -> None:
             worker.thaw()
     await _all_end_as_the_ledger_says(system, payment_ids)
     await redis.aclose()
-    attempts = (
-        "SELECT count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome <> 'not_acted'"
-    )
+    attempts = "SELECT count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome <> 'not_acted'"
     assert await system.rows(attempts, payment_ids) == [{"claims": 6}]
 
 
 async def test_a_worker_that_is_killed_in_the_middle_is_not_missed(system: System) -> None:
-    """With payments in every state, once and again; the other worker and the next one end all of them as the ledger says."""
+    """With payments in every state, once and again; the other worker and the next one end all of
+    them as the ledger says.
+    """
     payment_ids = await _some_of_each_kind(system)
     for name in ("worker.1", "worker.2", "worker.1"):
         await system.stack.process(name).kill()
@@ -142,7 +161,9 @@ async def test_a_worker_that_is_frozen_past_its_lease_is_not_missed(system: Syst
     frozen = system.stack.process("worker.1")
     await system.scenario("slow", api="b2c", times=10, params={"seconds": 0.5})
     payment_ids = await _some_of_each_kind(system)
-    await system.eventually(lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"])
+    await system.eventually(
+        lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"]
+    )
     frozen.freeze()
     try:
         payment_ids += await _some_of_each_kind(system, 6)
@@ -154,7 +175,9 @@ async def test_a_worker_that_is_frozen_past_its_lease_is_not_missed(system: Syst
 
 
 async def test_redis_gone_and_postgres_restarted_under_load(system: System) -> None:
-    """Both, one inside the other: no process has to be started again, and every 202 ends as the ledger says."""
+    """Both, one inside the other: no process has to be started again, and every 202 ends as the
+    ledger says.
+    """
     stack = system.stack
     if not (stack.redis.can_be_stopped and stack.postgres.can_be_stopped):
         pytest.skip("the servers were given; they are not ours to stop")
@@ -176,7 +199,8 @@ async def _accepted_at_last(system: System, count: int) -> list[str]:
     async def pay() -> str:
         key, body = str(uuid4()), {"amount": 1200, "phone_number": "0722000222"}
         answer = await system.eventually(
-            lambda: system.backend.pay("/v1/withdrawals", body, key=key), lambda answer: answer.status != 503
+            lambda: system.backend.pay("/v1/withdrawals", body, key=key),
+            lambda answer: answer.status != 503,
         )
         return str(answer.expect(202).json()["id"])
 
@@ -186,8 +210,11 @@ async def _accepted_at_last(system: System, count: int) -> list[str]:
 @pytest.mark.parametrize("wrong_by", [3600, -3600])
 @pytest.mark.sampled(1)
 async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int) -> None:
-    """A worker whose machine is an hour ahead or behind ends no live lease, and every one that is over; it pays as any."""
-    # What was sent by an unknown account is not sent again: the claims below are by the account of this withdrawal.
+    """A worker whose machine is an hour ahead or behind ends no live lease, and every one that
+    is over; it pays as any.
+    """
+    # What was sent by an unknown account is not sent again: the claims below are by the account of
+    # this withdrawal.
     example = await system.withdrawal()
     await system.settled(example)
     for name in ("worker.1", "worker.2"):
@@ -210,7 +237,8 @@ async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int
     row = "SELECT stage, next_step_at > now() AS is_looked_at_later FROM mkwanja.payments WHERE id = $1::uuid"
     assert (await system.rows(row, live))[0]["stage"] == "submitting"
     await system.execute(
-        "UPDATE mkwanja.payments SET lease_until = now(), next_step_at = now() WHERE id = $1::uuid", live
+        "UPDATE mkwanja.payments SET lease_until = now(), next_step_at = now() WHERE id = $1::uuid",
+        live,
     )
     await _all_end_as_the_ledger_says(system, [live])
     await system.stack.process("worker.3").kill()

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 from tests.spec.playing import Api
 
-# What a result says besides its code → what becomes of the payment, and what is noted with the callback.
+# What a result says besides its code → what becomes of the payment, and what is noted with the
+# callback.
 _FINAL = ("succeeded", False, "finalized")
 _REVIEW = ("awaiting_result", True, "amount_differs")
 _OTHER_IDS = ("awaiting_result", True, "ids_differ")
@@ -27,10 +28,26 @@ RESULTS: dict[str, tuple[Api, Any, tuple[str, bool, str]]] = {
     "no receipt": ("stk", lambda one: one.result(receipt=...), _INCOMPLETE),
     "a receipt of a failure": ("stk", lambda one: one.result(receipt="UKN0000000"), _INCOMPLETE),
     "a receipt that is a number": ("stk", lambda one: one.result(receipt=1234567890), _INCOMPLETE),
-    "another CheckoutRequestID": ("stk", lambda one: one.result(CheckoutRequestID="ws_CO_other"), _OTHER_IDS),
-    "another MerchantRequestID": ("stk", lambda one: one.result(MerchantRequestID="other"), _OTHER_IDS),
-    "a failure with other ids": ("stk", lambda one: one.result(code=1032, CheckoutRequestID="other"), _OTHER_IDS),
-    "another ConversationID": ("b2c", lambda one: one.result(ConversationID="AG_other"), _OTHER_IDS),
+    "another CheckoutRequestID": (
+        "stk",
+        lambda one: one.result(CheckoutRequestID="ws_CO_other"),
+        _OTHER_IDS,
+    ),
+    "another MerchantRequestID": (
+        "stk",
+        lambda one: one.result(MerchantRequestID="other"),
+        _OTHER_IDS,
+    ),
+    "a failure with other ids": (
+        "stk",
+        lambda one: one.result(code=1032, CheckoutRequestID="other"),
+        _OTHER_IDS,
+    ),
+    "another ConversationID": (
+        "b2c",
+        lambda one: one.result(ConversationID="AG_other"),
+        _OTHER_IDS,
+    ),
     "another OriginatorConversationID": (
         "b2c",
         lambda one: one.result(OriginatorConversationID=str(uuid4()), ConversationID=...),
@@ -43,7 +60,9 @@ RESULTS: dict[str, tuple[Api, Any, tuple[str, bool, str]]] = {
     ),
     "both ids of Daraja's making": (
         "b2c",
-        lambda one: one.result(OriginatorConversationID="9a1e-4c22-8d0f-1b2c3d4e5f60112233", ConversationID="AG_other"),
+        lambda one: one.result(
+            OriginatorConversationID="9a1e-4c22-8d0f-1b2c3d4e5f60112233", ConversationID="AG_other"
+        ),
         _OTHER_IDS,
     ),
     "a withdrawal without ids": (
@@ -51,7 +70,11 @@ RESULTS: dict[str, tuple[Api, Any, tuple[str, bool, str]]] = {
         lambda one: one.result(OriginatorConversationID=..., ConversationID=...),
         _FINAL,
     ),
-    "a withdrawal of another amount": ("b2c", lambda one: one.result(amount=one.amount * 100), _REVIEW),
+    "a withdrawal of another amount": (
+        "b2c",
+        lambda one: one.result(amount=one.amount * 100),
+        _REVIEW,
+    ),
     "a bill of another amount": ("b2b", lambda one: one.result(amount=f"{one.amount}.50"), _REVIEW),
     "a bill with other ids": (
         "b2b",

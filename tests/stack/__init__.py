@@ -1,1 +1,4 @@
-"""Everything a payment needs, on one machine, with nothing installed but Python. Start at `stack.Stack`."""
+"""Everything a payment needs, on one machine, with nothing installed but Python.
+
+Start at `stack.Stack`.
+"""

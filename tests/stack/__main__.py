@@ -1,7 +1,8 @@
-"""`python -m tests.stack run`: the system, kept running, with a token to try it; and `demo`, told in `demo.py`.
+"""`python -m tests.stack run`: the system, kept running, with a token to try it; and `demo`, told
+in `demo.py`.
 
-Expected failures end with one message and status 1, Ctrl-C with 130; `run` was meant to be stopped and ends
-with 0.
+Expected failures end with one message and status 1, Ctrl-C with 130; `run` was meant to be stopped
+and ends with 0.
 """
 
 import argparse
@@ -49,21 +50,29 @@ def main() -> int:
     commands.add_parser("demo", help="one payment of each kind, from the request to the event")
     run = commands.add_parser("run", help="keep everything running until Ctrl-C")
     run.add_argument("--workers", type=int, default=1, help="how many workers (default: 1)")
-    run.add_argument("--time-scale", type=float, default=0.2, help="factor for Daraja's delays (default: 0.2)")
-    run.add_argument("--keep", action="store_true", help="leave the folder with logs and data when it ends")
+    run.add_argument(
+        "--time-scale", type=float, default=0.2, help="factor for Daraja's delays (default: 0.2)"
+    )
+    run.add_argument(
+        "--keep", action="store_true", help="leave the folder with logs and data when it ends"
+    )
     arguments = parser.parse_args()
     console = Console()
     try:
         if arguments.command == "demo":
             asyncio.run(run_demo(console))
         else:
-            stack = Stack(workers=arguments.workers, time_scale=arguments.time_scale, keep=arguments.keep)
+            stack = Stack(
+                workers=arguments.workers, time_scale=arguments.time_scale, keep=arguments.keep
+            )
             asyncio.run(_run(stack, console))
     except KeyboardInterrupt:
         console.print("stopped", style="yellow")
         return _INTERRUPTED
     except _EXPECTED as error:
-        console.print(Text(f"FAILED: {error or type(error).__name__}", style="bold red"), soft_wrap=True)
+        console.print(
+            Text(f"FAILED: {error or type(error).__name__}", style="bold red"), soft_wrap=True
+        )
         for note in getattr(error, "__notes__", ()):
             console.print(Text(note), soft_wrap=True)
         return 1
@@ -71,7 +80,9 @@ def main() -> int:
 
 
 async def _run(stack: Stack, console: Console) -> None:
-    console.print("Starting PostgreSQL, Redis, a simulator of Daraja, and the processes of the Procfile ...")
+    console.print(
+        "Starting PostgreSQL, Redis, a simulator of Daraja, and the processes of the Procfile ..."
+    )
     async with AsyncExitStack() as running:
         with console.status("starting"):
             await running.enter_async_context(stack)
@@ -111,7 +122,9 @@ def _introduce(stack: Stack, console: Console) -> None:
     """What one needs to try it; every line can be pasted as it is, however narrow the terminal."""
     user = stack.issuer.mint(expires_in_seconds=_TOKEN_SECONDS)
     backend = stack.issuer.mint(role="service_role", expires_in_seconds=_TOKEN_SECONDS)
-    body = json.dumps({"amount": 250, "phone_number": "0711000111", "account_reference": "INV00042"})
+    body = json.dumps(
+        {"amount": 250, "phone_number": "0711000111", "account_reference": "INV00042"}
+    )
     texts = {
         "ingress": stack.web_url,
         "callbacks": stack.callbacks_url,
@@ -138,7 +151,9 @@ async def _show_logs(stack: Stack, console: Console) -> None:
     while True:
         for name, line in follower.new_lines():
             colour = _COLOURS.get(name.partition(".")[0], "white")
-            console.print(Text(f"{name:<12} ", style=colour).append(line, style="default"), soft_wrap=True)
+            console.print(
+                Text(f"{name:<12} ", style=colour).append(line, style="default"), soft_wrap=True
+            )
         await asyncio.sleep(_LOOK_SECONDS / 5)
 
 

@@ -1,9 +1,10 @@
 """What must not outlive this program: processes, folders, databases on a server that is not ours.
 
-The context managers clear up after themselves. This is for the ways out that run no `finally`: whoever starts
-something registers how to remove it, and what is still registered at exit is removed then. SIGTERM and SIGHUP
-would end Python without even that, so from the first registration on they mean what Ctrl-C means. After
-SIGKILL nothing of ours runs: processes still die with their parent (`guard`), folders stay.
+The context managers clear up after themselves. This is for the ways out that run no `finally`:
+whoever starts something registers how to remove it, and what is still registered at exit is removed
+then. SIGTERM and SIGHUP would end Python without even that, so from the first registration on they
+mean what Ctrl-C means. After SIGKILL nothing of ours runs: processes still die with their parent
+(`guard`), folders stay.
 """
 
 import atexit
@@ -24,7 +25,9 @@ _last_number = 0
 
 
 def register(remove: Removal) -> int:
-    """Have `remove` called at exit, unless `unregister` is called with the returned number first."""
+    """Have `remove` called at exit, unless `unregister` is called with the returned number
+    first.
+    """
     global _last_number  # noqa: PLW0603 - one list for the program, like atexit's own
     treat_termination_as_interrupt()
     _last_number += 1
@@ -54,7 +57,8 @@ class TemporaryFolder:
         unregister(self._registration)
 
     def _remove_now(self) -> None:
-        # A file may vanish while we walk (a server that is just ending); a second walk finds the rest.
+        # A file may vanish while we walk (a server that is just ending); a second walk finds the
+        # rest.
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)
@@ -80,9 +84,9 @@ def treat_termination_as_interrupt() -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # Sent and not called: whoever took over Ctrl-C (asyncio cancels its main task, a loop wakes up, pytest ends its
-    # run) did so in a way of its own. A program that a shell started in the background ignores Ctrl-C; it must still
-    # be possible to terminate it.
+    # Sent and not called: whoever took over Ctrl-C (asyncio cancels its main task, a loop wakes up,
+    # pytest ends its run) did so in a way of its own. A program that a shell started in the
+    # background ignores Ctrl-C; it must still be possible to terminate it.
     if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)

@@ -1,5 +1,5 @@
-"""A client of the service as a caller would write one: HTTP, a signed token, an idempotency key. Knows no
-shortcuts.
+"""A client of the service as a caller would write one: HTTP, a signed token, an idempotency key.
+Knows no shortcuts.
 """
 
 import asyncio
@@ -35,7 +35,9 @@ class Answer:
     def expect(self, status: int) -> Self:
         """The same answer, if it has this status."""
         if self.status != status:
-            raise UnexpectedAnswerError(f"{self.request}: {self.status} {self.body.decode(errors='replace')}")
+            raise UnexpectedAnswerError(
+                f"{self.request}: {self.status} {self.body.decode(errors='replace')}"
+            )
         return self
 
     @property
@@ -90,7 +92,9 @@ class Client:
         items: list[Any] = []
         query: dict[str, str] = {}
         while True:
-            page = (await self.get(f"/v1/payments/{payment_id}/history", **query)).expect(200).json()
+            page = (
+                (await self.get(f"/v1/payments/{payment_id}/history", **query)).expect(200).json()
+            )
             items += page["items"]
             if page["next_cursor"] is None:
                 return items
@@ -98,5 +102,7 @@ class Client:
 
     async def _ask(self, method: str, path: str, **options: Any) -> Answer:
         headers = {**self._headers, **options.pop("headers", {})}
-        async with self._session.request(method, self._base_url + path, headers=headers, **options) as answer:
+        async with self._session.request(
+            method, self._base_url + path, headers=headers, **options
+        ) as answer:
             return Answer(f"{method} {path}", answer.status, answer.headers, await answer.read())

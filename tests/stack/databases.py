@@ -1,5 +1,5 @@
-"""Databases on a PostgreSQL server, made and dropped through its URL: one for each stack, so that stacks
-never meet.
+"""Databases on a PostgreSQL server, made and dropped through its URL: one for each stack, so that
+stacks never meet.
 
 Works through a pooler in transaction mode too: no prepared statement outlives its transaction.
 """

@@ -66,7 +66,9 @@ class DatabasesToBorrow:
         """The URL of a database as `alembic upgrade head` leaves it."""
         url = self._free.pop() if self._free else await self._made()
         yield url
-        if isinstance(self._postgres, PostgresServer) and await self._is_emptied(self._postgres, url):
+        if isinstance(self._postgres, PostgresServer) and await self._is_emptied(
+            self._postgres, url
+        ):
             self._free.append(url)
         else:
             await self._postgres.drop_database(url)
@@ -81,7 +83,9 @@ class DatabasesToBorrow:
     async def _is_emptied(self, server: PostgresServer, url: str) -> bool:
         """Empties the database if its shape is as it was made; says whether it is."""
         async with connection(_admin_url(server, url)) as raw:
-            await raw.execute(_END_OTHERS)  # first: one may hold a lock that the next question waits for
+            await raw.execute(
+                _END_OTHERS
+            )  # first: one may hold a lock that the next question waits for
             if await raw.fetchval(_SHAPE) != self._shape:
                 return False
             await databases.empty_by(raw)

@@ -1,8 +1,8 @@
 """`make demo`: three payments through the whole system, seen from outside.
 
-A client sends a deposit, a withdrawal and a bill payment over HTTP with signed tokens, watches them, hears of
-their ends on Redis, sends the first request again, and compares everything with the simulator's own ledger.
-Any difference is a failure: the demo never ends well by chance.
+A client sends a deposit, a withdrawal and a bill payment over HTTP with signed tokens, watches
+them, hears of their ends on Redis, sends the first request again, and compares everything with the
+simulator's own ledger. Any difference is a failure: the demo never ends well by chance.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from rich.text import Text
 from tests.stack.client import Answer, Client
 from tests.stack.stack import Stack
 
-# Daraja's customer takes some 17 s to enter a PIN, its payouts some 4: a fifth of that can be watched.
+# Daraja's customer takes some 17 s to enter a PIN, its payouts some 4: a fifth of that can be
+# watched.
 _TIME_SCALE = 0.2
 _END_SECONDS = 40.0  # from the last request to the last end; a good run needs four
 _EVENT_SECONDS = 10.0
@@ -56,7 +57,9 @@ class Story:
     key: str = field(default_factory=lambda: str(uuid4()))
     first_answer: Answer | None = None
     payment: dict[str, Any] = field(default_factory=dict)
-    events: dict[str, dict[str, Any]] = field(default_factory=dict)  # by event id: one may be heard twice
+    events: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # by event id: one may be heard twice
 
     @property
     def id(self) -> str:
@@ -77,7 +80,12 @@ def _stories() -> list[Story]:
             {"amount": 250, "phone_number": "0711000111", "account_reference": "INV00042"},
             "an app user",
         ),
-        Story("withdrawal", "/v1/withdrawals", {"amount": 1200, "phone_number": "0722000222"}, "a backend"),
+        Story(
+            "withdrawal",
+            "/v1/withdrawals",
+            {"amount": 1200, "phone_number": "0722000222"},
+            "a backend",
+        ),
         Story(
             "bill payment",
             "/v1/bill-payments",
@@ -101,8 +109,12 @@ class Demo:
         async with AsyncExitStack() as resources:
             issuer = self._stack.issuer
             self._clients = {
-                "an app user": await resources.enter_async_context(Client(self._stack.web_url, issuer.user_token())),
-                "a backend": await resources.enter_async_context(Client(self._stack.web_url, issuer.backend_token())),
+                "an app user": await resources.enter_async_context(
+                    Client(self._stack.web_url, issuer.user_token())
+                ),
+                "a backend": await resources.enter_async_context(
+                    Client(self._stack.web_url, issuer.backend_token())
+                ),
             }
             await resources.enter_async_context(self._listening())
             for story in self._stories:
@@ -114,10 +126,14 @@ class Demo:
             await self._compare_with_ledger()
 
     async def _send(self, story: Story) -> None:
-        answer = (await self._clients[story.sender].pay(story.path, story.body, key=story.key)).expect(202)
+        answer = (
+            await self._clients[story.sender].pay(story.path, story.body, key=story.key)
+        ).expect(202)
         story.first_answer = answer
         story.payment = answer.json()
-        self._say("client", "cyan", f"{story.sender} asks: POST {story.path} {json.dumps(story.body)}")
+        self._say(
+            "client", "cyan", f"{story.sender} asks: POST {story.path} {json.dumps(story.body)}"
+        )
         self._say(story.title, "bold", f"202, payment {story.id}")
 
     async def _watch_all(self) -> None:
@@ -125,7 +141,9 @@ class Demo:
             async with asyncio.timeout(_END_SECONDS):
                 await asyncio.gather(*(self._watch(story) for story in self._stories))
         except TimeoutError:
-            stages = ", ".join(f"{story.title} is {story.payment.get('stage')}" for story in self._stories)
+            stages = ", ".join(
+                f"{story.title} is {story.payment.get('stage')}" for story in self._stories
+            )
             raise DemoFailedError(f"not all ended within {_END_SECONDS:g} s: {stages}") from None
 
     async def _watch(self, story: Story) -> None:
@@ -137,7 +155,11 @@ class Demo:
             history = await client.history(story.id)
             for entry in history[seen:]:
                 stage = str(entry["stage"])
-                self._say(story.title, _COLOURS.get(stage, "bold"), f"{stage:<16}{_MEANING.get(stage, '')}")
+                self._say(
+                    story.title,
+                    _COLOURS.get(stage, "bold"),
+                    f"{stage:<16}{_MEANING.get(stage, '')}",
+                )
             seen = len(history)
             if story.is_final:
                 return
@@ -164,7 +186,11 @@ class Demo:
             for story in self._stories:
                 if story.id == event["subject"] and event["id"] not in story.events:
                     story.events[event["id"]] = event
-                    self._say("event", "magenta", f"{event['type']} {event['id']}, sequence {event['sequence']}")
+                    self._say(
+                        "event",
+                        "magenta",
+                        f"{event['type']} {event['id']}, sequence {event['sequence']}",
+                    )
 
     async def _hear_all(self) -> None:
         deadline = time.monotonic() + _EVENT_SECONDS
@@ -193,17 +219,25 @@ class Demo:
         for story in self._stories:
             event = next(iter(story.events.values()))
             if story.payment["status"] != "success":
-                raise DemoFailedError(f"the {story.title} failed: {json.dumps(story.payment['failure'])}")
+                raise DemoFailedError(
+                    f"the {story.title} failed: {json.dumps(story.payment['failure'])}"
+                )
             if len(story.events) != 1 or event["type"] != "mkwanja.payment.succeeded":
-                raise DemoFailedError(f"unexpected events for the {story.title}: {list(story.events.values())}")
+                raise DemoFailedError(
+                    f"unexpected events for the {story.title}: {list(story.events.values())}"
+                )
 
     async def _repeat(self, story: Story) -> None:
         again = await self._clients[story.sender].pay(story.path, story.body, key=story.key)
         first = story.first_answer
         if first is None or not again.was_replayed:
-            raise DemoFailedError(f"the repeated request was not replayed: {again.status} {again.headers}")
+            raise DemoFailedError(
+                f"the repeated request was not replayed: {again.status} {again.headers}"
+            )
         if (again.status, again.body) != (first.status, first.body):
-            raise DemoFailedError(f"the replay differs: {first.body!r} was {again.body!r} the second time")
+            raise DemoFailedError(
+                f"the replay differs: {first.body!r} was {again.body!r} the second time"
+            )
         self._say("client", "cyan", f"the {story.title} once more, with the same key")
         self._say(
             story.title,
@@ -218,14 +252,18 @@ class Demo:
         ):
             movements = (await answer.json())["items"]
         for story in self._stories:
-            # Where the result is sent is the one thing that every kind of movement carries and that names the
-            # payment.
+            # Where the result is sent is the one thing that every kind of movement carries and that
+            # names the payment.
             own = [movement for movement in movements if story.id in movement["result_url"]]
             told = (story.payment["amount"], story.payment["receipt"])
             if [(movement["amount"], movement["receipt"]) for movement in own] != [told]:
-                raise DemoFailedError(f"for the {story.title} we say {told}, Daraja's ledger says {own}")
+                raise DemoFailedError(
+                    f"for the {story.title} we say {told}, Daraja's ledger says {own}"
+                )
         if len(movements) != len(self._stories):
-            raise DemoFailedError(f"money moved {len(movements)} times for {len(self._stories)} payments")
+            raise DemoFailedError(
+                f"money moved {len(movements)} times for {len(self._stories)} payments"
+            )
         self._say(
             "ledger",
             "green",
@@ -243,7 +281,9 @@ async def run_demo(console: Console) -> None:
     """Start everything, play, stop everything. Raises where anything is not as it should be."""
     started = time.monotonic()
     async with AsyncExitStack() as running:
-        console.print("Starting PostgreSQL, Redis, a simulator of Daraja, and the three processes ...")
+        console.print(
+            "Starting PostgreSQL, Redis, a simulator of Daraja, and the three processes ..."
+        )
         with console.status("starting"):
             stack = await running.enter_async_context(Stack(time_scale=_TIME_SCALE))
         console.print(f"Ready after {time.monotonic() - started:.1f} s.", highlight=False)

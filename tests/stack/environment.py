@@ -1,4 +1,6 @@
-"""The environment of each process, and nothing beyond it: what docs promise to be enough is all they get."""
+"""The environment of each process, and nothing beyond it: what docs promise to be enough is all
+they get.
+"""
 
 import os
 import sys
@@ -28,7 +30,10 @@ class Wiring:
             case "web":
                 own |= {"JWT_JWKS_URL": self.jwks_url, "JWT_ISSUER": self.issuer_url}
             case "callbacks":
-                own |= {"CALLBACK_SECRETS": self.callback_secrets, "CALLBACK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+                own |= {
+                    "CALLBACK_SECRETS": self.callback_secrets,
+                    "CALLBACK_ALLOWED_NETWORKS": "127.0.0.0/8",
+                }
             case "worker":
                 own |= {
                     "CALLBACK_BASE_URL": self.callback_base_url,
@@ -41,8 +46,12 @@ class Wiring:
 
 
 def bare() -> dict[str, str]:
-    """What even a program without settings needs: to find Python and the commands installed beside it."""
-    beside = Path(sys.executable).parent  # not resolved: in a virtual environment Python itself is only linked
+    """What even a program without settings needs: to find Python and the commands installed
+    beside it.
+    """
+    beside = Path(
+        sys.executable
+    ).parent  # not resolved: in a virtual environment Python itself is only linked
     return {"PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 

@@ -1,8 +1,10 @@
-"""A PostgreSQL and a Redis that are already there: what DATABASE_URL and REDIS_URL name, used with care.
+"""A PostgreSQL and a Redis that are already there: what DATABASE_URL and REDIS_URL name, used with
+care.
 
-Each stack gets a database of its own on the one and an empty database number on the other, and removes what
-it made. Where the given rights do not allow that, it says so in `note` and uses what it was given. Stopping,
-killing and freezing are not ours to do here; `can_be_stopped` lets a test skip with a reason.
+Each stack gets a database of its own on the one and an empty database number on the other, and
+removes what it made. Where the given rights do not allow that, it says so in `note` and uses what
+it was given. Stopping, killing and freezing are not ours to do here; `can_be_stopped` lets a test
+skip with a reason.
 """
 
 import asyncio
@@ -60,7 +62,9 @@ class _GivenServer:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise NotOursError("the server was given by DATABASE_URL or REDIS_URL; it is not ours to stop")
+        raise NotOursError(
+            "the server was given by DATABASE_URL or REDIS_URL; it is not ours to stop"
+        )
 
 
 class GivenPostgres(_GivenServer):
@@ -125,8 +129,8 @@ class GivenPostgres(_GivenServer):
 
 
 class GivenRedis(_GivenServer):
-    """The server that REDIS_URL names. Channels know no database numbers: all stacks on it hear each other's
-    events.
+    """The server that REDIS_URL names. Channels know no database numbers: all stacks on it hear
+    each other's events.
     """
 
     def __init__(self, url: str) -> None:
@@ -152,8 +156,13 @@ class GivenRedis(_GivenServer):
     async def flush(self) -> None:
         """Forget everything in our own database number."""
         if not self._is_ours:
-            raise NotOursError("this Redis database was not empty when we came; it is not ours to flush")
-        async with Redis.from_url(self.url) as client, client.pipeline(transaction=True) as together:
+            raise NotOursError(
+                "this Redis database was not empty when we came; it is not ours to flush"
+            )
+        async with (
+            Redis.from_url(self.url) as client,
+            client.pipeline(transaction=True) as together,
+        ):
             together.flushdb()
             together.set(_MARK, "", ex=_MARK_SECONDS)
             await together.execute()
@@ -163,7 +172,8 @@ class GivenRedis(_GivenServer):
             async with Redis.from_url(_with_number(self.url, number)) as client:
                 if await client.dbsize() > 0:
                     return False
-                # Marked first and counted again: of two stacks that come at once, at most one gets it.
+                # Marked first and counted again: of two stacks that come at once, at most one gets
+                # it.
                 if not await client.set(_MARK, "", ex=_MARK_SECONDS, nx=True):
                     return False
                 if await client.dbsize() == 1:
@@ -174,7 +184,9 @@ class GivenRedis(_GivenServer):
         return False
 
 
-def postgres_server(folder: Path, *, fast: bool, connections_max: int) -> PostgresServer | GivenPostgres:
+def postgres_server(
+    folder: Path, *, fast: bool, connections_max: int
+) -> PostgresServer | GivenPostgres:
     """The server that DATABASE_URL names, else one of our own in `folder`."""
     if url := os.environ.get("DATABASE_URL"):
         return GivenPostgres(url)

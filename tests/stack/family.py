@@ -23,7 +23,10 @@ def members_of(pid: int) -> list[int]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Those that still run. One that ended and was not collected does not: it holds nothing any more."""
+    """Those that still run.
+
+    One that ended and was not collected does not: it holds nothing any more.
+    """
     for pid in pids:
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
@@ -48,9 +51,19 @@ def adopting_orphans() -> Iterator[None]:
 def _processes() -> list[tuple[int, int, str]]:
     """Process id, parent's id and state of everything that runs here."""
     if _PROC.joinpath("self", "stat").exists():
-        return [entry for folder in _PROC.iterdir() if folder.name.isdigit() for entry in _read_stat(folder)]
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,state="], check=True, capture_output=True, text=True).stdout
-    return [(int(pid), int(parent), state) for pid, parent, state in map(str.split, listing.splitlines())]
+        return [
+            entry
+            for folder in _PROC.iterdir()
+            if folder.name.isdigit()
+            for entry in _read_stat(folder)
+        ]
+    listing = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,state="], check=True, capture_output=True, text=True
+    ).stdout
+    return [
+        (int(pid), int(parent), state)
+        for pid, parent, state in map(str.split, listing.splitlines())
+    ]
 
 
 def _read_stat(folder: Path) -> list[tuple[int, int, str]]:

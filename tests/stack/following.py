@@ -1,4 +1,6 @@
-"""The logs of all processes as they grow: `make run` shows them, each line with the name of who wrote it."""
+"""The logs of all processes as they grow: `make run` shows them, each line with the name of who
+wrote it.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

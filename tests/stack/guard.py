@@ -1,9 +1,10 @@
-"""Run a command that cannot outlive who started it: `python guard.py '{"parent": 123, …}' command …`.
+"""Run a command that cannot outlive who started it: `python guard.py '{"parent": 123, …}' command
+…`.
 
-It becomes the command (exec), so the process id and the signals are the command's own. Doing this in a fresh
-interpreter rather than in `preexec_fn` is safe whatever threads the parent has. It also drops root for
-programs that refuse to run as root, in the one order that works: Linux forgets the parent-death signal when
-the user changes.
+It becomes the command (exec), so the process id and the signals are the command's own. Doing this
+in a fresh interpreter rather than in `preexec_fn` is safe whatever threads the parent has. It also
+drops root for programs that refuse to run as root, in the one order that works: Linux forgets the
+parent-death signal when the user changes.
 """
 
 import ctypes
@@ -39,12 +40,12 @@ def prepare(options: dict[str, Any]) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, options["death_signal"])
         if os.getppid() != options["parent"]:  # it died before we asked to be told
             sys.exit(1)
-    # What is ignored here stays ignored through exec: the first two by Python itself, the others perhaps by
-    # the shell that started us in the background.
+    # What is ignored here stays ignored through exec: the first two by Python itself, the others
+    # perhaps by the shell that started us in the background.
     for number in ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, number), signal.SIG_DFL)
-    # In the C locale Python sets this for itself, and the command is promised exactly the environment it was
-    # given.
+    # In the C locale Python sets this for itself, and the command is promised exactly the
+    # environment it was given.
     for name in options["unset"]:
         os.environ.pop(name, None)
 

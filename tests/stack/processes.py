@@ -1,8 +1,9 @@
-"""A command that runs beside us: its own environment and log file, signalled, waited for, never left over.
+"""A command that runs beside us: its own environment and log file, signalled, waited for, never
+left over.
 
-It is the leader of its own session, so Ctrl-C in a terminal reaches us alone and we decide who stops when. It
-ends when we end, whatever ended us. Waiting is polling: that works on any event loop, and needs no child
-watcher.
+It is the leader of its own session, so Ctrl-C in a terminal reaches us alone and we decide who
+stops when. It ends when we end, whatever ended us. Waiting is polling: that works on any event
+loop, and needs no child watcher.
 """
 
 import asyncio
@@ -30,11 +31,16 @@ _LAST_WORDS_SECONDS = 6.0  # PostgreSQL gives its own children 5 s before it kil
 
 
 class ProcessError(Exception):
-    """A process did not do what it was started for; the message ends with the last lines of its log."""
+    """A process did not do what it was started for; the message ends with the last lines of its
+    log.
+    """
 
 
 class Process:
-    """One command. `start` may be called again after it ended: same log file, perhaps another environment."""
+    """One command.
+
+    `start` may be called again after it ended: same log file, perhaps another environment.
+    """
 
     def __init__(
         self,
@@ -130,7 +136,9 @@ class Process:
         """Wait until `url` answers 200."""
         deadline = time.monotonic() + within_seconds
         last = "nothing listens there"
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), trust_env=False) as client:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=5), trust_env=False
+        ) as client:
             while time.monotonic() < deadline:
                 self._fail_if_ended()
                 try:
@@ -183,7 +191,9 @@ class Process:
         return self._ended()
 
     def freeze(self) -> None:
-        """Stop it in the middle of what it is doing (SIGSTOP): connections stay open and nobody answers."""
+        """Stop it in the middle of what it is doing (SIGSTOP): connections stay open and nobody
+        answers.
+        """
         self._signal_group(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -225,7 +235,9 @@ class Process:
             raise self._failure(f"ended with {describe_end(self._ended())}")
 
     def _failure(self, what: str) -> ProcessError:
-        return ProcessError(f"{self.name} ({shlex.join(self.command)}) {what}; its last lines:\n{self.log_tail()}")
+        return ProcessError(
+            f"{self.name} ({shlex.join(self.command)}) {what}; its last lines:\n{self.log_tail()}"
+        )
 
     def _signal_group(self, number: signal.Signals) -> None:
         if self.is_running:
@@ -233,7 +245,9 @@ class Process:
                 os.killpg(self.pid, number)
 
     def _end_now(self) -> None:
-        """The way out without an event loop: the signal its parent's death would send, then SIGKILL."""
+        """The way out without an event loop: the signal its parent's death would send, then
+        SIGKILL.
+        """
         if self._popen is None or not self.is_running:
             return
         self.send(self._death_signal)

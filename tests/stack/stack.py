@@ -1,8 +1,9 @@
 """The whole system on one machine: servers, simulator, issuer, and the Procfile's own lines.
 
-`async with Stack(workers=2) as stack:` starts it, waits until it can take payments, and takes it down again.
-Each process gets exactly the environment that is documented for it, so a variable that the documentation
-forgot is missed here. All its files are in `stack.folder`; after a failure the logs stay there.
+`async with Stack(workers=2) as stack:` starts it, waits until it can take payments, and takes it
+down again. Each process gets exactly the environment that is documented for it, so a variable that
+the documentation forgot is missed here. All its files are in `stack.folder`; after a failure the
+logs stay there.
 """
 
 import asyncio
@@ -34,7 +35,10 @@ _RELEASE_SECONDS = 60.0
 
 
 class Stack:
-    """Everything a payment needs. Arguments say how it differs from one complete, ordinary system."""
+    """Everything a payment needs.
+
+    Arguments say how it differs from one complete, ordinary system.
+    """
 
     def __init__(
         self,
@@ -113,7 +117,9 @@ class Stack:
 
     @property
     def control_url(self) -> str:
-        """The simulator's control API: `{control_url}/ledger`, `/scenarios`, `/requests`, `/settings`."""
+        """The simulator's control API: `{control_url}/ledger`, `/scenarios`, `/requests`,
+        `/settings`.
+        """
         return f"{self._url('control')}/_control"
 
     @property
@@ -135,15 +141,23 @@ class Stack:
 
     def logs(self) -> dict[str, str]:
         """What each process printed since the stack got its shape; `release` and servers too."""
-        return {file.stem: file.read_text(errors="replace") for file in sorted(self.folder.glob("*.log"))}
+        return {
+            file.stem: file.read_text(errors="replace")
+            for file in sorted(self.folder.glob("*.log"))
+        }
 
     async def start_process(
-        self, name: str, *, env: Mapping[str, str | None] | None = None, command: str = "", wait: bool = True
+        self,
+        name: str,
+        *,
+        env: Mapping[str, str | None] | None = None,
+        command: str = "",
+        wait: bool = True,
     ) -> Process:
         """Start a process that does not run: one that was stopped, or one more, as `worker.3`.
 
-        `env`, and a `command` in place of the Procfile's, are for this run only. With `wait=False` it returns at once,
-        ready or not.
+        `env`, and a `command` in place of the Procfile's, are for this run only. With `wait=False`
+        it returns at once, ready or not.
         """
         kind = name.partition(".")[0]
         name = name if "." in name else f"{name}.1"
@@ -164,7 +178,12 @@ class Stack:
         return await self.process(name).terminate()
 
     async def restart_process(
-        self, name: str, *, env: Mapping[str, str | None] | None = None, kill: bool = False, wait: bool = True
+        self,
+        name: str,
+        *,
+        env: Mapping[str, str | None] | None = None,
+        kill: bool = False,
+        wait: bool = True,
     ) -> Process:
         """End a process, by SIGTERM or by SIGKILL, and start it again on the same port."""
         process = self.process(name)
@@ -191,7 +210,9 @@ class Stack:
         return [self.process(name) for name in self.names if name.startswith("worker")]
 
     async def wait_ready(self, name: str) -> None:
-        """Wait until a process can work: its `/readyz` answers 200, or the worker logs that it is ready."""
+        """Wait until a process can work: its `/readyz` answers 200, or the worker logs that it
+        is ready.
+        """
         process = self.process(name)
         if process.url:
             await process.wait_ready(f"{process.url}/readyz")
@@ -275,10 +296,16 @@ class Stack:
         return overridden(bare(), self._shape.process_env.get("simulator", {}))
 
     async def _daraja_settings(self) -> dict[str, str]:
-        async with aiohttp.ClientSession() as client, client.get(f"{self.control_url}/settings") as answer:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(f"{self.control_url}/settings") as answer,
+        ):
             said = await answer.json()
         settings = {name: str(value) for name, value in said.items() if name.startswith("DARAJA_")}
-        where = {"DARAJA_BASE_URL": self.simulator_url, "DARAJA_CERTIFICATE_FILE": str(self._certificate)}
+        where = {
+            "DARAJA_BASE_URL": self.simulator_url,
+            "DARAJA_CERTIFICATE_FILE": str(self._certificate),
+        }
         return settings | where
 
     async def _drop_database(self) -> None:
@@ -287,10 +314,14 @@ class Stack:
             await self.postgres.drop_database(self.database_url)
 
     async def _end_processes(self) -> None:
-        # The simulator last: a worker that drains waits for what it asked, and retries where nobody listens.
+        # The simulator last: a worker that drains waits for what it asked, and retries where nobody
+        # listens.
         failures: list[BaseException] = []
         ours = [self.process(name) for name in self.names]
-        for group in (ours, [process for process in self._processes.values() if process not in ours]):
+        for group in (
+            ours,
+            [process for process in self._processes.values() if process not in ours],
+        ):
             ends = [process.terminate() for process in group if process.is_running]
             outcomes = await asyncio.gather(*ends, return_exceptions=True)
             failures += [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

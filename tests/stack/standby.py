@@ -41,4 +41,6 @@ class StandbyServer(PostgresServer):
 def url_of_both(one: PostgresServer, other: PostgresServer, database_url: str) -> str:
     """`database_url` of one of them, with both as hosts."""
     both = f"127.0.0.1:{one.port},127.0.0.1:{other.port}"
-    return database_url.replace(f"127.0.0.1:{one.port}", both, 1) + "?target_session_attrs=read-write"
+    return (
+        database_url.replace(f"127.0.0.1:{one.port}", both, 1) + "?target_session_attrs=read-write"
+    )

@@ -1,4 +1,6 @@
-"""`python -m tests.supply_chain` judges the lock: a line for each thing that is red, then one line for each tool."""
+"""`python -m tests.supply_chain` judges the lock: a line for each thing that is red, then one
+line for each tool.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def main() -> None:
         audited = audit(versions, policy.vulnerability_exceptions, datetime.now(UTC).date())
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(str(error))
-    sys.stdout.writelines(line + "\n" for line in [*unlicensed, *audited.red, licences, audited.summary()])
+    sys.stdout.writelines(
+        line + "\n" for line in [*unlicensed, *audited.red, licences, audited.summary()]
+    )
     sys.exit(1 if unlicensed or audited.red else 0)
 
 

@@ -1,7 +1,8 @@
 """The known vulnerabilities of what the lock names, as pip-audit reports them.
 
-pip-audit says "no known vulnerabilities" also if it learned nothing. Here a package of which nothing was learned is
-counted and named as *not audited*, and the service must first report a vulnerability that is known to everybody.
+pip-audit says "no known vulnerabilities" also if it learned nothing. Here a package of which
+nothing was learned is counted and named as *not audited*, and the service must first report a
+vulnerability that is known to everybody.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ KNOWN_VULNERABLE = "jinja2", "2.10"
 
 _ANSWER_SECONDS = 10
 _ALL_SECONDS = 120.0
-# The last line of pip-audit's errors if the network or the service failed. Another failure is not the service's.
-_SERVICE_FAILED = re.compile(r"requests\.exceptions\.|pip_audit\._service\.|your network may be blocking")
+# The last line of pip-audit's errors if the network or the service failed. Another failure is not
+# the service's.
+_SERVICE_FAILED = re.compile(
+    r"requests\.exceptions\.|pip_audit\._service\.|your network may be blocking"
+)
 
 
 @dataclass(slots=True)
@@ -58,7 +62,10 @@ def audit(
     *,
     seconds: float = _ALL_SECONDS,
 ) -> Audit:
-    """Asks pip-audit about `versions`, and judges its report. Raises RuntimeError if pip-audit does not work."""
+    """Asks pip-audit about `versions`, and judges its report.
+
+    Raises RuntimeError if pip-audit does not work.
+    """
     try:
         reported = _report({**versions, KNOWN_VULNERABLE[0]: KNOWN_VULNERABLE[1]}, seconds)
     except ServiceFailed as error:
@@ -67,7 +74,10 @@ def audit(
 
 
 def judge(
-    versions: dict[str, str], reported: dict[str, Any], exceptions: Sequence[VulnerabilityException], today: date
+    versions: dict[str, str],
+    reported: dict[str, Any],
+    exceptions: Sequence[VulnerabilityException],
+    today: date,
 ) -> Audit:
     """Judges a report of pip-audit's, which has an entry for each package."""
     result = Audit(len(versions))
@@ -78,7 +88,9 @@ def judge(
         if "skip_reason" in entry:
             result.not_audited[package] = entry["skip_reason"]
         elif not is_informed:
-            result.not_audited[package] = "the service reports no vulnerability that everybody knows"
+            result.not_audited[package] = (
+                "the service reports no vulnerability that everybody knows"
+            )
         for vulnerability in entry.get("vulns", []):
             ids = {vulnerability["id"], *vulnerability["aliases"]}
             excepting = {each for each in exceptions if each.package == package and each.id in ids}
@@ -98,15 +110,33 @@ def judge(
 
 
 def _report(versions: dict[str, str], seconds: float) -> dict[str, Any]:
-    """pip-audit's report by package. Neither pip nor a cache takes part, and no marker hides a package of the lock."""
+    """pip-audit's report by package.
+
+    Neither pip nor a cache takes part, and no marker hides a package of the lock.
+    """
     with TemporaryDirectory() as folder:
         pins = Path(folder, "pins.txt")
         pins.write_text("".join(f"{package}=={version}\n" for package, version in versions.items()))
-        command = [sys.executable, "-m", "pip_audit", "--requirement", str(pins), "--no-deps", "--disable-pip"]
-        command += ["--format=json", "--aliases=on", "--progress-spinner=off", f"--cache-dir={folder}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip_audit",
+            "--requirement",
+            str(pins),
+            "--no-deps",
+            "--disable-pip",
+        ]
+        command += [
+            "--format=json",
+            "--aliases=on",
+            "--progress-spinner=off",
+            f"--cache-dir={folder}",
+        ]
         command += [f"--timeout={_ANSWER_SECONDS}"]
         try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+            ended = subprocess.run(
+                command, capture_output=True, text=True, timeout=seconds, check=False
+            )
         except subprocess.TimeoutExpired:
             raise ServiceFailed("the service did not answer in time") from None
     if not ended.stdout:
@@ -119,7 +149,9 @@ def _report(versions: dict[str, str], seconds: float) -> dict[str, Any]:
         if "skip_reason" in entry:
             entry["skip_reason"] = "the service does not know it"
     if reported.keys() != versions.keys():
-        raise RuntimeError(f"pip-audit did not report on {sorted(versions.keys() ^ reported.keys())}")
+        raise RuntimeError(
+            f"pip-audit did not report on {sorted(versions.keys() ^ reported.keys())}"
+        )
     return reported
 
 

@@ -1,4 +1,7 @@
-"""The licences of what the lock names, as pip-licenses reads them from the installed packages. It needs no network."""
+"""The licences of what the lock names, as pip-licenses reads them from the installed packages.
+
+It needs no network.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,36 @@ from tests.supply_chain.policy import Licences
 
 
 def installed_licences() -> dict[str, str]:
-    """What each installed package says its licence is, by the name that the lock gives the package."""
-    command = [sys.executable, "-m", "piplicenses", "--format=json", "--from=mixed", "--with-system"]
+    """What each installed package says its licence is, by the name that the lock gives the
+    package.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "piplicenses",
+        "--format=json",
+        "--from=mixed",
+        "--with-system",
+    ]
     listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {re.sub(r"[-_.]+", "-", entry["Name"]).lower(): entry["License"] for entry in listed}
 
 
-def check_licences(locked: Iterable[str], found: dict[str, str], licences: Licences) -> tuple[list[str], str]:
-    """A line for each licence that is not agreed to, and a summary that names the packages that were not looked at.
+def check_licences(
+    locked: Iterable[str], found: dict[str, str], licences: Licences
+) -> tuple[list[str], str]:
+    """A line for each licence that is not agreed to, and a summary that names the packages that
+    were not looked at.
 
-    pip-licenses could compare by itself. But its `--allow-only` accepts a package if *one* of its licences is allowed.
+    pip-licenses could compare by itself. But its `--allow-only` accepts a package if *one* of its
+    licences is allowed.
     """
     judged = sorted(set(locked) & found.keys())
     red = [
         f"{package}: its licence {found[package]!r} is not agreed to"
         for package in judged
-        if found[package] not in licences.allowed and licences.packages.get(package) != found[package]
+        if found[package] not in licences.allowed
+        and licences.packages.get(package) != found[package]
     ]
     summary = f"licences: {len(red)} red, {len(judged)} packages"
     if missing := sorted(set(locked) - found.keys()):

@@ -1,4 +1,6 @@
-"""docs/supply-chain.toml, read strictly: the licences that we accept, and exceptions with a reason and an end."""
+"""docs/supply-chain.toml, read strictly: the licences that we accept, and exceptions with a
+reason and an end.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ class _Table(BaseModel):
 
 
 class VulnerabilityException(_Table):
-    """A vulnerability that does not stop us from `since` to `until`, both included. `id` is its CVE, GHSA or PYSEC."""
+    """A vulnerability that does not stop us from `since` to `until`, both included.
+
+    `id` is its CVE, GHSA or PYSEC.
+    """
 
     id: Annotated[str, Field(min_length=1)]
     package: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]  # as the lock spells it
@@ -38,7 +43,9 @@ class VulnerabilityException(_Table):
 
 
 class Licences(_Table):
-    """Texts as pip-licenses prints them: `allowed` for every package, `packages` for one package each."""
+    """Texts as pip-licenses prints them: `allowed` for every package, `packages` for one package
+    each.
+    """
 
     allowed: Annotated[list[str], Field(min_length=1)]
     packages: dict[str, str] = {}
@@ -57,7 +64,10 @@ def read_policy(path: Path = POLICY) -> Policy:
 
 
 def locked_versions(path: Path = LOCK) -> dict[str, str]:
-    """Every package of a lock and its version, also those for other systems. Raises OSError or ValueError."""
+    """Every package of a lock and its version, also those for other systems.
+
+    Raises OSError or ValueError.
+    """
     lines = [line for line in path.read_text().splitlines() if re.match(r"[^\s#]", line)]
     form = re.compile(r"([a-z0-9-]+)(?:\[[\w,-]+\])?==([\w.!+]+)(?: ; [^\\]+)?(?: \\)?")
     pinned = [form.fullmatch(line) for line in lines]

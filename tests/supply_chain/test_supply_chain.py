@@ -1,4 +1,6 @@
-"""The command of `make check` on locks of our own: pip-audit itself asks a service on this machine."""
+"""The command of `make check` on locks of our own: pip-audit itself asks a service on this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def exceptions(*, since: date = TODAY, until: date = TODAY, **changes: str) -> s
 
 
 class Service:
-    """A service of vulnerabilities, spoken to as OSV. `known` has the ids by package; an answer is for every question."""
+    """A service of vulnerabilities, spoken to as OSV.
+
+    `known` has the ids by package; an answer is for every question.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -65,7 +70,9 @@ async def service() -> AsyncIterator[Service]:
     await runner.cleanup()
 
 
-async def run(folder: Path, url: str, policy: str = "[licences]\nallowed = ['MIT']\n") -> tuple[int | None, list[str]]:
+async def run(
+    folder: Path, url: str, policy: str = "[licences]\nallowed = ['MIT']\n"
+) -> tuple[int | None, list[str]]:
     """The exit code, and what was printed but for the summary of the licences."""
     (folder / "some.lock").write_text(LOCK)
     (folder / "policy.toml").write_text(policy)
@@ -78,7 +85,9 @@ async def run(folder: Path, url: str, policy: str = "[licences]\nallowed = ['MIT
         stderr=asyncio.subprocess.STDOUT,
     )
     output, _ = await process.communicate()
-    return process.returncode, [line for line in output.decode().splitlines() if not line.startswith("licences:")]
+    return process.returncode, [
+        line for line in output.decode().splitlines() if not line.startswith("licences:")
+    ]
 
 
 @pytest.mark.whole
@@ -139,7 +148,9 @@ async def test_a_service_that_cannot_be_reached_is_not_audited_and_green(tmp_pat
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("answer", [web.Response(status=500), web.Response(text="<html>Not Found</html>")])
+@pytest.mark.parametrize(
+    "answer", [web.Response(status=500), web.Response(text="<html>Not Found</html>")]
+)
 async def test_a_service_that_does_not_report_is_not_audited(
     service: Service, tmp_path: Path, answer: web.Response
 ) -> None:
@@ -149,12 +160,17 @@ async def test_a_service_that_does_not_report_is_not_audited(
 
 
 @pytest.mark.whole
-async def test_a_service_that_knows_nothing_at_all_is_not_believed(service: Service, tmp_path: Path) -> None:
+async def test_a_service_that_knows_nothing_at_all_is_not_believed(
+    service: Service, tmp_path: Path
+) -> None:
     """A mirror without data answers like a service that knows of nothing bad."""
     service.known.clear()
     code, lines = await run(tmp_path, service.url)
     reason = "the service reports no vulnerability that everybody knows"
-    assert (code, lines) == (0, [f"audit: 0 findings, 0 excepted, 2 of 2 packages not audited ({reason})"])
+    assert (code, lines) == (
+        0,
+        [f"audit: 0 findings, 0 excepted, 2 of 2 packages not audited ({reason})"],
+    )
 
 
 @pytest.mark.whole
@@ -168,12 +184,22 @@ def test_an_audit_ends_although_the_service_does_not_answer() -> None:
     assert result.not_audited == {"alpha": "the service did not answer in time"}
 
 
-def test_a_package_that_the_service_does_not_know_is_named_and_its_exception_not_judged(tmp_path: Path) -> None:
+def test_a_package_that_the_service_does_not_know_is_named_and_its_exception_not_judged(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "policy.toml").write_text(exceptions())
     policy = read_policy(tmp_path / "policy.toml")
-    known: dict[str, Any] = {"vulns": [{"id": "CVE-2", "aliases": [], "fix_versions": [], "description": "harm"}]}
-    reported = {"alpha": {"skip_reason": "the service does not know it"}, "beta": {"vulns": []}, "jinja2": known}
-    result = judge({"alpha": "1.0", "beta": "2.0"}, reported, policy.vulnerability_exceptions, TODAY)
+    known: dict[str, Any] = {
+        "vulns": [{"id": "CVE-2", "aliases": [], "fix_versions": [], "description": "harm"}]
+    }
+    reported = {
+        "alpha": {"skip_reason": "the service does not know it"},
+        "beta": {"vulns": []},
+        "jinja2": known,
+    }
+    result = judge(
+        {"alpha": "1.0", "beta": "2.0"}, reported, policy.vulnerability_exceptions, TODAY
+    )
     assert result.red == []
     assert result.summary() == "audit: 0 findings, 0 excepted, 1 of 2 packages not audited (alpha)"
 
@@ -198,7 +224,8 @@ def test_a_malformed_policy_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "alpha>=1.0\n", "alpha\n", "!!\n", "-e .\n", "alpha==1.*\n", "alpha==1.0 beta==2\n"]
+    "text",
+    ["", "alpha>=1.0\n", "alpha\n", "!!\n", "-e .\n", "alpha==1.*\n", "alpha==1.0 beta==2\n"],
 )
 def test_what_does_not_name_versions_is_no_lock(tmp_path: Path, text: str) -> None:
     (tmp_path / "some.lock").write_text(text)
@@ -211,7 +238,10 @@ def test_a_licence_is_red_unless_its_whole_text_is_agreed_to() -> None:
     found = {"a": "MIT", "b": "MIT; GPL-3.0-only", "c": "", "tool": "Unlicense", "stray": "UNKNOWN"}
     licences = Licences(allowed=["MIT"], packages={"tool": "Unlicense"})
     red, summary = check_licences(["a", "b", "c", "tool", "absent"], found, licences)
-    assert red == ["b: its licence 'MIT; GPL-3.0-only' is not agreed to", "c: its licence '' is not agreed to"]
+    assert red == [
+        "b: its licence 'MIT; GPL-3.0-only' is not agreed to",
+        "c: its licence '' is not agreed to",
+    ]
     assert summary == (
         "licences: 2 red, 4 packages; not installed here: absent; here without being locked, so not judged: stray"
     )
@@ -220,4 +250,6 @@ def test_a_licence_is_red_unless_its_whole_text_is_agreed_to() -> None:
 def test_the_licence_of_every_package_of_our_lock_is_agreed_to() -> None:
     locked, found = locked_versions(), installed_licences()
     assert check_licences(locked, found, read_policy().licences)[0] == []
-    assert locked.keys() - found.keys() - {"async-timeout", "colorama", "uvloop"} == set()  # for other systems
+    assert (
+        locked.keys() - found.keys() - {"async-timeout", "colorama", "uvloop"} == set()
+    )  # for other systems

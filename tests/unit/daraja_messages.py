@@ -34,7 +34,10 @@ BILL_PARAMETERS: dict[str, Any] = {
 
 
 def named(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    return [{key: name} | ({} if value is ABSENT else {"Value": value}) for name, value in values.items()]
+    return [
+        {key: name} | ({} if value is ABSENT else {"Value": value})
+        for name, value in values.items()
+    ]
 
 
 def stk(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
@@ -46,9 +49,15 @@ def stk(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
         "ResultDesc": "The service request is processed successfully.",
     }
     if items is not ABSENT:
-        callback["CallbackMetadata"] = {"Item": named(STK_ITEMS, "Name") if items is None else items}
+        callback["CallbackMetadata"] = {
+            "Item": named(STK_ITEMS, "Name") if items is None else items
+        }
     callback.update(fields)
-    return {"Body": {"stkCallback": {name: value for name, value in callback.items() if value is not ABSENT}}}
+    return {
+        "Body": {
+            "stkCallback": {name: value for name, value in callback.items() if value is not ABSENT}
+        }
+    }
 
 
 def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, Any]:
@@ -59,7 +68,9 @@ def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, An
         "OriginatorConversationID": "payout-17",
         "ConversationID": "AG_20260301_2010",
         "TransactionID": "UC17KX20PM",
-        "ReferenceData": {"ReferenceItem": {"Key": "QueueTimeoutURL", "Value": "https://internal.example/submit"}},
+        "ReferenceData": {
+            "ReferenceItem": {"Key": "QueueTimeoutURL", "Value": "https://internal.example/submit"}
+        },
     }
     if parameters is not ABSENT:
         result["ResultParameters"] = {
@@ -70,4 +81,6 @@ def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, An
 
 
 def read(operation: str, message: Any) -> Report:
-    return read_report(operation, message if isinstance(message, bytes) else json.dumps(message).encode())
+    return read_report(
+        operation, message if isinstance(message, bytes) else json.dumps(message).encode()
+    )

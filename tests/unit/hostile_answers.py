@@ -1,4 +1,6 @@
-"""Answers that Daraja never gives, and somebody in its place might: none of them is an acknowledgement or a result."""
+"""Answers that Daraja never gives, and somebody in its place might: none of them is an
+acknowledgement or a result.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ QUERY = {
 }
 TOKEN = {"access_token": "c9SQxWWhmdVRlyh0zh8gZDTkubVF", "expires_in": "3599"}
 
-ENVELOPE = {"requestId": "4c1e-118203", "errorCode": "500.003.1001", "errorMessage": "Internal Server Error"}
+ENVELOPE = {
+    "requestId": "4c1e-118203",
+    "errorCode": "500.003.1001",
+    "errorMessage": "Internal Server Error",
+}
 
 WRONG_VALUES: dict[str, Any] = {
     "null": None, "true": True, "false": False, "one": 1, "text one": "1", "minus one": -1, "fraction": 0.0,
@@ -84,8 +90,13 @@ def shapeless(good: dict[str, Any]) -> dict[str, bytes]:
 
 def retyped(good: dict[str, Any], name: str) -> dict[str, bytes]:
     """The answer `good` with each wrong value for `name`, and without it."""
-    changed = {f"{name}: {what}": text_of(good | {name: value}) for what, value in WRONG_VALUES.items()}
-    return {**changed, f"{name}: absent": text_of({key: value for key, value in good.items() if key != name})}
+    changed = {
+        f"{name}: {what}": text_of(good | {name: value}) for what, value in WRONG_VALUES.items()
+    }
+    return {
+        **changed,
+        f"{name}: absent": text_of({key: value for key, value in good.items() if key != name}),
+    }
 
 
 def meaning(kind: Kind, status: int, body: bytes) -> ProviderError | None:

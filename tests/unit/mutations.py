@@ -1,4 +1,6 @@
-"""Genuine messages, changed as somebody would who wants to be believed: by structure, and by byte."""
+"""Genuine messages, changed as somebody would who wants to be believed: by structure, and by
+byte.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,21 @@ from tests.unit.hostile_answers import PAYOUT, QUERY, STK, TOKEN
 from tests.unit.status_messages import status
 
 BILL = payout(
-    0, [{"Key": "Amount", "Value": "1800.00"}, {"Key": "ReceiverPartyPublicName", "Value": "888880 - SUPPLIER LTD"}]
+    0,
+    [
+        {"Key": "Amount", "Value": "1800.00"},
+        {"Key": "ReceiverPartyPublicName", "Value": "888880 - SUPPLIER LTD"},
+    ],
 )
-CALLBACKS: list[Any] = [stk(), stk(1032), payout(), payout(2001), BILL, status(), status("SFC_IC0003")]
+CALLBACKS: list[Any] = [
+    stk(),
+    stk(1032),
+    payout(),
+    payout(2001),
+    BILL,
+    status(),
+    status("SFC_IC0003"),
+]
 ANSWERS: list[Any] = [
     STK,
     PAYOUT,
@@ -37,7 +51,9 @@ _LITERALS = [
     '"\\u0660"', '"404.001.03"', '"3599"', "1" + "0" * 400, '"' + "x" * 70 + '"', "[" * 14 + "]" * 14,
 ]  # fmt: skip
 
-_literals = st.sampled_from(_LITERALS) | st.integers().map(str) | st.text(max_size=8).map(json.dumps)
+_literals = (
+    st.sampled_from(_LITERALS) | st.integers().map(str) | st.text(max_size=8).map(json.dumps)
+)
 
 
 class Raw(str):
@@ -63,7 +79,9 @@ def _written(value: Any) -> str:
         kind, parts = value
         if kind == "list":
             return "[" + ",".join(_written(part) for part in parts) + "]"
-        return "{" + ",".join(f"{json.dumps(name)}:{_written(inner)}" for name, inner in parts) + "}"
+        return (
+            "{" + ",".join(f"{json.dumps(name)}:{_written(inner)}" for name, inner in parts) + "}"
+        )
     return json.dumps(value)
 
 
@@ -77,7 +95,9 @@ def _containers(value: Any) -> list[Any]:
 
 @st.composite
 def mutated(draw: st.DrawFn, genuine: list[Any]) -> bytes:
-    """A genuine message with some members swapped, deleted, renamed, repeated, retyped or spliced in from another."""
+    """A genuine message with some members swapped, deleted, renamed, repeated, retyped or
+    spliced in from another.
+    """
     root = _loosened(draw(st.sampled_from(genuine)))
     for _ in range(draw(st.integers(1, 4))):
         kind, parts = draw(st.sampled_from(_containers(root)))
@@ -94,10 +114,15 @@ def mutated(draw: st.DrawFn, genuine: list[Any]) -> bytes:
             case 3 if kind == "object":
                 parts.insert(other, [parts[at][0], Raw(draw(_literals))])
             case 4:
-                spliced = draw(st.sampled_from(_containers(_loosened(draw(st.sampled_from(genuine))))))
+                spliced = draw(
+                    st.sampled_from(_containers(_loosened(draw(st.sampled_from(genuine)))))
+                )
                 parts[at] = [parts[at][0], spliced] if kind == "object" else spliced
             case 5 if kind == "object":
-                parts[at], parts[other] = [parts[at][0], parts[other][1]], [parts[other][0], parts[at][1]]
+                parts[at], parts[other] = (
+                    [parts[at][0], parts[other][1]],
+                    [parts[other][0], parts[at][1]],
+                )
             case _:
                 raw = Raw(draw(_literals))
                 parts[at] = [parts[at][0], raw] if kind == "object" else raw

@@ -1,4 +1,6 @@
-"""Transaction Status results as Daraja sends them, one argument for what a test is about (daraja.md §6.1)."""
+"""Transaction Status results as Daraja sends them, one argument for what a test is about
+(daraja.md §6.1).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ PARAMETERS: dict[str, Any] = {
 def parameters(**changes: Any) -> list[dict[str, Any]]:
     """The parameters of a completed payout, but for `changes`; ABSENT takes one away."""
     values = {
-        name: value for name, value in {**PARAMETERS, **changes}.items() if name not in changes or value is not ABSENT
+        name: value
+        for name, value in {**PARAMETERS, **changes}.items()
+        if name not in changes or value is not ABSENT
     }
     return named(values, "Key")
 

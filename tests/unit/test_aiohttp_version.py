@@ -19,21 +19,36 @@ from tests.stack.ports import release_port, reserve_port
 from tests.supply_chain.policy import ROOT, locked_versions
 
 FIRST, LAST = (".".join(map(str, release)) for release in (TESTED_FIRST, TESTED_LAST))
-OTHERS = ("3.14.4", "3.14.50", "3.15.0", "4.0.0", "3.13.9", f"{LAST}rc1", f"{LAST}.post1", "3.14", "")
+OTHERS = (
+    "3.14.4",
+    "3.14.50",
+    "3.15.0",
+    "4.0.0",
+    "3.13.9",
+    f"{LAST}rc1",
+    f"{LAST}.post1",
+    "3.14",
+    "",
+)
 
 
 @pytest.mark.parametrize("version", OTHERS)
-def test_a_version_outside_the_tested_range_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_a_version_outside_the_tested_range_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
     """The message is one line, says what is installed and what is tested, and what to do."""
     monkeypatch.setattr(aiohttp, "__version__", version)
     with pytest.raises(
-        SettingsError, match=rf"^cannot start; aiohttp {re.escape(version)} is .*{FIRST}.*lock names\)$"
+        SettingsError,
+        match=rf"^cannot start; aiohttp {re.escape(version)} is .*{FIRST}.*lock names\)$",
     ):
         require_tested_aiohttp()
 
 
 @pytest.mark.parametrize("version", [FIRST, LAST])
-def test_both_ends_of_the_tested_range_are_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_both_ends_of_the_tested_range_are_taken(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
     monkeypatch.setattr(aiohttp, "__version__", version)
     require_tested_aiohttp()
 
@@ -63,8 +78,12 @@ async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPa
     assert started == []
 
 
-async def test_no_request_goes_to_daraja_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fence before the first byte rests on aiohttp's order of writing, and on a private part of its connector."""
+async def test_no_request_goes_to_daraja_with_another_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fence before the first byte rests on aiohttp's order of writing, and on a private part
+    of its connector.
+    """
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     with pytest.raises(SettingsError, match=r"aiohttp 3\.15\.0"):
         daraja_session(connections_max=1)

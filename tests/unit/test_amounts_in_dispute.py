@@ -1,4 +1,6 @@
-"""A message that names another amount: what Daraja says afterwards decides only if it says how much."""
+"""A message that names another amount: what Daraja says afterwards decides only if it says how
+much.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,17 @@ def answered(payment: Payment, **report: Any) -> Decided:
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", [Stage.AWAITING_RESULT, Stage.IN_DOUBT, Stage.FAILED])
-def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(stage: Stage, kind: Kind) -> None:
+def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(
+    stage: Stage, kind: Kind
+) -> None:
     payment = a_due(kind, stage)
     decision = answered(payment, **NO_AMOUNT, receipt=None)
     after = payment_of(decision)
-    assert (after.stage, after.needs_review, after.next_step_at) == (stage, True, payment.next_step_at)
+    assert (after.stage, after.needs_review, after.next_step_at) == (
+        stage,
+        True,
+        payment.next_step_at,
+    )
     assert (decision.disposition, event_of(decision), decision.is_flagged) == (
         Disposition.AMOUNT_NOT_CERTAIN,
         None,
@@ -71,20 +79,33 @@ def test_an_answer_that_names_the_payment_s_own_amount_decides(kind: Kind) -> No
 
 
 def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
-    decision = decide_report(a_due(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report())
-    assert (payment_of(decision).stage, event_of(decision)) == (Stage.SUCCEEDED, EventType.SUCCEEDED)
+    decision = decide_report(
+        a_due(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report()
+    )
+    assert (payment_of(decision).stage, event_of(decision)) == (
+        Stage.SUCCEEDED,
+        EventType.SUCCEEDED,
+    )
 
 
 def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_dispute() -> None:
     waiting = {**DISPUTED, "receipts_to_confirm": frozenset({"UC14KD82QZ"})}
     known = evidence_of(an_inquiry(1, at=NOW), **waiting)
-    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **NO_AMOUNT, receipt=None), (), TIMES)
+    change = answering(
+        PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **NO_AMOUNT, receipt=None), (), TIMES
+    )
     decision = change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))
-    assert (payment_of(decision).stage, decision.disposition) == (Stage.IN_DOUBT, Disposition.AMOUNT_NOT_CERTAIN)
+    assert (payment_of(decision).stage, decision.disposition) == (
+        Stage.IN_DOUBT,
+        Disposition.AMOUNT_NOT_CERTAIN,
+    )
 
 
 def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
-    silent = [an_inquiry(n, Verdict.NO_RESULT, at=NOW - (5 - n) * TIMES.inquiry_first_after) for n in range(2, 5)]
+    silent = [
+        an_inquiry(n, Verdict.NO_RESULT, at=NOW - (5 - n) * TIMES.inquiry_first_after)
+        for n in range(2, 5)
+    ]
     payment = a_due(Kind.DEPOSIT)
     assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
     paid = an_inquiry(1, Verdict.PAID, at=NOW - 6 * TIMES.inquiry_first_after)
@@ -92,7 +113,8 @@ def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "disposition"), [(400, "duplicate"), (AMOUNT_KES, "amount_differs"), (401, "amount_differs")]
+    ("told", "disposition"),
+    [(400, "duplicate"), (AMOUNT_KES, "amount_differs"), (401, "amount_differs")],
 )
 def test_once_a_person_has_decided_messages_are_compared_with_the_amount_of_the_statement(
     told: int, disposition: str
@@ -109,7 +131,10 @@ def test_a_success_shows_what_it_settled_and_nothing_else_does() -> None:
         expected = AMOUNT_KES if stage is Stage.SUCCEEDED else None
         assert public_payment(a_payment(stage=stage))["amount_settled"] == expected
     other = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
-    assert (public_payment(other)["amount"], public_payment(other)["amount_settled"]) == (AMOUNT_KES, 400)
+    assert (public_payment(other)["amount"], public_payment(other)["amount_settled"]) == (
+        AMOUNT_KES,
+        400,
+    )
 
 
 def test_a_failure_that_names_another_amount_is_no_claim_of_success() -> None:

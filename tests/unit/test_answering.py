@@ -1,4 +1,6 @@
-"""Recording what came of a question: each answer counts once, and what follows is decided with all that is known."""
+"""Recording what came of a question: each answer counts once, and what follows is decided with
+all that is known.
+"""
 
 from __future__ import annotations
 
@@ -50,16 +52,22 @@ def an_answer(verdict: Verdict, *, code: str | None = None, **overrides: Any) ->
     match verdict:
         case V.PAID:
             return a_report(
-                code=code or "0", verdict=verdict, **{"has_amount": False, "amount": None, "receipt": None, **overrides}
+                code=code or "0",
+                verdict=verdict,
+                **{"has_amount": False, "amount": None, "receipt": None, **overrides},
             )
         case V.FAILED:
             failure = Failure(A_FAILURE.reason, A_FAILURE.safe_to_retry, code or "1032")
-            return a_report(Word.FAILURE, code=code or "1032", failure=failure, verdict=verdict, **overrides)
+            return a_report(
+                Word.FAILURE, code=code or "1032", failure=failure, verdict=verdict, **overrides
+            )
         case _:
             return a_report(Word.UNDECIDED, code=code or "4999", verdict=verdict, **overrides)
 
 
-def answered(payment: Payment, report: Report | None, *inquiries: Inquiry, number: int = 1, **evidence: Any) -> Decided:
+def answered(
+    payment: Payment, report: Report | None, *inquiries: Inquiry, number: int = 1, **evidence: Any
+) -> Decided:
     change = answering(PAYMENT_ID, number, report, (), TIMES)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
@@ -102,12 +110,17 @@ def test_a_query_of_zero_is_a_success_without_a_receipt(stage: Stage) -> None:
     decision = answered(a_due(Kind.DEPOSIT, stage), an_answer(V.PAID), an_inquiry(1))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, False)
-    assert (event_of(decision), detail_of(decision)) == (EventType.SUCCEEDED, {"provider_code": "0", "by": "inquiry"})
+    assert (event_of(decision), detail_of(decision)) == (
+        EventType.SUCCEEDED,
+        {"provider_code": "0", "by": "inquiry"},
+    )
 
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
 def test_a_completed_payout_brings_its_receipt(kind: Kind) -> None:
-    answer = an_answer(V.PAID, code="Completed", receipt=RECEIPT, has_amount=True, amount=Decimal("250.00"))
+    answer = an_answer(
+        V.PAID, code="Completed", receipt=RECEIPT, has_amount=True, amount=Decimal("250.00")
+    )
     after = payment_of(answered(a_due(kind), answer, an_inquiry(1)))
     assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)
 
@@ -117,7 +130,9 @@ def test_a_deposit_s_failure_told_by_one_query_waits_for_another_that_agrees() -
     first = answered(payment, an_answer(V.FAILED), an_inquiry(1))
     assert (first.payment, event_of(first), first.disposition) == (payment, None, "not_agreed_yet")
     assert answered_by(first) is not None
-    second = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
+    second = answered(
+        payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2
+    )
     assert (payment_of(second).stage, event_of(second)) == (S.FAILED, EventType.FAILED)
     assert payment_of(second).failure == A_FAILURE
 
@@ -125,7 +140,9 @@ def test_a_deposit_s_failure_told_by_one_query_waits_for_another_that_agrees() -
 def test_two_queries_that_tell_different_failures_do_not_agree() -> None:
     payment = a_due(Kind.DEPOSIT)
     earlier = an_inquiry(1, V.FAILED, code="1037")
-    assert answered(payment, an_answer(V.FAILED), earlier, an_inquiry(2), number=2).payment == payment
+    assert (
+        answered(payment, an_answer(V.FAILED), earlier, an_inquiry(2), number=2).payment == payment
+    )
 
 
 def test_the_same_inquiry_answered_twice_does_not_agree_with_itself() -> None:
@@ -144,13 +161,18 @@ def test_a_failure_of_one_send_leaves_the_others_to_be_asked_about_in_their_own_
     attempts = (a_send(at=SENT_AT), a_send(number=2, at=SENT_AT))
     payment = a_due(attempts=attempts, next_step_at=NOW + 60 * SECOND)
     decision = answered(payment, an_answer(V.FAILED, code="Failed"), an_inquiry(1))
-    assert (payment_of(decision).stage, payment_of(decision).next_step_at) == (S.IN_DOUBT, payment.next_step_at)
+    assert (payment_of(decision).stage, payment_of(decision).next_step_at) == (
+        S.IN_DOUBT,
+        payment.next_step_at,
+    )
 
 
 def test_an_answer_after_a_success_that_says_otherwise_is_a_contradiction() -> None:
     """STK query has told failures of payments whose callback said 0 (daraja.md §3)."""
     payment = a_due(Kind.DEPOSIT, S.SUCCEEDED)
-    decision = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
+    decision = answered(
+        payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2
+    )
     assert (decision.payment, event_of(decision)) == (replace(payment, needs_review=True), None)
     assert answered_by(decision) is not None
 
@@ -166,13 +188,22 @@ def test_a_second_look_that_finds_the_money_is_a_correction() -> None:
 def test_a_second_look_that_finds_nothing_leaves_the_failure_as_it_is() -> None:
     payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
     for verdict in (V.FAILED, V.NO_RESULT, V.VAGUE):
-        decision = answered(payment, an_answer(verdict), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2)
+        decision = answered(
+            payment,
+            an_answer(verdict),
+            an_inquiry(1, V.FAILED, code="1032"),
+            an_inquiry(2),
+            number=2,
+        )
         assert (payment_of(decision).failure, event_of(decision)) == (SILENCE, None)
 
 
 def silent_answers(count: int) -> list[Inquiry]:
     start = SENT_AT + TIMES.result_window
-    return [an_inquiry(n, V.NO_RESULT, at=start + n * TIMES.inquiry_first_after) for n in range(1, count + 1)]
+    return [
+        an_inquiry(n, V.NO_RESULT, at=start + n * TIMES.inquiry_first_after)
+        for n in range(1, count + 1)
+    ]
 
 
 @pytest.mark.parametrize("stage", OPEN)
@@ -182,7 +213,10 @@ def test_the_answer_that_completes_the_silence_ends_the_deposit(stage: Stage) ->
     decision = answered(payment, an_answer(V.NO_RESULT), *silent_answers(2), last, number=3)
     after = payment_of(decision)
     assert (after.stage, after.failure) == (S.FAILED, SILENCE)
-    assert (noted(decision), event_of(decision)) == (HistoryEntry.NO_RESULT_CONFIRMED, EventType.FAILED)
+    assert (noted(decision), event_of(decision)) == (
+        HistoryEntry.NO_RESULT_CONFIRMED,
+        EventType.FAILED,
+    )
     assert answered_by(decision) == Inquiry(3, NOW, V.NO_RESULT, "4999")
 
 
@@ -206,7 +240,9 @@ def test_a_result_outranks_the_silence_before_it() -> None:
 def test_silence_does_not_end_a_deposit_while_a_stored_message_claims_success() -> None:
     payment = a_due(Kind.DEPOSIT)
     last = an_inquiry(4, at=NOW)
-    decision = answered(payment, an_answer(V.NO_RESULT), *silent_answers(3), last, number=4, claims_success=True)
+    decision = answered(
+        payment, an_answer(V.NO_RESULT), *silent_answers(3), last, number=4, claims_success=True
+    )
     assert decision.payment == payment
 
 
@@ -218,7 +254,9 @@ def test_an_answer_looks_up_whose_its_ids_and_receipt_are() -> None:
 
 
 def test_queries_do_not_end_as_failed_what_a_stored_callback_says_was_paid() -> None:
-    """A query must never overwrite a success callback (daraja.md §3): one without a receipt waits for a person."""
+    """A query must never overwrite a success callback (daraja.md §3): one without a receipt
+    waits for a person.
+    """
     payment = a_due(Kind.DEPOSIT, needs_review=True)
     earlier = (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
     decision = answered(payment, an_answer(V.FAILED), *earlier, number=2, claims_success=True)

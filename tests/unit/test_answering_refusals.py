@@ -1,4 +1,6 @@
-"""A request that is refused now is answered as its first time was, and only if it is that very request."""
+"""A request that is refused now is answered as its first time was, and only if it is that very
+request.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ async def test_the_request_of_the_first_time_gets_its_answer() -> None:
     assert await answer_to("known", FIRST.fingerprint) is FIRST
 
 
-@pytest.mark.parametrize(("key", "fingerprint"), [("known", b"\x01other"), ("unknown", FIRST.fingerprint)])
+@pytest.mark.parametrize(
+    ("key", "fingerprint"), [("known", b"\x01other"), ("unknown", FIRST.fingerprint)]
+)
 async def test_another_request_and_another_key_are_refused(key: str, fingerprint: bytes) -> None:
     """The caller of another request would take the answer for its own."""
     with pytest.raises(Overloaded):

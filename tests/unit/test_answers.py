@@ -1,4 +1,6 @@
-"""What each synchronous answer of Daraja's means for the money: the contract's error tables, class by class."""
+"""What each synchronous answer of Daraja's means for the money: the contract's error tables,
+class by class.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def fault(code: str, text: str) -> dict[str, object]:
 
 
 def test_an_acknowledgement_teaches_the_ids() -> None:
-    assert read_answer(PAGES[Kind.DEPOSIT].api, Kind.DEPOSIT, 200, json.dumps(STK_ACK).encode()) == {
+    assert read_answer(
+        PAGES[Kind.DEPOSIT].api, Kind.DEPOSIT, 200, json.dumps(STK_ACK).encode()
+    ) == {
         ("checkout_request_id", "ws_CO_0103"),
         ("merchant_request_id", "4c1e-118203"),
     }
@@ -92,7 +96,8 @@ def test_an_acknowledgement_without_its_id_is_none(kind: Kind, value: object) ->
     assert type(meaning(kind, 200, ACKS[kind] | {name: value})) is OutcomeUnknown
 
 
-# Every row of the contract's tables: status, answer, class for a deposit, a withdrawal, a bill payment.
+# Every row of the contract's tables: status, answer, class for a deposit, a withdrawal, a bill
+# payment.
 U, T, R, TH, DU, RS, PR = (
     OutcomeUnknown, TokenRefused, Refused, Throttled, DuplicateSubmission, Resendable, ProductRefused,
 )  # fmt: skip
@@ -100,23 +105,86 @@ Class = type[ProviderError]
 ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     # the token: 404, 401 or 400, by API
     ("token, STK", 404, envelope("404.001.03", "Invalid Access Token"), T, T, T),
-    ("token, B2C", 401, envelope("401.002.01", "Error Occurred - Invalid Access Token - abc"), T, T, T),
+    (
+        "token, B2C",
+        401,
+        envelope("401.002.01", "Error Occurred - Invalid Access Token - abc"),
+        T,
+        T,
+        T,
+    ),
     ("token, status", 400, envelope("400.003.01", "Invalid Access Token"), T, T, T),
     ("token, some SDKs", 401, envelope("401.003.01", "Invalid Access Token"), T, T, T),
-    ("no product", 401, fault("keymanagement.service", "Invalid API call as no apiproduct match found"), PR, PR, PR),
-    ("no product, envelope", 401, envelope("401.001", "Invalid API call as no apiproduct match found"), PR, PR, PR),
+    (
+        "no product",
+        401,
+        fault("keymanagement.service", "Invalid API call as no apiproduct match found"),
+        PR,
+        PR,
+        PR,
+    ),
+    (
+        "no product, envelope",
+        401,
+        envelope("401.001", "Invalid API call as no apiproduct match found"),
+        PR,
+        PR,
+        PR,
+    ),
     ("no product, text", 403, b"Invalid API call as no apiproduct match found", PR, PR, PR),
-    ("no product, as one word", 401, fault("keymanagement.InvalidAPICallAsNoApiProductMatchFound", ""), PR, PR, PR),
+    (
+        "no product, as one word",
+        401,
+        fault("keymanagement.InvalidAPICallAsNoApiProductMatchFound", ""),
+        PR,
+        PR,
+        PR,
+    ),
     ("forbidden", 403, envelope("403.002.1001", "Forbidden"), PR, PR, PR),
     ("firewall", 403, b"<html>Incapsula incident</html>", PR, PR, PR),
-    ("firewall, doctype", 403, b"\xef\xbb\xbf \r\n<!DOCTYPE HTML PUBLIC '-//W3C//DTD'>\n<HTML><HEAD>", PR, PR, PR),
-    ("firewall, comment", 403, b"<!-- blocked -->\n<html><body>Access Denied</body></html>", PR, PR, PR),
+    (
+        "firewall, doctype",
+        403,
+        b"\xef\xbb\xbf \r\n<!DOCTYPE HTML PUBLIC '-//W3C//DTD'>\n<HTML><HEAD>",
+        PR,
+        PR,
+        PR,
+    ),
+    (
+        "firewall, comment",
+        403,
+        b"<!-- blocked -->\n<html><body>Access Denied</body></html>",
+        PR,
+        PR,
+        PR,
+    ),
     ("firewall, no html element", 403, b"<head><title>403 Forbidden</title></head>", PR, PR, PR),
     ("token, newer", 401, envelope("401.001", "Invalid Access Token"), T, T, T),
     ("token, bare", 401, envelope("401", "Unauthorized - Invalid Access Token"), T, T, T),
-    ("token, no code", 401, {"ResponseCode": "", "ResponseDescription": "Invalid Access Token - abc"}, T, T, T),
-    ("token, refused in full", 401, {"ResponseCode": "401", "ConversationID": "", "CheckoutRequestID": None}, T, T, T),
-    ("token, nothing after it", 401, envelope("401.002.01", "Error Occurred - Invalid Access Token - "), T, T, T),
+    (
+        "token, no code",
+        401,
+        {"ResponseCode": "", "ResponseDescription": "Invalid Access Token - abc"},
+        T,
+        T,
+        T,
+    ),
+    (
+        "token, refused in full",
+        401,
+        {"ResponseCode": "401", "ConversationID": "", "CheckoutRequestID": None},
+        T,
+        T,
+        T,
+    ),
+    (
+        "token, nothing after it",
+        401,
+        envelope("401.002.01", "Error Occurred - Invalid Access Token - "),
+        T,
+        T,
+        T,
+    ),
     ("401 of another field", 401, envelope("400.002.02", "Bad Request - Invalid Amount"), T, T, T),
     ("401 of a busy system", 401, envelope("500.003.02", "System is busy."), T, T, T),
     ("401 of a limit", 401, envelope("500.003.03", "Quota Violation"), T, T, T),
@@ -125,21 +193,84 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     ("401, text", 401, b"Unauthorized", T, T, T),
     ("401, page", 401, b"<html>Unauthorized</html>", T, T, T),
     ("401, empty", 401, b"", T, T, T),
-    ("token, text of another envelope", 400, {"status": "error", "message": "Invalid Access Token"}, T, T, T),
+    (
+        "token, text of another envelope",
+        400,
+        {"status": "error", "message": "Invalid Access Token"},
+        T,
+        T,
+        T,
+    ),
     # too many requests
-    ("spike arrest", 500, envelope("500.003.02", "Error Occurred: Spike Arrest Violation"), TH, TH, TH),
-    ("spike arrest, 429", 429, envelope("500.003.02", "Error Occurred: Spike Arrest Violation"), TH, TH, TH),
+    (
+        "spike arrest",
+        500,
+        envelope("500.003.02", "Error Occurred: Spike Arrest Violation"),
+        TH,
+        TH,
+        TH,
+    ),
+    (
+        "spike arrest, 429",
+        429,
+        envelope("500.003.02", "Error Occurred: Spike Arrest Violation"),
+        TH,
+        TH,
+        TH,
+    ),
     ("quota", 500, envelope("500.003.03", "Error Occurred: Quota Violation"), TH, TH, TH),
-    ("apigee, 429", 429, fault("policies.ratelimit.SpikeArrestViolation", "Spike arrest violation."), TH, TH, TH),
-    ("apigee, 500", 500, fault("policies.ratelimit.QuotaViolation", "Rate limit quota violation."), TH, TH, TH),
+    (
+        "apigee, 429",
+        429,
+        fault("policies.ratelimit.SpikeArrestViolation", "Spike arrest violation."),
+        TH,
+        TH,
+        TH,
+    ),
+    (
+        "apigee, 500",
+        500,
+        fault("policies.ratelimit.QuotaViolation", "Rate limit quota violation."),
+        TH,
+        TH,
+        TH,
+    ),
     ("429, html", 429, b"<html>Too many</html>", TH, TH, TH),
     # busy
-    ("busy", 500, envelope("500.003.02", "System is busy. Please try again in few minutes."), U, RS, U),
-    ("maintenance", 500, envelope("500.002.1001", "Service is currently under maintenance."), U, RS, U),
-    ("maintenance, 503", 503, envelope("00.002.1001", "Service is currently under maintenance."), U, RS, U),
+    (
+        "busy",
+        500,
+        envelope("500.003.02", "System is busy. Please try again in few minutes."),
+        U,
+        RS,
+        U,
+    ),
+    (
+        "maintenance",
+        500,
+        envelope("500.002.1001", "Service is currently under maintenance."),
+        U,
+        RS,
+        U,
+    ),
+    (
+        "maintenance, 503",
+        503,
+        envelope("00.002.1001", "Service is currently under maintenance."),
+        U,
+        RS,
+        U,
+    ),
     # a definite no
     ("validation", 400, envelope("400.002.02", "Bad Request - Invalid Remarks"), R, R, R),
-    ("wrong credentials", 500, envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), R, R, R),
+    (
+        "wrong credentials",
+        500,
+        envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"),
+        R,
+        R,
+        R,
+    ),
     ("wrong credentials, plain", 500, envelope("500.001.1001", "Wrong credentials"), R, R, R),
     ("merchant", 500, envelope("500.001.1001", "Merchant does not exist"), R, R, R),
     (
@@ -167,7 +298,14 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     # it may have acted
     ("internal", 500, envelope("500.003.1001", "Internal Server Error"), U, U, U),
     ("system internal", 500, envelope("500.002.1001", "System internal error."), U, U, U),
-    ("one code, unknown text", 500, envelope("500.001.1001", "The transaction is being processed"), U, U, U),
+    (
+        "one code, unknown text",
+        500,
+        envelope("500.001.1001", "The transaction is being processed"),
+        U,
+        U,
+        U,
+    ),
     ("one code, no text", 500, envelope("500.001.1001", ""), U, U, U),
     ("no such thing", 500, envelope("500.001.1001", "The transaction does not Exist"), U, U, U),
     ("unknown 5xx code", 500, envelope("999.9.9", "Something new"), U, U, U),
@@ -180,7 +318,14 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     ("403, text", 403, b"Forbidden", U, U, U),
     ("403, unknown envelope", 403, {"message": "Forbidden"}, U, U, U),
     ("403, xml", 403, b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", U, U, U),
-    ("403, page with an acknowledgement", 403, b"<html>" + json.dumps(PAYOUT_ACK).encode(), U, U, U),
+    (
+        "403, page with an acknowledgement",
+        403,
+        b"<html>" + json.dumps(PAYOUT_ACK).encode(),
+        U,
+        U,
+        U,
+    ),
     ("conflict", 409, envelope("409.001", "Conflict"), U, U, U),
     ("internal in a 400", 400, envelope("500.003.1001", "Internal Server Error"), U, U, U),
     ("redirect", 302, b"", U, U, U),
@@ -194,7 +339,14 @@ ROWS: list[tuple[str, int, Any, Class, Class, Class]] = [
     ("acknowledgement in a 500", 500, STK_ACK, U, U, U),
     ("code of another type", 400, envelope(400, "Bad Request"), R, R, R),
     ("code null", 400, envelope(None, "Bad Request"), R, R, R),
-    ("another fault", 500, fault("steps.javascript.ScriptExecutionFailed", "Execution failed"), U, U, U),
+    (
+        "another fault",
+        500,
+        fault("steps.javascript.ScriptExecutionFailed", "Execution failed"),
+        U,
+        U,
+        U,
+    ),
     ("fault of another shape", 500, {"fault": "down"}, U, U, U),
 ]
 
@@ -217,22 +369,42 @@ def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> No
         ("400.002.02", "Bad Request - Invalid PhoneNumber", FailureReason.INVALID_RECIPIENT),
         ("500.001.1001", "Wrong credentials", FailureReason.CONFIGURATION),
         ("500.001.1001", "Merchant does not exist", FailureReason.CONFIGURATION),
-        ("500.001.1001", "Unable to lock subscriber, a transaction…", FailureReason.SUBSCRIBER_BUSY),
+        (
+            "500.001.1001",
+            "Unable to lock subscriber, a transaction…",
+            FailureReason.SUBSCRIBER_BUSY,
+        ),
         ("500.001.1001", "Declined due to limit rule", FailureReason.LIMIT_EXCEEDED),
     ],
 )
-def test_a_refusal_has_a_reason_that_a_person_understands(code: str, text: str, reason: FailureReason) -> None:
+def test_a_refusal_has_a_reason_that_a_person_understands(
+    code: str, text: str, reason: FailureReason
+) -> None:
     error = meaning(Kind.DEPOSIT, 400 if code.startswith("400") else 500, envelope(code, text))
     assert isinstance(error, Refused)
-    assert (error.failure.reason, error.failure.safe_to_retry, error.failure.provider_code) == (reason, True, code)
+    assert (error.failure.reason, error.failure.safe_to_retry, error.failure.provider_code) == (
+        reason,
+        True,
+        code,
+    )
 
 
 def test_any_other_refusal_at_the_door_is_our_configuration() -> None:
-    """Also another 403 of Daraja's: it may be about this payment alone, and must not hold the others."""
-    for status, code in ((403, "403.001.01"), (404, "404.001.01"), (405, "405.001"), (400, "400.002.05")):
+    """Also another 403 of Daraja's: it may be about this payment alone, and must not hold the
+    others.
+    """
+    for status, code in (
+        (403, "403.001.01"),
+        (404, "404.001.01"),
+        (405, "405.001"),
+        (400, "400.002.05"),
+    ):
         error = meaning(Kind.WITHDRAWAL, status, envelope(code, "Not for you"))
         assert isinstance(error, Refused)
-        assert (error.failure.reason, error.failure.safe_to_retry) == (FailureReason.CONFIGURATION, True)
+        assert (error.failure.reason, error.failure.safe_to_retry) == (
+            FailureReason.CONFIGURATION,
+            True,
+        )
 
 
 def test_a_throttled_answer_says_how_long_to_stay_away() -> None:
@@ -243,7 +415,10 @@ def test_a_throttled_answer_says_how_long_to_stay_away() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 299, 300, 400, 401, 403, 404, 429, 500, 503])
 def test_a_token_error_is_known_by_its_code_whatever_the_status(status: int) -> None:
-    assert type(meaning(Kind.WITHDRAWAL, status, envelope("401.002.01", "Invalid Access Token"))) is TokenRefused
+    assert (
+        type(meaning(Kind.WITHDRAWAL, status, envelope("401.002.01", "Invalid Access Token")))
+        is TokenRefused
+    )
 
 
 HOSTILE: list[bytes] = [
@@ -275,7 +450,9 @@ STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 50
 @given(kind=st.sampled_from(Kind), status=STATUSES, value=JSON)
 def test_no_json_value_raises_anything_else(kind: Kind, status: int, value: Any) -> None:
     error = meaning(kind, status, value)
-    assert error is None or type(error) is not Unreachable  # it was written: that can never be said of it
+    assert (
+        error is None or type(error) is not Unreachable
+    )  # it was written: that can never be said of it
     if error is None:
         assert 200 <= status < 300
         assert value["ResponseCode"] in ("0", 0)
@@ -286,6 +463,13 @@ def test_no_bytes_raise_anything_else(kind: Kind, status: int, body: bytes) -> N
     assert meaning(kind, status, body) is not None
 
 
-@given(kind=st.sampled_from(Kind), status=st.integers(500, 599), code=st.text(max_size=12), text=st.text(max_size=40))
-def test_a_5xx_with_words_that_nobody_knows_may_have_acted(kind: Kind, status: int, code: str, text: str) -> None:
+@given(
+    kind=st.sampled_from(Kind),
+    status=st.integers(500, 599),
+    code=st.text(max_size=12),
+    text=st.text(max_size=40),
+)
+def test_a_5xx_with_words_that_nobody_knows_may_have_acted(
+    kind: Kind, status: int, code: str, text: str
+) -> None:
     assert type(meaning(kind, status, envelope(f"{code}?", text))) is OutcomeUnknown

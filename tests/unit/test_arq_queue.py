@@ -1,4 +1,6 @@
-"""The loop of jobs ends when it is told to, and no process starts with an arq that we did not test."""
+"""The loop of jobs ends when it is told to, and no process starts with an arq that we did not
+test.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,8 @@ async def test_a_loop_that_failed_is_left_alone() -> None:
 @pytest.mark.parametrize("version", ["0.27.9", "0.29.0", "0.280.1", "1.0", "0.28"])
 def test_another_version_of_arq_is_refused_by_name(version: str) -> None:
     with pytest.raises(
-        SettingsError, match=f"^cannot start; arq {re.escape(version)} is installed, and only 0.28 is tested"
+        SettingsError,
+        match=f"^cannot start; arq {re.escape(version)} is installed, and only 0.28 is tested",
     ):
         require_tested_arq(version)
 
@@ -78,14 +81,20 @@ def test_repairs_of_the_tested_version_of_arq_are_taken(version: str) -> None:
     require_tested_arq(version)
 
 
-def test_an_arq_with_another_name_for_its_fixed_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With several names in one transaction Redis in cluster mode refuses keys of different slots."""
+def test_an_arq_with_another_name_for_its_fixed_key_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With several names in one transaction Redis in cluster mode refuses keys of different
+    slots.
+    """
     monkeypatch.setattr(arq_queue, "abort_jobs_ss", "arq:aborted")
     with pytest.raises(SettingsError, match="arq:aborted"):
         require_tested_arq()
 
 
-async def test_what_every_process_makes_at_start_looks_at_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_every_process_makes_at_start_looks_at_the_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each of the three makes `RedisWakeups` before it is ready."""
 
     def refuse() -> None:

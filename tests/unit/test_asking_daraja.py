@@ -1,4 +1,6 @@
-"""One submission to Daraja around its token: what proves that nothing was done, and what does not."""
+"""One submission to Daraja around its token: what proves that nothing was done, and what does
+not.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ ACCOUNT = Account(
     callback_base_url="https://pay.example", callback_secret="long-enough",
 )  # fmt: skip
 ACKNOWLEDGED = 200, json.dumps({"ResponseCode": "0", "ConversationID": "AG_1"}).encode()
-INVALID_TOKEN = 401, json.dumps({"errorCode": "401.002.01", "errorMessage": "Invalid Access Token"}).encode()
+INVALID_TOKEN = (
+    401,
+    json.dumps({"errorCode": "401.002.01", "errorMessage": "Invalid Access Token"}).encode(),
+)
 BILL = a_payment(kind=Kind.BILL_PAYMENT)
 
 
@@ -59,15 +64,26 @@ class Tokens:
 
 
 class Client(DarajaClient):
-    """The client, but for the wire: gives these answers in turn, or breaks off after the first byte."""
+    """The client, but for the wire: gives these answers in turn, or breaks off after the first
+    byte.
+    """
 
     def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
         session: Any = None
-        super().__init__(session=session, base_url="", account=ACCOUNT, credential="c", tokens=tokens, call_seconds=15)
+        super().__init__(
+            session=session,
+            base_url="",
+            account=ACCOUNT,
+            credential="c",
+            tokens=tokens,
+            call_seconds=15,
+        )
         self.answers = list(answers)
         self.sent_with: list[str] = []
 
-    async def _post(self, _api: Any, _body: Any, fence: Fence | None, token: Token) -> tuple[int, bytes]:
+    async def _post(
+        self, _api: Any, _body: Any, fence: Fence | None, token: Token
+    ) -> tuple[int, bytes]:
         assert fence is not None
         fence.pass_first_byte()
         self.sent_with.append(token.text)
@@ -84,7 +100,9 @@ async def problem_of(client: Client, open_attempt: OpenAttempt | None = None) ->
 
 
 async def test_an_acknowledgement_is_its_ids() -> None:
-    assert await Client(Tokens("one"), ACKNOWLEDGED).submit(BILL, an_open_attempt()) == {("conversation_id", "AG_1")}
+    assert await Client(Tokens("one"), ACKNOWLEDGED).submit(BILL, an_open_attempt()) == {
+        ("conversation_id", "AG_1")
+    }
 
 
 async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> None:
@@ -92,7 +110,10 @@ async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> N
     open_attempt = an_open_attempt()
     await client.submit(BILL, open_attempt)
     assert client.sent_with == ["one", "two"]
-    assert [exchange.meaning for exchange in open_attempt.exchanges] == ["TokenRefused", "acknowledged"]
+    assert [exchange.meaning for exchange in open_attempt.exchanges] == [
+        "TokenRefused",
+        "acknowledged",
+    ]
 
 
 async def test_a_second_refusal_of_the_token_is_one_of_the_operation() -> None:
@@ -101,7 +122,9 @@ async def test_a_second_refusal_of_the_token_is_one_of_the_operation() -> None:
     assert client.sent_with == ["one", "two"]
 
 
-async def test_a_new_token_that_another_worker_replaced_meanwhile_proves_nothing_about_the_operation() -> None:
+async def test_a_new_token_that_another_worker_replaced_meanwhile_proves_nothing_about_the_operation() -> (
+    None
+):
     client = Client(Tokens("one", "two", "three"), INVALID_TOKEN, INVALID_TOKEN)
     assert type(await problem_of(client)) is Unreachable
     assert client.sent_with == ["one", "two"]
@@ -142,7 +165,9 @@ class Parallel(Client):
         super().__init__(Shared())
         self._has_product = has_product
 
-    async def _post(self, _api: Any, _body: Any, fence: Fence | None, token: Token) -> tuple[int, bytes]:
+    async def _post(
+        self, _api: Any, _body: Any, fence: Fence | None, token: Token
+    ) -> tuple[int, bytes]:
         assert fence is not None
         fence.pass_first_byte()
         self.sent_with.append(token.text)
@@ -155,7 +180,9 @@ async def test_of_many_requests_whose_token_was_refused_one_tries_the_new_token_
     has_product: bool, tried_again: int
 ) -> None:
     client = Parallel(has_product=has_product)
-    said = await asyncio.gather(*(client.submit(BILL, an_open_attempt()) for _ in range(10)), return_exceptions=True)
+    said = await asyncio.gather(
+        *(client.submit(BILL, an_open_attempt()) for _ in range(10)), return_exceptions=True
+    )
     assert client.sent_with == ["one"] * 10 + ["two"] * tried_again
     assert all(isinstance(item, frozenset if has_product else ProductRefused) for item in said)
 
@@ -170,12 +197,19 @@ async def test_past_the_deadline_the_request_is_not_sent_once_more() -> None:
             return await super().after_refusal(refused)
 
     client = Client(Slow("one", "two"), INVALID_TOKEN)
-    assert isinstance(await problem_of(client, OpenAttempt(attempt_id=an_attempt_id(), fence=fence)), DeadlinePassed)
+    assert isinstance(
+        await problem_of(client, OpenAttempt(attempt_id=an_attempt_id(), fence=fence)),
+        DeadlinePassed,
+    )
     assert client.sent_with == ["one"]
 
 
-@pytest.mark.parametrize("error", [TimeoutError(), aiohttp.ServerDisconnectedError(), ConnectionResetError()])
-async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), aiohttp.ServerDisconnectedError(), ConnectionResetError()]
+)
+async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(
+    error: Exception,
+) -> None:
     open_attempt = an_open_attempt()
     assert isinstance(await problem_of(Client(Tokens("one"), error), open_attempt), OutcomeUnknown)
     assert [(exchange.was_written, exchange.meaning) for exchange in open_attempt.exchanges] == [
@@ -203,7 +237,12 @@ class Source(TokenSource):
     def __init__(self, status: int, body: bytes) -> None:
         session: Any = None
         super().__init__(
-            session=session, base_url="", consumer_key="k", consumer_secret="s", shelf=Shelf(), clock=lambda: 1000.0
+            session=session,
+            base_url="",
+            consumer_key="k",
+            consumer_secret="s",
+            shelf=Shelf(),
+            clock=lambda: 1000.0,
         )
         self._answer = status, body
 
@@ -233,7 +272,9 @@ def proves_that_nothing_was_done(error: ProviderError) -> bool:
 
 
 @pytest.mark.parametrize(("status", "body"), NO_TOKEN)
-async def test_without_a_token_nothing_was_written_so_nothing_is_in_doubt(status: int, body: bytes) -> None:
+async def test_without_a_token_nothing_was_written_so_nothing_is_in_doubt(
+    status: int, body: bytes
+) -> None:
     """A bill payment in doubt is a person's afternoon; here its request never left."""
     client = Client(token_source(status, body))
     assert proves_that_nothing_was_done(await problem_of(client))
@@ -244,8 +285,12 @@ async def test_wrong_consumer_keys_fail_no_payment_while_somebody_can_mend_them(
     assert proves_that_nothing_was_done(await problem_of(Client(token_source(400, b""))))
 
 
-@pytest.mark.parametrize("error", [QueueUnavailable(), Unreachable(), OutcomeUnknown(), Throttled()])
-async def test_a_token_that_was_refused_and_cannot_be_replaced_leaves_no_doubt(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [QueueUnavailable(), Unreachable(), OutcomeUnknown(), Throttled()]
+)
+async def test_a_token_that_was_refused_and_cannot_be_replaced_leaves_no_doubt(
+    error: Exception,
+) -> None:
     """The first send was refused at the door, before M-PESA saw it, and no other was made."""
     client = Client(Tokens("one", error), INVALID_TOKEN)
     assert proves_that_nothing_was_done(await problem_of(client))

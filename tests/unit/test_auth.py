@@ -1,7 +1,7 @@
 """Who a token names, and the many tokens that name nobody.
 
-Hostile tokens are put together by hand here, so that they can be wrong in ways that no library would sign. How long
-keys and verified tokens are believed is in `tests/integration/test_keys.py`.
+Hostile tokens are put together by hand here, so that they can be wrong in ways that no library
+would sign. How long keys and verified tokens are believed is in `tests/integration/test_keys.py`.
 """
 
 import base64
@@ -59,7 +59,11 @@ def rsa_key() -> rsa.RSAPrivateKey:
 
 
 def ec_jwk(name: str = "ours") -> dict[str, object]:
-    return {"kid": "ec", "use": "sig", **BACKENDS.ECKey(ec_key(name).public_key(), "ES256").to_dict()}
+    return {
+        "kid": "ec",
+        "use": "sig",
+        **BACKENDS.ECKey(ec_key(name).public_key(), "ES256").to_dict(),
+    }
 
 
 def rsa_jwk() -> dict[str, object]:
@@ -92,15 +96,21 @@ def compact(header: object, claims: object, sign: Signer = es256) -> str:
     def b64(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
-    parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, claims)]
+    parts = [
+        part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, claims)
+    ]
     signed = ".".join(b64(part) for part in parts)
     return f"{signed}.{b64(sign(signed.encode()))}"
 
 
-def token(header: Mapping[str, object] | None = None, sign: Signer = es256, **claims: object) -> str:
+def token(
+    header: Mapping[str, object] | None = None, sign: Signer = es256, **claims: object
+) -> str:
     """A good token, but for what is given."""
     parts = HEADER | dict(header or {}), CLAIMS | claims
-    fields, body = ({name: value for name, value in part.items() if value is not ABSENT} for part in parts)
+    fields, body = (
+        {name: value for name, value in part.items() if value is not ABSENT} for part in parts
+    )
     return compact(fields, body, sign)
 
 
@@ -110,7 +120,10 @@ def payload(data: bytes) -> str:
 
 
 def twice(part: dict[str, object], name: str) -> bytes:
-    return json.dumps(part).removesuffix("}").encode() + f', "{name}": {json.dumps(part[name])}}}'.encode()
+    return (
+        json.dumps(part).removesuffix("}").encode()
+        + f', "{name}": {json.dumps(part[name])}}}'.encode()
+    )
 
 
 def respelt_signature() -> str:
@@ -134,8 +147,26 @@ WRONG_CLAIMS: dict[str, list[Any]] = {
     "exp": [ABSENT, None, True, str(NOW + 60), [NOW + 60], 0, -1, NOW - LEEWAY_SECONDS, 10**400],
     "nbf": [None, True, "0", NOW + LEEWAY_SECONDS + 1],
     "iat": [None, True, "0"],
-    "iss": [ABSENT, None, "", "https://other.example/auth/v1", ISSUER + "/", ISSUER.upper(), [ISSUER]],
-    "aud": [ABSENT, None, "", "anon", "authenticate", ["a"], [], ["authenticated", 1], {"authenticated": 1}],
+    "iss": [
+        ABSENT,
+        None,
+        "",
+        "https://other.example/auth/v1",
+        ISSUER + "/",
+        ISSUER.upper(),
+        [ISSUER],
+    ],
+    "aud": [
+        ABSENT,
+        None,
+        "",
+        "anon",
+        "authenticate",
+        ["a"],
+        [],
+        ["authenticated", 1],
+        {"authenticated": 1},
+    ],
     "sub": [ABSENT, None, "", 1, "x" * 256, "a\0b", "a\nb", "\ud800"],
     "role": [ABSENT, None, "", 1, ["service_role"]],
 }
@@ -143,8 +174,14 @@ WRONG_CLAIMS: dict[str, list[Any]] = {
 WRONG: dict[str, tuple[str, Callable[[], str]]] = {
     "alg none, unsigned": ("signed JWT", lambda: token({"alg": "none"}, lambda _: b"")),
     "HS512 with the secret": ("algorithm", lambda: token({"alg": "HS512"}, hs256())),
-    "HS256 by the public key as PEM": ("signature", lambda: token(HS256, hs256(public(Encoding.PEM)))),
-    "HS256 by the public key as DER": ("signature", lambda: token(HS256, hs256(public(Encoding.DER)))),
+    "HS256 by the public key as PEM": (
+        "signature",
+        lambda: token(HS256, hs256(public(Encoding.PEM))),
+    ),
+    "HS256 by the public key as DER": (
+        "signature",
+        lambda: token(HS256, hs256(public(Encoding.DER))),
+    ),
     "HS256 by the JWK's x": ("signature", lambda: token(HS256, hs256(str(ec_jwk()["x"]).encode()))),
     "HS256 by the JWK": ("signature", lambda: token(HS256, hs256(json.dumps(ec_jwk()).encode()))),
     "HS256 by nothing": ("signature", lambda: token(HS256, hs256(b""))),
@@ -169,10 +206,16 @@ WRONG: dict[str, tuple[str, Callable[[], str]]] = {
     "payload a text": ("payload", lambda: payload(b'"claims"')),
     "payload not UTF-8": ("payload", lambda: payload(b'{"sub": "\xff"}')),
     "payload after a byte order mark": ("payload", lambda: payload(b"\xef\xbb\xbf{}")),
-    "payload of 2,000 levels": ("payload", lambda: payload(b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}")),
+    "payload of 2,000 levels": (
+        "payload",
+        lambda: payload(b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}"),
+    ),
     "payload with NaN": ("payload", lambda: payload(b'{"exp": NaN}')),
     "an integer of 5,000 digits": ("payload", lambda: payload(b'{"exp": ' + b"9" * 5000 + b"}")),
-    "an infinite exp": ("exp", lambda: payload(json.dumps(CLAIMS).replace(str(CLAIMS["exp"]), "1e999").encode())),
+    "an infinite exp": (
+        "exp",
+        lambda: payload(json.dumps(CLAIMS).replace(str(CLAIMS["exp"]), "1e999").encode()),
+    ),
     "sub twice": ("payload", lambda: payload(twice(CLAIMS, "sub"))),
     "a name twice, inside": ("payload", lambda: payload(b'{"a":{"b":1,"b":2}}')),
     "two segments": ("signed JWT", lambda: token().rpartition(".")[0]),
@@ -200,7 +243,12 @@ class Service:
     def __init__(self, secret: str | None = SECRET, *, allow_anonymous: bool = False) -> None:
         keys = KeysInMemory("https://project.example/keys")
         self.verifier = TokenVerifier(
-            keys, secret, ISSUER, "authenticated", allow_anonymous=allow_anonymous, clock=lambda: NOW
+            keys,
+            secret,
+            ISSUER,
+            "authenticated",
+            allow_anonymous=allow_anonymous,
+            clock=lambda: NOW,
         )
 
     async def caller(self, text: str) -> Caller:
@@ -217,9 +265,15 @@ def service() -> Service:
     return Service()
 
 
-@pytest.mark.parametrize(("sentence", "make"), [pytest.param(*row[1:], id=row[0]) for row in hostile()])
-async def test_hostile_token_is_refused(service: Service, sentence: str, make: Callable[[], str]) -> None:
-    """A token that is wrong in one way is refused for that, and no part of it is repeated or logged."""
+@pytest.mark.parametrize(
+    ("sentence", "make"), [pytest.param(*row[1:], id=row[0]) for row in hostile()]
+)
+async def test_hostile_token_is_refused(
+    service: Service, sentence: str, make: Callable[[], str]
+) -> None:
+    """A token that is wrong in one way is refused for that, and no part of it is repeated or
+    logged.
+    """
     text = make()
     with capture_logs() as logs, pytest.raises(Unauthenticated) as refusal:
         await service.caller(text)
@@ -234,14 +288,18 @@ async def test_any_changed_character_is_refused(service: Service) -> None:
     assert (await service.caller(good)).subject == "user-1"
     for place, character in enumerate(good):
         with pytest.raises(Unauthenticated):
-            await service.caller(good[:place] + ("A" if character != "A" else "B") + good[place + 1 :])
+            await service.caller(
+                good[:place] + ("A" if character != "A" else "B") + good[place + 1 :]
+            )
 
 
 _VALUES: st.SearchStrategy[object] = st.sampled_from(
     [None, True, 0, -1, 2**70, 1.5, 1e308, "", "x", "\ud800", [], [[]], {}, {"a": [None]}]
 )
 _FIELDS = st.dictionaries(st.sampled_from([*HEADER, "crit", "x"]), _VALUES, max_size=2)
-_CLAIMS = st.dictionaries(st.sampled_from([*CLAIMS, "is_anonymous", "jti", "at_hash"]), _VALUES, max_size=3)
+_CLAIMS = st.dictionaries(
+    st.sampled_from([*CLAIMS, "is_anonymous", "jti", "at_hash"]), _VALUES, max_size=3
+)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -268,13 +326,17 @@ async def test_no_other_error_escapes(header: dict[str, object], claims: dict[st
     ],
 )
 async def test_header_must_hold_one_token(service: Service, sentence: str, value: str) -> None:
-    """The Authorization header must have the scheme Bearer and one token, or the answer says what is wrong."""
+    """The Authorization header must have the scheme Bearer and one token, or the answer says
+    what is wrong.
+    """
     with pytest.raises(Unauthenticated, match=sentence):
         await service.verifier.caller([value])
 
 
 async def test_header_must_come_once(service: Service) -> None:
-    """No Authorization header is refused, and so are two good ones: a proxy may have believed either."""
+    """No Authorization header is refused, and so are two good ones: a proxy may have believed
+    either.
+    """
     with pytest.raises(Unauthenticated, match="Send a token"):
         await service.verifier.caller([])
     with pytest.raises(Unauthenticated, match="one Authorization header"):
@@ -293,10 +355,14 @@ GOOD: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 async def test_good_token_names_its_caller(service: Service, make: Callable[[], str]) -> None:
-    """A valid token names issuer, subject and role, a second time too; jose is shown only the one algorithm."""
+    """A valid token names issuer, subject and role, a second time too; jose is shown only the
+    one algorithm.
+    """
     good = make()
     with patch("jose.jwt.decode", wraps=jose.jwt.decode) as decode:
-        assert [await service.caller(good) for _ in range(2)] == [Caller(ISSUER, "user-1", Role.USER)] * 2
+        assert [await service.caller(good) for _ in range(2)] == [
+            Caller(ISSUER, "user-1", Role.USER)
+        ] * 2
     algorithm = jose.jwt.get_unverified_header(good)["alg"]
     assert all(call.kwargs["algorithms"] == [algorithm] for call in decode.mock_calls)
 
@@ -326,7 +392,9 @@ async def test_anonymous_users_need_the_policy(claim: object) -> None:
 @pytest.mark.parametrize("secret", [SECRET, None])
 @pytest.mark.parametrize("claims", [{"iss": "supabase", "ref": "abc"}, {"iss": "supabase-demo"}])
 async def test_legacy_api_keys_are_named(secret: str | None, claims: dict[str, object]) -> None:
-    """Supabase's own JWT API keys are refused with what to send instead, even where the secret fits them."""
+    """Supabase's own JWT API keys are refused with what to send instead, even where the secret
+    fits them.
+    """
     key = compact(HS256, {**claims, "role": "service_role", "iat": NOW, "exp": NOW + 3600}, hs256())
     with pytest.raises(Unauthenticated, match=r"API key.*README"):
         await Service(secret).caller(key)
@@ -339,7 +407,9 @@ async def test_hs256_needs_a_secret() -> None:
 
 
 def test_impossible_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No keys and no secret, a secret that can be guessed, or another backend of jose stop the process."""
+    """No keys and no secret, a secret that can be guessed, or another backend of jose stop the
+    process.
+    """
     pem = public(Encoding.PEM).decode()
     for secret, issuer in ((None, ISSUER), ("short", ISSUER), (pem, ISSUER), (SECRET, "")):
         with pytest.raises(ValueError, match="JWT_"):

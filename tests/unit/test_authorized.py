@@ -1,4 +1,6 @@
-"""Calls under the shared token, many at once: a missing product costs one new token, however the calls meet."""
+"""Calls under the shared token, many at once: a missing product costs one new token, however the
+calls meet.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ class Counter:
 
 
 class Door:
-    """Daraja's door, which refuses the product to every token. `slowly`: that token's calls wait for `opens`."""
+    """Daraja's door, which refuses the product to every token.
+
+    `slowly`: that token's calls wait for `opens`.
+    """
 
     def __init__(self, slowly: str = "") -> None:
         self.slowly = slowly

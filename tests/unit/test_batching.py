@@ -27,7 +27,9 @@ class Recorder:
         self.batches.append(list(items))
         async with asyncio.timeout(5):  # so that a failing test ends
             await self.open.wait()
-        if self.refuses is not None and (self.refuses_when is None or self.refuses_when & set(items)):
+        if self.refuses is not None and (
+            self.refuses_when is None or self.refuses_when & set(items)
+        ):
             raise self.refuses
         return [value * 10 for _, value in items]
 
@@ -95,7 +97,9 @@ async def test_a_result_that_is_an_error_is_its_own_waiters_alone() -> None:
         return [refusal if value == 2 else value for _, value in items]
 
     lane: Lane[Item, int] = Lane(run, key=lambda item: item[0])
-    results = await asyncio.gather(*await begun(lane, ("a", 1), ("b", 2), ("c", 3)), return_exceptions=True)
+    results = await asyncio.gather(
+        *await begun(lane, ("a", 1), ("b", 2), ("c", 3)), return_exceptions=True
+    )
     assert results == [1, refusal, 3]
 
 
@@ -183,7 +187,9 @@ async def test_a_run_that_returns_too_few_results_leaves_nobody_waiting() -> Non
 async def test_whatever_ends_a_batch_its_waiters_hear_of_it(error: BaseException) -> None:
     recorder = Recorder()
     recorder.refuses = error
-    results = await asyncio.gather(*await begun(lane_of(recorder), ("a", 1), ("b", 2)), return_exceptions=True)
+    results = await asyncio.gather(
+        *await begun(lane_of(recorder), ("a", 1), ("b", 2)), return_exceptions=True
+    )
     assert [type(result) for result in results] == [type(error)] * 2
 
 
@@ -197,14 +203,22 @@ async def test_batches_at_once_never_hold_two_items_of_a_key() -> None:
     assert recorder.batches == [[("a", 1)], [("b", 3)]]
     recorder.open.set()
     assert await asyncio.gather(*first, *second, *third) == [10, 20, 30, 40, 50]
-    assert [item for batch in recorder.batches for item in batch if item[0] == "a"] == [("a", 1), ("a", 2), ("a", 4)]
+    assert [item for batch in recorder.batches for item in batch if item[0] == "a"] == [
+        ("a", 1),
+        ("a", 2),
+        ("a", 4),
+    ]
 
 
 async def test_lanes_that_share_a_gate_take_turns() -> None:
     recorder, gate = Recorder(), asyncio.Semaphore(1)
     lanes = [Lane(recorder.run, key=lambda item: item[0], gate=gate) for _ in range(2)]
     recorder.open.clear()
-    tasks = [*await begun(lanes[0], ("a", 1)), *await begun(lanes[1], ("b", 2)), *await begun(lanes[1], ("c", 3))]
+    tasks = [
+        *await begun(lanes[0], ("a", 1)),
+        *await begun(lanes[1], ("b", 2)),
+        *await begun(lanes[1], ("c", 3)),
+    ]
     assert recorder.batches == [[("a", 1)]]
     recorder.open.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30]
@@ -334,7 +348,9 @@ async def test_a_started_read_ends_for_its_cancelled_waiter_only() -> None:
     assert recorder.batches == [[("a", 1)]]
 
 
-async def test_a_batch_that_is_cancelled_ends_also_those_who_would_outlive_their_own_cancellation() -> None:
+async def test_a_batch_that_is_cancelled_ends_also_those_who_would_outlive_their_own_cancellation() -> (
+    None
+):
     recorder = Recorder()
     recorder.refuses = asyncio.CancelledError()
     tasks = await begun(lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH), ("a", 1))

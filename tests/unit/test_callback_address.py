@@ -28,8 +28,12 @@ OPERATIONS = [*sorted(MESSAGES_OF_PAYMENTS), "status-1", "status-1-timeout", "st
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_address_carries_payment_operation_and_a_token_of_at_least_128_bits(operation: str) -> None:
-    start, given_token = address("https://pay.example/in", FIRST, PAYMENT_ID, operation).rsplit("/", 1)
+def test_an_address_carries_payment_operation_and_a_token_of_at_least_128_bits(
+    operation: str,
+) -> None:
+    start, given_token = address("https://pay.example/in", FIRST, PAYMENT_ID, operation).rsplit(
+        "/", 1
+    )
     assert start == f"https://pay.example/in/results/{ID}/{operation}"
     assert re.fullmatch(r"[0-9a-f]{32,64}", given_token)
     assert is_genuine([FIRST], ID, operation, given_token)
@@ -69,7 +73,9 @@ def test_a_token_of_any_of_the_secrets_is_genuine_while_they_are_rotated() -> No
 )
 def test_a_token_is_good_for_nothing_else(payment_id: str, operation: str, change: object) -> None:
     assert callable(change)
-    assert not is_genuine([FIRST, SECOND], payment_id, operation, change(token(FIRST, ID, "deposit")))
+    assert not is_genuine(
+        [FIRST, SECOND], payment_id, operation, change(token(FIRST, ID, "deposit"))
+    )
 
 
 def test_an_address_of_ours_names_its_payment() -> None:
@@ -105,7 +111,9 @@ WRONG_ADDRESSES = {
 
 @pytest.mark.parametrize("which", WRONG_ADDRESSES)
 def test_whatever_is_wrong_with_an_address_the_work_is_the_same(which: str) -> None:
-    """One token of each secret, whether an earlier one fitted, and whether id and operation have a form that could."""
+    """One token of each secret, whether an earlier one fitted, and whether id and operation have
+    a form that could.
+    """
     secrets = [_Counted(secret) for secret in (FIRST, SECOND, "third-secret")]
     for secret in secrets:
         secret.uses = 0
@@ -138,14 +146,22 @@ def test_the_set_of_operations_is_closed_to(operation: str) -> None:
 
 
 @for_each(("kind", "operation"), list(product(Kind, OPERATIONS)))
-def test_an_operation_fits_its_own_kind_and_a_status_fits_payouts(kind: Kind, operation: str) -> None:
-    """A deposit is asked about by STK query, which answers at once: nothing about its status can come by callback."""
+def test_an_operation_fits_its_own_kind_and_a_status_fits_payouts(
+    kind: Kind, operation: str
+) -> None:
+    """A deposit is asked about by STK query, which answers at once: nothing about its status can
+    come by callback.
+    """
     is_own = operation in (RULES[kind].result_operation, RULES[kind].timeout_operation)
-    assert fits_kind(operation, kind) == (is_own or (kind is not Kind.DEPOSIT and operation.startswith("status-")))
+    assert fits_kind(operation, kind) == (
+        is_own or (kind is not Kind.DEPOSIT and operation.startswith("status-"))
+    )
 
 
 def test_every_kind_has_a_result_operation_and_every_payout_a_timeout() -> None:
     results = [rules.result_operation for rules in RULES.values()]
-    timeouts = {kind: rules.timeout_operation for kind, rules in RULES.items() if rules.timeout_operation}
+    timeouts = {
+        kind: rules.timeout_operation for kind, rules in RULES.items() if rules.timeout_operation
+    }
     assert set(timeouts) == {kind for kind, rules in RULES.items() if rules.moves_money_out}
     assert len({*results, *timeouts.values()}) == len(results) + len(timeouts)

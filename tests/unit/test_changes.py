@@ -1,4 +1,6 @@
-"""What a decision can say is closed: its entry in the history, its effects, and which of them go together."""
+"""What a decision can say is closed: its entry in the history, its effects, and which of them go
+together.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ from tests.case_tables import for_each
 
 ROOT = Path(domain.__file__).parent.parent
 
-# These texts are in records and in answers to callers. One that is gone from here is still in their databases.
+# These texts are in records and in answers to callers. One that is gone from here is still in their
+# databases.
 TEXTS = {
     "accepted", "claimed", "claim_lost", "acknowledged", "refused", "not_acted", "outcome_unknown", "lease_expired",
     "too_old", "cancelled_by_caller", "no_result_confirmed", "resolved_paid", "resolved_unpaid", "success_reported",
@@ -58,7 +61,9 @@ def test_the_texts_of_the_history_stay_what_they_are() -> None:
 
 
 def test_every_fact_has_an_entry_of_its_own_name() -> None:
-    assert [NewEntry.of_fact(fact).what.value for fact in FactName] == [fact.value for fact in FactName]
+    assert [NewEntry.of_fact(fact).what.value for fact in FactName] == [
+        fact.value for fact in FactName
+    ]
 
 
 def test_every_disposition_that_is_noted_has_an_entry_of_its_own_name() -> None:
@@ -72,8 +77,15 @@ def test_what_openapi_says_of_the_texts_holds_for_each() -> None:
 
 
 def test_the_runbook_explains_entries_that_exist() -> None:
-    table = (ROOT / "docs" / "runbook" / "README.md").read_text().split("| `what` in its history |")[1].split("\n\n")[0]
-    first_cells = [line.split("|")[1].split(", once")[0].split(", from")[0] for line in table.splitlines()[2:]]
+    table = (
+        (ROOT / "docs" / "runbook" / "README.md")
+        .read_text()
+        .split("| `what` in its history |")[1]
+        .split("\n\n")[0]
+    )
+    first_cells = [
+        line.split("|")[1].split(", once")[0].split(", from")[0] for line in table.splitlines()[2:]
+    ]
     named = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
     assert len(named) > 10
     assert [name for name in named if name not in TEXTS] == []
@@ -84,7 +96,9 @@ def test_no_statement_writes_an_entry_that_is_not_a_member(path: Path) -> None:
     """It takes `what` from a parameter, which is a `HistoryEntry`, or names one."""
     for statement in path.read_text().split("INSERT INTO mkwanja.payment_history")[1:]:
         values = statement.split("SELECT", 1)[1].split("FROM", 1)[0]
-        assert "now(), what, " in values or re.search(r"now\(\), '\{HistoryEntry\.\w+\}', ", values), values
+        assert "now(), what, " in values or re.search(
+            r"now\(\), '\{HistoryEntry\.\w+\}', ", values
+        ), values
 
 
 def test_every_effect_is_sorted_to_where_it_is_written() -> None:
@@ -124,6 +138,11 @@ def test_a_decision_that_cannot_be_written_is_not_made(says: dict[str, Any]) -> 
 
 
 def test_a_decision_finds_its_own_effects() -> None:
-    decided = Decided(payment=PAYMENT, entry=ENTRY).with_effect(ANNOUNCE).with_effect(None).with_effect(JUDGE)
+    decided = (
+        Decided(payment=PAYMENT, entry=ENTRY)
+        .with_effect(ANNOUNCE)
+        .with_effect(None)
+        .with_effect(JUDGE)
+    )
     assert (decided.effect(JudgeOperation), decided.effect(StoreInquiry)) == (JUDGE, None)
     assert decided.effects == (ANNOUNCE, JUDGE)

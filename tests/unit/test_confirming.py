@@ -1,4 +1,6 @@
-"""Above an amount that policy names, a callback's success is believed only once Daraja has confirmed it."""
+"""Above an amount that policy names, a callback's success is believed only once Daraja has
+confirmed it.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +57,16 @@ SAYS_FAILED = a_report(Word.FAILURE, code="1032", verdict=V.FAILED)
 
 
 def told(
-    payment: Payment, report: Report | None = None, *, above: int | None = AMOUNT_KES - 1, **known: Any
+    payment: Payment,
+    report: Report | None = None,
+    *,
+    above: int | None = AMOUNT_KES - 1,
+    **known: Any,
 ) -> Decided:
     """What a callback does to `payment`, where policy wants successes over `above` confirmed."""
-    context = {name: known.pop(name) for name in ("receipt_is_anothers", "ids_of_others") if name in known}
+    context = {
+        name: known.pop(name) for name in ("receipt_is_anothers", "ids_of_others") if name in known
+    }
     return decide_report(
         payment,
         a_context(evidence=evidence_of(*known.pop("inquiries", ()), **known), **context),
@@ -68,18 +76,27 @@ def told(
 
 
 def answered(
-    payment: Payment, report: Report, *, receipts_of_others: frozenset[str] = frozenset(), **known: Any
+    payment: Payment,
+    report: Report,
+    *,
+    receipts_of_others: frozenset[str] = frozenset(),
+    **known: Any,
 ) -> Decided:
     """What Daraja's answer to our first question does to `payment`."""
     asked = an_inquiry(1, at=NOW - MINUTE)
     evidence = evidence_of(asked, has_message=True, claims_success=True, **known)
     change = answering(PAYMENT_ID, 1, report, (), TIMES)
-    return change.decide(payment, a_context(evidence=evidence, receipts_of_others=receipts_of_others))
+    return change.decide(
+        payment, a_context(evidence=evidence, receipts_of_others=receipts_of_others)
+    )
 
 
 def waiting(*receipts: str, since: timedelta = MINUTE) -> dict[str, Any]:
     """What is known while successes with these receipts wait to be confirmed."""
-    return {"receipts_to_confirm": frozenset(receipts or (RECEIPT,)), "to_confirm_since": NOW - since}
+    return {
+        "receipts_to_confirm": frozenset(receipts or (RECEIPT,)),
+        "to_confirm_since": NOW - since,
+    }
 
 
 def payment_of(decision: Decided) -> Payment:
@@ -87,12 +104,14 @@ def payment_of(decision: Decided) -> Payment:
     return decision.payment
 
 
-# --- a success that is told -------------------------------------------------------------------------------------------
+# --- a success that is told -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", OPEN)
-def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(stage: Stage, kind: Kind) -> None:
+def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(
+    stage: Stage, kind: Kind
+) -> None:
     payment = a_payment(stage=stage, kind=kind)
     decision = told(payment)
     assert decision.payment == replace(payment, next_step_at=NOW)
@@ -122,7 +141,9 @@ def test_one_that_is_being_sent_is_asked_about_once_its_lease_allows() -> None:
     payment = a_payment(stage=S.SUBMITTING)
     assert payment.lease_until is not None
     decision = told(payment)
-    assert decision.payment == replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
+    assert decision.payment == replace(
+        payment, next_step_at=payment.lease_until - timedelta(microseconds=1)
+    )
     assert decision.disposition is D.AWAITS_CONFIRMATION
 
 
@@ -136,11 +157,17 @@ def test_one_that_was_never_sent_as_far_as_we_know_is_held_for_a_person() -> Non
 
 @pytest.mark.parametrize("stage", [S.SUBMITTING, S.IN_DOUBT])
 def test_one_that_is_proved_unsent_while_a_success_waits_is_held_for_a_person(stage: Stage) -> None:
-    """A worker's late proof that nothing was written must not have it sent: somebody says that it was paid."""
-    change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), Unreachable(), TIMES, ACCOUNTS)
+    """A worker's late proof that nothing was written must not have it sent: somebody says that
+    it was paid.
+    """
+    change = answer_change(
+        PAYMENT_ID, an_open_attempt(), frozenset(), Unreachable(), TIMES, ACCOUNTS
+    )
     payment = a_payment(stage=stage)
     for claims_success in (True, False):
-        context = a_context(evidence=evidence_of(has_message=claims_success, claims_success=claims_success))
+        context = a_context(
+            evidence=evidence_of(has_message=claims_success, claims_success=claims_success)
+        )
         after = payment_of(change.decide(payment, context))
         assert (after.stage, after.needs_review) == (S.ACCEPTED, claims_success)
 
@@ -150,7 +177,11 @@ def test_a_correction_is_flagged_at_once_and_confirmed_first() -> None:
     payment = a_payment(stage=S.FAILED)
     decision = told(payment)
     assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW)
-    assert (decision.disposition, decision.is_flagged, event_of(decision)) == (D.AWAITS_CONFIRMATION, True, None)
+    assert (decision.disposition, decision.is_flagged, event_of(decision)) == (
+        D.AWAITS_CONFIRMATION,
+        True,
+        None,
+    )
 
 
 def test_one_that_has_succeeded_gets_its_receipt_as_ever() -> None:
@@ -187,19 +218,24 @@ def test_from_a_wrong_source_it_does_not_wait() -> None:
 
 @pytest.mark.parametrize("stage", [*OPEN, S.FAILED, S.SUBMITTING])
 def test_an_answer_of_daraja_is_the_confirmation_itself(stage: Stage) -> None:
-    change = callback_change(PAYMENT_ID, a_callback(operation="status-1"), STATUS_PAID, confirm_above_kes=0)
+    change = callback_change(
+        PAYMENT_ID, a_callback(operation="status-1"), STATUS_PAID, confirm_above_kes=0
+    )
     context = a_context(evidence=evidence_of(an_inquiry(1, at=NOW - MINUTE)))
     payment = a_due(stage=stage)
     assert payment_of(change.decide(payment, context)).stage is S.SUCCEEDED
 
 
 def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
-    assert callback_change(PAYMENT_ID, a_callback(), a_report(), confirm_above_kes=0).reads is Reads.EVIDENCE
+    assert (
+        callback_change(PAYMENT_ID, a_callback(), a_report(), confirm_above_kes=0).reads
+        is Reads.EVIDENCE
+    )
     assert callback_change(PAYMENT_ID, a_callback(), a_report()).reads is Reads.PAYMENT
     assert callback_change(PAYMENT_ID, a_callback(), a_report(Word.FAILURE)).reads is Reads.EVIDENCE
 
 
-# --- told again -------------------------------------------------------------------------------------------------------
+# --- told again -----------------------------------------------------------------------------------
 
 
 def test_told_again_it_is_noted_in_the_history_once() -> None:
@@ -207,13 +243,23 @@ def test_told_again_it_is_noted_in_the_history_once() -> None:
     assert (decision.disposition, noted(decision)) == (D.AWAITS_CONFIRMATION, None)
 
 
-@for_each(("reminders", "seconds"), [(0, 0), (1, 25), (2, 55), (3, 115), (4, 235), (5, 295), (50, 295), (10_000, 295)])
+@for_each(
+    ("reminders", "seconds"),
+    [(0, 0), (1, 25), (2, 55), (3, 115), (4, 235), (5, 295), (50, 295), (10_000, 295)],
+)
 @for_each("word", [Word.SUCCESS, Word.TIMEOUT, Word.UNDECIDED])
-def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(word: Word, reminders: int, seconds: int) -> None:
-    """Five seconds after a question the next may be brought forward to so much later, and no sooner."""
+def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(
+    word: Word, reminders: int, seconds: int
+) -> None:
+    """Five seconds after a question the next may be brought forward to so much later, and no
+    sooner.
+    """
     payment = a_payment(stage=S.IN_DOUBT, next_step_at=NOW + timedelta(hours=1))
     decision = told(
-        payment, a_report(word), reminders=reminders, inquiries=[an_inquiry(1, at=NOW - timedelta(seconds=5))]
+        payment,
+        a_report(word),
+        reminders=reminders,
+        inquiries=[an_inquiry(1, at=NOW - timedelta(seconds=5))],
     )
     assert payment_of(decision).next_step_at == NOW + timedelta(seconds=seconds)
 
@@ -225,7 +271,7 @@ def test_a_message_never_puts_a_question_off() -> None:
         assert payment_of(told(payment, reminders=9, inquiries=asked)).next_step_at == due
 
 
-# --- Daraja's answer --------------------------------------------------------------------------------------------------
+# --- Daraja's answer ------------------------------------------------------------------------------
 
 
 def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
@@ -250,9 +296,12 @@ def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
 
 
 @pytest.mark.parametrize(
-    ("receipts", "is_flagged"), [((RECEIPT,), False), ((OTHER_RECEIPT,), True), ((RECEIPT, OTHER_RECEIPT), True)]
+    ("receipts", "is_flagged"),
+    [((RECEIPT,), False), ((OTHER_RECEIPT,), True), ((RECEIPT, OTHER_RECEIPT), True)],
 )
-def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(receipts: tuple[str, ...], is_flagged: bool) -> None:
+def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(
+    receipts: tuple[str, ...], is_flagged: bool
+) -> None:
     decision = answered(a_due(), STATUS_PAID, **waiting(*receipts))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, is_flagged)
@@ -263,18 +312,27 @@ def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> N
     change = answering(PAYMENT_ID, 1, STATUS_PAID, (), TIMES)
     context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), receipt_is_anothers=True)
     decision = change.decide(a_due(), context)
-    assert (payment_of(decision).stage, decision.disposition) == (S.IN_DOUBT, D.RECEIPT_OF_ANOTHER_PAYMENT)
+    assert (payment_of(decision).stage, decision.disposition) == (
+        S.IN_DOUBT,
+        D.RECEIPT_OF_ANOTHER_PAYMENT,
+    )
 
 
 def test_a_correction_that_is_confirmed_is_announced() -> None:
     decision = answered(a_due(stage=S.FAILED, needs_review=True), STATUS_PAID, **waiting())
     after = payment_of(decision)
-    assert (after.stage, after.receipt, event_of(decision)) == (S.SUCCEEDED, RECEIPT, EventType.CORRECTED)
+    assert (after.stage, after.receipt, event_of(decision)) == (
+        S.SUCCEEDED,
+        RECEIPT,
+        EventType.CORRECTED,
+    )
 
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", [*OPEN, S.FAILED])
-def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(stage: Stage, kind: Kind) -> None:
+def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(
+    stage: Stage, kind: Kind
+) -> None:
     payment = a_due(kind, stage)
     decision = answered(payment, SAYS_FAILED, **waiting())
     assert decision.payment == replace(payment, needs_review=True)
@@ -296,15 +354,20 @@ def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
     change = answering(PAYMENT_ID, 4, a_report(Word.UNDECIDED, verdict=V.NO_RESULT), (), TIMES)
     for claims_success, expected in ((True, S.IN_DOUBT), (False, S.FAILED)):
         known = evidence_of(*silent, an_inquiry(4, at=NOW), claims_success=claims_success)
-        assert payment_of(change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))).stage is expected
+        assert (
+            payment_of(change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))).stage
+            is expected
+        )
 
 
-# --- no answer --------------------------------------------------------------------------------------------------------
+# --- no answer ------------------------------------------------------------------------------------
 
 
 def next_question(payment: Payment, *inquiries: Inquiry, **known: Any) -> timedelta | None:
     """How long after this question the next one comes, or None where this is the last."""
-    decision = asking(PAYMENT_ID, TIMES, ACCOUNTS).decide(payment, a_context(evidence=evidence_of(*inquiries, **known)))
+    decision = asking(PAYMENT_ID, TIMES, ACCOUNTS).decide(
+        payment, a_context(evidence=evidence_of(*inquiries, **known))
+    )
     assert asked_by(decision) is not None
     due = payment_of(decision).next_step_at
     return None if due is None else due - NOW
@@ -323,7 +386,9 @@ def test_a_failed_payment_is_asked_about_until_daraja_answers(kind: Kind) -> Non
     assert next_question(payment, **since) == timedelta(seconds=30)
     assert next_question(payment, *ago(90, 80, verdict=V.FAILED), **since) == timedelta(seconds=30)
     assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
-    assert next_question(payment, *ago(20, 10, verdict=V.NO_ANSWER), **since) == timedelta(seconds=120)
+    assert next_question(payment, *ago(20, 10, verdict=V.NO_ANSWER), **since) == timedelta(
+        seconds=120
+    )
     assert next_question(payment, *ago(20, 10, verdict=V.FAILED), **since) is None
     assert next_question(payment, *ago(*range(29, 19, -1)), **since) is None  # a person was told
 
@@ -331,8 +396,18 @@ def test_a_failed_payment_is_asked_about_until_daraja_answers(kind: Kind) -> Non
 def test_one_query_that_denies_it_is_not_enough() -> None:
     """Queries have contradicted callbacks (daraja.md §3)."""
     denied = ago(10, verdict=V.FAILED)
-    assert next_question(a_due(Kind.DEPOSIT, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))) is not None
-    assert next_question(a_due(Kind.WITHDRAWAL, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))) is None
+    assert (
+        next_question(
+            a_due(Kind.DEPOSIT, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))
+        )
+        is not None
+    )
+    assert (
+        next_question(
+            a_due(Kind.WITHDRAWAL, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))
+        )
+        is None
+    )
 
 
 def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None:
@@ -340,5 +415,7 @@ def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None
     payment = a_due()
     assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
     asked = asking(PAYMENT_ID, TIMES, ACCOUNTS)
-    decision = asked.decide(payment, a_context(evidence=evidence_of(*ago(*range(19, 9, -1)), **since)))
+    decision = asked.decide(
+        payment, a_context(evidence=evidence_of(*ago(*range(19, 9, -1)), **since))
+    )
     assert payment_of(decision).needs_review

@@ -1,4 +1,6 @@
-"""What a DATABASE_URL becomes for the driver, and which of the driver's errors say that Postgres is away."""
+"""What a DATABASE_URL becomes for the driver, and which of the driver's errors say that Postgres
+is away.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from sqlalchemy import exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from domain.adapters.postgres import engine
-from domain.adapters.postgres.engine import connection_arguments, is_about_rows, is_unavailable, sqlstate
+from domain.adapters.postgres.engine import (
+    connection_arguments,
+    is_about_rows,
+    is_unavailable,
+    sqlstate,
+)
 from domain.errors import CommitOutcomeUnknown, StoreUnavailable
 from tests.case_tables import for_each
 
@@ -34,7 +41,9 @@ def test_nothing_is_prepared_on_a_connection_that_a_pooler_may_share() -> None:
 def test_every_call_has_a_limit_on_our_side() -> None:
     _, arguments = connection_arguments(URL)
     assert 0 < arguments["timeout"] <= 3
-    assert 5 < arguments["command_timeout"] <= 6  # above the server's own 5 s, so that the server speaks first
+    assert (
+        5 < arguments["command_timeout"] <= 6
+    )  # above the server's own 5 s, so that the server speaks first
 
 
 def test_only_several_hosts_need_more_than_the_driver() -> None:
@@ -65,7 +74,10 @@ AWAY: list[BaseException] = [
     TimeoutError(),
     ConnectionRefusedError(),
     OSError("no route to host"),
-    wrapped(asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), exc.DBAPIError),
+    wrapped(
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        exc.DBAPIError,
+    ),
     wrapped(asyncpg.CannotConnectNowError("starting up"), exc.DBAPIError),
     wrapped(asyncpg.AdminShutdownError("terminating connection"), exc.DBAPIError),
     wrapped(asyncpg.TooManyConnectionsError("sorry, too many clients already"), exc.DBAPIError),
@@ -81,8 +93,13 @@ ABOUT_ROWS: list[BaseException] = [
     wrapped(asyncpg.LockNotAvailableError("lock timeout"), exc.DBAPIError),
     wrapped(asyncpg.DeadlockDetectedError("deadlock"), exc.DBAPIError),
     wrapped(asyncpg.CharacterNotInRepertoireError("invalid byte sequence: 0x00"), exc.DBAPIError),
-    # The driver refuses a value before Postgres sees it: a number out of range, half of a surrogate pair.
-    wrapped(client_side.DataError("invalid input for query argument $1: 99999999999 (value out of int32 range)")),
+    # The driver refuses a value before Postgres sees it: a number out of range, half of a surrogate
+    # pair.
+    wrapped(
+        client_side.DataError(
+            "invalid input for query argument $1: 99999999999 (value out of int32 range)"
+        )
+    ),
     ValueError("a bug"),
 ]
 
@@ -111,12 +128,15 @@ def refused(state: str) -> exc.DBAPIError:
     "state",
     [
         "25006",  # read-only: a standby, or a database whose disk is full
-        "25P02", "25P03", "25P04",  # the transaction was ended: failed before, idle too long, too long
+        # the transaction was ended: failed before, idle too long, too long
+        "25P02", "25P03", "25P04",
         "53000", "53100", "53200", "53300", "53400",  # disk, memory, connections
-        "57000", "57014", "57P01", "57P02", "57P03", "57P04", "57P05",  # cancelled, shut down, crashed, starting, dropped
+        # cancelled, shut down, crashed, starting, dropped
+        "57000", "57014", "57P01", "57P02", "57P03", "57P04", "57P05",
         "58000", "58030", "58P01", "F0000", "55000", "55006", "08000", "08003", "08006", "08P01", "28000", "28P01", "3D000",
         "0A000",  # a plan made before a migration
-        "3F000", "42P01", "42501", "42703", "42704", "42883",  # not migrated yet, or no rights laid down yet
+        # not migrated yet, or no rights laid down yet
+        "3F000", "42P01", "42501", "42703", "42704", "42883",
         "XX000",  # poolers say it of everything
     ],
 )  # fmt: skip
@@ -142,11 +162,19 @@ def test_states_that_one_row_may_be_the_reason_of(state: str) -> None:
 
 
 def test_a_server_that_says_nothing_is_told_from_one_that_speaks() -> None:
-    """After a silence no other connection to it is trusted, also where it was the COMMIT that got no answer."""
+    """After a silence no other connection to it is trusted, also where it was the COMMIT that
+    got no answer.
+    """
     lost = CommitOutcomeUnknown()
     lost.__cause__ = wrapped(TimeoutError(), exc.DBAPIError)
     assert all(engine._is_silence(error) for error in (TimeoutError(), lost.__cause__, lost))
-    spoken = (StoreUnavailable(), exc.TimeoutError(), refused("57014"), refused("25006"), ConnectionResetError())
+    spoken = (
+        StoreUnavailable(),
+        exc.TimeoutError(),
+        refused("57014"),
+        refused("25006"),
+        ConnectionResetError(),
+    )
     assert not any(engine._is_silence(error) for error in spoken)
 
 

@@ -43,7 +43,9 @@ def outside() -> Outside:
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-async def test_a_send_has_its_token_before_its_turn_and_prompts_go_after_payouts(outside: Outside, kind: Kind) -> None:
+async def test_a_send_has_its_token_before_its_turn_and_prompts_go_after_payouts(
+    outside: Outside, kind: Kind
+) -> None:
     async with outside.access.to_send(kind):
         assert outside.did == ["token", (PUSHES if RULES[kind].is_prompt else PAYOUTS).name]
 

@@ -1,4 +1,6 @@
-"""A DATABASE_URL as providers print it: what is applied, what is left out, and what stops the process."""
+"""A DATABASE_URL as providers print it: what is applied, what is left out, and what stops the
+process.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from tests.case_tables import for_each
 URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
-# --- what providers print ---------------------------------------------------------------------------------------------
+# --- what providers print -------------------------------------------------------------------------
 
 PRINTED = {
     "Supabase, direct": "postgresql://postgres:pw@db.abcdefgh.supabase.co:5432/postgres",
@@ -57,7 +59,9 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("provider", PRINTED)
-def test_a_url_that_a_provider_prints_is_understood(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_that_a_provider_prints_is_understood(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATABASE_URL", PRINTED[provider])
     address = read_database_url(read_settings(MigrationSettings).database_url)
     assert address.hosts
@@ -65,9 +69,7 @@ def test_a_url_that_a_provider_prints_is_understood(provider: str, monkeypatch: 
 
 
 def test_what_only_another_driver_knows_is_named_and_left_out() -> None:
-    query = (
-        "supa=base-pooler.x&pgbouncer=true&connection_limit=1&pool_timeout=0&workaround=y&options=-c%20x&keepalives=1"
-    )
+    query = "supa=base-pooler.x&pgbouncer=true&connection_limit=1&pool_timeout=0&workaround=y&options=-c%20x&keepalives=1"
     address = read_database_url(f"{URL}?{query}&sslmode=require&schema=public&schema=other")
     assert address.left_out == (
         "supa", "pgbouncer", "connection_limit", "pool_timeout", "workaround", "options", "keepalives", "schema",
@@ -80,7 +82,7 @@ def test_another_driver_in_the_scheme_is_left_out_too() -> None:
     assert read_database_url("postgresql+asyncpg://u@h/d").left_out == ()
 
 
-# --- where ------------------------------------------------------------------------------------------------------------
+# --- where ----------------------------------------------------------------------------------------
 
 
 @for_each(
@@ -90,7 +92,10 @@ def test_another_driver_in_the_scheme_is_left_out_too() -> None:
         ("POSTGRES://u@h:1/d", [("h", 1)]),
         ("postgresql://u@h1:5432,h2:5433/d", [("h1", 5432), ("h2", 5433)]),
         ("postgresql://u@h1,h2:5433/d", [("h1", 5432), ("h2", 5433)]),
-        ("postgresql://u@[::1]:6000,[fe80::2],10.0.0.1/d", [("::1", 6000), ("fe80::2", 5432), ("10.0.0.1", 5432)]),
+        (
+            "postgresql://u@[::1]:6000,[fe80::2],10.0.0.1/d",
+            [("::1", 6000), ("fe80::2", 5432), ("10.0.0.1", 5432)],
+        ),
         ("postgresql://u@/d?host=h1,h2&port=5433", [("h1", 5433), ("h2", 5433)]),
         ("postgresql://u@/d?host=h1,h2&port=5433,5434", [("h1", 5433), ("h2", 5434)]),
         ("postgresql://u@/d?host=h1,h2&port=,5434", [("h1", 5432), ("h2", 5434)]),
@@ -102,7 +107,9 @@ def test_another_driver_in_the_scheme_is_left_out_too() -> None:
         ("postgresql://u@h1,h2/d?port=6432", [("h1", 6432), ("h2", 6432)]),
     ],
 )
-def test_hosts_and_ports_are_read_as_libpq_reads_them(url: str, hosts: list[tuple[str, int]]) -> None:
+def test_hosts_and_ports_are_read_as_libpq_reads_them(
+    url: str, hosts: list[tuple[str, int]]
+) -> None:
     assert list(read_database_url(url).hosts) == hosts
 
 
@@ -136,7 +143,7 @@ def test_of_several_hosts_only_one_that_takes_writes_will_do(
     assert read_database_url(f"postgresql://u@{hosts}/d{query}").target_session_attrs == applied
 
 
-# --- how safely -------------------------------------------------------------------------------------------------------
+# --- how safely -----------------------------------------------------------------------------------
 
 
 def tls_of(query: str) -> object:
@@ -177,8 +184,13 @@ def test_a_root_certificate_is_held_to_even_where_the_mode_does_not_ask(certific
 
 
 def test_tls_from_the_first_byte() -> None:
-    assert read_database_url(f"{URL}?sslnegotiation=direct").tls == {"direct_tls": True, "ssl": "require"}
-    assert read_database_url(f"{URL}?sslnegotiation=postgres&sslmode=prefer").tls == {"ssl": "prefer"}
+    assert read_database_url(f"{URL}?sslnegotiation=direct").tls == {
+        "direct_tls": True,
+        "ssl": "require",
+    }
+    assert read_database_url(f"{URL}?sslnegotiation=postgres&sslmode=prefer").tls == {
+        "ssl": "prefer"
+    }
 
 
 @pytest.fixture
@@ -187,24 +199,30 @@ def certificate(tmp_path: Path) -> Path:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)
-    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    )
     built = built.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
     built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     own_key = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     path = tmp_path / "root.pem"
-    path.write_bytes(own_key + built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(
+        own_key + built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
     return path
 
 
-def test_a_client_certificate_is_shown_also_where_the_server_is_not_verified(certificate: Path) -> None:
+def test_a_client_certificate_is_shown_also_where_the_server_is_not_verified(
+    certificate: Path,
+) -> None:
     tls = tls_of(f"sslmode=require&sslcert={certificate}")
     assert isinstance(tls, ssl.SSLContext)
     assert tls.verify_mode == ssl.CERT_NONE
 
 
-# --- what stops the process -------------------------------------------------------------------------------------------
+# --- what stops the process -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -285,7 +303,12 @@ def test_what_is_not_understood_stops_the_process_in_the_settings_name(
 
 
 def test_a_refusal_quotes_no_value_and_nothing_that_is_no_name() -> None:
-    for url in (f"{URL}?passfile=S3cret", f"{URL}?S3cret!=1", "postgresql://u:x?S3cret@h/d", "postgresql://u:S3cret/d"):
+    for url in (
+        f"{URL}?passfile=S3cret",
+        f"{URL}?S3cret!=1",
+        "postgresql://u:x?S3cret@h/d",
+        "postgresql://u:S3cret/d",
+    ):
         with pytest.raises(ValueError, match=r".") as caught:
             read_database_url(url)
         assert "S3cret" not in str(caught.value)
@@ -293,7 +316,9 @@ def test_a_refusal_quotes_no_value_and_nothing_that_is_no_name() -> None:
 
 def test_every_secret_of_a_url_is_known_to_be_one() -> None:
     assert set(read_database_url(URL).secrets) == {"p@ss", "p%40ss"}
-    assert set(read_database_url("postgresql://h/d?user=u&password=p%40s&sslpassword=q").secrets) == {"p@s", "q"}
+    assert set(
+        read_database_url("postgresql://h/d?user=u&password=p%40s&sslpassword=q").secrets
+    ) == {"p@s", "q"}
     assert "p@ss" not in repr(read_database_url(URL))
 
 

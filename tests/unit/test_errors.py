@@ -11,7 +11,9 @@ from domain import errors
 from tests.case_tables import for_each
 
 ROOT = Path(errors.__file__).parent.parent
-PRODUCT = sorted(path for package in ("domain", "gateway", "workers") for path in (ROOT / package).rglob("*.py"))
+PRODUCT = sorted(
+    path for package in ("domain", "gateway", "workers") for path in (ROOT / package).rglob("*.py")
+)
 NAMES = {
     name
     for name, kind in vars(errors).items()
@@ -20,7 +22,9 @@ NAMES = {
 
 
 def drawn() -> dict[str, str]:
-    """The parent of each error but the root, by its place in the drawing at the head of `domain/errors.py`."""
+    """The parent of each error but the root, by its place in the drawing at the head of
+    `domain/errors.py`.
+    """
     parents: dict[str, str] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -36,7 +40,10 @@ def drawn() -> dict[str, str]:
 
 
 def test_the_drawing_of_the_errors_is_the_tree_of_the_classes() -> None:
-    parents = {name: vars(errors)[name].__base__.__name__ for name in NAMES - {errors.PaymentServiceError.__name__}}
+    parents = {
+        name: vars(errors)[name].__base__.__name__
+        for name in NAMES - {errors.PaymentServiceError.__name__}
+    }
     assert drawn() == parents
 
 
@@ -44,8 +51,14 @@ def test_the_drawing_of_the_errors_is_the_tree_of_the_classes() -> None:
 def test_no_error_joins_the_tree_in_another_file(path: Path) -> None:
     if path == Path(errors.__file__):
         return
-    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
-    bases = {name: {ast.unparse(base).split(".")[-1] for base in node.bases} for node in classes if (name := node.name)}
+    classes = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+    ]
+    bases = {
+        name: {ast.unparse(base).split(".")[-1] for base in node.bases}
+        for node in classes
+        if (name := node.name)
+    }
     assert [name for name, of in bases.items() if of & NAMES] == []
 
 

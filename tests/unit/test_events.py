@@ -15,7 +15,15 @@ from domain.events import EventType, event_type
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.stages import Stage
-from domain.views import PROVIDER_SAID, Entry, event_body, json_text, public_entry, public_payment, timestamp
+from domain.views import (
+    PROVIDER_SAID,
+    Entry,
+    event_body,
+    json_text,
+    public_entry,
+    public_payment,
+    timestamp,
+)
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
 from tests.case_tables import for_each
 
@@ -70,7 +78,10 @@ def test_a_backend_also_sees_key_recipient_and_daraja_s_ids_of_every_attempt() -
     assert {name: view[name] for name in view if name not in common} == {
         "idempotency_key": "order-42",
         "recipient_name": "JANE DOE",
-        "provider_ids": {"checkout_request_id": ["ws_CO_1", "ws_CO_2"], "merchant_request_id": ["m-1"]},
+        "provider_ids": {
+            "checkout_request_id": ["ws_CO_1", "ws_CO_2"],
+            "merchant_request_id": ["m-1"],
+        },
     }
     assert {name: view[name] for name in common} == common
 
@@ -85,7 +96,9 @@ def test_every_stage_is_told_with_its_public_status(stage: Stage) -> None:
 
 
 def test_a_failure_says_why_in_a_sentence_and_whether_to_try_again() -> None:
-    payment = a_payment(stage=Stage.FAILED, failure=Failure(FailureReason.NO_RESPONSE, False, "1037"))
+    payment = a_payment(
+        stage=Stage.FAILED, failure=Failure(FailureReason.NO_RESPONSE, False, "1037")
+    )
     assert public_payment(payment)["failure"] == {
         "reason": "no_response",
         "message": "The customer's phone could not be reached, or the prompt was not answered.",
@@ -96,7 +109,9 @@ def test_a_failure_says_why_in_a_sentence_and_whether_to_try_again() -> None:
 
 def test_metadata_comes_back_untouched_and_in_order() -> None:
     metadata = {"z": "1", "a": "  ", "é": "😀"}
-    assert list(public_payment(a_payment(metadata=metadata))["metadata"].items()) == list(metadata.items())
+    assert list(public_payment(a_payment(metadata=metadata))["metadata"].items()) == list(
+        metadata.items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +119,10 @@ def test_metadata_comes_back_untouched_and_in_order() -> None:
     [
         (datetime(2026, 3, 1, 7, 15, tzinfo=UTC), "2026-03-01T07:15:00.000Z"),
         (datetime(2026, 3, 1, 7, 15, 0, 123999, tzinfo=UTC), "2026-03-01T07:15:00.123Z"),
-        (datetime(2026, 3, 1, 1, 15, tzinfo=timezone(timedelta(hours=3))), "2026-02-28T22:15:00.000Z"),
+        (
+            datetime(2026, 3, 1, 1, 15, tzinfo=timezone(timedelta(hours=3))),
+            "2026-02-28T22:15:00.000Z",
+        ),
     ],
 )
 def test_a_time_is_told_in_utc_with_milliseconds(at: datetime, text: str) -> None:
@@ -130,7 +148,9 @@ def test_an_event_is_one_cloudevents_object() -> None:
 
 def test_an_event_is_for_all_subscribers_and_holds_nothing_that_is_for_backends() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, recipient_name="JANE DOE")
-    body = event_body(EventType.SUCCEEDED, event_id=an_attempt_id(9), payment=payment, at=payment.updated_at)
+    body = event_body(
+        EventType.SUCCEEDED, event_id=an_attempt_id(9), payment=payment, at=payment.updated_at
+    )
     assert "JANE DOE" not in body
     assert "order-42" not in body
 
@@ -147,7 +167,9 @@ EVENTS |= {(stage, Stage.FAILED): EventType.FAILED for stage in Stage if not sta
 @for_each(("before", "after"), list(product(Stage, Stage)))
 def test_only_a_change_of_what_is_final_is_an_event(before: Stage, after: Stage) -> None:
     """From one stage to every other, those that the table forbids included."""
-    assert event_type(a_payment(stage=before), a_payment(stage=after)) == EVENTS.get((before, after))
+    assert event_type(a_payment(stage=before), a_payment(stage=after)) == EVENTS.get(
+        (before, after)
+    )
 
 
 def test_a_receipt_that_comes_late_is_an_event_of_its_own() -> None:
@@ -167,14 +189,25 @@ def test_the_types_are_those_that_subscribers_were_promised() -> None:
     [
         ({}, {}),
         ({"provider_code": "1032"}, {"provider_code": "1032"}),
-        ({"error": "Throttled", "provider_code": "429"}, {"error": "Throttled", "provider_code": "429"}),
+        (
+            {"error": "Throttled", "provider_code": "429"},
+            {"error": "Throttled", "provider_code": "429"},
+        ),
         ({"provider_code": "0", "by": "inquiry"}, {"provider_code": "0", "by": "inquiry"}),
-        ({"error": "Refused", PROVIDER_SAID: "Initiator testapi is not known"}, {"error": "Refused"}),
+        (
+            {"error": "Refused", PROVIDER_SAID: "Initiator testapi is not known"},
+            {"error": "Refused"},
+        ),
         ({"operator": "wanjiru", "reason": "Statement of 1 March, line 14: paid by Amina"}, {}),
-        ({"recipient_name": "Amina", "note": "called the shop", "provider_code": "0"}, {"provider_code": "0"}),
+        (
+            {"recipient_name": "Amina", "note": "called the shop", "provider_code": "0"},
+            {"provider_code": "0"},
+        ),
     ],
 )
-def test_a_user_sees_no_detail_that_may_name_a_person(detail: dict[str, str], for_users: dict[str, str]) -> None:
+def test_a_user_sees_no_detail_that_may_name_a_person(
+    detail: dict[str, str], for_users: dict[str, str]
+) -> None:
     """A detail that is new is for backends, until the list says otherwise."""
     entry = Entry(4, NOW, "resolved_paid", Stage.IN_DOUBT, Stage.SUCCEEDED, detail)
     whole, shown = public_entry(entry, for_backend=True), public_entry(entry)

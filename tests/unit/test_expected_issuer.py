@@ -10,10 +10,14 @@ from tests.unit.test_auth import ABSENT, CLAIMS, HEADER, ISSUER, Service, compac
 ELSEWHERE = "https://elsewhere.example/auth/v1"
 
 
-@pytest.mark.parametrize("issuer", [ABSENT, None, "", ELSEWHERE, ISSUER + "/", ISSUER.upper(), [ISSUER], [ELSEWHERE]])
+@pytest.mark.parametrize(
+    "issuer", [ABSENT, None, "", ELSEWHERE, ISSUER + "/", ISSUER.upper(), [ISSUER], [ELSEWHERE]]
+)
 async def test_a_token_of_another_issuer_is_told_which_one_is_expected(issuer: object) -> None:
     """But not which one it has: a refusal repeats nothing of the token."""
-    claims = {name: value for name, value in {**CLAIMS, "iss": issuer}.items() if value is not ABSENT}
+    claims = {
+        name: value for name, value in {**CLAIMS, "iss": issuer}.items() if value is not ABSENT
+    }
     with pytest.raises(Unauthenticated) as refusal:
         await Service().caller(compact(HEADER, claims))
     assert f" {ISSUER}" in refusal.value.message

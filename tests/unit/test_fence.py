@@ -28,7 +28,9 @@ def a_fence(clock: Clock, *, is_draining: bool = False) -> Fence:
 
 
 @pytest.mark.parametrize("passed", [0, 1, 29.999])
-def test_before_the_deadline_a_byte_may_be_written_and_is_then_known_to_be(clock: Clock, passed: float) -> None:
+def test_before_the_deadline_a_byte_may_be_written_and_is_then_known_to_be(
+    clock: Clock, passed: float
+) -> None:
     fence = a_fence(clock)
     clock.at += passed
     fence.check()

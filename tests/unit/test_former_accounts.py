@@ -49,7 +49,9 @@ GONE = [part for part in OTHERS if part != "shortcode"]
 SENT_AT = NOW - timedelta(minutes=20)
 
 
-def sent_by(*accounts: SendAccount | None, outcome: Outcome = Outcome.UNKNOWN, kind: Kind = Kind.WITHDRAWAL) -> Any:
+def sent_by(
+    *accounts: SendAccount | None, outcome: Outcome = Outcome.UNKNOWN, kind: Kind = Kind.WITHDRAWAL
+) -> Any:
     """Attempts of these accounts."""
     return tuple(
         replace(a_send(outcome, number=number, at=SENT_AT, **ASKED_BY[kind]), account=account)
@@ -58,11 +60,16 @@ def sent_by(*accounts: SendAccount | None, outcome: Outcome = Outcome.UNKNOWN, k
 
 
 def not_found_twice(**fields: Any) -> Evidence:
-    asked = [replace(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(seconds=n)), **fields) for n in (1, 2)]
+    asked = [
+        replace(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(seconds=n)), **fields)
+        for n in (1, 2)
+    ]
     return evidence_of(*asked)
 
 
-NOT_ACTED: Attempt = replace(sent_by(OTHERS["app"], outcome=Outcome.NOT_ACTED)[0], id=an_attempt_id(9), number=9)
+NOT_ACTED: Attempt = replace(
+    sent_by(OTHERS["app"], outcome=Outcome.NOT_ACTED)[0], id=an_attempt_id(9), number=9
+)
 
 
 @for_each(
@@ -82,10 +89,13 @@ NOT_ACTED: Attempt = replace(sent_by(OTHERS["app"], outcome=Outcome.NOT_ACTED)[0
 def test_only_the_account_of_every_send_may_send_again(
     attempts: tuple[Attempt, ...], is_permitted: bool, is_busy: bool
 ) -> None:
-    """Judged by what is on record, under the lock of the claim: after two "not found", and after a "busy" alike."""
+    """Judged by what is on record, under the lock of the claim: after two "not found", and after
+    a "busy" alike.
+    """
     if is_busy:
         attempts = tuple(
-            replace(a, outcome=Outcome.RESENDABLE) if a.outcome is Outcome.UNKNOWN else a for a in attempts
+            replace(a, outcome=Outcome.RESENDABLE) if a.outcome is Outcome.UNKNOWN else a
+            for a in attempts
         )
     payment = a_due(attempts=attempts)
     evidence = Evidence() if is_busy else not_found_twice()
@@ -99,11 +109,15 @@ def test_only_the_account_of_every_send_may_send_again(
 
 
 def test_a_worker_that_does_not_know_its_account_sends_nothing_again() -> None:
-    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, TIMES, accounts={})
+    assert not may_be_resent(
+        a_due(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, TIMES, accounts={}
+    )
 
 
 def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> None:
-    """The setting was changed and changed back: what the other worker could not find proves nothing."""
+    """The setting was changed and changed back: what the other worker could not find proves
+    nothing.
+    """
     evidence = not_found_twice(of_former_account=True)
     assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, TIMES, ACCOUNTS)
 
@@ -113,7 +127,9 @@ def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
 
 
 @pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(("account", "is_former"), [(AN_ACCOUNT, False), (None, False), (OTHERS["shortcode"], True)])
+@pytest.mark.parametrize(
+    ("account", "is_former"), [(AN_ACCOUNT, False), (None, False), (OTHERS["shortcode"], True)]
+)
 def test_an_inquiry_says_whether_it_is_of_a_former_account(
     kind: Kind, account: SendAccount | None, is_former: bool
 ) -> None:
@@ -126,12 +142,18 @@ def test_an_inquiry_says_whether_it_is_of_a_former_account(
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("part", GONE)
 def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part: str) -> None:
-    """It is flagged once with the reason, and looked at ever more rarely, in case the setting comes back."""
+    """It is flagged once with the reason, and looked at ever more rarely, in case the setting
+    comes back.
+    """
     payment = a_due(kind, attempts=sent_by(OTHERS[part], kind=kind))
     decided = asked(payment)
     after = decided.payment
     assert after is not None
-    assert (asked_by(decided), noted(decided), after.needs_review) == (None, HistoryEntry.ACCOUNT_NOT_CONFIGURED, True)
+    assert (asked_by(decided), noted(decided), after.needs_review) == (
+        None,
+        HistoryEntry.ACCOUNT_NOT_CONFIGURED,
+        True,
+    )
     assert detail_of(decided) == {"differs": part, "shortcode": "600111"}
     assert after.next_step_at == NOW + timedelta(minutes=20)
     again = asked(replace(after, next_step_at=NOW))
@@ -141,9 +163,15 @@ def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part
 def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_person() -> None:
     silent = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
     attempts = sent_by(OTHERS["app"], kind=Kind.DEPOSIT)
-    decided = asked(a_due(Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW))
+    decided = asked(
+        a_due(Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW)
+    )
     assert decided.payment is not None
-    assert (asked_by(decided), decided.payment.stage, decided.payment.needs_review) == (None, Stage.FAILED, True)
+    assert (asked_by(decided), decided.payment.stage, decided.payment.needs_review) == (
+        None,
+        Stage.FAILED,
+        True,
+    )
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
@@ -154,8 +182,12 @@ def test_a_probe_is_not_asked_about_what_another_account_sent(account: SendAccou
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
-def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(account: SendAccount) -> None:
-    """Otherwise an open breaker stays open after the account changed: nothing was sent by the new one yet."""
+def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(
+    account: SendAccount,
+) -> None:
+    """Otherwise an open breaker stays open after the account changed: nothing was sent by the
+    new one yet.
+    """
     unsent = a_due(stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED))
     stored = asked_by(asked(unsent, is_probe=True))
     assert stored is not None
@@ -165,7 +197,9 @@ def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(acco
 
 def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> None:
     """Another passkey is refused as "wrong credentials", which says nothing about the deposit."""
-    payment = a_due(Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT))
+    payment = a_due(
+        Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT)
+    )
     asked_at = [NOW - timedelta(minutes=n) for n in range(1, 7)]
     silent = [an_inquiry(n, Verdict.VAGUE, at=at) for n, at in enumerate(asked_at, 1)]
     assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
@@ -176,11 +210,16 @@ def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> No
 @pytest.mark.parametrize("is_former", [False, True])
 def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bool) -> None:
     question = replace(an_inquiry(3), of_former_account=is_former)
-    report = a_report(Word.UNDECIDED, code="2001", verdict=Verdict.NO_ANSWER, refuses_credential=True)
+    report = a_report(
+        Word.UNDECIDED, code="2001", verdict=Verdict.NO_ANSWER, refuses_credential=True
+    )
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
     decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
     assert decided.payment is not None
-    assert (breaker_opened_by(decided) is None, decided.payment.needs_review) == (is_former, is_former)
+    assert (breaker_opened_by(decided) is None, decided.payment.needs_review) == (
+        is_former,
+        is_former,
+    )
 
 
 @pytest.mark.parametrize("is_former", [False, True])

@@ -1,4 +1,6 @@
-"""JWT_FORMER_ISSUERS: callers are told apart by the oldest name of their issuer, and only the present one is believed."""
+"""JWT_FORMER_ISSUERS: callers are told apart by the oldest name of their issuer, and only the
+present one is believed.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_callers_are_told_apart_by_the_oldest_name_of_their_issuer(
     assert (settings.jwt_issuer, _caller_issuer(settings)) == (_NOW, by)
 
 
-def test_callers_keep_their_names_when_the_address_of_the_project_changes(environment: pytest.MonkeyPatch) -> None:
+def test_callers_keep_their_names_when_the_address_of_the_project_changes(
+    environment: pytest.MonkeyPatch,
+) -> None:
     environment.setenv("SUPABASE_URL", "https://now.example")
     environment.setenv("JWT_FORMER_ISSUERS", _FIRST)
     settings = read_settings(IngressSettings)
@@ -61,7 +65,9 @@ def test_callers_keep_their_names_when_the_address_of_the_project_changes(enviro
 
 
 @pytest.mark.parametrize("former", [f"{_FIRST},{_FIRST}", f"{_FIRST} {_NOW}", "a\tb"])
-def test_former_issuers_that_cannot_be_right_stop_the_start(environment: pytest.MonkeyPatch, former: str) -> None:
+def test_former_issuers_that_cannot_be_right_stop_the_start(
+    environment: pytest.MonkeyPatch, former: str
+) -> None:
     environment.setenv("JWT_ISSUER", _NOW)
     environment.setenv("JWT_FORMER_ISSUERS", former)
     with pytest.raises(SettingsError, match="JWT_FORMER_ISSUERS"):
@@ -70,12 +76,23 @@ def test_former_issuers_that_cannot_be_right_stop_the_start(environment: pytest.
 
 async def test_a_caller_keeps_the_name_of_its_first_issuer() -> None:
     """So a new name frees no idempotency key. The token itself must name the present issuer."""
-    claims = {"aud": "authenticated", "sub": "shop", "role": "service_role", "exp": int(time.time()) + 3600}
-    token, old = (f"Bearer {jwt.encode({**claims, 'iss': issuer}, _SECRET)}" for issuer in (_NOW, _FIRST))
+    claims = {
+        "aud": "authenticated",
+        "sub": "shop",
+        "role": "service_role",
+        "exp": int(time.time()) + 3600,
+    }
+    token, old = (
+        f"Bearer {jwt.encode({**claims, 'iss': issuer}, _SECRET)}" for issuer in (_NOW, _FIRST)
+    )
     before = await TokenVerifier(None, _SECRET, _FIRST, "authenticated").caller([old])
-    renamed = TokenVerifier(None, _SECRET, _NOW, "authenticated", former_issuers=[_FIRST, "https://second.example"])
+    renamed = TokenVerifier(
+        None, _SECRET, _NOW, "authenticated", former_issuers=[_FIRST, "https://second.example"]
+    )
     for _ in range(2):  # also when the token is remembered
         assert await renamed.caller([token]) == before == Caller(_FIRST, "shop", Role.BACKEND)
     with pytest.raises(Unauthenticated, match="issuer"):
         await renamed.caller([old])
-    assert (await TokenVerifier(None, _SECRET, _NOW, "authenticated").caller([token])).key != before.key
+    assert (
+        await TokenVerifier(None, _SECRET, _NOW, "authenticated").caller([token])
+    ).key != before.key

@@ -1,6 +1,8 @@
-"""Every reader of what comes from outside, under changes of what is genuine: nothing escapes, and nothing is misread.
+"""Every reader of what comes from outside, under changes of what is genuine: nothing escapes, and
+nothing is misread.
 
-The same examples each time, some hundreds a reader; `FUZZ_EXAMPLES=100000` plays so many other ones of each.
+The same examples each time, some hundreds a reader; `FUZZ_EXAMPLES=100000` plays so many other ones
+of each.
 """
 
 from __future__ import annotations
@@ -56,7 +58,11 @@ fuzzed = settings(
     derandomize=not _EXAMPLES,
     database=None,
     deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+    ],
 )
 OPERATIONS = [*sorted(MESSAGES_OF_PAYMENTS), "status-1", "status-2-timeout", ""]
 STATUSES = [200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 503]
@@ -65,7 +71,9 @@ answers = mutated(ANSWERS) | mangled(ANSWERS)
 
 
 def strictly(body: bytes) -> Any:
-    """What `body` says to a reader of our own that is as strict, and shares no code with the one that is tested."""
+    """What `body` says to a reader of our own that is as strict, and shares no code with the one
+    that is tested.
+    """
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len({name for name, _ in pairs}) == len(pairs)
@@ -74,22 +82,38 @@ def strictly(body: bytes) -> Any:
     def constant(_name: str) -> None:
         raise AssertionError
 
-    return json.loads(body.decode("utf-8-sig"), object_pairs_hook=members, parse_float=Decimal, parse_constant=constant)
+    return json.loads(
+        body.decode("utf-8-sig"),
+        object_pairs_hook=members,
+        parse_float=Decimal,
+        parse_constant=constant,
+    )
 
 
 def said(message: Any, names: tuple[str, ...]) -> list[Any]:
-    """Every value that is said under one of `names`, wherever it stands, as a member or as a named value."""
+    """Every value that is said under one of `names`, wherever it stands, as a member or as a
+    named value.
+    """
     if isinstance(message, list):
         return [found for inner in message for found in said(inner, names)]
     if not isinstance(message, dict):
         return []
     own = [message.get("Value")] if message.get("Key", message.get("Name")) in names else []
-    return [*own, *(message[name] for name in names if name in message), *said(list(message.values()), names)]
+    return [
+        *own,
+        *(message[name] for name in names if name in message),
+        *said(list(message.values()), names),
+    ]
 
 
 def assert_bounded(report: Report) -> None:
     """It can be stored, whatever it was made of."""
-    for text in (report.code, report.receipt, report.recipient_name, *(value for _, value in report.ids)):
+    for text in (
+        report.code,
+        report.receipt,
+        report.recipient_name,
+        *(value for _, value in report.ids),
+    ):
         assert text is None or (storable_text(text) == text and len(text) <= 100)
     assert len(report.ids) <= 200
     assert (report.word is Word.FAILURE) is (report.failure is not None)
@@ -115,14 +139,20 @@ def assert_true_to(body: bytes, operation: str) -> None:
     assert str(inner["ResultCode"]) == "0"
     if operation.startswith("status"):
         assert set(map(repr, said(inner, ("TransactionStatus",)))) >= {repr("Completed")}
-    amounts = [value for value in said(inner, ("Amount", "TransactionAmount")) if value not in (None, "")]
+    amounts = [
+        value for value in said(inner, ("Amount", "TransactionAmount")) if value not in (None, "")
+    ]
     if report.amount is not None:
         assert report.amount in [
-            Decimal(value) for value in amounts if isinstance(value, (int, Decimal, str)) and _is_number(value)
+            Decimal(value)
+            for value in amounts
+            if isinstance(value, (int, Decimal, str)) and _is_number(value)
         ]
     if report.receipt is not None:
         assert is_receipt(report.receipt)
-        assert report.receipt in said(inner, ("MpesaReceiptNumber", "TransactionReceipt", "TransactionID", "ReceiptNo"))
+        assert report.receipt in said(
+            inner, ("MpesaReceiptNumber", "TransactionReceipt", "TransactionID", "ReceiptNo")
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -137,7 +167,10 @@ def test_no_bytes_are_a_callback(body: bytes) -> None:
 
 
 @fuzzed
-@given(body=callbacks, secret=st.text(st.characters(exclude_characters='"\\', exclude_categories=["Cs"]), min_size=8))
+@given(
+    body=callbacks,
+    secret=st.text(st.characters(exclude_characters='"\\', exclude_categories=["Cs"]), min_size=8),
+)
 def test_a_secret_is_replaced_wherever_it_stands_in_a_message(body: bytes, secret: str) -> None:
     """Around it not a byte changes."""
     assert SECRET_FIELDS.replaced(SECRET_FIELDS.replaced(body)) == SECRET_FIELDS.replaced(body)
@@ -218,19 +251,24 @@ def _read(body: bytes, content_type: str) -> object:
         payload = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
         payload.feed_data(body)
         payload.feed_eof()
-        return await read_json(make_mocked_request("POST", "/", {"Content-Type": content_type}, payload=payload))
+        return await read_json(
+            make_mocked_request("POST", "/", {"Content-Type": content_type}, payload=payload)
+        )
 
     return asyncio.run(read())
 
 
 _TYPES = st.sampled_from(
-    ["application/json"] * 8 + ["", "application/json; charset=utf-8", ";;=", "application/json; charset=\xff"]
+    ["application/json"] * 8
+    + ["", "application/json; charset=utf-8", ";;=", "application/json; charset=\xff"]
 )
 
 
 @fuzzed
 @given(body=callbacks | st.binary(max_size=200), content_type=_TYPES)
-def test_a_request_is_json_of_one_meaning_or_refused_with_a_reason(body: bytes, content_type: str) -> None:
+def test_a_request_is_json_of_one_meaning_or_refused_with_a_reason(
+    body: bytes, content_type: str
+) -> None:
     try:
         value = _read(body, content_type)
     except (InvalidJson, UnsupportedMediaType, BodyTooLarge):
@@ -243,10 +281,12 @@ _GENUINE = [
     cursors.feed_cursor(cursors.FeedPlace(15, "0123456789ab")),
     cursors.history_cursor(cursors.HistoryPlace(40, PAYMENT_ID)),
 ]
-_changed = st.tuples(st.sampled_from(_GENUINE), st.integers(0, 80), st.integers(0, 5), st.text(max_size=3)).map(
-    lambda change: change[0][: change[1]] + change[3] + change[0][change[1] + change[2] :]
+_changed = st.tuples(
+    st.sampled_from(_GENUINE), st.integers(0, 80), st.integers(0, 5), st.text(max_size=3)
+).map(lambda change: change[0][: change[1]] + change[3] + change[0][change[1] + change[2] :])
+_patterns = st.one_of(
+    *(st.from_regex(pattern) for pattern in (cursors.PAGE, cursors.FEED, cursors.HISTORY))
 )
-_patterns = st.one_of(*(st.from_regex(pattern) for pattern in (cursors.PAGE, cursors.FEED, cursors.HISTORY)))
 
 
 @fuzzed
@@ -286,7 +326,9 @@ _hops = st.sampled_from(
 
 @fuzzed
 @given(peer=_hops, forwarded=st.lists(st.lists(_hops, max_size=4).map(",".join), max_size=3))
-def test_a_source_is_short_and_never_from_behind_a_hop_that_is_not_trusted(peer: str, forwarded: list[str]) -> None:
+def test_a_source_is_short_and_never_from_behind_a_hop_that_is_not_trusted(
+    peer: str, forwarded: list[str]
+) -> None:
     trusted = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128")]
     source = source_address(peer, forwarded, trusted)
     assert len(source) <= 64

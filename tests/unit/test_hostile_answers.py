@@ -1,4 +1,6 @@
-"""Whatever stands in Daraja's place may answer: no garbage is an acknowledgement, a result, a refusal or a token."""
+"""Whatever stands in Daraja's place may answer: no garbage is an acknowledgement, a result, a
+refusal or a token.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,26 @@ def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:
 
 
 # Bodies that show nothing of a payment, and statuses that refuse whatever the body.
-SILENT = {"empty", "white space", "null", "number", "true", "text", "empty list", "empty object", "xml", "long"}
+SILENT = {
+    "empty",
+    "white space",
+    "null",
+    "number",
+    "true",
+    "text",
+    "empty list",
+    "empty object",
+    "xml",
+    "long",
+}
 REFUSING = {400, 404, 405, 411, 413, 414, 415, 422}
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
-    """Of any status, as long as it may show an id: the payment may have been taken, and is asked about."""
+    """Of any status, as long as it may show an id: the payment may have been taken, and is asked
+    about.
+    """
     good = ACKNOWLEDGEMENTS[kind]
     fields = {**retyped(good, "ResponseCode"), **retyped(good, PAGES[kind].api.acknowledgement_id)}
     acceptable = {"an id is any text": f"{PAGES[kind].api.acknowledgement_id}: "}
@@ -62,7 +77,11 @@ def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
         for status in STATUSES
         if type(error := meaning(kind, status, body)) is not OutcomeUnknown
         and not (what in SILENT and status in REFUSING)
-        and not (what.startswith(acceptable["an id is any text"]) and 200 <= status < 300 and _is_text_id(body, kind))
+        and not (
+            what.startswith(acceptable["an id is any text"])
+            and 200 <= status < 300
+            and _is_text_id(body, kind)
+        )
     }
     assert not wrong
 
@@ -78,12 +97,16 @@ def test_a_refusing_status_refuses_where_nothing_shows_a_payment(kind: Kind, wha
 def _is_text_id(body: bytes, kind: Kind) -> bool:
     """Ids are opaque: any short printable text may be one."""
     value = json.loads(body).get(PAGES[kind].api.acknowledgement_id)
-    return isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
+    return (
+        isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
+    )
 
 
 @for_each("kind", Kind)
 @for_each("status", STATUSES)
-def test_a_good_acknowledgement_is_one_only_with_a_status_of_success(kind: Kind, status: int) -> None:
+def test_a_good_acknowledgement_is_one_only_with_a_status_of_success(
+    kind: Kind, status: int
+) -> None:
     error = meaning(kind, status, text_of(ACKNOWLEDGEMENTS[kind]))
     assert error is None if 200 <= status < 300 else type(error) is OutcomeUnknown
 
@@ -94,7 +117,9 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "busy": {"errorCode": "500.003.02", "errorMessage": "System is busy"},
     "validation": {"errorCode": "400.002.02", "errorMessage": "Bad Request - Invalid Amount"},
     "credentials": {"errorCode": "500.001.1001", "errorMessage": "Wrong credentials"},
-    "limiter": {"fault": {"faultstring": "x", "detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}},
+    "limiter": {
+        "fault": {"faultstring": "x", "detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}
+    },
     "nothing": {},
 }
 
@@ -103,7 +128,9 @@ REFUSALS: dict[str, dict[str, Any]] = {
 @for_each("what", REFUSALS)
 @for_each("status", [200, 302, 400, 401, 403, 404, 429, 500, 503])
 def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, status: int) -> None:
-    """Sent again on the strength of one half, the payment could be made twice; failed on it, it could be paid."""
+    """Sent again on the strength of one half, the payment could be made twice; failed on it, it
+    could be paid.
+    """
     good = ACKNOWLEDGEMENTS[kind]
     is_good = status == 200 and what in ("nothing", "limiter")
     error = meaning(kind, status, text_of({**good, **REFUSALS[what]}))
@@ -121,19 +148,29 @@ def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, s
 def test_a_code_that_is_not_daraja_s_to_the_letter_is_no_word_of_daraja_s(
     kind: Kind, status: int, code: object
 ) -> None:
-    """A final failure needs Daraja's own words; a code that is cleaned first could become one of them."""
-    body = text_of({"requestId": "1", "errorCode": code, "errorMessage": "Bad Request - Invalid Amount"})
+    """A final failure needs Daraja's own words; a code that is cleaned first could become one of
+    them.
+    """
+    body = text_of(
+        {"requestId": "1", "errorCode": code, "errorMessage": "Bad Request - Invalid Amount"}
+    )
     error = meaning(kind, status, body)
     if status in REFUSING and type(error) is Refused:
         # By its status alone: an envelope that we do not know.
-        assert (error.failure.reason, error.failure.safe_to_retry) == (FailureReason.REJECTED_BY_PROVIDER, False)
+        assert (error.failure.reason, error.failure.safe_to_retry) == (
+            FailureReason.REJECTED_BY_PROVIDER,
+            False,
+        )
     else:
         assert type(error) is OutcomeUnknown
     assert error.code is None or (error.code.isprintable() and len(error.code) <= 80)
 
 
 @for_each("kind", Kind)
-@for_each("text", [None, 5, ["Wrong credentials"], {"Wrong credentials": 1}, True, "", "x" * 50_000, "\ud800"])
+@for_each(
+    "text",
+    [None, 5, ["Wrong credentials"], {"Wrong credentials": 1}, True, "", "x" * 50_000, "\ud800"],
+)
 def test_a_refusal_in_words_needs_words(kind: Kind, text: object) -> None:
     for code in ("500.001.1001", "500.002.1001", "500.003.02"):
         body = text_of({"errorCode": code, "errorMessage": text})
@@ -142,7 +179,10 @@ def test_a_refusal_in_words_needs_words(kind: Kind, text: object) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_redirect_refuses_nothing_whatever_it_says(kind: Kind) -> None:
-    for code, text in (("400.002.02", "Bad Request - Invalid Amount"), ("500.001.1001", "Wrong credentials")):
+    for code, text in (
+        ("400.002.02", "Bad Request - Invalid Amount"),
+        ("500.001.1001", "Wrong credentials"),
+    ):
         body = text_of({"errorCode": code, "errorMessage": text})
         for status in (300, 301, 302, 303, 304, 307, 308, 399):
             assert type(meaning(kind, status, body)) is OutcomeUnknown
@@ -151,7 +191,9 @@ def test_a_redirect_refuses_nothing_whatever_it_says(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_401_and_a_429_mean_what_they_say_whatever_comes_with_them(kind: Kind) -> None:
-    """Both are refused at the door, before M-PESA saw the payment; what acknowledges besides is the test above."""
+    """Both are refused at the door, before M-PESA saw the payment; what acknowledges besides is
+    the test above.
+    """
     for what, body in shapeless(ENVELOPE | {"ResponseCode": "1"}).items():
         if what in ("names in small", "names in capitals", "another key twice"):
             continue
@@ -162,8 +204,16 @@ def test_a_401_and_a_429_mean_what_they_say_whatever_comes_with_them(kind: Kind)
 def test_no_garbage_is_a_result_of_a_query() -> None:
     """Neither paid nor failed."""
     fields = {**retyped(QUERY, "ResponseCode"), **retyped(QUERY, "CheckoutRequestID")}
-    codes = {what: body for what, body in retyped(QUERY, "ResultCode").items() if what[12:] not in ("one", "text one")}
-    says_nothing = {"CheckoutRequestID: null", "CheckoutRequestID: absent", "CheckoutRequestID: nothing"}
+    codes = {
+        what: body
+        for what, body in retyped(QUERY, "ResultCode").items()
+        if what[12:] not in ("one", "text one")
+    }
+    says_nothing = {
+        "CheckoutRequestID: null",
+        "CheckoutRequestID: absent",
+        "CheckoutRequestID: nothing",
+    }
     for what, body in {**shapeless(QUERY), **fields, **codes}.items():
         for status in [*STATUSES, 401, 429]:
             try:
@@ -172,7 +222,10 @@ def test_no_garbage_is_a_result_of_a_query() -> None:
                 assert status in (401, 429)
                 continue
             is_no_claim = what in says_nothing and 200 <= status < 300
-            assert is_no_claim or (report.word, report.failure) == (Word.UNDECIDED, None), (what, status)
+            assert is_no_claim or (report.word, report.failure) == (Word.UNDECIDED, None), (
+                what,
+                status,
+            )
 
 
 def test_no_garbage_says_that_a_status_question_was_taken() -> None:

@@ -1,4 +1,6 @@
-"""Whatever Daraja's address is sent, the reader does not raise, believes nothing unclear, and keeps no secret."""
+"""Whatever Daraja's address is sent, the reader does not raise, believes nothing unclear, and
+keeps no secret.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,13 @@ def test_what_is_no_clear_json_message_is_unreadable(operation: str, body: bytes
     assert read_report(operation, body) == UNREADABLE
 
 
-@pytest.mark.parametrize("text", ["transaction " * 5_000, "The transaction does not exist." + " " * 500])
+@pytest.mark.parametrize(
+    "text", ["transaction " * 5_000, "The transaction does not exist." + " " * 500]
+)
 def test_a_text_longer_than_a_sentence_does_not_say_that_nothing_was_found(text: str) -> None:
-    """The pattern takes the square of its length: 64 KiB of "transaction" once kept the receiver busy for seconds."""
+    """The pattern takes the square of its length: 64 KiB of "transaction" once kept the receiver
+    busy for seconds.
+    """
     body = status("SFC_IC0003", ABSENT, ResultDesc=text)
     assert read("status-1", body).verdict is Verdict.NO_ANSWER
 
@@ -63,7 +69,10 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["Body", "Result", "Key", "Name", "Value", "Item", "ResultCode", "Amount"]), inner
+            st.sampled_from(
+                ["Body", "Result", "Key", "Name", "Value", "Item", "ResultCode", "Amount"]
+            ),
+            inner,
         )
     ),
     max_leaves=12,
@@ -72,7 +81,9 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 def is_explicit_zero(operation: str, message: Any) -> bool:
     try:
-        code = (message["Body"]["stkCallback"] if operation == "deposit" else message["Result"])["ResultCode"]
+        code = (message["Body"]["stkCallback"] if operation == "deposit" else message["Result"])[
+            "ResultCode"
+        ]
     except (KeyError, TypeError, IndexError):
         return False
     return type(code) in (int, str) and code in (0, "0")
@@ -83,7 +94,13 @@ def is_explicit_zero(operation: str, message: Any) -> bool:
 def test_no_json_value_is_a_success_but_with_an_explicit_zero(
     operation: str, code: Any, items: Any, outer: Any
 ) -> None:
-    for message in (stk(code, items), payout(code, items), {"Result": outer}, {"Body": {"stkCallback": outer}}, outer):
+    for message in (
+        stk(code, items),
+        payout(code, items),
+        {"Result": outer},
+        {"Body": {"stkCallback": outer}},
+        outer,
+    ):
         report = read(operation, json.dumps(message).encode())
         assert (report.word is Word.SUCCESS) <= is_explicit_zero(operation, message)
         assert (report.word is Word.FAILURE) == (report.failure is not None)
@@ -95,16 +112,24 @@ def test_no_bytes_make_the_reader_raise(operation: str, body: bytes) -> None:
 
 
 @given(
-    operation=st.sampled_from(OPERATIONS), cut=st.integers(0, 900), junk=st.binary(max_size=8), at=st.integers(0, 900)
+    operation=st.sampled_from(OPERATIONS),
+    cut=st.integers(0, 900),
+    junk=st.binary(max_size=8),
+    at=st.integers(0, 900),
 )
-def test_no_mangled_message_makes_the_reader_raise(operation: str, cut: int, junk: bytes, at: int) -> None:
+def test_no_mangled_message_makes_the_reader_raise(
+    operation: str, cut: int, junk: bytes, at: int
+) -> None:
     for message in (stk(), payout()):
         body = json.dumps(message).encode()
         read_report(operation, body[:cut])
         read_report(operation, body[:at] + junk + body[at:])
 
 
-@for_each("name", ["SecurityCredential", "securitycredential", "Password", "InitiatorPassword", "access_token"])
+@for_each(
+    "name",
+    ["SecurityCredential", "securitycredential", "Password", "InitiatorPassword", "access_token"],
+)
 @for_each(
     ("before", "after"),
     [
@@ -112,13 +137,19 @@ def test_no_mangled_message_makes_the_reader_raise(operation: str, cut: int, jun
         ('{"a": 1, "%s" : \n"S3CRET", "b": 2}', '{"a": 1, "%s" : \n"[replaced]", "b": 2}'),
         ('{"%s":"S3CR', '{"%s":"[replaced]'),
         (r'{"%s":"S3\"S3CRET\\","b":"\""}', r'{"%s":"[replaced]","b":"\""}'),
-        ('[{"x":{"%s":"S3CRET"}},{"%s":"S3CRET"}]', '[{"x":{"%s":"[replaced]"}},{"%s":"[replaced]"}]'),
+        (
+            '[{"x":{"%s":"S3CRET"}},{"%s":"S3CRET"}]',
+            '[{"x":{"%s":"[replaced]"}},{"%s":"[replaced]"}]',
+        ),
         ('{"%s":"S3CRET"', '{"%s":"[replaced]"'),
         ('\x00\x01{"%s":"S3CRET\x02"', '\x00\x01{"%s":"[replaced]"'),
     ],
 )
 def test_secrets_are_replaced_before_a_body_is_kept(name: str, before: str, after: str) -> None:
-    assert SECRET_FIELDS.replaced(before.replace("%s", name).encode()) == after.replace("%s", name).encode()
+    assert (
+        SECRET_FIELDS.replaced(before.replace("%s", name).encode())
+        == after.replace("%s", name).encode()
+    )
 
 
 def test_a_secret_with_a_broken_escape_is_replaced_to_its_end() -> None:
@@ -126,7 +157,8 @@ def test_a_secret_with_a_broken_escape_is_replaced_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"\xff", json.dumps(stk()).encode(), b'{"Passwords":"kept","x":"Password"}']
+    "body",
+    [b"", b"{}", b"\xff", json.dumps(stk()).encode(), b'{"Passwords":"kept","x":"Password"}'],
 )
 def test_a_body_without_secrets_is_kept_as_it_came(body: bytes) -> None:
     assert SECRET_FIELDS.replaced(body) == body

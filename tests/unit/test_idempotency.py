@@ -14,19 +14,27 @@ from domain.errors import IdempotencyKeyInvalid
 from domain.idempotency import KEY_HELD_FOR, checked_key, fingerprint
 from tests.case_tables import for_each
 
-BODY: dict[str, Any] = {"amount": 250, "phone_number": "0711000111", "metadata": {"a": "1", "b": "2"}}
+BODY: dict[str, Any] = {
+    "amount": 250,
+    "phone_number": "0711000111",
+    "metadata": {"a": "1", "b": "2"},
+}
 
 
 def of(body: object, *, method: str = "POST", path: str = "/v1/deposits") -> bytes:
     return fingerprint(method, path, body)
 
 
-@pytest.mark.parametrize("key", ["a", "!", "~", "order-42", "x" * 255, "550e8400-e29b-41d4-a716-446655440000"])
+@pytest.mark.parametrize(
+    "key", ["a", "!", "~", "order-42", "x" * 255, "550e8400-e29b-41d4-a716-446655440000"]
+)
 def test_visible_ascii_up_to_255_characters_is_a_key(key: str) -> None:
     assert checked_key(key) == key
 
 
-@pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "a\n", "\x7f", "\0", "é", "\ud800", "x" * 256, "\u00a0"])
+@pytest.mark.parametrize(
+    "key", ["", " ", "a b", "a\tb", "a\n", "\x7f", "\0", "é", "\ud800", "x" * 256, "\u00a0"]
+)
 def test_anything_else_is_no_key(key: str) -> None:
     with pytest.raises(IdempotencyKeyInvalid):
         checked_key(key)
@@ -68,24 +76,36 @@ def test_another_method_or_path_is_another_request() -> None:
 
 
 def test_parts_cannot_be_moved_from_path_to_method() -> None:
-    assert of(BODY, method="POST/v1", path="/deposits") != of(BODY, method="POST", path="/v1/deposits")
+    assert of(BODY, method="POST/v1", path="/deposits") != of(
+        BODY, method="POST", path="/v1/deposits"
+    )
 
 
 def test_a_fingerprint_carries_the_version_of_its_making() -> None:
-    """The stored fingerprints of keys in use must go on matching: a change here is a new version."""
+    """The stored fingerprints of keys in use must go on matching: a change here is a new
+    version.
+    """
     text = b'["POST","/v1/deposits",{"amount":250,"metadata":{"a":"1","b":"2"},"phone_number":"0711000111"}]'
     assert of(BODY) == b"\x01" + hashlib.sha256(text).digest()
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
 @given(first=JSON, second=JSON)
-def test_two_bodies_share_a_fingerprint_only_if_they_are_the_same_json(first: Any, second: Any) -> None:
+def test_two_bodies_share_a_fingerprint_only_if_they_are_the_same_json(
+    first: Any, second: Any
+) -> None:
     is_same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
     assert (of(first) == of(second)) == is_same
 

@@ -65,7 +65,9 @@ def test_our_own_name_keeps_its_quotes() -> None:
     assert key_of((OURS, '"')) == '"'
 
 
-@pytest.mark.parametrize(("ours", "standard"), [("k1", '"k1"'), ("k1", "k1"), ('"k1"', r'"\"k1\""')])
+@pytest.mark.parametrize(
+    ("ours", "standard"), [("k1", '"k1"'), ("k1", "k1"), ('"k1"', r'"\"k1\""')]
+)
 def test_both_names_may_have_one_key(ours: str, standard: str) -> None:
     assert key_of((OURS, ours), (STANDARD, standard)) == ours
 

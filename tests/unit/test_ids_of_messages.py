@@ -36,7 +36,9 @@ def test_an_originator_id_that_no_payment_has_contradicts_nothing_beside_our_con
 ) -> None:
     """The portal's own sample of a result names one of Daraja's making (daraja.md §4.3)."""
     our_id = OWN_ID[1] if kind is Kind.WITHDRAWAL else "9d20-1"
-    attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1", originator_conversation_id=our_id)
+    attempt = an_attempt(
+        Outcome.ACKNOWLEDGED, conversation_id="AG_1", originator_conversation_id=our_id
+    )
     payment = a_payment(kind=kind, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
     said = {Word.SUCCESS: Verdict.PAID, Word.FAILURE: Verdict.FAILED}[word] if verdict else None
     decision = decided(payment, a_report(word, ids=frozenset(ids), verdict=said))
@@ -50,12 +52,23 @@ def test_an_originator_id_of_another_payment_is_not_believed_beside_our_conversa
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
     report = a_report(ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
     decision = decided(payment, report, ids_of_others=frozenset({MADE_BY_DARAJA}))
-    assert (payment_of(decision).stage, decision.disposition) == (Stage.AWAITING_RESULT, Disposition.IDS_DIFFER)
+    assert (payment_of(decision).stage, decision.disposition) == (
+        Stage.AWAITING_RESULT,
+        Disposition.IDS_DIFFER,
+    )
 
 
 def test_a_failure_that_does_not_name_our_own_id_speaks_for_one_send_only() -> None:
-    attempts = (an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1"), an_attempt(Outcome.UNKNOWN, number=2))
+    attempts = (
+        an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1"),
+        an_attempt(Outcome.UNKNOWN, number=2),
+    )
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT, attempts=attempts)
-    decision = decided(payment, a_report(Word.FAILURE, ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION})))
+    decision = decided(
+        payment, a_report(Word.FAILURE, ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
+    )
     assert decision.disposition == Disposition.NOT_ALL_ACCOUNTED_FOR
-    assert [attempt.outcome for attempt in payment_of(decision).attempts] == [Outcome.FAILED, Outcome.UNKNOWN]
+    assert [attempt.outcome for attempt in payment_of(decision).attempts] == [
+        Outcome.FAILED,
+        Outcome.UNKNOWN,
+    ]

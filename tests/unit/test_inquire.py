@@ -1,4 +1,6 @@
-"""Asking about a payment: each due time one question, numbered before it is asked; and what is done where none can be."""
+"""Asking about a payment: each due time one question, numbered before it is asked; and what is
+done where none can be.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 UNASKABLE = (a_send(Outcome.UNKNOWN, at=SENT_AT),)
 
 
-def asked(payment: Payment | None, *inquiries: Inquiry, is_probe: bool = False, **evidence: Any) -> Decided:
+def asked(
+    payment: Payment | None, *inquiries: Inquiry, is_probe: bool = False, **evidence: Any
+) -> Decided:
     change = asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
@@ -51,12 +55,14 @@ def payment_of(decision: Decided) -> Payment:
     return decision.payment
 
 
-# --- asking -------------------------------------------------------------------------------------------------------
+# --- asking ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", OPEN)
-def test_a_due_question_is_numbered_and_stored_and_the_next_one_has_its_time(stage: Stage, kind: Kind) -> None:
+def test_a_due_question_is_numbered_and_stored_and_the_next_one_has_its_time(
+    stage: Stage, kind: Kind
+) -> None:
     payment = a_due(kind, stage)
     decision = asked(payment)
     assert asked_by(decision) == Inquiry(1, NOW)
@@ -71,9 +77,13 @@ def test_a_question_has_the_next_number_and_leaves_twice_the_time_to_the_next() 
     assert payment_of(decision).next_step_at == NOW + 120 * SECOND
 
 
-@pytest.mark.parametrize(("late", "expected"), [(0, True), (5, True), (5.000001, False), (30, False)])
+@pytest.mark.parametrize(
+    ("late", "expected"), [(0, True), (5, True), (5.000001, False), (30, False)]
+)
 def test_a_job_that_comes_when_nothing_is_due_asks_nothing(late: float, expected: bool) -> None:
-    """A sweep gave the payment its next time, 5 s ahead, when it handed it over; later than that it was asked meanwhile."""
+    """A sweep gave the payment its next time, 5 s ahead, when it handed it over; later than that
+    it was asked meanwhile.
+    """
     payment = a_due(next_step_at=NOW + timedelta(seconds=late))
     decision = asked(payment)
     assert (asked_by(decision) is not None) is expected
@@ -89,8 +99,12 @@ def test_a_second_job_for_the_same_due_time_asks_nothing() -> None:
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(0, False), (4.999999, False), (5, True)])
-def test_a_question_that_was_asked_a_moment_ago_is_not_asked_again(ago: float, expected: bool) -> None:
-    """Also where something brought it forward: a callback that comes ten times is no reason to ask ten times."""
+def test_a_question_that_was_asked_a_moment_ago_is_not_asked_again(
+    ago: float, expected: bool
+) -> None:
+    """Also where something brought it forward: a callback that comes ten times is no reason to
+    ask ten times.
+    """
     decision = asked(a_due(), an_inquiry(1, at=NOW - timedelta(seconds=ago)))
     assert (asked_by(decision) is not None) is expected
 
@@ -100,7 +114,9 @@ def test_the_moment_is_shorter_where_questions_come_faster() -> None:
     change = asking(PAYMENT_ID, replace(TIMES, inquiry_first_after=SECOND), ACCOUNTS)
     for ago, expected in ((0.9, False), (1, True)):
         evidence = evidence_of(an_inquiry(1, at=NOW - timedelta(seconds=ago)))
-        assert (asked_by(change.decide(a_due(), a_context(evidence=evidence))) is not None) is expected
+        assert (
+            asked_by(change.decide(a_due(), a_context(evidence=evidence))) is not None
+        ) is expected
 
 
 @pytest.mark.parametrize("stage", [S.ACCEPTED, S.SUBMITTING])
@@ -137,7 +153,9 @@ def test_the_kill_switch_stops_no_question() -> None:
 
 @pytest.mark.parametrize("stage", [S.SUBMITTING, *OPEN, S.SUCCEEDED, S.FAILED])
 def test_a_probe_is_asked_whatever_is_due_and_changes_nothing_else(stage: Stage) -> None:
-    """Its payment may be long final: it is asked only to see whether Daraja takes the credential again."""
+    """Its payment may be long final: it is asked only to see whether Daraja takes the credential
+    again.
+    """
     payment = a_due(stage=stage, next_step_at=None if stage.is_final else NOW + timedelta(hours=1))
     decision = asked(payment, an_inquiry(1, at=NOW), is_probe=True, breaker_is_open=True)
     assert (decision.payment, asked_by(decision), noted(decision)) == (
@@ -158,7 +176,13 @@ BEFORE, SINCE = SENT_AT - SECOND, SENT_AT + SECOND
         ([an_inquiry(1, at=SENT_AT)], 60),
         ([an_inquiry(1, at=SINCE)], 60),
         ([*(an_inquiry(n, at=BEFORE) for n in range(1, 9)), an_inquiry(9, at=SINCE)], 60),
-        ([*(replace(an_inquiry(n, at=SINCE), is_probe=True) for n in range(1, 9)), an_inquiry(9, at=SINCE)], 60),
+        (
+            [
+                *(replace(an_inquiry(n, at=SINCE), is_probe=True) for n in range(1, 9)),
+                an_inquiry(9, at=SINCE),
+            ],
+            60,
+        ),
         ([an_inquiry(n, V.UNDER_WAY, at=SINCE) for n in range(1, 5)], 300),
     ],
 )
@@ -169,7 +193,10 @@ def test_the_back_off_counts_questions_since_the_last_send_and_no_probes(
 
 
 def test_ten_probes_call_no_person() -> None:
-    probes = [replace(an_inquiry(number, V.NO_ANSWER, at=SENT_AT), is_probe=True) for number in range(1, 11)]
+    probes = [
+        replace(an_inquiry(number, V.NO_ANSWER, at=SENT_AT), is_probe=True)
+        for number in range(1, 11)
+    ]
     assert noted(asked(a_due(), *probes)) is None
 
 
@@ -221,16 +248,20 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_at_each_of_its_second_
     assert payment_of(asked(last)).next_step_at is None
 
 
-# --- waiting for a turn -------------------------------------------------------------------------------------------
+# --- waiting for a turn ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_a_question_that_must_wait_for_its_turn_has_another_time_and_nothing_else_has(stage: Stage) -> None:
+def test_a_question_that_must_wait_for_its_turn_has_another_time_and_nothing_else_has(
+    stage: Stage,
+) -> None:
     for kind in Kind:
         payment = a_due(kind, stage)
         decision = postponement(PAYMENT_ID, 7 * SECOND).decide(payment, a_context())
         is_question = stage not in (S.ACCEPTED, S.SUBMITTING)
-        assert decision.payment == (replace(payment, next_step_at=NOW + 7 * SECOND) if is_question else payment)
+        assert decision.payment == (
+            replace(payment, next_step_at=NOW + 7 * SECOND) if is_question else payment
+        )
 
 
 def test_what_has_no_question_is_not_postponed() -> None:
@@ -240,11 +271,13 @@ def test_what_has_no_question_is_not_postponed() -> None:
         assert postponement(PAYMENT_ID, SECOND).decide(payment, a_context()).payment == payment
 
 
-# --- watching -----------------------------------------------------------------------------------------------------
+# --- watching -------------------------------------------------------------------------------------
 
 
 def watched(payment: Payment | None, *, now: Any = NOW, **evidence: Any) -> Decided:
-    return watching(PAYMENT_ID, TIMES).decide(payment, a_context(now=now, evidence=evidence_of(**evidence)))
+    return watching(PAYMENT_ID, TIMES).decide(
+        payment, a_context(now=now, evidence=evidence_of(**evidence))
+    )
 
 
 def test_a_deposit_without_an_id_fails_for_silence_when_its_window_is_over() -> None:
@@ -265,7 +298,9 @@ def test_a_deposit_without_an_id_waits_for_its_window_and_is_then_looked_at() ->
 def test_a_bill_payment_without_an_id_needs_a_person_once_its_result_should_have_come() -> None:
     payment = a_due(Kind.BILL_PAYMENT, attempts=UNASKABLE)
     decision = watched(payment)
-    assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW + TIMES.inquiry_interval_max)
+    assert decision.payment == replace(
+        payment, needs_review=True, next_step_at=NOW + TIMES.inquiry_interval_max
+    )
     assert (noted(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
     again = watched(decision.payment)
     assert (noted(again), payment_of(again).stage) == (None, S.IN_DOUBT)

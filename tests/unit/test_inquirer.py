@@ -1,4 +1,6 @@
-"""The order of an inquiry: made ready, stored, asked, recorded; or sent again instead, where that is permitted."""
+"""The order of an inquiry: made ready, stored, asked, recorded; or sent again instead, where
+that is permitted.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,17 @@ from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from tests.builders import ACCOUNTS, NOW, PAYMENT_ID, TIMES, a_context, a_due, an_attempt_id, an_inquiry, evidence_of
+from tests.builders import (
+    ACCOUNTS,
+    NOW,
+    PAYMENT_ID,
+    TIMES,
+    a_context,
+    a_due,
+    an_attempt_id,
+    an_inquiry,
+    evidence_of,
+)
 from tests.decisions import answered_by, asked_by
 
 NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
@@ -32,7 +44,9 @@ SENT_NOTHING = Exchange(
 
 
 class World:
-    """Postgres with one payment and its inquiries, and Daraja: everything that an inquirer reaches."""
+    """Postgres with one payment and its inquiries, and Daraja: everything that an inquirer
+    reaches.
+    """
 
     def __init__(self, payment: Payment | None, *inquiries: Inquiry) -> None:
         self.payment = payment
@@ -44,13 +58,22 @@ class World:
         self.store_raises: Exception | None = None
         anything: Any = self
         self.inquirer = Inquirer(
-            changes=self, provider=self, submitter=anything, announcer=anything, times=TIMES, accounts=ACCOUNTS
+            changes=self,
+            provider=self,
+            submitter=anything,
+            announcer=anything,
+            times=TIMES,
+            accounts=ACCOUNTS,
         )
 
     async def run(self, *, is_due: bool = True) -> None:
         assert self.payment is not None
         due = Due(
-            payment_id=PAYMENT_ID, kind=self.payment.kind, stage=self.payment.stage, is_expired=False, is_due=is_due
+            payment_id=PAYMENT_ID,
+            kind=self.payment.kind,
+            stage=self.payment.stage,
+            is_expired=False,
+            is_due=is_due,
         )
         await self.inquirer.inquire(due)
 
@@ -92,7 +115,9 @@ class World:
 
 @pytest.mark.parametrize("kind", Kind)
 async def test_a_question_is_readied_stored_asked_and_recorded_in_this_order(kind: Kind) -> None:
-    """What may wait comes before the number is taken; the number is on disk before Daraja is asked."""
+    """What may wait comes before the number is taken; the number is on disk before Daraja is
+    asked.
+    """
     world = World(a_due(kind))
     await world.run()
     assert world.did == ["ready", "store 1", "ask 1", "answered 1"]
@@ -159,7 +184,9 @@ async def test_a_withdrawal_that_may_be_sent_again_is_sent_and_not_asked_about()
     ],
     ids=["one answer", "for review", "awaiting", "bill payment", "deposit"],
 )
-async def test_what_may_not_be_sent_again_is_asked_about(payment: Payment, inquiries: tuple[Inquiry, ...]) -> None:
+async def test_what_may_not_be_sent_again_is_asked_about(
+    payment: Payment, inquiries: tuple[Inquiry, ...]
+) -> None:
     world = World(payment, *inquiries)
     await world.run()
     assert "resend" not in world.did

@@ -1,4 +1,6 @@
-"""What may be concluded from questions and their answers: each rule at its edges (design.md, "In doubt, by kind")."""
+"""What may be concluded from questions and their answers: each rule at its edges (design.md, "In
+doubt, by kind").
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,16 @@ from domain.inquiry import (
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import ASKED_BY, NOW, TIMES, a_payment, a_send, an_attempt, an_inquiry, evidence_of
+from tests.builders import (
+    ASKED_BY,
+    NOW,
+    TIMES,
+    a_payment,
+    a_send,
+    an_attempt,
+    an_inquiry,
+    evidence_of,
+)
 from tests.case_tables import for_each
 
 V = Verdict
@@ -33,15 +44,25 @@ WINDOW_ENDS = SENT_AT + TIMES.result_window
 FIRST_AFTER = TIMES.inquiry_first_after
 
 
-def a_sent(kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = True, **overrides: Any) -> Payment:
+def a_sent(
+    kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = True, **overrides: Any
+) -> Payment:
     """A payment that was sent twenty minutes ago."""
     ids: dict[str, Any] = ASKED_BY[kind] if askable else {}
     attempts = (a_send(Outcome.UNKNOWN, at=SENT_AT, **ids),)
     created_at = SENT_AT - SECOND
-    return a_payment(**{"kind": kind, "stage": stage, "attempts": attempts, "created_at": created_at, **overrides})
+    return a_payment(
+        **{
+            "kind": kind,
+            "stage": stage,
+            "attempts": attempts,
+            "created_at": created_at,
+            **overrides,
+        }
+    )
 
 
-# --- answers ------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,7 +77,9 @@ def a_sent(kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = 
         (V.NO_ANSWER, False, False),
     ],
 )
-def test_each_verdict_is_silence_or_a_sign_of_life_as_it_says(verdict: V, is_silent: bool, has_it: bool) -> None:
+def test_each_verdict_is_silence_or_a_sign_of_life_as_it_says(
+    verdict: V, is_silent: bool, has_it: bool
+) -> None:
     assert (verdict.is_silent, verdict.shows_that_daraja_has_it) == (is_silent, has_it)
 
 
@@ -65,7 +88,11 @@ def test_an_inquiry_counts_once_by_its_first_answer() -> None:
     once = asked.with_answer(1, V.FAILED, "1032")
     assert once.inquiries == (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
     assert once.with_answer(1, V.PAID, "0") == once
-    assert (asked.awaits_answer(1), once.awaits_answer(1), once.awaits_answer(2)) == (True, False, True)
+    assert (asked.awaits_answer(1), once.awaits_answer(1), once.awaits_answer(2)) == (
+        True,
+        False,
+        True,
+    )
 
 
 def test_an_answer_to_what_was_never_asked_is_no_answer() -> None:
@@ -74,11 +101,12 @@ def test_an_answer_to_what_was_never_asked_is_no_answer() -> None:
     assert not asked.awaits_answer(7)
 
 
-# --- when to ask --------------------------------------------------------------------------------------------------
+# --- when to ask ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds"), [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (20, 300), (10_000, 300)]
+    ("asked", "seconds"),
+    [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (20, 300), (10_000, 300)],
 )
 def test_the_wait_for_the_next_question_doubles_up_to_the_ceiling(asked: int, seconds: int) -> None:
     assert wait_after(asked, TIMES) == timedelta(seconds=seconds)
@@ -98,24 +126,36 @@ def test_a_ceiling_below_the_first_wait_lowers_nothing(asked: int) -> None:
         ((a_send(None, at=SENT_AT, ended=False),), SENT_AT + TIMES.lease),
         ((a_send(at=SENT_AT), a_send(number=2, at=SENT_AT + SECOND)), SENT_AT + SECOND),
         ((a_send(at=SENT_AT + SECOND), a_send(number=2, at=SENT_AT)), SENT_AT + SECOND),
-        ((a_send(at=SENT_AT), a_send(None, number=2, at=SENT_AT, ended=False)), SENT_AT + TIMES.lease),
+        (
+            (a_send(at=SENT_AT), a_send(None, number=2, at=SENT_AT, ended=False)),
+            SENT_AT + TIMES.lease,
+        ),
         # nothing left with that one
         ((a_send(at=SENT_AT), a_send(Outcome.NOT_ACTED, number=2, at=NOW)), SENT_AT),
     ],
 )
-def test_the_last_send_left_before_its_attempt_or_its_lease_ended(attempts: Any, expected: datetime) -> None:
+def test_the_last_send_left_before_its_attempt_or_its_lease_ended(
+    attempts: Any, expected: datetime
+) -> None:
     assert last_sent_at(a_payment(stage=Stage.IN_DOUBT, attempts=attempts), TIMES) == expected
 
 
-# --- a deposit's silence ------------------------------------------------------------------------------------------
+# --- a deposit's silence --------------------------------------------------------------------------
 
 
-def answers(*verdicts: Verdict | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER) -> list[Inquiry]:
+def answers(
+    *verdicts: Verdict | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER
+) -> list[Inquiry]:
     """Questions asked from `start` on, `gap` apart."""
-    return [an_inquiry(number, verdict, at=start + gap * (number - 1)) for number, verdict in enumerate(verdicts, 1)]
+    return [
+        an_inquiry(number, verdict, at=start + gap * (number - 1))
+        for number, verdict in enumerate(verdicts, 1)
+    ]
 
 
-def is_confirmed(inquiries: list[Inquiry], payment: Payment | None = None, *, now: datetime = NOW, **more: Any) -> bool:
+def is_confirmed(
+    inquiries: list[Inquiry], payment: Payment | None = None, *, now: datetime = NOW, **more: Any
+) -> bool:
     evidence = evidence_of(*inquiries, **more)
     return no_result_is_confirmed(payment or a_sent(Kind.DEPOSIT), evidence, now, TIMES)
 
@@ -183,7 +223,9 @@ def test_a_stored_message_that_claims_success_holds_the_deposit_open() -> None:
 
 
 @pytest.mark.parametrize(("early", "expected"), [(INSTANT, False), (timedelta(0), True)])
-def test_a_deposit_that_cannot_be_asked_about_fails_when_its_window_ends(early: timedelta, expected: bool) -> None:
+def test_a_deposit_that_cannot_be_asked_about_fails_when_its_window_ends(
+    early: timedelta, expected: bool
+) -> None:
     """Only its callback could have told, and it did not come."""
     unaskable = a_sent(Kind.DEPOSIT, Stage.IN_DOUBT, askable=False)
     assert is_confirmed([], unaskable, now=WINDOW_ENDS - early) is expected
@@ -196,12 +238,14 @@ def test_no_answer_ends_a_deposit_before_its_window_does() -> None:
 
 @for_each("stage", Stage)
 @for_each("kind", Kind)
-def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(kind: Kind, stage: Stage) -> None:
+def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(
+    kind: Kind, stage: Stage
+) -> None:
     expected = kind is Kind.DEPOSIT and stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     assert is_confirmed(answers(*SILENT), a_sent(kind, stage)) is expected
 
 
-# --- two that agree -----------------------------------------------------------------------------------------------
+# --- two that agree -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -217,16 +261,20 @@ def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(kind: Kind
          True),
     ],
 )  # fmt: skip
-def test_a_failure_that_only_queries_told_needs_two_that_agree(inquiries: list[Inquiry], expected: bool) -> None:
+def test_a_failure_that_only_queries_told_needs_two_that_agree(
+    inquiries: list[Inquiry], expected: bool
+) -> None:
     assert is_agreed(a_payment(), evidence_of(*inquiries), "1032") is expected
 
 
 def test_one_inquiry_answered_twice_does_not_agree_with_itself() -> None:
-    evidence = evidence_of(an_inquiry(1)).with_answer(1, V.FAILED, "1032").with_answer(1, V.FAILED, "1032")
+    evidence = (
+        evidence_of(an_inquiry(1)).with_answer(1, V.FAILED, "1032").with_answer(1, V.FAILED, "1032")
+    )
     assert not is_agreed(a_payment(), evidence, "1032")
 
 
-# --- a person -----------------------------------------------------------------------------------------------------
+# --- a person -------------------------------------------------------------------------------------
 
 
 def asked(times: int) -> list[Inquiry]:
@@ -235,7 +283,9 @@ def asked(times: int) -> list[Inquiry]:
 
 @for_each("kind", Kind)
 @for_each(("times", "expected"), [(0, False), (9, False), (10, True), (50, True)])
-def test_asked_ten_times_in_vain_a_payment_needs_a_person(kind: Kind, times: int, expected: bool) -> None:
+def test_asked_ten_times_in_vain_a_payment_needs_a_person(
+    kind: Kind, times: int, expected: bool
+) -> None:
     assert needs_a_person(a_sent(kind), evidence_of(*asked(times)), NOW, TIMES) is expected
 
 
@@ -245,7 +295,10 @@ def test_what_cannot_be_asked_about_needs_a_person_once_its_callback_should_have
     kind: Kind, early: timedelta, expected: bool
 ) -> None:
     payment = a_sent(kind, Stage.IN_DOUBT, askable=False)
-    assert needs_a_person(payment, evidence_of(), SENT_AT + TIMES.inquiry_interval_max - early, TIMES) is expected
+    assert (
+        needs_a_person(payment, evidence_of(), SENT_AT + TIMES.inquiry_interval_max - early, TIMES)
+        is expected
+    )
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -253,10 +306,12 @@ def test_only_what_is_awaited_or_in_doubt_and_not_flagged_yet_needs_a_person(sta
     evidence = evidence_of(*asked(10))
     expected = stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     assert needs_a_person(a_sent(Kind.WITHDRAWAL, stage), evidence, NOW, TIMES) is expected
-    assert not needs_a_person(a_sent(Kind.WITHDRAWAL, stage, needs_review=True), evidence, NOW, TIMES)
+    assert not needs_a_person(
+        a_sent(Kind.WITHDRAWAL, stage, needs_review=True), evidence, NOW, TIMES
+    )
 
 
-# --- second looks -------------------------------------------------------------------------------------------------
+# --- second looks ---------------------------------------------------------------------------------
 
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 MINUTES = timedelta(minutes=1)

@@ -1,4 +1,6 @@
-"""What a key set holds: which of its keys may check a signature, and what a member that is null means."""
+"""What a key set holds: which of its keys may check a signature, and what a member that is null
+means.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ def test_a_key_whose_every_optional_member_is_null_is_usable(key: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("key", "name"),
-    [*((EC, name) for name in ("kid", "kty", "crv", "x", "y")), *((RSA, name) for name in ("kid", "kty", "n", "e"))],
+    [
+        *((EC, name) for name in ("kid", "kty", "crv", "x", "y")),
+        *((RSA, name) for name in ("kid", "kty", "n", "e")),
+    ],
 )
 def test_a_required_member_that_is_null_is_missing(key: dict[str, Any], name: str) -> None:
     """The key is named with its fault, and takes no good key away."""
@@ -58,7 +63,9 @@ def test_a_required_member_that_is_null_is_missing(key: dict[str, Any], name: st
 @for_each("key", [EC, RSA], ids=["EC", "RSA"])
 @for_each("name", PRIVATE)
 @for_each("value", ["AQAB", "", 0, False, [], {}])
-def test_a_key_with_a_private_part_that_is_not_null_is_stolen(key: dict[str, Any], name: str, value: object) -> None:
+def test_a_key_with_a_private_part_that_is_not_null_is_stolen(
+    key: dict[str, Any], name: str, value: object
+) -> None:
     kids, [said] = read({**key, name: value})
     assert kids == []
     assert "treat that key as stolen" in said
@@ -67,9 +74,18 @@ def test_a_key_with_a_private_part_that_is_not_null_is_stolen(key: dict[str, Any
 @for_each("key", [EC, RSA], ids=["EC", "RSA"])
 @for_each(
     "changes",
-    [{"use": "enc"}, {"use": ""}, {"key_ops": []}, {"key_ops": "verify"}, {"alg": "none"}, {"alg": ""}],
+    [
+        {"use": "enc"},
+        {"use": ""},
+        {"key_ops": []},
+        {"key_ops": "verify"},
+        {"alg": "none"},
+        {"alg": ""},
+    ],
 )
-def test_a_member_that_says_otherwise_still_does(key: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_a_member_that_says_otherwise_still_does(
+    key: dict[str, Any], changes: dict[str, Any]
+) -> None:
     """Only null is as if it were absent: an empty text or list is not."""
     kids, refused = read({**key, **changes})
     assert (kids, len(refused)) == ([], 1)

@@ -16,7 +16,11 @@ from domain.values import PaymentRequest
 from gateway.schemas import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = [path for package in ("domain", "gateway", "workers") for path in sorted((ROOT / package).rglob("*.py"))]
+PRODUCT = [
+    path
+    for package in ("domain", "gateway", "workers")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
 
 # The only places of the product that may name a kind; migrations name them in SQL.
 PAGES_OF_KINDS = ("domain/kinds/", "domain/adapters/daraja/", "gateway/schemas/")
@@ -43,9 +47,13 @@ def test_only_the_pages_of_kinds_name_a_kind() -> None:
 def test_each_property_of_a_kind_is_read_somewhere(rule: str) -> None:
     """A property that nothing reads would say something that is not so."""
     readers = [
-        _name(path) for path in PRODUCT if path.parent.name != "kinds" and re.search(rf"\.{rule}\b", path.read_text())
+        _name(path)
+        for path in PRODUCT
+        if path.parent.name != "kinds" and re.search(rf"\.{rule}\b", path.read_text())
     ]
-    inside = re.search(rf"self\.{rule}\b", (ROOT / "domain/kinds/rules.py").read_text().split("@property")[-1])
+    inside = re.search(
+        rf"self\.{rule}\b", (ROOT / "domain/kinds/rules.py").read_text().split("@property")[-1]
+    )
     assert readers or inside, rule
 
 
@@ -73,13 +81,20 @@ def test_no_two_kinds_share_an_operation_or_an_address() -> None:
     for names in (
         [rules.operation for rules in RULES.values()],
         [schema.path for schema in SCHEMAS.values()],
-        [name for rules in RULES.values() for name in (rules.result_operation, rules.timeout_operation) if name],
+        [
+            name
+            for rules in RULES.values()
+            for name in (rules.result_operation, rules.timeout_operation)
+            if name
+        ],
     ):
         assert len(set(names)) == len(names)
 
 
 def test_what_can_be_sent_again_is_asked_about_by_its_own_id() -> None:
-    """Two not-found answers permit a resend: they must be about the id that the next send carries."""
+    """Two not-found answers permit a resend: they must be about the id that the next send
+    carries.
+    """
     for rules in RULES.values():
         if rules.can_be_sent_again:
             assert rules.asked_by is None

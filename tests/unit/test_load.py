@@ -36,7 +36,10 @@ class Requests:
         self._tasks: list[asyncio.Task[web.StreamResponse]] = []
 
     async def come(
-        self, sharer: str | None, count: int, meanwhile: Callable[[web.Request], Awaitable[None]] | None = None
+        self,
+        sharer: str | None,
+        count: int,
+        meanwhile: Callable[[web.Request], Awaitable[None]] | None = None,
     ) -> int:
         """How many of `count` requests of `sharer` found a place."""
 
@@ -49,7 +52,8 @@ class Requests:
             return web.Response()
 
         tasks = [
-            asyncio.ensure_future(self._load.middleware(make_mocked_request("GET", "/"), handler)) for _ in range(count)
+            asyncio.ensure_future(self._load.middleware(make_mocked_request("GET", "/"), handler))
+            for _ in range(count)
         ]
         self._tasks += tasks
         await asyncio.sleep(0)
@@ -69,18 +73,24 @@ def load_of(at_most: int, *, share_max: int | None = None) -> Load:
     return Load(at_most, is_counted=lambda _request: True, share_max=share_max)
 
 
-async def test_a_caller_that_is_alone_can_have_half_of_the_places(requests: Callable[[Load], Requests]) -> None:
+async def test_a_caller_that_is_alone_can_have_half_of_the_places(
+    requests: Callable[[Load], Requests],
+) -> None:
     assert await requests(load_of(100)).come("a", 120) == 50
 
 
-async def test_every_caller_that_floods_leaves_room_for_the_next(requests: Callable[[Load], Requests]) -> None:
+async def test_every_caller_that_floods_leaves_room_for_the_next(
+    requests: Callable[[Load], Requests],
+) -> None:
     """Each may have as many places as are free then, so the places never run out."""
     waiting = requests(load_of(100))
     assert [await waiting.come(name, 120) for name in "abcdef"] == [50, 25, 12, 6, 3, 2]
     assert await waiting.come("g", 1) == 1
 
 
-async def test_requests_of_nobody_known_count_for_no_caller(requests: Callable[[Load], Requests]) -> None:
+async def test_requests_of_nobody_known_count_for_no_caller(
+    requests: Callable[[Load], Requests],
+) -> None:
     """A request that has not shown a valid token takes a place of the process, and no caller's."""
     waiting = requests(load_of(100))
     assert await waiting.come(None, 60) == 60
@@ -94,7 +104,9 @@ async def test_a_fixed_share_holds_for_each_address(requests: Callable[[Load], R
     assert [await waiting.come(name, 50) for name in "abc"] == [3, 3, 3]
 
 
-async def test_places_of_abandoned_requests_are_free_again(requests: Callable[[Load], Requests]) -> None:
+async def test_places_of_abandoned_requests_are_free_again(
+    requests: Callable[[Load], Requests],
+) -> None:
     waiting = requests(load_of(100))
     assert await waiting.come("a", 120) == 50
     await waiting.abandon()
@@ -122,7 +134,10 @@ async def test_a_request_that_waits_for_its_peer_has_neither_place_nor_share(
 
 
 async def test_a_bound_holds_for_each_name() -> None:
-    bound, refusal = Bound(2), RateLimited("too many", limit="caller.requests_per_second", wait_seconds=1)
+    bound, refusal = (
+        Bound(2),
+        RateLimited("too many", limit="caller.requests_per_second", wait_seconds=1),
+    )
     with (
         bound.place("a", refusal),
         bound.place("a", refusal),

@@ -1,4 +1,6 @@
-"""An answer of Daraja's to a send whose claim the database lost, in every stage that it may find the payment in."""
+"""An answer of Daraja's to a send whose claim the database lost, in every stage that it may find
+the payment in.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,19 @@ from tests.decisions import noted
 from tests.unit.test_submit import ACKNOWLEDGED, ANSWERS, UNKNOWN, answered, payment_of
 
 IDS = frozenset({("conversation_id", "AG_1"), ("originator_conversation_id", "9d20-1")})
-MAY_HAVE_ACTED = [(error, outcome) for error, name, outcome in ANSWERS if not outcome.is_accounted_for]
+MAY_HAVE_ACTED = [
+    (error, outcome) for error, name, outcome in ANSWERS if not outcome.is_accounted_for
+]
 DID_NOT_ACT = [error for error, name, outcome in ANSWERS if outcome.is_accounted_for]
 
 
 def lost(kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any) -> Payment:
-    """A payment with attempts numbered from 2: the claim of attempt 1, which is answered, is not on record."""
-    attempts = tuple(an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 2))
+    """A payment with attempts numbered from 2: the claim of attempt 1, which is answered, is not
+    on record.
+    """
+    attempts = tuple(
+        an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 2)
+    )
     return a_payment(kind=kind, stage=stage, attempts=attempts, **fields)
 
 
@@ -47,18 +55,30 @@ def lost(kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any) -> 
 def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
     kind: Kind, error: ProviderError | None, outcome: Outcome
 ) -> None:
-    """The database lost the claim: the payment is in doubt and asked about, and the attempt has its account and its ids."""
+    """The database lost the claim: the payment is in doubt and asked about, and the attempt has
+    its account and its ids.
+    """
     decision = answered(lost(kind, Stage.ACCEPTED), error, ids=IDS)
     after = payment_of(decision)
-    assert (after.stage, after.next_step_at, after.needs_review) == (Stage.IN_DOUBT, NOW + timedelta(seconds=30), False)
+    assert (after.stage, after.next_step_at, after.needs_review) == (
+        Stage.IN_DOUBT,
+        NOW + timedelta(seconds=30),
+        False,
+    )
     [attempt] = after.attempts
     assert (attempt.id, attempt.outcome, attempt.account) == (an_attempt_id(), outcome, AN_ACCOUNT)
-    assert (noted(decision), decision.ids, decision.attempt_id) == (HistoryEntry.CLAIM_LOST, IDS, an_attempt_id())
+    assert (noted(decision), decision.ids, decision.attempt_id) == (
+        HistoryEntry.CLAIM_LOST,
+        IDS,
+        an_attempt_id(),
+    )
 
 
 @for_each("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
 @for_each("error", DID_NOT_ACT, ids=lambda error: type(error).__name__)
-def test_an_answer_that_nothing_acted_and_fits_no_claim_changes_nothing(stage: Stage, error: ProviderError) -> None:
+def test_an_answer_that_nothing_acted_and_fits_no_claim_changes_nothing(
+    stage: Stage, error: ProviderError
+) -> None:
     """The claim was never committed: the usual case of a COMMIT whose outcome was not known."""
     payment = a_payment(stage=stage, attempts=())
     assert answered(payment, error) == Decided(payment=payment)
@@ -77,17 +97,26 @@ def test_an_answer_that_nothing_acted_and_fits_no_claim_changes_nothing(stage: S
 def test_an_acknowledgement_beside_another_send_is_a_second_one_and_for_a_person(
     kind: Kind, stage: Stage, outcome: Outcome | None
 ) -> None:
-    """Daraja refuses a withdrawal's second send by its id. Of the other kinds both may have acted."""
+    """Daraja refuses a withdrawal's second send by its id.
+
+    Of the other kinds both may have acted.
+    """
     payment = lost(kind, stage, outcome)
     after = payment_of(answered(payment, None, ids=IDS))
-    assert (after.stage, after.lease_until, after.attempt_id) == (stage, payment.lease_until, payment.attempt_id)
+    assert (after.stage, after.lease_until, after.attempt_id) == (
+        stage,
+        payment.lease_until,
+        payment.attempt_id,
+    )
     assert after.next_step_at == payment.next_step_at
     assert [attempt.outcome for attempt in after.attempts] == [outcome, ACKNOWLEDGED]
     assert after.needs_review is not RULES[kind].can_be_sent_again
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_an_acknowledgement_of_a_payment_that_ended_unsent_is_asked_about_and_for_a_person(kind: Kind) -> None:
+def test_an_acknowledgement_of_a_payment_that_ended_unsent_is_asked_about_and_for_a_person(
+    kind: Kind,
+) -> None:
     payment = lost(kind, Stage.FAILED, failure=Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True))
     after = payment_of(answered(payment, None, ids=IDS))
     assert (after.stage, after.needs_review) == (Stage.FAILED, True)
@@ -99,5 +128,7 @@ def test_after_an_answer_that_fitted_no_claim_no_later_word_makes_it_sendable(ki
     """The newer attempt is proved unsent; the lost one may have acted all the same."""
     payment = lost(kind, Stage.SUBMITTING, None)
     found = payment_of(answered(payment, None, ids=IDS))
-    change = answer_change(PAYMENT_ID, an_open_attempt(2), frozenset(), Unreachable(), TIMES, ACCOUNTS)
+    change = answer_change(
+        PAYMENT_ID, an_open_attempt(2), frozenset(), Unreachable(), TIMES, ACCOUNTS
+    )
     assert payment_of(change.decide(found, a_context())).stage is Stage.IN_DOUBT

@@ -17,7 +17,9 @@ from domain.adapters.masking import Masking, masked
 from tests.case_tables import for_each
 
 SUBSCRIBERS = st.from_regex(r"[17][0-9]{8}", fullmatch=True)
-PREFIXES = st.sampled_from(["", "0", "254", "+254", "%2B254", "ws_CO_0103202610150341", "ws_CO_", "2540", "00254"])
+PREFIXES = st.sampled_from(
+    ["", "0", "254", "+254", "%2B254", "ws_CO_0103202610150341", "ws_CO_", "2540", "00254"]
+)
 
 
 def nested(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -39,7 +41,10 @@ AROUND = st.text(st.characters().filter(lambda character: not character.isdigit(
         ("+254 711 000 111", "+2547******11"),
         ("call 0711-000-111 now", "call 07******11 now"),
         ("254711000111 - JANE W. DOE", "2547******11 - [masked]"),
-        ('"ReceiverPartyPublicName": "888880 - JANE DOE", "x": 1', '"ReceiverPartyPublicName": "[masked]", "x": 1'),
+        (
+            '"ReceiverPartyPublicName": "888880 - JANE DOE", "x": 1',
+            '"ReceiverPartyPublicName": "[masked]", "x": 1',
+        ),
         ("Authorization: Bearer abcdef.ghi", "Authorization: [masked] [masked]"),
         ("bearer abcdef.ghi", "bearer [masked]"),
         ("token eyJhbGciOiJFUzI1NiJ9.eyJzdWIi.c2ln in a text", "token [masked] in a text"),
@@ -78,27 +83,52 @@ def test_our_own_ids_are_kept_whatever_digits_they_have() -> None:
 
 
 @given(SUBSCRIBERS, PREFIXES, AROUND, AROUND)
-def test_no_subscriber_s_number_survives_in_any_text(number: str, prefix: str, before: str, after: str) -> None:
-    line = line_of({"event": "x", "text": f"{before}{prefix}{number}{after}", "list": [{prefix: number}]})
+def test_no_subscriber_s_number_survives_in_any_text(
+    number: str, prefix: str, before: str, after: str
+) -> None:
+    line = line_of(
+        {"event": "x", "text": f"{before}{prefix}{number}{after}", "list": [{prefix: number}]}
+    )
     assert number not in line
 
 
-@given(st.recursive(SUBSCRIBERS | SUBSCRIBERS.map(int) | st.floats() | st.booleans() | st.none(), nested, max_leaves=8))
+@given(
+    st.recursive(
+        SUBSCRIBERS | SUBSCRIBERS.map(int) | st.floats() | st.booleans() | st.none(),
+        nested,
+        max_leaves=8,
+    )
+)
 def test_no_subscriber_s_number_survives_in_any_value(value: Any) -> None:
     """As a number, as a key, inside a list: and what is written is still JSON."""
     line = line_of({"event": "x", "value": value, str(value): 1, "bytes": str(value).encode()})
-    assert not re.search(r"\d{9}", re.sub(r"\d\.\d+(e[+-]?\d+)?", "", line.replace("timestamp", ""))), line
+    assert not re.search(
+        r"\d{9}", re.sub(r"\d\.\d+(e[+-]?\d+)?", "", line.replace("timestamp", ""))
+    ), line
     json.loads(line.replace("NaN", "0").replace("Infinity", "0"))
 
 
-@given(st.text(), st.text(min_size=6, alphabet=st.characters(min_codepoint=33, max_codepoint=126)), st.text())
-def test_a_secret_of_the_process_is_masked_wherever_it_stands(before: str, secret: str, after: str) -> None:
+@given(
+    st.text(),
+    st.text(min_size=6, alphabet=st.characters(min_codepoint=33, max_codepoint=126)),
+    st.text(),
+)
+def test_a_secret_of_the_process_is_masked_wherever_it_stands(
+    before: str, secret: str, after: str
+) -> None:
     assert secret not in Masking([secret]).text(f"{before}{secret}{after}").replace("[masked]", "")
 
 
 def test_a_value_that_is_no_json_is_written_as_what_it_says_of_itself_masked() -> None:
     """As structlog does, but masked."""
-    line = line_of({"event": "x", "error": ValueError("of 254711000111"), "id": UUID(int=7), "much": ["y"] * 1000})
+    line = line_of(
+        {
+            "event": "x",
+            "error": ValueError("of 254711000111"),
+            "id": UUID(int=7),
+            "much": ["y"] * 1000,
+        }
+    )
     assert json.loads(line)["error"] == "ValueError('of 2547******11')"
     assert len(json.loads(line)["much"]) == 100
 
@@ -118,7 +148,9 @@ def test_a_long_text_is_cut_after_it_was_masked() -> None:
     ],
 )  # fmt: skip
 def test_an_attack_on_the_patterns_costs_no_more_than_its_length(hostile: str) -> None:
-    """Eight times the text costs about eight times as much, not sixty-four: compared within one run."""
+    """Eight times the text costs about eight times as much, not sixty-four: compared within one
+    run.
+    """
 
     def cost(times: int) -> float:
         text, best = hostile * times, float("inf")

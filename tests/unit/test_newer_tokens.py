@@ -12,11 +12,15 @@ import pytest
 from domain.adapters.daraja.token import Token, TokenSource
 from domain.errors import QueueUnavailable
 
-FIRST, SECOND, THIRD = (Token(text, float(at), 1e12) for at, text in enumerate(("one", "two", "three")))
+FIRST, SECOND, THIRD = (
+    Token(text, float(at), 1e12) for at, text in enumerate(("one", "two", "three"))
+)
 
 
 def on_shelf(token: Token) -> str:
-    return json.dumps({"text": token.text, "issued_at": token.issued_at, "expires_at": token.expires_at})
+    return json.dumps(
+        {"text": token.text, "issued_at": token.issued_at, "expires_at": token.expires_at}
+    )
 
 
 class Shelf:
@@ -49,7 +53,12 @@ class Shelf:
 def source_of(shelf: Shelf) -> TokenSource:
     session: Any = None
     return TokenSource(
-        session=session, base_url="", consumer_key="k", consumer_secret="s", shelf=shelf, clock=lambda: 10.0
+        session=session,
+        base_url="",
+        consumer_key="k",
+        consumer_secret="s",
+        shelf=shelf,
+        clock=lambda: 10.0,
     )
 
 
@@ -58,12 +67,16 @@ def source_of(shelf: Shelf) -> TokenSource:
     [(None, None), (SECOND, None), (FIRST, None), (THIRD, THIRD)],
     ids=["none", "it", "older", "newer"],
 )
-async def test_only_a_token_that_was_issued_later_is_newer(shared: Token | None, newer: Token | None) -> None:
+async def test_only_a_token_that_was_issued_later_is_newer(
+    shared: Token | None, newer: Token | None
+) -> None:
     assert await source_of(Shelf(shared)).newer_than(SECOND) == newer
 
 
 async def test_a_fetch_that_is_under_way_is_waited_for() -> None:
-    """Daraja has ended the second token, and the worker that fetched the third has not shared it yet."""
+    """Daraja has ended the second token, and the worker that fetched the third has not shared it
+    yet.
+    """
     assert await source_of(Shelf(SECOND, looks=3, then=THIRD)).newer_than(SECOND) == THIRD
 
 

@@ -1,4 +1,6 @@
-"""What is due next for a payment, how Daraja can be asked about it, and how often it may have reached Daraja."""
+"""What is due next for a payment, how Daraja can be asked about it, and how often it may have
+reached Daraja.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ OTHER_IDS: dict[Kind, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [(Kind.DEPOSIT, Step.QUERY), (Kind.WITHDRAWAL, Step.STATUS), (Kind.BILL_PAYMENT, Step.STATUS)]
+    ("kind", "expected"),
+    [(Kind.DEPOSIT, Step.QUERY), (Kind.WITHDRAWAL, Step.STATUS), (Kind.BILL_PAYMENT, Step.STATUS)],
 )
 def test_each_kind_is_asked_about_in_its_way(kind: Kind, expected: Step) -> None:
     attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]),)
@@ -31,9 +34,13 @@ def test_each_kind_is_asked_about_in_its_way(kind: Kind, expected: Step) -> None
 
 @pytest.mark.parametrize("kind", OTHER_IDS)
 def test_without_the_id_that_daraja_gave_nothing_can_be_asked(kind: Kind) -> None:
-    """An acknowledgement that was lost took it along: there is nothing of ours to ask by (daraja.md §2.2, §5)."""
+    """An acknowledgement that was lost took it along: there is nothing of ours to ask by
+    (daraja.md §2.2, §5).
+    """
     for ids in ({}, OTHER_IDS[kind]):
-        payment = a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN, **ids),))
+        payment = a_payment(
+            kind=kind, stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN, **ids),)
+        )
         assert payment.question is None
 
 
@@ -62,9 +69,14 @@ def test_each_stage_has_its_step_and_where_nothing_can_be_asked_a_callback_is_wa
     stage, askable, unaskable = row
     for ids, expected in ((ASKED_BY[kind], askable), ({}, unaskable)):
         payment = a_payment(
-            kind=kind, stage=Stage(stage), attempts=(an_attempt(Outcome.UNKNOWN, **ids),), next_step_at=NOW
+            kind=kind,
+            stage=Stage(stage),
+            attempts=(an_attempt(Outcome.UNKNOWN, **ids),),
+            next_step_at=NOW,
         )
-        asks = expected == "ask" or (expected == "watch" and RULES[kind].asked_by is None)  # it always has its own id
+        asks = expected == "ask" or (
+            expected == "watch" and RULES[kind].asked_by is None
+        )  # it always has its own id
         how = Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS
         assert payment.next_step == (how if asks else Step(expected))
 
@@ -101,13 +113,20 @@ def test_a_payment_in_doubt_is_claimed_only_where_a_resend_is_permitted() -> Non
     assert payment.after(Fact(**fact)) == payment  # type: ignore[arg-type]
     after = payment.after(Fact(**fact, may_resend=True))  # type: ignore[arg-type]
     assert (after.stage, after.attempt_id) == (Stage.SUBMITTING, an_attempt_id(2))
-    assert [(attempt.number, attempt.outcome, attempt.claimed_at) for attempt in after.attempts] == [
+    assert [
+        (attempt.number, attempt.outcome, attempt.claimed_at) for attempt in after.attempts
+    ] == [
         (1, Outcome.UNKNOWN, None),
         (2, None, NOW),
     ]
 
 
-@pytest.mark.parametrize("stage", [stage for stage in Stage if stage not in (Stage.ACCEPTED, Stage.IN_DOUBT)])
+@pytest.mark.parametrize(
+    "stage", [stage for stage in Stage if stage not in (Stage.ACCEPTED, Stage.IN_DOUBT)]
+)
 def test_no_permission_to_resend_claims_what_is_under_way_or_final(stage: Stage) -> None:
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=stage)
-    assert payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), may_resend=True)) == payment
+    assert (
+        payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), may_resend=True))
+        == payment
+    )

@@ -31,7 +31,9 @@ def logged(record: logging.LogRecord) -> list[dict[str, object]]:
 
 
 def record_of(logger: str, error: Exception) -> logging.LogRecord:
-    return logging.LogRecord(logger, logging.ERROR, __file__, 1, "it broke", (), (type(error), error, None))
+    return logging.LogRecord(
+        logger, logging.ERROR, __file__, 1, "it broke", (), (type(error), error, None)
+    )
 
 
 def test_a_request_that_is_no_http_is_a_warning_that_repeats_nothing_of_it() -> None:
@@ -41,7 +43,9 @@ def test_a_request_that_is_no_http_is_a_warning_that_repeats_nothing_of_it() -> 
     assert "t0ken" not in str(event)
 
 
-@pytest.mark.parametrize(("logger", "level"), [("sqlalchemy.pool.impl", "warning"), ("asyncio", "error")])
+@pytest.mark.parametrize(
+    ("logger", "level"), [("sqlalchemy.pool.impl", "warning"), ("asyncio", "error")]
+)
 def test_a_lost_connection_that_cannot_be_closed_well_wakes_nobody(logger: str, level: str) -> None:
     [event] = logged(record_of(logger, RuntimeError("x")))
     assert event["log_level"] == level
@@ -81,7 +85,9 @@ class TestWhatIsToldOfAnError:
             except DBAPIError as error:
                 raise ExceptionGroup("several", [KeyError(row), StoreUnavailable()]) from error
         except ExceptionGroup as group:
-            told = without_values(None, "error", {"event": "x", "exc_info": (type(group), group, group.__traceback__)})
+            told = without_values(
+                None, "error", {"event": "x", "exc_info": (type(group), group, group.__traceback__)}
+            )
         assert row not in str(told)
         assert told["sqlstate"] == "23505"
         for kind in ("DBAPIError", "ExceptionGroup", "KeyError", "StoreUnavailable"):
@@ -90,10 +96,17 @@ class TestWhatIsToldOfAnError:
     def test_errors_that_lead_to_each_other_are_told_once(self) -> None:
         first, second = RuntimeError("first"), RuntimeError("second")
         first.__cause__, second.__cause__ = second, first
-        assert without_values(None, "error", {"event": "x", "exc_info": first})["traceback"].count("first") == 1
+        assert (
+            without_values(None, "error", {"event": "x", "exc_info": first})["traceback"].count(
+                "first"
+            )
+            == 1
+        )
 
     def test_what_says_nothing_but_our_own_words_is_kept(self) -> None:
-        told = without_values(None, "error", {"event": "x", "exc_info": RuntimeError("a locked row was not written")})
+        told = without_values(
+            None, "error", {"event": "x", "exc_info": RuntimeError("a locked row was not written")}
+        )
         assert "a locked row was not written" in told["traceback"]
 
 
@@ -142,15 +155,20 @@ except ValueError:
 
 
 @pytest.mark.parametrize("program", _SAID_BY_OTHERS.values(), ids=list(_SAID_BY_OTHERS))
-def test_whoever_speaks_in_a_process_speaks_in_our_form_and_masked(program: str, tmp_path: Path) -> None:
+def test_whoever_speaks_in_a_process_speaks_in_our_form_and_masked(
+    program: str, tmp_path: Path
+) -> None:
     """Nothing is printed past the log: what a process writes is JSON, one object a line."""
     start = "from domain.adapters.observability import set_up_logging as start\n"
     start += "start('DEBUG', process='p', secrets=['pass_phrase'])\n"
-    # From a file far away: a traceback shows the lines of the program, and these hold what must not be shown.
+    # From a file far away: a traceback shows the lines of the program, and these hold what must not
+    # be shown.
     (tmp_path / "program.py").write_text(program)
     run = f"exec(compile(open({str(tmp_path / 'program.py')!r}).read(), '<program>', 'exec'))\n"
     command = [sys.executable, "-c", start + run]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONDEVMODE": "1"})
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONDEVMODE": "1"}
+    )
     assert ended.stderr == ""
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     assert lines

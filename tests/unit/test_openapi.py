@@ -33,10 +33,14 @@ DESCRIBED = Described(json.loads(json.dumps(document())))
 
 def test_the_document_is_valid_openapi() -> None:
     """No rule of OpenAPI 3.1 is broken."""
-    assert [error.message for error in OpenAPIV31SpecValidator(DESCRIBED.document).iter_errors()] == []
+    assert [
+        error.message for error in OpenAPIV31SpecValidator(DESCRIBED.document).iter_errors()
+    ] == []
 
 
-async def test_the_router_and_the_document_have_the_same_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_router_and_the_document_have_the_same_routes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Every route that is served is described, and every one that is described is served."""
     settings = {
         "DATABASE_URL": "postgresql://nobody@localhost/none",
@@ -46,9 +50,15 @@ async def test_the_router_and_the_document_have_the_same_routes(monkeypatch: pyt
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     app = ingress_app(read_settings(IngressSettings))
-    served = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None}
+    served = {
+        (route.method, route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None
+    }
     # HEAD is GET without its body (RFC 9110); OPTIONS is a browser's question before its own.
-    assert {route for route in served if route[0] not in ("HEAD", "OPTIONS")} == set(DESCRIBED.operations)
+    assert {route for route in served if route[0] not in ("HEAD", "OPTIONS")} == set(
+        DESCRIBED.operations
+    )
 
 
 def test_the_document_is_the_same_whoever_makes_it() -> None:
@@ -78,11 +88,18 @@ def test_the_document_says_which_version_of_the_service_it_is_of() -> None:
 
 @pytest.mark.parametrize(
     ("schema", "values"),
-    [("Stage", Stage), ("FailureReason", FailureReason), ("EventType", EventType), ("Purpose", Purpose)],
+    [
+        ("Stage", Stage),
+        ("FailureReason", FailureReason),
+        ("EventType", EventType),
+        ("Purpose", Purpose),
+    ],
 )
 def test_closed_lists_are_the_enumerations(schema: str, values: Any) -> None:
     """What callers may rely on is what the code has."""
-    assert DESCRIBED.document["components"]["schemas"][schema]["enum"] == [value.value for value in values]
+    assert DESCRIBED.document["components"]["schemas"][schema]["enum"] == [
+        value.value for value in values
+    ]
 
 
 def test_every_kind_has_its_own_payment() -> None:
@@ -96,10 +113,18 @@ def test_every_kind_has_its_own_payment() -> None:
 
 def test_every_refusal_is_described_somewhere_and_with_its_own_status() -> None:
     """A problem of the table that no route tells of, or under another status, fails here."""
-    told = {(int(status), code) for _, status, answer in DESCRIBED.answers() for code in DESCRIBED.codes(answer)}
+    told = {
+        (int(status), code)
+        for _, status, answer in DESCRIBED.answers()
+        for code in DESCRIBED.codes(answer)
+    }
     expected = {(problem.status, problem.code) for problem in PROBLEMS.values()}
     # What aiohttp refuses by itself; a wrong method is no operation.
-    of_http = {(problem.status, problem.code) for problem in HTTP_PROBLEMS.values() if problem.status != 405}
+    of_http = {
+        (problem.status, problem.code)
+        for problem in HTTP_PROBLEMS.values()
+        if problem.status != 405
+    }
     assert told == expected | of_http | {(500, "internal_error")}
 
 
@@ -121,7 +146,9 @@ def test_every_operation_has_a_name_of_its_own_and_a_sentence() -> None:
 def test_every_link_leads_to_an_operation_and_to_parameters_that_it_has() -> None:
     """A link that leads nowhere would mislead generated clients and the tests that follow links."""
     by_name = {said["operationId"]: said for said in DESCRIBED.operations.values()}
-    links = [link for _, _, answer in DESCRIBED.answers() for link in answer.get("links", {}).values()]
+    links = [
+        link for _, _, answer in DESCRIBED.answers() for link in answer.get("links", {}).values()
+    ]
     assert len(links) >= 10
     for link in links:
         known = {parameter["name"] for parameter in by_name[link["operationId"]]["parameters"]}

@@ -25,7 +25,11 @@ PAYMENTS = [*(a_payment(kind=kind, stage=stage) for kind in Kind for stage in St
 
 def views() -> list[Any]:
     """Every payment as it is shown to a user and to a backend."""
-    return [public_payment(payment, for_backend=is_backend) for payment in PAYMENTS for is_backend in (False, True)]
+    return [
+        public_payment(payment, for_backend=is_backend)
+        for payment in PAYMENTS
+        for is_backend in (False, True)
+    ]
 
 
 def test_every_view_of_a_payment_is_as_described() -> None:
@@ -49,11 +53,15 @@ def test_a_payment_that_lacks_a_member_is_not_as_described(kind: Kind) -> None:
     """Whichever it lacks, of those that only backends see too; and so is one that has another."""
     view = public_payment(a_payment(kind=kind), for_backend=True)
     for name in view:
-        assert DESCRIBED.faults(PAYMENT, {other: view[other] for other in view if other != name}), name
+        assert DESCRIBED.faults(PAYMENT, {other: view[other] for other in view if other != name}), (
+            name
+        )
     assert DESCRIBED.faults(PAYMENT, {**view, "new": 1})
 
 
-@pytest.mark.parametrize("name", ["status", "stage", "currency", "kind", "phone_number", "created_at", "id", "failure"])
+@pytest.mark.parametrize(
+    "name", ["status", "stage", "currency", "kind", "phone_number", "created_at", "id", "failure"]
+)
 def test_a_value_outside_what_is_described_is_found(name: str) -> None:
     """So that the tests that compare answers with the document can fail."""
     assert DESCRIBED.faults(PAYMENT, {**public_payment(a_payment()), name: "something else"})

@@ -1,4 +1,6 @@
-"""What the document calls valid is accepted, and what it calls invalid is refused: bodies and queries, value by value."""
+"""What the document calls valid is accepted, and what it calls invalid is refused: bodies and
+queries, value by value.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from tests.described import Described
 
 DESCRIBED = Described(json.loads(json.dumps(document())))
 VALIDATORS = {
-    kind: DESCRIBED.validator({"$ref": f"#/components/schemas/{schema.body.__name__}"}, is_closed=False)
+    kind: DESCRIBED.validator(
+        {"$ref": f"#/components/schemas/{schema.body.__name__}"}, is_closed=False
+    )
     for kind, schema in SCHEMAS.items()
 }
 WHOLE: dict[Kind, dict[str, Any]] = {
@@ -76,15 +80,26 @@ def test_the_document_and_the_service_agree_about_every_field(kind: Kind, name: 
     """Whichever value it has, or none."""
     for value in VALUES:
         body = {**WHOLE[kind], name: value}
-        assert_they_agree(kind, {each: given for each, given in body.items() if given is not ABSENT})
+        assert_they_agree(
+            kind, {each: given for each, given in body.items() if given is not ABSENT}
+        )
 
 
 def test_the_document_and_the_service_agree_about_whom_a_bill_is_paid_to() -> None:
     """A paybill with its reference, or a till; absent and null are one."""
-    options: list[list[Any]] = [[ABSENT, None, "888880"], [ABSENT, None, "556677"], [ABSENT, None, "INV1"]]
+    options: list[list[Any]] = [
+        [ABSENT, None, "888880"],
+        [ABSENT, None, "556677"],
+        [ABSENT, None, "INV1"],
+    ]
     for parties in itertools.product(*options):
-        body = {"amount": 1, **dict(zip(("paybill", "till", "account_reference"), parties, strict=True))}
-        assert_they_agree(Kind.BILL_PAYMENT, {name: value for name, value in body.items() if value is not ABSENT})
+        body = {
+            "amount": 1,
+            **dict(zip(("paybill", "till", "account_reference"), parties, strict=True)),
+        }
+        assert_they_agree(
+            Kind.BILL_PAYMENT, {name: value for name, value in body.items() if value is not ABSENT}
+        )
 
 
 @for_each("kind", Kind)
@@ -94,8 +109,14 @@ def test_the_document_and_the_service_agree_about_what_is_no_body(kind: Kind, bo
     assert_they_agree(kind, body)
 
 
-@given(kind=st.sampled_from(Kind), text=st.text(st.characters(codec="utf-8"), max_size=14), name=st.sampled_from(NAMES))
-def test_the_document_and_the_service_agree_about_any_text(kind: Kind, name: str, text: str) -> None:
+@given(
+    kind=st.sampled_from(Kind),
+    text=st.text(st.characters(codec="utf-8"), max_size=14),
+    name=st.sampled_from(NAMES),
+)
+def test_the_document_and_the_service_agree_about_any_text(
+    kind: Kind, name: str, text: str
+) -> None:
     """In any field, and as any key of the metadata."""
     assert_they_agree(kind, {**WHOLE[kind], name: text})
     assert_they_agree(kind, {**WHOLE[kind], "metadata": {text: text}})
@@ -142,7 +163,12 @@ def test_the_document_and_the_service_agree_about_a_parameter(name: str) -> None
 
 @pytest.mark.parametrize(
     ("route", "name"),
-    [(LIST_PAYMENTS, "limit"), (LIST_EVENTS, "limit"), (READ_HISTORY, "limit"), (READ_PAYMENT, "wait")],
+    [
+        (LIST_PAYMENTS, "limit"),
+        (LIST_EVENTS, "limit"),
+        (READ_HISTORY, "limit"),
+        (READ_PAYMENT, "wait"),
+    ],
 )
 def test_the_document_and_the_service_agree_about_a_number(route: Route, name: str) -> None:
     """From its smallest to its largest."""
@@ -159,7 +185,14 @@ def test_a_default_is_what_is_taken_where_nothing_is_said() -> None:
 def test_the_document_and_the_service_agree_about_a_key() -> None:
     """1 to 255 visible ASCII characters."""
     schema = parameters(PAYING[Kind.DEPOSIT])["X-Idempotency-Key"]
-    for key in ["", "k" * 255, "k" * 256, *(chr(number) for number in range(300)), "one\nkey", "key\n"]:
+    for key in [
+        "",
+        "k" * 255,
+        "k" * 256,
+        *(chr(number) for number in range(300)),
+        "one\nkey",
+        "key\n",
+    ]:
         try:
             is_taken = bool(checked_key(key))
         except IdempotencyKeyInvalid:
@@ -190,9 +223,13 @@ _NO_CURSORS = [
 
 @pytest.mark.parametrize(("route", "name", "genuine"), _CURSORS)
 def test_the_document_shows_what_a_cursor_looks_like(route: Route, name: str, genuine: str) -> None:
-    """The parameter and `next_cursor` have one pattern, which fits the cursors of this list and nothing else."""
+    """The parameter and `next_cursor` have one pattern, which fits the cursors of this list and
+    nothing else.
+    """
     schema = parameters(route)[name]
-    answer = DESCRIBED.operations[route.method, route.path]["responses"]["200"]["content"]["application/json"]["schema"]
+    answer = DESCRIBED.operations[route.method, route.path]["responses"]["200"]["content"][
+        "application/json"
+    ]["schema"]
     told = DESCRIBED.resolved(answer)["properties"]["next_cursor"]
     assert schema in (told, *told.get("anyOf", [])) or schema["pattern"] == told["pattern"]
     for text in [genuine, *(each for *_, each in _CURSORS if each != genuine), *_NO_CURSORS]:
@@ -204,7 +241,9 @@ def test_the_document_shows_what_a_cursor_looks_like(route: Route, name: str, ge
 def test_every_text_of_a_cursors_pattern_is_taken(route: Route, name: str, genuine: str) -> None:
     """A fuzzer that believes the document is not refused for the form of what it sends."""
 
-    @given(text=st.from_regex(re.compile(parameters(route)[name]["pattern"], re.ASCII), fullmatch=True))
+    @given(
+        text=st.from_regex(re.compile(parameters(route)[name]["pattern"], re.ASCII), fullmatch=True)
+    )
     def sent(text: str) -> None:
         assert is_taken(route, name, text.removesuffix("\n")), text
 

@@ -37,7 +37,10 @@ SAID: list[tuple[ProviderError | None, Standing | None]] = [
     (None, WORKS),
     (DuplicateSubmission(), WORKS),
     *(
-        (Refused(Failure(reason, True)), Standing.SETTINGS_REFUSED if reason is FailureReason.CONFIGURATION else WORKS)
+        (
+            Refused(Failure(reason, True)),
+            Standing.SETTINGS_REFUSED if reason is FailureReason.CONFIGURATION else WORKS,
+        )
         for reason in FailureReason
     ),
     (ProductRefused(), Standing.PRODUCT_REFUSED),
@@ -60,7 +63,11 @@ def test_what_each_class_of_answer_says_about_its_operation(
 
 
 def test_every_class_of_provider_error_is_in_the_table() -> None:
-    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProviderError)]
+    classes = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ProviderError)
+    ]
     assert {type(error) for error, _ in SAID} >= set(classes)
 
 
@@ -78,7 +85,8 @@ ANOTHER = {"held_operations": frozenset(Operation) - {Operation.STK_QUERY}}
 
 
 @pytest.mark.parametrize(
-    ("held", "is_asked", "probe"), [(HELD, False, None), (PROBED, True, Operation.STK_QUERY), (ANOTHER, True, None)]
+    ("held", "is_asked", "probe"),
+    [(HELD, False, None), (PROBED, True, Operation.STK_QUERY), (ANOTHER, True, None)],
 )
 @pytest.mark.parametrize("is_probe", [False, True])
 def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(

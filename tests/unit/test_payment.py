@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from domain.attempts import Attempt, IdKind, Outcome
 from domain.payment import Fact, Payment
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
-from tests.builders import A_FAILURE, AN_ACCOUNT, RECEIPT, a_payment, an_attempt, an_attempt_id, attempts_with
+from tests.builders import (
+    A_FAILURE,
+    AN_ACCOUNT,
+    RECEIPT,
+    a_payment,
+    an_attempt,
+    an_attempt_id,
+    attempts_with,
+)
 from tests.case_tables import for_each
 
 NOT_ACTED, REFUSED, FAILED = Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED
@@ -33,8 +41,8 @@ SOME_MAY_HAVE_ACTED: list[tuple[Outcome | None, ...]] = [
 ]  # fmt: skip
 SITUATIONS = (NOTHING_ACTED, ALL_ACCOUNTED_FOR, SOME_MAY_HAVE_ACTED)
 
-# stage, fact, and where it leads when (1) no attempt can have acted, (2) every attempt is accounted for, one by a no of
-# Daraja's, (3) some attempt may have acted. A dot: it changes nothing.
+# stage, fact, and where it leads when (1) no attempt can have acted, (2) every attempt is accounted
+# for, one by a no of Daraja's, (3) some attempt may have acted. A dot: it changes nothing.
 TABLE = """
 accepted         claimed              submitting       submitting       submitting
 accepted         claim_lost           in_doubt         in_doubt         in_doubt
@@ -179,7 +187,9 @@ def strength(outcome: Outcome | None) -> int:
 
 
 @for_each(("earlier", "later"), list(product([None, *Outcome], Outcome)))
-def test_a_late_outcome_never_weakens_what_is_known(earlier: Outcome | None, later: Outcome) -> None:
+def test_a_late_outcome_never_weakens_what_is_known(
+    earlier: Outcome | None, later: Outcome
+) -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(earlier),))
     fact = Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=an_attempt_id(), outcome=later)
     wanted = later if strength(later) > strength(earlier) else earlier
@@ -192,16 +202,23 @@ def outcomes_after(payment: Payment, **fact: object) -> list[Outcome | None]:
 
 def test_an_outcome_is_of_the_attempt_that_it_names() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, UNKNOWN))
-    assert outcomes_after(payment, name=FactName.REFUSED, attempt_id=an_attempt_id(2), outcome=REFUSED) == [
+    assert outcomes_after(
+        payment, name=FactName.REFUSED, attempt_id=an_attempt_id(2), outcome=REFUSED
+    ) == [
         UNKNOWN,
         REFUSED,
     ]
-    assert outcomes_after(payment, name=FactName.FAILURE_REPORTED, attempt_id=None, outcome=FAILED) == [UNKNOWN] * 2
+    assert (
+        outcomes_after(payment, name=FactName.FAILURE_REPORTED, attempt_id=None, outcome=FAILED)
+        == [UNKNOWN] * 2
+    )
 
 
 def test_a_result_that_speaks_for_all_sends_accounts_for_each() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, None, ACKNOWLEDGED))
-    fact = Fact(name=FactName.FAILURE_REPORTED, outcome=FAILED, failure=A_FAILURE, speaks_for_all=True)
+    fact = Fact(
+        name=FactName.FAILURE_REPORTED, outcome=FAILED, failure=A_FAILURE, speaks_for_all=True
+    )
     after = payment.after(fact)
     assert after.stage is Stage.FAILED
     assert [attempt.outcome for attempt in after.attempts] == [FAILED] * 3
@@ -209,7 +226,12 @@ def test_a_result_that_speaks_for_all_sends_accounts_for_each() -> None:
 
 def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unknown() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, ACKNOWLEDGED))
-    fact = Fact(name=FactName.FAILURE_REPORTED, attempt_id=an_attempt_id(2), outcome=FAILED, failure=A_FAILURE)
+    fact = Fact(
+        name=FactName.FAILURE_REPORTED,
+        attempt_id=an_attempt_id(2),
+        outcome=FAILED,
+        failure=A_FAILURE,
+    )
     after = payment.after(fact)
     assert (after.stage, after.failure) == (Stage.IN_DOUBT, None)
     assert after.attempts[1].outcome is FAILED
@@ -217,14 +239,18 @@ def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unkno
 
 def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_payments_own() -> None:
     payment = a_payment(attempts=attempts_with(NOT_ACTED))
-    after = payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), account=AN_ACCOUNT))
+    after = payment.after(
+        Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), account=AN_ACCOUNT)
+    )
     assert after.attempts == (an_attempt(NOT_ACTED), an_attempt(None, number=2))
     assert after.attempt_id == an_attempt_id(2)
 
 
 def test_a_success_brings_receipt_and_name_and_takes_the_failure_away() -> None:
     payment = a_payment(stage=Stage.FAILED)
-    after = payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE"))
+    after = payment.after(
+        Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE")
+    )
     assert (after.stage, after.receipt, after.recipient_name, after.failure) == (
         Stage.SUCCEEDED, RECEIPT, "JANE DOE", None,
     )  # fmt: skip
@@ -232,7 +258,9 @@ def test_a_success_brings_receipt_and_name_and_takes_the_failure_away() -> None:
 
 def test_a_receipt_that_comes_after_a_success_without_one_is_added() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, receipt=None)
-    after = payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE"))
+    after = payment.after(
+        Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE")
+    )
     assert (after.receipt, after.recipient_name) == (RECEIPT, "JANE DOE")
 
 
@@ -258,7 +286,9 @@ FACTS = st.builds(
 
 @given(facts=st.lists(FACTS, max_size=25))
 def test_no_order_of_facts_undoes_what_is_final(facts: list[Fact]) -> None:
-    """Succeeded is absorbing; failed is left only by success; no attempt is forgotten or known worse than before."""
+    """Succeeded is absorbing; failed is left only by success; no attempt is forgotten or known
+    worse than before.
+    """
     payment = a_payment()
     for fact in facts:
         after = payment.after(fact)
@@ -297,7 +327,9 @@ SECOND = an_attempt(ACKNOWLEDGED, number=2, checkout_request_id="ws_CO_2")
 def test_a_message_is_about_the_attempt_with_its_id_or_the_only_open_one(
     attempts: list[Attempt], ids: dict[IdKind, str], expected: int | None
 ) -> None:
-    found = a_payment(stage=Stage.IN_DOUBT, attempts=tuple(attempts)).attempt_named_by(frozenset(ids.items()))
+    found = a_payment(stage=Stage.IN_DOUBT, attempts=tuple(attempts)).attempt_named_by(
+        frozenset(ids.items())
+    )
     assert found == (None if expected is None else an_attempt_id(expected))
 
 
@@ -313,7 +345,9 @@ def test_a_message_is_about_the_attempt_with_its_id_or_the_only_open_one(
         ({IdKind.CHECKOUT_REQUEST: "ws_CO_3", IdKind.MERCHANT_REQUEST: "m-9"}, True),
     ],
 )
-def test_ids_disagree_only_where_all_known_of_their_kind_differ(ids: dict[IdKind, str], expected: bool) -> None:
+def test_ids_disagree_only_where_all_known_of_their_kind_differ(
+    ids: dict[IdKind, str], expected: bool
+) -> None:
     attempts = (FIRST, SECOND)
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts)
     assert payment.disagrees_with(frozenset(ids.items())) is expected

@@ -47,7 +47,9 @@ def row_of(payment: Payment) -> Any:
     """A row of `payments` once `payment` was accepted and then changed."""
     sent = accepted_arrays([(new_payment(payment), b"answer", HISTORY_ID)])
     changed = changed_arrays([payment], "payments")
-    values = {name: sent[name][0] for name in sent} | {name: changed[f"payments_{name}"][0] for name in CHANGED_TYPES}
+    values = {name: sent[name][0] for name in sent} | {
+        name: changed[f"payments_{name}"][0] for name in CHANGED_TYPES
+    }
     assert values["moves_money_out"] is RULES[payment.kind].moves_money_out
     expires_at = payment.created_at + values.pop("expires_after")
     return SimpleNamespace(**values, created_at=payment.created_at, expires_at=expires_at)
@@ -95,8 +97,15 @@ def test_every_column_is_filled_by_an_acceptance_or_by_a_change() -> None:
     names = {column.name for column in PAYMENT_COLUMNS}
     inserted = {column.name for column in PAYMENT_COLUMNS if column.inserted}
     assert names == inserted | set(CHANGED_TYPES)
-    assert {column.name for column in PAYMENT_COLUMNS if not column.is_nullable} - {"needs_review"} <= inserted
-    assert set(ACCEPTED_TYPES) - names == {"expires_after", "fingerprint", "answer_body", "history_id"}
+    assert {column.name for column in PAYMENT_COLUMNS if not column.is_nullable} - {
+        "needs_review"
+    } <= inserted
+    assert set(ACCEPTED_TYPES) - names == {
+        "expires_after",
+        "fingerprint",
+        "answer_body",
+        "history_id",
+    }
 
 
 def test_no_payments_make_empty_arrays() -> None:

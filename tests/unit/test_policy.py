@@ -31,11 +31,15 @@ CAPPED = Policy(callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=1000
 
 
 def a_request(kind: Kind = Kind.DEPOSIT, amount: int = 250, **changes: Any) -> PaymentRequest:
-    party: dict[str, Any] = {"paybill": "888880"} if kind is Kind.BILL_PAYMENT else {"phone_number": PHONE}
+    party: dict[str, Any] = (
+        {"paybill": "888880"} if kind is Kind.BILL_PAYMENT else {"phone_number": PHONE}
+    )
     return PaymentRequest(kind=kind, amount_kes=amount, owner=None, **{**party, **changes})
 
 
-def day_of(meter: Meter = Meter.CALLER_DAY, *, cost: int = 100, limit: int = 1000) -> tuple[Charge, ...]:
+def day_of(
+    meter: Meter = Meter.CALLER_DAY, *, cost: int = 100, limit: int = 1000
+) -> tuple[Charge, ...]:
     return (Charge(meter, "somebody", cost, limit),)
 
 
@@ -65,13 +69,17 @@ class TestWhatAPaymentTakes:
         )
 
     def test_a_withdrawal_prompts_nobody(self) -> None:
-        assert [charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))] == [
+        assert [
+            charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))
+        ] == [
             Meter.CALLER_DAY,
             Meter.PHONE_DAY,
         ]
 
     def test_a_bill_payment_has_no_phone(self) -> None:
-        assert [charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))] == [Meter.CALLER_DAY]
+        assert [
+            charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))
+        ] == [Meter.CALLER_DAY]
 
     def test_where_no_limit_is_set_nothing_is_counted(self) -> None:
         free = Policy(phone_amount_per_day_kes=None, deposits_per_minute=None)
@@ -91,7 +99,13 @@ class TestWhatAPaymentTakes:
         (250, 250, 0, Meter.PHONE_MINUTE, 0),
     ])  # fmt: skip
     def test_what_no_day_and_no_minute_has_room_for_is_refused_for_ever(
-        self, kind: Kind, day: int | None, phone_day: int | None, a_minute: int | None, named: Meter, maximum: int
+        self,
+        kind: Kind,
+        day: int | None,
+        phone_day: int | None,
+        a_minute: int | None,
+        named: Meter,
+        maximum: int,
     ) -> None:
         """No time is named at which it would pass, and no sentence invites to come back."""
         policy = Policy(
@@ -107,8 +121,14 @@ class TestWhatAPaymentTakes:
             return
         with pytest.raises(LimitExceeded) as refused:
             charges(policy, BACKEND, a_request(kind))
-        assert (refused.value.limit, refused.value.maximum, refused.value.resets_at) == (named, maximum, None)
-        assert not [word for word in ("midnight", "again", "later", "next") if word in refused.value.message]
+        assert (refused.value.limit, refused.value.maximum, refused.value.resets_at) == (
+            named,
+            maximum,
+            None,
+        )
+        assert not [
+            word for word in ("midnight", "again", "later", "next") if word in refused.value.message
+        ]
         assert ("allows no" in refused.value.message) == (maximum == 0)
 
     @pytest.mark.parametrize("amount", [1, 249, 250])
@@ -118,11 +138,18 @@ class TestWhatAPaymentTakes:
             phone_amount_per_day_kes=250,
             deposits_per_minute=1,
         )
-        assert [charge.limit for charge in charges(policy, USER, a_request(amount=amount))] == [250, 250, 1]
+        assert [charge.limit for charge in charges(policy, USER, a_request(amount=amount))] == [
+            250,
+            250,
+            1,
+        ]
 
     def test_each_role_has_its_own_limit(self) -> None:
         policy = Policy(
-            callers={Role.USER: CallerLimits(amount_per_day_kes=10), Role.BACKEND: CallerLimits(amount_per_day_kes=20)},
+            callers={
+                Role.USER: CallerLimits(amount_per_day_kes=10),
+                Role.BACKEND: CallerLimits(amount_per_day_kes=20),
+            },
             phone_amount_per_day_kes=None,
             deposits_per_minute=None,
         )
@@ -160,7 +187,12 @@ class TestWhatIsLeft:
 
     def test_a_smaller_payment_may_fit_where_a_larger_one_did_not(self) -> None:
         left = Allowances({}, NOW)
-        assert [left.take(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [True, False, True, False]
+        assert [left.take(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [
+            True,
+            False,
+            True,
+            False,
+        ]
 
     def test_an_amount_over_the_whole_limit_fits_no_day(self) -> None:
         refusal = Allowances({}, NOW).take(day_of(cost=1001))
@@ -169,7 +201,9 @@ class TestWhatIsLeft:
 
     def test_a_day_begins_anew_at_midnight_in_nairobi(self) -> None:
         now = datetime(2026, 3, 1, 22, tzinfo=UTC)
-        refusal = Allowances({(Meter.CALLER_DAY, "somebody"): Used(1, now)}, now).take(day_of(cost=1000))
+        refusal = Allowances({(Meter.CALLER_DAY, "somebody"): Used(1, now)}, now).take(
+            day_of(cost=1000)
+        )
         assert isinstance(refusal, LimitExceeded)
         assert "midnight" in refusal.message
         assert refusal.resets_at == datetime(2026, 3, 2, 21, tzinfo=UTC)
@@ -177,12 +211,16 @@ class TestWhatIsLeft:
     def test_a_phones_day_does_not_tell_how_much_it_moved(self) -> None:
         """An app's user may name any number: what is left would tell what others did with it."""
         refusals = [
-            Allowances({(Meter.PHONE_DAY, "somebody"): Used(used, NOW)}, NOW).take(day_of(Meter.PHONE_DAY, cost=900))
+            Allowances({(Meter.PHONE_DAY, "somebody"): Used(used, NOW)}, NOW).take(
+                day_of(Meter.PHONE_DAY, cost=900)
+            )
             for used in (101, 777)
         ]
         assert len({refusal and refusal.message for refusal in refusals}) == 1
 
-    @pytest.mark.parametrize(("seconds_ago", "wait_seconds"), [(0, 60), (20, 40), (59.5, 1), (60, 1)])
+    @pytest.mark.parametrize(
+        ("seconds_ago", "wait_seconds"), [(0, 60), (20, 40), (59.5, 1), (60, 1)]
+    )
     def test_who_prompts_too_often_is_told_when_the_oldest_prompt_is_a_minute_old(
         self, seconds_ago: float, wait_seconds: float
     ) -> None:

@@ -57,17 +57,25 @@ def test_everything_can_be_said(file: Path) -> None:
     assert (backend.requests_per_second, backend.burst, backend.amount_per_day_kes) == (5, 10, None)
     assert policy.without_redis is WithoutRedis.REFUSE
     assert (policy.deposits_per_minute, policy.phone_amount_per_day_kes) == (3, 70_000)
-    assert (policy.amount_max_kes, policy.confirm_above_kes, policy.allow_anonymous) == (50_000, 20_000, True)
+    assert (policy.amount_max_kes, policy.confirm_above_kes, policy.allow_anonymous) == (
+        50_000,
+        20_000,
+        True,
+    )
 
 
 @pytest.mark.parametrize("role", list(Role))
 def test_what_is_said_of_every_caller_holds_for_each_role(file: Path, role: Role) -> None:
-    limits = read(file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700").callers[role]
+    limits = read(
+        file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700"
+    ).callers[role]
     assert (limits.requests_per_second, limits.burst, limits.amount_per_day_kes) == (5, 10, 700)
 
 
 @pytest.mark.parametrize(("rate", "burst"), [("5", 5), ("2.5", 3), ("0.1", 1)])
-def test_a_rate_without_a_burst_lets_a_seconds_worth_come_at_once(file: Path, rate: str, burst: int) -> None:
+def test_a_rate_without_a_burst_lets_a_seconds_worth_come_at_once(
+    file: Path, rate: str, burst: int
+) -> None:
     assert read(file, f"[caller]\nrequests_per_second = {rate}").callers[Role.USER].burst == burst
 
 
@@ -84,17 +92,22 @@ def test_what_is_printed_means_the_same(file: Path, text: str) -> None:
     assert set(tomllib.loads(printed)) >= {"caller", "users", "phone", "payment"}
 
 
-_AMOUNTS = st.none() | st.integers(0, 2**63) | st.sampled_from([0, 1, 999_999, 1_000_000, 123_456_789])
+_AMOUNTS = (
+    st.none() | st.integers(0, 2**63) | st.sampled_from([0, 1, 999_999, 1_000_000, 123_456_789])
+)
 _RATES = st.none() | st.floats(0.000_001, 1_000_000) | st.integers(1, 1_000_000).map(float)
 _LIMITS = st.builds(
-    lambda rate, burst, amount: CallerLimits(requests_per_second=rate, burst=burst, amount_per_day_kes=amount),
+    lambda rate, burst, amount: CallerLimits(
+        requests_per_second=rate, burst=burst, amount_per_day_kes=amount
+    ),
     _RATES,
     st.integers(1, 1_000_000),
     _AMOUNTS,
 )
 _POLICIES = st.builds(
     Policy,
-    callers=st.fixed_dictionaries(dict.fromkeys(Role, _LIMITS)) | _LIMITS.map(lambda one: dict.fromkeys(Role, one)),
+    callers=st.fixed_dictionaries(dict.fromkeys(Role, _LIMITS))
+    | _LIMITS.map(lambda one: dict.fromkeys(Role, one)),
     without_redis=st.sampled_from(WithoutRedis),
     deposits_per_minute=_AMOUNTS,
     phone_amount_per_day_kes=_AMOUNTS,
@@ -107,11 +120,16 @@ _POLICIES = st.builds(
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(policy=_POLICIES)
 def test_every_policy_is_printed_exactly(policy: Policy) -> None:
-    """Read again, it is the same policy, to the last digit. Without a rate a burst has no meaning, and is not printed."""
+    """Read again, it is the same policy, to the last digit.
+
+    Without a rate a burst has no meaning, and is not printed.
+    """
     with TemporaryDirectory() as folder:
         again = read(Path(folder) / "policy.toml", policy_text(policy))
     meant = {
-        role: limits if limits.requests_per_second is not None else replace(limits, burst=again.callers[role].burst)
+        role: limits
+        if limits.requests_per_second is not None
+        else replace(limits, burst=again.callers[role].burst)
         for role, limits in policy.callers.items()
     }
     assert again == replace(policy, callers=meant)
@@ -131,14 +149,18 @@ def test_every_policy_is_printed_exactly(policy: Policy) -> None:
         ("5.0", "5"),
     ],
 )
-def test_a_number_is_printed_as_a_person_would_write_it(file: Path, rate: str, printed: str) -> None:
+def test_a_number_is_printed_as_a_person_would_write_it(
+    file: Path, rate: str, printed: str
+) -> None:
     lines = policy_text(read(file, f"[caller]\nrequests_per_second = {rate}")).splitlines()
     assert f"requests_per_second = {printed}" in lines
 
 
 def test_what_holds_for_every_caller_is_printed_so(file: Path) -> None:
     printed = tomllib.loads(
-        policy_text(read(file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700"))
+        policy_text(
+            read(file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700")
+        )
     )
     assert printed["caller"] == {
         "requests_per_second": 5,
@@ -155,20 +177,32 @@ def test_what_holds_for_every_caller_is_printed_so(file: Path) -> None:
         ("[callers]\nburst = 1", "callers is not known"),
         ("[caller]\nbursts = 1", "caller.bursts is not known"),
         ("[caller]\nburst = 0", "caller.burst must be greater than or equal to 1"),
-        ("[caller]\nrequests_per_second = 0", "caller.requests_per_second must be greater than or equal to 0.000001"),
+        (
+            "[caller]\nrequests_per_second = 0",
+            "caller.requests_per_second must be greater than or equal to 0.000001",
+        ),
         (
             "[caller]\nrequests_per_second = 1e-20",
             "caller.requests_per_second must be greater than or equal to 0.000001",
         ),
         ("[caller]\nrequests_per_second = nan", "caller.requests_per_second"),
         ("[caller]\nrequests_per_second = inf", "caller.requests_per_second"),
-        ('[caller]\namount_per_day = "700"', 'caller.amount_per_day must be a number, or "unlimited"'),
-        ("[caller]\namount_per_day = -1", "caller.amount_per_day must be greater than or equal to 0"),
+        (
+            '[caller]\namount_per_day = "700"',
+            'caller.amount_per_day must be a number, or "unlimited"',
+        ),
+        (
+            "[caller]\namount_per_day = -1",
+            "caller.amount_per_day must be greater than or equal to 0",
+        ),
         ("[caller]\namount_per_day = 700.5", "caller.amount_per_day must be a whole number"),
         ("[caller]\namount_per_day = true", "caller.amount_per_day must be a number"),
         ('[caller]\nwithout_redis = "perhaps"', "caller.without_redis must be 'allow' or 'refuse'"),
         ("[phone]\ndeposits_per_minute = [3]", "phone.deposits_per_minute must be a number"),
-        ("[payment]\namount_max = 250001", "payment.amount_max must be less than or equal to 250000"),
+        (
+            "[payment]\namount_max = 250001",
+            "payment.amount_max must be less than or equal to 250000",
+        ),
         ('[payment]\namount_max = "unlimited"', "payment.amount_max must be a whole number"),
         ('[payment]\nconfirm_above = "always"', "payment.confirm_above must be a whole number"),
         ("[users]\nallow_anonymous = 1", "users.allow_anonymous must be true or false"),
@@ -195,7 +229,9 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_no_file() -> None:
-    """A file is read more than once; whoever reads a pipe after the first finds no limits in it, or waits for ever."""
+    """A file is read more than once; whoever reads a pipe after the first finds no limits in it,
+    or waits for ever.
+    """
     reader, writer = os.pipe()
     try:
         os.write(writer, b"[payment]\namount_max = 5")

@@ -1,4 +1,6 @@
-"""How errors are told over HTTP: every one that can reach the edge is in the table, and none tells a secret."""
+"""How errors are told over HTTP: every one that can reach the edge is in the table, and none
+tells a secret.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def made(kind: type[PaymentServiceError]) -> PaymentServiceError:
     if kind is InvalidRequest:
         return InvalidRequest([FieldError("/amount", "is required")])
     if kind is errors.LimitExceeded:
-        return errors.LimitExceeded("Too much.", limit="phone.amount_per_day", maximum=500_000, resets_at=MIDNIGHT)
+        return errors.LimitExceeded(
+            "Too much.", limit="phone.amount_per_day", maximum=500_000, resets_at=MIDNIGHT
+        )
     if kind is errors.RateLimited:
         return errors.RateLimited("Too soon.", limit="caller.requests_per_second", wait_seconds=0.2)
     return kind()
@@ -93,7 +97,11 @@ async def told(error: Exception) -> tuple[web.Response, dict[str, object]]:
 
 @pytest.mark.parametrize(("kind", "status", "code", "is_retryable", "has_retry_after"), TABLE)
 async def test_an_error_is_told_as_a_problem(
-    kind: type[PaymentServiceError], status: int, code: str, is_retryable: bool, has_retry_after: bool
+    kind: type[PaymentServiceError],
+    status: int,
+    code: str,
+    is_retryable: bool,
+    has_retry_after: bool,
 ) -> None:
     response, body = await told(made(kind))
     assert (response.status, response.content_type) == (status, "application/problem+json")
@@ -111,16 +119,28 @@ async def test_an_error_is_told_as_a_problem(
 
 
 def subclasses(kind: type[PaymentServiceError]) -> set[type[PaymentServiceError]]:
-    return {kind}.union(*map(subclasses, kind.__subclasses__())) if kind.__subclasses__() else {kind}
+    return (
+        {kind}.union(*map(subclasses, kind.__subclasses__())) if kind.__subclasses__() else {kind}
+    )
 
 
 def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
-    """A new one fails here until somebody decides how it is told. What Daraja says never reaches a caller."""
+    """A new one fails here until somebody decides how it is told.
+
+    What Daraja says never reaches a caller.
+    """
     in_errors = {
-        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PaymentServiceError)
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, PaymentServiceError)
     }
-    of_workers = {ClaimUnknown, ResolutionRefused}  # an operator reads the second on the command line
-    reach_the_edge = in_errors - {PaymentServiceError, RequestRefused} - of_workers - subclasses(ProviderError)
+    of_workers = {
+        ClaimUnknown,
+        ResolutionRefused,
+    }  # an operator reads the second on the command line
+    reach_the_edge = (
+        in_errors - {PaymentServiceError, RequestRefused} - of_workers - subclasses(ProviderError)
+    )
     assert {row[0] for row in TABLE} == reach_the_edge
     assert {problem_of(made(kind)).code for kind in reach_the_edge} == {row[2] for row in TABLE}
     assert set(PROBLEMS) <= reach_the_edge
@@ -151,7 +171,11 @@ def test_every_error_in_the_table_is_raised_behind_a_route() -> None:
         for name in ast.walk(statement.exc)
         if isinstance(name, ast.Name)
     }
-    assert {kind.__name__ for kind in PROBLEMS if not {one.__name__ for one in subclasses(kind)} & raised} == set()
+    assert {
+        kind.__name__
+        for kind in PROBLEMS
+        if not {one.__name__ for one in subclasses(kind)} & raised
+    } == set()
 
 
 def test_each_refusal_has_a_code_of_its_own() -> None:
@@ -183,9 +207,15 @@ async def test_a_bug_tells_nothing_of_itself() -> None:
         (web.HTTPGone(), 410, "http_error"),
     ],
 )
-async def test_aiohttps_own_refusals_are_problems_too(error: web.HTTPException, status: int, code: str) -> None:
+async def test_aiohttps_own_refusals_are_problems_too(
+    error: web.HTTPException, status: int, code: str
+) -> None:
     response, body = await told(error)
-    assert (response.status, body["code"], response.content_type) == (status, code, "application/problem+json")
+    assert (response.status, body["code"], response.content_type) == (
+        status,
+        code,
+        "application/problem+json",
+    )
     assert response.headers.get("Allow") == ("GET,POST" if status == 405 else None)
 
 
@@ -207,7 +237,9 @@ def test_every_error_has_a_sentence_for_a_person() -> None:
 
 
 async def test_a_limit_that_no_day_has_room_for_begins_never_anew() -> None:
-    _, body = await told(errors.LimitExceeded("Too much.", limit="payment.amount_max", maximum=1000))
+    _, body = await told(
+        errors.LimitExceeded("Too much.", limit="payment.amount_max", maximum=1000)
+    )
     assert body["resets_at"] is None
 
 
@@ -215,6 +247,11 @@ async def test_a_limit_that_no_day_has_room_for_begins_never_anew() -> None:
 async def test_who_comes_too_soon_is_told_whole_seconds_and_never_too_few(
     wait_seconds: float, retry_after: str
 ) -> None:
-    error = errors.RateLimited("Too soon.", limit="caller.requests_per_second", wait_seconds=wait_seconds)
+    error = errors.RateLimited(
+        "Too soon.", limit="caller.requests_per_second", wait_seconds=wait_seconds
+    )
     response, body = await told(error)
-    assert (response.headers["Retry-After"], body["limit"]) == (retry_after, "caller.requests_per_second")
+    assert (response.headers["Retry-After"], body["limit"]) == (
+        retry_after,
+        "caller.requests_per_second",
+    )

@@ -1,4 +1,6 @@
-"""What Daraja's answers to our questions mean: STK query's in every shape it was seen in, and Transaction Status's first."""
+"""What Daraja's answers to our questions mean: STK query's in every shape it was seen in, and
+Transaction Status's first.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def envelope(code: object, text: object) -> dict[str, object]:
     return {"requestId": "4c1e-118203", "errorCode": code, "errorMessage": text}
 
 
-def fault(code: str, text: str = "Spike arrest violation. Allowed rate : MessageRate{…}") -> dict[str, object]:
+def fault(
+    code: str, text: str = "Spike arrest violation. Allowed rate : MessageRate{…}"
+) -> dict[str, object]:
     return {"fault": {"faultstring": text, "detail": {"errorcode": code}}}
 
 
@@ -67,7 +71,12 @@ def test_a_zero_is_paid_without_receipt_and_amount(code: object) -> None:
 @pytest.mark.parametrize("code", ["1", 1, "1032", 1032, "1037", "2001", "8006", "E3008"])
 def test_a_code_on_the_list_of_failures_is_one(code: object) -> None:
     report = read(result(code))
-    assert (report.word, report.verdict, report.code, report.ids) == (Word.FAILURE, V.FAILED, str(code), IDS)
+    assert (report.word, report.verdict, report.code, report.ids) == (
+        Word.FAILURE,
+        V.FAILED,
+        str(code),
+        IDS,
+    )
     assert report.failure == failure_of(PAGES[Kind.DEPOSIT].failures, str(code))
 
 
@@ -98,7 +107,8 @@ def test_a_code_that_nobody_knows_is_no_result(code: object) -> None:
     assert (report.word, report.verdict, report.code) == (Word.UNDECIDED, V.NO_RESULT, str(code))
 
 
-# In flight, in the three shapes that were seen, and what else comes instead of a result: status, answer, verdict.
+# In flight, in the three shapes that were seen, and what else comes instead of a result: status,
+# answer, verdict.
 ANSWERS: list[tuple[str, int, Any, Verdict]] = [
     ("shape A", 200, result("4999"), V.UNDER_WAY),
     ("shape B", 200, envelope("500.001.1001", ""), V.VAGUE),
@@ -139,7 +149,9 @@ ANSWERS: list[tuple[str, int, Any, Verdict]] = [
 
 @for_each("row", ANSWERS, ids=[row[0] for row in ANSWERS])
 def test_what_is_no_result_is_silence_or_no_answer(row: tuple[str, int, Any, Verdict]) -> None:
-    """Only what Daraja said after it looked for the payment counts as silence (design.md, "In doubt, by kind")."""
+    """Only what Daraja said after it looked for the payment counts as silence (design.md, "In
+    doubt, by kind").
+    """
     _, status, answer, verdict = row
     report = read(answer, status)
     assert (report.word, report.verdict) == (Word.UNDECIDED, verdict)
@@ -168,7 +180,9 @@ def test_a_result_about_another_push_is_no_answer(code: str) -> None:
 @for_each("value", [5, True, [], [CHECKOUT], {}, "x" * 65, "é", "a\0b", "\ud800"])
 @for_each("name", ["CheckoutRequestID", "MerchantRequestID"])
 @for_each("code", ["0", "1032"])
-def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(code: str, name: str, value: object) -> None:
+def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(
+    code: str, name: str, value: object
+) -> None:
     """It names something, and it cannot be told whether that is the push that was asked for."""
     report = read(result(code, **{name: value}))
     assert (report.verdict, report.failure, report.ids) == (V.NO_ANSWER, None, frozenset())
@@ -177,10 +191,13 @@ def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(code: str, name: st
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_result_that_names_no_push_is_about_the_one_that_was_asked_for(value: object) -> None:
     report = read(result("0", CheckoutRequestID=value))
-    assert (report.verdict, report.ids) == (V.PAID, frozenset({(IdKind.MERCHANT_REQUEST, "4c1e-118203")}))
+    assert (report.verdict, report.ids) == (
+        V.PAID,
+        frozenset({(IdKind.MERCHANT_REQUEST, "4c1e-118203")}),
+    )
 
 
-# --- refused at the door ------------------------------------------------------------------------------------------
+# --- refused at the door --------------------------------------------------------------------------
 
 TOKEN_REFUSED: list[tuple[int, Any]] = [
     (404, envelope("404.001.03", "Invalid Access Token")),
@@ -225,7 +242,10 @@ def test_a_question_without_its_product_needs_no_other_token(status: int, answer
 
 
 @for_each("status", [400, 404, 405, 411, 413, 414, 415, 422])
-@for_each("body", [b"", b"not found", b"<html></html>", b'{"status":"error","message":"Invalid id","data":"20"}'])
+@for_each(
+    "body",
+    [b"", b"not found", b"<html></html>", b'{"status":"error","message":"Invalid id","data":"20"}'],
+)
 def test_a_refused_question_says_nothing_of_the_payment(status: int, body: bytes) -> None:
     report = read(body, status)
     assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, V.NO_ANSWER, None)
@@ -241,7 +261,9 @@ def test_a_question_whose_token_is_refused_was_not_asked(status: int, answer: An
 
 
 @pytest.mark.parametrize(("status", "answer"), THROTTLED)
-def test_a_question_too_many_was_not_asked_and_says_how_long_to_stay_away(status: int, answer: Any) -> None:
+def test_a_question_too_many_was_not_asked_and_says_how_long_to_stay_away(
+    status: int, answer: Any
+) -> None:
     with pytest.raises(Throttled) as caught:
         read(answer, status)
     assert caught.value.wait_seconds > 0
@@ -249,7 +271,7 @@ def test_a_question_too_many_was_not_asked_and_says_how_long_to_stay_away(status
         read_status_acknowledgement(status, body_of(answer))
 
 
-# --- the first word of Transaction Status -------------------------------------------------------------------------
+# --- the first word of Transaction Status ---------------------------------------------------------
 
 TAKEN = {
     "OriginatorConversationID": "payout-17",
@@ -267,17 +289,23 @@ TAKEN = {
         (200, TAKEN | {"ResponseCode": "1"}, "not acknowledged: 200"),
         (200, TAKEN | {"ResponseCode": None}, "not acknowledged: 200"),
         (500, TAKEN, "not acknowledged: 500"),
-        (400, envelope("400.002.02", "Bad Request - Invalid TransactionID"), "not acknowledged: 400.002.02"),
+        (
+            400,
+            envelope("400.002.02", "Bad Request - Invalid TransactionID"),
+            "not acknowledged: 400.002.02",
+        ),
         (500, envelope("500.003.1001", "Internal Server Error"), "not acknowledged: 500.003.1001"),
         (503, b"<html>", "not acknowledged: 503"),
         (200, b"", "not acknowledged: 200"),
     ],
 )
-def test_whether_a_status_question_was_taken_is_only_noted(status: int, answer: Any, said: str) -> None:
+def test_whether_a_status_question_was_taken_is_only_noted(
+    status: int, answer: Any, said: str
+) -> None:
     assert read_status_acknowledgement(status, body_of(answer)) == said
 
 
-# --- whatever comes -----------------------------------------------------------------------------------------------
+# --- whatever comes -------------------------------------------------------------------------------
 
 HOSTILE: list[bytes] = [
     b"[" * 60_000, b'{"a":' * 9_000, b'{"errorCode":' + b"1" * 5_000 + b"}", b"\xff\xfe", b"\x00",
@@ -295,7 +323,9 @@ def test_a_hostile_answer_is_no_answer(body: bytes, status: int) -> None:
     assert read_status_acknowledgement(status, body)
 
 
-CODES = st.sampled_from(["0", 0, "1032", "4999", "500.001.1001", "400.002.02", "401.002.01", "500.003.02"])
+CODES = st.sampled_from(
+    ["0", 0, "1032", "4999", "500.001.1001", "400.002.02", "401.002.01", "500.003.02"]
+)
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | CODES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
@@ -309,19 +339,28 @@ STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 50
 @given(status=STATUSES, value=JSON)
 @example(status=200, value=result("0"))
 @example(status=200, value=result("1032"))
-def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(status: int, value: Any) -> None:
+def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(
+    status: int, value: Any
+) -> None:
     try:
         report = read_query_answer(status, json.dumps(value).encode(), CHECKOUT)
     except (TokenRefused, ProductRefused, Throttled):
         return
     assert (report.word is Word.SUCCESS) == (report.verdict is V.PAID)
-    assert (report.word is Word.FAILURE) == (report.verdict is V.FAILED) == (report.failure is not None)
+    assert (
+        (report.word is Word.FAILURE)
+        == (report.verdict is V.FAILED)
+        == (report.failure is not None)
+    )
     if report.word in (Word.SUCCESS, Word.FAILURE):
         assert 200 <= status < 300
         assert value["ResponseCode"] in ("0", 0)
         assert "errorCode" not in value
         assert str(value["ResultCode"]) == report.code
-        assert report.code == "0" or failure_of(PAGES[Kind.DEPOSIT].failures, report.code or "") is not None
+        assert (
+            report.code == "0"
+            or failure_of(PAGES[Kind.DEPOSIT].failures, report.code or "") is not None
+        )
 
 
 @given(status=STATUSES, body=st.binary(max_size=200))
@@ -334,7 +373,9 @@ def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
 
 
 @given(status=STATUSES, value=JSON)
-def test_no_json_value_is_taken_for_an_acknowledgement_without_its_zero(status: int, value: Any) -> None:
+def test_no_json_value_is_taken_for_an_acknowledgement_without_its_zero(
+    status: int, value: Any
+) -> None:
     try:
         said = read_status_acknowledgement(status, json.dumps(value).encode())
     except (TokenRefused, ProductRefused, Throttled):

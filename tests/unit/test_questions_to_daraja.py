@@ -1,4 +1,6 @@
-"""What we ask Daraja about a payment, how often for one number, and what of it is kept on record."""
+"""What we ask Daraja about a payment, how often for one number, and what of it is kept on
+record.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ ACCOUNT = Account(
     shortcode="174379", passkey=PASSKEY, till="555111", payout_shortcode="600988", initiator_name="testapi",
     callback_base_url="https://pay.example.co.ke/in", callback_secret=SECRET,
 )  # fmt: skip
-EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # half past midnight of the next day in Nairobi
+EVENING = datetime(
+    2026, 3, 1, 21, 30, 5, tzinfo=UTC
+)  # half past midnight of the next day in Nairobi
 
 
 def without_token(url: str, operation: str) -> str:
@@ -62,7 +66,10 @@ def test_a_payout_is_asked_about_in_these_fields(kind: Kind, number: int) -> Non
     body = dict(status_body(a_payment(kind=kind), "9d20-1", number, ACCOUNT, credential=CREDENTIAL))
     start = f"https://pay.example.co.ke/in/results/{PAYMENT_ID}/status-{number}"
     assert without_token(body.pop("ResultURL"), f"status-{number}") == f"{start}/"
-    assert without_token(body.pop("QueueTimeOutURL"), f"status-{number}-timeout") == f"{start}-timeout/"
+    assert (
+        without_token(body.pop("QueueTimeOutURL"), f"status-{number}-timeout")
+        == f"{start}-timeout/"
+    )
     assert body == {
         "Initiator": "testapi",
         "SecurityCredential": CREDENTIAL,
@@ -77,10 +84,13 @@ def test_a_payout_is_asked_about_in_these_fields(kind: Kind, number: int) -> Non
 
 
 def test_each_question_has_its_own_call() -> None:
-    assert (STK_QUERY.path, STATUS.path) == ("/mpesa/stkpushquery/v1/query", "/mpesa/transactionstatus/v1/query")
+    assert (STK_QUERY.path, STATUS.path) == (
+        "/mpesa/stkpushquery/v1/query",
+        "/mpesa/transactionstatus/v1/query",
+    )
 
 
-# --- the client ---------------------------------------------------------------------------------------------------
+# --- the client -----------------------------------------------------------------------------------
 
 
 class Tokens:
@@ -108,7 +118,12 @@ class Client(DarajaClient):
     def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
         session: Any = None
         super().__init__(
-            session=session, base_url="", account=ACCOUNT, credential=CREDENTIAL, tokens=tokens, call_seconds=15
+            session=session,
+            base_url="",
+            account=ACCOUNT,
+            credential=CREDENTIAL,
+            tokens=tokens,
+            call_seconds=15,
         )
         self.answers = list(answers)
         self.asked: list[tuple[Api, dict[str, Any]]] = []
@@ -130,7 +145,9 @@ PAID = told(200, ResponseCode="0", ResultCode="0", CheckoutRequestID=CHECKOUT)
 TAKEN = told(200, ResponseCode="0", ConversationID="AG_1")
 INVALID_TOKEN = told(400, errorCode="400.003.01", errorMessage="Invalid Access Token")
 SPIKE = told(429, fault={"detail": {"errorcode": "policies.ratelimit.SpikeArrestViolation"}})
-DEPOSIT = a_due(Kind.DEPOSIT, attempts=(an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),))
+DEPOSIT = a_due(
+    Kind.DEPOSIT, attempts=(an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),)
+)
 
 
 async def test_an_answer_to_stk_query_is_read_at_once_and_kept() -> None:
@@ -154,12 +171,18 @@ async def test_an_answer_to_stk_query_is_read_at_once_and_kept() -> None:
     [(a_due(Kind.WITHDRAWAL), str(PAYMENT_ID)), (a_due(Kind.BILL_PAYMENT), "9d20-1")],
     ids=["withdrawal", "bill payment"],
 )
-async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(payment: Payment, target: str) -> None:
+async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(
+    payment: Payment, target: str
+) -> None:
     """A withdrawal's is ours; a bill payment's was given by Daraja."""
     client, exchanges = Client(Tokens("one"), TAKEN), list[Exchange]()
     assert await client.ask(payment, 3, exchanges) is None  # the answer comes by callback
     ((api, body),) = client.asked
-    assert (api, body["OriginatorConversationID"], body["OriginalConversationID"]) == (STATUS, target, target)
+    assert (api, body["OriginatorConversationID"], body["OriginalConversationID"]) == (
+        STATUS,
+        target,
+        target,
+    )
     assert "/status-3/" in body["ResultURL"]
     assert [exchange.meaning for exchange in exchanges] == ["acknowledged"]
 
@@ -178,7 +201,9 @@ async def test_two_refused_tokens_in_a_row_mean_that_the_question_s_operation_is
     assert len(client.asked) == len(exchanges) == 2
 
 
-async def test_a_question_whose_new_token_was_replaced_meanwhile_says_nothing_about_its_operation() -> None:
+async def test_a_question_whose_new_token_was_replaced_meanwhile_says_nothing_about_its_operation() -> (
+    None
+):
     client = Client(Tokens("one", "two", "three"), INVALID_TOKEN, INVALID_TOKEN)
     with pytest.raises(Unreachable):
         await client.ask(DEPOSIT, 1, [])
@@ -214,25 +239,42 @@ async def test_a_question_that_breaks_off_is_no_answer(error: Exception) -> None
     for payment, expected in ((DEPOSIT, NO_ANSWER), (a_due(), None)):
         exchanges: list[Exchange] = []
         assert await Client(Tokens("one"), error).ask(payment, 1, exchanges) == expected
-        assert [(exchange.http_status, exchange.meaning) for exchange in exchanges] == [(None, "no answer")]
+        assert [(exchange.http_status, exchange.meaning) for exchange in exchanges] == [
+            (None, "no answer")
+        ]
 
 
-@pytest.mark.parametrize("payment", [DEPOSIT, a_due(), a_due(Kind.BILL_PAYMENT)], ids=["query", "status", "bill"])
-async def test_what_is_kept_of_a_question_holds_no_secret_and_no_phone_number(payment: Payment) -> None:
+@pytest.mark.parametrize(
+    "payment", [DEPOSIT, a_due(), a_due(Kind.BILL_PAYMENT)], ids=["query", "status", "bill"]
+)
+async def test_what_is_kept_of_a_question_holds_no_secret_and_no_phone_number(
+    payment: Payment,
+) -> None:
     body = b'{"CheckoutRequestID":"ws_CO_010320261015034711000111","errorMessage":"Invalid Access Token - abcDEF123"}'
     client, exchanges = Client(Tokens("one"), (500, body)), list[Exchange]()
     await client.ask(payment, 1, exchanges)
     ((_, asked),) = client.asked
     kept = repr(exchanges)
     assert "[masked]" in kept
-    secrets = [CREDENTIAL, PASSKEY, SECRET, asked.get("Password", CREDENTIAL), "711000111", "abcDEF123"]
-    secrets += [asked[name].rpartition("/")[2] for name in ("ResultURL", "QueueTimeOutURL") if name in asked]
+    secrets = [
+        CREDENTIAL,
+        PASSKEY,
+        SECRET,
+        asked.get("Password", CREDENTIAL),
+        "711000111",
+        "abcDEF123",
+    ]
+    secrets += [
+        asked[name].rpartition("/")[2] for name in ("ResultURL", "QueueTimeOutURL") if name in asked
+    ]
     assert [secret for secret in secrets if secret in kept] == []
     for name in ("OriginatorConversationID", "OriginalConversationID", "Timestamp"):
-        assert exchanges[0].request.get(name) == asked.get(name)  # by these the question can be found again
+        assert exchanges[0].request.get(name) == asked.get(
+            name
+        )  # by these the question can be found again
 
 
-# --- the asker of a worker -------------------------------------------------------------------------------------
+# --- the asker of a worker ------------------------------------------------------------------------
 
 
 class Rate:
@@ -263,7 +305,11 @@ async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_do
     assert [exchange.meaning for exchange in said.exchanges] == [Throttled.__name__]
     assert said.standing is None
     assert rate.slowed == 1
-    assert {name: budget.slowed for name, budget in budgets.items()} == {Step.QUERY: 0, Step.STATUS: 0, step: 1}
+    assert {name: budget.slowed for name, budget in budgets.items()} == {
+        Step.QUERY: 0,
+        Step.STATUS: 0,
+        step: 1,
+    }
 
 
 @pytest.mark.parametrize(("payment", "expected"), [(DEPOSIT, NO_ANSWER), (a_due(), None)])
@@ -279,10 +325,16 @@ async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
     asker, _, _ = asker_of(Client(Tokens("one"), PAID))
     said = await asker.ask(DEPOSIT, 1)
     assert said.report is not None
-    assert (said.report.verdict, len(said.exchanges), said.standing) == (Verdict.PAID, 1, Standing.WORKS)
+    assert (said.report.verdict, len(said.exchanges), said.standing) == (
+        Verdict.PAID,
+        1,
+        Standing.WORKS,
+    )
 
 
-NO_PRODUCT = told(401, errorCode="401.002.01", errorMessage="Error Occurred - Invalid Access Token - ")
+NO_PRODUCT = told(
+    401, errorCode="401.002.01", errorMessage="Error Occurred - Invalid Access Token - "
+)
 UNKNOWN_ENVELOPE = told(500, anything="else")
 
 

@@ -1,4 +1,7 @@
-"""Daraja waits eight seconds for an answer, in all. The receiver answers within them, in virtual time."""
+"""Daraja waits eight seconds for an answer, in all.
+
+The receiver answers within them, in virtual time.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,9 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 @dataclass
 class Record:
-    """Postgres as it behaves at a time: `tries(seconds)` is what becomes of a try that begins then."""
+    """Postgres as it behaves at a time: `tries(seconds)` is what becomes of a try that begins
+    then.
+    """
 
     behaves: Callable[[float], Try]
     tries: list[float] = field(default_factory=list)
@@ -123,7 +128,9 @@ CASES = {
 LATE = {
     "works": Case(always(works), body_after=10, status=200),
     "hangs": Case(always(hangs), body_after=10),
-    "works, and the body does not come": Case(always(works), body_after=100, status=408, tries_min=0),
+    "works, and the body does not come": Case(
+        always(works), body_after=100, status=408, tries_min=0
+    ),
 }
 
 
@@ -167,7 +174,10 @@ async def answer(receiver: Receiver, *, body_after: float) -> int:
 
 @for_each("name", CASES)
 def test_daraja_has_its_answer_within_eight_seconds(name: str) -> None:
-    """Whatever Postgres does meanwhile. Refused with 403 counts as 200 here: the message came from nowhere, and is kept."""
+    """Whatever Postgres does meanwhile.
+
+    Refused with 403 counts as 200 here: the message came from nowhere, and is kept.
+    """
     case, record = CASES[name], Record(CASES[name].record)
 
     async def told() -> tuple[int, float]:
@@ -183,7 +193,10 @@ def test_daraja_has_its_answer_within_eight_seconds(name: str) -> None:
 
 @pytest.mark.parametrize("name", LATE)
 def test_a_message_that_came_too_late_for_its_answer_is_still_stored(name: str) -> None:
-    """A slow connection is no reason to lose a result. The receiver does not wait for Postgres then."""
+    """A slow connection is no reason to lose a result.
+
+    The receiver does not wait for Postgres then.
+    """
     case, record = LATE[name], Record(LATE[name].record)
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
         status = runner.run(answer(receiver_of(record), body_after=case.body_after))
@@ -207,10 +220,14 @@ def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
             await super().change(change)
             answered = StoreAnswer(Inquiry(1, NOW, Verdict.NOT_FOUND))
             disposition = Disposition.INQUIRY_ANSWERED
-            return ChangeResult(Decided(payment=a_due(), disposition=disposition, effects=(answered,)), None)
+            return ChangeResult(
+                Decided(payment=a_due(), disposition=disposition, effects=(answered,)), None
+            )
 
     async def told() -> tuple[int, float]:
-        status = await answer(receiver_of(Answered(until(7.5, away, works)), redis=hangs), body_after=0)
+        status = await answer(
+            receiver_of(Answered(until(7.5, away, works)), redis=hangs), body_after=0
+        )
         return status, asyncio.get_running_loop().time()
 
     with asyncio.Runner(loop_factory=VirtualTime) as runner:

@@ -1,4 +1,6 @@
-"""What a callback does: believed only where it agrees with the payment, final only by an explicit word."""
+"""What a callback does: believed only where it agrees with the payment, final only by an
+explicit word.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ from domain.lifecycle.record_callback import callback_change, decide_report, raw
 from domain.payment import Payment
 from domain.report import Report, Word
 from domain.stages import Stage
-from tests.builders import NOW, RECEIPT, a_callback, a_context, a_payment, a_report, an_attempt, an_attempt_id
+from tests.builders import (
+    NOW,
+    RECEIPT,
+    a_callback,
+    a_context,
+    a_payment,
+    a_report,
+    an_attempt,
+    an_attempt_id,
+)
 from tests.case_tables import for_each
 from tests.decisions import detail_of, event_of, noted
 
@@ -28,12 +39,16 @@ D, S = Disposition, Stage
 PENDING = [stage for stage in Stage if not stage.is_final]
 
 
-def decided(payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any) -> Decided:
+def decided(
+    payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any
+) -> Decided:
     return decide_report(payment, a_context(**context), report, source_allowed=source_allowed)
 
 
 def marked(payment: Payment) -> Payment:
-    """One that is being sent and wants to be asked about once it was: due a moment before its lease ends."""
+    """One that is being sent and wants to be asked about once it was: due a moment before its
+    lease ends.
+    """
     if payment.lease_until is None:
         return payment
     return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
@@ -44,7 +59,8 @@ def payment_of(decision: Decided) -> Payment:
     return decision.payment
 
 
-# word, stage before, stage after, disposition, event: for a message that agrees in everything. A dot: no event.
+# word, stage before, stage after, disposition, event: for a message that agrees in everything. A
+# dot: no event.
 AGREEING = """
 success     accepted         succeeded        finalized                mkwanja.payment.succeeded
 success     submitting       succeeded        finalized                mkwanja.payment.succeeded
@@ -102,13 +118,26 @@ def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
     ids = {"agree": frozenset({("conversation_id", "AG_1")}), "differ": frozenset({("conversation_id", "AG_9")}),
            "absent": frozenset[tuple[str, str]]()}  # fmt: skip
     cases = product(
-        Word, Stage, amounts, ids, (RECEIPT, "UC1OTHER22", None), (True, False), (True, False), (True, False)
+        Word,
+        Stage,
+        amounts,
+        ids,
+        (RECEIPT, "UC1OTHER22", None),
+        (True, False),
+        (True, False),
+        (True, False),
     )
     for word, stage, amount, named, receipt, allowed, receipt_taken, ids_taken in cases:
-        outcome = {S.ACCEPTED: Outcome.NOT_ACTED, S.FAILED: Outcome.FAILED}.get(stage, Outcome.ACKNOWLEDGED)
-        payment = a_payment(stage=stage, kind=kind, attempts=(an_attempt(outcome, conversation_id="AG_1"),))
+        outcome = {S.ACCEPTED: Outcome.NOT_ACTED, S.FAILED: Outcome.FAILED}.get(
+            stage, Outcome.ACKNOWLEDGED
+        )
+        payment = a_payment(
+            stage=stage, kind=kind, attempts=(an_attempt(outcome, conversation_id="AG_1"),)
+        )
         has_amount, value = amounts[amount]
-        report = a_report(word, has_amount=has_amount, amount=value, ids=ids[named], receipt=receipt)
+        report = a_report(
+            word, has_amount=has_amount, amount=value, ids=ids[named], receipt=receipt
+        )
         decision = decided(
             payment,
             report,
@@ -134,7 +163,11 @@ VETOES: dict[str, tuple[dict[str, Any], dict[str, Any], Disposition]] = {
     "amount differs": ({"has_amount": True, "amount": Decimal("250.01")}, {}, D.AMOUNT_DIFFERS),
     "two amounts": ({"has_amount": True, "amount": None}, {}, D.AMOUNT_DIFFERS),
     "ids differ": ({"ids": frozenset({("conversation_id", "AG_9")})}, {}, D.IDS_DIFFER),
-    "ids of another payment": ({}, {"ids_of_others": frozenset({("conversation_id", "AG_7")})}, D.IDS_DIFFER),
+    "ids of another payment": (
+        {},
+        {"ids_of_others": frozenset({("conversation_id", "AG_7")})},
+        D.IDS_DIFFER,
+    ),
 }
 
 
@@ -162,19 +195,31 @@ def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() 
 
 @for_each("stage", Stage)
 @for_each("word", Word)
-def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(word: Word, stage: Stage) -> None:
+def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
+    word: Word, stage: Stage
+) -> None:
     payment = a_payment(stage=stage)
     decision = decided(payment, a_report(word), source_allowed=False)
-    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (stage is S.FAILED and word is Word.SUCCESS)
+    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (
+        stage is S.FAILED and word is Word.SUCCESS
+    )
     expected = replace(payment, next_step_at=NOW) if is_asked else marked(payment)
     assert decision.payment == expected
-    assert (decision.disposition, decision.is_flagged, decision.ids) == (D.WRONG_SOURCE, True, frozenset())
+    assert (decision.disposition, decision.is_flagged, decision.ids) == (
+        D.WRONG_SOURCE,
+        True,
+        frozenset(),
+    )
 
 
 @pytest.mark.parametrize("word", Word)
 def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(word: Word) -> None:
     decision = decided(None, a_report(word))
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (None, D.UNKNOWN_PAYMENT, True)
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+        None,
+        D.UNKNOWN_PAYMENT,
+        True,
+    )
 
 
 @for_each(("kind", "operation"), list(product(Kind, sorted(MESSAGES_OF_PAYMENTS))))
@@ -185,7 +230,11 @@ def test_a_message_of_another_kinds_operation_does_nothing(kind: Kind, operation
     if fits_kind(operation, kind):
         assert decision.disposition == D.FINALIZED
     else:
-        assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.OTHER_OPERATION, True)
+        assert (decision.payment, decision.disposition, decision.is_flagged) == (
+            payment,
+            D.OTHER_OPERATION,
+            True,
+        )
 
 
 def test_a_change_looks_up_whose_the_ids_and_the_receipt_are_and_keeps_the_raw_body() -> None:
@@ -203,7 +252,10 @@ def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stag
     assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_flagged) == (D.NOT_PROCESSED, True)
     assert change.callback == a_callback()
-    assert (change.ids, change.receipt) == (frozenset(), None)  # what made it fail is not tried again
+    assert (change.ids, change.receipt) == (
+        frozenset(),
+        None,
+    )  # what made it fail is not tried again
 
 
 @pytest.mark.parametrize("missing", [{"receipt": None}, {"has_amount": False, "amount": None}])
@@ -211,7 +263,9 @@ def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stag
 def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_forward(
     stage: Stage, missing: dict[str, Any]
 ) -> None:
-    """It claims that money moved, and does not say which: it is held for a person unless Daraja tells (design.md)."""
+    """It claims that money moved, and does not say which: it is held for a person unless Daraja
+    tells (design.md).
+    """
     payment = a_payment(stage=stage)
     decision = decided(payment, a_report(**missing))
     # One that was never sent, as far as we can prove, must not be sent now.
@@ -227,7 +281,9 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
 
 
 @pytest.mark.parametrize("word", [Word.TIMEOUT, Word.UNDECIDED])
-def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward(word: Word) -> None:
+def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward(
+    word: Word,
+) -> None:
     ids = frozenset({("conversation_id", "AG_1")})
     decision = decided(a_payment(stage=S.IN_DOUBT), a_report(word, ids=ids))
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
@@ -287,7 +343,11 @@ OWN_ID = ("originator_conversation_id", str(a_payment().id))
         (Kind.WITHDRAWAL, set(), S.IN_DOUBT),
         (Kind.DEPOSIT, {("checkout_request_id", "ws_CO_1")}, S.IN_DOUBT),
         (Kind.BILL_PAYMENT, {("originator_conversation_id", "9d20-1")}, S.IN_DOUBT),
-        (Kind.BILL_PAYMENT, {OWN_ID}, S.IN_DOUBT),  # Daraja gives a bill payment its id: ours means nothing there
+        (
+            Kind.BILL_PAYMENT,
+            {OWN_ID},
+            S.IN_DOUBT,
+        ),  # Daraja gives a bill payment its id: ours means nothing there
     ],
 )
 def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
@@ -308,14 +368,22 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
 def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None:
     ids = frozenset({("originator_conversation_id", "somebody-elses")})
     for word in (Word.SUCCESS, Word.FAILURE, Word.TIMEOUT):
-        decision = decided(a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(word, ids=ids))
-        assert (payment_of(decision).stage, decision.disposition) == (S.AWAITING_RESULT, D.IDS_DIFFER)
+        decision = decided(
+            a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(word, ids=ids)
+        )
+        assert (payment_of(decision).stage, decision.disposition) == (
+            S.AWAITING_RESULT,
+            D.IDS_DIFFER,
+        )
 
 
 def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
     report = a_report(verdict=Verdict.PAID, has_amount=False, amount=None, ignores_amount=True)
     decision = decided(a_payment(stage=S.AWAITING_RESULT), report)
-    assert (payment_of(decision).stage, decision.disposition) == (S.AWAITING_RESULT, D.AMOUNT_DIFFERS)
+    assert (payment_of(decision).stage, decision.disposition) == (
+        S.AWAITING_RESULT,
+        D.AMOUNT_DIFFERS,
+    )
 
 
 def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
@@ -338,6 +406,8 @@ def test_daraja_s_code_is_noted_with_the_result() -> None:
 
 
 def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person() -> None:
-    """A contradiction is flagged, never dropped (design.md, rule 7): what is thought unsent would be sent again."""
+    """A contradiction is flagged, never dropped (design.md, rule 7): what is thought unsent
+    would be sent again.
+    """
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
     assert payment_of(decided(payment, a_report(Word.FAILURE))).needs_review

@@ -93,7 +93,11 @@ def test_a_ca_file_is_for_the_server_and_for_the_sentinels(tmp_path: Path) -> No
     file, _ = self_signed(tmp_path, "h1")
     address = redis_address("rediss+sentinel://h1/m/0", ca_file=file)
     assert address.sentinels is not None
-    assert address.connection["ssl_ca_certs"] == address.sentinels.connection["ssl_ca_certs"] == str(file)
+    assert (
+        address.connection["ssl_ca_certs"]
+        == address.sentinels.connection["ssl_ca_certs"]
+        == str(file)
+    )
 
 
 def test_every_password_in_the_url_is_known_as_a_secret() -> None:

@@ -18,7 +18,14 @@ from redis.exceptions import (
 )
 from structlog.testing import capture_logs
 
-from domain.adapters.redis.faults import EXPLAINED, FaultKind, Faults, PrimaryUnknown, WrongProtocol, fault_of
+from domain.adapters.redis.faults import (
+    EXPLAINED,
+    FaultKind,
+    Faults,
+    PrimaryUnknown,
+    WrongProtocol,
+    fault_of,
+)
 from tests.case_tables import for_each
 
 
@@ -96,7 +103,10 @@ def test_a_fault_is_named_once_until_it_is_over() -> None:
 def test_no_text_of_an_error_is_repeated() -> None:
     faults = Faults()
     with capture_logs() as logs:
-        faults.failed("copies", ResponseError("Command # 1 (SET k 254711000111) of pipeline caused error: OOM"))
+        faults.failed(
+            "copies",
+            ResponseError("Command # 1 (SET k 254711000111) of pipeline caused error: OOM"),
+        )
         faults.failed("bell", NoPermissionError("User s3cret-user has no permissions"))
     assert "254711000111" not in str(logs) + faults.report
     assert "s3cret" not in str(logs) + faults.report

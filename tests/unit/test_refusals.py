@@ -1,4 +1,6 @@
-"""Refusals outside Daraja's own envelope, those that may be none, and whose field a refusal names."""
+"""Refusals outside Daraja's own envelope, those that may be none, and whose field a refusal
+names.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,34 @@ from domain.kinds import Kind
 from tests.case_tables import for_each
 from tests.unit.test_answers import PAYOUT_ACK, envelope, fault, meaning
 
-# --- refusals in envelopes that are not Daraja's -------------------------------------------------------------------
+# --- refusals in envelopes that are not Daraja's --------------------------------------------------
 
 REFUSING_STATUSES = [400, 404, 405, 411, 413, 414, 415, 422]
 OTHER_ENVELOPES: dict[str, Any] = {
-    "status error": {"status": "error", "message": "The element AccountReference is invalid.", "data": "20"},
-    "standing order": {"requestRefId": "c3d2-1", "responseCode": 400, "responseMessage": "Bad Request"},
-    "standing order, text code": {"ResponseHeader": {"responseRefID": "c3d2-1", "responseCode": "1051"}},
+    "status error": {
+        "status": "error",
+        "message": "The element AccountReference is invalid.",
+        "data": "20",
+    },
+    "standing order": {
+        "requestRefId": "c3d2-1",
+        "responseCode": 400,
+        "responseMessage": "Bad Request",
+    },
+    "standing order, text code": {
+        "ResponseHeader": {"responseRefID": "c3d2-1", "responseCode": "1051"}
+    },
     "response code alone": {"ResponseCode": "1", "ResponseDescription": "Bad Request"},
     "response code empty": {"ResponseCode": "", "ResponseDescription": "Bad Request"},
-    "ids that are empty": {"ConversationID": "", "CheckoutRequestID": None, "message": "Bad Request"},
-    "a field named in words": {"status": "error", "message": "The element OriginatorConversationID is invalid."},
+    "ids that are empty": {
+        "ConversationID": "",
+        "CheckoutRequestID": None,
+        "message": "Bad Request",
+    },
+    "a field named in words": {
+        "status": "error",
+        "message": "The element OriginatorConversationID is invalid.",
+    },
     "a field named in a text": b"Invalid ConversationID.",
     "plain text": b"Failed to deserialize the JSON body: Amount: invalid type: integer, expected a string",
     "empty": b"",
@@ -44,19 +63,50 @@ OTHER_ENVELOPES: dict[str, Any] = {
 @for_each("what", OTHER_ENVELOPES)
 @for_each("kind", Kind)
 def test_a_refusing_status_refuses_for_good_in_whatever_envelope(kind: Kind, what: str) -> None:
-    """It is said before anything is done. That a retry is safe we do not promise for an envelope that we do not know."""
+    """It is said before anything is done.
+
+    That a retry is safe we do not promise for an envelope that we do not know.
+    """
     for status in REFUSING_STATUSES:
         error = meaning(kind, status, OTHER_ENVELOPES[what])
         assert isinstance(error, Refused), status
-        assert (error.failure.reason, error.failure.safe_to_retry) == (FailureReason.REJECTED_BY_PROVIDER, False)
+        assert (error.failure.reason, error.failure.safe_to_retry) == (
+            FailureReason.REJECTED_BY_PROVIDER,
+            False,
+        )
 
 
 @for_each("what", [what for what in OTHER_ENVELOPES if "page" not in what])
 def test_another_status_refuses_nothing_in_an_envelope_that_we_do_not_know(what: str) -> None:
-    for status in (402, 403, 406, 407, 408, 409, 410, 412, 416, 417, 418, 421, 423, 424, 425, 426, 428, 431, 451, 499):
-        assert type(meaning(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown, status
+    for status in (
+        402,
+        403,
+        406,
+        407,
+        408,
+        409,
+        410,
+        412,
+        416,
+        417,
+        418,
+        421,
+        423,
+        424,
+        425,
+        426,
+        428,
+        431,
+        451,
+        499,
+    ):
+        assert type(meaning(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown, (
+            status
+        )
     for status in (199, 300, 302, 307, 500, 501, 502, 503, 504, 520):
-        assert type(meaning(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown, status
+        assert type(meaning(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown, (
+            status
+        )
 
 
 SIGNS: dict[str, Any] = {
@@ -98,14 +148,21 @@ SIGNS: dict[str, Any] = {
 @for_each("what", SIGNS)
 @for_each("kind", Kind)
 def test_a_refusal_that_shows_a_payment_refuses_nothing(kind: Kind, what: str) -> None:
-    """An id or an acknowledgement beside a 4xx: a refusal and its opposite in one. What cannot be read may be either."""
+    """An id or an acknowledgement beside a 4xx: a refusal and its opposite in one.
+
+    What cannot be read may be either.
+    """
     for status in (*REFUSING_STATUSES, 403):
         assert type(meaning(kind, status, SIGNS[what])) is OutcomeUnknown, status
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_refusal_in_daraja_s_own_envelope_refuses_nothing_beside_an_id(kind: Kind) -> None:
-    for sign in ({"ConversationID": "AG_1"}, {"MerchantRequestID": "4c1e"}, {"data": {"CheckoutRequestID": "ws_CO_1"}}):
+    for sign in (
+        {"ConversationID": "AG_1"},
+        {"MerchantRequestID": "4c1e"},
+        {"data": {"CheckoutRequestID": "ws_CO_1"}},
+    ):
         answer = envelope("400.002.02", "Bad Request - Invalid Amount") | sign
         assert type(meaning(kind, 400, answer)) is OutcomeUnknown
 
@@ -122,12 +179,14 @@ def test_a_refusal_in_daraja_s_own_envelope_refuses_nothing_beside_an_id(kind: K
         (400, {"ResponseCode": "1", "ResponseDescription": "Duplicate OriginatorConversationID."}),
     ],
 )
-def test_a_duplicate_was_submitted_before_whatever_the_envelope_and_the_status(status: int, answer: Any) -> None:
+def test_a_duplicate_was_submitted_before_whatever_the_envelope_and_the_status(
+    status: int, answer: Any
+) -> None:
     """An earlier send may have paid: this refusal ends nothing."""
     assert type(meaning(Kind.WITHDRAWAL, status, answer)) is DuplicateSubmission
 
 
-# --- whose field it is ---------------------------------------------------------------------------------------------
+# --- whose field it is ----------------------------------------------------------------------------
 
 _C, _A, _P, _J = (
     FailureReason.CONFIGURATION, FailureReason.LIMIT_EXCEEDED, FailureReason.INVALID_RECIPIENT,
@@ -156,8 +215,14 @@ FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
 def test_a_refused_field_is_the_callers_or_ours_by_its_name_and_the_api(row: Any) -> None:
     """Ours: every payment will fail alike until the settings are mended."""
     name, *reasons = row
-    for kind, reason in zip((Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT), reasons, strict=True):
-        texts = [f"Bad Request - Invalid {name}", f"Bad Request - Invalid {name}.", f"[x] - invalid value for {name}"]
+    for kind, reason in zip(
+        (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT), reasons, strict=True
+    ):
+        texts = [
+            f"Bad Request - Invalid {name}",
+            f"Bad Request - Invalid {name}.",
+            f"[x] - invalid value for {name}",
+        ]
         for text in [*texts, f"The element {name} is invalid."]:
             error = meaning(kind, 400, envelope("400.002.02", text))
             assert isinstance(error, Refused)

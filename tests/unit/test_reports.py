@@ -1,4 +1,6 @@
-"""Reading what Daraja calls back with: every known shape is read, and nothing but an explicit 0 is a success."""
+"""Reading what Daraja calls back with: every known shape is read, and nothing but an explicit 0
+is a success.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,25 @@ from domain.attempts import IdKind
 from domain.failures import FailureReason
 from domain.report import Report, Word
 from tests.case_tables import for_each
-from tests.unit.daraja_messages import ABSENT, BILL_PARAMETERS, PAYOUT_PARAMETERS, STK_ITEMS, named, payout, read, stk
+from tests.unit.daraja_messages import (
+    ABSENT,
+    BILL_PARAMETERS,
+    PAYOUT_PARAMETERS,
+    STK_ITEMS,
+    named,
+    payout,
+    read,
+    stk,
+)
 
 
 def test_a_deposits_success_is_read_whole() -> None:
     assert read("deposit", stk()) == Report(
         word=Word.SUCCESS,
         code="0",
-        ids=frozenset({(IdKind.MERCHANT_REQUEST, "4c1e-118203"), (IdKind.CHECKOUT_REQUEST, "ws_CO_0103")}),
+        ids=frozenset(
+            {(IdKind.MERCHANT_REQUEST, "4c1e-118203"), (IdKind.CHECKOUT_REQUEST, "ws_CO_0103")}
+        ),
         has_amount=True,
         amount=Decimal(250),
         receipt="UC14KD82QZ",
@@ -31,7 +44,12 @@ def test_a_withdrawals_success_is_read_whole() -> None:
     assert read("withdrawal", payout()) == Report(
         word=Word.SUCCESS,
         code="0",
-        ids=frozenset({(IdKind.CONVERSATION, "AG_20260301_2010"), (IdKind.ORIGINATOR_CONVERSATION, "payout-17")}),
+        ids=frozenset(
+            {
+                (IdKind.CONVERSATION, "AG_20260301_2010"),
+                (IdKind.ORIGINATOR_CONVERSATION, "payout-17"),
+            }
+        ),
         has_amount=True,
         amount=Decimal(1500),
         receipt="UC17KX20PM",
@@ -41,14 +59,17 @@ def test_a_withdrawals_success_is_read_whole() -> None:
 
 def test_a_bill_payments_success_is_read_whole_though_all_of_it_is_text() -> None:
     report = read(
-        "bill-payment", payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0")
+        "bill-payment",
+        payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0"),
     )
     assert (report.word, report.amount, report.receipt, report.recipient_name) == (
         Word.SUCCESS, Decimal(1800), "UC19BQ77TL", "SUPPLIER LTD",
     )  # fmt: skip
 
 
-@for_each(("operation", "message"), [("deposit", stk), ("withdrawal", payout), ("bill-payment", payout)])
+@for_each(
+    ("operation", "message"), [("deposit", stk), ("withdrawal", payout), ("bill-payment", payout)]
+)
 @for_each(
     ("code", "word", "text"),
     [
@@ -75,7 +96,9 @@ def test_a_code_is_read_as_its_text_whether_it_came_as_number_or_string(
 
 
 @for_each("operation", ["deposit", "withdrawal", "bill-payment"])
-@for_each("code", [ABSENT, None, False, True, 0.0, "", [], [0], {}, {"0": 0}, "x" * 41, "0\n", "\ud800"])
+@for_each(
+    "code", [ABSENT, None, False, True, 0.0, "", [], [0], {}, {"0": 0}, "x" * 41, "0\n", "\ud800"]
+)
 def test_a_code_of_another_type_makes_the_message_unreadable(operation: str, code: object) -> None:
     message = stk(code) if operation == "deposit" else payout(code)
     assert read(operation, message) == UNREADABLE
@@ -89,9 +112,12 @@ def test_a_code_is_never_longer_than_a_column_of_text_should_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"), [("1032", FailureReason.CANCELLED_BY_CUSTOMER), ("E3008", FailureReason.REJECTED_BY_PROVIDER)]
+    ("code", "reason"),
+    [("1032", FailureReason.CANCELLED_BY_CUSTOMER), ("E3008", FailureReason.REJECTED_BY_PROVIDER)],
 )
-def test_a_deposits_failure_has_no_metadata_and_needs_none(code: str, reason: FailureReason) -> None:
+def test_a_deposits_failure_has_no_metadata_and_needs_none(
+    code: str, reason: FailureReason
+) -> None:
     report = read("deposit", stk(code, ABSENT))
     assert report.failure is not None
     assert (report.word, report.failure.reason, report.has_amount, report.receipt) == (
@@ -108,7 +134,20 @@ def test_a_failures_transaction_id_is_no_receipt_however_real_it_looks(transacti
 
 @for_each(
     "receipt",
-    ["OAK0000000", "TK61000000", "UC12345678", "", None, 12, "UC 14", "UC1", [], {"a": 1}, "U" * 21, "UC14KD82Q\n"],
+    [
+        "OAK0000000",
+        "TK61000000",
+        "UC12345678",
+        "",
+        None,
+        12,
+        "UC 14",
+        "UC1",
+        [],
+        {"a": 1},
+        "U" * 21,
+        "UC14KD82Q\n",
+    ],
 )
 def test_a_placeholder_or_anything_else_that_is_no_receipt_is_none(receipt: object) -> None:
     items = named({**STK_ITEMS, "MpesaReceiptNumber": receipt}, "Name")
@@ -144,7 +183,9 @@ AMOUNTS: list[tuple[object, Decimal | None]] = [
 
 
 @for_each(("value", "amount"), AMOUNTS)
-def test_an_amount_is_exact_or_is_noted_as_no_number_and_left_out(value: object, amount: Decimal | None) -> None:
+def test_an_amount_is_exact_or_is_noted_as_no_number_and_left_out(
+    value: object, amount: Decimal | None
+) -> None:
     report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
     is_number = amount is not None
     assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, is_number, amount)
@@ -169,18 +210,30 @@ def test_all_numbers_under_an_amount_s_name_must_agree(
     operation: str, second: str, values: list[object], amount: object
 ) -> None:
     first = named({**PAYOUT_PARAMETERS, "TransactionAmount": values[0]}, "Key")
-    report = read(operation, payout(0, [*first, *({"Key": second, "Value": value} for value in values[1:])]))
+    report = read(
+        operation, payout(0, [*first, *({"Key": second, "Value": value} for value in values[1:])])
+    )
     assert report.has_amount is (amount is not None)
     assert report.amount == (None if amount == "differ" else amount)
-    assert report.ignores_amount is any(isinstance(value, (bool, str)) and "." not in str(value) for value in values)
+    assert report.ignores_amount is any(
+        isinstance(value, (bool, str)) and "." not in str(value) for value in values
+    )
 
 
 def test_parameters_are_found_by_the_letters_of_their_names() -> None:
-    spaced = {"transaction amount": 1500, "TRANSACTION_RECEIPT": "UC17KX20PM", "Receiver Party Public Name": "1 - JANE"}
+    spaced = {
+        "transaction amount": 1500,
+        "TRANSACTION_RECEIPT": "UC17KX20PM",
+        "Receiver Party Public Name": "1 - JANE",
+    }
     message = payout(0, named(spaced, "Key"), TransactionID=ABSENT, ConversationID=ABSENT)
     message["Result"]["Conversation ID"] = "AG_1"
     report = read("withdrawal", message)
-    assert (report.amount, report.receipt, report.recipient_name) == (Decimal(1500), "UC17KX20PM", "JANE")
+    assert (report.amount, report.receipt, report.recipient_name) == (
+        Decimal(1500),
+        "UC17KX20PM",
+        "JANE",
+    )
     assert (IdKind.CONVERSATION, "AG_1") in report.ids
     items = {"amount": 250.0, "Mpesa Receipt Number": "UC14KD82QZ"}
     deposit = read("deposit", stk(0, named(items, "Name")))
@@ -190,7 +243,9 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
 def test_a_message_that_names_one_id_in_two_spellings_names_both() -> None:
     message = payout()
     message["Result"]["Conversation ID"] = "AG_another"
-    assert {value for kind, value in read("withdrawal", message).ids if kind == IdKind.CONVERSATION} == {
+    assert {
+        value for kind, value in read("withdrawal", message).ids if kind == IdKind.CONVERSATION
+    } == {
         "AG_20260301_2010",
         "AG_another",
     }
@@ -201,7 +256,9 @@ def test_an_amount_is_read_from_the_text_and_not_by_way_of_a_float() -> None:
     assert read("deposit", body).amount == Decimal("250.00000000000000000001")
 
 
-@pytest.mark.parametrize("number", ["1e999999", "1e-999999", "1e99999999999999999999", "9" * 4000 + ".5"])
+@pytest.mark.parametrize(
+    "number", ["1e999999", "1e-999999", "1e99999999999999999999", "9" * 4000 + ".5"]
+)
 def test_a_number_of_any_size_is_survived(number: str) -> None:
     body = json.dumps(stk()).replace("250.0", number).encode()
     report = read("deposit", body)
@@ -225,8 +282,12 @@ def test_items_are_read_by_name_in_whatever_order() -> None:
     assert read("deposit", stk(0, items)) == read("deposit", stk())
 
 
-@pytest.mark.parametrize("items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Name": None}], [{"Value": 5}]])
-def test_metadata_that_is_missing_or_broken_leaves_a_success_without_amount_and_receipt(items: Any) -> None:
+@pytest.mark.parametrize(
+    "items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Name": None}], [{"Value": 5}]]
+)
+def test_metadata_that_is_missing_or_broken_leaves_a_success_without_amount_and_receipt(
+    items: Any,
+) -> None:
     message = stk(0, items) if items is not None else stk(0, ABSENT, CallbackMetadata=None)
     report = read("deposit", message)
     assert (report.word, report.has_amount, report.receipt) == (Word.SUCCESS, False, None)
@@ -238,11 +299,16 @@ def test_a_single_object_stands_for_a_list() -> None:
 
 
 def test_a_repeated_parameter_name_is_read_as_a_list() -> None:
-    parameters = [*named(PAYOUT_PARAMETERS, "Key"), {"Key": "ReceiverPartyPublicName", "Value": "1 - SECOND"}]
+    parameters = [
+        *named(PAYOUT_PARAMETERS, "Key"),
+        {"Key": "ReceiverPartyPublicName", "Value": "1 - SECOND"},
+    ]
     assert read("withdrawal", payout(0, parameters)).recipient_name == "JANE DOE"
 
 
-@pytest.mark.parametrize("value", [None, 5, "JANE DOE", "254711000111 - ", "1 - A\nB", "1 - \ud800", [], {}])
+@pytest.mark.parametrize(
+    "value", [None, 5, "JANE DOE", "254711000111 - ", "1 - A\nB", "1 - \ud800", [], {}]
+)
 def test_a_name_of_another_form_is_none(value: object) -> None:
     parameters = named({**PAYOUT_PARAMETERS, "ReceiverPartyPublicName": value}, "Key")
     report = read("withdrawal", payout(0, parameters))
@@ -251,7 +317,9 @@ def test_a_name_of_another_form_is_none(value: object) -> None:
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_absent_id_is_no_id(value: object) -> None:
-    assert read("deposit", stk(CheckoutRequestID=value)).ids == {(IdKind.MERCHANT_REQUEST, "4c1e-118203")}
+    assert read("deposit", stk(CheckoutRequestID=value)).ids == {
+        (IdKind.MERCHANT_REQUEST, "4c1e-118203")
+    }
 
 
 @pytest.mark.parametrize("value", [5, True, [], {}, "x" * 65, "é", "a\0b", "\ud800"])
@@ -275,12 +343,21 @@ def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) ->
     ],
 )
 @pytest.mark.parametrize("operation", ["withdrawal-timeout", "bill-payment-timeout"])
-def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(operation: str, message: Any) -> None:
+def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(
+    operation: str, message: Any
+) -> None:
     report = read(operation, message)
-    assert (report.word, report.verdict, report.failure, report.receipt) == (Word.TIMEOUT, None, None, None)
+    assert (report.word, report.verdict, report.failure, report.receipt) == (
+        Word.TIMEOUT,
+        None,
+        None,
+        None,
+    )
     # An echo of our request names our id; a Result names its conversation too.
     conversation = (
-        {(IdKind.CONVERSATION, "AG_20260301_2010")} if "ConversationID" in message.get("Result", {}) else set()
+        {(IdKind.CONVERSATION, "AG_20260301_2010")}
+        if "ConversationID" in message.get("Result", {})
+        else set()
     )
     assert report.ids == {(IdKind.ORIGINATOR_CONVERSATION, "payout-17")} | conversation
 

@@ -43,9 +43,13 @@ ACCOUNT = Account(
     callback_base_url="https://pay.example.co.ke/in",
     callback_secret=SECRET,
 )
-TILL_ACCOUNT = Account(**{name: getattr(ACCOUNT, name) for name in ACCOUNT.__slots__} | {"till": "555111"})
+TILL_ACCOUNT = Account(
+    **{name: getattr(ACCOUNT, name) for name in ACCOUNT.__slots__} | {"till": "555111"}
+)
 TOKEN = Token("a/token+of=daraja", 0, 3600)
-EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # half past midnight of the next day in Nairobi
+EVENING = datetime(
+    2026, 3, 1, 21, 30, 5, tzinfo=UTC
+)  # half past midnight of the next day in Nairobi
 
 
 def body_of(payment: Payment, account: Account = ACCOUNT) -> dict[str, Any]:
@@ -90,7 +94,9 @@ def test_a_till_is_paid_by_its_own_number_under_the_head_offices_shortcode() -> 
 def test_a_withdrawal_is_asked_for_in_these_fields() -> None:
     body = body_of(a_payment(kind=Kind.WITHDRAWAL))
     assert without_token(body.pop("ResultURL"), "withdrawal") == address("withdrawal")
-    assert without_token(body.pop("QueueTimeOutURL"), "withdrawal-timeout") == address("withdrawal-timeout")
+    assert without_token(body.pop("QueueTimeOutURL"), "withdrawal-timeout") == address(
+        "withdrawal-timeout"
+    )
     assert body == {
         "OriginatorConversationID": str(PAYMENT_ID),
         "InitiatorName": "testapi",
@@ -128,7 +134,12 @@ def test_every_send_of_a_withdrawal_carries_the_same_id() -> None:
     ("parties", "command", "identifier", "receiver"),
     [
         ({}, "BusinessPayBill", "4", "888880"),
-        ({"paybill": None, "till": "555222", "account_reference": None}, "BusinessBuyGoods", "2", "555222"),
+        (
+            {"paybill": None, "till": "555222", "account_reference": None},
+            "BusinessBuyGoods",
+            "2",
+            "555222",
+        ),
     ],
 )
 def test_a_bill_payment_is_asked_for_in_these_fields(
@@ -137,7 +148,9 @@ def test_a_bill_payment_is_asked_for_in_these_fields(
     payment = a_payment(kind=Kind.BILL_PAYMENT, **parties)
     body = body_of(payment)
     assert without_token(body.pop("ResultURL"), "bill-payment") == address("bill-payment")
-    assert without_token(body.pop("QueueTimeOutURL"), "bill-payment-timeout") == address("bill-payment-timeout")
+    assert without_token(body.pop("QueueTimeOutURL"), "bill-payment-timeout") == address(
+        "bill-payment-timeout"
+    )
     assert body == {
         "Initiator": "testapi",
         "SecurityCredential": "c2VjcmV0",
@@ -184,7 +197,9 @@ FREE_TEXTS = [
 
 
 @for_each(("written", "sent"), FREE_TEXTS)
-def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(written: str, sent: str) -> None:
+def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(
+    written: str, sent: str
+) -> None:
     """`@`, `#` and `&` made requests fail silently. Our record keeps what the caller wrote."""
     deposit = a_payment(description=written)
     assert body_of(deposit)["TransactionDesc"] == sent
@@ -199,7 +214,9 @@ def test_free_text_keeps_its_limits_after_it_is_reduced() -> None:
     assert body_of(a_payment(description="123456789012 &"))["TransactionDesc"] == "123456789012"
     assert body_of(a_payment(description="&x"))["TransactionDesc"] == "x"
     for kind in kinds_that(lambda rules: rules.moves_money_out):
-        assert body_of(a_payment(kind=kind, remarks="&x"))["Remarks"] == "Payment"  # Daraja wants two
+        assert (
+            body_of(a_payment(kind=kind, remarks="&x"))["Remarks"] == "Payment"
+        )  # Daraja wants two
         assert len(body_of(a_payment(kind=kind, remarks="\ufb03" * 100))["Remarks"]) == 100
 
 
@@ -220,14 +237,18 @@ def test_a_bill_account_reaches_daraja_exactly_as_the_caller_wrote_it(account: s
 
 def test_nothing_of_the_callers_metadata_reaches_daraja() -> None:
     for kind in Kind:
-        sent = repr(body_of(a_payment(kind=kind, metadata={"secret-note": "for us only"}, owner="user-77")))
+        sent = repr(
+            body_of(a_payment(kind=kind, metadata={"secret-note": "for us only"}, owner="user-77"))
+        )
         assert "for us only" not in sent
         assert "user-77" not in sent
         assert "order-42" not in sent
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged(kind: Kind) -> None:
+def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged(
+    kind: Kind,
+) -> None:
     api = PAGES[kind].api
     expected = {
         Kind.DEPOSIT: ("/mpesa/stkpush/v1/processrequest", "CheckoutRequestID"),
@@ -241,20 +262,31 @@ def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged
 def certificate(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, path: Path) -> Path:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "apicrypt.example")])
     long_ago = datetime(2014, 11, 12, tzinfo=UTC)
-    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    built = built.serial_number(1).not_valid_before(long_ago).not_valid_after(datetime(2016, 11, 11, tzinfo=UTC))
+    built = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    )
+    built = (
+        built.serial_number(1)
+        .not_valid_before(long_ago)
+        .not_valid_after(datetime(2016, 11, 11, tzinfo=UTC))
+    )
     path.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
     return path
 
 
-def test_the_credential_is_the_password_encrypted_for_a_certificate_however_old(tmp_path: Path) -> None:
+def test_the_credential_is_the_password_encrypted_for_a_certificate_however_old(
+    tmp_path: Path,
+) -> None:
     key = rsa.generate_private_key(65537, 2048)
     file = certificate(key, tmp_path / "daraja.pem")
     first, second = (security_credential("Safaricom999!*!é", file) for _ in range(2))
     assert len(first) == 344
     assert first != second
     for credential in (first, second):
-        assert key.decrypt(base64.b64decode(credential), padding.PKCS1v15()).decode() == "Safaricom999!*!é"
+        assert (
+            key.decrypt(base64.b64decode(credential), padding.PKCS1v15()).decode()
+            == "Safaricom999!*!é"
+        )
 
 
 def test_a_certificate_without_an_rsa_key_is_refused(tmp_path: Path) -> None:
@@ -266,7 +298,16 @@ def test_a_certificate_without_an_rsa_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", Kind)
 def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kind) -> None:
     body = body_of(a_payment(kind=kind))
-    kept = _exchange(an_attempt_id(), PAGES[kind].api, body, True, 200, b'{"ok":"254711000111"}', "acknowledged", TOKEN)
+    kept = _exchange(
+        an_attempt_id(),
+        PAGES[kind].api,
+        body,
+        True,
+        200,
+        b'{"ok":"254711000111"}',
+        "acknowledged",
+        TOKEN,
+    )
     text = repr(kept)
     assert "254711000111" not in text
     assert "c2VjcmV0" not in text
@@ -287,21 +328,41 @@ def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
 
 def test_an_id_that_daraja_made_is_masked_like_any_text() -> None:
     """It may have a phone number in it; the true one is among the payment's provider ids."""
-    assert SECRET_FIELDS.masked_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
+    assert (
+        SECRET_FIELDS.masked_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
+    )
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(kind: Kind) -> None:
     """A proxy's error page may echo the headers and the body, in whatever form."""
     body = body_of(a_payment(kind=kind))
-    secrets = [TOKEN.text, *(body[name] for name in ("Password", "SecurityCredential") if name in body)]
-    secrets += [
-        body[name].rpartition("/")[2] for name in ("ResultURL", "QueueTimeOutURL", "CallBackURL") if name in body
+    secrets = [
+        TOKEN.text,
+        *(body[name] for name in ("Password", "SecurityCredential") if name in body),
     ]
-    echoes = [repr(secrets), " ".join(secrets), "x".join(secrets), str(body), str(body).replace("/", "\\/")]
+    secrets += [
+        body[name].rpartition("/")[2]
+        for name in ("ResultURL", "QueueTimeOutURL", "CallBackURL")
+        if name in body
+    ]
+    echoes = [
+        repr(secrets),
+        " ".join(secrets),
+        "x".join(secrets),
+        str(body),
+        str(body).replace("/", "\\/"),
+    ]
     answer = "\n".join([*echoes, f"Authorization: Bearer {TOKEN.text}"]).encode()
     kept = _exchange(
-        an_attempt_id(), PAGES[kind].api, body, True, 200, answer, f"code {TOKEN.text[:0]}254711000111", TOKEN
+        an_attempt_id(),
+        PAGES[kind].api,
+        body,
+        True,
+        200,
+        answer,
+        f"code {TOKEN.text[:0]}254711000111",
+        TOKEN,
     )
     assert [secret for secret in secrets if secret in repr(kept)] == []
     assert "711000111" not in repr(kept)
@@ -311,15 +372,23 @@ def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(ki
     ("answer", "expected"),
     [
         (b"ws_CO_010320261015034711000111", "ws_CO_0103******11"),
-        (b"Error Occurred - Invalid Access Token - abcDEF123", "Error Occurred - Invalid Access Token - [masked]"),
-        (b'{"Key":"DebitPartyName","Value":"254711000111 - JANE DOE"}', '{"Key":"DebitPartyName","Value":"[masked]"}'),
+        (
+            b"Error Occurred - Invalid Access Token - abcDEF123",
+            "Error Occurred - Invalid Access Token - [masked]",
+        ),
+        (
+            b'{"Key":"DebitPartyName","Value":"254711000111 - JANE DOE"}',
+            '{"Key":"DebitPartyName","Value":"[masked]"}',
+        ),
         (b"a\0b", "ab"),
         (b"7110\x00111", "7110111"),
         (b"71100\x000111", "7******11"),
         (b"12345678", "12345678"),
     ],
 )
-def test_an_answer_is_kept_without_numbers_names_and_what_postgres_cannot_hold(answer: bytes, expected: str) -> None:
+def test_an_answer_is_kept_without_numbers_names_and_what_postgres_cannot_hold(
+    answer: bytes, expected: str
+) -> None:
     assert _exchange(an_attempt_id(), B2C, {}, True, 200, answer, "x", TOKEN).answer == expected
 
 

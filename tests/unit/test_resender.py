@@ -1,4 +1,6 @@
-"""Sending a withdrawal again: readied, claimed, sent and recorded like a first send, and never on a guess."""
+"""Sending a withdrawal again: readied, claimed, sent and recorded like a first send, and never
+on a guess.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10
 
 
 class Sending:
-    """Postgres with a withdrawal in doubt, and Daraja, as a submitter that sends again reaches them."""
+    """Postgres with a withdrawal in doubt, and Daraja, as a submitter that sends again reaches
+    them.
+    """
 
     def __init__(self, payment: Payment, *inquiries: Inquiry) -> None:
         self.payment = payment
@@ -102,7 +106,9 @@ class Sending:
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         open_attempt.fence.begin_send()
         open_attempt.fence.pass_first_byte()
-        self.did.append("send" if payment.attempt_id == open_attempt.attempt_id else "send what is another's")
+        self.did.append(
+            "send" if payment.attempt_id == open_attempt.attempt_id else "send what is another's"
+        )
         if self.answer is not None:
             raise self.answer
         return frozenset()
@@ -130,21 +136,28 @@ async def test_a_resend_is_readied_claimed_sent_and_recorded_in_this_order() -> 
     ],
     ids=["for review", "succeeded meanwhile", "proved unsent meanwhile", "claimed meanwhile"],
 )
-async def test_a_resend_that_is_no_longer_permitted_when_it_is_claimed_sends_nothing(payment: Payment) -> None:
+async def test_a_resend_that_is_no_longer_permitted_when_it_is_claimed_sends_nothing(
+    payment: Payment,
+) -> None:
     world = Sending(payment, *NOT_FOUND)
     await world.run()
     assert (world.did, world.payment) == (["ready", "claim"], payment)
 
 
 @pytest.mark.parametrize("loses_commit", [True, False])
-async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(loses_commit: bool) -> None:
+async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(
+    loses_commit: bool,
+) -> None:
     """If it was committed after all, it is given back: in doubt for the first send, as before."""
     world = Sending(a_due(), *NOT_FOUND)
     world.claim_raises, world.loses_commit = [StoreUnavailable()], loses_commit
     await world.run()
     assert "send" not in world.did
     assert world.payment.stage is Stage.IN_DOUBT
-    assert outcomes(world.payment) == [Outcome.UNKNOWN, *([Outcome.NOT_ACTED] if loses_commit else [])]
+    assert outcomes(world.payment) == [
+        Outcome.UNKNOWN,
+        *([Outcome.NOT_ACTED] if loses_commit else []),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -160,11 +173,16 @@ async def test_a_resend_without_a_definite_answer_leaves_the_payment_in_doubt(
     world = Sending(a_due(), *NOT_FOUND)
     world.answer = answer
     await world.run()
-    assert (world.payment.stage, outcomes(world.payment)) == (Stage.IN_DOUBT, [Outcome.UNKNOWN, outcome])
+    assert (world.payment.stage, outcomes(world.payment)) == (
+        Stage.IN_DOUBT,
+        [Outcome.UNKNOWN, outcome],
+    )
 
 
 async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_unknown() -> None:
-    """Once a send's outcome is unknown, no synchronous answer to a later one fails the payment (design.md)."""
+    """Once a send's outcome is unknown, no synchronous answer to a later one fails the payment
+    (design.md).
+    """
     world = Sending(a_due(), *NOT_FOUND)
     world.answer = Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02"))
     await world.run()

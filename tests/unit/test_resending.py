@@ -1,4 +1,6 @@
-"""When a withdrawal in doubt may be sent again: every condition of design.md, "In doubt, by kind", alone forbids it."""
+"""When a withdrawal in doubt may be sent again: every condition of design.md, "In doubt, by
+kind", alone forbids it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ DAY = EXPIRES_AFTER[Kind.WITHDRAWAL]
 
 def sends(*outcomes: Outcome | None) -> tuple[Attempt, ...]:
     """Attempts that all ended twenty minutes ago."""
-    return tuple(a_send(outcome, number=number, at=SENT_AT) for number, outcome in enumerate(outcomes, 1))
+    return tuple(
+        a_send(outcome, number=number, at=SENT_AT) for number, outcome in enumerate(outcomes, 1)
+    )
 
 
 def a_withdrawal(**overrides: Any) -> Payment:
@@ -56,9 +60,15 @@ def a_withdrawal(**overrides: Any) -> Payment:
 
 
 def permitted(
-    payment: Payment | None = None, inquiries: tuple[Inquiry, ...] = NOT_FOUND, *, now: datetime = NOW, **evidence: Any
+    payment: Payment | None = None,
+    inquiries: tuple[Inquiry, ...] = NOT_FOUND,
+    *,
+    now: datetime = NOW,
+    **evidence: Any,
 ) -> bool:
-    return may_be_resent(payment or a_withdrawal(), evidence_of(*inquiries, **evidence), now, TIMES, ACCOUNTS)
+    return may_be_resent(
+        payment or a_withdrawal(), evidence_of(*inquiries, **evidence), now, TIMES, ACCOUNTS
+    )
 
 
 def test_two_trusted_answers_that_daraja_knows_nothing_of_it_permit_another_send() -> None:
@@ -70,7 +80,9 @@ def test_no_other_kind_is_ever_sent_again(kind: Kind) -> None:
     """They have no id whose second use Daraja refuses."""
     ids: dict[str, Any] = {"checkout_request_id": "ws_CO_1", "originator_conversation_id": "9d20-1"}
     for outcome in (UNKNOWN, RESENDABLE):
-        payment = a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=(a_send(outcome, at=SENT_AT, **ids),))
+        payment = a_payment(
+            kind=kind, stage=Stage.IN_DOUBT, attempts=(a_send(outcome, at=SENT_AT, **ids),)
+        )
         assert not permitted(payment)
 
 
@@ -95,11 +107,15 @@ def test_what_a_person_should_look_at_is_not_sent_again() -> None:
         ((UNKNOWN, NOT_ACTED, UNKNOWN, UNKNOWN, RESENDABLE), False),
     ],
 )
-def test_a_payment_is_sent_four_times_at_most(outcomes: tuple[Outcome | None, ...], expected: bool) -> None:
+def test_a_payment_is_sent_four_times_at_most(
+    outcomes: tuple[Outcome | None, ...], expected: bool
+) -> None:
     assert permitted(a_withdrawal(attempts=sends(*outcomes))) is expected
 
 
-@pytest.mark.parametrize(("early", "expected"), [(INSTANT, True), (timedelta(0), False), (-timedelta(days=9), False)])
+@pytest.mark.parametrize(
+    ("early", "expected"), [(INSTANT, True), (timedelta(0), False), (-timedelta(days=9), False)]
+)
 def test_past_its_age_nothing_is_sent_again(early: timedelta, expected: bool) -> None:
     created_at = NOW - DAY + early
     assert permitted(a_withdrawal(created_at=created_at)) is expected
@@ -123,7 +139,9 @@ def test_a_stored_message_of_any_kind_forbids_another_send() -> None:
     assert not permitted(a_withdrawal(attempts=sends(RESENDABLE)), (), has_message=True)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED])
+@pytest.mark.parametrize(
+    "outcome", [Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED]
+)
 def test_any_answer_that_shows_that_daraja_knew_it_forbids_another_send(outcome: Outcome) -> None:
     for other in (UNKNOWN, RESENDABLE, NOT_ACTED):
         assert not permitted(a_withdrawal(attempts=sends(outcome, other)))
@@ -139,7 +157,9 @@ def test_an_inquiry_that_shows_that_daraja_has_it_forbids_another_send(verdict: 
     assert permitted(resendable, (an_inquiry(1, verdict, at=SENT_AT),)) is not has_it
 
 
-@pytest.mark.parametrize("second", [None, *(verdict for verdict in Verdict if verdict is not V.NOT_FOUND)])
+@pytest.mark.parametrize(
+    "second", [None, *(verdict for verdict in Verdict if verdict is not V.NOT_FOUND)]
+)
 def test_one_answer_is_not_enough(second: Verdict | None) -> None:
     assert not permitted(inquiries=NOT_FOUND[:1])
     assert not permitted(inquiries=(NOT_FOUND[0], an_inquiry(2, second, at=TRUSTED_AT)))
@@ -147,7 +167,9 @@ def test_one_answer_is_not_enough(second: Verdict | None) -> None:
 
 def test_one_inquiry_answered_twice_is_one_answer() -> None:
     evidence = evidence_of(an_inquiry(1, at=TRUSTED_AT))
-    twice = evidence.with_answer(1, V.NOT_FOUND, "SFC_IC0003").with_answer(1, V.NOT_FOUND, "SFC_IC0003")
+    twice = evidence.with_answer(1, V.NOT_FOUND, "SFC_IC0003").with_answer(
+        1, V.NOT_FOUND, "SFC_IC0003"
+    )
     assert not may_be_resent(a_withdrawal(), twice, NOW, TIMES, ACCOUNTS)
 
 
@@ -163,7 +185,10 @@ def test_each_further_send_needs_answers_of_its_own() -> None:
     again = a_withdrawal(attempts=(*sends(UNKNOWN), a_send(UNKNOWN, number=2, at=TRUSTED_AT)))
     assert not permitted(again)
     later = TRUSTED_AT + TIMES.not_found_trusted_after
-    assert permitted(again, (*NOT_FOUND, an_inquiry(3, V.NOT_FOUND, at=later), an_inquiry(4, V.NOT_FOUND, at=later)))
+    assert permitted(
+        again,
+        (*NOT_FOUND, an_inquiry(3, V.NOT_FOUND, at=later), an_inquiry(4, V.NOT_FOUND, at=later)),
+    )
 
 
 def test_a_send_whose_worker_never_said_is_taken_to_have_left_when_its_lease_ended() -> None:
@@ -188,19 +213,23 @@ def test_a_send_without_effect_beside_a_busy_one_asks_for_no_inquiry() -> None:
 
 
 @pytest.mark.parametrize("other", [None, UNKNOWN])
-def test_a_busy_answer_beside_an_unknown_one_is_asked_about_like_any_other(other: Outcome | None) -> None:
+def test_a_busy_answer_beside_an_unknown_one_is_asked_about_like_any_other(
+    other: Outcome | None,
+) -> None:
     """That it was too busy once says nothing about the other send."""
     for attempts in (sends(other, RESENDABLE), sends(RESENDABLE, other)):
         assert not permitted(a_withdrawal(attempts=attempts), ())
         assert permitted(a_withdrawal(attempts=attempts))
 
 
-# --- its claim ----------------------------------------------------------------------------------------------------
+# --- its claim ------------------------------------------------------------------------------------
 
 SECOND_ATTEMPT = an_attempt_id(2)
 
 
-def claimed(payment: Payment | None, inquiries: tuple[Inquiry, ...] = NOT_FOUND, **evidence: Any) -> Decided:
+def claimed(
+    payment: Payment | None, inquiries: tuple[Inquiry, ...] = NOT_FOUND, **evidence: Any
+) -> Decided:
     change = resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TIMES, ACCOUNTS)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
@@ -209,10 +238,21 @@ def test_a_permitted_claim_begins_a_numbered_attempt_under_a_lease() -> None:
     decision = claimed(a_withdrawal())
     after = decision.payment
     assert after is not None
-    assert (after.stage, after.attempt_id, after.next_step) == (Stage.SUBMITTING, SECOND_ATTEMPT, Step.END_LEASE)
+    assert (after.stage, after.attempt_id, after.next_step) == (
+        Stage.SUBMITTING,
+        SECOND_ATTEMPT,
+        Step.END_LEASE,
+    )
     assert after.lease_until == after.next_step_at == NOW + TIMES.lease
-    assert [(attempt.number, attempt.outcome) for attempt in after.attempts] == [(1, UNKNOWN), (2, None)]
-    assert (noted(decision), decision.attempt_id, event_of(decision)) == (HistoryEntry.CLAIMED, SECOND_ATTEMPT, None)
+    assert [(attempt.number, attempt.outcome) for attempt in after.attempts] == [
+        (1, UNKNOWN),
+        (2, None),
+    ]
+    assert (noted(decision), decision.attempt_id, event_of(decision)) == (
+        HistoryEntry.CLAIMED,
+        SECOND_ATTEMPT,
+        None,
+    )
 
 
 def test_a_claim_holds_the_brakes_until_its_commit() -> None:
@@ -236,7 +276,9 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", FORBIDDEN)
 def test_what_forbids_a_send_when_it_is_claimed_leaves_the_payment_as_it_is(case: str) -> None:
-    """However it stood when the worker looked: another may have answered, ended or stopped it since."""
+    """However it stood when the worker looked: another may have answered, ended or stopped it
+    since.
+    """
     overrides, evidence = FORBIDDEN[case]
     payment = a_withdrawal(**overrides)
     decision = claimed(payment, **evidence)

@@ -18,7 +18,16 @@ from domain.kinds import Kind
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment, an_inquiry, attempts_with, evidence_of
+from tests.builders import (
+    NOW,
+    PAYMENT_ID,
+    RECEIPT,
+    a_context,
+    a_payment,
+    an_inquiry,
+    attempts_with,
+    evidence_of,
+)
 from tests.case_tables import for_each
 from tests.decisions import detail_of, event_of, noted
 
@@ -34,7 +43,12 @@ FOUND_UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
 def a_flagged(stage: Stage = S.IN_DOUBT, **overrides: Any) -> Payment:
     long_ago = NOW - timedelta(hours=1)  # the window of its kind is over
-    fields = {"kind": Kind.BILL_PAYMENT, "stage": stage, "needs_review": True, "created_at": long_ago}
+    fields = {
+        "kind": Kind.BILL_PAYMENT,
+        "stage": stage,
+        "needs_review": True,
+        "created_at": long_ago,
+    }
     return a_payment(**{**fields, **overrides})
 
 
@@ -51,12 +65,17 @@ def refusal(payment: Payment | None, decision: Resolution, **context: Any) -> st
 @for_each("kind", Kind)
 @for_each("stage", OPEN)
 @for_each("needs_review", [True, False])
-def test_what_the_statement_shows_as_paid_has_succeeded(kind: Kind, stage: Stage, needs_review: bool) -> None:
+def test_what_the_statement_shows_as_paid_has_succeeded(
+    kind: Kind, stage: Stage, needs_review: bool
+) -> None:
     decision = resolved(a_flagged(stage, kind=kind, needs_review=needs_review), PAID)
     after = decision.payment
     assert after is not None
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
-    assert (noted(decision), event_of(decision)) == (HistoryEntry.RESOLVED_PAID, EventType.SUCCEEDED)
+    assert (noted(decision), event_of(decision)) == (
+        HistoryEntry.RESOLVED_PAID,
+        EventType.SUCCEEDED,
+    )
     assert detail_of(decision) == WHO
 
 
@@ -79,7 +98,11 @@ def test_what_was_looked_at_loses_its_flag_and_nothing_else(stage: Stage) -> Non
     payment = a_flagged(stage)
     decision = resolved(payment, LOOKED_AT)
     assert decision.payment == replace(payment, needs_review=False)
-    assert (noted(decision), event_of(decision), detail_of(decision)) == (HistoryEntry.REVIEWED, None, WHO)
+    assert (noted(decision), event_of(decision), detail_of(decision)) == (
+        HistoryEntry.REVIEWED,
+        None,
+        WHO,
+    )
 
 
 @pytest.mark.parametrize("failure", [SILENCE, FOUND_UNPAID])
@@ -95,7 +118,11 @@ NEVER_SENT = (FailureReason.CANCELLED_BY_CALLER, FailureReason.NOT_SUBMITTED_IN_
 
 @pytest.mark.parametrize(
     "reason",
-    [reason for reason in FailureReason if reason not in (SILENCE.reason, FOUND_UNPAID.reason, *NEVER_SENT)],
+    [
+        reason
+        for reason in FailureReason
+        if reason not in (SILENCE.reason, FOUND_UNPAID.reason, *NEVER_SENT)
+    ],
 )
 def test_a_failure_that_daraja_told_is_evidence(reason: FailureReason) -> None:
     payment = a_flagged(S.FAILED, failure=Failure(reason, True, "1"))
@@ -103,9 +130,15 @@ def test_a_failure_that_daraja_told_is_evidence(reason: FailureReason) -> None:
 
 
 def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None:
-    """Daraja cannot be asked which is true, or says what it said before: else it would be wrong for ever."""
-    payment = a_flagged(S.FAILED, failure=Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001"))
-    decision = resolved(payment, PAID, evidence=evidence_of(receipts_to_confirm=frozenset({RECEIPT})))
+    """Daraja cannot be asked which is true, or says what it said before: else it would be wrong
+    for ever.
+    """
+    payment = a_flagged(
+        S.FAILED, failure=Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001")
+    )
+    decision = resolved(
+        payment, PAID, evidence=evidence_of(receipts_to_confirm=frozenset({RECEIPT}))
+    )
     assert decision.payment is not None
     assert (decision.payment.stage, event_of(decision)) == (S.SUCCEEDED, EventType.CORRECTED)
 
@@ -131,15 +164,25 @@ def test_a_failure_is_not_found_unpaid_again() -> None:
 
 @pytest.mark.parametrize("stage", OPEN)
 def test_a_stored_message_that_says_paid_forbids_unpaid(stage: Stage) -> None:
-    assert "stored callback" in refusal(a_flagged(stage), UNPAID, evidence=evidence_of(claims_success=True))
+    assert "stored callback" in refusal(
+        a_flagged(stage), UNPAID, evidence=evidence_of(claims_success=True)
+    )
     resolved(a_flagged(stage), UNPAID, evidence=evidence_of(has_message=True))
 
 
-@pytest.mark.parametrize(("kind", "denials"), [(Kind.DEPOSIT, 2), (Kind.WITHDRAWAL, 1), (Kind.BILL_PAYMENT, 1)])
+@pytest.mark.parametrize(
+    ("kind", "denials"), [(Kind.DEPOSIT, 2), (Kind.WITHDRAWAL, 1), (Kind.BILL_PAYMENT, 1)]
+)
 def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: int) -> None:
-    """It was not believed without Daraja's own word, which came after it and said no: else a forged one would hold for ever."""
+    """It was not believed without Daraja's own word, which came after it and said no: else a
+    forged one would hold for ever.
+    """
     asked = [an_inquiry(number, Verdict.FAILED, at=NOW) for number in range(1, denials + 1)]
-    waiting = {"claims_success": True, "receipts_to_confirm": frozenset({RECEIPT}), "to_confirm_since": NOW}
+    waiting = {
+        "claims_success": True,
+        "receipts_to_confirm": frozenset({RECEIPT}),
+        "to_confirm_since": NOW,
+    }
     payment = a_flagged(kind=kind)
     resolved(payment, UNPAID, evidence=evidence_of(*asked, **waiting))
     for known in (
@@ -166,7 +209,9 @@ def test_what_is_being_sent_right_now_is_nobody_s_to_decide(decision: Resolution
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
-def test_what_was_not_sent_and_will_be_is_decided_only_where_it_is_flagged(decision: Resolution) -> None:
+def test_what_was_not_sent_and_will_be_is_decided_only_where_it_is_flagged(
+    decision: Resolution,
+) -> None:
     """A flag holds it: Daraja spoke of it although it was never sent, as far as we can prove."""
     unsent = a_flagged(S.ACCEPTED, attempts=attempts_with(Outcome.NOT_ACTED))
     assert "was not sent" in refusal(replace(unsent, needs_review=False), decision)

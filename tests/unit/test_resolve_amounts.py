@@ -15,10 +15,29 @@ from domain.kinds import Kind
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import AMOUNT_KES, NOW, TIMES, a_context, a_payment, a_send, an_inquiry, evidence_of
+from tests.builders import (
+    AMOUNT_KES,
+    NOW,
+    TIMES,
+    a_context,
+    a_payment,
+    a_send,
+    an_inquiry,
+    evidence_of,
+)
 from tests.case_tables import for_each
 from tests.decisions import detail_of
-from tests.unit.test_resolve import LOOKED_AT, NEVER_SENT, OPEN, PAID, UNPAID, WHO, a_flagged, refusal, resolved
+from tests.unit.test_resolve import (
+    LOOKED_AT,
+    NEVER_SENT,
+    OPEN,
+    PAID,
+    UNPAID,
+    WHO,
+    a_flagged,
+    refusal,
+    resolved,
+)
 
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 TOLD_FAILED = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
@@ -37,15 +56,23 @@ def test_paid_settles_the_payment_s_amount_unless_the_statement_has_another(kind
     assert settled(a_flagged(kind=kind), PAID) == AMOUNT_KES
     decision = resolved(a_flagged(kind=kind), replace(PAID, amount_kes=400))
     assert decision.payment is not None
-    assert (decision.payment.amount_settled_kes, decision.payment.request.amount_kes) == (400, AMOUNT_KES)
+    assert (decision.payment.amount_settled_kes, decision.payment.request.amount_kes) == (
+        400,
+        AMOUNT_KES,
+    )
     assert detail_of(decision) == {**WHO, "amount": "400"}
 
 
 @pytest.mark.parametrize(
     "payment",
-    [*(a_flagged(stage) for stage in OPEN), *(a_flagged(Stage.FAILED, failure=f) for f in (SILENCE, TOLD_FAILED))],
+    [
+        *(a_flagged(stage) for stage in OPEN),
+        *(a_flagged(Stage.FAILED, failure=f) for f in (SILENCE, TOLD_FAILED)),
+    ],
 )
-def test_where_a_message_names_another_amount_a_person_names_the_statement_s(payment: Payment) -> None:
+def test_where_a_message_names_another_amount_a_person_names_the_statement_s(
+    payment: Payment,
+) -> None:
     known = {"names_another_amount": True, "claims_success": True}
     assert "--amount" in refusal(payment, PAID, evidence=evidence_of(**known))
     for amount in (400, AMOUNT_KES):
@@ -84,7 +111,9 @@ def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
         {"names_another_amount": True},
     ],
 )
-def test_what_was_never_sent_is_paid_where_a_message_says_so(known: dict[str, Any], reason: FailureReason) -> None:
+def test_what_was_never_sent_is_paid_where_a_message_says_so(
+    known: dict[str, Any], reason: FailureReason
+) -> None:
     payment = a_flagged(Stage.FAILED, failure=Failure(reason, True))
     assert settled(payment, replace(PAID, amount_kes=AMOUNT_KES), **known) == AMOUNT_KES
 
@@ -107,27 +136,41 @@ WINDOWS = {
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", OPEN)
-def test_after_an_acknowledgement_unpaid_waits_for_the_window_of_its_kind(stage: Stage, kind: Kind) -> None:
-    for since, is_over in ((timedelta(0), False), (WINDOWS[kind] - timedelta(seconds=1), False), (WINDOWS[kind], True)):
-        payment = a_flagged(stage, kind=kind, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - since),))
+def test_after_an_acknowledgement_unpaid_waits_for_the_window_of_its_kind(
+    stage: Stage, kind: Kind
+) -> None:
+    for since, is_over in (
+        (timedelta(0), False),
+        (WINDOWS[kind] - timedelta(seconds=1), False),
+        (WINDOWS[kind], True),
+    ):
+        payment = a_flagged(
+            stage, kind=kind, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - since),)
+        )
         if is_over:
             resolved(payment, UNPAID)
         else:
             told = refusal(payment, UNPAID)
             assert f"try again after {NOW - since + WINDOWS[kind]:%Y-%m-%d %H:%M:%S} UTC" in told
         resolved(payment, PAID)
-        resolved(a_flagged(stage, kind=kind, attempts=(a_send(Outcome.UNKNOWN, at=NOW - since),)), UNPAID)
+        resolved(
+            a_flagged(stage, kind=kind, attempts=(a_send(Outcome.UNKNOWN, at=NOW - since),)), UNPAID
+        )
 
 
 def test_the_window_of_a_deposit_under_way_is_longer() -> None:
-    payment = a_flagged(kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),))
+    payment = a_flagged(
+        kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
+    )
     resolved(payment, UNPAID)
     under_way = evidence_of(an_inquiry(1, Verdict.UNDER_WAY, at=NOW - MINUTE))
     assert "try again" in refusal(payment, UNPAID, evidence=under_way)
 
 
 def test_the_window_is_that_of_the_worker_s_settings() -> None:
-    payment = a_flagged(kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),))
+    payment = a_flagged(
+        kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
+    )
     longer = replace(TIMES, result_window=10 * MINUTE)
     change = resolution(payment.id, Resolution(decision=Decision.UNPAID, **WHO), longer)
     with pytest.raises(Exception, match="try again"):
@@ -135,4 +178,6 @@ def test_the_window_is_that_of_the_worker_s_settings() -> None:
 
 
 def test_a_payment_that_did_not_succeed_has_settled_nothing() -> None:
-    assert {a_payment(stage=stage).amount_settled_kes for stage in Stage if stage is not Stage.SUCCEEDED} == {None}
+    assert {
+        a_payment(stage=stage).amount_settled_kes for stage in Stage if stage is not Stage.SUCCEEDED
+    } == {None}

@@ -89,7 +89,9 @@ def test_a_code_finalizes_as_the_contract_says_or_not_at_all(kind: Kind, code: s
 def test_the_codes_that_finalize_are_exactly_the_contracts(kind: Kind) -> None:
     """Of all short codes that a number or a letter with digits can make."""
     candidates = [*map(str, range(20_000)), *(f"E{n}" for n in range(10_000)), *EVERY_CODE]
-    assert {code for code in candidates if failure_of(PAGES[kind].failures, code)} == set(FINAL[kind])
+    assert {code for code in candidates if failure_of(PAGES[kind].failures, code)} == set(
+        FINAL[kind]
+    )
 
 
 @given(kind=st.sampled_from(Kind), code=st.text(max_size=12))
@@ -110,7 +112,9 @@ def test_success_is_one_code_and_no_failure() -> None:
         (b"0", None), ("", None), ("x" * 41, None), ("0\n", None), ("\ud800", None),
     ],
 )  # fmt: skip
-def test_a_code_is_text_whether_it_came_as_integer_or_string_and_nothing_else(value: object, text: str | None) -> None:
+def test_a_code_is_text_whether_it_came_as_integer_or_string_and_nothing_else(
+    value: object, text: str | None
+) -> None:
     assert code_text(value) == text
 
 

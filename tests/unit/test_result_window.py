@@ -1,4 +1,6 @@
-"""Until when a deposit's result is awaited: "still under processing" is an answer, and no silence (design.md)."""
+"""Until when a deposit's result is awaited: "still under processing" is an answer, and no
+silence (design.md).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def test_still_under_processing_moves_the_end_of_the_window_until_a_quarter_of_a
 ) -> None:
     payment = a_due(Kind.DEPOSIT)
     sent_at = last_sent_at(payment, TIMES)
-    known = [an_inquiry(n, V.UNDER_WAY, at=sent_at + after) for n, after in enumerate(under_way_after, 1)]
+    known = [
+        an_inquiry(n, V.UNDER_WAY, at=sent_at + after) for n, after in enumerate(under_way_after, 1)
+    ]
     assert result_window_ends(payment, evidence_of(*known), TIMES) == sent_at + ends_after
     longer = replace(TIMES, result_window=20 * MINUTE)
     assert result_window_ends(payment, evidence_of(*known), longer) == sent_at + 20 * MINUTE
@@ -43,7 +47,10 @@ def test_still_under_processing_ends_no_deposit_before_a_quarter_of_an_hour() ->
     sent_at = last_sent_at(payment, TIMES)
 
     def ends(*asked: tuple[Verdict, float], now: float) -> bool:
-        known = [an_inquiry(n, verdict, at=sent_at + at * MINUTE) for n, (verdict, at) in enumerate(asked, 1)]
+        known = [
+            an_inquiry(n, verdict, at=sent_at + at * MINUTE)
+            for n, (verdict, at) in enumerate(asked, 1)
+        ]
         return no_result_is_confirmed(payment, evidence_of(*known), sent_at + now * MINUTE, TIMES)
 
     under_way = [(V.UNDER_WAY, float(at)) for at in range(4, 15)]

@@ -11,9 +11,13 @@ from tests.test_architecture import PRODUCT, name
 # A migration says what was so when it was written.
 NOT_MIGRATIONS = [path for path in PRODUCT if path.parent.name != "versions"]
 
-# What only one home may contain, as a pattern over the text of a product file, with where it may stand.
+# What only one home may contain, as a pattern over the text of a product file, with where it may
+# stand.
 HOMES = {
-    "the numbers of advisory locks": (r"pg_(try_)?advisory|\b4_?711", {"domain/adapters/postgres/locks.py"}),
+    "the numbers of advisory locks": (
+        r"pg_(try_)?advisory|\b4_?711",
+        {"domain/adapters/postgres/locks.py"},
+    ),
     "all SQL of the brakes": (r"(?<!\w)mkwanja\.brakes\b", {"domain/adapters/postgres/brakes.py"}),
     "Nairobi's time zone": (r"hours=3|Africa/Nairobi", {"domain/values.py"}),
     "the most that one payment may move": (r"250_?000", {"domain/kinds/rules.py"}),
@@ -23,9 +27,16 @@ HOMES = {
         r"['\"](checkout_request|merchant_request|(originator_)?conversation)_id['\"]",
         {"domain/attempts.py"},
     ),
-    # The others say what they remove and call it: `Masking`, `SecretFields`, `masked`, `without_values`.
-    "the removal of secrets": (r"\[masked\]|\[replaced\]|format_tb|MASK\b", {"domain/adapters/masking.py"}),
-    "strict JSON": (r"object_pairs_hook|parse_constant|parse_float", {"domain/adapters/strict_json.py"}),
+    # The others say what they remove and call it: `Masking`, `SecretFields`, `masked`,
+    # `without_values`.
+    "the removal of secrets": (
+        r"\[masked\]|\[replaced\]|format_tb|MASK\b",
+        {"domain/adapters/masking.py"},
+    ),
+    "strict JSON": (
+        r"object_pairs_hook|parse_constant|parse_float",
+        {"domain/adapters/strict_json.py"},
+    ),
 }
 
 

@@ -59,18 +59,32 @@ def test_the_least_body_is_enough(kind: Kind) -> None:
         owner=None,
         purpose=Purpose.BUSINESS if kind is Kind.WITHDRAWAL else None,
         till="555222" if is_bill else None,
-        phone_number={Kind.BILL_PAYMENT: None, Kind.POCHI_PAYMENT: "254733000333"}.get(kind, "254711000111"),
+        phone_number={Kind.BILL_PAYMENT: None, Kind.POCHI_PAYMENT: "254733000333"}.get(
+            kind, "254711000111"
+        ),
     )
 
 
 def test_a_whole_body_is_taken_as_it_is() -> None:
     metadata = {"order": "42", "é": ""}
-    body = {"amount": 1, "phone_number": "+254111000111", "account_reference": "INV00042", "description": "Invoice 42"}
-    request = payment_request(Kind.DEPOSIT, {**body, "owner": "user-9", "metadata": metadata}, a_caller())
+    body = {
+        "amount": 1,
+        "phone_number": "+254111000111",
+        "account_reference": "INV00042",
+        "description": "Invoice 42",
+    }
+    request = payment_request(
+        Kind.DEPOSIT, {**body, "owner": "user-9", "metadata": metadata}, a_caller()
+    )
     assert (request.phone_number, request.account_reference, request.description, request.owner, request.metadata) == (
         "254111000111", "INV00042", "Invoice 42", "user-9", metadata,
     )  # fmt: skip
-    body = {"amount": 1, "paybill": "888880", "account_reference": "ABCDEFGHIJKLM", "remarks": "Order 771"}
+    body = {
+        "amount": 1,
+        "paybill": "888880",
+        "account_reference": "ABCDEFGHIJKLM",
+        "remarks": "Order 771",
+    }
     assert payment_request(Kind.BILL_PAYMENT, body, a_caller()).account_reference == "ABCDEFGHIJKLM"
     body |= {"account_reference": "01/2-3.4 56"}
     assert payment_request(Kind.BILL_PAYMENT, body, a_caller()).account_reference == "01/2-3.4 56"
@@ -123,8 +137,12 @@ VALUES_OF_FIELDS: list[tuple[Kind, str, list[object]]] = [
 ]
 
 
-@for_each(("kind", "field", "value"), [(k, f, v) for k, f, values in VALUES_OF_FIELDS for v in values])
-def test_a_wrong_value_is_named_with_a_sentence_about_it(kind: Kind, field: str, value: object) -> None:
+@for_each(
+    ("kind", "field", "value"), [(k, f, v) for k, f, values in VALUES_OF_FIELDS for v in values]
+)
+def test_a_wrong_value_is_named_with_a_sentence_about_it(
+    kind: Kind, field: str, value: object
+) -> None:
     found = faults(kind, {**BODIES[kind], field: value})
     assert list(found) == [f"/{field}"]
     sentence = found[f"/{field}"]
@@ -164,19 +182,29 @@ def test_metadata_is_pairs_of_text_that_can_be_stored(metadata: object, pointer:
         ({"paybill": None, "till": None}, "/paybill"),
     ],
 )
-def test_a_bill_is_paid_to_a_paybill_with_its_reference_or_to_a_till(parties: dict[str, Any], pointer: str) -> None:
+def test_a_bill_is_paid_to_a_paybill_with_its_reference_or_to_a_till(
+    parties: dict[str, Any], pointer: str
+) -> None:
     assert list(faults(Kind.BILL_PAYMENT, {"amount": 250, **parties})) == [pointer]
 
 
 def test_an_app_users_owner_is_its_own_and_cannot_be_set() -> None:
     assert payment_request(Kind.DEPOSIT, BODIES[Kind.DEPOSIT], USER).owner == "user-1"
-    assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "owner": "user-1"}, USER)) == ["/owner"]
-    assert set(faults(Kind.DEPOSIT, {"owner": "user-2"}, USER)) == {"/owner", "/amount", "/phone_number"}
+    assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "owner": "user-1"}, USER)) == [
+        "/owner"
+    ]
+    assert set(faults(Kind.DEPOSIT, {"owner": "user-2"}, USER)) == {
+        "/owner",
+        "/amount",
+        "/phone_number",
+    }
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 NAMES = ["amount", "phone_number", "account_reference", "description", "owner", "metadata", "remarks", "purpose", "paybill",
@@ -222,8 +250,14 @@ def test_a_query_is_read_whole() -> None:
         ("status", ["", "succeeded", "PENDING"]),
         ("phone_number", ["", "12"]),
         ("needs_review", ["", "1", "yes", "True"]),
-        ("created_after", ["", "yesterday", "2026-03-01", "2026-03-01T07:15:00", "2026-13-01T00:00:00Z", "1e9"]),
-        ("created_before", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]),  # no such moment in UTC
+        (
+            "created_after",
+            ["", "yesterday", "2026-03-01", "2026-03-01T07:15:00", "2026-13-01T00:00:00Z", "1e9"],
+        ),
+        (
+            "created_before",
+            ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
+        ),  # no such moment in UTC
         ("receipt", ["\0", "\ud800"]),
         ("idempotency_key", ["\0"]),
         ("colour", ["red"]),
@@ -235,8 +269,14 @@ def test_a_wrong_parameter_is_named(name: str, values: list[str]) -> None:
 
 
 def test_every_wrong_parameter_is_named_at_once_and_one_given_twice_is_wrong() -> None:
-    assert query_faults(PageParameters, ("limit", "x"), ("kind", "x"), ("x", "x")) == ["?kind", "?limit", "?x"]
-    assert query_faults(PageParameters, ("limit", "5"), ("limit", "5"), ("kind", "x"), ("kind", "x")) == [
+    assert query_faults(PageParameters, ("limit", "x"), ("kind", "x"), ("x", "x")) == [
+        "?kind",
+        "?limit",
+        "?x",
+    ]
+    assert query_faults(
+        PageParameters, ("limit", "5"), ("limit", "5"), ("kind", "x"), ("kind", "x")
+    ) == [
         "?kind",
         "?limit",
     ]
@@ -251,7 +291,10 @@ def test_a_route_takes_no_parameter_that_is_not_its_own() -> None:
 
 
 def test_an_app_user_only_asks_for_its_own_payments() -> None:
-    assert page_query(parameters(kind="deposit"), USER).equal == {"kind": Kind.DEPOSIT, "owner": "user-1"}
+    assert page_query(parameters(kind="deposit"), USER).equal == {
+        "kind": Kind.DEPOSIT,
+        "owner": "user-1",
+    }
 
 
 def test_a_cursor_leads_to_where_the_page_ended() -> None:
@@ -285,12 +328,16 @@ def test_what_is_no_cursor_of_ours_is_refused(cursor: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "created_at", [datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, 7, 15, 0, 123_456, tzinfo=UTC)]
+    "created_at",
+    [datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, 7, 15, 0, 123_456, tzinfo=UTC)],
 )
 def test_a_cursor_keeps_the_microseconds(created_at: datetime) -> None:
     """With less, a payment of the same millisecond would be in two pages, or in none."""
     cursor = next_cursor(parameters(), replace(a_payment(), created_at=created_at))
-    assert page_query(parameters(cursor=cursor), a_caller()).older_than == (created_at, a_payment().id)
+    assert page_query(parameters(cursor=cursor), a_caller()).older_than == (
+        created_at,
+        a_payment().id,
+    )
 
 
 def test_a_history_begins_where_its_cursor_says_and_belongs_to_one_payment() -> None:

@@ -20,7 +20,12 @@ from domain.adapters.settings.errors import SettingsError, impossible
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
 
-PROCESSES: list[type[ProcessSettings]] = [MigrationSettings, IngressSettings, CallbackSettings, WorkerSettings]
+PROCESSES: list[type[ProcessSettings]] = [
+    MigrationSettings,
+    IngressSettings,
+    CallbackSettings,
+    WorkerSettings,
+]
 SHARED = {
     "DATABASE_URL": "postgresql://mkwanja:Db-Passw0rd@db.example/mkwanja",
     "REDIS_URL": "rediss://:Redis-Passw0rd@r.example",
@@ -32,9 +37,15 @@ Settle = Callable[..., None]
 
 @cache
 def pem(kind: str) -> bytes:
-    key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    key = (
+        rsa.generate_private_key(65537, 2048)
+        if kind == "rsa"
+        else ec.generate_private_key(ec.SECP256R1())
+    )
     name, at = x509.Name([]), datetime(2014, 11, 12, tzinfo=UTC)
-    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    )
     return (
         built.serial_number(1)
         .not_valid_before(at)
@@ -86,17 +97,30 @@ def complaint(process: type[ProcessSettings]) -> str:
 
 def names_in(text: str) -> set[str]:
     return {
-        word.strip("(),;:") for word in text.split() if word.strip("(),;:").replace("_", "").isupper() and "_" in word
+        word.strip("(),;:")
+        for word in text.split()
+        if word.strip("(),;:").replace("_", "").isupper() and "_" in word
     }
 
 
-def test_the_defaults_are_those_of_the_interface(environment: Settle, worker: dict[str, str]) -> None:
+def test_the_defaults_are_those_of_the_interface(
+    environment: Settle, worker: dict[str, str]
+) -> None:
     environment(INGRESS)
     web = read_settings(IngressSettings)
-    assert (web.port, web.database_pool_size, web.jwt_audience, web.log_level) == (8080, 10, "authenticated", "INFO")
+    assert (web.port, web.database_pool_size, web.jwt_audience, web.log_level) == (
+        8080,
+        10,
+        "authenticated",
+        "INFO",
+    )
     environment(CALLBACKS)
     receiver = read_settings(CallbackSettings)
-    assert (receiver.port, receiver.trusted_proxies, len(receiver.callback_allowed_networks)) == (8081, [], 14)
+    assert (receiver.port, receiver.trusted_proxies, len(receiver.callback_allowed_networks)) == (
+        8081,
+        [],
+        14,
+    )
     environment(worker)
     settings = read_settings(WorkerSettings)
     assert (
@@ -104,12 +128,24 @@ def test_the_defaults_are_those_of_the_interface(environment: Settle, worker: di
         settings.sweep_interval_seconds,
         settings.submitting_lease_seconds,
     ) == (20, 1, 60)
-    assert (settings.inquiry_first_after_seconds, settings.inquiry_interval_max_seconds) == (30, 300)
-    assert (settings.deposit_expires_after_seconds, settings.bill_expires_after_seconds) == (60, 600)
+    assert (settings.inquiry_first_after_seconds, settings.inquiry_interval_max_seconds) == (
+        30,
+        300,
+    )
+    assert (settings.deposit_expires_after_seconds, settings.bill_expires_after_seconds) == (
+        60,
+        600,
+    )
     assert settings.payout_expires_after_seconds == 86_400
-    assert (settings.daraja_stk_queries_per_minute, settings.daraja_status_queries_per_minute) == (5, 60)
+    assert (settings.daraja_stk_queries_per_minute, settings.daraja_status_queries_per_minute) == (
+        5,
+        60,
+    )
     assert settings.daraja_inquiries_per_minute is None
-    assert (settings.deposit_result_window_seconds, settings.not_found_trusted_after_seconds) == (180, 300)
+    assert (settings.deposit_result_window_seconds, settings.not_found_trusted_after_seconds) == (
+        180,
+        300,
+    )
     assert settings.worker_metrics_port is None
     assert (settings.daraja_payout_shortcode, settings.daraja_till) == ("174379", None)
     assert (settings.daraja_base_url, settings.callback_base_url) == (
@@ -185,7 +221,9 @@ IMPOSSIBLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values]
+)
 def test_an_impossible_setting_is_named_alone(
     environment: Settle, worker: dict[str, str], name: str, value: str
 ) -> None:
@@ -195,7 +233,9 @@ def test_an_impossible_setting_is_named_alone(
     assert names_in(text) == {name}
 
 
-def test_missing_and_impossible_settings_are_named_together(environment: Settle, worker: dict[str, str]) -> None:
+def test_missing_and_impossible_settings_are_named_together(
+    environment: Settle, worker: dict[str, str]
+) -> None:
     del worker["DARAJA_PASSKEY"], worker["REDIS_URL"]
     environment(worker, DARAJA_SHORTCODE="1", SUBMITTING_LEASE_SECONDS="1", DATABASE_URL="x")
     text = complaint(WorkerSettings)
@@ -205,15 +245,22 @@ def test_missing_and_impossible_settings_are_named_together(environment: Settle,
 
 
 @pytest.mark.parametrize(
-    "url", ["http://localhost:8081", "http://127.0.0.1:8081/in", "http://[::1]:1", "https://pay.example"]
+    "url",
+    ["http://localhost:8081", "http://127.0.0.1:8081/in", "http://[::1]:1", "https://pay.example"],
 )
-def test_callbacks_come_by_https_except_to_this_machine(environment: Settle, worker: dict[str, str], url: str) -> None:
+def test_callbacks_come_by_https_except_to_this_machine(
+    environment: Settle, worker: dict[str, str], url: str
+) -> None:
     environment(worker, CALLBACK_BASE_URL=url)
     assert read_settings(WorkerSettings).callback_base_url == url
 
 
-@pytest.mark.parametrize("url", ["http://localhost.evil.example", "http://127.0.0.1.evil.example", "http://10.0.0.1"])
-def test_no_other_host_passes_for_this_machine(environment: Settle, worker: dict[str, str], url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["http://localhost.evil.example", "http://127.0.0.1.evil.example", "http://10.0.0.1"]
+)
+def test_no_other_host_passes_for_this_machine(
+    environment: Settle, worker: dict[str, str], url: str
+) -> None:
     environment(worker, CALLBACK_BASE_URL=url)
     assert names_in(complaint(WorkerSettings)) == {"CALLBACK_BASE_URL"}
 
@@ -232,7 +279,11 @@ SECRETS = ("Passw0rd", "S3cret", "K3y")
 
 
 def test_no_value_is_ever_printed(environment: Settle, worker: dict[str, str]) -> None:
-    for process, values in ((IngressSettings, INGRESS), (CallbackSettings, CALLBACKS), (WorkerSettings, worker)):
+    for process, values in (
+        (IngressSettings, INGRESS),
+        (CallbackSettings, CALLBACKS),
+        (WorkerSettings, worker),
+    ):
         environment(values)
         settings = read_settings(process)
         for text in (repr(settings), str(settings), f"{settings}"):
@@ -251,7 +302,9 @@ def test_no_value_is_ever_printed(environment: Settle, worker: dict[str, str]) -
         "LOG_LEVEL",
     ],
 )
-def test_a_complaint_holds_no_value_even_of_a_secret_in_the_wrong_place(environment: Settle, name: str) -> None:
+def test_a_complaint_holds_no_value_even_of_a_secret_in_the_wrong_place(
+    environment: Settle, name: str
+) -> None:
     environment(CALLBACKS, **{name: "S3cret"})
     assert "S3cret" not in complaint(CallbackSettings)
 
@@ -272,7 +325,10 @@ def test_supabase_url_sets_key_set_and_issuer_by_its_conventions(environment: Se
 
 def test_what_is_set_by_hand_outranks_the_conventions(environment: Settle) -> None:
     environment(
-        INGRESS, JWT_ISSUER="https://other.example", JWT_JWKS_URL="https://other.example/keys", JWT_AUDIENCE="shop"
+        INGRESS,
+        JWT_ISSUER="https://other.example",
+        JWT_JWKS_URL="https://other.example/keys",
+        JWT_AUDIENCE="shop",
     )
     settings = read_settings(IngressSettings)
     assert (settings.jwt_issuer, settings.jwt_jwks_url, settings.jwt_audience) == (
@@ -281,7 +337,9 @@ def test_what_is_set_by_hand_outranks_the_conventions(environment: Settle) -> No
 
 
 def test_a_legacy_secret_is_accepted_beside_the_projects_key_set(environment: Settle) -> None:
-    """SUPABASE_URL sets the key set's URL (interface.md); while a project changes its keys it signs with both."""
+    """SUPABASE_URL sets the key set's URL (interface.md); while a project changes its keys it
+    signs with both.
+    """
     environment(INGRESS, JWT_SECRET="x" * 32)
     settings = read_settings(IngressSettings)
     assert settings.jwt_secret == "x" * 32
@@ -302,7 +360,9 @@ def test_a_short_secret_is_impossible(environment: Settle) -> None:
 
 def test_lists_are_split_at_commas_and_trimmed(environment: Settle) -> None:
     environment(
-        CALLBACKS, CALLBACK_SECRETS=" secret-one , secret-two,", TRUSTED_PROXIES="10.0.0.0/8, fd00::/8 ,192.0.2.7"
+        CALLBACKS,
+        CALLBACK_SECRETS=" secret-one , secret-two,",
+        TRUSTED_PROXIES="10.0.0.0/8, fd00::/8 ,192.0.2.7",
     )
     settings = read_settings(CallbackSettings)
     assert settings.callback_secrets == ["secret-one", "secret-two"]
@@ -323,7 +383,9 @@ def test_the_default_sources_are_the_fourteen_published_addresses(environment: S
     published = {
         "214": (200, 206, 207, 208), "213": (114, 44), "212": (127, 138, 129, 136, 74, 69, 128, 132),
     }  # fmt: skip
-    assert found == {f"196.201.{third}.{last}/32" for third, lasts in published.items() for last in lasts}
+    assert found == {
+        f"196.201.{third}.{last}/32" for third, lasts in published.items() for last in lasts
+    }
 
 
 def test_a_log_level_may_be_written_in_lower_case(environment: Settle) -> None:

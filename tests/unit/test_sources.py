@@ -63,7 +63,8 @@ PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "::ffff:172.16.0.0/
         ("172.16.0.9", [SAFARICOM], SAFARICOM),
         ("::ffff:172.16.0.9", [SAFARICOM], SAFARICOM),
         ("172.32.0.9", [SAFARICOM], "172.32.0.9"),
-        # a proxy that adds empty hops, or thousands: only the last ones that are ours are gone through
+        # a proxy that adds empty hops, or thousands: only the last ones that are ours are gone
+        # through
         ("10.0.0.1", [f"{SAFARICOM},,10.0.0.2"], ""),
         ("10.0.0.1", ["", ""], ""),
         ("10.0.0.1", [SAFARICOM, *["10.0.0.2"] * 5000], SAFARICOM),
@@ -95,12 +96,24 @@ def test_without_trusted_proxies_the_peer_is_the_source() -> None:
 
 
 ODD = st.text(max_size=100) | st.sampled_from(
-    [SAFARICOM, "10.0.0.1", "::1", "[::1]:80", "fe80::1%" + "x" * 200, "::1%\udc80", "::1%\0", "::ffff:10.0.0.1", "1:2"]
+    [
+        SAFARICOM,
+        "10.0.0.1",
+        "::1",
+        "[::1]:80",
+        "fe80::1%" + "x" * 200,
+        "::1%\udc80",
+        "::1%\0",
+        "::ffff:10.0.0.1",
+        "1:2",
+    ]
 )
 
 
 @given(peer=ODD | st.just("10.0.0.1"), forwarded_for=st.lists(ODD, max_size=3))
-def test_whatever_a_header_holds_the_source_can_be_stored(peer: str, forwarded_for: list[str]) -> None:
+def test_whatever_a_header_holds_the_source_can_be_stored(
+    peer: str, forwarded_for: list[str]
+) -> None:
     """Short ASCII: a callback must never be lost for what its header says."""
     source = source_address(peer, forwarded_for, PROXIES)
     assert len(source) <= 64
@@ -127,12 +140,15 @@ def test_an_address_within_a_network_is_allowed(address: str) -> None:
         ("::/0", "2001:db8::5%eth0", False),
     ],
 )
-def test_a_network_of_mapped_addresses_means_their_ipv4(network: str, address: str, expected: bool) -> None:
+def test_a_network_of_mapped_addresses_means_their_ipv4(
+    network: str, address: str, expected: bool
+) -> None:
     assert is_allowed(address, networks(network)) is expected
 
 
 @pytest.mark.parametrize(
-    "address", [ATTACKER, "196.201.214.201", "", "unknown", "::1", "196.201.214.200 x", "196.201.214"]
+    "address",
+    [ATTACKER, "196.201.214.201", "", "unknown", "::1", "196.201.214.200 x", "196.201.214"],
 )
 def test_anything_else_is_not(address: str) -> None:
     assert not is_allowed(address, networks("2001:db8::/32", f"{SAFARICOM}/32"))

@@ -1,4 +1,6 @@
-"""Answers to our numbered questions as they come by callback: each counts once, and each judges the credential."""
+"""Answers to our numbered questions as they come by callback: each counts once, and each judges
+the credential.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ FAILED = a_report(Word.FAILURE, code="Failed", failure=A_FAILURE, verdict=V.FAIL
 UNDER_WAY = a_report(Word.UNDECIDED, code="Pending", verdict=V.UNDER_WAY)
 NOT_FOUND = a_report(Word.UNDECIDED, code="SFC_IC0003", verdict=V.NOT_FOUND)
 NO_ANSWER = a_report(Word.UNDECIDED, code="26", verdict=V.NO_ANSWER)
-WRONG_CREDENTIAL = a_report(Word.UNDECIDED, code="2001", verdict=V.NO_ANSWER, refuses_credential=True)
+WRONG_CREDENTIAL = a_report(
+    Word.UNDECIDED, code="2001", verdict=V.NO_ANSWER, refuses_credential=True
+)
 
 
 def told(
@@ -64,7 +68,9 @@ def told(
     source_allowed: bool = True,
     **context: Any,
 ) -> Decided:
-    change = callback_change(PAYMENT_ID, a_callback(operation=operation, source_allowed=source_allowed), report)
+    change = callback_change(
+        PAYMENT_ID, a_callback(operation=operation, source_allowed=source_allowed), report
+    )
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries), **context))
 
 
@@ -84,9 +90,13 @@ def test_a_completed_payout_succeeds_with_the_receipt_of_the_answer(kind: Kind) 
     assert answered_by(decision) == Inquiry(1, NOW, V.PAID, "Completed")
 
 
-@pytest.mark.parametrize("report", [UNDER_WAY, NOT_FOUND, NO_ANSWER, WRONG_CREDENTIAL], ids=lambda report: report.code)
+@pytest.mark.parametrize(
+    "report", [UNDER_WAY, NOT_FOUND, NO_ANSWER, WRONG_CREDENTIAL], ids=lambda report: report.code
+)
 @pytest.mark.parametrize("kind", PAYOUTS)
-def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(kind: Kind, report: Report) -> None:
+def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(
+    kind: Kind, report: Report
+) -> None:
     """The next question has its own time: an answer is no reason to ask at once."""
     payment = a_due(kind, next_step_at=NOW + timedelta(minutes=2))
     decision = told(payment, report, ASKED)
@@ -95,7 +105,9 @@ def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(kin
     assert answered_by(decision) == Inquiry(1, NOW, report.verdict, report.code)
 
 
-@pytest.mark.parametrize("report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND, NO_ANSWER], ids=lambda report: report.code)
+@pytest.mark.parametrize(
+    "report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND, NO_ANSWER], ids=lambda report: report.code
+)
 def test_only_the_first_answer_to_an_inquiry_that_was_asked_counts(report: Report) -> None:
     for inquiries in ((), (an_inquiry(2, at=ASKED_AT),), (an_inquiry(1, V.VAGUE, at=ASKED_AT),)):
         assert answered_by(told(a_due(), report, *inquiries)) is None
@@ -119,7 +131,10 @@ def test_a_failed_payout_fails_and_the_payment_s_own_id_speaks_for_every_send() 
 @pytest.mark.parametrize(
     ("overrides", "disposition"),
     [
-        ({"ids": frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")})}, D.IDS_DIFFER),
+        (
+            {"ids": frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")})},
+            D.IDS_DIFFER,
+        ),
         ({"amount": Decimal(251)}, D.AMOUNT_DIFFERS),
         ({"amount": None}, D.AMOUNT_DIFFERS),
     ],
@@ -131,18 +146,28 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
         payment = a_due()
         decision = told(payment, replace(report, **overrides), ASKED)
         assert decision.payment == replace(payment, needs_review=True)
-        assert (decision.disposition, decision.is_flagged, event_of(decision)) == (disposition, True, None)
+        assert (decision.disposition, decision.is_flagged, event_of(decision)) == (
+            disposition,
+            True,
+            None,
+        )
 
 
 def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
     payment = a_due()
     decision = told(payment, UNREADABLE, ASKED)
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.UNREADABLE, True)
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+        payment,
+        D.UNREADABLE,
+        True,
+    )
     assert (answered_by(decision), credential_accepted_at(decision)) == (None, None)
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
-@pytest.mark.parametrize("report", [COMPLETED, FAILED, NOT_FOUND, WRONG_CREDENTIAL], ids=lambda report: report.code)
+@pytest.mark.parametrize(
+    "report", [COMPLETED, FAILED, NOT_FOUND, WRONG_CREDENTIAL], ids=lambda report: report.code
+)
 def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_question_forward(
     report: Report, operation: str
 ) -> None:
@@ -150,7 +175,11 @@ def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_quest
     decision = told(payment, report, ASKED, operation=operation, source_allowed=False)
     assert decision.payment == replace(payment, next_step_at=NOW)
     assert (decision.disposition, decision.is_flagged) == (D.WRONG_SOURCE, True)
-    assert (answered_by(decision), breaker_opened_by(decision), credential_accepted_at(decision)) == (None, None, None)
+    assert (
+        answered_by(decision),
+        breaker_opened_by(decision),
+        credential_accepted_at(decision),
+    ) == (None, None, None)
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -159,21 +188,33 @@ def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
     decision = told(payment, a_report(Word.TIMEOUT), ASKED, operation="status-1-timeout")
     assert (decision.payment, noted(decision), answered_by(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_flagged) == (D.INQUIRY_ANSWERED, False)
-    assert credential_accepted_at(decision) is None  # its queue was slow: M-PESA did not read the credential
+    assert (
+        credential_accepted_at(decision) is None
+    )  # its queue was slow: M-PESA did not read the credential
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
 def test_nothing_about_a_deposit_s_status_can_come(operation: str) -> None:
     payment = a_due(Kind.DEPOSIT)
     decision = told(payment, COMPLETED, ASKED, operation=operation)
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (payment, D.OTHER_OPERATION, True)
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+        payment,
+        D.OTHER_OPERATION,
+        True,
+    )
     assert answered_by(decision) is None
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
-def test_an_answer_about_a_payment_that_is_not_on_record_is_kept_and_flagged(operation: str) -> None:
+def test_an_answer_about_a_payment_that_is_not_on_record_is_kept_and_flagged(
+    operation: str,
+) -> None:
     decision = told(None, COMPLETED, operation=operation)
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (None, D.UNKNOWN_PAYMENT, True)
+    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+        None,
+        D.UNKNOWN_PAYMENT,
+        True,
+    )
 
 
 def test_a_reversal_after_a_success_is_for_a_person() -> None:
@@ -183,7 +224,7 @@ def test_a_reversal_after_a_success_is_for_a_person() -> None:
     assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
 
-# --- the breaker --------------------------------------------------------------------------------------------------
+# --- the breaker ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", [S.AWAITING_RESULT, S.IN_DOUBT, S.SUCCEEDED, S.FAILED])
@@ -204,12 +245,18 @@ def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: K
 
 
 def test_a_result_that_is_not_believed_opens_nothing() -> None:
-    report = replace(WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")}))
+    report = replace(
+        WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")})
+    )
     assert breaker_opened_by(told(a_due(), report, ASKED)) is None
 
 
-@pytest.mark.parametrize("report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND], ids=lambda report: report.code)
-def test_an_answer_shows_that_the_credential_was_taken_when_the_question_was_asked(report: Report) -> None:
+@pytest.mark.parametrize(
+    "report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND], ids=lambda report: report.code
+)
+def test_an_answer_shows_that_the_credential_was_taken_when_the_question_was_asked(
+    report: Report,
+) -> None:
     """Not when it came: the breaker may have opened in between, for a newer refusal."""
     decision = told(a_due(), report, an_inquiry(1, at=ASKED_AT), an_inquiry(2, at=NOW))
     assert credential_accepted_at(decision) == ASKED_AT
@@ -231,10 +278,13 @@ def test_what_an_answer_needs_to_be_judged_is_loaded_for_it() -> None:
         ("status-1-timeout", Reads.EVIDENCE),
         ("withdrawal", Reads.PAYMENT),
     ):
-        assert callback_change(PAYMENT_ID, a_callback(operation=operation), COMPLETED).reads is expected
+        assert (
+            callback_change(PAYMENT_ID, a_callback(operation=operation), COMPLETED).reads
+            is expected
+        )
 
 
-# --- the addresses of answers -------------------------------------------------------------------------------------
+# --- the addresses of answers ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [1, 9, 10, 999_999])
@@ -247,13 +297,36 @@ def test_each_question_has_two_addresses_of_its_own(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [*sorted(MESSAGES_OF_PAYMENTS), "status-0", "status-01", "status-1000000", "status-1-", "status", ""]
+    "operation",
+    [
+        *sorted(MESSAGES_OF_PAYMENTS),
+        "status-0",
+        "status-01",
+        "status-1000000",
+        "status-1-",
+        "status",
+        "",
+    ],
 )
 def test_what_is_no_question_s_address_has_no_number(operation: str) -> None:
     assert inquiry_number(operation) is None
 
 
 def test_the_token_of_one_question_is_good_for_no_other() -> None:
-    operations = ["status-1", "status-1-timeout", "status-11", "status-2", "withdrawal", "withdrawal-timeout"]
-    assert len({token("s3cret", str(PAYMENT_ID), operation) for operation in operations}) == len(operations)
-    assert len({address("https://pay.example", "s3cret", an_attempt_id(n), "status-1") for n in (1, 2)}) == 2
+    operations = [
+        "status-1",
+        "status-1-timeout",
+        "status-11",
+        "status-2",
+        "withdrawal",
+        "withdrawal-timeout",
+    ]
+    assert len({token("s3cret", str(PAYMENT_ID), operation) for operation in operations}) == len(
+        operations
+    )
+    assert (
+        len(
+            {address("https://pay.example", "s3cret", an_attempt_id(n), "status-1") for n in (1, 2)}
+        )
+        == 2
+    )

@@ -1,4 +1,6 @@
-"""Reading what Transaction Status says: the parameter decides, of the payment that the parameters name."""
+"""Reading what Transaction Status says: the parameter decides, of the payment that the
+parameters name.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from tests.unit.daraja_messages import ABSENT, payout, read, stk
 from tests.unit.status_messages import TARGET, parameters, status
 
 V, R = Verdict, FailureReason
-IDS = frozenset({(IdKind.ORIGINATOR_CONVERSATION, TARGET), (IdKind.CONVERSATION, "AG_20260301_2010")})
+IDS = frozenset(
+    {(IdKind.ORIGINATOR_CONVERSATION, TARGET), (IdKind.CONVERSATION, "AG_20260301_2010")}
+)
 
 
 def reading(message: Any) -> Report:
@@ -50,7 +54,9 @@ def test_a_completed_payout_is_read_whole_and_the_envelope_is_not_about_it() -> 
         ("Reversed", R.REVERSED, False),
     ],
 )
-def test_a_payout_that_ended_otherwise_has_failed(said: str, reason: FailureReason, safe_to_retry: bool) -> None:
+def test_a_payout_that_ended_otherwise_has_failed(
+    said: str, reason: FailureReason, safe_to_retry: bool
+) -> None:
     report = reading(status(0, parameters(TransactionStatus=said, ReceiptNo=ABSENT)))
     assert (report.word, report.verdict, report.code) == (Word.FAILURE, V.FAILED, said)
     assert report.failure == Failure(reason, safe_to_retry, said)
@@ -70,7 +76,12 @@ def test_a_failure_has_no_receipt_however_real_its_number_looks() -> None:
 )  # fmt: skip
 def test_any_other_status_ends_nothing_but_shows_that_daraja_has_it(said: Any) -> None:
     report = reading(status(0, parameters(TransactionStatus=said)))
-    assert (report.word, report.verdict, report.failure, report.receipt) == (Word.UNDECIDED, V.UNDER_WAY, None, None)
+    assert (report.word, report.verdict, report.failure, report.receipt) == (
+        Word.UNDECIDED,
+        V.UNDER_WAY,
+        None,
+        None,
+    )
     assert report.ids == IDS
     assert len(report.code or "") <= 40
 
@@ -86,7 +97,9 @@ def test_any_other_status_ends_nothing_but_shows_that_daraja_has_it(said: Any) -
         ("Completed", 0, V.UNDER_WAY),
     ],
 )
-def test_a_status_that_is_said_twice_counts_only_where_both_agree(first: Any, second: Any, verdict: Verdict) -> None:
+def test_a_status_that_is_said_twice_counts_only_where_both_agree(
+    first: Any, second: Any, verdict: Verdict
+) -> None:
     items = [*parameters(TransactionStatus=first), {"Key": "TransactionStatus", "Value": second}]
     assert reading(status(0, items)).verdict is verdict
 
@@ -97,8 +110,14 @@ def test_a_key_that_is_said_twice_without_a_value_says_nothing() -> None:
 
 def test_daraja_s_own_doubled_key_is_survived() -> None:
     """The documents show DebitPartyName twice; the second is really the credit party's."""
-    items = [*parameters(CreditPartyName=ABSENT), {"Key": "DebitPartyName", "Value": "254711000111 - JANE DOE"}]
-    assert (reading(status(0, items)).word, reading(status(0, items)).recipient_name) == (Word.SUCCESS, None)
+    items = [
+        *parameters(CreditPartyName=ABSENT),
+        {"Key": "DebitPartyName", "Value": "254711000111 - JANE DOE"},
+    ]
+    assert (reading(status(0, items)).word, reading(status(0, items)).recipient_name) == (
+        Word.SUCCESS,
+        None,
+    )
 
 
 @pytest.mark.parametrize("name", ["OriginatorConversationID", "OriginalConversationID"])
@@ -109,7 +128,11 @@ def test_the_target_s_id_is_read_by_either_name(name: str) -> None:
 
 def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -> None:
     items = [*parameters(), {"Key": "OriginalConversationID", "Value": "somebody-elses"}]
-    assert {value for kind, value in reading(status(0, items)).ids if kind == IdKind.ORIGINATOR_CONVERSATION} == {
+    assert {
+        value
+        for kind, value in reading(status(0, items)).ids
+        if kind == IdKind.ORIGINATOR_CONVERSATION
+    } == {
         TARGET,
         "somebody-elses",
     }
@@ -118,14 +141,20 @@ def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_id_that_is_not_said_contradicts_nothing(value: Any) -> None:
     report = reading(status(0, parameters(OriginatorConversationID=value)))
-    assert (report.word, report.ids) == (Word.SUCCESS, frozenset({(IdKind.CONVERSATION, "AG_20260301_2010")}))
+    assert (report.word, report.ids) == (
+        Word.SUCCESS,
+        frozenset({(IdKind.CONVERSATION, "AG_20260301_2010")}),
+    )
 
 
 @for_each("value", [5, True, [], [TARGET], {}, "x" * 65, "é", "a\0b", "\ud800"])
 @for_each("said", ["Completed", "Failed", "Pending"])
 def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(said: str, value: Any) -> None:
     """It names something, and it cannot be told whether that is the payment that was asked for."""
-    assert reading(status(0, parameters(OriginatorConversationID=value, TransactionStatus=said))) == UNREADABLE
+    assert (
+        reading(status(0, parameters(OriginatorConversationID=value, TransactionStatus=said)))
+        == UNREADABLE
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +174,11 @@ def test_an_amount_may_be_text_and_is_exact_or_left_out(value: Any, amount: Deci
     for said in ("Completed", "Failed"):
         report = reading(status(0, parameters(Amount=value, TransactionStatus=said)))
         is_number = amount is not None
-        assert (report.has_amount, report.amount, report.ignores_amount) == (is_number, amount, not is_number)
+        assert (report.has_amount, report.amount, report.ignores_amount) == (
+            is_number,
+            amount,
+            not is_number,
+        )
 
 
 def test_the_target_s_ids_and_status_are_found_by_the_letters_of_their_names() -> None:
@@ -170,7 +203,8 @@ def test_an_amount_that_is_not_said_is_absent(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "receipt", [ABSENT, None, "", "OAK0000000", "UC10000000", "TK61000000", "UC1", 12, [], "UC14KD82Q\n"]
+    "receipt",
+    [ABSENT, None, "", "OAK0000000", "UC10000000", "TK61000000", "UC1", 12, [], "UC14KD82Q\n"],
 )
 def test_a_completed_payout_with_a_placeholder_for_a_receipt_has_none(receipt: Any) -> None:
     report = reading(status(0, parameters(ReceiptNo=receipt)))
@@ -182,7 +216,9 @@ def test_the_envelope_s_transaction_id_is_the_question_s_and_no_receipt() -> Non
     assert report.receipt is None
 
 
-@pytest.mark.parametrize("items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Key": None}], [{"Value": 5}]])
+@pytest.mark.parametrize(
+    "items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Key": None}], [{"Value": 5}]]
+)
 def test_parameters_that_are_missing_or_broken_end_nothing(items: Any) -> None:
     message = status(0, items) if items is not None else status(0, ABSENT, ResultParameters=None)
     assert reading(message) == Report(word=Word.UNDECIDED, verdict=V.UNDER_WAY)
@@ -214,7 +250,19 @@ def test_not_found_is_one_of_two_codes_with_a_text_that_says_so(text: str) -> No
     for code in (2032, "2032", "SFC_IC0003"):
         report = reading(status(code, ABSENT, ResultDesc=text))
         assert report == Report(word=Word.UNDECIDED, code=str(code), verdict=V.NOT_FOUND)
-    for code in ("SFC_J_C0003", "sfc_ic0003", 1, "17", 25, 2033, "2032 ", "02032", -2032, 20320, "R2032"):
+    for code in (
+        "SFC_J_C0003",
+        "sfc_ic0003",
+        1,
+        "17",
+        25,
+        2033,
+        "2032 ",
+        "02032",
+        -2032,
+        20320,
+        "R2032",
+    ):
         assert reading(status(code, ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
 
 
@@ -272,13 +320,16 @@ def test_an_answer_that_refuses_our_credential_says_so(code: object) -> None:
     assert (report.verdict, report.refuses_credential) == (V.NO_ANSWER, True)
 
 
-@pytest.mark.parametrize("code", [ABSENT, None, False, True, 0.0, "", [], {}, "x" * 41, "0\n", "\ud800"])
+@pytest.mark.parametrize(
+    "code", [ABSENT, None, False, True, 0.0, "", [], {}, "x" * 41, "0\n", "\ud800"]
+)
 def test_a_code_of_another_type_makes_the_answer_unreadable(code: object) -> None:
     assert reading(status(code)) == UNREADABLE
 
 
 @pytest.mark.parametrize(
-    "message", [None, 0, "0", [], {}, {"Result": None}, {"Result": []}, stk(), status()["Result"], [status()]]
+    "message",
+    [None, 0, "0", [], {}, {"Result": None}, {"Result": []}, stk(), status()["Result"], [status()]],
 )
 def test_another_shape_is_unreadable(message: Any) -> None:
     assert reading(message) == UNREADABLE
@@ -296,7 +347,11 @@ def test_a_payout_s_result_at_a_question_s_address_ends_nothing() -> None:
 def test_a_time_out_of_a_question_is_only_a_time_out(operation: str) -> None:
     for message in (status(), status(2001), {"Initiator": "api", "SecurityCredential": "c2VjcmV0"}):
         report = read(operation, message)
-        assert (report.word, report.verdict, report.refuses_credential) == (Word.TIMEOUT, None, False)
+        assert (report.word, report.verdict, report.refuses_credential) == (
+            Word.TIMEOUT,
+            None,
+            False,
+        )
 
 
 ALLOWED = {
@@ -311,10 +366,15 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["Key", "Value", "ResultParameter"]), inner),
     max_leaves=8,
 )  # fmt: skip
-ITEMS = st.lists(st.fixed_dictionaries({"Key": NAMES}, optional={"Value": VALUES}) | VALUES, max_size=6) | VALUES
+ITEMS = (
+    st.lists(st.fixed_dictionaries({"Key": NAMES}, optional={"Value": VALUES}) | VALUES, max_size=6)
+    | VALUES
+)
 
 
-@given(code=VALUES, items=ITEMS.filter(lambda items: items is not None), text=VALUES)  # None: those of a good message
+@given(
+    code=VALUES, items=ITEMS.filter(lambda items: items is not None), text=VALUES
+)  # None: those of a good message
 def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_payment(
     code: Any, items: Any, text: Any
 ) -> None:
@@ -325,7 +385,9 @@ def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_paymen
         assert str(code) == "0"
         listed = items if isinstance(items, list) else [items]
         said = [
-            item.get("Value") for item in listed if isinstance(item, dict) and item.get("Key") == "TransactionStatus"
+            item.get("Value")
+            for item in listed
+            if isinstance(item, dict) and item.get("Key") == "TransactionStatus"
         ]
         assert {ALLOWED[value] for value in said if value not in (None, "")} == {report.word}
     if report.verdict is V.NOT_FOUND:

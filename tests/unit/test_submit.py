@@ -51,7 +51,8 @@ NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
 UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
 
-# Each class of answer, the fact that it is, and what came of the attempt (design.md, "What an error from Daraja means").
+# Each class of answer, the fact that it is, and what came of the attempt (design.md, "What an error
+# from Daraja means").
 ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
     (None, FactName.ACKNOWLEDGED, Outcome.ACKNOWLEDGED),
     (Unreachable(), FactName.NOT_ACTED, NOT_ACTED),
@@ -70,7 +71,9 @@ ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
 
 
 @for_each(("error", "name", "outcome"), ANSWERS, ids=lambda value: type(value).__name__)
-def test_each_class_of_answer_is_one_fact(error: ProviderError | None, name: FactName, outcome: Outcome) -> None:
+def test_each_class_of_answer_is_one_fact(
+    error: ProviderError | None, name: FactName, outcome: Outcome
+) -> None:
     fact = fact_of_answer(an_attempt_id(), error)
     assert (fact.name, fact.outcome, fact.attempt_id) == (name, outcome, an_attempt_id())
     assert fact.failure == (NO if isinstance(error, Refused) else None)
@@ -78,11 +81,17 @@ def test_each_class_of_answer_is_one_fact(error: ProviderError | None, name: Fac
 
 
 def test_every_class_of_provider_error_is_in_the_table() -> None:
-    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ProviderError)]
+    classes = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ProviderError)
+    ]
     assert {type(error) for error, _, _ in ANSWERS} >= set(classes)
 
 
-def answered(payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any) -> Decided:
+def answered(
+    payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any
+) -> Decided:
     return answer_change(PAYMENT_ID, an_open_attempt(), ids, error, TIMES, ACCOUNTS).decide(
         payment, a_context(**context)
     )
@@ -138,12 +147,18 @@ def test_an_answer_leads_where_the_stage_table_says(
     after = payment_of(decision)
     assert after.stage is expected
     assert (noted(decision) is not None) == (expected is not stage or after.needs_review)
-    assert event_of(decision) == (EventType.FAILED if expected is Stage.FAILED is not stage else None)
-    assert after.failure == (NO if expected is Stage.FAILED is not stage else a_payment(stage=stage).failure)
+    assert event_of(decision) == (
+        EventType.FAILED if expected is Stage.FAILED is not stage else None
+    )
+    assert after.failure == (
+        NO if expected is Stage.FAILED is not stage else a_payment(stage=stage).failure
+    )
 
 
 @pytest.mark.parametrize("error", [None, Refused(NO), Unreachable(), OutcomeUnknown()])
-def test_a_word_about_an_old_attempt_leaves_a_newer_one_that_is_under_way_alone(error: ProviderError | None) -> None:
+def test_a_word_about_an_old_attempt_leaves_a_newer_one_that_is_under_way_alone(
+    error: ProviderError | None,
+) -> None:
     """What came of the old attempt is recorded; the stage and the lease belong to the newer one."""
     payment = a_payment(stage=Stage.SUBMITTING, attempts=attempts_with(None, None))
     after = payment_of(answered(payment, error))
@@ -175,7 +190,9 @@ def test_the_answers_find_payments_in_every_stage() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_stays_open_has_its_next_step_at_a_known_time(error: ProviderError | None, seconds: float) -> None:
+def test_what_stays_open_has_its_next_step_at_a_known_time(
+    error: ProviderError | None, seconds: float
+) -> None:
     after = payment_of(answered(a_payment(stage=Stage.SUBMITTING), error))
     assert after.next_step_at == NOW + timedelta(seconds=seconds)
 
@@ -189,13 +206,19 @@ def test_a_refusal_after_a_success_is_a_contradiction_for_review() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED)
     decision = answered(payment, Refused(NO))
     after = payment_of(decision)
-    assert (after.stage, after.receipt, after.needs_review) == (Stage.SUCCEEDED, payment.receipt, True)
+    assert (after.stage, after.receipt, after.needs_review) == (
+        Stage.SUCCEEDED,
+        payment.receipt,
+        True,
+    )
     assert (noted(decision), event_of(decision)) == ("refused", None)
 
 
 def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    after = payment_of(answered(a_payment(stage=Stage.SUBMITTING), None, ids=ids, ids_of_others=ids))
+    after = payment_of(
+        answered(a_payment(stage=Stage.SUBMITTING), None, ids=ids, ids_of_others=ids)
+    )
     assert (after.stage, after.needs_review) == (Stage.AWAITING_RESULT, True)
 
 
@@ -221,19 +244,26 @@ def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
 def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
     """Bounded, and as the exchange has it: masked."""
     open_attempt = an_open_attempt()
-    open_attempt.exchanges += [an_exchange("Invalid Access Token", 404), an_exchange("No such account. " * 100)]
+    open_attempt.exchanges += [
+        an_exchange("Invalid Access Token", 404),
+        an_exchange("No such account. " * 100),
+    ]
     change = answer_change(PAYMENT_ID, open_attempt, frozenset(), Refused(NO), TIMES, ACCOUNTS)
     detail = detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
     assert detail["http_status"] == "400"
     assert detail["provider_said"] == ("No such account. " * 100)[:500]
 
 
-@pytest.mark.parametrize("error", [OutcomeUnknown(), TokenRefused(), Throttled(), Resendable(), None])
+@pytest.mark.parametrize(
+    "error", [OutcomeUnknown(), TokenRefused(), Throttled(), Resendable(), None]
+)
 def test_the_history_keeps_the_text_of_a_refusal_only(error: ProviderError | None) -> None:
     open_attempt = an_open_attempt()
     open_attempt.exchanges.append(an_exchange("anything"))
     change = answer_change(PAYMENT_ID, open_attempt, frozenset(), error, TIMES, ACCOUNTS)
-    assert "provider_said" not in detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
+    assert "provider_said" not in detail_of(
+        change.decide(a_payment(stage=Stage.SUBMITTING), a_context())
+    )
 
 
 def test_an_answer_carries_its_exchanges_into_the_record() -> None:
@@ -247,7 +277,9 @@ def test_an_answer_carries_its_exchanges_into_the_record() -> None:
     assert change.exchanges == (exchange,)
 
 
-def test_an_answer_for_a_payment_that_is_not_there_leaves_its_exchanges_and_is_not_tried_again() -> None:
+def test_an_answer_for_a_payment_that_is_not_there_leaves_its_exchanges_and_is_not_tried_again() -> (
+    None
+):
     change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), None, TIMES, ACCOUNTS)
     assert change.decide(None, a_context()) == Decided(payment=None)
 
@@ -256,8 +288,12 @@ def aged(seconds: float, stage: Stage, **overrides: Any) -> Payment:
     return a_payment(stage=stage, created_at=NOW - timedelta(seconds=seconds), **overrides)
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(59.9, Stage.ACCEPTED), (60, Stage.FAILED), (3600, Stage.FAILED)])
-def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(seconds: float, expected: Stage) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(59.9, Stage.ACCEPTED), (60, Stage.FAILED), (3600, Stage.FAILED)]
+)
+def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(
+    seconds: float, expected: Stage
+) -> None:
     decision = expiry(PAYMENT_ID).decide(aged(seconds, Stage.ACCEPTED), a_context())
     after = payment_of(decision)
     assert after.stage is expected
@@ -277,7 +313,10 @@ def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
 
 def test_each_kind_has_an_age_of_its_own() -> None:
     change = expiry(PAYMENT_ID)
-    stages = {kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage for kind in Kind}
+    stages = {
+        kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage
+        for kind in Kind
+    }
     assert stages == {**dict.fromkeys(Kind, Stage.ACCEPTED), Kind.DEPOSIT: Stage.FAILED}
 
 
@@ -308,6 +347,8 @@ def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
 def test_only_a_proof_that_it_was_not_sent_takes_a_flag_away() -> None:
     """Evidence is loaded for that answer alone; another must not read its absence as silence."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
-    change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
+    change = answer_change(
+        PAYMENT_ID, an_open_attempt(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS
+    )
     assert change.reads is Reads.PAYMENT
     assert payment_of(change.decide(payment, a_context())).needs_review

@@ -1,4 +1,6 @@
-"""The order of a submission: what may wait comes before the claim, and what was claimed has its answer recorded."""
+"""The order of a submission: what may wait comes before the claim, and what was claimed has its
+answer recorded.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,12 @@ class World:
         if self.payment is None:
             return None
         is_expired = self.payment.expires_at <= NOW
-        return Due(payment_id=payment_id, kind=self.payment.kind, stage=self.payment.stage, is_expired=is_expired)
+        return Due(
+            payment_id=payment_id,
+            kind=self.payment.kind,
+            stage=self.payment.stage,
+            is_expired=is_expired,
+        )
 
     async def claim(self, _payment_id: UUID, attempt_id: UUID, **_how: object) -> Payment | None:
         self.did.append("claim")
@@ -178,10 +185,16 @@ async def test_a_payment_too_old_fails_without_being_claimed(world: World) -> No
         (QueueUnavailable(), 2),
     ],
 )
-async def test_what_cannot_be_readied_waits_unclaimed(world: World, error: Exception, wait: float) -> None:
+async def test_what_cannot_be_readied_waits_unclaimed(
+    world: World, error: Exception, wait: float
+) -> None:
     world.ready_raises = error
     await world.run()
-    assert (world.did, world.stage, world.postponed_by) == (["ready"], Stage.ACCEPTED, [timedelta(seconds=wait)])
+    assert (world.did, world.stage, world.postponed_by) == (
+        ["ready"],
+        Stage.ACCEPTED,
+        [timedelta(seconds=wait)],
+    )
 
 
 async def test_who_does_not_get_the_claim_sends_nothing(world: World) -> None:
@@ -234,7 +247,9 @@ async def test_the_fence_ends_half_a_lease_after_the_claim_began(world: World) -
     assert world.fence.seconds_left == 30 - 12
 
 
-async def test_a_worker_thawed_past_its_deadline_sends_nothing_and_gives_the_payment_back(world: World) -> None:
+async def test_a_worker_thawed_past_its_deadline_sends_nothing_and_gives_the_payment_back(
+    world: World,
+) -> None:
     def frozen() -> None:
         world.clock += 3600
 
@@ -249,7 +264,9 @@ async def test_a_stopping_worker_claims_nothing(world: World) -> None:
     assert world.did == []
 
 
-async def test_a_worker_told_to_stop_after_the_claim_gives_the_payment_back_at_once(world: World) -> None:
+async def test_a_worker_told_to_stop_after_the_claim_gives_the_payment_back_at_once(
+    world: World,
+) -> None:
     world.on_claim = world.submitter.drain
     await world.run()
     assert (world.did, world.stage) == (["ready", "claim", "record"], Stage.ACCEPTED)
@@ -270,17 +287,24 @@ async def test_an_answer_is_written_again_for_as_long_as_postgres_is_away(world:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(("faults", "stage"), [(5, Stage.AWAITING_RESULT), (1000, Stage.SUBMITTING)])
+@pytest.mark.parametrize(
+    ("faults", "stage"), [(5, Stage.AWAITING_RESULT), (1000, Stage.SUBMITTING)]
+)
 async def test_an_answer_that_a_fault_of_ours_keeps_from_being_written_is_given_up(
     world: World, faults: int, stage: Stage
 ) -> None:
-    """Or it would keep its slot for ever. The lease and the callback then tell what became of it."""
+    """Or it would keep its slot for ever.
+
+    The lease and the callback then tell what became of it.
+    """
     world.store_faults = faults
     await world.run()
     assert world.stage is stage
 
 
-async def test_an_answer_that_waits_for_postgres_keeps_its_slot_though_its_job_was_let_go(world: World) -> None:
+async def test_an_answer_that_waits_for_postgres_keeps_its_slot_though_its_job_was_let_go(
+    world: World,
+) -> None:
     """So answers that wait are never more than the slots, whatever arq does with their jobs."""
     world.store_failures = 3
     job = asyncio.create_task(world.run())
@@ -301,7 +325,10 @@ async def test_an_answer_that_a_worker_takes_with_it_is_its_last_line(world: Wor
     job.cancel()
     [line] = lines
     assert world.payment is not None
-    said = {name: line[name] for name in ("event", "log_level", "payment_id", "meaning", "checkout_request_id")}
+    said = {
+        name: line[name]
+        for name in ("event", "log_level", "payment_id", "meaning", "checkout_request_id")
+    }
     assert said == {
         "event": "answer_lost",
         "log_level": "error",

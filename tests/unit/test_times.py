@@ -1,4 +1,6 @@
-"""The sums that a worker's times must hold, for every setting that is allowed (design.md, rules 3, 5 and 10)."""
+"""The sums that a worker's times must hold, for every setting that is allowed (design.md, rules
+3, 5 and 10).
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,11 @@ def test_no_allowed_setting_makes_times_that_are_refused() -> None:
         ("operation_cool_down_seconds", "operation_cool_down"),
         ("breaker_cool_down_seconds", "breaker_cool_down"),
     ):
-        edges = [limit for rule in limits[name] for limit in (getattr(rule, "ge", None), getattr(rule, "le", None))]
+        edges = [
+            limit
+            for rule in limits[name]
+            for limit in (getattr(rule, "ge", None), getattr(rule, "le", None))
+        ]
         found = [edge for edge in edges if edge is not None]
         assert found, name
         for edge in found:
@@ -61,4 +67,6 @@ def test_no_allowed_setting_makes_times_that_are_refused() -> None:
 
 def test_a_worker_has_ended_before_it_is_killed() -> None:
     assert times.CALL_MAX < times.SENDS_DRAIN_MAX
-    assert times.SENDS_DRAIN_MAX + times.REST_DRAIN_MAX + 2 * times.CLOSE_MAX < times.TERMINATION_MAX
+    assert (
+        times.SENDS_DRAIN_MAX + times.REST_DRAIN_MAX + 2 * times.CLOSE_MAX < times.TERMINATION_MAX
+    )

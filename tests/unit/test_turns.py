@@ -1,4 +1,6 @@
-"""Above its rate a caller is owed the first answers of earlier requests, and no more work than a few look-ups at once."""
+"""Above its rate a caller is owed the first answers of earlier requests, and no more work than a
+few look-ups at once.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ def looked_up(turns: Turns, one: Caller, refusal: RateLimited, times: int, stack
 
 
 async def test_above_its_rate_a_caller_has_a_bounded_number_of_look_ups() -> None:
-    """The rest is refused without one. Another caller's look-ups do not count, and those that ended make room."""
+    """The rest is refused without one.
+
+    Another caller's look-ups do not count, and those that ended make room.
+    """
     turns = turns_of(7.0)
     with pytest.raises(RateLimited) as refused:
         await turns.take(caller("flood"))

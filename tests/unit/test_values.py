@@ -50,7 +50,9 @@ def test_what_is_no_kenyan_mobile_number_is_refused_with_the_forms_that_are(text
         values.phone_number(text)
 
 
-@pytest.mark.parametrize(("kind", "low"), [(Kind.DEPOSIT, 1), (Kind.WITHDRAWAL, 10), (Kind.BILL_PAYMENT, 1)])
+@pytest.mark.parametrize(
+    ("kind", "low"), [(Kind.DEPOSIT, 1), (Kind.WITHDRAWAL, 10), (Kind.BILL_PAYMENT, 1)]
+)
 def test_an_amount_is_whole_shillings_within_the_kinds_limits(kind: Kind, low: int) -> None:
     assert values.amount_kes(low, kind) == low
     assert values.amount_kes(250_000, kind) == 250_000
@@ -67,7 +69,9 @@ def test_only_an_integer_is_an_amount(value: object, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("kind", "longest"), [(Kind.DEPOSIT, 12), (Kind.BILL_PAYMENT, 13)])
-def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(kind: Kind, longest: int) -> None:
+def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(
+    kind: Kind, longest: int
+) -> None:
     for good in ("A", "9", "aZ09", "X" * longest):
         assert values.account_reference(good, reference_of(kind)) == good
     for wrong in (
@@ -90,16 +94,24 @@ def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(kind: Kind
             values.account_reference(wrong, reference_of(kind))
 
 
-@pytest.mark.parametrize("text", ["INV-42", "A B", "A/B", "A.B", "-", "/", ".", "A  B", "01/02-3.4 56", "A - B"])
+@pytest.mark.parametrize(
+    "text", ["INV-42", "A B", "A/B", "A.B", "-", "/", ".", "A  B", "01/02-3.4 56", "A - B"]
+)
 def test_only_a_bill_account_may_hold_blanks_inside_dashes_dots_and_slashes(text: str) -> None:
-    """A deposit's reference is printed to the payer; a bill's is an account that another business made up."""
+    """A deposit's reference is printed to the payer; a bill's is an account that another
+    business made up.
+    """
     assert values.account_reference(text, reference_of(Kind.BILL_PAYMENT)) == text
     with pytest.raises(ValueError, match="1 to 12 letters and digits"):
         values.account_reference(text, reference_of(Kind.DEPOSIT))
 
 
 def test_a_shortcode_is_five_to_seven_digits() -> None:
-    assert [values.shortcode(text) for text in ("12345", "174379", "1234567")] == ["12345", "174379", "1234567"]
+    assert [values.shortcode(text) for text in ("12345", "174379", "1234567")] == [
+        "12345",
+        "174379",
+        "1234567",
+    ]
     for wrong in ("1234", "12345678", "17437a", " 174379", "174379\n", "१२३४५", ""):
         with pytest.raises(ValueError, match="5 to 7 digits"):
             values.shortcode(wrong)
@@ -140,7 +152,9 @@ def test_text_that_postgres_cannot_hold_is_refused(text: str) -> None:
     ],
 )
 @given(text=st.text(max_size=15))
-def test_a_rule_returns_storable_text_or_says_what_is_wrong(check: Callable[[str], str], text: str) -> None:
+def test_a_rule_returns_storable_text_or_says_what_is_wrong(
+    check: Callable[[str], str], text: str
+) -> None:
     try:
         result = check(text)
     except ValueError:
@@ -149,7 +163,14 @@ def test_a_rule_returns_storable_text_or_says_what_is_wrong(check: Callable[[str
     result.encode()
 
 
-@given(value=st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()))
+@given(
+    value=st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.lists(st.integers())
+)
 def test_no_value_makes_an_amount_but_an_integer_in_range(value: Any) -> None:
     try:
         amount = values.amount_kes(value, Kind.WITHDRAWAL)
@@ -203,14 +224,16 @@ def test_a_placeholder_or_another_spelling_is_no_receipt(text: str) -> None:
 
 
 @given(payment_id=st.uuids(version=4))
-def test_a_payment_has_a_reference_that_follows_from_its_id_and_fits_every_kind(payment_id: UUID) -> None:
+def test_a_payment_has_a_reference_that_follows_from_its_id_and_fits_every_kind(
+    payment_id: UUID,
+) -> None:
     reference = values.reference_from(payment_id)
     assert reference == values.reference_from(payment_id)
     assert len(reference) == 12
     assert not set(reference) & set("ILOU")
-    assert values.account_reference(reference, reference_of(Kind.DEPOSIT)) == values.account_reference(
-        reference, reference_of(Kind.BILL_PAYMENT)
-    )
+    assert values.account_reference(
+        reference, reference_of(Kind.DEPOSIT)
+    ) == values.account_reference(reference, reference_of(Kind.BILL_PAYMENT))
 
 
 def test_payments_that_differ_in_their_random_part_have_different_references() -> None:
@@ -219,12 +242,22 @@ def test_payments_that_differ_in_their_random_part_have_different_references() -
 
 
 def test_no_two_callers_share_a_scope_of_keys() -> None:
-    callers = [("https://a", "bc"), ("https://ab", "c"), ("", "https://abc"), ("8:https://a", "bc"), ("a", "1:b")]
-    assert len({Caller(issuer, subject, Role.BACKEND).key for issuer, subject in callers}) == len(callers)
+    callers = [
+        ("https://a", "bc"),
+        ("https://ab", "c"),
+        ("", "https://abc"),
+        ("8:https://a", "bc"),
+        ("a", "1:b"),
+    ]
+    assert len({Caller(issuer, subject, Role.BACKEND).key for issuer, subject in callers}) == len(
+        callers
+    )
 
 
 def test_roles_that_differ_are_one_caller() -> None:
-    """The scope is issuer and subject: a token with another role must not open a second set of keys."""
+    """The scope is issuer and subject: a token with another role must not open a second set of
+    keys.
+    """
     assert Caller("i", "s", Role.BACKEND).key == Caller("i", "s", Role.USER).key
 
 

@@ -1,4 +1,6 @@
-"""Versions: no bound of pyproject lets in what is known to be vulnerable, and the lock keeps every bound."""
+"""Versions: no bound of pyproject lets in what is known to be vulnerable, and the lock keeps
+every bound.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,13 @@ NEWEST_VULNERABLE = {
         "3.13.3": "CVE-2026-22815: trailers without limit; CVE-2026-34525: two Host headers",
         "3.14.3": "CVE-2026-69243: a request smuggled behind a WebSocket upgrade",
     },
-    "python-jose": {"3.3.0": "CVE-2024-33663: a public key taken for a shared secret; CVE-2024-33664"},
+    "python-jose": {
+        "3.3.0": "CVE-2024-33663: a public key taken for a shared secret; CVE-2024-33664"
+    },
     "redis": {"4.5.4": "CVE-2023-28859: an answer given to another request after a cancellation"},
-    "cryptography": {"42.0.3": "CVE-2024-26130: a crash on a key that does not fit its certificate"},
+    "cryptography": {
+        "42.0.3": "CVE-2024-26130: a crash on a key that does not fit its certificate"
+    },
 }
 
 
@@ -35,7 +41,8 @@ def requirements() -> dict[str, Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("name", "vulnerable"), [(name, text) for name, versions in NEWEST_VULNERABLE.items() for text in versions]
+    ("name", "vulnerable"),
+    [(name, text) for name, versions in NEWEST_VULNERABLE.items() for text in versions],
 )
 def test_no_bound_lets_in_what_is_known_to_be_vulnerable(name: str, vulnerable: str) -> None:
     assert not requirements()[name].specifier.contains(vulnerable, prereleases=True)
@@ -53,12 +60,17 @@ def test_the_lock_keeps_every_bound() -> None:
 
 def test_every_dependency_of_the_service_has_a_lower_bound() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    bounds = {text: {each.operator for each in Requirement(text).specifier} for text in project["dependencies"]}
+    bounds = {
+        text: {each.operator for each in Requirement(text).specifier}
+        for text in project["dependencies"]
+    }
     assert {text for text, operators in bounds.items() if ">=" not in operators} == set()
 
 
 def test_every_package_of_the_lock_has_a_hash_and_none_comes_from_an_address() -> None:
-    """pip is run with --require-hashes: an index that hands out something else than was locked is found out."""
+    """pip is run with --require-hashes: an index that hands out something else than was locked
+    is found out.
+    """
     text = (ROOT / "requirements.lock").read_text()
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(blocks) == len(locked_versions())

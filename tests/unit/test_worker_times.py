@@ -1,4 +1,6 @@
-"""What a worker makes of its settings: the times of asking, and the budgets that it shares with the others."""
+"""What a worker makes of its settings: the times of asking, and the budgets that it shares with
+the others.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,15 @@ class Scripts:
 def per_minute(**settings: float) -> dict[Step, float]:
     """How many questions of each kind all workers together may ask."""
     redis: Any = Scripts()
-    values: dict[str, Any] = {"daraja_stk_queries_per_minute": 5, "daraja_status_queries_per_minute": 60, **settings}
+    values: dict[str, Any] = {
+        "daraja_stk_queries_per_minute": 5,
+        "daraja_status_queries_per_minute": 60,
+        **settings,
+    }
     read = WorkerSettings.model_construct(**values)
     return {
-        step: round(60e6 / budget._rate._interval_microseconds, 6) for step, budget in _budgets(read, redis).items()
+        step: round(60e6 / budget._rate._interval_microseconds, 6)
+        for step, budget in _budgets(read, redis).items()
     }
 
 
@@ -48,7 +55,10 @@ def per_minute(**settings: float) -> dict[Step, float]:
         ({"daraja_stk_queries_per_minute": 7}, {Step.QUERY: 7, Step.STATUS: 60}),
         ({"daraja_status_queries_per_minute": 7}, {Step.QUERY: 5, Step.STATUS: 7}),
         ({"daraja_inquiries_per_minute": 30}, {Step.QUERY: 30, Step.STATUS: 30}),
-        ({"daraja_inquiries_per_minute": 30, "daraja_stk_queries_per_minute": 7}, {Step.QUERY: 30, Step.STATUS: 30}),
+        (
+            {"daraja_inquiries_per_minute": 30, "daraja_stk_queries_per_minute": 7},
+            {Step.QUERY: 30, Step.STATUS: 30},
+        ),
     ],
 )
 def test_each_kind_of_question_has_its_budget_and_one_setting_sets_both(
@@ -95,8 +105,12 @@ def test_each_kind_is_sent_by_its_own_short_code_and_only_payouts_by_an_initiato
 
 
 def test_an_account_holds_no_consumer_key() -> None:
-    own = accounts_of(daraja_consumer_key="a-secret-key", daraja_base_url="https://user:pass@api.example")
-    assert all(secret not in own[Kind.DEPOSIT].as_text() for secret in ("a-secret-key", "user", "pass"))
+    own = accounts_of(
+        daraja_consumer_key="a-secret-key", daraja_base_url="https://user:pass@api.example"
+    )
+    assert all(
+        secret not in own[Kind.DEPOSIT].as_text() for secret in ("a-secret-key", "user", "pass")
+    )
 
 
 # Each changed setting, and the kinds of which it changes the account.
@@ -118,7 +132,9 @@ def test_an_account_holds_no_consumer_key() -> None:
         ("daraja_till", "555111", set()),
     ],
 )
-def test_a_setting_that_names_another_account_changes_it(setting: str, value: str, kinds: set[Kind]) -> None:
+def test_a_setting_that_names_another_account_changes_it(
+    setting: str, value: str, kinds: set[Kind]
+) -> None:
     before, after = accounts_of(), accounts_of(**{setting: value})
     assert {kind for kind in Kind if before[kind] != after[kind]} == kinds
 

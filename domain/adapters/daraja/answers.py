@@ -1,7 +1,8 @@
-"""Reading Daraja's synchronous answers: an acknowledgement's ids, or the one error class that says what it means.
+"""Reading Daraja's synchronous answers: an acknowledgement's ids, or the one error class that says
+what it means.
 
-This is the only place that classifies (design.md, "What an error from Daraja means"). What is not named here may have
-acted: `OutcomeUnknown`.
+This is the only place that classifies (design.md, "What an error from Daraja means"). What is not
+named here may have acted: `OutcomeUnknown`.
 """
 
 from __future__ import annotations
@@ -40,18 +41,23 @@ ID_NAMES = {
     "OriginatorConversationID": IdKind.ORIGINATOR_CONVERSATION,
 }
 
-# How long Daraja's own limiter makes us wait at least; its sandbox counts by the minute, production by the second.
+# How long Daraja's own limiter makes us wait at least; its sandbox counts by the minute, production
+# by the second.
 _THROTTLED_WAIT_SECONDS = 2.0
 
-# Daraja's own error codes, as in `405.001` and `400.002.02`. What stands in front of it has others, or none.
+# Daraja's own error codes, as in `405.001` and `400.002.02`. What stands in front of it has others,
+# or none.
 _DARAJA_CODE = re.compile(r"\d{2,3}(\.\d{2,4}){1,2}", re.ASCII)
 _CODE_LENGTH_MAX = 80
 
-# With one of these a request is refused before anything is done, whatever the envelope (daraja.md §2.2). Not among them:
-# 408 and 409 may follow something that was done, and what else exists was never seen of Daraja.
+# With one of these a request is refused before anything is done, whatever the envelope (daraja.md
+# §2.2). Not among them: 408 and 409 may follow something that was done, and what else exists was
+# never seen of Daraja.
 _REFUSING_STATUSES = frozenset({400, 404, 405, 411, 413, 414, 415, 422})
 _MAY_FOLLOW_AN_EFFECT = frozenset({408, 409})
-_CODE_OF_OTHERS = re.compile(r"[A-Za-z0-9._-]{1,24}")  # what may be shown of an envelope that we do not know
+_CODE_OF_OTHERS = re.compile(
+    r"[A-Za-z0-9._-]{1,24}"
+)  # what may be shown of an envelope that we do not know
 
 _FORBIDDEN_PRODUCT = "403.002.1001"
 _NO_PRODUCT = re.compile(r"no\s{0,3}api\s{0,3}product\s{0,3}match", re.IGNORECASE)
@@ -70,14 +76,22 @@ def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> ProviderIds:
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
         return _acknowledgement(api, message)
     if message is not None and shows_id(message):
-        raise OutcomeUnknown(f"status {status} with an acknowledgement: a refusal and its opposite in one")
+        raise OutcomeUnknown(
+            f"status {status} with an acknowledgement: a refusal and its opposite in one"
+        )
     raise _error(kind, status, body, message)
 
 
-def refused_at_the_door(status: int, body: bytes, message: Mapping[str, Any] | None) -> tuple[str | None, str]:
-    """Daraja's code and text, unless it did not look at the question: TokenRefused, ProductRefused or Throttled then."""
+def refused_at_the_door(
+    status: int, body: bytes, message: Mapping[str, Any] | None
+) -> tuple[str | None, str]:
+    """Daraja's code and text, unless it did not look at the question: TokenRefused,
+    ProductRefused or Throttled then.
+    """
     code, text = _code_and_text(message)
-    if (status >= 400 or (code is not None and status < 300)) and _NO_PRODUCT.search(_words(body, message)):
+    if (status >= 400 or (code is not None and status < 300)) and _NO_PRODUCT.search(
+        _words(body, message)
+    ):
         raise ProductRefused("our app lacks this product", code=code or str(status))
     if code == _FORBIDDEN_PRODUCT and 400 <= status < 500:
         raise ProductRefused("our app may not use this operation", code=code)
@@ -97,11 +111,17 @@ def _acknowledgement(api: Api, message: Mapping[str, Any]) -> ProviderIds:
         message.get(api.acknowledgement_id)
     ):
         raise OutcomeUnknown("the answer is no acknowledgement that we know")
-    return frozenset((ID_NAMES[name], message[name]) for name in ID_NAMES if is_provider_id(message.get(name)))
+    return frozenset(
+        (ID_NAMES[name], message[name]) for name in ID_NAMES if is_provider_id(message.get(name))
+    )
 
 
-def _error(kind: Kind, status: int, body: bytes, message: Mapping[str, Any] | None) -> ProviderError:
-    if _DUPLICATE.search(_words(body, message)):  # whatever the code and the status: an earlier send may have paid
+def _error(
+    kind: Kind, status: int, body: bytes, message: Mapping[str, Any] | None
+) -> ProviderError:
+    if _DUPLICATE.search(
+        _words(body, message)
+    ):  # whatever the code and the status: an earlier send may have paid
         return DuplicateSubmission(code=_code_and_text(message)[0])
     try:
         code, text = refused_at_the_door(status, body, message)
@@ -122,12 +142,16 @@ def _error_of_daraja(kind: Kind, status: int, code: str, text: str) -> ProviderE
 
 
 def _error_of_others(status: int, body: bytes, code: str | None) -> ProviderError:
-    """What an answer in no envelope of Daraja's means: by its status alone, and only if it shows nothing of a payment."""
+    """What an answer in no envelope of Daraja's means: by its status alone, and only if it shows
+    nothing of a payment.
+    """
     shown_code = code if code is not None and _CODE_OF_OTHERS.fullmatch(code) else None
     if status in _REFUSING_STATUSES and not may_show_payment(body):
         if _INVALID_TOKEN.search(body.decode("utf-8", "replace")):
             return TokenRefused(code=shown_code)
-        return Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, False, shown_code), f"refused with {status}")
+        return Refused(
+            Failure(FailureReason.REJECTED_BY_PROVIDER, False, shown_code), f"refused with {status}"
+        )
     return OutcomeUnknown(f"status {status} without an error that we know", code=code)
 
 
@@ -138,13 +162,17 @@ def _is_throttled(status: int, code: str | None, text: str) -> bool:
 
 
 def _refusal(kind: Kind, status: int, code: str, text: str) -> Failure | None:
-    """The failure of a definite no; None where the words are not known to be one, or a redirect came with them."""
+    """The failure of a definite no; None where the words are not known to be one, or a redirect
+    came with them.
+    """
     if 300 <= status < 400:
         return None
     if code == "400.002.02":
         if _LIMIT_RULE.search(text):
             return Failure(FailureReason.LIMIT_EXCEEDED, True, code)
-        return Failure(reason_of_named_field(kind, text) or FailureReason.REJECTED_BY_PROVIDER, True, code)
+        return Failure(
+            reason_of_named_field(kind, text) or FailureReason.REJECTED_BY_PROVIDER, True, code
+        )
     if code == "500.001.1001":  # one code, many meanings: the text decides (daraja.md §2.2)
         words = text.lower()
         if "wrong credentials" in words or "merchant does not exist" in words:
@@ -165,7 +193,9 @@ def _words(body: bytes, message: Mapping[str, Any] | None) -> str:
 
 
 def _code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
-    """Daraja's own error envelope, or the raw fault of the gateway in front of it (daraja.md §2.2)."""
+    """Daraja's own error envelope, or the raw fault of the gateway in front of it (daraja.md
+    §2.2).
+    """
     if message is None:
         return None, ""
     if _is_code(message.get("errorCode")):
@@ -180,7 +210,9 @@ def _code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
 
 
 def _is_code(value: object) -> bool:
-    """Whether `value` can be a code, and can be kept as one: cleaned of what cannot, it might become one that we know."""
+    """Whether `value` can be a code, and can be kept as one: cleaned of what cannot, it might
+    become one that we know.
+    """
     return isinstance(value, str) and 0 < len(value) <= _CODE_LENGTH_MAX and value.isprintable()
 
 

@@ -1,8 +1,10 @@
-"""Sending with the shared access token: a refused token is replaced once, and a second refusal is about the operation.
+"""Sending with the shared access token: a refused token is replaced once, and a second refusal is
+about the operation.
 
-Daraja refuses a token at its door, before M-PESA sees the request (daraja.md §1). So a resend is safe even for a payout.
-It answers a missing product in the same words. A new token helps against the first and not against the second, and each
-new token may end the one that other requests in flight carry.
+Daraja refuses a token at its door, before M-PESA sees the request (daraja.md §1). So a resend is
+safe even for a payout. It answers a missing product in the same words. A new token helps against
+the first and not against the second, and each new token may end the one that other requests in
+flight carry.
 """
 
 from __future__ import annotations
@@ -40,9 +42,11 @@ class Authorized:
     async def call(
         self, operation: str, send: Callable[[Token], Awaitable[Result]], *, is_probe: bool = False
     ) -> Result:
-        """What `send` returns with a token that the operation accepts. Raises the ProviderError of the answer.
+        """What `send` returns with a token that the operation accepts. Raises the ProviderError of
+        the answer.
 
-        `is_probe`: the operation is held, so no new token is fetched for it; one that others fetched is used.
+        `is_probe`: the operation is held, so no new token is fetched for it; one that others
+        fetched is used.
         """
         token = await had(self._tokens.current())
         try:
@@ -55,29 +59,45 @@ class Authorized:
         return await self._resend(operation, send, newer)
 
     async def _refuses(self, operation: str, token: Token) -> bool:
-        """Whether the operation has refused this token to another request, for which it was the new one.
+        """Whether the operation has refused this token to another request, for which it was the new
+        one.
 
-        Such a request may be under way: without its answer each request that began with the token would fetch another.
+        Such a request may be under way: without its answer each request that began with the token
+        would fetch another.
         """
         async with self._first_resend[operation]:
             return self._refused.get(operation) == token.text
 
     async def _replaced(self, token: Token, *, is_probe: bool) -> Token | None:
-        return await self._tokens.newer_than(token) if is_probe else await self._tokens.after_refusal(token)
+        return (
+            await self._tokens.newer_than(token)
+            if is_probe
+            else await self._tokens.after_refusal(token)
+        )
 
-    async def _resend(self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token) -> Result:
-        # One request tries a new token before the others do: if the product is missing, one more refusal is enough.
+    async def _resend(
+        self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
+    ) -> Result:
+        # One request tries a new token before the others do: if the product is missing, one more
+        # refusal is enough.
         if self._accepted.get(operation) == token.text:
             return await self._send_again(operation, send, token)
         async with self._first_resend[operation]:
-            if self._refused.get(operation) == token.text and await had(self._tokens.newer_than(token)) is None:
+            if (
+                self._refused.get(operation) == token.text
+                and await had(self._tokens.newer_than(token)) is None
+            ):
                 raise ProductRefused("another request was refused with the same new token")
             if self._accepted.get(operation) != token.text:
                 return await self._send_again(operation, send, token)
         return await self._send_again(operation, send, token)
 
-    async def _send(self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token) -> Result:
-        """Sends, and forgets that the operation refused this token once it takes it: the app may have got the product."""
+    async def _send(
+        self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
+    ) -> Result:
+        """Sends, and forgets that the operation refused this token once it takes it: the app may
+        have got the product.
+        """
         try:
             result = await send(token)
         except (TokenRefused, ProductRefused, Unreachable):
@@ -92,12 +112,15 @@ class Authorized:
         if self._refused.get(operation) == token.text:
             del self._refused[operation]
 
-    async def _send_again(self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token) -> Result:
+    async def _send_again(
+        self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
+    ) -> Result:
         try:
             result = await self._send(operation, send, token)
         except TokenRefused as refusal:
             if await had(self._tokens.newer_than(token)) is not None:
-                # Another worker fetched a token meanwhile, which ended ours: that says nothing about the operation.
+                # Another worker fetched a token meanwhile, which ended ours: that says nothing
+                # about the operation.
                 raise Unreachable("the access token was replaced meanwhile") from refusal
             self._refused[operation] = token.text
             raise ProductRefused(code=refusal.code) from refusal
@@ -112,7 +135,10 @@ class Authorized:
 
 
 async def had(token: Awaitable[Result]) -> Result:
-    """The token. Without one the request was not sent, whatever the reason: that must not put a payment in doubt."""
+    """The token.
+
+    Without one the request was not sent, whatever the reason: that must not put a payment in doubt.
+    """
     try:
         return await token
     except (ProviderError, QueueUnavailable) as error:

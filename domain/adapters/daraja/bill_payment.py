@@ -7,7 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from domain.adapters.daraja.messages import read_payout_result
-from domain.adapters.daraja.requests import SHORTCODE_TYPE, Account, Api, free_text, result_addresses
+from domain.adapters.daraja.requests import (
+    SHORTCODE_TYPE,
+    Account,
+    Api,
+    free_text,
+    result_addresses,
+)
 from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
 from domain.operations import Operation
 from domain.payment import Payment
@@ -21,18 +27,23 @@ FAILURES = PAYOUT_FAILURES
 _TILL_TYPE = "2"  # documents say only 4, production wants 2 for a till (daraja.md §5)
 
 
-def request_body(payment: Payment, account: Account, credential: str, _now: datetime) -> Mapping[str, Any]:
+def request_body(
+    payment: Payment, account: Account, credential: str, _now: datetime
+) -> Mapping[str, Any]:
     """B2B (daraja.md §5)."""
     return {
         "Initiator": account.initiator_name,
         "SecurityCredential": credential,
         "CommandID": "BusinessPayBill" if payment.request.paybill else "BusinessBuyGoods",
         "SenderIdentifierType": SHORTCODE_TYPE,
-        "RecieverIdentifierType": SHORTCODE_TYPE if payment.request.paybill else _TILL_TYPE,  # spelled so
+        "RecieverIdentifierType": SHORTCODE_TYPE
+        if payment.request.paybill
+        else _TILL_TYPE,  # spelled so
         "Amount": str(payment.request.amount_kes),
         "PartyA": account.payout_shortcode,
         "PartyB": payment.request.paybill or payment.request.till,
-        "AccountReference": payment.request.account_reference,  # as it is: a changed one would pay another account
+        # as it is: a changed one would pay another account
+        "AccountReference": payment.request.account_reference,
         "Remarks": free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, account),
         "Occassion": "",

@@ -1,4 +1,6 @@
-"""Asking Daraja: one request through the fence, its answer classified, each exchange kept for the record."""
+"""Asking Daraja: one request through the fence, its answer classified, each exchange kept for
+the record.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ NO_ANSWER = Report(word=Word.UNDECIDED, verdict=Verdict.NO_ANSWER)
 
 
 class DarajaClient:
-    """Submits payments and asks about them. Knows nothing of stages: it reports what Daraja said, or what an error means."""
+    """Submits payments and asks about them.
+
+    Knows nothing of stages: it reports what Daraja said, or what an error means.
+    """
 
     def __init__(
         self,
@@ -74,7 +79,10 @@ class DarajaClient:
         )
 
     async def ready(self) -> None:
-        """Whatever a send needs and may have to be fetched. Raises ProviderError or QueueUnavailable."""
+        """Whatever a send needs and may have to be fetched.
+
+        Raises ProviderError or QueueUnavailable.
+        """
         await self._tokens.current()
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
@@ -91,16 +99,22 @@ class DarajaClient:
     async def ask(
         self, payment: Payment, number: int, exchanges: list[Exchange], *, is_probe: bool = False
     ) -> Report | None:
-        """Asks about `payment` as its inquiry `number`; what Daraja said, or None if that comes by callback.
+        """Asks about `payment` as its inquiry `number`; what Daraja said, or None if that comes by
+        callback.
 
-        Raises Throttled and ProductRefused, and Unreachable if no token can be had. Each exchange is added to `exchanges`.
+        Raises Throttled and ProductRefused, and Unreachable if no token can be had. Each exchange
+        is added to `exchanges`.
         """
         api = STK_QUERY if payment.question is Step.QUERY else STATUS
         return await self._authorized.call(
-            api.name, lambda token: self._ask_once(payment, number, exchanges, token), is_probe=is_probe
+            api.name,
+            lambda token: self._ask_once(payment, number, exchanges, token),
+            is_probe=is_probe,
         )
 
-    async def _ask_once(self, payment: Payment, number: int, exchanges: list[Exchange], token: Token) -> Report | None:
+    async def _ask_once(
+        self, payment: Payment, number: int, exchanges: list[Exchange], token: Token
+    ) -> Report | None:
         # As the account that sent it, which may have had another short code than ours.
         sent = payment.asked_about
         known = dict(sent.provider_ids) if sent is not None else {}
@@ -127,12 +141,19 @@ class DarajaClient:
             meaning = type(error).__name__
             raise
         except (ProviderError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.warning("inquiry_without_answer", payment_id=str(payment.id), api=api.name, error=type(error).__name__)
+            log.warning(
+                "inquiry_without_answer",
+                payment_id=str(payment.id),
+                api=api.name,
+                error=type(error).__name__,
+            )
             return None if api is STATUS else NO_ANSWER
         else:
             return report
         finally:
-            exchanges.append(_exchange(None, api, body, status is not None, status, answer, meaning, token))
+            exchanges.append(
+                _exchange(None, api, body, status is not None, status, answer, meaning, token)
+            )
 
     async def _send(self, payment: Payment, open_attempt: OpenAttempt, token: Token) -> ProviderIds:
         page = PAGES[payment.kind]
@@ -156,10 +177,21 @@ class DarajaClient:
             raise problem from error
         finally:
             open_attempt.exchanges.append(
-                _exchange(open_attempt.attempt_id, api, body, fence.is_written, status, answer, meaning, token)
+                _exchange(
+                    open_attempt.attempt_id,
+                    api,
+                    body,
+                    fence.is_written,
+                    status,
+                    answer,
+                    meaning,
+                    token,
+                )
             )
 
-    async def _post(self, api: Api, body: Mapping[str, Any], fence: Fence | None, token: Token) -> tuple[int, bytes]:
+    async def _post(
+        self, api: Api, body: Mapping[str, Any], fence: Fence | None, token: Token
+    ) -> tuple[int, bytes]:
         return await request_once(
             self._session,
             "POST",
@@ -194,9 +226,16 @@ def _exchange(
     meaning: str,
     token: Token,
 ) -> Exchange:
-    """What was asked and heard, as it may be kept. An answer may repeat all that it was asked with."""
+    """What was asked and heard, as it may be kept.
+
+    An answer may repeat all that it was asked with.
+    """
     masking = Masking([token.text, *SECRET_FIELDS.secrets_in(body)])
-    heard = None if answer is None else masking.text(answer.decode("utf-8", "replace").replace("\0", ""))
+    heard = (
+        None
+        if answer is None
+        else masking.text(answer.decode("utf-8", "replace").replace("\0", ""))
+    )
     return Exchange(
         id=UUID(int=uuid_utils.uuid7().int),
         attempt_id=attempt_id,

@@ -1,4 +1,6 @@
-"""The initiator's security credential: the password, encrypted for Safaricom's certificate (daraja.md §4.5)."""
+"""The initiator's security credential: the password, encrypted for Safaricom's certificate
+(daraja.md §4.5).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 
 def security_credential(password: str, certificate_file: Path) -> str:
-    """Base64 of RSA PKCS#1 v1.5 over the password. The certificate's dates are ignored: only its key is used.
+    """Base64 of RSA PKCS#1 v1.5 over the password. The certificate's dates are ignored: only its
+    key is used.
 
     Padding is random, so two credentials of one password differ; one may be used again and again.
     """

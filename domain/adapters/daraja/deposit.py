@@ -1,4 +1,6 @@
-"""A deposit at Daraja: STK push, its callback and its codes, and STK query, which asks about it (daraja.md §2, §3)."""
+"""A deposit at Daraja: STK push, its callback and its codes, and STK query, which asks about it
+(daraja.md §2, §3).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from domain.adapters.daraja.messages import (
     read_result_code,
     require_mapping,
 )
-from domain.adapters.daraja.requests import Account, Api, free_text, message_address, password_fields
+from domain.adapters.daraja.requests import (
+    Account,
+    Api,
+    free_text,
+    message_address,
+    password_fields,
+)
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, failure_of
 from domain.attempts import IdKind
 from domain.failures import FailureReason
@@ -32,7 +40,8 @@ STK_QUERY = Api(Operation.STK_QUERY, "/mpesa/stkpushquery/v1/query", "CheckoutRe
 
 _IDS = {"checkoutrequestid": IdKind.CHECKOUT_REQUEST, "merchantrequestid": IdKind.MERCHANT_REQUEST}
 
-# "Still under processing" (daraja.md §3). The error 500.001.1001 says so too, but also of payments that have ended.
+# "Still under processing" (daraja.md §3). The error 500.001.1001 says so too, but also of payments
+# that have ended.
 _UNDER_WAY_CODE = "4999"
 
 _F = FailureReason
@@ -51,7 +60,9 @@ FAILURES: Codes = {
     "1037": Ending(_F.NO_RESPONSE, safe_to_retry=False),  # likewise
     "1101": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "1102": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
-    "2001": Ending(_F.WRONG_PIN, safe_to_retry=True),  # on a deposit this is the customer's PIN, not our credential
+    "2001": Ending(
+        _F.WRONG_PIN, safe_to_retry=True
+    ),  # on a deposit this is the customer's PIN, not our credential
     "2006": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "2008": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "2026": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
@@ -65,7 +76,9 @@ FAILURES: Codes = {
 }
 
 
-def request_body(payment: Payment, account: Account, _credential: str, now: datetime) -> Mapping[str, Any]:
+def request_body(
+    payment: Payment, account: Account, _credential: str, now: datetime
+) -> Mapping[str, Any]:
     """STK push (daraja.md §2.1)."""
     return {
         **password_fields(account, now),
@@ -84,7 +97,9 @@ def request_body(payment: Payment, account: Account, _credential: str, now: date
 
 def read_result(message: Any) -> Report:
     """STK callback (daraja.md §2.3). Raises OtherShape."""
-    callback = require_mapping(require_mapping(require_mapping(message).get("Body")).get("stkCallback"))
+    callback = require_mapping(
+        require_mapping(require_mapping(message).get("Body")).get("stkCallback")
+    )
     items = read_items(callback.get("CallbackMetadata"), "Item", "Name")
     return judge_result(
         read_result_code(callback),
@@ -101,7 +116,8 @@ def stk_query_body(checkout_request_id: str, account: Account, now: datetime) ->
 
 
 def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Report:
-    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused, ProductRefused and Throttled.
+    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused,
+    ProductRefused and Throttled.
 
     A refused question says nothing of the payment that it asks about.
     """
@@ -112,7 +128,8 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
     words = text.lower()
     if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
         return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.VAGUE)
-    # Daraja says this of an id that is too young, too. Of another field it says that our own question was wrong.
+    # Daraja says this of an id that is too young, too. Of another field it says that our own
+    # question was wrong.
     is_about_id = code == "400.002.02" and "checkoutrequestid" in words
     verdict = Verdict.NO_RESULT if is_about_id else Verdict.NO_ANSWER
     return Report(word=Word.UNDECIDED, code=code, verdict=verdict)
@@ -120,7 +137,9 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
 
 def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
     code = code_text(message.get("ResultCode"))
-    ids = {ID_NAMES[name]: message[name] for name in ID_NAMES if message.get(name) not in (None, "")}
+    ids = {
+        ID_NAMES[name]: message[name] for name in ID_NAMES if message.get(name) not in (None, "")
+    }
     is_about_it = ids.get(IdKind.CHECKOUT_REQUEST, checkout_request_id) == checkout_request_id
     is_about_it = is_about_it and all(is_provider_id(value) for value in ids.values())
     if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
@@ -130,6 +149,8 @@ def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Repor
         return Report(word=Word.SUCCESS, code=code, ids=known, verdict=Verdict.PAID)
     failure = failure_of(FAILURES, code)
     if failure is not None:
-        return Report(word=Word.FAILURE, code=code, failure=failure, ids=known, verdict=Verdict.FAILED)
+        return Report(
+            word=Word.FAILURE, code=code, failure=failure, ids=known, verdict=Verdict.FAILED
+        )
     verdict = Verdict.UNDER_WAY if code == _UNDER_WAY_CODE else Verdict.NO_RESULT
     return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=verdict)

@@ -1,6 +1,8 @@
-"""The parts that Daraja's results are made of, each in every shape that was seen of it (daraja.md §2.3, §4.3).
+"""The parts that Daraja's results are made of, each in every shape that was seen of it (daraja.md
+§2.3, §4.3).
 
-What a whole message is made of stands on the page of its kind (`deposit.py`, `withdrawal.py`, …) and in `status.py`.
+What a whole message is made of stands on the page of its kind (`deposit.py`, `withdrawal.py`, …)
+and in `status.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,23 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, code_text, failure_of, refuses_credential
+from domain.adapters.daraja.result_codes import (
+    SUCCESS_CODE,
+    Codes,
+    code_text,
+    failure_of,
+    refuses_credential,
+)
 from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.report import Report, Word
 from domain.values import is_receipt
 
-# Names are compared by their letters: older results write "Originator Conversation ID" (daraja.md §4.3).
-PAYOUT_IDS = {"originatorconversationid": IdKind.ORIGINATOR_CONVERSATION, "conversationid": IdKind.CONVERSATION}
+# Names are compared by their letters: older results write "Originator Conversation ID" (daraja.md
+# §4.3).
+PAYOUT_IDS = {
+    "originatorconversationid": IdKind.ORIGINATOR_CONVERSATION,
+    "conversationid": IdKind.CONVERSATION,
+}
 
 _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 
@@ -37,10 +49,16 @@ def read_payout_result(message: Any, failures: Codes) -> Report:
         failures,
         read_ids(result, PAYOUT_IDS),
         read_amounts(parameters),
-        receipt=read_receipt([*parameters.get("transactionreceipt", []), result.get("TransactionID")]),
-        recipient_name=read_recipient_name(next(iter(parameters.get("receiverpartypublicname", [])), None)),
+        receipt=read_receipt(
+            [*parameters.get("transactionreceipt", []), result.get("TransactionID")]
+        ),
+        recipient_name=read_recipient_name(
+            next(iter(parameters.get("receiverpartypublicname", [])), None)
+        ),
     )
-    return replace(found, refuses_credential=found.word is Word.FAILURE and refuses_credential(code))
+    return replace(
+        found, refuses_credential=found.word is Word.FAILURE and refuses_credential(code)
+    )
 
 
 def judge_result(
@@ -54,16 +72,27 @@ def judge_result(
 ) -> Report:
     """What a result with `code` says: success, one of `failures`, or nothing that decides."""
     if code == SUCCESS_CODE:
-        return Report(word=Word.SUCCESS, code=code, ids=ids, receipt=receipt, recipient_name=recipient_name, **amounts)
+        return Report(
+            word=Word.SUCCESS,
+            code=code,
+            ids=ids,
+            receipt=receipt,
+            recipient_name=recipient_name,
+            **amounts,
+        )
     failure = failure_of(failures, code)
     if failure is None:
         return Report(word=Word.UNDECIDED, code=code, ids=ids)
-    # A failure has no receipt, whatever its TransactionID looks like (daraja.md §4.3); an amount must still agree.
+    # A failure has no receipt, whatever its TransactionID looks like (daraja.md §4.3); an amount
+    # must still agree.
     return Report(word=Word.FAILURE, code=code, failure=failure, ids=ids, **amounts)
 
 
 def read_timeout(message: Any) -> Report:
-    """Queue timeout (daraja.md §4.4): an echo of our request, or a Result. Either way it says only: slow."""
+    """Queue timeout (daraja.md §4.4): an echo of our request, or a Result.
+
+    Either way it says only: slow.
+    """
     body = require_mapping(message)
     inner = body.get("Result", body)
     return Report(word=Word.TIMEOUT, ids=read_ids(require_mapping(inner), PAYOUT_IDS))
@@ -78,7 +107,10 @@ def read_result_code(message: Mapping[str, Any]) -> str:
 
 
 def read_ids(message: Mapping[str, Any], names: Mapping[str, IdKind]) -> ProviderIds:
-    """The ids in `message`, as (kind of id, value); `names` gives the kind for a field's letters. Raises OtherShape."""
+    """The ids in `message`, as (kind of id, value); `names` gives the kind for a field's letters.
+
+    Raises OtherShape.
+    """
     found = set[ProviderId]()
     for name, value in message.items():
         id_kind = names.get(_letters(name))
@@ -92,7 +124,9 @@ def read_ids(message: Mapping[str, Any], names: Mapping[str, IdKind]) -> Provide
 
 def is_provider_id(value: Any) -> bool:
     """Ids are opaque, up to 64 characters of ours to keep (daraja.md §2.2)."""
-    return isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
+    return (
+        isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
+    )
 
 
 def read_items(container: Any, list_name: str, key_name: str) -> dict[str, list[Any]]:
@@ -103,13 +137,18 @@ def read_items(container: Any, list_name: str, key_name: str) -> dict[str, list[
     values: dict[str, list[Any]] = defaultdict(list)
     items = container.get(list_name) if isinstance(container, Mapping) else None
     for item in items if isinstance(items, list) else [items]:
-        if isinstance(item, Mapping) and isinstance(item.get(key_name), str) and item.get("Value") not in (None, ""):
+        if (
+            isinstance(item, Mapping)
+            and isinstance(item.get(key_name), str)
+            and item.get("Value") not in (None, "")
+        ):
             values[_letters(item[key_name])].append(item["Value"])
     return values
 
 
 def read_amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """The part of a `Report` that says how much. All numbers must agree; what is no number is noted and left out.
+    """The part of a `Report` that says how much. All numbers must agree; what is no number is noted
+    and left out.
 
     Daraja has been seen to put a receipt under an amount's name (daraja.md §4.3).
     """
@@ -117,7 +156,9 @@ def read_amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
     numbers = [number for value in values if (number := _number(value)) is not None]
     return {
         "has_amount": bool(numbers),
-        "amount": numbers[0] if numbers and all(number == numbers[0] for number in numbers) else None,
+        "amount": numbers[0]
+        if numbers and all(number == numbers[0] for number in numbers)
+        else None,
         "ignores_amount": len(numbers) < len(values),
     }
 
@@ -152,4 +193,8 @@ def _letters(name: str) -> str:
 def _number(value: Any) -> Decimal | None:
     if isinstance(value, str):
         return Decimal(value) if _PLAIN_NUMBER.fullmatch(value) else None
-    return Decimal(value) if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else None
+    return (
+        Decimal(value)
+        if isinstance(value, (int, Decimal)) and not isinstance(value, bool)
+        else None
+    )

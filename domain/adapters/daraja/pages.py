@@ -19,8 +19,8 @@ from domain.report import Report
 class Page:
     """What Daraja must be told and understood by, for one kind.
 
-    `request_body` takes the payment, our account, the initiator's credential and the time; `read_result` the JSON of a
-    result, and raises OtherShape. `failures` are the codes that end it.
+    `request_body` takes the payment, our account, the initiator's credential and the time;
+    `read_result` the JSON of a result, and raises OtherShape. `failures` are the codes that end it.
     """
 
     api: Api
@@ -30,13 +30,20 @@ class Page:
 
 
 PAGES: Mapping[Kind, Page] = {
-    Kind.DEPOSIT: Page(deposit.STK_PUSH, deposit.request_body, deposit.read_result, deposit.FAILURES),
-    Kind.WITHDRAWAL: Page(withdrawal.B2C, withdrawal.request_body, withdrawal.read_result, withdrawal.FAILURES),
+    Kind.DEPOSIT: Page(
+        deposit.STK_PUSH, deposit.request_body, deposit.read_result, deposit.FAILURES
+    ),
+    Kind.WITHDRAWAL: Page(
+        withdrawal.B2C, withdrawal.request_body, withdrawal.read_result, withdrawal.FAILURES
+    ),
     Kind.BILL_PAYMENT: Page(
         bill_payment.B2B, bill_payment.request_body, bill_payment.read_result, bill_payment.FAILURES
     ),
     Kind.POCHI_PAYMENT: Page(
-        pochi_payment.B2POCHI, pochi_payment.request_body, pochi_payment.read_result, pochi_payment.FAILURES
+        pochi_payment.B2POCHI,
+        pochi_payment.request_body,
+        pochi_payment.read_result,
+        pochi_payment.FAILURES,
     ),
 }
 

@@ -19,7 +19,9 @@ B2POCHI = Api(Operation.B2POCHI, "/mpesa/b2pochi/v1/paymentrequest", "Conversati
 FAILURES = PAYOUT_FAILURES
 
 
-def request_body(payment: Payment, account: Account, credential: str, _now: datetime) -> Mapping[str, Any]:
+def request_body(
+    payment: Payment, account: Account, credential: str, _now: datetime
+) -> Mapping[str, Any]:
     """B2Pochi (daraja.md §5)."""
     return {
         # The payment's id, the only one ever used for it.

@@ -1,7 +1,8 @@
-"""Whose field a refusal names: the caller's, so that this payment is at fault, or ours, so that every payment will fail.
+"""Whose field a refusal names: the caller's, so that this payment is at fault, or ours, so that
+every payment will fail.
 
-Daraja says `Bad Request - Invalid <Field>` for both (daraja.md §2.2). Names are compared by their letters only, because
-messages spell them `PhoneNumber`, `Phone Number` or `phone_number`.
+Daraja says `Bad Request - Invalid <Field>` for both (daraja.md §2.2). Names are compared by their
+letters only, because messages spell them `PhoneNumber`, `Phone Number` or `phone_number`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from domain.kinds import RULES, Kind
 
 _F = FailureReason
 
-# What we put into a request from our settings, or by ourselves. A free text is the caller's, also where it was left out and
-# our default went: one payment's strange text must not count as a fault of all, and ours is a plain word.
+# What we put into a request from our settings, or by ourselves. A free text is the caller's, also
+# where it was left out and our default went: one payment's strange text must not count as a fault
+# of all, and ours is a plain word.
 _OURS_EVERYWHERE = dict.fromkeys(
     (
         "callbackurl", "callback", "resulturl", "queuetimeouturl", "timeouturl",
@@ -57,7 +59,8 @@ _COLLECTS = {
 }
 _EVERYWHERE = {**_OURS_EVERYWHERE, **_CALLERS_EVERYWHERE}
 _REASONS: Mapping[Kind, Mapping[str, FailureReason]] = {
-    kind: {**_EVERYWHERE, **(_PAYS_OUT if rules.moves_money_out else _COLLECTS)} for kind, rules in RULES.items()
+    kind: {**_EVERYWHERE, **(_PAYS_OUT if rules.moves_money_out else _COLLECTS)}
+    for kind, rules in RULES.items()
 }
 
 _WORD = re.compile(r"[A-Za-z]+")
@@ -66,7 +69,9 @@ _WORDS_OF_NAME_MAX = 4
 
 
 def reason_of_named_field(kind: Kind, text: str) -> FailureReason | None:
-    """The reason by the first field that `text` names, behind its "invalid" if it can be; None if it names none we know."""
+    """The reason by the first field that `text` names, behind its "invalid" if it can be; None
+    if it names none we know.
+    """
     words = [word.lower() for word in _WORD.findall(text[:_CHARACTERS_MAX])]
     behind = words[words.index("invalid") + 1 :] if "invalid" in words else []
     return _first_named(_REASONS[kind], behind) or _first_named(_REASONS[kind], words)

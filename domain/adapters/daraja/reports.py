@@ -1,7 +1,8 @@
-"""Reading Daraja's callbacks: every known shape of the same message becomes one `Report`, and anything else none.
+"""Reading Daraja's callbacks: every known shape of the same message becomes one `Report`, and
+anything else none.
 
-Nothing here raises for what a body holds: it came from outside, and storing it must never fail. The operation alone
-decides how a body is read (design.md, "Callbacks").
+Nothing here raises for what a body holds: it came from outside, and storing it must never fail. The
+operation alone decides how a body is read (design.md, "Callbacks").
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What requests to Daraja have in common. What a kind's own request holds stands on its page (`deposit.py`, …).
+"""What requests to Daraja have in common. What a kind's own request holds stands on its page
+(`deposit.py`, …).
 
-Amounts are strings, as in the portal's own samples: a server that follows those refuses a JSON number.
+Amounts are strings, as in the portal's own samples: a server that follows those refuses a JSON
+number.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Account:
 
 
 def as_sent_by(account: Account, sent_by: SendAccount | None) -> Account:
-    """`account` with the short code of the account that sent a payment, to ask about that payment."""
+    """`account` with the short code of the account that sent a payment, to ask about that
+    payment.
+    """
     if sent_by is None:
         return account
     return replace(account, shortcode=sent_by.shortcode, payout_shortcode=sent_by.shortcode)
@@ -48,7 +52,10 @@ def as_sent_by(account: Account, sent_by: SendAccount | None) -> Account:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One of Daraja's calls. `acknowledgement_id` names the id without which an acknowledgement is none."""
+    """One of Daraja's calls.
+
+    `acknowledgement_id` names the id without which an acknowledgement is none.
+    """
 
     operation: Operation
     path: str
@@ -61,9 +68,13 @@ class Api:
 
 
 def free_text(text: str | None, shortest: int, longest: int) -> str:
-    """`text` in letters, digits, blank, `.` and `-`, within Daraja's limits; the default if too little is left."""
+    """`text` in letters, digits, blank, `.` and `-`, within Daraja's limits; the default if too
+    little is left.
+    """
     plain = "".join(
-        character for character in unicodedata.normalize("NFKD", text or "") if not unicodedata.combining(character)
+        character
+        for character in unicodedata.normalize("NFKD", text or "")
+        if not unicodedata.combining(character)
     )
     reduced = _NOT_FREE_TEXT.sub(" ", plain).strip()[:longest].rstrip()
     return reduced if len(reduced) >= shortest and _ALPHANUMERIC.search(reduced) else DEFAULT_TEXT
@@ -73,7 +84,9 @@ def password_fields(account: Account, now: datetime) -> dict[str, Any]:
     """What stands for a credential in STK push and STK query (daraja.md §2.1)."""
     # Daraja checks only that timestamp and password agree (daraja.md §2.1).
     timestamp = now.astimezone(NAIROBI).strftime("%Y%m%d%H%M%S")
-    password = base64.b64encode(f"{account.shortcode}{account.passkey}{timestamp}".encode()).decode()
+    password = base64.b64encode(
+        f"{account.shortcode}{account.passkey}{timestamp}".encode()
+    ).decode()
     return {"BusinessShortCode": account.shortcode, "Password": password, "Timestamp": timestamp}
 
 
@@ -87,5 +100,9 @@ def result_addresses(payment: Payment, account: Account) -> dict[str, Any]:
 
 
 def message_address(payment: Payment, account: Account, operation: str) -> str:
-    """The address for messages of `operation` about `payment`, with the token by which we believe them."""
-    return callback_address.address(account.callback_base_url, account.callback_secret, payment.id, operation)
+    """The address for messages of `operation` about `payment`, with the token by which we
+    believe them.
+    """
+    return callback_address.address(
+        account.callback_base_url, account.callback_secret, payment.id, operation
+    )

@@ -1,6 +1,8 @@
-"""What Daraja's result codes mean: lists of those that finalize, and nothing else does (design.md, rule 6).
+"""What Daraja's result codes mean: lists of those that finalize, and nothing else does (design.md,
+rule 6).
 
-Each kind's page names its list. A code that is not on it is no result: the payment stays open and Daraja is asked.
+Each kind's page names its list. A code that is not on it is no result: the payment stays open and
+Daraja is asked.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from domain.failures import Failure, FailureReason
 
 
 class Ending(NamedTuple):
-    """How a code ends a payment. `safe_to_retry`: nothing moved and nothing may, so that a new payment cannot pay twice."""
+    """How a code ends a payment.
+
+    `safe_to_retry`: nothing moved and nothing may, so that a new payment cannot pay twice.
+    """
 
     reason: FailureReason
     safe_to_retry: bool
@@ -49,13 +54,15 @@ PAYOUT_FAILURES: Codes = {
     "TP40153": Ending(_F.CONFIGURATION, safe_to_retry=True),
 }
 
-# Our initiator's name, password or right was refused; a few more tries lock it (daraja.md §4.5). Not of deposits, where
-# 2001 and 8006 are the customer's PIN.
+# Our initiator's name, password or right was refused; a few more tries lock it (daraja.md §4.5).
+# Not of deposits, where 2001 and 8006 are the customer's PIN.
 _CREDENTIAL_CODES = frozenset({"2001", "18", "20", "21", "8006"})
 
 
 def refuses_credential(code: str) -> bool:
-    """Whether a payout's or an inquiry's result says that our initiator's credential is not taken."""
+    """Whether a payout's or an inquiry's result says that our initiator's credential is not
+    taken.
+    """
     return code in _CREDENTIAL_CODES
 
 
@@ -66,11 +73,16 @@ def failure_of(failures: Codes, code: str) -> Failure | None:
 
 
 def code_text(value: object) -> str | None:
-    """A code as text, whether it came as an integer or a string (daraja.md §2.3); None for any other type.
+    """A code as text, whether it came as an integer or a string (daraja.md §2.3); None for any
+    other type.
 
     Never by way of a number: parsers that made NaN into 0 have credited failed payments.
     """
     if isinstance(value, bool):
         return None
     text = str(value) if isinstance(value, int) else value
-    return text if isinstance(text, str) and 0 < len(text) <= _CODE_LENGTH_MAX and text.isprintable() else None
+    return (
+        text
+        if isinstance(text, str) and 0 < len(text) <= _CODE_LENGTH_MAX and text.isprintable()
+        else None
+    )

@@ -19,7 +19,14 @@ from domain.adapters.daraja.messages import (
     require_mapping,
 )
 from domain.adapters.daraja.requests import SHORTCODE_TYPE, Account, Api, message_address
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, failure_of, refuses_credential
+from domain.adapters.daraja.result_codes import (
+    SUCCESS_CODE,
+    Codes,
+    Ending,
+    code_text,
+    failure_of,
+    refuses_credential,
+)
 from domain.attempts import IdKind
 from domain.callback_address import status_operation
 from domain.failures import FailureReason
@@ -33,17 +40,22 @@ STATUS = Api(Operation.STATUS, "/mpesa/transactionstatus/v1/query", "Conversatio
 # What `read_status_acknowledgement` calls a question that Daraja will answer.
 ACKNOWLEDGED = "acknowledged"
 
-# "Not found" is one of these codes with a text that says so (daraja.md §6.1). SFC_IC0003 also says that our operator is
-# unknown, so the code alone proves nothing.
+# "Not found" is one of these codes with a text that says so (daraja.md §6.1). SFC_IC0003 also says
+# that our operator is unknown, so the code alone proves nothing.
 _NOT_FOUND_CODES = frozenset({"2032", "SFC_IC0003"})
-_NOT_FOUND = re.compile(r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL)
-_NOT_FOUND_CHARACTERS_MAX = 500  # a sentence of Daraja's is shorter, and the pattern takes the square of a longer one
+_NOT_FOUND = re.compile(
+    r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL
+)
+_NOT_FOUND_CHARACTERS_MAX = (
+    500  # a sentence of Daraja's is shorter, and the pattern takes the square of a longer one
+)
 
 _TARGET_IDS = {**PAYOUT_IDS, "originalconversationid": IdKind.ORIGINATOR_CONVERSATION}
 
 _F = FailureReason
 
-# What the parameter `TransactionStatus` says of a payment (daraja.md §6.1); other values end nothing.
+# What the parameter `TransactionStatus` says of a payment (daraja.md §6.1); other values end
+# nothing.
 _FAILURES: Codes = {
     "Failed": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "Cancelled": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
@@ -68,34 +80,53 @@ def status_body(
         "PartyA": account.payout_shortcode,
         "IdentifierType": SHORTCODE_TYPE,
         "ResultURL": message_address(payment, account, status_operation(number)),
-        "QueueTimeOutURL": message_address(payment, account, status_operation(number, for_timeout=True)),
+        "QueueTimeOutURL": message_address(
+            payment, account, status_operation(number, for_timeout=True)
+        ),
         "Remarks": "Status",
         "Occasion": "",
     }
 
 
 def read_status_acknowledgement(status: int, body: bytes) -> str:
-    """Whether a Transaction Status question was taken, in a word for the record. Raises as `read_query_answer`.
+    """Whether a Transaction Status question was taken, in a word for the record. Raises as
+    `read_query_answer`.
 
     The answer itself comes by the question's own address, and may come whatever was said here.
     """
     message = json_object(body)
-    if message is not None and 200 <= status < 300 and code_text(message.get("ResponseCode")) == SUCCESS_CODE:
+    if (
+        message is not None
+        and 200 <= status < 300
+        and code_text(message.get("ResponseCode")) == SUCCESS_CODE
+    ):
         return ACKNOWLEDGED
     code, _ = refused_at_the_door(status, body, message)
     return f"not acknowledged: {code or status}"
 
 
 def read_status_result(message: Any) -> Report:
-    """Transaction Status result (daraja.md §6.1). Its envelope is about the question; its parameters about the payment."""
+    """Transaction Status result (daraja.md §6.1).
+
+    Its envelope is about the question; its parameters about the payment.
+    """
     result = require_mapping(require_mapping(message).get("Result"))
     code = read_result_code(result)
     if code != SUCCESS_CODE:
         is_not_found = code in _NOT_FOUND_CODES and _says_not_found(result.get("ResultDesc"))
         verdict = Verdict.NOT_FOUND if is_not_found else Verdict.NO_ANSWER
-        return Report(word=Word.UNDECIDED, code=code, verdict=verdict, refuses_credential=refuses_credential(code))
+        return Report(
+            word=Word.UNDECIDED,
+            code=code,
+            verdict=verdict,
+            refuses_credential=refuses_credential(code),
+        )
     parameters = read_items(result.get("ResultParameters"), "ResultParameter", "Key")
-    named = [(id_kind, value) for name, id_kind in _TARGET_IDS.items() for value in parameters.get(name, [])]
+    named = [
+        (id_kind, value)
+        for name, id_kind in _TARGET_IDS.items()
+        for value in parameters.get(name, [])
+    ]
     if not all(is_provider_id(value) for _, value in named):
         raise OtherShape  # it names something, and it cannot be told whether that is the payment
     ids = frozenset(named)
@@ -108,15 +139,27 @@ def read_status_result(message: Any) -> Report:
             code=status,
             verdict=Verdict.PAID,
             receipt=read_receipt(parameters.get("receiptno", [])),
-            recipient_name=read_recipient_name(next(iter(parameters.get("creditpartyname", [])), None)),
+            recipient_name=read_recipient_name(
+                next(iter(parameters.get("creditpartyname", [])), None)
+            ),
             **common,
         )
     failure = failure_of(_FAILURES, status) if isinstance(status, str) else None
     if failure is not None:
-        return Report(word=Word.FAILURE, code=failure.provider_code, failure=failure, verdict=Verdict.FAILED, **common)
+        return Report(
+            word=Word.FAILURE,
+            code=failure.provider_code,
+            failure=failure,
+            verdict=Verdict.FAILED,
+            **common,
+        )
     # Not final, or nothing that we know; but Daraja found it.
     return Report(word=Word.UNDECIDED, code=code_text(status), verdict=Verdict.UNDER_WAY, ids=ids)
 
 
 def _says_not_found(text: Any) -> bool:
-    return isinstance(text, str) and len(text) <= _NOT_FOUND_CHARACTERS_MAX and _NOT_FOUND.search(text) is not None
+    return (
+        isinstance(text, str)
+        and len(text) <= _NOT_FOUND_CHARACTERS_MAX
+        and _NOT_FOUND.search(text) is not None
+    )

@@ -1,7 +1,8 @@
 """One OAuth token for all workers.
 
-Each new token invalidates the previous one (daraja.md §1), so workers that fetched their own would keep killing each
-other's. The token is shared in Redis, fetched by one at a time, early enough that nobody waits for it.
+Each new token invalidates the previous one (daraja.md §1), so workers that fetched their own would
+keep killing each other's. The token is shared in Redis, fetched by one at a time, early enough that
+nobody waits for it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _FETCH_SECONDS = 10
 _LOOK_AGAIN_SECONDS = 0.05  # while another worker fetches
 _BODY_BYTES_MAX = 16 * 1024
 
-# Daraja's has 28 letters and digits. What goes into a header is only what a bearer token may have (RFC 6750), and no more
-# than any server takes.
+# Daraja's has 28 letters and digits. What goes into a header is only what a bearer token may have
+# (RFC 6750), and no more than any server takes.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,2048}={0,2}")
 _LIFETIME = re.compile(r"\d{1,6}(\.\d{1,4})?", re.ASCII)  # seconds
 
@@ -84,26 +85,37 @@ class TokenSource:
         self._shelf = shelf
         self._clock = clock
         self._token: Token | None = None
-        self._refreshing = asyncio.Lock()  # one refresh in this process; the shelf's lock sees to the others
+        self._refreshing = (
+            asyncio.Lock()
+        )  # one refresh in this process; the shelf's lock sees to the others
 
     async def current(self) -> Token:
-        """A token that is valid as far as we know. Raises ProviderError or QueueUnavailable where none can be had."""
+        """A token that is valid as far as we know.
+
+        Raises ProviderError or QueueUnavailable where none can be had.
+        """
         token, now = self._token, self._clock()
         is_renewed_already = self._refreshing.locked()  # then the old one is good until its end
-        if token is not None and (token.is_fresh(now) or (token.is_valid(now) and is_renewed_already)):
+        if token is not None and (
+            token.is_fresh(now) or (token.is_valid(now) and is_renewed_already)
+        ):
             return token
         return await self._renew(refused=None)
 
     async def after_refusal(self, refused: Token) -> Token:
-        """Another token than the one that Daraja refused: the shared one if it is newer, else a new one."""
+        """Another token than the one that Daraja refused: the shared one if it is newer, else a
+        new one.
+        """
         if self._token is not None and self._token.text != refused.text:
             return self._token
         return await self._renew(refused=refused)
 
     async def newer_than(self, used: Token) -> Token | None:
-        """The shared token if it is newer than `used`, or None. Fetches none. Raises QueueUnavailable or Unreachable.
+        """The shared token if it is newer than `used`, or None. Fetches none. Raises
+        QueueUnavailable or Unreachable.
 
-        Daraja ends the old token before the new one is shared. So a fetch that is under way is waited for.
+        Daraja ends the old token before the new one is shared. So a fetch that is under way is
+        waited for.
         """
         async with self._refreshing:
             for _ in range(int(_FETCH_SECONDS / _LOOK_AGAIN_SECONDS)):
@@ -130,7 +142,9 @@ class TokenSource:
                 async with self._shelf.lock() as is_ours:
                     if is_ours:
                         return await self._fetch_and_share(refused)
-                if shared is not None:  # another worker renews it early; meanwhile the old one is good
+                if (
+                    shared is not None
+                ):  # another worker renews it early; meanwhile the old one is good
                     self._token = shared
                     return shared
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
@@ -141,7 +155,11 @@ class TokenSource:
         text = await self._shelf.read()
         try:
             token = Token(**json.loads(text)) if text else None
-            if token is None or not token.is_valid(self._clock()) or not isinstance(token.is_fresh(0), bool):
+            if (
+                token is None
+                or not token.is_valid(self._clock())
+                or not isinstance(token.is_fresh(0), bool)
+            ):
                 return None
         except (ValueError, TypeError):
             return None
@@ -156,12 +174,17 @@ class TokenSource:
             except ProviderError:
                 if shared is None:
                     raise
-                log.warning("token_not_renewed")  # the old one has some minutes left, and the next send tries again
+                log.warning(
+                    "token_not_renewed"
+                )  # the old one has some minutes left, and the next send tries again
             else:
-                # Ours before it is shared: Daraja gave it, and ended the one before, whether Redis keeps it or not.
+                # Ours before it is shared: Daraja gave it, and ended the one before, whether Redis
+                # keeps it or not.
                 self._token = shared
                 try:
-                    await self._shelf.write(json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock())
+                    await self._shelf.write(
+                        json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock()
+                    )
                 except QueueUnavailable:
                     log.warning("token_not_shared")
         self._token = shared
@@ -186,7 +209,10 @@ class TokenSource:
         if status == 400:
             # Daraja answers a wrong key or secret with an empty 400 (daraja.md §1).
             log.error("daraja_credentials_refused")
-            raise Refused(Failure(FailureReason.CONFIGURATION, True, "400"), "the consumer key or secret was refused")
+            raise Refused(
+                Failure(FailureReason.CONFIGURATION, True, "400"),
+                "the consumer key or secret was refused",
+            )
         return _token_of(status, body, now)
 
 
@@ -196,10 +222,16 @@ def _token_of(status: int, body: bytes, now: float) -> Token:
     except Unreadable:
         message = None
     text, lifetime = (
-        (message.get("access_token"), message.get("expires_in")) if isinstance(message, dict) else (None, None)
+        (message.get("access_token"), message.get("expires_in"))
+        if isinstance(message, dict)
+        else (None, None)
     )
     # A number today, a string in older captures (daraja.md §1).
-    is_lifetime = not isinstance(lifetime, bool) and _LIFETIME.fullmatch(str(lifetime)) and float(str(lifetime)) > 0
+    is_lifetime = (
+        not isinstance(lifetime, bool)
+        and _LIFETIME.fullmatch(str(lifetime))
+        and float(str(lifetime)) > 0
+    )
     if status != 200 or not isinstance(text, str) or not _TOKEN.fullmatch(text) or not is_lifetime:
         raise OutcomeUnknown(f"no access token in an answer of status {status}")
     return Token(text, now, now + float(str(lifetime)))

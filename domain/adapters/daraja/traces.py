@@ -1,7 +1,8 @@
-"""Whether an answer may show that Daraja made something of a payment: an id of it, or an acknowledgement.
+"""Whether an answer may show that Daraja made something of a payment: an id of it, or an
+acknowledgement.
 
-A refusal in an envelope that we do not know is believed only if the answer shows neither. The check is strict in that
-direction: an answer that we cannot read whole may show anything.
+A refusal in an envelope that we do not know is believed only if the answer shows neither. The check
+is strict in that direction: an answer that we cannot read whole may show anything.
 """
 
 from __future__ import annotations
@@ -13,24 +14,36 @@ from domain.adapters.daraja.result_codes import code_text
 from domain.adapters.strict_json import Unreadable, parse
 
 _IDS = frozenset(
-    {"checkoutrequestid", "merchantrequestid", "conversationid", "originatorconversationid", "originalconversationid"}
+    {
+        "checkoutrequestid",
+        "merchantrequestid",
+        "conversationid",
+        "originatorconversationid",
+        "originalconversationid",
+    }
 )
 _RESPONSE_CODE = "responsecode"
 
-# A code that says no. A zero acknowledges, and newer products acknowledge by 200; what is neither may be anything.
+# A code that says no. A zero acknowledges, and newer products acknowledge by 200; what is neither
+# may be anything.
 _SAYS_NO = re.compile(r"(?!2\d\d\b)[1-9]\d{0,5}(\.\d{1,4}){0,3}", re.ASCII)
 
 _ID_NAME = r"(?:(?:checkout|merchant)[\s_-]{0,3}request|conversation)[\s_-]{0,3}id"
 _CODE_NAME = r"response[\s_-]{0,3}code"
 _NAME = re.compile(f"{_ID_NAME}|{_CODE_NAME}", re.IGNORECASE)
-# The name of a field in a sentence: a word follows, or nothing does. Anything else may be the field itself.
+# The name of a field in a sentence: a word follows, or nothing does. Anything else may be the field
+# itself.
 _NAMED_IN_PROSE = re.compile(
     f"(?:{_ID_NAME}|{_CODE_NAME})(?=[.!;,)]{{0,2}}(?:\\s+[a-z]|\\s*$|</))", re.IGNORECASE | re.ASCII
 )
 _SHAPE_OF_ID = re.compile(r"AG_\d{8}_|ws_CO_\d", re.ASCII)
-_WORDS_OF_ACKNOWLEDGEMENT = re.compile(r"accepted for processing|accept(?:ed)? the service request", re.IGNORECASE)
+_WORDS_OF_ACKNOWLEDGEMENT = re.compile(
+    r"accepted for processing|accept(?:ed)? the service request", re.IGNORECASE
+)
 
-_UNREADABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]|\\u")  # no text, or one whose letters are written in escapes
+_UNREADABLE = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f]|\\u"
+)  # no text, or one whose letters are written in escapes
 _BEGINS_JSON = re.compile(r"\ufeff?\s*[{\[]")
 _ENDS_JSON = re.compile(r"[}\]]\s*\Z")
 _JSON_MARKS = re.compile(r"[{\"]")
@@ -56,7 +69,10 @@ def shows_id(message: Any) -> bool:
 def _shown_by(value: Any, *, in_texts: bool = True) -> bool:
     match value:
         case dict():
-            return any(_is_sign(key, inner) or _shown_by(inner, in_texts=in_texts) for key, inner in value.items())
+            return any(
+                _is_sign(key, inner) or _shown_by(inner, in_texts=in_texts)
+                for key, inner in value.items()
+            )
         case list():
             return any(_shown_by(inner, in_texts=in_texts) for inner in value)
         case str():
@@ -75,6 +91,10 @@ def _is_sign(key: str, value: Any) -> bool:
 
 
 def _shown_in(text: str) -> bool:
-    if _UNREADABLE.search(text) or _SHAPE_OF_ID.search(text) or _WORDS_OF_ACKNOWLEDGEMENT.search(text):
+    if (
+        _UNREADABLE.search(text)
+        or _SHAPE_OF_ID.search(text)
+        or _WORDS_OF_ACKNOWLEDGEMENT.search(text)
+    ):
         return True
     return _NAME.search(_NAMED_IN_PROSE.sub("", text)) is not None

@@ -1,10 +1,13 @@
-"""One request to Daraja on a connection of its own: the fence before its first byte, and whose answer comes back.
+"""One request to Daraja on a connection of its own: the fence before its first byte, and whose
+answer comes back.
 
-The first question about any error is a fact: was the first byte written? aiohttp calls us just before, in
-`on_request_chunk_sent` (our bodies are one chunk, and the headers leave with it). A request without a body is written
-right after `on_request_headers_sent`. Tests count bytes, because this rests on aiohttp's order of writing.
+The first question about any error is a fact: was the first byte written? aiohttp calls us just
+before, in `on_request_chunk_sent` (our bodies are one chunk, and the headers leave with it). A
+request without a body is written right after `on_request_headers_sent`. Tests count bytes, because
+this rests on aiohttp's order of writing.
 
-Bytes that arrive before our first byte left answer nothing that we asked. Such a connection is dropped.
+Bytes that arrive before our first byte left answer nothing that we asked. Such a connection is
+dropped.
 """
 
 from __future__ import annotations
@@ -29,17 +32,20 @@ from domain.fence import Fence
 
 log = structlog.get_logger()
 
-# So often the event loop may read what has arrived, before it counts as an early answer. TLS has messages of its own.
+# So often the event loop may read what has arrived, before it counts as an early answer. TLS has
+# messages of its own.
 _LOOKS_MIN = 3
 _LOOKS_MAX = 20
 
 
 def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
-    """The HTTP session for Daraja: no proxies from the environment, no cookies, no redirects followed, and the fence.
+    """The HTTP session for Daraja: no proxies from the environment, no cookies, no redirects
+    followed, and the fence.
 
-    Each request has a connection of its own; they are cheap at our rates. One that was used before may be gone at the other
-    end, and a call without a key (STK, B2B) that finds out by writing to it is lost in doubt (design.md, "What an error
-    means"). And what came on it while it was idle would be taken for the answer to the next payment.
+    Each request has a connection of its own; they are cheap at our rates. One that was used before
+    may be gone at the other end, and a call without a key (STK, B2B) that finds out by writing to
+    it is lost in doubt (design.md, "What an error means"). And what came on it while it was idle
+    would be taken for the answer to the next payment.
     """
     connector = aiohttp.TCPConnector(limit=connections_max, force_close=True)
     _watch_lines(connector)
@@ -59,11 +65,18 @@ def _tracing() -> aiohttp.TraceConfig:
 
 
 async def request_once(
-    session: aiohttp.ClientSession, method: str, url: str, *, bytes_max: int, fence: Fence | None = None, **options: Any
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    bytes_max: int,
+    fence: Fence | None = None,
+    **options: Any,
 ) -> tuple[int, bytes]:
     """Sends one request by a `daraja_session`; status and body of its own answer.
 
-    Raises Unreachable if nothing was written, OutcomeUnknown if something was and no answer of its own came.
+    Raises Unreachable if nothing was written, OutcomeUnknown if something was and no answer of its
+    own came.
     """
     talk = _Talk(fence)
     mark = _TALK.set(talk)
@@ -71,7 +84,8 @@ async def request_once(
         async with session.request(
             method,
             url,
-            allow_redirects=False,  # aiohttp would turn a 302 into a GET, and hide that Daraja may have acted
+            # aiohttp would turn a 302 into a GET, and hide that Daraja may have acted
+            allow_redirects=False,
             trace_request_ctx=talk,
             **options,
         ) as response:
@@ -89,7 +103,9 @@ async def request_once(
 
 
 class _Talk:
-    """What is known of one exchange: its fence, its connection, and whether its first byte was written."""
+    """What is known of one exchange: its fence, its connection, and whether its first byte was
+    written.
+    """
 
     def __init__(self, fence: Fence | None) -> None:
         self.line: _Line | None = None
@@ -106,12 +122,14 @@ class _Talk:
             await asyncio.sleep(0)  # the loop reads what has arrived
         if self._fence is not None:
             self._fence.pass_first_byte()
-        # From here to the write nothing else runs. The connection is looked at last: also the fence's clock takes time.
+        # From here to the write nothing else runs. The connection is looked at last: also the
+        # fence's clock takes time.
         if self.line is None or self.line.is_spoilt():
             if self._fence is not None:
                 self._fence.begin_send()
             if self.line is not None:
-                self.line.drop()  # an early head may have promised a body, which must not be waited for
+                # an early head may have promised a body, which must not be waited for
+                self.line.drop()
             raise Unreachable("the other end spoke, or closed, before our request")
         self._is_written = True
 
@@ -128,12 +146,16 @@ class _Talk:
 _TALK: ContextVar[_Talk | None] = ContextVar("talk", default=None)
 
 
-async def _before_headers(_session: aiohttp.ClientSession, context: SimpleNamespace, sent: Any) -> None:
+async def _before_headers(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, sent: Any
+) -> None:
     if isinstance(context.trace_request_ctx, _Talk) and sent.method == "GET":
         await context.trace_request_ctx.pass_first_byte()
 
 
-async def _before_body(_session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any) -> None:
+async def _before_body(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any
+) -> None:
     if isinstance(context.trace_request_ctx, _Talk):
         await context.trace_request_ctx.pass_first_byte()
 
@@ -151,8 +173,8 @@ class _Line(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         if data and not self._has_heard:
             self._has_heard = True
-            # An answer carries the acknowledgement of all that it answers. If bytes of ours are still unacknowledged, it
-            # was under way before our request arrived.
+            # An answer carries the acknowledgement of all that it answers. If bytes of ours are
+            # still unacknowledged, it was under way before our request arrived.
             self.has_heard_too_early = _unacknowledged_bytes(self._file()) > 0
         super().data_received(data)
 
@@ -182,7 +204,9 @@ class _Line(ResponseHandler):
 
 
 def _unacknowledged_bytes(file: int | None) -> int:
-    """How much of what we wrote the other end's kernel has not acknowledged; 0 where the system does not tell."""
+    """How much of what we wrote the other end's kernel has not acknowledged; 0 where the system
+    does not tell.
+    """
     if file is None or sys.platform != "linux":
         return 0
     count = array.array("i", [0])
@@ -194,7 +218,9 @@ def _unacknowledged_bytes(file: int | None) -> int:
 
 
 def _watch_lines(connector: aiohttp.TCPConnector) -> None:
-    """Makes the connector's connections `_Line`s. aiohttp has no public way: its own attribute is replaced."""
+    """Makes the connector's connections `_Line`s. aiohttp has no public way: its own attribute
+    is replaced.
+    """
     require_tested_aiohttp()
     if not hasattr(connector, "_factory"):
         raise RuntimeError(

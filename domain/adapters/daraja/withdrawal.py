@@ -25,10 +25,13 @@ _COMMANDS = {
 }
 
 
-def request_body(payment: Payment, account: Account, credential: str, _now: datetime) -> Mapping[str, Any]:
+def request_body(
+    payment: Payment, account: Account, credential: str, _now: datetime
+) -> Mapping[str, Any]:
     """B2C (daraja.md §4.1)."""
     return {
-        # The payment's id, the only one ever used for it: Daraja refuses its second use (daraja.md §4.2).
+        # The payment's id, the only one ever used for it: Daraja refuses its second use (daraja.md
+        # §4.2).
         "OriginatorConversationID": str(payment.id),
         "InitiatorName": account.initiator_name,
         "SecurityCredential": credential,

@@ -1,7 +1,8 @@
-"""Accepting a payment: the payment, its key and its first history entry in one commit, shared by whoever waits.
+"""Accepting a payment: the payment, its key and its first history entry in one commit, shared by
+whoever waits.
 
-The key is reserved by that commit itself, so that two requests with one key cannot both make a payment, whatever process
-they reach and whenever one dies.
+The key is reserved by that commit itself, so that two requests with one key cannot both make a
+payment, whatever process they reach and whenever one dies.
 """
 
 from __future__ import annotations
@@ -33,22 +34,30 @@ from domain.adapters.postgres.payment_columns import (
 )
 from domain.adapters.postgres.rows import unnest
 from domain.changes import HistoryEntry
-from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, RequestRefused, StoreUnavailable
+from domain.errors import (
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
+    RequestRefused,
+    StoreUnavailable,
+)
 from domain.idempotency import KEY_HELD_FOR, FirstAnswer
 from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.payment import Payment
 from domain.stages import Stage
 from domain.values import Caller
 
-# How long a request waits for the first one with its key, before it is told to come back (interface.md).
+# How long a request waits for the first one with its key, before it is told to come back
+# (interface.md).
 _IN_FLIGHT_WAIT_SECONDS = 5
 
-# How many of those try at once: each may hold a connection for as long as Postgres waits for a lock.
+# How many of those try at once: each may hold a connection for as long as Postgres waits for a
+# lock.
 _BESIDE_AT_ONCE = 4
 
 _HELD = f"interval '{int(KEY_HELD_FOR.total_seconds())} seconds'"
 
-# A key is free again only when its time is over *and* nothing about its payment can still change, for as long again.
+# A key is free again only when its time is over *and* nothing about its payment can still change,
+# for as long again.
 _IS_FREE = f"""(held.expires_at <= now() AND coalesce((
     SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
         AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_HELD}
@@ -96,7 +105,8 @@ class Accepting:
             self._accept_batch,
             key=_key,
             shared=_asked_for,
-            # Once the batch has started, the request goes on without its client: it has a worker to wake.
+            # Once the batch has started, the request goes on without its client: it has a worker to
+            # wake.
             abandoned=Abandoned.DROP_OR_FINISH,
             batches_at_once=2,
         )
@@ -109,7 +119,10 @@ class Accepting:
             batches_at_once=_BESIDE_AT_ONCE,
         )
         self._reads: Lane[tuple[str, str], FirstAnswer | None] = Lane(
-            self._first_answers, key=lambda key: key, shared=lambda key: key, abandoned=Abandoned.DROP
+            self._first_answers,
+            key=lambda key: key,
+            shared=lambda key: key,
+            abandoned=Abandoned.DROP,
         )
 
     async def accept(self, new: NewPayment) -> Acceptance:
@@ -120,11 +133,13 @@ class Accepting:
         except Exception as error:
             if not _is_contended(error):
                 raise
-            # Somebody holds the key's row (the first request, being accepted elsewhere), or what we would take of a limit.
+            # Somebody holds the key's row (the first request, being accepted elsewhere), or what we
+            # would take of a limit.
             acceptance = await self._accept_beside(new, error, give_up_at)
         if acceptance.answer.fingerprint != new.fingerprint:
             raise IdempotencyKeyReused
-        # Identical requests that wait together share one acceptance. It is new for the one whose payment it made.
+        # Identical requests that wait together share one acceptance. It is new for the one whose
+        # payment it made.
         return replace(acceptance, is_replay=acceptance.answer.payment_id != str(new.id))
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
@@ -141,8 +156,12 @@ class Accepting:
             held = await _held(transaction, keys)
         return [_first_answer(held[key]) if key in held else None for key in keys]
 
-    async def _accept_beside(self, new: NewPayment, held: Exception, give_up_at: float) -> Acceptance:
-        """Tries again until `give_up_at`, beside the lane and few at once: who waits for a lock holds up nobody else."""
+    async def _accept_beside(
+        self, new: NewPayment, held: Exception, give_up_at: float
+    ) -> Acceptance:
+        """Tries again until `give_up_at`, beside the lane and few at once: who waits for a lock
+        holds up nobody else.
+        """
         loop = asyncio.get_running_loop()
         while loop.time() < give_up_at:
             try:
@@ -154,7 +173,9 @@ class Accepting:
                 if not _is_contended(error):
                     raise
                 held = error
-        raise StoreUnavailable if isinstance(held, AllowanceContended) else IdempotencyKeyInFlight from held
+        raise (
+            StoreUnavailable if isinstance(held, AllowanceContended) else IdempotencyKeyInFlight
+        ) from held
 
     async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance | RequestRefused]:
         try:
@@ -168,24 +189,37 @@ class Accepting:
     async def _accept_in(
         self, transaction: Transaction, batch: Sequence[NewPayment]
     ) -> list[Acceptance | RequestRefused]:
-        refused = await refused_by_limits(transaction, batch, lambda: _taken_keys(transaction, batch))
+        refused = await refused_by_limits(
+            transaction, batch, lambda: _taken_keys(transaction, batch)
+        )
         wanted = [new for new in batch if new.id not in refused]
-        accepted = dict(zip((new.id for new in wanted), await self._record(transaction, wanted), strict=True))
+        accepted = dict(
+            zip((new.id for new in wanted), await self._record(transaction, wanted), strict=True)
+        )
         return [refused.get(new.id) or accepted[new.id] for new in batch]
 
-    async def _record(self, transaction: Transaction, batch: Sequence[NewPayment]) -> list[Acceptance]:
+    async def _record(
+        self, transaction: Transaction, batch: Sequence[NewPayment]
+    ) -> list[Acceptance]:
         if not batch:
             return []
         answers = [new.answer(as_accepted(new, transaction.now)) for new in batch]
-        sent = [(new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)]
-        created = {row.payment_id: row.epoch for row in await transaction.rows(_ACCEPT, accepted_arrays(sent))}
+        sent = [
+            (new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)
+        ]
+        created = {
+            row.payment_id: row.epoch
+            for row in await transaction.rows(_ACCEPT, accepted_arrays(sent))
+        }
         late = [_key(new) for new in batch if new.id not in created]
         held = await _held(transaction, late) if late else {}
         acceptances = []
         for new, body in zip(batch, answers, strict=True):
             if new.id in created:
                 answer = FirstAnswer(new.fingerprint, 202, body, str(new.id))
-                acceptances.append(Acceptance(answer, False, transaction.now + KEY_HELD_FOR, created[new.id]))
+                acceptances.append(
+                    Acceptance(answer, False, transaction.now + KEY_HELD_FOR, created[new.id])
+                )
             else:
                 row = held[_key(new)]
                 acceptances.append(Acceptance(_first_answer(row), True, row.expires_at, None))
@@ -201,17 +235,29 @@ def _key(new: NewPayment) -> tuple[str, str]:
 
 
 def _asked_for(new: NewPayment) -> tuple[Caller, str, bytes]:
-    """Requests that agree in this get one answer. The caller's role is a part of it: policy differs by role."""
+    """Requests that agree in this get one answer.
+
+    The caller's role is a part of it: policy differs by role.
+    """
     return new.caller, new.idempotency_key, new.fingerprint
 
 
-async def _held(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
-    parameters = {"caller_keys": [caller_key for caller_key, _ in keys], "keys": [key for _, key in keys]}
-    return {(row.caller_key, row.key): row for row in await transaction.rows(_HELD_ANSWERS, parameters)}
+async def _held(
+    transaction: Transaction, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Any]:
+    parameters = {
+        "caller_keys": [caller_key for caller_key, _ in keys],
+        "keys": [key for _, key in keys],
+    }
+    return {
+        (row.caller_key, row.key): row for row in await transaction.rows(_HELD_ANSWERS, parameters)
+    }
 
 
 async def _taken_keys(transaction: Transaction, batch: Sequence[NewPayment]) -> set[UUID]:
-    """Those of `batch` whose key is held: they make no payment, and so take nothing of any limit."""
+    """Those of `batch` whose key is held: they make no payment, and so take nothing of any
+    limit.
+    """
     held = await _held(transaction, [_key(new) for new in batch])
     return {new.id for new in batch if _key(new) in held and not held[_key(new)].is_free}
 
@@ -231,4 +277,6 @@ def as_accepted(new: NewPayment, now: Any) -> Payment:
 
 
 def _first_answer(row: Any) -> FirstAnswer:
-    return FirstAnswer(bytes(row.fingerprint), row.answer_status, bytes(row.answer_body), str(row.payment_id))
+    return FirstAnswer(
+        bytes(row.fingerprint), row.answer_status, bytes(row.answer_body), str(row.payment_id)
+    )

@@ -1,4 +1,6 @@
-"""Which accounts the payments belong to whose outcome is still open, or that are asked about once more."""
+"""Which accounts the payments belong to whose outcome is still open, or that are asked about
+once more.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from domain.adapters.postgres.engine import Database
 from domain.attempts import Outcome
 from domain.stages import Stage
 
-# Only payments with a step ahead of them: those have an index, so that a long past costs nothing. An accepted payment can be
-# sent by any account, because none of its attempts can have acted.
+# Only payments with a step ahead of them: those have an index, so that a long past costs nothing.
+# An accepted payment can be sent by any account, because none of its attempts can have acted.
 _OPEN = text(f"""
 SELECT attempt.account, count(DISTINCT payment.id) AS payments
 FROM mkwanja.payments AS payment JOIN mkwanja.attempts AS attempt ON attempt.payment_id = payment.id
@@ -27,7 +29,12 @@ class Accounts:
         self._database = database
 
     async def open_payments(self) -> dict[SendAccount | None, int]:
-        """How many open payments each account sent; None: those older than the record of accounts."""
+        """How many open payments each account sent; None: those older than the record of
+        accounts.
+        """
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_OPEN)
-        return {SendAccount.from_text(row.account) if row.account else None: row.payments for row in rows}
+        return {
+            SendAccount.from_text(row.account) if row.account else None: row.payments
+            for row in rows
+        }

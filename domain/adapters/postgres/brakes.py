@@ -1,10 +1,12 @@
 """The brakes: what stops money out. Rows, so that no restart and no flush of Redis opens them.
 
-All SQL that reads or changes them is here. The claim (`claiming.py`) and the sweep (`sweeping.py`) put the pieces into their
-own statements, because they must judge the brakes in the statement that takes the payment.
+All SQL that reads or changes them is here. The claim (`claiming.py`) and the sweep (`sweeping.py`)
+put the pieces into their own statements, because they must judge the brakes in the statement that
+takes the payment.
 
-Two brakes stop every payout: an operator sets the kill switch, a refused credential opens the breaker. The other brakes hold
-one of Daraja's operations each, and let one payment through after each cool-down (docs/adr/0011).
+Two brakes stop every payout: an operator sets the kill switch, a refused credential opens the
+breaker. The other brakes hold one of Daraja's operations each, and let one payment through after
+each cool-down (docs/adr/0011).
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
 PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
 
-# The other brakes. Those of a newer release, whose schema an older process may already meet, are no business of ours.
+# The other brakes. Those of a newer release, whose schema an older process may already meet, are no
+# business of ours.
 KNOWN_OPERATIONS = frozenset(Operation)
 
-# A claim holds the rows for as long as it takes to commit; one that hangs is ended by Postgres within 5 s.
+# A claim holds the rows for as long as it takes to commit; one that hangs is ended by Postgres
+# within 5 s.
 _TRIES_MAX = 5
 
 
@@ -53,13 +57,15 @@ def _is_held(operation: str) -> str:
     return f"EXISTS (SELECT FROM mkwanja.brakes WHERE name = {operation} AND is_engaged AND probe_at > now())"
 
 
-# Pieces for a look at payments: whether a brake keeps one from being claimed, or a question from being asked.
+# Pieces for a look at payments: whether a brake keeps one from being claimed, or a question from
+# being asked.
 IS_HELD_BY_BRAKE = f"""(moves_money_out AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
         OR {_is_held(OPERATION_OF_KIND_SQL)}"""
 QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = '{BREAKER}' AND is_engaged))
       AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_QUESTION))}"""
 
-# Pieces for a sweep's look: `brakes` is how they all stand, `hold` the brake on the operation of `step.name`.
+# Pieces for a sweep's look: `brakes` is how they all stand, `hold` the brake on the operation of
+# `step.name`.
 HELD_STEP_JOIN = f"""LEFT JOIN mkwanja.brakes AS hold
     ON hold.is_engaged AND hold.name = {_case("step.name", OPERATION_OF_QUESTION)}"""
 ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
@@ -80,10 +86,13 @@ CLAIM_BRAKES = f"""turn AS MATERIALIZED (
 ), brake AS (
     SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes WHERE {_STOPS_PAYOUTS} FOR SHARE OF brakes
 )"""
-PAYOUTS_ARE_FREE = "(NOT payment.moves_money_out OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))"
+PAYOUTS_ARE_FREE = (
+    "(NOT payment.moves_money_out OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))"
+)
 
-# A held operation lets one of the `allowed` payments through after each cool-down: who updates its row has it. A second claim
-# waits for that row and finds the next cool-down begun. The row is locked after those of payouts, as `changing.py` does.
+# A held operation lets one of the `allowed` payments through after each cool-down: who updates its
+# row has it. A second claim waits for that row and finds the next cool-down begun. The row is
+# locked after those of payouts, as `changing.py` does.
 CLAIM_PROBE = f"""probe AS (
     UPDATE mkwanja.brakes SET {_PROBED}
     WHERE name IN (SELECT operation FROM allowed) AND is_engaged AND probe_at <= now()
@@ -93,10 +102,12 @@ OPERATION_IS_FREE = """(allowed.operation NOT IN (SELECT name FROM mkwanja.brake
            OR payment.id IN (SELECT payment_id FROM probe))"""
 
 # How they stand, for a decision about a payment.
-STANDING = text("SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name")
+STANDING = text(
+    "SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name"
+)
 
-# For a claim: an operator who stops payouts waits for our COMMIT, and so knows of our claim. Held operations are not
-# locked, because our own commit may change them.
+# For a claim: an operator who stops payouts waits for our COMMIT, and so knows of our claim. Held
+# operations are not locked, because our own commit may change them.
 STANDING_HELD = text(f"""
 WITH locked AS (
     SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE
@@ -126,9 +137,10 @@ INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inquiry' FROM closed RETURNING name
 """)
 
-# The probe inquires about the payment that opened the breaker. If that has no id to ask by, it inquires about the newest
-# of those that are asked about by their own id, because such a payment always has one. In both cases no other account may
-# have sent it: an answer about that account would not tell whether Daraja accepts the credential in use.
+# The probe inquires about the payment that opened the breaker. If that has no id to ask by, it
+# inquires about the newest of those that are asked about by their own id, because such a payment
+# always has one. In both cases no other account may have sent it: an answer about that account
+# would not tell whether Daraja accepts the credential in use.
 _PROBED_AMONG_MAX = 1000
 _OF_ANOTHER_ACCOUNT = """EXISTS (
     SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
@@ -200,7 +212,9 @@ INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
 """)
 
-_READ = text(f"SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name")
+_READ = text(
+    f"SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name"
+)
 
 # A send waits in `accepted`; a question waits with its step due.
 _READ_OPERATIONS = text(f"""
@@ -217,7 +231,9 @@ SELECT id, kind, amount_kes, lease_until FROM mkwanja.payments
 WHERE stage = 'submitting' AND moves_money_out AND lease_until > now() ORDER BY lease_until
 """)
 
-_WHAT_BECAME = text("SELECT id, stage FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id")
+_WHAT_BECAME = text(
+    "SELECT id, stage FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +248,10 @@ class Brake:
 
 @dataclass(frozen=True, slots=True)
 class HeldOperation:
-    """One operation as it stands since `changed_at`. `waiting` payments have it as their next step."""
+    """One operation as it stands since `changed_at`.
+
+    `waiting` payments have it as their next step.
+    """
 
     brake: Brake
     probe_at: datetime | None
@@ -247,7 +266,10 @@ class Brakes:
         self._database = database
 
     async def set(self, *names: str, is_engaged: bool, reason: str) -> list[str]:
-        """Engages or releases; the names of those that changed. Waits for claims that are about to commit."""
+        """Engages or releases; the names of those that changed.
+
+        Waits for claims that are about to commit.
+        """
         parameters = {"names": list(names), "is_engaged": is_engaged, "reason": reason}
         for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
@@ -273,7 +295,10 @@ class Brakes:
             rows = await transaction.rows(_READ_OPERATIONS)
         return [
             HeldOperation(
-                Brake(row.name, row.is_engaged, row.reason, row.changed_at), row.probe_at, row.probes, row.waiting
+                Brake(row.name, row.is_engaged, row.reason, row.changed_at),
+                row.probe_at,
+                row.probes,
+                row.waiting,
             )
             for row in rows
         ]

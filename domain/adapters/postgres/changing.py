@@ -1,8 +1,8 @@
 """Changing payments: lock, decide, write, commit, for as many as wait.
 
-Every decision after acceptance but the first claim goes through here, so that the rules of rows are in one place: rows are
-locked in id order, a batch holds one change per payment, what is written is counted, and the event's body is fixed in the
-commit that makes the fact.
+Every decision after acceptance but the first claim goes through here, so that the rules of rows are
+in one place: rows are locked in id order, a batch holds one change per payment, what is written is
+counted, and the event's body is fixed in the commit that makes the fact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.effects import sort_effects
-from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
+from domain.adapters.postgres.engine import (
+    CONTENDED,
+    Database,
+    Transaction,
+    is_about_rows,
+    sqlstate,
+)
 from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.payment_columns import payment_from
@@ -31,18 +37,25 @@ from domain.payment import Payment
 from domain.stamp import stamped
 from domain.views import event_body, json_text
 
-# A lost COMMIT is written again: every change is decided anew on the row as it then stands, so twice is once.
+# A lost COMMIT is written again: every change is decided anew on the row as it then stands, so
+# twice is once.
 _TRIES_MAX = 3
 
-_LOCK = text("SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE")
-ATTEMPTS = text("SELECT * FROM mkwanja.attempts WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY number")
+_LOCK = text(
+    "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
+)
+ATTEMPTS = text(
+    "SELECT * FROM mkwanja.attempts WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY number"
+)
 PROVIDER_IDS = text("""
 SELECT kind, value, payment_id, attempt_id FROM mkwanja.provider_ids
 WHERE payment_id = ANY(CAST(:ids AS uuid[]))
    OR (kind, value) IN (SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:provider_values AS text[])))
 """)
 _PAYMENTS = text("SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
-_RECEIPTS = text("SELECT receipt, id FROM mkwanja.payments WHERE receipt = ANY(CAST(:receipts AS text[]))")
+_RECEIPTS = text(
+    "SELECT receipt, id FROM mkwanja.payments WHERE receipt = ANY(CAST(:receipts AS text[]))"
+)
 
 
 class Changing:
@@ -61,7 +74,9 @@ class Changing:
     async def drain(self) -> None:
         await self._lane.drain()
 
-    async def _change_batch(self, batch: Sequence[Change]) -> list[ChangeResult | PaymentServiceError]:
+    async def _change_batch(
+        self, batch: Sequence[Change]
+    ) -> list[ChangeResult | PaymentServiceError]:
         for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
                 async with self._database.transaction() as transaction:
@@ -78,12 +93,18 @@ class Changing:
                     raise StoreUnavailable from error
                 if is_last:
                     raise
-                # Another transaction took an id, a receipt or a probe between our look and our write: looked at again.
+                # Another transaction took an id, a receipt or a probe between our look and our
+                # write: looked at again.
         raise AssertionError
 
 
-async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[ChangeResult | PaymentServiceError]:
-    """Decides and writes `batch` in `transaction`. A decision that refuses is its own waiter's result, nobody else's."""
+async def change_in(
+    transaction: Transaction, batch: Sequence[Change]
+) -> list[ChangeResult | PaymentServiceError]:
+    """Decides and writes `batch` in `transaction`.
+
+    A decision that refuses is its own waiter's result, nobody else's.
+    """
     payments, owners = await _lock_and_load(transaction, batch)
     named = await _payments_named(transaction, batch)
     evidence = await load_evidence(transaction, batch)
@@ -101,7 +122,8 @@ async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[C
                 if owners.get(key, change.payment_id) != change.payment_id
                 or named.get(key, change.payment_id) != change.payment_id
             ),
-            receipt_is_anothers=receipts.get(change.receipt or "", change.payment_id) != change.payment_id,
+            receipt_is_anothers=receipts.get(change.receipt or "", change.payment_id)
+            != change.payment_id,
             receipts_of_others=frozenset(
                 receipt
                 for receipt in known.receipts_to_confirm
@@ -123,13 +145,19 @@ async def change_in(transaction: Transaction, batch: Sequence[Change]) -> list[C
     await change_breaker(transaction, effects)
     if not await change_operations(transaction, effects):
         raise TakenMeanwhile
-    return [_marked(result, change, repeated) for result, change in zip(results, batch, strict=True)]
+    return [
+        _marked(result, change, repeated) for result, change in zip(results, batch, strict=True)
+    ]
 
 
 def _marked(
     result: ChangeResult | PaymentServiceError, change: Change, repeated: frozenset[UUID]
 ) -> ChangeResult | PaymentServiceError:
-    if isinstance(result, ChangeResult) and change.callback is not None and change.callback.id in repeated:
+    if (
+        isinstance(result, ChangeResult)
+        and change.callback is not None
+        and change.callback.id in repeated
+    ):
         return replace(result, is_repeated=True)
     return result
 
@@ -153,7 +181,9 @@ async def _lock_and_load(
     return payments, owners
 
 
-async def _payments_named(transaction: Transaction, batch: Sequence[Change]) -> dict[ProviderId, UUID]:
+async def _payments_named(
+    transaction: Transaction, batch: Sequence[Change]
+) -> dict[ProviderId, UUID]:
     """Other payments that this batch's messages name by our own ids.
 
     A payment with a key is known to Daraja by its own id, also before Daraja has acknowledged it.
@@ -167,7 +197,9 @@ async def _payments_named(transaction: Transaction, batch: Sequence[Change]) -> 
     }
     if not foreign:
         return {}
-    found = {row.id for row in await transaction.rows(_PAYMENTS, {"ids": sorted(set(foreign.values()))})}
+    found = {
+        row.id for row in await transaction.rows(_PAYMENTS, {"ids": sorted(set(foreign.values()))})
+    }
     return {key: payment_id for key, payment_id in foreign.items() if payment_id in found}
 
 
@@ -186,7 +218,10 @@ async def _receipt_owners(
     wanted.update(*(known.receipts_to_confirm for known in evidence.values()))
     if not wanted:
         return {}
-    return {row.receipt: row.id for row in await transaction.rows(_RECEIPTS, {"receipts": sorted(wanted)})}
+    return {
+        row.receipt: row.id
+        for row in await transaction.rows(_RECEIPTS, {"receipts": sorted(wanted)})
+    }
 
 
 def _prepare(
@@ -196,11 +231,15 @@ def _prepare(
     new_ids: ProviderIds,
     transaction: Transaction,
 ) -> Written:
-    """Stamps what was decided with the transaction's time, and makes its history entry and event."""
+    """Stamps what was decided with the transaction's time, and makes its history entry and
+    event.
+    """
     after = decided.payment
     if before is None or after is None:
         return Written(change, before, decided, new_ids, None, None)
-    after = stamped(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=transaction.now)
+    after = stamped(
+        before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=transaction.now
+    )
     entry = decided.entry
     if entry is None:
         return Written(change, before, replace(decided, payment=after), new_ids, None, None)
@@ -223,5 +262,7 @@ def _prepare(
         "event_type": announced.type.value if announced else None,
         "event_body": body,
     }
-    announcement = Announcement(history_id=history_id, payment_id=after.id, body=body) if body else None
+    announcement = (
+        Announcement(history_id=history_id, payment_id=after.id, body=body) if body else None
+    )
     return Written(change, before, replace(decided, payment=after), new_ids, history, announcement)

@@ -1,7 +1,8 @@
-"""The claim: `submitting` committed before anything is sent, and all that may forbid it in the one WHERE.
+"""The claim: `submitting` committed before anything is sent, and all that may forbid it in the one
+WHERE.
 
-Brakes and age are judged here, by the database's clock, in the same statement that takes the payment: so nothing can
-change between the look and the claim.
+Brakes and age are judged here, by the database's clock, in the same statement that takes the
+payment: so nothing can change between the look and the claim.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from domain.adapters.postgres.brakes import (
     OPERATION_OF_KIND_SQL,
     PAYOUTS_ARE_FREE,
 )
-from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, is_unavailable, sqlstate
+from domain.adapters.postgres.engine import (
+    CONTENDED,
+    Database,
+    is_about_rows,
+    is_unavailable,
+    sqlstate,
+)
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import columns, due_from, unnest
 from domain.changes import HistoryEntry
@@ -48,7 +55,8 @@ _CLAIM_COLUMNS = {
     "id": "uuid", "attempt_id": "uuid", "history_id": "uuid", "lease": "interval", "account": "text",
 }  # fmt: skip
 
-# Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id order, like every batch.
+# Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id
+# order, like every batch.
 _CLAIM = text(f"""
 WITH sent AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
@@ -85,9 +93,11 @@ free AS (
 SELECT claimed.*, claimed.id IN (SELECT payment_id FROM probe) AS is_probe FROM claimed
 """)
 
-# By payment and locked: a COMMIT that is still under way holds the row, and is waited for. Its stage too: meanwhile a
-# callback may have ended the payment.
-_CLAIMED_BY = text("SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE")
+# By payment and locked: a COMMIT that is still under way holds the row, and is waited for. Its
+# stage too: meanwhile a callback may have ended the payment.
+_CLAIMED_BY = text(
+    "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
+)
 
 _WAIT_COLUMNS = {"id": "uuid", "wait": "interval"}
 _POSTPONE = text(f"""
@@ -116,8 +126,12 @@ class Claiming:
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
-        self._looks: Lane[UUID, Due | None] = Lane(self._look_batch, key=lambda item: item, gate=gate)
-        self._waits: Lane[tuple[UUID, timedelta], None] = Lane(self._wait_batch, key=lambda item: item[0], gate=gate)
+        self._looks: Lane[UUID, Due | None] = Lane(
+            self._look_batch, key=lambda item: item, gate=gate
+        )
+        self._waits: Lane[tuple[UUID, timedelta], None] = Lane(
+            self._wait_batch, key=lambda item: item[0], gate=gate
+        )
         self._claims: Lane[_Claim, Payment | None] = Lane(
             self._claim_batch, key=lambda claim: claim.payment_id, gate=gate
         )
@@ -139,9 +153,13 @@ class Claiming:
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
-                raise StoreUnavailable  # nothing can be claimed: told before it costs a token or a turn at Daraja
+                # nothing can be claimed: told before it costs a token or a turn at Daraja
+                raise StoreUnavailable
             rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": HANDED_OVER_FOR})
-        found = {row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held) for row in rows}
+        found = {
+            row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held)
+            for row in rows
+        }
         return [found.get(payment_id) for payment_id in ids]
 
     async def _wait_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
@@ -161,16 +179,24 @@ class Claiming:
                 raise RunAlone from error
             raise
         # Of a claim that was read back it is not known: then it may cost one new token.
-        claimed = {row.attempt_id: replace(payment_from(row), is_probe=getattr(row, "is_probe", False)) for row in rows}
+        claimed = {
+            row.attempt_id: replace(payment_from(row), is_probe=getattr(row, "is_probe", False))
+            for row in rows
+        }
         return [claimed.get(claim.attempt_id) for claim in batch]
 
     async def _read_back(self, batch: Sequence[_Claim]) -> list[Any]:
-        """A lost COMMIT: the attempt ids tell whether it happened. Not knowing means not sending."""
+        """A lost COMMIT: the attempt ids tell whether it happened.
+
+        Not knowing means not sending.
+        """
         for wait_seconds in (0.1, 0.5, 1.0):
             await asyncio.sleep(wait_seconds)
             try:
                 async with self._database.transaction() as transaction:
-                    rows = await transaction.rows(_CLAIMED_BY, {"ids": sorted(claim.payment_id for claim in batch)})
+                    rows = await transaction.rows(
+                        _CLAIMED_BY, {"ids": sorted(claim.payment_id for claim in batch)}
+                    )
             except Exception as error:
                 if not is_unavailable(error) and sqlstate(error) not in CONTENDED:
                     raise

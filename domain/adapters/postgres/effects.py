@@ -1,4 +1,6 @@
-"""What the decisions of one batch do besides changing their payments, sorted by where it is written."""
+"""What the decisions of one batch do besides changing their payments, sorted by where it is
+written.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from domain.payment import Payment
 class BatchEffects:
     """The effects of a batch by kind, each in the order of the decisions."""
 
-    inquiries: list[tuple[Payment, Inquiry]] = field(default_factory=list)  # of a payment, still to be asked
+    inquiries: list[tuple[Payment, Inquiry]] = field(
+        default_factory=list
+    )  # of a payment, still to be asked
     answers: list[tuple[UUID, Inquiry]] = field(default_factory=list)  # of a payment's id
     breaker_reasons: list[tuple[Payment, str]] = field(
         default_factory=list
@@ -38,7 +42,10 @@ class BatchEffects:
 
 
 def sort_effects(decisions: Sequence[Decided]) -> BatchEffects:
-    """All effects of `decisions`. An event has been written into its decision's history entry already."""
+    """All effects of `decisions`.
+
+    An event has been written into its decision's history entry already.
+    """
     found = BatchEffects()
     for decided in decisions:
         payment = decided.payment

@@ -1,8 +1,10 @@
-"""Which life of the database this is: its epoch changes when a backup was restored, and when another server took over.
+"""Which life of the database this is: its epoch changes when a backup was restored, and when
+another server took over.
 
-Nothing must be told to the service for that, and no right beyond PUBLIC's is needed. A restored backup runs in a server that
-was started for it, or in a new database, or its tables were made or filled anew. A mere restart changes the epoch as well,
-which only costs the copies in Redis that were made before.
+Nothing must be told to the service for that, and no right beyond PUBLIC's is needed. A restored
+backup runs in a server that was started for it, or in a new database, or its tables were made or
+filled anew. A mere restart changes the epoch as well, which only costs the copies in Redis that
+were made before.
 """
 
 from __future__ import annotations
@@ -37,10 +39,15 @@ class Epochs:
         self._clock = clock
         self._known: str | None = None
         self._fresh_until = -1.0
-        self._looks: Lane[None, str] = Lane(self._look, key=lambda _: 0, shared=lambda _: 0, abandoned=Abandoned.DROP)
+        self._looks: Lane[None, str] = Lane(
+            self._look, key=lambda _: 0, shared=lambda _: 0, abandoned=Abandoned.DROP
+        )
 
     async def current(self) -> str | None:
-        """The epoch. While Postgres is away it is the last one that was seen; None if there was none."""
+        """The epoch.
+
+        While Postgres is away it is the last one that was seen; None if there was none.
+        """
         if self._clock() >= self._fresh_until:
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):

@@ -1,4 +1,7 @@
-"""What else is known of payments: inquiries, stored messages, brakes. Read under the payments' locks."""
+"""What else is known of payments: inquiries, stored messages, brakes.
+
+Read under the payments' locks.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,9 @@ FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY pay
 """)
 
 
-async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> dict[UUID, Evidence]:
+async def load_evidence(
+    transaction: Transaction, changes: Sequence[Change]
+) -> dict[UUID, Evidence]:
     """The evidence that `changes` ask for, by payment."""
     ids = [change.payment_id for change in changes if change.reads is not Reads.PAYMENT]
     if not ids:
@@ -63,7 +68,9 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
     for row in await transaction.rows(_INQUIRIES, parameters):
         verdict = Verdict(row.verdict) if row.verdict else None
         inquiries[row.payment_id].append(
-            Inquiry(row.number, row.asked_at, verdict, row.code, row.is_probe, row.of_former_account)
+            Inquiry(
+                row.number, row.asked_at, verdict, row.code, row.is_probe, row.of_former_account
+            )
         )
     about_messages = {
         **parameters,
@@ -73,8 +80,12 @@ async def load_evidence(transaction: Transaction, changes: Sequence[Change]) -> 
         "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
         "amount_differs": Disposition.AMOUNT_DIFFERS.value,
     }
-    messages = {row.payment_id: _said(row) for row in await transaction.rows(_MESSAGES, about_messages)}
-    engaged = {row.name: bool(row.is_probe_due) for row in await transaction.rows(brakes) if row.is_engaged}
+    messages = {
+        row.payment_id: _said(row) for row in await transaction.rows(_MESSAGES, about_messages)
+    }
+    engaged = {
+        row.name: bool(row.is_probe_due) for row in await transaction.rows(brakes) if row.is_engaged
+    }
     held = {Operation(name): is_due for name, is_due in engaged.items() if name in KNOWN_OPERATIONS}
     return {
         payment_id: replace(

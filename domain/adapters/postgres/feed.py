@@ -1,9 +1,10 @@
 """The feed of events, in an order that never changes and that no late commit can slip behind.
 
-A position cannot be given inside the commit that makes a fact: another commit with an earlier one might still be under way,
-and a reader would pass it. So positions are given afterwards, to facts that are committed, by one transaction at a time.
-A sweeper does it, and each reader before it reads. It goes by batches, each in a transaction of its own, so that neither a
-backlog nor a reader holds up anything that moves money.
+A position cannot be given inside the commit that makes a fact: another commit with an earlier one
+might still be under way, and a reader would pass it. So positions are given afterwards, to facts
+that are committed, by one transaction at a time. A sweeper does it, and each reader before it
+reads. It goes by batches, each in a transaction of its own, so that neither a backlog nor a reader
+holds up anything that moves money.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from domain.adapters.postgres.locks import TAKE_FEED
 # What one transaction lists: a few milliseconds of work.
 _BATCH_SIZE = 500
 
-# How many batches one sweep or one reader lists. More than a reader's page holds, so that readers get ahead of a backlog.
+# How many batches one sweep or one reader lists. More than a reader's page holds, so that readers
+# get ahead of a backlog.
 _BATCHES_MAX = 4
 
 _LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {TAKE_FEED}")
 
-# The database fills this queue in the commit that makes the fact, and takes from it what is listed (migration 0006). A late
-# commit brings numbers that are lower than those of others that are gone already; it is listed with the next batch.
+# The database fills this queue in the commit that makes the fact, and takes from it what is listed
+# (migration 0006). A late commit brings numbers that are lower than those of others that are gone
+# already; it is listed with the next batch.
 _HAS_UNLISTED = text("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
 
-# In the queue's order, but within a payment by `sequence` in any case: a correction never comes before its failure.
+# In the queue's order, but within a payment by `sequence` in any case: a correction never comes
+# before its failure.
 _LIST = text("""
 WITH listed AS (
     INSERT INTO mkwanja.events (history_id, owner)
@@ -45,7 +49,8 @@ WITH listed AS (
 SELECT count(*) AS listed FROM listed
 """)
 
-# The last twelve digits of an event's id tell it from every event that another life of the database had at its position.
+# The last twelve digits of an event's id tell it from every event that another life of the database
+# had at its position.
 _MARK = "right(event.history_id::text, 12)"
 _KNOWS = text(f"""
 SELECT EXISTS (SELECT FROM mkwanja.events AS event WHERE event.position = :position AND {_MARK} = :mark) AS is_known
@@ -65,7 +70,9 @@ WHERE event.owner = :owner AND event.position > :after ORDER BY event.position L
 
 @dataclass(frozen=True, slots=True)
 class ListedEvent:
-    """An event's body, its position in the feed, and the mark that tells it from other events at that position."""
+    """An event's body, its position in the feed, and the mark that tells it from other events at
+    that position.
+    """
 
     position: int
     mark: str
@@ -80,7 +87,9 @@ async def list_events(transaction: Transaction) -> int:
 
 
 async def list_new_events(database: Database) -> int:
-    """Lists some batches, as far as there is anything to list and no one else is listing; how many events."""
+    """Lists some batches, as far as there is anything to list and no one else is listing; how
+    many events.
+    """
     listed = 0
     for _ in range(_BATCHES_MAX):
         more = await _list_batch(database)
@@ -109,16 +118,20 @@ class Feed:
         self._database = database
 
     async def knows(self, position: int, mark: str) -> bool:
-        """Whether this database has the event of `mark` at `position`, and so all that were listed before it.
+        """Whether this database has the event of `mark` at `position`, and so all that were listed
+        before it.
 
-        A backup that was restored, or a standby that took over without the last commits, may have none there, or another.
+        A backup that was restored, or a standby that took over without the last commits, may have
+        none there, or another.
         """
         async with self._database.transaction() as transaction:
             [row] = await transaction.rows(_KNOWS, {"position": position, "mark": mark})
         return bool(row.is_known)
 
     async def page(self, *, after: int, limit: int, owner: str | None) -> list[ListedEvent]:
-        """At most `limit` events behind position `after`: all, or those of payments that `owner` owns."""
+        """At most `limit` events behind position `after`: all, or those of payments that `owner`
+        owns.
+        """
         await list_new_events(self._database)
         parameters: dict[str, Any] = {"after": after, "limit": limit}
         async with self._database.transaction() as transaction:

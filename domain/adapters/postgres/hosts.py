@@ -1,8 +1,9 @@
 """Finds, among the hosts that a DATABASE_URL names, the one that takes writes.
 
-The driver tries one host after the other within one time limit. A first host that drops packets would use up all of it, and
-a first host that refuses us for a reason of its own (full, closed by a proxy) would end the search. Here each host has the
-whole limit: the next one is tried when the last one has failed, or has said nothing for a moment.
+The driver tries one host after the other within one time limit. A first host that drops packets
+would use up all of it, and a first host that refuses us for a reason of its own (full, closed by a
+proxy) would end the search. Here each host has the whole limit: the next one is tried when the last
+one has failed, or has said nothing for a moment.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class Hosts:
         self._hosts = list(hosts)
 
     async def connect(self, *, timeout: float, **arguments: Any) -> _Connection:  # noqa: ASYNC109 - the driver's own name
-        """A connection to a host that fits `target_session_attrs`. Raises what the last host's driver raised."""
+        """A connection to a host that fits `target_session_attrs`.
+
+        Raises what the last host's driver raised.
+        """
         waiting = list(self._hosts)
         pause = min(_NEXT_HOST_AFTER_SECONDS, timeout / (2 * len(waiting)))
         tries: dict[asyncio.Task[_Connection], tuple[str, int]] = {}
@@ -35,10 +39,14 @@ class Hosts:
                 while waiting or tries:
                     if waiting:
                         host, port = waiting.pop(0)
-                        connecting = asyncpg.connect(**{**arguments, "host": host, "port": port}, timeout=timeout)
+                        connecting = asyncpg.connect(
+                            **{**arguments, "host": host, "port": port}, timeout=timeout
+                        )
                         tries[asyncio.create_task(connecting)] = (host, port)
                     done, _ = await asyncio.wait(
-                        tries, timeout=pause if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                        tries,
+                        timeout=pause if waiting else None,
+                        return_when=asyncio.FIRST_COMPLETED,
                     )
                     for task in done:
                         address = tries.pop(task)

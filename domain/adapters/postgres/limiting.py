@@ -1,7 +1,8 @@
 """What limits still allow, judged in the transaction that accepts.
 
-Whoever takes of a limit first takes a lock on what is counted, and counts after that: so nobody counts what another is
-about to add. Nothing is kept but the payments themselves, so there is no count that could be wrong.
+Whoever takes of a limit first takes a lock on what is counted, and counts after that: so nobody
+counts what another is about to add. Nothing is kept but the payments themselves, so there is no
+count that could be wrong.
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ class AllowanceContended(Exception):
 
 
 async def refused_by_limits(
-    transaction: Transaction, batch: Sequence[NewPayment], taken_keys: Callable[[], Awaitable[set[UUID]]]
+    transaction: Transaction,
+    batch: Sequence[NewPayment],
+    taken_keys: Callable[[], Awaitable[set[UUID]]],
 ) -> dict[UUID, RequestRefused]:
-    """Those of `batch` that a limit does not allow, with why. The rest fit, in the order given, all together.
+    """Those of `batch` that a limit does not allow, with why. The rest fit, in the order given, all
+    together.
 
-    `taken_keys` says which of them make no payment, because their key has one already; it is asked only if somebody
-    would be refused.
+    `taken_keys` says which of them make no payment, because their key has one already; it is asked
+    only if somebody would be refused.
     """
     if not any(new.charges for new in batch):
         return {}
@@ -90,6 +94,9 @@ async def refused_by_limits(
 
 
 def _lock_number(meter: Meter, subject: str) -> int:
-    """One lock for a caller and one for a phone number. Two that share a number only wait for each other."""
+    """One lock for a caller and one for a phone number.
+
+    Two that share a number only wait for each other.
+    """
     scope = "caller" if meter is Meter.CALLER_DAY else "phone"
     return int.from_bytes(hashlib.sha256(f"{scope}:{subject}".encode()).digest()[:4], signed=True)

@@ -1,7 +1,9 @@
-"""Held operations: rows among the brakes, held and released in the commit of the answer that says so.
+"""Held operations: rows among the brakes, held and released in the commit of the answer that says
+so.
 
-The claim reads them without a lock (`claiming.py`). A claim that commits just before a hold costs one refused request and
-no money, so nothing needs to wait. Every statement here changes rows only where that is due: the usual answer changes none.
+The claim reads them without a lock (`claiming.py`). A claim that commits just before a hold costs
+one refused request and no money, so nothing needs to wait. Every statement here changes rows only
+where that is due: the usual answer changes none.
 """
 
 from __future__ import annotations
@@ -11,7 +13,12 @@ from collections.abc import Sequence
 
 import structlog
 
-from domain.adapters.postgres.brakes import COUNT_REFUSALS, HOLD_OPERATION, RELEASE_OPERATIONS, TAKE_OPERATION_PROBE
+from domain.adapters.postgres.brakes import (
+    COUNT_REFUSALS,
+    HOLD_OPERATION,
+    RELEASE_OPERATIONS,
+    TAKE_OPERATION_PROBE,
+)
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
 from domain.operations import SETTINGS_REFUSALS_MAX, Heard, Operation, Standing
@@ -20,7 +27,10 @@ log = structlog.get_logger()
 
 
 async def change_operations(transaction: Transaction, effects: BatchEffects) -> bool:
-    """Takes probes, holds and releases operations, as `effects` say. False if a probe was taken by another worker."""
+    """Takes probes, holds and releases operations, as `effects` say.
+
+    False if a probe was taken by another worker.
+    """
     for operation in sorted(effects.probed):
         if not await transaction.rows(TAKE_OPERATION_PROBE, {"name": operation.value}):
             return False
@@ -44,7 +54,9 @@ async def _release(transaction: Transaction, heard: Sequence[Heard]) -> None:
 
 
 async def _hold(transaction: Transaction, operation: Operation, heard: Sequence[Heard]) -> None:
-    """Holds `operation` at its first refusal as a product, or at the third refusal of our settings in a row."""
+    """Holds `operation` at its first refusal as a product, or at the third refusal of our
+    settings in a row.
+    """
     count = Counter(item.standing for item in heard)
     refused = [item for item in heard if item.standing is not Standing.WORKS]
     if not refused:
@@ -55,10 +67,21 @@ async def _hold(transaction: Transaction, operation: Operation, heard: Sequence[
     if count[Standing.PRODUCT_REFUSED]:
         reason = f"Daraja refuses the operation to our app ({code})"
     else:
-        counted = {"name": operation.value, "since": last.since, "count": count[Standing.SETTINGS_REFUSED]}
-        [refusals] = [row.refusals for row in await transaction.rows(COUNT_REFUSALS, counted)] or [0]
+        counted = {
+            "name": operation.value,
+            "since": last.since,
+            "count": count[Standing.SETTINGS_REFUSED],
+        }
+        [refusals] = [row.refusals for row in await transaction.rows(COUNT_REFUSALS, counted)] or [
+            0
+        ]
         if refusals < SETTINGS_REFUSALS_MAX:
             return
         reason = f"Daraja refused our settings {refusals} times in a row ({code})"
     for row in await transaction.rows(HOLD_OPERATION, {**parameters, "reason": reason}):
-        log.error("operation_held", operation=operation.value, reason=reason, next_probe_at=row.probe_at.isoformat())
+        log.error(
+            "operation_held",
+            operation=operation.value,
+            reason=reason,
+            next_probe_at=row.probe_at.isoformat(),
+        )

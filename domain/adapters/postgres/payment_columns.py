@@ -1,9 +1,11 @@
-"""The columns of a payment, in one list. All that reads or writes them is made of it, once, at import.
+"""The columns of a payment, in one list. All that reads or writes them is made of it, once, at
+import.
 
-For a new column: a migration, the field of `Payment`, and its line here. The table of SQLAlchemy, the INSERT of an
-acceptance, the UPDATE of a change, their arrays, the rights of the service's role and the readers below follow. What the
-request carries is a field of `PaymentRequest` instead. It needs its kind's pages (`parties` or `texts`; the body that callers
-send) and `_OF_KINDS` in `views.py` as well.
+For a new column: a migration, the field of `Payment`, and its line here. The table of SQLAlchemy,
+the INSERT of an acceptance, the UPDATE of a change, their arrays, the rights of the service's role
+and the readers below follow. What the request carries is a field of `PaymentRequest` instead. It
+needs its kind's pages (`parties` or `texts`; the body that callers send) and `_OF_KINDS` in
+`views.py` as well.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.values import PaymentRequest, Purpose
 
-# A payment whose wake-up was lost is found by the sweeper after this (design.md, rule 5: at most 5 s).
+# A payment whose wake-up was lost is found by the sweeper after this (design.md, rule 5: at most 5
+# s).
 FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 
@@ -35,10 +38,11 @@ _OF_REQUEST = "request."
 class PaymentColumn:
     """One column of `payments`. `type` is PostgreSQL's.
 
-    `accepted` is where an acceptance finds its value in a `NewPayment`, `sent_as` the name and the type under which it is
-    sent, `inserted` the SQL that makes the column of it. A column that an acceptance leaves out has its default until a
-    change writes it (`is_changed`). `path` is where a change finds its value in a `Payment`, and the field that a reader
-    fills (`is_read`). `read` and `write` turn a value from and into what the driver takes; None: it is the same.
+    `accepted` is where an acceptance finds its value in a `NewPayment`, `sent_as` the name and the
+    type under which it is sent, `inserted` the SQL that makes the column of it. A column that an
+    acceptance leaves out has its default until a change writes it (`is_changed`). `path` is where a
+    change finds its value in a `Payment`, and the field that a reader fills (`is_read`). `read` and
+    `write` turn a value from and into what the driver takes; None: it is the same.
     """
 
     name: str
@@ -76,12 +80,16 @@ def _column(
 
 
 def _path_of(name: str, accepted: str | None) -> str:
-    """Where a payment holds the column: what belongs to the request is there in a new payment, too."""
+    """Where a payment holds the column: what belongs to the request is there in a new payment,
+    too.
+    """
     return accepted if accepted is not None and accepted.startswith(_OF_REQUEST) else name
 
 
 def as_uuid(value: Any) -> UUID:
-    """asyncpg's own UUID class is a subclass that compares and hashes alike but pickles and prints differently."""
+    """asyncpg's own UUID class is a subclass that compares and hashes alike but pickles and
+    prints differently.
+    """
     return UUID(int=value.int)
 
 
@@ -155,7 +163,8 @@ _INSERTED = [column for column in PAYMENT_COLUMNS if column.inserted]
 _CHANGED = [column for column in PAYMENT_COLUMNS if column.is_changed]
 _READ = [column for column in PAYMENT_COLUMNS if column.is_read]
 
-# What is sent of each new payment, and of each changed one: names with the type of their array in `unnest`. JSON is text.
+# What is sent of each new payment, and of each changed one: names with the type of their array in
+# `unnest`. JSON is text.
 ACCEPTED_TYPES = dict(column.sent_as for column in _ACCEPTED) | {
     "fingerprint": "bytea", "answer_body": "bytea", "history_id": "uuid",
 }  # fmt: skip
@@ -166,9 +175,13 @@ INSERTED_VALUES = ", ".join(str(column.inserted) for column in _INSERTED)
 CHANGED_NAMES = tuple(column.name for column in _CHANGED)
 
 
-def _converter(conversions: Iterable[Callable[[Any], Any] | None]) -> Callable[[Sequence[Any]], list[Any]]:
+def _converter(
+    conversions: Iterable[Callable[[Any], Any] | None],
+) -> Callable[[Sequence[Any]], list[Any]]:
     """A function that converts each value of a row by its own conversion, if it has one."""
-    converted = [(place, convert) for place, convert in enumerate(conversions) if convert is not None]
+    converted = [
+        (place, convert) for place, convert in enumerate(conversions) if convert is not None
+    ]
 
     def values(found: Sequence[Any]) -> list[Any]:
         row = list(found)
@@ -204,15 +217,20 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
     values = dict(zip(_PAYMENT_FIELDS, _as_read_payment(_payment_values(row)), strict=True))
     failure = None
     if row.failure_reason is not None:
-        failure = Failure(FailureReason(row.failure_reason), bool(row.failure_safe_to_retry), row.failure_code)
+        failure = Failure(
+            FailureReason(row.failure_reason), bool(row.failure_safe_to_retry), row.failure_code
+        )
     settled = None
     if values["stage"] is Stage.SUCCEEDED:
         # Older processes wrote none, and knew of no other amount than the payment's own.
         settled = row.amount_settled_kes or row.amount_kes
     return Payment(
         **values,
-        request=PaymentRequest(**dict(zip(_REQUEST_FIELDS, _as_read_request(_request_values(row)), strict=True))),
-        expires_at=row.expires_at or row.created_at,  # a row that was over before there was the column
+        request=PaymentRequest(
+            **dict(zip(_REQUEST_FIELDS, _as_read_request(_request_values(row)), strict=True))
+        ),
+        expires_at=row.expires_at
+        or row.created_at,  # a row that was over before there was the column
         failure=failure,
         amount_settled_kes=settled,
         attempts=attempts,
@@ -220,8 +238,13 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
 
 
 def accepted_arrays(rows: Sequence[tuple[NewPayment, bytes, UUID]]) -> dict[str, list[Any]]:
-    """New payments, each with its answer and the id of its first history entry, as one array for each column."""
-    sent = [(*_as_sent(_accepted_values(new)), new.fingerprint, body, history_id) for new, body, history_id in rows]
+    """New payments, each with its answer and the id of its first history entry, as one array for
+    each column.
+    """
+    sent = [
+        (*_as_sent(_accepted_values(new)), new.fingerprint, body, history_id)
+        for new, body, history_id in rows
+    ]
     return _arrays(ACCEPTED_TYPES, sent)
 
 
@@ -232,7 +255,9 @@ def changed_arrays(payments: Sequence[Payment], prefix: str) -> dict[str, list[A
 
 
 def _arrays(names: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """Rows as one array per column, the form that `unnest` takes: the SQL text stays the same for any number."""
+    """Rows as one array per column, the form that `unnest` takes: the SQL text stays the same
+    for any number.
+    """
     if not rows:
         return {name: [] for name in names}
     return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

@@ -1,4 +1,6 @@
-"""What callers read: one payment, a page of them, one's history; and whether the database is ready."""
+"""What callers read: one payment, a page of them, one's history; and whether the database is
+ready.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ _STAGES_OF_STATUS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageQuery:
-    """Which payments, newest first: columns that must equal, a span of creation times, and where the last page ended."""
+    """Which payments, newest first: columns that must equal, a span of creation times, and where
+    the last page ended.
+    """
 
     equal: Mapping[str, Any]
     status: str | None = None
@@ -85,7 +89,11 @@ class Reading:
 
     async def page(self, query: PageQuery) -> list[Payment]:
         """At most `query.limit` payments; ask for one more to know whether there is a next page."""
-        statement = select(payments).order_by(payments.c.created_at.desc(), payments.c.id.desc()).limit(query.limit)
+        statement = (
+            select(payments)
+            .order_by(payments.c.created_at.desc(), payments.c.id.desc())
+            .limit(query.limit)
+        )
         for column, value in query.equal.items():
             statement = statement.where(payments.c[column] == value)
         if query.status is not None:
@@ -95,13 +103,19 @@ class Reading:
         if query.created_before is not None:
             statement = statement.where(payments.c.created_at < query.created_before)
         if query.older_than is not None:
-            statement = statement.where(tuple_(payments.c.created_at, payments.c.id) < tuple_(*query.older_than))
+            statement = statement.where(
+                tuple_(payments.c.created_at, payments.c.id) < tuple_(*query.older_than)
+            )
         async with self._database.transaction() as transaction:
             return await _with_attempts(transaction, await transaction.rows(statement))
 
     async def history(self, payment_id: UUID, *, after: int, limit: int) -> list[Entry]:
-        """At most `limit` entries of the payment's history behind the one numbered `after`, oldest first."""
-        is_wanted = (payment_history.c.payment_id == payment_id) & (payment_history.c.sequence > after)
+        """At most `limit` entries of the payment's history behind the one numbered `after`,
+        oldest first.
+        """
+        is_wanted = (payment_history.c.payment_id == payment_id) & (
+            payment_history.c.sequence > after
+        )
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_HISTORY.where(is_wanted).limit(limit))
         return [Entry(*row) for row in rows]
@@ -116,7 +130,9 @@ class Reading:
         overdue: dict[str, float] = {}
         for row in steps:
             stages[row.stage] += row.count
-            overdue[row.next_step] = max(overdue.get(row.next_step, 0.0), float(row.overdue_seconds))
+            overdue[row.next_step] = max(
+                overdue.get(row.next_step, 0.0), float(row.overdue_seconds)
+            )
         return Situation(
             open_by_stage=dict(stages),
             overdue_seconds_by_step=overdue,
@@ -131,7 +147,9 @@ class Reading:
             return [row.version_num for row in await transaction.rows(_REVISION)] == [REVISION]
 
     async def takes_writes(self) -> bool:
-        """Whether the database takes writes: not on a standby, nor where a host made it read-only (its disk is full)."""
+        """Whether the database takes writes: not on a standby, nor where a host made it
+        read-only (its disk is full).
+        """
         async with self._database.transaction() as transaction:
             return not transaction.is_read_only
 

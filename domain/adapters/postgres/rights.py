@@ -1,8 +1,9 @@
-"""Who may do what in the database: laid down anew after every migration, so that nothing that was made since is forgotten.
+"""Who may do what in the database: laid down anew after every migration, so that nothing that was
+made since is forgotten.
 
-The owner (who migrates) may do everything. `mkwanja_service`, where an operator made that role, may do what the processes
-do and no more. Supabase's roles may do nothing, but for the one view that its signed-in users may read. How to make the
-role, and how to serve the view: docs/database-roles.md.
+The owner (who migrates) may do everything. `mkwanja_service`, where an operator made that role, may
+do what the processes do and no more. Supabase's roles may do nothing, but for the one view that its
+signed-in users may read. How to make the role, and how to serve the view: docs/database-roles.md.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from domain.adapters.postgres.tables import SCHEMA, metadata
 
 SERVICE_ROLE = "mkwanja_service"
 
-# All that the processes ever change. What is not named here is only ever inserted: a payment's amount, parties and owner
-# are what was accepted, and history is what happened. Nothing is ever deleted.
+# All that the processes ever change. What is not named here is only ever inserted: a payment's
+# amount, parties and owner are what was accepted, and history is what happened. Nothing is ever
+# deleted.
 UPDATED_COLUMNS = {
     "payments": CHANGED_NAMES,
     "attempts": ("outcome", "ended_at"),
     "idempotency_keys": (
-        "fingerprint", "payment_id", "answer_status", "answer_body", "created_at", "expires_at",  # a key used anew
+        # a key used anew
+        "fingerprint", "payment_id", "answer_status", "answer_body", "created_at", "expires_at",
     ),
     "inquiries": ("answered_at", "verdict", "code"),
     "brakes": ("is_engaged", "reason", "changed_at", "payment_id", "probes", "probed_at", "refusals", "cool_down", "probe_at"),
@@ -29,8 +32,9 @@ UPDATED_COLUMNS = {
 # The migrations put its rows there.
 _NEVER_INSERTED = frozenset({"brakes"})
 
-# Supabase serves schemas to these roles over HTTP, and its projects come with generous default grants
-# (design.md, "Tables"). After every migration nothing of ours is theirs: tables made later included.
+# Supabase serves schemas to these roles over HTTP, and its projects come with generous default
+# grants (design.md, "Tables"). After every migration nothing of ours is theirs: tables made later
+# included.
 _LOCK_DOWN = """
 DO $$
 DECLARE
@@ -57,7 +61,8 @@ BEGIN
 END $$
 """
 
-# Row level security is on for every table, and lets nobody but the owner see a row without a policy.
+# Row level security is on for every table, and lets nobody but the owner see a row without a
+# policy.
 _LET_SERVICE_SEE_ROWS = f"""
 DO $$
 DECLARE
@@ -86,20 +91,28 @@ _HAS_VIEW = text("SELECT to_regclass('mkwanja_api.my_payments') IS NOT NULL")
 
 
 def lay_down_rights(connection: Connection) -> None:
-    """Takes everything from everybody but the owner, then grants what is meant. In the migration's own transaction."""
+    """Takes everything from everybody but the owner, then grants what is meant.
+
+    In the migration's own transaction.
+    """
     connection.execute(text(_LOCK_DOWN))
     if connection.execute(_HAS_ROLE, {"name": SERVICE_ROLE}).scalar():
         found = connection.execute(_COLUMNS, {"schema": SCHEMA})
         for statement in service_grants({(row.relname, row.attname) for row in found}):
             connection.execute(text(statement))
         connection.execute(text(_LET_SERVICE_SEE_ROWS))
-    if connection.execute(_HAS_ROLE, {"name": "authenticated"}).scalar() and connection.execute(_HAS_VIEW).scalar():
+    if (
+        connection.execute(_HAS_ROLE, {"name": "authenticated"}).scalar()
+        and connection.execute(_HAS_VIEW).scalar()
+    ):
         for statement in _LET_USERS_READ_THEIR_OWN:
             connection.execute(text(statement))
 
 
 def service_grants(existing: set[tuple[str, str]]) -> list[str]:
-    """What the service's role is granted on those (table, column) that exist: after a downgrade not all of them do."""
+    """What the service's role is granted on those (table, column) that exist: after a downgrade
+    not all of them do.
+    """
     grants = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {SERVICE_ROLE}"]
     ours = {table.name for table in metadata.tables.values()}
     for name in sorted({table for table, _ in existing}):
@@ -109,6 +122,8 @@ def service_grants(existing: set[tuple[str, str]]) -> list[str]:
         updated = [column for column in UPDATED_COLUMNS.get(name, ()) if (name, column) in existing]
         if updated:
             rights.append(f"UPDATE ({', '.join(updated)})")
-        if name in ours or name == "alembic_version":  # which tells whether this code fits the schema
+        if (
+            name in ours or name == "alembic_version"
+        ):  # which tells whether this code fits the schema
             grants.append(f"GRANT {', '.join(rights)} ON {SCHEMA}.{name} TO {SERVICE_ROLE}")
     return grants

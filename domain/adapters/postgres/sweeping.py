@@ -1,4 +1,6 @@
-"""What is overdue: due steps, taken and moved in one statement, and events that nobody recorded as published."""
+"""What is overdue: due steps, taken and moved in one statement, and events that nobody recorded
+as published.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ from domain.adapters.postgres.brakes import (
     QUESTION_IS_FREE,
     TAKE_BREAKER_PROBE,
 )
-from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, is_about_rows, sqlstate
+from domain.adapters.postgres.engine import (
+    CONTENDED,
+    Database,
+    Transaction,
+    is_about_rows,
+    sqlstate,
+)
 from domain.adapters.postgres.feed import list_new_events
 from domain.adapters.postgres.rows import due_from
 from domain.changes import Announcement
@@ -29,7 +37,8 @@ from domain.lifecycle.submit import Due
 from domain.operations import Operation
 from domain.stages import Step
 
-# Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their turn (rule 5).
+# Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their
+# turn (rule 5).
 _TAKE_DUE = text(f"""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
@@ -45,9 +54,9 @@ WITH due AS (
 SELECT * FROM moved ORDER BY was_due_at
 """)
 
-# One look at everything: mostly there is nothing, and then it is all that a sweep costs. Counted only up to what a sweep
-# would take. Questions with the refused credential are not due while the breaker is open. While its operation is held, one
-# question is due after each cool-down.
+# One look at everything: mostly there is nothing, and then it is all that a sweep costs. Counted
+# only up to what a sweep would take. Questions with the refused credential are not due while the
+# breaker is open. While its operation is held, one question is due after each cool-down.
 _LOOK = text(f"""
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
@@ -62,8 +71,9 @@ FROM unnest(CAST(:steps AS text[])) AS step(name)
     {ALL_BRAKES}
 """)
 
-# A process that stopped between two messages of one statement leaves a session that is neither idle nor running, so that
-# neither limit of Postgres 15 or 16 sees it; 17 has `transaction_timeout` (engine.py). Its locks would keep others waiting.
+# A process that stopped between two messages of one statement leaves a session that is neither idle
+# nor running, so that neither limit of Postgres 15 or 16 sees it; 17 has `transaction_timeout`
+# (engine.py). Its locks would keep others waiting.
 _STUCK_FOR = timedelta(seconds=10)
 _END_STUCK = text("""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -71,7 +81,8 @@ WHERE datname = current_database() AND usename = current_user AND application_na
   AND state = 'active' AND wait_event = 'ClientRead' AND xact_start < now() - CAST(:stuck_for AS interval)
 """)
 
-# An event without an id: the payment owes nothing any more, and would be in the way of those behind it.
+# An event without an id: the payment owes nothing any more, and would be in the way of those behind
+# it.
 _UNANNOUNCED = text("""
 SELECT owing.id AS payment_id, unpublished.id, unpublished.event_body
 FROM (
@@ -86,8 +97,8 @@ LEFT JOIN LATERAL (
 ORDER BY owing.id, unpublished.sequence
 """)
 
-# The payment is cleared only with its last unpublished event. Its row is locked first, so that an event which another
-# transaction is about to add is either seen here or sets `event_due` after us.
+# The payment is cleared only with its last unpublished event. Its row is locked first, so that an
+# event which another transaction is about to add is either seen here or sets `event_due` after us.
 _LOCK_OWING = text("""
 SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:payment_ids AS uuid[])) ORDER BY id FOR UPDATE
 """)
@@ -109,15 +120,23 @@ class Sweeping:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Behind no gate of others: what is told to subscribers waits for nothing that moves money, nor the other way round.
-        self._recording: Lane[Announcement, None] = Lane(self._record_batch, key=lambda item: item.payment_id)
+        # Behind no gate of others: what is told to subscribers waits for nothing that moves money,
+        # nor the other way round.
+        self._recording: Lane[Announcement, None] = Lane(
+            self._record_batch, key=lambda item: item.payment_id
+        )
 
     async def look(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
         """See `domain.lifecycle.reconcile.SweepingStore.look`."""
-        parameters = {"steps": [step.value for step in Step], "limit": limit, "overdue_by": overdue_by}
+        parameters = {
+            "steps": [step.value for step in Step],
+            "limit": limit,
+            "overdue_by": overdue_by,
+        }
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
-                raise StoreUnavailable  # no step could be taken: told before one costs a question of the budget
+                # no step could be taken: told before one costs a question of the budget
+                raise StoreUnavailable
             rows = await transaction.rows(_LOOK, parameters)
         engaged = frozenset(rows[0].engaged or ())
         return SweepPlan(
@@ -128,11 +147,18 @@ class Sweeping:
             breaker_is_open=rows[0].breaker_is_open,
             payouts_are_stopped=not engaged.isdisjoint(PAYOUT_BRAKES),
             held_operations=frozenset(operation for operation in Operation if operation in engaged),
-            probes_due=frozenset(Operation(name) for name in rows[0].probes_due or () if name in KNOWN_OPERATIONS),
+            probes_due=frozenset(
+                Operation(name) for name in rows[0].probes_due or () if name in KNOWN_OPERATIONS
+            ),
         )
 
     async def take_due(
-        self, step: Step, *, limit: int, next_step_in: timedelta, kinds: Collection[Kind] = tuple(Kind)
+        self,
+        step: Step,
+        *,
+        limit: int,
+        next_step_in: timedelta,
+        kinds: Collection[Kind] = tuple(Kind),
     ) -> list[Due]:
         """See `domain.lifecycle.reconcile.SweepingStore.take_due`."""
         parameters = {
@@ -160,7 +186,10 @@ class Sweeping:
                 "cool_down_max": cool_down_max,
                 "account": account.as_text() if account else None,
                 "always_askable": [
-                    kind.value for kind in kinds_that(lambda rules: rules.uses_credential and rules.asked_by is None)
+                    kind.value
+                    for kind in kinds_that(
+                        lambda rules: rules.uses_credential and rules.asked_by is None
+                    )
                 ],
             }
             rows = await transaction.rows(TAKE_BREAKER_PROBE, parameters)
@@ -203,7 +232,9 @@ class Sweeping:
 
 
 async def record_published(transaction: Transaction, batch: Sequence[Announcement]) -> None:
-    """Records publications, and clears the due event of each payment that has none left to publish."""
+    """Records publications, and clears the due event of each payment that has none left to
+    publish.
+    """
     await transaction.run(_RECORD, {"history_ids": [item.history_id for item in batch]})
     await _clear(transaction, sorted(item.payment_id for item in batch))
 

@@ -1,4 +1,5 @@
-"""The tables as SQLAlchemy knows them, for queries that are put together and for the test that compares them with alembic's.
+"""The tables as SQLAlchemy knows them, for queries that are put together and for the test that
+compares them with alembic's.
 
 The migrations are the truth about constraints and why they exist (`alembic/versions`).
 """
@@ -33,7 +34,8 @@ from domain.adapters.postgres.payment_columns import PAYMENT_COLUMNS
 
 SCHEMA = "mkwanja"
 
-# What the code of this version needs; /readyz compares, and a test compares it with alembic's newest.
+# What the code of this version needs; /readyz compares, and a test compares it with alembic's
+# newest.
 REVISION = "0011"
 
 metadata = MetaData(schema=SCHEMA)
@@ -47,7 +49,12 @@ payments = Table(
     "payments",
     metadata,
     *(
-        Column(column.name, _TYPES[column.type], primary_key=column.name == "id", nullable=column.is_nullable)
+        Column(
+            column.name,
+            _TYPES[column.type],
+            primary_key=column.name == "id",
+            nullable=column.is_nullable,
+        )
         for column in PAYMENT_COLUMNS
     ),
 )
@@ -68,9 +75,19 @@ Index("payments_newest", payments.c.created_at, payments.c.id)
 Index("payments_by_owner", payments.c.owner, payments.c.created_at, payments.c.id)
 Index("payments_by_caller", payments.c.caller_key, payments.c.created_at)
 Index("payments_by_phone_number", payments.c.phone_number, payments.c.created_at, payments.c.id)
-Index("payments_by_account_reference", payments.c.account_reference, payments.c.created_at, payments.c.id)
+Index(
+    "payments_by_account_reference",
+    payments.c.account_reference,
+    payments.c.created_at,
+    payments.c.id,
+)
 Index("payments_by_idempotency_key", payments.c.idempotency_key)
-Index("payments_to_review", payments.c.created_at, payments.c.id, postgresql_where=payments.c.needs_review)
+Index(
+    "payments_to_review",
+    payments.c.created_at,
+    payments.c.id,
+    postgresql_where=payments.c.needs_review,
+)
 
 attempts = Table(
     "attempts",

@@ -1,8 +1,9 @@
 """Reads a DATABASE_URL as providers print it, and translates it for the driver.
 
-The URL is libpq's. A parameter falls into one of three groups. Some we understand and apply. Some mean something to another
-driver or have no effect here: those are left out, and a warning names them. All others may change where we connect, or how
-safely: those stop the process, because ignoring one could send payments to the wrong place.
+The URL is libpq's. A parameter falls into one of three groups. Some we understand and apply. Some
+mean something to another driver or have no effect here: those are left out, and a warning names
+them. All others may change where we connect, or how safely: those stop the process, because
+ignoring one could send payments to the wrong place.
 
 No message of this module quotes a value, because it might be the password.
 """
@@ -39,9 +40,10 @@ _UNDERSTOOD = _names(
     "channel_binding gssencmode target_session_attrs",
 )
 
-# None of these changes which server we reach, or how safely. We have our own pool, our own limits, our own application name,
-# and name our schema in every statement. `options` is sent by libpq when it connects; poolers refuse it or ignore it.
-# Where a provider routes by it (Neon, Supavisor), the host name or the user name says the same.
+# None of these changes which server we reach, or how safely. We have our own pool, our own limits,
+# our own application name, and name our schema in every statement. `options` is sent by libpq when
+# it connects; poolers refuse it or ignore it. Where a provider routes by it (Neon, Supavisor), the
+# host name or the user name says the same.
 _LEFT_OUT = _names(
     # libpq
     "application_name fallback_application_name connect_timeout client_encoding options keepalives keepalives_idle",
@@ -69,7 +71,10 @@ _TARGETS_REFUSED = ("read-only", "standby", "prefer-standby")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """What a DATABASE_URL says. `hosts` in their order; `tls` holds the driver's arguments for TLS."""
+    """What a DATABASE_URL says.
+
+    `hosts` in their order; `tls` holds the driver's arguments for TLS.
+    """
 
     hosts: tuple[tuple[str, int], ...]
     user: str | None
@@ -116,7 +121,9 @@ def read_database_url(url: str) -> DatabaseUrl:
         user=said.get("user") or unquote(user) or None,
         password=said.get("password") or unquote(password) or None,
         database=said.get("dbname") or unquote(parts["path"] or "") or None,
-        target_session_attrs=_target(said.get("target_session_attrs"), has_several_hosts=len(hosts) > 1),
+        target_session_attrs=_target(
+            said.get("target_session_attrs"), has_several_hosts=len(hosts) > 1
+        ),
         tls=_tls(said),
         left_out=tuple(left_out),
         secrets=tuple(sorted(secrets - {""})),
@@ -135,14 +142,18 @@ def _parameters(query: str) -> tuple[dict[str, str], list[str]]:
     if unknown:
         named = [name if _NAME.fullmatch(name) else "(one that is no name)" for name in unknown]
         raise ValueError(f"has parameters that are not understood: {', '.join(named)}")
-    twice = sorted(name for name, values in given.items() if name in _UNDERSTOOD and len(set(values)) > 1)
+    twice = sorted(
+        name for name, values in given.items() if name in _UNDERSTOOD and len(set(values)) > 1
+    )
     if twice:
         raise ValueError(f"has parameters with two values: {', '.join(twice)}")
     said = {name: values[0] for name, values in given.items() if name in _UNDERSTOOD}
     left_out = [name for name in given if name in _LEFT_OUT]
     if "channel_binding" in said:
         _one_of("channel_binding", said["channel_binding"], ("disable", "prefer", "require"))
-        left_out.append("channel_binding")  # the driver has none; docs/deployment.md says what to write instead
+        left_out.append(
+            "channel_binding"
+        )  # the driver has none; docs/deployment.md says what to write instead
     if "gssencmode" in said:
         # "require" would ask for encryption that we do not have.
         _one_of("gssencmode", said["gssencmode"], ("disable", "prefer"))
@@ -152,14 +163,18 @@ def _parameters(query: str) -> tuple[dict[str, str], list[str]]:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"has a value of {name} that is not understood; use {', '.join(allowed)}, or leave it out")
+        raise ValueError(
+            f"has a value of {name} that is not understood; use {', '.join(allowed)}, or leave it out"
+        )
 
 
-# --- where ----------------------------------------------------------------------------------------------------------
+# --- where ----------------------------------------------------------------------------------------
 
 
 def _hosts(named: list[tuple[str, str]], said: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """The hosts that the URL names, or those of its parameter `host`, which goes first, as in libpq."""
+    """The hosts that the URL names, or those of its parameter `host`, which goes first, as in
+    libpq.
+    """
     ports = [port for _, port in named]
     if said.get("host"):
         named = [_host_of_parameter(part) for part in said["host"].split(",")]
@@ -182,13 +197,18 @@ def _hosts(named: list[tuple[str, str]], said: Mapping[str, str]) -> tuple[tuple
 
 def _host_and_port(part: str) -> tuple[str, str]:
     bracketed = _BRACKETED.fullmatch(part)
-    host, port = (bracketed["host"], bracketed["port"] or "") if bracketed else part.partition(":")[::2]
+    host, port = (
+        (bracketed["host"], bracketed["port"] or "") if bracketed else part.partition(":")[::2]
+    )
     _port(port)
     return unquote(host), port
 
 
 def _host_of_parameter(part: str) -> tuple[str, str]:
-    """A name, an address, or the folder of a socket. A port behind it is SQLAlchemy's way to write it."""
+    """A name, an address, or the folder of a socket.
+
+    A port behind it is SQLAlchemy's way to write it.
+    """
     if part.startswith("/") or (part.count(":") > 1 and not part.startswith("[")):
         return part, ""
     return _host_and_port(part)
@@ -204,19 +224,26 @@ def _port(text: str) -> int:
 
 def _target(wanted: str | None, *, has_several_hosts: bool) -> str | None:
     if wanted is not None and wanted in _TARGETS_REFUSED:
-        raise ValueError("has a target_session_attrs that names a standby; this service writes: use read-write")
+        raise ValueError(
+            "has a target_session_attrs that names a standby; this service writes: use read-write"
+        )
     if wanted is not None:
         _one_of("target_session_attrs", wanted, _TARGETS)
     if wanted in (None, "any"):
-        return "read-write" if has_several_hosts else None  # of several hosts only the primary is of use
+        return (
+            "read-write" if has_several_hosts else None
+        )  # of several hosts only the primary is of use
     return wanted
 
 
-# --- how safely -----------------------------------------------------------------------------------------------------
+# --- how safely -----------------------------------------------------------------------------------
 
 
 def _tls(said: Mapping[str, str]) -> dict[str, Any]:
-    """The driver's arguments. Certificates and TLS from the first byte need a mode that always has TLS."""
+    """The driver's arguments.
+
+    Certificates and TLS from the first byte need a mode that always has TLS.
+    """
     mode = _mode(said)
     root, certificate, key = said.get("sslrootcert"), said.get("sslcert"), said.get("sslkey")
     if "sslnegotiation" in said:
@@ -225,7 +252,9 @@ def _tls(said: Mapping[str, str]) -> dict[str, Any]:
     if root or certificate or key or is_direct:
         mode = mode or ("verify-full" if root == "system" else "require")
         if mode in _SSL_MODES[:3]:
-            raise ValueError("has certificates or sslnegotiation=direct beside an sslmode weaker than require")
+            raise ValueError(
+                "has certificates or sslnegotiation=direct beside an sslmode weaker than require"
+            )
     if root == "system" and mode != "verify-full":
         raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
     if mode is None:
@@ -239,7 +268,9 @@ def _tls(said: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _mode(said: Mapping[str, str]) -> str | None:
-    modes = {_SSL_ALIASES.get(said[name], said[name]) for name in ("sslmode", "ssl") if name in said}
+    modes = {
+        _SSL_ALIASES.get(said[name], said[name]) for name in ("sslmode", "ssl") if name in said
+    }
     if len(modes) > 1:
         raise ValueError("has an sslmode and an ssl that differ")
     mode = modes.pop() if modes else None
@@ -268,7 +299,9 @@ def _context(mode: str, root: str | None, said: Mapping[str, str]) -> ssl.SSLCon
         raise ValueError("has an sslkey without an sslcert")
     if certificate:
         try:
-            tls.load_cert_chain(certificate, key or None, password=lambda: said.get("sslpassword", ""))
+            tls.load_cert_chain(
+                certificate, key or None, password=lambda: said.get("sslpassword", "")
+            )
         except (OSError, ValueError):
             raise ValueError("has an sslcert or sslkey that cannot be read") from None
     return tls

@@ -1,4 +1,6 @@
-"""Writing a batch of decided changes: everything that belongs to them, in one statement, and counted."""
+"""Writing a batch of decided changes: everything that belongs to them, in one statement, and
+counted.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from domain.payment import Payment
 from domain.views import json_text
 
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
-_ATTEMPT_COLUMNS = {"id": "uuid", "payment_id": "uuid", "number": "int", "outcome": "text", "account": "text"}
+_ATTEMPT_COLUMNS = {
+    "id": "uuid",
+    "payment_id": "uuid",
+    "number": "int",
+    "outcome": "text",
+    "account": "text",
+}
 _ASKED_COLUMNS = {
     "payment_id": "uuid", "number": "int", "api": "text", "is_probe": "boolean", "of_former_account": "boolean",
 }  # fmt: skip
@@ -40,13 +48,15 @@ _EXCHANGE_COLUMNS = {
     "was_written": "boolean", "http_status": "int", "answer": "text", "meaning": "text",
 }  # fmt: skip
 
-# The same bytes for the same payment are kept so often, among the last of its messages: a copy more would tell nothing, and
-# whoever knows an address could fill the disk with them. Counted under the payment's lock; what differs is always kept.
+# The same bytes for the same payment are kept so often, among the last of its messages: a copy more
+# would tell nothing, and whoever knows an address could fill the disk with them. Counted under the
+# payment's lock; what differs is always kept.
 _COPIES_MAX = 200
 _LOOKED_BACK_MAX = 1_000
 
-# All that a batch writes, in one statement, because each costs two round trips. The tables do not read each other here;
-# what was written is counted. A callback or an exchange that a lost COMMIT wrote already is not written twice.
+# All that a batch writes, in one statement, because each costs two round trips. The tables do not
+# read each other here; what was written is counted. A callback or an exchange that a lost COMMIT
+# wrote already is not written twice.
 _WRITE = text(f"""
 WITH ids AS (
     INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
@@ -122,20 +132,33 @@ class Written:
 
 
 class TakenMeanwhile(Exception):
-    """Another transaction recorded one of our ids, or took our probe, between the look and the write."""
+    """Another transaction recorded one of our ids, or took our probe, between the look and the
+    write.
+    """
 
 
-async def write(transaction: Transaction, written: Sequence[Written], effects: BatchEffects) -> frozenset[UUID]:
-    """Writes all of `written`; the ids of callbacks that are on record often enough and were not stored once more."""
+async def write(
+    transaction: Transaction, written: Sequence[Written], effects: BatchEffects
+) -> frozenset[UUID]:
+    """Writes all of `written`; the ids of callbacks that are on record often enough and were not
+    stored once more.
+    """
     ids = [
-        {"kind": kind, "value": value, "payment_id": item.change.payment_id, "attempt_id": item.decided.attempt_id}
+        {
+            "kind": kind,
+            "value": value,
+            "payment_id": item.change.payment_id,
+            "attempt_id": item.decided.attempt_id,
+        }
         for item in written
         for kind, value in sorted(item.new_ids)
     ]
     changed = [
         item.decided.payment
         for item in written
-        if item.before is not None and item.decided.payment is not None and item.decided.payment != item.before
+        if item.before is not None
+        and item.decided.payment is not None
+        and item.decided.payment != item.before
     ]
     outcomes = [
         {"id": attempt.id, "outcome": attempt.outcome.value if attempt.outcome else None}
@@ -158,7 +181,17 @@ async def write(transaction: Transaction, written: Sequence[Written], effects: B
     history = [item.history for item in written if item.history]
     callbacks = [_callback_values(item) for item in written if item.change.callback]
     exchanges = [values for item in written for values in _exchange_values(item.change)]
-    if not (ids or changed or outcomes or claims or asked or answered or history or callbacks or exchanges):
+    if not (
+        ids
+        or changed
+        or outcomes
+        or claims
+        or asked
+        or answered
+        or history
+        or callbacks
+        or exchanges
+    ):
         return frozenset()
     parameters = {
         **columns(ids, _ID_COLUMNS, "ids"),
@@ -208,7 +241,12 @@ def _inquiry_values(payment: Payment, inquiry: Inquiry) -> dict[str, Any]:
 
 
 def _answer_values(payment_id: UUID, inquiry: Inquiry) -> dict[str, Any]:
-    return {"payment_id": payment_id, "number": inquiry.number, "verdict": inquiry.verdict, "code": inquiry.code}
+    return {
+        "payment_id": payment_id,
+        "number": inquiry.number,
+        "verdict": inquiry.verdict,
+        "code": inquiry.code,
+    }
 
 
 def _callback_values(item: Written) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""REDIS_URL in full: one server, or the Sentinels that know which one; and how its certificate is checked."""
+"""REDIS_URL in full: one server, or the Sentinels that know which one; and how its certificate
+is checked.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _SENTINEL_FORM = "must be as redis+sentinel://host:port,host:port/NAME/0"
 
 @dataclass(frozen=True, slots=True)
 class SentinelAddress:
-    """Where the Sentinels are, the name of the primary that they watch, and what a connection to one of them needs."""
+    """Where the Sentinels are, the name of the primary that they watch, and what a connection to
+    one of them needs.
+    """
 
     hosts: tuple[tuple[str, int], ...]
     primary_name: str
@@ -29,7 +33,9 @@ class SentinelAddress:
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """`connection` is what redis-py's pool and connection need; host and port come from `sentinels`, if there are any."""
+    """`connection` is what redis-py's pool and connection need; host and port come from
+    `sentinels`, if there are any.
+    """
 
     connection: dict[str, Any] = field(repr=False)
     is_tls: bool
@@ -41,8 +47,14 @@ class RedisAddress:
         return not self.is_tls or self.connection["ssl_cert_reqs"] == "required"
 
 
-def redis_address(url: str, *, ca_file: Path | None = None, verify: TlsVerify | None = None) -> RedisAddress:
-    """Reads a URL. `verify` goes before what the URL says; neither says anything: full. Raises ValueError without values."""
+def redis_address(
+    url: str, *, ca_file: Path | None = None, verify: TlsVerify | None = None
+) -> RedisAddress:
+    """Reads a URL.
+
+    `verify` goes before what the URL says; neither says anything: full. Raises ValueError without
+    values.
+    """
     if not url.isprintable() or " " in url:
         raise ValueError("must not contain white space")
     scheme, _, rest = url.partition("://")
@@ -66,7 +78,9 @@ def redis_address(url: str, *, ca_file: Path | None = None, verify: TlsVerify | 
     if is_tls:
         options |= _certificate_options(options, ca_file, verify)
     address = RedisAddress(
-        connection=options, is_tls=is_tls, sentinels=_sentinel_address(sentinels, options, is_tls=is_tls)
+        connection=options,
+        is_tls=is_tls,
+        sentinels=_sentinel_address(sentinels, options, is_tls=is_tls),
     )
     _try_out(address)
     return address
@@ -91,18 +105,28 @@ def readable_certificates(path: Path | None) -> Path | None:
         if path is not None:
             ssl.create_default_context(cafile=path)
     except OSError:  # ssl's own errors too
-        raise ValueError("must be a readable PEM file with the certificate of who signs Redis's") from None
+        raise ValueError(
+            "must be a readable PEM file with the certificate of who signs Redis's"
+        ) from None
     return path
 
 
 def require_one_shard(count: int) -> None:
-    """Raises ValueError for a cluster of several shards: arq's queue and our scripts need all keys in one place."""
+    """Raises ValueError for a cluster of several shards: arq's queue and our scripts need all
+    keys in one place.
+    """
     if count > 1:
-        raise ValueError(f"is a cluster of {count} shards; use one shard, or a Redis without cluster mode")
+        raise ValueError(
+            f"is a cluster of {count} shards; use one shard, or a Redis without cluster mode"
+        )
 
 
-def _certificate_options(options: dict[str, Any], ca_file: Path | None, verify: TlsVerify | None) -> dict[str, Any]:
-    said = str(options.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")  # Celery's spelling
+def _certificate_options(
+    options: dict[str, Any], ca_file: Path | None, verify: TlsVerify | None
+) -> dict[str, Any]:
+    said = (
+        str(options.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
+    )  # Celery's spelling
     checked = {"full": "required", "none": "none", None: said}[verify]
     if checked not in ("required", "optional", "none"):
         raise ValueError("has a parameter that is not understood")
@@ -136,7 +160,9 @@ def _without_sentinels(scheme: str, rest: str) -> tuple[_Sentinels, str]:
     kept = "&".join(pair for pair in query.split("&") if pair and not pair.startswith("sentinel_"))
     if any(key.startswith("sentinel_") and key[9:] not in own for key in parameters):
         raise ValueError("has a parameter that is not understood")
-    found = _Sentinels(tuple(_host_and_port(part) for part in hosts.split(",")), unquote(name), **own)
+    found = _Sentinels(
+        tuple(_host_and_port(part) for part in hosts.split(",")), unquote(name), **own
+    )
     plain = scheme.partition("+")[0]
     return found, f"{plain}://{userinfo}{at}sentinel/{number or 0}" + (f"?{kept}" if kept else "")
 
@@ -151,10 +177,14 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _sentinel_address(sentinels: _Sentinels | None, options: dict[str, Any], *, is_tls: bool) -> SentinelAddress | None:
+def _sentinel_address(
+    sentinels: _Sentinels | None, options: dict[str, Any], *, is_tls: bool
+) -> SentinelAddress | None:
     if sentinels is None:
         return None
-    own: dict[str, Any] = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    own: dict[str, Any] = {
+        name: value for name, value in options.items() if name.startswith("ssl_")
+    }
     own |= {"username": sentinels.username, "password": sentinels.password, "ssl": is_tls}
     return SentinelAddress(sentinels.hosts, sentinels.name, own)
 
@@ -164,12 +194,23 @@ _POOL_OPTIONS = ("max_connections", "timeout")
 
 
 def _try_out(address: RedisAddress) -> None:
-    """redis-py takes any parameter of a URL, and fails at each request by one that it does not know: better now."""
-    options = {name: value for name, value in address.connection.items() if name not in _POOL_OPTIONS}
+    """redis-py takes any parameter of a URL, and fails at each request by one that it does not
+    know: better now.
+    """
+    options = {
+        name: value for name, value in address.connection.items() if name not in _POOL_OPTIONS
+    }
     try:
         if address.is_tls:
             SSLConnection(**options).ssl_context.get()
         else:
             Connection(**options)
-    except (TypeError, AttributeError, RedisError, OSError, ssl.SSLError, ValueError):  # whose texts may quote it
+    except (
+        TypeError,
+        AttributeError,
+        RedisError,
+        OSError,
+        ssl.SSLError,
+        ValueError,
+    ):  # whose texts may quote it
         raise ValueError("has a parameter that is not understood") from None

@@ -1,4 +1,7 @@
-"""The bell: Redis pub/sub tells listeners of each event (an end, a correction, a late receipt). The record is in Postgres."""
+"""The bell: Redis pub/sub tells listeners of each event (an end, a correction, a late receipt).
+
+The record is in Postgres.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""One connection pool to Redis, with short waits: nothing that a caller waits for may hang on it."""
+"""One connection pool to Redis, with short waits: nothing that a caller waits for may hang on
+it.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class Sentinels:
         """Its host and port. Raises what the most telling of the Sentinels' failures was."""
         failure: Exception = PrimaryUnknown()
         for _ in range(len(self._clients)):
-            # Behind the others before it is asked: if it hangs and we are cancelled, the next call asks another one.
+            # Behind the others before it is asked: if it hangs and we are cancelled, the next call
+            # asks another one.
             client = self._clients[0]
             self._clients.rotate(-1)
             try:
@@ -79,7 +82,9 @@ class _Known:
 
     def __init__(self) -> None:
         self.hung_up = 0  # times running, before a first answer
-        self.primary: tuple[str, int] | None = None  # of a cluster, where it is not at the URL's own address
+        self.primary: tuple[str, int] | None = (
+            None  # of a cluster, where it is not at the URL's own address
+        )
 
 
 # What a replica in cluster mode answers; without a host it means the host that was asked.
@@ -87,7 +92,9 @@ _MOVED = re.compile(r"MOVED \d+ (.*):(\d+)")
 
 
 class _Primary(Connection):
-    """A connection to the server that takes writes: asks the Sentinels where it is, and leaves a replica."""
+    """A connection to the server that takes writes: asks the Sentinels where it is, and leaves a
+    replica.
+    """
 
     def __init__(self, *, sentinels: Sentinels | None, known: _Known, **options: Any) -> None:
         super().__init__(**options)
@@ -128,7 +135,8 @@ class _Primary(Connection):
         try:
             return await super().read_response(*arguments, **options)
         except ResponseError as error:
-            # A replica, or the primary that became one: before its next use we connect to where the primary is now.
+            # A replica, or the primary that became one: before its next use we connect to where the
+            # primary is now.
             moved = _MOVED.match(str(error))
             if moved is not None and self._sentinels is None:
                 self._known.primary = (moved[1] or self.host, int(moved[2]))
@@ -167,14 +175,18 @@ async def _speaks_without_tls(host: str, port: int) -> bool:
 class RedisClient(redis_py.Redis):
     """A client that knows what Redis refuses it."""
 
-    def __init__(self, pool: BlockingConnectionPool, known: _Known, sentinels: Sentinels | None) -> None:
+    def __init__(
+        self, pool: BlockingConnectionPool, known: _Known, sentinels: Sentinels | None
+    ) -> None:
         super().__init__(connection_pool=pool)
         self._known = known
         self.faults = Faults()
         self._sentinels = sentinels
 
     async def shards(self) -> int:
-        """How many shards the cluster has that answers; 0 if it is no cluster, or if that cannot be found out now."""
+        """How many shards the cluster has that answers; 0 if it is no cluster, or if that cannot
+        be found out now.
+        """
         try:
             async with asyncio.timeout(_START_SECONDS):
                 said = await self.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
@@ -194,11 +206,16 @@ class RedisClient(redis_py.Redis):
             await self._sentinels.aclose()
 
 
-def connect(url: str, *, client_name: str, ca_file: Path | None = None, verify: TlsVerify | None = None) -> RedisClient:
+def connect(
+    url: str, *, client_name: str, ca_file: Path | None = None, verify: TlsVerify | None = None
+) -> RedisClient:
     """A client that connects when first used, and again after Redis was away."""
     address = redis_address(url, ca_file=ca_file, verify=verify)
     if not address.is_verified:
-        log.warning("redis_certificate_not_checked", what="Who can reach our traffic to Redis can read and change it.")
+        log.warning(
+            "redis_certificate_not_checked",
+            what="Who can reach our traffic to Redis can read and change it.",
+        )
     sentinels = Sentinels(address.sentinels) if address.sentinels else None
     known = _Known()
     options: dict[str, Any] = {
@@ -218,7 +235,8 @@ def connect(url: str, *, client_name: str, ca_file: Path | None = None, verify: 
 async def available(redis: RedisClient, use: str, *, writes: bool = True) -> AsyncIterator[None]:
     """Turns what redis-py raises into `QueueUnavailable`, and notes what Redis refuses.
 
-    `use`: what it is used for. `writes`: whether its success proves that Redis takes writes, also when it is full.
+    `use`: what it is used for. `writes`: whether its success proves that Redis takes writes, also
+    when it is full.
     """
     try:
         yield

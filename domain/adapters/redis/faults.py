@@ -1,7 +1,9 @@
-"""Redis refuses us, which is not the same as Redis being away: it does not pass by itself, and a person can mend it.
+"""Redis refuses us, which is not the same as Redis being away: it does not pass by itself, and a
+person can mend it.
 
-Each kind of refusal is named once in the log, with what to do, and stays in a metric and in the report of `/readyz` until
-what was refused works again. No text of an error is repeated anywhere: it may quote a key, a value, or a user's name.
+Each kind of refusal is named once in the log, with what to do, and stays in a metric and in the
+report of `/readyz` until what was refused works again. No text of an error is repeated anywhere: it
+may quote a key, a value, or a user's name.
 """
 
 from __future__ import annotations
@@ -188,7 +190,9 @@ class PrimaryUnknown(RedisConnectionError):
 
 
 class WrongProtocol(RedisConnectionError):
-    """The server hangs up before its first answer, again and again; or it speaks, but without TLS."""
+    """The server hangs up before its first answer, again and again; or it speaks, but without
+    TLS.
+    """
 
 
 def fault_of(error: BaseException) -> FaultKind | None:
@@ -257,7 +261,9 @@ class Faults:
     def _name(self, kind: FaultKind, use: str) -> None:
         if self._is_news(kind):
             explained = EXPLAINED[kind]
-            log.error("redis_refuses", kind=kind, use=use, what=explained.what, remedy=explained.remedy)
+            log.error(
+                "redis_refuses", kind=kind, use=use, what=explained.what, remedy=explained.remedy
+            )
 
     def _is_news(self, what: FaultKind | None) -> bool:
         """Whether to log it: what comes and goes is named once a minute, and its end with it."""

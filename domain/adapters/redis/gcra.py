@@ -1,11 +1,14 @@
-"""The generic cell rate algorithm in Lua, by Redis's own clock: one key holds when the next request is due.
+"""The generic cell rate algorithm in Lua, by Redis's own clock: one key holds when the next request
+is due.
 
-All limits that processes keep together are this one text: of callers (`rates.py`), of Daraja and of questions to it
-(`sharing.py`). Three additions to the algorithm:
+All limits that processes keep together are this one text: of callers (`rates.py`), of Daraja and of
+questions to it (`sharing.py`). Three additions to the algorithm:
 
-* Turns. Each may use only so much of the burst, so that under load the first finds room before the others do; and each
-  has a share of the rate that is its own even then, charged to the common count, so that none starves.
-* Slowing down. A factor, halved when Daraja says that it is too much, that recovers by a tenth of the rate a second.
+* Turns. Each may use only so much of the burst, so that under load the first finds room before the
+  others do; and each has a share of the rate that is its own even then, charged to the common
+  count, so that none starves.
+* Slowing down. A factor, halved when Daraja says that it is too much, that recovers by a tenth of
+  the rate a second.
 * Taking several at once, as many as fit.
 """
 
@@ -28,9 +31,9 @@ local function slowed(key)
 end
 """
 
-# KEYS: the due time; then, if there are turns, the turn's own due time and the factor. ARGV: the interval between requests,
-# the time whose requests may come at once, the turn's part of those, its share of the rate, how many are wanted.
-# Returns how many were taken, and how long to wait if none.
+# KEYS: the due time; then, if there are turns, the turn's own due time and the factor. ARGV: the
+# interval between requests, the time whose requests may come at once, the turn's part of those, its
+# share of the rate, how many are wanted. Returns how many were taken, and how long to wait if none.
 TAKE = f"""{_COMMON}
 local interval = tonumber(ARGV[1]) / (KEYS[3] and slowed(KEYS[3]) or 1)
 local burst = math.max(0, tonumber(ARGV[2]) - interval) * tonumber(ARGV[3])
@@ -52,7 +55,8 @@ if own then wait = math.min(wait, own - now) end
 return {{0, math.max(1, math.ceil(wait))}}
 """
 
-# KEYS: the due time. ARGV: the interval, by which it is due earlier. What is due now has no key, so it cannot be due earlier.
+# KEYS: the due time. ARGV: the interval, by which it is due earlier. What is due now has no key, so
+# it cannot be due earlier.
 GIVE_BACK = f"""{_COMMON}
 local due = due_at(KEYS[1]) - tonumber(ARGV[1])
 if due <= now then redis.call('DEL', KEYS[1]) else keep(KEYS[1], due) end

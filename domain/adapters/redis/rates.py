@@ -1,4 +1,6 @@
-"""How often each caller may ask, kept by all web processes together: a token bucket in Redis, by Redis's own clock."""
+"""How often each caller may ask, kept by all web processes together: a token bucket in Redis, by
+Redis's own clock.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,15 @@ class CallerRates:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        # Not one a key: a batch may hold many requests of one caller, and Redis takes them in order.
+        # Not one a key: a batch may hold many requests of one caller, and Redis takes them in
+        # order.
         self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id, abandoned=Abandoned.DROP)
 
     async def take(self, caller_key: str, limits: CallerLimits) -> float:
-        """0 if one more request of this caller may be served now; else after how many seconds. Raises QueueUnavailable."""
+        """0 if one more request of this caller may be served now; else after how many seconds.
+
+        Raises QueueUnavailable.
+        """
         return await self._run(TAKE, caller_key, limits)
 
     async def give_back(self, caller_key: str, limits: CallerLimits) -> None:
@@ -49,10 +55,18 @@ class CallerRates:
     async def _run_batch(self, requests: Sequence[_Request]) -> list[float]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for request in requests:
-                # The text each time: asking first whether Redis knows the script would be one more round trip.
+                # The text each time: asking first whether Redis knows the script would be one more
+                # round trip.
                 interval = request.interval_microseconds
                 pipeline.eval(
-                    request.script, 1, request.name, str(interval), str(interval * request.burst), "1", "0", "1"
+                    request.script,
+                    1,
+                    request.name,
+                    str(interval),
+                    str(interval * request.burst),
+                    "1",
+                    "0",
+                    "1",
                 )
             results = await pipeline.execute()
         return [int(wait) / 1_000_000 for _, wait in results]

@@ -1,4 +1,7 @@
-"""A copy of first answers, so that a retry need not ask Postgres. It may be empty or gone; then Postgres is asked."""
+"""A copy of first answers, so that a retry need not ask Postgres.
+
+It may be empty or gone; then Postgres is asked.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.names import PREFIX
 from domain.idempotency import FirstAnswer
 
-# A client that retries does it within minutes; later ones Postgres answers. Redis is often small, and its memory shared.
+# A client that retries does it within minutes; later ones Postgres answers. Redis is often small,
+# and its memory shared.
 _KEPT = timedelta(minutes=10)
 _LENGTH_MAX = 4096
 _COPIES_MAX = 20_000  # of this process, in that time
@@ -25,7 +29,10 @@ _PREFIX = f"{PREFIX}replay:"
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A first answer, and the life of the database in which it was given. In another one its payment may be missing."""
+    """A first answer, and the life of the database in which it was given.
+
+    In another one its payment may be missing.
+    """
 
     answer: FirstAnswer
     epoch: str | None
@@ -49,7 +56,10 @@ class Replays:
         self._count = 0
         self._writes: Lane[_Written, None] = Lane(self._write_batch, key=lambda copy: copy.name)
         self._reads: Lane[str, bytes | None] = Lane(
-            self._read_batch, key=lambda name: name, shared=lambda name: name, abandoned=Abandoned.DROP
+            self._read_batch,
+            key=lambda name: name,
+            shared=lambda name: name,
+            abandoned=Abandoned.DROP,
         )
 
     async def read(self, caller_key: str, key: str, *, now: datetime) -> Copy | None:
@@ -73,7 +83,10 @@ class Replays:
             return None
 
     async def write(self, caller_key: str, key: str, copy: Copy, expires_at: datetime) -> None:
-        """Keeps a copy for a while, and no longer than until the key may be free again. Not every answer has one."""
+        """Keeps a copy for a while, and no longer than until the key may be free again.
+
+        Not every answer has one.
+        """
         answer = copy.answer
         written = {
             "epoch": copy.epoch,

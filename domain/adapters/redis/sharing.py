@@ -1,4 +1,6 @@
-"""What workers share through Redis: one text that one of them renews at a time, and a rate that all keep together."""
+"""What workers share through Redis: one text that one of them renews at a time, and a rate that
+all keep together.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ class SharedText:
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[bool]:
-        """True where the lock is ours for the block, False where another holds it. Raises QueueUnavailable."""
+        """True where the lock is ours for the block, False where another holds it.
+
+        Raises QueueUnavailable.
+        """
         mine = uuid4().hex
         name = f"{self._name}:lock"
         async with available(self._redis, "shared texts", writes=False):
@@ -77,7 +82,9 @@ class SharedText:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A class of requests: how much of the burst it may use, and which share of the rate is its own in any case."""
+    """A class of requests: how much of the burst it may use, and which share of the rate is its
+    own in any case.
+    """
 
     name: str
     part_of_burst: float = 1.0
@@ -95,7 +102,10 @@ class SharedRate:
         self._interval_microseconds = 1_000_000 / per_second
 
     async def take(self, turn: Turn = Turn("any")) -> float:
-        """0 if one more request may go now; else after how many seconds to ask again. Raises QueueUnavailable."""
+        """0 if one more request may go now; else after how many seconds to ask again.
+
+        Raises QueueUnavailable.
+        """
         _, wait_microseconds = await self._taken(turn, 1)
         return wait_microseconds / 1_000_000
 
@@ -105,20 +115,32 @@ class SharedRate:
         return taken
 
     async def slow_down(self) -> None:
-        """Halves the rate, at most once a second; it recovers within ten. Raises QueueUnavailable."""
+        """Halves the rate, at most once a second; it recovers within ten.
+
+        Raises QueueUnavailable.
+        """
         async with available(self._redis, "shared rate", writes=False):
             await self._slow_down(keys=[f"{self._name}:factor"])
 
     async def _taken(self, turn: Turn, wanted: int) -> tuple[int, int]:
         keys = [self._name, f"{self._name}:{turn.name}", f"{self._name}:factor"]
-        args = [self._interval_microseconds, _BURST_MICROSECONDS, turn.part_of_burst, turn.own_share, wanted]
+        args = [
+            self._interval_microseconds,
+            _BURST_MICROSECONDS,
+            turn.part_of_burst,
+            turn.own_share,
+            wanted,
+        ]
         async with available(self._redis, "shared rate", writes=False):
             taken, wait = await self._take(keys=keys, args=args)
         return int(taken), int(wait)
 
 
 class InquiryBudget:
-    """So many inquiries a minute for all workers together. Satisfies `domain.lifecycle.reconcile.Budget`."""
+    """So many inquiries a minute for all workers together.
+
+    Satisfies `domain.lifecycle.reconcile.Budget`.
+    """
 
     def __init__(self, redis: RedisClient, name: str, *, per_minute: float) -> None:
         self._rate = SharedRate(redis, f"budget:{name}", per_second=per_minute / 60)

@@ -1,4 +1,7 @@
-"""Wake-ups: jobs that carry a payment id and nothing else. Losing one, or running it twice, changes nothing."""
+"""Wake-ups: jobs that carry a payment id and nothing else.
+
+Losing one, or running it twice, changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,21 @@ from domain.adapters.redis.arq_queue import JobQueue
 from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.names import PREFIX
 
-# That a question was paid for. Jobs run twice and late: without this mark they would ask more than the budget allows.
+# That a question was paid for. Jobs run twice and late: without this mark they would ask more than
+# the budget allows.
 _HANDED_OVER = f"{PREFIX}handed-over:"
 _HANDED_OVER_SECONDS = 30
 
-# While the queue holds this many jobs the workers are behind, not forgetful: then the sweeper adds only a few, and those
-# in front, so that payments whose wake-up was lost still get their turn.
+# While the queue holds this many jobs the workers are behind, not forgetful: then the sweeper adds
+# only a few, and those in front, so that payments whose wake-up was lost still get their turn.
 _QUEUE_LENGTH_ENOUGH = 200
 _ALWAYS_WOKEN = 20
-_AHEAD_MS = 900_000  # also ahead of a dead worker's jobs, for as long as arq hides those (lease 600 s and some)
+# also ahead of a dead worker's jobs, for as long as arq hides those (lease 600 s and some)
+_AHEAD_MS = 900_000
 
 
-# Without any worker the queue must not grow for ever. What finds it full is not queued: the sweeper knows those payments. It
-# has places of its own, so a flood of requests takes none of them.
+# Without any worker the queue must not grow for ever. What finds it full is not queued: the sweeper
+# knows those payments. It has places of its own, so a flood of requests takes none of them.
 _QUEUE_LENGTH_MAX = 10_000
 _PLACES_OF_SWEEPERS = 2_000
 
@@ -50,7 +55,10 @@ class RedisWakeups:
             await self._enqueue_overdue(payment_ids)
 
     async def take_hand_over(self, payment_id: UUID) -> bool:
-        """Whether the payment was handed over, and by this not any more. Raises QueueUnavailable."""
+        """Whether the payment was handed over, and by this not any more.
+
+        Raises QueueUnavailable.
+        """
         async with available(self._redis, "hand-over", writes=False):
             return await self._redis.getdel(_HANDED_OVER + str(payment_id)) is not None
 
@@ -60,7 +68,10 @@ class RedisWakeups:
             return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._queue.length())
 
     async def wake_one(self, payment_id: UUID) -> None:
-        """Queues a job for one payment if the queue has room, in one round trip with others. Raises QueueUnavailable."""
+        """Queues a job for one payment if the queue has room, in one round trip with others.
+
+        Raises QueueUnavailable.
+        """
         async with available(self._redis, "wake-ups"):
             await self._lane.submit(payment_id)
 

@@ -10,7 +10,8 @@ from pydantic_settings import NoDecode
 from domain.adapters.settings.common import SharedSettings
 from domain.adapters.settings.values import CallbackSecrets, IpNetwork, comma_separated, networks
 
-# The addresses that Safaricom's callbacks were published or seen to come from: the 14-address union (daraja.md §8.1).
+# The addresses that Safaricom's callbacks were published or seen to come from: the 14-address union
+# (daraja.md §8.1).
 SAFARICOM_NETWORKS = ",".join(
     f"196.201.{host}/32"
     for host in (
@@ -31,4 +32,6 @@ class CallbackSettings(SharedSettings):
     trusted_proxies: Annotated[list[IpNetwork], NoDecode] = Field(default_factory=list)
 
     _split_secrets = field_validator("callback_secrets", mode="before")(comma_separated)
-    _parse_networks = field_validator("callback_allowed_networks", "trusted_proxies", mode="before")(networks)
+    _parse_networks = field_validator(
+        "callback_allowed_networks", "trusted_proxies", mode="before"
+    )(networks)

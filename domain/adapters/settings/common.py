@@ -1,6 +1,7 @@
 """The settings that every process reads, and how they are read from the environment.
 
-A process with a missing or impossible setting does not start; `SettingsError` names every one of them in one line.
+A process with a missing or impossible setting does not start; `SettingsError` names every one of
+them in one line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _SECRET_NAMES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key"
 class ProcessSettings(BaseSettings):
     """Settings of a process. They are read once and never change."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, validate_default=True
+    )
 
     def __repr__(self) -> str:
         """No values: most of them are secrets."""
@@ -38,7 +41,9 @@ class ProcessSettings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """The values among them that must never be written down, as they are and as they stand in a URL."""
+        """The values among them that must never be written down, as they are and as they stand
+        in a URL.
+        """
         found: list[str | None] = []
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -58,7 +63,9 @@ class MigrationSettings(ProcessSettings):
 
 
 class PolicySettings(ProcessSettings):
-    """Who may do what, how much, how often: the numbers that hold if no file is named are in `domain/policy.py`."""
+    """Who may do what, how much, how often: the numbers that hold if no file is named are in
+    `domain/policy.py`.
+    """
 
     policy_file: PolicyFile | None = None
 
@@ -81,7 +88,9 @@ class SharedSettings(MigrationSettings, PolicySettings):
     @classmethod
     def _is_used(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if path is not None and not str(info.data.get("redis_url", "rediss")).startswith("rediss"):
-            raise ValueError("needs a REDIS_URL that starts with rediss://: without TLS there is no certificate")
+            raise ValueError(
+                "needs a REDIS_URL that starts with rediss://: without TLS there is no certificate"
+            )
         return path
 
     @field_validator("log_level", mode="before")
@@ -91,7 +100,8 @@ class SharedSettings(MigrationSettings, PolicySettings):
 
 
 class ExpirySettings(ProcessSettings):
-    """For how long after its acceptance a payment may be sent. The web process writes it down with each payment.
+    """For how long after its acceptance a payment may be sent. The web process writes it down with
+    each payment.
 
     The worker only checks them at its start: the two mostly share one environment.
     """
@@ -103,7 +113,10 @@ class ExpirySettings(ProcessSettings):
     @property
     def expires_after(self) -> Mapping[Kind, timedelta]:
         """The time for each kind."""
-        return {kind: timedelta(seconds=getattr(self, rules.expiry_setting)) for kind, rules in RULES.items()}
+        return {
+            kind: timedelta(seconds=getattr(self, rules.expiry_setting))
+            for kind, rules in RULES.items()
+        }
 
 
 SettingsType = TypeVar("SettingsType", bound=ProcessSettings)

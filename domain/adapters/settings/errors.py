@@ -7,12 +7,16 @@ from contextlib import contextmanager
 
 
 class SettingsError(Exception):
-    """The process cannot start with these settings; the message is one line that names every fault."""
+    """The process cannot start with these settings; the message is one line that names every
+    fault.
+    """
 
 
 @contextmanager
 def impossible(name: str) -> Iterator[None]:
-    """Around what first understands a setting in full: its ValueError stops the process in the setting's name."""
+    """Around what first understands a setting in full: its ValueError stops the process in the
+    setting's name.
+    """
     try:
         yield
     except ValueError as error:

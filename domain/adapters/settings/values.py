@@ -1,4 +1,7 @@
-"""What a value of the environment must look like. No value is ever part of a message: it might be a secret."""
+"""What a value of the environment must look like.
+
+No value is ever part of a message: it might be a secret.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,20 @@ def _checked_url(*schemes: str) -> Callable[[str], str]:
         except ValueError:
             raise ValueError("is not a URL") from None
         if parts.scheme not in schemes or not has_host:
-            raise ValueError(f"must be a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)}")
+            raise ValueError(
+                f"must be a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)}"
+            )
         return url
 
     return check
 
 
 def comma_separated(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
 
 
 def networks(value: Any) -> Any:
@@ -46,14 +55,18 @@ def networks(value: Any) -> Any:
         try:
             found.append(ipaddress.ip_network(part))
         except ValueError:
-            raise ValueError("has an entry that is not a network in CIDR form, as 10.0.0.0/8") from None
+            raise ValueError(
+                "has an entry that is not a network in CIDR form, as 10.0.0.0/8"
+            ) from None
     return found
 
 
 def _origin(text: str) -> str:
     parts = urlsplit(_checked_url("http", "https")(text))
     if text != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc or text != text.lower():
-        raise ValueError("must hold origins as https://app.example.com: no path, no closing slash, in lower case")
+        raise ValueError(
+            "must hold origins as https://app.example.com: no path, no closing slash, in lower case"
+        )
     return text
 
 
@@ -63,8 +76,12 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def _checked_issuers(names: list[str]) -> list[str]:
-    if len(set(names)) != len(names) or not all(name.isprintable() and " " not in name for name in names):
-        raise ValueError("must hold issuers as tokens name them (iss), comma-separated, each once, the oldest first")
+    if len(set(names)) != len(names) or not all(
+        name.isprintable() and " " not in name for name in names
+    ):
+        raise ValueError(
+            "must hold issuers as tokens name them (iss), comma-separated, each once, the oldest first"
+        )
     return names
 
 

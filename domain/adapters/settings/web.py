@@ -12,13 +12,17 @@ from domain.adapters.settings.values import HttpUrl, Issuers, Origin, Text, comm
 
 
 class IngressSettings(SharedSettings, ExpirySettings):
-    """The web process. SUPABASE_URL sets the key set's URL and the issuer by Supabase's conventions."""
+    """The web process.
+
+    SUPABASE_URL sets the key set's URL and the issuer by Supabase's conventions.
+    """
 
     port: int = Field(8080, ge=1, le=65535)
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
-    # What the issuer was called before. Callers keep its oldest name, and with it their keys. They verify nothing.
+    # What the issuer was called before. Callers keep its oldest name, and with it their keys. They
+    # verify nothing.
     jwt_former_issuers: Annotated[Issuers, NoDecode] = Field(default_factory=list)
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: at least as long as the hash.
@@ -26,7 +30,9 @@ class IngressSettings(SharedSettings, ExpirySettings):
     # Of web pages that may call with a browser's fetch; none may unless named.
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
 
-    _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(comma_separated)
+    _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(
+        comma_separated
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -42,5 +48,7 @@ class IngressSettings(SharedSettings, ExpirySettings):
     @classmethod
     def _some_way_to_check_tokens(cls, secret: str | None, info: ValidationInfo) -> str | None:
         if secret is None and info.data.get("jwt_jwks_url", "") is None:
-            raise ValueError("missing: JWT_JWKS_URL (or SUPABASE_URL, which sets both; or JWT_SECRET)")
+            raise ValueError(
+                "missing: JWT_JWKS_URL (or SUPABASE_URL, which sets both; or JWT_SECRET)"
+            )
         return secret

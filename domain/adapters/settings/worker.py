@@ -24,15 +24,22 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 class OperatorSettings(MigrationSettings):
     """What an operator's decision may read of a worker's settings, where they are set."""
 
-    deposit_result_window_seconds: float = Field(SHIPPED_TIMES.result_window.total_seconds(), gt=0, le=86_400)
+    deposit_result_window_seconds: float = Field(
+        SHIPPED_TIMES.result_window.total_seconds(), gt=0, le=86_400
+    )
     not_found_trusted_after_seconds: float = Field(
         SHIPPED_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
     )
-    inquiry_interval_max_seconds: float = Field(SHIPPED_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400)
+    inquiry_interval_max_seconds: float = Field(
+        SHIPPED_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
+    )
 
 
 class WorkerSettings(SharedSettings, ExpirySettings):
-    """The worker. Times in seconds; the other times of a send derive from the lease (`domain/times.py`)."""
+    """The worker.
+
+    Times in seconds; the other times of a send derive from the lease (`domain/times.py`).
+    """
 
     daraja_base_url: HttpUrl
     daraja_consumer_key: Text
@@ -53,14 +60,24 @@ class WorkerSettings(SharedSettings, ExpirySettings):
     callback_secrets: Annotated[CallbackSecrets, NoDecode]
     sweep_interval_seconds: float = Field(1, gt=0, le=60)
     submitting_lease_seconds: float = Field(SHIPPED_TIMES.lease.total_seconds(), ge=3, le=600)
-    inquiry_first_after_seconds: float = Field(SHIPPED_TIMES.inquiry_first_after.total_seconds(), gt=0, le=3600)
-    inquiry_interval_max_seconds: float = Field(SHIPPED_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400)
-    deposit_result_window_seconds: float = Field(SHIPPED_TIMES.result_window.total_seconds(), gt=0, le=86_400)
+    inquiry_first_after_seconds: float = Field(
+        SHIPPED_TIMES.inquiry_first_after.total_seconds(), gt=0, le=3600
+    )
+    inquiry_interval_max_seconds: float = Field(
+        SHIPPED_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
+    )
+    deposit_result_window_seconds: float = Field(
+        SHIPPED_TIMES.result_window.total_seconds(), gt=0, le=86_400
+    )
     not_found_trusted_after_seconds: float = Field(
         SHIPPED_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
     )
-    breaker_cool_down_seconds: float = Field(SHIPPED_TIMES.breaker_cool_down.total_seconds(), gt=0, le=3600)
-    operation_cool_down_seconds: float = Field(SHIPPED_TIMES.operation_cool_down.total_seconds(), gt=0, le=900)
+    breaker_cool_down_seconds: float = Field(
+        SHIPPED_TIMES.breaker_cool_down.total_seconds(), gt=0, le=3600
+    )
+    operation_cool_down_seconds: float = Field(
+        SHIPPED_TIMES.operation_cool_down.total_seconds(), gt=0, le=900
+    )
     # Where the worker shows its own counters; unset: nowhere.
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
 
