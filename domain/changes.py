@@ -129,7 +129,7 @@ class StoreInquiry:
 
 @dataclass(frozen=True, slots=True)
 class StoreAnswer:
-    """Stores the first answer to an inquiry: its `verdict` and `code`."""
+    """Stores the first answer to an inquiry: its `outcome` and `code`."""
 
     inquiry: Inquiry
 
@@ -247,12 +247,12 @@ def event_effects(before: Payment, after: Payment) -> tuple[Effect, ...]:
 class StoredCallback:
     """A callback as it came, but for secrets replaced. `body_sha256` is of the original.
 
-    `word` is what it was read to say, `receipt` the one that it names.
+    `outcome` is what it was read to say, `receipt` the one that it names.
     """
 
     id: UUID
     operation: str
-    word: str
+    outcome: str
     source_address: str
     source_allowed: bool
     content_type: str | None
@@ -272,7 +272,7 @@ class Exchange:
     was_written: bool
     http_status: int | None
     answer: str | None
-    meaning: str
+    outcome: str
 
 
 class Reads(Enum):

@@ -53,7 +53,7 @@ _REMINDED_AGAIN_AFTER_MAX = timedelta(seconds=300)
 _SECOND_LOOKS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 
 
-class Verdict(StrEnum):
+class InquiryOutcome(StrEnum):
     """What the answer to one inquiry said."""
 
     PAID = "paid"
@@ -68,11 +68,11 @@ class Verdict(StrEnum):
     @property
     def is_silent(self) -> bool:
         """Whether Daraja answered and told no result."""
-        return self in (Verdict.UNDER_WAY, Verdict.NO_RESULT, Verdict.VAGUE)
+        return self in (InquiryOutcome.UNDER_WAY, InquiryOutcome.NO_RESULT, InquiryOutcome.VAGUE)
 
     @property
     def shows_that_daraja_has_it(self) -> bool:
-        return self in (Verdict.PAID, Verdict.FAILED, Verdict.UNDER_WAY)
+        return self in (InquiryOutcome.PAID, InquiryOutcome.FAILED, InquiryOutcome.UNDER_WAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Inquiry:
 
     number: int
     asked_at: datetime
-    verdict: Verdict | None = None
+    outcome: InquiryOutcome | None = None
     code: str | None = None
     is_probe: bool = False
     of_former_account: bool = False
@@ -127,17 +127,17 @@ class Evidence:
     def speaks_of_it(self) -> bool:
         """Whether Daraja has said anything that it can only say of a payment that reached it."""
         return self.has_message or any(
-            inquiry.verdict is not None and inquiry.verdict.shows_that_daraja_has_it
+            inquiry.outcome is not None and inquiry.outcome.shows_that_daraja_has_it
             for inquiry in self.inquiries
         )
 
-    def with_answer(self, number: int, verdict: Verdict, code: str | None) -> Evidence:
+    def with_answer(self, number: int, outcome: InquiryOutcome, code: str | None) -> Evidence:
         """This evidence once inquiry `number` was answered. Its first answer stays."""
         return replace(
             self,
             inquiries=tuple(
-                replace(inquiry, verdict=verdict, code=code)
-                if inquiry.number == number and inquiry.verdict is None
+                replace(inquiry, outcome=outcome, code=code)
+                if inquiry.number == number and inquiry.outcome is None
                 else inquiry
                 for inquiry in self.inquiries
             ),
@@ -150,7 +150,7 @@ class Evidence:
 
     def awaits_answer(self, number: int) -> bool:
         return any(
-            inquiry.number == number and inquiry.verdict is None for inquiry in self.inquiries
+            inquiry.number == number and inquiry.outcome is None for inquiry in self.inquiries
         )
 
 
@@ -225,7 +225,7 @@ def may_be_resent(
     trusted = [
         inquiry
         for inquiry in evidence.inquiries
-        if inquiry.verdict is Verdict.NOT_FOUND
+        if inquiry.outcome is InquiryOutcome.NOT_FOUND
         and not inquiry.of_former_account
         and inquiry.asked_at >= sent_at + times.not_found_trusted_after
     ]
@@ -238,7 +238,9 @@ def result_window_ends(payment: Payment, evidence: Evidence, times: Times) -> da
     """
     sent_at = last_sent_at(payment, times)
     under_way = (
-        inquiry.asked_at for inquiry in evidence.inquiries if inquiry.verdict is Verdict.UNDER_WAY
+        inquiry.asked_at
+        for inquiry in evidence.inquiries
+        if inquiry.outcome is InquiryOutcome.UNDER_WAY
     )
     window_ends = max((sent_at, *under_way)) + times.result_window
     return min(window_ends, sent_at + max(_UNDER_WAY_MAX, times.result_window))
@@ -284,7 +286,7 @@ def no_result_is_confirmed(
         return False
     window_ends = result_window_ends(payment, evidence, times)
     is_claimed = evidence.claims_success or any(
-        inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries
+        inquiry.outcome is InquiryOutcome.PAID for inquiry in evidence.inquiries
     )
     if now < window_ends or is_claimed:
         return False
@@ -294,12 +296,12 @@ def no_result_is_confirmed(
         [
             inquiry
             for inquiry in evidence.inquiries
-            if inquiry.verdict and inquiry.verdict.is_silent and not inquiry.of_former_account
+            if inquiry.outcome and inquiry.outcome.is_silent and not inquiry.of_former_account
             if inquiry.asked_at >= window_ends
         ],
         times,
     )
-    is_vague = any(inquiry.verdict is Verdict.VAGUE for inquiry in silent)
+    is_vague = any(inquiry.outcome is InquiryOutcome.VAGUE for inquiry in silent)
     return len(silent) >= (_SILENT_ANSWERS_NEEDED_IF_VAGUE if is_vague else _SILENT_ANSWERS_NEEDED)
 
 
@@ -320,7 +322,8 @@ def is_agreed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
     needed = payment.rules.failed_answers_needed
     return (
         needed == 1
-        or sum(i.verdict is Verdict.FAILED and i.code == code for i in evidence.inquiries) >= needed
+        or sum(i.outcome is InquiryOutcome.FAILED and i.code == code for i in evidence.inquiries)
+        >= needed
     )
 
 
@@ -372,7 +375,7 @@ def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
     """
     since = evidence.to_confirm_since
     denials = sum(
-        inquiry.verdict is Verdict.FAILED and since is not None and inquiry.asked_at >= since
+        inquiry.outcome is InquiryOutcome.FAILED and since is not None and inquiry.asked_at >= since
         for inquiry in evidence.inquiries
     )
     return denials >= payment.rules.failed_answers_needed

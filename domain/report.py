@@ -12,10 +12,10 @@ from enum import StrEnum
 
 from domain.attempts import ProviderIds
 from domain.failures import Failure
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 
 
-class Word(StrEnum):
+class ReportedOutcome(StrEnum):
     """What a message says, whatever its shape was."""
 
     SUCCESS = "success"
@@ -32,11 +32,11 @@ class Report:
     """A message from Daraja, or its answer to an inquiry. Amounts in shillings, exact; absent parts
     are None.
 
-    `verdict` is set on answers to our own inquiries. `refuses_credential`: our initiator's
+    `inquiry_outcome` is set on answers to our own inquiries. `refuses_credential`: our initiator's
     password, name or right was refused, which the next payout would be as well.
     """
 
-    word: Word
+    outcome: ReportedOutcome
     code: str | None = None
     failure: Failure | None = None
     ids: ProviderIds = frozenset()
@@ -45,5 +45,5 @@ class Report:
     ignores_amount: bool = False  # a value under an amount's name was no number, and was left out
     receipt: str | None = None
     recipient_name: str | None = None
-    verdict: Verdict | None = None
+    inquiry_outcome: InquiryOutcome | None = None
     refuses_credential: bool = False

@@ -18,14 +18,18 @@ class Stage(StrEnum):
     The sentence behind each is its contract (design.md, "Stages"; docs/architecture/stages.md).
     """
 
-    ACCEPTED = (
-        "accepted"  # We hold it; Daraja was not asked, or every attempt is proved without effect.
-    )
-    SUBMITTING = "submitting"  # A worker committed to asking Daraja; it may or may not have.
-    AWAITING_RESULT = "awaiting_result"  # Daraja acknowledged it; the result comes by callback.
-    IN_DOUBT = "in_doubt"  # Daraja may have acted and we cannot yet tell.
-    SUCCEEDED = "succeeded"  # Money moved.
-    FAILED = "failed"  # Daraja, or we before asking, said no.
+    # We hold it; Daraja was not asked, or every attempt is proved without effect.
+    ACCEPTED = "accepted"
+    # A worker committed to asking Daraja; it may or may not have.
+    SUBMITTING = "submitting"
+    # Daraja acknowledged it; the result comes by callback.
+    AWAITING_RESULT = "awaiting_result"
+    # Daraja may have acted and we cannot yet tell.
+    IN_DOUBT = "in_doubt"
+    # Money moved.
+    SUCCEEDED = "succeeded"
+    # Daraja, or we before asking, said no.
+    FAILED = "failed"
 
     @property
     def is_final(self) -> bool:
@@ -93,9 +97,8 @@ _RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Rule(St
 TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
     Stage.ACCEPTED: {
         FactName.CLAIMED: Rule(Stage.SUBMITTING),
-        FactName.CLAIM_LOST: Rule(
-            Stage.IN_DOUBT
-        ),  # the database lost the claim, and Daraja answered the send
+        # The database lost the claim, and Daraja answered the send.
+        FactName.CLAIM_LOST: Rule(Stage.IN_DOUBT),
         FactName.TOO_OLD: Rule(Stage.FAILED),
         FactName.CANCELLED_BY_CALLER: Rule(Stage.FAILED),
         FactName.SUCCESS_REPORTED: _SUCCESS,

@@ -27,7 +27,7 @@ from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import genuine_payment_id
 from domain.changes import Change, ChangeResult, HistoryEntry, StoreAnswer, StoredCallback
 from domain.errors import BodyTooLarge, StoreUnavailable
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application
@@ -89,7 +89,7 @@ class Receiver:
         callback = StoredCallback(
             id=UUID(int=uuid_utils.uuid7().int),
             operation=operation,
-            word=report.word.value,
+            outcome=report.outcome.value,
             source_address=source,
             source_allowed=is_allowed(source, self.settings.callback_allowed_networks),
             content_type=_header_text(request.headers.get("Content-Type")),
@@ -105,7 +105,7 @@ class Receiver:
             return web.Response(status=503, headers={"Retry-After": "2"})
         self._tell(payment_id, callback, result)
         answer = result.decided.effect(StoreAnswer)
-        if answer is not None and answer.inquiry.verdict is Verdict.NOT_FOUND:
+        if answer is not None and answer.inquiry.outcome is InquiryOutcome.NOT_FOUND:
             # It may be the one that permits another send: a worker looks now rather than at the
             # next due time.
             with suppress(TimeoutError):

@@ -14,10 +14,10 @@ from domain.attempts import Attempt, IdKind, Outcome
 from domain.changes import Context, StoredCallback
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence, OpenAttempt
-from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import RULES, Kind
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
 from domain.times import SHIPPED_TIMES
 from domain.values import Caller, PaymentRequest, Purpose, Role
@@ -89,7 +89,11 @@ def a_send(
 
 
 def an_inquiry(
-    number: int = 1, verdict: Verdict | None = None, *, at: datetime = NOW, code: str | None = None
+    number: int = 1,
+    verdict: InquiryOutcome | None = None,
+    *,
+    at: datetime = NOW,
+    code: str | None = None,
 ) -> Inquiry:
     """A question asked at `at`; answered where there is a verdict."""
     return Inquiry(number, at, verdict, code)
@@ -171,18 +175,18 @@ def a_due(kind: Kind = Kind.WITHDRAWAL, stage: Stage = Stage.IN_DOUBT, **overrid
     return a_payment(**{**fields, **overrides})
 
 
-def a_report(word: Word = Word.SUCCESS, **overrides: Any) -> Report:
+def a_report(word: ReportedOutcome = ReportedOutcome.SUCCESS, **overrides: Any) -> Report:
     """A message that agrees with `a_payment()` in everything that a message with its word
     carries.
     """
     fields: dict[str, Any] = {"code": "0", "ids": frozenset()}
-    if word is Word.SUCCESS:
+    if word is ReportedOutcome.SUCCESS:
         fields |= {"has_amount": True, "amount": Decimal(AMOUNT_KES), "receipt": RECEIPT}
-    if word is Word.FAILURE:
+    if word is ReportedOutcome.FAILURE:
         fields |= {"code": "1032", "failure": A_FAILURE}
-    if word is Word.UNDECIDED:
+    if word is ReportedOutcome.UNDECIDED:
         fields |= {"code": "4999"}
-    return Report(word=word, **{**fields, **overrides})
+    return Report(outcome=word, **{**fields, **overrides})
 
 
 def a_context(**overrides: Any) -> Context:
@@ -193,7 +197,7 @@ def a_callback(**overrides: Any) -> StoredCallback:
     fields: dict[str, Any] = {
         "id": an_attempt_id(99),
         "operation": "deposit",
-        "word": "success",
+        "outcome": "success",
         "source_address": "196.201.214.200",
         "source_allowed": True,
         "content_type": "application/json",

@@ -59,9 +59,9 @@ def _edges() -> Iterator[str]:
 
 def _stages() -> Iterator[str]:
     # The sentences stand beside the stages, as comments: they are the contract, and not data.
-    sentences = dict(
-        re.findall(r'^    [A-Z_]+ = "(\w+)"  # (.+)$', inspect.getsource(Stage), re.MULTILINE)
-    )
+    source = inspect.getsource(Stage)
+    found = re.findall(r'^    # (.+)\n    [A-Z_]+ = "(\w+)"$', source, re.MULTILINE)
+    sentences = {stage: sentence for sentence, stage in found}
     for stage in Stage:
         yield f"| `{stage.value}` | {sentences[stage.value]} | `{stage.public_status}` |"
 

@@ -11,7 +11,7 @@ from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
 from domain.adapters.daraja.status import ACKNOWLEDGED
 from domain.changes import Exchange
 from domain.errors import ProductRefused, Throttled, Unreachable
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.lifecycle.inquire import Asked
 from domain.operations import Standing
 from domain.payment import Payment
@@ -47,7 +47,7 @@ class DarajaAsker:
             report = unanswered
         except ProductRefused as refusal:
             report, standing, code = unanswered, Standing.PRODUCT_REFUSED, refusal.code
-        said = "by callback" if report is None else str(report.verdict)
+        said = "by callback" if report is None else str(report.inquiry_outcome)
         observability.inquiries.labels(api=str(payment.question), verdict=said).inc()
         return Asked(report, tuple(exchanges), standing, code)
 
@@ -55,5 +55,5 @@ class DarajaAsker:
 def _standing_of(report: Report | None, exchanges: list[Exchange]) -> Standing | None:
     """WORKS if Daraja dealt with the question itself: it acknowledged it, or answered it."""
     if report is None:
-        return Standing.WORKS if exchanges and exchanges[-1].meaning == ACKNOWLEDGED else None
-    return None if report.verdict is Verdict.NO_ANSWER else Standing.WORKS
+        return Standing.WORKS if exchanges and exchanges[-1].outcome == ACKNOWLEDGED else None
+    return None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else Standing.WORKS

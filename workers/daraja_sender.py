@@ -48,11 +48,11 @@ class DarajaSender:
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         """See `domain.lifecycle.submit.Provider.submit`."""
-        meaning = "acknowledged"
+        outcome = "acknowledged"
         try:
             return await self._retrying(open_attempt)(self._client.submit, payment, open_attempt)
         except ProviderError as error:
-            meaning = type(error).__name__
+            outcome = type(error).__name__
             if isinstance(error, Throttled):
                 await self._turns.slow_down()
             if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
@@ -65,7 +65,7 @@ class DarajaSender:
                 )
             raise
         finally:
-            observability.submissions.labels(meaning=meaning).inc()
+            observability.submissions.labels(meaning=outcome).inc()
 
     def _retrying(self, open_attempt: OpenAttempt) -> tenacity.AsyncRetrying:
         return tenacity.AsyncRetrying(

@@ -282,9 +282,9 @@ def answering(
         return decided.with_effect(JudgeOperation(heard) if heard is not None else None)
 
     def decide_payment(payment: Payment | None, context: Context) -> Decided:
-        if payment is None or report is None or report.verdict is None:
+        if payment is None or report is None or report.inquiry_outcome is None:
             return Decided(payment=payment)
-        answered = context.evidence.with_answer(number, report.verdict, report.code)
+        answered = context.evidence.with_answer(number, report.inquiry_outcome, report.code)
         decided = decide_report(payment, replace(context, evidence=answered), report)
         decided = with_answer(decided, context, number, report)
         after = decided.payment

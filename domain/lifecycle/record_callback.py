@@ -31,10 +31,10 @@ from domain.changes import (
     StoredCallback,
     event_effects,
 )
-from domain.inquiry import Inquiry, Verdict, is_agreed, soonest_question_at
+from domain.inquiry import Inquiry, InquiryOutcome, is_agreed, soonest_question_at
 from domain.lifecycle.former_accounts import of_another_credential
 from domain.payment import Fact, Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import FactName, Stage
 
 # What is noted in the payment's history as well, under the same name.
@@ -98,7 +98,10 @@ def callback_change(
         decided = with_answer(decided, context, number, report)
         if context.evidence.is_of_former_account(number):
             return of_another_credential(decided)
-        if report.verdict not in (None, Verdict.NO_ANSWER) and not report.refuses_credential:
+        if (
+            report.inquiry_outcome not in (None, InquiryOutcome.NO_ANSWER)
+            and not report.refuses_credential
+        ):
             # Whoever answered our question had read our credential when we asked it. Being too busy
             # is no answer.
             asked_at = [
@@ -142,10 +145,10 @@ def with_answer(decided: Decided, context: Context, number: int, report: Report)
     """`decided`, with inquiry `number` answered by `report` if it was asked and has no answer
     yet: it counts once.
     """
-    if report.verdict is None or not context.evidence.awaits_answer(number):
+    if report.inquiry_outcome is None or not context.evidence.awaits_answer(number):
         return decided
     answered = Inquiry(
-        number=number, asked_at=context.now, verdict=report.verdict, code=report.code
+        number=number, asked_at=context.now, outcome=report.inquiry_outcome, code=report.code
     )
     return decided.with_effect(StoreAnswer(answered))
 
@@ -166,7 +169,7 @@ def decide_report(
         return _stored(
             _asked_sooner(payment, context, report), Disposition.WRONG_SOURCE, is_flagged=True
         )
-    if report.word is Word.UNREADABLE:
+    if report.outcome is ReportedOutcome.UNREADABLE:
         return _stored(payment, Disposition.UNREADABLE, is_flagged=True)
     if context.ids_of_others:
         return _for_review(payment, report, Disposition.IDS_DIFFER)
@@ -178,10 +181,12 @@ def decide_report(
     is_unconfirmed = (
         confirm_above_kes is not None
         and payment.request.amount_kes > confirm_above_kes
-        and report.verdict is None
+        and report.inquiry_outcome is None
     )
     success = _unconfirmed_success if is_unconfirmed else _success
-    judge = {Word.SUCCESS: success, Word.FAILURE: _failure}.get(report.word, _look_soon)
+    judge = {ReportedOutcome.SUCCESS: success, ReportedOutcome.FAILURE: _failure}.get(
+        report.outcome, _look_soon
+    )
     decided = judge(payment, context, report)
     if report.refuses_credential:
         return decided.with_effect(OpenBreaker(f"result {report.code} for payment {payment.id}"))
@@ -218,7 +223,7 @@ def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> 
 
 
 def _success(payment: Payment, context: Context, report: Report) -> Decided:
-    if report.verdict is None and not _is_complete(report):
+    if report.inquiry_outcome is None and not _is_complete(report):
         return _without_receipt(payment, context, report)
     if context.receipt_is_anothers:
         return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT, ids=report.ids)
@@ -270,7 +275,11 @@ def _is_complete(report: Report) -> bool:
     """Whether it is a success that says all that a callback must say to be believed: its receipt
     and amount.
     """
-    return report.word is Word.SUCCESS and report.receipt is not None and report.has_amount
+    return (
+        report.outcome is ReportedOutcome.SUCCESS
+        and report.receipt is not None
+        and report.has_amount
+    )
 
 
 def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
@@ -307,13 +316,13 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     claims_success = bool(context.evidence.receipts_to_confirm)
-    if report.verdict is not None and payment.stage is not Stage.FAILED:
+    if report.inquiry_outcome is not None and payment.stage is not Stage.FAILED:
         claims_success = context.evidence.claims_success
     if claims_success:
         # A callback that was not believed by itself says that it was paid: what is said against it
         # ends nothing.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    is_answer = report.verdict is not None
+    is_answer = report.inquiry_outcome is not None
     if (
         is_answer
         and payment.stage is not Stage.FAILED
@@ -338,7 +347,7 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage is Stage.FAILED:
         return _learned(payment, after, fact, report, Disposition.DUPLICATE)
     if after.stage is not Stage.FAILED:
-        after = after if report.verdict else _asked_sooner(after, context, report)
+        after = after if report.inquiry_outcome else _asked_sooner(after, context, report)
         return _learned(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
     return _learned(payment, after, fact, report, Disposition.FINALIZED)
 
@@ -365,13 +374,13 @@ def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
     """
     if (
         payment.stage is Stage.ACCEPTED
-        and report.word is not Word.TIMEOUT
-        and report.verdict is None
+        and report.outcome is not ReportedOutcome.TIMEOUT
+        and report.inquiry_outcome is None
     ):
         # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be
         # sent now.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    is_answer = report.verdict is not None
+    is_answer = report.inquiry_outcome is not None
     return Decided(
         payment=payment if is_answer else _asked_sooner(payment, context, report),
         attempt_id=payment.attempt_named_by(report.ids),
@@ -407,7 +416,7 @@ def _detail(report: Report) -> dict[str, str]:
     detail = {"provider_code": report.code} if report.code else {}
     if report.ignores_amount:
         detail["note"] = "a value under an amount's name was no number"
-    return {**detail, "by": "inquiry"} if report.verdict is not None else detail
+    return {**detail, "by": "inquiry"} if report.inquiry_outcome is not None else detail
 
 
 def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bool) -> Decided:
@@ -424,7 +433,7 @@ def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment
         # and asks at once.
         return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
     is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
-    if is_open or (payment.stage is Stage.FAILED and report.word is Word.SUCCESS):
+    if is_open or (payment.stage is Stage.FAILED and report.outcome is ReportedOutcome.SUCCESS):
         soonest = soonest_question_at(context.evidence, context.now)
         return replace(payment, next_step_at=min(soonest, payment.next_step_at or soonest))
     return payment
@@ -434,7 +443,7 @@ def _names_another_amount(payment: Payment, report: Report) -> bool:
     """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would
     decide by itself.
     """
-    if report.verdict is not None and report.ignores_amount and not report.has_amount:
+    if report.inquiry_outcome is not None and report.ignores_amount and not report.has_amount:
         return True
     return report.has_amount and report.amount != (
         payment.amount_settled_kes or payment.request.amount_kes

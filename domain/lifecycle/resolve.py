@@ -17,7 +17,7 @@ from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Reads, event_effects
 from domain.errors import ResolutionRefused
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence, Verdict, outcome_may_come_until, success_is_denied
+from domain.inquiry import Evidence, InquiryOutcome, outcome_may_come_until, success_is_denied
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
 from domain.times import SHIPPED_TIMES, Times
@@ -165,7 +165,9 @@ def _refuse_against_failure(payment: Payment, evidence: Evidence) -> None:
         raise ResolutionRefused(
             "Daraja said that the payment failed; have Daraja asked again (`ask`), or use 'reviewed'."
         )
-    was_answered_paid = any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries)
+    was_answered_paid = any(
+        inquiry.outcome is InquiryOutcome.PAID for inquiry in evidence.inquiries
+    )
     if why is not None and not (is_disputed or evidence.claims_success or was_answered_paid):
         raise ResolutionRefused(
             f"The payment was never sent to Daraja: {why}. So it cannot have been paid by us, and no message says that it "
@@ -201,7 +203,7 @@ def _unpaid(payment: Payment, context: Context, times: Times) -> Fact:
         raise ResolutionRefused("The payment has failed already; use the decision 'reviewed'.")
     if evidence.claims_success and not success_is_denied(payment, evidence):
         raise ResolutionRefused("A stored callback says that it was paid.")
-    if any(inquiry.verdict is Verdict.PAID for inquiry in evidence.inquiries):
+    if any(inquiry.outcome is InquiryOutcome.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry that it was paid.")
     _refuse_while_under_way(payment, evidence)
     may_come_until = outcome_may_come_until(payment, evidence, times)

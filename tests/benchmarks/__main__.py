@@ -76,11 +76,15 @@ async def accepts(stack: Stack, seconds: float, connections: int) -> None:
         return post(stack.web_url, "/v1/deposits", of_its_own, headers)
 
     bare = await requests_per_second(
-        floor_url, lambda _: post(floor_url, "/bare", body, {}), **measured
-    )  # type: ignore[arg-type]
+        floor_url,
+        lambda _: post(floor_url, "/bare", body, {}),
+        **measured,  # type: ignore[arg-type]
+    )
     insert = await requests_per_second(
-        floor_url, lambda _: post(floor_url, "/insert", body, {}), **measured
-    )  # type: ignore[arg-type]
+        floor_url,
+        lambda _: post(floor_url, "/insert", body, {}),
+        **measured,  # type: ignore[arg-type]
+    )
     ours = await requests_per_second(stack.web_url, deposit, **measured)  # type: ignore[arg-type]
     await floors.terminate()
     say(f"\naccepted payments (token, key, history, 202)             {ours:8,.0f} /s")

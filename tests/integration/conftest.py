@@ -36,7 +36,7 @@ from domain.lifecycle.accept import NewPayment
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.values import Caller, PaymentRequest, Purpose, Role
 from domain.views import public_payment
 from tests.builders import ACCOUNTS, EXPIRES_AFTER, TIMES
@@ -268,7 +268,7 @@ def a_callback(operation: str = "deposit", body: bytes = b'{"Body": {}}') -> Sto
     return StoredCallback(
         id=new_id(),
         operation=operation,
-        word="unreadable",
+        outcome="unreadable",
         source_address="196.201.214.200",
         source_allowed=True,
         content_type="application/json",
@@ -286,7 +286,7 @@ def success(
 ) -> Change:
     """The change of a callback that says: paid."""
     report = Report(
-        word=Word.SUCCESS,
+        outcome=ReportedOutcome.SUCCESS,
         code="0",
         ids=ids,
         has_amount=True,
@@ -300,7 +300,7 @@ def failure(
     payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, ids: ProviderIds = frozenset()
 ) -> Change:
     """The change of a callback that says: not paid."""
-    report = Report(word=Word.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids)
+    report = Report(outcome=ReportedOutcome.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids)
     return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
 
 

@@ -11,12 +11,12 @@ from uuid import UUID
 from domain.attempts import IdKind, ProviderIds
 from domain.changes import Change, ChangeResult, Context, Decided, Reads
 from domain.errors import OutcomeUnknown
-from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Step
 from tests.builders import ACCOUNTS, TIMES
 from tests.decisions import asked_by
@@ -85,9 +85,15 @@ async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> In
 
 
 def an_answer(
-    verdict: Verdict, *, code: str = "4999", word: Word = Word.UNDECIDED, refuses: bool = False
+    inquiry_outcome: InquiryOutcome,
+    *,
+    code: str = "4999",
+    outcome: ReportedOutcome = ReportedOutcome.UNDECIDED,
+    refuses: bool = False,
 ) -> Report:
-    return Report(word=word, code=code, verdict=verdict, refuses_credential=refuses)
+    return Report(
+        outcome=outcome, code=code, inquiry_outcome=inquiry_outcome, refuses_credential=refuses
+    )
 
 
 async def answered(store: Store, payment_id: UUID, number: int, report: Report) -> ChangeResult:
@@ -99,7 +105,9 @@ async def called_back(
     store: Store, payment_id: UUID, operation: str, report: Report, *, source_allowed: bool = True
 ) -> ChangeResult:
     """Records a callback."""
-    callback = replace(a_callback(operation), word=report.word.value, source_allowed=source_allowed)
+    callback = replace(
+        a_callback(operation), outcome=report.outcome.value, source_allowed=source_allowed
+    )
     return await store.changing.change(callback_change(payment_id, callback, report))
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from domain.changes import Exchange
 from domain.events import EventType
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
 from tests.builders import A_FAILURE, ACCOUNTS, TIMES
 from tests.decisions import answered_by, asked_by
@@ -33,8 +33,10 @@ from tests.integration.inquiries import (
     in_doubt,
 )
 
-V = Verdict
-FAILED = Report(word=Word.FAILURE, code="1032", failure=A_FAILURE, verdict=V.FAILED)
+V = InquiryOutcome
+FAILED = Report(
+    outcome=ReportedOutcome.FAILURE, code="1032", failure=A_FAILURE, inquiry_outcome=V.FAILED
+)
 NOT_FOUND = an_answer(V.NOT_FOUND, code="SFC_IC0003")
 REFUSED = an_answer(V.NO_ANSWER, code="2001", refuses=True)
 SOON = timedelta(seconds=5)
@@ -181,7 +183,7 @@ class TestAnswers:
         await asked(store, payment_id)
         exchange = Exchange(
             id=new_id(), attempt_id=None, api="stk_query", request={"Password": "[masked]"}, was_written=True,
-            http_status=200, answer="{}", meaning="no_result",
+            http_status=200, answer="{}", outcome="no_result",
         )  # fmt: skip
         report = an_answer(V.NO_RESULT)
         await store.changing.change(answering(payment_id, 1, report, (exchange,), AT_ONCE))
@@ -370,7 +372,7 @@ class TestBreaker:
             payment_id,
             "withdrawal",
             Report(
-                word=Word.FAILURE,
+                outcome=ReportedOutcome.FAILURE,
                 code="2001",
                 failure=A_FAILURE,
                 refuses_credential=True,

@@ -174,7 +174,7 @@ class TestAnswers:
         assert {name for name, _ in ids} == names
         assert open_attempt.fence.is_written
         (exchange,) = open_attempt.exchanges
-        assert (exchange.was_written, exchange.http_status, exchange.meaning) == (
+        assert (exchange.was_written, exchange.http_status, exchange.outcome) == (
             True,
             200,
             "acknowledged",
@@ -202,7 +202,7 @@ class TestAnswers:
         assert type(caught.value) is means
         assert open_attempt.fence.is_written
         (exchange,) = open_attempt.exchanges
-        assert (exchange.was_written, exchange.meaning) == (True, means.__name__)
+        assert (exchange.was_written, exchange.outcome) == (True, means.__name__)
         assert simulator.traffic.shown(path="/mpesa/")["count"] == 1
 
     @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ class TestTokens:
         simulator.scenario("token_expired", times=1)
         open_attempt = an_attempt()
         await sender.submit(to_submit(kind), open_attempt)
-        assert [exchange.meaning for exchange in open_attempt.exchanges] == [
+        assert [exchange.outcome for exchange in open_attempt.exchanges] == [
             "TokenRefused",
             "acknowledged",
         ]
@@ -359,7 +359,7 @@ class TestNobodyListens:
         monkeypatch.setattr(sender, "_sleep", wait)
         open_attempt = an_attempt()
         await sender.submit(to_submit(WITHDRAWAL), open_attempt)
-        meanings = [(exchange.was_written, exchange.meaning) for exchange in open_attempt.exchanges]
+        meanings = [(exchange.was_written, exchange.outcome) for exchange in open_attempt.exchanges]
         assert meanings == [(False, "Unreachable"), (True, "acknowledged")]
         assert len(waits) == 1
 
@@ -385,7 +385,7 @@ class TestNobodyListens:
         open_attempt = an_attempt(clock=frozen_after(3))
         with pytest.raises(Unreachable):
             await sender.submit(to_submit(), open_attempt)
-        assert [exchange.meaning for exchange in open_attempt.exchanges] == [
+        assert [exchange.outcome for exchange in open_attempt.exchanges] == [
             "Unreachable",
             "DeadlinePassed",
         ]

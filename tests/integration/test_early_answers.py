@@ -23,10 +23,10 @@ from domain.adapters.daraja import wire
 from domain.adapters.daraja.wire import _unacknowledged_bytes, daraja_session
 from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, ProviderError, Unreachable
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.payment import Payment
-from domain.report import Word
+from domain.report import ReportedOutcome
 from domain.stages import Stage
 from tests.builders import a_payment
 from tests.builders import an_attempt as an_attempt_made
@@ -214,9 +214,9 @@ async def test_a_question_has_no_answer_that_was_there_before_it(
         with standing_still(server):
             report = await client_of(session, server.url, call_seconds=5).ask(asked_about(), 1, [])
     assert report is not None
-    assert (report.word, report.verdict, report.failure) == (
-        Word.UNDECIDED,
-        Verdict.NO_ANSWER,
+    assert (report.outcome, report.inquiry_outcome, report.failure) == (
+        ReportedOutcome.UNDECIDED,
+        InquiryOutcome.NO_ANSWER,
         None,
     )
     assert server.received in ([], [b""])
@@ -328,7 +328,10 @@ class TestUnderWay:
         async with Wire(whole()) as server:
             report = await client_of(session, server.url).ask(asked_about(), 1, [])
         assert report is not None
-        assert (report.word, report.verdict) == (Word.UNDECIDED, Verdict.NO_ANSWER)
+        assert (report.outcome, report.inquiry_outcome) == (
+            ReportedOutcome.UNDECIDED,
+            InquiryOutcome.NO_ANSWER,
+        )
 
     async def test_there_is_no_token(self, session: aiohttp.ClientSession) -> None:
         async with Wire(whole()) as server:

@@ -15,7 +15,7 @@ from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import Asked, answering, asking
 from domain.lifecycle.submit import resend_claim
 from domain.operations import Operation, Standing
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Step
 from tests.builders import ACCOUNTS
 from tests.decisions import asked_by, probed_by
@@ -88,7 +88,7 @@ async def question(
 
 
 async def said(store: Store, payment_id: UUID, number: int, standing: Standing | None) -> None:
-    report = Report(word=Word.UNDECIDED)
+    report = Report(outcome=ReportedOutcome.UNDECIDED)
     change = answering(
         payment_id, number, report, (), AT_ONCE, said=Asked(report, (), standing, "401.002.01")
     )

@@ -16,10 +16,10 @@ from domain.adapters.daraja.wire import daraja_session
 from domain.attempts import IdKind, Outcome
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, Unreachable
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.payment import Payment
-from domain.report import Word
+from domain.report import ReportedOutcome
 from domain.stages import Stage
 from domain.values import storable_text
 from tests.builders import a_payment, an_attempt
@@ -67,7 +67,7 @@ def asked_about() -> Payment:
 
 def assert_storable(exchanges: list[Exchange]) -> None:
     [exchange] = exchanges
-    for text in (exchange.meaning, exchange.answer or ""):
+    for text in (exchange.outcome, exchange.answer or ""):
         assert storable_text(text) == text
         assert len(text) <= 2000
 
@@ -86,7 +86,7 @@ class TestWholeAnswers:
         async with Hostile(USABLE[what]) as server:
             report = await client_of(session, server.url).ask(asked_about(), 1, [])
             assert report is not None
-            assert report.verdict is Verdict.PAID
+            assert report.inquiry_outcome is InquiryOutcome.PAID
         async with Hostile(USABLE[what]) as server:
             await client_of(session, server.url, shelf=Shelf(None)).ready()
 
@@ -119,9 +119,9 @@ class TestGarbage:
         async with Hostile(UNUSABLE[what]) as server:
             report = await client_of(session, server.url).ask(asked_about(), 1, exchanges)
         assert report is not None
-        assert (report.word, report.verdict, report.failure) == (
-            Word.UNDECIDED,
-            Verdict.NO_ANSWER,
+        assert (report.outcome, report.inquiry_outcome, report.failure) == (
+            ReportedOutcome.UNDECIDED,
+            InquiryOutcome.NO_ANSWER,
             None,
         )
         assert_storable(exchanges)
@@ -168,7 +168,7 @@ class TestBrokenOff:
                 asked_about(), 1, []
             )
         assert report is not None
-        assert report.verdict is Verdict.NO_ANSWER
+        assert report.inquiry_outcome is InquiryOutcome.NO_ANSWER
 
 
 class TestMemory:

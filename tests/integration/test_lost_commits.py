@@ -155,7 +155,7 @@ async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchang
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     exchange = Exchange(
         id=new_id(), attempt_id=attempt_id, api="b2b", request={}, was_written=True, http_status=200,
-        answer="{}", meaning="acknowledged",
+        answer="{}", outcome="acknowledged",
     )  # fmt: skip
     open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence, exchanges=[exchange])
     ids = ids_of(payment_id, Kind.BILL_PAYMENT)

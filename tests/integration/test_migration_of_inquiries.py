@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from domain.adapters.postgres.feed import Feed
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import watching
 from domain.stages import Stage, Step
@@ -98,7 +98,7 @@ async def test_a_release_that_was_taken_back_after_questions_were_answered_can_b
     """Their verdicts are gone with the column; the questions are not, nor is the way up."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT)
     await asked(fresh, payment_id)
-    await answered(fresh, payment_id, 1, an_answer(Verdict.NO_RESULT))
+    await answered(fresh, payment_id, 1, an_answer(InquiryOutcome.NO_RESULT))
     await migrated(fresh, "downgrade", "0001")
     await migrated(fresh, "upgrade", "head")
     assert await fresh.one("SELECT count(*) FROM mkwanja.inquiries") == 1

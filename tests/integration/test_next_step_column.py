@@ -19,14 +19,14 @@ from domain.errors import (
     Throttled,
     Unreachable,
 )
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.inquire import postponement, watching
 from domain.lifecycle.reconcile import lease_expiry
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.lifecycle.submit import expiry, resend_claim
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
 from tests.builders import ACCOUNTS, TIMES
 from tests.integration.conftest import (
@@ -51,7 +51,7 @@ from tests.integration.inquiries import (
     resendable,
 )
 
-UNDECIDED = Report(word=Word.UNDECIDED, code="17")
+UNDECIDED = Report(outcome=ReportedOutcome.UNDECIDED, code="17")
 OPERATION = {kind: rules.result_operation for kind, rules in RULES.items()}
 
 
@@ -136,7 +136,7 @@ async def test_an_id_that_comes_late_opens_a_way_to_ask(store: Store, kind: Kind
     assert await step_of(store, by_answer) is asks(kind)
     if RULES[kind].asked_by is not None:
         by_callback = await in_doubt(store, kind, askable=False)
-        report = Report(word=Word.UNDECIDED, code="17", ids=askable_ids(kind))
+        report = Report(outcome=ReportedOutcome.UNDECIDED, code="17", ids=askable_ids(kind))
         await called_back(store, by_callback, OPERATION[kind], report)
         assert await step_of(store, by_callback) is asks(kind)
 
@@ -200,7 +200,7 @@ async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_i
     )
     for number in (1, 2, 3):
         await asked(store, payment_id)
-        await answered(store, payment_id, number, an_answer(Verdict.NO_RESULT))
+        await answered(store, payment_id, number, an_answer(InquiryOutcome.NO_RESULT))
         if number < 3:
             await due(store, payment_id)
     payment = await store.payment(payment_id)

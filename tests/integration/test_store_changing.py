@@ -23,7 +23,7 @@ from domain.kinds import Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
 from tests.integration.conftest import (
     CALLER,
@@ -112,7 +112,7 @@ class TestOneFact:
             payment_id, attempt_id = await store.claimed()
             await store.changing.change(acknowledgement(payment_id, attempt_id))
             slow = callback_change(
-                payment_id, a_callback(), Report(word=Word.UNDECIDED, code="4999")
+                payment_id, a_callback(), Report(outcome=ReportedOutcome.UNDECIDED, code="4999")
             )
             await asyncio.gather(
                 store.changing.change(slow), other.changing.change(success(payment_id))

@@ -15,11 +15,11 @@ from domain.attempts import ProviderIds
 from domain.changes import ChangeResult
 from domain.errors import Refused
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.resolve import Decision, Resolution, resolution
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from tests.decisions import event_of
 from tests.integration.conftest import (
     AMOUNT_KES,
@@ -44,7 +44,7 @@ COPIES_MAX = 200
 BUSY = Refused(
     Failure(FailureReason.SUBSCRIBER_BUSY, safe_to_retry=True, provider_code="500.001.1001")
 )
-PAID = an_answer(Verdict.PAID, code="0", word=Word.SUCCESS)
+PAID = an_answer(InquiryOutcome.PAID, code="0", outcome=ReportedOutcome.SUCCESS)
 
 
 async def claims(
@@ -57,7 +57,7 @@ async def claims(
 ) -> ChangeResult:
     """A callback says that the payment was paid, and policy wants that confirmed."""
     report = Report(
-        word=Word.SUCCESS,
+        outcome=ReportedOutcome.SUCCESS,
         code="0",
         has_amount=True,
         amount=Decimal(AMOUNT_KES),
@@ -65,7 +65,7 @@ async def claims(
         ids=ids,
     )
     callback = replace(
-        a_callback("deposit"), word="success", receipt=receipt, source_allowed=source_allowed
+        a_callback("deposit"), outcome="success", receipt=receipt, source_allowed=source_allowed
     )
     return await store.changing.change(
         callback_change(payment_id, callback, report, confirm_above_kes=0)
@@ -111,7 +111,7 @@ async def test_what_waits_is_known_with_its_receipts_and_since_when(store: Store
 async def test_every_stored_message_keeps_the_receipt_that_it_names(store: Store) -> None:
     payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
     await claims(store, payment_id, receipt)
-    await called_back(store, payment_id, "deposit", Report(word=Word.UNREADABLE))
+    await called_back(store, payment_id, "deposit", Report(outcome=ReportedOutcome.UNREADABLE))
     rows = await store.rows(
         "SELECT receipt FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at",
         payment_id,
@@ -211,10 +211,10 @@ async def test_messages_that_bring_a_question_forward_are_counted(store: Store) 
     """Of whatever source: each more makes the next wait longer."""
     payment_id = await in_doubt(store)
     for report, source_allowed in (
-        (Report(word=Word.TIMEOUT), True),
-        (Report(word=Word.UNREADABLE), True),  # asks for nothing
-        (Report(word=Word.UNDECIDED, code="26"), True),
-        (Report(word=Word.UNDECIDED, code="26"), False),
+        (Report(outcome=ReportedOutcome.TIMEOUT), True),
+        (Report(outcome=ReportedOutcome.UNREADABLE), True),  # asks for nothing
+        (Report(outcome=ReportedOutcome.UNDECIDED, code="26"), True),
+        (Report(outcome=ReportedOutcome.UNDECIDED, code="26"), False),
     ):
         await called_back(store, payment_id, "withdrawal", report, source_allowed=source_allowed)
     assert (await evidence(store, payment_id)).reminders == 3
@@ -228,7 +228,7 @@ async def repeat(
 ) -> list[ChangeResult]:
     """The same bytes, so many times at once."""
     callbacks = [replace(a_callback(body=body), **changes) for _ in range(times)]
-    unreadable = Report(word=Word.UNREADABLE)
+    unreadable = Report(outcome=ReportedOutcome.UNREADABLE)
     raw = (callback_change(payment_id, callback, unreadable) for callback in callbacks)
     return await asyncio.gather(*(store.changing.change(change) for change in raw))
 

@@ -11,11 +11,11 @@ from uuid import UUID
 import pytest
 
 from domain.changes import Change, Context, Decided
-from domain.inquiry import Evidence, Verdict
+from domain.inquiry import Evidence, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_change
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from tests.integration.conftest import Store, a_callback
 from tests.integration.inquiries import (
     an_answer,
@@ -28,9 +28,9 @@ from tests.integration.inquiries import (
     resendable,
 )
 
-TIMEOUT = Report(word=Word.TIMEOUT)
-PAID = Report(word=Word.SUCCESS, code="0")  # says no amount and no receipt
-UNREADABLE = Report(word=Word.UNREADABLE)
+TIMEOUT = Report(outcome=ReportedOutcome.TIMEOUT)
+PAID = Report(outcome=ReportedOutcome.SUCCESS, code="0")  # says no amount and no receipt
+UNREADABLE = Report(outcome=ReportedOutcome.UNREADABLE)
 
 
 async def words(store: Store, payment_id: UUID) -> list[tuple[str, str | None]]:
@@ -63,11 +63,11 @@ async def test_inquiries_come_in_the_order_of_their_numbers_with_their_first_ans
         await store.execute(
             "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
         )
-    await answered(store, payment_id, 2, an_answer(Verdict.NOT_FOUND, code="SFC_IC0003"))
+    await answered(store, payment_id, 2, an_answer(InquiryOutcome.NOT_FOUND, code="SFC_IC0003"))
     known = await evidence(store, payment_id)
-    assert [(inquiry.number, inquiry.verdict, inquiry.code) for inquiry in known.inquiries] == [
+    assert [(inquiry.number, inquiry.outcome, inquiry.code) for inquiry in known.inquiries] == [
         (1, None, None),
-        (2, Verdict.NOT_FOUND, "SFC_IC0003"),
+        (2, InquiryOutcome.NOT_FOUND, "SFC_IC0003"),
         (3, None, None),
     ]
     times = [inquiry.asked_at for inquiry in known.inquiries]
@@ -95,7 +95,7 @@ async def test_a_message_at_the_payment_s_own_address_is_one_whatever_it_said(
     store: Store, kind: Kind, operation: str, expected: bool
 ) -> None:
     """It shows that Daraja had the payment: readable or not, from an allowed address or not."""
-    for report in (TIMEOUT, UNREADABLE, Report(word=Word.UNDECIDED, code="26")):
+    for report in (TIMEOUT, UNREADABLE, Report(outcome=ReportedOutcome.UNDECIDED, code="26")):
         for source_allowed in (True, False):
             payment_id = await in_doubt(store, kind)
             await called_back(store, payment_id, operation, report, source_allowed=source_allowed)
@@ -125,7 +125,7 @@ async def test_a_message_that_could_not_be_processed_claims_what_it_was_read_to_
     store: Store,
 ) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
-    await store.changing.change(raw_change(payment_id, replace(a_callback(), word="success")))
+    await store.changing.change(raw_change(payment_id, replace(a_callback(), outcome="success")))
     assert (await evidence(store, payment_id)).claims_success
 
 
@@ -147,7 +147,7 @@ async def test_each_stored_message_keeps_the_word_that_it_was_read_to_say(store:
     for operation, report in (
         ("withdrawal-timeout", TIMEOUT),
         ("withdrawal", UNREADABLE),
-        ("status-1", an_answer(Verdict.NOT_FOUND)),
+        ("status-1", an_answer(InquiryOutcome.NOT_FOUND)),
         ("withdrawal", PAID),
     ):
         await called_back(store, payment_id, operation, report)

@@ -20,7 +20,7 @@ from domain.adapters.daraja.client import NO_ANSWER
 from domain.attempts import IdKind
 from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
 from domain.fence import Fence, OpenAttempt
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle import inquire, reconcile, record_answer, submit
 from domain.lifecycle.inquire import Asked
@@ -296,7 +296,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if world.happens(world.chances.answer_is_lost):
         said = said._replace(word="no_answer")
     report = query_report(said, checkout_id)
-    standing = None if report.verdict is Verdict.NO_ANSWER else Standing.WORKS
+    standing = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else Standing.WORKS
     change = inquire.answering(
         PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), standing)
     )

@@ -88,7 +88,7 @@ def callback_of(
     return StoredCallback(
         id=an_attempt_id(99),
         operation=operation_of(kind, message),
-        word=word,
+        outcome=word,
         source_address="203.0.113.9" if message.from_elsewhere else "196.201.214.200",
         source_allowed=not message.from_elsewhere,
         content_type="application/json",

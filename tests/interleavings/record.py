@@ -38,7 +38,7 @@ from domain.lifecycle.record_callback import REMINDERS
 from domain.lifecycle.submit import Due
 from domain.operations import OPERATION_OF_QUESTION, Operation
 from domain.payment import Payment
-from domain.report import Word
+from domain.report import ReportedOutcome
 from domain.stages import TRANSITIONS, FactName, Stage, Step
 from domain.stamp import stamped
 from domain.times import HANDED_OVER_FOR
@@ -117,7 +117,7 @@ class Record:
         if callback is not None:
             self.callbacks += 1
             self.has_message = self.has_message or callback.operation in MESSAGES_OF_PAYMENTS
-            if callback.source_allowed and callback.word == Word.SUCCESS.value:
+            if callback.source_allowed and callback.outcome == ReportedOutcome.SUCCESS.value:
                 self.claims_success = True
             self.reminders += decided.disposition in REMINDERS
             if callback.source_allowed and decided.disposition == Disposition.AMOUNT_DIFFERS:
@@ -158,11 +158,11 @@ class Record:
 
     def answer(self, answered: Inquiry) -> None:
         """`UPDATE … WHERE answered_at IS NULL`."""
-        self._seen["verdict", str(answered.verdict)] += 1
+        self._seen["verdict", str(answered.outcome)] += 1
         for place, inquiry in enumerate(self.inquiries):
-            if inquiry.number == answered.number and inquiry.verdict is None:
+            if inquiry.number == answered.number and inquiry.outcome is None:
                 self.inquiries[place] = replace(
-                    inquiry, verdict=answered.verdict, code=answered.code
+                    inquiry, inquiry_outcome=answered.outcome, code=answered.code
                 )
 
     def evidence(self, now: datetime) -> Evidence:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from domain.attempts import Outcome
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.stages import TRANSITIONS
 from tests.interleavings.chances import NAMES
 from tests.interleavings.swift import swiftly
@@ -95,7 +95,7 @@ def replay(seed: int) -> Iterator[str]:
         f"attempt {a.number}: {a.outcome}, {sorted(a.provider_ids)}"
         for a in world.record.payment.attempts
     )
-    yield from (f"inquiry {i.number}: {i.verdict} {i.code or ''}" for i in world.record.inquiries)
+    yield from (f"inquiry {i.number}: {i.outcome} {i.code or ''}" for i in world.record.inquiries)
 
 
 def _wanted() -> Iterator[tuple[str, ...]]:
@@ -104,4 +104,4 @@ def _wanted() -> Iterator[tuple[str, ...]]:
             for to in filter(None, (rule.to, rule.otherwise)):
                 yield "transition", stage.value, fact.value, to.value
     yield from (("outcome", outcome.value) for outcome in Outcome)
-    yield from (("verdict", verdict.value) for verdict in Verdict)
+    yield from (("verdict", verdict.value) for verdict in InquiryOutcome)

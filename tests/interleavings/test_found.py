@@ -36,7 +36,7 @@ def _answer(record: Record, attempt: int, answer: Answer, at: int) -> None:
 
 def _receive(record: Record, message: Message, at: int) -> None:
     report = report_of(record.payment.kind, message)
-    callback = callback_of(record.payment.kind, message, report.word.value)
+    callback = callback_of(record.payment.kind, message, report.outcome.value)
     record.change(callback_change(PAYMENT_ID, callback, report), instant(at))
 
 

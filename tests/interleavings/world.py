@@ -371,7 +371,7 @@ class World(Clockwork):
 
     def _store(self, message: Message, begun: int) -> None:
         report = report_of(self.kind, message)
-        callback = callback_of(self.kind, message, report.word.value, report.receipt)
+        callback = callback_of(self.kind, message, report.outcome.value, report.receipt)
         confirm_above_kes = AMOUNT_KES - 1 if self.confirms else None
         change = callback_change(PAYMENT_ID, callback, report, confirm_above_kes=confirm_above_kes)
         self.delivered += 1

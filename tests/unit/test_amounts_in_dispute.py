@@ -11,12 +11,12 @@ import pytest
 
 from domain.changes import Decided, Disposition
 from domain.events import EventType
-from domain.inquiry import Verdict, no_result_is_confirmed
+from domain.inquiry import InquiryOutcome, no_result_is_confirmed
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering
 from domain.lifecycle.record_callback import callback_change, decide_report
 from domain.payment import Payment
-from domain.report import Word
+from domain.report import ReportedOutcome
 from domain.stages import Stage
 from domain.views import public_payment
 from tests.builders import (
@@ -45,7 +45,9 @@ def payment_of(decision: Decided) -> Payment:
 
 def answered(payment: Payment, **report: Any) -> Decided:
     known = evidence_of(an_inquiry(1, at=NOW), **DISPUTED)
-    change = answering(PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **report), (), TIMES)
+    change = answering(
+        PAYMENT_ID, 1, a_report(inquiry_outcome=InquiryOutcome.PAID, **report), (), TIMES
+    )
     return change.decide(payment, a_context(evidence=known))
 
 
@@ -69,7 +71,7 @@ def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(
     )
     answer = answered_by(decision)
     assert answer is not None
-    assert answer.verdict is Verdict.PAID
+    assert answer.outcome is InquiryOutcome.PAID
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -92,7 +94,11 @@ def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_disp
     waiting = {**DISPUTED, "receipts_to_confirm": frozenset({"UC14KD82QZ"})}
     known = evidence_of(an_inquiry(1, at=NOW), **waiting)
     change = answering(
-        PAYMENT_ID, 1, a_report(verdict=Verdict.PAID, **NO_AMOUNT, receipt=None), (), TIMES
+        PAYMENT_ID,
+        1,
+        a_report(inquiry_outcome=InquiryOutcome.PAID, **NO_AMOUNT, receipt=None),
+        (),
+        TIMES,
     )
     decision = change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))
     assert (payment_of(decision).stage, decision.disposition) == (
@@ -103,12 +109,12 @@ def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_disp
 
 def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
     silent = [
-        an_inquiry(n, Verdict.NO_RESULT, at=NOW - (5 - n) * TIMES.inquiry_first_after)
+        an_inquiry(n, InquiryOutcome.NO_RESULT, at=NOW - (5 - n) * TIMES.inquiry_first_after)
         for n in range(2, 5)
     ]
     payment = a_due(Kind.DEPOSIT)
     assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
-    paid = an_inquiry(1, Verdict.PAID, at=NOW - 6 * TIMES.inquiry_first_after)
+    paid = an_inquiry(1, InquiryOutcome.PAID, at=NOW - 6 * TIMES.inquiry_first_after)
     assert not no_result_is_confirmed(payment, evidence_of(paid, *silent), NOW, TIMES)
 
 
@@ -139,6 +145,8 @@ def test_a_success_shows_what_it_settled_and_nothing_else_does() -> None:
 
 def test_a_failure_that_names_another_amount_is_no_claim_of_success() -> None:
     decision = decide_report(
-        a_due(Kind.DEPOSIT), a_context(), a_report(Word.FAILURE, has_amount=True, amount=Decimal(1))
+        a_due(Kind.DEPOSIT),
+        a_context(),
+        a_report(ReportedOutcome.FAILURE, has_amount=True, amount=Decimal(1)),
     )
     assert decision.disposition == Disposition.AMOUNT_DIFFERS

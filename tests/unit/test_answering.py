@@ -14,11 +14,11 @@ import pytest
 from domain.changes import Decided, HistoryEntry, Reads
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     A_FAILURE,
@@ -35,7 +35,7 @@ from tests.builders import (
 )
 from tests.decisions import answered_by, detail_of, event_of, noted
 
-V, S = Verdict, Stage
+V, S = InquiryOutcome, Stage
 SECOND = timedelta(seconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
@@ -47,22 +47,28 @@ def payment_of(decision: Decided) -> Payment:
     return decision.payment
 
 
-def an_answer(verdict: Verdict, *, code: str | None = None, **overrides: Any) -> Report:
+def an_answer(verdict: InquiryOutcome, *, code: str | None = None, **overrides: Any) -> Report:
     """What an inquiry was answered with."""
     match verdict:
         case V.PAID:
             return a_report(
                 code=code or "0",
-                verdict=verdict,
+                inquiry_outcome=verdict,
                 **{"has_amount": False, "amount": None, "receipt": None, **overrides},
             )
         case V.FAILED:
             failure = Failure(A_FAILURE.reason, A_FAILURE.safe_to_retry, code or "1032")
             return a_report(
-                Word.FAILURE, code=code or "1032", failure=failure, verdict=verdict, **overrides
+                ReportedOutcome.FAILURE,
+                code=code or "1032",
+                failure=failure,
+                inquiry_outcome=verdict,
+                **overrides,
             )
         case _:
-            return a_report(Word.UNDECIDED, code=code or "4999", verdict=verdict, **overrides)
+            return a_report(
+                ReportedOutcome.UNDECIDED, code=code or "4999", inquiry_outcome=verdict, **overrides
+            )
 
 
 def answered(
@@ -82,8 +88,8 @@ def test_an_answer_for_a_payment_that_is_not_there_is_nobody_s() -> None:
     assert change.decide(None, a_context()) == Decided(payment=None)
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-def test_an_answer_is_recorded_with_its_code_once(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", InquiryOutcome)
+def test_an_answer_is_recorded_with_its_code_once(verdict: InquiryOutcome) -> None:
     payment = a_due(Kind.DEPOSIT)
     answer = an_answer(verdict)
     first = answered(payment, answer, an_inquiry(1))
@@ -221,7 +227,7 @@ def test_the_answer_that_completes_the_silence_ends_the_deposit(stage: Stage) ->
 
 
 @pytest.mark.parametrize("verdict", [V.PAID, V.FAILED, V.NO_ANSWER])
-def test_an_answer_that_is_no_silence_does_not_complete_it(verdict: Verdict) -> None:
+def test_an_answer_that_is_no_silence_does_not_complete_it(verdict: InquiryOutcome) -> None:
     payment = a_due(Kind.DEPOSIT)
     last = an_inquiry(3, at=SENT_AT + TIMES.result_window + 3 * TIMES.inquiry_first_after)
     decision = answered(payment, an_answer(verdict), *silent_answers(2), last, number=3)

@@ -110,7 +110,7 @@ async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> N
     open_attempt = an_open_attempt()
     await client.submit(BILL, open_attempt)
     assert client.sent_with == ["one", "two"]
-    assert [exchange.meaning for exchange in open_attempt.exchanges] == [
+    assert [exchange.outcome for exchange in open_attempt.exchanges] == [
         "TokenRefused",
         "acknowledged",
     ]
@@ -212,7 +212,7 @@ async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(
 ) -> None:
     open_attempt = an_open_attempt()
     assert isinstance(await problem_of(Client(Tokens("one"), error), open_attempt), OutcomeUnknown)
-    assert [(exchange.was_written, exchange.meaning) for exchange in open_attempt.exchanges] == [
+    assert [(exchange.was_written, exchange.outcome) for exchange in open_attempt.exchanges] == [
         (True, "OutcomeUnknown")
     ]
 

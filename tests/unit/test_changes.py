@@ -27,7 +27,7 @@ from domain.changes import (
     StoreInquiry,
 )
 from domain.events import EventType
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from domain.lifecycle.record_callback import Noted
 from domain.operations import Heard, Operation, Standing
 from domain.stages import FactName
@@ -49,7 +49,7 @@ TEXTS = {
 
 PAYMENT = a_payment()
 ASK = StoreInquiry(Inquiry(1, NOW))
-ANSWER = StoreAnswer(Inquiry(1, NOW, Verdict.NO_RESULT))
+ANSWER = StoreAnswer(Inquiry(1, NOW, InquiryOutcome.NO_RESULT))
 OPEN, CLOSE = OpenBreaker("result 2001"), CloseBreaker(NOW)
 JUDGE = JudgeOperation(Heard(operation=Operation.B2C, standing=Standing.WORKS, since=NOW))
 PROBE, ANNOUNCE = ProbeOperation(Operation.B2C), AnnounceEvent(EventType.FAILED)

@@ -15,13 +15,13 @@ from domain.attempts import Outcome
 from domain.changes import Decided, Disposition, HistoryEntry, Reads
 from domain.errors import Unreachable
 from domain.events import EventType
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change, decide_report
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     ACCOUNTS,
@@ -45,15 +45,15 @@ from tests.builders import (
 from tests.case_tables import for_each
 from tests.decisions import asked_by, event_of, noted
 
-D, S, V = Disposition, Stage, Verdict
+D, S, V = Disposition, Stage, InquiryOutcome
 OPEN = [S.AWAITING_RESULT, S.IN_DOUBT]
 MINUTE = timedelta(minutes=1)
 OTHER_RECEIPT = "UC1OTHER22"
 
 # Daraja's own word: STK query names no receipt, Transaction Status does.
-QUERY_PAID = a_report(code="0", verdict=V.PAID, receipt=None, has_amount=False, amount=None)
-STATUS_PAID = a_report(code="Completed", verdict=V.PAID)
-SAYS_FAILED = a_report(Word.FAILURE, code="1032", verdict=V.FAILED)
+QUERY_PAID = a_report(code="0", inquiry_outcome=V.PAID, receipt=None, has_amount=False, amount=None)
+STATUS_PAID = a_report(code="Completed", inquiry_outcome=V.PAID)
+SAYS_FAILED = a_report(ReportedOutcome.FAILURE, code="1032", inquiry_outcome=V.FAILED)
 
 
 def told(
@@ -232,7 +232,10 @@ def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
         is Reads.EVIDENCE
     )
     assert callback_change(PAYMENT_ID, a_callback(), a_report()).reads is Reads.PAYMENT
-    assert callback_change(PAYMENT_ID, a_callback(), a_report(Word.FAILURE)).reads is Reads.EVIDENCE
+    assert (
+        callback_change(PAYMENT_ID, a_callback(), a_report(ReportedOutcome.FAILURE)).reads
+        is Reads.EVIDENCE
+    )
 
 
 # --- told again -----------------------------------------------------------------------------------
@@ -247,9 +250,9 @@ def test_told_again_it_is_noted_in_the_history_once() -> None:
     ("reminders", "seconds"),
     [(0, 0), (1, 25), (2, 55), (3, 115), (4, 235), (5, 295), (50, 295), (10_000, 295)],
 )
-@for_each("word", [Word.SUCCESS, Word.TIMEOUT, Word.UNDECIDED])
+@for_each("word", [ReportedOutcome.SUCCESS, ReportedOutcome.TIMEOUT, ReportedOutcome.UNDECIDED])
 def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(
-    word: Word, reminders: int, seconds: int
+    word: ReportedOutcome, reminders: int, seconds: int
 ) -> None:
     """Five seconds after a question the next may be brought forward to so much later, and no
     sooner.
@@ -343,7 +346,7 @@ def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(
 def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: Stage) -> None:
     """Success outranks failure also where it is not yet confirmed."""
     payment = a_payment(stage=stage)
-    decision = told(payment, a_report(Word.FAILURE), **waiting())
+    decision = told(payment, a_report(ReportedOutcome.FAILURE), **waiting())
     assert decision.payment == replace(payment, needs_review=True)
     assert (decision.disposition, decision.is_flagged) == (D.CONTRADICTION, True)
 
@@ -351,7 +354,9 @@ def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: S
 def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
     """Three answers without a result, long after the window."""
     silent = [an_inquiry(n, V.NO_RESULT, at=NOW - timedelta(minutes=10 - n)) for n in range(1, 4)]
-    change = answering(PAYMENT_ID, 4, a_report(Word.UNDECIDED, verdict=V.NO_RESULT), (), TIMES)
+    change = answering(
+        PAYMENT_ID, 4, a_report(ReportedOutcome.UNDECIDED, inquiry_outcome=V.NO_RESULT), (), TIMES
+    )
     for claims_success, expected in ((True, S.IN_DOUBT), (False, S.FAILED)):
         known = evidence_of(*silent, an_inquiry(4, at=NOW), claims_success=claims_success)
         assert (
@@ -373,8 +378,8 @@ def next_question(payment: Payment, *inquiries: Inquiry, **known: Any) -> timede
     return None if due is None else due - NOW
 
 
-def ago(*minutes: int, verdict: Verdict | None = None) -> list[Inquiry]:
-    return [an_inquiry(n, verdict, at=NOW - n_ago * MINUTE) for n, n_ago in enumerate(minutes, 1)]
+def ago(*minutes: int, outcome: InquiryOutcome | None = None) -> list[Inquiry]:
+    return [an_inquiry(n, outcome, at=NOW - n_ago * MINUTE) for n, n_ago in enumerate(minutes, 1)]
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -384,18 +389,18 @@ def test_a_failed_payment_is_asked_about_until_daraja_answers(kind: Kind) -> Non
     since = waiting(since=timedelta(minutes=30))
     assert next_question(payment) is None
     assert next_question(payment, **since) == timedelta(seconds=30)
-    assert next_question(payment, *ago(90, 80, verdict=V.FAILED), **since) == timedelta(seconds=30)
+    assert next_question(payment, *ago(90, 80, outcome=V.FAILED), **since) == timedelta(seconds=30)
     assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
-    assert next_question(payment, *ago(20, 10, verdict=V.NO_ANSWER), **since) == timedelta(
+    assert next_question(payment, *ago(20, 10, outcome=V.NO_ANSWER), **since) == timedelta(
         seconds=120
     )
-    assert next_question(payment, *ago(20, 10, verdict=V.FAILED), **since) is None
+    assert next_question(payment, *ago(20, 10, outcome=V.FAILED), **since) is None
     assert next_question(payment, *ago(*range(29, 19, -1)), **since) is None  # a person was told
 
 
 def test_one_query_that_denies_it_is_not_enough() -> None:
     """Queries have contradicted callbacks (daraja.md §3)."""
-    denied = ago(10, verdict=V.FAILED)
+    denied = ago(10, outcome=V.FAILED)
     assert (
         next_question(
             a_due(Kind.DEPOSIT, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))

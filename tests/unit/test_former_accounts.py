@@ -12,13 +12,13 @@ from domain.account import SendAccount
 from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence, Verdict, may_be_resent, no_result_is_confirmed
+from domain.inquiry import Evidence, InquiryOutcome, may_be_resent, no_result_is_confirmed
 from domain.kinds import Kind
 from domain.lifecycle.inquire import asking
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim
 from domain.payment import Payment
-from domain.report import Word
+from domain.report import ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     ACCOUNTS,
@@ -61,7 +61,7 @@ def sent_by(
 
 def not_found_twice(**fields: Any) -> Evidence:
     asked = [
-        replace(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(seconds=n)), **fields)
+        replace(an_inquiry(n, InquiryOutcome.NOT_FOUND, at=NOW - timedelta(seconds=n)), **fields)
         for n in (1, 2)
     ]
     return evidence_of(*asked)
@@ -201,7 +201,7 @@ def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> No
         Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT)
     )
     asked_at = [NOW - timedelta(minutes=n) for n in range(1, 7)]
-    silent = [an_inquiry(n, Verdict.VAGUE, at=at) for n, at in enumerate(asked_at, 1)]
+    silent = [an_inquiry(n, InquiryOutcome.VAGUE, at=at) for n, at in enumerate(asked_at, 1)]
     assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
     former = [replace(one, of_former_account=True) for one in silent]
     assert not no_result_is_confirmed(payment, evidence_of(*former), NOW, TIMES)
@@ -211,7 +211,10 @@ def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> No
 def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bool) -> None:
     question = replace(an_inquiry(3), of_former_account=is_former)
     report = a_report(
-        Word.UNDECIDED, code="2001", verdict=Verdict.NO_ANSWER, refuses_credential=True
+        ReportedOutcome.UNDECIDED,
+        code="2001",
+        inquiry_outcome=InquiryOutcome.NO_ANSWER,
+        refuses_credential=True,
     )
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
     decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
@@ -225,7 +228,7 @@ def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bo
 @pytest.mark.parametrize("is_former", [False, True])
 def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -> None:
     question = replace(an_inquiry(3), of_former_account=is_former)
-    report = a_report(Word.UNDECIDED, code="0", verdict=Verdict.NOT_FOUND)
+    report = a_report(ReportedOutcome.UNDECIDED, code="0", inquiry_outcome=InquiryOutcome.NOT_FOUND)
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
     decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
     assert (credential_accepted_at(decided) is None) is is_former
@@ -234,7 +237,7 @@ def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -
 def test_a_failure_of_one_account_s_send_speaks_for_no_send_of_another() -> None:
     """Both used the payment's one id, each for itself."""
     own = frozenset({("originator_conversation_id", str(PAYMENT_ID))})
-    report = a_report(Word.FAILURE, code="1", ids=own)
+    report = a_report(ReportedOutcome.FAILURE, code="1", ids=own)
     change = callback_change(PAYMENT_ID, a_callback(operation="withdrawal"), report)
     by_one, by_two = (
         change.decide(a_due(attempts=sent_by(*accounts)), a_context()).payment

@@ -42,7 +42,7 @@ from domain.errors import (
     UnsupportedMediaType,
 )
 from domain.kinds import Kind
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.values import is_receipt, storable_text
 from gateway import cursors
 from gateway.edge.requests import read_json
@@ -116,7 +116,7 @@ def assert_bounded(report: Report) -> None:
     ):
         assert text is None or (storable_text(text) == text and len(text) <= 100)
     assert len(report.ids) <= 200
-    assert (report.word is Word.FAILURE) is (report.failure is not None)
+    assert (report.outcome is ReportedOutcome.FAILURE) is (report.failure is not None)
 
 
 @fuzzed
@@ -130,7 +130,7 @@ def test_a_changed_callback_succeeds_only_where_its_bytes_say_so(body: bytes) ->
 def assert_true_to(body: bytes, operation: str) -> None:
     report = read_report(operation, body)
     assert_bounded(report)
-    if report.word is not Word.SUCCESS:
+    if report.outcome is not ReportedOutcome.SUCCESS:
         assert report.receipt is None
         return
     message = strictly(body)
@@ -163,7 +163,11 @@ def _is_number(value: Any) -> bool:
 @given(body=st.binary(max_size=400))
 def test_no_bytes_are_a_callback(body: bytes) -> None:
     for operation in OPERATIONS:
-        assert read_report(operation, body).word in (Word.UNREADABLE, Word.TIMEOUT, Word.UNDECIDED)
+        assert read_report(operation, body).outcome in (
+            ReportedOutcome.UNREADABLE,
+            ReportedOutcome.TIMEOUT,
+            ReportedOutcome.UNDECIDED,
+        )
 
 
 @fuzzed
@@ -209,11 +213,13 @@ def test_a_changed_answer_to_a_question_says_paid_only_where_its_bytes_do(body: 
         with suppress(TokenRefused, ProductRefused, Throttled):
             report = read_query_answer(status, body, CHECKOUT)
             assert_bounded(report)
-            if report.word in (Word.SUCCESS, Word.FAILURE):
+            if report.outcome in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE):
                 message = strictly(body)
                 assert 200 <= status < 300
                 assert message.get("CheckoutRequestID") in (CHECKOUT, None, "")
-                assert (str(message["ResultCode"]) == "0") is (report.word is Word.SUCCESS)
+                assert (str(message["ResultCode"]) == "0") is (
+                    report.outcome is ReportedOutcome.SUCCESS
+                )
 
 
 @fuzzed

@@ -15,9 +15,9 @@ from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.adapters.daraja.token import _token_of
 from domain.errors import OutcomeUnknown, Refused, Throttled, TokenRefused
 from domain.failures import FailureReason
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.report import Word
+from domain.report import ReportedOutcome
 from tests.case_tables import for_each
 from tests.unit.hostile_answers import (
     CHECKOUT,
@@ -42,7 +42,7 @@ def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:
     """Or the tests below would show nothing."""
     for kind, good in ACKNOWLEDGEMENTS.items():
         assert meaning(kind, 200, text_of(good)) is None
-    assert read_query_answer(200, text_of(QUERY), CHECKOUT).verdict is Verdict.PAID
+    assert read_query_answer(200, text_of(QUERY), CHECKOUT).inquiry_outcome is InquiryOutcome.PAID
     assert read_status_acknowledgement(200, text_of(PAYOUT)) == "acknowledged"
     assert _token_of(200, text_of(TOKEN), 1000).expires_at == 4599
 
@@ -222,7 +222,10 @@ def test_no_garbage_is_a_result_of_a_query() -> None:
                 assert status in (401, 429)
                 continue
             is_no_claim = what in says_nothing and 200 <= status < 300
-            assert is_no_claim or (report.word, report.failure) == (Word.UNDECIDED, None), (
+            assert is_no_claim or (report.outcome, report.failure) == (
+                ReportedOutcome.UNDECIDED,
+                None,
+            ), (
                 what,
                 status,
             )

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from domain.adapters.daraja.reports import UNREADABLE, read_report
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.callback_address import MESSAGES_OF_PAYMENTS
-from domain.inquiry import Verdict
-from domain.report import Word
+from domain.inquiry import InquiryOutcome
+from domain.report import ReportedOutcome
 from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, payout, read, stk
 from tests.unit.status_messages import status
@@ -52,11 +52,14 @@ def test_a_text_longer_than_a_sentence_does_not_say_that_nothing_was_found(text:
     busy for seconds.
     """
     body = status("SFC_IC0003", ABSENT, ResultDesc=text)
-    assert read("status-1", body).verdict is Verdict.NO_ANSWER
+    assert read("status-1", body).inquiry_outcome is InquiryOutcome.NO_ANSWER
 
 
 def test_a_byte_order_mark_is_survived() -> None:
-    assert read("deposit", b"\xef\xbb\xbf" + json.dumps(stk()).encode()).word is Word.SUCCESS
+    assert (
+        read("deposit", b"\xef\xbb\xbf" + json.dumps(stk()).encode()).outcome
+        is ReportedOutcome.SUCCESS
+    )
 
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -102,13 +105,13 @@ def test_no_json_value_is_a_success_but_with_an_explicit_zero(
         outer,
     ):
         report = read(operation, json.dumps(message).encode())
-        assert (report.word is Word.SUCCESS) <= is_explicit_zero(operation, message)
-        assert (report.word is Word.FAILURE) == (report.failure is not None)
+        assert (report.outcome is ReportedOutcome.SUCCESS) <= is_explicit_zero(operation, message)
+        assert (report.outcome is ReportedOutcome.FAILURE) == (report.failure is not None)
 
 
 @given(operation=st.sampled_from(OPERATIONS), body=st.binary(max_size=300))
 def test_no_bytes_make_the_reader_raise(operation: str, body: bytes) -> None:
-    assert read_report(operation, body).word is not Word.SUCCESS
+    assert read_report(operation, body).outcome is not ReportedOutcome.SUCCESS
 
 
 @given(

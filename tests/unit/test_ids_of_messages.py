@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from domain.attempts import Outcome
 from domain.changes import Disposition
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.report import Word
+from domain.report import ReportedOutcome
 from domain.stages import Stage
 from tests.builders import a_payment, a_report, an_attempt
 from tests.case_tables import for_each
@@ -20,7 +20,7 @@ UNKNOWN_CONVERSATION = ("conversation_id", "AG_9")
 
 @for_each("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
 @for_each("verdict", [None, "of an inquiry"])
-@for_each("word", [Word.SUCCESS, Word.FAILURE])
+@for_each("word", [ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE])
 @for_each(
     ("ids", "is_believed"),
     [
@@ -32,7 +32,11 @@ UNKNOWN_CONVERSATION = ("conversation_id", "AG_9")
     ],
 )
 def test_an_originator_id_that_no_payment_has_contradicts_nothing_beside_our_conversation(
-    ids: set[tuple[str, str]], is_believed: bool, word: Word, verdict: str | None, kind: Kind
+    ids: set[tuple[str, str]],
+    is_believed: bool,
+    word: ReportedOutcome,
+    verdict: str | None,
+    kind: Kind,
 ) -> None:
     """The portal's own sample of a result names one of Daraja's making (daraja.md §4.3)."""
     our_id = OWN_ID[1] if kind is Kind.WITHDRAWAL else "9d20-1"
@@ -40,8 +44,15 @@ def test_an_originator_id_that_no_payment_has_contradicts_nothing_beside_our_con
         Outcome.ACKNOWLEDGED, conversation_id="AG_1", originator_conversation_id=our_id
     )
     payment = a_payment(kind=kind, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
-    said = {Word.SUCCESS: Verdict.PAID, Word.FAILURE: Verdict.FAILED}[word] if verdict else None
-    decision = decided(payment, a_report(word, ids=frozenset(ids), verdict=said))
+    said = (
+        {
+            ReportedOutcome.SUCCESS: InquiryOutcome.PAID,
+            ReportedOutcome.FAILURE: InquiryOutcome.FAILED,
+        }[word]
+        if verdict
+        else None
+    )
+    decision = decided(payment, a_report(word, ids=frozenset(ids), inquiry_outcome=said))
     assert (decision.disposition == Disposition.IDS_DIFFER) is not is_believed
     assert payment_of(decision).stage.is_final is is_believed
     assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # it is no id to ask by
@@ -65,7 +76,8 @@ def test_a_failure_that_does_not_name_our_own_id_speaks_for_one_send_only() -> N
     )
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT, attempts=attempts)
     decision = decided(
-        payment, a_report(Word.FAILURE, ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
+        payment,
+        a_report(ReportedOutcome.FAILURE, ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION})),
     )
     assert decision.disposition == Disposition.NOT_ALL_ACCOUNTED_FOR
     assert [attempt.outcome for attempt in payment_of(decision).attempts] == [

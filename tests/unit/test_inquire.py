@@ -14,7 +14,7 @@ from domain.attempts import Outcome
 from domain.changes import Decided, HistoryEntry
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import asking, postponement, watching
 from domain.payment import Payment
@@ -33,7 +33,7 @@ from tests.builders import (
 from tests.case_tables import for_each
 from tests.decisions import asked_by, event_of, noted
 
-V, S = Verdict, Stage
+V, S = InquiryOutcome, Stage
 SECOND = timedelta(seconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
@@ -211,7 +211,7 @@ def test_after_ten_questions_in_vain_a_person_is_called_and_daraja_asked_all_the
     assert (noted(again), asked_by(again)) == (None, Inquiry(11, NOW))
 
 
-def _unconfirmed(times: int, verdict: Verdict) -> dict[str, Any]:
+def _unconfirmed(times: int, verdict: InquiryOutcome) -> dict[str, Any]:
     """A success came after the failure an hour ago, and Daraja was asked so often about it."""
     began_at = NOW - timedelta(minutes=30)
     times_asked = [began_at + timedelta(minutes=n) for n in range(1, times + 1)]

@@ -15,12 +15,12 @@ import pytest
 
 from domain.changes import Change, ChangeResult, Exchange
 from domain.errors import OutcomeUnknown, QueueUnavailable, StoreUnavailable, Throttled, Unreachable
-from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import Asked, Inquirer
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     ACCOUNTS,
@@ -35,11 +35,15 @@ from tests.builders import (
 )
 from tests.decisions import answered_by, asked_by
 
-NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
-NO_RESULT = Report(word=Word.UNDECIDED, code="4999", verdict=Verdict.NO_RESULT)
+NOT_FOUND = tuple(
+    an_inquiry(n, InquiryOutcome.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2)
+)
+NO_RESULT = Report(
+    outcome=ReportedOutcome.UNDECIDED, code="4999", inquiry_outcome=InquiryOutcome.NO_RESULT
+)
 SENT_NOTHING = Exchange(
     id=an_attempt_id(7), attempt_id=None, api="stk_query", request={}, was_written=True, http_status=200, answer=None,
-    meaning="no_result",
+    outcome="no_result",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from domain.attempts import Outcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import (
     Inquiry,
-    Verdict,
+    InquiryOutcome,
     is_agreed,
     last_sent_at,
     needs_a_person,
@@ -37,7 +37,7 @@ from tests.builders import (
 )
 from tests.case_tables import for_each
 
-V = Verdict
+V = InquiryOutcome
 SECOND, INSTANT = timedelta(seconds=1), timedelta(microseconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 WINDOW_ENDS = SENT_AT + TIMES.result_window
@@ -144,7 +144,7 @@ def test_the_last_send_left_before_its_attempt_or_its_lease_ended(
 
 
 def answers(
-    *verdicts: Verdict | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER
+    *verdicts: InquiryOutcome | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER
 ) -> list[Inquiry]:
     """Questions asked from `start` on, `gap` apart."""
     return [
@@ -184,7 +184,7 @@ SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
     ],
 )
 def test_a_deposit_fails_for_silence_after_three_answers_without_a_result_or_five_if_one_was_vague(
-    verdicts: tuple[Verdict | None, ...], expected: bool
+    verdicts: tuple[InquiryOutcome | None, ...], expected: bool
 ) -> None:
     assert is_confirmed(answers(*verdicts)) is expected
 

@@ -18,12 +18,12 @@ from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.attempts import IdKind
 from domain.errors import ProductRefused, Throttled, TokenRefused
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
 
-V = Verdict
+V = InquiryOutcome
 CHECKOUT = "ws_CO_010320261015034711000111"
 
 
@@ -63,7 +63,7 @@ IDS = frozenset({(IdKind.CHECKOUT_REQUEST, CHECKOUT), (IdKind.MERCHANT_REQUEST, 
 
 @pytest.mark.parametrize("code", ["0", 0])
 def test_a_zero_is_paid_without_receipt_and_amount(code: object) -> None:
-    expected = Report(word=Word.SUCCESS, code="0", ids=IDS, verdict=V.PAID)
+    expected = Report(outcome=ReportedOutcome.SUCCESS, code="0", ids=IDS, inquiry_outcome=V.PAID)
     assert read(result(code)) == expected
     assert (expected.receipt, expected.has_amount) == (None, False)
 
@@ -71,8 +71,8 @@ def test_a_zero_is_paid_without_receipt_and_amount(code: object) -> None:
 @pytest.mark.parametrize("code", ["1", 1, "1032", 1032, "1037", "2001", "8006", "E3008"])
 def test_a_code_on_the_list_of_failures_is_one(code: object) -> None:
     report = read(result(code))
-    assert (report.word, report.verdict, report.code, report.ids) == (
-        Word.FAILURE,
+    assert (report.outcome, report.inquiry_outcome, report.code, report.ids) == (
+        ReportedOutcome.FAILURE,
         V.FAILED,
         str(code),
         IDS,
@@ -90,13 +90,21 @@ def test_a_wrong_pin_is_the_customer_s_and_says_nothing_about_our_credential() -
 @pytest.mark.parametrize("code", ["17", "26", "1001", "1025", "9999", 1001])
 def test_a_code_that_only_asks_us_to_look_is_no_result(code: object) -> None:
     report = read(result(code))
-    assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, V.NO_RESULT, None)
+    assert (report.outcome, report.inquiry_outcome, report.failure) == (
+        ReportedOutcome.UNDECIDED,
+        V.NO_RESULT,
+        None,
+    )
 
 
 @pytest.mark.parametrize("code", ["4999", 4999])
 def test_a_payment_that_is_still_under_processing_is_under_way(code: object) -> None:
     report = read(result(code))
-    assert (report.word, report.verdict, report.code) == (Word.UNDECIDED, V.UNDER_WAY, "4999")
+    assert (report.outcome, report.inquiry_outcome, report.code) == (
+        ReportedOutcome.UNDECIDED,
+        V.UNDER_WAY,
+        "4999",
+    )
     assert report.ids == read(result("17")).ids
 
 
@@ -104,12 +112,16 @@ def test_a_payment_that_is_still_under_processing_is_under_way(code: object) -> 
 def test_a_code_that_nobody_knows_is_no_result(code: object) -> None:
     """We keep asking, and believe nothing."""
     report = read(result(code))
-    assert (report.word, report.verdict, report.code) == (Word.UNDECIDED, V.NO_RESULT, str(code))
+    assert (report.outcome, report.inquiry_outcome, report.code) == (
+        ReportedOutcome.UNDECIDED,
+        V.NO_RESULT,
+        str(code),
+    )
 
 
 # In flight, in the three shapes that were seen, and what else comes instead of a result: status,
 # answer, verdict.
-ANSWERS: list[tuple[str, int, Any, Verdict]] = [
+ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
     ("shape A", 200, result("4999"), V.UNDER_WAY),
     ("shape B", 200, envelope("500.001.1001", ""), V.VAGUE),
     ("shape C", 500, envelope("500.001.1001", "The transaction is being processed"), V.VAGUE),
@@ -148,13 +160,15 @@ ANSWERS: list[tuple[str, int, Any, Verdict]] = [
 
 
 @for_each("row", ANSWERS, ids=[row[0] for row in ANSWERS])
-def test_what_is_no_result_is_silence_or_no_answer(row: tuple[str, int, Any, Verdict]) -> None:
+def test_what_is_no_result_is_silence_or_no_answer(
+    row: tuple[str, int, Any, InquiryOutcome],
+) -> None:
     """Only what Daraja said after it looked for the payment counts as silence (design.md, "In
     doubt, by kind").
     """
     _, status, answer, verdict = row
     report = read(answer, status)
-    assert (report.word, report.verdict) == (Word.UNDECIDED, verdict)
+    assert (report.outcome, report.inquiry_outcome) == (ReportedOutcome.UNDECIDED, verdict)
     assert (report.failure, report.receipt, report.ids if report.code != "4999" else frozenset()) == (
         None, None, frozenset(),
     )  # fmt: skip
@@ -162,19 +176,19 @@ def test_what_is_no_result_is_silence_or_no_answer(row: tuple[str, int, Any, Ver
 
 @pytest.mark.parametrize("code", ["1", 1, "", None, "00", False, True, 0.0, [], {}])
 def test_a_result_whose_question_was_not_accepted_is_no_answer(code: object) -> None:
-    assert read(result("0", ResponseCode=code)).verdict is V.NO_ANSWER
-    assert read(result("1032", ResponseCode=code)).verdict is V.NO_ANSWER
+    assert read(result("0", ResponseCode=code)).inquiry_outcome is V.NO_ANSWER
+    assert read(result("1032", ResponseCode=code)).inquiry_outcome is V.NO_ANSWER
 
 
 @pytest.mark.parametrize("code", [None, "", False, True, 0.0, [], {}, "x" * 41, "0\n", "\ud800"])
 def test_a_result_code_of_another_type_is_no_answer(code: object) -> None:
-    assert read(result(code)).verdict is V.NO_ANSWER
+    assert read(result(code)).inquiry_outcome is V.NO_ANSWER
 
 
 @pytest.mark.parametrize("code", ["0", "1032", "4999"])
 def test_a_result_about_another_push_is_no_answer(code: str) -> None:
     report = read(result(code, CheckoutRequestID="ws_CO_somebody_elses"))
-    assert (report.verdict, report.ids) == (V.NO_ANSWER, frozenset())
+    assert (report.inquiry_outcome, report.ids) == (V.NO_ANSWER, frozenset())
 
 
 @for_each("value", [5, True, [], [CHECKOUT], {}, "x" * 65, "é", "a\0b", "\ud800"])
@@ -185,13 +199,13 @@ def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(
 ) -> None:
     """It names something, and it cannot be told whether that is the push that was asked for."""
     report = read(result(code, **{name: value}))
-    assert (report.verdict, report.failure, report.ids) == (V.NO_ANSWER, None, frozenset())
+    assert (report.inquiry_outcome, report.failure, report.ids) == (V.NO_ANSWER, None, frozenset())
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_result_that_names_no_push_is_about_the_one_that_was_asked_for(value: object) -> None:
     report = read(result("0", CheckoutRequestID=value))
-    assert (report.verdict, report.ids) == (
+    assert (report.inquiry_outcome, report.ids) == (
         V.PAID,
         frozenset({(IdKind.MERCHANT_REQUEST, "4c1e-118203")}),
     )
@@ -248,7 +262,11 @@ def test_a_question_without_its_product_needs_no_other_token(status: int, answer
 )
 def test_a_refused_question_says_nothing_of_the_payment(status: int, body: bytes) -> None:
     report = read(body, status)
-    assert (report.word, report.verdict, report.failure) == (Word.UNDECIDED, V.NO_ANSWER, None)
+    assert (report.outcome, report.inquiry_outcome, report.failure) == (
+        ReportedOutcome.UNDECIDED,
+        V.NO_ANSWER,
+        None,
+    )
     assert read_status_acknowledgement(status, body) == f"not acknowledged: {status}"
 
 
@@ -319,7 +337,7 @@ HOSTILE: list[bytes] = [
 @for_each("body", HOSTILE, ids=range(len(HOSTILE)))
 @for_each("status", [200, 302, 400, 500])
 def test_a_hostile_answer_is_no_answer(body: bytes, status: int) -> None:
-    assert read_query_answer(status, body, CHECKOUT).verdict in (V.NO_ANSWER, V.NO_RESULT)
+    assert read_query_answer(status, body, CHECKOUT).inquiry_outcome in (V.NO_ANSWER, V.NO_RESULT)
     assert read_status_acknowledgement(status, body)
 
 
@@ -346,13 +364,13 @@ def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(
         report = read_query_answer(status, json.dumps(value).encode(), CHECKOUT)
     except (TokenRefused, ProductRefused, Throttled):
         return
-    assert (report.word is Word.SUCCESS) == (report.verdict is V.PAID)
+    assert (report.outcome is ReportedOutcome.SUCCESS) == (report.inquiry_outcome is V.PAID)
     assert (
-        (report.word is Word.FAILURE)
-        == (report.verdict is V.FAILED)
+        (report.outcome is ReportedOutcome.FAILURE)
+        == (report.inquiry_outcome is V.FAILED)
         == (report.failure is not None)
     )
-    if report.word in (Word.SUCCESS, Word.FAILURE):
+    if report.outcome in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE):
         assert 200 <= status < 300
         assert value["ResponseCode"] in ("0", 0)
         assert "errorCode" not in value
@@ -366,7 +384,7 @@ def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(
 @given(status=STATUSES, body=st.binary(max_size=200))
 def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
     try:
-        assert read_query_answer(status, body, CHECKOUT).verdict is V.NO_ANSWER
+        assert read_query_answer(status, body, CHECKOUT).inquiry_outcome is V.NO_ANSWER
         assert read_status_acknowledgement(status, body) != "acknowledged"
     except (TokenRefused, ProductRefused, Throttled):
         assert status in (401, 429)

@@ -21,7 +21,7 @@ from domain.attempts import Outcome
 from domain.callback_address import is_genuine
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import Asked
 from domain.operations import Standing
@@ -154,11 +154,11 @@ async def test_an_answer_to_stk_query_is_read_at_once_and_kept() -> None:
     client, exchanges = Client(Tokens("one"), PAID), list[Exchange]()
     report = await client.ask(DEPOSIT, 1, exchanges)
     assert report is not None
-    assert report.verdict is Verdict.PAID
+    assert report.inquiry_outcome is InquiryOutcome.PAID
     ((api, body),) = client.asked
     assert (api, body["CheckoutRequestID"]) == (STK_QUERY, CHECKOUT)
     ((exchange),) = exchanges
-    assert (exchange.attempt_id, exchange.api, exchange.http_status, exchange.meaning) == (
+    assert (exchange.attempt_id, exchange.api, exchange.http_status, exchange.outcome) == (
         None,
         "stk_query",
         200,
@@ -184,14 +184,14 @@ async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(
         target,
     )
     assert "/status-3/" in body["ResultURL"]
-    assert [exchange.meaning for exchange in exchanges] == ["acknowledged"]
+    assert [exchange.outcome for exchange in exchanges] == ["acknowledged"]
 
 
 async def test_a_question_whose_token_is_refused_is_asked_once_more_with_another() -> None:
     client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, PAID), list[Exchange]()
     report = await client.ask(DEPOSIT, 1, exchanges)
     assert report is not None
-    assert [exchange.meaning for exchange in exchanges] == ["TokenRefused", "paid"]
+    assert [exchange.outcome for exchange in exchanges] == ["TokenRefused", "paid"]
 
 
 async def test_two_refused_tokens_in_a_row_mean_that_the_question_s_operation_is_refused() -> None:
@@ -239,7 +239,7 @@ async def test_a_question_that_breaks_off_is_no_answer(error: Exception) -> None
     for payment, expected in ((DEPOSIT, NO_ANSWER), (a_due(), None)):
         exchanges: list[Exchange] = []
         assert await Client(Tokens("one"), error).ask(payment, 1, exchanges) == expected
-        assert [(exchange.http_status, exchange.meaning) for exchange in exchanges] == [
+        assert [(exchange.http_status, exchange.outcome) for exchange in exchanges] == [
             (None, "no answer")
         ]
 
@@ -302,7 +302,7 @@ async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_do
     asker, rate, budgets = asker_of(Client(Tokens("one"), SPIKE))
     said = await asker.ask(payment, 1)
     assert said.report == (NO_ANSWER if step is Step.QUERY else None)
-    assert [exchange.meaning for exchange in said.exchanges] == [Throttled.__name__]
+    assert [exchange.outcome for exchange in said.exchanges] == [Throttled.__name__]
     assert said.standing is None
     assert rate.slowed == 1
     assert {name: budget.slowed for name, budget in budgets.items()} == {
@@ -325,8 +325,8 @@ async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
     asker, _, _ = asker_of(Client(Tokens("one"), PAID))
     said = await asker.ask(DEPOSIT, 1)
     assert said.report is not None
-    assert (said.report.verdict, len(said.exchanges), said.standing) == (
-        Verdict.PAID,
+    assert (said.report.inquiry_outcome, len(said.exchanges), said.standing) == (
+        InquiryOutcome.PAID,
         1,
         Standing.WORKS,
     )

@@ -23,7 +23,7 @@ from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import address
 from domain.changes import Change, ChangeResult, Decided, Disposition, StoreAnswer
 from domain.errors import BodyTooSlow, StoreUnavailable
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from gateway.callbacks import Receiver
 from tests.builders import NOW, a_due
 from tests.case_tables import for_each
@@ -218,7 +218,7 @@ def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
     class Answered(Record):
         async def change(self, change: Change) -> ChangeResult:
             await super().change(change)
-            answered = StoreAnswer(Inquiry(1, NOW, Verdict.NOT_FOUND))
+            answered = StoreAnswer(Inquiry(1, NOW, InquiryOutcome.NOT_FOUND))
             disposition = Disposition.INQUIRY_ANSWERED
             return ChangeResult(
                 Decided(payment=a_due(), disposition=disposition, effects=(answered,)), None

@@ -16,11 +16,11 @@ from domain.attempts import Outcome
 from domain.callback_address import MESSAGES_OF_PAYMENTS, fits_kind
 from domain.changes import Decided, Disposition, HistoryEntry
 from domain.events import EventType
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change, decide_report, raw_change
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     NOW,
@@ -100,14 +100,14 @@ ROWS = [line.split() for line in AGREEING.strip().splitlines()]
 @for_each("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
 def test_a_message_that_agrees_does_what_its_word_says(row: list[str], kind: Kind) -> None:
     word, before, after, disposition, event = row
-    decision = decided(a_payment(stage=Stage(before), kind=kind), a_report(Word(word)))
+    decision = decided(a_payment(stage=Stage(before), kind=kind), a_report(ReportedOutcome(word)))
     assert (payment_of(decision).stage, decision.disposition) == (after, disposition)
     assert event_of(decision) == (None if event == "." else event)
 
 
 def test_every_word_is_decided_in_every_stage() -> None:
     """A new word or stage fails here until somebody decides what it does."""
-    assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(Word, Stage))
+    assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(ReportedOutcome, Stage))
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -118,7 +118,7 @@ def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
     ids = {"agree": frozenset({("conversation_id", "AG_1")}), "differ": frozenset({("conversation_id", "AG_9")}),
            "absent": frozenset[tuple[str, str]]()}  # fmt: skip
     cases = product(
-        Word,
+        ReportedOutcome,
         Stage,
         amounts,
         ids,
@@ -149,10 +149,15 @@ def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
         is_free = not (ids_taken and ids[named])
         agrees = allowed and named != "differ" and is_free and amount in ("agrees", "absent")
         if after.stage is Stage.SUCCEEDED is not stage:
-            assert (word, agrees, amount, receipt_taken) == (Word.SUCCESS, True, "agrees", False)
+            assert (word, agrees, amount, receipt_taken) == (
+                ReportedOutcome.SUCCESS,
+                True,
+                "agrees",
+                False,
+            )
             assert receipt
         elif after.stage is Stage.FAILED is not stage:
-            assert (word, agrees) == (Word.FAILURE, True)
+            assert (word, agrees) == (ReportedOutcome.FAILURE, True)
             assert not stage.is_final
         else:
             assert (after.stage, event_of(decision)) == (stage, None)
@@ -171,11 +176,11 @@ VETOES: dict[str, tuple[dict[str, Any], dict[str, Any], Disposition]] = {
 }
 
 
-@for_each("word", [Word.SUCCESS, Word.FAILURE])
+@for_each("word", [ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE])
 @for_each("stage", Stage)
 @for_each("veto", VETOES)
 def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
-    veto: str, stage: Stage, word: Word
+    veto: str, stage: Stage, word: ReportedOutcome
 ) -> None:
     overrides, context, disposition = VETOES[veto]
     attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
@@ -194,14 +199,14 @@ def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() 
 
 
 @for_each("stage", Stage)
-@for_each("word", Word)
+@for_each("word", ReportedOutcome)
 def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
-    word: Word, stage: Stage
+    word: ReportedOutcome, stage: Stage
 ) -> None:
     payment = a_payment(stage=stage)
     decision = decided(payment, a_report(word), source_allowed=False)
     is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (
-        stage is S.FAILED and word is Word.SUCCESS
+        stage is S.FAILED and word is ReportedOutcome.SUCCESS
     )
     expected = replace(payment, next_step_at=NOW) if is_asked else marked(payment)
     assert decision.payment == expected
@@ -212,8 +217,10 @@ def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
     )
 
 
-@pytest.mark.parametrize("word", Word)
-def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(word: Word) -> None:
+@pytest.mark.parametrize("word", ReportedOutcome)
+def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(
+    word: ReportedOutcome,
+) -> None:
     decision = decided(None, a_report(word))
     assert (decision.payment, decision.disposition, decision.is_flagged) == (
         None,
@@ -280,9 +287,9 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
     assert decision.payment == replace(payment, needs_review=True, next_step_at=next_step_at)
 
 
-@pytest.mark.parametrize("word", [Word.TIMEOUT, Word.UNDECIDED])
+@pytest.mark.parametrize("word", [ReportedOutcome.TIMEOUT, ReportedOutcome.UNDECIDED])
 def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward(
-    word: Word,
+    word: ReportedOutcome,
 ) -> None:
     ids = frozenset({("conversation_id", "AG_1")})
     decision = decided(a_payment(stage=S.IN_DOUBT), a_report(word, ids=ids))
@@ -314,7 +321,7 @@ def test_a_receipt_that_comes_after_a_success_without_one_is_announced() -> None
 
 def test_a_failure_after_a_success_is_a_contradiction_that_changes_nothing() -> None:
     payment = a_payment(stage=S.SUCCEEDED)
-    decision = decided(payment, a_report(Word.FAILURE))
+    decision = decided(payment, a_report(ReportedOutcome.FAILURE))
     assert decision.payment == replace(payment, needs_review=True)
     assert event_of(decision) is None
 
@@ -358,7 +365,7 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
         an_attempt(Outcome.UNKNOWN, number=2),
     )
     payment = a_payment(kind=kind, stage=S.IN_DOUBT, attempts=attempts)
-    decision = decided(payment, a_report(Word.FAILURE, ids=frozenset(ids)))
+    decision = decided(payment, a_report(ReportedOutcome.FAILURE, ids=frozenset(ids)))
     after = payment_of(decision)
     assert after.stage is expected
     if expected is S.IN_DOUBT:
@@ -367,7 +374,7 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
 
 def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None:
     ids = frozenset({("originator_conversation_id", "somebody-elses")})
-    for word in (Word.SUCCESS, Word.FAILURE, Word.TIMEOUT):
+    for word in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE, ReportedOutcome.TIMEOUT):
         decision = decided(
             a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(word, ids=ids)
         )
@@ -378,7 +385,9 @@ def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None
 
 
 def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
-    report = a_report(verdict=Verdict.PAID, has_amount=False, amount=None, ignores_amount=True)
+    report = a_report(
+        inquiry_outcome=InquiryOutcome.PAID, has_amount=False, amount=None, ignores_amount=True
+    )
     decision = decided(a_payment(stage=S.AWAITING_RESULT), report)
     assert (payment_of(decision).stage, decision.disposition) == (
         S.AWAITING_RESULT,
@@ -401,7 +410,7 @@ def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_i
 
 
 def test_daraja_s_code_is_noted_with_the_result() -> None:
-    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(Word.FAILURE))
+    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(ReportedOutcome.FAILURE))
     assert (noted(decision), detail_of(decision)) == ("failure_reported", {"provider_code": "1032"})
 
 
@@ -410,4 +419,4 @@ def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person()
     would be sent again.
     """
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
-    assert payment_of(decided(payment, a_report(Word.FAILURE))).needs_review
+    assert payment_of(decided(payment, a_report(ReportedOutcome.FAILURE))).needs_review

@@ -13,7 +13,7 @@ import pytest
 from domain.adapters.daraja.reports import UNREADABLE
 from domain.attempts import IdKind
 from domain.failures import FailureReason
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
 from tests.unit.daraja_messages import (
     ABSENT,
@@ -29,7 +29,7 @@ from tests.unit.daraja_messages import (
 
 def test_a_deposits_success_is_read_whole() -> None:
     assert read("deposit", stk()) == Report(
-        word=Word.SUCCESS,
+        outcome=ReportedOutcome.SUCCESS,
         code="0",
         ids=frozenset(
             {(IdKind.MERCHANT_REQUEST, "4c1e-118203"), (IdKind.CHECKOUT_REQUEST, "ws_CO_0103")}
@@ -42,7 +42,7 @@ def test_a_deposits_success_is_read_whole() -> None:
 
 def test_a_withdrawals_success_is_read_whole() -> None:
     assert read("withdrawal", payout()) == Report(
-        word=Word.SUCCESS,
+        outcome=ReportedOutcome.SUCCESS,
         code="0",
         ids=frozenset(
             {
@@ -62,8 +62,8 @@ def test_a_bill_payments_success_is_read_whole_though_all_of_it_is_text() -> Non
         "bill-payment",
         payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0"),
     )
-    assert (report.word, report.amount, report.receipt, report.recipient_name) == (
-        Word.SUCCESS, Decimal(1800), "UC19BQ77TL", "SUPPLIER LTD",
+    assert (report.outcome, report.amount, report.receipt, report.recipient_name) == (
+        ReportedOutcome.SUCCESS, Decimal(1800), "UC19BQ77TL", "SUPPLIER LTD",
     )  # fmt: skip
 
 
@@ -73,26 +73,26 @@ def test_a_bill_payments_success_is_read_whole_though_all_of_it_is_text() -> Non
 @for_each(
     ("code", "word", "text"),
     [
-        (0, Word.SUCCESS, "0"),
-        ("0", Word.SUCCESS, "0"),
-        (1, Word.FAILURE, "1"),
-        ("1", Word.FAILURE, "1"),
-        ("SFC_IC0003", Word.FAILURE, "SFC_IC0003"),
-        (17, Word.UNDECIDED, "17"),
-        (26, Word.UNDECIDED, "26"),
-        ("R000001", Word.UNDECIDED, "R000001"),
-        (4999, Word.UNDECIDED, "4999"),
-        ("00", Word.UNDECIDED, "00"),
-        ("0 ", Word.UNDECIDED, "0 "),
-        ("O", Word.UNDECIDED, "O"),
-        (-1, Word.UNDECIDED, "-1"),
+        (0, ReportedOutcome.SUCCESS, "0"),
+        ("0", ReportedOutcome.SUCCESS, "0"),
+        (1, ReportedOutcome.FAILURE, "1"),
+        ("1", ReportedOutcome.FAILURE, "1"),
+        ("SFC_IC0003", ReportedOutcome.FAILURE, "SFC_IC0003"),
+        (17, ReportedOutcome.UNDECIDED, "17"),
+        (26, ReportedOutcome.UNDECIDED, "26"),
+        ("R000001", ReportedOutcome.UNDECIDED, "R000001"),
+        (4999, ReportedOutcome.UNDECIDED, "4999"),
+        ("00", ReportedOutcome.UNDECIDED, "00"),
+        ("0 ", ReportedOutcome.UNDECIDED, "0 "),
+        ("O", ReportedOutcome.UNDECIDED, "O"),
+        (-1, ReportedOutcome.UNDECIDED, "-1"),
     ],
 )
 def test_a_code_is_read_as_its_text_whether_it_came_as_number_or_string(
-    operation: str, message: Any, code: object, word: Word, text: str
+    operation: str, message: Any, code: object, word: ReportedOutcome, text: str
 ) -> None:
     report = read(operation, message(code))
-    assert (report.word, report.code) == (word, text)
+    assert (report.outcome, report.code) == (word, text)
 
 
 @for_each("operation", ["deposit", "withdrawal", "bill-payment"])
@@ -107,7 +107,7 @@ def test_a_code_of_another_type_makes_the_message_unreadable(operation: str, cod
 def test_a_code_is_never_longer_than_a_column_of_text_should_be() -> None:
     """A number may have thousands of digits and still be JSON."""
     report = read("deposit", stk(10**4000))
-    assert report.word in (Word.UNREADABLE, Word.UNDECIDED)
+    assert report.outcome in (ReportedOutcome.UNREADABLE, ReportedOutcome.UNDECIDED)
     assert len(report.code or "") <= 40
 
 
@@ -120,8 +120,8 @@ def test_a_deposits_failure_has_no_metadata_and_needs_none(
 ) -> None:
     report = read("deposit", stk(code, ABSENT))
     assert report.failure is not None
-    assert (report.word, report.failure.reason, report.has_amount, report.receipt) == (
-        Word.FAILURE, reason, False, None,
+    assert (report.outcome, report.failure.reason, report.has_amount, report.receipt) == (
+        ReportedOutcome.FAILURE, reason, False, None,
     )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_a_deposits_failure_has_no_metadata_and_needs_none(
 def test_a_failures_transaction_id_is_no_receipt_however_real_it_looks(transaction_id: str) -> None:
     single = {"Key": "BOCompletedTime", "Value": 20260301102031}
     report = read("withdrawal", payout(2001, single, TransactionID=transaction_id))
-    assert (report.word, report.receipt) == (Word.FAILURE, None)
+    assert (report.outcome, report.receipt) == (ReportedOutcome.FAILURE, None)
 
 
 @for_each(
@@ -188,7 +188,11 @@ def test_an_amount_is_exact_or_is_noted_as_no_number_and_left_out(
 ) -> None:
     report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
     is_number = amount is not None
-    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, is_number, amount)
+    assert (report.outcome, report.has_amount, report.amount) == (
+        ReportedOutcome.SUCCESS,
+        is_number,
+        amount,
+    )
     assert report.ignores_amount is not is_number
 
 
@@ -268,7 +272,11 @@ def test_a_number_of_any_size_is_survived(number: str) -> None:
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_amount_without_a_value_is_absent(value: object) -> None:
     report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
-    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, False, None)
+    assert (report.outcome, report.has_amount, report.amount) == (
+        ReportedOutcome.SUCCESS,
+        False,
+        None,
+    )
 
 
 def test_amounts_that_differ_within_a_message_are_unreadable() -> None:
@@ -290,7 +298,11 @@ def test_metadata_that_is_missing_or_broken_leaves_a_success_without_amount_and_
 ) -> None:
     message = stk(0, items) if items is not None else stk(0, ABSENT, CallbackMetadata=None)
     report = read("deposit", message)
-    assert (report.word, report.has_amount, report.receipt) == (Word.SUCCESS, False, None)
+    assert (report.outcome, report.has_amount, report.receipt) == (
+        ReportedOutcome.SUCCESS,
+        False,
+        None,
+    )
 
 
 def test_a_single_object_stands_for_a_list() -> None:
@@ -312,7 +324,7 @@ def test_a_repeated_parameter_name_is_read_as_a_list() -> None:
 def test_a_name_of_another_form_is_none(value: object) -> None:
     parameters = named({**PAYOUT_PARAMETERS, "ReceiverPartyPublicName": value}, "Key")
     report = read("withdrawal", payout(0, parameters))
-    assert (report.word, report.recipient_name) == (Word.SUCCESS, None)
+    assert (report.outcome, report.recipient_name) == (ReportedOutcome.SUCCESS, None)
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
@@ -347,8 +359,8 @@ def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(
     operation: str, message: Any
 ) -> None:
     report = read(operation, message)
-    assert (report.word, report.verdict, report.failure, report.receipt) == (
-        Word.TIMEOUT,
+    assert (report.outcome, report.inquiry_outcome, report.failure, report.receipt) == (
+        ReportedOutcome.TIMEOUT,
         None,
         None,
         None,

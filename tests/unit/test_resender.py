@@ -26,7 +26,7 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.fence import OpenAttempt
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
@@ -44,7 +44,9 @@ from tests.builders import (
     evidence_of,
 )
 
-NOT_FOUND = tuple(an_inquiry(n, Verdict.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2))
+NOT_FOUND = tuple(
+    an_inquiry(n, InquiryOutcome.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2)
+)
 
 
 class Sending:

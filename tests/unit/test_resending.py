@@ -11,7 +11,7 @@ import pytest
 
 from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry, Reads
-from domain.inquiry import Inquiry, Verdict, may_be_resent
+from domain.inquiry import Inquiry, InquiryOutcome, may_be_resent
 from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim
 from domain.operations import Operation
@@ -32,7 +32,7 @@ from tests.builders import (
 )
 from tests.decisions import event_of, noted
 
-V = Verdict
+V = InquiryOutcome
 UNKNOWN, NOT_ACTED, RESENDABLE = Outcome.UNKNOWN, Outcome.NOT_ACTED, Outcome.RESENDABLE
 INSTANT = timedelta(microseconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
@@ -148,8 +148,10 @@ def test_any_answer_that_shows_that_daraja_knew_it_forbids_another_send(outcome:
         assert not permitted(a_withdrawal(attempts=sends(other, outcome)))
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-def test_an_inquiry_that_shows_that_daraja_has_it_forbids_another_send(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", InquiryOutcome)
+def test_an_inquiry_that_shows_that_daraja_has_it_forbids_another_send(
+    verdict: InquiryOutcome,
+) -> None:
     """However often others were answered "not found", and whenever it was asked."""
     has_it = verdict in (V.PAID, V.FAILED, V.UNDER_WAY)
     assert permitted(inquiries=(*NOT_FOUND, an_inquiry(3, verdict, at=SENT_AT))) is not has_it
@@ -158,9 +160,9 @@ def test_an_inquiry_that_shows_that_daraja_has_it_forbids_another_send(verdict: 
 
 
 @pytest.mark.parametrize(
-    "second", [None, *(verdict for verdict in Verdict if verdict is not V.NOT_FOUND)]
+    "second", [None, *(verdict for verdict in InquiryOutcome if verdict is not V.NOT_FOUND)]
 )
-def test_one_answer_is_not_enough(second: Verdict | None) -> None:
+def test_one_answer_is_not_enough(second: InquiryOutcome | None) -> None:
     assert not permitted(inquiries=NOT_FOUND[:1])
     assert not permitted(inquiries=(NOT_FOUND[0], an_inquiry(2, second, at=TRUSTED_AT)))
 

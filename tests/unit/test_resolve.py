@@ -13,7 +13,7 @@ from domain.changes import Decided, HistoryEntry, Reads
 from domain.errors import ResolutionRefused
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
@@ -177,7 +177,7 @@ def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: i
     """It was not believed without Daraja's own word, which came after it and said no: else a
     forged one would hold for ever.
     """
-    asked = [an_inquiry(number, Verdict.FAILED, at=NOW) for number in range(1, denials + 1)]
+    asked = [an_inquiry(number, InquiryOutcome.FAILED, at=NOW) for number in range(1, denials + 1)]
     waiting = {
         "claims_success": True,
         "receipts_to_confirm": frozenset({RECEIPT}),
@@ -193,10 +193,10 @@ def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: i
         assert "stored callback" in refusal(payment, UNPAID, evidence=known)
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-def test_an_inquiry_answered_paid_forbids_unpaid(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", InquiryOutcome)
+def test_an_inquiry_answered_paid_forbids_unpaid(verdict: InquiryOutcome) -> None:
     evidence = evidence_of(an_inquiry(1, verdict))
-    if verdict is Verdict.PAID:
+    if verdict is InquiryOutcome.PAID:
         assert "answered an inquiry" in refusal(a_flagged(), UNPAID, evidence=evidence)
     else:
         resolved(a_flagged(), UNPAID, evidence=evidence)

@@ -10,7 +10,7 @@ import pytest
 
 from domain.attempts import Outcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.resolve import Decision, Resolution, resolution
 from domain.payment import Payment
@@ -121,7 +121,9 @@ def test_what_was_never_sent_is_paid_where_a_message_says_so(
 @pytest.mark.parametrize("reason", NEVER_SENT)
 def test_what_was_never_sent_is_paid_where_daraja_answered_so(reason: FailureReason) -> None:
     payment = a_flagged(Stage.FAILED, failure=Failure(reason, True))
-    after = resolved(payment, PAID, evidence=evidence_of(an_inquiry(1, Verdict.PAID))).payment
+    after = resolved(
+        payment, PAID, evidence=evidence_of(an_inquiry(1, InquiryOutcome.PAID))
+    ).payment
     assert after is not None
     assert after.stage is Stage.SUCCEEDED
 
@@ -163,7 +165,7 @@ def test_the_window_of_a_deposit_under_way_is_longer() -> None:
         kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
     )
     resolved(payment, UNPAID)
-    under_way = evidence_of(an_inquiry(1, Verdict.UNDER_WAY, at=NOW - MINUTE))
+    under_way = evidence_of(an_inquiry(1, InquiryOutcome.UNDER_WAY, at=NOW - MINUTE))
     assert "try again" in refusal(payment, UNPAID, evidence=under_way)
 
 

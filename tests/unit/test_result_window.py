@@ -9,11 +9,11 @@ from datetime import timedelta
 
 import pytest
 
-from domain.inquiry import Verdict, last_sent_at, no_result_is_confirmed, result_window_ends
+from domain.inquiry import InquiryOutcome, last_sent_at, no_result_is_confirmed, result_window_ends
 from domain.kinds import Kind
 from tests.builders import TIMES, a_due, an_inquiry, evidence_of
 
-V = Verdict
+V = InquiryOutcome
 MINUTE = timedelta(minutes=1)
 
 
@@ -46,7 +46,7 @@ def test_still_under_processing_ends_no_deposit_before_a_quarter_of_an_hour() ->
     payment = a_due(Kind.DEPOSIT)  # sent twenty minutes ago
     sent_at = last_sent_at(payment, TIMES)
 
-    def ends(*asked: tuple[Verdict, float], now: float) -> bool:
+    def ends(*asked: tuple[InquiryOutcome, float], now: float) -> bool:
         known = [
             an_inquiry(n, verdict, at=sent_at + at * MINUTE)
             for n, (verdict, at) in enumerate(asked, 1)

@@ -24,11 +24,11 @@ from domain.callback_address import (
 )
 from domain.changes import Decided, Disposition, Reads
 from domain.events import EventType
-from domain.inquiry import Inquiry, Verdict
+from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     A_FAILURE,
@@ -46,17 +46,19 @@ from tests.builders import (
 )
 from tests.decisions import answered_by, breaker_opened_by, credential_accepted_at, event_of, noted
 
-D, S, V = Disposition, Stage, Verdict
+D, S, V = Disposition, Stage, InquiryOutcome
 PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
 ASKED_AT = NOW - timedelta(minutes=1)
 OWN_ID = frozenset({(IdKind.ORIGINATOR_CONVERSATION, str(PAYMENT_ID))})
-COMPLETED = a_report(code="Completed", verdict=V.PAID, amount=Decimal("250.00"))
-FAILED = a_report(Word.FAILURE, code="Failed", failure=A_FAILURE, verdict=V.FAILED)
-UNDER_WAY = a_report(Word.UNDECIDED, code="Pending", verdict=V.UNDER_WAY)
-NOT_FOUND = a_report(Word.UNDECIDED, code="SFC_IC0003", verdict=V.NOT_FOUND)
-NO_ANSWER = a_report(Word.UNDECIDED, code="26", verdict=V.NO_ANSWER)
+COMPLETED = a_report(code="Completed", inquiry_outcome=V.PAID, amount=Decimal("250.00"))
+FAILED = a_report(
+    ReportedOutcome.FAILURE, code="Failed", failure=A_FAILURE, inquiry_outcome=V.FAILED
+)
+UNDER_WAY = a_report(ReportedOutcome.UNDECIDED, code="Pending", inquiry_outcome=V.UNDER_WAY)
+NOT_FOUND = a_report(ReportedOutcome.UNDECIDED, code="SFC_IC0003", inquiry_outcome=V.NOT_FOUND)
+NO_ANSWER = a_report(ReportedOutcome.UNDECIDED, code="26", inquiry_outcome=V.NO_ANSWER)
 WRONG_CREDENTIAL = a_report(
-    Word.UNDECIDED, code="2001", verdict=V.NO_ANSWER, refuses_credential=True
+    ReportedOutcome.UNDECIDED, code="2001", inquiry_outcome=V.NO_ANSWER, refuses_credential=True
 )
 
 
@@ -102,7 +104,7 @@ def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(
     decision = told(payment, report, ASKED)
     assert (decision.payment, noted(decision), decision.is_flagged) == (payment, None, False)
     assert decision.disposition is D.INQUIRY_ANSWERED
-    assert answered_by(decision) == Inquiry(1, NOW, report.verdict, report.code)
+    assert answered_by(decision) == Inquiry(1, NOW, report.inquiry_outcome, report.code)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_quest
 @pytest.mark.parametrize("stage", Stage)
 def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
     payment = a_due(stage=stage)
-    decision = told(payment, a_report(Word.TIMEOUT), ASKED, operation="status-1-timeout")
+    decision = told(payment, a_report(ReportedOutcome.TIMEOUT), ASKED, operation="status-1-timeout")
     assert (decision.payment, noted(decision), answered_by(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_flagged) == (D.INQUIRY_ANSWERED, False)
     assert (
@@ -237,11 +239,14 @@ def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stag
 @pytest.mark.parametrize("kind", PAYOUTS)
 def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: Kind) -> None:
     operation = RULES[kind].result_operation
-    report = a_report(Word.FAILURE, code="8006", refuses_credential=True)
+    report = a_report(ReportedOutcome.FAILURE, code="8006", refuses_credential=True)
     decision = told(a_due(kind), report, operation=operation)
     assert breaker_opened_by(decision) == f"result 8006 for payment {PAYMENT_ID}"
     assert payment_of(decision).stage is S.FAILED
-    assert breaker_opened_by(told(a_due(kind), a_report(Word.FAILURE), operation=operation)) is None
+    assert (
+        breaker_opened_by(told(a_due(kind), a_report(ReportedOutcome.FAILURE), operation=operation))
+        is None
+    )
 
 
 def test_a_result_that_is_not_believed_opens_nothing() -> None:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from domain.adapters.daraja.reports import UNREADABLE, read_report
 from domain.attempts import IdKind
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Verdict
-from domain.report import Report, Word
+from domain.inquiry import InquiryOutcome
+from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, payout, read, stk
 from tests.unit.status_messages import TARGET, parameters, status
 
-V, R = Verdict, FailureReason
+V, R = InquiryOutcome, FailureReason
 IDS = frozenset(
     {(IdKind.ORIGINATOR_CONVERSATION, TARGET), (IdKind.CONVERSATION, "AG_20260301_2010")}
 )
@@ -33,9 +33,9 @@ def reading(message: Any) -> Report:
 
 def test_a_completed_payout_is_read_whole_and_the_envelope_is_not_about_it() -> None:
     assert reading(status()) == Report(
-        word=Word.SUCCESS,
+        outcome=ReportedOutcome.SUCCESS,
         code="Completed",
-        verdict=V.PAID,
+        inquiry_outcome=V.PAID,
         ids=IDS,
         has_amount=True,
         amount=Decimal(1500),
@@ -58,7 +58,11 @@ def test_a_payout_that_ended_otherwise_has_failed(
     said: str, reason: FailureReason, safe_to_retry: bool
 ) -> None:
     report = reading(status(0, parameters(TransactionStatus=said, ReceiptNo=ABSENT)))
-    assert (report.word, report.verdict, report.code) == (Word.FAILURE, V.FAILED, said)
+    assert (report.outcome, report.inquiry_outcome, report.code) == (
+        ReportedOutcome.FAILURE,
+        V.FAILED,
+        said,
+    )
     assert report.failure == Failure(reason, safe_to_retry, said)
     assert (report.ids, report.amount, report.receipt) == (IDS, Decimal(1500), None)
 
@@ -76,8 +80,8 @@ def test_a_failure_has_no_receipt_however_real_its_number_looks() -> None:
 )  # fmt: skip
 def test_any_other_status_ends_nothing_but_shows_that_daraja_has_it(said: Any) -> None:
     report = reading(status(0, parameters(TransactionStatus=said)))
-    assert (report.word, report.verdict, report.failure, report.receipt) == (
-        Word.UNDECIDED,
+    assert (report.outcome, report.inquiry_outcome, report.failure, report.receipt) == (
+        ReportedOutcome.UNDECIDED,
         V.UNDER_WAY,
         None,
         None,
@@ -98,14 +102,16 @@ def test_any_other_status_ends_nothing_but_shows_that_daraja_has_it(said: Any) -
     ],
 )
 def test_a_status_that_is_said_twice_counts_only_where_both_agree(
-    first: Any, second: Any, verdict: Verdict
+    first: Any, second: Any, verdict: InquiryOutcome
 ) -> None:
     items = [*parameters(TransactionStatus=first), {"Key": "TransactionStatus", "Value": second}]
-    assert reading(status(0, items)).verdict is verdict
+    assert reading(status(0, items)).inquiry_outcome is verdict
 
 
 def test_a_key_that_is_said_twice_without_a_value_says_nothing() -> None:
-    assert reading(status(0, [*parameters(), {"Key": "TransactionStatus"}])).verdict is V.PAID
+    assert (
+        reading(status(0, [*parameters(), {"Key": "TransactionStatus"}])).inquiry_outcome is V.PAID
+    )
 
 
 def test_daraja_s_own_doubled_key_is_survived() -> None:
@@ -114,8 +120,8 @@ def test_daraja_s_own_doubled_key_is_survived() -> None:
         *parameters(CreditPartyName=ABSENT),
         {"Key": "DebitPartyName", "Value": "254711000111 - JANE DOE"},
     ]
-    assert (reading(status(0, items)).word, reading(status(0, items)).recipient_name) == (
-        Word.SUCCESS,
+    assert (reading(status(0, items)).outcome, reading(status(0, items)).recipient_name) == (
+        ReportedOutcome.SUCCESS,
         None,
     )
 
@@ -141,8 +147,8 @@ def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_id_that_is_not_said_contradicts_nothing(value: Any) -> None:
     report = reading(status(0, parameters(OriginatorConversationID=value)))
-    assert (report.word, report.ids) == (
-        Word.SUCCESS,
+    assert (report.outcome, report.ids) == (
+        ReportedOutcome.SUCCESS,
         frozenset({(IdKind.CONVERSATION, "AG_20260301_2010")}),
     )
 
@@ -191,15 +197,19 @@ def test_the_target_s_ids_and_status_are_found_by_the_letters_of_their_names() -
         {"Key": "Receipt No", "Value": "UC17KX20PM"},
     ]
     report = reading(status(0, items))
-    assert (report.word, report.ids, report.amount, report.receipt) == (
-        Word.SUCCESS, IDS, Decimal(1500), "UC17KX20PM",
+    assert (report.outcome, report.ids, report.amount, report.receipt) == (
+        ReportedOutcome.SUCCESS, IDS, Decimal(1500), "UC17KX20PM",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_amount_that_is_not_said_is_absent(value: Any) -> None:
     report = reading(status(0, parameters(Amount=value)))
-    assert (report.word, report.has_amount, report.amount) == (Word.SUCCESS, False, None)
+    assert (report.outcome, report.has_amount, report.amount) == (
+        ReportedOutcome.SUCCESS,
+        False,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,7 +218,7 @@ def test_an_amount_that_is_not_said_is_absent(value: Any) -> None:
 )
 def test_a_completed_payout_with_a_placeholder_for_a_receipt_has_none(receipt: Any) -> None:
     report = reading(status(0, parameters(ReceiptNo=receipt)))
-    assert (report.word, report.receipt) == (Word.SUCCESS, None)
+    assert (report.outcome, report.receipt) == (ReportedOutcome.SUCCESS, None)
 
 
 def test_the_envelope_s_transaction_id_is_the_question_s_and_no_receipt() -> None:
@@ -221,17 +231,23 @@ def test_the_envelope_s_transaction_id_is_the_question_s_and_no_receipt() -> Non
 )
 def test_parameters_that_are_missing_or_broken_end_nothing(items: Any) -> None:
     message = status(0, items) if items is not None else status(0, ABSENT, ResultParameters=None)
-    assert reading(message) == Report(word=Word.UNDECIDED, verdict=V.UNDER_WAY)
+    assert reading(message) == Report(
+        outcome=ReportedOutcome.UNDECIDED, inquiry_outcome=V.UNDER_WAY
+    )
 
 
 def test_a_single_object_stands_for_a_list_of_parameters() -> None:
     report = reading(status(0, {"Key": "TransactionStatus", "Value": "Completed"}))
-    assert (report.word, report.ids, report.has_amount) == (Word.SUCCESS, frozenset(), False)
+    assert (report.outcome, report.ids, report.has_amount) == (
+        ReportedOutcome.SUCCESS,
+        frozenset(),
+        False,
+    )
 
 
 @pytest.mark.parametrize("code", [0, "0"])
 def test_a_zero_says_that_the_question_was_answered_as_text_or_number(code: object) -> None:
-    assert reading(status(code)).verdict is V.PAID
+    assert reading(status(code)).inquiry_outcome is V.PAID
 
 
 @pytest.mark.parametrize(
@@ -249,7 +265,9 @@ def test_a_zero_says_that_the_question_was_answered_as_text_or_number(code: obje
 def test_not_found_is_one_of_two_codes_with_a_text_that_says_so(text: str) -> None:
     for code in (2032, "2032", "SFC_IC0003"):
         report = reading(status(code, ABSENT, ResultDesc=text))
-        assert report == Report(word=Word.UNDECIDED, code=str(code), verdict=V.NOT_FOUND)
+        assert report == Report(
+            outcome=ReportedOutcome.UNDECIDED, code=str(code), inquiry_outcome=V.NOT_FOUND
+        )
     for code in (
         "SFC_J_C0003",
         "sfc_ic0003",
@@ -263,7 +281,7 @@ def test_not_found_is_one_of_two_codes_with_a_text_that_says_so(text: str) -> No
         20320,
         "R2032",
     ):
-        assert reading(status(code, ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
+        assert reading(status(code, ABSENT, ResultDesc=text)).inquiry_outcome is V.NO_ANSWER
 
 
 def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
@@ -279,7 +297,9 @@ def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
             "ReferenceData": {"ReferenceItem": {"Key": "Occasion"}},
         }
     }
-    assert reading(message) == Report(word=Word.UNDECIDED, code="2032", verdict=V.NOT_FOUND)
+    assert reading(message) == Report(
+        outcome=ReportedOutcome.UNDECIDED, code="2032", inquiry_outcome=V.NOT_FOUND
+    )
 
 
 @for_each(
@@ -302,14 +322,14 @@ def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
 def test_the_code_with_any_other_text_is_no_answer(text: Any) -> None:
     """It means as well that the operator does not exist: our own name, not the payment."""
     for code in ("SFC_IC0003", 2032, "2032"):
-        assert reading(status(code, ABSENT, ResultDesc=text)).verdict is V.NO_ANSWER
+        assert reading(status(code, ABSENT, ResultDesc=text)).inquiry_outcome is V.NO_ANSWER
 
 
 @for_each("code", [1, "1", 15, 17, 25, 26, 29, "100000000", "R000002", "00", "0 ", "O", -1, 10**30])
 def test_any_other_code_is_no_answer_whatever_the_parameters_say(code: object) -> None:
     report = reading(status(code))
-    assert (report.word, report.verdict, report.receipt, report.ids) == (
-        Word.UNDECIDED, V.NO_ANSWER, None, frozenset(),
+    assert (report.outcome, report.inquiry_outcome, report.receipt, report.ids) == (
+        ReportedOutcome.UNDECIDED, V.NO_ANSWER, None, frozenset(),
     )  # fmt: skip
     assert (report.code, report.refuses_credential) == (str(code), False)
 
@@ -317,7 +337,7 @@ def test_any_other_code_is_no_answer_whatever_the_parameters_say(code: object) -
 @pytest.mark.parametrize("code", [2001, "2001", 18, 20, 21, 8006, "8006"])
 def test_an_answer_that_refuses_our_credential_says_so(code: object) -> None:
     report = reading(status(code, ABSENT))
-    assert (report.verdict, report.refuses_credential) == (V.NO_ANSWER, True)
+    assert (report.inquiry_outcome, report.refuses_credential) == (V.NO_ANSWER, True)
 
 
 @pytest.mark.parametrize(
@@ -337,26 +357,31 @@ def test_another_shape_is_unreadable(message: Any) -> None:
 
 def test_a_payout_s_result_at_a_question_s_address_ends_nothing() -> None:
     """The operation alone decides how a body is read: there it has no TransactionStatus."""
-    assert reading(payout()).word is Word.UNDECIDED
-    assert reading(payout(1)).word is Word.UNDECIDED
+    assert reading(payout()).outcome is ReportedOutcome.UNDECIDED
+    assert reading(payout(1)).outcome is ReportedOutcome.UNDECIDED
     for operation in ("withdrawal", "bill-payment"):
-        assert read(operation, status(0, parameters(TransactionStatus="Failed"))).verdict is None
+        assert (
+            read(operation, status(0, parameters(TransactionStatus="Failed"))).inquiry_outcome
+            is None
+        )
 
 
 @pytest.mark.parametrize("operation", ["status-1-timeout", "status-999999-timeout"])
 def test_a_time_out_of_a_question_is_only_a_time_out(operation: str) -> None:
     for message in (status(), status(2001), {"Initiator": "api", "SecurityCredential": "c2VjcmV0"}):
         report = read(operation, message)
-        assert (report.word, report.verdict, report.refuses_credential) == (
-            Word.TIMEOUT,
+        assert (report.outcome, report.inquiry_outcome, report.refuses_credential) == (
+            ReportedOutcome.TIMEOUT,
             None,
             False,
         )
 
 
 ALLOWED = {
-    "Completed": Word.SUCCESS,
-    **dict.fromkeys(["Failed", "Cancelled", "Declined", "Expired", "Reversed"], Word.FAILURE),
+    "Completed": ReportedOutcome.SUCCESS,
+    **dict.fromkeys(
+        ["Failed", "Cancelled", "Declined", "Expired", "Reversed"], ReportedOutcome.FAILURE
+    ),
 }
 NAMES = st.sampled_from(
     ["TransactionStatus", "Amount", "ReceiptNo", "OriginatorConversationID", "CreditPartyName", "x"]
@@ -379,8 +404,8 @@ def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_paymen
     code: Any, items: Any, text: Any
 ) -> None:
     report = reading(status(code, items, ResultDesc=text))
-    assert (report.word is Word.FAILURE) == (report.failure is not None)
-    if report.word in (Word.SUCCESS, Word.FAILURE):
+    assert (report.outcome is ReportedOutcome.FAILURE) == (report.failure is not None)
+    if report.outcome in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE):
         assert type(code) in (int, str)
         assert str(code) == "0"
         listed = items if isinstance(items, list) else [items]
@@ -389,15 +414,18 @@ def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_paymen
             for item in listed
             if isinstance(item, dict) and item.get("Key") == "TransactionStatus"
         ]
-        assert {ALLOWED[value] for value in said if value not in (None, "")} == {report.word}
-    if report.verdict is V.NOT_FOUND:
+        assert {ALLOWED[value] for value in said if value not in (None, "")} == {report.outcome}
+    if report.inquiry_outcome is V.NOT_FOUND:
         assert str(code) in ("SFC_IC0003", "2032")
         assert "transaction" in str(text).lower()
 
 
 @given(body=st.binary(max_size=300))
 def test_no_bytes_make_the_reader_raise_or_believe(body: bytes) -> None:
-    assert read_report("status-7", body).word in (Word.UNREADABLE, Word.UNDECIDED)
+    assert read_report("status-7", body).outcome in (
+        ReportedOutcome.UNREADABLE,
+        ReportedOutcome.UNDECIDED,
+    )
 
 
 @given(cut=st.integers(0, 1200), junk=st.binary(max_size=8), at=st.integers(0, 1200))

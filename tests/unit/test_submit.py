@@ -237,7 +237,7 @@ def test_the_history_says_which_error_it_was() -> None:
 def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
     return Exchange(
         id=an_attempt_id(7), attempt_id=an_attempt_id(), api="b2c", request={}, was_written=True, http_status=status,
-        answer=answer, meaning="Refused",
+        answer=answer, outcome="Refused",
     )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def test_an_answer_carries_its_exchanges_into_the_record() -> None:
     open_attempt = an_open_attempt()
     exchange = Exchange(
         id=an_attempt_id(7), attempt_id=open_attempt.attempt_id, api="b2c", request={}, was_written=True,
-        http_status=None, answer=None, meaning="OutcomeUnknown",
+        http_status=None, answer=None, outcome="OutcomeUnknown",
     )  # fmt: skip
     open_attempt.exchanges.append(exchange)
     change = answer_change(PAYMENT_ID, open_attempt, frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)

@@ -37,9 +37,9 @@ from domain.errors import (
     Unreachable,
 )
 from domain.fence import Fence, OpenAttempt
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.stages import Step
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ _ANSWER_BYTES_MAX = 64 * 1024
 _ANSWER_CHARACTERS_KEPT = 2000
 
 # What STK query is taken to have said where its answer did not come, or cannot be read.
-NO_ANSWER = Report(word=Word.UNDECIDED, verdict=Verdict.NO_ANSWER)
+NO_ANSWER = Report(outcome=ReportedOutcome.UNDECIDED, inquiry_outcome=InquiryOutcome.NO_ANSWER)
 
 
 class DarajaClient:
@@ -129,16 +129,16 @@ class DarajaClient:
             body = status_body(payment, asked_by, number, account, credential=self._credential)
         status: int | None = None
         answer: bytes | None = None
-        meaning = "no answer"
+        outcome = "no answer"
         try:
             status, answer = await self._post(api, body, None, token)
             if api is STATUS:
-                meaning = read_status_acknowledgement(status, answer)
+                outcome = read_status_acknowledgement(status, answer)
                 return None
             report = read_query_answer(status, answer, asked_by)
-            meaning = str(report.verdict)
+            outcome = str(report.inquiry_outcome)
         except (TokenRefused, ProductRefused, Throttled) as error:
-            meaning = type(error).__name__
+            outcome = type(error).__name__
             raise
         except (ProviderError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             log.warning(
@@ -152,7 +152,7 @@ class DarajaClient:
             return report
         finally:
             exchanges.append(
-                _exchange(None, api, body, status is not None, status, answer, meaning, token)
+                _exchange(None, api, body, status is not None, status, answer, outcome, token)
             )
 
     async def _send(self, payment: Payment, open_attempt: OpenAttempt, token: Token) -> ProviderIds:
@@ -163,17 +163,17 @@ class DarajaClient:
         fence.begin_send()
         status: int | None = None
         answer: bytes | None = None
-        meaning = "acknowledged"
+        outcome = "acknowledged"
         try:
             fence.check()
             status, answer = await self._post(api, body, fence, token)
             return read_answer(api, payment.kind, status, answer)
         except ProviderError as error:
-            meaning = type(error).__name__
+            outcome = type(error).__name__
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             problem = _without_answer(error, fence)
-            meaning = type(problem).__name__
+            outcome = type(problem).__name__
             raise problem from error
         finally:
             open_attempt.exchanges.append(
@@ -184,7 +184,7 @@ class DarajaClient:
                     fence.is_written,
                     status,
                     answer,
-                    meaning,
+                    outcome,
                     token,
                 )
             )
@@ -223,7 +223,7 @@ def _exchange(
     was_written: bool,
     status: int | None,
     answer: bytes | None,
-    meaning: str,
+    outcome: str,
     token: Token,
 ) -> Exchange:
     """What was asked and heard, as it may be kept.
@@ -244,5 +244,5 @@ def _exchange(
         was_written=was_written,
         http_status=status,
         answer=None if heard is None else heard[:_ANSWER_CHARACTERS_KEPT],
-        meaning=masked(meaning),
+        outcome=masked(outcome),
     )

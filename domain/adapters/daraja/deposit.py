@@ -29,10 +29,10 @@ from domain.adapters.daraja.requests import (
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, failure_of
 from domain.attempts import IdKind
 from domain.failures import FailureReason
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.operations import Operation
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.values import DESCRIPTION_LENGTH_MAX
 
 STK_PUSH = Api(Operation.STK_PUSH, "/mpesa/stkpush/v1/processrequest", "CheckoutRequestID")
@@ -127,12 +127,14 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
     code, text = refused_at_the_door(status, body, message)
     words = text.lower()
     if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
-        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.VAGUE)
+        return Report(
+            outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=InquiryOutcome.VAGUE
+        )
     # Daraja says this of an id that is too young, too. Of another field it says that our own
     # question was wrong.
     is_about_id = code == "400.002.02" and "checkoutrequestid" in words
-    verdict = Verdict.NO_RESULT if is_about_id else Verdict.NO_ANSWER
-    return Report(word=Word.UNDECIDED, code=code, verdict=verdict)
+    inquiry_outcome = InquiryOutcome.NO_RESULT if is_about_id else InquiryOutcome.NO_ANSWER
+    return Report(outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=inquiry_outcome)
 
 
 def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
@@ -143,14 +145,29 @@ def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Repor
     is_about_it = ids.get(IdKind.CHECKOUT_REQUEST, checkout_request_id) == checkout_request_id
     is_about_it = is_about_it and all(is_provider_id(value) for value in ids.values())
     if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
-        return Report(word=Word.UNDECIDED, code=code, verdict=Verdict.NO_ANSWER)
+        return Report(
+            outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=InquiryOutcome.NO_ANSWER
+        )
     known = frozenset(ids.items())
     if code == SUCCESS_CODE:
-        return Report(word=Word.SUCCESS, code=code, ids=known, verdict=Verdict.PAID)
+        return Report(
+            outcome=ReportedOutcome.SUCCESS,
+            code=code,
+            ids=known,
+            inquiry_outcome=InquiryOutcome.PAID,
+        )
     failure = failure_of(FAILURES, code)
     if failure is not None:
         return Report(
-            word=Word.FAILURE, code=code, failure=failure, ids=known, verdict=Verdict.FAILED
+            outcome=ReportedOutcome.FAILURE,
+            code=code,
+            failure=failure,
+            ids=known,
+            inquiry_outcome=InquiryOutcome.FAILED,
         )
-    verdict = Verdict.UNDER_WAY if code == _UNDER_WAY_CODE else Verdict.NO_RESULT
-    return Report(word=Word.UNDECIDED, code=code, ids=known, verdict=verdict)
+    inquiry_outcome = (
+        InquiryOutcome.UNDER_WAY if code == _UNDER_WAY_CODE else InquiryOutcome.NO_RESULT
+    )
+    return Report(
+        outcome=ReportedOutcome.UNDECIDED, code=code, ids=known, inquiry_outcome=inquiry_outcome
+    )

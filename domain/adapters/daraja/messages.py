@@ -22,7 +22,7 @@ from domain.adapters.daraja.result_codes import (
     refuses_credential,
 )
 from domain.attempts import IdKind, ProviderId, ProviderIds
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 from domain.values import is_receipt
 
 # Names are compared by their letters: older results write "Originator Conversation ID" (daraja.md
@@ -57,7 +57,8 @@ def read_payout_result(message: Any, failures: Codes) -> Report:
         ),
     )
     return replace(
-        found, refuses_credential=found.word is Word.FAILURE and refuses_credential(code)
+        found,
+        refuses_credential=found.outcome is ReportedOutcome.FAILURE and refuses_credential(code),
     )
 
 
@@ -73,7 +74,7 @@ def judge_result(
     """What a result with `code` says: success, one of `failures`, or nothing that decides."""
     if code == SUCCESS_CODE:
         return Report(
-            word=Word.SUCCESS,
+            outcome=ReportedOutcome.SUCCESS,
             code=code,
             ids=ids,
             receipt=receipt,
@@ -82,10 +83,10 @@ def judge_result(
         )
     failure = failure_of(failures, code)
     if failure is None:
-        return Report(word=Word.UNDECIDED, code=code, ids=ids)
+        return Report(outcome=ReportedOutcome.UNDECIDED, code=code, ids=ids)
     # A failure has no receipt, whatever its TransactionID looks like (daraja.md §4.3); an amount
     # must still agree.
-    return Report(word=Word.FAILURE, code=code, failure=failure, ids=ids, **amounts)
+    return Report(outcome=ReportedOutcome.FAILURE, code=code, failure=failure, ids=ids, **amounts)
 
 
 def read_timeout(message: Any) -> Report:
@@ -95,7 +96,7 @@ def read_timeout(message: Any) -> Report:
     """
     body = require_mapping(message)
     inner = body.get("Result", body)
-    return Report(word=Word.TIMEOUT, ids=read_ids(require_mapping(inner), PAYOUT_IDS))
+    return Report(outcome=ReportedOutcome.TIMEOUT, ids=read_ids(require_mapping(inner), PAYOUT_IDS))
 
 
 def read_result_code(message: Mapping[str, Any]) -> str:

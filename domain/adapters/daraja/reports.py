@@ -12,9 +12,9 @@ from domain.adapters.daraja.pages import PAGE_OF_RESULT
 from domain.adapters.daraja.status import read_status_result
 from domain.adapters.strict_json import Unreadable, parse
 from domain.callback_address import is_timeout
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 
-UNREADABLE = Report(word=Word.UNREADABLE)
+UNREADABLE = Report(outcome=ReportedOutcome.UNREADABLE)
 
 
 def read_report(operation: str, body: bytes) -> Report:

@@ -30,10 +30,10 @@ from domain.adapters.daraja.result_codes import (
 from domain.attempts import IdKind
 from domain.callback_address import status_operation
 from domain.failures import FailureReason
-from domain.inquiry import Verdict
+from domain.inquiry import InquiryOutcome
 from domain.operations import Operation
 from domain.payment import Payment
-from domain.report import Report, Word
+from domain.report import Report, ReportedOutcome
 
 STATUS = Api(Operation.STATUS, "/mpesa/transactionstatus/v1/query", "ConversationID")
 
@@ -114,11 +114,11 @@ def read_status_result(message: Any) -> Report:
     code = read_result_code(result)
     if code != SUCCESS_CODE:
         is_not_found = code in _NOT_FOUND_CODES and _says_not_found(result.get("ResultDesc"))
-        verdict = Verdict.NOT_FOUND if is_not_found else Verdict.NO_ANSWER
+        inquiry_outcome = InquiryOutcome.NOT_FOUND if is_not_found else InquiryOutcome.NO_ANSWER
         return Report(
-            word=Word.UNDECIDED,
+            outcome=ReportedOutcome.UNDECIDED,
             code=code,
-            verdict=verdict,
+            inquiry_outcome=inquiry_outcome,
             refuses_credential=refuses_credential(code),
         )
     parameters = read_items(result.get("ResultParameters"), "ResultParameter", "Key")
@@ -135,9 +135,9 @@ def read_status_result(message: Any) -> Report:
     status = statuses[0] if statuses and all(value == statuses[0] for value in statuses) else None
     if status == _COMPLETED:
         return Report(
-            word=Word.SUCCESS,
+            outcome=ReportedOutcome.SUCCESS,
             code=status,
-            verdict=Verdict.PAID,
+            inquiry_outcome=InquiryOutcome.PAID,
             receipt=read_receipt(parameters.get("receiptno", [])),
             recipient_name=read_recipient_name(
                 next(iter(parameters.get("creditpartyname", [])), None)
@@ -147,14 +147,19 @@ def read_status_result(message: Any) -> Report:
     failure = failure_of(_FAILURES, status) if isinstance(status, str) else None
     if failure is not None:
         return Report(
-            word=Word.FAILURE,
+            outcome=ReportedOutcome.FAILURE,
             code=failure.provider_code,
             failure=failure,
-            verdict=Verdict.FAILED,
+            inquiry_outcome=InquiryOutcome.FAILED,
             **common,
         )
     # Not final, or nothing that we know; but Daraja found it.
-    return Report(word=Word.UNDECIDED, code=code_text(status), verdict=Verdict.UNDER_WAY, ids=ids)
+    return Report(
+        outcome=ReportedOutcome.UNDECIDED,
+        code=code_text(status),
+        inquiry_outcome=InquiryOutcome.UNDER_WAY,
+        ids=ids,
+    )
 
 
 def _says_not_found(text: Any) -> bool:

@@ -29,10 +29,10 @@ from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
 from domain.callback_address import MESSAGES_OF_PAYMENTS
 from domain.changes import Change, Disposition, Reads
-from domain.inquiry import Evidence, Inquiry, Verdict
+from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.lifecycle.record_callback import REMINDERS
 from domain.operations import Operation
-from domain.report import Word
+from domain.report import ReportedOutcome
 from domain.stages import Step
 
 log = structlog.get_logger()
@@ -66,16 +66,16 @@ async def load_evidence(
         brakes = STANDING_HELD
     inquiries: dict[UUID, list[Inquiry]] = defaultdict(list)
     for row in await transaction.rows(_INQUIRIES, parameters):
-        verdict = Verdict(row.verdict) if row.verdict else None
+        outcome = InquiryOutcome(row.verdict) if row.verdict else None
         inquiries[row.payment_id].append(
             Inquiry(
-                row.number, row.asked_at, verdict, row.code, row.is_probe, row.of_former_account
+                row.number, row.asked_at, outcome, row.code, row.is_probe, row.of_former_account
             )
         )
     about_messages = {
         **parameters,
         "operations": sorted(MESSAGES_OF_PAYMENTS),
-        "success": Word.SUCCESS.value,
+        "success": ReportedOutcome.SUCCESS.value,
         "reminders": [disposition.value for disposition in REMINDERS],
         "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
         "amount_differs": Disposition.AMOUNT_DIFFERS.value,

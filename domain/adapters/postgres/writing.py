@@ -244,7 +244,7 @@ def _answer_values(payment_id: UUID, inquiry: Inquiry) -> dict[str, Any]:
     return {
         "payment_id": payment_id,
         "number": inquiry.number,
-        "verdict": inquiry.verdict,
+        "verdict": inquiry.outcome,
         "code": inquiry.code,
     }
 
@@ -263,7 +263,7 @@ def _callback_values(item: Written) -> dict[str, Any]:
         "body_sha256": callback.body_sha256,
         "disposition": disposition.value,
         "is_flagged": item.decided.is_flagged,
-        "word": callback.word,
+        "word": callback.outcome,
         "receipt": callback.receipt,
     }
 
@@ -279,7 +279,7 @@ def _exchange_values(change: Change) -> list[dict[str, Any]]:
             "was_written": exchange.was_written,
             "http_status": exchange.http_status,
             "answer": exchange.answer,
-            "meaning": exchange.meaning,
+            "meaning": exchange.outcome,
         }
         for exchange in change.exchanges
     ]
