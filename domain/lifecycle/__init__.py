@@ -1,7 +1,14 @@
 """The life of a payment, one module a step, in order.
 
-`accept`, `submit`, `record_answer` (to a send), `record_callback` (and what answers to our
-questions say), `inquire` (asks Daraja, or sends again), `reconcile` (whatever is overdue),
-`resolve` (by a person), `announce` (tells subscribers). `former_accounts` has what differs for
-payments that another account sent.
+* `accept`: stores the payment, or cancels it while it is unsent.
+* `submit`: claims the payment and sends it to Daraja.
+* `record_answer`: stores Daraja's answer to a send.
+* `record_callback`: stores a callback.
+* `judge_report`: decides what a callback, or the answer to an inquiry, proves. `agreement` compares
+  it with the payment.
+* `inquire`: inquires about the payment, or sends it again.
+* `reconcile`: gives overdue payments their next step.
+* `resolve`: settles a payment by an operator's decision.
+* `announce`: publishes events to subscribers.
+* `former_accounts`: the exceptions for payments that another account sent.
 """

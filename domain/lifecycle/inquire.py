@@ -2,7 +2,7 @@
 
 The question is numbered and stored before it is asked, so that its answer counts once whenever and
 however often it comes: at once for STK query, by its own address for Transaction Status. What an
-answer says is judged by `record_callback.decide_report`, what follows from silence by
+answer says is judged by `judge_report`, what follows from silence by
 `domain/inquiry.py`: both under the payment's lock.
 """
 
@@ -53,7 +53,7 @@ from domain.inquiry import (
 from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.former_accounts import account_of, not_asked
-from domain.lifecycle.record_callback import decide_report, with_answer
+from domain.lifecycle.judge_report import judge_report, with_answer
 from domain.lifecycle.submit import Due, Submitter
 from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
 from domain.payment import Fact, Payment
@@ -285,7 +285,7 @@ def answering(
         if payment is None or report is None or report.inquiry_outcome is None:
             return Decided(payment=payment)
         answered = context.evidence.with_answer(number, report.inquiry_outcome, report.code)
-        decided = decide_report(payment, replace(context, evidence=answered), report)
+        decided = judge_report(payment, replace(context, evidence=answered), report)
         decided = with_answer(decided, context, number, report)
         after = decided.payment
         if after is payment and no_result_is_confirmed(payment, answered, context.now, times):

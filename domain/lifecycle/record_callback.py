@@ -1,21 +1,12 @@
-"""Recording what Daraja says by callback and in answers to our questions: stored whatever it is,
-believed only where it agrees.
+"""Stores a callback and, in the same commit, what it proves about its payment.
 
-Daraja signs nothing. A message that came by the payment's own URL from an allowed address is
-evidence, and so is the answer to a question of ours; amount and ids must agree with what we know,
-and only an explicit word finalizes (design.md, rules 6 and 7, "Callbacks"). Whichever way a word
-came, it is judged here. Above an amount that policy names, a callback's success is believed only
-once Daraja has confirmed it (daraja.md §8.2).
+The raw row is stored whatever the callback says. `judge_report` decides what it proves.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
-from typing import Literal, get_args
 from uuid import UUID
 
-from domain.attempts import Outcome, ProviderIds
 from domain.callback_address import fits_kind, inquiry_number, is_timeout
 from domain.changes import (
     Change,
@@ -23,41 +14,15 @@ from domain.changes import (
     Context,
     Decided,
     Disposition,
-    HistoryEntry,
-    NewEntry,
-    OpenBreaker,
     Reads,
-    StoreAnswer,
     StoredCallback,
-    event_effects,
 )
-from domain.inquiry import Inquiry, InquiryOutcome, is_agreed, soonest_question_at
+from domain.inquiry import InquiryOutcome
+from domain.lifecycle.agreement import is_complete_success
 from domain.lifecycle.former_accounts import of_another_credential
-from domain.payment import Fact, Payment
-from domain.report import Report, ReportedOutcome
-from domain.stages import FactName, Stage
-
-# What is noted in the payment's history as well, under the same name.
-Noted = Literal[
-    Disposition.AMOUNT_DIFFERS,
-    Disposition.AMOUNT_NOT_CERTAIN,
-    Disposition.AWAITS_CONFIRMATION,
-    Disposition.CONTRADICTION,
-    Disposition.IDS_DIFFER,
-    Disposition.RECEIPT_OF_ANOTHER_PAYMENT,
-    Disposition.SUCCESS_WITHOUT_RECEIPT,
-]
-# Raises at import if one of them has no entry of its name.
-_ENTRY_OF_NOTED = {noted: HistoryEntry(noted.value) for noted in get_args(Noted)}
-
-# What brings the next question forward.
-REMINDERS = (
-    Disposition.AWAITS_CONFIRMATION,
-    Disposition.INQUIRY_BROUGHT_FORWARD,
-    Disposition.NOT_ALL_ACCOUNTED_FOR,
-    Disposition.SUCCESS_WITHOUT_RECEIPT,
-    Disposition.WRONG_SOURCE,
-)
+from domain.lifecycle.judge_report import judge_report, stored, with_answer
+from domain.payment import Payment
+from domain.report import Report
 
 
 def callback_change(
@@ -77,7 +42,7 @@ def callback_change(
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is not None and not fits_kind(callback.operation, payment.kind):
-            return _stored(payment, Disposition.OTHER_OPERATION, is_flagged=True)
+            return stored(payment, Disposition.OTHER_OPERATION, is_flagged=True)
         if (
             payment is not None
             and number is not None
@@ -85,8 +50,8 @@ def callback_change(
             and callback.source_allowed
         ):
             # Daraja was too slow to answer our question: the next one is due in its own time.
-            return _stored(payment, Disposition.INQUIRY_ANSWERED, is_flagged=False)
-        decided = decide_report(
+            return stored(payment, Disposition.INQUIRY_ANSWERED, is_flagged=False)
+        decided = judge_report(
             payment,
             context,
             report,
@@ -118,7 +83,7 @@ def callback_change(
         number is None
         and confirm_above_kes is None
         and callback.source_allowed
-        and _is_complete(report)
+        and is_complete_success(report)
     )
     return Change(
         payment_id=payment_id,
@@ -136,331 +101,6 @@ def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
     """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
-        return _stored(payment, Disposition.NOT_PROCESSED, is_flagged=True)
+        return stored(payment, Disposition.NOT_PROCESSED, is_flagged=True)
 
     return Change(payment_id=payment_id, decide=decide, callback=callback)
-
-
-def with_answer(decided: Decided, context: Context, number: int, report: Report) -> Decided:
-    """`decided`, with inquiry `number` answered by `report` if it was asked and has no answer
-    yet: it counts once.
-    """
-    if report.inquiry_outcome is None or not context.evidence.awaits_answer(number):
-        return decided
-    answered = Inquiry(
-        number=number, asked_at=context.now, outcome=report.inquiry_outcome, code=report.code
-    )
-    return decided.with_effect(StoreAnswer(answered))
-
-
-def decide_report(
-    payment: Payment | None,
-    context: Context,
-    report: Report,
-    *,
-    source_allowed: bool = True,
-    confirm_above_kes: int | None = None,
-) -> Decided:
-    """What `report` does to `payment`."""
-    if payment is None:
-        return _stored(None, Disposition.UNKNOWN_PAYMENT, is_flagged=True)
-    if not source_allowed:
-        # Perhaps Safaricom added an address: ask Daraja itself, now.
-        return _stored(
-            _asked_sooner(payment, context, report), Disposition.WRONG_SOURCE, is_flagged=True
-        )
-    if report.outcome is ReportedOutcome.UNREADABLE:
-        return _stored(payment, Disposition.UNREADABLE, is_flagged=True)
-    if context.ids_of_others:
-        return _for_review(payment, report, Disposition.IDS_DIFFER)
-    report = replace(report, ids=payment.ids_that_count(report.ids))
-    if _disagrees(payment, report):
-        return _for_review(payment, report, Disposition.IDS_DIFFER)
-    if _names_another_amount(payment, report):
-        return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
-    is_unconfirmed = (
-        confirm_above_kes is not None
-        and payment.request.amount_kes > confirm_above_kes
-        and report.inquiry_outcome is None
-    )
-    success = _unconfirmed_success if is_unconfirmed else _success
-    judge = {ReportedOutcome.SUCCESS: success, ReportedOutcome.FAILURE: _failure}.get(
-        report.outcome, _look_soon
-    )
-    decided = judge(payment, context, report)
-    if report.refuses_credential:
-        return decided.with_effect(OpenBreaker(f"result {report.code} for payment {payment.id}"))
-    return decided
-
-
-def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
-    """Anybody who knew the address could have said it, and much is at stake: Daraja is asked, at
-    once.
-    """
-    is_held_back = (
-        _is_complete(report)
-        and not context.receipt_is_anothers
-        and payment.stage is not Stage.SUCCEEDED
-    )
-    if not is_held_back:
-        return _success(payment, context, report)  # which does not finalize it
-    if payment.stage is Stage.ACCEPTED:
-        return _look_soon(payment, context, report)
-    # Subscribers were told otherwise: somebody should see it, confirmed or not.
-    is_correction = payment.stage is Stage.FAILED
-    after = _asked_sooner(payment, context, report)
-    return Decided(
-        payment=replace(after, needs_review=payment.needs_review or is_correction),
-        # Noted once, however often it comes: the raw rows hold each.
-        entry=None
-        if context.evidence.receipts_to_confirm
-        else _entry(Disposition.AWAITS_CONFIRMATION, report),
-        attempt_id=payment.attempt_named_by(report.ids),
-        ids=report.ids,
-        disposition=Disposition.AWAITS_CONFIRMATION,
-        is_flagged=is_correction,
-    )
-
-
-def _success(payment: Payment, context: Context, report: Report) -> Decided:
-    if report.inquiry_outcome is None and not _is_complete(report):
-        return _without_receipt(payment, context, report)
-    if context.receipt_is_anothers:
-        return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT, ids=report.ids)
-    if (
-        payment.stage is not Stage.SUCCEEDED
-        and not report.has_amount
-        and context.evidence.names_another_amount
-    ):
-        # That it was paid is certain, but not how much. A message that names the payment's own
-        # amount still decides.
-        return _for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
-    if (
-        payment.stage is Stage.SUCCEEDED
-        and report.receipt
-        and payment.receipt not in (None, report.receipt)
-    ):
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    receipt, is_undisputed = _confirmed_receipt(context, report)
-    fact = Fact(
-        name=FactName.SUCCESS_REPORTED,
-        attempt_id=payment.attempt_named_by(report.ids),
-        outcome=Outcome.ACKNOWLEDGED,
-        receipt=receipt,
-        recipient_name=report.recipient_name,
-    )
-    after = payment.after(fact)
-    if not is_undisputed and payment.stage is not Stage.SUCCEEDED:
-        after = replace(after, needs_review=True)
-    if payment.stage is Stage.FAILED:
-        # Subscribers were told otherwise: a correction, and somebody should see it.
-        after = replace(after, needs_review=True)
-        return replace(
-            _learned(payment, after, fact, report, Disposition.CORRECTED), is_flagged=True
-        )
-    if payment.stage is Stage.SUCCEEDED:
-        is_new = after.receipt != payment.receipt
-        return _learned(
-            payment,
-            after,
-            fact,
-            report,
-            Disposition.RECEIPT_ADDED if is_new else Disposition.DUPLICATE,
-        )
-    decided = _learned(payment, after, fact, report, Disposition.FINALIZED)
-    return replace(decided, is_flagged=not is_undisputed)
-
-
-def _is_complete(report: Report) -> bool:
-    """Whether it is a success that says all that a callback must say to be believed: its receipt
-    and amount.
-    """
-    return (
-        report.outcome is ReportedOutcome.SUCCESS
-        and report.receipt is not None
-        and report.has_amount
-    )
-
-
-def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
-    """The receipt of a payment that Daraja says was paid, and whether the messages that waited for
-    its word name no other.
-
-    STK query names none: then it is theirs, if they agree on one that is free. That it was paid is
-    certain either way.
-    """
-    named = context.evidence.receipts_to_confirm
-    if report.receipt is not None or not named:
-        return report.receipt, named <= {report.receipt}
-    if len(named) > 1 or context.receipts_of_others:
-        return None, False
-    [receipt] = named
-    return receipt, True
-
-
-def _without_receipt(payment: Payment, context: Context, report: Report) -> Decided:
-    """A callback that says paid and does not say with which receipt, or how much: Daraja is
-    asked, at once.
-    """
-    if payment.stage is Stage.SUCCEEDED:
-        return Decided(payment=payment, disposition=Disposition.DUPLICATE, ids=report.ids)
-    if payment.stage is Stage.ACCEPTED:
-        return _look_soon(payment, context, report)
-    decided = _for_review(payment, report, Disposition.SUCCESS_WITHOUT_RECEIPT, ids=report.ids)
-    assert decided.payment is not None  # noqa: S101 - it was given
-    return replace(decided, payment=_asked_sooner(decided.payment, context, report))
-
-
-def _failure(payment: Payment, context: Context, report: Report) -> Decided:
-    if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
-        # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    claims_success = bool(context.evidence.receipts_to_confirm)
-    if report.inquiry_outcome is not None and payment.stage is not Stage.FAILED:
-        claims_success = context.evidence.claims_success
-    if claims_success:
-        # A callback that was not believed by itself says that it was paid: what is said against it
-        # ends nothing.
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    is_answer = report.inquiry_outcome is not None
-    if (
-        is_answer
-        and payment.stage is not Stage.FAILED
-        and not is_agreed(payment, context.evidence, report.code)
-    ):
-        # Queries have contradicted callbacks (daraja.md §3): one more must agree.
-        about = payment.attempt_named_by(report.ids)
-        return Decided(
-            payment=payment,
-            attempt_id=about,
-            ids=report.ids,
-            disposition=Disposition.NOT_AGREED_YET,
-        )
-    fact = Fact(
-        name=FactName.FAILURE_REPORTED,
-        attempt_id=payment.attempt_named_by(report.ids),
-        outcome=Outcome.FAILED,
-        failure=report.failure,
-        speaks_for_all=_names_our_own_id(payment, report),
-    )
-    after = payment.after(fact)
-    if payment.stage is Stage.FAILED:
-        return _learned(payment, after, fact, report, Disposition.DUPLICATE)
-    if after.stage is not Stage.FAILED:
-        after = after if report.inquiry_outcome else _asked_sooner(after, context, report)
-        return _learned(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
-    return _learned(payment, after, fact, report, Disposition.FINALIZED)
-
-
-def _learned(
-    payment: Payment, after: Payment, fact: Fact, report: Report, disposition: Disposition
-) -> Decided:
-    events = event_effects(payment, after)
-    is_noted = bool(events) or after.stage is not payment.stage
-    return Decided(
-        payment=after,
-        entry=NewEntry.of_fact(fact.name, _detail(report)) if is_noted else None,
-        attempt_id=fact.attempt_id,
-        ids=report.ids,
-        effects=events,
-        disposition=disposition,
-    )
-
-
-def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
-    """Says nothing final, but enough to ask Daraja at once.
-
-    Where it is itself an answer, the next question has its time.
-    """
-    if (
-        payment.stage is Stage.ACCEPTED
-        and report.outcome is not ReportedOutcome.TIMEOUT
-        and report.inquiry_outcome is None
-    ):
-        # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be
-        # sent now.
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    is_answer = report.inquiry_outcome is not None
-    return Decided(
-        payment=payment if is_answer else _asked_sooner(payment, context, report),
-        attempt_id=payment.attempt_named_by(report.ids),
-        ids=report.ids,
-        disposition=Disposition.INQUIRY_ANSWERED
-        if is_answer
-        else Disposition.INQUIRY_BROUGHT_FORWARD,
-    )
-
-
-def _for_review(
-    payment: Payment, report: Report, disposition: Noted, ids: ProviderIds = frozenset()
-) -> Decided:
-    """Recorded and flagged; finalizes nothing.
-
-    One history entry, however often it comes: the raw rows hold each.
-    """
-    return Decided(
-        attempt_id=payment.attempt_named_by(ids) if ids else None,
-        ids=ids,
-        payment=replace(payment, needs_review=True),
-        entry=None if payment.needs_review else _entry(disposition, report),
-        disposition=disposition,
-        is_flagged=True,
-    )
-
-
-def _entry(disposition: Noted, report: Report) -> NewEntry:
-    return NewEntry(_ENTRY_OF_NOTED[disposition], _detail(report))
-
-
-def _detail(report: Report) -> dict[str, str]:
-    detail = {"provider_code": report.code} if report.code else {}
-    if report.ignores_amount:
-        detail["note"] = "a value under an amount's name was no number"
-    return {**detail, "by": "inquiry"} if report.inquiry_outcome is not None else detail
-
-
-def _stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bool) -> Decided:
-    return Decided(payment=payment, disposition=disposition, is_flagged=is_flagged)
-
-
-def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment:
-    """Asks soon, where it can be asked.
-
-    A payment that failed is asked about only for the sake of a success.
-    """
-    if payment.stage is Stage.SUBMITTING and payment.lease_until is not None:
-        # There is nothing to ask by yet. Due a moment before its lease ends: its answer sees that,
-        # and asks at once.
-        return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
-    is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
-    if is_open or (payment.stage is Stage.FAILED and report.outcome is ReportedOutcome.SUCCESS):
-        soonest = soonest_question_at(context.evidence, context.now)
-        return replace(payment, next_step_at=min(soonest, payment.next_step_at or soonest))
-    return payment
-
-
-def _names_another_amount(payment: Payment, report: Report) -> bool:
-    """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would
-    decide by itself.
-    """
-    if report.inquiry_outcome is not None and report.ignores_amount and not report.has_amount:
-        return True
-    return report.has_amount and report.amount != (
-        payment.amount_settled_kes or payment.request.amount_kes
-    )
-
-
-def _disagrees(payment: Payment, report: Report) -> bool:
-    own = payment.own_id
-    if own is not None and any(
-        id_kind == own[0] and value != own[1] for id_kind, value in report.ids
-    ):
-        return True
-    return payment.disagrees_with(report.ids)
-
-
-def _names_our_own_id(payment: Payment, report: Report) -> bool:
-    """Whether it speaks for all sends: the id is one account's own, so not where two accounts
-    have used it.
-    """
-    return payment.own_id in report.ids and len(payment.accounts) <= 1

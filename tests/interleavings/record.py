@@ -34,7 +34,7 @@ from domain.changes import (
 from domain.events import EventType
 from domain.inquiry import Evidence, Inquiry
 from domain.kinds import Kind
-from domain.lifecycle.record_callback import REMINDERS
+from domain.lifecycle.judge_report import REMINDERS
 from domain.lifecycle.submit import Due
 from domain.operations import OPERATION_OF_QUESTION, Operation
 from domain.payment import Payment

@@ -21,7 +21,7 @@ from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.fence import Fence
 from domain.inquiry import Evidence, Inquiry
 from domain.kinds import RULES, Kind, KindRules
-from domain.lifecycle import inquire, reconcile, record_answer, record_callback, submit
+from domain.lifecycle import inquire, judge_report, reconcile, record_answer, submit
 from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
@@ -247,17 +247,17 @@ _BUSY_AND_ACTS = {"is_busy": 0.6, "busy_yet_acts": _OFTEN}
 
 
 def _callbacks_believed_at_once(patch: Patch) -> None:
-    patch.setattr(record_callback, "_unconfirmed_success", record_callback._success)
+    patch.setattr(judge_report, "_unconfirmed_success", judge_report._success)
 
 
 def _other_amount_ignored(patch: Patch) -> None:
-    real = record_callback._success
+    real = judge_report._success
 
     def success(payment: Payment, context: Context, report: Report) -> Decided:
         known = replace(context.evidence, names_another_amount=False)
         return real(payment, replace(context, evidence=known), report)
 
-    patch.setattr(record_callback, "_success", success)
+    patch.setattr(judge_report, "_success", success)
 
 
 def _correction_confirmed_once_or_never(patch: Patch) -> None:

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from domain import attempts, payment, stamp
-from domain.lifecycle import inquire, reconcile, record_answer, record_callback, resolve, submit
+from domain.lifecycle import inquire, judge_report, reconcile, record_answer, resolve, submit
 
 _USERS = (
     attempts,
     payment,
     stamp,
     inquire,
+    judge_report,
     reconcile,
     record_answer,
-    record_callback,
     resolve,
     submit,
 )

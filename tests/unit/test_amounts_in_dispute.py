@@ -14,7 +14,8 @@ from domain.events import EventType
 from domain.inquiry import InquiryOutcome, no_result_is_confirmed
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering
-from domain.lifecycle.record_callback import callback_change, decide_report
+from domain.lifecycle.judge_report import judge_report
+from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import ReportedOutcome
 from domain.stages import Stage
@@ -81,7 +82,7 @@ def test_an_answer_that_names_the_payment_s_own_amount_decides(kind: Kind) -> No
 
 
 def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
-    decision = decide_report(
+    decision = judge_report(
         a_due(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report()
     )
     assert (payment_of(decision).stage, event_of(decision)) == (
@@ -144,7 +145,7 @@ def test_a_success_shows_what_it_settled_and_nothing_else_does() -> None:
 
 
 def test_a_failure_that_names_another_amount_is_no_claim_of_success() -> None:
-    decision = decide_report(
+    decision = judge_report(
         a_due(Kind.DEPOSIT),
         a_context(),
         a_report(ReportedOutcome.FAILURE, has_amount=True, amount=Decimal(1)),

@@ -28,7 +28,7 @@ from domain.changes import (
 )
 from domain.events import EventType
 from domain.inquiry import Inquiry, InquiryOutcome
-from domain.lifecycle.record_callback import Noted
+from domain.lifecycle.judge_report import Noted
 from domain.operations import Heard, Operation, Standing
 from domain.stages import FactName
 from gateway.openapi.views import HistoryItem

@@ -18,8 +18,9 @@ from domain.events import EventType
 from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.judge_report import judge_report
 from domain.lifecycle.record_answer import answer_change
-from domain.lifecycle.record_callback import callback_change, decide_report
+from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
@@ -67,7 +68,7 @@ def told(
     context = {
         name: known.pop(name) for name in ("receipt_is_anothers", "ids_of_others") if name in known
     }
-    return decide_report(
+    return judge_report(
         payment,
         a_context(evidence=evidence_of(*known.pop("inquiries", ()), **known), **context),
         report or a_report(),
@@ -210,7 +211,7 @@ def test_what_would_not_be_believed_below_the_limit_does_not_wait_either(
 
 def test_from_a_wrong_source_it_does_not_wait() -> None:
     context = a_context()
-    decision = decide_report(
+    decision = judge_report(
         a_payment(stage=S.IN_DOUBT), context, a_report(), source_allowed=False, confirm_above_kes=0
     )
     assert decision.disposition is D.WRONG_SOURCE

@@ -18,7 +18,8 @@ from domain.changes import Decided, Disposition, HistoryEntry
 from domain.events import EventType
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.record_callback import callback_change, decide_report, raw_change
+from domain.lifecycle.judge_report import judge_report
+from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
@@ -42,7 +43,7 @@ PENDING = [stage for stage in Stage if not stage.is_final]
 def decided(
     payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any
 ) -> Decided:
-    return decide_report(payment, a_context(**context), report, source_allowed=source_allowed)
+    return judge_report(payment, a_context(**context), report, source_allowed=source_allowed)
 
 
 def marked(payment: Payment) -> Payment:

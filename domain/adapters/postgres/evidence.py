@@ -30,7 +30,7 @@ from domain.adapters.postgres.engine import Transaction
 from domain.callback_address import MESSAGES_OF_PAYMENTS
 from domain.changes import Change, Disposition, Reads
 from domain.inquiry import Evidence, Inquiry, InquiryOutcome
-from domain.lifecycle.record_callback import REMINDERS
+from domain.lifecycle.judge_report import REMINDERS
 from domain.operations import Operation
 from domain.report import ReportedOutcome
 from domain.stages import Step
