@@ -162,7 +162,7 @@ class Record:
         for place, inquiry in enumerate(self.inquiries):
             if inquiry.number == answered.number and inquiry.outcome is None:
                 self.inquiries[place] = replace(
-                    inquiry, inquiry_outcome=answered.outcome, code=answered.code
+                    inquiry, outcome=answered.outcome, code=answered.code
                 )
 
     def evidence(self, now: datetime) -> Evidence:
