@@ -100,11 +100,11 @@ async def between_look_and_claim(ground: Ground, without: str) -> None:
     await _in_stage(system, sent, *_ASKED)
     await system.stack.process("worker.2").kill()
     worker.thaw()
-    later = await _begun(
-        system, Kind.DEPOSIT
-    )  # whoever claims this one has come past the other three claims
+    # The worker that claims this deposit has passed the other three claims.
+    later = await _begun(system, Kind.DEPOSIT)
     await _in_stage(system, later, *_ASKED)
-    await worker.terminate()  # and has sent whatever it claimed
+    await _sent_what_is_claimed(system)
+    await worker.terminate()
     must(
         await times_heard(system, sent) == 1,
         "a payment that another worker had sent was sent again",
@@ -135,10 +135,10 @@ async def operation_refused_meanwhile(ground: Ground, without: str) -> None:
     )
     sent_before = await times_heard(system, waiting)
     worker.thaw()
-    later = await _begun(
-        system, Kind.DEPOSIT
-    )  # whoever claims this one has come past the other claim
+    # The worker that claims this deposit has passed the other claim.
+    later = await _begun(system, Kind.DEPOSIT)
     await _in_stage(system, later, *_ASKED)
+    await _sent_what_is_claimed(system)
     await worker.terminate()
     must(
         await times_heard(system, waiting) == sent_before,
@@ -383,6 +383,12 @@ async def _in_stage(system: System, wish: Wish, *stages: str) -> None:
     await patiently(
         partial(stage_of, system, wish), lambda seen: seen in stages, " or ".join(stages)
     )
+
+
+async def _sent_what_is_claimed(system: System) -> None:
+    """Waits for every send under way. A worker that ends would give back what it has not sent."""
+    sending = "SELECT id FROM mkwanja.payments WHERE stage = 'submitting'"
+    await patiently(lambda: system.rows(sending), lambda rows: not rows, "the end of every send")
 
 
 async def _row(system: System, wish: Wish) -> Any:
