@@ -19,6 +19,7 @@ from domain.changes import (
 from domain.events import EventType
 from domain.inquiry import Inquiry
 from domain.operations import Heard, Operation
+from domain.payment import Payment
 
 
 def noted(decided: Decided) -> HistoryEntry | None:
@@ -64,3 +65,8 @@ def heard_by(decided: Decided) -> Heard | None:
 def probed_by(decided: Decided) -> Operation | None:
     effect = decided.effect(ProbeOperation)
     return effect.operation if effect is not None else None
+
+
+def payment_of(decision: Decided) -> Payment:
+    assert decision.payment is not None
+    return decision.payment

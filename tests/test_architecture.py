@@ -17,21 +17,10 @@ import pytest
 
 from domain.adapters.postgres.tables import REVISION
 from tests import diagram
+from tests.layout import PRODUCT, PURE, ROOT, TESTS, name
 
-ROOT = Path(__file__).resolve().parent.parent
-PRODUCT = sorted(
-    path
-    for package in ("domain", "gateway", "workers", "alembic")
-    for path in (ROOT / package).rglob("*.py")
-)
-TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
-PURE = sorted([*(ROOT / "domain").glob("*.py"), *(ROOT / "domain" / "lifecycle").glob("*.py")])
 DARAJA = ROOT / "domain" / "adapters" / "daraja"
 LINES_MAX = 480
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 @cache
@@ -210,6 +199,17 @@ def test_daraja_s_own_names_are_known_to_its_adapter_alone() -> None:
         and text != '{"ResultCode": 0, "ResultDesc": "Accepted"}'
     ]
     assert found == []
+
+
+def test_a_file_of_tests_is_imported_nowhere() -> None:
+    """Several files of tests share code through a helper module beside them."""
+    assert [
+        f"{name(path)}: {module}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for module in imports(path)
+        if module.startswith("tests.")
+        and any(part.startswith("test_") for part in module.split("."))
+    ] == []
 
 
 def test_no_product_code_knows_that_it_is_tested() -> None:

@@ -28,7 +28,9 @@ from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.attempts import ProviderIds
 from domain.changes import Change, StoredCallback
-from domain.errors import ProviderError
+from domain.errors import (
+    ProviderError,
+)
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
@@ -167,6 +169,13 @@ async def fresh(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[Store]:
     """A database with nothing in it, for a test that looks at all of it."""
     async with databases_to_borrow.one() as url, Store(url) as own:
         yield own
+
+
+@pytest.fixture
+async def second_worker(fresh: Store) -> AsyncIterator[Store]:
+    """The database of `fresh` as another worker sees it."""
+    async with Store(fresh.url) as store:
+        yield store
 
 
 @pytest.fixture
@@ -333,3 +342,9 @@ async def proxied(proxy: Proxy) -> AsyncIterator[Store]:
     """The module's database as a process behind the proxy sees it."""
     async with Store(proxy.url) as own:
         yield own
+
+
+async def stored_callbacks(store: Store, payment_id: UUID) -> list[str]:
+    """The dispositions of a payment's stored callbacks."""
+    sql = "SELECT disposition FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at, id"
+    return [row["disposition"] for row in await store.rows(sql, payment_id)]

@@ -12,8 +12,12 @@ from domain.changes import Announcement, Change, ChangeResult
 from domain.errors import StoreUnavailable
 from domain.fence import OpenAttempt
 from domain.kinds import Kind
+from domain.lifecycle.announce import Announcer
+from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
+from tests.builders import ACCOUNTS, TIMES
 from tests.integration.conftest import Store
+from workers.main import boot_clock
 
 Play = Callable[[Payment, OpenAttempt], Awaitable[ProviderIds]]
 
@@ -102,3 +106,30 @@ class Held:
         await self.may_answer.wait()
         open_attempt.fence.pass_first_byte()
         return an_id(payment)
+
+
+class CountingProvider(Provider):
+    """A provider that notes every kind for which the shared limit was charged a request."""
+
+    readied_for: list[Kind]
+
+    def readied(self, kind: Kind):  # type: ignore[no-untyped-def]
+        self.readied_for.append(kind)
+        return super().readied(kind)
+
+
+async def charge_limit(store: Store, payment_id: UUID) -> list[Kind]:
+    """Let a worker submit the payment; returns the kinds that charged the shared limit."""
+    provider = CountingProvider()
+    provider.readied_for = []
+    submitter = Submitter(
+        claims=store.claiming,
+        changes=store.changing,
+        provider=provider,
+        announcer=Announcer(store.sweeping, Bell()),
+        times=TIMES,
+        accounts=ACCOUNTS,
+        clock=boot_clock,
+    )
+    await submitter.submit(payment_id)
+    return provider.readied_for

@@ -30,9 +30,9 @@ from domain.report import ReportedOutcome
 from domain.stages import Stage
 from tests.builders import a_payment
 from tests.builders import an_attempt as an_attempt_made
+from tests.certificates import write_certificate
 from tests.integration.daraja import Shelf, Wire, an_attempt, client_of, http, to_submit
 from tests.integration.hostile_wire import BODY, CHUNKED, head, whole
-from tests.unit.test_requests_to_daraja import certificate
 
 EARLY: dict[str, bytes] = {
     "a whole acknowledgement": whole(),
@@ -387,7 +387,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate(key, folder / "certificate.pem"), folder / "key.pem")
+    context.load_cert_chain(write_certificate(key, folder / "certificate.pem"), folder / "key.pem")
     return context
 
 

@@ -5,15 +5,11 @@ payment after each cool-down.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
-from uuid import UUID
 
 import pytest
 
 from domain.adapters.postgres.brakes import Brakes
-from domain.attempts import IdKind, ProviderId
 from domain.errors import (
     DuplicateSubmission,
     OutcomeUnknown,
@@ -27,68 +23,17 @@ from domain.errors import (
 )
 from domain.failures import Failure, FailureReason
 from domain.kinds import RULES, Kind
-from domain.operations import Operation
-from domain.payment import Payment
 from domain.stages import Stage
 from domain.times import OPERATION_COOL_DOWN_MAX
 from tests.builders import TIMES
-from tests.integration.conftest import Store, acknowledgement, new_id
+from tests.integration.conftest import Store, new_id
+from tests.integration.held import B2C, answer, claim, claimed, cooled, hold, is_held, row
 from tests.integration.inquiries import evidence
-from tests.integration.test_held_payments import asked as readied_for
+from tests.integration.scripted import charge_limit
 
 SETTINGS = Refused(Failure(FailureReason.CONFIGURATION, True, "400.002.02"))
 RECIPIENT = Refused(Failure(FailureReason.INVALID_RECIPIENT, True, "400.002.02"))
-B2C = Operation.B2C
 HELD = frozenset({B2C})
-
-
-@pytest.fixture
-async def other(fresh: Store) -> AsyncIterator[Store]:
-    """The same database as another worker sees it."""
-    async with Store(fresh.url) as own:
-        yield own
-
-
-async def claim(store: Store, payment_id: UUID) -> Payment | None:
-    return await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-
-
-async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUID]:
-    payment_id, attempt_id = await store.accepted(kind), new_id()
-    assert (
-        await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
-        is not None
-    )
-    return payment_id, attempt_id
-
-
-async def answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
-    ids = (
-        frozenset[ProviderId]()
-        if error
-        else frozenset({(IdKind.CONVERSATION, f"AG_{sent[1].hex}")})
-    )
-    await store.changing.change(acknowledgement(*sent, ids=ids, error=error))
-
-
-async def hold(store: Store, kind: Kind = Kind.WITHDRAWAL) -> None:
-    await answer(store, await claimed(store, kind), ProductRefused(code="401.002.01"))
-
-
-async def row(store: Store, operation: Operation = B2C) -> dict[str, Any]:
-    [found] = await store.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", operation.value)
-    return found
-
-
-async def is_held(store: Store, operation: Operation = B2C) -> bool:
-    return bool((await row(store, operation))["is_engaged"])
-
-
-async def cooled(store: Store, operation: Operation = B2C) -> None:
-    """The cool-down is over."""
-    await store.execute(
-        "UPDATE mkwanja.brakes SET probe_at = now() WHERE name = $1", operation.value
-    )
 
 
 async def story(store: Store) -> list[tuple[str, bool]]:
@@ -103,15 +48,16 @@ async def story(store: Store) -> list[tuple[str, bool]]:
 
 @pytest.mark.parametrize("kind", Kind)
 async def test_a_refused_product_holds_its_operation_for_all_workers_and_no_other(
-    fresh: Store, other: Store, kind: Kind
+    fresh: Store, second_worker: Store, kind: Kind
 ) -> None:
     waiting = [await fresh.accepted(each) for each in Kind]
     await hold(fresh, kind)
     won = {
-        each: await claim(other, payment_id) for each, payment_id in zip(Kind, waiting, strict=True)
+        each: await claim(second_worker, payment_id)
+        for each, payment_id in zip(Kind, waiting, strict=True)
     }
     assert {each for each, payment in won.items() if payment is None} == {kind}
-    found = await other.claiming.look(waiting[list(Kind).index(kind)])
+    found = await second_worker.claiming.look(waiting[list(Kind).index(kind)])
     assert found is not None
     assert found.is_held
     assert await story(fresh) == [(RULES[kind].operation.value, True)]
@@ -129,9 +75,9 @@ async def test_what_waits_for_a_held_operation_takes_no_request_from_the_shared_
     fresh: Store, kind: Kind
 ) -> None:
     await hold(fresh, kind)
-    assert await readied_for(fresh, await fresh.accepted(kind)) == []
+    assert await charge_limit(fresh, await fresh.accepted(kind)) == []
     another = next(each for each in Kind if each is not kind)
-    assert await readied_for(fresh, await fresh.accepted(another)) == [another]
+    assert await charge_limit(fresh, await fresh.accepted(another)) == [another]
 
 
 async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
@@ -153,11 +99,11 @@ async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
 
 
 async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(
-    fresh: Store, other: Store
+    fresh: Store, second_worker: Store
 ) -> None:
     """Counted across workers."""
     sent = [await claimed(fresh) for _ in range(3)]
-    for number, (store, item) in enumerate(zip([fresh, other, fresh], sent, strict=True)):
+    for number, (store, item) in enumerate(zip([fresh, second_worker, fresh], sent, strict=True)):
         assert not await is_held(fresh), number
         await answer(store, item, SETTINGS)
     assert await is_held(fresh)
@@ -214,13 +160,13 @@ async def test_what_says_nothing_about_an_operation_neither_holds_nor_counts_nor
 
 
 async def test_after_the_cool_down_one_of_all_waiting_payments_is_claimed(
-    fresh: Store, other: Store
+    fresh: Store, second_worker: Store
 ) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(20)]
     await hold(fresh)
     for _ in range(3):
         await cooled(fresh)
-        stores = [fresh, other] * 10
+        stores = [fresh, second_worker] * 10
         won = await asyncio.gather(
             *(claim(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
         )
@@ -350,7 +296,7 @@ async def test_an_operator_s_release_lets_everything_go_out(fresh: Store) -> Non
 
 
 async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(
-    fresh: Store, other: Store
+    fresh: Store, second_worker: Store
 ) -> None:
     """While operations are held, probed and released by both workers."""
     for kind in Kind:
@@ -366,7 +312,7 @@ async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(
 
     for _ in range(3):
         await asyncio.gather(
-            *(live(store, number) for number in range(24) for store in (fresh, other))
+            *(live(store, number) for number in range(24) for store in (fresh, second_worker))
         )
-    await other.database.close()
+    await second_worker.database.close()
     assert await fresh.deadlocks() == 0

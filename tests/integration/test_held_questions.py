@@ -20,19 +20,8 @@ from domain.stages import Step
 from tests.builders import ACCOUNTS
 from tests.decisions import asked_by, probed_by
 from tests.integration.conftest import Store, acknowledgement, new_id
+from tests.integration.held import B2C, claim, claimed, cooled, hold, is_held, row
 from tests.integration.inquiries import AT_ONCE, count_due, due, resendable
-from tests.integration.test_held_operations import (
-    B2C,
-    claim,
-    claimed,
-    cooled,
-    hold,
-    is_held,
-    other,
-    row,
-)
-
-__all__ = ["other"]
 
 # --- a resend -------------------------------------------------------------------------------------
 
@@ -45,13 +34,13 @@ async def resent(store: Store, payment_id: UUID) -> bool:
 
 
 async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(
-    fresh: Store, other: Store
+    fresh: Store, second_worker: Store
 ) -> None:
     waiting = [await resendable(fresh) for _ in range(6)]
     await hold(fresh)
     assert not any([await resent(fresh, payment_id) for payment_id in waiting])
     await cooled(fresh)
-    stores = [fresh, other] * 3
+    stores = [fresh, second_worker] * 3
     won = await asyncio.gather(
         *(resent(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
     )
@@ -97,7 +86,7 @@ async def said(store: Store, payment_id: UUID, number: int, standing: Standing |
 
 @pytest.mark.parametrize(("kind", "operation", "step"), QUESTIONS)
 async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
-    fresh: Store, other: Store, kind: Kind, operation: Operation, step: Step
+    fresh: Store, second_worker: Store, kind: Kind, operation: Operation, step: Step
 ) -> None:
     first, *waiting = [await to_ask(fresh, kind) for _ in range(6)]
     asked, _ = await question(fresh, first)
@@ -110,7 +99,7 @@ async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
     assert await question(fresh, waiting[0], is_probe=True) == (None, None)
     await cooled(fresh, operation)
     assert await count_due(fresh, step) == 1
-    stores = [fresh, other, fresh, other, fresh]
+    stores = [fresh, second_worker, fresh, second_worker, fresh]
     won = await asyncio.gather(
         *(question(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
     )

@@ -4,68 +4,22 @@ stays on record.
 
 from __future__ import annotations
 
-from uuid import UUID
-
 import pytest
 
 from domain.adapters.postgres.feed import Feed
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import watching
-from domain.stages import Stage, Step
+from domain.stages import Step
 from tests.builders import TIMES
-from tests.integration.conftest import Store, acknowledgement, failure
-from tests.integration.inquiries import an_answer, answered, askable_ids, asked, count_due, in_doubt
-from tests.integration.test_migrations import differences
-from tests.stack.databases import alembic
-
-# What a schema before Pochi payments can hold.
-OLDER_KINDS = (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
-
-STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
-
-
-async def migrated(store: Store, direction: str, revision: str) -> None:
-    status, said = await alembic(direction, revision, url=store.url)
-    assert status == 0, said
-
-
-async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
-    """A payment of every kind in every stage, those of open ones with a way to ask and without;
-    what is due for each.
-    """
-    payments: list[UUID] = []
-    for kind in OLDER_KINDS:
-        awaited, attempt_id = await store.claimed(kind)
-        await store.changing.change(acknowledgement(awaited, attempt_id, ids=askable_ids(kind)))
-        failed, _ = await store.claimed(kind)
-        await store.changing.change(failure(failed, kind))
-        submitting, _ = await store.claimed(kind)
-        payments += [
-            await store.accepted(kind),
-            submitting,
-            awaited,
-            failed,
-            await store.finalized(kind),
-        ]
-        payments += [await in_doubt(store, kind), await in_doubt(store, kind, askable=False)]
-    silent = await in_doubt(store, Kind.DEPOSIT)
-    await store.execute(
-        "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(), failure_reason = 'no_result_confirmed',"
-        " failure_safe_to_retry = false WHERE id = $1", silent,
-    )  # fmt: skip
-    found = {payment_id: await store.payment(payment_id) for payment_id in (*payments, silent)}
-    assert {payment.stage for payment in found.values()} == set(Stage)
-    assert {payment.next_step for payment in found.values()} == {*Step, None}
-    return {payment_id: payment.next_step for payment_id, payment in found.items()}
-
-
-async def steps_on_record(store: Store) -> dict[UUID, Step | None]:
-    rows = await store.rows(STEPS)
-    return {
-        UUID(int=row["id"].int): Step(row["next_step"]) if row["next_step"] else None
-        for row in rows
-    }
+from tests.integration.conftest import Store
+from tests.integration.inquiries import an_answer, answered, asked, count_due, in_doubt
+from tests.integration.migrating import (
+    a_record_in_use,
+    differences,
+    migrated,
+    steps_on_record,
+)
 
 
 async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fresh: Store) -> None:

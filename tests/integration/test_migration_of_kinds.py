@@ -18,13 +18,13 @@ from domain.lifecycle.resolve import question
 from domain.stages import Stage, Step
 from tests.builders import EXPIRES_AFTER, a_report
 from tests.integration.conftest import Store, a_callback, failure, new_id
-from tests.integration.test_migration_of_inquiries import (
+from tests.integration.migrating import (
     OLDER_KINDS,
     a_record_in_use,
+    differences,
     migrated,
     steps_on_record,
 )
-from tests.integration.test_migrations import differences
 from tests.stack.databases import alembic
 
 _MEANING = "SELECT kind, next_step_at, moves_money_out, expires_at - created_at AS lives FROM mkwanja.payments"

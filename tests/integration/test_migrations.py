@@ -7,35 +7,24 @@ make defends itself.
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
-from domain.adapters.postgres.tables import REVISION, SCHEMA, metadata
+from domain.adapters.postgres.tables import REVISION, SCHEMA
 from tests.integration.conftest import ROOT, Store
+from tests.integration.migrating import INSERT_ONLY, differences
 from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 ROLES = ("anon", "authenticated", "service_role")
-# Each with one of its columns.
-INSERT_ONLY = {
-    "payment_history": "payment_id",
-    "event_publications": "published_at",
-    "callbacks": "payment_id",
-    "daraja_exchanges": "payment_id",
-    "events": "owner",
-    "brake_history": "reason",
-}
 TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 RELATIONS = f"SELECT relname FROM pg_class WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind IN ('r', 'p')"
 
@@ -93,34 +82,6 @@ async def upgraded(url: str) -> None:
 async def first_column(url: str, sql: str, *arguments: Any) -> list[Any]:
     async with connection(url) as raw:
         return [row[0] for row in await raw.fetch(sql, *arguments)]
-
-
-async def differences(url: str) -> list[Any]:
-    """What alembic would still change to make the database equal to `tables.py`."""
-
-    def compare(sync: Connection) -> list[Any]:
-        # A role that is called like our schema has it in its search path, and alembic would then
-        # call it by no name.
-        sync.execute(text("SET LOCAL search_path = public"))
-        sync.dialect.default_schema_name = "public"
-        options = {
-            "include_schemas": True,
-            "include_name": lambda name, kind, _parents: kind != "schema" or name == SCHEMA,
-            "version_table_schema": SCHEMA,
-            "compare_type": True,
-        }
-        with warnings.catch_warnings():
-            # SQLAlchemy reads a constraint that is NOT VALID, and then does not know its own note
-            # of that.
-            warnings.filterwarnings("ignore", message="Can't validate argument 'dialect_options'")
-            return list(compare_metadata(MigrationContext.configure(sync, opts=options), metadata))
-
-    database = Database(url, pool_size=1, application_name="mkwanja-test")
-    try:
-        async with database.migration() as migrating:
-            return await migrating.run_sync(compare)
-    finally:
-        await database.close()
 
 
 class TestUpgrade:

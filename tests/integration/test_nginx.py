@@ -27,6 +27,7 @@ from yarl import URL
 from domain.callback_address import address
 from domain.errors import Unavailable
 from gateway.edge.problems import problem_of, told
+from tests.certificates import write_certificate
 from tests.integration.conftest import PATIENCE_SECONDS, new_id, until
 from tests.stack.databases import connection
 from tests.stack.lending import Lending
@@ -34,7 +35,6 @@ from tests.stack.ports import release_port, reserve_port
 from tests.stack.processes import Process
 from tests.stack.shape import Shape
 from tests.stack.stack import ROOT, Stack
-from tests.unit.test_requests_to_daraja import certificate
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 CONFIGURATION = ROOT / "docs" / "nginx.conf"
@@ -113,7 +113,7 @@ async def proxy(stack: Stack, tmp_path: Path) -> AsyncIterator[Proxy]:
     port, folder = reserve_port(), tmp_path / "nginx"
     folder.mkdir()
     key = rsa.generate_private_key(65537, 2048)
-    certificate(key, folder / "fullchain.pem")
+    write_certificate(key, folder / "fullchain.pem")
     (folder / "privkey.pem").write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )

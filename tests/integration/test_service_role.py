@@ -20,8 +20,8 @@ from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.postgres.tables import REVISION, metadata
 from domain.kinds import Kind
 from tests.integration.conftest import Store, acknowledgement, failure
+from tests.integration.migrating import INSERT_ONLY
 from tests.integration.service_role import as_service, made_service_role
-from tests.integration.test_migrations import INSERT_ONLY
 from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 

@@ -3,21 +3,16 @@
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from tests.integration.simulator_inquiries import NOT_FOUND, ask, paid, prompted, told
 from tests.simulator.probe import Probe, probing
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
-
-NOT_FOUND = {
-    2032: "The transaction receipt number does not exist.",
-    "SFC_IC0003": "The transaction does not exist",
-}
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -32,39 +27,6 @@ async def probe(running: Probe) -> Probe:
     """The same simulator as if it had just started."""
     await running.begin_anew()
     return running
-
-
-async def ask(probe: Probe, **changes: object) -> dict[str, Any]:
-    """The one Result of a question, once nothing more can come."""
-    probe.receiver.received.clear()
-    answer = await probe.status(**changes)
-    assert answer.status == 200
-    await probe.simulator.idle()
-    (received,) = probe.receiver.received
-    result: dict[str, Any] = received.body["Result"]
-    assert result["ConversationID"] == answer.body["ConversationID"]
-    assert result["OriginatorConversationID"] == answer.body["OriginatorConversationID"]
-    return result
-
-
-def told(result: dict[str, Any], key: str) -> list[object]:
-    """Every value of a parameter, in order."""
-    items = result["ResultParameters"]["ResultParameter"]
-    return [item.get("Value") for item in items if item["Key"] == key]
-
-
-async def paid(probe: Probe, **changes: object) -> dict[str, Any]:
-    """The acknowledgement of a payout that is over, made or not."""
-    body: dict[str, Any] = (await probe.b2c(**changes)).body
-    await probe.simulator.idle()
-    return body
-
-
-async def prompted(probe: Probe, **changes: object) -> dict[str, Any]:
-    """The answer to a push that is over, paid or not."""
-    body: dict[str, Any] = (await probe.stk(**changes)).body
-    await probe.simulator.idle()
-    return body
 
 
 class TestTrueStatus:
@@ -374,3 +336,27 @@ class TestFalseQuery:
         assert [(await probe.query(checkout)).status for _ in range(2)] == [200, 200]
         probe.simulator.switches.change({"query_limit_seconds": 600})
         assert [(await probe.query(checkout)).status for _ in range(2)] == [200, 429]
+
+
+async def test_a_seed_draws_between_the_two_forms_of_not_found(probe: Probe) -> None:
+    """The switch chooses one of them for all questions, and a scenario for one question."""
+    seen = [(await ask(probe, TransactionID="UC17KX20PM"))["ResultCode"] for _ in range(8)]
+    assert set(seen) == {2032, "SFC_IC0003"}
+    for code in (2032, "SFC_IC0003"):
+        probe.simulator.switches.change({"not_found_code": str(code)})
+        result = await ask(probe, TransactionID="UC17KX20PM")
+        assert result["ResultDesc"] == NOT_FOUND[result["ResultCode"]]
+        assert result["ResultCode"] == code
+        assert "ResultParameters" not in result
+        probe.simulator.switches.change({"not_found_code": "random"})
+        probe.simulator.scenario("not_found", times=1, params={"code": code})
+        assert (await ask(probe, TransactionID="UC17KX20PM"))["ResultCode"] == code
+
+
+async def test_the_target_s_ids_may_be_written_with_blanks(probe: Probe) -> None:
+    """As in results of 2017."""
+    acknowledged = await paid(probe, OriginatorConversationID="p1")
+    probe.simulator.scenario("spaced_keys", times=1)
+    result = await ask(probe, OriginatorConversationID="p1")
+    assert told(result, "Originator Conversation ID") == ["p1"]
+    assert told(result, "Conversation ID") == [acknowledged["ConversationID"]]

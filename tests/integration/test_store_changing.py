@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -34,6 +33,7 @@ from tests.integration.conftest import (
     failure,
     locked,
     new_id,
+    stored_callbacks,
     success,
 )
 from tests.integration.proxy import Proxy
@@ -43,12 +43,6 @@ TWO_SECONDS = timedelta(seconds=2)
 
 def checkout_id() -> ProviderIds:
     return frozenset({(IdKind.CHECKOUT_REQUEST, f"ws_CO_{new_id().hex}")})
-
-
-async def stored_callbacks(store: Store, payment_id: UUID) -> list[str]:
-    """The dispositions of a payment's stored callbacks."""
-    sql = "SELECT disposition FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at, id"
-    return [row["disposition"] for row in await store.rows(sql, payment_id)]
 
 
 def stages(history: list[dict[str, Any]]) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from domain.attempts import IdKind
 from domain.kinds import Kind
-from tests.integration.conftest import Store, acknowledgement, new_id, success
-from tests.integration.test_store_changing import stored_callbacks
+from tests.integration.conftest import Store, acknowledgement, new_id, stored_callbacks, success
 
 
 async def test_another_payment_s_own_id_is_flagged_before_daraja_acknowledged_it(

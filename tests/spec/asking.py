@@ -108,3 +108,20 @@ def problem(answer: Answer, status: int, code: str) -> Any:
 def pointers(said: Any) -> set[str]:
     """The fields that a problem names."""
     return {fault["pointer"] for fault in said["errors"]}
+
+
+# No payment has this id. It is a constant, because ids of parametrized tests must not change
+# between two collections.
+UNKNOWN_PAYMENT_ID = "0199a0b1-c2d3-7e4f-8a5b-123456789012"
+
+
+_PHONES = iter(range(733_000_000, 734_000_000))
+
+
+def a_phone() -> str:
+    """A phone number that no other test uses."""
+    return f"0{next(_PHONES)}"
+
+
+def a_deposit(amount: int = 100, **more: Any) -> dict[str, Any]:
+    return {"amount": amount, "phone_number": a_phone(), **more}

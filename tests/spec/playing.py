@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -256,3 +257,14 @@ async def _assert_told(system: System, ids: dict[str, str], expected: dict[str, 
         if payment["failure"] is not None:
             assert not moved, label
             assert payment["failure"]["message"], label
+
+
+@asynccontextmanager
+async def stopped_payouts(system: System) -> AsyncIterator[None]:
+    """Meanwhile no money goes out: withdrawals and bill payments are accepted and wait."""
+    change = "UPDATE mkwanja.brakes SET is_engaged = $1, reason = $2, changed_at = now() WHERE name = 'kill_switch'"
+    await system.execute(change, True, "a test")
+    try:
+        yield
+    finally:
+        await system.execute(change, False, None)

@@ -12,7 +12,16 @@ from uuid import uuid4
 
 import pytest
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, pointers, post, problem
+from tests.spec.asking import (
+    BILL_PAYMENT,
+    DEPOSIT,
+    UNKNOWN_PAYMENT_ID,
+    WITHDRAWAL,
+    ask,
+    pointers,
+    post,
+    problem,
+)
 from tests.spec.system import System
 
 _JSON = ("Content-Type", "application/json")
@@ -219,11 +228,6 @@ _NOT_JSON: dict[str, bytes] = {
 }
 
 
-# An id that no payment has; always the same, so that its tests are named alike wherever they are
-# collected.
-NOBODYS = "0199a0b1-c2d3-7e4f-8a5b-123456789012"
-
-
 @pytest.mark.parametrize("what", _NOT_JSON)
 async def test_what_is_not_json_is_refused(quiet: System, what: str) -> None:
     """A body that RFC 8259 does not call JSON, or that two readers could read differently, is
@@ -337,13 +341,13 @@ async def test_a_body_of_sixteen_kib_is_read(system: System) -> None:
         ("GET", "/v1/payments/%00", 404),
         ("GET", "/v1/payments/not-an-id", 404),
         ("GET", "/v1/payments/%FF", 404),
-        ("GET", f"/v1/payments/{NOBODYS}/history", 404),
-        ("POST", f"/v1/payments/{NOBODYS}/cancel", 404),
+        ("GET", f"/v1/payments/{UNKNOWN_PAYMENT_ID}/history", 404),
+        ("POST", f"/v1/payments/{UNKNOWN_PAYMENT_ID}/cancel", 404),
         ("GET", "/v1/deposits", 405),
         ("PUT", "/v1/deposits", 405),
         ("POST", "/v1/payments", 405),
         ("DELETE", "/v1/payments/x", 405),
-        ("GET", f"/v1/payments/{NOBODYS}/cancel", 405),
+        ("GET", f"/v1/payments/{UNKNOWN_PAYMENT_ID}/cancel", 405),
     ],
 )
 async def test_what_is_not_there_is_a_problem_too(

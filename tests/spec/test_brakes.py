@@ -15,9 +15,8 @@ import pytest
 
 from tests.spec.conftest import a_system
 from tests.spec.operating import Command, operate, operate_all, start, stop
-from tests.spec.playing import begin, sweep, times_sent
+from tests.spec.playing import begin, stopped_payouts, sweep, times_sent
 from tests.spec.system import System
-from tests.spec.test_cancelling import stopped_payouts
 
 # Questions come soon and their budget is out of the way; everything else is as shipped.
 _BRISK: dict[str, str | None] = {

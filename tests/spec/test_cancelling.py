@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from tests.spec.asking import DEPOSIT, ask, caller, problem, someone
-from tests.spec.playing import begin, sweep, times_sent
+from tests.spec.playing import begin, stopped_payouts, sweep, times_sent
 from tests.spec.system import System
 
 _CANCELLED = {"reason": "cancelled_by_caller", "provider_code": None, "safe_to_retry": True}
-
-
-@asynccontextmanager
-async def stopped_payouts(system: System) -> AsyncIterator[None]:
-    """Meanwhile no money goes out: withdrawals and bill payments are accepted and wait."""
-    change = "UPDATE mkwanja.brakes SET is_engaged = $1, reason = $2, changed_at = now() WHERE name = 'kill_switch'"
-    await system.execute(change, True, "a test")
-    try:
-        yield
-    finally:
-        await system.execute(change, False, None)
 
 
 async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:

@@ -21,9 +21,9 @@ from tests.spec.doubting import (
     stored_as,
     told_by_test,
 )
+from tests.spec.listening import listening
 from tests.spec.playing import Api, failed
 from tests.spec.system import System
-from tests.spec.test_events import listening
 
 _APIS: list[Api] = ["stk", "b2c", "b2b"]
 _FAILED = {"stk": 1032, "b2c": 1, "b2b": 1}

@@ -18,9 +18,8 @@ from tests.spec.asking import ask, caller, pointers, problem, someone
 from tests.spec.conftest import a_system
 from tests.spec.delivering import awaited, deliver
 from tests.spec.feeding import Reader, holding, somebody_waits
-from tests.spec.playing import begin
+from tests.spec.playing import begin, stopped_payouts
 from tests.spec.system import System
-from tests.spec.test_cancelling import stopped_payouts
 from tests.stack.client import Client
 from tests.stack.databases import connection
 

@@ -4,24 +4,18 @@ known to be told.
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 import pytest
-from redis.asyncio import Redis
 
 from tests.spec.asking import ask
 from tests.spec.delivering import awaited, deliver
-from tests.spec.playing import Api, all_told, begin
+from tests.spec.listening import CHANNEL_OF_ALL, Listener, listening
+from tests.spec.playing import Api, all_told, begin, stopped_payouts
 from tests.spec.system import System
-from tests.spec.test_cancelling import stopped_payouts
 
-_ALL = "payment-events"
 _FIELDS = {
     "specversion",
     "id",
@@ -33,48 +27,6 @@ _FIELDS = {
     "datacontenttype",
     "data",
 }
-
-
-class Listener:
-    """Hears everything that is published from now on."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, bytes]] = []
-
-    def of(self, payment_id: str) -> list[tuple[str, bytes]]:
-        """What was heard of one payment, as channel and body."""
-        return [
-            (channel, body)
-            for channel, body in self.heard
-            if json.loads(body)["subject"] == payment_id
-        ]
-
-    def events(self, payment_id: str) -> list[Any]:
-        """The events of one payment on the channel of all, in the order in which they came."""
-        return [json.loads(body) for channel, body in self.of(payment_id) if channel == _ALL]
-
-
-@asynccontextmanager
-async def listening(system: System) -> AsyncIterator[Listener]:
-    """A subscriber of all channels."""
-    redis: Redis = Redis.from_url(system.stack.redis_url)
-    subscriber = redis.pubsub()
-    await subscriber.psubscribe(f"{_ALL}*")
-    listener = Listener()
-
-    async def listen() -> None:
-        async for message in subscriber.listen():
-            if message["type"] == "pmessage":
-                listener.heard.append((message["channel"].decode(), message["data"]))
-
-    task = asyncio.create_task(listen())
-    try:
-        yield listener
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await subscriber.aclose()  # type: ignore[no-untyped-call]
-        await redis.aclose()
 
 
 async def facts(system: System, payment_id: str) -> list[Any]:
@@ -122,7 +74,10 @@ async def test_each_end_is_announced_once(
         await _heard_twice(system, listener, payment_id)
     [fact] = await facts(system, payment_id)
     body = fact["event_body"].encode()
-    assert sorted(listener.of(payment_id)) == [(_ALL, body), (f"{_ALL}:{payment_id}", body)]
+    assert sorted(listener.of(payment_id)) == [
+        (CHANNEL_OF_ALL, body),
+        (f"{CHANNEL_OF_ALL}:{payment_id}", body),
+    ]
     [event] = listener.events(payment_id)
     assert set(event) == _FIELDS
     assert (event["specversion"], event["datacontenttype"]) == ("1.0", "application/json")

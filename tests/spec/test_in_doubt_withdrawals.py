@@ -11,9 +11,18 @@ import pytest
 
 from tests.spec.delivering import deliver
 from tests.spec.doubting import Answer, asked, doubtful, eventually_seen, inquiries
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, PAID_LATER, Seen, failed, look, times_sent
+from tests.spec.playing import (
+    AWAITED,
+    IN_DOUBT,
+    PAID,
+    PAID_LATER,
+    Seen,
+    failed,
+    look,
+    stopped_payouts,
+    times_sent,
+)
 from tests.spec.system import System
-from tests.spec.test_cancelling import stopped_payouts
 
 _SILENCE = Answer("lost_callback")
 _NOT_FOUND = Answer("not_found")

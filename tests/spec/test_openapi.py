@@ -11,10 +11,18 @@ from uuid import uuid4
 import pytest
 
 from tests.described import Described, Operation
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, ask, caller, post
+from tests.spec.asking import (
+    BILL_PAYMENT,
+    DEPOSIT,
+    POCHI_PAYMENT,
+    UNKNOWN_PAYMENT_ID,
+    WITHDRAWAL,
+    ask,
+    caller,
+    post,
+)
 from tests.spec.conftest import a_system
 from tests.spec.system import System
-from tests.spec.test_bad_input import NOBODYS
 from tests.stack.client import Answer
 
 _READ: Operation = ("GET", "/v1/payments/{payment_id}")
@@ -180,7 +188,7 @@ async def _refusals_of_payments(witness: Witness, path: str) -> None:
 async def _readings(witness: Witness, payment_id: str) -> None:
     """Every way to read, and every refusal of reading."""
     for operation in (_READ, _HISTORY, _CANCEL):
-        for other in (payment_id, NOBODYS, "no-id", "a/b", ""):
+        for other in (payment_id, UNKNOWN_PAYMENT_ID, "no-id", "a/b", ""):
             await witness.ask(operation, payment_id=other)
         await witness.ask(operation, payment_id=payment_id, query="?colour=red")
     for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
@@ -256,7 +264,7 @@ async def test_what_cannot_be_served_is_as_described(tight_system: System) -> No
         for path, body in _PAYING.items():
             (await witness.post(path, body)).expect(503)
         for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
-            (await witness.ask(operation, payment_id=NOBODYS)).expect(503)
+            (await witness.ask(operation, payment_id=UNKNOWN_PAYMENT_ID)).expect(503)
 
         async def readiness() -> int:
             return (await witness.ask(("GET", "/readyz"), token="")).status

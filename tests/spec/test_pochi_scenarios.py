@@ -13,10 +13,10 @@ from tests.spec.playing import (
     begin,
     failed,
     play,
+    stopped_payouts,
     times_sent,
 )
 from tests.spec.system import System
-from tests.spec.test_cancelling import stopped_payouts
 
 _ENDED = [
     Play("approve", PAID),

@@ -14,7 +14,18 @@ from uuid import uuid4
 
 import pytest
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post, problem, someone
+from tests.spec.asking import (
+    BILL_PAYMENT,
+    DEPOSIT,
+    WITHDRAWAL,
+    a_deposit,
+    a_phone,
+    ask,
+    caller,
+    post,
+    problem,
+    someone,
+)
 from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.stack.client import Answer, Client
@@ -38,16 +49,6 @@ amount_per_day = 2000
 [payment]
 amount_max = 600
 """
-
-_PHONES = iter(range(733_000_000, 734_000_000))
-
-
-def a_phone() -> str:
-    return f"0{next(_PHONES)}"
-
-
-def a_deposit(amount: int = 100, **more: Any) -> dict[str, Any]:
-    return {"amount": amount, "phone_number": a_phone(), **more}
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from tests.spec.asking import caller, problem, someone
+from tests.spec.asking import a_deposit, caller, problem, someone
 from tests.spec.conftest import a_system
 from tests.spec.system import System
-from tests.spec.test_policy import a_deposit
 from tests.stack.client import Answer, Client
 
 

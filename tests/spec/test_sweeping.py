@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from tests.spec.conftest import a_system
-from tests.spec.playing import begin, times_sent
+from tests.spec.playing import begin, stopped_payouts, times_sent
 from tests.spec.system import System
-from tests.spec.test_cancelling import stopped_payouts
 
 _BRISK: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "1",

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from domain.adapters.daraja.answers import read_answer
+from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.reports import read_report
+from domain.errors import (
+    ProviderError,
+)
+from domain.kinds import Kind, kinds_that
 from domain.report import Report
 
 ABSENT = object()
@@ -84,3 +90,40 @@ def read(operation: str, message: Any) -> Report:
     return read_report(
         operation, message if isinstance(message, bytes) else json.dumps(message).encode()
     )
+
+
+PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
+STK_ACK = {
+    "MerchantRequestID": "4c1e-118203",
+    "CheckoutRequestID": "ws_CO_0103",
+    "ResponseCode": "0",
+    "ResponseDescription": "Success. Request accepted for processing",
+    "CustomerMessage": "Success. Request accepted for processing",
+}
+
+PAYOUT_ACK = {
+    "ConversationID": "AG_2010",
+    "OriginatorConversationID": "payout-17",
+    "ResponseCode": "0",
+    "ResponseDescription": "Accept the service request successfully.",
+}
+
+ACKS = {Kind.DEPOSIT: STK_ACK, **dict.fromkeys(PAYOUTS, PAYOUT_ACK)}
+
+
+def meaning(kind: Kind, status: int, answer: object) -> ProviderError | None:
+    """The error that an answer means, or None for an acknowledgement."""
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    try:
+        assert read_answer(PAGES[kind].api, kind, status, body)
+    except ProviderError as error:
+        return error
+    return None
+
+
+def envelope(code: object, text: object) -> dict[str, object]:
+    return {"requestId": "4c1e-118203", "errorCode": code, "errorMessage": text}
+
+
+def fault(code: str, text: str) -> dict[str, object]:
+    return {"fault": {"faultstring": text, "detail": {"errorcode": code}}}

@@ -33,15 +33,10 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
-from tests.decisions import answered_by, event_of
+from tests.decisions import answered_by, event_of, payment_of
 
 DISPUTED = {"names_another_amount": True, "claims_success": True}
 NO_AMOUNT: dict[str, Any] = {"has_amount": False, "amount": None}
-
-
-def payment_of(decision: Decided) -> Payment:
-    assert decision.payment is not None
-    return decision.payment
 
 
 def answered(payment: Payment, **report: Any) -> Decided:

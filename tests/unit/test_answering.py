@@ -33,18 +33,13 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
-from tests.decisions import answered_by, detail_of, event_of, noted
+from tests.decisions import answered_by, detail_of, event_of, noted, payment_of
 
 V, S = InquiryOutcome, Stage
 SECOND = timedelta(seconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
-
-
-def payment_of(decision: Decided) -> Payment:
-    assert decision.payment is not None
-    return decision.payment
 
 
 def an_answer(verdict: InquiryOutcome, *, code: str | None = None, **overrides: Any) -> Report:

@@ -4,12 +4,10 @@ Hostile tokens are put together by hand here, so that they can be wrong in ways 
 would sign. How long keys and verified tokens are believed is in `tests/integration/test_keys.py`.
 """
 
-import base64
-import hmac
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -17,28 +15,34 @@ import jose.backends
 import jose.jwt
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from domain.errors import NotPermitted, Unauthenticated
 from domain.values import Caller, Role
-from gateway.auth.keys import KeySet
 from gateway.auth.verifier import LEEWAY_SECONDS, TokenVerifier
-
-Signer = Callable[[bytes], bytes]
-BACKENDS: Any = jose.backends
-
-ISSUER = "https://project.example/auth/v1"
-SECRET = "only-the-tests-use-this-secret-of-many-characters"
-NOW = 1_800_000_000.0
-ABSENT = "(absent)"  # in place of a value: leave the field out
-HEADER: dict[str, object] = {"alg": "ES256", "typ": "JWT", "kid": "ec"}
-CLAIMS: dict[str, object] = {"iss": ISSUER, "aud": "authenticated", "exp": NOW + 3600, "iat": NOW}
-CLAIMS |= {"sub": "user-1", "role": "authenticated"}
-HS256 = {"alg": "HS256"}
+from tests.unit.tokens import (
+    ABSENT,
+    CLAIMS,
+    HEADER,
+    HS256,
+    ISSUER,
+    NOW,
+    SECRET,
+    Service,
+    by_another,
+    compact,
+    ec_jwk,
+    ec_key,
+    es256,
+    hs256,
+    public,
+    rs256,
+    token,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,72 +50,6 @@ def _jose_at_our_time() -> Iterator[None]:
     with patch("jose.jwt.datetime") as clock:  # it takes no other
         clock.now.return_value = datetime.fromtimestamp(NOW, UTC)
         yield
-
-
-@cache
-def ec_key(name: str = "ours") -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-@cache
-def rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
-
-
-def ec_jwk(name: str = "ours") -> dict[str, object]:
-    return {
-        "kid": "ec",
-        "use": "sig",
-        **BACKENDS.ECKey(ec_key(name).public_key(), "ES256").to_dict(),
-    }
-
-
-def rsa_jwk() -> dict[str, object]:
-    return {"kid": "rsa", **BACKENDS.RSAKey(rsa_key().public_key(), "RS256").to_dict()}
-
-
-def public(encoding: Encoding) -> bytes:
-    return ec_key().public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
-
-
-def es256(data: bytes, name: str = "ours") -> bytes:
-    signature: bytes = BACKENDS.ECKey(ec_key(name), "ES256").sign(data)
-    return signature
-
-
-by_another = partial(es256, name="theirs")
-
-
-def rs256(data: bytes) -> bytes:
-    return rsa_key().sign(data, padding.PKCS1v15(), hashes.SHA256())
-
-
-def hs256(secret: bytes = SECRET.encode()) -> Signer:
-    return lambda data: hmac.digest(secret, data, "sha256")
-
-
-def compact(header: object, claims: object, sign: Signer = es256) -> str:
-    """A signed token of these two; bytes are taken as they are, anything else as JSON."""
-
-    def b64(data: bytes) -> str:
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-    parts = [
-        part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, claims)
-    ]
-    signed = ".".join(b64(part) for part in parts)
-    return f"{signed}.{b64(sign(signed.encode()))}"
-
-
-def token(
-    header: Mapping[str, object] | None = None, sign: Signer = es256, **claims: object
-) -> str:
-    """A good token, but for what is given."""
-    parts = HEADER | dict(header or {}), CLAIMS | claims
-    fields, body = (
-        {name: value for name, value in part.items() if value is not ABSENT} for part in parts
-    )
-    return compact(fields, body, sign)
 
 
 def payload(data: bytes) -> str:
@@ -235,29 +173,6 @@ def hostile() -> Iterator[tuple[str, str, Callable[[], str]]]:
         yield f"{name} {str(value)[:30]!a}", name, partial(token, **{name: value})
     for what, (sentence, make) in WRONG.items():
         yield what, sentence, make
-
-
-class Service:
-    """A verifier and its keys, whose endpoint is a list in memory."""
-
-    def __init__(self, secret: str | None = SECRET, *, allow_anonymous: bool = False) -> None:
-        keys = KeysInMemory("https://project.example/keys")
-        self.verifier = TokenVerifier(
-            keys,
-            secret,
-            ISSUER,
-            "authenticated",
-            allow_anonymous=allow_anonymous,
-            clock=lambda: NOW,
-        )
-
-    async def caller(self, text: str) -> Caller:
-        return await self.verifier.caller([f"Bearer {text}"])
-
-
-class KeysInMemory(KeySet):
-    async def _download(self) -> bytes:
-        return json.dumps({"keys": [ec_jwk(), rsa_jwk()]}).encode()
 
 
 @pytest.fixture
@@ -417,3 +332,26 @@ def test_impossible_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(jose.backends, "ECKey", object)
     with pytest.raises(RuntimeError, match="cryptography"):
         Service()
+
+
+ELSEWHERE = "https://elsewhere.example/auth/v1"
+
+
+@pytest.mark.parametrize(
+    "issuer", [ABSENT, None, "", ELSEWHERE, ISSUER + "/", ISSUER.upper(), [ISSUER], [ELSEWHERE]]
+)
+async def test_a_token_of_another_issuer_is_told_which_one_is_expected(issuer: object) -> None:
+    """But not which one it has: a refusal repeats nothing of the token."""
+    claims = {
+        name: value for name, value in {**CLAIMS, "iss": issuer}.items() if value is not ABSENT
+    }
+    with pytest.raises(Unauthenticated) as refusal:
+        await Service().caller(compact(HEADER, claims))
+    assert f" {ISSUER}" in refusal.value.message
+    assert "elsewhere" not in refusal.value.message
+
+
+async def test_a_token_for_another_audience_is_told_which_one_is_expected() -> None:
+    with pytest.raises(Unauthenticated, match="authenticated") as refusal:
+        await Service().caller(token(aud="another-project"))
+    assert "another-project" not in refusal.value.message

@@ -44,7 +44,7 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import asked_by, event_of, noted
+from tests.decisions import asked_by, event_of, noted, payment_of
 
 D, S, V = Disposition, Stage, InquiryOutcome
 OPEN = [S.AWAITING_RESULT, S.IN_DOUBT]
@@ -98,11 +98,6 @@ def waiting(*receipts: str, since: timedelta = MINUTE) -> dict[str, Any]:
         "receipts_to_confirm": frozenset(receipts or (RECEIPT,)),
         "to_confirm_since": NOW - since,
     }
-
-
-def payment_of(decision: Decided) -> Payment:
-    assert decision.payment is not None
-    return decision.payment
 
 
 # --- a success that is told -----------------------------------------------------------------------

@@ -10,7 +10,8 @@ from domain.report import ReportedOutcome
 from domain.stages import Stage
 from tests.builders import a_payment, a_report, an_attempt
 from tests.case_tables import for_each
-from tests.unit.test_record_callback import OWN_ID, decided, payment_of
+from tests.decisions import payment_of
+from tests.unit.callbacks import OWN_ID, decided
 
 MADE_BY_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112233")
 SECOND_OF_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112234")

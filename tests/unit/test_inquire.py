@@ -31,7 +31,7 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import asked_by, event_of, noted
+from tests.decisions import asked_by, event_of, noted, payment_of
 
 V, S = InquiryOutcome, Stage
 SECOND = timedelta(seconds=1)
@@ -48,11 +48,6 @@ def asked(
 ) -> Decided:
     change = asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
-
-
-def payment_of(decision: Decided) -> Payment:
-    assert decision.payment is not None
-    return decision.payment
 
 
 # --- asking ---------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ from tests.builders import (
     an_open_attempt,
 )
 from tests.case_tables import for_each
-from tests.decisions import noted
-from tests.unit.test_submit import ACKNOWLEDGED, ANSWERS, UNKNOWN, answered, payment_of
+from tests.decisions import noted, payment_of
+from tests.unit.answers_to_sends import ACKNOWLEDGED, ANSWERS, UNKNOWN, answered
 
 IDS = frozenset({("conversation_id", "AG_1"), ("originator_conversation_id", "9d20-1")})
 MAY_HAVE_ACTED = [

@@ -14,14 +14,13 @@ import pytest
 
 from domain.attempts import Outcome
 from domain.callback_address import MESSAGES_OF_PAYMENTS, fits_kind
-from domain.changes import Decided, Disposition, HistoryEntry
+from domain.changes import Disposition, HistoryEntry
 from domain.events import EventType
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.judge_report import judge_report
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.payment import Payment
-from domain.report import Report, ReportedOutcome
+from domain.report import ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     NOW,
@@ -34,16 +33,11 @@ from tests.builders import (
     an_attempt_id,
 )
 from tests.case_tables import for_each
-from tests.decisions import detail_of, event_of, noted
+from tests.decisions import detail_of, event_of, noted, payment_of
+from tests.unit.callbacks import OWN_ID, decided
 
 D, S = Disposition, Stage
 PENDING = [stage for stage in Stage if not stage.is_final]
-
-
-def decided(
-    payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any
-) -> Decided:
-    return judge_report(payment, a_context(**context), report, source_allowed=source_allowed)
 
 
 def marked(payment: Payment) -> Payment:
@@ -53,11 +47,6 @@ def marked(payment: Payment) -> Payment:
     if payment.lease_until is None:
         return payment
     return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
-
-
-def payment_of(decision: Decided) -> Payment:
-    assert decision.payment is not None
-    return decision.payment
 
 
 # word, stage before, stage after, disposition, event: for a message that agrees in everything. A
@@ -338,9 +327,6 @@ def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
     again = decided(first.payment, a_report())
     assert (again.payment, noted(again), event_of(again)) == (first.payment, None, None)
     assert (again.disposition, again.is_flagged) == (D.DUPLICATE, False)
-
-
-OWN_ID = ("originator_conversation_id", str(a_payment().id))
 
 
 @pytest.mark.parametrize(

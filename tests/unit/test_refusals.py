@@ -13,7 +13,7 @@ from domain.errors import DuplicateSubmission, OutcomeUnknown, Refused
 from domain.failures import FailureReason
 from domain.kinds import Kind
 from tests.case_tables import for_each
-from tests.unit.test_answers import PAYOUT_ACK, envelope, fault, meaning
+from tests.unit.daraja_messages import PAYOUT_ACK, envelope, fault, meaning
 
 # --- refusals in envelopes that are not Daraja's --------------------------------------------------
 

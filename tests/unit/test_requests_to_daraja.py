@@ -11,11 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +28,7 @@ from domain.payment import Payment
 from domain.values import Purpose
 from tests.builders import PAYMENT_ID, a_payment, an_attempt_id
 from tests.case_tables import for_each
+from tests.certificates import write_certificate
 
 SECRET = "callback-secret"
 ACCOUNT = Account(
@@ -259,26 +256,11 @@ def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged
     assert (api.path, api.acknowledgement_id) == expected[kind]
 
 
-def certificate(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, path: Path) -> Path:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "apicrypt.example")])
-    long_ago = datetime(2014, 11, 12, tzinfo=UTC)
-    built = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    )
-    built = (
-        built.serial_number(1)
-        .not_valid_before(long_ago)
-        .not_valid_after(datetime(2016, 11, 11, tzinfo=UTC))
-    )
-    path.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    return path
-
-
 def test_the_credential_is_the_password_encrypted_for_a_certificate_however_old(
     tmp_path: Path,
 ) -> None:
     key = rsa.generate_private_key(65537, 2048)
-    file = certificate(key, tmp_path / "daraja.pem")
+    file = write_certificate(key, tmp_path / "daraja.pem")
     first, second = (security_credential("Safaricom999!*!é", file) for _ in range(2))
     assert len(first) == 344
     assert first != second
@@ -290,7 +272,7 @@ def test_the_credential_is_the_password_encrypted_for_a_certificate_however_old(
 
 
 def test_a_certificate_without_an_rsa_key_is_refused(tmp_path: Path) -> None:
-    file = certificate(ec.generate_private_key(ec.SECP256R1()), tmp_path / "ec.pem")
+    file = write_certificate(ec.generate_private_key(ec.SECP256R1()), tmp_path / "ec.pem")
     with pytest.raises(TypeError):
         security_credential("password", file)
 

@@ -4,62 +4,42 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from domain.attempts import Outcome
-from domain.changes import Decided, HistoryEntry, Reads
-from domain.errors import ResolutionRefused
+from domain.changes import HistoryEntry, Reads
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.resolve import Decision, Resolution, resolution
-from domain.payment import Payment
+from domain.lifecycle.resolve import Resolution, resolution
 from domain.stages import Stage
 from tests.builders import (
     NOW,
     PAYMENT_ID,
     RECEIPT,
-    a_context,
-    a_payment,
     an_inquiry,
     attempts_with,
     evidence_of,
 )
 from tests.case_tables import for_each
 from tests.decisions import detail_of, event_of, noted
+from tests.unit.resolving import (
+    LOOKED_AT,
+    NEVER_SENT,
+    OPEN,
+    PAID,
+    UNPAID,
+    WHO,
+    a_flagged,
+    refusal,
+    resolved,
+)
 
 S = Stage
-WHO: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
-PAID = Resolution(decision=Decision.PAID, receipt=RECEIPT, **WHO)
-UNPAID = Resolution(decision=Decision.UNPAID, **WHO)
-LOOKED_AT = Resolution(decision=Decision.REVIEWED, **WHO)
-OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 FOUND_UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
-
-
-def a_flagged(stage: Stage = S.IN_DOUBT, **overrides: Any) -> Payment:
-    long_ago = NOW - timedelta(hours=1)  # the window of its kind is over
-    fields = {
-        "kind": Kind.BILL_PAYMENT,
-        "stage": stage,
-        "needs_review": True,
-        "created_at": long_ago,
-    }
-    return a_payment(**{**fields, **overrides})
-
-
-def resolved(payment: Payment | None, decision: Resolution, **context: Any) -> Decided:
-    return resolution(PAYMENT_ID, decision).decide(payment, a_context(**context))
-
-
-def refusal(payment: Payment | None, decision: Resolution, **context: Any) -> str:
-    with pytest.raises(ResolutionRefused) as caught:
-        resolved(payment, decision, **context)
-    return caught.value.message
 
 
 @for_each("kind", Kind)
@@ -111,9 +91,6 @@ def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: F
     assert decision.payment is not None
     assert (decision.payment.stage, decision.payment.failure) == (S.SUCCEEDED, None)
     assert event_of(decision) is EventType.CORRECTED
-
-
-NEVER_SENT = (FailureReason.CANCELLED_BY_CALLER, FailureReason.NOT_SUBMITTED_IN_TIME)
 
 
 @pytest.mark.parametrize(

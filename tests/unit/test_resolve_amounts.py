@@ -27,7 +27,7 @@ from tests.builders import (
 )
 from tests.case_tables import for_each
 from tests.decisions import detail_of
-from tests.unit.test_resolve import (
+from tests.unit.resolving import (
     LOOKED_AT,
     NEVER_SENT,
     OPEN,

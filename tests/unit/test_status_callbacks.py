@@ -44,7 +44,14 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
-from tests.decisions import answered_by, breaker_opened_by, credential_accepted_at, event_of, noted
+from tests.decisions import (
+    answered_by,
+    breaker_opened_by,
+    credential_accepted_at,
+    event_of,
+    noted,
+    payment_of,
+)
 
 D, S, V = Disposition, Stage, InquiryOutcome
 PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
@@ -74,11 +81,6 @@ def told(
         PAYMENT_ID, a_callback(operation=operation, source_allowed=source_allowed), report
     )
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries), **context))
-
-
-def payment_of(decision: Decided) -> Payment:
-    assert decision.payment is not None
-    return decision.payment
 
 
 ASKED = an_inquiry(1, at=ASKED_AT)

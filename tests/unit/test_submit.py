@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +31,6 @@ from domain.lifecycle.record_answer import answer_change, fact_of_answer
 from domain.lifecycle.submit import expiry
 from domain.payment import Payment
 from domain.stages import FactName, Stage
-from domain.times import SHIPPED_TIMES
 from tests.builders import (
     ACCOUNTS,
     NOW,
@@ -45,29 +43,16 @@ from tests.builders import (
     attempts_with,
 )
 from tests.case_tables import for_each
-from tests.decisions import detail_of, event_of, noted
-
-NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
-TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
-UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
-
-# Each class of answer, the fact that it is, and what came of the attempt (design.md, "What an error
-# from Daraja means").
-ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
-    (None, FactName.ACKNOWLEDGED, Outcome.ACKNOWLEDGED),
-    (Unreachable(), FactName.NOT_ACTED, NOT_ACTED),
-    (DeadlinePassed(), FactName.NOT_ACTED, NOT_ACTED),
-    (Draining(), FactName.NOT_ACTED, NOT_ACTED),
-    (Throttled(), FactName.NOT_ACTED, NOT_ACTED),
-    (TokenRefused(), FactName.NOT_ACTED, NOT_ACTED),
-    (ProductRefused(), FactName.NOT_ACTED, NOT_ACTED),
-    (Refused(NO), FactName.REFUSED, Outcome.REFUSED),
-    (ProductRefused(), FactName.NOT_ACTED, Outcome.NOT_ACTED),
-    (Resendable(), FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE),
-    (DuplicateSubmission(), FactName.OUTCOME_UNKNOWN, Outcome.DUPLICATE),
-    (OutcomeUnknown(), FactName.OUTCOME_UNKNOWN, UNKNOWN),
-    (ProviderError(), FactName.OUTCOME_UNKNOWN, UNKNOWN),  # a class that nobody has thought of yet
-]
+from tests.decisions import detail_of, event_of, noted, payment_of
+from tests.unit.answers_to_sends import (
+    ACKNOWLEDGED,
+    ANSWERS,
+    NO,
+    NOT_ACTED,
+    TIMES,
+    UNKNOWN,
+    answered,
+)
 
 
 @for_each(("error", "name", "outcome"), ANSWERS, ids=lambda value: type(value).__name__)
@@ -89,21 +74,7 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
     assert {type(error) for error, _, _ in ANSWERS} >= set(classes)
 
 
-def answered(
-    payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any
-) -> Decided:
-    return answer_change(PAYMENT_ID, an_open_attempt(), ids, error, TIMES, ACCOUNTS).decide(
-        payment, a_context(**context)
-    )
-
-
-def payment_of(decision: Decided) -> Payment:
-    assert decision.payment is not None
-    return decision.payment
-
-
 # What the answer of attempt 1 makes of the payment: (stage found, outcomes known, answer) → stage.
-ACKNOWLEDGED = Outcome.ACKNOWLEDGED
 IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | None, Stage]] = [
     (Stage.SUBMITTING, (None,), None, Stage.AWAITING_RESULT),
     (Stage.SUBMITTING, (None,), Refused(NO), Stage.FAILED),

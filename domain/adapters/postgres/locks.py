@@ -2,7 +2,7 @@
 
 Each is held until the COMMIT, because a transaction-mode pooler keeps no session for longer.
 PostgreSQL has two spaces of numbers that never meet: of one bigint, and of two integers.
-`tests/unit/test_said_once.py` sees that no other file names one.
+`tests/unit/test_single_homes.py` sees that no other file names one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is said in one place only. A second place would one day say something else."""
+"""Facts that the product states in one place only, so that two places cannot disagree."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import re
 
 import pytest
 
-from tests.test_architecture import PRODUCT, name
+from tests.layout import PRODUCT, name
 
-# A migration says what was so when it was written.
+# A migration states what was true when it was written.
 NOT_MIGRATIONS = [path for path in PRODUCT if path.parent.name != "versions"]
 
-# What only one home may contain, as a pattern over the text of a product file, with where it may
-# stand.
+# A pattern that only one product file may contain, and that file.
 HOMES = {
     "the numbers of advisory locks": (
         r"pg_(try_)?advisory|\b4_?711",
@@ -41,7 +40,7 @@ HOMES = {
 
 
 @pytest.mark.parametrize("what", HOMES)
-def test_each_of_these_is_said_in_its_home_and_nowhere_else(what: str) -> None:
+def test_each_fact_is_stated_in_its_home_and_nowhere_else(what: str) -> None:
     pattern, homes = HOMES[what]
     found = {name(path) for path in NOT_MIGRATIONS if re.search(pattern, path.read_text())}
     assert found == homes

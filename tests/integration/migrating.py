@@ -1,0 +1,105 @@
+"""Steps of a test about migrations: compare the schema, migrate a record in use, and read it back."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+from uuid import UUID
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.tables import SCHEMA, metadata
+from domain.kinds import Kind
+from domain.stages import Stage, Step
+from tests.integration.conftest import Store, acknowledgement, failure
+from tests.integration.inquiries import askable_ids, in_doubt
+from tests.stack.databases import alembic
+
+# Each with one of its columns.
+INSERT_ONLY = {
+    "payment_history": "payment_id",
+    "event_publications": "published_at",
+    "callbacks": "payment_id",
+    "daraja_exchanges": "payment_id",
+    "events": "owner",
+    "brake_history": "reason",
+}
+
+
+async def differences(url: str) -> list[Any]:
+    """What alembic would still change to make the database equal to `tables.py`."""
+
+    def compare(sync: Connection) -> list[Any]:
+        # A role that is called like our schema has it in its search path, and alembic would then
+        # call it by no name.
+        sync.execute(text("SET LOCAL search_path = public"))
+        sync.dialect.default_schema_name = "public"
+        options = {
+            "include_schemas": True,
+            "include_name": lambda name, kind, _parents: kind != "schema" or name == SCHEMA,
+            "version_table_schema": SCHEMA,
+            "compare_type": True,
+        }
+        with warnings.catch_warnings():
+            # SQLAlchemy reads a constraint that is NOT VALID, and then does not know its own note
+            # of that.
+            warnings.filterwarnings("ignore", message="Can't validate argument 'dialect_options'")
+            return list(compare_metadata(MigrationContext.configure(sync, opts=options), metadata))
+
+    database = Database(url, pool_size=1, application_name="mkwanja-test")
+    try:
+        async with database.migration() as migrating:
+            return await migrating.run_sync(compare)
+    finally:
+        await database.close()
+
+
+# What a schema before Pochi payments can hold.
+OLDER_KINDS = (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
+STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
+
+
+async def migrated(store: Store, direction: str, revision: str) -> None:
+    status, said = await alembic(direction, revision, url=store.url)
+    assert status == 0, said
+
+
+async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
+    """A payment of every kind in every stage, those of open ones with a way to ask and without;
+    what is due for each.
+    """
+    payments: list[UUID] = []
+    for kind in OLDER_KINDS:
+        awaited, attempt_id = await store.claimed(kind)
+        await store.changing.change(acknowledgement(awaited, attempt_id, ids=askable_ids(kind)))
+        failed, _ = await store.claimed(kind)
+        await store.changing.change(failure(failed, kind))
+        submitting, _ = await store.claimed(kind)
+        payments += [
+            await store.accepted(kind),
+            submitting,
+            awaited,
+            failed,
+            await store.finalized(kind),
+        ]
+        payments += [await in_doubt(store, kind), await in_doubt(store, kind, askable=False)]
+    silent = await in_doubt(store, Kind.DEPOSIT)
+    await store.execute(
+        "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(), failure_reason = 'no_result_confirmed',"
+        " failure_safe_to_retry = false WHERE id = $1", silent,
+    )  # fmt: skip
+    found = {payment_id: await store.payment(payment_id) for payment_id in (*payments, silent)}
+    assert {payment.stage for payment in found.values()} == set(Stage)
+    assert {payment.next_step for payment in found.values()} == {*Step, None}
+    return {payment_id: payment.next_step for payment_id, payment in found.items()}
+
+
+async def steps_on_record(store: Store) -> dict[UUID, Step | None]:
+    rows = await store.rows(STEPS)
+    return {
+        UUID(int=row["id"].int): Step(row["next_step"]) if row["next_step"] else None
+        for row in rows
+    }

@@ -1,0 +1,59 @@
+"""A subscriber of the events' Redis channels."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+
+from tests.spec.system import System
+
+CHANNEL_OF_ALL = "payment-events"
+
+
+class Listener:
+    """Hears everything that is published from now on."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, bytes]] = []
+
+    def of(self, payment_id: str) -> list[tuple[str, bytes]]:
+        """What was heard of one payment, as channel and body."""
+        return [
+            (channel, body)
+            for channel, body in self.heard
+            if json.loads(body)["subject"] == payment_id
+        ]
+
+    def events(self, payment_id: str) -> list[Any]:
+        """The events of one payment on the channel of all, in the order in which they came."""
+        return [
+            json.loads(body) for channel, body in self.of(payment_id) if channel == CHANNEL_OF_ALL
+        ]
+
+
+@asynccontextmanager
+async def listening(system: System) -> AsyncIterator[Listener]:
+    """A subscriber of all channels."""
+    redis: Redis = Redis.from_url(system.stack.redis_url)
+    subscriber = redis.pubsub()
+    await subscriber.psubscribe(f"{CHANNEL_OF_ALL}*")
+    listener = Listener()
+
+    async def listen() -> None:
+        async for message in subscriber.listen():
+            if message["type"] == "pmessage":
+                listener.heard.append((message["channel"].decode(), message["data"]))
+
+    task = asyncio.create_task(listen())
+    try:
+        yield listener
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await subscriber.aclose()  # type: ignore[no-untyped-call]
+        await redis.aclose()

@@ -1,0 +1,67 @@
+"""Each class of answer to a send, and the decision about such an answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from domain.attempts import Outcome
+from domain.changes import Decided
+from domain.errors import (
+    DeadlinePassed,
+    Draining,
+    DuplicateSubmission,
+    OutcomeUnknown,
+    ProductRefused,
+    ProviderError,
+    Refused,
+    Resendable,
+    Throttled,
+    TokenRefused,
+    Unreachable,
+)
+from domain.failures import Failure, FailureReason
+from domain.lifecycle.record_answer import answer_change
+from domain.payment import Payment
+from domain.stages import FactName
+from domain.times import SHIPPED_TIMES
+from tests.builders import (
+    ACCOUNTS,
+    PAYMENT_ID,
+    a_context,
+    an_open_attempt,
+)
+
+NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
+TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
+UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
+
+# Each class of answer, the fact that it is, and what came of the attempt (design.md, "What an error
+# from Daraja means").
+ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
+    (None, FactName.ACKNOWLEDGED, Outcome.ACKNOWLEDGED),
+    (Unreachable(), FactName.NOT_ACTED, NOT_ACTED),
+    (DeadlinePassed(), FactName.NOT_ACTED, NOT_ACTED),
+    (Draining(), FactName.NOT_ACTED, NOT_ACTED),
+    (Throttled(), FactName.NOT_ACTED, NOT_ACTED),
+    (TokenRefused(), FactName.NOT_ACTED, NOT_ACTED),
+    (ProductRefused(), FactName.NOT_ACTED, NOT_ACTED),
+    (Refused(NO), FactName.REFUSED, Outcome.REFUSED),
+    (ProductRefused(), FactName.NOT_ACTED, Outcome.NOT_ACTED),
+    (Resendable(), FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE),
+    (DuplicateSubmission(), FactName.OUTCOME_UNKNOWN, Outcome.DUPLICATE),
+    (OutcomeUnknown(), FactName.OUTCOME_UNKNOWN, UNKNOWN),
+    (ProviderError(), FactName.OUTCOME_UNKNOWN, UNKNOWN),  # a class that nobody has thought of yet
+]
+
+
+def answered(
+    payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any
+) -> Decided:
+    return answer_change(PAYMENT_ID, an_open_attempt(), ids, error, TIMES, ACCOUNTS).decide(
+        payment, a_context(**context)
+    )
+
+
+ACKNOWLEDGED = Outcome.ACKNOWLEDGED

@@ -1,0 +1,53 @@
+"""Decisions of an operator about a flagged payment, for the tests of resolve."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain.changes import Decided
+from domain.errors import ResolutionRefused
+from domain.failures import FailureReason
+from domain.kinds import Kind
+from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.payment import Payment
+from domain.stages import Stage
+from tests.builders import (
+    NOW,
+    PAYMENT_ID,
+    RECEIPT,
+    a_context,
+    a_payment,
+)
+
+WHO: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
+PAID = Resolution(decision=Decision.PAID, receipt=RECEIPT, **WHO)
+UNPAID = Resolution(decision=Decision.UNPAID, **WHO)
+LOOKED_AT = Resolution(decision=Decision.REVIEWED, **WHO)
+OPEN = (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
+
+
+def a_flagged(stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
+    long_ago = NOW - timedelta(hours=1)  # the window of its kind is over
+    fields = {
+        "kind": Kind.BILL_PAYMENT,
+        "stage": stage,
+        "needs_review": True,
+        "created_at": long_ago,
+    }
+    return a_payment(**{**fields, **overrides})
+
+
+def resolved(payment: Payment | None, decision: Resolution, **context: Any) -> Decided:
+    return resolution(PAYMENT_ID, decision).decide(payment, a_context(**context))
+
+
+def refusal(payment: Payment | None, decision: Resolution, **context: Any) -> str:
+    with pytest.raises(ResolutionRefused) as caught:
+        resolved(payment, decision, **context)
+    return caught.value.message
+
+
+NEVER_SENT = (FailureReason.CANCELLED_BY_CALLER, FailureReason.NOT_SUBMITTED_IN_TIME)
