@@ -13,7 +13,7 @@ from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import available, connect
-from domain.adapters.redis.faults import EXPLAINED, Scope, fault_of
+from domain.adapters.redis.faults import EXPLANATIONS, Scope, fault_of
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.settings.common import SharedSettings
 from domain.adapters.settings.errors import impossible
@@ -58,7 +58,7 @@ class Resources:
     async def start(self) -> None:
         """Refuses a Redis that cannot work, if it is there. Raises SettingsError."""
         with impossible("REDIS_URL"):
-            require_one_shard(await self.redis.shards())
+            require_one_shard(await self.redis.count_shards())
 
     async def close(self) -> None:
         """Finishes what was begun, then disconnects."""
@@ -82,7 +82,7 @@ class Resources:
             self.redis.faults.gone(type(error).__name__)
         except QueueUnavailable as error:
             kind = fault_of(error)
-            if kind is not None and EXPLAINED[kind].scope is not Scope.SERVER:
+            if kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER:
                 return None  # the rest of what we use Redis for may work
         self._redis_rests_until = time.monotonic() + _REDIS_REST_SECONDS
         return None

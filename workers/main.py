@@ -159,7 +159,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         )
         stack.push_async_callback(_within, CLOSE_MAX, redis.aclose)
         with impossible("REDIS_URL"):
-            require_one_shard(await redis.shards())
+            require_one_shard(await redis.count_shards())
         session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
         client = DarajaClient(
             session=session,

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from domain.adapters.redis.faults import EXPLAINED, Scope, fault_of
+from domain.adapters.redis.faults import EXPLANATIONS, Scope, fault_of
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.errors import QueueUnavailable
 
@@ -98,4 +98,4 @@ def _is_refusal(error: QueueUnavailable) -> bool:
     work.
     """
     kind = fault_of(error)
-    return kind is not None and EXPLAINED[kind].scope is not Scope.SERVER
+    return kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER

@@ -20,7 +20,7 @@ from arq.worker import Worker, func
 
 from domain.adapters.redis import replays as replays_module
 from domain.adapters.redis import wakeups
-from domain.adapters.redis.arq_queue import QUEUE, STEP_JOB, job_bytes, job_from_bytes
+from domain.adapters.redis.arq_queue import QUEUE, STEP_JOB, decode_job, encode_job
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
@@ -51,7 +51,7 @@ async def jobs(redis: RedisClient) -> list[tuple[Any, ...]]:
         assert raw is not None
         assert await redis.ttl(job_key_prefix + job_id.decode()) > 0
         json.loads(raw)
-        read.append(deserialize_job_raw(raw, deserializer=job_from_bytes)[:3])
+        read.append(deserialize_job_raw(raw, deserializer=decode_job)[:3])
     return read
 
 
@@ -85,8 +85,8 @@ class TestWakeups:
             poll_delay=0.01,
             keep_result=0,
             handle_signals=False,
-            job_serializer=job_bytes,
-            job_deserializer=job_from_bytes,
+            job_serializer=encode_job,
+            job_deserializer=decode_job,
         )
         await worker.main()
         assert sorted(woken) == sorted(map(str, payments))

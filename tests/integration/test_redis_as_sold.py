@@ -40,7 +40,7 @@ class TestWorks:
             async with Redis.from_url(server.url) as admin:
                 names = [name async for name in admin.scan_iter()]
                 slots = {await admin.execute_command("CLUSTER", "KEYSLOT", name) for name in names}
-            assert await client.shards() == 1
+            assert await client.count_shards() == 1
             assert len(names) > 5
             assert len(slots) == 1
             assert all(TAG.encode() in name for name in names)
@@ -55,7 +55,7 @@ class TestWorks:
         """
         async with shards(1, replicas=1) as (primary, replica), client_of(replica.url) as client:
             if is_asked_at_start:
-                assert await client.shards() == 1
+                assert await client.count_shards() == 1
             else:
                 with pytest.raises(QueueUnavailable):
                     await USES["wake"](client)
@@ -118,13 +118,13 @@ class TestWorks:
             address = redis_address(url, ca_file=tls.certificate).sentinels
             assert address is not None
             sentinels = Sentinels(address)
-            assert await sentinels.primary() == ("127.0.0.1", watched.primary.port)
+            assert await sentinels.find_primary() == ("127.0.0.1", watched.primary.port)
             await sentinels.aclose()
             unknown = redis_address(url).sentinels
             assert unknown is not None
             strangers = Sentinels(unknown)
             with pytest.raises(RedisError) as caught:
-                await strangers.primary()
+                await strangers.find_primary()
             assert fault_of(caught.value) is FaultKind.CERTIFICATE
             await strangers.aclose()
 

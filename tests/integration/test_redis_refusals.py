@@ -182,7 +182,7 @@ class TestRefused:
                     with suppress(QueueUnavailable):
                         await USES["wake"](client)
                     found.append(client.faults.kinds)
-                    assert await client.shards() == 2
+                    assert await client.count_shards() == 2
         assert sorted(found) == [[], [FaultKind.CLUSTER]]
 
     @pytest.mark.parametrize(

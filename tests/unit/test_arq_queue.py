@@ -1,6 +1,4 @@
-"""The loop of jobs ends when it is told to, and no process starts with an arq that we did not
-test.
-"""
+"""The job loop ends when it is cancelled, and no process starts with an untested arq."""
 
 from __future__ import annotations
 
@@ -71,7 +69,7 @@ async def test_a_loop_that_failed_is_left_alone() -> None:
 def test_another_version_of_arq_is_refused_by_name(version: str) -> None:
     with pytest.raises(
         SettingsError,
-        match=f"^cannot start; arq {re.escape(version)} is installed, and only 0.28 is tested",
+        match=f"^cannot start; arq {re.escape(version)} is installed, but only 0.28 is tested",
     ):
         require_tested_arq(version)
 

@@ -19,7 +19,7 @@ from redis.exceptions import (
 from structlog.testing import capture_logs
 
 from domain.adapters.redis.faults import (
-    EXPLAINED,
+    EXPLANATIONS,
     FaultKind,
     Faults,
     PrimaryUnknown,
@@ -87,7 +87,7 @@ def test_a_server_that_does_not_answer_is_away(error: Exception) -> None:
 
 
 def test_every_kind_says_what_to_do() -> None:
-    assert EXPLAINED.keys() == set(FaultKind)
+    assert EXPLANATIONS.keys() == set(FaultKind)
 
 
 def test_a_fault_is_named_once_until_it_is_over() -> None:
@@ -96,7 +96,7 @@ def test_a_fault_is_named_once_until_it_is_over() -> None:
         for use in ("wake-ups", "copies") * 50:
             assert faults.failed(use, OutOfMemoryError("full")) is FaultKind.FULL
     assert [line["event"] for line in logs] == ["redis_refuses"]
-    assert logs[0]["remedy"] == EXPLAINED[FaultKind.FULL].remedy
+    assert logs[0]["remedy"] == EXPLANATIONS[FaultKind.FULL].remedy
     assert faults.report.startswith("refuses: full: ")
 
 

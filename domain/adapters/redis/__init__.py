@@ -1,5 +1,5 @@
-"""What Redis is used for: wake-ups, the bell, fast replays, the shared token and the shared limit.
+"""All uses of Redis: wake-ups, events, copies of answers, the access token and shared limits.
 
-All of it may be lost at any moment: Postgres has the truth, and the sweeper brings back what was
-forgotten.
+Redis may lose all of it at any moment. Postgres has the truth, and the sweeper finds every payment
+whose wake-up was lost.
 """

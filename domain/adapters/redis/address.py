@@ -1,6 +1,4 @@
-"""REDIS_URL in full: one server, or the Sentinels that know which one; and how its certificate
-is checked.
-"""
+"""Parses REDIS_URL: the server or its Sentinels, and how to verify the certificate."""
 
 from __future__ import annotations
 
@@ -17,14 +15,16 @@ TlsVerify = Literal["full", "none"]
 
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 _SENTINEL_PORT = 26379
-_SENTINEL_FORM = "must be as redis+sentinel://host:port,host:port/NAME/0"
+_SENTINEL_FORM = (
+    "must have the form redis+sentinel://host:port,host:port/NAME/0, "
+    "with the NAME that the Sentinels monitor"
+)
+_BAD_PARAMETER = "has an unknown parameter, or a parameter with a value that is not valid"
 
 
 @dataclass(frozen=True, slots=True)
 class SentinelAddress:
-    """Where the Sentinels are, the name of the primary that they watch, and what a connection to
-    one of them needs.
-    """
+    """The Sentinels, the name of their primary, and the options of connections to them."""
 
     hosts: tuple[tuple[str, int], ...]
     primary_name: str
@@ -33,8 +33,10 @@ class SentinelAddress:
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """`connection` is what redis-py's pool and connection need; host and port come from
-    `sentinels`, if there are any.
+    """A parsed REDIS_URL.
+
+    `connection` has the options for redis-py's pool and connection. If `sentinels` is set, host and
+    port come from the Sentinels.
     """
 
     connection: dict[str, Any] = field(repr=False)
@@ -43,17 +45,16 @@ class RedisAddress:
 
     @property
     def is_verified(self) -> bool:
-        """Whether a certificate is checked; True also where there is none."""
+        """Whether the certificate is verified; also True without TLS."""
         return not self.is_tls or self.connection["ssl_cert_reqs"] == "required"
 
 
 def redis_address(
     url: str, *, ca_file: Path | None = None, verify: TlsVerify | None = None
 ) -> RedisAddress:
-    """Reads a URL.
+    """Parses a URL. Raises ValueError with a message that holds no part of the URL.
 
-    `verify` goes before what the URL says; neither says anything: full. Raises ValueError without
-    values.
+    `verify` outranks the parameters of the URL. Without both, the certificate is verified in full.
     """
     if not url.isprintable() or " " in url:
         raise ValueError("must not contain white space")
@@ -62,17 +63,16 @@ def redis_address(
         raise ValueError("must be a URL that starts with redis://, rediss:// or redis+sentinel://")
     sentinels = None
     if scheme in SENTINEL_SCHEMES:
-        hosts, url = _without_sentinels(scheme, rest)
-        sentinels = hosts
+        sentinels, url = _split_sentinel_url(scheme, rest)
     try:
         options: dict[str, Any] = dict(parse_url(url))
     except ValueError:
-        raise ValueError("has a parameter whose value is not understood") from None
+        raise ValueError(_BAD_PARAMETER) from None
     path = url.partition("://")[2].partition("?")[0].partition("/")[2].strip("/")
     if path and not path.isdecimal():
-        raise ValueError("must end in a database number")
+        raise ValueError("must end in the number of a database, for example redis://host:6379/0")
     if sentinels is None and "host" not in options:
-        raise ValueError("must name a host")
+        raise ValueError("must name a host, for example redis://host:6379/0")
     options.pop("connection_class", None)
     is_tls = scheme.startswith("rediss")
     if is_tls:
@@ -82,38 +82,40 @@ def redis_address(
         is_tls=is_tls,
         sentinels=_sentinel_address(sentinels, options, is_tls=is_tls),
     )
-    _try_out(address)
+    _require_known_options(address)
     return address
 
 
 def url_secrets(url: str) -> list[str]:
-    """Every password in the URL, as it is and as it stands there."""
+    """Returns every password in the URL, as it is written there and decoded."""
     rest = url.partition("://")[2]
     authority, _, query = rest.partition("?")
     userinfo = authority.rpartition("@")[0]
-    written = [userinfo.partition(":")[2]]
+    encoded = [userinfo.partition(":")[2]]
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
         if "password" in name.lower():
-            written.append(value)
-    return [form for text in written if text for form in {text, unquote(text)}]
+            encoded.append(value)
+    return [form for text in encoded if text for form in {text, unquote(text)}]
 
 
 def readable_certificates(path: Path | None) -> Path | None:
-    """The file itself. Raises ValueError if no certificate can be read from it."""
+    """Returns `path`. Raises ValueError if it holds no readable certificate."""
     try:
         if path is not None:
             ssl.create_default_context(cafile=path)
-    except OSError:  # ssl's own errors too
+    except OSError:  # also the base class of ssl's errors
         raise ValueError(
-            "must be a readable PEM file with the certificate of who signs Redis's"
+            "must be a readable PEM file with the certificate of the authority that signed "
+            "the certificate of Redis"
         ) from None
     return path
 
 
 def require_one_shard(count: int) -> None:
-    """Raises ValueError for a cluster of several shards: arq's queue and our scripts need all
-    keys in one place.
+    """Raises ValueError for a cluster of several shards.
+
+    arq's queue and our scripts need all keys on one server.
     """
     if count > 1:
         raise ValueError(
@@ -124,19 +126,18 @@ def require_one_shard(count: int) -> None:
 def _certificate_options(
     options: dict[str, Any], ca_file: Path | None, verify: TlsVerify | None
 ) -> dict[str, Any]:
-    said = (
-        str(options.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
-    )  # Celery's spelling
-    checked = {"full": "required", "none": "none", None: said}[verify]
-    if checked not in ("required", "optional", "none"):
-        raise ValueError("has a parameter that is not understood")
-    found: dict[str, Any] = {"ssl_cert_reqs": checked}
-    found["ssl_check_hostname"] = checked == "required" and (
+    # Celery writes CERT_NONE for "none".
+    in_url = str(options.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
+    requirement = {"full": "required", "none": "none", None: in_url}[verify]
+    if requirement not in ("required", "optional", "none"):
+        raise ValueError(_BAD_PARAMETER)
+    certificate_options: dict[str, Any] = {"ssl_cert_reqs": requirement}
+    certificate_options["ssl_check_hostname"] = requirement == "required" and (
         verify == "full" or bool(options.get("ssl_check_hostname", True))
     )
     if ca_file is not None:
-        found["ssl_ca_certs"] = str(ca_file)
-    return found
+        certificate_options["ssl_ca_certs"] = str(ca_file)
+    return certificate_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,29 +148,39 @@ class _Sentinels:
     password: str | None
 
 
-def _without_sentinels(scheme: str, rest: str) -> tuple[_Sentinels, str]:
-    """What concerns the Sentinels, and the URL of the server as it would be without them."""
+def _split_sentinel_url(scheme: str, rest: str) -> tuple[_Sentinels, str]:
+    """Returns the part about the Sentinels, and the URL of the server in the form without them."""
     authority, _, query = rest.partition("?")
     authority, _, path = authority.partition("/")
     userinfo, at, hosts = authority.rpartition("@")
     name, _, number = path.partition("/")
     parameters = parse_qs(query)
-    own = {key: parameters.get(f"sentinel_{key}", [None])[0] for key in ("username", "password")}
+    credentials = {
+        key: parameters.get(f"sentinel_{key}", [None])[0] for key in ("username", "password")
+    }
     if not name or (number and not number.isdecimal()):
         raise ValueError(_SENTINEL_FORM)
-    kept = "&".join(pair for pair in query.split("&") if pair and not pair.startswith("sentinel_"))
-    if any(key.startswith("sentinel_") and key[9:] not in own for key in parameters):
-        raise ValueError("has a parameter that is not understood")
-    found = _Sentinels(
-        tuple(_host_and_port(part) for part in hosts.split(",")), unquote(name), **own
+    if any(
+        key.startswith("sentinel_") and key.removeprefix("sentinel_") not in credentials
+        for key in parameters
+    ):
+        raise ValueError(_BAD_PARAMETER)
+    sentinels = _Sentinels(
+        tuple(_parse_host_and_port(part) for part in hosts.split(",")),
+        unquote(name),
+        **credentials,
     )
-    plain = scheme.partition("+")[0]
-    return found, f"{plain}://{userinfo}{at}sentinel/{number or 0}" + (f"?{kept}" if kept else "")
+    server_url = f"{scheme.partition('+')[0]}://{userinfo}{at}sentinel/{number or 0}"
+    server_query = "&".join(
+        pair for pair in query.split("&") if pair and not pair.startswith("sentinel_")
+    )
+    return sentinels, server_url + (f"?{server_query}" if server_query else "")
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
+def _parse_host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.strip().rpartition(":")
-    if not colon or port.endswith("]"):  # no port: a name, or an address of IPv6 in brackets
+    # Without a port it is a host name, or an IPv6 address in brackets.
+    if not colon or port.endswith("]"):
         host, port = text.strip(), str(_SENTINEL_PORT)
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -182,20 +193,22 @@ def _sentinel_address(
 ) -> SentinelAddress | None:
     if sentinels is None:
         return None
-    own: dict[str, Any] = {
+    connection: dict[str, Any] = {
         name: value for name, value in options.items() if name.startswith("ssl_")
     }
-    own |= {"username": sentinels.username, "password": sentinels.password, "ssl": is_tls}
-    return SentinelAddress(sentinels.hosts, sentinels.name, own)
+    connection |= {"username": sentinels.username, "password": sentinels.password, "ssl": is_tls}
+    return SentinelAddress(sentinels.hosts, sentinels.name, connection)
 
 
-# Of the pool, not of a connection.
+# Options of redis-py's pool, which its connection does not accept.
 _POOL_OPTIONS = ("max_connections", "timeout")
 
 
-def _try_out(address: RedisAddress) -> None:
-    """redis-py takes any parameter of a URL, and fails at each request by one that it does not
-    know: better now.
+def _require_known_options(address: RedisAddress) -> None:
+    """Raises ValueError if redis-py cannot make a connection with these options.
+
+    redis-py itself accepts any parameter of a URL, and fails only at each request if it does not
+    know the parameter.
     """
     options = {
         name: value for name, value in address.connection.items() if name not in _POOL_OPTIONS
@@ -205,12 +218,6 @@ def _try_out(address: RedisAddress) -> None:
             SSLConnection(**options).ssl_context.get()
         else:
             Connection(**options)
-    except (
-        TypeError,
-        AttributeError,
-        RedisError,
-        OSError,
-        ssl.SSLError,
-        ValueError,
-    ):  # whose texts may quote it
-        raise ValueError("has a parameter that is not understood") from None
+    except (TypeError, AttributeError, RedisError, OSError, ssl.SSLError, ValueError):
+        # The texts of these errors may quote the URL.
+        raise ValueError(_BAD_PARAMETER) from None

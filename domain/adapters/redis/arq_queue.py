@@ -1,7 +1,7 @@
-"""arq's queue of jobs: the one module that knows arq. A job says only: look at this payment.
+"""The queue of jobs. Only this module uses arq. A job carries only the id of a payment.
 
-`JobQueue` writes jobs in arq's format, and every process uses it. `run_jobs` drives arq's worker.
-Both rest on parts of arq that its documentation does not promise, so no process starts with a
+`JobQueue` writes jobs in arq's format, and every process uses it. `run_jobs` runs arq's worker.
+Both depend on details of arq that its documentation does not promise, so no process starts with a
 version of arq that we did not test.
 """
 
@@ -38,30 +38,31 @@ STEP_JOB = "take_next_step"
 
 _TESTED_VERSIONS = "0.28"
 
-# Redis drops a job that no worker took for so long. By then the sweeper has queued others for the
-# same payment.
-_JOB_KEPT_SECONDS = 600
+# A job that no worker started expires after this time. By then the sweeper has queued other jobs
+# for the same payment.
+_JOB_LIFETIME_SECONDS = 600
 
 # arq's default of half a second caps a worker at about 20 jobs a second.
 _POLL_SECONDS = 0.02
 
-_REDIS_AWAY_SECONDS = 0.5
+_WAIT_IF_AWAY_SECONDS = 0.5
 
-_REDIS_FULL_SECONDS = 1.0
-_PROBE_KEPT_MS = 10_000
+_WAIT_IF_FULL_SECONDS = 1.0
+_PROBE_LIFETIME_MS = 10_000
 
 _USE = "jobs"
 
 _CANCEL_AGAIN_SECONDS = 0.1
 
-# Does the work of a job. The argument is the payment's id as the job carries it, which may be
-# anything that is JSON.
+# Does the work of a job. The argument is the payment id from the job. It is not validated and may
+# be any JSON value.
 TakeStep = Callable[[str], Awaitable[None]]
 
-# What arq's enqueue_job writes, in one round trip for all instead of three for each, and only as
-# many as there is room for. It watches for a duplicate id; ours are new each time. KEYS: the queue,
-# then each job's. ARGV: how many the queue may hold, for how long a job is kept, its score; then
-# each job's id and bytes. Returns how many were queued.
+# Writes the same keys as arq's enqueue_job, but needs one round trip for all jobs and not three for
+# each, and writes only as many jobs as the queue has room for. enqueue_job also checks for a
+# duplicate id; our ids are always new.
+# KEYS: the queue, then the key of each job. ARGV: the length limit of the queue, the lifetime of a
+# job, its score; then the id and the bytes of each job. Returns the number of queued jobs.
 _ENQUEUE = """
 local room = math.max(0, tonumber(ARGV[1]) - redis.call('ZCARD', KEYS[1]))
 local last = math.min(#KEYS, room + 1)
@@ -74,36 +75,39 @@ return last - 1
 
 
 def require_tested_arq(version: str = VERSION) -> None:
-    """Raises SettingsError for a version of arq that we did not test, or one that names its keys
-    in another way.
-    """
+    """Raises SettingsError if we did not test this version of arq, or if its key names changed."""
     if not version.startswith(f"{_TESTED_VERSIONS}."):
         raise SettingsError(
-            f"cannot start; arq {version} is installed, and only {_TESTED_VERSIONS} is tested "
-            "(install what requirements.lock names)"
+            f"cannot start; arq {version} is installed, but only {_TESTED_VERSIONS} is tested "
+            "(install the version in requirements.lock)"
         )
     if f"{{{abort_jobs_ss}}}" != TAG:
-        raise SettingsError(f"cannot start; arq's key {abort_jobs_ss} is not in the slot of {TAG}")
+        raise SettingsError(
+            f"cannot start; arq's key {abort_jobs_ss} is not in the slot of our keys, {TAG} "
+            "(install the version of arq in requirements.lock)"
+        )
 
 
-def job_bytes(value: Any) -> bytes:
-    """arq's jobs as JSON: its default, pickle, would run code that an attacker put into Redis."""
+def encode_job(value: Any) -> bytes:
+    """Encodes a job as JSON, because pickle, arq's default, would run an attacker's code."""
     return json.dumps(value, default=str).encode()
 
 
-def job_from_bytes(value: bytes) -> Any:
+def decode_job(value: bytes) -> Any:
     return json.loads(value)
 
 
 def _new_job_id() -> str:
-    """An id that no job ever had: a killed worker's in-progress key would block its second use
+    """Returns an id that no job had before.
+
+    If a worker is killed, its in-progress key blocks a second job with the same id
     (design.md, rule 2).
     """
     return TAG + uuid4().hex
 
 
 class JobQueue:
-    """Writes jobs as arq reads them. Its methods raise what redis-py raises."""
+    """Writes jobs in arq's format. Its methods raise the exceptions of redis-py."""
 
     def __init__(self, redis: RedisClient) -> None:
         require_tested_arq()
@@ -116,19 +120,19 @@ class JobQueue:
     async def enqueue(
         self, payment_ids: Sequence[UUID], *, length_max: int, ahead_ms: int = 0
     ) -> None:
-        """Queues a job for each payment, until the queue holds `length_max`.
+        """Queues a job for each payment, until the queue holds `length_max` jobs.
 
-        They go before jobs of `ahead_ms` ago.
+        The new jobs go before all jobs that were queued in the last `ahead_ms` milliseconds.
         """
         if not payment_ids:
             return
         now_ms = int(time.time() * 1000)
         keys = [QUEUE]
-        arguments: list[Any] = [length_max, _JOB_KEPT_SECONDS * 1000, now_ms - ahead_ms]
+        arguments: list[Any] = [length_max, _JOB_LIFETIME_SECONDS * 1000, now_ms - ahead_ms]
         for payment_id in payment_ids:
             job_id = _new_job_id()
             job = serialize_job(
-                STEP_JOB, (str(payment_id),), {}, None, now_ms, serializer=job_bytes
+                STEP_JOB, (str(payment_id),), {}, None, now_ms, serializer=encode_job
             )
             keys.append(job_key_prefix + job_id)
             arguments += [job_id, job]
@@ -136,9 +140,7 @@ class JobQueue:
 
 
 class JobLoop(Worker):
-    """arq's worker without the question that it begins with: INFO is for users with `@dangerous`
-    only.
-    """
+    """arq's worker without its INFO command at start, for which a user needs `@dangerous`."""
 
     def __init__(
         self, redis: RedisClient, take_step: TakeStep, *, jobs_at_once: int, job_seconds_max: float
@@ -149,25 +151,24 @@ class JobLoop(Worker):
         super().__init__(
             functions=[func(cast("WorkerCoroutine", run), name=STEP_JOB)],
             queue_name=QUEUE,
-            redis_pool=cast(
-                "ArqRedis", redis
-            ),  # what ArqRedis adds is used for cron jobs only, and we have none
+            # arq uses the additions of ArqRedis only for cron jobs, and we have none.
+            redis_pool=cast("ArqRedis", redis),
             handle_signals=False,
             max_jobs=jobs_at_once,
             poll_delay=_POLL_SECONDS,
             job_timeout=job_seconds_max,
             keep_result=0,
-            # a job that was cut short runs again, harmlessly; arq need not count
+            # A job that was interrupted may run again at any time, so arq needs no limit.
             max_tries=1_000_000,
             retry_jobs=True,
             log_results=False,
-            job_serializer=job_bytes,
-            job_deserializer=job_from_bytes,
+            job_serializer=encode_job,
+            job_deserializer=decode_job,
         )
         self._redis = redis
 
     async def main(self) -> None:
-        """Takes jobs until it is cancelled. Raises what Redis raised."""
+        """Runs jobs until it is cancelled. Raises the errors of redis-py."""
         async for _ in poll(self.poll_delay_s):
             if FaultKind.FULL in self._redis.faults.kinds:
                 await self._wait_for_room()
@@ -175,14 +176,12 @@ class JobLoop(Worker):
             self._redis.faults.answered(_USE, writes=False)
 
     async def _wait_for_room(self) -> None:
-        """Waits a little for a full Redis: arq would try each job of the queue again at once,
-        and take none.
-        """
+        """Waits a moment if Redis is full. arq would try to start every queued job, and fail."""
         with contextlib.suppress(QueueUnavailable):
             async with available(self._redis, "probe"):
-                await self._redis.set(f"{PREFIX}probe", 1, px=_PROBE_KEPT_MS)
+                await self._redis.set(f"{PREFIX}probe", 1, px=_PROBE_LIFETIME_MS)
             return
-        await asyncio.sleep(_REDIS_FULL_SECONDS)
+        await asyncio.sleep(_WAIT_IF_FULL_SECONDS)
 
 
 async def run_jobs(
@@ -193,8 +192,9 @@ async def run_jobs(
     jobs_at_once: int,
     job_seconds_max: float,
 ) -> None:
-    """Runs jobs until `stopping`, in a loop made anew when Redis drops: by itself arq's would
-    end the process.
+    """Runs jobs until `stopping` is set.
+
+    Makes a new loop after each error of Redis, because arq's own loop would end the process.
     """
     while not stopping.is_set():
         worker = JobLoop(
@@ -206,12 +206,11 @@ async def run_jobs(
             if isinstance(error, (RedisError, OSError, TimeoutError)):
                 redis.faults.failed(_USE, error)
             else:
-                log.exception(
-                    "job_loop_failed"
-                )  # whatever it is, a worker without jobs would be worse
-            # Its jobs go on: what they claimed they finish, and the row says so. Only their last
-            # word to Redis is lost.
-            await asyncio.sleep(_REDIS_AWAY_SECONDS)
+                # Start a new loop after any error: a worker that runs no jobs would be worse.
+                log.exception("job_loop_failed")
+            # The jobs of the old loop continue. They finish the payments that they claimed and
+            # record the result in Postgres. Only their last write to Redis is lost.
+            await asyncio.sleep(_WAIT_IF_AWAY_SECONDS)
 
 
 async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
@@ -228,30 +227,31 @@ async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
         stop.cancel()
         await end_task(main)
         for task in worker.tasks.values():
-            task.add_done_callback(_hear_out)
+            task.add_done_callback(_log_lost_end)
 
 
 async def end_task(task: asyncio.Task[None]) -> None:
-    """Cancels `task` until it has ended.
+    """Cancels `task` again and again until it has ended.
 
     One cancellation is not always enough. redis-py sends with `asyncio.wait_for`. In Python 3.11
-    this swallows a cancellation that comes at the moment at which the sending is done. A caller
-    that is cancelled meanwhile waits all the same, because a task that goes on keeps the process
-    alive.
+    this swallows a cancellation that arrives at the moment at which the send completes. If the
+    caller of `end_task` is cancelled meanwhile, it still waits, because a running task would keep
+    the process alive.
     """
-    interruption: asyncio.CancelledError | None = None
+    own_cancellation: asyncio.CancelledError | None = None
     while not task.done():
         task.cancel()
         try:
             await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
         except asyncio.CancelledError as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
+            own_cancellation = error
+    if own_cancellation is not None:
+        raise own_cancellation
     if not task.cancelled():
-        task.exception()  # `_run_until` has raised it already
+        # Retrieves the exception, which `_run_until` has raised already.
+        task.exception()
 
 
-def _hear_out(task: asyncio.Task[None]) -> None:
+def _log_lost_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.info("job_end_not_recorded", error=type(error).__name__)

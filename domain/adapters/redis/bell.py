@@ -1,6 +1,6 @@
-"""The bell: Redis pub/sub tells listeners of each event (an end, a correction, a late receipt).
+"""The bell: publishes each event (an end, a correction, a late receipt) on Redis pub/sub.
 
-The record is in Postgres.
+The record of the events is in Postgres.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""One connection pool to Redis, with short waits: nothing that a caller waits for may hang on
-it.
-"""
+"""The connection pool to Redis. All its waits are short, so no request of a caller hangs on it."""
 
 from __future__ import annotations
 
@@ -30,15 +28,15 @@ _ANSWER_SECONDS = 2
 _POOL_SIZE = 50
 _POOL_WAIT_SECONDS = 2
 
-# How long a start waits for Redis, which need not be there.
+# How long the start of a process waits for Redis. A process also starts without Redis.
 _START_SECONDS = 2.0
 
-# A server that is going down hangs up on a few; one that expects TLS, on all.
-_HUNG_UP_MAX = 5
+# A server that shuts down closes a few new connections; a server that expects TLS closes all.
+_EARLY_CLOSES_MAX = 5
 
 
 class Sentinels:
-    """Knows which server is the primary now."""
+    """Asks the Sentinels which server is the primary now."""
 
     def __init__(self, address: SentinelAddress) -> None:
         self._name = address.primary_name
@@ -53,112 +51,114 @@ class Sentinels:
             for host, port in address.hosts
         )
 
-    async def primary(self) -> tuple[str, int]:
-        """Its host and port. Raises what the most telling of the Sentinels' failures was."""
+    async def find_primary(self) -> tuple[str, int]:
+        """Returns its host and port. Raises the error of the Sentinels that explains most."""
         failure: Exception = PrimaryUnknown()
         for _ in range(len(self._clients)):
-            # Behind the others before it is asked: if it hangs and we are cancelled, the next call
-            # asks another one.
+            # Move this Sentinel to the end before we ask it: if it hangs and we are cancelled, the
+            # next call asks another Sentinel.
             client = self._clients[0]
             self._clients.rotate(-1)
+            get_address: Any = client.sentinel_get_master_addr_by_name
             try:
-                found = await client.sentinel_get_master_addr_by_name(self._name)  # type: ignore[no-untyped-call]
+                address = await get_address(self._name)
             except (RedisError, OSError, TimeoutError) as error:
                 if isinstance(failure, PrimaryUnknown) or fault_of(error) is not None:
                     failure = error
                 continue
-            if found is not None:
+            if address is not None:
                 self._clients.remove(client)
                 self._clients.appendleft(client)
-                return str_if_bytes(found[0]), int(found[1])
+                return str_if_bytes(address[0]), int(address[1])
         raise failure
 
     async def aclose(self) -> None:
         await asyncio.gather(*(client.aclose() for client in self._clients), return_exceptions=True)
 
 
-class _Known:
-    """What the connections of one client found out together."""
+class _SharedState:
+    """What the connections of one client learned about the server."""
 
     def __init__(self) -> None:
-        self.hung_up = 0  # times running, before a first answer
-        self.primary: tuple[str, int] | None = (
-            None  # of a cluster, where it is not at the URL's own address
-        )
+        # Connections in a row that the server closed before its first answer.
+        self.early_closes = 0
+        # The primary of a cluster, if it is not at the address in the URL.
+        self.primary: tuple[str, int] | None = None
 
 
-# What a replica in cluster mode answers; without a host it means the host that was asked.
+# The answer of a replica in cluster mode. Without a host it means the host that we asked.
 _MOVED = re.compile(r"MOVED \d+ (.*):(\d+)")
 
 
 class _Primary(Connection):
-    """A connection to the server that takes writes: asks the Sentinels where it is, and leaves a
-    replica.
-    """
+    """A connection to the primary. It asks the Sentinels for the address, and leaves a replica."""
 
-    def __init__(self, *, sentinels: Sentinels | None, known: _Known, **options: Any) -> None:
+    def __init__(
+        self, *, sentinels: Sentinels | None, shared_state: _SharedState, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._own_address = (self.host, self.port)
+        self._url_address = (self.host, self.port)
         self._sentinels = sentinels
-        self._known = known
+        self._shared_state = shared_state
         self._is_replica = False
 
     async def connect(self) -> None:
-        if self._is_replica or self._known.primary not in (None, (self.host, self.port)):
+        if self._is_replica or self._shared_state.primary not in (None, (self.host, self.port)):
             self._is_replica = False
             await self.disconnect(nowait=True)
         if not self.is_connected:
-            self.host, self.port = await self._address()
+            self.host, self.port = await self._find_address()
         try:
             await super().connect()  # type: ignore[no-untyped-call]
         except (redis_py.ConnectionError, redis_py.TimeoutError):
-            self._known.primary = None  # the next one asks at the URL's own address
+            self._shared_state.primary = None  # the next attempt uses the address in the URL
             raise
 
-    async def _address(self) -> tuple[str, int]:
+    async def _find_address(self) -> tuple[str, int]:
         if self._sentinels is not None:
-            return await self._sentinels.primary()
-        return self._known.primary or self._own_address
+            return await self._sentinels.find_primary()
+        return self._shared_state.primary or self._url_address
 
     async def on_connect(self) -> None:
         try:
             await super().on_connect()
         except redis_py.ConnectionError as error:
             if fault_of(error) is None:
-                self._known.hung_up += 1
-                if self._known.hung_up >= _HUNG_UP_MAX:
+                self._shared_state.early_closes += 1
+                if self._shared_state.early_closes >= _EARLY_CLOSES_MAX:
                     raise WrongProtocol from error
             raise
-        self._known.hung_up = 0
+        self._shared_state.early_closes = 0
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*arguments, **options)
         except ResponseError as error:
-            # A replica, or the primary that became one: before its next use we connect to where the
-            # primary is now.
+            # The server is a replica now. Before the next use of this connection we connect to the
+            # current primary.
             moved = _MOVED.match(str(error))
             if moved is not None and self._sentinels is None:
-                self._known.primary = (moved[1] or self.host, int(moved[2]))
+                self._shared_state.primary = (moved[1] or self.host, int(moved[2]))
             self._is_replica = moved is not None or isinstance(error, ReadOnlyError)
             raise
 
 
 class _TlsPrimary(_Primary, SSLConnection):
-    """The same by TLS."""
+    """A connection to the primary over TLS."""
 
     async def connect(self) -> None:
         try:
             await super().connect()
         except redis_py.TimeoutError as error:
-            # A Redis without TLS waits for the end of our greeting, so it looks as if it were away.
-            if await _speaks_without_tls(self.host, self.port):
+            # A Redis without TLS waits for more bytes of our TLS greeting, so the connection times
+            # out as if Redis were away.
+            if await _answers_without_tls(self.host, self.port):
                 raise WrongProtocol from error
             raise
 
 
-async def _speaks_without_tls(host: str, port: int) -> bool:
-    """Whether a plain PING is answered there, be it by an error."""
+async def _answers_without_tls(host: str, port: int) -> bool:
+    """Returns whether the server answers a plain PING, even with an error."""
     writer = None
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
@@ -173,31 +173,34 @@ async def _speaks_without_tls(host: str, port: int) -> bool:
 
 
 class RedisClient(redis_py.Redis):
-    """A client that knows what Redis refuses it."""
+    """A client of Redis that records the faults of Redis."""
 
     def __init__(
-        self, pool: BlockingConnectionPool, known: _Known, sentinels: Sentinels | None
+        self, pool: BlockingConnectionPool, shared_state: _SharedState, sentinels: Sentinels | None
     ) -> None:
         super().__init__(connection_pool=pool)
-        self._known = known
+        self._shared_state = shared_state
         self.faults = Faults()
         self._sentinels = sentinels
 
-    async def shards(self) -> int:
-        """How many shards the cluster has that answers; 0 if it is no cluster, or if that cannot
-        be found out now.
+    async def count_shards(self) -> int:
+        """Returns the number of the cluster's shards.
+
+        Returns 0 if Redis is no cluster, or if we cannot find out now.
         """
+        execute: Any = self.execute_command
         try:
             async with asyncio.timeout(_START_SECONDS):
-                said = await self.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
-                hello = await self.execute_command("HELLO")  # type: ignore[no-untyped-call]
-            # The address of each range's primary; those of its replicas come behind it.
-            primaries = {(str_if_bytes(part[2][0] or b""), int(part[2][1])) for part in said}
+                slot_ranges = await execute("CLUSTER", "SLOTS")
+                hello = await execute("HELLO")
+            # The third item of each range is its primary; its replicas follow.
+            primaries = {(str_if_bytes(item[2][0] or b""), int(item[2][1])) for item in slot_ranges}
             role = dict(zip(hello[::2], hello[1::2], strict=False)).get(b"role")
         except (RedisError, OSError, TimeoutError, TypeError, IndexError, ValueError):
-            return 0  # each use of Redis will name what is wrong
-        if len(primaries) == 1 and role == b"replica" and self._known.primary is None:
-            (self._known.primary,) = primaries if all(host for host, _ in primaries) else (None,)
+            return 0  # the first use of Redis logs the cause
+        if len(primaries) == 1 and role == b"replica" and self._shared_state.primary is None:
+            [primary] = primaries
+            self._shared_state.primary = primary if primary[0] else None
         return len(primaries)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
@@ -209,15 +212,17 @@ class RedisClient(redis_py.Redis):
 def connect(
     url: str, *, client_name: str, ca_file: Path | None = None, verify: TlsVerify | None = None
 ) -> RedisClient:
-    """A client that connects when first used, and again after Redis was away."""
+    """Returns a client that connects at its first use, and reconnects after Redis was away."""
     address = redis_address(url, ca_file=ca_file, verify=verify)
     if not address.is_verified:
         log.warning(
             "redis_certificate_not_checked",
-            what="Who can reach our traffic to Redis can read and change it.",
+            problem="The certificate of Redis is not verified (REDIS_TLS_VERIFY or REDIS_URL). "
+            "A host between us and Redis can read and change our traffic.",
+            remedy="Set REDIS_TLS_VERIFY=full, and REDIS_CA_FILE to the certificate of the signer.",
         )
     sentinels = Sentinels(address.sentinels) if address.sentinels else None
-    known = _Known()
+    shared_state = _SharedState()
     options: dict[str, Any] = {
         "max_connections": _POOL_SIZE,
         "timeout": _POOL_WAIT_SECONDS,
@@ -226,17 +231,18 @@ def connect(
         "client_name": client_name,
         "connection_class": _TlsPrimary if address.is_tls else _Primary,
         "sentinels": sentinels,
-        "known": known,
+        "shared_state": shared_state,
     }
-    return RedisClient(BlockingConnectionPool(**(options | address.connection)), known, sentinels)
+    pool = BlockingConnectionPool(**(options | address.connection))
+    return RedisClient(pool, shared_state, sentinels)
 
 
 @asynccontextmanager
 async def available(redis: RedisClient, use: str, *, writes: bool = True) -> AsyncIterator[None]:
-    """Turns what redis-py raises into `QueueUnavailable`, and notes what Redis refuses.
+    """Turns errors of redis-py into `QueueUnavailable`, and records success and failure of a use.
 
-    `use`: what it is used for. `writes`: whether its success proves that Redis takes writes, also
-    when it is full.
+    `use` names the use of Redis in the log. `writes` is true if success proves that Redis accepts
+    writes and is not full.
     """
     try:
         yield

@@ -1,9 +1,8 @@
-"""Redis refuses us, which is not the same as Redis being away: it does not pass by itself, and a
-person can mend it.
+"""Faults: Redis answers and refuses. A fault differs from an outage: an operator must repair it.
 
-Each kind of refusal is named once in the log, with what to do, and stays in a metric and in the
-report of `/readyz` until what was refused works again. No text of an error is repeated anywhere: it
-may quote a key, a value, or a user's name.
+Each kind of fault is logged once, with the remedy, and stays in a metric and in the report of
+`/readyz` until the refused use works again. We never repeat the text of an error, because it may
+quote a key, a value or a user name.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ log = structlog.get_logger()
 
 
 class Scope(StrEnum):
-    """What a fault keeps from working, so that we know by which success it is over."""
+    """What a fault blocks. It decides which success proves that the fault is over."""
 
-    SERVER = "server"  # everything: any answer ends it
-    WRITES = "writes"  # any write ends it
-    USE = "use"  # only the same use of Redis ends it
+    SERVER = "server"  # blocks everything: any answer ends it
+    WRITES = "writes"  # blocks all writes: any write ends it
+    USE = "use"  # blocks one use of Redis: only success of the same use ends it
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A kind of fault for the person who mends it."""
+class Explanation:
+    """What a kind of fault means, and what the operator can do."""
 
     scope: Scope
-    what: str
+    problem: str
     remedy: str
 
 
 class FaultKind(StrEnum):
-    """How Redis can refuse us."""
+    """The kinds of faults."""
 
     CREDENTIALS = "credentials"
     PERMISSION = "permission"
@@ -71,91 +70,93 @@ class FaultKind(StrEnum):
     OTHER = "other"
 
 
-EXPLAINED = {
-    FaultKind.CREDENTIALS: Explained(
+EXPLANATIONS = {
+    FaultKind.CREDENTIALS: Explanation(
         Scope.SERVER,
-        "Redis refuses the user or the password",
-        "Set the right ones in REDIS_URL.",
+        "Redis refuses the user or the password in REDIS_URL",
+        "Set the right user and password in REDIS_URL.",
     ),
-    FaultKind.PERMISSION: Explained(
+    FaultKind.PERMISSION: Explanation(
         Scope.USE,
         "the user of REDIS_URL may not use a command, a key or a channel that we need",
-        "Allow it: docs/deployment.md lists the commands, keys and channels.",
+        "Give the user the rights in docs/deployment.md, section 'Rights of the user'.",
     ),
-    FaultKind.CERTIFICATE: Explained(
+    FaultKind.CERTIFICATE: Explanation(
         Scope.SERVER,
         "the certificate of Redis cannot be verified",
-        "Set REDIS_CA_FILE to the certificate of its signer, or REDIS_TLS_VERIFY=none.",
+        "Set REDIS_CA_FILE to the certificate of the authority that signed it, or set "
+        "REDIS_TLS_VERIFY=none.",
     ),
-    FaultKind.PROTOCOL: Explained(
+    FaultKind.PROTOCOL: Explanation(
         Scope.SERVER,
-        "what answers at REDIS_URL does not speak our protocol",
-        "Check host and port, and write rediss:// if it expects TLS, redis:// if it does not.",
+        "the server at REDIS_URL does not answer as Redis, or one side expects TLS",
+        "Check host and port in REDIS_URL. Use rediss:// if the server expects TLS, else redis://.",
     ),
-    FaultKind.DATABASE_NUMBER: Explained(
+    FaultKind.DATABASE_NUMBER: Explanation(
         Scope.SERVER,
-        "Redis has no database of that number",
-        "Set another number at the end of REDIS_URL; in cluster mode it is 0.",
+        "Redis has no database with the number in REDIS_URL",
+        "Set another number at the end of REDIS_URL. In cluster mode use 0.",
     ),
-    FaultKind.CLUSTER: Explained(
+    FaultKind.CLUSTER: Explanation(
         Scope.USE,
-        "Redis is a cluster whose keys are in another place: several shards, or a replica",
-        "Use a Redis without cluster mode, or with one shard, and the address of its primary.",
+        "Redis is a cluster, and our keys are on another server: several shards, or a replica",
+        "Use a Redis without cluster mode or with one shard. Set REDIS_URL to its primary.",
     ),
-    FaultKind.CLUSTER_DOWN: Explained(
+    FaultKind.CLUSTER_DOWN: Explanation(
         Scope.SERVER,
-        "the cluster says that it is down",
-        "Look at the cluster: its slots have no primary.",
+        "the Redis cluster is down",
+        "Repair the cluster: some of its slots have no primary.",
     ),
-    FaultKind.SENTINEL: Explained(
+    FaultKind.SENTINEL: Explanation(
         Scope.SERVER,
-        "no Sentinel knows a primary of the name in REDIS_URL",
-        "Set the name that the Sentinels monitor: redis+sentinel://host:port,host:port/NAME/0.",
+        "no Sentinel knows a primary with the name in REDIS_URL",
+        "Set REDIS_URL to redis+sentinel://host:port,host:port/NAME/0 with the name that the "
+        "Sentinels monitor.",
     ),
-    FaultKind.READ_ONLY: Explained(
+    FaultKind.READ_ONLY: Explanation(
         Scope.WRITES,
         "Redis is a read-only replica",
-        "Set REDIS_URL to the primary, or to the Sentinels that know it.",
+        "Set REDIS_URL to the primary, or to its Sentinels.",
     ),
-    FaultKind.FULL: Explained(
+    FaultKind.FULL: Explanation(
         Scope.WRITES,
         "Redis is full (maxmemory with noeviction)",
-        "Give it more memory, or remove what else is stored there. Payments go on, more slowly.",
+        "Give Redis more memory, or remove other applications' keys. Payments continue, slower.",
     ),
-    FaultKind.CANNOT_SAVE: Explained(
+    FaultKind.CANNOT_SAVE: Explanation(
         Scope.WRITES,
-        "Redis refuses writes because it cannot save, or has too few replicas",
-        "Look at its disk and its replicas.",
+        "Redis refuses writes because it cannot save to disk, or has too few replicas",
+        "Check the disk and the replicas of Redis.",
     ),
-    FaultKind.LOADING: Explained(
+    FaultKind.LOADING: Explanation(
         Scope.SERVER,
-        "Redis is loading its data, or waits for its primary",
-        "Wait; if it stays, look at Redis.",
+        "Redis loads its data, or waits for its primary",
+        "Wait. If this stays, read the log of Redis.",
     ),
-    FaultKind.BUSY: Explained(
+    FaultKind.BUSY: Explanation(
         Scope.SERVER,
-        "Redis is busy with a script that does not end",
-        "Look at Redis: SCRIPT KILL ends the script.",
+        "Redis runs a script that does not end",
+        "Send SCRIPT KILL to Redis.",
     ),
-    FaultKind.CONNECTIONS: Explained(
+    FaultKind.CONNECTIONS: Explanation(
         Scope.SERVER,
-        "Redis has its maximum of clients",
-        "Raise maxclients, or run fewer processes.",
+        "Redis has reached its maximum of clients",
+        "Raise maxclients of Redis, or run fewer processes.",
     ),
-    FaultKind.COMMAND: Explained(
+    FaultKind.COMMAND: Explanation(
         Scope.USE,
         "Redis does not know a command that we need",
-        "Use Redis 7 or later, or Valkey, and have no command renamed.",
+        "Use Redis 7 or later, or Valkey, without renamed commands.",
     ),
-    FaultKind.OTHER: Explained(
+    FaultKind.OTHER: Explanation(
         Scope.USE,
         "Redis refuses a command for a reason that we do not know",
-        "Look at the log of Redis.",
+        "Read the log of Redis.",
     ),
 }
 
-# By the words with which Redis begins, or which it has in the middle where a script failed.
-_BY_WORDS = {
+# The words are at the start of the answer, or in the middle of it if a script failed.
+_KIND_BY_PATTERN = {
     r"\b(?:MOVED|ASK|CROSSSLOT|TRYAGAIN)\b": FaultKind.CLUSTER,
     r"\bCLUSTERDOWN\b": FaultKind.CLUSTER_DOWN,
     r"\bNOPERM\b": FaultKind.PERMISSION,
@@ -169,7 +170,7 @@ _BY_WORDS = {
     r"(?i:DB index|SELECT is not allowed|invalid database)": FaultKind.DATABASE_NUMBER,
     r"unknown (?:sub)?command": FaultKind.COMMAND,
 }
-_BY_CLASS: dict[type[BaseException], FaultKind] = {
+_KIND_BY_CLASS: dict[type[BaseException], FaultKind] = {
     ssl.SSLCertVerificationError: FaultKind.CERTIFICATE,
     ssl.SSLError: FaultKind.PROTOCOL,
     InvalidResponse: FaultKind.PROTOCOL,
@@ -179,36 +180,34 @@ _BY_CLASS: dict[type[BaseException], FaultKind] = {
     OutOfMemoryError: FaultKind.FULL,
     BusyLoadingError: FaultKind.LOADING,
 }
-# redis-py puts the command before the answer, with its values; those are not looked at.
-_COMMAND_BEFORE = re.compile(r"\ACommand # .* caused error: ", re.DOTALL)
+# redis-py writes the command and its values before the answer. We do not search in these.
+_COMMAND_PREFIX = re.compile(r"\ACommand # .* caused error: ", re.DOTALL)
 _LINKS_MAX = 10
-_NAMED_AGAIN_SECONDS = 60.0
+_LOGGED_AGAIN_SECONDS = 60.0
 
 
 class PrimaryUnknown(RedisConnectionError):
-    """The Sentinels answer, and know no primary of our name."""
+    """The Sentinels answer, but know no primary with our name."""
 
 
 class WrongProtocol(RedisConnectionError):
-    """The server hangs up before its first answer, again and again; or it speaks, but without
-    TLS.
-    """
+    """The server closes each connection before its first answer, or it answers only without TLS."""
 
 
 def fault_of(error: BaseException) -> FaultKind | None:
-    """How Redis refused us, or None if it was away."""
+    """Returns the kind of fault, or None if Redis was away."""
     for link in _links(error):
         if isinstance(link, PrimaryUnknown):
             return FaultKind.SENTINEL
         if isinstance(link, WrongProtocol):
             return FaultKind.PROTOCOL
-        for error_class, kind in _BY_CLASS.items():
+        for error_class, kind in _KIND_BY_CLASS.items():
             if isinstance(link, error_class):
                 return kind
         if isinstance(link, (ResponseError, RedisConnectionError)):
-            text = _COMMAND_BEFORE.sub("", str(link))
-            for words, kind in _BY_WORDS.items():
-                if re.search(words, text):
+            text = _COMMAND_PREFIX.sub("", str(link))
+            for pattern, kind in _KIND_BY_PATTERN.items():
+                if re.search(pattern, text):
                     return kind
             if isinstance(link, ResponseError):
                 return FaultKind.OTHER
@@ -225,78 +224,91 @@ def _links(error: BaseException) -> Iterator[BaseException]:
 
 
 class Faults:
-    """The faults that stand, for one client of Redis."""
+    """The present faults of one client of Redis."""
 
     def __init__(self) -> None:
-        self._open: dict[FaultKind, set[str]] = {}  # by kind: the uses that were refused
-        self._named_at: dict[FaultKind | None, float] = {}  # None: that Redis is away
-        self._told: set[FaultKind | None] = set()
+        self._refused_uses: dict[FaultKind, set[str]] = {}
+        # In the next two, None stands for "Redis is away".
+        self._logged_at: dict[FaultKind | None, float] = {}
+        self._logged: set[FaultKind | None] = set()
         self._is_away: bool | None = None  # None: not known yet
 
     @property
     def kinds(self) -> list[FaultKind]:
-        """Every kind that stands."""
-        return sorted(self._open)
+        """Every kind of fault that is present now."""
+        return sorted(self._refused_uses)
 
     @property
     def report(self) -> str:
-        """What `/readyz` says of Redis: `ok`, `away`, or what it refuses."""
-        if self._open:
-            return "refuses: " + "; ".join(f"{kind}: {EXPLAINED[kind].what}" for kind in self.kinds)
+        """The state of Redis for `/readyz`: `ok`, `away`, or the present faults."""
+        if self._refused_uses:
+            return "refuses: " + "; ".join(
+                f"{kind}: {EXPLANATIONS[kind].problem}" for kind in self.kinds
+            )
         return "away" if self._is_away else "ok"
 
     def failed(self, use: str, error: BaseException) -> FaultKind | None:
-        """Notes that `use` failed; returns the fault, or None if Redis is away."""
+        """Records that `use` failed. Returns the kind of fault, or None if Redis is away."""
         kind = fault_of(error)
         if kind is None:
             self.gone(type(error).__name__)
             return None
-        uses = self._open.setdefault(kind, set())
+        uses = self._refused_uses.setdefault(kind, set())
         if not uses:
-            self._name(kind, use)
+            self._log_fault(kind, use)
             observability.redis_fault.labels(kind=kind).set(1)
         uses.add(use)
         return kind
 
-    def _name(self, kind: FaultKind, use: str) -> None:
-        if self._is_news(kind):
-            explained = EXPLAINED[kind]
+    def _log_fault(self, kind: FaultKind, use: str) -> None:
+        if self._may_log_start(kind):
+            explanation = EXPLANATIONS[kind]
             log.error(
-                "redis_refuses", kind=kind, use=use, what=explained.what, remedy=explained.remedy
+                "redis_refuses",
+                kind=kind,
+                use=use,
+                problem=explanation.problem,
+                remedy=explanation.remedy,
             )
 
-    def _is_news(self, what: FaultKind | None) -> bool:
-        """Whether to log it: what comes and goes is named once a minute, and its end with it."""
+    def _may_log_start(self, kind: FaultKind | None) -> bool:
+        """Returns whether to log the start of a fault or, with None, of an outage.
+
+        A fault that comes and goes is logged once a minute, and so is its end.
+        """
         now = time.monotonic()
-        if now - self._named_at.get(what, -math.inf) < _NAMED_AGAIN_SECONDS:
+        if now - self._logged_at.get(kind, -math.inf) < _LOGGED_AGAIN_SECONDS:
             return False
-        self._named_at[what] = now
-        self._told.add(what)
+        self._logged_at[kind] = now
+        self._logged.add(kind)
         return True
 
-    def _is_over(self, what: FaultKind | None) -> bool:
-        """Whether to log its end."""
-        was_told = what in self._told
-        self._told.discard(what)
-        return was_told
+    def _may_log_end(self, kind: FaultKind | None) -> bool:
+        """Returns whether to log the end: only if the start was logged."""
+        was_logged = kind in self._logged
+        self._logged.discard(kind)
+        return was_logged
 
     def gone(self, error: str) -> None:
-        """Notes that Redis does not answer at all."""
-        if not self._is_away and not self._open and self._is_news(None):
+        """Records that Redis does not answer at all."""
+        if not self._is_away and not self._refused_uses and self._may_log_start(None):
             log.warning("redis_away", error=error)
         self._is_away = True
         observability.queue_available.set(0)
 
     def answered(self, use: str, *, writes: bool) -> None:
-        """Notes that `use` worked, and which faults are over by that."""
+        """Records that `use` succeeded, and ends the faults that this success disproves.
+
+        `writes` is true if the use wrote to Redis.
+        """
         if self._is_away is not False:
-            if self._is_over(None):
+            if self._may_log_end(None):
                 log.info("redis_answers")
             self._is_away = False
             observability.queue_available.set(1)
         for kind in self.kinds:
-            uses = self._open[kind]
-            match EXPLAINED[kind].scope:
+            uses = self._refused_uses[kind]
+            match EXPLANATIONS[kind].scope:
                 case Scope.SERVER:
                     uses.clear()
                 case Scope.WRITES if writes:
@@ -304,7 +316,7 @@ class Faults:
                 case _:
                     uses.discard(use)
             if not uses:
-                del self._open[kind]
-                if self._is_over(kind):
+                del self._refused_uses[kind]
+                if self._may_log_end(kind):
                     log.info("redis_refuses_no_more", kind=kind)
                 observability.redis_fault.labels(kind=kind).set(0)

@@ -1,10 +1,10 @@
-"""The names of our keys. All of them, and all of arq's, hash to one slot: cluster mode with one
-shard then works.
+"""The names of our keys. All of them, and all of arq's, are in one slot of a cluster.
 
-Redis hashes only what stands between braces in a name. arq lets us choose the queue's name and the
-jobs' ids, which stand in all its other names but one: each transaction that ends a job also names
-`arq:abort`, and that name is fixed. So our tag is that very name: `arq:abort` itself has no braces,
-and hashes as a whole to the same slot.
+Cluster mode with one shard therefore works. Redis hashes only the part of a name between braces.
+We choose the name of arq's queue and the ids of its jobs, and these are part of all names that arq
+uses, except one: each transaction that ends a job also uses the key `arq:abort`, whose name is
+fixed. So our tag is `{arq:abort}`. The key `arq:abort` has no braces, so Redis hashes its whole
+name, which gives the same slot.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""How often each caller may ask, kept by all web processes together: a token bucket in Redis, by
-Redis's own clock.
+"""The rate of each caller's requests: a token bucket in Redis that all web processes share.
+
+It uses the clock of Redis.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ class _Request:
 
 
 class CallerRates:
-    """The buckets. Callers that ask at once share one round trip."""
+    """The buckets of all callers. Concurrent requests share one round trip."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        # Not one a key: a batch may hold many requests of one caller, and Redis takes them in
-        # order.
+        # `key=id` and not the caller: a batch may hold many requests of one caller, and Redis
+        # applies them in order.
         self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id, abandoned=Abandoned.DROP)
 
     async def take(self, caller_key: str, limits: CallerLimits) -> float:
-        """0 if one more request of this caller may be served now; else after how many seconds.
+        """Charges one request of this caller. Returns 0, or the seconds to wait if it is too early.
 
         Raises QueueUnavailable.
         """
         return await self._run(TAKE, caller_key, limits)
 
     async def give_back(self, caller_key: str, limits: CallerLimits) -> None:
-        """Undoes one `take` that was answered 0. Raises QueueUnavailable."""
+        """Undoes one charge that returned 0. Raises QueueUnavailable."""
         await self._run(GIVE_BACK, caller_key, limits)
 
     async def _run(self, script: str, caller_key: str, limits: CallerLimits) -> float:
         if limits.requests_per_second is None:
             return 0.0
-        # A name of fixed length that does not show the caller.
+        # The hash gives a name of fixed length that does not show the caller.
         name = f"{PREFIX}rate:" + hashlib.sha256(caller_key.encode()).hexdigest()
         interval = 1_000_000 / limits.requests_per_second
         async with available(self._redis, "caller rates", writes=False):
@@ -55,8 +56,8 @@ class CallerRates:
     async def _run_batch(self, requests: Sequence[_Request]) -> list[float]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for request in requests:
-                # The text each time: asking first whether Redis knows the script would be one more
-                # round trip.
+                # EVAL with the whole script. EVALSHA would cost one more round trip whenever Redis
+                # does not know the script.
                 interval = request.interval_microseconds
                 pipeline.eval(
                     request.script,

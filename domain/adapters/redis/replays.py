@@ -1,6 +1,6 @@
-"""A copy of first answers, so that a retry need not ask Postgres.
+"""Copies of first answers in Redis, so that most retries need no query to Postgres.
 
-It may be empty or gone; then Postgres is asked.
+A copy may be missing. Then the service reads Postgres.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.names import PREFIX
 from domain.idempotency import FirstAnswer
 
-# A client that retries does it within minutes; later ones Postgres answers. Redis is often small,
-# and its memory shared.
-_KEPT = timedelta(minutes=10)
+# Most clients retry within minutes; Postgres answers later retries. Redis often has little memory
+# and shares it with other applications.
+_LIFETIME = timedelta(minutes=10)
 _LENGTH_MAX = 4096
-_COPIES_MAX = 20_000  # of this process, in that time
+_COPIES_MAX = 20_000  # that this process writes within `_LIFETIME`
 
 _PREFIX = f"{PREFIX}replay:"
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A first answer, and the life of the database in which it was given.
+    """A first answer, and the epoch of the database in which it was given.
 
-    In another one its payment may be missing.
+    In another epoch, for example after a restore, its payment may be missing.
     """
 
     answer: FirstAnswer
@@ -39,8 +39,8 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
-    """A copy to keep until `expires_at`, in seconds since the epoch."""
+class _PendingWrite:
+    """A copy for Redis. `expires_at` is in seconds of Unix time."""
 
     name: str
     text: str
@@ -54,7 +54,9 @@ class Replays:
         self._redis = redis
         self._counted_since = 0.0
         self._count = 0
-        self._writes: Lane[_Written, None] = Lane(self._write_batch, key=lambda copy: copy.name)
+        self._writes: Lane[_PendingWrite, None] = Lane(
+            self._write_batch, key=lambda copy: copy.name
+        )
         self._reads: Lane[str, bytes | None] = Lane(
             self._read_batch,
             key=lambda name: name,
@@ -63,7 +65,7 @@ class Replays:
         )
 
     async def read(self, caller_key: str, key: str, *, now: datetime) -> Copy | None:
-        """The copy, unless its time is over."""
+        """Returns the copy of the first answer, or None if there is none that is valid now."""
         async with available(self._redis, "reading copies", writes=False):
             raw = await self._reads.submit(_name(caller_key, key))
         if raw is None:
@@ -83,12 +85,12 @@ class Replays:
             return None
 
     async def write(self, caller_key: str, key: str, copy: Copy, expires_at: datetime) -> None:
-        """Keeps a copy for a while, and no longer than until the key may be free again.
+        """Stores a copy that expires before the idempotency key may be free again.
 
-        Not every answer has one.
+        Stores nothing if the answer is too long, or if this process wrote many copies already.
         """
         answer = copy.answer
-        written = {
+        members = {
             "epoch": copy.epoch,
             "fingerprint": answer.fingerprint.hex(),
             "status": answer.status,
@@ -96,17 +98,17 @@ class Replays:
             "payment_id": answer.payment_id,
             "expires_at": expires_at.isoformat(),
         }
-        text = json.dumps(written)
-        if len(text) > _LENGTH_MAX or not self._has_room():
+        text = json.dumps(members)
+        if len(text) > _LENGTH_MAX or not self._count_copy():
             return
-        until = min(expires_at.timestamp(), time.time() + _KEPT.total_seconds())
+        until = min(expires_at.timestamp(), time.time() + _LIFETIME.total_seconds())
         async with available(self._redis, "copies"):
-            await self._writes.submit(_Written(_name(caller_key, key), text, int(until)))
+            await self._writes.submit(_PendingWrite(_name(caller_key, key), text, int(until)))
 
-    def _has_room(self) -> bool:
-        """Counts one more copy, if this process may write one."""
+    def _count_copy(self) -> bool:
+        """Counts one more copy. Returns whether this process may write it."""
         now = time.monotonic()
-        if now - self._counted_since > _KEPT.total_seconds():
+        if now - self._counted_since > _LIFETIME.total_seconds():
             self._counted_since, self._count = now, 0
         self._count += 1
         return self._count <= _COPIES_MAX
@@ -114,7 +116,7 @@ class Replays:
     async def _read_batch(self, names: Sequence[str]) -> list[bytes | None]:
         return list(await self._redis.mget(names))
 
-    async def _write_batch(self, copies: Sequence[_Written]) -> list[None]:
+    async def _write_batch(self, copies: Sequence[_PendingWrite]) -> list[None]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for copy in copies:
                 pipeline.set(copy.name, copy.text, exat=copy.expires_at)
@@ -123,5 +125,5 @@ class Replays:
 
 
 def _name(caller_key: str, key: str) -> str:
-    """A name of fixed length that shows neither caller nor key."""
+    """Returns a name of fixed length that shows neither the caller nor the key."""
     return _PREFIX + hashlib.sha256(f"{len(caller_key)}:{caller_key}{key}".encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""What every script of ours begins with if a full Redis must run it.
+"""The first line of each Lua script that must run also if Redis is full.
 
-A Redis that is full (`noeviction`) refuses each write, and so each script that may write. Ours that
-a send cannot do without keep a few short keys, which expire: `allow-oom` lets them run, and what
-they add is less than a connection costs.
+A full Redis (`noeviction`) rejects each write, and each script that may write. A send needs some of
+our scripts. They store a few short keys that expire. `allow-oom` lets them run, and together they
+add less memory than one connection uses.
 """
 
 ALSO_WHEN_FULL = "#!lua flags=allow-oom\n"

@@ -1,6 +1,4 @@
-"""What workers share through Redis: one text that one of them renews at a time, and a rate that
-all keep together.
-"""
+"""State that all workers share through Redis: texts with a lock, and limits of rates."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.scripts import ALSO_WHEN_FULL
 from domain.errors import QueueUnavailable
 
-# A holder that died frees the lock by its expiry; longer than any fetch of a token may take.
+# The lock of a worker that died expires after this time. It is longer than any fetch of a token.
 _LOCK_SECONDS = 12
 
 _BURST_MICROSECONDS = 1_000_000
@@ -37,7 +35,7 @@ return 0
 
 
 class SharedText:
-    """One text, its expiry, and a lock for whoever renews it."""
+    """One text with an expiry, and a lock for the worker that renews it."""
 
     def __init__(self, redis: RedisClient, name: str) -> None:
         self._redis = redis
@@ -47,7 +45,7 @@ class SharedText:
         self._release = redis.register_script(_RELEASE)
 
     async def read(self) -> str | None:
-        """The text, or None. Raises QueueUnavailable."""
+        """Returns the text, or None. Raises QueueUnavailable."""
         async with available(self._redis, "reading shared texts", writes=False):
             value = await self._redis.get(self._name)
         return value.decode() if isinstance(value, bytes) else value
@@ -59,32 +57,30 @@ class SharedText:
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[bool]:
-        """True where the lock is ours for the block, False where another holds it.
+        """Yields True if we hold the lock for the block, False if another worker holds it.
 
         Raises QueueUnavailable.
         """
-        mine = uuid4().hex
+        holder_id = uuid4().hex
         name = f"{self._name}:lock"
         async with available(self._redis, "shared texts", writes=False):
-            is_ours = bool(await self._lock(keys=[name], args=[mine, _LOCK_SECONDS * 1000]))
+            is_ours = bool(await self._lock(keys=[name], args=[holder_id, _LOCK_SECONDS * 1000]))
         try:
             yield is_ours
         finally:
             if is_ours:
-                # If Redis is gone, the lock ends by itself, and what was done under it is done.
+                # If Redis is away, the lock expires by itself, and the work under it is complete.
                 with suppress(QueueUnavailable):
-                    await self._give_up(name, mine)
+                    await self._release_lock(name, holder_id)
 
-    async def _give_up(self, name: str, mine: str) -> None:
+    async def _release_lock(self, name: str, holder_id: str) -> None:
         async with available(self._redis, "shared texts", writes=False):
-            await self._release(keys=[name], args=[mine])
+            await self._release(keys=[name], args=[holder_id])
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A class of requests: how much of the burst it may use, and which share of the rate is its
-    own in any case.
-    """
+    """A class of requests: the part of the burst that it may use, and its own share of the rate."""
 
     name: str
     part_of_burst: float = 1.0
@@ -92,7 +88,7 @@ class Turn:
 
 
 class SharedRate:
-    """So many requests a second for all workers together, with at most a second's worth at once."""
+    """A limit of requests per second for all workers together, with a burst of one second."""
 
     def __init__(self, redis: RedisClient, name: str, *, per_second: float) -> None:
         self._redis = redis
@@ -102,27 +98,27 @@ class SharedRate:
         self._interval_microseconds = 1_000_000 / per_second
 
     async def take(self, turn: Turn = Turn("any")) -> float:
-        """0 if one more request may go now; else after how many seconds to ask again.
+        """Charges one request. Returns 0, or the seconds after which to try again.
 
         Raises QueueUnavailable.
         """
-        _, wait_microseconds = await self._taken(turn, 1)
+        _, wait_microseconds = await self._charge(turn, 1)
         return wait_microseconds / 1_000_000
 
     async def take_some(self, wanted: int) -> int:
-        """How many of `wanted` requests may go now; they are counted. Raises QueueUnavailable."""
-        taken, _ = await self._taken(Turn("any"), wanted)
-        return taken
+        """Charges up to `wanted` requests and returns how many fit. Raises QueueUnavailable."""
+        granted, _ = await self._charge(Turn("any"), wanted)
+        return granted
 
     async def slow_down(self) -> None:
-        """Halves the rate, at most once a second; it recovers within ten.
+        """Halves the rate, at most once a second. It recovers within ten seconds.
 
         Raises QueueUnavailable.
         """
         async with available(self._redis, "shared rate", writes=False):
             await self._slow_down(keys=[f"{self._name}:factor"])
 
-    async def _taken(self, turn: Turn, wanted: int) -> tuple[int, int]:
+    async def _charge(self, turn: Turn, wanted: int) -> tuple[int, int]:
         keys = [self._name, f"{self._name}:{turn.name}", f"{self._name}:factor"]
         args = [
             self._interval_microseconds,
@@ -132,12 +128,12 @@ class SharedRate:
             wanted,
         ]
         async with available(self._redis, "shared rate", writes=False):
-            taken, wait = await self._take(keys=keys, args=args)
-        return int(taken), int(wait)
+            granted, wait_microseconds = await self._take(keys=keys, args=args)
+        return int(granted), int(wait_microseconds)
 
 
 class InquiryBudget:
-    """So many inquiries a minute for all workers together.
+    """A limit of inquiries per minute for all workers together.
 
     Satisfies `domain.lifecycle.reconcile.Budget`.
     """
@@ -150,5 +146,5 @@ class InquiryBudget:
         return await self._rate.take_some(wanted)
 
     async def slow_down(self) -> None:
-        """As `SharedRate.slow_down`: Daraja said that it was asked too often."""
+        """Slows the rate down, because Daraja answered that we inquire too often."""
         await self._rate.slow_down()

@@ -1,6 +1,6 @@
 """Wake-ups: jobs that carry a payment id and nothing else.
 
-Losing one, or running it twice, changes nothing.
+If Redis loses a job, or a worker runs it twice, nothing changes.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from domain.adapters.redis.arq_queue import JobQueue
 from domain.adapters.redis.connection import RedisClient, available
 from domain.adapters.redis.names import PREFIX
 
-# That a question was paid for. Jobs run twice and late: without this mark they would ask more than
-# the budget allows.
+# Marks that the inquiry budget was charged for this payment. arq may run a job twice, or late, and
+# each run would otherwise send one inquiry without charging the budget.
 _HANDED_OVER = f"{PREFIX}handed-over:"
 _HANDED_OVER_SECONDS = 30
 
-# While the queue holds this many jobs the workers are behind, not forgetful: then the sweeper adds
-# only a few, and those in front, so that payments whose wake-up was lost still get their turn.
+# If the queue holds this many jobs, no job was lost: the workers are behind. The sweeper then adds
+# only a few, and puts them in front, so that a payment whose wake-up was lost is still processed.
 _QUEUE_LENGTH_ENOUGH = 200
 _ALWAYS_WOKEN = 20
-# also ahead of a dead worker's jobs, for as long as arq hides those (lease 600 s and some)
+# How far in front. It is more than the time for which arq hides a dead worker's jobs (the lease of
+# at most 600 s, and a margin), so the sweeper's jobs also go before those.
 _AHEAD_MS = 900_000
 
 
-# Without any worker the queue must not grow for ever. What finds it full is not queued: the sweeper
-# knows those payments. It has places of its own, so a flood of requests takes none of them.
+# The queue has a limit because without any worker it would grow for ever. If it is full, a job is
+# not queued; the sweeper finds its payment. The sweepers have places of their own, which a flood of
+# requests cannot use up.
 _QUEUE_LENGTH_MAX = 10_000
 _PLACES_OF_SWEEPERS = 2_000
 
@@ -55,7 +57,7 @@ class RedisWakeups:
             await self._enqueue_overdue(payment_ids)
 
     async def take_hand_over(self, payment_id: UUID) -> bool:
-        """Whether the payment was handed over, and by this not any more.
+        """Removes the mark of `hand_over` and returns whether there was one.
 
         Raises QueueUnavailable.
         """
@@ -68,7 +70,7 @@ class RedisWakeups:
             return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._queue.length())
 
     async def wake_one(self, payment_id: UUID) -> None:
-        """Queues a job for one payment if the queue has room, in one round trip with others.
+        """Queues a job if the queue has room. Concurrent calls share one round trip.
 
         Raises QueueUnavailable.
         """
