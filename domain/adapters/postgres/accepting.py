@@ -1,8 +1,8 @@
-"""Accepting a payment: the payment, its key and its first history entry in one commit, shared by
-whoever waits.
+"""Accepts payments: stores a payment, its key and its first history entry in one commit.
 
-The key is reserved by that commit itself, so that two requests with one key cannot both make a
-payment, whatever process they reach and whenever one dies.
+Requests that wait at the same time share a commit. The commit itself reserves the key. Two requests
+with the same key can therefore not both create a payment, whichever processes receive them and
+whenever a process dies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from domain.adapters.postgres.engine import (
     sqlstate,
 )
 from domain.adapters.postgres.epoch import EPOCH
-from domain.adapters.postgres.limiting import AllowanceContended, refused_by_limits
+from domain.adapters.postgres.limiting import AllowanceContended, find_refusals
 from domain.adapters.postgres.payment_columns import (
     ACCEPTED_TYPES,
     INSERTED_NAMES,
@@ -46,30 +46,32 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.values import Caller
 
-# How long a request waits for the first one with its key, before it is told to come back
+# How long a request waits for the first request with its key, before it is rejected as in flight
 # (interface.md).
 _IN_FLIGHT_WAIT_SECONDS = 5
 
-# How many of those try at once: each may hold a connection for as long as Postgres waits for a
-# lock.
-_BESIDE_AT_ONCE = 4
+# How many such requests retry at the same time. Each may hold a connection for as long as Postgres
+# waits for a lock.
+_RETRIES_AT_ONCE = 4
 
-_HELD = f"interval '{int(KEY_HELD_FOR.total_seconds())} seconds'"
+_KEY_LIFETIME = f"interval '{int(KEY_HELD_FOR.total_seconds())} seconds'"
 
-# A key is free again only when its time is over *and* nothing about its payment can still change,
-# for as long again.
-_IS_FREE = f"""(held.expires_at <= now() AND coalesce((
+# A key is free again only if it has expired *and* its payment can no longer change, and has not
+# changed for another key lifetime.
+_IS_FREE = f"""(stored.expires_at <= now() AND coalesce((
     SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
-        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_HELD}
-    FROM mkwanja.payments AS earlier WHERE earlier.id = held.payment_id), false))"""
+        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME}
+    FROM mkwanja.payments AS earlier WHERE earlier.id = stored.payment_id), false))"""
 
 _ACCEPT = text(f"""
-WITH sent AS (SELECT * FROM {unnest(ACCEPTED_TYPES)}),
+WITH batch AS (SELECT * FROM {unnest(ACCEPTED_TYPES)}),
 reserved AS (
-    INSERT INTO mkwanja.idempotency_keys AS held
-        (caller_key, key, fingerprint, payment_id, answer_status, answer_body, created_at, expires_at)
-    SELECT caller_key, idempotency_key, fingerprint, id, 202, answer_body, now(), now() + {_HELD}
-    FROM sent ORDER BY caller_key, idempotency_key
+    INSERT INTO mkwanja.idempotency_keys AS stored
+        (caller_key, key, fingerprint, payment_id, answer_status, answer_body,
+        created_at, expires_at)
+    SELECT caller_key, idempotency_key, fingerprint, id, 202, answer_body,
+        now(), now() + {_KEY_LIFETIME}
+    FROM batch ORDER BY caller_key, idempotency_key
     ON CONFLICT ON CONSTRAINT one_payment_per_key DO UPDATE SET
         fingerprint = excluded.fingerprint, payment_id = excluded.payment_id,
         answer_status = excluded.answer_status, answer_body = excluded.answer_body,
@@ -80,46 +82,48 @@ reserved AS (
     INSERT INTO mkwanja.payments
         ({INSERTED_NAMES})
     SELECT {INSERTED_VALUES}
-    FROM sent JOIN reserved ON reserved.payment_id = sent.id
+    FROM batch JOIN reserved ON reserved.payment_id = batch.id
     RETURNING id
 )
 INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail)
-SELECT history_id, sent.id, 1, now(), '{HistoryEntry.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
-FROM sent JOIN created ON created.id = sent.id
+SELECT history_id, batch.id, 1, now(), '{HistoryEntry.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
+FROM batch JOIN created ON created.id = batch.id
 RETURNING payment_id, {EPOCH} AS epoch
 """)
 
-_HELD_ANSWERS = text(f"""
-SELECT caller_key, key, fingerprint, payment_id, answer_status, answer_body, expires_at, {_IS_FREE} AS is_free
-FROM mkwanja.idempotency_keys AS held
-WHERE (caller_key, key) IN (SELECT * FROM unnest(CAST(:caller_keys AS text[]), CAST(:keys AS text[])))
+_STORED_KEYS = text(f"""
+SELECT caller_key, key, fingerprint, payment_id, answer_status, answer_body, expires_at,
+    {_IS_FREE} AS is_free
+FROM mkwanja.idempotency_keys AS stored
+WHERE (caller_key, key) IN (
+    SELECT * FROM unnest(CAST(:caller_keys AS text[]), CAST(:keys AS text[])))
 """)
 
 
 class Accepting:
-    """The ingress's writes. Satisfies `domain.lifecycle.accept.AcceptingStore`."""
+    """Writes for the ingress. Satisfies `domain.lifecycle.accept.AcceptingStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lane: Lane[NewPayment, Acceptance] = Lane(
             self._accept_batch,
-            key=_key,
-            shared=_asked_for,
-            # Once the batch has started, the request goes on without its client: it has a worker to
-            # wake.
+            key=_key_of,
+            shared=_request_identity,
+            # If the client disconnects after the batch has started, the request still continues,
+            # because it has to wake a worker.
             abandoned=Abandoned.DROP_OR_FINISH,
             batches_at_once=2,
         )
-        self._beside: Lane[NewPayment, Acceptance] = Lane(
+        self._retries: Lane[NewPayment, Acceptance] = Lane(
             self._accept_batch,
-            key=_key,
-            shared=_asked_for,
+            key=_key_of,
+            shared=_request_identity,
             abandoned=Abandoned.DROP_OR_FINISH,
             batch_size_max=1,
-            batches_at_once=_BESIDE_AT_ONCE,
+            batches_at_once=_RETRIES_AT_ONCE,
         )
         self._reads: Lane[tuple[str, str], FirstAnswer | None] = Lane(
-            self._first_answers,
+            self._load_first_answers,
             key=lambda key: key,
             shared=lambda key: key,
             abandoned=Abandoned.DROP,
@@ -133,13 +137,13 @@ class Accepting:
         except Exception as error:
             if not _is_contended(error):
                 raise
-            # Somebody holds the key's row (the first request, being accepted elsewhere), or what we
-            # would take of a limit.
-            acceptance = await self._accept_beside(new, error, give_up_at)
+            # Another transaction locks the key's row, because it accepts the first request with the
+            # key. Or it locks a limit that this payment counts against.
+            acceptance = await self._retry_accept(new, error, give_up_at)
         if acceptance.answer.fingerprint != new.fingerprint:
             raise IdempotencyKeyReused
-        # Identical requests that wait together share one acceptance. It is new for the one whose
-        # payment it made.
+        # Identical requests that wait together share one acceptance. It is new only for the request
+        # whose payment was stored.
         return replace(acceptance, is_replay=acceptance.answer.payment_id != str(new.id))
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
@@ -148,34 +152,37 @@ class Accepting:
 
     async def drain(self) -> None:
         await self._lane.drain()
-        await self._beside.drain()
+        await self._retries.drain()
         await self._reads.drain()
 
-    async def _first_answers(self, keys: Sequence[tuple[str, str]]) -> list[FirstAnswer | None]:
+    async def _load_first_answers(
+        self, keys: Sequence[tuple[str, str]]
+    ) -> list[FirstAnswer | None]:
         async with self._database.transaction() as transaction:
-            held = await _held(transaction, keys)
-        return [_first_answer(held[key]) if key in held else None for key in keys]
+            rows = await _load_keys(transaction, keys)
+        return [_first_answer_from(rows[key]) if key in rows else None for key in keys]
 
-    async def _accept_beside(
-        self, new: NewPayment, held: Exception, give_up_at: float
+    async def _retry_accept(
+        self, new: NewPayment, contention: Exception, give_up_at: float
     ) -> Acceptance:
-        """Tries again until `give_up_at`, beside the lane and few at once: who waits for a lock
-        holds up nobody else.
+        """Retries until `give_up_at`, in a lane of its own with few items at once.
+
+        A request that waits for a lock therefore does not delay other requests.
         """
         loop = asyncio.get_running_loop()
         while loop.time() < give_up_at:
             try:
                 async with asyncio.timeout_at(give_up_at):
-                    return await self._beside.submit(new)
+                    return await self._retries.submit(new)
             except TimeoutError:
                 break
             except Exception as error:
                 if not _is_contended(error):
                     raise
-                held = error
-        raise (
-            StoreUnavailable if isinstance(held, AllowanceContended) else IdempotencyKeyInFlight
-        ) from held
+                contention = error
+        if isinstance(contention, AllowanceContended):
+            raise StoreUnavailable from contention
+        raise IdempotencyKeyInFlight from contention
 
     async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance | RequestRefused]:
         try:
@@ -189,40 +196,37 @@ class Accepting:
     async def _accept_in(
         self, transaction: Transaction, batch: Sequence[NewPayment]
     ) -> list[Acceptance | RequestRefused]:
-        refused = await refused_by_limits(
-            transaction, batch, lambda: _taken_keys(transaction, batch)
+        refusals = await find_refusals(
+            transaction, batch, lambda: _find_ids_with_used_key(transaction, batch)
         )
-        wanted = [new for new in batch if new.id not in refused]
-        accepted = dict(
-            zip((new.id for new in wanted), await self._record(transaction, wanted), strict=True)
+        allowed = [new for new in batch if new.id not in refusals]
+        acceptances = dict(
+            zip((new.id for new in allowed), await self._store(transaction, allowed), strict=True)
         )
-        return [refused.get(new.id) or accepted[new.id] for new in batch]
+        return [refusals.get(new.id) or acceptances[new.id] for new in batch]
 
-    async def _record(
+    async def _store(
         self, transaction: Transaction, batch: Sequence[NewPayment]
     ) -> list[Acceptance]:
         if not batch:
             return []
-        answers = [new.answer(as_accepted(new, transaction.now)) for new in batch]
-        sent = [
-            (new, answer, uuid_utils.uuid7()) for new, answer in zip(batch, answers, strict=True)
-        ]
-        created = {
+        bodies = [new.answer(build_payment(new, transaction.now)) for new in batch]
+        rows = [(new, body, uuid_utils.uuid7()) for new, body in zip(batch, bodies, strict=True)]
+        created_epochs = {
             row.payment_id: row.epoch
-            for row in await transaction.rows(_ACCEPT, accepted_arrays(sent))
+            for row in await transaction.rows(_ACCEPT, accepted_arrays(rows))
         }
-        late = [_key(new) for new in batch if new.id not in created]
-        held = await _held(transaction, late) if late else {}
+        used_keys = [_key_of(new) for new in batch if new.id not in created_epochs]
+        stored_keys = await _load_keys(transaction, used_keys) if used_keys else {}
         acceptances = []
-        for new, body in zip(batch, answers, strict=True):
-            if new.id in created:
+        for new, body in zip(batch, bodies, strict=True):
+            if new.id in created_epochs:
                 answer = FirstAnswer(new.fingerprint, 202, body, str(new.id))
-                acceptances.append(
-                    Acceptance(answer, False, transaction.now + KEY_HELD_FOR, created[new.id])
-                )
+                expires_at, epoch = transaction.now + KEY_HELD_FOR, created_epochs[new.id]
+                acceptances.append(Acceptance(answer, False, expires_at, epoch))
             else:
-                row = held[_key(new)]
-                acceptances.append(Acceptance(_first_answer(row), True, row.expires_at, None))
+                row = stored_keys[_key_of(new)]
+                acceptances.append(Acceptance(_first_answer_from(row), True, row.expires_at, None))
         return acceptances
 
 
@@ -230,40 +234,44 @@ def _is_contended(error: Exception) -> bool:
     return isinstance(error, AllowanceContended) or sqlstate(error) in CONTENDED
 
 
-def _key(new: NewPayment) -> tuple[str, str]:
+def _key_of(new: NewPayment) -> tuple[str, str]:
     return new.caller.key, new.idempotency_key
 
 
-def _asked_for(new: NewPayment) -> tuple[Caller, str, bytes]:
-    """Requests that agree in this get one answer.
+def _request_identity(new: NewPayment) -> tuple[Caller, str, bytes]:
+    """The values in which two requests must agree to share one answer.
 
-    The caller's role is a part of it: policy differs by role.
+    The caller includes the role, because the policy differs by role.
     """
     return new.caller, new.idempotency_key, new.fingerprint
 
 
-async def _held(
+async def _load_keys(
     transaction: Transaction, keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], Any]:
+    """The stored rows of `keys`."""
     parameters = {
         "caller_keys": [caller_key for caller_key, _ in keys],
         "keys": [key for _, key in keys],
     }
     return {
-        (row.caller_key, row.key): row for row in await transaction.rows(_HELD_ANSWERS, parameters)
+        (row.caller_key, row.key): row for row in await transaction.rows(_STORED_KEYS, parameters)
     }
 
 
-async def _taken_keys(transaction: Transaction, batch: Sequence[NewPayment]) -> set[UUID]:
-    """Those of `batch` whose key is held: they make no payment, and so take nothing of any
-    limit.
+async def _find_ids_with_used_key(
+    transaction: Transaction, batch: Sequence[NewPayment]
+) -> set[UUID]:
+    """The ids of the requests in `batch` whose key is not free.
+
+    They create no payment, so they do not count against any limit.
     """
-    held = await _held(transaction, [_key(new) for new in batch])
-    return {new.id for new in batch if _key(new) in held and not held[_key(new)].is_free}
+    rows = await _load_keys(transaction, [_key_of(new) for new in batch])
+    return {new.id for new in batch if _key_of(new) in rows and not rows[_key_of(new)].is_free}
 
 
-def as_accepted(new: NewPayment, now: Any) -> Payment:
-    """The payment as the commit under way will hold it."""
+def build_payment(new: NewPayment, now: Any) -> Payment:
+    """The payment as the current transaction stores it."""
     return Payment(
         id=new.id,
         request=new.request,
@@ -276,7 +284,7 @@ def as_accepted(new: NewPayment, now: Any) -> Payment:
     )
 
 
-def _first_answer(row: Any) -> FirstAnswer:
+def _first_answer_from(row: Any) -> FirstAnswer:
     return FirstAnswer(
         bytes(row.fingerprint), row.answer_status, bytes(row.answer_body), str(row.payment_id)
     )

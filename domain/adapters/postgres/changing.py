@@ -1,8 +1,8 @@
-"""Changing payments: lock, decide, write, commit, for as many as wait.
+"""Changes payments: locks them, decides, writes and commits, for all changes that wait.
 
-Every decision after acceptance but the first claim goes through here, so that the rules of rows are
-in one place: rows are locked in id order, a batch holds one change per payment, what is written is
-counted, and the event's body is fixed in the commit that makes the fact.
+Every decision after acceptance goes through here, except the first claim. The rules for rows are
+therefore in one place: rows are locked in id order, a batch holds one change per payment, the rows
+written are counted, and the event's body is fixed in the commit that stores the fact.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
-from domain.adapters.postgres.writing import TakenMeanwhile, Written, write
+from domain.adapters.postgres.writing import ConcurrentWrite, PreparedChange, write
 from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Context, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
@@ -37,8 +37,8 @@ from domain.payment import Payment
 from domain.stamp import stamped
 from domain.views import event_body, json_text
 
-# A lost COMMIT is written again: every change is decided anew on the row as it then stands, so
-# twice is once.
+# If the outcome of a COMMIT is unknown, the batch is written again. Every change is then decided
+# anew on the current row, so writing it twice has the effect of writing it once.
 _TRIES_MAX = 3
 
 _LOCK = text(
@@ -50,7 +50,8 @@ ATTEMPTS = text(
 PROVIDER_IDS = text("""
 SELECT kind, value, payment_id, attempt_id FROM mkwanja.provider_ids
 WHERE payment_id = ANY(CAST(:ids AS uuid[]))
-   OR (kind, value) IN (SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:provider_values AS text[])))
+   OR (kind, value) IN (
+       SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:provider_values AS text[])))
 """)
 _PAYMENTS = text("SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
 _RECEIPTS = text(
@@ -85,7 +86,7 @@ class Changing:
                 if is_last:
                     raise
             except Exception as error:
-                if not is_about_rows(error) and not isinstance(error, TakenMeanwhile):
+                if not is_about_rows(error) and not isinstance(error, ConcurrentWrite):
                     raise
                 if len(batch) > 1:
                     raise RunAlone from error
@@ -93,8 +94,8 @@ class Changing:
                     raise StoreUnavailable from error
                 if is_last:
                     raise
-                # Another transaction took an id, a receipt or a probe between our look and our
-                # write: looked at again.
+                # Another transaction stored an id or a receipt, or used up a probe, after we had
+                # read the rows. Read them again.
         raise AssertionError
 
 
@@ -103,60 +104,63 @@ async def change_in(
 ) -> list[ChangeResult | PaymentServiceError]:
     """Decides and writes `batch` in `transaction`.
 
-    A decision that refuses is its own waiter's result, nobody else's.
+    If a decision raises a refusal, that refusal is the result of this change alone.
     """
-    payments, owners = await _lock_and_load(transaction, batch)
-    named = await _payments_named(transaction, batch)
-    evidence = await load_evidence(transaction, batch)
-    receipts = await _receipt_owners(transaction, batch, evidence)
-    written: list[Written] = []
+    payments, id_owners = await _lock_and_load(transaction, batch)
+    originators = await _find_originators(transaction, batch)
+    evidence_by_payment = await load_evidence(transaction, batch)
+    receipt_owners = await _load_receipt_owners(transaction, batch, evidence_by_payment)
+    prepared: list[PreparedChange] = []
     results: list[ChangeResult | PaymentServiceError] = []
     for change in batch:
         before = payments.get(change.payment_id)
-        known = evidence.get(change.payment_id, Evidence())
+        evidence = evidence_by_payment.get(change.payment_id, Evidence())
         context = Context(
             now=transaction.now,
             ids_of_others=frozenset(
-                key
-                for key in change.ids
-                if owners.get(key, change.payment_id) != change.payment_id
-                or named.get(key, change.payment_id) != change.payment_id
+                provider_id
+                for provider_id in change.ids
+                if id_owners.get(provider_id, change.payment_id) != change.payment_id
+                or originators.get(provider_id, change.payment_id) != change.payment_id
             ),
-            receipt_is_anothers=receipts.get(change.receipt or "", change.payment_id)
+            receipt_is_anothers=receipt_owners.get(change.receipt or "", change.payment_id)
             != change.payment_id,
             receipts_of_others=frozenset(
                 receipt
-                for receipt in known.receipts_to_confirm
-                if receipts.get(receipt, change.payment_id) != change.payment_id
+                for receipt in evidence.receipts_to_confirm
+                if receipt_owners.get(receipt, change.payment_id) != change.payment_id
             ),
-            evidence=known,
+            evidence=evidence,
         )
         try:
             decided = change.decide(before, context)
         except PaymentServiceError as refusal:
             results.append(refusal)
             continue
-        new_ids = frozenset(key for key in decided.ids if key not in owners)
+        new_ids = frozenset(
+            provider_id for provider_id in decided.ids if provider_id not in id_owners
+        )
         item = _prepare(change, before, decided, new_ids, transaction)
-        written.append(item)
+        prepared.append(item)
         results.append(ChangeResult(item.decided, item.announcement))
-    effects = sort_effects([item.decided for item in written])
-    repeated = await write(transaction, written, effects)
+    effects = sort_effects([item.decided for item in prepared])
+    repeated_ids = await write(transaction, prepared, effects)
     await change_breaker(transaction, effects)
     if not await change_operations(transaction, effects):
-        raise TakenMeanwhile
+        raise ConcurrentWrite
     return [
-        _marked(result, change, repeated) for result, change in zip(results, batch, strict=True)
+        _mark_repeated(result, change, repeated_ids)
+        for result, change in zip(results, batch, strict=True)
     ]
 
 
-def _marked(
-    result: ChangeResult | PaymentServiceError, change: Change, repeated: frozenset[UUID]
+def _mark_repeated(
+    result: ChangeResult | PaymentServiceError, change: Change, repeated_ids: frozenset[UUID]
 ) -> ChangeResult | PaymentServiceError:
     if (
         isinstance(result, ChangeResult)
         and change.callback is not None
-        and change.callback.id in repeated
+        and change.callback.id in repeated_ids
     ):
         return replace(result, is_repeated=True)
     return result
@@ -166,7 +170,7 @@ async def _lock_and_load(
     transaction: Transaction, batch: Sequence[Change]
 ) -> tuple[dict[UUID, Payment], dict[ProviderId, UUID]]:
     ids = sorted({change.payment_id for change in batch})
-    incoming = sorted({key for change in batch for key in change.ids})
+    incoming = sorted({provider_id for change in batch for provider_id in change.ids})
     rows = await transaction.rows(_LOCK, {"ids": ids})
     attempt_rows = await transaction.rows(ATTEMPTS, {"ids": ids})
     parameters = {
@@ -177,50 +181,55 @@ async def _lock_and_load(
     id_rows = await transaction.rows(PROVIDER_IDS, parameters)
     attempts = attempts_from(attempt_rows, id_rows)
     payments = {row.id: payment_from(row, attempts.get(row.id, ())) for row in rows}
-    owners = {(IdKind(row.kind), row.value): row.payment_id for row in id_rows}
-    return payments, owners
+    id_owners = {(IdKind(row.kind), row.value): row.payment_id for row in id_rows}
+    return payments, id_owners
 
 
-async def _payments_named(
+async def _find_originators(
     transaction: Transaction, batch: Sequence[Change]
 ) -> dict[ProviderId, UUID]:
-    """Other payments that this batch's messages name by our own ids.
+    """Other payments whose own id the messages of this batch carry as OriginatorConversationID.
 
-    A payment with a key is known to Daraja by its own id, also before Daraja has acknowledged it.
+    Such an id needs no row in `provider_ids`: Daraja knows a payment of a kind with a key by the
+    payment's own id, even before it has acknowledged the send.
     """
     foreign = {
-        key: payment_id
+        provider_id: payment_id
         for change in batch
-        for key in change.ids
-        if key[0] == IdKind.ORIGINATOR_CONVERSATION
-        and (payment_id := _payment_id(key[1])) not in (None, change.payment_id)
+        for provider_id in change.ids
+        if provider_id[0] == IdKind.ORIGINATOR_CONVERSATION
+        and (payment_id := _parse_uuid(provider_id[1])) not in (None, change.payment_id)
     }
     if not foreign:
         return {}
-    found = {
+    existing_ids = {
         row.id for row in await transaction.rows(_PAYMENTS, {"ids": sorted(set(foreign.values()))})
     }
-    return {key: payment_id for key, payment_id in foreign.items() if payment_id in found}
+    return {
+        provider_id: payment_id
+        for provider_id, payment_id in foreign.items()
+        if payment_id in existing_ids
+    }
 
 
-def _payment_id(value: str) -> UUID | None:
+def _parse_uuid(value: str) -> UUID | None:
     try:
         return UUID(value)
     except ValueError:
         return None
 
 
-async def _receipt_owners(
-    transaction: Transaction, batch: Sequence[Change], evidence: Mapping[UUID, Evidence]
+async def _load_receipt_owners(
+    transaction: Transaction, batch: Sequence[Change], evidence_by_payment: Mapping[UUID, Evidence]
 ) -> dict[str, UUID]:
-    """Whose the receipts are that this batch may record."""
-    wanted = {change.receipt for change in batch if change.receipt}
-    wanted.update(*(known.receipts_to_confirm for known in evidence.values()))
-    if not wanted:
+    """The payments that already have one of the receipts that this batch may store."""
+    receipts = {change.receipt for change in batch if change.receipt}
+    receipts.update(*(evidence.receipts_to_confirm for evidence in evidence_by_payment.values()))
+    if not receipts:
         return {}
     return {
         row.receipt: row.id
-        for row in await transaction.rows(_RECEIPTS, {"receipts": sorted(wanted)})
+        for row in await transaction.rows(_RECEIPTS, {"receipts": sorted(receipts)})
     }
 
 
@@ -230,26 +239,24 @@ def _prepare(
     decided: Decided,
     new_ids: ProviderIds,
     transaction: Transaction,
-) -> Written:
-    """Stamps what was decided with the transaction's time, and makes its history entry and
-    event.
-    """
+) -> PreparedChange:
+    """Stamps the decided payment with the transaction's time, and builds its history and event."""
     after = decided.payment
     if before is None or after is None:
-        return Written(change, before, decided, new_ids, None, None)
+        return PreparedChange(change, before, decided, new_ids, None, None)
     after = stamped(
         before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=transaction.now
     )
     entry = decided.entry
     if entry is None:
-        return Written(change, before, replace(decided, payment=after), new_ids, None, None)
+        return PreparedChange(change, before, replace(decided, payment=after), new_ids, None, None)
     after = replace(after, sequence=before.sequence + 1, updated_at=transaction.now)
     history_id = uuid_utils.uuid7()
     body = None
-    announced = decided.effect(AnnounceEvent)
-    if announced is not None:
+    event = decided.effect(AnnounceEvent)
+    if event is not None:
         after = replace(after, event_due=transaction.now)
-        body = event_body(announced.type, event_id=history_id, payment=after, at=transaction.now)
+        body = event_body(event.type, event_id=history_id, payment=after, at=transaction.now)
     history = {
         "id": history_id,
         "payment_id": after.id,
@@ -259,10 +266,11 @@ def _prepare(
         "stage": after.stage.value,
         "attempt_id": decided.attempt_id,
         "detail": json_text(dict(entry.detail)),
-        "event_type": announced.type.value if announced else None,
+        "event_type": event.type.value if event else None,
         "event_body": body,
     }
     announcement = (
         Announcement(history_id=history_id, payment_id=after.id, body=body) if body else None
     )
-    return Written(change, before, replace(decided, payment=after), new_ids, history, announcement)
+    decided = replace(decided, payment=after)
+    return PreparedChange(change, before, decided, new_ids, history, announcement)

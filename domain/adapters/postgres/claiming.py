@@ -1,8 +1,7 @@
-"""The claim: `submitting` committed before anything is sent, and all that may forbid it in the one
-WHERE.
+"""Claims payments: commits `submitting` before a worker sends anything.
 
-Brakes and age are judged here, by the database's clock, in the same statement that takes the
-payment: so nothing can change between the look and the claim.
+One statement checks everything that may forbid the claim (brakes, age, review) by the database's
+clock, and claims the payment. Nothing can therefore change between the check and the claim.
 """
 
 from __future__ import annotations
@@ -52,16 +51,21 @@ FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _CLAIM_COLUMNS = {
-    "id": "uuid", "attempt_id": "uuid", "history_id": "uuid", "lease": "interval", "account": "text",
-}  # fmt: skip
+    "id": "uuid",
+    "attempt_id": "uuid",
+    "history_id": "uuid",
+    "lease": "interval",
+    "account": "text",
+}
 
-# Rows that somebody else holds are skipped, not waited for: the sweeper brings them back. In id
-# order, like every batch.
+# The claim skips rows that another transaction has locked. It does not wait for them, because the
+# sweeper brings them back. It locks rows in id order, like every batch.
 _CLAIM = text(f"""
-WITH sent AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
+WITH batch AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
-    SELECT payment.id, payment.moves_money_out, payment.needs_review, payment.expires_at, {OPERATION_OF_KIND_SQL} AS operation
-    FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
+    SELECT payment.id, payment.moves_money_out, payment.needs_review, payment.expires_at,
+        {OPERATION_OF_KIND_SQL} AS operation
+    FROM mkwanja.payments AS payment JOIN batch ON batch.id = payment.id
     WHERE payment.stage = '{Stage.ACCEPTED}'
     ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
 ), {CLAIM_BRAKES}, allowed AS MATERIALIZED (
@@ -71,45 +75,48 @@ free AS (
       AND {PAYOUTS_ARE_FREE}
 ), {CLAIM_PROBE}, claimed AS (
     UPDATE mkwanja.payments AS payment
-    SET stage = '{Stage.SUBMITTING}', attempt_id = sent.attempt_id, lease_until = now() + sent.lease,
-        next_step_at = now() + sent.lease, next_step = '{Step.END_LEASE}', sequence = payment.sequence + 1, updated_at = now()
-    FROM sent JOIN allowed ON allowed.id = sent.id
-    WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}'
+    SET stage = '{Stage.SUBMITTING}', attempt_id = batch.attempt_id,
+        lease_until = now() + batch.lease, next_step_at = now() + batch.lease,
+        next_step = '{Step.END_LEASE}', sequence = payment.sequence + 1, updated_at = now()
+    FROM batch JOIN allowed ON allowed.id = batch.id
+    WHERE payment.id = batch.id AND payment.stage = '{Stage.ACCEPTED}'
       AND {OPERATION_IS_FREE}
     RETURNING payment.*
 ), attempted AS (
     INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)
     SELECT claimed.attempt_id, claimed.id,
-        1 + (SELECT count(*) FROM mkwanja.attempts AS earlier WHERE earlier.payment_id = claimed.id), now(),
-        sent.account
-    FROM claimed JOIN sent ON sent.id = claimed.id
-), noted AS (
+        1 + (SELECT count(*) FROM mkwanja.attempts AS earlier
+            WHERE earlier.payment_id = claimed.id),
+        now(), batch.account
+    FROM claimed JOIN batch ON batch.id = claimed.id
+), recorded AS (
     INSERT INTO mkwanja.payment_history
         (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail)
-    SELECT sent.history_id, claimed.id, claimed.sequence, now(), '{HistoryEntry.CLAIMED}', '{Stage.ACCEPTED}', claimed.stage,
-           claimed.attempt_id, '{{}}'
-    FROM claimed JOIN sent ON sent.id = claimed.id
+    SELECT batch.history_id, claimed.id, claimed.sequence, now(),
+        '{HistoryEntry.CLAIMED}', '{Stage.ACCEPTED}', claimed.stage, claimed.attempt_id, '{{}}'
+    FROM claimed JOIN batch ON batch.id = claimed.id
 )
 SELECT claimed.*, claimed.id IN (SELECT payment_id FROM probe) AS is_probe FROM claimed
 """)
 
-# By payment and locked: a COMMIT that is still under way holds the row, and is waited for. Its
-# stage too: meanwhile a callback may have ended the payment.
-_CLAIMED_BY = text(
+# Finds the rows by payment and locks them. If the lost COMMIT is still under way, it holds the row
+# lock and we wait for it. The caller also checks the stage, because a callback may have ended the
+# payment meanwhile.
+_LOCK_PAYMENTS = text(
     "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
 )
 
 _WAIT_COLUMNS = {"id": "uuid", "wait": "interval"}
 _POSTPONE = text(f"""
-WITH sent AS (SELECT * FROM {unnest(_WAIT_COLUMNS)}),
+WITH batch AS (SELECT * FROM {unnest(_WAIT_COLUMNS)}),
 free AS (
-    SELECT payment.id FROM mkwanja.payments AS payment JOIN sent ON sent.id = payment.id
+    SELECT payment.id FROM mkwanja.payments AS payment JOIN batch ON batch.id = payment.id
     WHERE payment.stage = '{Stage.ACCEPTED}'
     ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
 )
-UPDATE mkwanja.payments AS payment SET next_step_at = now() + sent.wait
-FROM sent JOIN free ON free.id = sent.id
-WHERE payment.id = sent.id AND payment.stage = '{Stage.ACCEPTED}'
+UPDATE mkwanja.payments AS payment SET next_step_at = now() + batch.wait
+FROM batch JOIN free ON free.id = batch.id
+WHERE payment.id = batch.id AND payment.stage = '{Stage.ACCEPTED}'
 """)
 
 
@@ -153,19 +160,19 @@ class Claiming:
     async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
-                # nothing can be claimed: told before it costs a token or a turn at Daraja
+                # Nothing can be claimed. Raise before the worker uses a token or a turn at Daraja.
                 raise StoreUnavailable
             rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": HANDED_OVER_FOR})
-        found = {
+        due_by_id = {
             row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held)
             for row in rows
         }
-        return [found.get(payment_id) for payment_id in ids]
+        return [due_by_id.get(payment_id) for payment_id in ids]
 
     async def _wait_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
-        sent = [{"id": payment_id, "wait": wait} for payment_id, wait in batch]
+        rows = [{"id": payment_id, "wait": wait} for payment_id, wait in batch]
         async with self._database.transaction() as transaction:
-            await transaction.run(_POSTPONE, columns(sent, _WAIT_COLUMNS))
+            await transaction.run(_POSTPONE, columns(rows, _WAIT_COLUMNS))
         return [None] * len(batch)
 
     async def _claim_batch(self, batch: Sequence[_Claim]) -> list[Payment | None]:
@@ -178,24 +185,25 @@ class Claiming:
             if len(batch) > 1 and is_about_rows(error):
                 raise RunAlone from error
             raise
-        # Of a claim that was read back it is not known: then it may cost one new token.
-        claimed = {
+        # For a claim that was read back, we do not know whether it is a probe. At worst it then
+        # costs one new token.
+        payment_by_attempt = {
             row.attempt_id: replace(payment_from(row), is_probe=getattr(row, "is_probe", False))
             for row in rows
         }
-        return [claimed.get(claim.attempt_id) for claim in batch]
+        return [payment_by_attempt.get(claim.attempt_id) for claim in batch]
 
     async def _read_back(self, batch: Sequence[_Claim]) -> list[Any]:
-        """A lost COMMIT: the attempt ids tell whether it happened.
+        """The rows in `submitting`: their attempt ids show whether a lost COMMIT took effect.
 
-        Not knowing means not sending.
+        Raises `ClaimUnknown` if the rows cannot be read. The worker then sends nothing.
         """
         for wait_seconds in (0.1, 0.5, 1.0):
             await asyncio.sleep(wait_seconds)
             try:
                 async with self._database.transaction() as transaction:
                     rows = await transaction.rows(
-                        _CLAIMED_BY, {"ids": sorted(claim.payment_id for claim in batch)}
+                        _LOCK_PAYMENTS, {"ids": sorted(claim.payment_id for claim in batch)}
                     )
             except Exception as error:
                 if not is_unavailable(error) and sqlstate(error) not in CONTENDED:
@@ -206,7 +214,7 @@ class Claiming:
 
 
 def _claim_parameters(batch: Sequence[_Claim]) -> dict[str, list[Any]]:
-    sent = [
+    rows = [
         {
             "id": claim.payment_id,
             "attempt_id": claim.attempt_id,
@@ -216,4 +224,4 @@ def _claim_parameters(batch: Sequence[_Claim]) -> dict[str, list[Any]]:
         }
         for claim in batch
     ]
-    return columns(sent, _CLAIM_COLUMNS)
+    return columns(rows, _CLAIM_COLUMNS)

@@ -1,8 +1,8 @@
-"""What limits still allow, judged in the transaction that accepts.
+"""Checks the limits, in the transaction that accepts the payments.
 
-Whoever takes of a limit first takes a lock on what is counted, and counts after that: so nobody
-counts what another is about to add. Nothing is kept but the payments themselves, so there is no
-count that could be wrong.
+A request locks the limit's key before it sums the payments. Two requests therefore never count the
+same remaining allowance. The sums are always taken from the payments themselves, so there is no
+stored count that could be wrong.
 """
 
 from __future__ import annotations
@@ -24,39 +24,43 @@ from domain.stages import Stage
 
 _LOCK = text(f"SELECT {TAKE_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
 
-# All payments count against the limits of a day but those that certainly moved nothing.
+# Every payment counts against the limits of a day, unless it certainly moved no money.
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
 
 _USED = text(f"""
-SELECT '{Meter.CALLER_DAY}' AS meter, caller_key AS subject, sum(amount_kes) AS amount, min(created_at) AS oldest
-FROM mkwanja.payments WHERE caller_key = ANY(CAST(:callers AS text[])) AND created_at >= :day AND {_COUNTS}
+SELECT '{Meter.CALLER_DAY}' AS meter, caller_key AS subject,
+    sum(amount_kes) AS amount, min(created_at) AS oldest
+FROM mkwanja.payments
+WHERE caller_key = ANY(CAST(:callers AS text[])) AND created_at >= :day AND {_COUNTS}
 GROUP BY caller_key
 UNION ALL
 SELECT '{Meter.PHONE_DAY}', phone_number, sum(amount_kes), min(created_at)
-FROM mkwanja.payments WHERE phone_number = ANY(CAST(:phones AS text[])) AND created_at >= :day AND {_COUNTS}
+FROM mkwanja.payments
+WHERE phone_number = ANY(CAST(:phones AS text[])) AND created_at >= :day AND {_COUNTS}
 GROUP BY phone_number
 UNION ALL
 SELECT '{Meter.PHONE_MINUTE}', phone_number, count(*), min(created_at)
 FROM mkwanja.payments
-WHERE phone_number = ANY(CAST(:prompted AS text[])) AND created_at > :minute AND kind = ANY(CAST(:prompts AS text[]))
+WHERE phone_number = ANY(CAST(:prompted AS text[])) AND created_at > :minute
+    AND kind = ANY(CAST(:prompts AS text[]))
 GROUP BY phone_number
 """)
 
 
 class AllowanceContended(Exception):
-    """Somebody who takes of the same limit holds it for longer than we wait."""
+    """Another transaction locks the same limit for longer than we wait."""
 
 
-async def refused_by_limits(
+async def find_refusals(
     transaction: Transaction,
     batch: Sequence[NewPayment],
-    taken_keys: Callable[[], Awaitable[set[UUID]]],
+    find_ids_with_used_key: Callable[[], Awaitable[set[UUID]]],
 ) -> dict[UUID, RequestRefused]:
-    """Those of `batch` that a limit does not allow, with why. The rest fit, in the order given, all
-    together.
+    """The refusals for those payments of `batch` that a limit does not allow, by payment id.
 
-    `taken_keys` says which of them make no payment, because their key has one already; it is asked
-    only if somebody would be refused.
+    The other payments fit the limits all together, in the given order. `find_ids_with_used_key`
+    returns the ids of requests that create no payment, because their key already has one. It is
+    called only if a request would be refused.
     """
     if not any(new.charges for new in batch):
         return {}
@@ -82,21 +86,21 @@ async def refused_by_limits(
     )
     used = {(Meter(row.meter), row.subject): Used(int(row.amount), row.oldest) for row in rows}
 
-    def refused(payers: Sequence[NewPayment]) -> dict[UUID, RequestRefused]:
-        left = Allowances(used, now)
-        found = {new.id: left.take(new.charges) for new in payers}
-        return {payment_id: refusal for payment_id, refusal in found.items() if refusal is not None}
+    def charge_all(payments: Sequence[NewPayment]) -> dict[UUID, RequestRefused]:
+        allowances = Allowances(used, now)
+        refusals = {new.id: allowances.take(new.charges) for new in payments}
+        return {id_: refusal for id_, refusal in refusals.items() if refusal is not None}
 
-    if not refused(batch):
+    if not charge_all(batch):
         return {}
-    taken = await taken_keys()
-    return refused([new for new in batch if new.id not in taken])
+    replayed_ids = await find_ids_with_used_key()
+    return charge_all([new for new in batch if new.id not in replayed_ids])
 
 
 def _lock_number(meter: Meter, subject: str) -> int:
-    """One lock for a caller and one for a phone number.
+    """The number of the lock for a caller or a phone number.
 
-    Two that share a number only wait for each other.
+    If two of them share a number, they only wait for each other.
     """
     scope = "caller" if meter is Meter.CALLER_DAY else "phone"
     return int.from_bytes(hashlib.sha256(f"{scope}:{subject}".encode()).digest()[:4], signed=True)

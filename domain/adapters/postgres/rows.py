@@ -1,4 +1,4 @@
-"""Rows of other tables than `payments` (`payment_columns.py`), and arrays for `unnest`."""
+"""Reads rows of tables other than `payments` (`payment_columns.py`), and builds `unnest` arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from domain.stages import Stage, Step
 
 
 def due_from(row: Any) -> Due:
-    """A payment as a step needs to know it."""
+    """The fields of a payment that its next step needs."""
     step = Step(row.next_step) if row.next_step else None
     return Due(
         payment_id=as_uuid(row.id),
@@ -31,20 +31,20 @@ def due_from(row: Any) -> Due:
 def attempts_from(
     attempt_rows: Iterable[Any], id_rows: Iterable[Any]
 ) -> dict[UUID, tuple[Attempt, ...]]:
-    """Attempts by payment, each with the ids that Daraja gave it.
+    """Attempts by payment, each with its provider ids.
 
-    A message may have named ids before any attempt was on record that they could belong to. They
-    open a way to ask as well, and count as those of the newest attempt.
+    A message may have named ids before an attempt was stored that they could belong to. Such ids
+    count as ids of the newest attempt, because we can inquire by them as well.
     """
-    ids: dict[UUID, set[ProviderId]] = defaultdict(set)
-    ids_of_payment: dict[UUID, set[ProviderId]] = defaultdict(set)
+    ids_by_attempt: dict[UUID, set[ProviderId]] = defaultdict(set)
+    ids_without_attempt: dict[UUID, set[ProviderId]] = defaultdict(set)
     for row in id_rows:
-        found = (
-            ids[as_uuid(row.attempt_id)]
+        ids = (
+            ids_by_attempt[as_uuid(row.attempt_id)]
             if row.attempt_id
-            else ids_of_payment[as_uuid(row.payment_id)]
+            else ids_without_attempt[as_uuid(row.payment_id)]
         )
-        found.add((IdKind(row.kind), row.value))
+        ids.add((IdKind(row.kind), row.value))
     attempts: dict[UUID, list[Attempt]] = defaultdict(list)
     for row in attempt_rows:
         attempts[as_uuid(row.payment_id)].append(
@@ -52,35 +52,30 @@ def attempts_from(
                 id=as_uuid(row.id),
                 number=row.number,
                 outcome=Outcome(row.outcome) if row.outcome else None,
-                provider_ids=frozenset(ids[as_uuid(row.id)]),
+                provider_ids=frozenset(ids_by_attempt[as_uuid(row.id)]),
                 claimed_at=row.claimed_at,
                 ended_at=row.ended_at,
                 account=SendAccount.from_text(row.account) if row.account else None,
             )
         )
-    for payment_id, unclaimed in ids_of_payment.items():
+    for payment_id, ids in ids_without_attempt.items():
         if of_payment := attempts.get(payment_id):
-            of_payment[-1] = replace(
-                of_payment[-1], provider_ids=of_payment[-1].provider_ids | unclaimed
-            )
-    return {payment_id: tuple(found) for payment_id, found in attempts.items()}
+            newest = of_payment[-1]
+            of_payment[-1] = replace(newest, provider_ids=newest.provider_ids | ids)
+    return {payment_id: tuple(of_payment) for payment_id, of_payment in attempts.items()}
 
 
 def columns(
     rows: Sequence[dict[str, Any]], names: Iterable[str], prefix: str = ""
 ) -> dict[str, list[Any]]:
-    """Rows as one array per column, the form that `unnest` takes: the SQL text stays the same
-    for any number.
-    """
+    """One array per column, for `unnest`. The SQL text is the same for any number of rows."""
     return {f"{prefix}_{name}" if prefix else name: [row[name] for row in rows] for name in names}
 
 
 def unnest(types: dict[str, str], prefix: str = "") -> str:
-    """The FROM clause that turns arrays named like their columns back into rows; `prefix` as in
-    `columns`.
-    """
+    """The FROM clause that turns the arrays of `columns` back into rows, with the alias `batch`."""
     arrays = ", ".join(
         f"CAST(:{f'{prefix}_{name}' if prefix else name} AS {kind}[])"
         for name, kind in types.items()
     )
-    return f"unnest({arrays}) AS sent({', '.join(types)})"
+    return f"unnest({arrays}) AS batch({', '.join(types)})"

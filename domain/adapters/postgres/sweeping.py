@@ -104,7 +104,7 @@ SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:payment_ids AS uuid[])) ORD
 """)
 _RECORD = text("""
 INSERT INTO mkwanja.event_publications (history_id, published_at)
-SELECT history_id, now() FROM unnest(CAST(:history_ids AS uuid[])) AS sent(history_id)
+SELECT history_id, now() FROM unnest(CAST(:history_ids AS uuid[])) AS batch(history_id)
 """)
 _CLEAR = text("""
 UPDATE mkwanja.payments AS payment SET event_due = NULL

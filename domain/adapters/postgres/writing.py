@@ -1,6 +1,4 @@
-"""Writing a batch of decided changes: everything that belongs to them, in one statement, and
-counted.
-"""
+"""Writes a batch of decided changes, with everything that belongs to them, in one statement."""
 
 from __future__ import annotations
 
@@ -29,99 +27,136 @@ _ATTEMPT_COLUMNS = {
     "outcome": "text",
     "account": "text",
 }
-_ASKED_COLUMNS = {
-    "payment_id": "uuid", "number": "int", "api": "text", "is_probe": "boolean", "of_former_account": "boolean",
-}  # fmt: skip
-_ANSWERED_COLUMNS = {"payment_id": "uuid", "number": "int", "verdict": "text", "code": "text"}
+_INQUIRY_COLUMNS = {
+    "payment_id": "uuid",
+    "number": "int",
+    "api": "text",
+    "is_probe": "boolean",
+    "of_former_account": "boolean",
+}
+_ANSWER_COLUMNS = {"payment_id": "uuid", "number": "int", "verdict": "text", "code": "text"}
 _ID_COLUMNS = {"kind": "text", "value": "text", "payment_id": "uuid", "attempt_id": "uuid"}
 _HISTORY_COLUMNS = {
-    "id": "uuid", "payment_id": "uuid", "sequence": "int", "what": "text", "previous_stage": "text", "stage": "text",
-    "attempt_id": "uuid", "detail": "text", "event_type": "text", "event_body": "text",
-}  # fmt: skip
+    "id": "uuid",
+    "payment_id": "uuid",
+    "sequence": "int",
+    "what": "text",
+    "previous_stage": "text",
+    "stage": "text",
+    "attempt_id": "uuid",
+    "detail": "text",
+    "event_type": "text",
+    "event_body": "text",
+}
 _CALLBACK_COLUMNS = {
-    "id": "uuid", "payment_id": "uuid", "operation": "text", "source_address": "text", "source_allowed": "boolean",
-    "content_type": "text", "body": "bytea", "body_sha256": "bytea", "disposition": "text", "is_flagged": "boolean",
-    "word": "text", "receipt": "text",
-}  # fmt: skip
+    "id": "uuid",
+    "payment_id": "uuid",
+    "operation": "text",
+    "source_address": "text",
+    "source_allowed": "boolean",
+    "content_type": "text",
+    "body": "bytea",
+    "body_sha256": "bytea",
+    "disposition": "text",
+    "is_flagged": "boolean",
+    "word": "text",
+    "receipt": "text",
+}
 _EXCHANGE_COLUMNS = {
-    "id": "uuid", "payment_id": "uuid", "attempt_id": "uuid", "api": "text", "request": "text",
-    "was_written": "boolean", "http_status": "int", "answer": "text", "meaning": "text",
-}  # fmt: skip
+    "id": "uuid",
+    "payment_id": "uuid",
+    "attempt_id": "uuid",
+    "api": "text",
+    "request": "text",
+    "was_written": "boolean",
+    "http_status": "int",
+    "answer": "text",
+    "meaning": "text",
+}
 
-# The same bytes for the same payment are kept so often, among the last of its messages: a copy more
-# would tell nothing, and whoever knows an address could fill the disk with them. Counted under the
-# payment's lock; what differs is always kept.
+# At most this many copies of the same bytes are stored for a payment, counted among its latest
+# messages. Another copy would add no information, and an attacker who knows an address could fill
+# the disk with copies. The count runs under the payment's lock. A message that differs is always
+# stored.
 _COPIES_MAX = 200
-_LOOKED_BACK_MAX = 1_000
+_COMPARED_MESSAGES_MAX = 1_000
 
-# All that a batch writes, in one statement, because each costs two round trips. The tables do not
-# read each other here; what was written is counted. A callback or an exchange that a lost COMMIT
-# wrote already is not written twice.
+# One statement writes the whole batch, because each statement costs two round trips. The parts do
+# not read what other parts write. The rows written are counted. If a lost COMMIT already wrote a
+# callback or an exchange, it is not written twice.
 _WRITE = text(f"""
 WITH ids AS (
     INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
-    SELECT kind, value, payment_id, attempt_id, now() FROM {unnest(_ID_COLUMNS, "ids")} ORDER BY kind, value
+    SELECT kind, value, payment_id, attempt_id, now()
+    FROM {unnest(_ID_COLUMNS, "ids")} ORDER BY kind, value
     ON CONFLICT ON CONSTRAINT provider_id_belongs_to_one_payment DO NOTHING
     RETURNING kind
 ), changed AS (
     UPDATE mkwanja.payments AS payment
-    SET {", ".join(f"{name} = sent.{name}" for name in CHANGED_NAMES)}
-    FROM {unnest(CHANGED_TYPES, "payments")} WHERE payment.id = sent.id
+    SET {", ".join(f"{name} = batch.{name}" for name in CHANGED_NAMES)}
+    FROM {unnest(CHANGED_TYPES, "payments")} WHERE payment.id = batch.id
     RETURNING payment.id
 ), ended AS (
-    UPDATE mkwanja.attempts AS attempt SET outcome = sent.outcome, ended_at = now()
-    FROM {unnest(_OUTCOME_COLUMNS, "attempts")} WHERE attempt.id = sent.id
+    UPDATE mkwanja.attempts AS attempt SET outcome = batch.outcome, ended_at = now()
+    FROM {unnest(_OUTCOME_COLUMNS, "attempts")} WHERE attempt.id = batch.id
     RETURNING attempt.id
 ), claimed AS (
     INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, outcome, ended_at, account)
-    SELECT id, payment_id, number, now(), outcome, CASE WHEN outcome IS NOT NULL THEN now() END, account
+    SELECT id, payment_id, number, now(), outcome,
+        CASE WHEN outcome IS NOT NULL THEN now() END, account
     FROM {unnest(_ATTEMPT_COLUMNS, "claims")}
-), asked AS (
+), inquired AS (
     INSERT INTO mkwanja.inquiries (payment_id, number, api, is_probe, of_former_account, asked_at)
-    SELECT payment_id, number, api, is_probe, of_former_account, now() FROM {unnest(_ASKED_COLUMNS, "asked")}
+    SELECT payment_id, number, api, is_probe, of_former_account, now()
+    FROM {unnest(_INQUIRY_COLUMNS, "inquiries")}
 ), answered AS (
-    UPDATE mkwanja.inquiries AS inquiry SET answered_at = now(), verdict = sent.verdict, code = sent.code
-    FROM {unnest(_ANSWERED_COLUMNS, "answered")}
-    WHERE inquiry.payment_id = sent.payment_id AND inquiry.number = sent.number AND inquiry.answered_at IS NULL
-), noted AS (
-    INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id,
-        detail, event_type, event_body)
-    SELECT id, payment_id, sequence, now(), what, previous_stage, stage, attempt_id, CAST(detail AS json), event_type,
-        event_body
+    UPDATE mkwanja.inquiries AS inquiry
+    SET answered_at = now(), verdict = batch.verdict, code = batch.code
+    FROM {unnest(_ANSWER_COLUMNS, "answers")}
+    WHERE inquiry.payment_id = batch.payment_id AND inquiry.number = batch.number
+        AND inquiry.answered_at IS NULL
+), recorded AS (
+    INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what,
+        previous_stage, stage, attempt_id, detail, event_type, event_body)
+    SELECT id, payment_id, sequence, now(), what,
+        previous_stage, stage, attempt_id, CAST(detail AS json), event_type, event_body
     FROM {unnest(_HISTORY_COLUMNS, "history")}
 ), repeated AS (
-    SELECT sent.id FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
+    SELECT batch.id FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
     WHERE {_COPIES_MAX} <= (
         SELECT count(*) FROM (
-            SELECT operation, source_allowed, disposition, body_sha256 FROM mkwanja.callbacks AS earlier
-            WHERE earlier.payment_id = sent.payment_id ORDER BY earlier.received_at DESC LIMIT {_LOOKED_BACK_MAX}
+            SELECT operation, source_allowed, disposition, body_sha256
+            FROM mkwanja.callbacks AS earlier
+            WHERE earlier.payment_id = batch.payment_id
+            ORDER BY earlier.received_at DESC LIMIT {_COMPARED_MESSAGES_MAX}
         ) AS recent
         WHERE (recent.operation, recent.source_allowed, recent.disposition, recent.body_sha256)
-            = (sent.operation, sent.source_allowed, sent.disposition, sent.body_sha256)
+            = (batch.operation, batch.source_allowed, batch.disposition, batch.body_sha256)
     )
 ), stored AS (
-    INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address, source_allowed, content_type,
-        body, body_sha256, disposition, is_flagged, word, receipt)
-    SELECT id, payment_id, operation, now(), source_address, source_allowed, content_type, body, body_sha256,
-        disposition, is_flagged, word, receipt
+    INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address,
+        source_allowed, content_type, body, body_sha256, disposition, is_flagged, word, receipt)
+    SELECT id, payment_id, operation, now(), source_address,
+        source_allowed, content_type, body, body_sha256, disposition, is_flagged, word, receipt
     FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
-    WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS earlier WHERE earlier.id = sent.id)
-        AND sent.id NOT IN (SELECT id FROM repeated)
+    WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS earlier WHERE earlier.id = batch.id)
+        AND batch.id NOT IN (SELECT id FROM repeated)
 ), exchanged AS (
-    INSERT INTO mkwanja.daraja_exchanges (id, payment_id, attempt_id, api, recorded_at, request, was_written,
-        http_status, answer, meaning)
-    SELECT id, payment_id, attempt_id, api, now(), CAST(request AS json), was_written, http_status, answer, meaning
+    INSERT INTO mkwanja.daraja_exchanges (id, payment_id, attempt_id, api, recorded_at, request,
+        was_written, http_status, answer, meaning)
+    SELECT id, payment_id, attempt_id, api, now(), CAST(request AS json),
+        was_written, http_status, answer, meaning
     FROM {unnest(_EXCHANGE_COLUMNS, "exchanges")}
     ON CONFLICT (id) DO NOTHING
 )
-SELECT (SELECT count(*) FROM ids) AS ids, (SELECT count(*) FROM changed) AS payments, (SELECT count(*) FROM ended) AS attempts,
-    ARRAY(SELECT id FROM repeated) AS repeated
+SELECT (SELECT count(*) FROM ids) AS ids, (SELECT count(*) FROM changed) AS payments,
+    (SELECT count(*) FROM ended) AS attempts, ARRAY(SELECT id FROM repeated) AS repeated
 """)
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A decided change, ready to be written."""
+class PreparedChange:
+    """A decided change that is ready to be written."""
 
     change: Change
     before: Payment | None
@@ -131,17 +166,16 @@ class Written:
     announcement: Announcement | None
 
 
-class TakenMeanwhile(Exception):
-    """Another transaction recorded one of our ids, or took our probe, between the look and the
-    write.
-    """
+class ConcurrentWrite(Exception):
+    """Another transaction stored one of our ids, or used up our probe, after our read."""
 
 
 async def write(
-    transaction: Transaction, written: Sequence[Written], effects: BatchEffects
+    transaction: Transaction, prepared: Sequence[PreparedChange], effects: BatchEffects
 ) -> frozenset[UUID]:
-    """Writes all of `written`; the ids of callbacks that are on record often enough and were not
-    stored once more.
+    """Writes all prepared changes and their effects.
+
+    Returns the ids of the callbacks that were not stored, because enough copies are stored already.
     """
     ids = [
         {
@@ -150,19 +184,19 @@ async def write(
             "payment_id": item.change.payment_id,
             "attempt_id": item.decided.attempt_id,
         }
-        for item in written
+        for item in prepared
         for kind, value in sorted(item.new_ids)
     ]
     changed = [
         item.decided.payment
-        for item in written
+        for item in prepared
         if item.before is not None
         and item.decided.payment is not None
         and item.decided.payment != item.before
     ]
     outcomes = [
         {"id": attempt.id, "outcome": attempt.outcome.value if attempt.outcome else None}
-        for item in written
+        for item in prepared
         for attempt in _changed_attempts(item)
     ]
     claims = [
@@ -173,21 +207,21 @@ async def write(
             "outcome": attempt.outcome.value if attempt.outcome else None,
             "account": attempt.account.as_text() if attempt.account else None,
         }
-        for item in written
+        for item in prepared
         for attempt in _new_attempts(item)
     ]
-    asked = [_inquiry_values(payment, inquiry) for payment, inquiry in effects.inquiries]
-    answered = [_answer_values(payment_id, inquiry) for payment_id, inquiry in effects.answers]
-    history = [item.history for item in written if item.history]
-    callbacks = [_callback_values(item) for item in written if item.change.callback]
-    exchanges = [values for item in written for values in _exchange_values(item.change)]
+    inquiries = [_inquiry_values(payment, inquiry) for payment, inquiry in effects.inquiries]
+    answers = [_answer_values(payment_id, inquiry) for payment_id, inquiry in effects.answers]
+    history = [item.history for item in prepared if item.history]
+    callbacks = [_callback_values(item) for item in prepared if item.change.callback]
+    exchanges = [values for item in prepared for values in _exchange_values(item.change)]
     if not (
         ids
         or changed
         or outcomes
         or claims
-        or asked
-        or answered
+        or inquiries
+        or answers
         or history
         or callbacks
         or exchanges
@@ -198,36 +232,36 @@ async def write(
         **changed_arrays(changed, "payments"),
         **columns(outcomes, _OUTCOME_COLUMNS, "attempts"),
         **columns(claims, _ATTEMPT_COLUMNS, "claims"),
-        **columns(asked, _ASKED_COLUMNS, "asked"),
-        **columns(answered, _ANSWERED_COLUMNS, "answered"),
+        **columns(inquiries, _INQUIRY_COLUMNS, "inquiries"),
+        **columns(answers, _ANSWER_COLUMNS, "answers"),
         **columns(history, _HISTORY_COLUMNS, "history"),
         **columns(callbacks, _CALLBACK_COLUMNS, "callbacks"),
         **columns(exchanges, _EXCHANGE_COLUMNS, "exchanges"),
     }
-    [counted] = await transaction.rows(_WRITE, parameters)
-    if counted.ids != len(ids):
-        raise TakenMeanwhile
-    if (counted.payments, counted.attempts) != (len(changed), len(outcomes)):
+    [written] = await transaction.rows(_WRITE, parameters)
+    if written.ids != len(ids):
+        raise ConcurrentWrite
+    if (written.payments, written.attempts) != (len(changed), len(outcomes)):
         raise RuntimeError("a locked row was not written: two changes of one payment in a batch?")
-    return frozenset(counted.repeated)
+    return frozenset(written.repeated)
 
 
-def _changed_attempts(item: Written) -> list[Attempt]:
+def _changed_attempts(item: PreparedChange) -> list[Attempt]:
     if item.before is None or item.decided.payment is None:
         return []
-    earlier = {attempt.id: attempt.outcome for attempt in item.before.attempts}
+    old_outcomes = {attempt.id: attempt.outcome for attempt in item.before.attempts}
     return [
         attempt
         for attempt in item.decided.payment.attempts
-        if attempt.id in earlier and attempt.outcome != earlier[attempt.id]
+        if attempt.id in old_outcomes and attempt.outcome != old_outcomes[attempt.id]
     ]
 
 
-def _new_attempts(item: Written) -> list[Attempt]:
+def _new_attempts(item: PreparedChange) -> list[Attempt]:
     if item.before is None or item.decided.payment is None:
         return []
-    known = {attempt.id for attempt in item.before.attempts}
-    return [attempt for attempt in item.decided.payment.attempts if attempt.id not in known]
+    old_ids = {attempt.id for attempt in item.before.attempts}
+    return [attempt for attempt in item.decided.payment.attempts if attempt.id not in old_ids]
 
 
 def _inquiry_values(payment: Payment, inquiry: Inquiry) -> dict[str, Any]:
@@ -249,9 +283,10 @@ def _answer_values(payment_id: UUID, inquiry: Inquiry) -> dict[str, Any]:
     }
 
 
-def _callback_values(item: Written) -> dict[str, Any]:
+def _callback_values(item: PreparedChange) -> dict[str, Any]:
     callback, disposition = item.change.callback, item.decided.disposition
-    assert callback is not None and disposition is not None  # noqa: S101, PT018 - every message is judged
+    # Every message has a disposition.
+    assert callback is not None and disposition is not None  # noqa: S101, PT018
     return {
         "id": callback.id,
         "payment_id": item.change.payment_id,
