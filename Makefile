@@ -51,7 +51,7 @@ check: setup ## format, lint, types, import rules, architecture, licences, known
 	@$(BIN)/python -m tests.supply_chain
 
 interleavings: setup ## a million lives of one payment in every order, judged by a model of Daraja (minutes)
-	@$(BIN)/python -m tests.interleavings --runs 1000000 --seed 1
+	@$(BIN)/python -m tests.proof.interleavings --runs 1000000 --seed 1
 
 proof: setup ## a thousand payments at once whose answers are lost, and their like: each paid once (some minutes)
 	LARGE_NUMBERS=1 $(PYTEST) tests/spec/test_large_numbers.py
@@ -60,13 +60,13 @@ bench: setup ## benchmarks, as ratios measured in one run
 	@$(BIN)/python -m tests.benchmarks
 
 soak: setup ## load while everything is killed, then a judge (MINUTES=20, SEED=, REPORT=file)
-	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
+	@$(BIN)/python -m tests.proof.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
 
 fuzz: setup ## schemathesis over /openapi.json for some minutes (MINUTES=20, SEED=)
 	FUZZ_MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) -n 0 -s tests/fuzz
 
 crash: setup ## every crash point in every combination, and every protection taken away (CRASH_LANES=2 systems at once)
-	$(PYTEST) tests/crash tests/failpoints --all-combinations
+	$(PYTEST) tests/proof/crash tests/proof/failpoints --all-combinations
 
 lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from tests.failpoints.starting import reached, start_armed
+from tests.proof.failpoints.starting import reached, start_armed
 from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.stack.processes import Process

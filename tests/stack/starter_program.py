@@ -36,7 +36,7 @@ _IMPORTED = (
     "gateway.edge.serving",
     "workers.main",
     "workers.operating",
-    "tests.failpoints.arming",
+    "tests.proof.failpoints.arming",
     "tests.simulator.app",
     "tests.simulator.settings",
 )

@@ -32,7 +32,7 @@ def all_tests() -> Iterator[Item]:
     yield Item("tests/unit/test_plain.py::test_it")
     yield Item("tests/spec/test_plain.py::test_it")
     yield Item("tests/spec/test_long.py::test_a_thousand", pytest.mark.whole)
-    yield Item("tests/soak/test_soak.py::test_a_soak", pytest.mark.shortened)
+    yield Item("tests/proof/soak/test_soak.py::test_a_soak", pytest.mark.shortened)
 
 
 def played(part: Part, seed: int = 1) -> list[str]:
@@ -47,7 +47,7 @@ def played(part: Part, seed: int = 1) -> list[str]:
 def test_the_sample_and_the_rest_are_all_tests_and_share_what_is_shortened() -> None:
     sample, rest = set(played(Part.SAMPLE)), set(played(Part.REST))
     assert sample | rest == {item.nodeid for item in all_tests()} == set(played(Part.ALL))
-    assert sample & rest == {"tests/soak/test_soak.py::test_a_soak"}
+    assert sample & rest == {"tests/proof/soak/test_soak.py::test_a_soak"}
 
 
 def test_the_sample_has_so_many_cases_of_a_table_and_no_long_test() -> None:
@@ -64,4 +64,4 @@ def test_a_seed_draws_the_same_cases_again_and_another_seed_others() -> None:
 
 def test_files_that_wait_and_files_that_compute_take_turns() -> None:
     files = list(dict.fromkeys(name.partition("::")[0] for name in played(Part.SAMPLE)))
-    assert [name.split("/")[1] for name in files] == ["soak", "unit", "spec", "unit"]
+    assert [name.split("/")[-2] for name in files] == ["soak", "unit", "spec", "unit"]

@@ -1,0 +1,124 @@
+"""The table as a document: which combinations exist, how each must end, and why the others do
+not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from tests.proof.crash.protections import PROTECTIONS
+from tests.proof.crash.sites import SITES, Site
+from tests.proof.crash.table import (
+    CALLBACKS,
+    Answer,
+    Combination,
+    End,
+    Kind,
+    Redis,
+    all_batches,
+    all_combinations,
+)
+from tests.proof.failpoints.points import CHECKS, POINTS
+from tests.stack.stack import ROOT
+
+PATH = ROOT / "docs" / "guarantees" / "crash-points.md"
+
+_LETTER = {
+    End.PAID: "paid",
+    End.NO_RESULT: "no result",
+    End.NO_RESULT_AND_NONE: "no result, none moved",
+    End.REVIEW: "a person",
+    End.REVIEW_AND_NONE: "a person, none moved",
+}
+
+
+def text() -> str:
+    """The whole document. `python -m tests.proof.crash --table` prints it and writes it to `PATH`."""
+    return (
+        "\n".join([*_introduction(), *_sites(), *_ends(), *_combinations(), *_protections()]) + "\n"
+    )
+
+
+def _introduction() -> Iterator[str]:
+    rows = list(all_combinations())
+    exist = sum(one.end is not None for one in rows)
+    yield "# Crash points"
+    yield ""
+    yield "Written by `python -m tests.proof.crash --table`; a test compares."
+    yield "How it is played: [tests/proof/crash](../../tests/proof/crash/README.md)."
+    yield ""
+    yield (
+        f"Each crash point of the design, in every process that it can hit ({len(SITES)} sites), crossed with three kinds of"
+        f" payment, Daraja's answer to the call kept or lost, its result delivered 0, 1 or 3 times, and Redis kept or flushed"
+        f" while the process is down: {len(rows)} combinations. {exist} exist and are played, by {len(all_batches())} kills and"
+        f" freezes of real processes; {len(rows) - exist} do not exist, and the table says why. After each: the end below, and"
+        " I1 to I7 by the simulator's ledger. No deposit and no bill payment ever reached Daraja twice."
+    )
+    yield ""
+
+
+def _sites() -> Iterator[str]:
+    yield "## Sites"
+    yield ""
+    yield "| site | process | what is done to it | where exactly |"
+    yield "|---|---|---|---|"
+    for site in SITES:
+        point = POINTS[site.point]
+        done = "frozen, continued" if site.is_frozen else "killed"
+        yield f"| {site.name} | {site.during} | {site.sentence}: {done} | {point.side} `{point.target}`: {point.sentence} |"
+    yield ""
+
+
+def _ends() -> Iterator[str]:
+    yield "## Ends"
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    for end in End:
+        yield f"| {_LETTER[end]} | {end} |"
+    yield ""
+
+
+def _combinations() -> Iterator[str]:
+    yield "## Combinations"
+    yield ""
+    yield "Each end is the same with Redis kept and with Redis flushed; both are played. A number stands for a reason below."
+    yield ""
+    yield (
+        "| site | kind | "
+        + " | ".join(f"{answer}, {count}" for answer in Answer for count in CALLBACKS)
+        + " |"
+    )
+    yield "|---|---|" + "---|" * (len(Answer) * len(CALLBACKS))
+    reasons: dict[str, int] = {}
+    kept = [one for one in all_combinations() if one.redis is Redis.KEPT]
+    for (site, kind), rows in groupby(kept, key=lambda one: (one.site, one.kind)):
+        yield _row(site, kind, list(rows), reasons)
+    yield ""
+    for reason, number in reasons.items():
+        yield f"{number}. {reason}"
+    yield ""
+
+
+def _row(site: Site, kind: Kind, rows: Sequence[Combination], reasons: dict[str, int]) -> str:
+    cells = [
+        _LETTER[one.end]
+        if one.end is not None
+        else str(reasons.setdefault(one.reason, len(reasons) + 1))
+        for one in rows
+    ]
+    return f"| {site.name} | {kind.replace('_', ' ')} | {' | '.join(cells)} |"
+
+
+def _protections() -> Iterator[str]:
+    yield "## Protections"
+    yield ""
+    yield "Each is taken away from the real process, once a run of `make crash`, and the scenario must then fail."
+    yield ""
+    yield "| | protection | taken away | without it | caught by |"
+    yield "|---|---|---|---|---|"
+    for one in PROTECTIONS:
+        check = CHECKS[one.check]
+        scenario = one.scenario.__name__.replace("_", " ")
+        yield f"| {one.letter} | {check.sentence} | `{check.target}` (`{one.check}`) | {one.sentence} | {scenario} |"

@@ -1,0 +1,144 @@
+"""The payments of a batch: one for each combination, under a rule of the simulator that is its
+own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+from tests.proof.crash.sites import Site
+from tests.proof.crash.table import Answer, Combination, End, Kind
+from tests.proof.soak.evidence import Told
+from tests.spec.system import System
+from tests.stack.client import Answer as HttpAnswer
+from tests.stack.client import Client
+
+_numbers = itertools.count(1)
+
+# Longer than any stop: an answer that is held back never comes in time.
+_HELD_BACK_SECONDS = 15
+
+_PATHS = {
+    Kind.DEPOSIT: "/v1/deposits",
+    Kind.WITHDRAWAL: "/v1/withdrawals",
+    Kind.BILL_PAYMENT: "/v1/bill-payments",
+}
+RESULT_OF = {
+    Kind.DEPOSIT: "deposit",
+    Kind.WITHDRAWAL: "withdrawal",
+    Kind.BILL_PAYMENT: "bill-payment",
+}
+_APIS = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b"}
+
+
+@dataclass(slots=True, eq=False)
+class Wish:
+    """One payment that a client wants: what it asks, under which key, and what it was told."""
+
+    label: str
+    kind: Kind
+    callbacks: int
+    end: End
+    key: str
+    request: Mapping[str, Any]
+    is_bystander: bool = True  # no combination of the table, but another's payment
+    payment_id: str = ""
+    told: list[Told] = field(default_factory=list)
+
+    def hear(self, answer: HttpAnswer) -> None:
+        """A 202."""
+        self.payment_id = str(answer.expect(202).json()["id"])
+        path = _PATHS[self.kind]
+        told = Told(
+            payment_id=self.payment_id,
+            key=self.key,
+            path=path,
+            request=self.request,
+            body=answer.body,
+        )
+        self.told.append(told)
+
+
+async def wish_for(system: System, combination: Combination) -> Wish:
+    """The payment of a combination, and what the simulator is to do with it; nothing is asked
+    yet.
+    """
+    site, answer = combination.site, combination.answer
+    scenario, params = (
+        ("answer_lost_after_acting", {}) if answer is Answer.LOST else ("approve", {})
+    )
+    if site.point == "sent_before_answer":
+        scenario, params = "slow", {"seconds": _HELD_BACK_SECONDS}
+    end = combination.end
+    assert end is not None
+    # Once: where Daraja was called and gave no answer, a permitted second call is an ordinary one.
+    times = 1 if scenario == "slow" else None
+    wish = await ordinary_wish(system, combination.kind, scenario, params, times=times)
+    return replace(
+        wish, label=combination.label, callbacks=combination.callbacks, end=end, is_bystander=False
+    )
+
+
+async def bystanders(system: System, site: Site) -> list[Wish]:
+    """Payments of others, which must get through while the process is frozen: by an answer,
+    where none can call back.
+    """
+    if site.during == "callbacks":
+        return [replace(await ordinary_wish(system, Kind.DEPOSIT), callbacks=0)]
+    return [await ordinary_wish(system, kind) for kind in Kind]
+
+
+async def ordinary_wish(
+    system: System,
+    kind: Kind,
+    scenario: str = "approve",
+    params: Mapping[str, Any] | None = None,
+    *,
+    times: int | None = None,
+) -> Wish:
+    """A payment that shares nothing with another, and meets `scenario`."""
+    number = next(_numbers)
+    phone_number, amount = f"2547{20_000_000 + number}", 1000 + number
+    request: dict[str, Any] = {"amount": amount, "phone_number": phone_number}
+    match = {"phone_number": phone_number}
+    if kind is Kind.BILL_PAYMENT:
+        match = {"party": str(600_000 + number)}
+        request = {"amount": amount, "paybill": match["party"], "account_reference": f"ACC{number}"}
+    await system.scenario(scenario, times=times, params=params, api=_APIS[kind], **match)
+    return Wish(f"another's {kind}", kind, 1, End.PAID, str(uuid4()), request)
+
+
+async def ask(client_of: Mapping[Kind, Client], wish: Wish) -> HttpAnswer | None:
+    """One request for it; None if the connection broke off."""
+    try:
+        return await client_of[wish.kind].pay(_PATHS[wish.kind], wish.request, key=wish.key)
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+
+
+async def ask_until_accepted(client_of: Mapping[Kind, Client], wish: Wish) -> HttpAnswer:
+    """The 202, however often it takes to be asked: as a client does whose answer did not come,
+    or was 409 or 503.
+    """
+    while True:
+        answer = await ask(client_of, wish)
+        if answer is not None and answer.status not in (409, 503):
+            wish.hear(answer)
+            return answer
+        await asyncio.sleep(0.2)
+
+
+def clients(system: System) -> Mapping[Kind, Client]:
+    """Who asks for which kind, at the first ingress."""
+    return {
+        Kind.DEPOSIT: system.user,
+        Kind.WITHDRAWAL: system.backend,
+        Kind.BILL_PAYMENT: system.backend,
+    }

@@ -1,0 +1,438 @@
+"""Every protection with the scenario that shows what it prevents: green as the product is, red when
+it is taken away.
+
+A scenario raises `Broken` where the promise is broken, and nothing else for that; each arms the
+processes that it needs with the protection that is to be missing ("": none).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import asyncpg
+
+from tests.proof.crash.judging import times_heard
+from tests.proof.crash.patience import patiently, stage_of
+from tests.proof.crash.paying import Wish, ask, clients, ordinary_wish
+from tests.proof.crash.postman import Postman, deliver_again
+from tests.proof.crash.running import Ground
+from tests.proof.crash.table import Kind
+from tests.proof.failpoints.starting import reached, start_armed
+from tests.spec.system import System
+from tests.stack.servers import PostgresServer
+from tests.stack.stack import ROOT
+
+# An armed worker sweeps once, at its start: what its payments become meanwhile is another worker's
+# doing.
+_RARELY: dict[str, str | None] = {"SWEEP_INTERVAL_SECONDS": "60"}
+
+# How long a promise may take where its breach is that nothing happens: many times what it takes on
+# an idle machine.
+_PATIENCE_SECONDS = 30.0
+
+_COPIES = 40
+
+# Daraja has it; its result is held back, but an inquiry may have told already.
+_ASKED = ("awaiting_result", "succeeded")
+
+_WAITS_FOR_A_ROW = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+_WANTED_BY_TWO = "duplicate key value"
+
+
+class Broken(AssertionError):
+    """A promise was broken, as it is when its protection is missing."""
+
+
+Scenario = Callable[[Ground, str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """`check` names it in `tests/proof/failpoints/points.py`; `sentence` says what happens without it."""
+
+    check: str
+    letter: str
+    sentence: str
+    scenario: Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run of a scenario: as the product is, or without a protection."""
+
+    name: str
+    scenario: Scenario
+    without: str = ""
+
+
+def must(is_so: bool, why: str) -> None:
+    if not is_so:
+        raise Broken(why)
+
+
+# --- scenarios ------------------------------------------------------------------------------------
+
+
+async def between_look_and_claim(ground: Ground, without: str) -> None:
+    """A worker stands still just before three claims. Meanwhile one payment is sent by another
+    worker, payouts are stopped, and one payment grows too old: the worker that wakes up claims none
+    of them.
+    """
+    system = ground.system
+    place = "readied_before_claim:freeze:3:together"
+    await ground.prepare("worker")
+    worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
+    sent, stopped, old = [
+        await _begun(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)
+    ]
+    await reached(worker, place)
+    await _payouts(system, "stop")
+    age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() + interval '1 hour'"
+    await system.execute(f"{age} WHERE id = $1::uuid", old.payment_id)
+    await system.stack.start_process("worker.2")
+    await _in_stage(system, sent, *_ASKED)
+    await system.stack.process("worker.2").kill()
+    worker.thaw()
+    # The worker that claims this deposit has passed the other three claims.
+    later = await _begun(system, Kind.DEPOSIT)
+    await _in_stage(system, later, *_ASKED)
+    await _sent_what_is_claimed(system)
+    await worker.terminate()
+    must(
+        await times_heard(system, sent) == 1,
+        "a payment that another worker had sent was sent again",
+    )
+    must(await times_heard(system, stopped) == 0, "a payout was sent while payouts were stopped")
+    must(await times_heard(system, old) == 0, "a payment was sent that had waited too long")
+    await _payouts(system, "start")
+
+
+async def operation_refused_meanwhile(ground: Ground, without: str) -> None:
+    """A worker stands still just before it claims a withdrawal. Meanwhile another worker learns
+    that Daraja refuses withdrawals to our app: the worker that wakes up does not claim this one,
+    and deposits go on.
+    """
+    system, place = ground.system, "readied_before_claim:freeze"
+    await ground.prepare("worker")
+    worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
+    waiting = await _begun(system, Kind.WITHDRAWAL)
+    await reached(worker, place)
+    await system.control("POST", "/switches", {"missing_products": ["b2c"]})
+    await system.stack.start_process("worker.2")
+    refused = await _begun(system, Kind.WITHDRAWAL)
+    held = "SELECT name FROM mkwanja.brakes WHERE name = 'b2c' AND is_engaged"
+    await patiently(lambda: system.rows(held), what="a held operation")
+    await system.stack.process("worker.2").kill()
+    await system.execute(
+        "UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'"
+    )
+    sent_before = await times_heard(system, waiting)
+    worker.thaw()
+    # The worker that claims this deposit has passed the other claim.
+    later = await _begun(system, Kind.DEPOSIT)
+    await _in_stage(system, later, *_ASKED)
+    await _sent_what_is_claimed(system)
+    await worker.terminate()
+    must(
+        await times_heard(system, waiting) == sent_before,
+        "a payment was sent to an operation that Daraja refuses",
+    )
+    must(
+        await stage_of(system, refused) == "accepted",
+        "a payment that Daraja did not look at does not wait",
+    )
+    await system.release_brakes()
+
+
+async def killed_before_the_answer(ground: Ground, without: str) -> None:
+    """A worker is killed while Daraja has the requests: each was the only one, the withdrawal is
+    asked about and found paid, the bill payment, which cannot be asked about, is flagged for a
+    person.
+    """
+    system = ground.system
+    await ground.prepare("worker")
+    place = "sent_before_answer:tell:2:together"
+    worker = await start_armed(system.stack, "worker", place, without=without)
+    withdrawal, bill = [
+        await _begun(system, kind, "slow", seconds=15, times=1)
+        for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
+    ]
+    await reached(worker, place)
+    for wish in (withdrawal, bill):
+        await patiently(partial(times_heard, system, wish), what="the request at Daraja")
+    await worker.kill()
+    worker = await start_armed(system.stack, "worker", without=without)
+
+    async def is_over() -> bool:
+        is_again = await times_heard(system, withdrawal) > 1 or await times_heard(system, bill) > 1
+        row = await _row(system, bill)
+        return is_again or (
+            await stage_of(system, withdrawal) == "succeeded" and row["needs_review"]
+        )
+
+    try:
+        await patiently(is_over, what="the ends", seconds=_PATIENCE_SECONDS)
+    except AssertionError as error:
+        raise Broken(f"they never end: {await stage_of(system, withdrawal)}") from error
+    must(await times_heard(system, withdrawal) == 1, "a withdrawal that Daraja had was sent again")
+    must(await times_heard(system, bill) == 1, "a bill payment that Daraja had was sent again")
+
+
+async def late_answer_of_an_earlier_attempt(ground: Ground, without: str) -> None:
+    """A worker wakes up after its attempt was given up and the withdrawal was permitted another:
+    what it writes is about its own attempt, and the payment stays with the attempt that is under
+    way.
+    """
+    system = ground.system
+    await ground.prepare("worker")
+    first = await start_armed(
+        system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
+    )
+    wish = await _begun(system, Kind.WITHDRAWAL)
+    await reached(first, "claimed_before_call:freeze")
+    second = await start_armed(system.stack, "worker.2", "answered_before_commit:freeze")
+    await reached(second, "answered_before_commit:freeze")
+    first.thaw()
+    outcomes = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid ORDER BY number"
+    await patiently(
+        lambda: system.rows(outcomes, wish.payment_id),
+        lambda rows: rows[0]["outcome"] == "not_acted",
+        "its word",
+    )
+    must(
+        await stage_of(system, wish) == "submitting",
+        "an earlier attempt's answer moved a payment that is being sent",
+    )
+    second.thaw()
+    await _in_stage(system, wish, *_ASKED)
+
+
+async def woken_past_the_deadline(ground: Ground, without: str) -> None:
+    """A worker wakes up when its deposit was long given up as never heard of: it sends nothing
+    any more.
+    """
+    system = ground.system
+    await ground.prepare("worker")
+    worker = await start_armed(
+        system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
+    )
+    wish = await _begun(system, Kind.DEPOSIT)
+    await reached(worker, "claimed_before_call:freeze")
+    await system.stack.start_process("worker.2")
+    await _in_stage(system, wish, "failed")
+    worker.thaw()
+    outcome = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid"
+    await patiently(
+        lambda: system.rows(outcome, wish.payment_id),
+        lambda rows: rows[0]["outcome"] is not None,
+        "its word",
+    )
+    must(
+        await times_heard(system, wish) == 0,
+        "a prompt was sent for a deposit that was told as failed",
+    )
+
+
+async def killed_before_publishing(ground: Ground, without: str) -> None:
+    """The receiver is killed between the final commit and the bell: the sweeper rings it."""
+    system, place = ground.system, "finalized_before_publish:kill"
+    await ground.prepare("worker", "callbacks")
+    # Nobody asks meanwhile: the end is to come by the callback.
+    unasked: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "600"}
+    await start_armed(system.stack, "worker", without=without, env=unasked)
+    receiver = await start_armed(system.stack, "callbacks", place)
+    wish = await _begun(system, Kind.DEPOSIT)
+    await _result(system, wish)
+    await system.control("POST", "/callbacks/release", {"url_contains": wish.payment_id})
+    await reached(receiver, place)
+    await system.stack.start_process("callbacks")
+
+    async def is_heard() -> bool:
+        return any(
+            json.loads(heard.body)["subject"] == wish.payment_id for heard in ground.listener.heard
+        )
+
+    try:
+        await patiently(is_heard, what="its event", seconds=_PATIENCE_SECONDS)
+    except AssertionError as error:
+        raise Broken("a final payment was never announced") from error
+
+
+async def one_result_many_times_at_once(ground: Ground, without: str) -> None:
+    """While the receiver waits for the row of one payment, the result of another comes many times:
+    each is stored, and Postgres never has to refuse the second of two changes in a batch.
+    """
+    system, postgres = ground.system, ground.system.stack.postgres
+    await ground.prepare("callbacks")
+    await start_armed(system.stack, "callbacks", without=without)
+    slow, wish = await _begun(system, Kind.WITHDRAWAL), await _begun(system, Kind.WITHDRAWAL)
+    waited_for, item = await _result(system, slow), await _result(system, wish)
+    log_before = postgres.log_text() if isinstance(postgres, PostgresServer) else ""
+    async with _row_held(system, slow):
+        one = asyncio.create_task(deliver_again(system, waited_for))
+        await patiently(lambda: system.rows(_WAITS_FOR_A_ROW), what="a receiver that waits")
+        copies = [asyncio.create_task(deliver_again(system, item)) for _ in range(_COPIES)]
+        for _ in range(5):  # the same loop that reads the copies answers these
+            async with system.http.get(f"{system.stack.callbacks_url}/healthz") as answer:
+                assert answer.status == 200
+    statuses = await asyncio.gather(one, *copies)
+    must(set(statuses) == {200}, f"answered {statuses}")
+    kept = [
+        row for row in await system.callbacks(wish.payment_id) if row["operation"] == "withdrawal"
+    ]
+    must(len(kept) == _COPIES, f"{len(kept)} copies are on record")
+    if isinstance(postgres, PostgresServer):
+        new = postgres.log_text()[len(log_before) :]
+        must(_WANTED_BY_TWO not in new, f"two changes of one payment met in a batch:\n{new}")
+
+
+PROTECTIONS = (
+    Protection(
+        "claim_stage", "a", "a payment is sent that another worker has sent", between_look_and_claim
+    ),
+    Protection(
+        "claim_brakes", "a", "a payout is sent while payouts are stopped", between_look_and_claim
+    ),
+    Protection(
+        "claim_operation",
+        "a",
+        "a payment is sent to an operation that Daraja refuses",
+        operation_refused_meanwhile,
+    ),
+    Protection(
+        "claim_age", "a", "a payment is sent that has waited too long", between_look_and_claim
+    ),
+    Protection(
+        "attempt_fencing",
+        "b",
+        "an old attempt's answer moves the payment",
+        late_answer_of_an_earlier_attempt,
+    ),
+    Protection(
+        "intent_commit",
+        "c",
+        "nobody knows that a payment was sent, and it is sent again",
+        killed_before_the_answer,
+    ),
+    Protection(
+        "lease", "d", "a payment whose worker died waits for ever", killed_before_the_answer
+    ),
+    Protection("fence_check", "e", "a worker that was given up sends", woken_past_the_deadline),
+    Protection("events_swept", "f", "an end is never announced", killed_before_publishing),
+    Protection(
+        "in_doubt", "g", "a payment that Daraja has is sent again", killed_before_the_answer
+    ),
+    Protection(
+        "one_change_per_batch",
+        "h",
+        "two changes of a payment collide in Postgres",
+        one_result_many_times_at_once,
+    ),
+)
+
+
+def cases(*, with_each_taken_away: bool) -> list[Case]:
+    """Each scenario once as the product is; and, if asked for, once without each protection that
+    it is about.
+    """
+    scenarios = dict.fromkeys(protection.scenario for protection in PROTECTIONS)
+    present = [Case(_name(scenario), scenario) for scenario in scenarios]
+    if not with_each_taken_away:
+        return present
+    return present + [Case(f"without {one.check}", one.scenario, one.check) for one in PROTECTIONS]
+
+
+def _name(scenario: Scenario) -> str:
+    return str(getattr(scenario, "__name__", scenario)).replace("_", " ")
+
+
+async def play_case(ground: Ground, case: Case) -> None:
+    """One case, with a simulator as new that holds the result of every payment back."""
+    await ground.system.control("POST", "/reset", {})
+    await ground.system.control("POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True})
+    async with Postman(ground.system):  # which lets answers to inquiries through, and nothing else
+        await case.scenario(ground, case.without)
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+async def _begun(
+    system: System,
+    kind: Kind,
+    scenario: str = "approve",
+    *,
+    times: int | None = None,
+    **params: Any,
+) -> Wish:
+    wish = await ordinary_wish(system, kind, scenario, params, times=times)
+    answer = await ask(clients(system), wish)
+    assert answer is not None
+    wish.hear(answer)
+    return wish
+
+
+async def _in_stage(system: System, wish: Wish, *stages: str) -> None:
+    await patiently(
+        partial(stage_of, system, wish), lambda seen: seen in stages, " or ".join(stages)
+    )
+
+
+async def _sent_what_is_claimed(system: System) -> None:
+    """Waits for every send under way. A worker that ends would give back what it has not sent."""
+    sending = "SELECT id FROM mkwanja.payments WHERE stage = 'submitting'"
+    await patiently(lambda: system.rows(sending), lambda rows: not rows, "the end of every send")
+
+
+async def _row(system: System, wish: Wish) -> Any:
+    [row] = await system.rows("SELECT * FROM mkwanja.payments WHERE id = $1::uuid", wish.payment_id)
+    return row
+
+
+@asynccontextmanager
+async def _row_held(system: System, wish: Wish) -> AsyncIterator[None]:
+    """Nobody else may change the payment."""
+    connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
+    try:
+        async with connection.transaction():
+            await connection.fetch(
+                "SELECT FROM mkwanja.payments WHERE id = $1::uuid FOR UPDATE", wish.payment_id
+            )
+            yield
+    finally:
+        await connection.close()
+
+
+async def _result(system: System, wish: Wish) -> Any:
+    """The result of a payment, once the simulator holds it back."""
+
+    async def held() -> list[Any]:
+        items = (await system.control("GET", "/callbacks"))["held"]
+        return [item for item in items if wish.payment_id in item["url"]]
+
+    return (await patiently(held, what="its result"))[0]
+
+
+async def _payouts(system: System, action: str) -> None:
+    """`python -m workers payouts stop`, as an operator does it."""
+    command = [
+        sys.executable,
+        "-m",
+        "workers",
+        "payouts",
+        action,
+        "--reason",
+        "a test of the brakes",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env=system.stack.env("release"), stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()

@@ -1,0 +1,190 @@
+"""Where a process is killed or frozen: each crash point of the design, once for every process
+that it can hit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.proof.failpoints.arming import Action
+
+
+class During(StrEnum):
+    """Which process is hit. Its Procfile name."""
+
+    WEB = "web"
+    CALLBACKS = "callbacks"
+    WORKER = "worker"
+
+
+class Told(StrEnum):
+    """When Daraja's results of the payments are delivered."""
+
+    AT_ONCE = "at once"  # as soon as there are any
+    AFTER_THE_STOP = "after the stop"  # once the process is dead or frozen
+    AFTER_THE_RESTART = "after the restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place.
+
+    `point` names its failpoint; `is_together`: all payments of a batch are brought there before the
+    stop.
+    """
+
+    name: str
+    crash_point: int
+    during: During
+    point: str
+    sentence: str
+    action: Action = Action.KILL
+    is_together: bool = True
+    told: Told = Told.AT_ONCE
+    # a payment that is held there occupies one of the worker's four slots for bill payments
+    claims: bool = False
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.action is Action.FREEZE
+
+
+WEB, CALLBACKS, WORKER = During.WEB, During.CALLBACKS, During.WORKER
+
+SITES = (
+    Site("1", 1, WEB, "read_before_commit", "request read, before commit"),
+    Site("2", 2, WEB, "committed_before_wakeup", "payment committed, before the wake-up"),
+    Site("3", 3, WEB, "woken_before_answer", "woken, before the 202 left"),
+    Site("4", 4, WORKER, "taken_before_claim", "job taken, before claim"),
+    Site(
+        "5", 5, WORKER, "claimed_before_call", "claim committed, before the call left", claims=True
+    ),
+    Site(
+        "6",
+        6,
+        WORKER,
+        "sent_before_answer",
+        "call left, before the answer came",
+        told=Told.AFTER_THE_STOP,
+        claims=True,
+    ),
+    Site(
+        "7",
+        7,
+        WORKER,
+        "answered_before_commit",
+        "answer came, before it was committed",
+        told=Told.AFTER_THE_STOP,
+        claims=True,
+    ),
+    Site("8", 8, CALLBACKS, "callback_read_before_commit", "callback read, before commit"),
+    Site(
+        "9 callbacks",
+        9,
+        CALLBACKS,
+        "finalized_before_publish",
+        "finalized by a message, before publish",
+    ),
+    Site(
+        "9 worker", 9, WORKER, "finalized_before_publish", "finalized by the worker, before publish"
+    ),
+    Site(
+        "10 callbacks",
+        10,
+        CALLBACKS,
+        "published_before_recorded",
+        "published by the receiver, before recorded",
+    ),
+    Site(
+        "10 worker",
+        10,
+        WORKER,
+        "published_before_recorded",
+        "published by the worker, before recorded",
+    ),
+    Site(
+        "11 worker",
+        11,
+        WORKER,
+        "inquiry_answered_before_commit",
+        "STK query answered, before commit",
+        told=Told.AFTER_THE_RESTART,
+    ),
+    Site(
+        "11 callbacks",
+        11,
+        CALLBACKS,
+        "callback_read_before_commit",
+        "Transaction Status answered, before commit",
+        told=Told.AFTER_THE_RESTART,
+    ),
+    Site(
+        "12 at 5",
+        12,
+        WORKER,
+        "claimed_before_call",
+        "frozen past the lease at 5",
+        Action.FREEZE,
+        claims=True,
+    ),
+    Site(
+        "12 at 6",
+        12,
+        WORKER,
+        "sent_before_answer",
+        "frozen past the lease at 6",
+        Action.FREEZE,
+        told=Told.AFTER_THE_STOP,
+        claims=True,
+    ),
+    Site(
+        "12 at 7",
+        12,
+        WORKER,
+        "answered_before_commit",
+        "frozen past the lease at 7",
+        Action.FREEZE,
+        told=Told.AFTER_THE_STOP,
+        claims=True,
+    ),
+    Site(
+        "12 accepting",
+        12,
+        WEB,
+        "accepting_in_transaction",
+        "frozen in the transaction that accepts",
+        Action.FREEZE,
+        is_together=False,
+    ),
+    Site(
+        "12 recording",
+        12,
+        WORKER,
+        "writing_in_transaction",
+        "frozen in the transaction that records answers",
+        Action.FREEZE,
+        is_together=False,
+        told=Told.AFTER_THE_STOP,
+    ),
+    Site(
+        "12 finalizing",
+        12,
+        CALLBACKS,
+        "writing_in_transaction",
+        "frozen in the transaction that stores a callback",
+        Action.FREEZE,
+        is_together=False,
+    ),
+    Site(
+        "12 announcing",
+        12,
+        CALLBACKS,
+        "announcing_in_transaction",
+        "frozen in the transaction that records a publication",
+        Action.FREEZE,
+        is_together=False,
+    ),
+)
+
+SITE = {site.name: site for site in SITES}

@@ -1,0 +1,205 @@
+"""The full cross product as data: which combinations exist and how they must end, and why the
+others do not exist.
+
+A combination is a site, a kind of payment, what becomes of Daraja's answer to the call, how often
+the result is delivered, and whether Redis keeps what it holds. The call and the result are those of
+the send that gets through, wherever that is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.proof.crash.sites import SITES, Site
+
+
+class Kind(StrEnum):
+    """As in the record."""
+
+    DEPOSIT = "deposit"
+    WITHDRAWAL = "withdrawal"
+    BILL_PAYMENT = "bill_payment"
+
+
+class Answer(StrEnum):
+    """What becomes of Daraja's synchronous answer."""
+
+    KEPT = "kept"
+    LOST = "lost"
+
+
+class Redis(StrEnum):
+    """What becomes of Redis while the process is down."""
+
+    KEPT = "kept"
+    FLUSHED = "flushed"
+
+
+CALLBACKS = (0, 1, 3)
+
+
+class End(StrEnum):
+    """How a payment must end (design.md, "In doubt, by kind")."""
+
+    PAID = "succeeded, and its money moved once"
+    NO_RESULT = "failed as no_result_confirmed, not safe to retry: nobody could tell us"
+    NO_RESULT_AND_NONE = "failed as no_result_confirmed, and no money moved"
+    REVIEW = "in doubt and flagged for a person: nobody could tell us"
+    REVIEW_AND_NONE = "in doubt and flagged for a person; no money moved"
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """One row. `end` None: it does not exist, and `reason` says why."""
+
+    site: Site
+    kind: Kind
+    answer: Answer
+    callbacks: int
+    redis: Redis
+    end: End | None = None
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind}, answer {self.answer}, {self.callbacks} callbacks"
+
+
+def _as_sent(kind: Kind, answer: Answer, callbacks: int) -> End:
+    """The end of a payment whose call gets through: Daraja can be asked by its answer's ids, or
+    by our own.
+    """
+    if answer is Answer.KEPT or callbacks or kind is Kind.WITHDRAWAL:
+        return End.PAID
+    return End.NO_RESULT if kind is Kind.DEPOSIT else End.REVIEW
+
+
+def _verdict(site: Site, kind: Kind, answer: Answer, callbacks: int) -> End | str:
+    """How the combination ends, or why it does not exist."""
+    is_kept, is_withdrawal = answer is Answer.KEPT, kind is Kind.WITHDRAWAL
+    if site.name == "1" and not (is_kept and callbacks == 1):
+        return "nothing exists yet: the retry is a first request, and what Daraja does later is no matter of this crash"
+    if site.name == "5" and not is_withdrawal:
+        if is_kept or callbacks:
+            return "the call never left and is not made again: Daraja has nothing to answer and nothing to tell"
+        return End.NO_RESULT_AND_NONE if kind is Kind.DEPOSIT else End.REVIEW_AND_NONE
+    if site.point == "sent_before_answer" and is_kept:
+        gone = "wakes long after its call's limit" if site.is_frozen else "is dead"
+        return f"whoever waits for the answer {gone}: it is always lost"
+    if site.name == "7":
+        return _as_sent(kind, Answer.LOST, callbacks)  # what it said died with the process
+    if site.name in ("8", "12 finalizing") and not callbacks:
+        return "there is no callback to read"
+    if site.name == "8":
+        return _as_sent(kind, answer, callbacks - 1)  # Daraja does not send it again
+    if site.name == "11 worker" and kind is not Kind.DEPOSIT:
+        return "Transaction Status answers by a callback: see 11 callbacks"
+    if site.name == "11 callbacks" and kind is Kind.DEPOSIT:
+        return "STK query answers at once: see 11 worker"
+    if site.crash_point == 11 and not is_kept and not is_withdrawal:
+        return "without an id from the answer nobody can ask"
+    if site.crash_point in (9, 10) or site.name == "12 announcing":
+        return _finalized(site, kind, answer, callbacks)
+    return _as_sent(kind, answer, callbacks)
+
+
+def _finalized(site: Site, kind: Kind, answer: Answer, callbacks: int) -> End | str:
+    end = _as_sent(kind, answer, callbacks)
+    if end is End.REVIEW:
+        return "it never becomes final, so there is no event"
+    by_worker = kind is Kind.DEPOSIT and not callbacks
+    if by_worker is not (site.during == "worker"):
+        other = (
+            "the worker, by STK query or after its window" if by_worker else "the callback receiver"
+        )
+        return f"finalized by {other}"
+    return end
+
+
+def all_combinations() -> Iterator[Combination]:
+    """Every row of the cross product, those that do not exist too."""
+    for site, kind, answer, callbacks, redis in itertools.product(
+        SITES, Kind, Answer, CALLBACKS, Redis
+    ):
+        verdict = _verdict(site, kind, answer, callbacks)
+        if isinstance(verdict, End):
+            yield Combination(site, kind, answer, callbacks, redis, end=verdict)
+        else:
+            yield Combination(site, kind, answer, callbacks, redis, reason=verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Combinations that share one kill, or one freeze."""
+
+    name: str
+    site: Site
+    redis: Redis
+    combinations: Sequence[Combination]
+
+    def part(self, chosen: Sequence[tuple[Kind, Answer, int]]) -> Batch:
+        """This batch with some of its combinations only."""
+        some = [one for one in self.combinations if (one.kind, one.answer, one.callbacks) in chosen]
+        assert len(some) == len(chosen), f"{self.name} has not all of {chosen}"
+        return Batch(f"{self.name}, some", self.site, self.redis, some)
+
+
+def all_batches() -> list[Batch]:
+    """Every combination that exists, in as few kills as can be."""
+    groups: dict[tuple[str, Redis, str], list[Combination]] = defaultdict(list)
+    for one in all_combinations():
+        if one.end is not None:
+            groups[one.site.name, one.redis, one.answer if _is_split(one.site) else ""].append(one)
+    return [
+        Batch(
+            ", ".join(filter(None, [name, f"Redis {redis}", answer and f"answers {answer}"])),
+            rows[0].site,
+            redis,
+            rows,
+        )
+        for (name, redis, answer), rows in groups.items()
+    ]
+
+
+def _is_split(site: Site) -> bool:
+    # A worker holds four claims of bill payments at most; and what the worker finalizes by an
+    # answer and by silence comes seconds apart.
+    return (site.claims and site.name != "5") or site.name in ("9 worker", "10 worker")
+
+
+_D, _W, _B = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
+_KEPT, _LOST = Answer.KEPT, Answer.LOST
+_Chosen = tuple[tuple[Kind, Answer, int], ...]
+
+# What every run of the tests plays: each crash point once, with the combinations that are hardest
+# there.
+SELECTED: Mapping[str, _Chosen] = {
+    "1, Redis kept": ((_D, _KEPT, 1), (_W, _KEPT, 1), (_B, _KEPT, 1)),
+    "2, Redis flushed": ((_D, _KEPT, 1), (_W, _LOST, 0), (_B, _KEPT, 3)),
+    "3, Redis flushed": ((_D, _KEPT, 3), (_W, _LOST, 1), (_B, _KEPT, 0)),
+    "4, Redis flushed": ((_D, _LOST, 1), (_W, _KEPT, 1), (_B, _LOST, 3)),
+    "5, Redis kept": ((_D, _LOST, 0), (_W, _KEPT, 1), (_W, _LOST, 0), (_B, _LOST, 0)),
+    "6, Redis flushed, answers lost": (
+        (_D, _LOST, 1),
+        (_W, _LOST, 0),
+        (_B, _LOST, 0),
+        (_B, _LOST, 3),
+    ),
+    "7, Redis kept, answers kept": ((_D, _KEPT, 0), (_D, _KEPT, 3), (_W, _KEPT, 0), (_B, _KEPT, 1)),
+    "8, Redis kept": ((_D, _KEPT, 1), (_W, _LOST, 1), (_B, _KEPT, 1), (_B, _LOST, 3)),
+    "9 callbacks, Redis flushed": ((_D, _KEPT, 1), (_W, _LOST, 0), (_B, _LOST, 3)),
+    "10 callbacks, Redis kept": ((_D, _LOST, 3), (_W, _KEPT, 1), (_B, _KEPT, 0)),
+    "11 callbacks, Redis kept": ((_W, _KEPT, 0), (_W, _LOST, 1), (_B, _KEPT, 0)),
+    "12 at 5, Redis flushed, answers kept": ((_D, _KEPT, 1), (_W, _KEPT, 1), (_B, _KEPT, 1)),
+    "12 finalizing, Redis kept": ((_D, _KEPT, 1), (_W, _KEPT, 1), (_B, _LOST, 3)),
+}
+
+
+def selected_batches() -> list[Batch]:
+    """The part of the table that `make test` and `make test-all` play."""
+    batches = {batch.name: batch for batch in all_batches()}
+    return [batches[name].part(chosen) for name, chosen in SELECTED.items()]

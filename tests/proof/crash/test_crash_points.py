@@ -1,0 +1,66 @@
+"""Killed or frozen at each crash point, in the real processes, and started again: every promise
+holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.proof.crash import document
+from tests.proof.crash.lanes import Lanes
+from tests.proof.crash.protections import Case
+from tests.proof.crash.running import Ground
+from tests.proof.crash.sites import SITES
+from tests.proof.crash.table import Batch, all_batches, all_combinations, selected_batches
+from tests.proof.failpoints.points import POINTS
+
+
+@pytest.mark.sampled(3)
+async def test_whatever_was_under_way_comes_to_its_right_end(
+    batch: Batch, lanes: Lanes[Ground, Batch | Case]
+) -> None:
+    """The payments of a batch end as the table says, and I1 to I7 hold by the simulator's
+    ledger.
+    """
+    await lanes.done(batch)
+
+
+def test_every_combination_exists_or_says_why_not() -> None:
+    """The table is the full product, each row either played by exactly one batch or left out for
+    a reason.
+    """
+    rows = list(all_combinations())
+    assert len(rows) == len(SITES) * 3 * 2 * 3 * 2
+    assert all((one.end is None) is bool(one.reason) for one in rows)
+    played = Counter(one for batch in all_batches() for one in batch.combinations)
+    assert played == Counter(one for one in rows if one.end is not None)
+
+
+def test_every_run_of_the_tests_plays_every_crash_point() -> None:
+    """The selection leaves none of the twelve out, and no kind, answer, number of callbacks or
+    fate of Redis.
+    """
+    chosen = [one for batch in selected_batches() for one in batch.combinations]
+    assert {one.site.crash_point for one in chosen} == set(range(1, 13))
+    for name in ("kind", "answer", "callbacks", "redis"):
+        assert {getattr(one, name) for one in chosen} == {
+            getattr(one, name) for one in all_combinations()
+        }
+
+
+def test_sites_and_points_have_the_same_numbers() -> None:
+    """A site's failpoint stands for the site's own crash point, or for the one where it is
+    frozen or answered.
+    """
+    for site in SITES:
+        number = POINTS[site.point].crash_point
+        assert (
+            number == site.crash_point or f"{number}" in site.name or site.name == "11 callbacks"
+        ), site.name
+
+
+def test_the_document_is_the_table() -> None:
+    """`python -m tests.proof.crash --table` writes it anew."""
+    assert document.PATH.read_text() == document.text()

@@ -1,0 +1,35 @@
+"""`FAILPOINT=point:action python -m tests.proof.failpoints workers`: the real process, armed.
+
+FAILPOINT_WITHOUT names a check to take away, with or without a point. What follows is the product's
+own `main`.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+
+from tests.proof.failpoints.arming import Arming, FailpointError, arm, take_away
+
+
+def main() -> None:
+    arming, check = os.environ.pop("FAILPOINT", ""), os.environ.pop("FAILPOINT_WITHOUT", "")
+    if len(sys.argv) < 2:
+        sys.exit("failpoints: name the process: python -m tests.proof.failpoints workers")
+    if not arming and not check:
+        sys.exit("failpoints: neither FAILPOINT nor FAILPOINT_WITHOUT is set")
+    try:
+        if arming:
+            arm(Arming.read(arming))
+        if check:
+            take_away(check)
+    except FailpointError as error:
+        sys.exit(f"failpoints: {error}")
+    module = sys.argv[1]
+    sys.argv = sys.argv[1:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The whole list: the points at which a process can be stopped, and the checks that can be taken
+away from it.
+
+A point is the beginning or the end of one product function, so product code needs no hook and pays
+nothing. Where a wanted point is no function's boundary, the code probably does two things in one
+(docs/adr/0006). What a point costs a process that is not armed: nothing, because nothing is
+wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Side(StrEnum):
+    """Where a point lies: the function was called and did nothing yet, or it has returned.
+
+    WITHIN: it was called and has not returned. The process says that it is there, and goes on:
+    whoever started it stops it once it is where it should be, as when Daraja has the request and
+    keeps the answer to itself.
+    """
+
+    BEFORE = "before"
+    WITHIN = "within"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A boundary of the function that `target` names as `module:Class.method`.
+
+    `crash_point`: its number in the design.
+    """
+
+    crash_point: int
+    side: Side
+    target: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A protection that is taken away, so that a test can show what it prevents.
+
+    `target` names a function or a constant. It is replaced by what the function `by` makes of it;
+    without one it must be a function, and does nothing any more.
+    """
+
+    target: str
+    sentence: str
+    by: str = ""
+
+
+POINTS: Mapping[str, Point] = {
+    "read_before_commit": Point(
+        crash_point=1,
+        side=Side.BEFORE,
+        target="domain.adapters.postgres.accepting:Accepting.accept",
+        sentence="The request was read and found valid; nothing of it was sent to Postgres.",
+    ),
+    "committed_before_wakeup": Point(
+        crash_point=2,
+        side=Side.AFTER,
+        target="domain.adapters.postgres.accepting:Accepting.accept",
+        sentence="The payment, its key and its answer are committed; Redis was not told.",
+    ),
+    "woken_before_answer": Point(
+        crash_point=3,
+        side=Side.AFTER,
+        target="gateway.ingress:Ingress._after_commit",
+        sentence="A worker was woken; the 202 is not made yet.",
+    ),
+    "taken_before_claim": Point(
+        crash_point=4,
+        side=Side.BEFORE,
+        target="domain.lifecycle.submit:Submitter.submit",
+        sentence="The job was taken from Redis; its payment was not looked at.",
+    ),
+    "readied_before_claim": Point(
+        crash_point=4,
+        side=Side.AFTER,
+        target="workers.daraja_access:Turns.take",
+        sentence="The payment was looked at and may be sent, a token, a slot and a turn are had; it is not claimed.",
+    ),
+    "claimed_before_call": Point(
+        crash_point=5,
+        side=Side.AFTER,
+        target="domain.adapters.postgres.claiming:Claiming.claim",
+        sentence="The claim is committed; no connection to Daraja was asked for.",
+    ),
+    "claimed_before_first_byte": Point(
+        crash_point=5,
+        side=Side.BEFORE,
+        target="domain.fence:Fence.pass_first_byte",
+        sentence="The claim is committed and a connection open; nothing of the request is written, and the fence not asked.",
+    ),
+    "sent_before_answer": Point(
+        crash_point=6,
+        side=Side.WITHIN,
+        target="domain.adapters.daraja.client:DarajaClient._send",
+        sentence="The request is being sent, and no answer came as long as Daraja holds it back.",
+    ),
+    "answered_before_commit": Point(
+        crash_point=7,
+        side=Side.BEFORE,
+        target="domain.lifecycle.submit:Submitter._record",
+        sentence="Daraja's answer, or that there is none, is known to this process only.",
+    ),
+    "callback_read_before_commit": Point(
+        crash_point=8,
+        side=Side.BEFORE,
+        target="gateway.callbacks:Receiver._record",
+        sentence="A callback was read and its token verified; nothing of it was sent to Postgres.",
+    ),
+    "finalized_before_publish": Point(
+        crash_point=9,
+        side=Side.BEFORE,
+        target="domain.adapters.redis.bell:RedisBell.ring",
+        sentence="The payment is final and its event fixed; Redis was not told.",
+    ),
+    "published_before_recorded": Point(
+        crash_point=10,
+        side=Side.AFTER,
+        target="domain.adapters.redis.bell:RedisBell.ring",
+        sentence="Redis has published the event; that is not on record.",
+    ),
+    "inquiry_answered_before_commit": Point(
+        crash_point=11,
+        side=Side.AFTER,
+        target="workers.daraja_asker:DarajaAsker.ask",
+        sentence="An inquiry was answered; the answer is known to this process only.",
+    ),
+    "accepting_in_transaction": Point(
+        crash_point=12,
+        side=Side.AFTER,
+        target="domain.adapters.postgres.accepting:Accepting._accept_in",
+        sentence="Payments and their keys are written, and the transaction that holds them is open.",
+    ),
+    "writing_in_transaction": Point(
+        crash_point=12,
+        side=Side.AFTER,
+        target="domain.adapters.postgres.changing:write",
+        sentence="Changes are written, and the transaction that holds their payments' rows is open.",
+    ),
+    "announcing_in_transaction": Point(
+        crash_point=12,
+        side=Side.AFTER,
+        target="domain.adapters.postgres.sweeping:record_published",
+        sentence="Publications are recorded, and the transaction that holds their payments' rows is open.",
+    ),
+}
+
+CHECKS: Mapping[str, Check] = {
+    "fence_check": Check(
+        target="domain.fence:Fence.check",
+        sentence="Nothing leaves past an attempt's deadline, or while the worker drains.",
+    ),
+    "claim_stage": Check(
+        target="domain.adapters.postgres.claiming:_CLAIM",
+        by="tests.proof.failpoints.without:the_stage",
+        sentence="Only an accepted payment is claimed.",
+    ),
+    "claim_brakes": Check(
+        target="domain.adapters.postgres.claiming:_CLAIM",
+        by="tests.proof.failpoints.without:the_brakes",
+        sentence="While payouts are stopped none is claimed.",
+    ),
+    "claim_operation": Check(
+        target="domain.adapters.postgres.claiming:_CLAIM",
+        by="tests.proof.failpoints.without:the_operation",
+        sentence="While Daraja refuses an operation, nothing of it is claimed but one probe after each cool-down.",
+    ),
+    "claim_age": Check(
+        target="domain.adapters.postgres.claiming:_CLAIM",
+        by="tests.proof.failpoints.without:the_age",
+        sentence="A payment that has waited too long is not claimed.",
+    ),
+    "attempt_fencing": Check(
+        target="domain.lifecycle.submit:answer_change",
+        by="tests.proof.failpoints.without:fencing_by_attempt",
+        sentence="What came of an earlier attempt does not move a payment that a newer one is sending.",
+    ),
+    "intent_commit": Check(
+        target="domain.adapters.postgres.claiming:Claiming.claim",
+        by="tests.proof.failpoints.without:a_committed_claim",
+        sentence="That a payment is being sent is on disk before it is.",
+    ),
+    "lease": Check(
+        target="domain.lifecycle.reconcile:Sweeper._end_leases",
+        by="tests.proof.failpoints.without:a_step_of_the_sweep",
+        sentence="A submission whose worker says nothing ends.",
+    ),
+    "events_swept": Check(
+        target="domain.lifecycle.reconcile:Sweeper._announce_owed",
+        by="tests.proof.failpoints.without:a_step_of_the_sweep",
+        sentence="An event that nobody recorded as published is published again.",
+    ),
+    "in_doubt": Check(
+        target="domain.payment:TRANSITIONS",
+        by="tests.proof.failpoints.without:doubt",
+        sentence="A payment that may have been sent is asked about, and not sent again.",
+    ),
+    "one_change_per_batch": Check(
+        target="domain.adapters.batching:Lane.__init__",
+        by="tests.proof.failpoints.without:keys_of_a_lane",
+        sentence="A batch holds one change of each payment.",
+    ),
+}

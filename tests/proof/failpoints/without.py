@@ -1,0 +1,117 @@
+"""What remains of a function or a constant when its protection is taken from it: only ever loaded
+by an armed process.
+
+Each makes a replacement of the original that it is given. One whose target has changed raises
+FailpointError, because a protection that is not taken away would prove nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import TextClause, text
+
+from domain.adapters.postgres.changing import ATTEMPTS
+from domain.adapters.postgres.payment_columns import payment_from
+from domain.adapters.postgres.rows import attempts_from
+from domain.changes import Change, Context, Decided
+from domain.payment import Payment
+from domain.stages import FactName, Rule, Stage
+from tests.proof.failpoints.errors import FailpointError
+
+_PAYMENT = text("SELECT * FROM mkwanja.payments WHERE id = :id AND stage = 'accepted'")
+
+
+def the_stage(claim: TextClause) -> TextClause:
+    return _without(claim, f"payment.stage = '{Stage.ACCEPTED}'", "true", times=2)
+
+
+def the_brakes(claim: TextClause) -> TextClause:
+    return _without(claim, "NOT EXISTS (SELECT FROM brake WHERE is_engaged)", "true", times=1)
+
+
+def the_operation(claim: TextClause) -> TextClause:
+    return _without(
+        claim,
+        "allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)",
+        "true",
+        times=1,
+    )
+
+
+def the_age(claim: TextClause) -> TextClause:
+    return _without(claim, "payment.expires_at > now()", "true", times=1)
+
+
+def _without(statement: TextClause, condition: str, instead: str, *, times: int) -> TextClause:
+    found = str(statement).count(condition)
+    if found != times:
+        raise FailpointError(f"{condition!r} is {found} times in the statement, not {times}")
+    return text(str(statement).replace(condition, instead))
+
+
+def fencing_by_attempt(answer_change: Callable[..., Change]) -> Callable[..., Change]:
+    """Every answer is taken for one about the payment's present attempt."""
+
+    @functools.wraps(answer_change)
+    def unfenced(payment_id: UUID, open_attempt: Any, *arguments: Any) -> Change:
+        change = answer_change(payment_id, open_attempt, *arguments)
+
+        def decide(payment: Payment | None, context: Context) -> Decided:
+            if payment is None:
+                return change.decide(payment, context)
+            decided = change.decide(replace(payment, attempt_id=open_attempt.attempt_id), context)
+            after = decided.payment
+            assert after is not None
+            return replace(decided, payment=replace(after, attempt_id=payment.attempt_id))
+
+        return replace(change, decide=decide)
+
+    return unfenced
+
+
+def a_committed_claim(claim: Callable[..., Any]) -> Callable[..., Any]:
+    """The claim is in this process's memory only."""
+
+    @functools.wraps(claim)
+    async def claim_in_memory(
+        self: Any, payment_id: UUID, attempt_id: UUID, **_how: Any
+    ) -> Payment | None:
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_PAYMENT, {"id": payment_id})
+            attempts = attempts_from(await transaction.rows(ATTEMPTS, {"ids": [payment_id]}), [])
+        return payment_from(rows[0], attempts.get(payment_id, ())) if rows else None
+
+    return claim_in_memory
+
+
+def a_step_of_the_sweep(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The sweeper finds nothing of this kind to do."""
+
+    @functools.wraps(step)
+    async def nothing(_self: Any) -> int:
+        return 0
+
+    return nothing
+
+
+def doubt(
+    transitions: Mapping[Stage, Mapping[FactName, Rule]],
+) -> Mapping[Stage, Mapping[FactName, Rule]]:
+    """A payment whose worker said nothing is taken for one that was not sent."""
+    submitting = {**transitions[Stage.SUBMITTING], FactName.LEASE_EXPIRED: Rule(Stage.ACCEPTED)}
+    return {**transitions, Stage.SUBMITTING: submitting}
+
+
+def keys_of_a_lane(make: Callable[..., None]) -> Callable[..., None]:
+    """No two items of a lane are taken to be about the same."""
+
+    @functools.wraps(make)
+    def keyless(self: Any, run: Any, *, key: Any, **options: Any) -> None:
+        make(self, run, key=lambda _item: object(), **options)
+
+    return keyless

@@ -1,0 +1,322 @@
+"""What workers do with the payment, step by step: at each `yield` anything else may happen, and the
+worker may crash or freeze.
+
+The order of steps is that of `Submitter`, `Inquirer`, `Sweeper` and `take_next_step`, whose
+coroutines stand on asyncio; all that they decide is the core's own: `Fence`, `answer_change`,
+`resend_claim`, `expiry`, `asking`, `answering`, `watching`, `lease_expiry`, `postponement`. A
+`yield` gives the milliseconds that pass at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from domain import inquiry as asking
+from domain.adapters.daraja.client import NO_ANSWER
+from domain.attempts import IdKind
+from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
+from domain.fence import Fence, OpenAttempt
+from domain.inquiry import InquiryOutcome
+from domain.kinds import Kind
+from domain.lifecycle import inquire, reconcile, record_answer, submit
+from domain.lifecycle.inquire import Asked
+from domain.lifecycle.submit import Due
+from domain.operations import Standing
+from domain.payment import Payment
+from domain.stages import Stage, Step
+from tests.builders import PAYMENT_ID, an_attempt_id
+from tests.decisions import asked_by, probed_by
+from tests.proof.interleavings.clockwork import Flow
+from tests.proof.interleavings.provider import KEYED, OWN_ID, Answer, Message
+from tests.proof.interleavings.reading import Heard, answer_heard, no_word, query_report
+from tests.proof.interleavings.record import instant, milliseconds
+from tests.proof.interleavings.times import LifeTimes
+
+if TYPE_CHECKING:
+    from tests.proof.interleavings.world import World
+
+_OWN_ID = str(PAYMENT_ID)
+_TRIES_MAX = 4
+
+
+def job(world: World) -> Flow:
+    """`take_next_step`."""
+    found = world.record.look(instant(world.now))
+    if found.stage is not Stage.ACCEPTED:
+        if found.step in (Step.QUERY, Step.STATUS):
+            yield from _inquire(world, found)
+        return
+    times = world.times  # this worker's settings: another may have others by now
+    if found.is_expired:
+        yield from world.write("expiry", submit.expiry(PAYMENT_ID))
+        return
+    if found.is_held:
+        return
+    yield 0
+    if world.happens(world.chances.is_not_ready):
+        world.note("not ready to send")
+        world.record.postpone(times.worker.retry_after, instant(world.now))
+        return
+
+    def claim(attempt_id: UUID) -> bool:
+        return world.record.claim(attempt_id, times, instant(world.now))
+
+    yield from _claim_and_send(world, claim, times)
+
+
+def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTimes) -> Flow:
+    world.attempts += 1
+    attempt_id = an_attempt_id(world.attempts)
+    drains_at = world.now + 5000 if world.happens(world.chances.drains) else None
+    fence = Fence(
+        clock=world.boot_clock,
+        deadline_seconds=times.lease / 2000,
+        is_draining=lambda: drains_at is not None and world.now >= drains_at,
+    )
+    open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence)
+    yield 0
+    before, is_stopped = world.record.payment, world.record.brakes.stop_payouts
+    world.record.claim_is_probe = False
+    is_claimed = claim(attempt_id)
+    is_probe = world.record.claim_is_probe
+    world.note("claimed" if is_claimed else "not claimed")
+    if is_claimed and world.record.payment is not before:
+        world.watch.claimed(
+            attempt_id, before, world.now, is_stopped=is_stopped, account=_account(times)
+        )
+        world.look_again()
+    claimed = world.record.payment
+    yield 0
+    if world.happens(world.chances.claim_is_unknown):
+        world.note("claim unknown")
+        yield from _record(
+            world, open_attempt, Heard(frozenset(), Unreachable()), Answer("unsent"), times
+        )
+    elif is_claimed:
+        heard, answer = yield from _send(world, open_attempt, _account(times), is_probe=is_probe)
+        yield 0
+
+        def lose_claim() -> None:
+            # Just before the answer is recorded. A send between the loss and the answer cannot be
+            # prevented (docs/deployment.md). A refused payment may be sent again: Daraja said no to
+            # it, and says so again.
+            may_lose = world.loses_claims and answer.word != "refused"
+            if may_lose and world.record.lose(claimed, before, instant(world.now)):
+                world.note("claim lost by the database")
+
+        yield from _record(world, open_attempt, heard, answer, times, before_write=lose_claim)
+
+
+def _account(times: LifeTimes) -> str:
+    """The account that this worker sends by."""
+    [account] = times.accounts.values()
+    return account.as_text()
+
+
+def _send(
+    world: World, open_attempt: OpenAttempt, account: str, *, is_probe: bool
+) -> Generator[int, None, tuple[Heard, Answer]]:
+    """`DarajaSender.submit` around `Authorized.call`: tries again only what was not written, and
+    once a new token.
+    """
+    tries, tokens_refused = 1, 0
+    fence, unsent = open_attempt.fence, Answer("unsent")
+    while True:
+        fence.begin_send()
+        try:
+            fence.check()
+            yield 0  # connecting
+            if world.happens(world.chances.is_not_connected):
+                raise Unreachable  # noqa: TRY301 - as the client has it
+            fence.pass_first_byte()
+        except (DeadlinePassed, Draining) as error:
+            world.note("fenced")
+            return Heard(frozenset(), error), unsent
+        except Unreachable as error:
+            world.note("not connected")
+            wait = world.rng.randrange(1, 2000)
+            if tries >= _TRIES_MAX or wait / 1000 >= fence.seconds_left:
+                return Heard(frozenset(), error), unsent
+            tries += 1
+            yield wait
+            continue
+        heard, answer = yield from _on_the_wire(world, open_attempt, account)
+        if not isinstance(heard.error, TokenRefused):
+            return heard, answer
+        if is_probe or (tokens_refused and not world.happens(world.chances.token_is_replaced)):
+            world.note("product refused")
+            return Heard(frozenset(), ProductRefused()), answer
+        if tokens_refused:
+            return Heard(frozenset(), Unreachable()), answer  # another worker has the newest token
+        tokens_refused = 1
+
+
+def _on_the_wire(
+    world: World, open_attempt: OpenAttempt, account: str
+) -> Generator[int, None, tuple[Heard, Answer]]:
+    """From the first byte on: what is written arrives whatever becomes of us."""
+    world.watch.first_byte(open_attempt.attempt_id, world.now)
+    letter: list[Answer] = []
+    if world.happens(world.chances.request_is_lost):
+        world.note("request lost")
+        yield world.times.call
+        return no_word(), Answer("no_word")
+    there = 1 + int(world.random() * 800)
+    if world.happens(world.chances.request_is_late):
+        there = world.lateness()
+    world.note("first byte")
+    world.requests_under_way += 1
+    world.later(there, world.arrive, letter, _OWN_ID if world.kind in OWN_ID else "", account)
+    back = 1 + int(world.random() * 400)
+    is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
+    left_at = world.now
+    yield world.times.call if is_lost else there + back
+    # Stopped for longer than a call may take: what waits in the socket is read, or the time is
+    # over, whichever comes first.
+    if world.now - left_at > world.times.call + 1000 and world.random() < 0.5:
+        is_lost = True
+    if is_lost or not letter or letter[0].word == "no_word":
+        world.note("no word")
+        return no_word(), Answer("no_word")
+    world.note(letter[0].word)
+    return answer_heard(world.kind, letter[0]), letter[0]
+
+
+def _record(
+    world: World,
+    open_attempt: OpenAttempt,
+    heard: Heard,
+    answer: Answer,
+    times: LifeTimes,
+    *,
+    before_write: Callable[[], object] = bool,
+) -> Flow:
+    change = record_answer.answer_change(
+        PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts
+    )
+    world.watch.heard(open_attempt.attempt_id, answer.word, answer.first_id, answer.second_id)
+    yield from world.write("answer", change, first=before_write)
+
+
+def _inquire(world: World, found: Due) -> Flow:
+    """`Inquirer.inquire`."""
+    times = world.times
+    if found.kind in KEYED and found.stage is Stage.IN_DOUBT:
+        record = world.record
+        now = instant(world.now)
+        if asking.may_be_resent(
+            record.payment, record.evidence(now), now, times.worker, times.accounts
+        ):
+            yield 0
+            if world.happens(world.chances.is_not_ready):
+                return
+
+            def claim(attempt_id: UUID) -> bool:
+                decided = record.change(
+                    submit.resend_claim(PAYMENT_ID, attempt_id, times.worker, times.accounts),
+                    instant(world.now),
+                )
+                record.claim_is_probe = probed_by(decided) is not None
+                return _is_claimed_by(decided.payment, attempt_id)
+
+            yield from _claim_and_send(world, claim, times)
+            return
+    if found.is_due:
+        yield from ask(world, is_probe=False)
+
+
+def _is_claimed_by(payment: Payment | None, attempt_id: UUID) -> bool:
+    return (
+        payment is not None
+        and payment.stage is Stage.SUBMITTING
+        and payment.attempt_id == attempt_id
+    )
+
+
+def ask(world: World, *, is_probe: bool) -> Flow:
+    """`Inquirer._ask_when_ready`."""
+    times = world.times
+    yield 0
+    if world.happens(world.chances.is_not_ready):
+        yield from world.write(
+            "postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2))
+        )
+        return
+    decided = yield from world.write(
+        "asking", inquire.asking(PAYMENT_ID, times.worker, times.accounts, for_breaker=is_probe)
+    )
+    payment, asked = decided.payment, asked_by(decided)
+    if payment is None or asked is None:
+        return
+    number = asked.number
+    world.watch.question(number, milliseconds(asked.asked_at))
+    yield 0
+    if world.daraja.lacks_question:
+        world.note("question refused")
+        yield 50
+        refused = Asked(
+            NO_ANSWER if payment.question is Step.QUERY else None, (), Standing.PRODUCT_REFUSED
+        )
+        yield from world.write(
+            "answering",
+            inquire.answering(PAYMENT_ID, number, refused.report, (), times.worker, said=refused),
+        )
+        return
+    sent, [own] = payment.asked_about, times.accounts.values()
+    ids = dict(sent.provider_ids) if sent is not None else {}
+    # As `DarajaClient`: by its own token, with the short code of the send.
+    asked_as = (
+        replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
+    )
+    if payment.question is not Step.QUERY:
+        asking_by = (
+            ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
+        )
+        world.note("status asked")
+        world.daraja.ask_status(number, asking_by, asked_as.as_text())
+        yield 100
+        taken = Asked(None, (), Standing.WORKS)
+        yield from world.write(
+            "answering", inquire.answering(PAYMENT_ID, number, None, (), times.worker, said=taken)
+        )
+        return
+    checkout_id = ids[IdKind.CHECKOUT_REQUEST]
+    yield 50
+    said = world.daraja.query(checkout_id, asked_as.as_text())
+    if asked_as != own:
+        said = Message(
+            "query", "vague"
+        )  # our passkey is not that short code's: "wrong credentials"
+    world.note(f"query: {said.word}")
+    yield 50
+    if world.happens(world.chances.answer_is_lost):
+        said = said._replace(word="no_answer")
+    report = query_report(said, checkout_id)
+    standing = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else Standing.WORKS
+    change = inquire.answering(
+        PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), standing)
+    )
+    yield from world.write("answering", change, said=(number, said))
+
+
+def sweep(world: World, step: Step) -> Flow:
+    """What a sweeper does with one due row, which it has taken and moved."""
+    match step:
+        case Step.SUBMIT:
+            if world.record.look(instant(world.now)).is_expired:
+                yield 0
+                yield from world.write("expiry", submit.expiry(PAYMENT_ID))
+            else:
+                world.wake()
+        case Step.END_LEASE:
+            yield 0
+            yield from world.write("lease", reconcile.lease_expiry(PAYMENT_ID, world.times.worker))
+        case Step.WATCH:
+            yield 0
+            yield from world.write("watching", inquire.watching(PAYMENT_ID, world.times.worker))
+        case Step.QUERY | Step.STATUS:
+            world.wake()

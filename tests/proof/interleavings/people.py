@@ -1,0 +1,115 @@
+"""What people do meanwhile: the caller, who stops payouts, who has M-PESA's own statement in
+hand.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from domain.changes import Change, ChangeResult
+from domain.errors import PaymentServiceError, ResolutionRefused
+from domain.lifecycle.accept import cancel as cancel_payment
+from domain.lifecycle.resolve import Decision, Resolution, resolution
+from tests.builders import AMOUNT_KES, PAYMENT_ID, a_caller
+from tests.proof.interleavings.record import Broken, instant
+
+if TYPE_CHECKING:
+    from tests.proof.interleavings.world import World
+
+_CALLER = a_caller()
+
+
+class _Store:
+    """The record as `cancel_payment` wants it, a coroutine that never waits here."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def change(self, change: Change) -> ChangeResult:
+        return ChangeResult(self._world.record.change(change, instant(self._world.now)), None)
+
+
+def cancel(world: World) -> None:
+    """The caller takes it back, if it can be proved unsent."""
+    world.note("cancel")
+    with suppress(StopIteration, PaymentServiceError):
+        cancel_payment(_Store(world), PAYMENT_ID, caller=_CALLER).send(None)
+    world.announce()
+
+
+def stop_payouts(world: World, is_engaged: bool) -> None:
+    """The kill switch."""
+    world.record.brakes.kill_switch = is_engaged
+    world.look_again()
+
+
+def switch_product(world: World, is_missing: bool) -> None:
+    """Safaricom takes the product that sends away from our app, or gives it back."""
+    world.note("product missing" if is_missing else "product there")
+    world.daraja.lacks_product = is_missing
+
+
+def switch_question(world: World, is_missing: bool) -> None:
+    """The same of the product that answers questions."""
+    world.note("question missing" if is_missing else "question there")
+    world.daraja.lacks_question = is_missing
+
+
+def another_s_breaker(world: World, is_open: bool) -> None:
+    """Some other payment's result opens the breaker, or shows that our credential is taken
+    again.
+    """
+    brakes = world.record.brakes
+    if is_open:
+        brakes.open(instant(world.now), is_ours=False)
+    elif not brakes.breaker_is_ours:
+        brakes.breaker_since = None
+    world.look_again()
+
+
+def operate(world: World) -> None:
+    """An operator decides by the statement, which shows what moved and what no longer can."""
+    payment = world.record.payment
+    if not payment.needs_review and world.random() < 0.5:
+        return
+    if payment.needs_review and world.random() < 0.3:
+        _resolve(world, Resolution(decision=Decision.REVIEWED, reason="looked at", operator="test"))
+    elif world.daraja.ledger:
+        _resolve(world, _paid(world.daraja.ledger[0]))
+    elif world.can_no_longer_move:
+        _resolve(world, _UNPAID)
+
+
+def settle(world: World) -> None:
+    """What nothing else can end, a person ends: the statement's word is taken."""
+    ledger = world.daraja.ledger
+    if not _resolve(world, _paid(ledger[0]) if ledger else _UNPAID) and ledger:
+        raise Broken(
+            f"{world.record.payment.stage}: an operator with the receipt in hand is refused"
+        )
+
+
+_UNPAID = Resolution(decision=Decision.UNPAID, reason="not there", operator="test")
+
+
+def _paid(receipt: str) -> Resolution:
+    return Resolution(
+        decision=Decision.PAID,
+        reason="on the statement",
+        operator="test",
+        receipt=receipt,
+        amount_kes=AMOUNT_KES,
+    )
+
+
+def _resolve(world: World, resolved: Resolution) -> bool:
+    try:
+        world.commit(
+            f"resolve {resolved.decision.value}",
+            resolution(PAYMENT_ID, resolved, world.times.worker),
+            world.now,
+        )
+    except ResolutionRefused:
+        return False
+    return True

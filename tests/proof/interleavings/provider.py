@@ -1,0 +1,346 @@
+"""Daraja in memory, written from daraja.md and from nothing of ours: what it takes, does, tells,
+and loses.
+
+One organisation, one payment, virtual milliseconds. It moves money at most as Daraja would: a call
+that it takes has its effect once; a withdrawal's OriginatorConversationID is taken once and for
+ever (§4.2); a push or a bill payment has no key, so that each call taken moves money by itself
+(§2.2, §5). The ledger counts.
+
+A Daraja that `forgets_ids` is stricter with us than the contract (the horizon of its memory is
+documented nowhere, §4.2): it would pay an id twice. To it nothing may ever be sent that can already
+have acted, so there its "busy" is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple, Protocol
+
+from tests.proof.interleavings.chances import Chances
+
+DEPOSIT, BILL_PAYMENT = "deposit", "bill_payment"
+KEYED = ("withdrawal",)  # Daraja refuses the second use of its id (daraja.md §4.2)
+OWN_ID = (*KEYED, "pochi_payment")  # they are sent, and asked about, under their own
+
+_SECOND = 1000
+_HALF = 0.5
+
+# §2.4: 1037 and 1019 are the two after which late settlement was reported.
+_STK_FAILURES = ("1032", "1037", "1", "1019", "1037")
+_SETTLED_LATE_AFTER = ("1037", "1019")
+_PAYOUT_FAILURES = ("1", "2040", "8")
+_CREDENTIAL_REFUSED = "2001"
+
+_LATE = (20 * _SECOND, 61 * _SECOND, 200 * _SECOND, 400 * _SECOND, 1000 * _SECOND, 4000 * _SECOND)
+
+
+class Answer(NamedTuple):
+    """A synchronous answer to a call that asks for a payment, or what is left of it."""
+
+    word: str  # acknowledged, duplicate, busy, throttled, token_refused, refused, no_word
+    first_id: str = ""  # CheckoutRequestID; OriginatorConversationID
+    second_id: str = ""  # MerchantRequestID; ConversationID
+
+
+class Message(NamedTuple):
+    """A message to one of our addresses, or an answer to STK query: `number` is that of the
+    question, 0 where none was.
+    """
+
+    address: str  # result, timeout, status, status-timeout, query
+    # paid, failed, duplicate, under_way, not_found, too_early, vague, no_answer, credential, slow
+    word: str
+    number: int = 0
+    code: str = "0"
+    first_id: str = ""
+    second_id: str = ""
+    receipt: str = ""
+    extra_kes: int = 0  # how much more than the payment's the told amount is
+    from_elsewhere: bool = False  # from an address that Safaricom has not published
+
+
+class Timeline(Protocol):
+    """Virtual time."""
+
+    now: int
+
+    def later(self, delay_ms: int, action: Callable[..., None], *arguments: object) -> None:
+        """Calls `action` then."""
+        ...
+
+
+class Transaction:
+    """One call that Daraja took."""
+
+    __slots__ = (
+        "account",
+        "code",
+        "first_id",
+        "receipt",
+        "second_id",
+        "state",
+        "visible_at",
+        "will_pay_late",
+    )
+
+    def __init__(self, first_id: str, second_id: str, visible_at: int, account: str) -> None:
+        self.account = account
+        self.first_id = first_id
+        self.second_id = second_id
+        self.visible_at = visible_at
+        self.state = "under_way"  # paid, failed
+        self.code = ""
+        self.receipt = ""
+        self.will_pay_late = False
+
+
+class Daraja:
+    """Everything that happens behind Daraja's door, for one payment of `kind`."""
+
+    def __init__(
+        self,
+        kind: str,
+        chances: Chances,
+        rng: Random,
+        timeline: Timeline,
+        deliver: Callable[[Message], None],
+        *,
+        forgets_ids: bool,
+        lag_max_ms: int,
+    ) -> None:
+        self.kind = kind
+        self.chances = chances
+        self.forgets_ids = forgets_ids
+        self.ledger: list[str] = []  # receipts: money that moved
+        self.transactions: list[Transaction] = []
+        self.lacks_product = False  # every send is refused as if its token were not valid (§1)
+        self.lacks_question = False  # and every question
+        # Where an id may come by two accounts its one use protects nothing, and a lost claim leaves
+        # no trace of a "throttled".
+        self.keeps_its_word = False
+        self.has_lied = False  # said "not accepted" of a call that it took
+        self.paid_after_failure = False
+        self._rng = rng
+        self._random = rng.random
+        self._timeline = timeline
+        self._deliver = deliver
+        self._lag_max_ms = lag_max_ms
+        self._false_failures_left = 1
+        self._false_not_founds_left = 1
+
+    # Calls
+
+    def receive(self, own_id: str, account: str = "") -> Answer:
+        """A call that asks for a payment; `own_id` is a withdrawal's OriginatorConversationID, else
+        empty.
+
+        `account`: by whose short code. Another one's use of the id is not refused, and is another
+        transaction.
+        """
+        c, chance = self.chances, self._random
+        if self.lacks_product or chance() < c.refuses_token:
+            return Answer("token_refused")
+        if chance() < c.throttles:
+            if (
+                self._may_lie
+                and not self.keeps_its_word
+                and c.throttled_yet_acts
+                and chance() < _HALF
+            ):
+                self._take(own_id, account)
+                self.has_lied = True
+            return Answer("throttled")
+        if chance() < c.refuses:
+            return Answer("refused")
+        if chance() < c.is_busy:
+            if self._may_lie and c.busy_yet_acts and chance() < _HALF:
+                self._take(own_id, account)
+            return Answer("busy")
+        if chance() < c.breaks_before_acting:
+            return Answer("no_word")
+        if self.kind in KEYED and self._of(account) and not self.forgets_ids:
+            return self._refuse_second_use(own_id)
+        taken = self._take(own_id, account)
+        if chance() < c.breaks_after_acting:
+            return Answer("no_word")
+        return Answer("acknowledged", taken.first_id, taken.second_id)
+
+    @property
+    def _may_lie(self) -> bool:
+        """Only where the id's one use protects what is sent again (§4.2): else no client could
+        survive it.
+        """
+        return self.kind in KEYED and not self.forgets_ids
+
+    def _refuse_second_use(self, own_id: str) -> Answer:
+        """At once, or by a result of its own (§4.2, code 15)."""
+        if self._random() < 0.6:
+            return Answer("duplicate")
+        conversation_id = f"AG_15_{len(self.transactions)}"
+        self._tell(Message("result", "duplicate", 0, "15", own_id, conversation_id))
+        return Answer("acknowledged", own_id, conversation_id)
+
+    def _of(self, account: str) -> list[Transaction]:
+        return [taken for taken in self.transactions if taken.account == account]
+
+    def _take(self, own_id: str, account: str) -> Transaction:
+        if self.kind in KEYED and self._of(account) and not self.forgets_ids:
+            return self._of(account)[0]
+        number = len(self.transactions) + 1
+        first_id = {DEPOSIT: f"ws_CO_{number}", BILL_PAYMENT: f"9d20-{number}"}.get(
+            self.kind, own_id
+        )
+        second_id = f"4c1e-{number}" if self.kind == DEPOSIT else f"AG_{number}"
+        lag = (
+            self._rng.randrange(1, self._lag_max_ms)
+            if self._random() < self.chances.does_not_find_yet
+            else 0
+        )
+        taken = Transaction(first_id, second_id, self._timeline.now + lag, account)
+        self.transactions.append(taken)
+        delay = self._rng.randrange(1, 30 * _SECOND)
+        if self._random() < self.chances.callback_is_late:
+            delay = self._rng.choice(_LATE)
+        if self.kind != DEPOSIT and self._random() < self.chances.sends_timeout:
+            self._tell(Message("timeout", "slow", 0, "", taken.first_id, taken.second_id))
+        self._timeline.later(delay, self._end, taken)
+        return taken
+
+    def _end(self, taken: Transaction) -> None:
+        c, chance = self.chances, self._random
+        if chance() >= c.fails:
+            self._pay(taken)
+            return
+        taken.state = "failed"
+        if self.kind == DEPOSIT:
+            taken.code = self._rng.choice(_STK_FAILURES)
+        elif chance() < c.fails_for_the_credential:
+            taken.code = _CREDENTIAL_REFUSED
+        else:
+            taken.code = self._rng.choice(_PAYOUT_FAILURES)
+        if chance() < c.pays_late and (self.kind != DEPOSIT or taken.code in _SETTLED_LATE_AFTER):
+            taken.will_pay_late = True
+            self._timeline.later(self._rng.choice(_LATE), self._pay, taken)
+        self._tell_result(
+            Message("result", "failed", 0, taken.code, taken.first_id, taken.second_id)
+        )
+
+    def _pay(self, taken: Transaction) -> None:
+        self.paid_after_failure = self.paid_after_failure or taken.state == "failed"
+        taken.state, taken.code = "paid", ""
+        taken.will_pay_late = False
+        taken.receipt = f"UC14KD82Q{len(self.ledger) + 1}"
+        self.ledger.append(taken.receipt)
+        self._tell_result(
+            Message("result", "paid", 0, "0", taken.first_id, taken.second_id, taken.receipt)
+        )
+
+    # Telling
+
+    def _tell_result(self, message: Message) -> None:
+        """None to three times, each at its own time (§8.3)."""
+        if self._random() < self.chances.callback_is_lost:
+            return
+        for _ in range(
+            self._rng.randrange(2, 4) if self._random() < self.chances.callback_is_repeated else 1
+        ):
+            self._tell(self._garbled(message))
+
+    def _garbled(self, message: Message) -> Message:
+        c, chance = self.chances, self._random
+        if chance() < c.comes_from_elsewhere:
+            message = message._replace(from_elsewhere=True)
+        if message.word == "paid" and message.address == "result":
+            if chance() < c.tells_no_receipt:
+                message = message._replace(receipt="")
+            if chance() < c.tells_another_amount:
+                message = message._replace(extra_kes=1)
+        return message
+
+    def _tell(self, message: Message) -> None:
+        delay = self._rng.randrange(1, 3 * _SECOND)
+        if self._random() < self.chances.callback_is_late:
+            delay = self._rng.choice(_LATE)
+        self._timeline.later(delay, self._deliver, message)
+
+    # Questions
+
+    def query(self, checkout_id: str, account: str = "") -> Message:
+        """STK query (§3)."""
+        c, chance = self.chances, self._random
+        asked = self._found(checkout_id, account)
+        if chance() < c.gives_no_answer:
+            return Message("query", "no_answer")
+        if chance() < c.is_vague:
+            return Message("query", "vague")
+        if asked is None:
+            return Message("query", "too_early")
+        if asked.state != "failed" and self._false_failures_left and chance() < c.says_failed_once:
+            self._false_failures_left -= 1  # §3: seen to contradict the callback
+            return Message(
+                "query",
+                "failed",
+                0,
+                self._rng.choice(("1037", "1032")),
+                asked.first_id,
+                asked.second_id,
+            )
+        if asked.state == "under_way" or chance() < c.is_still_under_way:
+            return Message("query", "under_way", 0, "4999", asked.first_id, asked.second_id)
+        return Message("query", asked.state, 0, asked.code or "0", asked.first_id, asked.second_id)
+
+    def ask_status(self, number: int, first_id: str, account: str = "") -> None:
+        """Transaction Status (§6.1): acknowledged, and answered by a message to the question's
+        own address, or not at all.
+        """
+        self._timeline.later(
+            self._rng.randrange(1, 4 * _SECOND), self._answer_status, number, first_id, account
+        )
+
+    def _answer_status(self, number: int, first_id: str, account: str) -> None:
+        c, chance = self.chances, self._random
+        if chance() < c.sends_timeout:
+            self._tell(Message("status-timeout", "slow", number, "", first_id))
+        if chance() < c.callback_is_lost:
+            return
+        answer = self._garbled(self._status(number, first_id, account))
+        for _ in range(self._rng.randrange(2, 4) if chance() < c.callback_is_repeated else 1):
+            self._tell(answer)
+
+    def _status(self, number: int, first_id: str, account: str) -> Message:
+        c, chance = self.chances, self._random
+        if chance() < c.refuses_credential:
+            return Message("status", "credential", number, _CREDENTIAL_REFUSED)
+        if chance() < c.gives_no_answer:
+            return Message("status", "no_answer", number, "26")
+        asked = self._found(first_id, account)
+        if asked is None:
+            return Message("status", "not_found", number)
+        if self._false_not_founds_left and chance() < c.does_not_find_once:
+            self._false_not_founds_left -= 1
+            return Message("status", "not_found", number)
+        if asked.state == "under_way" or chance() < c.is_still_under_way:
+            return Message("status", "under_way", number, "", asked.first_id, asked.second_id)
+        return Message(
+            "status", asked.state, number, "", asked.first_id, asked.second_id, asked.receipt
+        )
+
+    def _found(self, first_id: str, account: str) -> Transaction | None:
+        """What Daraja's own records show by now.
+
+        Of two under one id the one that paid: both are its.
+        """
+        found = [
+            t
+            for t in self._of(account)
+            if t.first_id == first_id and t.visible_at <= self._timeline.now
+        ]
+        return next((t for t in found if t.state == "paid"), found[-1] if found else None)
+
+    # What its statement shows
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing that it took can still move money."""
+        return all(t.state != "under_way" and not t.will_pay_late for t in self.transactions)

@@ -1,0 +1,233 @@
+"""What the model of Daraja says, as the bytes of daraja.md, read by the product's own readers.
+
+The bytes are few, so each is read once for all runs.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from domain.adapters.daraja.answers import read_answer
+from domain.adapters.daraja.client import NO_ANSWER
+from domain.adapters.daraja.deposit import read_query_answer
+from domain.adapters.daraja.pages import PAGES
+from domain.adapters.daraja.reports import read_report
+from domain.attempts import ProviderIds
+from domain.callback_address import status_operation
+from domain.changes import StoredCallback
+from domain.errors import OutcomeUnknown, ProviderError, Throttled
+from domain.kinds import RULES, Kind
+from domain.report import Report
+from tests.proof.interleavings.provider import OWN_ID, Answer, Message
+
+AMOUNT_KES = 250
+_CALLBACK_ID_BYTES = bytes(32)
+
+
+class Heard(NamedTuple):
+    """A synchronous answer as the client hands it on: ids, or the error that it means."""
+
+    ids: ProviderIds
+    error: ProviderError | None
+
+
+@lru_cache(maxsize=4096)
+def answer_heard(kind: Kind, answer: Answer) -> Heard:
+    """What `DarajaClient.submit` makes of `answer`."""
+    status, body = _answer_bytes(answer)
+    try:
+        return Heard(read_answer(PAGES[kind].api, kind, status, body), None)
+    except ProviderError as error:
+        return Heard(frozenset(), error)
+
+
+@lru_cache(maxsize=4096)
+def report_of(kind: Kind, message: Message) -> Report:
+    """What the receiver makes of a message to one of our addresses."""
+    return read_report(
+        operation_of(kind, message), json.dumps(_message_body(kind, message)).encode()
+    )
+
+
+@lru_cache(maxsize=4096)
+def query_report(message: Message, checkout_id: str) -> Report:
+    """What `DarajaClient.ask` and its caller make of an answer to STK query."""
+    if message.word == "no_answer":
+        return NO_ANSWER
+    status, body = _query_bytes(message)
+    try:
+        return read_query_answer(status, body, checkout_id)
+    except Throttled:
+        return NO_ANSWER
+
+
+@lru_cache(maxsize=4096)
+def operation_of(kind: Kind, message: Message) -> str:
+    """The operation in the address that `message` comes to."""
+    if message.address == "result":
+        return RULES[kind].result_operation
+    if message.address == "timeout":
+        timeout = RULES[kind].timeout_operation
+        assert timeout is not None
+        return timeout
+    return status_operation(message.number, for_timeout=message.address == "status-timeout")
+
+
+@lru_cache(maxsize=4096)
+def callback_of(
+    kind: Kind, message: Message, word: str, receipt: str | None = None
+) -> StoredCallback:
+    """The message as the receiver stores it.
+
+    Rows need ids of their own, decisions do not: one serves all runs.
+    """
+    from tests.builders import an_attempt_id  # noqa: PLC0415 - only a value
+
+    return StoredCallback(
+        id=an_attempt_id(99),
+        operation=operation_of(kind, message),
+        outcome=word,
+        source_address="203.0.113.9" if message.from_elsewhere else "196.201.214.200",
+        source_allowed=not message.from_elsewhere,
+        content_type="application/json",
+        body=b"",
+        body_sha256=_CALLBACK_ID_BYTES,
+        receipt=receipt,
+    )
+
+
+def _error(code: str, text: str) -> dict[str, str]:
+    return {
+        "requestId": "4c1e-4a7b-9f02-8d31b7c05e6a118203",
+        "errorCode": code,
+        "errorMessage": text,
+    }
+
+
+def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
+    """§2.2, §4.2."""
+    match answer.word:
+        case "acknowledged" if answer.first_id.startswith("ws_CO_"):
+            status, body = 200, {
+                "MerchantRequestID": answer.second_id, "CheckoutRequestID": answer.first_id, "ResponseCode": "0",
+                "ResponseDescription": "Success. Request accepted for processing",
+                "CustomerMessage": "Success. Request accepted for processing",
+            }  # fmt: skip
+        case "acknowledged":
+            status, body = 200, {
+                "ConversationID": answer.second_id, "OriginatorConversationID": answer.first_id, "ResponseCode": "0",
+                "ResponseDescription": "Accept the service request successfully.",
+            }  # fmt: skip
+        case "duplicate":
+            status, body = 500, _error("500.002.1001", "Duplicate OriginatorConversationID.")
+        case "busy":
+            status, body = (
+                500,
+                _error("500.003.02", "System is busy. Please try again in few minutes."),
+            )
+        case "throttled":
+            status, body = 500, _error("500.003.02", "Error Occurred: Spike Arrest Violation")
+        case "token_refused":
+            status, body = 404, _error("404.001.03", "Invalid Access Token")
+        case "refused":
+            status, body = 400, _error("400.002.02", "Bad Request - Invalid Amount")
+        case _:
+            status, body = 500, _error("500.003.1001", "Internal Server Error")
+    return status, json.dumps(body).encode()
+
+
+def _query_bytes(message: Message) -> tuple[int, bytes]:
+    """§3."""
+    if message.word == "vague":
+        return 500, json.dumps(_error("500.001.1001", "")).encode()
+    if message.word == "too_early":
+        return 400, json.dumps(
+            _error("400.002.02", "Bad Request - Invalid CheckoutRequestID")
+        ).encode()
+    body = {
+        "ResponseCode": "0", "ResponseDescription": "The service request has been accepted successsfully",
+        "MerchantRequestID": message.second_id, "CheckoutRequestID": message.first_id, "ResultCode": message.code,
+        "ResultDesc": "as the code says",
+    }  # fmt: skip
+    return 200, json.dumps(body).encode()
+
+
+def _message_body(kind: Kind, message: Message) -> Any:
+    if message.address in ("timeout", "status-timeout"):
+        return {
+            "OriginatorConversationID": message.first_id,
+            "Remarks": "an echo of our request",
+        }  # §4.4
+    if message.address == "status":
+        return {"Result": _status_result(message)}
+    if kind is Kind.DEPOSIT:
+        return {"Body": {"stkCallback": _stk_callback(message)}}
+    return {"Result": _payout_result(kind, message)}
+
+
+def _stk_callback(message: Message) -> dict[str, Any]:
+    """§2.3."""
+    callback: dict[str, Any] = {
+        "MerchantRequestID": message.second_id, "CheckoutRequestID": message.first_id,
+        "ResultCode": int(message.code), "ResultDesc": "as the code says",
+    }  # fmt: skip
+    if message.word == "paid":
+        items: list[dict[str, Any]] = [
+            {"Name": "Amount", "Value": float(AMOUNT_KES + message.extra_kes)}
+        ]
+        if message.receipt:
+            items.append({"Name": "MpesaReceiptNumber", "Value": message.receipt})
+        callback["CallbackMetadata"] = {"Item": [*items, {"Name": "Balance"}]}
+    return callback
+
+
+def _payout_result(kind: Kind, message: Message) -> dict[str, Any]:
+    """§4.3, §5."""
+    result: dict[str, Any] = {
+        "ResultType": 0, "ResultCode": int(message.code), "ResultDesc": "as the code says",
+        "OriginatorConversationID": message.first_id, "ConversationID": message.second_id,
+        "TransactionID": message.receipt if message.word == "paid" else "UC10000000",
+    }  # fmt: skip
+    if message.word == "paid":
+        amount = AMOUNT_KES + message.extra_kes
+        named = "TransactionAmount" if kind in OWN_ID else "Amount"
+        parameters: list[dict[str, Any]] = [{"Key": named, "Value": amount}]
+        if message.receipt and kind in OWN_ID:
+            parameters.append({"Key": "TransactionReceipt", "Value": message.receipt})
+        result["ResultParameters"] = {"ResultParameter": parameters}
+    return result
+
+
+_STATES = {"paid": "Completed", "failed": "Failed", "under_way": "Pending"}
+
+
+def _status_result(message: Message) -> dict[str, Any]:
+    """§6.1: the envelope is about the question, the parameters are about the payment."""
+    result: dict[str, Any] = {
+        "ResultType": 0, "ResultCode": 0, "ResultDesc": "as the code says",
+        "OriginatorConversationID": f"question-{message.number}", "ConversationID": f"AG_Q_{message.number}",
+        "TransactionID": "UC10000000",
+    }  # fmt: skip
+    match message.word:
+        case "not_found":
+            result |= {"ResultCode": "SFC_IC0003", "ResultDesc": "The transaction does not exist"}
+        case "credential" | "no_answer":
+            result |= {"ResultCode": int(message.code)}
+        case state:
+            parameters = [
+                {"Key": "OriginatorConversationID", "Value": message.first_id},
+                {"Key": "ConversationID", "Value": message.second_id},
+                {"Key": "TransactionStatus", "Value": _STATES[state]},
+                {"Key": "Amount", "Value": float(AMOUNT_KES)},
+            ]
+            if message.receipt:
+                parameters.append({"Key": "ReceiptNo", "Value": message.receipt})
+            result["ResultParameters"] = {"ResultParameter": parameters}
+    return result
+
+
+def no_word() -> Heard:
+    """A call whose answer never came."""
+    return Heard(frozenset(), OutcomeUnknown("no answer: TimeoutError"))

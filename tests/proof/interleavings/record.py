@@ -1,0 +1,334 @@
+"""One payment's rows in memory, changed as Postgres would change them: every step atomic, under the
+payment's one lock.
+
+`change` stamps and writes what was decided as `adapters/postgres/changing.py` and `writing.py` do,
+`claim`, `look`, `postpone` and `take_due` say in Python what their SQL says; tests/integration pins
+that SQL against a real Postgres. There is no other payment here, so no id and no receipt is
+another's. After every step the rules of rows are checked (`Broken`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import assert_never
+from uuid import UUID
+
+from domain.attempts import Attempt
+from domain.callback_address import MESSAGES_OF_PAYMENTS
+from domain.changes import (
+    AnnounceEvent,
+    Change,
+    CloseBreaker,
+    Context,
+    Decided,
+    Disposition,
+    Effect,
+    JudgeOperation,
+    OpenBreaker,
+    ProbeOperation,
+    Reads,
+    StoreAnswer,
+    StoreInquiry,
+)
+from domain.events import EventType
+from domain.inquiry import Evidence, Inquiry
+from domain.kinds import Kind
+from domain.lifecycle.judge_report import REMINDERS
+from domain.lifecycle.submit import Due
+from domain.operations import OPERATION_OF_QUESTION, Operation
+from domain.payment import Payment
+from domain.report import ReportedOutcome
+from domain.stages import TRANSITIONS, FactName, Stage, Step
+from domain.stamp import stamped
+from domain.times import HANDED_OVER_FOR
+from tests.builders import a_payment
+from tests.decisions import event_of, noted
+from tests.proof.interleavings.brakes import START, Brakes, Hold
+from tests.proof.interleavings.swift import swift_replace as replace
+from tests.proof.interleavings.times import LifeTimes
+
+# When an accepted payment is looked for.
+_FIRST_STEP_WITHIN = timedelta(seconds=3)
+
+
+class Broken(AssertionError):
+    """Something that must always hold does not."""
+
+
+def instant(ms: int) -> datetime:
+    """Virtual time as the database tells it."""
+    return START + timedelta(milliseconds=ms)
+
+
+def milliseconds(at: datetime) -> int:
+    """The virtual time that `instant` made `at` of."""
+    return round((at - START).total_seconds() * 1000)
+
+
+def new_payment(kind: Kind) -> Payment:
+    """Accepted at `START`, nothing sent."""
+    return a_payment(
+        kind=kind,
+        attempts=(),
+        created_at=START,
+        updated_at=START,
+        next_step_at=START + _FIRST_STEP_WITHIN,
+    )
+
+
+_NEW = {kind: new_payment(kind) for kind in Kind}
+
+
+class Record:
+    """The payment, its attempts, inquiries, callbacks, ids, events and the brakes."""
+
+    def __init__(
+        self, kind: Kind, seen: Counter[tuple[str, ...]], *, expires_after: int | None = None
+    ) -> None:
+        self.payment: Payment = _NEW[kind]
+        if expires_after is not None:
+            self.payment = replace(self.payment, expires_at=instant(expires_after))
+        self.inquiries: list[Inquiry] = []
+        self.ids: dict[tuple[str, str], UUID | None] = {}
+        self.callbacks = 0
+        self.has_message = False
+        self.claims_success = False
+        self.names_another_amount = False
+        self.reminders = 0
+        self.receipts_to_confirm: frozenset[str] = frozenset()
+        self.to_confirm_since: datetime | None = None
+        self.brakes = Brakes()
+        self.holds = {operation: Hold() for operation in Operation}
+        self.claim_is_probe = False  # of the last claim
+        self.history: list[tuple[Stage, str, Stage]] = []
+        self.events: list[EventType] = []
+        self.published: Counter[int] = Counter()  # by the event's place in `events`
+        self._seen = seen
+
+    # As changing.py does
+
+    def change(self, change: Change, now: datetime) -> Decided:
+        """Locks, decides, writes, commits."""
+        before = self.payment
+        evidence = self.evidence(now) if change.reads is not Reads.PAYMENT else Evidence()
+        decided = change.decide(before, Context(now=now, evidence=evidence))
+        callback = change.callback
+        if callback is not None:
+            self.callbacks += 1
+            self.has_message = self.has_message or callback.operation in MESSAGES_OF_PAYMENTS
+            if callback.source_allowed and callback.outcome == ReportedOutcome.SUCCESS.value:
+                self.claims_success = True
+            self.reminders += decided.disposition in REMINDERS
+            if callback.source_allowed and decided.disposition == Disposition.AMOUNT_DIFFERS:
+                self.names_another_amount = True
+            if (
+                callback.source_allowed
+                and callback.receipt
+                and decided.disposition == Disposition.AWAITS_CONFIRMATION
+            ):
+                self.receipts_to_confirm |= {callback.receipt}
+                self.to_confirm_since = now
+            self._seen["disposition", str(decided.disposition)] += 1
+        self._write(before, decided, now)
+        for effect in decided.effects:
+            self._write_effect(effect, now)
+        return decided
+
+    def _write_effect(self, effect: Effect, now: datetime) -> None:
+        match effect:
+            case AnnounceEvent():
+                pass  # by `_write`
+            case JudgeOperation(heard):
+                self.holds[heard.operation].hear(heard, now)
+            case StoreInquiry(inquiry):
+                if any(earlier.number == inquiry.number for earlier in self.inquiries):
+                    raise Broken(f"inquiry {inquiry.number} exists already")
+                self.inquiries.append(replace(inquiry, asked_at=now))
+            case StoreAnswer(inquiry):
+                self.answer(inquiry)
+            case OpenBreaker():
+                self.brakes.open(now, is_ours=True)
+            case CloseBreaker(accepted_at):
+                self.brakes.close(accepted_at)
+            case ProbeOperation(operation):
+                self.holds[operation].take_probe(now)
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def answer(self, answered: Inquiry) -> None:
+        """`UPDATE … WHERE answered_at IS NULL`."""
+        self._seen["verdict", str(answered.outcome)] += 1
+        for place, inquiry in enumerate(self.inquiries):
+            if inquiry.number == answered.number and inquiry.outcome is None:
+                self.inquiries[place] = replace(
+                    inquiry, outcome=answered.outcome, code=answered.code
+                )
+
+    def evidence(self, now: datetime) -> Evidence:
+        return Evidence(
+            inquiries=tuple(self.inquiries),
+            has_message=self.has_message,
+            claims_success=self.claims_success,
+            names_another_amount=self.names_another_amount,
+            reminders=self.reminders,
+            receipts_to_confirm=self.receipts_to_confirm,
+            to_confirm_since=self.to_confirm_since,
+            payouts_are_stopped=self.brakes.stop_payouts,
+            breaker_is_open=self.brakes.breaker,
+            held_operations=frozenset(name for name, hold in self.holds.items() if hold.is_engaged),
+            probes_due=frozenset(name for name, hold in self.holds.items() if hold.is_due(now)),
+        )
+
+    def _write(self, before: Payment, decided: Decided, now: datetime) -> None:
+        after = decided.payment
+        assert after is not None
+        new_ids = decided.ids - self.ids.keys()
+        self.ids.update(dict.fromkeys(new_ids, decided.attempt_id))
+        after = stamped(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=now)
+        what, event = noted(decided), event_of(decided)
+        if what is None and after is before:
+            return
+        written: dict[str, object] = {"attempts": self._ended(before.attempts, after.attempts, now)}
+        if what is not None:
+            written |= {"sequence": before.sequence + 1, "updated_at": now}
+            if event is not None:
+                written["event_due"] = now
+                self.events.append(event)
+        self.payment = replace(after, **written)
+        self._check(before, self.payment, what, event)
+
+    def _ended(
+        self, before: tuple[Attempt, ...], after: tuple[Attempt, ...], now: datetime
+    ) -> tuple[Attempt, ...]:
+        earlier = {attempt.id: attempt.outcome for attempt in before}
+        ended = []
+        for attempt in after:
+            if attempt.id in earlier and attempt.outcome is not earlier[attempt.id]:
+                self._seen["outcome", str(attempt.outcome)] += 1
+                attempt = replace(attempt, ended_at=now)  # noqa: PLW2901
+            ended.append(attempt)
+        return tuple(ended)
+
+    # What SQL does (claiming.py, sweeping.py)
+
+    def look(self, now: datetime) -> Due:
+        payment = self.payment
+        at = payment.next_step_at
+        return Due(
+            payment_id=payment.id,
+            kind=payment.kind,
+            stage=payment.stage,
+            is_expired=payment.expires_at <= now,
+            step=payment.next_step,
+            is_due=at is not None and at <= now + HANDED_OVER_FOR,
+            is_held=payment.needs_review
+            or (payment.rules.moves_money_out and self.brakes.stop_payouts)
+            or self.hold_of_sends.is_closed(now),
+        )
+
+    @property
+    def hold_of_sends(self) -> Hold:
+        return self.holds[self.payment.rules.operation]
+
+    def claim(self, attempt_id: UUID, times: LifeTimes, now: datetime) -> bool:
+        """The claim's one statement: brakes and age are in its WHERE."""
+        before = self.payment
+        if (
+            before.stage is not Stage.ACCEPTED
+            or before.needs_review
+            or before.expires_at <= now
+            or (before.rules.moves_money_out and self.brakes.stop_payouts)
+            or self.hold_of_sends.is_closed(now)
+        ):
+            return False
+        self.claim_is_probe = self.hold_of_sends.is_due(now)
+        if self.claim_is_probe:
+            self.hold_of_sends.take_probe(now)
+        until, number = now + times.worker.lease, len(before.attempts) + 1
+        attempt = Attempt(
+            attempt_id, number, claimed_at=now, account=times.accounts.get(before.kind)
+        )
+        self.payment = replace(
+            before,
+            stage=Stage.SUBMITTING,
+            attempt_id=attempt_id,
+            lease_until=until,
+            next_step_at=until,
+            sequence=before.sequence + 1,
+            updated_at=now,
+            attempts=(*before.attempts, attempt),
+        )
+        self._check(before, self.payment, FactName.CLAIMED, None)
+        return True
+
+    def lose(self, claimed: Payment, before: Payment, now: datetime) -> bool:
+        """The database loses a claim that it had committed, if nothing else was committed since."""
+        if is_lost := self.payment is claimed:
+            self.payment = replace(before, next_step_at=now + _FIRST_STEP_WITHIN)
+        return is_lost
+
+    def postpone(self, wait: timedelta, now: datetime) -> None:
+        if self.payment.stage is Stage.ACCEPTED:
+            self.payment = replace(self.payment, next_step_at=now + wait)
+
+    def due_step(self, now: datetime) -> Step | None:
+        payment = self.payment
+        if payment.next_step_at is None or payment.next_step_at > now:
+            return None
+        step = payment.next_step
+        if step in OPERATION_OF_QUESTION and self.holds[OPERATION_OF_QUESTION[step]].is_closed(now):
+            return None
+        return None if step is Step.STATUS and self.brakes.breaker else step
+
+    def take_due(self, next_step_in: timedelta, now: datetime) -> None:
+        self.payment = replace(self.payment, next_step_at=now + next_step_in)
+
+    # What must always hold
+
+    def _check(
+        self, before: Payment, after: Payment, what: str | None, event: EventType | None
+    ) -> None:
+        if not after.stage.is_final and after.next_step_at is None:
+            raise Broken(f"nothing will look at it again: {after.stage} without a due time")
+        if after.stage is not before.stage:
+            self.history.append((before.stage, str(what), after.stage))
+            self._seen["transition", before.stage.value, str(what), after.stage.value] += 1
+            self._check_transition(before, after, what, event)
+        elif event is not None and not (
+            event is EventType.RECEIPT_ADDED
+            and before.receipt is None
+            and after.receipt is not None
+        ):
+            raise Broken(f"the event {event} tells nothing new")
+        if (
+            before.stage is Stage.SUCCEEDED
+            and before.receipt is not None
+            and after.receipt != before.receipt
+        ):
+            raise Broken("a receipt was taken back")
+
+    def _check_transition(
+        self, before: Payment, after: Payment, what: str | None, event: EventType | None
+    ) -> None:
+        if before.stage is Stage.SUCCEEDED:
+            raise Broken(f"succeeded was left for {after.stage} by {what}")
+        if before.stage is Stage.FAILED and (
+            after.stage is not Stage.SUCCEEDED
+            or event is not EventType.CORRECTED
+            or after.failure is not None
+        ):
+            raise Broken(f"failed was left for {after.stage} by {what}, announced as {event}")
+        told = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}.get(
+            after.stage
+        )
+        if before.stage is not Stage.FAILED and event is not told:
+            raise Broken(f"{before.stage} to {after.stage} was announced as {event}")
+        rule = TRANSITIONS[before.stage].get(FactName(what)) if what in _FACTS else None
+        if rule is None or after.stage not in (rule.to, rule.otherwise):
+            raise Broken(f"{before.stage} to {after.stage} by {what} is not in the table")
+        if (after.stage is Stage.FAILED) is not (after.failure is not None):
+            raise Broken("a failure without a reason, or a reason without a failure")
+
+
+_FACTS = frozenset(FactName)

@@ -1,0 +1,107 @@
+"""Many runs, added up: how they ended, what they covered, what broke."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from domain.attempts import Outcome
+from domain.inquiry import InquiryOutcome
+from domain.stages import TRANSITIONS
+from tests.proof.interleavings.chances import NAMES
+from tests.proof.interleavings.swift import swiftly
+from tests.proof.interleavings.world import World
+
+_SEEDS_KEPT_MAX = 5  # of each kind of violation
+
+
+@dataclass(slots=True)
+class Tally:
+    """What some runs came to. `paths`: the order of steps of each run, as a number."""
+
+    runs: int = 0
+    events: int = 0
+    seen: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)  # a seed of each ending
+    broken: Counter[str] = field(default_factory=Counter)  # by what was broken
+    seeds: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # some for each: all that a replay needs
+    paths: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, other: Tally) -> None:
+        self.runs += other.runs
+        self.events += other.events
+        self.seen += other.seen
+        self.endings += other.endings
+        self.first = other.first | self.first
+        self.broken += other.broken
+        for what, seeds in other.seeds.items():
+            self.seeds[what] = [*self.seeds.get(what, []), *seeds][:_SEEDS_KEPT_MAX]
+        self.paths.extend(other.paths)
+
+    @property
+    def unseen(self) -> list[tuple[str, ...]]:
+        """What every sufficient number of runs must have seen, and these have not."""
+        return [wanted for wanted in _wanted() if not self.seen[wanted]]
+
+
+def tally(seeds: Iterable[int]) -> Tally:
+    """Runs each of `seeds`."""
+    with swiftly():
+        return _tally(seeds)
+
+
+def _tally(seeds: Iterable[int]) -> Tally:
+    result = Tally()
+    for seed in seeds:
+        world = World(seed, result.seen)
+        try:
+            ending = f"{world.kind}: {world.run()}"
+            result.endings[ending] += 1
+            result.first.setdefault(ending, seed)
+        except Exception as error:  # noqa: BLE001 - whatever the core raised, the seed is what matters
+            what = f"{world.kind}: {type(error).__name__}: {error}"
+            result.broken[what] += 1
+            seeds = result.seeds.setdefault(what, [])
+            if len(seeds) < _SEEDS_KEPT_MAX:
+                seeds.append(seed)
+        result.runs += 1
+        result.events += world.events
+        result.paths.append(world.path)
+    return result
+
+
+def replay(seed: int) -> Iterator[str]:
+    """The life of one seed, step by step."""
+    story: list[str] = []
+    world = World(seed, Counter(), story)
+    try:
+        ended = f"ended: {world.run()}"
+    except Exception as error:  # noqa: BLE001 - told, as in the tally
+        ended = f"BROKEN: {type(error).__name__}: {error}"
+    faults = ", ".join(
+        f"{name} {getattr(world.drawn, name)}" for name in NAMES if getattr(world.drawn, name)
+    )
+    memory = "forgets" if world.daraja.forgets_ids else "keeps"
+    yield f"seed {seed}: a {world.kind}; Daraja {memory} ids; faults: {faults or None}"
+    yield from story
+    yield ended
+    yield f"ledger: {world.daraja.ledger}"
+    yield from (
+        f"attempt {a.number}: {a.outcome}, {sorted(a.provider_ids)}"
+        for a in world.record.payment.attempts
+    )
+    yield from (f"inquiry {i.number}: {i.outcome} {i.code or ''}" for i in world.record.inquiries)
+
+
+def _wanted() -> Iterator[tuple[str, ...]]:
+    for stage, rules in TRANSITIONS.items():
+        for fact, rule in rules.items():
+            for to in filter(None, (rule.to, rule.otherwise)):
+                yield "transition", stage.value, fact.value, to.value
+    yield from (("outcome", outcome.value) for outcome in Outcome)
+    yield from (("verdict", verdict.value) for verdict in InquiryOutcome)

@@ -1,0 +1,387 @@
+"""One life: a payment, Daraja, workers, sweepers, a receiver, Redis and people, woven in virtual
+time by one seed.
+
+Each step is an event on one heap. Faults happen until `calm_at`. Then all that is due is played
+out, and the laws judge.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from random import Random
+
+from domain.account import SendAccount
+from domain.changes import Change, Decided
+from domain.kinds import Kind
+from domain.lifecycle.record_callback import callback_change
+from domain.stages import FactName, Stage
+from domain.times import BREAKER_COOL_DOWN_MAX, HANDED_OVER_FOR
+from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
+from tests.decisions import answered_by, heard_by, noted
+from tests.proof.interleavings import flows, people
+from tests.proof.interleavings.chances import Chances
+from tests.proof.interleavings.clockwork import Clockwork, Flow
+from tests.proof.interleavings.laws import Watch, judge, judge_money
+from tests.proof.interleavings.provider import KEYED, Answer, Daraja, Message
+from tests.proof.interleavings.reading import callback_of, report_of
+from tests.proof.interleavings.record import Broken, Record, instant, milliseconds
+
+_EVENTS_MAX = 3000
+_QUIET_SWEEPS_MAX = 40
+_ENOUGH_QUIET_SWEEPS = 4  # where a person was told, and Daraja has nothing more to do
+_COOL_DOWN_MS = 60_000
+_CALM = Chances()
+_POLICY, _CONFIRMING = 0x5EED, 0.3
+_ACCOUNTS, _CHANGING = 0xACC7, 0.2
+_CLAIMS, _LOSING = 0x1057, 0.05
+_OTHER_ACCOUNTS = (replace(AN_ACCOUNT, shortcode="600222"), replace(AN_ACCOUNT, app="another"))
+_HANDED_OVER_MS = int(HANDED_OVER_FOR.total_seconds() * 1000)
+
+
+class World(Clockwork):
+    """See the module. `story`: a list that gets each step in words, for a replay."""
+
+    def __init__(
+        self,
+        seed: int,
+        seen: Counter[tuple[str, ...]],
+        story: list[str] | None = None,
+        *,
+        kind: Kind | None = None,
+        forgets_ids: bool | None = None,
+        confirms: bool | None = None,
+        changes_account: bool | None = None,
+        faults: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(seed, kind, story)
+        rng = self.rng
+        for name, chance in (faults or {}).items():
+            setattr(self.chances, name, chance)
+        self.record = Record(self.kind, seen, expires_after=self.times.expires_after)
+        self.watch = Watch(self.kind, self.times)
+        if confirms is None:
+            confirms = Random(seed ^ _POLICY).random() < _CONFIRMING
+        is_drawn = Random(seed ^ _ACCOUNTS).random() < _CHANGING
+        self.changes_account = (
+            is_drawn if changes_account is None else changes_account
+        )  # of workers, meanwhile
+        self.loses_claims = Random(seed ^ _CLAIMS).random() < _LOSING  # the database loses a commit
+        self.confirms = self.watch.confirms = (
+            confirms  # whether policy wants callbacks' successes confirmed
+        )
+        if forgets_ids is None:
+            forgets_ids = rng.random() < 0.5
+        self.daraja = Daraja(
+            self.kind.value, self.chances, rng, self, self._deliver,
+            forgets_ids=forgets_ids, lag_max_ms=self.times.trusted_after * 2 // 5,
+        )  # fmt: skip
+        self.daraja.keeps_its_word = self.changes_account or self.loses_claims
+        self.attempts = 0
+        self.requests_under_way = 0
+        self.events = 0
+        self.delivered = 0
+        self.is_calm = False
+        self._sweep_at = -1
+        self._quiet_sweeps = 0
+        self._told = 0  # events given to somebody to publish
+
+    # The run
+
+    def run(self) -> str:
+        """Lives the life to its end; in a word how it ended. Raises Broken."""
+        self.begin_life()
+        return self.play_out()
+
+    def play_out(self) -> str:
+        """Everything that is still to happen, in its order; then the laws are judged."""
+        pending, pop = self.pending, heapq.heappop
+        while pending:
+            at, _, action, arguments = pop(pending)
+            self.now = max(self.now, at)
+            self.events += 1
+            if self.events > _EVENTS_MAX:
+                raise Broken("it never comes to rest")
+            action(*arguments)
+        self._publish_owed()
+        ended = judge(self.record, self.watch, self.daraja, self.delivered)
+        if not self.record.payment.stage.is_final:
+            people.settle(self)
+        return ended
+
+    def begin_life(self) -> None:
+        """Accepted; what is known to come is put on the heap."""
+        c, rng = self.chances, self.rng
+        calm_at = rng.choice(self.times.calm_after)
+        self.wake()
+        self.look_again()
+        self.later(calm_at, self.calm)
+        if self.happens(c.caller_cancels):
+            self.later(rng.randrange(1, min(calm_at, 90_000)), people.cancel, self)
+        if self.happens(c.payouts_are_stopped):
+            self.later(rng.randrange(1, calm_at), people.stop_payouts, self, True)
+            self.later(rng.randrange(1, calm_at), people.stop_payouts, self, False)
+        if self.happens(c.breaker_opens_for_another):
+            self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, True)
+            self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, False)
+        for chance, switch in (
+            (c.lacks_the_product, people.switch_product),
+            (c.lacks_the_question, people.switch_question),
+        ):
+            if self.happens(chance):
+                begins = rng.randrange(calm_at)
+                self.later(begins, switch, self, True)
+                self.later(rng.randrange(begins, calm_at), switch, self, False)
+        if self.happens(c.operator_decides):
+            for _ in range(3):
+                self.later(rng.randrange(1, calm_at), people.operate, self)
+        if self.changes_account:
+            chosen = Random(self.rng.getrandbits(32))
+            self.later(
+                chosen.randrange(1, calm_at), self.change_account, chosen.choice(_OTHER_ACCOUNTS)
+            )
+            if chosen.random() < 0.5:
+                self.later(chosen.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
+
+    def change_account(self, account: SendAccount) -> None:
+        """Workers are restarted with other settings; those under way end with theirs."""
+        self.note("account changed")
+        self.times = self.times.by(account)
+        self.watch.own_account = account.as_text()
+        self.look_again()
+
+    def calm(self) -> None:
+        self.note("calm")
+        self.is_calm = True
+        self.chances = self.daraja.chances = _CALM
+        people.stop_payouts(self, False)
+        self.daraja.lacks_product = self.daraja.lacks_question = False
+        if not self.record.brakes.breaker_is_ours:
+            self.record.brakes.breaker_since = None
+        self.look_again()
+
+    # Postgres
+
+    def write(
+        self,
+        name: str,
+        change: Change,
+        said: tuple[int, Message] | None = None,
+        first: Callable[[], object] = bool,
+    ) -> Generator[int, None, Decided]:
+        """One change in its transaction, `first` before it.
+
+        A COMMIT whose outcome is lost is done again, a little later.
+        """
+        begun = self.now
+        if self.happens(self.chances.waits_for_a_row):
+            yield -self.rng.randrange(1, 2000)
+        first()
+        decided = self.commit(name, change, begun, said)
+        if self.happens(self.chances.commit_is_lost):
+            yield self.rng.randrange(1, 6000)
+            decided = self.commit(f"{name} again", change, self.now, said)
+        return decided
+
+    def commit(
+        self, name: str, change: Change, now: int, said: tuple[int, Message] | None = None
+    ) -> Decided:
+        """One change.
+
+        `now`: when the transaction began; it may have waited for the row's lock since.
+        """
+        before = self.record.payment
+        if said is not None:
+            self.watch.answered(*said)
+        decided = self.record.change(change, instant(now))
+        after = self.record.payment
+        if (heard := heard_by(decided)) is not None:
+            self.watch.operation_heard(heard, now, self.now)
+        self.note(f"{name}: {decided.disposition or noted(decided) or '-'}")
+        if after.stage is not before.stage:
+            self._quiet_sweeps = 0
+            self.watch.changed(after, now)
+            if self.record.history[-1][1:] == (FactName.SUCCESS_REPORTED, Stage.SUCCEEDED):
+                self.watch.must_be_certain_of_the_amount()
+                if self.confirms:
+                    self.watch.must_be_confirmed()
+            judge_money(self.record, self.daraja)
+            if self.story is not None:
+                self.story.append(f"{'':>15}  {before.stage.value} -> {after.stage.value}")
+        if after is not before:
+            self.look_again()
+        self.announce()
+        return decided
+
+    @property
+    def stage(self) -> Stage:
+        return self.record.payment.stage
+
+    def lateness(self) -> int:
+        """How late a request may arrive.
+
+        Past what a "not found" is trusted after only where the id protects it.
+        """
+        if self.kind in KEYED and self.daraja.forgets_ids:
+            return self.rng.randrange(1, self.times.trusted_after // 2)
+        return self.rng.choice(self.times.delays)
+
+    # Redis and the sweepers
+
+    def wake(self) -> None:
+        """A job with the payment's id: lost, late, twice."""
+        c = self.chances
+        if not self.happens(c.wake_up_is_lost):
+            self.begin(flows.job(self), 1 + int(self.random() * 100))
+        if self.happens(c.wake_up_is_doubled):
+            self.begin(flows.job(self), self.rng.choice(self.times.delays))
+
+    def look_again(self) -> None:
+        """Some sweeper finds it when it is due, or later."""
+        due = self.record.payment.next_step_at
+        if due is None:
+            return
+        at = (
+            max(self.now, int((due - instant(0)).total_seconds() * 1000))
+            + 1
+            + int(self.random() * 1000)
+        )
+        if self.happens(self.chances.sweeper_is_late):
+            at += self.rng.choice(self.times.delays)
+        if self._sweep_at < self.now or at < self._sweep_at:
+            self._sweep_at = at
+            self.later(at - self.now, self._sweep, at)
+
+    def _sweep(self, planned: int) -> None:
+        if planned != self._sweep_at:
+            return
+        self._sweep_at = -1
+        now = instant(self.now)
+        step = self.record.due_step(now)
+        if self.record.brakes.breaker:
+            self._probe()
+        if step is None or self.happens(self.chances.budget_is_spent):
+            self._not_now(now)
+            return
+        if self.is_calm:
+            self._quiet_sweeps += 1
+            if self._quiet_sweeps > (
+                _ENOUGH_QUIET_SWEEPS if self._waits_for_a_person else _QUIET_SWEEPS_MAX
+            ):
+                return
+        self.record.take_due(HANDED_OVER_FOR, now)
+        self.note(f"swept: {step.value}")
+        self.begin(flows.sweep(self, step))
+        hold = self.record.hold_of_sends
+        if self.is_calm and hold.is_closed(now) and self.record.payment.stage is Stage.ACCEPTED:
+            self._sweep_in(
+                max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now)
+            )  # nothing happens until then
+        elif self.record.look(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
+            # Swept every five seconds, and held: what happens in between is what the run is about.
+            self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
+        else:
+            self.look_again()
+
+    @property
+    def can_no_longer_move(self) -> bool:
+        """Whether no money can move any more: nothing is on its way to Daraja, and Daraja is
+        through with what it took.
+        """
+        return self.daraja.is_settled and self.requests_under_way == 0
+
+    @property
+    def _waits_for_a_person(self) -> bool:
+        payment = self.record.payment
+        return payment.needs_review and not payment.stage.is_final and self.can_no_longer_move
+
+    def _not_now(self, now: datetime) -> None:
+        due = self.record.payment.next_step_at
+        if due is not None and due <= now:
+            self._sweep_in(
+                self.rng.choice((1000, 10_000, 60_000, 600_000))
+            )  # the budget, or the breaker
+        else:
+            self.look_again()
+
+    def _sweep_in(self, delay_ms: int) -> None:
+        self._sweep_at = self.now + delay_ms
+        self.later(delay_ms, self._sweep, self._sweep_at)
+
+    def _probe(self) -> None:
+        brakes = self.record.brakes
+        is_closed_by_another = self.is_calm and self.watch.is_of_another_account
+        brakes.breaker_since = None if is_closed_by_another else brakes.breaker_since
+        if not brakes.breaker_is_ours or brakes.breaker_since is None:
+            return
+        wait = min(
+            _COOL_DOWN_MS * 2 ** min(brakes.probes, 20),
+            BREAKER_COOL_DOWN_MAX.total_seconds() * 1000,
+        )
+        since = brakes.probed_at or brakes.breaker_since
+        if (instant(self.now) - since).total_seconds() * 1000 >= wait:
+            brakes.probes, brakes.probed_at = brakes.probes + 1, instant(self.now)
+            self.note("probe")
+            self.begin(flows.ask(self, is_probe=True))
+
+    # Subscribers
+
+    def announce(self) -> None:
+        while self._told < len(self.record.events):
+            place, self._told = self._told, self._told + 1
+            self.begin(self._ring(place))
+
+    def _ring(self, place: int) -> Flow:
+        yield 0
+        if not self.happens(self.chances.bell_is_lost):
+            self.record.published[place] += 1
+
+    def _publish_owed(self) -> None:
+        """The sweeper's own part, for what nobody recorded as published."""
+        for place in range(len(self.record.events)):
+            if not self.record.published[place]:
+                self.record.published[place] += 1
+
+    # Daraja
+
+    def arrive(self, letter: list[Answer], own_id: str, account: str) -> None:
+        self.requests_under_way -= 1
+        answer = self.daraja.receive(own_id, account)
+        self.note(f"daraja: {answer.word}")
+        letter.append(answer)
+
+    def _deliver(self, message: Message) -> None:
+        """Daraja sends once; the receiver tries to store for 8 s."""
+        if self.happens(self.chances.receiver_is_down):
+            if self.random() < 0.5:
+                self.note("callback lost: receiver down")
+                return
+            self.later(self.rng.randrange(1, 8000), self._receive, message)
+            return
+        self._receive(message)
+
+    def _receive(self, message: Message) -> None:
+        if self.happens(self.chances.waits_for_a_row):
+            self.later(self.rng.randrange(1, 2000), self._store, message, self.now)
+        else:
+            self._store(message, self.now)
+
+    def _store(self, message: Message, begun: int) -> None:
+        report = report_of(self.kind, message)
+        callback = callback_of(self.kind, message, report.outcome.value, report.receipt)
+        confirm_above_kes = AMOUNT_KES - 1 if self.confirms else None
+        change = callback_change(PAYMENT_ID, callback, report, confirm_above_kes=confirm_above_kes)
+        self.delivered += 1
+        if message.address in ("result", "timeout"):
+            self.watch.told(message)
+        else:
+            self.watch.answered(message.number, message)
+        decided = self.commit(f"{message.address} {message.word}", change, begun)
+        if message.address == "result":
+            self._quiet_sweeps = 0  # something new, whatever was given up before
+            self.look_again()
+        if answered_by(decided) is not None and message.word == "not_found":
+            self.wake()

@@ -1,0 +1,212 @@
+"""What may be found at the end of a run and is nobody's fault: each is checked against facts of
+both sides.
+
+An explanation is a sentence that the report prints; None means that there is none, and then the
+finding counts. The cases are those of the design ("In doubt, by kind"); what it does not name is
+not explained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from tests.proof.soak.evidence import Delivery, Evidence, Kept, Movement, Recorded
+
+SENDS_MAX = 4
+NOT_FOUND = ("SFC_IC0003", "2032")
+
+# The operation by which Daraja tells the result of a payment of each kind.
+RESULT_OF = {"deposit": "deposit", "withdrawal": "withdrawal", "bill_payment": "bill-payment"}
+
+_HELD_SUCCESS = frozenset(
+    {"amount_differs", "ids_differ", "receipt_of_another_payment", "contradiction"}
+)
+
+
+class Facts:
+    """The evidence by payment, looked up many times."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self._movements: dict[str, list[Movement]] = defaultdict(list)
+        self._deliveries: dict[str, list[Delivery]] = defaultdict(list)
+        self._callbacks: dict[str, list[Kept]] = defaultdict(list)
+        self._outcomes: dict[str, list[str | None]] = defaultdict(list)
+        self._sent: dict[str, set[int]] = defaultdict(set)
+        for movement in evidence.movements:
+            self._movements[movement.payment_id or ""].append(movement)
+        for delivery in evidence.deliveries:
+            self._deliveries[delivery.payment_id].append(delivery)
+        for callback in evidence.callbacks:
+            self._callbacks[callback.payment_id].append(callback)
+        for payment_id, outcome in evidence.attempts:
+            self._outcomes[payment_id].append(outcome)
+        for call in evidence.calls:
+            if call.amount is not None:
+                self._sent[call.payment_id].add(call.amount)
+
+    def movements(self, payment_id: str) -> Sequence[Movement]:
+        """Every time money moved for it."""
+        return self._movements.get(payment_id, ())
+
+    def deliveries(self, payment_id: str, operation: str = "") -> Sequence[Delivery]:
+        """What Daraja sent about it, by one operation or by all whose name begins so."""
+        return [
+            item
+            for item in self._deliveries.get(payment_id, ())
+            if item.operation.startswith(operation)
+        ]
+
+    def callbacks(self, payment_id: str, operation: str = "") -> Sequence[Kept]:
+        """What we stored about it."""
+        return [
+            item
+            for item in self._callbacks.get(payment_id, ())
+            if item.operation.startswith(operation)
+        ]
+
+    def sent(self, payment_id: str) -> set[int]:
+        """The amounts that Daraja was asked to move for it."""
+        return self._sent.get(payment_id, set())
+
+    def outcomes(self, payment_id: str) -> Sequence[str | None]:
+        """What came of each attempt."""
+        return self._outcomes.get(payment_id, ())
+
+    def has_id(self, payment_id: str, kind: str) -> bool:
+        """Whether an id of this kind was ever learned for it."""
+        return (payment_id, kind) in self.evidence.provider_ids
+
+    def result_never_came(self, payment: Recorded) -> bool:
+        """Neither stored here nor answered 200 there: the word that Daraja sends once is gone."""
+        operation = RESULT_OF[payment.kind]
+        told = [
+            item
+            for item in self.deliveries(payment.id)
+            if item.operation == operation and item.status == 200
+        ]
+        kept = [item for item in self.callbacks(payment.id) if item.operation == operation]
+        return not told and not kept
+
+
+def of_waiting(facts: Facts, payment: Recorded) -> str | None:
+    """Why a payment may still be pending: it needs a person, and says so."""
+    if payment.stage != "in_doubt" or not payment.needs_review:
+        return None
+    match payment.kind:
+        case "bill_payment":
+            return _bill_without_a_word(facts, payment)
+        case "withdrawal":
+            return _withdrawal_that_may_not_go_again(facts, payment)
+        case _:
+            return _deposit_with_a_success_that_was_not_believed(facts, payment)
+
+
+def _bill_without_a_word(facts: Facts, payment: Recorded) -> str | None:
+    if facts.has_id(payment.id, "conversation_id") or not facts.result_never_came(payment):
+        return None
+    lost = len(facts.deliveries(payment.id, RESULT_OF[payment.kind]))
+    moved = len(facts.movements(payment.id))
+    return (
+        "a bill payment without a conversation id cannot be asked about, and its result never reached us "
+        f"(Daraja sent {lost}, none answered 200; money moved {moved} times): a person's, and flagged so"
+    )
+
+
+def _withdrawal_that_may_not_go_again(facts: Facts, payment: Recorded) -> str | None:
+    if facts.movements(payment.id):
+        return None  # Daraja has it and would tell
+    told = [item.body for item in facts.deliveries(payment.id, "status-") if item.status == 200]
+    not_found = sum(str(_result(body).get("ResultCode")) in NOT_FOUND for body in told)
+    if not_found < 2:
+        return None
+    outcomes = facts.outcomes(payment.id)
+    if sum(outcome != "not_acted" for outcome in outcomes) >= SENDS_MAX:
+        return f"Daraja knows no such withdrawal ({not_found} answers), and all {SENDS_MAX} sends are used up"
+    if "duplicate" in outcomes:
+        return f"Daraja knows no such withdrawal ({not_found} answers), and yet called its id a duplicate"
+    if facts.callbacks(payment.id, "withdrawal"):
+        return f"Daraja knows no such withdrawal ({not_found} answers), and yet sent a message about it"
+    return None
+
+
+def _deposit_with_a_success_that_was_not_believed(facts: Facts, payment: Recorded) -> str | None:
+    held = [
+        item for item in facts.callbacks(payment.id, "deposit") if item.disposition in _HELD_SUCCESS
+    ]
+    if not held:
+        return None
+    return f"a stored callback claims what does not agree ({held[0].disposition}): a person's, and flagged so"
+
+
+def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
+    """Why a payment may have failed although its money moved: the word that says so never
+    reached us.
+    """
+    if payment.failure_reason != "no_result_confirmed":
+        return _word_taken_back_unheard(facts, payment)
+    if payment.kind != "deposit" or payment.is_safe_to_retry is not False:
+        return None
+    if facts.has_id(payment.id, "checkout_request_id") or not facts.result_never_came(payment):
+        return None
+    lost = len(facts.deliveries(payment.id, "deposit"))
+    return (
+        "a deposit without CheckoutRequestID cannot be asked about, and its callback never reached us "
+        f"(Daraja sent {lost}, none answered 200): failed as no_result_confirmed, not safe to retry"
+    )
+
+
+def _word_taken_back_unheard(facts: Facts, payment: Recorded) -> str | None:
+    """Daraja's final word was a failure.
+
+    It changed its mind, and sent that once to where nobody could hear it.
+    """
+    words = [
+        item for item in facts.deliveries(payment.id) if item.operation == RESULT_OF[payment.kind]
+    ]
+    heard = [_code(item) for item in words if item.status == 200]
+    successes = [item for item in words if _code(item) == "0"]
+    kept = {item.sha256 for item in facts.callbacks(payment.id)}
+    if (
+        not heard
+        or "0" in heard
+        or not successes
+        or any(_sha256(item) in kept for item in successes)
+    ):
+        return None
+    return f"Daraja's result was {heard[0]}; that it took this back it sent {len(successes)} times, none answered 200"
+
+
+def of_correction(facts: Facts, payment: Recorded, failure_reason: str | None) -> str | None:
+    """Why a failure that was announced may have been taken back: Daraja said so first, or said
+    nothing in time.
+    """
+    if failure_reason == "no_result_confirmed":
+        return "announced as no_result_confirmed, and the success was learned later"
+    operation = RESULT_OF[payment.kind]
+    words = [_code(item) for item in facts.deliveries(payment.id) if item.operation == operation]
+    said_no = [code for code in words if code not in {"0", "None"}]
+    if said_no and payment.stage == "succeeded":
+        return f"Daraja itself told {said_no[0]} before it told success"
+    return None
+
+
+def _sha256(delivery: Delivery) -> str:
+    """Of the bytes as the simulator sent them."""
+    return hashlib.sha256(json.dumps(delivery.body).encode()).hexdigest()
+
+
+def _code(delivery: Delivery) -> str:
+    body = delivery.body
+    if "Body" in body:
+        return str(body["Body"].get("stkCallback", {}).get("ResultCode"))
+    return str(_result(body).get("ResultCode"))
+
+
+def _result(body: Any) -> dict[str, Any]:
+    result = body.get("Result") if isinstance(body, dict) else None
+    return result if isinstance(result, dict) else {}

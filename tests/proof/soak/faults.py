@@ -1,0 +1,248 @@
+"""Does to a running stack what the plan says: kills, freezes, stops and starts, and counts what
+was really done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import aiohttp
+
+from tests.proof.soak.plan import LEASE_SECONDS, Act, Deed, Plan
+from tests.stack.processes import describe_end
+from tests.stack.servers import PostgresServer, RedisServer
+from tests.stack.stack import Stack
+
+_WATCH_SECONDS = 0.2
+_START_AGAIN_PAUSE_SECONDS = 0.5
+
+
+class Faults:
+    """One run's violence.
+
+    What is done to one process or server is done in turn, to different ones at once.
+    """
+
+    def __init__(self, stack: Stack, plan: Plan) -> None:
+        if not isinstance(stack.postgres, PostgresServer) or not isinstance(
+            stack.redis, RedisServer
+        ):
+            raise TypeError("a soak stops and kills its servers: unset DATABASE_URL and REDIS_URL")
+        self._stack = stack
+        self._plan = plan
+        self._postgres = stack.postgres
+        self._redis = stack.redis
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.diary: list[tuple[datetime, Deed]] = []  # when each was really begun
+        self.done: Counter[tuple[str, str]] = Counter()  # (act, process or "")
+        self.past_lease = 0
+        self.away_seconds: Counter[str] = Counter()
+        self.ended_alone: list[str] = []  # processes that ended though nobody killed them
+        self.failed: list[str] = []  # deeds that could not be done: a fault of the harness
+
+    async def carry_out(self) -> None:
+        """Every deed at its time; returns when the last one was begun."""
+        await self._control("POST", "/switches", {"chaos": self._plan.chaos})
+        began_at = time.monotonic()
+        watch = asyncio.create_task(self._watch())
+        try:
+            for deed in self._plan.deeds:
+                await asyncio.sleep(max(0.0, began_at + deed.at - time.monotonic()))
+                task = asyncio.create_task(self._do(deed))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            await asyncio.sleep(max(0.0, began_at + self._plan.seconds - time.monotonic()))
+        finally:
+            watch.cancel()
+
+    async def end(self) -> None:
+        """Stop everything that is under way and start whatever is down: from now on the weather
+        is fine.
+        """
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for server in (self._postgres, self._redis):
+            await _ensure_started(server)
+        await self._control("POST", "/listener", {"open": True})
+        await self._control("POST", "/switches", {"chaos": None})
+        for name in self._stack.names:
+            process = self._stack.process(name)
+            process.thaw()
+            if not process.is_running:
+                await self._stack.start_process(name, wait=False)
+        await asyncio.gather(*(self._stack.wait_ready(name) for name in self._stack.names))
+
+    async def _do(self, deed: Deed) -> None:
+        doings: dict[Act, Callable[[Deed], Awaitable[None]]] = {
+            Act.KILL: self._kill,
+            Act.FREEZE: self._freeze,
+            Act.DRAIN: self._drain,
+            Act.REDIS_FLUSH: self._flush,
+            Act.REDIS_RESTART: self._redis_away,
+            Act.REDIS_OUTAGE: self._redis_away,
+            Act.REDIS_FREEZE: self._redis_frozen,
+            Act.POSTGRES_RESTART: self._postgres_away,
+            Act.POSTGRES_OUTAGE: self._postgres_away,
+            Act.POSTGRES_CRASH: self._postgres_crashed,
+            Act.POSTGRES_FREEZE: self._postgres_frozen,
+            Act.DARAJA_CLOSED: self._daraja_closed,
+            Act.TOKENS_EXPIRED: self._tokens_expired,
+        }
+        self.diary.append((datetime.now(UTC), deed))
+        try:
+            await doings[deed.act](deed)
+        except Exception as error:  # noqa: BLE001 - said in the report; one failed deed does not end the run
+            self.failed.append(f"{deed.act} {deed.target}: {type(error).__name__} {error}"[:300])
+            return
+        self.done[
+            deed.act.value, deed.target if deed.act in {Act.KILL, Act.FREEZE, Act.DRAIN} else ""
+        ] += 1
+        if deed.seconds:
+            self.away_seconds[deed.act.value] += round(deed.seconds)
+
+    # --- processes --------------------------------------------------------------------------------
+
+    async def _kill(self, deed: Deed) -> None:
+        """Whatever it is doing, frozen and half started included."""
+        process = self._stack.process(deed.target)
+        async with self._turns[deed.target]:
+            await process.kill()
+            await self._stack.start_process(deed.target, wait=False)
+
+    async def _freeze(self, deed: Deed) -> None:
+        """A kill that comes meanwhile ends it, so the turn is not held."""
+        process = self._stack.process(deed.target)
+        frozen = process.pid
+        process.freeze()
+        try:
+            await asyncio.sleep(deed.seconds)
+        finally:
+            if process.pid == frozen:
+                process.thaw()
+        self.past_lease += process.pid == frozen and deed.seconds > LEASE_SECONDS
+
+    async def _drain(self, deed: Deed) -> None:
+        process = self._stack.process(deed.target)
+        async with self._turns[deed.target]:
+            try:
+                code = await process.terminate()
+                # One that was still starting knows no signal yet: it had taken nothing on, and may
+                # end by it.
+                if code not in {0, -signal.SIGTERM}:
+                    self.ended_alone.append(
+                        f"{deed.target} was asked to end, and did with {describe_end(code)}"
+                    )
+            finally:
+                await process.kill()  # the run may be over before it is
+                await self._stack.start_process(deed.target, wait=False)
+
+    async def _watch(self) -> None:
+        """No process may end because a server went away; one that did is named, and started
+        again.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            for name in self._stack.names:
+                process = self._stack.process(name)
+                if self._turns[name].locked() or process.is_running:
+                    continue
+                end = describe_end(process.returncode or 0)
+                self.ended_alone.append(
+                    f"{name} ended with {end}: {process.log_tail(3).strip()}"[:600]
+                )
+                async with self._turns[name]:
+                    await asyncio.sleep(_START_AGAIN_PAUSE_SECONDS)
+                    await self._stack.start_process(name, wait=False)
+
+    # --- servers ----------------------------------------------------------------------------------
+
+    async def _flush(self, _deed: Deed) -> None:
+        async with self._turns["redis"], asyncio.timeout(5):
+            await self._redis.flush()
+
+    async def _redis_away(self, deed: Deed) -> None:
+        async with self._turns["redis"]:
+            try:
+                await self._redis.stop()
+                await asyncio.sleep(deed.seconds)
+            finally:
+                await _ensure_started(self._redis)
+
+    async def _redis_frozen(self, deed: Deed) -> None:
+        async with self._turns["redis"]:
+            self._redis.freeze()
+            try:
+                await asyncio.sleep(deed.seconds)
+            finally:
+                self._redis.thaw()
+
+    async def _postgres_away(self, deed: Deed) -> None:
+        async with self._turns["postgres"]:
+            try:
+                await self._postgres.stop()
+                await asyncio.sleep(deed.seconds)
+            finally:
+                await _ensure_started(self._postgres)
+
+    async def _postgres_crashed(self, _deed: Deed) -> None:
+        async with self._turns["postgres"]:
+            try:
+                await self._postgres.kill()
+            finally:
+                await _ensure_started(self._postgres)
+
+    async def _postgres_frozen(self, deed: Deed) -> None:
+        async with self._turns["postgres"]:
+            _thaw_even_if_we_are_gone(self._postgres.pid, deed.seconds)
+            self._postgres.freeze()
+            try:
+                await asyncio.sleep(deed.seconds)
+            finally:
+                self._postgres.thaw()
+
+    # --- Daraja -----------------------------------------------------------------------------------
+
+    async def _daraja_closed(self, deed: Deed) -> None:
+        async with self._turns["daraja"]:
+            await self._control("POST", "/listener", {"open": False, "seconds": deed.seconds})
+            await asyncio.sleep(deed.seconds)
+
+    async def _tokens_expired(self, _deed: Deed) -> None:
+        await self._control("POST", "/tokens/expire", {})
+
+    async def _control(self, method: str, path: str, body: object = None) -> None:
+        timeout = aiohttp.ClientTimeout(
+            total=60
+        )  # only so that a mistake ends: the simulator shares two busy cores
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as http,
+            http.request(method, self._stack.control_url + path, json=body) as answer,
+        ):
+            if answer.status >= 300:
+                raise RuntimeError(f"{method} {path}: {answer.status} {await answer.text()}")
+
+
+def _thaw_even_if_we_are_gone(pid: int, seconds: float) -> None:
+    """PostgreSQL ends with us by a signal that a frozen process does not get: were we killed
+    now, it would stay.
+    """
+    command = f"sleep {seconds + 1:.1f}; kill -{int(signal.SIGCONT)} {pid} 2>/dev/null"
+    subprocess.run(
+        ["sh", "-c", f"({command}) >/dev/null 2>&1 &"], env={"PATH": os.defpath}, check=True
+    )
+
+
+async def _ensure_started(server: PostgresServer | RedisServer) -> None:
+    server.thaw()
+    if not server._process.is_running:
+        await server.start()

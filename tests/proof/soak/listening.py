@@ -1,0 +1,82 @@
+"""A subscriber to the bell who comes back whenever Redis does, and says whether anything can
+have been missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from tests.proof.soak.evidence import Heard
+
+_CHANNEL = "payment-events"
+_LOOK_SECONDS = 0.5
+_START_SECONDS = 30.0
+
+
+class Listener:
+    """`async with Listener(url) as listener:`.
+
+    The same message heard twice is kept once and counted.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
+        self._heard: dict[tuple[str, str], int] = {}
+        self._subscriptions = 0
+        self._subscribed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._listen())
+        await asyncio.wait_for(self._subscribed.wait(), _START_SECONDS)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    @property
+    def heard(self) -> list[Heard]:
+        """Every message, once."""
+        return [Heard(event_id=event_id, body=body) for event_id, body in self._heard]
+
+    @property
+    def repeated(self) -> int:
+        """How many messages came again."""
+        return sum(self._heard.values()) - len(self._heard)
+
+    @property
+    def listened_throughout(self) -> bool:
+        """Whether the first subscription still holds."""
+        return self._subscriptions == 1
+
+    async def _listen(self) -> None:
+        while True:
+            # A Redis that hangs is one that is away: only a new connection finds out.
+            client = Redis.from_url(
+                self._url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=2
+            )
+            try:
+                async with client, client.pubsub() as channel:
+                    await channel.subscribe(_CHANNEL)
+                    self._subscriptions += 1
+                    self._subscribed.set()
+                    while True:
+                        message = await channel.get_message(
+                            ignore_subscribe_messages=True, timeout=_LOOK_SECONDS
+                        )
+                        if message is not None:
+                            self._note(message["data"])
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(0.2)
+
+    def _note(self, data: Any) -> None:
+        body = data.decode() if isinstance(data, bytes) else str(data)
+        event = (str(json.loads(body).get("id")), body)
+        self._heard[event] = self._heard.get(event, 0) + 1

@@ -1,0 +1,141 @@
+"""Clients that behave as good clients do: one key per payment, and the same request again until
+there is an answer.
+
+They remember what they were told; that is what the judge holds the service to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Self
+
+import aiohttp
+
+from tests.proof.soak.evidence import Told
+from tests.proof.soak.plan import Plan, Purchase
+from tests.stack.client import Answer, Client
+from tests.stack.stack import Stack
+
+_TRY_SECONDS = 8.0  # then the client hangs up and asks again
+_PAUSE_SECONDS = (0.1, 2.0)  # doubling between tries
+_ASK_AGAIN = frozenset({409, 429, 500, 502, 503, 504})
+_TOKEN_SECONDS = 86_400.0
+
+
+class Payers:
+    """All clients of a run. A payment is asked for at one ingress, and again at the next."""
+
+    def __init__(self, stack: Stack, plan: Plan, webs: Sequence[str]) -> None:
+        self._plan = plan
+        self._chance = random.Random(plan.seed + 1)
+        backend = stack.issuer.mint(role="service_role", expires_in_seconds=_TOKEN_SECONDS)
+        user = stack.issuer.mint(expires_in_seconds=_TOKEN_SECONDS)
+        self.backends = [Client(stack.process(name).url, backend) for name in webs]
+        self._users = [Client(stack.process(name).url, user) for name in webs]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.told: list[Told] = []
+        self.seen: dict[str, list[str]] = {}
+        self.refused: list[str] = []  # answers that a good client does not expect
+        self.counts: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Self:
+        self._open = AsyncExitStack()
+        for client in (*self.backends, *self._users):
+            await self._open.enter_async_context(client)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._open.aclose()
+
+    @property
+    def waiting(self) -> int:
+        """How many payments are asked for and have no answer yet, or are still being read."""
+        return len(self._tasks)
+
+    async def pay_all(self) -> None:
+        """Begin every payment at its time; whoever has no answer yet goes on asking."""
+        began_at = time.monotonic()
+        for purchase in self._plan.purchases:
+            await asyncio.sleep(max(0.0, began_at + purchase.at - time.monotonic()))
+            task = asyncio.create_task(self._pay(purchase))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, *, within_seconds: float) -> int:
+        """Wait until everybody has an answer; how many have none when the time is over."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within_seconds)
+        return len(self._tasks)
+
+    async def _pay(self, purchase: Purchase) -> None:
+        clients = self._users if purchase.kind == "deposit" else self.backends
+        payment_id = await self._until_accepted(clients, purchase)
+        if payment_id is None:
+            return
+        for _ in range(purchase.replays):
+            await asyncio.sleep(self._chance.uniform(0, 3))
+            self.counts["replays on purpose"] += 1
+            await self._until_accepted(clients, purchase)
+        for _ in range(purchase.reads):
+            await asyncio.sleep(self._chance.uniform(0.1, 4))
+            await self._read(self._chance.choice(clients), payment_id)
+
+    async def _until_accepted(self, clients: Sequence[Client], purchase: Purchase) -> str | None:
+        pause, longest = _PAUSE_SECONDS
+        first = self._chance.randrange(len(clients))
+        for number in range(10_000):
+            answer = await self._try(clients[(first + number) % len(clients)], purchase)
+            if answer is not None and answer.status == 202:
+                payment_id = str(answer.json()["id"])
+                told = Told(
+                    payment_id=payment_id,
+                    key=purchase.key,
+                    path=purchase.path,
+                    request=purchase.body,
+                    body=answer.body,
+                )
+                self.told.append(told)
+                self.counts["202"] += 1
+                self.counts["replayed"] += answer.was_replayed
+                return payment_id
+            if answer is not None and answer.status not in _ASK_AGAIN:
+                self.refused.append(
+                    f"{purchase.path} {purchase.key}: {answer.status} {answer.body[:200]!r}"
+                )
+                return None
+            self.counts["no answer" if answer is None else str(answer.status)] += 1
+            await asyncio.sleep(pause * self._chance.uniform(0.5, 1.5))
+            pause = min(pause * 2, longest)
+        return None
+
+    async def _try(self, client: Client, purchase: Purchase) -> Answer | None:
+        try:
+            async with asyncio.timeout(_TRY_SECONDS):
+                return await client.pay(purchase.path, purchase.body, key=purchase.key)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+
+    async def _read(self, client: Client, payment_id: str) -> None:
+        try:
+            async with asyncio.timeout(_TRY_SECONDS):
+                answer = await client.get(f"/v1/payments/{payment_id}")
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return
+        self.counts["reads"] += 1
+        if answer.status == 404:
+            self.refused.append(f"GET {payment_id}: 404 after its 202")
+        if answer.status != 200:
+            return
+        stage = str(json.loads(answer.body)["stage"])
+        stages = self.seen.setdefault(payment_id, [])
+        if not stages or stages[-1] != stage:
+            stages.append(stage)

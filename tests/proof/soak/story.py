@@ -1,0 +1,62 @@
+"""The story of one payment from all sides, in order: what a person reads who must find out why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from tests.proof.soak.evidence import Evidence
+
+_LOG_LINES_MAX = 40
+_BODY_CHARACTERS = 400
+
+
+def tell(evidence: Evidence, payment_id: str, logs: Mapping[str, str]) -> str:
+    """Record, Daraja's side, and every log line that names the payment."""
+    return "\n".join(
+        [*_record(evidence, payment_id), *_daraja(evidence, payment_id), *_logged(payment_id, logs)]
+    )
+
+
+def _record(evidence: Evidence, payment_id: str) -> Iterator[str]:
+    yield f"record: {evidence.payments.get(payment_id, 'none')}"
+    for told in evidence.witness.told:
+        if told.payment_id == payment_id:
+            yield f"told 202: {told.path} {json.dumps(told.request)} key {told.key}"
+    for entry in evidence.history:
+        if entry.payment_id == payment_id:
+            yield (
+                f"history {entry.sequence}: {entry.at} {entry.what}: {entry.previous_stage} -> {entry.stage}"
+                f" {json.dumps(entry.detail)} event {entry.event_type} published {entry.publications}"
+            )
+    outcomes = [outcome for owner, outcome in evidence.attempts if owner == payment_id]
+    yield f"attempts: {outcomes}; ids known: {sorted(kind for owner, kind in evidence.provider_ids if owner == payment_id)}"
+    for owner, row in evidence.inquiries:
+        if owner == payment_id:
+            yield f"inquiry: { {name: str(value) for name, value in row.items() if name != 'payment_id'} }"
+    for kept in evidence.callbacks:
+        if kept.payment_id == payment_id:
+            yield f"stored callback: {kept.operation} {kept.disposition} flagged {kept.is_flagged}"
+
+
+def _daraja(evidence: Evidence, payment_id: str) -> Iterator[str]:
+    for call in evidence.calls:
+        if call.payment_id == payment_id:
+            yield f"Daraja was asked: {call.at} {call.path} amount {call.amount} -> {call.status} ({call.scenario})"
+    for movement in evidence.movements:
+        if movement.payment_id == payment_id:
+            yield f"money moved: {movement.amount} receipt {movement.receipt}"
+    for delivery in evidence.deliveries:
+        if delivery.payment_id == payment_id:
+            body = json.dumps(delivery.body)[:_BODY_CHARACTERS]
+            yield f"Daraja told: {delivery.operation} answered {delivery.status}: {body}"
+
+
+def _logged(payment_id: str, logs: Mapping[str, str]) -> Iterator[str]:
+    lines = [
+        f"{name}: {line}"
+        for name, text in logs.items()
+        for line in text.splitlines()
+        if payment_id in line
+    ]
+    yield from lines[:_LOG_LINES_MAX]

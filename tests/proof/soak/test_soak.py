@@ -1,0 +1,52 @@
+"""A short soak, always the same plan: nothing is lost, doubled, stuck or broken, whatever is
+killed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.proof.invariants import judge
+from tests.proof.soak.doctoring import SPOILERS
+from tests.proof.soak.plan import Act, make_plan
+from tests.proof.soak.report import report
+from tests.proof.soak.run import PROCESSES, Options, Outcome, soak
+
+_OPTIONS = Options(minutes=0.3, seed=11, kills_per_minute=40.0, patience_seconds=60.0)
+
+
+def test_a_seed_makes_one_plan() -> None:
+    """The same seed the same plan, another seed another; no process is spared, and every deed is
+    done at least once.
+    """
+    plans = [
+        make_plan(seed=seed, seconds=30, rate=5, kills_per_minute=20, processes=PROCESSES)
+        for seed in (3, 3, 4)
+    ]
+    assert plans[0] == plans[1]
+    assert plans[0] != plans[2]
+    assert {deed.act for deed in plans[0].deeds} == set(Act)
+    assert {deed.target for deed in plans[0].deeds if deed.act is Act.KILL} == set(PROCESSES)
+
+
+@pytest.fixture(scope="module")
+async def outcome() -> Outcome:
+    if os.environ.keys() & {"DATABASE_URL", "REDIS_URL"}:
+        pytest.skip("a soak kills its servers; the given ones are not ours to kill")
+    return await soak(_OPTIONS, lambda _line: None)
+
+
+@pytest.mark.whole
+def test_a_short_soak_loses_and_doubles_nothing(outcome: Outcome) -> None:
+    assert outcome.is_good, report(outcome)
+    assert outcome.faults.failed == [], report(outcome)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_the_same_run_with_doctored_evidence_is_condemned(outcome: Outcome, spoiler: str) -> None:
+    """So the test before this one can fail."""
+    before = len(judge(outcome.evidence).unexplained)
+    assert len(judge(SPOILERS[spoiler](outcome.evidence)).unexplained) > before

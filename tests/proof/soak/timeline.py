@@ -1,0 +1,59 @@
+"""A run in slices: how long payments waited for their first claim, and what was done meanwhile.
+
+Nothing is judged by it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from tests.proof.soak.evidence import Evidence
+from tests.proof.soak.plan import Act, Deed
+
+_SLICES_MAX = 30
+_SLICE_SECONDS_MIN = 10.0
+
+
+def timeline(evidence: Evidence, diary: Sequence[tuple[datetime, Deed]]) -> Iterator[str]:
+    """A Markdown table, one row for each part of the run."""
+    accepted = {
+        entry.payment_id: entry.at for entry in evidence.history if entry.sequence == 1 and entry.at
+    }
+    if not accepted:
+        return
+    claimed: dict[str, datetime] = {}
+    for entry in evidence.history:
+        if entry.what == "claimed" and entry.at is not None:
+            claimed.setdefault(entry.payment_id, entry.at)
+    first, last = min(accepted.values()), max(accepted.values())
+    span = timedelta(seconds=max(_SLICE_SECONDS_MIN, (last - first).total_seconds() / _SLICES_MAX))
+    yield from (
+        "",
+        "## In slices",
+        "",
+        "| from, s | accepted | s to first claim: median | 95 % | never claimed | kills | meanwhile |",
+        "|---|---|---|---|---|---|---|",
+    )
+    begin = first
+    while begin <= last:
+        ids = [payment_id for payment_id, at in accepted.items() if begin <= at < begin + span]
+        waits = sorted(
+            (claimed[item] - accepted[item]).total_seconds() for item in ids if item in claimed
+        )
+        meanwhile = [deed for at, deed in diary if begin <= at < begin + span]
+        kills = sum(deed.act is Act.KILL for deed in meanwhile)
+        others = Counter(_named(deed) for deed in meanwhile if deed.act is not Act.KILL)
+        yield (
+            f"| {(begin - first).total_seconds():.0f} | {len(ids)} | {statistics.median(waits) if waits else 0:.1f}"
+            f" | {waits[int(len(waits) * 0.95)] if waits else 0:.1f} | {len(ids) - len(waits)} | {kills}"
+            f" | {', '.join(others)} |"
+        )
+        begin += span
+
+
+def _named(deed: Deed) -> str:
+    target = f" {deed.target}" if deed.target else ""
+    return f"{deed.act}{target}" + (f" {deed.seconds:.0f} s" if deed.seconds else "")
