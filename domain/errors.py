@@ -28,7 +28,7 @@ PaymentServiceError
 │   ├── QueueUnavailable           Redis cannot be reached, or does not answer in time
 │   ├── Overloaded                 this process has as many requests at hand as it can serve
 │   └── KeysUnavailable            no key set could be loaded to check tokens with
-└── ProviderError                  what an error from Daraja means for the money (design.md)
+└── ProviderError                  what an error from Daraja means for the money (rules.md §13)
     ├── Unreachable                nothing was written
     │   ├── DeadlinePassed         the attempt's time was over
     │   └── Draining               the worker is stopping

@@ -1,7 +1,7 @@
 """Why a payment fails: a closed list, each reason with the sentence that a person reads.
 
 Pure. `safe_to_retry` is true only where Daraja or we said that nothing moved and nothing may
-(interface.md, "Payment").
+(rules.md §14).
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from enum import StrEnum
 
 
 class FailureReason(StrEnum):
-    """The closed list that callers may rely on (interface.md, "Payment"; /openapi.json prints
-    it).
-    """
+    """The closed list that callers may rely on (/openapi.json prints it)."""
 
     CANCELLED_BY_CUSTOMER = "cancelled_by_customer"
     INSUFFICIENT_FUNDS = "insufficient_funds"

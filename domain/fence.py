@@ -1,4 +1,4 @@
-"""The fence between a claim and its first byte (design.md, rule 3).
+"""The fence between a claim and its first byte (rules.md §3).
 
 A worker that was frozen past its lease must not pay: meanwhile the payment was taken from it. So
 each send passes the fence at the last moment before anything is written, and past the deadline

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from domain.errors import IdempotencyKeyInvalid
 
-# Long enough for a retry after a night's outage, and the least that interface.md promises.
+# Long enough for a retry after a night's outage, and the least that we promise (rules.md §20).
 KEY_HELD_FOR = timedelta(hours=24)
 
 KEY_LENGTH_MAX = 255

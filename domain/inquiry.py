@@ -1,6 +1,6 @@
 """Asking Daraja about a payment, and what may be concluded from what it answered, or did not.
 
-Pure. In doubt means ask, never resend (design.md, rule 4 and "In doubt, by kind"): everything that
+Pure. In doubt means ask, never resend (rules.md §4, §15): everything that
 follows from silence, from a "not found", or from two answers that agree is decided here and nowhere
 else.
 """
@@ -21,8 +21,7 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.times import Times
 
-# A payment is sent this often at most, counting what may have reached Daraja (design.md, "Words":
-# send).
+# A payment is sent this often at most, counting what may have reached Daraja (rules.md §10).
 SENDS_MAX = 4
 
 # So many not-found answers, of different inquiries, permit another send of a payment with a key,
@@ -180,7 +179,7 @@ def last_sent_at(payment: Payment, times: Times) -> datetime:
     """The latest time at which a send of `payment` can have left.
 
     An attempt that ended was sent before it did; one that never ended cannot send past its lease
-    (design.md, rule 3).
+    (rules.md §3).
     """
     ends = [
         attempt.ended_at or attempt.claimed_at + times.lease

@@ -2,8 +2,7 @@
 
 An operation is one of Daraja's APIs. Daraja can refuse a whole operation: because our app lacks the
 product, because a firewall stands in front of it, or because our settings are wrong. Then every
-payment would be refused alike, so the operation is held for all workers (design.md, "What an error
-from Daraja means").
+payment would be refused alike, so the operation is held for all workers (rules.md §13).
 """
 
 from __future__ import annotations

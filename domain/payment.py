@@ -143,7 +143,7 @@ class Payment:
 
     @property
     def question(self) -> Step | None:
-        """How Daraja can be asked about this payment (design.md, "In doubt, by kind"), or None
+        """How Daraja can be asked about this payment (rules.md §15), or None
         where it cannot.
         """
         id_kind = self.rules.asked_by

@@ -1,5 +1,5 @@
 """Who may do what, how much, and how often. One place, pure; `POLICY_FILE` sets the numbers
-(interface.md, "Policy file").
+(README.md, "Policy").
 
 Amounts are counted by the payments on record: all that are pending or succeeded count, and so does
 a failure of which it is not certain that nothing moved. A day is a calendar day in Nairobi, a
@@ -29,7 +29,7 @@ _PHONE_DAY_MAX_KES = 500_000
 class WithoutRedis(StrEnum):
     """What becomes of a request while nobody can tell how often its caller has asked."""
 
-    ALLOW = "allow"  # Redis is not needed to accept a payment (design.md, rule 1)
+    ALLOW = "allow"  # Redis is not needed to accept a payment (rules.md §1)
     REFUSE = "refuse"
 
 

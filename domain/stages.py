@@ -15,7 +15,7 @@ from typing import assert_never
 class Stage(StrEnum):
     """Where a payment is.
 
-    The sentence behind each is its contract (design.md, "Stages"; docs/architecture/stages.md).
+    The sentence behind each is its contract (rules.md §12; docs/architecture/stages.md).
     """
 
     # We hold it; Daraja was not asked, or every attempt is proved without effect.

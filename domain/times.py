@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-# What a sweep hands to a worker is due again this soon, in case it was lost (design.md, rule 5: at
+# What a sweep hands to a worker is due again this soon, in case it was lost (rules.md §5: at
 # most 5 s).
 HANDED_OVER_FOR = timedelta(seconds=5)
 
-# No call to Daraja takes longer than this, whatever the lease (design.md, rule 10).
+# No call to Daraja takes longer than this, whatever the lease (rules.md §10).
 CALL_MAX = timedelta(seconds=15)
 
 # Beyond one call, for what comes before and after it. A job that takes longer is let go (its send
@@ -22,7 +22,7 @@ CALL_MAX = timedelta(seconds=15)
 _JOB_BEYOND_CALL = timedelta(seconds=15)
 
 # A held operation is probed after a cool-down that doubles up to this, an open breaker likewise
-# (design.md, "Brakes").
+# (rules.md §17).
 OPERATION_COOL_DOWN_MAX = timedelta(minutes=15)
 BREAKER_COOL_DOWN_MAX = timedelta(hours=1)
 
@@ -76,7 +76,7 @@ class Times:
         )
         _require(
             self.retry_after <= HANDED_OVER_FOR,
-            "a first submission is due again within 5 s (design.md, rule 5)",
+            "a first submission is due again within 5 s (rules.md §5)",
         )
         _require(
             self.operation_cool_down <= OPERATION_COOL_DOWN_MAX,
@@ -89,12 +89,12 @@ class Times:
 
     @property
     def send_deadline(self) -> timedelta:
-        """After the claim was begun, the first byte may leave for so long (design.md, rule 3)."""
+        """After the claim was begun, the first byte may leave for so long (rules.md §3)."""
         return self.lease / 2
 
     @property
     def call_max(self) -> timedelta:
-        """The longest that one call to Daraja may take (design.md, rule 10)."""
+        """The longest that one call to Daraja may take (rules.md §10)."""
         return min(CALL_MAX, self.lease / 3)
 
     @property

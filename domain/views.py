@@ -241,7 +241,7 @@ _PARTIES = {kind: rules.parties for kind, rules in RULES.items()}
 
 
 def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:
-    """The Payment of interface.md.
+    """The Payment of /openapi.json.
 
     A backend also sees the key, the recipient's name and the provider's ids.
     """

@@ -29,7 +29,7 @@ def source_address(
     """The address nearest to us that is no trusted proxy.
 
     `X-Forwarded-For` is read from its right end, and only while the hop that wrote it is trusted:
-    everything further left is whatever the sender liked (field.md, "Callback forgery"). A hop that
+    everything further left was chosen by the sender. A hop that
     is no address is returned as text. `peer` is empty where there is none, as for a socket in the
     file system: that is no proxy that could be trusted.
     """

@@ -230,7 +230,7 @@ def test_no_product_code_knows_that_it_is_tested() -> None:
     assert found == []
 
 
-# design.md, "Words": a payment is no transaction (that is Postgres's), a callback no webhook,
+# docs/glossary.md: a payment is no transaction (that is Postgres's), a callback no webhook,
 # Daraja has no gateway.
 FORBIDDEN = {
     "webhook": (),

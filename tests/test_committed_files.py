@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-import subprocess
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from jose import jwt
 
-from tests.supply_chain.policy import ROOT
+from tests.committed_files import files
 
 SECRETS = {
     "a key or certificate": re.compile(r"-----BEGIN [A-Z ]+-----\s+[A-Za-z0-9+/]{40}"),
@@ -32,32 +30,6 @@ ADDRESSES = {
     ),
     "a path of a machine": re.compile(r"(?<![\w.}])/(?:root|home|Users|work|opt)/\w"),
 }
-
-
-def files() -> dict[str, str]:
-    """All that is committed or would be, by name; bytes that are no text as Latin letters."""
-    command = [
-        "git",
-        "-c",
-        "safe.directory=*",
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]
-    try:
-        listed = (
-            subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-            .stdout.decode()
-            .split("\0")
-        )
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this folder is no git checkout")
-    paths = {name: ROOT / name for name in listed if name}
-    return {
-        name: path.read_bytes().decode("latin-1") for name, path in paths.items() if path.is_file()
-    }
 
 
 def found(patterns: dict[str, re.Pattern[str]], text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Everything that may wait or fail before Daraja is asked: the token, the credential, a free slot,
 a turn.
 
-`DarajaAccess` has the order. All of it comes before a claim is committed (design.md, rule 11): a
+`DarajaAccess` has the order. All of it comes before a claim is committed (rules.md §11): a
 claimed payment that waited could pass its deadline unsent.
 """
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 _OWN_SLOT_WAIT_SECONDS = 1.0
 
-# Payouts before inquiries before pushes; and none starves (design.md: a limit on everything).
+# Payouts before inquiries before pushes; and none starves (rules.md §10).
 PAYOUTS = Turn("payouts")
 INQUIRIES = Turn("inquiries", part_of_burst=2 / 3, own_share=0.1)
 PUSHES = Turn("pushes", part_of_burst=1 / 3, own_share=0.2)

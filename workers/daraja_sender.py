@@ -1,7 +1,7 @@
 """Sends payments to Daraja, and tries again within one attempt.
 
 Tried again is only what provably did not happen, and only before the attempt's deadline. Each try
-passes the same fence (design.md, rule 3), so no retry can write after the deadline.
+passes the same fence (rules.md §3), so no retry can write after the deadline.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ async def take_step(
     """Submits the payment, or asks about it if that is due and the budget was charged for it.
 
     Runs twice, late, or for a payment long final without changing anything: the row is the job
-    (design.md, rule 2).
+    (rules.md §2).
     """
     try:
         found = await submitter.submit(UUID(payment_id))

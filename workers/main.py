@@ -246,9 +246,7 @@ async def _within(limit: timedelta, close: Callable[[], Awaitable[object]]) -> N
 
 
 def boot_clock() -> float:
-    """Seconds that go on while the machine sleeps or this process is stopped (design.md, rule
-    3).
-    """
+    """Seconds that go on while the machine sleeps or this process is stopped (rules.md §3)."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()

@@ -34,7 +34,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$
 """
 
-# What interface.md shows an app's user of a Payment, and nothing else. A join cannot be written
+# What the API shows an app's user of a Payment, and nothing else. A join cannot be written
 # through: even somebody who was granted it by mistake changes nothing.
 _VIEW = """
 CREATE VIEW mkwanja_api.my_payments WITH (security_barrier = true) AS

@@ -25,7 +25,7 @@ POCHI_PAYMENT = KindRules(
     operation=Operation.B2POCHI,
     result_operation="pochi-payment",
     timeout_operation="pochi-payment-timeout",
-    amount_limits_kes=(10, PAYMENT_MAX_KES),  # interface.md: as for a withdrawal
+    amount_limits_kes=(10, PAYMENT_MAX_KES),  # as for a withdrawal
     parties=("phone_number",),
     texts=(("remarks", Default.WORD),),
     # ten minutes: without a key a late send may be a second one

@@ -128,7 +128,7 @@ async def answer_refusal(
     """The first answer, if this very request was accepted earlier; else raises `refusal`.
 
     A retry is answered as its first time was, whatever has changed in limits or policy since
-    (design.md, "Idempotency").
+    (rules.md §20).
     """
     held = await store.first_answer(caller.key, idempotency_key)
     if held is not None and held.fingerprint == fingerprint:

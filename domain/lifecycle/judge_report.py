@@ -3,7 +3,7 @@ only where it agrees.
 
 Daraja signs nothing. A message that came by the payment's own URL from an allowed address is
 evidence, and so is the answer to a question of ours; amount and ids must agree with what we know,
-and only an explicit word finalizes (design.md, rules 6 and 7, "Callbacks"). Whichever way a word
+and only an explicit word finalizes (rules.md §6, §7, §18). Whichever way a word
 came, it is judged here. Above an amount that policy names, a callback's success is believed only
 once Daraja has confirmed it (daraja.md §8.2).
 """

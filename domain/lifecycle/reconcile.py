@@ -266,7 +266,7 @@ class Sweeper:
         try:
             granted = await self._budgets[step].take(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
-            return 0  # without the common count nobody asks (interface.md)
+            return 0  # without the shared count no worker asks (.env.example)
         due = (
             await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR)
             if granted

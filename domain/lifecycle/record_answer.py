@@ -166,9 +166,7 @@ def without_claim(
 
 
 def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
-    """What an acknowledgement (`error` None) or an error means for the payment (design.md, "What
-    an error means").
-    """
+    """What an acknowledgement (`error` None) or an error means for the payment (rules.md §13)."""
     match error:
         case None:
             return Fact(

@@ -1,8 +1,8 @@
 """What an operator decides, from M-PESA's own statement: a recorded transition with a reason,
 refused where evidence exists.
 
-Daraja gives some payments no way to be asked about (a bill payment without an id; design.md, "In
-doubt, by kind"), and some messages contradict each other. A person settles those, and the record
+Daraja gives some payments no way to be asked about (a bill payment without an id;
+rules.md §15), and some messages contradict each other. A person settles those, and the record
 says who, when and why.
 """
 

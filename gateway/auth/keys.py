@@ -1,6 +1,6 @@
 """The public keys that tokens are checked with: the key set (JWKS) at `JWT_JWKS_URL`, cached.
 
-Promises (interface.md, "Keys"): a key never seen is looked up at once; fetches are limited to five
+Promises: a key never seen is looked up at once; fetches are limited to five
 at once and one more each 12 s, whatever callers send, and one fetch serves all who wait; a key gone
 from the set is refused within ten minutes; while the endpoint is down the last good set is kept,
 for a day at most. Its age and the fetches are metrics. What of a set is used: `jwks.py`. Who may

@@ -19,7 +19,7 @@ from domain.errors import Overloaded
 from gateway.edge.problems import Handler
 
 # A caller that is alone can have half of these places (see `Load`), and 1,000 must be able to wait
-# before any is turned away (interface.md). A pool of ten connections to Postgres answers as many in
+# before any is turned away (rules.md §10). A pool of ten connections to Postgres answers as many in
 # a few seconds, which is as long as callers wait.
 INGRESS_AT_HAND_MAX = 2500
 # Daraja sends once: what is turned away here is lost, and found again by an inquiry at best. So as

@@ -34,7 +34,7 @@ from tests.stack.stack import Stack
 _ORIGIN = "https://app.example.co.ke"
 _SILENT = 2500
 _AT_ONCE = INGRESS_AT_HAND_MAX + 800
-_PROMISED_TO_WAIT = 1000  # interface.md, "Other codes"
+_PROMISED_TO_WAIT = 1000  # rules.md §10
 _FILES = 8000
 _NUMBERS = itertools.count()
 _TURNED_AWAY = b"Too many requests wait here"

@@ -12,7 +12,7 @@ import pytest
 from tests.spec.conftest import a_system
 from tests.spec.system import PATIENCE_SECONDS, System
 
-# What every process is given between SIGTERM and its end (interface.md, "Processes").
+# What every process is given between SIGTERM and its end (rules.md §10).
 _DRAIN_SECONDS = 20.0
 
 _PAYMENTS = 60

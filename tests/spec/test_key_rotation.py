@@ -18,7 +18,7 @@ from tests.spec.system import System
 from tests.stack.client import Answer
 from tests.stack.identity import Algorithm, Issuer
 
-FETCHES_AT_ONCE, SECONDS_PER_FETCH = 5, 12  # interface.md, "Keys"
+FETCHES_AT_ONCE, SECONDS_PER_FETCH = 5, 12  # gateway/auth/keys.py
 STREAMS = 8
 # Enough that each key is seen through every connection, before and after each change.
 REQUESTS_A_PHASE = 80

@@ -37,8 +37,7 @@ NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
 UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
 
-# Each class of answer, the fact that it is, and what came of the attempt (design.md, "What an error
-# from Daraja means").
+# Each class of answer, the fact that it is, and what came of the attempt (rules.md §13).
 ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
     (None, FactName.ACKNOWLEDGED, Outcome.ACKNOWLEDGED),
     (Unreachable(), FactName.NOT_ACTED, NOT_ACTED),

@@ -1,6 +1,4 @@
-"""What may be concluded from questions and their answers: each rule at its edges (design.md, "In
-doubt, by kind").
-"""
+"""What may be concluded from questions and their answers: each rule at its edges (rules.md §15)."""
 
 from __future__ import annotations
 

@@ -163,9 +163,7 @@ ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
 def test_what_is_no_result_is_silence_or_no_answer(
     row: tuple[str, int, Any, InquiryOutcome],
 ) -> None:
-    """Only what Daraja said after it looked for the payment counts as silence (design.md, "In
-    doubt, by kind").
-    """
+    """Only what Daraja said after it looked for the payment counts as silence (rules.md §15)."""
     _, status, answer, verdict = row
     report = read(answer, status)
     assert (report.outcome, report.inquiry_outcome) == (ReportedOutcome.UNDECIDED, verdict)

@@ -261,7 +261,7 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
     stage: Stage, missing: dict[str, Any]
 ) -> None:
     """It claims that money moved, and does not say which: it is held for a person unless Daraja
-    tells (design.md).
+    tells (rules.md §14).
     """
     payment = a_payment(stage=stage)
     decision = decided(payment, a_report(**missing))
@@ -402,7 +402,7 @@ def test_daraja_s_code_is_noted_with_the_result() -> None:
 
 
 def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person() -> None:
-    """A contradiction is flagged, never dropped (design.md, rule 7): what is thought unsent
+    """A contradiction is flagged, never dropped (rules.md §7): what is thought unsent
     would be sent again.
     """
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))

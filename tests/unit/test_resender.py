@@ -183,7 +183,7 @@ async def test_a_resend_without_a_definite_answer_leaves_the_payment_in_doubt(
 
 async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_unknown() -> None:
     """Once a send's outcome is unknown, no synchronous answer to a later one fails the payment
-    (design.md).
+    (rules.md §13).
     """
     world = Sending(a_due(), *NOT_FOUND)
     world.answer = Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02"))

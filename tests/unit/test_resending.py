@@ -1,5 +1,5 @@
-"""When a withdrawal in doubt may be sent again: every condition of design.md, "In doubt, by
-kind", alone forbids it.
+"""When a withdrawal in doubt may be sent again: every condition of rules.md §15
+alone forbids it.
 """
 
 from __future__ import annotations

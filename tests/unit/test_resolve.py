@@ -208,7 +208,7 @@ def test_nothing_is_decided_about_no_payment(decision: Resolution) -> None:
 
 
 def test_a_correction_after_an_operator_found_it_unpaid_is_still_possible() -> None:
-    """Success outranks failure, whoever told it (design.md, rule 7)."""
+    """Success outranks failure, whoever told it (rules.md §7)."""
     unpaid = resolved(a_flagged(), UNPAID).payment
     after = resolved(unpaid, PAID).payment
     assert after is not None

@@ -1,5 +1,5 @@
 """Until when a deposit's result is awaited: "still under processing" is an answer, and no
-silence (design.md).
+silence (rules.md §14).
 """
 
 from __future__ import annotations

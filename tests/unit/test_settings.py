@@ -337,7 +337,7 @@ def test_what_is_set_by_hand_outranks_the_conventions(environment: Settle) -> No
 
 
 def test_a_legacy_secret_is_accepted_beside_the_projects_key_set(environment: Settle) -> None:
-    """SUPABASE_URL sets the key set's URL (interface.md); while a project changes its keys it
+    """SUPABASE_URL sets the key set's URL (.env.example); while a project changes its keys it
     signs with both.
     """
     environment(INGRESS, JWT_SECRET="x" * 32)

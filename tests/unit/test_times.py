@@ -1,6 +1,4 @@
-"""The sums that a worker's times must hold, for every setting that is allowed (design.md, rules
-3, 5 and 10).
-"""
+"""The sums that a worker's times must hold, for every allowed setting (rules.md §3, §5, §10)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reading Daraja's synchronous answers: an acknowledgement's ids, or the one error class that says
 what it means.
 
-This is the only place that classifies (design.md, "What an error from Daraja means"). What is not
+This is the only place that classifies (rules.md §13). What is not
 named here may have acted: `OutcomeUnknown`.
 """
 

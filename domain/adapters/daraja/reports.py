@@ -2,7 +2,7 @@
 anything else none.
 
 Nothing here raises for what a body holds: it came from outside, and storing it must never fail. The
-operation alone decides how a body is read (design.md, "Callbacks").
+operation alone decides how a body is read (rules.md §18).
 """
 
 from __future__ import annotations

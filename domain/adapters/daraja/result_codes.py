@@ -1,5 +1,4 @@
-"""What Daraja's result codes mean: lists of those that finalize, and nothing else does (design.md,
-rule 6).
+"""The result codes of Daraja that finalize a payment: no other code does (rules.md §6).
 
 Each kind's page names its list. A code that is not on it is no result: the payment stays open and
 Daraja is asked.

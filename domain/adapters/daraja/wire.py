@@ -44,7 +44,7 @@ def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
 
     Each request has a connection of its own; they are cheap at our rates. One that was used before
     may be gone at the other end, and a call without a key (STK, B2B) that finds out by writing to
-    it is lost in doubt (design.md, "What an error means"). And what came on it while it was idle
+    it is lost in doubt (rules.md §13). And what came on it while it was idle
     would be taken for the answer to the next payment.
     """
     connector = aiohttp.TCPConnector(limit=connections_max, force_close=True)

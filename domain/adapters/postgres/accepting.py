@@ -47,7 +47,7 @@ from domain.stages import Stage
 from domain.values import Caller
 
 # How long a request waits for the first request with its key, before it is rejected as in flight
-# (interface.md).
+# (rules.md §20).
 _IN_FLIGHT_WAIT_SECONDS = 5
 
 # How many such requests retry at the same time. Each may hold a connection for as long as Postgres

@@ -1,6 +1,6 @@
 """Connections to Postgres, and the one way to open a transaction.
 
-Transaction-level Postgres only (design.md, rule 9): no prepared statement outlives its use, no
+Transaction-level Postgres only (rules.md §9): no prepared statement outlives its use, no
 session state, so a transaction-mode pooler changes nothing. Every transaction limits its own waits
 on the server (rule 10), and every call has a limit here as well: a frozen server or a pooler
 without one must not stall us.

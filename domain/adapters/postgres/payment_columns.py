@@ -26,7 +26,7 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.values import PaymentRequest, Purpose
 
-# A payment whose wake-up was lost is found by the sweeper after this (design.md, rule 5: at most 5
+# A payment whose wake-up was lost is found by the sweeper after this (rules.md §5: at most 5
 # s).
 FIRST_STEP_WITHIN = timedelta(seconds=3)
 

@@ -33,7 +33,7 @@ UPDATED_COLUMNS = {
 _NEVER_INSERTED = frozenset({"brakes"})
 
 # Supabase serves schemas to these roles over HTTP, and its projects come with generous default
-# grants (design.md, "Tables"). After every migration nothing of ours is theirs: tables made later
+# grants (rules.md §21). After every migration nothing of ours is theirs: tables made later
 # included.
 _LOCK_DOWN = """
 DO $$

@@ -101,7 +101,7 @@ def _new_job_id() -> str:
     """Returns an id that no job had before.
 
     If a worker is killed, its in-progress key blocks a second job with the same id
-    (design.md, rule 2).
+    (rules.md §2).
     """
     return TAG + uuid4().hex
 

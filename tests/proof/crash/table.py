@@ -43,7 +43,7 @@ CALLBACKS = (0, 1, 3)
 
 
 class End(StrEnum):
-    """How a payment must end (design.md, "In doubt, by kind")."""
+    """How a payment must end (rules.md §15)."""
 
     PAID = "succeeded, and its money moved once"
     NO_RESULT = "failed as no_result_confirmed, not safe to retry: nobody could tell us"

@@ -3,7 +3,7 @@ core concluded.
 
 `Watch` sees every claim, first byte, answer and message of a run as it happens. `judge` looks at
 the end, when everything has been played out, at the provider's ledger. The sentences are those of
-design.md: the stages, "In doubt, by kind", I1 to I7.
+rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Watch:
         )
 
     def _must_permit_resend(self, account: str) -> None:
-        """design.md, "In doubt, by kind"."""
+        """rules.md §15."""
         open_sends = [send for send in self.sends.values() if send.heard not in _PROOFS]
         if any(send.account != account for send in open_sends):
             raise Broken(

@@ -1,0 +1,42 @@
+"""The files of the repository, for tests that read them all."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def files() -> dict[str, str]:
+    """Each file that is committed or would be, by its name; as Latin-1 if it is no UTF-8."""
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
+    try:
+        listed = (
+            subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+            .stdout.decode()
+            .split("\0")
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this folder is no git checkout")
+    paths = {name: ROOT / name for name in listed if name}
+    return {name: _text(path) for name, path in paths.items() if path.is_file()}
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
