@@ -135,7 +135,7 @@ async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_neve
     not_found = (
         "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
     )
-    await system.eventually(lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 3)
+    await system.eventually(lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 5)
     assert await times_sent(system, payment_id) == 1
 
 
