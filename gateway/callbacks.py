@@ -31,7 +31,7 @@ from domain.inquiry import InquiryOutcome
 from domain.lifecycle.record_callback import callback_change, raw_change
 from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application
-from gateway.edge.load import ADDRESS_AT_HAND_MAX, CALLBACKS_AT_HAND_MAX, Load, count_for
+from gateway.edge.load import ADDRESS_PLACES_MAX, CALLBACKS_PLACES_MAX, Load, count_place_for
 from gateway.edge.plain_http import answer_expectation, refuse_odd_http
 from gateway.edge.problems import answer_with_statuses
 from gateway.edge.requests import read_bytes
@@ -70,7 +70,7 @@ class Receiver:
         if payment_id is None:
             return _refuse("token")
         operation = request.match_info["operation"]
-        count_for(request, (payment_id, operation))
+        count_place_for(request, (payment_id, operation))
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _ANSWER_WITHIN_SECONDS
         source = source_address(
@@ -215,7 +215,7 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
         return "token" in request.match_info and receiver.genuine_payment_id(request) is not None
 
     # Calls with a wrong token are refused at once: they neither count nor displace the provider's.
-    load = Load(CALLBACKS_AT_HAND_MAX, is_counted=is_genuine_call, share_max=ADDRESS_AT_HAND_MAX)
+    load = Load(CALLBACKS_PLACES_MAX, is_counted=is_genuine_call, share_max=ADDRESS_PLACES_MAX)
     app = make_application(
         middlewares=[answer_with_statuses, refuse_odd_http, load.middleware],
         body_bytes_max=BODY_BYTES_MAX,

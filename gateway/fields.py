@@ -43,13 +43,13 @@ def moment(text: str) -> datetime:
     return found
 
 
-def _boolean(text: str) -> bool:
+def _parse_boolean(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("must be true or false")
     return text == "true"
 
 
-def _whole_number(low: int, high: int) -> BeforeValidator:
+def _check_whole_number(low: int, high: int) -> BeforeValidator:
     def check(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) <= 9 and low <= int(text) <= high):
             raise ValueError(f"must be a whole number from {low} to {high}")
@@ -63,29 +63,29 @@ def check_amount(rules: KindRules) -> BeforeValidator:
     return BeforeValidator(lambda value: values.amount_kes(value, rules.kind))
 
 
-def told_amount(rules: KindRules) -> WithJsonSchema:
+def amount_schema(rules: KindRules) -> WithJsonSchema:
     """How `/openapi.json` tells those limits."""
-    return _told_from(*rules.amount_limits_kes)
+    return _integer_schema(*rules.amount_limits_kes)
 
 
-def _text(check: Callable[[str], str]) -> AfterValidator:
+def _check_text(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _line(shortest: int, longest: int) -> AfterValidator:
-    return _text(lambda text: values.plain_text(text, shortest, longest))
+def _check_line(shortest: int, longest: int) -> AfterValidator:
+    return _check_text(lambda text: values.plain_text(text, shortest, longest))
 
 
 def check_reference(rules: KindRules) -> AfterValidator:
     """Checks an account reference by the rule of its kind."""
     reference = _reference_of(rules)
-    return _text(lambda text: values.account_reference(text, reference))
+    return _check_text(lambda text: values.account_reference(text, reference))
 
 
-def told_reference(rules: KindRules) -> WithJsonSchema:
+def reference_schema(rules: KindRules) -> WithJsonSchema:
     """How `/openapi.json` tells that rule."""
     reference = _reference_of(rules)
-    return _told_as(reference.pattern, minLength=1, maxLength=reference.length_max)
+    return _pattern_schema(reference.pattern, minLength=1, maxLength=reference.length_max)
 
 
 def _reference_of(rules: KindRules) -> Reference:
@@ -93,20 +93,20 @@ def _reference_of(rules: KindRules) -> Reference:
     return rules.reference
 
 
-def as_schema(pattern: re.Pattern[str], **more: Any) -> dict[str, Any]:
+def text_schema(pattern: re.Pattern[str], **more: Any) -> dict[str, Any]:
     """The JSON Schema of a text that is `pattern` from end to end."""
     return {"type": "string", "pattern": f"^(?:{pattern.pattern})$", **more}
 
 
-def _told_as(pattern: re.Pattern[str], **more: Any) -> WithJsonSchema:
-    return WithJsonSchema(as_schema(pattern, **more))
+def _pattern_schema(pattern: re.Pattern[str], **more: Any) -> WithJsonSchema:
+    return WithJsonSchema(text_schema(pattern, **more))
 
 
-def _told_from(low: int, high: int) -> WithJsonSchema:
+def _integer_schema(low: int, high: int) -> WithJsonSchema:
     return WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
 
 
-def _line_told_from(shortest: int, longest: int) -> WithJsonSchema:
+def _line_schema(shortest: int, longest: int) -> WithJsonSchema:
     # What is printable, no pattern of a bearable length can say: it is a format, explained in the
     # document's beginning.
     return WithJsonSchema(
@@ -114,20 +114,24 @@ def _line_told_from(shortest: int, longest: int) -> WithJsonSchema:
     )
 
 
-_STORABLE_TOLD = as_schema(values.STORABLE_TEXT)
+_STORABLE_SCHEMA = text_schema(values.STORABLE_TEXT)
 
 PhoneNumber = Annotated[
-    str, _text(values.phone_number), _told_as(values.PHONE_NUMBER, minLength=10, maxLength=13)
+    str,
+    _check_text(values.phone_number),
+    _pattern_schema(values.PHONE_NUMBER, minLength=10, maxLength=13),
 ]
 Shortcode = Annotated[
-    str, _text(values.shortcode), _told_as(values.SHORTCODE, minLength=5, maxLength=7)
+    str, _check_text(values.shortcode), _pattern_schema(values.SHORTCODE, minLength=5, maxLength=7)
 ]
-Remarks = Annotated[str, _line(*values.REMARKS_LENGTH), _line_told_from(*values.REMARKS_LENGTH)]
+Remarks = Annotated[str, _check_line(*values.REMARKS_LENGTH), _line_schema(*values.REMARKS_LENGTH)]
 Description = Annotated[
-    str, _line(1, values.DESCRIPTION_LENGTH_MAX), _line_told_from(1, values.DESCRIPTION_LENGTH_MAX)
+    str,
+    _check_line(1, values.DESCRIPTION_LENGTH_MAX),
+    _line_schema(1, values.DESCRIPTION_LENGTH_MAX),
 ]
-Owner = Annotated[str, _line(1, OWNER_LENGTH_MAX), _line_told_from(1, OWNER_LENGTH_MAX)]
-StorableText = Annotated[str, _text(values.storable_text), WithJsonSchema(_STORABLE_TOLD)]
+Owner = Annotated[str, _check_line(1, OWNER_LENGTH_MAX), _line_schema(1, OWNER_LENGTH_MAX)]
+StorableText = Annotated[str, _check_text(values.storable_text), WithJsonSchema(_STORABLE_SCHEMA)]
 Metadata = Annotated[
     dict[StorableText, StorableText],
     Field(max_length=values.METADATA_PAIRS_MAX),
@@ -135,18 +139,24 @@ Metadata = Annotated[
         {
             "type": "object",
             "maxProperties": values.METADATA_PAIRS_MAX,
-            "propertyNames": _STORABLE_TOLD,
-            "additionalProperties": _STORABLE_TOLD,
+            "propertyNames": _STORABLE_SCHEMA,
+            "additionalProperties": _STORABLE_SCHEMA,
         }
     ),
 ]
 
-Flag = Annotated[bool, BeforeValidator(_boolean)]
-Moment = Annotated[datetime, BeforeValidator(moment), _told_as(_MOMENT, format="date-time")]
-Limit = Annotated[int, _whole_number(1, ITEMS_MAX), _told_from(1, ITEMS_MAX)]
-WaitSeconds = Annotated[int, _whole_number(0, WAIT_SECONDS_MAX), _told_from(0, WAIT_SECONDS_MAX)]
-PageCursor = Annotated[PagePlace, BeforeValidator(cursors.page_place), _told_as(cursors.PAGE)]
-FeedCursor = Annotated[FeedPlace, BeforeValidator(cursors.feed_place), _told_as(cursors.FEED)]
+Flag = Annotated[bool, BeforeValidator(_parse_boolean)]
+Moment = Annotated[datetime, BeforeValidator(moment), _pattern_schema(_MOMENT, format="date-time")]
+Limit = Annotated[int, _check_whole_number(1, ITEMS_MAX), _integer_schema(1, ITEMS_MAX)]
+WaitSeconds = Annotated[
+    int, _check_whole_number(0, WAIT_SECONDS_MAX), _integer_schema(0, WAIT_SECONDS_MAX)
+]
+PageCursor = Annotated[
+    PagePlace, BeforeValidator(cursors.page_place), _pattern_schema(cursors.PAGE)
+]
+FeedCursor = Annotated[
+    FeedPlace, BeforeValidator(cursors.feed_place), _pattern_schema(cursors.FEED)
+]
 HistoryCursor = Annotated[
-    HistoryPlace, BeforeValidator(cursors.history_place), _told_as(cursors.HISTORY)
+    HistoryPlace, BeforeValidator(cursors.history_place), _pattern_schema(cursors.HISTORY)
 ]

@@ -1,7 +1,7 @@
-"""/healthz, /readyz and /metrics: what a platform asks, as often as it likes, and anybody else too.
+"""/healthz, /readyz and /metrics, which a platform or any stranger may request at any rate.
 
-A look at Postgres and Redis is shared: there is one at a time, and it answers all that ask during
-the second after it.
+Requests share a check of Postgres and Redis: one check runs at a time, and its result answers all
+requests of the following second.
 """
 
 from __future__ import annotations
@@ -21,45 +21,46 @@ from gateway.resources import Resources
 
 log = structlog.get_logger()
 
-_LOOK_FRESH_SECONDS = 1.0
+_CHECK_FRESH_SECONDS = 1.0
 _GAUGES_FRESH_SECONDS = 2.0
 
-Seen = TypeVar("Seen")
+Result = TypeVar("Result")
 
 
-class SharedLook(Generic[Seen]):
-    """What `look` saw, at most `fresh_seconds` old: at most one look runs, and a caller that
-    leaves does not cancel it.
+class SharedCheck(Generic[Result]):
+    """Runs `check` once for all requests, and reuses its result for `fresh_seconds`.
+
+    At most one check runs at a time. A request that is cancelled does not cancel it.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[Seen]], *, fresh_seconds: float) -> None:
-        self._look = look
+    def __init__(self, check: Callable[[], Awaitable[Result]], *, fresh_seconds: float) -> None:
+        self._check = check
         self._fresh_seconds = fresh_seconds
         self._fresh_until = 0.0
-        self._running: asyncio.Task[Seen] | None = None
+        self._running: asyncio.Task[Result] | None = None
 
-    async def seen(self) -> Seen:
-        """Raises what `look` raised."""
+    async def result(self) -> Result:
+        """The result of the newest check. Raises what that check raised."""
         running = self._running
         if running is None or (running.done() and time.monotonic() >= self._fresh_until):
-            running = self._running = asyncio.create_task(self._take())
+            running = self._running = asyncio.create_task(self._run())
         return await asyncio.shield(running)
 
-    async def _take(self) -> Seen:
+    async def _run(self) -> Result:
         try:
-            return await self._look()
+            return await self._check()
         finally:
             self._fresh_until = time.monotonic() + self._fresh_seconds
 
 
 class Health:
-    """The three routes of one process."""
+    """The three health routes of one process."""
 
     def __init__(self, resources: Resources, *, has_keys: Callable[[], bool] | None = None) -> None:
         self._resources = resources
         self._has_keys = has_keys
-        self._checks = SharedLook(self._check, fresh_seconds=_LOOK_FRESH_SECONDS)
-        self._gauges = SharedLook(self._refresh_gauges, fresh_seconds=_GAUGES_FRESH_SECONDS)
+        self._checks = SharedCheck(self._check, fresh_seconds=_CHECK_FRESH_SECONDS)
+        self._gauges = SharedCheck(self._refresh_gauges, fresh_seconds=_GAUGES_FRESH_SECONDS)
 
     def add_routes(self, app: web.Application) -> None:
         for path, handler in {
@@ -74,8 +75,8 @@ class Health:
         return web.json_response({"status": "ok"})
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        """GET /readyz. Redis is reported, not required: payments are accepted without it."""
-        required, postgres_report, redis_report = await self._checks.seen()
+        """GET /readyz. Redis is reported but not required: payments are accepted without it."""
+        required, postgres_report, redis_report = await self._checks.result()
         if self._has_keys is not None:
             required = required | {"keys": self._has_keys()}
         is_ready = all(required.values())
@@ -89,35 +90,36 @@ class Health:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """GET /metrics"""
-        await self._gauges.seen()
+        await self._gauges.result()
         body, content_type = observability.metrics_text()
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _check(self) -> tuple[dict[str, bool], str, str]:
-        """Looks at Postgres and at Redis, at the same time."""
+        """Checks Postgres and Redis at the same time."""
         postgres, redis_report = await asyncio.gather(
             self._check_postgres(), self._resources.redis_report()
         )
         return *postgres, redis_report
 
     async def _check_postgres(self) -> tuple[dict[str, bool], str]:
-        """What is required of Postgres, and a word for how it is."""
+        """The checks that Postgres must pass, and the report on Postgres for the answer."""
         reading = self._resources.reading
         try:
             is_writable, is_migrated = await reading.takes_writes(), await reading.is_migrated()
         except PaymentServiceError:
             return {"postgres": False, "migrated": False}, "away"
-        except Exception:  # noqa: BLE001 - no schema yet: reachable, and not ready
+        except Exception:  # noqa: BLE001 - Postgres is reachable, but has no schema yet
             log.warning("not_migrated")
             return {"postgres": True, "migrated": False}, "not migrated"
         report = "read-only" if not is_writable else "ok" if is_migrated else "not migrated"
         return {"postgres": is_writable, "migrated": is_migrated}, report
 
     async def _refresh_gauges(self) -> None:
-        """Reads what Postgres knows. Without Postgres the gauges stay as they were."""
+        """Sets the gauges from Postgres. Without Postgres they keep their values."""
         try:
             situation = await self._resources.reading.situation()
-        except Exception as error:  # noqa: BLE001 - not migrated, or away: the counters are worth an answer all the same
+        except Exception as error:  # noqa: BLE001
+            # The counters are useful even if Postgres is away or not migrated.
             log.warning("gauges_not_refreshed", error=type(error).__name__)
             return
         for name, is_engaged in situation.brakes.items():

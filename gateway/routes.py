@@ -1,5 +1,6 @@
-"""The routes of the ingress, in one table: the router is filled from it, and `/openapi.json` is
-made from it.
+"""The routes of the ingress, in one table.
+
+The router is filled from this table, and `/openapi.json` is made from it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from gateway.schemas.queries import (
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A good answer. None as its model: text."""
+class SuccessResponse:
+    """A response that is not a problem. A `model` of None: the body is plain text."""
 
     model: type[BaseModel] | None
     description: str
@@ -37,7 +38,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
-    """One method of one path. `is_open`: no token is needed, and none is looked at."""
+    """One method of one path. `is_open`: the route needs no token and ignores one."""
 
     name: str  # the operationId
     method: Literal["GET", "POST"]
@@ -47,38 +48,38 @@ class Route:
     description: str = ""
     query: type[Parameters] = NoParameters
     body: type[Body] | None = None
-    said: Mapping[int, Said]
+    success_responses: Mapping[int, SuccessResponse]
     is_open: bool = False
 
     @property
-    def names_payment(self) -> bool:
+    def has_payment_id(self) -> bool:
         return "{payment_id}" in self.path
 
     @property
     def problems(self) -> list[Problem]:
-        """The refusals that its caller can meet.
+        """The problems that a caller of this route can get.
 
-        What is named nowhere below can happen to every request under /v1.
+        An error in none of the sets below can happen to every request under /v1.
         """
-        found = [problem for status, problem in HTTP_PROBLEMS.items() if self._is_met(status)]
+        http_problems = [
+            problem for status, problem in HTTP_PROBLEMS.items() if self._may_answer(status)
+        ]
         if self.is_open:
-            return found
-        left_out = {
-            *(() if self.body else _OF_BODIES),
-            *(() if self.path.endswith("/cancel") else _OF_CANCELLING),
-            *(() if self.names_payment else _OF_IDS),
+            return http_problems
+        impossible_errors = {
+            *(() if self.body else _ERRORS_OF_BODIES),
+            *(() if self.path.endswith("/cancel") else _ERRORS_OF_CANCELLING),
+            *(() if self.has_payment_id else _ERRORS_OF_IDS),
         }
-        named = [problem for error, problem in PROBLEMS.items() if error not in left_out]
-        return [*named, *(problem for problem in found if problem not in named)]
+        own = [problem for error, problem in PROBLEMS.items() if error not in impossible_errors]
+        return [*own, *(problem for problem in http_problems if problem not in own)]
 
-    def _is_met(self, http_status: int) -> bool:
-        """Whether a request for this route can meet what aiohttp itself refuses with
-        `http_status`.
-        """
+    def _may_answer(self, http_status: int) -> bool:
+        """Whether aiohttp itself can reject a request for this route with `http_status`."""
         match http_status:
-            case 404:  # an id with a slash in it, or none at all, makes another path
-                return self.names_payment
-            case 405:  # another method is another operation, which there is not
+            case 404:  # an id that contains a slash, or an empty id, makes another path
+                return self.has_payment_id
+            case 405:  # the document describes only the methods that exist
                 return False
             case 413:
                 return self.body is not None
@@ -86,7 +87,7 @@ class Route:
                 return True
 
 
-_OF_BODIES = {
+_ERRORS_OF_BODIES = {
     errors.InvalidJson,
     errors.IdempotencyKeyMissing,
     errors.IdempotencyKeyInvalid,
@@ -96,21 +97,24 @@ _OF_BODIES = {
     errors.BodyTooLarge,
     errors.UnsupportedMediaType,
 }
-_OF_IDS = {errors.PaymentNotFound}
-_OF_CANCELLING = {errors.TooLateToCancel}
+_ERRORS_OF_IDS = {errors.PaymentNotFound}
+_ERRORS_OF_CANCELLING = {errors.TooLateToCancel}
 
 
-_ACCEPTED = Said(
-    views.Payment, "Held: it will be sent to M-PESA, once.", ("Location", "Idempotency-Replayed")
+_ACCEPTED = SuccessResponse(
+    views.Payment,
+    "The payment is stored. It will be sent to M-PESA, once.",
+    ("Location", "Idempotency-Replayed"),
 )
 
 _IDEMPOTENT = (
-    "The same request with the same key gets the first answer again, byte for byte, while the key is held (at least "
-    "24 hours); another request with it is refused."
+    "If you send the same request with the same key again, you get the first answer again, byte "
+    "for byte. This holds as long as the key is stored, which is at least 24 hours. Another "
+    "request with the same key is rejected."
 )
 
 
-PAYING: Mapping[Kind, Route] = {
+CREATE_PAYMENT: Mapping[Kind, Route] = {
     kind: Route(
         name=schema.route_name,
         method="POST",
@@ -119,7 +123,7 @@ PAYING: Mapping[Kind, Route] = {
         summary=schema.summary,
         description=_IDEMPOTENT,
         body=schema.body,
-        said={202: _ACCEPTED},
+        success_responses={202: _ACCEPTED},
     )
     for kind, schema in SCHEMAS.items()
 }
@@ -129,67 +133,75 @@ LIST_PAYMENTS = Route(
     method="GET",
     path="/v1/payments",
     tag="Payments",
-    summary="Payments, newest first",
-    description="Backends see all, an app's user its own. Filters that are given together must all hold.",
+    summary="List payments, newest first",
+    description=(
+        "Backends see all payments. An app's user sees only its own. If you give several filters, "
+        "a payment must match all of them."
+    ),
     query=PageParameters,
-    said={200: Said(views.PaymentPage, "A page of them.")},
+    success_responses={200: SuccessResponse(views.PaymentPage, "A page of payments.")},
 )
 READ_PAYMENT = Route(
     name="readPayment",
     method="GET",
     path="/v1/payments/{payment_id}",
     tag="Payments",
-    summary="One payment as it stands",
+    summary="Read one payment",
     query=WaitParameters,
-    said={200: Said(views.Payment, "The payment.")},
+    success_responses={200: SuccessResponse(views.Payment, "The payment in its present state.")},
 )
 CANCEL_PAYMENT = Route(
     name="cancelPayment",
     method="POST",
     path="/v1/payments/{payment_id}/cancel",
     tag="Payments",
-    summary="End a payment that can be proved unsent",
-    description="May be repeated. No body is read.",
-    said={200: Said(views.Payment, "It was not sent, and will not be.")},
+    summary="Cancel a payment that was provably not sent",
+    description="You may repeat the request. A body is not read.",
+    success_responses={
+        200: SuccessResponse(views.Payment, "The payment was not sent, and will not be sent.")
+    },
 )
 READ_HISTORY = Route(
     name="readHistory",
     method="GET",
     path="/v1/payments/{payment_id}/history",
     tag="Payments",
-    summary="What happened to a payment, oldest first",
-    description="What an operator wrote, and the operator's name, are for backends only.",
+    summary="Read the history of a payment, oldest entry first",
+    description="Only backends see the name of an operator and the text that the operator wrote.",
     query=HistoryParameters,
-    said={200: Said(views.HistoryPage, "A page of it.")},
+    success_responses={200: SuccessResponse(views.HistoryPage, "A page of the history.")},
 )
 LIST_EVENTS = Route(
     name="listEvents",
     method="GET",
     path="/v1/events",
     tag="Events",
-    summary="All events in the order of their commits",
-    description="For whoever missed some on Redis. Backends see all, an app's user those of its own payments.",
+    summary="List all events in the order of their commits",
+    description=(
+        "Read here the events that you missed on Redis. Backends see all events. An app's user "
+        "sees only the events of its own payments."
+    ),
     query=EventParameters,
-    said={200: Said(views.EventPage, "Those after the cursor.")},
+    success_responses={200: SuccessResponse(views.EventPage, "The events after the cursor.")},
 )
 DOCUMENT = Route(
     name="readDocument",
     method="GET",
     path="/openapi.json",
     tag="Operations",
-    summary="This document",
-    said={200: Said(views.Document, "OpenAPI 3.1.")},
+    summary="Read this document",
+    success_responses={200: SuccessResponse(views.Document, "The OpenAPI 3.1 document.")},
     is_open=True,
 )
-# `health.py` adds these to both web processes.
+# `health.py` adds these routes to both processes of the gateway.
 HEALTH = (
     Route(
         name="healthz",
         method="GET",
         path="/healthz",
         tag="Operations",
-        summary="Whether the process answers",
-        said={200: Said(views.Health, "It does.")},
+        summary="Check that the process answers",
+        success_responses={200: SuccessResponse(views.Health, "The process answers.")},
         is_open=True,
     ),
     Route(
@@ -197,8 +209,11 @@ HEALTH = (
         method="GET",
         path="/readyz",
         tag="Operations",
-        summary="Whether requests can be served",
-        said={200: Said(views.Readiness, "They can."), 503: Said(views.Readiness, "They cannot.")},
+        summary="Check whether the process can serve requests",
+        success_responses={
+            200: SuccessResponse(views.Readiness, "The process can serve requests."),
+            503: SuccessResponse(views.Readiness, "The process cannot serve requests."),
+        },
         is_open=True,
     ),
     Route(
@@ -206,14 +221,16 @@ HEALTH = (
         method="GET",
         path="/metrics",
         tag="Operations",
-        summary="Counters and gauges for Prometheus",
-        said={200: Said(None, "In Prometheus's text format.")},
+        summary="Read counters and gauges for Prometheus",
+        success_responses={
+            200: SuccessResponse(None, "The metrics, in the text format of Prometheus.")
+        },
         is_open=True,
     ),
 )
 
 ROUTES = (
-    *PAYING.values(),
+    *CREATE_PAYMENT.values(),
     LIST_PAYMENTS,
     READ_PAYMENT,
     CANCEL_PAYMENT,

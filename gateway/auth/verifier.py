@@ -81,7 +81,7 @@ class _Verified:
 
 
 class TokenVerifier:
-    """Turns Authorization headers into callers.
+    """Authenticates a request by its Authorization header.
 
     `keys` checks ES256 and RS256 tokens, `secret` HS256 ones; without one of them its tokens are
     refused. Only tokens of `issuer` are accepted. Callers are named by the first of

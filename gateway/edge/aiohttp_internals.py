@@ -25,7 +25,7 @@ from aiohttp.typedefs import Middleware
 
 from domain.adapters.aiohttp_version import require_tested_aiohttp
 from domain.adapters.settings.errors import SettingsError
-from gateway.edge.answers import dress
+from gateway.edge.answers import add_security_headers
 
 # Answers an Expect header, or ignores it.
 AnswerExpectation = Callable[[web.Request], Coroutine[Any, Any, None]]
@@ -209,7 +209,7 @@ class UnroutedResponse(web.Response):
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
-        dress(self)
+        add_security_headers(self)
 
 
 def make_application(

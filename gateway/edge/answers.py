@@ -14,16 +14,18 @@ SLOW_SECONDS = 1.0
 _OUR_FAULTS = frozenset({500, 501, 502, 504})
 
 
-def dress(response: web.StreamResponse) -> None:
+def add_security_headers(response: web.StreamResponse) -> None:
     """No banner; nothing for a cache to keep or for a browser to guess at."""
     response.headers.popall("Server", None)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
 
 
-async def dress_answer(_request: web.Request, response: web.StreamResponse) -> None:
-    """`dress`, as an application calls it before each answer."""
-    dress(response)
+async def add_security_headers_to_answer(
+    _request: web.Request, response: web.StreamResponse
+) -> None:
+    """`add_security_headers`, as an application calls it before each answer."""
+    add_security_headers(response)
 
 
 class AccessLog(AbstractAccessLogger):

@@ -19,7 +19,7 @@ from domain.adapters import observability
 from domain.errors import BodyBroken
 from gateway.edge.aiohttp_internals import Awaited, ServerConnection, UnroutedResponse
 from gateway.edge.answers import AccessLog
-from gateway.edge.problems import PROBLEMS, told
+from gateway.edge.problems import PROBLEMS, problem_body
 
 # A head is one or two packets; the slowest phone sends them within a retransmission or two of each
 # other.
@@ -53,7 +53,7 @@ _BUFFER_BYTES = 16 * 1024
 _LOOK_EVERY_SECONDS = 1.0
 
 _MALFORMED = PROBLEMS[BodyBroken]
-_MALFORMED_BODY = orjson.dumps(told(_MALFORMED, f"{_MALFORMED.title}."))
+_MALFORMED_BODY = orjson.dumps(problem_body(_MALFORMED, f"{_MALFORMED.title}."))
 
 
 class Connections:

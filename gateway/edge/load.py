@@ -1,7 +1,7 @@
-"""How many requests a process has at hand: beyond that, new ones are told to come back. No queue is
-without end.
+"""How many requests a process works on at the same time. It answers 503 to the others.
 
-No caller and no callback address can have all the places: each has a share of them.
+No queue in the process grows without limit. No caller and no callback address can occupy all
+places: each has a share of them.
 """
 
 from __future__ import annotations
@@ -18,39 +18,40 @@ from domain.adapters import observability
 from domain.errors import Overloaded
 from gateway.edge.problems import Handler
 
-# A caller that is alone can have half of these places (see `Load`), and 1,000 must be able to wait
-# before any is turned away (rules.md §10). A pool of ten connections to Postgres answers as many in
-# a few seconds, which is as long as callers wait.
-INGRESS_AT_HAND_MAX = 2500
-# Daraja sends once: what is turned away here is lost, and found again by an inquiry at best. So as
-# many as there may be connections, but for what health checks need.
-CALLBACKS_AT_HAND_MAX = 4000
+# A caller that is alone can occupy half of these places (see `Load`), and 1,000 requests must be
+# able to wait before any is rejected (rules.md §10). A pool of ten connections to Postgres answers
+# 1,000 in a few seconds, which is as long as callers wait.
+INGRESS_PLACES_MAX = 2500
+# Daraja sends once. A message that is rejected here is lost, and at best an inquiry finds its
+# content again. So this is the number of connections, less those that health checks need.
+CALLBACKS_PLACES_MAX = 4000
 # Daraja sends a few messages to one address. An attacker who has learned the address may send
 # thousands.
-ADDRESS_AT_HAND_MAX = 128
+ADDRESS_PLACES_MAX = 128
 
 
 class Place:
-    """One request's among those at hand.
+    """The place of one request.
 
-    `sharer`: whose share it counts for, once that is known.
+    `sharer`: the caller or the callback address whose share it counts for, once that is known.
     """
 
     def __init__(self, load: Load) -> None:
         self.load = load
         self.sharer: Hashable | None = None
-        self.is_taken = True
+        self.is_occupied = True
 
 
 _PLACE = web.RequestKey("place", Place)
 
 
 class Load:
-    """Requests at hand. Those that `is_counted` does not want counted are never turned away.
+    """The places of all requests in progress.
 
-    A sharer may have `share_max` places. By default it may have as many places as are still free:
-    half of them if it is alone, a third if there are two of the kind. So however many callers flood
-    a process, the next caller finds room.
+    Requests for which `is_counted` is false occupy no place and are never rejected. A sharer may
+    have `share_max` places. By default it may have as many places as are still free: half of them
+    if it is alone, a third if there are two such sharers. So however many callers flood a process,
+    the next caller finds a free place.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Load:
         self._at_most = at_most
         self._is_counted = is_counted
         self._share_max = share_max
-        self._at_hand = 0
+        self._occupied = 0
         self._shares: Counter[Hashable] = Counter()
 
     @property
@@ -73,58 +74,58 @@ class Load:
             if not self._is_counted(request):
                 return await handler(request)
             place = request[_PLACE] = Place(self)
-            self.take(place)
+            self.occupy(place)
             try:
                 return await handler(request)
             except asyncio.CancelledError:
                 observability.shed.labels(reason="abandoned").inc()
                 raise
             finally:
-                if place.is_taken:
-                    self.give_back(place)
+                if place.is_occupied:
+                    self.release(place)
 
         return count
 
-    def take(self, place: Place) -> None:
-        """Raises Overloaded if there is no room, or not for this sharer."""
-        place.is_taken = False
-        if self._at_hand >= self._at_most:
-            raise _turned_away()
-        self._at_hand += 1
+    def occupy(self, place: Place) -> None:
+        """Raises Overloaded if all places, or all places of this sharer, are occupied."""
+        place.is_occupied = False
+        if self._occupied >= self._at_most:
+            raise _overloaded()
+        self._occupied += 1
         try:
             self.count_share(place)
         except Overloaded:
-            self._at_hand -= 1
+            self._occupied -= 1
             raise
-        place.is_taken = True
+        place.is_occupied = True
 
     def count_share(self, place: Place) -> None:
-        """Counts a request at hand for its sharer. Raises Overloaded."""
+        """Counts an occupied place for its sharer. Raises Overloaded."""
         if place.sharer is None:
             return
-        share_max = self._at_most - self._at_hand if self._share_max is None else self._share_max
+        share_max = self._at_most - self._occupied if self._share_max is None else self._share_max
         if self._shares[place.sharer] >= max(1, share_max):
-            raise _turned_away()
+            raise _overloaded()
         self._shares[place.sharer] += 1
 
-    def give_back(self, place: Place) -> None:
-        self._at_hand -= 1
-        place.is_taken = False
+    def release(self, place: Place) -> None:
+        self._occupied -= 1
+        place.is_occupied = False
         if place.sharer is not None:
             self._shares[place.sharer] -= 1
             if not self._shares[place.sharer]:
                 del self._shares[place.sharer]
 
 
-def _turned_away() -> Overloaded:
+def _overloaded() -> Overloaded:
     observability.shed.labels(reason="overloaded").inc()
     return Overloaded()
 
 
-def count_for(request: web.Request, sharer: Hashable) -> None:
-    """The request's place is one of `sharer`'s from now on.
+def count_place_for(request: web.Request, sharer: Hashable) -> None:
+    """From now on the request's place counts for `sharer`.
 
-    Raises Overloaded if it has its share already.
+    Raises Overloaded if the sharer already occupies its whole share.
     """
     place = request.get(_PLACE)
     if place is None:
@@ -138,36 +139,36 @@ def count_for(request: web.Request, sharer: Hashable) -> None:
 
 
 @contextmanager
-def place_given_back(request: web.Request) -> Iterator[None]:
-    """While the block waits for the peer, others may have the request's place.
+def release_place_while_waiting(request: web.Request) -> Iterator[None]:
+    """While the block waits for the client, other requests may use the request's place.
 
-    Raises Overloaded if none is left after it.
+    Raises Overloaded if no place is free after the block.
     """
     place = request.get(_PLACE)
     if place is None:
         yield
         return
-    place.load.give_back(place)
+    place.load.release(place)
     yield
-    place.load.take(place)
+    place.load.occupy(place)
 
 
-class Bound:
-    """So many at once for each name."""
+class ConcurrencyLimit:
+    """Lets at most `at_most` blocks run at the same time for each key."""
 
     def __init__(self, at_most: int) -> None:
         self._at_most = at_most
-        self._held: Counter[Hashable] = Counter()
+        self._running: Counter[Hashable] = Counter()
 
     @contextmanager
-    def place(self, name: Hashable, refusal: Exception) -> Iterator[None]:
-        """Counts the block for `name`. Raises `refusal` if there are so many already."""
-        if self._held[name] >= self._at_most:
+    def enter(self, key: Hashable, refusal: Exception) -> Iterator[None]:
+        """Counts the block for `key`. Raises `refusal` if too many blocks run for it already."""
+        if self._running[key] >= self._at_most:
             raise refusal
-        self._held[name] += 1
+        self._running[key] += 1
         try:
             yield
         finally:
-            self._held[name] -= 1
-            if not self._held[name]:
-                del self._held[name]
+            self._running[key] -= 1
+            if not self._running[key]:
+                del self._running[key]

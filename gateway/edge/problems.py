@@ -1,6 +1,4 @@
-"""Errors as RFC 9457 problems: the one table from our errors to HTTP, and the middleware that
-applies it.
-"""
+"""Errors as RFC 9457 problems: the one table from our errors to HTTP, and its middleware."""
 
 from __future__ import annotations
 
@@ -25,10 +23,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """How an error is told.
+    """The answer to one class of errors.
 
-    `is_retryable`: the same request, with the same key, may be sent again. `is_last`: nothing that
-    follows on the connection can be trusted to be a request, so it ends with this answer.
+    `is_retryable`: the caller may send the same request again, with the same key. `is_last`: the
+    server closes the connection after this answer, because it cannot trust that the bytes that
+    follow are a request.
     """
 
     status: int
@@ -93,15 +92,13 @@ BUG = Problem(500, "internal_error", "Something went wrong on our side", True)
 
 
 def problem_of(error: errors.PaymentServiceError) -> Problem:
-    """The problem of `error`'s nearest class in the table; one that is not there is a bug of
-    ours.
-    """
+    """The problem of the nearest class of `error` in the table, else `BUG`."""
     return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), BUG)
 
 
 @web.middleware
 async def answer_with_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns every error into a problem. No stack trace, no secret, no half-done answer."""
+    """Middleware: answer every error with a problem, without stack trace or secret."""
     try:
         return await handler(request)
     except errors.PaymentServiceError as error:
@@ -110,21 +107,23 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
             observability.limited.labels(limit=error.limit).inc()
         if problem is BUG:
             log.exception("unmapped_error")
-        return _response(problem, error.message, more=members(error), headers=_retry_after(error))
+        return _problem_response(
+            problem, error.message, more=extra_members(error), headers=_retry_after(error)
+        )
     except web.HTTPException as error:
-        known = HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return _response(known, f"{known.title}.", headers=headers)
+        problem = _http_problem(error)
+        return _problem_response(problem, f"{problem.title}.", headers=_allow_header(error))
     except Exception:
-        # The route, not the path or the body: those may hold a phone number.
+        # The log shows the route's pattern, because the path and the body may hold a phone number.
         log.exception("request_failed", route=_route(request))
-        return _response(BUG, "The same request may be sent again, with the same key.")
+        return _problem_response(BUG, "You may send the same request again, with the same key.")
 
 
 @web.middleware
 async def answer_with_statuses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The same statuses without a word, for a peer that reads no problems and should learn
-    nothing.
+    """Middleware: answer every error with its bare status.
+
+    Daraja does not read problems, and a forger should learn nothing from them.
     """
     headers = {}
     try:
@@ -134,8 +133,8 @@ async def answer_with_statuses(request: web.Request, handler: Handler) -> web.St
         if problem is BUG:
             log.exception("unmapped_error")
     except web.HTTPException as error:
-        problem = HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        problem = _http_problem(error)
+        headers = _allow_header(error)
     except Exception:
         log.exception("request_failed", route=_route(request))
         problem = BUG
@@ -146,12 +145,12 @@ async def answer_with_statuses(request: web.Request, handler: Handler) -> web.St
     return response
 
 
-def members(error: errors.PaymentServiceError) -> dict[str, Any]:
-    """What some problems say besides (RFC 9457 §3.2)."""
+def extra_members(error: errors.PaymentServiceError) -> dict[str, Any]:
+    """The additional members that the problem of `error` has (RFC 9457 §3.2)."""
     match error:
         case errors.InvalidRequest():
-            # A pointer repeats the caller's own field names, which it may have filled in with a
-            # phone number by mistake.
+            # A pointer repeats the caller's field names. By mistake, a field name may be a phone
+            # number.
             faults = [
                 (masked(_encodable(item.pointer)), _encodable(item.detail)) for item in error.errors
             ]
@@ -167,7 +166,7 @@ def members(error: errors.PaymentServiceError) -> dict[str, Any]:
             return {}
 
 
-def told(problem: Problem, detail: str) -> dict[str, Any]:
+def problem_body(problem: Problem, detail: str) -> dict[str, Any]:
     """The members that every problem has."""
     return {
         "type": f"urn:mkwanja:problem:{problem.code}",
@@ -180,7 +179,7 @@ def told(problem: Problem, detail: str) -> dict[str, Any]:
 
 
 def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
-    """Whole seconds, never too soon."""
+    """The Retry-After header for a rate limit, in whole seconds, rounded up."""
     return (
         {"Retry-After": str(math.ceil(error.wait_seconds))}
         if isinstance(error, errors.RateLimited)
@@ -188,7 +187,15 @@ def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
     )
 
 
-def _response(
+def _http_problem(error: web.HTTPException) -> Problem:
+    return HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
+
+
+def _allow_header(error: web.HTTPException) -> dict[str, str]:
+    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+
+
+def _problem_response(
     problem: Problem,
     detail: str,
     *,
@@ -197,7 +204,7 @@ def _response(
 ) -> web.Response:
     observability.refused.labels(code=problem.code).inc()
     response = web.Response(
-        body=orjson.dumps({**told(problem, detail), **(more or {})}),
+        body=orjson.dumps({**problem_body(problem, detail), **(more or {})}),
         status=problem.status,
         content_type="application/problem+json",
         headers={**(problem.headers or {}), **(headers or {})},
@@ -208,7 +215,10 @@ def _response(
 
 
 def _encodable(text: str) -> str:
-    """A caller's field name may hold half of a surrogate pair, which no JSON writer takes."""
+    """`text` with escapes in place of unpaired surrogates.
+
+    A caller's field name may contain one, and orjson refuses to write it.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -21,7 +21,7 @@ from domain.errors import (
 )
 from domain.idempotency import checked_key
 from gateway.edge.connections import BODY_SECONDS
-from gateway.edge.load import place_given_back
+from gateway.edge.load import release_place_while_waiting
 
 BODY_BYTES_MAX = 16 * 1024
 
@@ -53,7 +53,7 @@ async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
         raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
     if request.content.is_eof():
         return await _read_all(request, bytes_max)
-    with place_given_back(request):
+    with release_place_while_waiting(request):
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 return await _read_all(request, bytes_max)

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from gateway.edge.aiohttp_internals import require_known_aiohttp
-from gateway.edge.answers import dress_answer
+from gateway.edge.answers import add_security_headers_to_answer
 from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ async def listening(
     """
     require_known_aiohttp()
     loop = asyncio.get_running_loop()
-    app.on_response_prepare.append(dress_answer)
+    app.on_response_prepare.append(add_security_headers_to_answer)
     async with AsyncExitStack() as stack:
         watching = asyncio.create_task(connections.watch())
         stack.push_async_callback(_ended, watching)

@@ -22,7 +22,7 @@ from domain.policy import Meter
 from domain.stages import Stage
 from domain.views import event_body, public_payment, timestamp
 from gateway.cursors import FeedPlace, feed_cursor
-from gateway.edge.problems import PROBLEMS, Problem, members, told
+from gateway.edge.problems import PROBLEMS, Problem, extra_members, problem_body
 from gateway.schemas import SCHEMAS
 from gateway.schemas.deposit import DEPOSIT_EXAMPLE
 from gateway.schemas.kind_schema import EXAMPLE_CREATED_AT, EXAMPLE_ID
@@ -129,9 +129,9 @@ _ERRORS: Mapping[type[errors.PaymentServiceError], errors.PaymentServiceError] =
 
 
 def problem_example(problem: Problem) -> dict[str, Any]:
-    """`problem` as it is told of an error that leads to it."""
+    """`problem` as the answer to an error that leads to it."""
     kind = next((error for error, known in PROBLEMS.items() if known is problem), None)
     if kind is None:
-        return told(problem, f"{problem.title}.")
+        return problem_body(problem, f"{problem.title}.")
     error = _ERRORS.get(kind) or kind()
-    return {**told(problem, error.message), **members(error)}
+    return {**problem_body(problem, error.message), **extra_members(error)}

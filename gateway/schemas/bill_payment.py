@@ -13,17 +13,17 @@ from domain.values import DEFAULT_TEXT, reference_from
 from gateway.fields import (
     Remarks,
     Shortcode,
+    amount_schema,
     check_amount,
     check_reference,
-    told_amount,
-    told_reference,
+    reference_schema,
 )
 from gateway.schemas.kind_schema import (
     EXAMPLE_ID,
+    AnswerExample,
     Body,
     KindSchema,
-    Shown,
-    an_example,
+    example_payment,
 )
 
 
@@ -55,7 +55,7 @@ class BillPaymentBody(Body):
         }
     )
 
-    amount: Annotated[int, check_amount(BILL_PAYMENT), told_amount(BILL_PAYMENT)] = Field(
+    amount: Annotated[int, check_amount(BILL_PAYMENT), amount_schema(BILL_PAYMENT)] = Field(
         description="Whole Kenyan shillings."
     )
     paybill: Shortcode | None = Field(
@@ -65,7 +65,7 @@ class BillPaymentBody(Body):
         None, description="A buy-goods till, which takes no `account_reference`."
     )
     account_reference: (
-        Annotated[str, check_reference(BILL_PAYMENT), told_reference(BILL_PAYMENT)] | None
+        Annotated[str, check_reference(BILL_PAYMENT), reference_schema(BILL_PAYMENT)] | None
     ) = Field(
         None, description="Our account with the paybill. Daraja gets it exactly as you write it."
     )
@@ -89,14 +89,14 @@ def _find_party_faults(body: Mapping[str, Any]) -> list[FieldError]:
     return []
 
 
-_TO_PAYBILL = an_example(
+_TO_PAYBILL = example_payment(
     BILL_PAYMENT,
     amount_kes=830,
     paybill="888880",
     account_reference="METER7731",
     remarks=DEFAULT_TEXT,
 )
-_TO_TILL = an_example(
+_TO_TILL = example_payment(
     BILL_PAYMENT,
     amount_kes=830,
     till="556677",
@@ -122,8 +122,8 @@ SCHEMA = KindSchema(
         },
     },
     answer_examples={
-        "to_a_paybill": Shown(_TO_PAYBILL, for_backend=True),
-        "to_a_till": Shown(_TO_TILL, for_backend=True),
+        "to_a_paybill": AnswerExample(_TO_PAYBILL, for_backend=True),
+        "to_a_till": AnswerExample(_TO_TILL, for_backend=True),
     },
     find_faults=_find_party_faults,
 )

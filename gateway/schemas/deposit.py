@@ -10,37 +10,37 @@ from domain.kinds.deposit import DEPOSIT
 from gateway.fields import (
     Description,
     PhoneNumber,
+    amount_schema,
     check_amount,
     check_reference,
-    told_amount,
-    told_reference,
+    reference_schema,
 )
 from gateway.schemas.kind_schema import (
     EXAMPLE_OWNER,
+    AnswerExample,
     Body,
     KindSchema,
-    Shown,
-    an_example,
+    example_payment,
 )
 
 
 class DepositBody(Body):
     """A customer pays us: a prompt appears on the phone."""
 
-    amount: Annotated[int, check_amount(DEPOSIT), told_amount(DEPOSIT)] = Field(
+    amount: Annotated[int, check_amount(DEPOSIT), amount_schema(DEPOSIT)] = Field(
         description="Whole Kenyan shillings."
     )
     phone_number: PhoneNumber = Field(description="Who pays: a Kenyan mobile number.")
-    account_reference: Annotated[str, check_reference(DEPOSIT), told_reference(DEPOSIT)] | None = (
-        Field(
-            None,
-            description="What the payer's statement shows. Left out: follows from the payment's id.",
-        )
+    account_reference: (
+        Annotated[str, check_reference(DEPOSIT), reference_schema(DEPOSIT)] | None
+    ) = Field(
+        None,
+        description="What the payer's statement shows. Left out: follows from the payment's id.",
     )
     description: Description | None = Field(None, description="Left out: `Payment`.")
 
 
-DEPOSIT_EXAMPLE = an_example(
+DEPOSIT_EXAMPLE = example_payment(
     DEPOSIT,
     owner=EXAMPLE_OWNER,
     phone_number="254711000111",
@@ -69,7 +69,7 @@ SCHEMA = KindSchema(
         "for_a_user": {"amount": 250, "phone_number": "254111000111", "owner": EXAMPLE_OWNER},
     },
     answer_examples={
-        "to_a_user": Shown(DEPOSIT_EXAMPLE),
-        "to_a_backend": Shown(DEPOSIT_EXAMPLE, for_backend=True),
+        "to_a_user": AnswerExample(DEPOSIT_EXAMPLE),
+        "to_a_backend": AnswerExample(DEPOSIT_EXAMPLE, for_backend=True),
     },
 )

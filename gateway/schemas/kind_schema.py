@@ -45,7 +45,7 @@ class Body(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class AnswerExample:
     """A payment of an example, and whether a backend is shown it."""
 
     payment: Payment
@@ -67,11 +67,11 @@ class KindSchema:
     answer_name: str  # of such a payment, in the document
     answer_sentence: str
     body_examples: Mapping[str, dict[str, Any]]
-    answer_examples: Mapping[str, Shown]
+    answer_examples: Mapping[str, AnswerExample]
     find_faults: Callable[[Mapping[str, Any]], list[FieldError]] = lambda _body: []
 
 
-def an_example(rules: KindRules, **fields: Any) -> Payment:
+def example_payment(rules: KindRules, **fields: Any) -> Payment:
     """The payment of the examples as one of this kind, just accepted."""
     asked: dict[str, Any] = {"kind": rules.kind, "amount_kes": 250, "owner": None, **fields}
     return Payment(

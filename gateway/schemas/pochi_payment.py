@@ -8,14 +8,14 @@ from pydantic import Field
 
 from domain.kinds.pochi_payment import POCHI_PAYMENT
 from domain.values import DEFAULT_TEXT
-from gateway.fields import PhoneNumber, Remarks, check_amount, told_amount
-from gateway.schemas.kind_schema import Body, KindSchema, Shown, an_example
+from gateway.fields import PhoneNumber, Remarks, amount_schema, check_amount
+from gateway.schemas.kind_schema import AnswerExample, Body, KindSchema, example_payment
 
 
 class PochiPaymentBody(Body):
     """We pay a Pochi la Biashara till. For backends."""
 
-    amount: Annotated[int, check_amount(POCHI_PAYMENT), told_amount(POCHI_PAYMENT)] = Field(
+    amount: Annotated[int, check_amount(POCHI_PAYMENT), amount_schema(POCHI_PAYMENT)] = Field(
         description="Whole Kenyan shillings."
     )
     phone_number: PhoneNumber = Field(description="Which till is paid: its Kenyan mobile number.")
@@ -40,8 +40,8 @@ SCHEMA = KindSchema(
         },
     },
     answer_examples={
-        "accepted": Shown(
-            an_example(
+        "accepted": AnswerExample(
+            example_payment(
                 POCHI_PAYMENT, amount_kes=640, phone_number="254733000333", remarks=DEFAULT_TEXT
             ),
             for_backend=True,

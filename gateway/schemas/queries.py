@@ -88,7 +88,7 @@ class NoParameters(Parameters):
     """Routes that take no query."""
 
 
-def query(model: type[Model], parameters: MultiMapping[str]) -> Model:
+def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
     """The checked query parameters. Raises InvalidRequest with every wrong one."""
     repeated = sorted({name for name in parameters if len(parameters.getall(name)) > 1})
     if repeated:

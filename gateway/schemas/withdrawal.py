@@ -8,13 +8,13 @@ from pydantic import AfterValidator, Field
 
 from domain.kinds.withdrawal import WITHDRAWAL
 from domain.values import DEFAULT_TEXT, Purpose
-from gateway.fields import PhoneNumber, Remarks, check_amount, told_amount
+from gateway.fields import PhoneNumber, Remarks, amount_schema, check_amount
 from gateway.schemas.kind_schema import (
     EXAMPLE_OWNER,
+    AnswerExample,
     Body,
     KindSchema,
-    Shown,
-    an_example,
+    example_payment,
 )
 
 
@@ -25,7 +25,7 @@ def _purpose(text: str | None) -> Purpose:
 class WithdrawalBody(Body):
     """We pay a customer. For backends."""
 
-    amount: Annotated[int, check_amount(WITHDRAWAL), told_amount(WITHDRAWAL)] = Field(
+    amount: Annotated[int, check_amount(WITHDRAWAL), amount_schema(WITHDRAWAL)] = Field(
         description="Whole Kenyan shillings."
     )
     phone_number: PhoneNumber = Field(description="Who is paid: a Kenyan mobile number.")
@@ -59,8 +59,8 @@ SCHEMA = KindSchema(
         },
     },
     answer_examples={
-        "accepted": Shown(
-            an_example(
+        "accepted": AnswerExample(
+            example_payment(
                 WITHDRAWAL,
                 amount_kes=1200,
                 phone_number="254722000222",

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.common import read_settings
-from gateway.health import Health, SharedLook
+from gateway.health import Health, SharedCheck
 from gateway.resources import Resources
 from tests.integration.conftest import PATIENCE_SECONDS, until
 from tests.stack.servers import RedisServer
@@ -104,16 +104,16 @@ async def test_one_look_at_a_time_and_one_a_second() -> None:
         await may_end.wait()
         return looks
 
-    shared = SharedLook(look, fresh_seconds=3600)
-    askers = [asyncio.create_task(shared.seen()) for _ in range(_AT_ONCE)]
+    shared = SharedCheck(look, fresh_seconds=3600)
+    askers = [asyncio.create_task(shared.result()) for _ in range(_AT_ONCE)]
     await asyncio.sleep(0)
     askers[0].cancel()
     await asyncio.sleep(0)
     may_end.set()
     assert set(await asyncio.gather(*askers[1:])) == {1}
-    assert {await shared.seen() for _ in range(10)} == {1}
+    assert {await shared.result() for _ in range(10)} == {1}
     shared._fresh_until = 0  # the second is over
-    assert {await shared.seen() for _ in range(10)} == {2}
+    assert {await shared.result() for _ in range(10)} == {2}
 
 
 async def _report(client: TestClient[web.Request, web.Application]) -> tuple[int, Any]:

@@ -26,7 +26,7 @@ from yarl import URL
 
 from domain.callback_address import address
 from domain.errors import Unavailable
-from gateway.edge.problems import problem_of, told
+from gateway.edge.problems import problem_body, problem_of
 from tests.certificates import write_certificate
 from tests.integration.conftest import PATIENCE_SECONDS, new_id, until
 from tests.stack.databases import connection
@@ -282,7 +282,7 @@ async def test_where_no_process_answers_a_client_gets_our_own_refusal(proxy: Pro
         "2",
         "application/problem+json",
     )
-    assert json.loads(body) == told(problem_of(Unavailable()), Unavailable().message)
+    assert json.loads(body) == problem_body(problem_of(Unavailable()), Unavailable().message)
     assert [searched[0], called[0], called[1]["Retry-After"]] == [503, 503, "2"]
     written = await until(lambda: _written(proxy))
     assert [

@@ -21,7 +21,7 @@ from domain.adapters.settings.common import read_settings
 from domain.callback_address import address
 from gateway import callbacks
 from gateway.edge.connections import Connections
-from gateway.edge.load import INGRESS_AT_HAND_MAX
+from gateway.edge.load import INGRESS_PLACES_MAX
 from gateway.edge.serving import listening
 from tests.integration.conftest import PATIENCE_SECONDS, Store, locked, until
 from tests.stack.databases import connection
@@ -33,7 +33,7 @@ from tests.stack.stack import Stack
 
 _ORIGIN = "https://app.example.co.ke"
 _SILENT = 2500
-_AT_ONCE = INGRESS_AT_HAND_MAX + 800
+_AT_ONCE = INGRESS_PLACES_MAX + 800
 _PROMISED_TO_WAIT = 1000  # rules.md §10
 _FILES = 8000
 _NUMBERS = itertools.count()
@@ -287,8 +287,8 @@ async def receiver(
     database_url: str, redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[int]:
     """The callback receiver's port. It may have eight calls at hand, and two for one address."""
-    monkeypatch.setattr(callbacks, "CALLBACKS_AT_HAND_MAX", 8)
-    monkeypatch.setattr(callbacks, "ADDRESS_AT_HAND_MAX", 2)
+    monkeypatch.setattr(callbacks, "CALLBACKS_PLACES_MAX", 8)
+    monkeypatch.setattr(callbacks, "ADDRESS_PLACES_MAX", 2)
     for name, value in {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_of_run.url,

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from domain.errors import Overloaded, RateLimited
-from gateway.edge.load import Bound, Load, count_for, place_given_back
+from gateway.edge.load import ConcurrencyLimit, Load, count_place_for, release_place_while_waiting
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ class Requests:
 
         async def handler(request: web.Request) -> web.StreamResponse:
             if sharer is not None:
-                count_for(request, sharer)
+                count_place_for(request, sharer)
             if meanwhile is not None:
                 await meanwhile(request)
             await self._end.wait()
@@ -119,7 +119,7 @@ async def test_a_request_that_waits_for_its_peer_has_neither_place_nor_share(
     arrived = asyncio.Event()
 
     async def read_body(request: web.Request) -> None:
-        with place_given_back(request):
+        with release_place_while_waiting(request):
             await arrived.wait()
 
     waiting = requests(load_of(100))
@@ -134,17 +134,17 @@ async def test_a_request_that_waits_for_its_peer_has_neither_place_nor_share(
 
 
 async def test_a_bound_holds_for_each_name() -> None:
-    bound, refusal = (
-        Bound(2),
+    limit, refusal = (
+        ConcurrencyLimit(2),
         RateLimited("too many", limit="caller.requests_per_second", wait_seconds=1),
     )
     with (
-        bound.place("a", refusal),
-        bound.place("a", refusal),
-        bound.place("b", refusal),
+        limit.enter("a", refusal),
+        limit.enter("a", refusal),
+        limit.enter("b", refusal),
         pytest.raises(RateLimited),
-        bound.place("a", refusal),
+        limit.enter("a", refusal),
     ):
         pass
-    with bound.place("a", refusal), bound.place("a", refusal):
+    with limit.enter("a", refusal), limit.enter("a", refusal):
         pass

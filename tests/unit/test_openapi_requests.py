@@ -18,10 +18,17 @@ from domain.errors import IdempotencyKeyInvalid, InvalidRequest
 from domain.idempotency import checked_key
 from domain.kinds import Kind
 from gateway.openapi.document import document
-from gateway.routes import LIST_EVENTS, LIST_PAYMENTS, PAYING, READ_HISTORY, READ_PAYMENT, Route
+from gateway.routes import (
+    CREATE_PAYMENT,
+    LIST_EVENTS,
+    LIST_PAYMENTS,
+    READ_HISTORY,
+    READ_PAYMENT,
+    Route,
+)
 from gateway.schemas import SCHEMAS
 from gateway.schemas.bodies import payment_request
-from gateway.schemas.queries import EventParameters, query
+from gateway.schemas.queries import EventParameters, parse_query
 from tests.builders import a_caller
 from tests.case_tables import for_each
 from tests.described import Described
@@ -147,7 +154,7 @@ def parameters(route: Route) -> dict[str, Any]:
 def is_taken(route: Route, name: str, text: str) -> bool:
     """Whether the service takes this value of a parameter."""
     try:
-        query(route.query, MultiDict({name: text}))
+        parse_query(route.query, MultiDict({name: text}))
     except InvalidRequest:
         return False
     return True
@@ -179,12 +186,12 @@ def test_the_document_and_the_service_agree_about_a_number(route: Route, name: s
 
 def test_a_default_is_what_is_taken_where_nothing_is_said() -> None:
     """As the document says it."""
-    assert parameters(LIST_EVENTS)["limit"]["default"] == query(EventParameters, MultiDict()).limit
+    assert parameters(LIST_EVENTS)["limit"]["default"] == parse_query(EventParameters, MultiDict()).limit
 
 
 def test_the_document_and_the_service_agree_about_a_key() -> None:
     """1 to 255 visible ASCII characters."""
-    schema = parameters(PAYING[Kind.DEPOSIT])["X-Idempotency-Key"]
+    schema = parameters(CREATE_PAYMENT[Kind.DEPOSIT])["X-Idempotency-Key"]
     for key in [
         "",
         "k" * 255,

@@ -26,7 +26,7 @@ from gateway.schemas.queries import (
     history_position,
     next_cursor,
     page_query,
-    query,
+    parse_query,
 )
 from tests.builders import a_caller, a_payment
 from tests.case_tables import for_each
@@ -218,12 +218,12 @@ def test_any_json_is_a_request_or_an_invalid_request(kind: Kind, body: Any) -> N
 
 
 def parameters(**values: str) -> PageParameters:
-    return query(PageParameters, MultiDict(values))
+    return parse_query(PageParameters, MultiDict(values))
 
 
 def query_faults(model: Any, *pairs: tuple[str, str]) -> list[str]:
     with pytest.raises(InvalidRequest) as caught:
-        query(model, MultiDict(pairs))
+        parse_query(model, MultiDict(pairs))
     return [fault.pointer for fault in caught.value.errors]
 
 
@@ -285,7 +285,7 @@ def test_every_wrong_parameter_is_named_at_once_and_one_given_twice_is_wrong() -
 def test_a_route_takes_no_parameter_that_is_not_its_own() -> None:
     assert query_faults(NoParameters, ("wait", "5")) == ["?wait"]
     assert query_faults(WaitParameters, ("limit", "5")) == ["?limit"]
-    assert [query(WaitParameters, MultiDict(wait=text)).wait for text in ("0", "60")] == [0, 60]
+    assert [parse_query(WaitParameters, MultiDict(wait=text)).wait for text in ("0", "60")] == [0, 60]
     for wrong in ("61", "-1", "1.5", ""):
         assert query_faults(WaitParameters, ("wait", wrong)) == ["?wait"]
 
@@ -343,7 +343,7 @@ def test_a_cursor_keeps_the_microseconds(created_at: datetime) -> None:
 def test_a_history_begins_where_its_cursor_says_and_belongs_to_one_payment() -> None:
     payment, other = a_payment(), replace(a_payment(), id=UUID(int=7))
     cursor = history_cursor(HistoryPlace(40, payment.id))
-    found = query(HistoryParameters, MultiDict(cursor=cursor))
+    found = parse_query(HistoryParameters, MultiDict(cursor=cursor))
     assert history_position(found, payment) == 40
     assert history_position(HistoryParameters(), payment) == 0
     with pytest.raises(InvalidRequest) as caught:

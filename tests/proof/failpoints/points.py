@@ -69,7 +69,7 @@ POINTS: Mapping[str, Point] = {
     "woken_before_answer": Point(
         crash_point=3,
         side=Side.AFTER,
-        target="gateway.ingress:Ingress._after_commit",
+        target="gateway.ingress_handlers:IngressHandlers._wake_and_copy",
         sentence="A worker was woken; the 202 is not made yet.",
     ),
     "taken_before_claim": Point(

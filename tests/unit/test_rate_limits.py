@@ -14,7 +14,7 @@ import pytest
 from domain.errors import RateLimited
 from domain.policy import CallerLimits, Policy
 from domain.values import Caller, Role
-from gateway.turns import Turn, Turns
+from gateway.rate_limits import Permit, RateLimits
 
 _LIMITS = CallerLimits(requests_per_second=1, burst=1)
 _LOOKUPS_MAX = 128
@@ -28,25 +28,27 @@ class Rates:
         return self._wait_seconds
 
 
-def turns_of(wait_seconds: float) -> Turns:
+def rate_limits_of(wait_seconds: float) -> RateLimits:
     async def if_redis_answers(ask: Callable[[], Awaitable[object]]) -> object:
         return await ask()
 
     policy = Policy(callers={Role.USER: _LIMITS, Role.BACKEND: _LIMITS})
     resources = cast("Any", SimpleNamespace(if_redis_answers=if_redis_answers))
-    return Turns(resources, policy, cast("Any", Rates(wait_seconds)))
+    return RateLimits(resources, policy, cast("Any", Rates(wait_seconds)))
 
 
 def caller(name: str) -> Caller:
     return Caller("https://project.example", name, Role.USER)
 
 
-def looked_up(turns: Turns, one: Caller, refusal: RateLimited, times: int, stack: ExitStack) -> int:
+def looked_up(
+    limits: RateLimits, one: Caller, refusal: RateLimited, times: int, stack: ExitStack
+) -> int:
     """How many of so many requests at once look up a first answer."""
     done = 0
     for _ in range(times):
         try:
-            stack.enter_context(turns.bound_lookup(one, refusal))
+            stack.enter_context(limits.limit_lookups(one, refusal))
         except RateLimited:
             continue
         done += 1
@@ -58,16 +60,16 @@ async def test_above_its_rate_a_caller_has_a_bounded_number_of_look_ups() -> Non
 
     Another caller's look-ups do not count, and those that ended make room.
     """
-    turns = turns_of(7.0)
+    limits = rate_limits_of(7.0)
     with pytest.raises(RateLimited) as refused:
-        await turns.take(caller("flood"))
+        await limits.obtain_permit(caller("flood"))
     assert refused.value.wait_seconds == 7.0
     for _ in range(2):
         with ExitStack() as stack:
-            assert looked_up(turns, caller("flood"), refused.value, 1000, stack) == _LOOKUPS_MAX
-            assert looked_up(turns, caller("other"), refused.value, 10, stack) == 10
+            assert looked_up(limits, caller("flood"), refused.value, 1000, stack) == _LOOKUPS_MAX
+            assert looked_up(limits, caller("other"), refused.value, 10, stack) == 10
 
 
 async def test_within_its_rate_a_request_is_counted() -> None:
-    """A replay is taken off again: its turn says that it was counted."""
-    assert await turns_of(0.0).take(caller("busy")) == Turn(is_counted=True)
+    """The permit says that the request was counted, so that a replay can be subtracted again."""
+    assert await rate_limits_of(0.0).obtain_permit(caller("busy")) == Permit(is_counted=True)

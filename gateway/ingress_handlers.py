@@ -1,0 +1,275 @@
+"""The handlers of the web process: authenticate the caller, check the request, and answer it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+
+from domain.adapters import observability
+from domain.adapters.postgres.accepting import Accepting
+from domain.adapters.postgres.epoch import Epochs
+from domain.adapters.postgres.feed import Feed, ListedEvent
+from domain.adapters.redis.replays import Copy, Replays
+from domain.adapters.redis.wakeups import RedisWakeups
+from domain.changes import ChangeResult
+from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable
+from domain.idempotency import FirstAnswer, fingerprint
+from domain.kinds import Kind
+from domain.lifecycle.accept import Acceptance, accept, answer_refusal, cancel
+from domain.payment import Payment
+from domain.policy import Policy, charges, may_see, require_permission
+from domain.values import Caller
+from domain.views import public_entry, public_payment
+from gateway.auth.verifier import TokenVerifier
+from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor
+from gateway.edge.load import count_place_for
+from gateway.edge.read_queue import ReadQueue
+from gateway.edge.requests import idempotency_key, read_json
+from gateway.rate_limits import Permit, RateLimits
+from gateway.resources import Resources
+from gateway.schemas.bodies import payment_request
+from gateway.schemas.queries import (
+    EventParameters,
+    HistoryParameters,
+    NoParameters,
+    PageParameters,
+    WaitParameters,
+    history_position,
+    next_cursor,
+    page_query,
+    parse_query,
+)
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class IngressHandlers:
+    """One handler for each route of the ingress, and the parts that they use."""
+
+    resources: Resources
+    policy: Policy
+    expires_after: Mapping[Kind, timedelta]
+    verifier: TokenVerifier
+    rate_limits: RateLimits
+    accepting: Accepting
+    wakeups: RedisWakeups
+    replays: Replays
+    feed: Feed
+    epochs: Epochs
+    reads: ReadQueue
+
+    def create_payment(self, kind: Kind) -> Handler:
+        """The handler of POST for one kind of payment."""
+
+        async def post(request: web.Request) -> web.Response:
+            caller = await self._authenticate(request)
+            parse_query(NoParameters, request.query)
+            key = idempotency_key(request.headers)
+            body = await read_json(request)
+            request_fingerprint = fingerprint(request.method, request.path, body)
+            if copied_answer := await self._read_copy(caller, key, request_fingerprint):
+                return _first_answer_response(copied_answer, is_replay=True)
+            permit: Permit | None = None  # None until the caller's rate allows the request
+            try:
+                permit = await self.rate_limits.obtain_permit(caller)
+                require_permission(caller, kind)
+                checked_request = payment_request(kind, body, caller)
+                request_charges = charges(self.policy, caller, checked_request)
+            except (RequestRefused, Unavailable) as refusal:
+                # A replay gets its first answer even if the new request would be rejected.
+                with nullcontext() if permit else self.rate_limits.limit_lookups(caller, refusal):
+                    first_answer = await answer_refusal(
+                        self.accepting,
+                        refusal,
+                        caller=caller,
+                        idempotency_key=key,
+                        fingerprint=request_fingerprint,
+                    )
+                if permit:
+                    await self.rate_limits.return_permit(caller, permit)
+                return _first_answer_response(first_answer, is_replay=True)
+            acceptance = await accept(
+                self.accepting,
+                checked_request,
+                caller=caller,
+                idempotency_key=key,
+                fingerprint=request_fingerprint,
+                expires_after=self.expires_after[kind],
+                charges=request_charges,
+                answer=lambda payment: orjson.dumps(
+                    public_payment(payment, for_backend=caller.is_backend)
+                ),
+            )
+            if acceptance.is_replay:
+                await self.rate_limits.return_permit(caller, permit)
+            else:
+                observability.accepted.labels(kind=kind.value).inc()
+                await self._wake_and_copy(caller, key, acceptance)
+            return _first_answer_response(acceptance.answer, is_replay=acceptance.is_replay)
+
+        return post
+
+    async def read_payment(self, request: web.Request) -> web.Response:
+        """GET /v1/payments/{id}. `wait` is checked, but the answer does not wait yet."""
+        caller = await self._authenticate_within_rate(request)
+        parse_query(WaitParameters, request.query)
+        return _payment_response(await self._read_visible_payment(request, caller), caller)
+
+    async def cancel_payment(self, request: web.Request) -> web.Response:
+        """POST /v1/payments/{id}/cancel"""
+        caller = await self._authenticate_within_rate(request)
+        parse_query(NoParameters, request.query)
+        payment_id = _payment_id(request)
+
+        async def cancel_and_announce() -> ChangeResult:
+            result = await cancel(self.resources.changes, payment_id, caller=caller)
+            self.resources.announcer.announce_soon(result)
+            return result
+
+        result = await self.reads.finish(cancel_and_announce)
+        payment = result.decided.payment
+        assert payment is not None  # noqa: S101 - cancel raises if there is no such payment
+        return _payment_response(payment, caller)
+
+    async def list_payments(self, request: web.Request) -> web.Response:
+        """GET /v1/payments"""
+        caller = await self._authenticate_within_rate(request)
+        parameters = parse_query(PageParameters, request.query)
+        payments = await self.reads.run(
+            lambda: self.resources.reading.page(page_query(parameters, caller))
+        )
+        items, has_more = payments[: parameters.limit], len(payments) > parameters.limit
+        return _json_response(
+            {
+                "items": [public_payment(item, for_backend=caller.is_backend) for item in items],
+                "next_cursor": next_cursor(parameters, items[-1]) if has_more else None,
+            }
+        )
+
+    async def read_history(self, request: web.Request) -> web.Response:
+        """GET /v1/payments/{id}/history"""
+        caller = await self._authenticate_within_rate(request)
+        parameters = parse_query(HistoryParameters, request.query)
+        payment = await self._read_visible_payment(request, caller)
+        after = history_position(parameters, payment)
+        rows = await self.reads.run(
+            lambda: self.resources.reading.history(
+                payment.id, after=after, limit=parameters.limit + 1
+            )
+        )
+        items, has_more = rows[: parameters.limit], len(rows) > parameters.limit
+        place = HistoryPlace(items[-1].sequence, payment.id) if has_more else None
+        return _json_response(
+            {
+                "items": [public_entry(item, for_backend=caller.is_backend) for item in items],
+                "next_cursor": history_cursor(place) if place else None,
+            }
+        )
+
+    async def list_events(self, request: web.Request) -> web.Response:
+        """GET /v1/events: events as they were published, in the order of their commits."""
+        caller = await self._authenticate_within_rate(request)
+        parameters = parse_query(EventParameters, request.query)
+        after = parameters.after or FeedPlace()
+        owner = None if caller.is_backend else caller.subject
+
+        async def page() -> list[ListedEvent]:
+            if after.mark is not None and not await self.feed.knows(after.position, after.mark):
+                raise InvalidRequest([FieldError("?after", OF_ANOTHER_LIFE)])
+            return await self.feed.page(after=after.position, limit=parameters.limit, owner=owner)
+
+        events = await self.reads.run(page)
+        cursor = feed_cursor(FeedPlace(events[-1].position, events[-1].mark) if events else after)
+        # Each body was fixed in the commit that made the event, so it is not rendered again.
+        items = ",".join(event.body for event in events)
+        body = f'{{"items":[{items}],"next_cursor":"{cursor}"}}'
+        return web.Response(body=body.encode(), content_type="application/json")
+
+    async def _authenticate(self, request: web.Request) -> Caller:
+        """The caller. Raises Overloaded if too many of its requests are in progress already."""
+        caller = await self.verifier.caller(request.headers.getall("Authorization", []))
+        count_place_for(request, caller.key)
+        return caller
+
+    async def _authenticate_within_rate(self, request: web.Request) -> Caller:
+        """The caller, if its rate allows the request.
+
+        `create_payment` does not use this: it looks for a first answer before it rejects.
+        """
+        caller = await self._authenticate(request)
+        await self.rate_limits.obtain_permit(caller)
+        return caller
+
+    async def _read_visible_payment(self, request: web.Request, caller: Caller) -> Payment:
+        payment_id = _payment_id(request)
+        payment = await self.reads.run(lambda: self.resources.reading.payment(payment_id))
+        if payment is None or not may_see(caller, payment):
+            raise PaymentNotFound
+        return payment
+
+    async def _read_copy(
+        self, caller: Caller, key: str, request_fingerprint: bytes
+    ) -> FirstAnswer | None:
+        """The copy in Redis of the first answer to this same request, if there is one.
+
+        Postgres decides in all other cases.
+        """
+        copy = await self.resources.if_redis_answers(
+            lambda: self.replays.read(caller.key, key, now=datetime.now(UTC))
+        )
+        if not isinstance(copy, Copy) or copy.answer.fingerprint != request_fingerprint:
+            return None
+        # After a restore, the payment of the copy may be missing from the database.
+        return copy.answer if copy.epoch == await self.epochs.current() else None
+
+    async def _wake_and_copy(self, caller: Caller, key: str, acceptance: Acceptance) -> None:
+        """Wakes a worker, and writes a copy of the answer to Redis.
+
+        Both may fail. Then the sweeper wakes a worker, and Postgres has the answer.
+        """
+
+        async def update_redis() -> None:
+            await asyncio.gather(
+                self.wakeups.wake_one(UUID(acceptance.answer.payment_id)),
+                self.replays.write(
+                    caller.key,
+                    key,
+                    Copy(acceptance.answer, acceptance.epoch),
+                    acceptance.expires_at,
+                ),
+            )
+
+        await self.resources.if_redis_answers(update_redis)
+
+
+def _payment_id(request: web.Request) -> UUID:
+    try:
+        return UUID(request.match_info["payment_id"])
+    except ValueError:
+        raise PaymentNotFound from None
+
+
+def _first_answer_response(answer: FirstAnswer, *, is_replay: bool) -> web.Response:
+    headers = {"Location": f"/v1/payments/{answer.payment_id}"}
+    if is_replay:
+        observability.replayed.inc()
+        headers["Idempotency-Replayed"] = "true"
+    return web.Response(
+        body=answer.body, status=answer.status, content_type="application/json", headers=headers
+    )
+
+
+def _payment_response(payment: Payment, caller: Caller) -> web.Response:
+    return _json_response(public_payment(payment, for_backend=caller.is_backend))
+
+
+def _json_response(value: object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")
