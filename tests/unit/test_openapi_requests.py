@@ -186,7 +186,10 @@ def test_the_document_and_the_service_agree_about_a_number(route: Route, name: s
 
 def test_a_default_is_what_is_taken_where_nothing_is_said() -> None:
     """As the document says it."""
-    assert parameters(LIST_EVENTS)["limit"]["default"] == parse_query(EventParameters, MultiDict()).limit
+    assert (
+        parameters(LIST_EVENTS)["limit"]["default"]
+        == parse_query(EventParameters, MultiDict()).limit
+    )
 
 
 def test_the_document_and_the_service_agree_about_a_key() -> None:

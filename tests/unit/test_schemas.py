@@ -285,7 +285,10 @@ def test_every_wrong_parameter_is_named_at_once_and_one_given_twice_is_wrong() -
 def test_a_route_takes_no_parameter_that_is_not_its_own() -> None:
     assert query_faults(NoParameters, ("wait", "5")) == ["?wait"]
     assert query_faults(WaitParameters, ("limit", "5")) == ["?limit"]
-    assert [parse_query(WaitParameters, MultiDict(wait=text)).wait for text in ("0", "60")] == [0, 60]
+    assert [parse_query(WaitParameters, MultiDict(wait=text)).wait for text in ("0", "60")] == [
+        0,
+        60,
+    ]
     for wrong in ("61", "-1", "1.5", ""):
         assert query_faults(WaitParameters, ("wait", wrong)) == ["?wait"]
 
