@@ -14,7 +14,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from domain.adapters.masking import masked
+from domain.adapters.masking import mask_text
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.locks import TAKE_MIGRATION
 from domain.adapters.postgres.rights import lay_down_rights
@@ -53,7 +53,7 @@ except SettingsError as error:
     sys.exit(f"release: {error}")
 except DBAPIError as error:
     # Its kind and its first line: the next one quotes the row that is in the way.
-    said = masked(str(error.orig).partition("\n")[0])
+    said = mask_text(str(error.orig).partition("\n")[0])
     sys.exit(
         f"release: nothing is changed; {said}; in: {' '.join((error.statement or 'COMMIT').split())[:300]}"
     )

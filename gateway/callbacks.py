@@ -93,7 +93,7 @@ class Receiver:
             source_address=source,
             source_allowed=is_allowed(source, self.settings.callback_allowed_networks),
             content_type=_header_text(request.headers.get("Content-Type")),
-            body=SECRET_FIELDS.replaced(body),
+            body=SECRET_FIELDS.replace_secrets(body),
             body_sha256=hashlib.sha256(body).digest(),
             receipt=report.receipt,
         )

@@ -113,7 +113,7 @@ class DarajaAccess:
     @asynccontextmanager
     async def to_send(self, kind: Kind) -> AsyncIterator[None]:
         """Before a send of this kind is claimed."""
-        await self._client.ready()
+        await self._client.ensure_token()
         async with self._slots.take(kind):
             await self._turns.take(PUSHES if RULES[kind].is_prompt else PAYOUTS)
             yield
@@ -121,7 +121,7 @@ class DarajaAccess:
     @asynccontextmanager
     async def to_ask(self) -> AsyncIterator[None]:
         """Before an inquiry is committed."""
-        await self._client.ready()
+        await self._client.ensure_token()
         async with self._slots.take():
             await self._turns.take(INQUIRIES)
             yield

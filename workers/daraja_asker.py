@@ -38,7 +38,7 @@ class DarajaAsker:
         unanswered = NO_ANSWER if payment.question is Step.QUERY else None
         standing, code = None, None
         try:
-            report = await self._client.ask(payment, number, exchanges, is_probe=is_probe)
+            report = await self._client.inquire(payment, number, exchanges, is_probe=is_probe)
             standing = _standing_of(report, exchanges)
         except Throttled:
             await self._turns.slow_down(payment.question)

@@ -173,7 +173,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
                 base_url=settings.daraja_base_url,
                 consumer_key=settings.daraja_consumer_key,
                 consumer_secret=settings.daraja_consumer_secret,
-                shelf=SharedText(redis, f"token:{_digest(settings.daraja_consumer_key)}"),
+                store=SharedText(redis, f"token:{_digest(settings.daraja_consumer_key)}"),
                 clock=time.time,
             ),
             call_seconds=times.call_max.total_seconds(),

@@ -26,12 +26,12 @@ def require_tested_aiohttp() -> None:
     release = _RELEASE.fullmatch(aiohttp.__version__)
     if release is None or not TESTED_FIRST <= tuple(map(int, release.groups())) <= TESTED_LAST:
         raise SettingsError(
-            f"cannot start; aiohttp {aiohttp.__version__} is installed, and only {_tested()} is tested "
+            f"cannot start; aiohttp {aiohttp.__version__} is installed, and only {_format_tested_range()} is tested "
             "(install what requirements.lock names)"
         )
 
 
-def _tested() -> str:
+def _format_tested_range() -> str:
     """As `3.14.5`, or `3.14.5 to 3.14.7`."""
     first, last = (".".join(map(str, release)) for release in (TESTED_FIRST, TESTED_LAST))
     return first if first == last else f"{first} to {last}"

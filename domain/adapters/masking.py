@@ -3,12 +3,12 @@ whatever text it stands in.
 
 Four ways, and their only home:
 
-* `masked` and `Masking` remove by pattern, and by the value of known secrets, from logs, problems
+* `mask_text` and `Masking` remove by pattern, and by the value of known secrets, from logs, problems
   and Daraja's answers.
-* `SecretFields.masked` removes by the name of a field, from the record of what we asked Daraja.
-* `SecretFields.replaced` does so in a callback's bytes, of which nothing else is changed: they are
+* `SecretFields.mask_fields` removes by the name of a field, from the record of what we asked Daraja.
+* `SecretFields.replace_secrets` does so in a callback's bytes, of which nothing else is changed: they are
   the record.
-* `without_values` says of an error what it is and where it happened, without the values that its
+* `redact_exception` says of an error what it is and where it happened, without the values that its
   text may quote.
 
 The last line of defence. Each place that writes says as little as it can. Payments are the record
@@ -42,7 +42,7 @@ _NUMBER = re.compile(
 
 _NINE_DIGITS = re.compile(r"(?:\d[ -]?){9}")  # without so many there is no number in a text
 
-# Long runs of what tokens and keys are made of; looked at more closely in `_opaque`.
+# Long runs of what tokens and keys are made of; looked at more closely in `_mask_opaque`.
 _OPAQUE = re.compile(r"[\w.~+/=-]{20,}", re.ASCII)
 _SECRET_MARKS = ("eyJ", "sb_secret_", "sb_publishable_")  # a JWT begins so, and Supabase's own keys
 _ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{32,}")
@@ -80,53 +80,53 @@ _CHARACTERS_MAX = 8_000
 _NAME_MAX = 40
 
 
-def masked(text: str) -> str:
+def mask_text(text: str) -> str:
     """`text` without what must not be written down; of a phone number the first and the last
     digits stay.
     """
-    small = (
+    lower_text = (
         text.lower()
     )  # each pattern is tried only where a word of its own stands: a log line mostly has none
-    if "bearer" in small or "basic" in small:
+    if "bearer" in lower_text or "basic" in lower_text:
         text = _SCHEME.sub(rf"\1 {MASK}", text)
-    if any(word in small for word in _SECRET_WORDS):
+    if any(word in lower_text for word in _SECRET_WORDS):
         text = _ECHOED_TOKEN.sub(rf"\g<1>{MASK}", text)
         text = _NAMED_SECRET.sub(rf"\g<1>{MASK}", text)
     if "://" in text:
         text = _USER_OF_URL.sub(f"://{MASK}@", text)
     if "/" in text or any(mark in text for mark in _SECRET_MARKS):
-        text = _OPAQUE.sub(_opaque, text)
-    if 'name"' in small:
+        text = _OPAQUE.sub(_mask_opaque, text)
+    if 'name"' in lower_text:
         text = _NAME_FIELD.sub(rf"\g<1>{MASK}", text)
-    return _NUMBER.sub(_number, text) if _NINE_DIGITS.search(text) else text
+    return _NUMBER.sub(_mask_number, text) if _NINE_DIGITS.search(text) else text
 
 
-def _opaque(match: re.Match[str]) -> str:
+def _mask_opaque(match: re.Match[str]) -> str:
     if any(mark in match[0] for mark in _SECRET_MARKS):
         return MASK
     return _ADDRESS_TOKEN.sub(f"/{MASK}", match[0])
 
 
-def _number(match: re.Match[str]) -> str:
+def _mask_number(match: re.Match[str]) -> str:
     if match["id"]:
         return (
             match["id"]
             if not match["last"].isdigit()
-            else match["id"][:-12] + _shortened(match["last"])
+            else match["id"][:-12] + _shorten_digits(match["last"])
         )
     if match["grouped"]:
-        return _shortened(
+        return _shorten_digits(
             "".join(character for character in match["grouped"] if character.isdigit())
         )
-    return _shortened(match["run"]) + (f" - {MASK}" if match["name"] else "")
+    return _shorten_digits(match["run"]) + (f" - {MASK}" if match["name"] else "")
 
 
-def _shortened(digits: str) -> str:
+def _shorten_digits(digits: str) -> str:
     return f"{digits[: min(4, len(digits) - 8)]}******{digits[-2:]}"
 
 
 class Masking:
-    """`masked`, and the very secrets of this process besides.
+    """`mask_text`, and the very secrets of this process besides.
 
     Satisfies structlog's protocol of a processor.
     """
@@ -135,19 +135,19 @@ class Masking:
         """`secrets` are replaced wherever they stand, also inside other words."""
         # The longest first: one may begin with another.
         known = sorted(
-            {form for secret in secrets for form in _forms(secret)}, key=len, reverse=True
+            {form for secret in secrets for form in _spellings(secret)}, key=len, reverse=True
         )
-        self._known = known
+        self._known_secrets = known
 
     def __call__(self, _logger: Any, _name: str, event: Mapping[str, Any]) -> dict[str, Any]:
         """The event with every text in it masked, keys included."""
         return {self._key(key): self._value(value, _DEPTH_MAX) for key, value in event.items()}
 
-    def text(self, text: str) -> str:
-        for secret in self._known:
+    def mask(self, text: str) -> str:
+        for secret in self._known_secrets:
             if secret in text:
                 text = text.replace(secret, MASK)
-        text = masked(text)
+        text = mask_text(text)
         return (
             text
             if len(text) <= _CHARACTERS_MAX
@@ -158,7 +158,7 @@ class Masking:
         """The name of a field. Ours are words, which hide nothing."""
         text = str(key)
         return (
-            text if len(text) < _NAME_MAX and text.replace("_", "").isalpha() else self.text(text)
+            text if len(text) < _NAME_MAX and text.replace("_", "").isalpha() else self.mask(text)
         )
 
     def _value(self, value: Any, depth_left: int) -> Any:
@@ -173,14 +173,14 @@ class Masking:
             case list() | tuple() | set() | frozenset() if depth_left:
                 return [self._value(inner, depth_left - 1) for inner in list(value)[:_ITEMS_MAX]]
             case bytes():
-                return self.text(value.decode("utf-8", "replace"))
+                return self.mask(value.decode("utf-8", "replace"))
             case str():
-                return self.text(value)
+                return self.mask(value)
             case _:
-                return self.text(repr(value))
+                return self.mask(repr(value))
 
 
-def _forms(secret: str) -> set[str]:
+def _spellings(secret: str) -> set[str]:
     """A secret as it is, and as JSON may write it.
 
     What is shorter than six characters would mask common words.
@@ -214,15 +214,15 @@ class SecretFields:
             re.IGNORECASE | re.DOTALL,
         )
 
-    def replaced(self, body: bytes) -> bytes:
+    def replace_secrets(self, body: bytes) -> bytes:
         """`body` with the value of each of the names replaced, even where it is not whole JSON."""
         return self._value.sub(rb"\g<1>" + REPLACED, body)
 
-    def masked(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def mask_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """`fields` as they may be kept."""
-        return {name: self.masked_field(name, value) for name, value in fields.items()}
+        return {name: self.mask_field(name, value) for name, value in fields.items()}
 
-    def masked_field(self, name: str, value: Any) -> Any:
+    def mask_field(self, name: str, value: Any) -> Any:
         """The value of one field as it may be kept."""
         if name in self._names:
             return MASK
@@ -230,9 +230,9 @@ class SecretFields:
             return value
         if name in self._addresses:
             return f"{value.rpartition('/')[0]}/{MASK}"
-        return value if name in self._own_ids and _is_id_of_ours(value) else masked(value)
+        return value if name in self._own_ids and _is_payment_id(value) else mask_text(value)
 
-    def secrets_in(self, fields: Mapping[str, str]) -> list[str]:
+    def find_secrets(self, fields: Mapping[str, str]) -> list[str]:
         """The secrets that `fields` hold, for `Masking`: an answer may repeat all that it was
         asked with.
         """
@@ -242,7 +242,7 @@ class SecretFields:
         ]
 
 
-def _is_id_of_ours(value: str) -> bool:
+def _is_payment_id(value: str) -> bool:
     """Whether it is a payment's id, rather than one that Daraja made, which may have anything in
     it.
     """
@@ -255,56 +255,62 @@ def _is_id_of_ours(value: str) -> bool:
 # Whose texts say what went wrong and quote no value. Others are told by their kind and place: a
 # database's error quotes the row that it refused, `int()` what it was given, `KeyError` the key;
 # and no pattern finds a name in them.
-_TEXT_IS_OURS = ("domain.", "gateway.", "workers.")
-_TEXT_IS_PLAIN = (
+_OUR_MODULES = ("domain.", "gateway.", "workers.")
+_PLAIN_ERRORS = (
     AssertionError, AttributeError, ImportError, NameError, NotImplementedError, RuntimeError, TypeError,
 )  # fmt: skip
 _FRAMES_MAX = 30
-_LINKS_MAX = 10
+_CAUSES_MAX = 10
 
 
-def without_values(
+def redact_exception(
     _logger: Any, _name: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Tells an error by its kind, its place and what led to it, without the values that its text
     may quote.
     """
-    given = event.pop("exc_info", None)
+    exc_info_value = event.pop("exc_info", None)
     error = (
-        given if isinstance(given, BaseException) else sys.exc_info()[1] if given is True else None
+        exc_info_value
+        if isinstance(exc_info_value, BaseException)
+        else sys.exc_info()[1]
+        if exc_info_value is True
+        else None
     )
-    if isinstance(given, tuple):
-        error = given[1]
+    if isinstance(exc_info_value, tuple):
+        error = exc_info_value[1]
     if error is not None:
-        links = list(_links(error))
+        causes = list(_causes(error))
         event.setdefault("error", type(error).__name__)
-        states = [getattr(getattr(link, "orig", link), "sqlstate", None) for link in links]
+        states = [getattr(getattr(cause, "orig", cause), "sqlstate", None) for cause in causes]
         if any(states):
             event["sqlstate"] = next(filter(None, states))
-        event["traceback"] = "\nwhich led to:\n".join(_told(link) for link in reversed(links))
+        event["traceback"] = "\nwhich led to:\n".join(
+            _format_error(cause) for cause in reversed(causes)
+        )
     return event
 
 
-def _links(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
     """`error` and what led to it, the latest first; the members of groups too."""
-    waiting, seen = [error], set[int]()
-    while waiting and len(seen) < _LINKS_MAX:
-        link = waiting.pop(0)
-        if id(link) in seen:
+    pending, seen = [error], set[int]()
+    while pending and len(seen) < _CAUSES_MAX:
+        cause = pending.pop(0)
+        if id(cause) in seen:
             continue
-        seen.add(id(link))
-        yield link
-        before = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-        waiting += [before] if before is not None else []
-        waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+        seen.add(id(cause))
+        yield cause
+        previous = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        pending += [previous] if previous is not None else []
+        pending += cause.exceptions if isinstance(cause, BaseExceptionGroup) else ()
 
 
-def _told(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     kind = type(error)
     text = ""
     if isinstance(error, OSError):
         text = f": {error.strerror}"
-    elif kind.__module__.startswith(_TEXT_IS_OURS) or kind in _TEXT_IS_PLAIN:
+    elif kind.__module__.startswith(_OUR_MODULES) or kind in _PLAIN_ERRORS:
         text = f": {error}"
     place = "".join(traceback.format_tb(error.__traceback__, limit=-_FRAMES_MAX))
     return f"{place}{kind.__module__}.{kind.__qualname__}{text}"

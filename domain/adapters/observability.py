@@ -15,7 +15,7 @@ import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
 
-from domain.adapters.masking import Masking, without_values
+from domain.adapters.masking import Masking, redact_exception
 
 accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
 replayed = Counter("mkwanja_replays_total", "Answers given again under a used idempotency key")
@@ -97,7 +97,7 @@ def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> 
     process's own.
     """
 
-    def named(
+    def add_process_name(
         _logger: Any, _name: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         event["process"] = process  # not by a context variable: a thread has its own
@@ -105,11 +105,11 @@ def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> 
 
     structlog.configure(
         processors=[
-            named,
+            add_process_name,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            without_values,
+            redact_exception,
             Masking(secrets),
             structlog.processors.JSONRenderer(),
         ],
@@ -121,21 +121,21 @@ def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> 
         handlers=[LibraryLogs()], level=max(logging.WARNING, logging.getLevelNamesMapping()[level])
     )
     logging.captureWarnings(capture=True)
-    sys.excepthook = _tell_of_the_end
-    sys.unraisablehook = lambda lost: _tell_of(lost.exc_value, "error_ignored")
-    threading.excepthook = lambda lost: _tell_of(lost.exc_value, "thread_failed")
+    sys.excepthook = _log_fatal_error
+    sys.unraisablehook = lambda lost: _log_error(lost.exc_value, "error_ignored")
+    threading.excepthook = lambda lost: _log_error(lost.exc_value, "thread_failed")
 
 
-def _tell_of(error: BaseException | None, event: str) -> None:
+def _log_error(error: BaseException | None, event: str) -> None:
     structlog.get_logger().error(event, exc_info=error)
 
 
-def _tell_of_the_end(
+def _log_fatal_error(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """What Python would print of an error that ends the process, with the values in it."""
     if issubclass(kind, Exception):
-        _tell_of(error, "process_failed")
+        _log_error(error, "process_failed")
     else:
         sys.__excepthook__(kind, error, trace)
 

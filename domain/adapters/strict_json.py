@@ -50,12 +50,12 @@ def parse(
     bounds the depth, which is safe as well.
     """
     exact: dict[str, Any] = (
-        {"parse_float": Decimal, "parse_int": _whole_number} if has_exact_numbers else {}
+        {"parse_float": Decimal, "parse_int": _parse_whole_number} if has_exact_numbers else {}
     )
     try:
         value = json.loads(
             body.decode("utf-8-sig" if may_begin_with_bom else "utf-8"),
-            object_pairs_hook=_object,
+            object_pairs_hook=_build_object,
             parse_constant=_refuse_constant,
             **exact,
         )
@@ -75,14 +75,14 @@ def parse(
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise Unreadable(Fault.REPEATED_KEY)
     return value
 
 
-def _whole_number(text: str) -> int:
+def _parse_whole_number(text: str) -> int:
     if text == "-0":
         raise Unreadable(Fault.MINUS_ZERO)
     return int(text)
@@ -92,10 +92,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise Unreadable(Fault.CONSTANT, name)
 
 
-def _check_depth(value: object, left: int) -> None:
-    if left == 0:
+def _check_depth(value: object, levels_left: int) -> None:
+    if levels_left == 0:
         raise Unreadable(Fault.TOO_DEEP)
     for inner in (
         value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     ):
-        _check_depth(inner, left - 1)
+        _check_depth(inner, levels_left - 1)

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from domain import errors
 from domain.adapters import observability
-from domain.adapters.masking import masked
+from domain.adapters.masking import mask_text
 from domain.views import timestamp
 
 log = structlog.get_logger()
@@ -152,7 +152,8 @@ def extra_members(error: errors.PaymentServiceError) -> dict[str, Any]:
             # A pointer repeats the caller's field names. By mistake, a field name may be a phone
             # number.
             faults = [
-                (masked(_encodable(item.pointer)), _encodable(item.detail)) for item in error.errors
+                (mask_text(_encodable(item.pointer)), _encodable(item.detail))
+                for item in error.errors
             ]
             return {
                 "errors": [{"pointer": pointer, "detail": detail} for pointer, detail in faults]

@@ -27,10 +27,10 @@ CALLBACK_SECRET = "callback-secret"
 ACKNOWLEDGED = {"MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ResponseCode": "0"}
 
 
-class Shelf:
-    """A shelf of this process's own, with a good token on it unless `text` says otherwise.
+class TokenStore:
+    """A store of this process's own, with a good token on it unless `text` says otherwise.
 
-    Satisfies `token.Shelf`.
+    Satisfies `token.TokenStore`.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Shelf:
             raise QueueUnavailable
         return self.text
 
-    async def write(self, text: str, *, kept_seconds: float) -> None:
-        assert kept_seconds > 0
+    async def write(self, text: str, *, ttl_seconds: float) -> None:
+        assert ttl_seconds > 0
         self.text = text
 
     @asynccontextmanager
@@ -58,7 +58,7 @@ def client_of(
     base_url: str,
     *,
     settings: dict[str, str] | None = None,
-    shelf: Shelf | None = None,
+    store: TokenStore | None = None,
     credential: str = "cr3dential",
     call_seconds: float = 10,
 ) -> DarajaClient:
@@ -83,7 +83,7 @@ def client_of(
             base_url=base_url,
             consumer_key=settings.get("DARAJA_CONSUMER_KEY", "key"),
             consumer_secret=settings.get("DARAJA_CONSUMER_SECRET", "secret"),
-            shelf=shelf or Shelf(),
+            store=store or TokenStore(),
             clock=asyncio.get_running_loop().time,
         ),
         call_seconds=call_seconds,

@@ -46,7 +46,7 @@ USES: dict[str, Use] = {
     "rate": lambda redis: SharedRate(redis, "rate", per_second=1000).take(),
     "slow down": lambda redis: SharedRate(redis, "rate", per_second=1000).slow_down(),
     "read token": lambda redis: SharedText(redis, "token:1").read(),
-    "write token": lambda redis: SharedText(redis, "token:1").write("text", kept_seconds=60),
+    "write token": lambda redis: SharedText(redis, "token:1").write("text", ttl_seconds=60),
     "lock": lambda redis: _locked(redis),  # noqa: PLW0108 - defined below
     "jobs": lambda redis: _one_round_of_jobs(redis),  # noqa: PLW0108
 }

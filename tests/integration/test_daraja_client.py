@@ -34,7 +34,7 @@ from domain.kinds import RULES, Kind
 from domain.lifecycle.record_answer import fact_of_answer
 from tests.integration.daraja import (
     CALLBACK_SECRET,
-    Shelf,
+    TokenStore,
     an_attempt,
     client_of,
     frozen_after,
@@ -73,13 +73,13 @@ async def simulator(running: Simulator) -> Simulator:
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf(text=None)
+def store() -> TokenStore:
+    return TokenStore(text=None)
 
 
 @pytest.fixture
 async def client(
-    simulator: Simulator, session: aiohttp.ClientSession, shelf: Shelf, tmp_path: Path
+    simulator: Simulator, session: aiohttp.ClientSession, store: TokenStore, tmp_path: Path
 ) -> DarajaClient:
     """A client of the simulator that knows its secrets."""
     simulator.vault.write_certificate(tmp_path / "certificate.pem")
@@ -90,7 +90,7 @@ async def client(
         session,
         simulator.base_url,
         settings=simulator.settings,
-        shelf=shelf,
+        store=store,
         credential=credential,
         call_seconds=1.5,
     )
@@ -230,7 +230,7 @@ class TestAnswers:
             session,
             simulator.base_url,
             settings=simulator.settings,
-            shelf=Shelf(None),
+            store=TokenStore(None),
             call_seconds=0.3,
         )
         open_attempt = an_attempt()
@@ -279,7 +279,7 @@ class TestTokens:
         ],
     )
     async def test_when_no_other_token_can_be_had_the_payment_is_known_to_be_unsent(
-        self, sender: DarajaSender, simulator: Simulator, shelf: Shelf, fault: str
+        self, sender: DarajaSender, simulator: Simulator, store: TokenStore, fault: str
     ) -> None:
         """Daraja refused the token before it acted: a doubt here would cost a person's afternoon
         for nothing.
@@ -287,7 +287,7 @@ class TestTokens:
         await sender.submit(to_submit(), an_attempt())
         simulator.scenario("token_expired", api="b2b", times=10)
         if fault == "redis":
-            shelf.is_away = True
+            store.is_away = True
         else:
             simulator.scenario(fault, api="oauth")
         open_attempt = an_attempt()
@@ -306,7 +306,7 @@ class TestTheRecord:
         self,
         sender: DarajaSender,
         simulator: Simulator,
-        shelf: Shelf,
+        store: TokenStore,
         kind: Kind,
         scenario: str | None,
     ) -> None:
@@ -323,7 +323,7 @@ class TestTheRecord:
         secrets = [
             *(sent[name] for name in ("Password", "SecurityCredential") if name in sent),
             callback_address.token(CALLBACK_SECRET, str(payment.id), operation),
-            json.loads(shelf.text or "")["text"],
+            json.loads(store.text or "")["text"],
         ]
         if payment.request.phone_number:
             secrets.append(payment.request.phone_number)

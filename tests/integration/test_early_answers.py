@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from domain.adapters.daraja import wire
-from domain.adapters.daraja.wire import _unacknowledged_bytes, daraja_session
+from domain.adapters.daraja.wire import _count_unacknowledged_bytes, daraja_session
 from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, ProviderError, Unreachable
 from domain.inquiry import InquiryOutcome
@@ -31,7 +31,7 @@ from domain.stages import Stage
 from tests.builders import a_payment
 from tests.builders import an_attempt as an_attempt_made
 from tests.certificates import write_certificate
-from tests.integration.daraja import Shelf, Wire, an_attempt, client_of, http, to_submit
+from tests.integration.daraja import TokenStore, Wire, an_attempt, client_of, http, to_submit
 from tests.integration.hostile_wire import BODY, CHUNKED, head, whole
 
 EARLY: dict[str, bytes] = {
@@ -212,7 +212,9 @@ async def test_a_question_has_no_answer_that_was_there_before_it(
     """Neither paid nor failed, and no token is fetched for it."""
     async with EarlySpeaker(EARLY[what], closes=True) as server:
         with standing_still(server):
-            report = await client_of(session, server.url, call_seconds=5).ask(asked_about(), 1, [])
+            report = await client_of(session, server.url, call_seconds=5).inquire(
+                asked_about(), 1, []
+            )
     assert report is not None
     assert (report.outcome, report.inquiry_outcome, report.failure) == (
         ReportedOutcome.UNDECIDED,
@@ -229,7 +231,7 @@ async def test_a_token_that_was_there_before_the_request_is_none(
     async with EarlySpeaker(EARLY[what], closes=True) as server:
         open_attempt = an_attempt()
         with standing_still(server), pytest.raises(Unreachable):
-            await client_of(session, server.url, shelf=Shelf(None), call_seconds=5).submit(
+            await client_of(session, server.url, store=TokenStore(None), call_seconds=5).submit(
                 to_submit(), open_attempt
             )
     assert open_attempt.exchanges == []
@@ -239,14 +241,14 @@ async def test_a_token_that_was_there_before_the_request_is_none(
 @contextlib.contextmanager
 def standing_still(server: EarlySpeaker) -> Iterator[None]:
     """The worker stands still when its connection is made, until the server has spoken."""
-    made = wire._Line.connection_made
+    made = wire._Connection.connection_made
 
-    def wait(line: wire._Line, transport: asyncio.BaseTransport) -> None:
+    def wait(line: wire._Connection, transport: asyncio.BaseTransport) -> None:
         made(line, transport)
         assert server.has_spoken.wait(10)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire._Line, "connection_made", wait)
+        patch.setattr(wire._Connection, "connection_made", wait)
         yield
 
 
@@ -312,7 +314,7 @@ class TestUnderWay:
     @pytest.fixture(autouse=True)
     def nothing_acknowledged(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As far as our kernel knows, nothing of the request has arrived when the answer does."""
-        monkeypatch.setattr(wire, "_unacknowledged_bytes", lambda _file: 900)
+        monkeypatch.setattr(wire, "_count_unacknowledged_bytes", lambda _file: 900)
 
     @pytest.mark.parametrize("kind", Kind)
     async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind) -> None:
@@ -326,7 +328,7 @@ class TestUnderWay:
 
     async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession) -> None:
         async with Wire(whole()) as server:
-            report = await client_of(session, server.url).ask(asked_about(), 1, [])
+            report = await client_of(session, server.url).inquire(asked_about(), 1, [])
         assert report is not None
         assert (report.outcome, report.inquiry_outcome) == (
             ReportedOutcome.UNDECIDED,
@@ -336,7 +338,7 @@ class TestUnderWay:
     async def test_there_is_no_token(self, session: aiohttp.ClientSession) -> None:
         async with Wire(whole()) as server:
             with pytest.raises(Unreachable):
-                await client_of(session, server.url, shelf=Shelf(None)).submit(
+                await client_of(session, server.url, store=TokenStore(None)).submit(
                     to_submit(), an_attempt()
                 )
             assert [request[:4] for request in server.requests] == [b"GET "]
@@ -352,12 +354,12 @@ def test_the_kernel_tells_how_much_of_what_we_wrote_has_not_arrived() -> None:
         with theirs:
             ours.sendall(b"x" * 100)
             theirs.recv(100)
-            assert _unacknowledged_bytes(ours.fileno()) == 0
+            assert _count_unacknowledged_bytes(ours.fileno()) == 0
             ours.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     ours.send(b"x" * 65536)  # nobody reads it, until no more fits
-            assert _unacknowledged_bytes(ours.fileno()) > 0
+            assert _count_unacknowledged_bytes(ours.fileno()) > 0
 
 
 async def test_an_aiohttp_that_makes_connections_in_another_way_is_noticed() -> None:
@@ -367,12 +369,15 @@ async def test_an_aiohttp_that_makes_connections_in_another_way_is_noticed() -> 
         pass
 
     with pytest.raises(RuntimeError, match=r"wire\.py"):
-        wire._watch_lines(Renamed())  # type: ignore[arg-type]
+        wire._watch_connections(Renamed())  # type: ignore[arg-type]
 
 
 async def test_a_connection_that_is_not_watched_sends_nothing() -> None:
     """An aiohttp that no longer uses the attribute would lead here."""
-    async with Wire() as server, aiohttp.ClientSession(trace_configs=[wire._tracing()]) as session:
+    async with (
+        Wire() as server,
+        aiohttp.ClientSession(trace_configs=[wire._build_trace_config()]) as session,
+    ):
         with pytest.raises(Unreachable):
             await client_of(session, server.url).submit(to_submit(), an_attempt())
         assert sum(server.bytes_by_connection) == 0

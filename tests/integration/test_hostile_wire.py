@@ -23,7 +23,7 @@ from domain.report import ReportedOutcome
 from domain.stages import Stage
 from domain.values import storable_text
 from tests.builders import a_payment, an_attempt
-from tests.integration.daraja import Shelf, client_of, to_submit
+from tests.integration.daraja import TokenStore, client_of, to_submit
 from tests.integration.daraja import an_attempt as an_open_attempt
 from tests.integration.hostile_wire import (
     BODY,
@@ -84,11 +84,11 @@ class TestWholeAnswers:
             ids = await client_of(session, server.url).submit(to_submit(), an_open_attempt())
             assert (IdKind.CHECKOUT_REQUEST, "ws_CO_1") in ids
         async with Hostile(USABLE[what]) as server:
-            report = await client_of(session, server.url).ask(asked_about(), 1, [])
+            report = await client_of(session, server.url).inquire(asked_about(), 1, [])
             assert report is not None
             assert report.inquiry_outcome is InquiryOutcome.PAID
         async with Hostile(USABLE[what]) as server:
-            await client_of(session, server.url, shelf=Shelf(None)).ready()
+            await client_of(session, server.url, store=TokenStore(None)).ensure_token()
 
 
 class TestGarbage:
@@ -117,7 +117,7 @@ class TestGarbage:
         """Neither paid nor failed, and the next question comes in its time."""
         exchanges: list[Exchange] = []
         async with Hostile(UNUSABLE[what]) as server:
-            report = await client_of(session, server.url).ask(asked_about(), 1, exchanges)
+            report = await client_of(session, server.url).inquire(asked_about(), 1, exchanges)
         assert report is not None
         assert (report.outcome, report.inquiry_outcome, report.failure) == (
             ReportedOutcome.UNDECIDED,
@@ -135,7 +135,7 @@ class TestGarbage:
         async with Hostile(UNUSABLE[what]) as server:
             open_attempt = an_open_attempt()
             with pytest.raises(Unreachable):
-                await client_of(session, server.url, shelf=Shelf(None)).submit(
+                await client_of(session, server.url, store=TokenStore(None)).submit(
                     to_submit(), open_attempt
                 )
             assert not open_attempt.fence.is_written
@@ -164,7 +164,7 @@ class TestBrokenOff:
     ) -> None:
         said, then = BROKEN_OFF[what]
         async with Hostile(said, then) as server:
-            report = await client_of(session, server.url, call_seconds=0.5).ask(
+            report = await client_of(session, server.url, call_seconds=0.5).inquire(
                 asked_about(), 1, []
             )
         assert report is not None
@@ -189,7 +189,9 @@ class TestMemory:
     ) -> None:
         """Sixty-four megabytes of spaces are sixty-four kilobytes of gzip."""
         async with Hostile(UNUSABLE[what]) as server:
-            client = client_of(session, server.url, shelf=Shelf() if has_token else Shelf(None))
+            client = client_of(
+                session, server.url, store=TokenStore() if has_token else TokenStore(None)
+            )
             tracemalloc.start()
             try:
                 with pytest.raises((OutcomeUnknown, Unreachable)):

@@ -309,7 +309,7 @@ CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
     ),
     "take": lambda redis: SharedRate(redis, "rate", per_second=1).take(),
     "read": lambda redis: SharedText(redis, "token").read(),
-    "write": lambda redis: SharedText(redis, "token").write("text", kept_seconds=1),
+    "write": lambda redis: SharedText(redis, "token").write("text", ttl_seconds=1),
     "lock": lambda redis: SharedText(redis, "token").lock().__aenter__(),
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from domain.adapters.masking import without_values
+from domain.adapters.masking import redact_exception
 from domain.adapters.postgres.engine import is_about_rows
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_change
@@ -48,7 +48,7 @@ async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> N
         async with fresh.database.transaction() as transaction:
             await transaction.run(break_it, {"number": number, "id": payment_id})
     assert is_about_rows(caught.value)
-    event = without_values(None, "exception", {"event": "failed", "exc_info": caught.value})
+    event = redact_exception(None, "exception", {"event": "failed", "exc_info": caught.value})
     assert event["sqlstate"] == "23514"
     assert number not in str(event)
     assert "test_servers_that_cannot" in event["traceback"]

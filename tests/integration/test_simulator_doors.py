@@ -17,7 +17,7 @@ from domain.kinds import Kind
 from domain.payment import Payment
 from tests.builders import a_due
 from tests.builders import an_attempt as an_attempt_with_ids
-from tests.integration.daraja import Shelf, an_attempt, client_of, to_submit
+from tests.integration.daraja import TokenStore, an_attempt, client_of, to_submit
 from tests.simulator.app import Simulator
 from tests.simulator.doors import product_refusals, token_refusals
 from tests.simulator.shapes import Identities
@@ -55,7 +55,9 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def client(simulator: Simulator, session: aiohttp.ClientSession) -> DarajaClient:
     """A client of a simulator as new."""
     await simulator.reset(tokens=True)
-    return client_of(session, simulator.base_url, settings=simulator.settings, shelf=Shelf(None))
+    return client_of(
+        session, simulator.base_url, settings=simulator.settings, store=TokenStore(None)
+    )
 
 
 def to_ask(api: str) -> Payment:
@@ -70,7 +72,7 @@ def to_ask(api: str) -> Payment:
 async def use(client: DarajaClient, api: str) -> None:
     """Sends a payment, or asks a question."""
     if api in ("stk_query", "status"):
-        await client.ask(to_ask(api), 1, [])
+        await client.inquire(to_ask(api), 1, [])
     else:
         await client.submit(
             to_submit(next(kind for kind, name in API_OF.items() if name == api)), an_attempt()

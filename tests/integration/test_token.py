@@ -80,7 +80,7 @@ def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -
         base_url=oauth.url,
         consumer_key="key",
         consumer_secret="secret",
-        shelf=SharedText(redis, "token:key"),
+        store=SharedText(redis, "token:key"),
         clock=lambda: oauth.now,
     )
 
@@ -92,7 +92,7 @@ class TestSingleFlight:
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """Fifty payments in each of three workers."""
-        tokens = await asyncio.gather(*(worker.current() for worker in workers * 50))
+        tokens = await asyncio.gather(*(worker.get_current() for worker in workers * 50))
         assert {token.text for token in tokens} == {"t0ken1"}
         assert oauth.fetches == 1
 
@@ -100,9 +100,9 @@ class TestSingleFlight:
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """Not even of Redis."""
-        first = await workers[0].current()
-        workers[0]._shelf = None  # type: ignore[assignment]
-        assert await workers[0].current() == first
+        first = await workers[0].get_current()
+        workers[0]._store = None  # type: ignore[assignment]
+        assert await workers[0].get_current() == first
         assert oauth.fetches == 1
 
     @pytest.mark.parametrize("worker", [0, 1], ids=["the same worker", "another worker"])
@@ -110,19 +110,21 @@ class TestSingleFlight:
         self, oauth: OAuth, workers: list[TokenSource], worker: int
     ) -> None:
         """Early enough that nobody has to wait for it."""
-        old = await workers[0].current()
-        await workers[1].current()
+        old = await workers[0].get_current()
+        await workers[1].get_current()
         oauth.now += EARLY_SECONDS
         oauth.is_open.clear()
         oauth.was_asked.clear()
-        renewal = asyncio.create_task(workers[0].current())
+        renewal = asyncio.create_task(workers[0].get_current())
         await oauth.was_asked.wait()
         async with asyncio.timeout(2):  # far less than the fetch may take
-            assert await workers[worker].current() == old
+            assert await workers[worker].get_current() == old
         oauth.is_open.set()
         await renewal
         assert (
-            (await workers[worker].current()).text == (await workers[0].current()).text == "t0ken2"
+            (await workers[worker].get_current()).text
+            == (await workers[0].get_current()).text
+            == "t0ken2"
         )
         assert oauth.fetches == 2
 
@@ -132,14 +134,14 @@ class TestSingleFlight:
         """An outage of the token endpoint alone is no reason to stop paying; past the token's
         end it is.
         """
-        old = await workers[0].current()
+        old = await workers[0].get_current()
         oauth.now += EARLY_SECONDS
         oauth.answer = {"status": 503}
         for worker in workers:
-            assert await worker.current() == old
+            assert await worker.get_current() == old
         oauth.now += 300
         with pytest.raises(ProviderError):
-            await workers[0].current()
+            await workers[0].get_current()
 
 
 class TestRefused:
@@ -149,10 +151,10 @@ class TestRefused:
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """Another worker noticed first."""
-        old = await workers[0].current()
-        await workers[1].current()
-        new = await workers[1].after_refusal(old)
-        assert await workers[0].after_refusal(old) == new
+        old = await workers[0].get_current()
+        await workers[1].get_current()
+        new = await workers[1].replace_refused(old)
+        assert await workers[0].replace_refused(old) == new
         assert new.text == "t0ken2"
         assert oauth.fetches == 2
 
@@ -160,11 +162,11 @@ class TestRefused:
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """Twenty payments in each of three workers."""
-        old = await workers[0].current()
-        tokens = await asyncio.gather(*(worker.after_refusal(old) for worker in workers * 20))
+        old = await workers[0].get_current()
+        tokens = await asyncio.gather(*(worker.replace_refused(old) for worker in workers * 20))
         assert {token.text for token in tokens} == {"t0ken2"}
         assert oauth.fetches == 2
-        assert {(await worker.current()).text for worker in workers} == {"t0ken2"}
+        assert {(await worker.get_current()).text for worker in workers} == {"t0ken2"}
 
 
 class TestWhatItSays:
@@ -176,7 +178,7 @@ class TestWhatItSays:
     ) -> None:
         """Both were seen."""
         oauth.expires_in = expires_in
-        assert (await workers[0].current()).expires_at == oauth.now + 3599
+        assert (await workers[0].get_current()).expires_at == oauth.now + 3599
 
     @pytest.mark.parametrize("expires_in", [None, "soon", -1, 0, 1e9, []])
     async def test_a_lifetime_that_makes_no_sense_is_no_token(
@@ -185,18 +187,18 @@ class TestWhatItSays:
         """It would be used for ever, or never."""
         oauth.expires_in = expires_in
         with pytest.raises(ProviderError):
-            await workers[0].current()
+            await workers[0].get_current()
 
     async def test_a_token_of_a_short_life_is_used_for_most_of_it(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """The margin is a tenth of its life, where that is shorter than five minutes."""
         oauth.expires_in = 100
-        first = await workers[0].current()
+        first = await workers[0].get_current()
         oauth.now += 80
-        assert await workers[0].current() == first
+        assert await workers[0].get_current() == first
         oauth.now += 15
-        assert (await workers[0].current()).text == "t0ken2"
+        assert (await workers[0].get_current()).text == "t0ken2"
 
     @pytest.mark.parametrize(
         ("answer", "means"),
@@ -222,10 +224,10 @@ class TestWhatItSays:
         """And is asked for again by the next who needs one."""
         oauth.answer = answer
         with pytest.raises(means):
-            await workers[0].current()
+            await workers[0].get_current()
         assert oauth.fetches == 1
         oauth.answer = None
-        assert (await workers[0].current()).text == "t0ken2"
+        assert (await workers[0].get_current()).text == "t0ken2"
 
 
 class TestRedis:
@@ -235,11 +237,15 @@ class TestRedis:
         self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
     ) -> None:
         """Who has a token goes on with it; who has none fetches one."""
-        first = await workers[0].current()
+        first = await workers[0].get_current()
         await redis.flushdb()
-        assert await workers[0].current() == first
-        assert (await workers[1].current()).text == (await workers[2].current()).text == "t0ken2"
-        assert (await workers[0].after_refusal(first)).text == "t0ken2"
+        assert await workers[0].get_current() == first
+        assert (
+            (await workers[1].get_current()).text
+            == (await workers[2].get_current()).text
+            == "t0ken2"
+        )
+        assert (await workers[0].replace_refused(first)).text == "t0ken2"
         assert oauth.fetches == 2
 
     @pytest.mark.parametrize(
@@ -250,8 +256,8 @@ class TestRedis:
     ) -> None:
         """And replaced."""
         await redis.set(f"{PREFIX}token:key", text)
-        assert (await workers[0].current()).text == "t0ken1"
-        assert (await workers[1].current()).text == "t0ken1"
+        assert (await workers[0].get_current()).text == "t0ken1"
+        assert (await workers[1].get_current()).text == "t0ken1"
 
     async def test_a_token_that_has_ended_is_not_taken_from_it(
         self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
@@ -260,14 +266,14 @@ class TestRedis:
         await redis.set(
             f"{PREFIX}token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now)))
         )
-        assert (await workers[0].current()).text == "t0ken1"
+        assert (await workers[0].get_current()).text == "t0ken1"
 
     async def test_while_it_is_away_there_is_none_to_be_had(self, oauth: OAuth) -> None:
         """Fetching one's own would end everybody else's."""
         away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
         async with daraja_session(connections_max=1) as session:
             with pytest.raises(QueueUnavailable):
-                await a_source(oauth, session, away).current()
+                await a_source(oauth, session, away).get_current()
         assert oauth.fetches == 0
         await away.aclose(close_connection_pool=True)
 
@@ -281,12 +287,12 @@ class TestRedis:
             client = connect(server.url, client_name="mkwanja-test")
             source = a_source(oauth, session, client)
             oauth.is_open.clear()
-            asking = asyncio.create_task(source.current())
+            asking = asyncio.create_task(source.get_current())
             await oauth.was_asked.wait()
             await server.kill()
             oauth.is_open.set()
             assert (await asking).text == "t0ken1"
-            assert (await source.current()).text == "t0ken1"
+            assert (await source.get_current()).text == "t0ken1"
             assert oauth.fetches == 1
             await client.aclose(close_connection_pool=True)
 
@@ -296,21 +302,21 @@ class TestRedis:
         """Its lock ends by itself; until then the others wait."""
         monkeypatch.setattr(sharing, "_LOCK_SECONDS", 1)
         oauth.is_open.clear()
-        dying = asyncio.create_task(workers[0].current())
+        dying = asyncio.create_task(workers[0].get_current())
         await oauth.was_asked.wait()
-        monkeypatch.setattr(workers[0]._shelf, "_release", _nothing)  # killed: it releases nothing
+        monkeypatch.setattr(workers[0]._store, "_release", _nothing)  # killed: it releases nothing
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
         oauth.is_open.set()
-        tokens = await asyncio.gather(workers[1].current(), workers[2].current())
+        tokens = await asyncio.gather(workers[1].get_current(), workers[2].get_current())
         assert {token.text for token in tokens} == {"t0ken2"}
 
     async def test_a_lock_that_another_took_over_is_not_released(self, redis: RedisClient) -> None:
         """Who was too slow must not open the door to a third."""
-        shelf = SharedText(redis, "token:key")
-        async with shelf.lock() as is_ours:
+        store = SharedText(redis, "token:key")
+        async with store.lock() as is_ours:
             assert is_ours
-            async with shelf.lock() as again:
+            async with store.lock() as again:
                 assert not again
             await redis.set(f"{PREFIX}token:key:lock", "another's")
         assert await redis.get(f"{PREFIX}token:key:lock") == b"another's"

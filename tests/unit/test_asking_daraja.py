@@ -50,17 +50,17 @@ class Tokens:
     def __init__(self, *given: str | Exception) -> None:
         self._given = list(given)
 
-    async def current(self) -> Token:
+    async def get_current(self) -> Token:
         given = self._given.pop(0)
         if isinstance(given, Exception):
             raise given
         return Token(given, 0, 3600)
 
-    async def after_refusal(self, _refused: Token) -> Token:
-        return await self.current()
+    async def replace_refused(self, _refused: Token) -> Token:
+        return await self.get_current()
 
-    async def newer_than(self, _used: Token) -> Token | None:
-        return await self.current() if self._given else None
+    async def find_newer(self, _used: Token) -> Token | None:
+        return await self.get_current() if self._given else None
 
 
 class Client(DarajaClient):
@@ -148,13 +148,13 @@ async def test_a_probe_fetches_no_token_and_uses_one_that_others_fetched(
 class Shared(Tokens):
     """Workers share one token; whose token is refused gets the second, and there is no third."""
 
-    async def current(self) -> Token:
+    async def get_current(self) -> Token:
         return Token("one", 0, 3600)
 
-    async def after_refusal(self, _refused: Token) -> Token:
+    async def replace_refused(self, _refused: Token) -> Token:
         return Token("two", 1, 3600)
 
-    async def newer_than(self, _used: Token) -> Token | None:
+    async def find_newer(self, _used: Token) -> Token | None:
         return None
 
 
@@ -192,9 +192,9 @@ async def test_past_the_deadline_the_request_is_not_sent_once_more() -> None:
     fence = Fence(clock=lambda: at[0], deadline_seconds=30, is_draining=lambda: False)
 
     class Slow(Tokens):
-        async def after_refusal(self, refused: Token) -> Token:
+        async def replace_refused(self, refused: Token) -> Token:
             at[0] = 31
-            return await super().after_refusal(refused)
+            return await super().replace_refused(refused)
 
     client = Client(Slow("one", "two"), INVALID_TOKEN)
     assert isinstance(
@@ -217,13 +217,13 @@ async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(
     ]
 
 
-class Shelf:
-    """A shelf that nobody else uses."""
+class TokenStore:
+    """A store that nobody else uses."""
 
     async def read(self) -> str | None:
         return None
 
-    async def write(self, text: str, *, kept_seconds: float) -> None:
+    async def write(self, text: str, *, ttl_seconds: float) -> None:
         pass
 
     @asynccontextmanager
@@ -241,12 +241,12 @@ class Source(TokenSource):
             base_url="",
             consumer_key="k",
             consumer_secret="s",
-            shelf=Shelf(),
+            store=TokenStore(),
             clock=lambda: 1000.0,
         )
         self._answer = status, body
 
-    async def _ask(self) -> tuple[int, bytes]:
+    async def _request_token(self) -> tuple[int, bytes]:
         return self._answer
 
 
@@ -257,7 +257,7 @@ def token_source(status: int, body: bytes) -> TokenSource:
 @pytest.mark.parametrize("lifetime", [3599, "3599"])
 async def test_a_token_is_read_whether_its_lifetime_is_a_number_or_text(lifetime: object) -> None:
     body = json.dumps({"access_token": "abc", "expires_in": lifetime}).encode()
-    assert await token_source(200, body).current() == Token("abc", 1000, 4599)
+    assert await token_source(200, body).get_current() == Token("abc", 1000, 4599)
 
 
 NO_TOKEN = [

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from domain.adapters.daraja.authorized import Authorized
+from domain.adapters.daraja.authorized import AuthorizedCalls
 from domain.adapters.daraja.token import Token
 from domain.errors import ProductRefused, TokenRefused
 
@@ -23,17 +23,17 @@ class Counter:
     def newest(self) -> Token:
         return Token(f"token-{self.fetched}", float(self.fetched), 1e9)
 
-    async def current(self) -> Token:
+    async def get_current(self) -> Token:
         return self.newest
 
-    async def after_refusal(self, refused: Token) -> Token:
+    async def replace_refused(self, refused: Token) -> Token:
         if refused.text == self.newest.text:
             await asyncio.sleep(0)
             if refused.text == self.newest.text:
                 self.fetched += 1
         return self.newest
 
-    async def newer_than(self, used: Token) -> Token | None:
+    async def find_newer(self, used: Token) -> Token | None:
         return self.newest if self.newest.issued_at > used.issued_at else None
 
 
@@ -58,7 +58,7 @@ class Door:
         raise TokenRefused
 
 
-async def refused(authorized: Authorized, door: Door) -> bool:
+async def refused(authorized: AuthorizedCalls, door: Door) -> bool:
     try:
         await authorized.call("b2c", door.send)
     except ProductRefused:
@@ -68,7 +68,7 @@ async def refused(authorized: Authorized, door: Door) -> bool:
 
 async def test_calls_that_begin_together_under_one_token_fetch_one_new_token() -> None:
     tokens, door = Counter(), Door()
-    authorized = Authorized(tokens)
+    authorized = AuthorizedCalls(tokens)
     assert all(await asyncio.gather(*(refused(authorized, door) for _ in range(20))))
     assert tokens.fetched == 2
 
@@ -76,7 +76,7 @@ async def test_calls_that_begin_together_under_one_token_fetch_one_new_token() -
 async def test_a_call_that_begins_with_the_new_token_fetches_no_further_one() -> None:
     """Many begin between the refusal of the new token and the commit that holds the operation."""
     tokens, door = Counter(), Door()
-    authorized = Authorized(tokens)
+    authorized = AuthorizedCalls(tokens)
     assert await refused(authorized, door)
     assert all(await asyncio.gather(*(refused(authorized, door) for _ in range(20))))
     assert tokens.fetched == 2
@@ -84,7 +84,7 @@ async def test_a_call_that_begins_with_the_new_token_fetches_no_further_one() ->
 
 async def test_a_call_that_begins_while_the_new_token_is_tried_waits_for_what_comes_of_it() -> None:
     tokens, door = Counter(), Door(slowly="token-2")
-    authorized = Authorized(tokens)
+    authorized = AuthorizedCalls(tokens)
     first = asyncio.create_task(refused(authorized, door))
     while "token-2" not in door.calls:  # noqa: ASYNC110 - a step of the loop, not a time
         await asyncio.sleep(0)
@@ -97,7 +97,7 @@ async def test_a_call_that_begins_while_the_new_token_is_tried_waits_for_what_co
 
 async def test_another_operation_s_refusal_of_the_token_still_fetches_a_new_one() -> None:
     tokens, door = Counter(), Door()
-    authorized = Authorized(tokens)
+    authorized = AuthorizedCalls(tokens)
     assert await refused(authorized, door)
     with pytest.raises(ProductRefused):
         await authorized.call("stk_push", door.send)
@@ -107,7 +107,7 @@ async def test_another_operation_s_refusal_of_the_token_still_fetches_a_new_one(
 async def test_a_token_that_was_taken_after_all_is_replaced_once_it_is_refused_again() -> None:
     """The app got the product; later something else ended the token."""
     tokens, door = Counter(), Door()
-    authorized = Authorized(tokens)
+    authorized = AuthorizedCalls(tokens)
     assert await refused(authorized, door)
     door.taken = {"token-2"}
     assert await authorized.call("b2c", door.send) == "taken"

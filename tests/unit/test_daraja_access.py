@@ -27,7 +27,7 @@ class Outside:
         self.slots = Slots(10)
         self.access = DarajaAccess(anything, self.slots, Turns(anything))
 
-    async def ready(self) -> None:
+    async def ensure_token(self) -> None:
         self.did.append("token")
         if self.ready_raises is not None:
             raise self.ready_raises

@@ -28,7 +28,7 @@ from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.reports import read_report
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.status import read_status_acknowledgement
-from domain.adapters.daraja.token import _token_of
+from domain.adapters.daraja.token import _parse_token
 from domain.adapters.strict_json import Unreadable, parse
 from domain.callback_address import MESSAGES_OF_PAYMENTS
 from domain.errors import (
@@ -177,14 +177,16 @@ def test_no_bytes_are_a_callback(body: bytes) -> None:
 )
 def test_a_secret_is_replaced_wherever_it_stands_in_a_message(body: bytes, secret: str) -> None:
     """Around it not a byte changes."""
-    assert SECRET_FIELDS.replaced(SECRET_FIELDS.replaced(body)) == SECRET_FIELDS.replaced(body)
+    assert SECRET_FIELDS.replace_secrets(
+        SECRET_FIELDS.replace_secrets(body)
+    ) == SECRET_FIELDS.replace_secrets(body)
     member = f'"SecurityCredential" : "{secret}", '.encode()
     before, separator, after = body.partition(b"{")
     if separator and b"\\" not in before and b'"' not in before:
-        kept = SECRET_FIELDS.replaced(before + separator + member + after)
-        assert kept == SECRET_FIELDS.replaced(before + separator) + member.replace(
+        kept = SECRET_FIELDS.replace_secrets(before + separator + member + after)
+        assert kept == SECRET_FIELDS.replace_secrets(before + separator) + member.replace(
             secret.encode(), b"[replaced]"
-        ) + SECRET_FIELDS.replaced(after)
+        ) + SECRET_FIELDS.replace_secrets(after)
 
 
 @fuzzed
@@ -227,7 +229,7 @@ def test_a_changed_answer_to_a_question_says_paid_only_where_its_bytes_do(body: 
 def test_a_changed_token_is_one_only_where_a_header_can_hold_it(body: bytes) -> None:
     for status in STATUSES:
         try:
-            token = _token_of(status, body, 1000)
+            token = _parse_token(status, body, 1000)
         except OutcomeUnknown:
             continue
         assert status == 200

@@ -12,7 +12,7 @@ import pytest
 from domain.adapters.daraja.deposit import read_query_answer
 from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.status import read_status_acknowledgement
-from domain.adapters.daraja.token import _token_of
+from domain.adapters.daraja.token import _parse_token
 from domain.errors import OutcomeUnknown, Refused, Throttled, TokenRefused
 from domain.failures import FailureReason
 from domain.inquiry import InquiryOutcome
@@ -44,7 +44,7 @@ def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:
         assert meaning(kind, 200, text_of(good)) is None
     assert read_query_answer(200, text_of(QUERY), CHECKOUT).inquiry_outcome is InquiryOutcome.PAID
     assert read_status_acknowledgement(200, text_of(PAYOUT)) == "acknowledged"
-    assert _token_of(200, text_of(TOKEN), 1000).expires_at == 4599
+    assert _parse_token(200, text_of(TOKEN), 1000).expires_at == 4599
 
 
 # Bodies that show nothing of a payment, and statuses that refuse whatever the body.
@@ -251,13 +251,13 @@ _TEXTS: list[Any] = [
 @for_each("lifetime", _LIFETIMES, ids=range(len(_LIFETIMES)))
 def test_a_lifetime_that_makes_no_sense_is_no_token(lifetime: Any) -> None:
     with pytest.raises(OutcomeUnknown):
-        _token_of(200, text_of(TOKEN | {"expires_in": lifetime}), 1000)
+        _parse_token(200, text_of(TOKEN | {"expires_in": lifetime}), 1000)
 
 
 @for_each("text", _TEXTS, ids=range(len(_TEXTS)))
 def test_what_is_no_bearer_token_never_comes_into_a_header(text: Any) -> None:
     with pytest.raises(OutcomeUnknown):
-        _token_of(200, text_of(TOKEN | {"access_token": text}), 1000)
+        _parse_token(200, text_of(TOKEN | {"access_token": text}), 1000)
 
 
 def test_no_garbage_is_a_token() -> None:
@@ -266,8 +266,8 @@ def test_no_garbage_is_a_token() -> None:
             continue
         for status in [*STATUSES, 401, 429]:
             with pytest.raises(OutcomeUnknown):
-                pytest.fail(f"{what} of status {status}: {_token_of(status, body, 1000)}")
+                pytest.fail(f"{what} of status {status}: {_parse_token(status, body, 1000)}")
     for status in [*STATUSES, 401, 429]:
         if status != 200:
             with pytest.raises(OutcomeUnknown):
-                _token_of(status, text_of(TOKEN), 1000)
+                _parse_token(status, text_of(TOKEN), 1000)

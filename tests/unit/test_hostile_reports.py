@@ -150,13 +150,13 @@ def test_no_mangled_message_makes_the_reader_raise(
 )
 def test_secrets_are_replaced_before_a_body_is_kept(name: str, before: str, after: str) -> None:
     assert (
-        SECRET_FIELDS.replaced(before.replace("%s", name).encode())
+        SECRET_FIELDS.replace_secrets(before.replace("%s", name).encode())
         == after.replace("%s", name).encode()
     )
 
 
 def test_a_secret_with_a_broken_escape_is_replaced_to_its_end() -> None:
-    assert b"S3CRET" not in SECRET_FIELDS.replaced(b'{"SecurityCredential":"ab\\\nS3CRET"}')
+    assert b"S3CRET" not in SECRET_FIELDS.replace_secrets(b'{"SecurityCredential":"ab\\\nS3CRET"}')
 
 
 @pytest.mark.parametrize(
@@ -164,4 +164,4 @@ def test_a_secret_with_a_broken_escape_is_replaced_to_its_end() -> None:
     [b"", b"{}", b"\xff", json.dumps(stk()).encode(), b'{"Passwords":"kept","x":"Password"}'],
 )
 def test_a_body_without_secrets_is_kept_as_it_came(body: bytes) -> None:
-    assert SECRET_FIELDS.replaced(body) == body
+    assert SECRET_FIELDS.replace_secrets(body) == body

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.processors import JSONRenderer
 
-from domain.adapters.masking import Masking, masked
+from domain.adapters.masking import Masking, mask_text
 from tests.case_tables import for_each
 
 SUBSCRIBERS = st.from_regex(r"[17][0-9]{8}", fullmatch=True)
@@ -59,7 +59,7 @@ AROUND = st.text(st.characters().filter(lambda character: not character.isdigit(
     ],
 )
 def test_a_number_a_name_a_token_or_a_secret_is_masked(text: str, expected: str) -> None:
-    assert masked(text) == expected
+    assert mask_text(text) == expected
 
 
 @for_each(
@@ -71,15 +71,17 @@ def test_a_number_a_name_a_token_or_a_secret_is_masked(text: str, expected: str)
     ],
 )  # fmt: skip
 def test_what_an_operator_follows_a_payment_by_is_kept(text: str) -> None:
-    assert masked(text) == text
+    assert mask_text(text) == text
 
 
 def test_our_own_ids_are_kept_whatever_digits_they_have() -> None:
     """Unless they end as a phone number does, which one in a thousand million might."""
     for _ in range(2_000):
         payment_id = str(UUID(int=uuid_utils.uuid7().int))
-        assert masked(payment_id) == payment_id or payment_id[-12:].isdigit()
-    assert masked("00000000-0000-4000-8000-254711000111") == "00000000-0000-4000-8000-2547******11"
+        assert mask_text(payment_id) == payment_id or payment_id[-12:].isdigit()
+    assert (
+        mask_text("00000000-0000-4000-8000-254711000111") == "00000000-0000-4000-8000-2547******11"
+    )
 
 
 @given(SUBSCRIBERS, PREFIXES, AROUND, AROUND)
@@ -116,7 +118,7 @@ def test_no_subscriber_s_number_survives_in_any_value(value: Any) -> None:
 def test_a_secret_of_the_process_is_masked_wherever_it_stands(
     before: str, secret: str, after: str
 ) -> None:
-    assert secret not in Masking([secret]).text(f"{before}{secret}{after}").replace("[masked]", "")
+    assert secret not in Masking([secret]).mask(f"{before}{secret}{after}").replace("[masked]", "")
 
 
 def test_a_value_that_is_no_json_is_written_as_what_it_says_of_itself_masked() -> None:
@@ -135,7 +137,7 @@ def test_a_value_that_is_no_json_is_written_as_what_it_says_of_itself_masked() -
 
 def test_a_long_text_is_cut_after_it_was_masked() -> None:
     """Before, half of a secret could be what is left."""
-    text = Masking().text("x " * 3_990 + "254711000111" + " y" * 9_000)
+    text = Masking().mask("x " * 3_990 + "254711000111" + " y" * 9_000)
     assert len(text) < 8_100
     assert "2547******11" in text
 
@@ -156,7 +158,7 @@ def test_an_attack_on_the_patterns_costs_no_more_than_its_length(hostile: str) -
         text, best = hostile * times, float("inf")
         for _ in range(3):
             began = time.process_time()
-            masked(text)
+            mask_text(text)
             best = min(best, time.process_time() - began)
         return best
 

@@ -17,17 +17,17 @@ FIRST, SECOND, THIRD = (
 )
 
 
-def on_shelf(token: Token) -> str:
+def stored_text(token: Token) -> str:
     return json.dumps(
         {"text": token.text, "issued_at": token.issued_at, "expires_at": token.expires_at}
     )
 
 
-class Shelf:
+class TokenStore:
     """Another worker holds the refresh for so many looks, and then shares what it fetched."""
 
     def __init__(self, token: Token | None, *, looks: int = 0, then: Token | None = None) -> None:
-        self.text = on_shelf(token) if token else None
+        self.text = stored_text(token) if token else None
         self._looks, self._then = looks, then
         self.is_away = False
 
@@ -36,28 +36,28 @@ class Shelf:
             raise QueueUnavailable
         return self.text
 
-    async def write(self, text: str, *, kept_seconds: float) -> None:
-        raise AssertionError(f"fetched, and shared for {kept_seconds}: {text}")
+    async def write(self, text: str, *, ttl_seconds: float) -> None:
+        raise AssertionError(f"fetched, and shared for {ttl_seconds}: {text}")
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[bool]:
         if self._looks:
             self._looks -= 1
             if not self._looks and self._then:
-                self.text = on_shelf(self._then)
+                self.text = stored_text(self._then)
             yield False
         else:
             yield True
 
 
-def source_of(shelf: Shelf) -> TokenSource:
+def source_of(store: TokenStore) -> TokenSource:
     session: Any = None
     return TokenSource(
         session=session,
         base_url="",
         consumer_key="k",
         consumer_secret="s",
-        shelf=shelf,
+        store=store,
         clock=lambda: 10.0,
     )
 
@@ -70,24 +70,24 @@ def source_of(shelf: Shelf) -> TokenSource:
 async def test_only_a_token_that_was_issued_later_is_newer(
     shared: Token | None, newer: Token | None
 ) -> None:
-    assert await source_of(Shelf(shared)).newer_than(SECOND) == newer
+    assert await source_of(TokenStore(shared)).find_newer(SECOND) == newer
 
 
 async def test_a_fetch_that_is_under_way_is_waited_for() -> None:
     """Daraja has ended the second token, and the worker that fetched the third has not shared it
     yet.
     """
-    assert await source_of(Shelf(SECOND, looks=3, then=THIRD)).newer_than(SECOND) == THIRD
+    assert await source_of(TokenStore(SECOND, looks=3, then=THIRD)).find_newer(SECOND) == THIRD
 
 
 async def test_a_newer_token_is_the_one_that_is_used_from_then_on() -> None:
-    source = source_of(Shelf(THIRD))
-    await source.newer_than(SECOND)
-    assert await source.current() == THIRD
+    source = source_of(TokenStore(THIRD))
+    await source.find_newer(SECOND)
+    assert await source.get_current() == THIRD
 
 
 async def test_while_redis_is_away_it_is_not_known() -> None:
-    shelf = Shelf(SECOND)
-    shelf.is_away = True
+    store = TokenStore(SECOND)
+    store.is_away = True
     with pytest.raises(QueueUnavailable):
-        await source_of(shelf).newer_than(SECOND)
+        await source_of(store).find_newer(SECOND)

@@ -16,7 +16,7 @@ import structlog
 from aiohttp.http_exceptions import BadStatusLine
 from sqlalchemy.exc import DBAPIError
 
-from domain.adapters.masking import without_values
+from domain.adapters.masking import redact_exception
 from domain.adapters.observability import LibraryLogs
 from domain.adapters.settings.common import MigrationSettings
 from domain.errors import StoreUnavailable
@@ -71,7 +71,7 @@ class TestWhatIsToldOfAnError:
         name = "JANE" + "DOE"  # put together, because a traceback shows the lines of this file
         with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever each of them raises
             break_it(name)
-        told = without_values(None, "error", {"event": "x", "exc_info": caught.value})
+        told = redact_exception(None, "error", {"event": "x", "exc_info": caught.value})
         assert name not in str(told)
         assert told["error"] == type(caught.value).__name__
         assert "test_observability" in told["traceback"]
@@ -85,7 +85,7 @@ class TestWhatIsToldOfAnError:
             except DBAPIError as error:
                 raise ExceptionGroup("several", [KeyError(row), StoreUnavailable()]) from error
         except ExceptionGroup as group:
-            told = without_values(
+            told = redact_exception(
                 None, "error", {"event": "x", "exc_info": (type(group), group, group.__traceback__)}
             )
         assert row not in str(told)
@@ -97,14 +97,14 @@ class TestWhatIsToldOfAnError:
         first, second = RuntimeError("first"), RuntimeError("second")
         first.__cause__, second.__cause__ = second, first
         assert (
-            without_values(None, "error", {"event": "x", "exc_info": first})["traceback"].count(
+            redact_exception(None, "error", {"event": "x", "exc_info": first})["traceback"].count(
                 "first"
             )
             == 1
         )
 
     def test_what_says_nothing_but_our_own_words_is_kept(self) -> None:
-        told = without_values(
+        told = redact_exception(
             None, "error", {"event": "x", "exc_info": RuntimeError("a locked row was not written")}
         )
         assert "a locked row was not written" in told["traceback"]

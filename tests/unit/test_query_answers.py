@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.deposit import read_query_answer
 from domain.adapters.daraja.pages import PAGES
-from domain.adapters.daraja.result_codes import failure_of
+from domain.adapters.daraja.result_codes import find_failure
 from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.attempts import IdKind
 from domain.errors import ProductRefused, Throttled, TokenRefused
@@ -77,7 +77,7 @@ def test_a_code_on_the_list_of_failures_is_one(code: object) -> None:
         str(code),
         IDS,
     )
-    assert report.failure == failure_of(PAGES[Kind.DEPOSIT].failures, str(code))
+    assert report.failure == find_failure(PAGES[Kind.DEPOSIT].failures, str(code))
 
 
 def test_a_wrong_pin_is_the_customer_s_and_says_nothing_about_our_credential() -> None:
@@ -375,7 +375,7 @@ def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(
         assert str(value["ResultCode"]) == report.code
         assert (
             report.code == "0"
-            or failure_of(PAGES[Kind.DEPOSIT].failures, report.code or "") is not None
+            or find_failure(PAGES[Kind.DEPOSIT].failures, report.code or "") is not None
         )
 
 

@@ -99,17 +99,17 @@ class Tokens:
     def __init__(self, *given: str | Exception) -> None:
         self._given = list(given)
 
-    async def current(self) -> Token:
+    async def get_current(self) -> Token:
         given = self._given.pop(0)
         if isinstance(given, Exception):
             raise given
         return Token(given, 0, 3600)
 
-    async def after_refusal(self, _refused: Token) -> Token:
-        return await self.current()
+    async def replace_refused(self, _refused: Token) -> Token:
+        return await self.get_current()
 
-    async def newer_than(self, _used: Token) -> Token | None:
-        return await self.current() if self._given else None
+    async def find_newer(self, _used: Token) -> Token | None:
+        return await self.get_current() if self._given else None
 
 
 class Client(DarajaClient):
@@ -152,7 +152,7 @@ DEPOSIT = a_due(
 
 async def test_an_answer_to_stk_query_is_read_at_once_and_kept() -> None:
     client, exchanges = Client(Tokens("one"), PAID), list[Exchange]()
-    report = await client.ask(DEPOSIT, 1, exchanges)
+    report = await client.inquire(DEPOSIT, 1, exchanges)
     assert report is not None
     assert report.inquiry_outcome is InquiryOutcome.PAID
     ((api, body),) = client.asked
@@ -176,7 +176,7 @@ async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(
 ) -> None:
     """A withdrawal's is ours; a bill payment's was given by Daraja."""
     client, exchanges = Client(Tokens("one"), TAKEN), list[Exchange]()
-    assert await client.ask(payment, 3, exchanges) is None  # the answer comes by callback
+    assert await client.inquire(payment, 3, exchanges) is None  # the answer comes by callback
     ((api, body),) = client.asked
     assert (api, body["OriginatorConversationID"], body["OriginalConversationID"]) == (
         STATUS,
@@ -189,7 +189,7 @@ async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(
 
 async def test_a_question_whose_token_is_refused_is_asked_once_more_with_another() -> None:
     client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, PAID), list[Exchange]()
-    report = await client.ask(DEPOSIT, 1, exchanges)
+    report = await client.inquire(DEPOSIT, 1, exchanges)
     assert report is not None
     assert [exchange.outcome for exchange in exchanges] == ["TokenRefused", "paid"]
 
@@ -197,7 +197,7 @@ async def test_a_question_whose_token_is_refused_is_asked_once_more_with_another
 async def test_two_refused_tokens_in_a_row_mean_that_the_question_s_operation_is_refused() -> None:
     client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN), list[Exchange]()
     with pytest.raises(ProductRefused):
-        await client.ask(DEPOSIT, 1, exchanges)
+        await client.inquire(DEPOSIT, 1, exchanges)
     assert len(client.asked) == len(exchanges) == 2
 
 
@@ -206,13 +206,13 @@ async def test_a_question_whose_new_token_was_replaced_meanwhile_says_nothing_ab
 ):
     client = Client(Tokens("one", "two", "three"), INVALID_TOKEN, INVALID_TOKEN)
     with pytest.raises(Unreachable):
-        await client.ask(DEPOSIT, 1, [])
+        await client.inquire(DEPOSIT, 1, [])
 
 
 async def test_a_probing_question_fetches_no_token() -> None:
     client = Client(Tokens("one"), INVALID_TOKEN)
     with pytest.raises(ProductRefused):
-        await client.ask(DEPOSIT, 1, [], is_probe=True)
+        await client.inquire(DEPOSIT, 1, [], is_probe=True)
     assert len(client.asked) == 1
 
 
@@ -220,7 +220,7 @@ async def test_a_probing_question_fetches_no_token() -> None:
 async def test_without_a_token_nothing_is_asked(error: Exception) -> None:
     client = Client(Tokens(error))
     with pytest.raises(Unreachable):
-        await client.ask(DEPOSIT, 1, [])
+        await client.inquire(DEPOSIT, 1, [])
     assert client.asked == []
 
 
@@ -238,7 +238,7 @@ async def test_a_question_that_breaks_off_is_no_answer(error: Exception) -> None
     """For a payout it may still be answered by callback: nothing is written about it yet."""
     for payment, expected in ((DEPOSIT, NO_ANSWER), (a_due(), None)):
         exchanges: list[Exchange] = []
-        assert await Client(Tokens("one"), error).ask(payment, 1, exchanges) == expected
+        assert await Client(Tokens("one"), error).inquire(payment, 1, exchanges) == expected
         assert [(exchange.http_status, exchange.outcome) for exchange in exchanges] == [
             (None, "no answer")
         ]
@@ -252,7 +252,7 @@ async def test_what_is_kept_of_a_question_holds_no_secret_and_no_phone_number(
 ) -> None:
     body = b'{"CheckoutRequestID":"ws_CO_010320261015034711000111","errorMessage":"Invalid Access Token - abcDEF123"}'
     client, exchanges = Client(Tokens("one"), (500, body)), list[Exchange]()
-    await client.ask(payment, 1, exchanges)
+    await client.inquire(payment, 1, exchanges)
     ((_, asked),) = client.asked
     kept = repr(exchanges)
     assert "[masked]" in kept

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.adapters.daraja.client import _exchange
+from domain.adapters.daraja.client import _build_exchange
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.pages import PAGES
-from domain.adapters.daraja.requests import Account, free_text
+from domain.adapters.daraja.requests import Account, clean_free_text
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.withdrawal import B2C
@@ -220,7 +220,7 @@ def test_free_text_keeps_its_limits_after_it_is_reduced() -> None:
 @given(text=st.text(max_size=120))
 def test_any_text_becomes_one_that_daraja_accepts(text: str) -> None:
     for shortest, longest in ((1, 13), (2, 100)):
-        sent = free_text(text, shortest, longest)
+        sent = clean_free_text(text, shortest, longest)
         assert shortest <= len(sent) <= longest
         assert re.fullmatch(r"[A-Za-z0-9.-]+( [A-Za-z0-9.-]+)*", sent)
 
@@ -280,7 +280,7 @@ def test_a_certificate_without_an_rsa_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", Kind)
 def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kind) -> None:
     body = body_of(a_payment(kind=kind))
-    kept = _exchange(
+    kept = _build_exchange(
         an_attempt_id(),
         PAGES[kind].api,
         body,
@@ -305,14 +305,12 @@ def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
     """Even one whose last group is all digits, as a phone number is."""
     payment_id = str(UUID("0199a0b1-c2d3-7e4f-8a5b-123456789012"))
     for name in ("OriginatorConversationID", "OriginalConversationID"):
-        assert SECRET_FIELDS.masked_field(name, payment_id) == payment_id
+        assert SECRET_FIELDS.mask_field(name, payment_id) == payment_id
 
 
 def test_an_id_that_daraja_made_is_masked_like_any_text() -> None:
     """It may have a phone number in it; the true one is among the payment's provider ids."""
-    assert (
-        SECRET_FIELDS.masked_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
-    )
+    assert SECRET_FIELDS.mask_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -336,7 +334,7 @@ def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(ki
         str(body).replace("/", "\\/"),
     ]
     answer = "\n".join([*echoes, f"Authorization: Bearer {TOKEN.text}"]).encode()
-    kept = _exchange(
+    kept = _build_exchange(
         an_attempt_id(),
         PAGES[kind].api,
         body,
@@ -371,9 +369,13 @@ def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(ki
 def test_an_answer_is_kept_without_numbers_names_and_what_postgres_cannot_hold(
     answer: bytes, expected: str
 ) -> None:
-    assert _exchange(an_attempt_id(), B2C, {}, True, 200, answer, "x", TOKEN).answer == expected
+    assert (
+        _build_exchange(an_attempt_id(), B2C, {}, True, 200, answer, "x", TOKEN).answer == expected
+    )
 
 
 def test_an_answer_is_kept_only_in_part() -> None:
-    kept = _exchange(an_attempt_id(), B2C, {}, True, 200, b"x" * 60_000, "OutcomeUnknown", TOKEN)
+    kept = _build_exchange(
+        an_attempt_id(), B2C, {}, True, 200, b"x" * 60_000, "OutcomeUnknown", TOKEN
+    )
     assert len(kept.answer or "") == 2000

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.adapters.daraja.pages import PAGES
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, failure_of
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, code_text, find_failure
 from domain.failures import MESSAGES, Failure, FailureReason
 from domain.kinds import Kind
 from tests.case_tables import for_each
@@ -82,26 +82,26 @@ NEVER_FINAL = [
 def test_a_code_finalizes_as_the_contract_says_or_not_at_all(kind: Kind, code: str) -> None:
     wanted = FINAL[kind].get(code)
     expected = None if wanted is None else Failure(FailureReason(wanted[0]), wanted[1], code)
-    assert failure_of(PAGES[kind].failures, code) == expected
+    assert find_failure(PAGES[kind].failures, code) == expected
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_the_codes_that_finalize_are_exactly_the_contracts(kind: Kind) -> None:
     """Of all short codes that a number or a letter with digits can make."""
     candidates = [*map(str, range(20_000)), *(f"E{n}" for n in range(10_000)), *EVERY_CODE]
-    assert {code for code in candidates if failure_of(PAGES[kind].failures, code)} == set(
+    assert {code for code in candidates if find_failure(PAGES[kind].failures, code)} == set(
         FINAL[kind]
     )
 
 
 @given(kind=st.sampled_from(Kind), code=st.text(max_size=12))
 def test_a_code_off_the_list_is_no_failure(kind: Kind, code: str) -> None:
-    assert (failure_of(PAGES[kind].failures, code) is None) == (code not in FINAL[kind])
+    assert (find_failure(PAGES[kind].failures, code) is None) == (code not in FINAL[kind])
 
 
 def test_success_is_one_code_and_no_failure() -> None:
     assert SUCCESS_CODE == "0"
-    assert [failure_of(PAGES[kind].failures, SUCCESS_CODE) for kind in Kind] == [None] * len(Kind)
+    assert [find_failure(PAGES[kind].failures, SUCCESS_CODE) for kind in Kind] == [None] * len(Kind)
 
 
 @for_each(

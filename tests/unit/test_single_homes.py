@@ -26,8 +26,8 @@ HOMES = {
         r"['\"](checkout_request|merchant_request|(originator_)?conversation)_id['\"]",
         {"domain/attempts.py"},
     ),
-    # The others say what they remove and call it: `Masking`, `SecretFields`, `masked`,
-    # `without_values`.
+    # The others say what they remove and call it: `Masking`, `SecretFields`, `mask_text`,
+    # `redact_exception`.
     "the removal of secrets": (
         r"\[masked\]|\[replaced\]|format_tb|MASK\b",
         {"domain/adapters/masking.py"},

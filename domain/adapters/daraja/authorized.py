@@ -1,10 +1,9 @@
-"""Sending with the shared access token: a refused token is replaced once, and a second refusal is
-about the operation.
+"""Sends requests with the shared access token, and replaces a refused token once.
 
-Daraja refuses a token at its door, before M-PESA sees the request (daraja.md §1). So a resend is
-safe even for a payout. It answers a missing product in the same words. A new token helps against
-the first and not against the second, and each new token may end the one that other requests in
-flight carry.
+Daraja's gateway refuses a token before M-PESA sees the request (daraja.md §1). So a resend is safe
+even for a payout. Daraja refuses a missing product with the same answers. A new token helps against
+an ended token, but not against a missing product. Each new token may end the token of other
+requests in flight. So a second refusal in a row counts against the operation.
 """
 
 from __future__ import annotations
@@ -21,82 +20,87 @@ Result = TypeVar("Result")
 
 
 class Tokens(Protocol):
-    """What `token.TokenSource` offers here."""
+    """The part of `token.TokenSource` that this module uses."""
 
-    async def current(self) -> Token: ...
+    async def get_current(self) -> Token: ...
 
-    async def after_refusal(self, refused: Token) -> Token: ...
+    async def replace_refused(self, refused: Token) -> Token: ...
 
-    async def newer_than(self, used: Token) -> Token | None: ...
+    async def find_newer(self, used: Token) -> Token | None: ...
 
 
-class Authorized:
-    """Calls operations with the token that all workers share. One for each worker process."""
+class AuthorizedCalls:
+    """Calls operations with the token that all workers share. One instance for each worker process.
+
+    `_accepted_tokens` and `_refused_tokens` hold, by operation, the last new token that the
+    operation accepted or refused.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._first_resend: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._accepted: dict[str, str] = {}  # by operation: the replaced token that it accepted
-        self._refused: dict[str, str] = {}  # by operation: the replaced token that it refused
+        self._first_resend_locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._accepted_tokens: dict[str, str] = {}
+        self._refused_tokens: dict[str, str] = {}
 
     async def call(
         self, operation: str, send: Callable[[Token], Awaitable[Result]], *, is_probe: bool = False
     ) -> Result:
-        """What `send` returns with a token that the operation accepts. Raises the ProviderError of
-        the answer.
+        """Call `send` with a token that the operation accepts, and return its result.
 
-        `is_probe`: the operation is held, so no new token is fetched for it; one that others
-        fetched is used.
+        `is_probe`: the operation is held. A token that another request fetched is used, but no new
+        token is fetched. Raises the ProviderError of the answer.
         """
-        token = await had(self._tokens.current())
+        token = await obtain_token(self._tokens.get_current())
         try:
             return await self._send(operation, send, token)
         except TokenRefused as refusal:
-            is_known = await self._refuses(operation, token)
-            newer = await had(self._replaced(token, is_probe=is_probe or is_known))
+            is_known = await self._is_token_refused(operation, token)
+            newer = await obtain_token(
+                self._obtain_newer_token(token, is_probe=is_probe or is_known)
+            )
             if newer is None:
                 raise ProductRefused(code=refusal.code) from refusal
-        return await self._resend(operation, send, newer)
+        return await self._resend_with_new_token(operation, send, newer)
 
-    async def _refuses(self, operation: str, token: Token) -> bool:
-        """Whether the operation has refused this token to another request, for which it was the new
-        one.
+    async def _is_token_refused(self, operation: str, token: Token) -> bool:
+        """Whether the operation refused this token to a request that had just obtained it.
 
-        Such a request may be under way: without its answer each request that began with the token
-        would fetch another.
+        This waits for such a request that is under way. Otherwise each request that started with
+        the token would fetch another one.
         """
-        async with self._first_resend[operation]:
-            return self._refused.get(operation) == token.text
+        async with self._first_resend_locks[operation]:
+            return self._refused_tokens.get(operation) == token.text
 
-    async def _replaced(self, token: Token, *, is_probe: bool) -> Token | None:
+    async def _obtain_newer_token(self, token: Token, *, is_probe: bool) -> Token | None:
         return (
-            await self._tokens.newer_than(token)
+            await self._tokens.find_newer(token)
             if is_probe
-            else await self._tokens.after_refusal(token)
+            else await self._tokens.replace_refused(token)
         )
 
-    async def _resend(
+    async def _resend_with_new_token(
         self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
     ) -> Result:
-        # One request tries a new token before the others do: if the product is missing, one more
-        # refusal is enough.
-        if self._accepted.get(operation) == token.text:
-            return await self._send_again(operation, send, token)
-        async with self._first_resend[operation]:
+        # One request tries a new token before the others use it. If the product is missing, Daraja
+        # then refuses one request more, and not all of them.
+        if self._accepted_tokens.get(operation) == token.text:
+            return await self._send_with_new_token(operation, send, token)
+        async with self._first_resend_locks[operation]:
             if (
-                self._refused.get(operation) == token.text
-                and await had(self._tokens.newer_than(token)) is None
+                self._refused_tokens.get(operation) == token.text
+                and await obtain_token(self._tokens.find_newer(token)) is None
             ):
-                raise ProductRefused("another request was refused with the same new token")
-            if self._accepted.get(operation) != token.text:
-                return await self._send_again(operation, send, token)
-        return await self._send_again(operation, send, token)
+                raise ProductRefused("Daraja refused another request with the same new token")
+            if self._accepted_tokens.get(operation) != token.text:
+                return await self._send_with_new_token(operation, send, token)
+        return await self._send_with_new_token(operation, send, token)
 
     async def _send(
         self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
     ) -> Result:
-        """Sends, and forgets that the operation refused this token once it takes it: the app may
-        have got the product.
+        """Send with `token`. If the operation accepts it, forget that it refused the token before.
+
+        Our app may have obtained the product in the meantime.
         """
         try:
             result = await send(token)
@@ -109,37 +113,37 @@ class Authorized:
         return result
 
     def _forget_refusal(self, operation: str, token: Token) -> None:
-        if self._refused.get(operation) == token.text:
-            del self._refused[operation]
+        if self._refused_tokens.get(operation) == token.text:
+            del self._refused_tokens[operation]
 
-    async def _send_again(
+    async def _send_with_new_token(
         self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
     ) -> Result:
         try:
             result = await self._send(operation, send, token)
         except TokenRefused as refusal:
-            if await had(self._tokens.newer_than(token)) is not None:
-                # Another worker fetched a token meanwhile, which ended ours: that says nothing
-                # about the operation.
-                raise Unreachable("the access token was replaced meanwhile") from refusal
-            self._refused[operation] = token.text
+            if await obtain_token(self._tokens.find_newer(token)) is not None:
+                # Another worker fetched a new token in the meantime, which ended ours. So this
+                # refusal is no evidence about the operation.
+                raise Unreachable("another worker replaced the access token") from refusal
+            self._refused_tokens[operation] = token.text
             raise ProductRefused(code=refusal.code) from refusal
         except Unreachable:
             raise  # nothing was written
         except ProviderError as error:
             if not isinstance(error, ProductRefused):
-                self._accepted[operation] = token.text
+                self._accepted_tokens[operation] = token.text
             raise
-        self._accepted[operation] = token.text
+        self._accepted_tokens[operation] = token.text
         return result
 
 
-async def had(token: Awaitable[Result]) -> Result:
-    """The token.
+async def obtain_token(token: Awaitable[Result]) -> Result:
+    """Return the token. Raises Unreachable if there is none, whatever the reason.
 
-    Without one the request was not sent, whatever the reason: that must not put a payment in doubt.
+    The request was not sent then, so the payment must not become in doubt.
     """
     try:
         return await token
     except (ProviderError, QueueUnavailable) as error:
-        raise Unreachable("no access token can be had") from error
+        raise Unreachable("no access token is available") from error

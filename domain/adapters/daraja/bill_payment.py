@@ -11,7 +11,7 @@ from domain.adapters.daraja.requests import (
     SHORTCODE_TYPE,
     Account,
     Api,
-    free_text,
+    clean_free_text,
     result_addresses,
 )
 from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
@@ -44,12 +44,12 @@ def request_body(
         "PartyB": payment.request.paybill or payment.request.till,
         # as it is: a changed one would pay another account
         "AccountReference": payment.request.account_reference,
-        "Remarks": free_text(payment.request.remarks, *REMARKS_LENGTH),
+        "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, account),
         "Occassion": "",
     }
 
 
 def read_result(message: Any) -> Report:
-    """B2B's result (daraja.md §5). Raises OtherShape."""
+    """B2B's result (daraja.md §5). Raises UnexpectedShape."""
     return read_payout_result(message, FAILURES)

@@ -1,5 +1,6 @@
-"""Asking Daraja: one request through the fence, its answer classified, each exchange kept for
-the record.
+"""The client of Daraja's APIs: sends payments and inquiries, and records each exchange.
+
+A payment's request passes the fence before its first byte. Each answer is classified.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import structlog
 import uuid_utils.compat as uuid_utils
 
 from domain.adapters.daraja.answers import read_answer
-from domain.adapters.daraja.authorized import Authorized, Tokens
+from domain.adapters.daraja.authorized import AuthorizedCalls, Tokens
 from domain.adapters.daraja.deposit import STK_QUERY, read_query_answer, stk_query_body
 from domain.adapters.daraja.pages import PAGES
-from domain.adapters.daraja.requests import Account, Api, as_sent_by
+from domain.adapters.daraja.requests import Account, Api, use_short_code_of
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.status import STATUS, read_status_acknowledgement, status_body
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.wire import request_once
-from domain.adapters.masking import Masking, masked
+from domain.adapters.masking import Masking, mask_text
 from domain.attempts import ProviderIds
 from domain.changes import Exchange
 from domain.errors import (
@@ -48,14 +49,14 @@ _CONNECT_SECONDS = 5
 _ANSWER_BYTES_MAX = 64 * 1024
 _ANSWER_CHARACTERS_KEPT = 2000
 
-# What STK query is taken to have said where its answer did not come, or cannot be read.
+# The report of an STK query whose answer did not arrive or cannot be read.
 NO_ANSWER = Report(outcome=ReportedOutcome.UNDECIDED, inquiry_outcome=InquiryOutcome.NO_ANSWER)
 
 
 class DarajaClient:
-    """Submits payments and asks about them.
+    """Submits payments and inquires about them.
 
-    Knows nothing of stages: it reports what Daraja said, or what an error means.
+    It knows nothing of stages. It returns Daraja's answer, or raises the error class that fits it.
     """
 
     def __init__(
@@ -73,22 +74,22 @@ class DarajaClient:
         self._account = account
         self._credential = credential
         self._tokens = tokens
-        self._authorized = Authorized(tokens)
+        self._authorized = AuthorizedCalls(tokens)
         self._timeout = aiohttp.ClientTimeout(
             total=call_seconds, connect=_CONNECT_SECONDS, sock_connect=_CONNECT_SECONDS
         )
 
-    async def ready(self) -> None:
-        """Whatever a send needs and may have to be fetched.
+    async def ensure_token(self) -> None:
+        """Fetch an access token if there is none, before a payment is claimed.
 
         Raises ProviderError or QueueUnavailable.
         """
-        await self._tokens.current()
+        await self._tokens.get_current()
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
-        """Sends `payment` once, twice if our token was refused; the ids of the acknowledgement.
+        """Send `payment`, again if our token was refused. Returns the acknowledgement's ids.
 
-        Raises the `ProviderError` that says what the money may have done.
+        Raises a `ProviderError`. Its class says whether money may have moved.
         """
         return await self._authorized.call(
             PAGES[payment.kind].api.name,
@@ -96,37 +97,37 @@ class DarajaClient:
             is_probe=payment.is_probe,
         )
 
-    async def ask(
+    async def inquire(
         self, payment: Payment, number: int, exchanges: list[Exchange], *, is_probe: bool = False
     ) -> Report | None:
-        """Asks about `payment` as its inquiry `number`; what Daraja said, or None if that comes by
-        callback.
+        """Send inquiry `number` about `payment`. Returns the answer, or None if a callback brings it.
 
-        Raises Throttled and ProductRefused, and Unreachable if no token can be had. Each exchange
-        is added to `exchanges`.
+        Raises Throttled and ProductRefused, and Unreachable if no token is available. Each exchange
+        is appended to `exchanges`.
         """
         api = STK_QUERY if payment.question is Step.QUERY else STATUS
         return await self._authorized.call(
             api.name,
-            lambda token: self._ask_once(payment, number, exchanges, token),
+            lambda token: self._inquire_once(payment, number, exchanges, token),
             is_probe=is_probe,
         )
 
-    async def _ask_once(
+    async def _inquire_once(
         self, payment: Payment, number: int, exchanges: list[Exchange], token: Token
     ) -> Report | None:
-        # As the account that sent it, which may have had another short code than ours.
+        # The inquiry goes out with the short code of the account that sent the payment. Our
+        # settings may name another one now.
         sent = payment.asked_about
-        known = dict(sent.provider_ids) if sent is not None else {}
-        account = as_sent_by(self._account, sent.asked_as if sent is not None else None)
+        known_ids = dict(sent.provider_ids) if sent is not None else {}
+        account = use_short_code_of(self._account, sent.asked_as if sent is not None else None)
         id_kind = payment.rules.asked_by
-        asked_by = known[id_kind] if id_kind is not None else str(payment.id)
+        target_id = known_ids[id_kind] if id_kind is not None else str(payment.id)
         if payment.question is Step.QUERY:
             api = STK_QUERY
-            body = stk_query_body(asked_by, account, datetime.now(UTC))
+            body = stk_query_body(target_id, account, datetime.now(UTC))
         else:
             api = STATUS
-            body = status_body(payment, asked_by, number, account, credential=self._credential)
+            body = status_body(payment, target_id, number, account, credential=self._credential)
         status: int | None = None
         answer: bytes | None = None
         outcome = "no answer"
@@ -135,7 +136,7 @@ class DarajaClient:
             if api is STATUS:
                 outcome = read_status_acknowledgement(status, answer)
                 return None
-            report = read_query_answer(status, answer, asked_by)
+            report = read_query_answer(status, answer, target_id)
             outcome = str(report.inquiry_outcome)
         except (TokenRefused, ProductRefused, Throttled) as error:
             outcome = type(error).__name__
@@ -152,7 +153,7 @@ class DarajaClient:
             return report
         finally:
             exchanges.append(
-                _exchange(None, api, body, status is not None, status, answer, outcome, token)
+                _build_exchange(None, api, body, status is not None, status, answer, outcome, token)
             )
 
     async def _send(self, payment: Payment, open_attempt: OpenAttempt, token: Token) -> ProviderIds:
@@ -172,12 +173,12 @@ class DarajaClient:
             outcome = type(error).__name__
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            problem = _without_answer(error, fence)
+            problem = _classify_broken_exchange(error, fence)
             outcome = type(problem).__name__
             raise problem from error
         finally:
             open_attempt.exchanges.append(
-                _exchange(
+                _build_exchange(
                     open_attempt.attempt_id,
                     api,
                     body,
@@ -204,19 +205,19 @@ class DarajaClient:
         )
 
 
-def _without_answer(error: BaseException, fence: Fence) -> ProviderError:
-    """What an exchange that broke off means: by the fact whether anything was written."""
+def _classify_broken_exchange(error: BaseException, fence: Fence) -> ProviderError:
+    """Classify an exchange without an answer. It matters only whether the first byte was written."""
     if fence.is_written:
         return OutcomeUnknown(f"no answer: {type(error).__name__}")
     cause: BaseException | None = error
-    while cause is not None:  # aiohttp wraps what our hook raised
+    while cause is not None:  # aiohttp wraps the exceptions that our trace callback raises
         if isinstance(cause, (DeadlinePassed, Draining)):
             return cause
         cause = cause.__cause__ or cause.__context__
     return Unreachable(f"nothing was written: {type(error).__name__}")
 
 
-def _exchange(
+def _build_exchange(
     attempt_id: UUID | None,
     api: Api,
     body: Mapping[str, Any],
@@ -226,23 +227,23 @@ def _exchange(
     outcome: str,
     token: Token,
 ) -> Exchange:
-    """What was asked and heard, as it may be kept.
+    """Return the record of an exchange, without its secrets.
 
-    An answer may repeat all that it was asked with.
+    The answer may repeat any field of the request, so the request's secrets are masked in it too.
     """
-    masking = Masking([token.text, *SECRET_FIELDS.secrets_in(body)])
-    heard = (
+    masking = Masking([token.text, *SECRET_FIELDS.find_secrets(body)])
+    masked_answer = (
         None
         if answer is None
-        else masking.text(answer.decode("utf-8", "replace").replace("\0", ""))
+        else masking.mask(answer.decode("utf-8", "replace").replace("\0", ""))
     )
     return Exchange(
         id=UUID(int=uuid_utils.uuid7().int),
         attempt_id=attempt_id,
         api=api.name,
-        request=SECRET_FIELDS.masked(body),
+        request=SECRET_FIELDS.mask_fields(body),
         was_written=was_written,
         http_status=status,
-        answer=None if heard is None else heard[:_ANSWER_CHARACTERS_KEPT],
-        outcome=masked(outcome),
+        answer=None if masked_answer is None else masked_answer[:_ANSWER_CHARACTERS_KEPT],
+        outcome=mask_text(outcome),
     )

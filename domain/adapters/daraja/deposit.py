@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from domain.adapters.daraja.answers import ID_NAMES, json_object, refused_at_the_door
+from domain.adapters.daraja.answers import ID_KINDS, parse_json_object, read_error
 from domain.adapters.daraja.messages import (
     is_provider_id,
     judge_result,
@@ -22,11 +22,11 @@ from domain.adapters.daraja.messages import (
 from domain.adapters.daraja.requests import (
     Account,
     Api,
-    free_text,
+    clean_free_text,
     message_address,
     password_fields,
 )
-from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, failure_of
+from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, find_failure
 from domain.attempts import IdKind
 from domain.failures import FailureReason
 from domain.inquiry import InquiryOutcome
@@ -89,14 +89,14 @@ def request_body(
         "PhoneNumber": payment.request.phone_number,
         "CallBackURL": message_address(payment, account, payment.rules.result_operation),
         "AccountReference": payment.request.account_reference,
-        "TransactionDesc": free_text(
+        "TransactionDesc": clean_free_text(
             payment.request.description, 1, DESCRIPTION_LENGTH_MAX
         ),  # left out, it is refused as "Invalid Remarks" (daraja.md §2.1)
     }
 
 
 def read_result(message: Any) -> Report:
-    """STK callback (daraja.md §2.3). Raises OtherShape."""
+    """STK callback (daraja.md §2.3). Raises UnexpectedShape."""
     callback = require_mapping(
         require_mapping(require_mapping(message).get("Body")).get("stkCallback")
     )
@@ -121,10 +121,10 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
 
     A refused question says nothing of the payment that it asks about.
     """
-    message = json_object(body)
+    message = parse_json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
-        return _query_result(message, checkout_request_id)
-    code, text = refused_at_the_door(status, body, message)
+        return _read_query_result(message, checkout_request_id)
+    code, text = read_error(status, body, message)
     words = text.lower()
     if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
         return Report(
@@ -137,14 +137,18 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
     return Report(outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=inquiry_outcome)
 
 
-def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
+def _read_query_result(message: Mapping[str, Any], checkout_request_id: str) -> Report:
     code = code_text(message.get("ResultCode"))
     ids = {
-        ID_NAMES[name]: message[name] for name in ID_NAMES if message.get(name) not in (None, "")
+        ID_KINDS[name]: message[name] for name in ID_KINDS if message.get(name) not in (None, "")
     }
-    is_about_it = ids.get(IdKind.CHECKOUT_REQUEST, checkout_request_id) == checkout_request_id
-    is_about_it = is_about_it and all(is_provider_id(value) for value in ids.values())
-    if code is None or not is_about_it or code_text(message.get("ResponseCode")) != SUCCESS_CODE:
+    has_matching_ids = ids.get(IdKind.CHECKOUT_REQUEST, checkout_request_id) == checkout_request_id
+    has_matching_ids = has_matching_ids and all(is_provider_id(value) for value in ids.values())
+    if (
+        code is None
+        or not has_matching_ids
+        or code_text(message.get("ResponseCode")) != SUCCESS_CODE
+    ):
         return Report(
             outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=InquiryOutcome.NO_ANSWER
         )
@@ -156,7 +160,7 @@ def _query_result(message: Mapping[str, Any], checkout_request_id: str) -> Repor
             ids=known,
             inquiry_outcome=InquiryOutcome.PAID,
         )
-    failure = failure_of(FAILURES, code)
+    failure = find_failure(FAILURES, code)
     if failure is not None:
         return Report(
             outcome=ReportedOutcome.FAILURE,

@@ -18,7 +18,7 @@ from domain.adapters.daraja.result_codes import (
     SUCCESS_CODE,
     Codes,
     code_text,
-    failure_of,
+    find_failure,
     refuses_credential,
 )
 from domain.attempts import IdKind, ProviderId, ProviderIds
@@ -35,12 +35,12 @@ PAYOUT_IDS = {
 _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 
 
-class OtherShape(Exception):
+class UnexpectedShape(Exception):
     """The message is not of the shape that its operation has."""
 
 
 def read_payout_result(message: Any, failures: Codes) -> Report:
-    """The result of B2C and of what is shaped like it (daraja.md §4.3, §5). Raises OtherShape."""
+    """The result of B2C and of what is shaped like it (daraja.md §4.3, §5). Raises UnexpectedShape."""
     result = require_mapping(require_mapping(message).get("Result"))
     parameters = read_items(result.get("ResultParameters"), "ResultParameter", "Key")
     code = read_result_code(result)
@@ -81,7 +81,7 @@ def judge_result(
             recipient_name=recipient_name,
             **amounts,
         )
-    failure = failure_of(failures, code)
+    failure = find_failure(failures, code)
     if failure is None:
         return Report(outcome=ReportedOutcome.UNDECIDED, code=code, ids=ids)
     # A failure has no receipt, whatever its TransactionID looks like (daraja.md §4.3); an amount
@@ -100,25 +100,25 @@ def read_timeout(message: Any) -> Report:
 
 
 def read_result_code(message: Mapping[str, Any]) -> str:
-    """The result's code as text. Raises OtherShape."""
+    """The result's code as text. Raises UnexpectedShape."""
     code = code_text(message.get("ResultCode"))
     if code is None:
-        raise OtherShape
+        raise UnexpectedShape
     return code
 
 
 def read_ids(message: Mapping[str, Any], names: Mapping[str, IdKind]) -> ProviderIds:
     """The ids in `message`, as (kind of id, value); `names` gives the kind for a field's letters.
 
-    Raises OtherShape.
+    Raises UnexpectedShape.
     """
     found = set[ProviderId]()
     for name, value in message.items():
-        id_kind = names.get(_letters(name))
+        id_kind = names.get(_normalize_name(name))
         if id_kind is None or value in (None, ""):
             continue
         if not is_provider_id(value):
-            raise OtherShape
+            raise UnexpectedShape
         found.add((id_kind, value))
     return frozenset(found)
 
@@ -143,7 +143,7 @@ def read_items(container: Any, list_name: str, key_name: str) -> dict[str, list[
             and isinstance(item.get(key_name), str)
             and item.get("Value") not in (None, "")
         ):
-            values[_letters(item[key_name])].append(item["Value"])
+            values[_normalize_name(item[key_name])].append(item["Value"])
     return values
 
 
@@ -154,7 +154,7 @@ def read_amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
     Daraja has been seen to put a receipt under an amount's name (daraja.md §4.3).
     """
     values = [*parameters.get("transactionamount", []), *parameters.get("amount", [])]
-    numbers = [number for value in values if (number := _number(value)) is not None]
+    numbers = [number for value in values if (number := _parse_number(value)) is not None]
     return {
         "has_amount": bool(numbers),
         "amount": numbers[0]
@@ -181,17 +181,17 @@ def read_recipient_name(value: Any) -> str | None:
 
 
 def require_mapping(value: Any) -> Mapping[str, Any]:
-    """`value`, if it is an object. Raises OtherShape."""
+    """`value`, if it is an object. Raises UnexpectedShape."""
     if not isinstance(value, dict):
-        raise OtherShape
+        raise UnexpectedShape
     return value
 
 
-def _letters(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return "".join(character for character in name.casefold() if character.isalpha())
 
 
-def _number(value: Any) -> Decimal | None:
+def _parse_number(value: Any) -> Decimal | None:
     if isinstance(value, str):
         return Decimal(value) if _PLAIN_NUMBER.fullmatch(value) else None
     return (

@@ -20,7 +20,7 @@ class Page:
     """What Daraja must be told and understood by, for one kind.
 
     `request_body` takes the payment, our account, the initiator's credential and the time;
-    `read_result` the JSON of a result, and raises OtherShape. `failures` are the codes that end it.
+    `read_result` the JSON of a result, and raises UnexpectedShape. `failures` are the codes that end it.
     """
 
     api: Api

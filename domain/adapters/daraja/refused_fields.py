@@ -18,7 +18,7 @@ _F = FailureReason
 # What we put into a request from our settings, or by ourselves. A free text is the caller's, also
 # where it was left out and our default went: one payment's strange text must not count as a fault
 # of all, and ours is a plain word.
-_OURS_EVERYWHERE = dict.fromkeys(
+_OUR_FIELDS = dict.fromkeys(
     (
         "callbackurl", "callback", "resulturl", "queuetimeouturl", "timeouturl",
         "businessshortcode", "shortcode", "password", "passkey", "timestamp", "transactiontype",
@@ -31,7 +31,7 @@ _OURS_EVERYWHERE = dict.fromkeys(
     ),
     _F.CONFIGURATION,
 )  # fmt: skip
-_CALLERS_EVERYWHERE = {
+_CALLER_FIELDS = {
     "amount": _F.LIMIT_EXCEEDED,
     "transactionamount": _F.LIMIT_EXCEEDED,
     "phonenumber": _F.INVALID_RECIPIENT,
@@ -43,7 +43,7 @@ _CALLERS_EVERYWHERE = {
     "transactiondescription": _F.REJECTED_BY_PROVIDER,
     "remarks": _F.REJECTED_BY_PROVIDER,
 }
-_PAYS_OUT = {
+_PAYOUT_FIELDS = {
     "partya": _F.CONFIGURATION,  # our short code
     "partyb": _F.INVALID_RECIPIENT,
     "receiver": _F.INVALID_RECIPIENT,
@@ -51,35 +51,39 @@ _PAYS_OUT = {
     "receivershortcode": _F.INVALID_RECIPIENT,
     "recipient": _F.INVALID_RECIPIENT,
 }
-_COLLECTS = {
+_DEPOSIT_FIELDS = {
     "partya": _F.INVALID_RECIPIENT,  # the customer's phone
     "partyb": _F.CONFIGURATION,  # our short code, or our till
     "receiver": _F.CONFIGURATION,
     "receiverparty": _F.CONFIGURATION,
 }
-_EVERYWHERE = {**_OURS_EVERYWHERE, **_CALLERS_EVERYWHERE}
+_COMMON_FIELDS = {**_OUR_FIELDS, **_CALLER_FIELDS}
 _REASONS: Mapping[Kind, Mapping[str, FailureReason]] = {
-    kind: {**_EVERYWHERE, **(_PAYS_OUT if rules.moves_money_out else _COLLECTS)}
+    kind: {**_COMMON_FIELDS, **(_PAYOUT_FIELDS if rules.moves_money_out else _DEPOSIT_FIELDS)}
     for kind, rules in RULES.items()
 }
 
 _WORD = re.compile(r"[A-Za-z]+")
 _CHARACTERS_MAX = 500  # of a message; a hostile one may be long
-_WORDS_OF_NAME_MAX = 4
+_NAME_WORDS_MAX = 4
 
 
-def reason_of_named_field(kind: Kind, text: str) -> FailureReason | None:
-    """The reason by the first field that `text` names, behind its "invalid" if it can be; None
+def find_field_reason(kind: Kind, text: str) -> FailureReason | None:
+    """The reason by the first field that `text` names, words_after_invalid its "invalid" if it can be; None
     if it names none we know.
     """
     words = [word.lower() for word in _WORD.findall(text[:_CHARACTERS_MAX])]
-    behind = words[words.index("invalid") + 1 :] if "invalid" in words else []
-    return _first_named(_REASONS[kind], behind) or _first_named(_REASONS[kind], words)
+    words_after_invalid = words[words.index("invalid") + 1 :] if "invalid" in words else []
+    return _find_first_reason(_REASONS[kind], words_after_invalid) or _find_first_reason(
+        _REASONS[kind], words
+    )
 
 
-def _first_named(reasons: Mapping[str, FailureReason], words: list[str]) -> FailureReason | None:
+def _find_first_reason(
+    reasons: Mapping[str, FailureReason], words: list[str]
+) -> FailureReason | None:
     for start in range(len(words)):
-        for length in range(min(_WORDS_OF_NAME_MAX, len(words) - start), 0, -1):
+        for length in range(min(_NAME_WORDS_MAX, len(words) - start), 0, -1):
             reason = reasons.get("".join(words[start : start + length]))
             if reason is not None:
                 return reason

@@ -7,7 +7,7 @@ operation alone decides how a body is read (rules.md §18).
 
 from __future__ import annotations
 
-from domain.adapters.daraja.messages import OtherShape, read_timeout
+from domain.adapters.daraja.messages import UnexpectedShape, read_timeout
 from domain.adapters.daraja.pages import PAGE_OF_RESULT
 from domain.adapters.daraja.status import read_status_result
 from domain.adapters.strict_json import Unreadable, parse
@@ -25,5 +25,5 @@ def read_report(operation: str, body: bytes) -> Report:
         if page is not None:
             return page.read_result(message)
         return read_timeout(message) if is_timeout(operation) else read_status_result(message)
-    except (Unreadable, OtherShape):
+    except (Unreadable, UnexpectedShape):
         return UNREADABLE

@@ -41,7 +41,7 @@ class Account:
     callback_secret: str
 
 
-def as_sent_by(account: Account, sent_by: SendAccount | None) -> Account:
+def use_short_code_of(account: Account, sent_by: SendAccount | None) -> Account:
     """`account` with the short code of the account that sent a payment, to ask about that
     payment.
     """
@@ -67,7 +67,7 @@ class Api:
         return self.operation.value
 
 
-def free_text(text: str | None, shortest: int, longest: int) -> str:
+def clean_free_text(text: str | None, shortest: int, longest: int) -> str:
     """`text` in letters, digits, blank, `.` and `-`, within Daraja's limits; the default if too
     little is left.
     """

@@ -65,7 +65,7 @@ def refuses_credential(code: str) -> bool:
     return code in _CREDENTIAL_CODES
 
 
-def failure_of(failures: Codes, code: str) -> Failure | None:
+def find_failure(failures: Codes, code: str) -> Failure | None:
     """The failure that `code` finalizes with, or None where it finalizes nothing."""
     ending = failures.get(code)
     return Failure(ending.reason, ending.safe_to_retry, code) if ending else None

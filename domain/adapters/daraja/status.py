@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from domain.adapters.daraja.answers import json_object, refused_at_the_door
+from domain.adapters.daraja.answers import parse_json_object, read_error
 from domain.adapters.daraja.messages import (
     PAYOUT_IDS,
-    OtherShape,
+    UnexpectedShape,
     is_provider_id,
     read_amounts,
     read_items,
@@ -24,7 +24,7 @@ from domain.adapters.daraja.result_codes import (
     Codes,
     Ending,
     code_text,
-    failure_of,
+    find_failure,
     refuses_credential,
 )
 from domain.attempts import IdKind
@@ -94,14 +94,14 @@ def read_status_acknowledgement(status: int, body: bytes) -> str:
 
     The answer itself comes by the question's own address, and may come whatever was said here.
     """
-    message = json_object(body)
+    message = parse_json_object(body)
     if (
         message is not None
         and 200 <= status < 300
         and code_text(message.get("ResponseCode")) == SUCCESS_CODE
     ):
         return ACKNOWLEDGED
-    code, _ = refused_at_the_door(status, body, message)
+    code, _ = read_error(status, body, message)
     return f"not acknowledged: {code or status}"
 
 
@@ -113,7 +113,7 @@ def read_status_result(message: Any) -> Report:
     result = require_mapping(require_mapping(message).get("Result"))
     code = read_result_code(result)
     if code != SUCCESS_CODE:
-        is_not_found = code in _NOT_FOUND_CODES and _says_not_found(result.get("ResultDesc"))
+        is_not_found = code in _NOT_FOUND_CODES and _is_not_found_text(result.get("ResultDesc"))
         inquiry_outcome = InquiryOutcome.NOT_FOUND if is_not_found else InquiryOutcome.NO_ANSWER
         return Report(
             outcome=ReportedOutcome.UNDECIDED,
@@ -128,7 +128,7 @@ def read_status_result(message: Any) -> Report:
         for value in parameters.get(name, [])
     ]
     if not all(is_provider_id(value) for _, value in named):
-        raise OtherShape  # it names something, and it cannot be told whether that is the payment
+        raise UnexpectedShape  # it names something, and it cannot be told whether that is the payment
     ids = frozenset(named)
     common: dict[str, Any] = {"ids": ids, **read_amounts(parameters)}
     statuses = parameters.get("transactionstatus", [])
@@ -144,7 +144,7 @@ def read_status_result(message: Any) -> Report:
             ),
             **common,
         )
-    failure = failure_of(_FAILURES, status) if isinstance(status, str) else None
+    failure = find_failure(_FAILURES, status) if isinstance(status, str) else None
     if failure is not None:
         return Report(
             outcome=ReportedOutcome.FAILURE,
@@ -162,7 +162,7 @@ def read_status_result(message: Any) -> Report:
     )
 
 
-def _says_not_found(text: Any) -> bool:
+def _is_not_found_text(text: Any) -> bool:
     return (
         isinstance(text, str)
         and len(text) <= _NOT_FOUND_CHARACTERS_MAX

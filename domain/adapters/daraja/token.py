@@ -1,8 +1,8 @@
 """One OAuth token for all workers.
 
-Each new token invalidates the previous one (daraja.md §1), so workers that fetched their own would
-keep killing each other's. The token is shared in Redis, fetched by one at a time, early enough that
-nobody waits for it.
+Each new token invalidates the previous one (daraja.md §1). If each worker fetched its own token, it
+would end the tokens of the others. So the workers share one token in Redis. One worker at a time
+renews it, before it expires, so that the others need not wait.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from domain.failures import Failure, FailureReason
 log = structlog.get_logger()
 
 _FETCH_SECONDS = 10
-_LOOK_AGAIN_SECONDS = 0.05  # while another worker fetches
+_POLL_SECONDS = 0.05  # while another worker fetches
 _BODY_BYTES_MAX = 16 * 1024
 
-# Daraja's has 28 letters and digits. What goes into a header is only what a bearer token may have
-# (RFC 6750), and no more than any server takes.
+# Daraja's token has 28 characters (daraja.md §1). We put a token into a header only if its
+# characters are those of a bearer token (RFC 6750) and any server accepts its length.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,2048}={0,2}")
 _LIFETIME = re.compile(r"\d{1,6}(\.\d{1,4})?", re.ASCII)  # seconds
 
-# Refreshed this long before it ends, or a tenth of its life where that is shorter.
+# A token is renewed this long before it expires. For a short-lived token it is a tenth of its life.
 _MARGIN_SECONDS = 300
 
 
@@ -47,27 +47,27 @@ class Token:
     expires_at: float
 
     def is_fresh(self, now: float) -> bool:
-        """Whether nobody needs to think of a new one yet."""
+        """Whether it is too early to renew the token."""
         return now < self.expires_at - min(_MARGIN_SECONDS, (self.expires_at - self.issued_at) / 10)
 
     def is_valid(self, now: float) -> bool:
         return now < self.expires_at - 1
 
 
-class Shelf(Protocol):
-    """Where the workers share the token, as text. Each method raises QueueUnavailable."""
+class TokenStore(Protocol):
+    """The place where the workers share the token, as text. Each method raises QueueUnavailable."""
 
     async def read(self) -> str | None: ...
 
-    async def write(self, text: str, *, kept_seconds: float) -> None: ...
+    async def write(self, text: str, *, ttl_seconds: float) -> None: ...
 
     def lock(self) -> AbstractAsyncContextManager[bool]:
-        """Held by one worker at a time; False where another holds it."""
+        """Return a lock that one worker at a time holds. It yields False if another holds it."""
         ...
 
 
 class TokenSource:
-    """Gives the token to send with. One for each worker process."""
+    """Provides the token to send with. One instance for each worker process."""
 
     def __init__(
         self,
@@ -76,83 +76,79 @@ class TokenSource:
         base_url: str,
         consumer_key: str,
         consumer_secret: str,
-        shelf: Shelf,
+        store: TokenStore,
         clock: Callable[[], float],
     ) -> None:
         self._session = session
         self._url = f"{base_url}/oauth/v1/generate?grant_type=client_credentials"
         self._headers = {"Authorization": aiohttp.encode_basic_auth(consumer_key, consumer_secret)}
-        self._shelf = shelf
+        self._store = store
         self._clock = clock
         self._token: Token | None = None
-        self._refreshing = (
-            asyncio.Lock()
-        )  # one refresh in this process; the shelf's lock sees to the others
+        # Allows one refresh at a time in this process. The store's lock excludes other processes.
+        self._refresh_lock = asyncio.Lock()
 
-    async def current(self) -> Token:
-        """A token that is valid as far as we know.
+    async def get_current(self) -> Token:
+        """Return a token that is valid as far as we know.
 
-        Raises ProviderError or QueueUnavailable where none can be had.
+        Raises ProviderError or QueueUnavailable if no token is available.
         """
         token, now = self._token, self._clock()
-        is_renewed_already = self._refreshing.locked()  # then the old one is good until its end
+        # While it is being renewed, the old token is used until it expires.
+        is_being_renewed = self._refresh_lock.locked()
         if token is not None and (
-            token.is_fresh(now) or (token.is_valid(now) and is_renewed_already)
+            token.is_fresh(now) or (token.is_valid(now) and is_being_renewed)
         ):
             return token
-        return await self._renew(refused=None)
+        return await self._renew_token(refused=None)
 
-    async def after_refusal(self, refused: Token) -> Token:
-        """Another token than the one that Daraja refused: the shared one if it is newer, else a
-        new one.
-        """
+    async def replace_refused(self, refused: Token) -> Token:
+        """Return another token than the refused one: the shared token if it differs, else a new one."""
         if self._token is not None and self._token.text != refused.text:
             return self._token
-        return await self._renew(refused=refused)
+        return await self._renew_token(refused=refused)
 
-    async def newer_than(self, used: Token) -> Token | None:
-        """The shared token if it is newer than `used`, or None. Fetches none. Raises
-        QueueUnavailable or Unreachable.
+    async def find_newer(self, used: Token) -> Token | None:
+        """Return the shared token if it is newer than `used`, else None. Fetches no token.
 
-        Daraja ends the old token before the new one is shared. So a fetch that is under way is
-        waited for.
+        Daraja ends the old token before a worker has shared the new one, so this waits for a fetch
+        that is under way. Raises QueueUnavailable or Unreachable.
         """
-        async with self._refreshing:
-            for _ in range(int(_FETCH_SECONDS / _LOOK_AGAIN_SECONDS)):
-                async with self._shelf.lock() as is_ours:
-                    if is_ours:
-                        return await self._shared_since(used)
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-        raise Unreachable("another worker holds the refresh and does not finish")
+        async with self._refresh_lock:
+            for _ in range(int(_FETCH_SECONDS / _POLL_SECONDS)):
+                async with self._store.lock() as is_held_by_us:
+                    if is_held_by_us:
+                        return await self._read_newer_shared(used)
+                await asyncio.sleep(_POLL_SECONDS)
+        raise Unreachable("another worker holds the lock of the token and does not finish")
 
-    async def _shared_since(self, used: Token) -> Token | None:
-        newer = await self._shared(used)
+    async def _read_newer_shared(self, used: Token) -> Token | None:
+        newer = await self._read_shared(used)
         if newer is None or newer.issued_at < used.issued_at:
             return None
         self._token = newer
         return newer
 
-    async def _renew(self, refused: Token | None) -> Token:
-        async with self._refreshing:
-            for _ in range(int(_FETCH_SECONDS / _LOOK_AGAIN_SECONDS)):
-                shared = await self._shared(refused)
+    async def _renew_token(self, refused: Token | None) -> Token:
+        async with self._refresh_lock:
+            for _ in range(int(_FETCH_SECONDS / _POLL_SECONDS)):
+                shared = await self._read_shared(refused)
                 if shared is not None and shared.is_fresh(self._clock()):
                     self._token = shared
                     return shared
-                async with self._shelf.lock() as is_ours:
-                    if is_ours:
+                async with self._store.lock() as is_held_by_us:
+                    if is_held_by_us:
                         return await self._fetch_and_share(refused)
-                if (
-                    shared is not None
-                ):  # another worker renews it early; meanwhile the old one is good
+                # Another worker renews the token before it expires. Until then it can be used.
+                if shared is not None:
                     self._token = shared
                     return shared
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-        raise Unreachable("no access token: another worker holds the refresh and does not finish")
+                await asyncio.sleep(_POLL_SECONDS)
+        raise Unreachable("no access token: another worker holds its lock and does not finish")
 
-    async def _shared(self, refused: Token | None) -> Token | None:
-        """The shared token, if it is valid and not the one that was just refused."""
-        text = await self._shelf.read()
+    async def _read_shared(self, refused: Token | None) -> Token | None:
+        """Return the shared token if it is valid and is not `refused`, else None."""
+        text = await self._store.read()
         try:
             token = Token(**json.loads(text)) if text else None
             if (
@@ -166,31 +162,30 @@ class TokenSource:
         return None if refused is not None and token.text == refused.text else token
 
     async def _fetch_and_share(self, refused: Token | None) -> Token:
-        # Looked at again under the lock: the one who held it before us may have fetched.
-        shared = await self._shared(refused)
+        # Read the shared token again under the lock. Its last holder may have fetched a new one.
+        shared = await self._read_shared(refused)
         if shared is None or not shared.is_fresh(self._clock()):
             try:
-                shared = await self._fetch()
+                shared = await self._fetch_token()
             except ProviderError:
                 if shared is None:
                     raise
-                log.warning(
-                    "token_not_renewed"
-                )  # the old one has some minutes left, and the next send tries again
+                # The old token is still valid for some minutes. The next send tries again.
+                log.warning("token_not_renewed")
             else:
-                # Ours before it is shared: Daraja gave it, and ended the one before, whether Redis
-                # keeps it or not.
+                # Store it in this process before it is shared. Daraja has issued it and ended the
+                # old one, even if Redis fails now.
                 self._token = shared
                 try:
-                    await self._shelf.write(
-                        json.dumps(asdict(shared)), kept_seconds=shared.expires_at - self._clock()
+                    await self._store.write(
+                        json.dumps(asdict(shared)), ttl_seconds=shared.expires_at - self._clock()
                     )
                 except QueueUnavailable:
                     log.warning("token_not_shared")
         self._token = shared
         return shared
 
-    async def _ask(self) -> tuple[int, bytes]:
+    async def _request_token(self) -> tuple[int, bytes]:
         return await request_once(
             self._session,
             "GET",
@@ -200,23 +195,23 @@ class TokenSource:
             timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS),
         )
 
-    async def _fetch(self) -> Token:
+    async def _fetch_token(self) -> Token:
         now = self._clock()
         try:
-            status, body = await self._ask()
+            status, body = await self._request_token()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable("the access token could not be fetched") from error
+            raise Unreachable("fetching the access token failed") from error
         if status == 400:
             # Daraja answers a wrong key or secret with an empty 400 (daraja.md §1).
             log.error("daraja_credentials_refused")
             raise Refused(
                 Failure(FailureReason.CONFIGURATION, True, "400"),
-                "the consumer key or secret was refused",
+                "Daraja refused the consumer key or secret",
             )
-        return _token_of(status, body, now)
+        return _parse_token(status, body, now)
 
 
-def _token_of(status: int, body: bytes, now: float) -> Token:
+def _parse_token(status: int, body: bytes, now: float) -> Token:
     try:
         message = parse(body)
     except Unreadable:
@@ -226,12 +221,17 @@ def _token_of(status: int, body: bytes, now: float) -> Token:
         if isinstance(message, dict)
         else (None, None)
     )
-    # A number today, a string in older captures (daraja.md §1).
-    is_lifetime = (
+    # Daraja sends a number today. Older captures show a string (daraja.md §1).
+    has_valid_lifetime = (
         not isinstance(lifetime, bool)
         and _LIFETIME.fullmatch(str(lifetime))
         and float(str(lifetime)) > 0
     )
-    if status != 200 or not isinstance(text, str) or not _TOKEN.fullmatch(text) or not is_lifetime:
-        raise OutcomeUnknown(f"no access token in an answer of status {status}")
+    if (
+        status != 200
+        or not isinstance(text, str)
+        or not _TOKEN.fullmatch(text)
+        or not has_valid_lifetime
+    ):
+        raise OutcomeUnknown(f"an answer of status {status} has no valid access token")
     return Token(text, now, now + float(str(lifetime)))

@@ -26,22 +26,22 @@ _RESPONSE_CODE = "responsecode"
 
 # A code that says no. A zero acknowledges, and newer products acknowledge by 200; what is neither
 # may be anything.
-_SAYS_NO = re.compile(r"(?!2\d\d\b)[1-9]\d{0,5}(\.\d{1,4}){0,3}", re.ASCII)
+_REFUSING_CODE = re.compile(r"(?!2\d\d\b)[1-9]\d{0,5}(\.\d{1,4}){0,3}", re.ASCII)
 
 _ID_NAME = r"(?:(?:checkout|merchant)[\s_-]{0,3}request|conversation)[\s_-]{0,3}id"
 _CODE_NAME = r"response[\s_-]{0,3}code"
 _NAME = re.compile(f"{_ID_NAME}|{_CODE_NAME}", re.IGNORECASE)
 # The name of a field in a sentence: a word follows, or nothing does. Anything else may be the field
 # itself.
-_NAMED_IN_PROSE = re.compile(
+_NAME_IN_PROSE = re.compile(
     f"(?:{_ID_NAME}|{_CODE_NAME})(?=[.!;,)]{{0,2}}(?:\\s+[a-z]|\\s*$|</))", re.IGNORECASE | re.ASCII
 )
-_SHAPE_OF_ID = re.compile(r"AG_\d{8}_|ws_CO_\d", re.ASCII)
-_WORDS_OF_ACKNOWLEDGEMENT = re.compile(
+_ID_SHAPE = re.compile(r"AG_\d{8}_|ws_CO_\d", re.ASCII)
+_ACKNOWLEDGING_WORDS = re.compile(
     r"accepted for processing|accept(?:ed)? the service request", re.IGNORECASE
 )
 
-_UNREADABLE = re.compile(
+_UNREADABLE_TEXT = re.compile(
     r"[\x00-\x08\x0e-\x1f\x7f]|\\u"
 )  # no text, or one whose letters are written in escapes
 _BEGINS_JSON = re.compile(r"\ufeff?\s*[{\[]")
@@ -49,52 +49,48 @@ _ENDS_JSON = re.compile(r"[}\]]\s*\Z")
 _JSON_MARKS = re.compile(r"[{\"]")
 
 
-def may_show_payment(body: bytes) -> bool:
+def may_have_payment_trace(body: bytes) -> bool:
     """Whether an id or an acknowledgement stands in the answer, or might."""
     try:
-        return _shown_by(parse(body))
+        return _has_trace(parse(body))
     except Unreadable:
         text = body.decode("utf-8", "replace")
     if _BEGINS_JSON.match(text) and not _ENDS_JSON.search(text):
         return True  # cut off: an id may be in what is missing
     # In broken JSON the mere name of a field counts.
-    return bool(_JSON_MARKS.search(text) and _NAME.search(text)) or _shown_in(text)
+    return bool(_JSON_MARKS.search(text) and _NAME.search(text)) or _has_trace_in_text(text)
 
 
-def shows_id(message: Any) -> bool:
+def has_payment_trace(message: Any) -> bool:
     """Whether a message that we can read has an id of a payment, or a code that acknowledges."""
-    return _shown_by(message, in_texts=False)
+    return _has_trace(message, in_texts=False)
 
 
-def _shown_by(value: Any, *, in_texts: bool = True) -> bool:
+def _has_trace(value: Any, *, in_texts: bool = True) -> bool:
     match value:
         case dict():
             return any(
-                _is_sign(key, inner) or _shown_by(inner, in_texts=in_texts)
+                _is_trace(key, inner) or _has_trace(inner, in_texts=in_texts)
                 for key, inner in value.items()
             )
         case list():
-            return any(_shown_by(inner, in_texts=in_texts) for inner in value)
+            return any(_has_trace(inner, in_texts=in_texts) for inner in value)
         case str():
-            return in_texts and _shown_in(value)
+            return in_texts and _has_trace_in_text(value)
         case _:
             return False
 
 
-def _is_sign(key: str, value: Any) -> bool:
+def _is_trace(key: str, value: Any) -> bool:
     name = "".join(character for character in key.lower() if character.isalpha())
     if value is None or value == "":
         return False
     if name == _RESPONSE_CODE:
-        return _SAYS_NO.fullmatch(code_text(value) or "") is None
+        return _REFUSING_CODE.fullmatch(code_text(value) or "") is None
     return name in _IDS
 
 
-def _shown_in(text: str) -> bool:
-    if (
-        _UNREADABLE.search(text)
-        or _SHAPE_OF_ID.search(text)
-        or _WORDS_OF_ACKNOWLEDGEMENT.search(text)
-    ):
+def _has_trace_in_text(text: str) -> bool:
+    if _UNREADABLE_TEXT.search(text) or _ID_SHAPE.search(text) or _ACKNOWLEDGING_WORDS.search(text):
         return True
-    return _NAME.search(_NAMED_IN_PROSE.sub("", text)) is not None
+    return _NAME.search(_NAME_IN_PROSE.sub("", text)) is not None

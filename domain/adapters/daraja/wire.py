@@ -1,13 +1,12 @@
-"""One request to Daraja on a connection of its own: the fence before its first byte, and whose
-answer comes back.
+"""Sends one request to Daraja on a connection of its own, with a fence before its first byte.
 
-The first question about any error is a fact: was the first byte written? aiohttp calls us just
-before, in `on_request_chunk_sent` (our bodies are one chunk, and the headers leave with it). A
-request without a body is written right after `on_request_headers_sent`. Tests count bytes, because
-this rests on aiohttp's order of writing.
+Every error depends on one fact: was the first byte written? aiohttp calls us just before that, in
+`on_request_chunk_sent` (our bodies are one chunk, and the headers leave with it). It writes a
+request without a body right after `on_request_headers_sent`. This depends on aiohttp's order of
+writing, so tests count the bytes.
 
-Bytes that arrive before our first byte left answer nothing that we asked. Such a connection is
-dropped.
+Bytes that arrive before our first byte left cannot be the answer to our request. The connection is
+then aborted.
 """
 
 from __future__ import annotations
@@ -32,35 +31,34 @@ from domain.fence import Fence
 
 log = structlog.get_logger()
 
-# So often the event loop may read what has arrived, before it counts as an early answer. TLS has
-# messages of its own.
-_LOOKS_MIN = 3
-_LOOKS_MAX = 20
+# The event loop gets this many turns to read bytes that have arrived before our request. They may be
+# messages of TLS. Bytes that are still unread then count as an early answer.
+_LOOP_TURNS_MIN = 3
+_LOOP_TURNS_MAX = 20
 
 
 def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
-    """The HTTP session for Daraja: no proxies from the environment, no cookies, no redirects
-    followed, and the fence.
+    """Return the HTTP session for Daraja, with the fence and without proxies, cookies or reuse.
 
-    Each request has a connection of its own; they are cheap at our rates. One that was used before
-    may be gone at the other end, and a call without a key (STK, B2B) that finds out by writing to
-    it is lost in doubt (rules.md §13). And what came on it while it was idle
-    would be taken for the answer to the next payment.
+    Each request has a connection of its own, which is cheap at our rates. Daraja may have closed a
+    connection that was used before. A call without a key (STK, B2B) that only notices this by
+    writing would put its payment in doubt (rules.md §13). Bytes that arrived on an idle connection
+    would also be read as the answer to the next payment.
     """
     connector = aiohttp.TCPConnector(limit=connections_max, force_close=True)
-    _watch_lines(connector)
+    _watch_connections(connector)
     return aiohttp.ClientSession(
         connector=connector,
-        trace_configs=[_tracing()],
+        trace_configs=[_build_trace_config()],
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
-def _tracing() -> aiohttp.TraceConfig:
+def _build_trace_config() -> aiohttp.TraceConfig:
     trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(_before_headers)
-    trace.on_request_chunk_sent.append(_before_body)
+    trace.on_request_headers_sent.append(_check_before_headers)
+    trace.on_request_chunk_sent.append(_check_before_body)
     return trace
 
 
@@ -73,20 +71,20 @@ async def request_once(
     fence: Fence | None = None,
     **options: Any,
 ) -> tuple[int, bytes]:
-    """Sends one request by a `daraja_session`; status and body of its own answer.
+    """Send one request by a `daraja_session`. Returns the status and the body of its own answer.
 
-    Raises Unreachable if nothing was written, OutcomeUnknown if something was and no answer of its
-    own came.
+    Raises Unreachable if nothing was written. Raises OutcomeUnknown if bytes were written and the
+    request got no answer of its own.
     """
-    talk = _Talk(fence)
-    mark = _TALK.set(talk)
+    request = _Request(fence)
+    context_token = _REQUEST.set(request)
     try:
         async with session.request(
             method,
             url,
             # aiohttp would turn a 302 into a GET, and hide that Daraja may have acted
             allow_redirects=False,
-            trace_request_ctx=talk,
+            trace_request_ctx=request,
             **options,
         ) as response:
             answer = bytearray()
@@ -95,136 +93,143 @@ async def request_once(
                 if len(answer) > bytes_max:
                     break
     finally:
-        _TALK.reset(mark)
-    talk.check_answer()
+        _REQUEST.reset(context_token)
+    request.check_answer()
     if len(answer) > bytes_max:
-        raise OutcomeUnknown("the answer is too long to be Daraja's")
+        raise OutcomeUnknown("the answer is longer than any answer of Daraja")
     return response.status, bytes(answer)
 
 
-class _Talk:
-    """What is known of one exchange: its fence, its connection, and whether its first byte was
-    written.
-    """
+class _Request:
+    """The state of one request: its fence, its connection, and whether its first byte was written."""
 
     def __init__(self, fence: Fence | None) -> None:
-        self.line: _Line | None = None
+        self.connection: _Connection | None = None
         self._fence = fence
         self._is_written = False
 
     async def pass_first_byte(self) -> None:
-        """The last thing before the first byte is written. Raises where it must not be."""
+        """Make the last checks before the first byte. Raises if it must not be written."""
         if self._is_written:
             return
-        for look in range(_LOOKS_MAX):
-            if look >= _LOOKS_MIN and not (self.line is not None and self.line.has_unread()):
+        for turn in range(_LOOP_TURNS_MAX):
+            if turn >= _LOOP_TURNS_MIN and not (
+                self.connection is not None and self.connection.has_unread_bytes()
+            ):
                 break
-            await asyncio.sleep(0)  # the loop reads what has arrived
+            await asyncio.sleep(0)  # the loop reads bytes that have arrived
         if self._fence is not None:
             self._fence.pass_first_byte()
-        # From here to the write nothing else runs. The connection is looked at last: also the
-        # fence's clock takes time.
-        if self.line is None or self.line.is_spoilt():
+        # No other code runs between here and the write. The connection is checked last, because the
+        # fence reads a clock, which takes time.
+        if self.connection is None or self.connection.is_unusable():
             if self._fence is not None:
                 self._fence.begin_send()
-            if self.line is not None:
-                # an early head may have promised a body, which must not be waited for
-                self.line.drop()
-            raise Unreachable("the other end spoke, or closed, before our request")
+            if self.connection is not None:
+                # An early answer may announce a body. aiohttp must not wait for that body.
+                self.connection.abort_transport()
+            raise Unreachable("the server sent bytes or closed the connection before our request")
         self._is_written = True
 
     def check_answer(self) -> None:
-        """Raises unless the answer that came can be the one to this request."""
-        if self._is_written and self.line is not None and not self.line.has_heard_too_early:
+        """Raise unless the answer can belong to this request."""
+        if (
+            self._is_written
+            and self.connection is not None
+            and not self.connection.has_early_answer
+        ):
             return
         log.warning("answer_before_request", was_written=self._is_written)
         if self._is_written:
-            raise OutcomeUnknown("what was answered was sent before our request had arrived")
-        raise Unreachable("there was an answer before our request, which was not sent")
+            raise OutcomeUnknown("the server sent its answer before our request had arrived")
+        raise Unreachable("the server sent an answer before our request, which was not sent")
 
 
-_TALK: ContextVar[_Talk | None] = ContextVar("talk", default=None)
+_REQUEST: ContextVar[_Request | None] = ContextVar("request", default=None)
 
 
-async def _before_headers(
+async def _check_before_headers(
     _session: aiohttp.ClientSession, context: SimpleNamespace, sent: Any
 ) -> None:
-    if isinstance(context.trace_request_ctx, _Talk) and sent.method == "GET":
+    if isinstance(context.trace_request_ctx, _Request) and sent.method == "GET":
         await context.trace_request_ctx.pass_first_byte()
 
 
-async def _before_body(
+async def _check_before_body(
     _session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any
 ) -> None:
-    if isinstance(context.trace_request_ctx, _Talk):
+    if isinstance(context.trace_request_ctx, _Request):
         await context.trace_request_ctx.pass_first_byte()
 
 
-class _Line(ResponseHandler):
-    """A connection that remembers when it heard something first."""
+class _Connection(ResponseHandler):
+    """A connection that records whether its first bytes arrived too early."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, talk: _Talk | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, request: _Request | None) -> None:
         super().__init__(loop)
-        self._has_heard = False
-        self.has_heard_too_early = False
-        if talk is not None:
-            talk.line = self
+        self._has_received = False
+        self.has_early_answer = False
+        if request is not None:
+            request.connection = self
 
     def data_received(self, data: bytes) -> None:
-        if data and not self._has_heard:
-            self._has_heard = True
-            # An answer carries the acknowledgement of all that it answers. If bytes of ours are
-            # still unacknowledged, it was under way before our request arrived.
-            self.has_heard_too_early = _unacknowledged_bytes(self._file()) > 0
+        if data and not self._has_received:
+            self._has_received = True
+            # The packet of a true answer also acknowledges the bytes of the request. If bytes of
+            # ours are still unacknowledged, the server sent these before our request arrived.
+            self.has_early_answer = _count_unacknowledged_bytes(self._find_socket_number()) > 0
         super().data_received(data)
 
-    def is_spoilt(self) -> bool:
-        """Whether something came, or the other end is gone, before our first byte."""
-        return self._has_heard or not self.is_connected() or self.has_unread()
+    def is_unusable(self) -> bool:
+        """Whether bytes arrived, or the server closed the connection, before our first byte."""
+        return self._has_received or not self.is_connected() or self.has_unread_bytes()
 
-    def drop(self) -> None:
-        """Ends the connection at once, and with it what still waits to be read."""
+    def abort_transport(self) -> None:
+        """Close the connection at once and discard unread bytes."""
         if self.transport is not None:
             self.transport.abort()
 
-    def has_unread(self) -> bool:
-        """Whether bytes, or the connection's end, have arrived and were not read yet."""
-        file = self._file()
-        if file is None:
+    def has_unread_bytes(self) -> bool:
+        """Whether bytes or the end of the connection have arrived and are still unread."""
+        socket_number = self._find_socket_number()
+        if socket_number is None:
             return False
         poll = select.poll()
-        poll.register(file, select.POLLIN)
+        poll.register(socket_number, select.POLLIN)
         return bool(poll.poll(0))
 
-    def _file(self) -> int | None:
+    def _find_socket_number(self) -> int | None:
         transport = self.transport
         socket = transport.get_extra_info("socket") if transport is not None else None
-        file = socket.fileno() if socket is not None else -1
-        return file if file >= 0 else None
+        number = socket.fileno() if socket is not None else -1
+        return number if number >= 0 else None
 
 
-def _unacknowledged_bytes(file: int | None) -> int:
-    """How much of what we wrote the other end's kernel has not acknowledged; 0 where the system
-    does not tell.
+def _count_unacknowledged_bytes(socket_number: int | None) -> int:
+    """Return how many bytes of ours the server's kernel has not acknowledged.
+
+    Returns 0 if this system does not report it.
     """
-    if file is None or sys.platform != "linux":
+    if socket_number is None or sys.platform != "linux":
         return 0
     count = array.array("i", [0])
     try:
-        fcntl.ioctl(file, termios.TIOCOUTQ, count)
+        fcntl.ioctl(socket_number, termios.TIOCOUTQ, count)
     except OSError:
         return 0
     return count[0]
 
 
-def _watch_lines(connector: aiohttp.TCPConnector) -> None:
-    """Makes the connector's connections `_Line`s. aiohttp has no public way: its own attribute
-    is replaced.
+def _watch_connections(connector: aiohttp.TCPConnector) -> None:
+    """Make the connector create `_Connection` objects.
+
+    aiohttp has no public way for this, so its private attribute is replaced.
     """
     require_tested_aiohttp()
     if not hasattr(connector, "_factory"):
         raise RuntimeError(
-            "this aiohttp makes its connections in another way: domain/adapters/daraja/wire.py must follow"
+            "this version of aiohttp creates connections differently:"
+            " adapt domain/adapters/daraja/wire.py"
         )
     loop = asyncio.get_running_loop()
-    connector._factory = lambda: _Line(loop, _TALK.get())  # type: ignore[assignment]  # noqa: SLF001
+    connector._factory = lambda: _Connection(loop, _REQUEST.get())  # type: ignore[assignment]  # noqa: SLF001

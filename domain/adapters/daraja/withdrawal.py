@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.adapters.daraja.messages import read_payout_result
-from domain.adapters.daraja.requests import Account, Api, free_text, result_addresses
+from domain.adapters.daraja.requests import Account, Api, clean_free_text, result_addresses
 from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
 from domain.operations import Operation
 from domain.payment import Payment
@@ -39,12 +39,12 @@ def request_body(
         "Amount": str(payment.request.amount_kes),
         "PartyA": account.payout_shortcode,
         "PartyB": payment.request.phone_number,
-        "Remarks": free_text(payment.request.remarks, *REMARKS_LENGTH),
+        "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, account),
         "Occassion": "",  # spelled so in v3
     }
 
 
 def read_result(message: Any) -> Report:
-    """B2C's result (daraja.md §4.3). Raises OtherShape."""
+    """B2C's result (daraja.md §4.3). Raises UnexpectedShape."""
     return read_payout_result(message, FAILURES)

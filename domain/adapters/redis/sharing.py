@@ -50,10 +50,10 @@ class SharedText:
             value = await self._redis.get(self._name)
         return value.decode() if isinstance(value, bytes) else value
 
-    async def write(self, text: str, *, kept_seconds: float) -> None:
+    async def write(self, text: str, *, ttl_seconds: float) -> None:
         """Replaces the text. Raises QueueUnavailable."""
         async with available(self._redis, "shared texts", writes=False):
-            await self._write(keys=[self._name], args=[text, max(1, int(kept_seconds * 1000))])
+            await self._write(keys=[self._name], args=[text, max(1, int(ttl_seconds * 1000))])
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[bool]:

@@ -120,7 +120,7 @@ def _account(times: LifeTimes) -> str:
 def _send(
     world: World, open_attempt: OpenAttempt, account: str, *, is_probe: bool
 ) -> Generator[int, None, tuple[Heard, Answer]]:
-    """`DarajaSender.submit` around `Authorized.call`: tries again only what was not written, and
+    """`DarajaSender.submit` around `AuthorizedCalls.call`: tries again only what was not written, and
     once a new token.
     """
     tries, tokens_refused = 1, 0
