@@ -1,5 +1,5 @@
 """Who may do what, how much, and how often. One place, pure; `POLICY_FILE` sets the numbers
-(README.md, "Policy").
+(docs/using.md).
 
 Amounts are counted by the payments on record: all that are pending or succeeded count, and so does
 a failure of which it is not certain that nothing moved. A day is a calendar day in Nairobi, a

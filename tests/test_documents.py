@@ -19,16 +19,13 @@ from domain.adapters.settings.worker import WorkerSettings
 from tests.sampling import COLLECTED
 
 ROOT = Path(__file__).resolve().parent.parent
+USING = ROOT / "docs" / "using.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
 
 
-def test_the_readmes_way_to_mint_a_token_makes_a_token_that_a_backend_can_use(
-    tmp_path: Path,
-) -> None:
-    """The README's program, run as shown, prints a signed token with every claim that the
-    service requires.
-    """
-    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_shown_program_mints_a_token_that_a_backend_can_use(tmp_path: Path) -> None:
+    """The program, run as shown, prints a signed token with every claim that the service requires."""
+    program = re.search(r"```python\n(.*?)```", USING.read_text(), re.DOTALL)
     assert program is not None
     (tmp_path / "mint.py").write_text(program[1])
     key = ec.generate_private_key(ec.SECP256R1())
@@ -55,8 +52,8 @@ def test_the_readmes_way_to_mint_a_token_makes_a_token_that_a_backend_can_use(
     assert jwt.get_unverified_header(token)["kid"] == "key-1"
 
 
-def test_the_readmes_policy_is_one(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_shown_policy_is_a_policy(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", USING.read_text(), re.DOTALL)
     (tmp_path / "policy.toml").write_text(example)
     policy = read_policy(tmp_path / "policy.toml")
     assert (policy.deposits_per_minute, policy.amount_max_kes, policy.confirm_above_kes) == (
