@@ -76,7 +76,7 @@ class Attempt:
         return self.outcome is not None and self.outcome.is_accounted_for
 
     @property
-    def asked_as(self) -> SendAccount | None:
+    def inquiry_account(self) -> SendAccount | None:
         """The account to ask Daraja as; None if it is not known, or if the attempt never reached
         Daraja.
 
@@ -99,15 +99,20 @@ _WEIGHT: Mapping[Outcome | None, int] = {
 }
 
 
-def told(
-    attempts: tuple[Attempt, ...], outcome: Outcome | None, *, about: UUID | None, all_of_them: bool
+def merge_outcome(
+    attempts: tuple[Attempt, ...],
+    outcome: Outcome | None,
+    *,
+    attempt_id: UUID | None,
+    is_about_all: bool,
 ) -> tuple[Attempt, ...]:
     """`attempts` once `outcome` is known of the one that `about` names, or of all."""
     if outcome is None:
         return attempts
     return tuple(
         replace(attempt, outcome=outcome)
-        if (all_of_them or attempt.id == about) and _WEIGHT[outcome] > _WEIGHT[attempt.outcome]
+        if (is_about_all or attempt.id == attempt_id)
+        and _WEIGHT[outcome] > _WEIGHT[attempt.outcome]
         else attempt
         for attempt in attempts
     )

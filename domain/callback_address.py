@@ -17,7 +17,7 @@ from domain.kinds import RULES, Kind
 from domain.stages import Step
 
 # Every operation but those of questions, which are numbered: `status-{n}`, and its timeout.
-MESSAGES_OF_PAYMENTS = frozenset(
+PAYMENT_OPERATIONS = frozenset(
     operation
     for rules in RULES.values()
     for operation in (rules.result_operation, rules.timeout_operation)
@@ -32,16 +32,16 @@ _TOKEN_BYTES = 20
 
 def is_operation(text: str) -> bool:
     """Whether `text` is in the closed set of operations."""
-    return text in MESSAGES_OF_PAYMENTS or _STATUS_OPERATION.fullmatch(text) is not None
+    return text in PAYMENT_OPERATIONS or _STATUS_OPERATION.fullmatch(text) is not None
 
 
 def fits_kind(operation: str, kind: Kind) -> bool:
     """Whether a message of `operation` can be about a payment of `kind`."""
     rules = RULES[kind]
-    if operation in MESSAGES_OF_PAYMENTS:
+    if operation in PAYMENT_OPERATIONS:
         return operation in (rules.result_operation, rules.timeout_operation)
     # STK query answers at once, and by no address.
-    return rules.question is Step.STATUS and inquiry_number(operation) is not None
+    return rules.inquiry_step is Step.STATUS and inquiry_number(operation) is not None
 
 
 def status_operation(number: int, *, for_timeout: bool = False) -> str:
@@ -64,7 +64,7 @@ def is_timeout(operation: str) -> bool:
     return operation.endswith("-timeout")
 
 
-def token(secret: str, payment_id: str, operation: str) -> str:
+def make_token(secret: str, payment_id: str, operation: str) -> str:
     """The hex HMAC-SHA256, cut to 160 bits, over both parts, each after its length: no two pairs
     make the same text.
     """
@@ -79,13 +79,13 @@ def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presente
     """Whether `presented` was made with any of `secrets` (rotation), compared in constant time."""
     given = presented.encode("utf-8", "backslashreplace")
     matches = [
-        hmac.compare_digest(token(secret, payment_id, operation).encode(), given)
+        hmac.compare_digest(make_token(secret, payment_id, operation).encode(), given)
         for secret in secrets
     ]
     return any(matches)
 
 
-def genuine_payment_id(
+def verified_payment_id(
     secrets: Sequence[str], payment_id: str, operation: str, presented: str
 ) -> UUID | None:
     """The payment that an address of ours is about, or None for any other.
@@ -98,8 +98,6 @@ def genuine_payment_id(
     return UUID(payment_id)  # we signed it, so it is one
 
 
-def address(base_url: str, secret: str, payment_id: UUID, operation: str) -> str:
+def make_address(base_url: str, secret: str, payment_id: UUID, operation: str) -> str:
     """The full address for one payment's `operation`."""
-    return (
-        f"{base_url}/results/{payment_id}/{operation}/{token(secret, str(payment_id), operation)}"
-    )
+    return f"{base_url}/results/{payment_id}/{operation}/{make_token(secret, str(payment_id), operation)}"

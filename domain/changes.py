@@ -17,7 +17,7 @@ from uuid import UUID
 from domain.attempts import ProviderIds
 from domain.events import EventType, event_type
 from domain.inquiry import Evidence, Inquiry
-from domain.operations import Heard, Operation
+from domain.operations import Operation, OperationAnswer
 from domain.payment import Payment
 from domain.stages import FactName
 
@@ -33,7 +33,7 @@ class Context:
 
     now: datetime
     ids_of_others: ProviderIds = frozenset()
-    receipt_is_anothers: bool = False
+    is_receipt_of_other: bool = False
     receipts_of_others: frozenset[str] = frozenset()
     evidence: Evidence = field(default_factory=Evidence)
 
@@ -86,7 +86,7 @@ class NewEntry:
     `detail` is for people, and is in answers to callers.
     """
 
-    what: HistoryEntry
+    name: HistoryEntry
     detail: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -152,7 +152,7 @@ class CloseBreaker:
 class JudgeOperation:
     """Holds or releases an operation, as an answer of Daraja says."""
 
-    heard: Heard
+    answer: OperationAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class Decided:
     payment is not written.
 
     `attempt_id` is the attempt that the decision is about: the entry names it, and `ids` are
-    recorded as given to it. `disposition` and `is_flagged` (a person should see it) are kept with
+    recorded as given to it. `disposition` and `is_message_flagged` (a person should see it) are kept with
     the message that was decided about, if one was.
     """
 
@@ -203,10 +203,10 @@ class Decided:
     ids: ProviderIds = frozenset()
     effects: tuple[Effect, ...] = ()
     disposition: Disposition | None = None
-    is_flagged: bool = False
+    is_message_flagged: bool = False
 
     def __post_init__(self) -> None:
-        if self.is_flagged and self.disposition is None:
+        if self.is_message_flagged and self.disposition is None:
             raise ValueError("only a message is flagged, and it has a disposition")
         if self.payment is None and (self.entry or self.effects):
             raise ValueError("nothing is written about a payment that is not on record")
@@ -314,13 +314,13 @@ class Announcement:
 class ChangeResult:
     """What a change came to, with the announcement that it owes.
 
-    `is_repeated`: its callback was not stored once more, because it is on record often enough, byte
+    `is_callback_repeated`: its callback was not stored once more, because it is on record often enough, byte
     for byte.
     """
 
     decided: Decided
     announcement: Announcement | None
-    is_repeated: bool = False
+    is_callback_repeated: bool = False
 
 
 class ChangingStore(Protocol):

@@ -15,7 +15,7 @@ from datetime import timedelta
 from domain.errors import IdempotencyKeyInvalid
 
 # Long enough for a retry after a night's outage, and the least that we promise (rules.md §20).
-KEY_HELD_FOR = timedelta(hours=24)
+KEY_LIFETIME = timedelta(hours=24)
 
 KEY_LENGTH_MAX = 255
 VISIBLE_ASCII = re.compile(
@@ -37,7 +37,7 @@ class FirstAnswer:
     payment_id: str
 
 
-def checked_key(text: str) -> str:
+def validate_key(text: str) -> str:
     """`text` if it may be an idempotency key, else `IdempotencyKeyInvalid`."""
     if not VISIBLE_ASCII.fullmatch(text):
         raise IdempotencyKeyInvalid

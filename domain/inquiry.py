@@ -39,7 +39,7 @@ _UNDER_WAY_MAX = timedelta(minutes=15)
 
 # After so many inquiries since the last send that ended nothing, somebody should see the payment.
 # It is still asked about.
-ASKED_IN_VAIN_MAX = 10
+FRUITLESS_INQUIRIES_MAX = 10
 
 # A message brings the next question forward at once, unless such messages keep coming: then each
 # doubles what must have passed since the last question, so that whoever repeats them makes us ask
@@ -79,7 +79,7 @@ class Inquiry:
     """One numbered question, stored before it was asked. It counts once, by its first answer.
 
     `is_probe`: it was asked for the breaker's sake, so it is no part of the payment's own schedule.
-    `of_former_account`: it was asked with another short code than the worker's own, so that its
+    `is_of_former_account`: it was asked with another short code than the worker's own, so that its
     answer says nothing about our credential, and a "not found" may only mean that the asker cannot
     look there.
     """
@@ -89,7 +89,7 @@ class Inquiry:
     outcome: InquiryOutcome | None = None
     code: str | None = None
     is_probe: bool = False
-    of_former_account: bool = False
+    is_of_former_account: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +104,11 @@ class Evidence:
     )
     claims_success: bool = False  # one of them says that it was paid
     names_another_amount: bool = False  # one of them names another amount than the payment's
-    reminders: int = 0  # stored messages that brought the next question forward
-    receipts_to_confirm: frozenset[str] = (
+    reminder_count: int = 0  # stored messages that brought the next question forward
+    unconfirmed_receipts: frozenset[str] = (
         frozenset()
     )  # named by successes that wait for Daraja's own word (policy)
-    to_confirm_since: datetime | None = None  # when the last of those came
+    unconfirmed_since: datetime | None = None  # when the last of those came
     payouts_are_stopped: bool = False  # by the kill switch or the breaker
     breaker_is_open: bool = False
     held_operations: frozenset[Operation] = frozenset()
@@ -123,7 +123,7 @@ class Evidence:
         return operation if operation in self.held_operations & self.probes_due else None
 
     @property
-    def speaks_of_it(self) -> bool:
+    def shows_that_daraja_has_it(self) -> bool:
         """Whether Daraja has said anything that it can only say of a payment that reached it."""
         return self.has_message or any(
             inquiry.outcome is not None and inquiry.outcome.shows_that_daraja_has_it
@@ -142,9 +142,9 @@ class Evidence:
             ),
         )
 
-    def is_of_former_account(self, number: int) -> bool:
+    def is_inquiry_of_former_account(self, number: int) -> bool:
         return any(
-            inquiry.number == number and inquiry.of_former_account for inquiry in self.inquiries
+            inquiry.number == number and inquiry.is_of_former_account for inquiry in self.inquiries
         )
 
     def awaits_answer(self, number: int) -> bool:
@@ -153,25 +153,25 @@ class Evidence:
         )
 
 
-def wait_after(inquiries_asked: int, times: Times) -> timedelta:
+def inquiry_interval(inquiries_asked: int, times: Times) -> timedelta:
     """How long after one inquiry the next is due: doubling, up to the ceiling."""
     doubled: timedelta = times.inquiry_first_after * 2 ** min(inquiries_asked, 20)
     return min(doubled, max(times.inquiry_interval_max, times.inquiry_first_after))
 
 
-def asked_since(moment: datetime, evidence: Evidence) -> int:
+def count_inquiries_since(moment: datetime, evidence: Evidence) -> int:
     """How often the payment was asked about since then. Probes of the breaker do not count."""
     return sum(
         inquiry.asked_at >= moment and not inquiry.is_probe for inquiry in evidence.inquiries
     )
 
 
-def soonest_question_at(evidence: Evidence, now: datetime) -> datetime:
+def earliest_inquiry_at(evidence: Evidence, now: datetime) -> datetime:
     """When a message that came now may have Daraja asked."""
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
-    if last_asked_at is None or not evidence.reminders:
+    if last_asked_at is None or not evidence.reminder_count:
         return now
-    rest: timedelta = _REMINDED_AGAIN_AFTER * 2 ** min(evidence.reminders - 1, 20)
+    rest: timedelta = _REMINDED_AGAIN_AFTER * 2 ** min(evidence.reminder_count - 1, 20)
     return max(now, last_asked_at + min(rest, _REMINDED_AGAIN_AFTER_MAX))
 
 
@@ -208,30 +208,30 @@ def may_be_resent(
         payment.stage is Stage.IN_DOUBT
         and payment.rules.can_be_sent_again
         and not payment.needs_review
-        and payment.sends < SENDS_MAX
+        and payment.send_count < SENDS_MAX
         and now < payment.expires_at
         and not evidence.payouts_are_stopped
         and not evidence.is_held(payment.rules.operation)
     )
-    daraja_may_have_it = evidence.speaks_of_it or bool(
+    daraja_may_have_it = evidence.shows_that_daraja_has_it or bool(
         outcomes & {Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED}
     )
-    if not is_open or daraja_may_have_it or not is_of_account(payment, accounts):
+    if not is_open or daraja_may_have_it or not is_sent_by_own_account(payment, accounts):
         return False
     sent_at = last_sent_at(payment, times)
     if outcomes <= {Outcome.RESENDABLE, Outcome.NOT_ACTED}:
-        return now >= sent_at + wait_after(payment.sends - 1, times)
+        return now >= sent_at + inquiry_interval(payment.send_count - 1, times)
     trusted = [
         inquiry
         for inquiry in evidence.inquiries
         if inquiry.outcome is InquiryOutcome.NOT_FOUND
-        and not inquiry.of_former_account
+        and not inquiry.is_of_former_account
         and inquiry.asked_at >= sent_at + times.not_found_trusted_after
     ]
     return len(trusted) >= _NOT_FOUND_NEEDED
 
 
-def result_window_ends(payment: Payment, evidence: Evidence, times: Times) -> datetime:
+def result_window_end(payment: Payment, evidence: Evidence, times: Times) -> datetime:
     """Until when a deposit's result is awaited. "Still under processing" is an answer: the
     window begins again with it.
     """
@@ -245,12 +245,12 @@ def result_window_ends(payment: Payment, evidence: Evidence, times: Times) -> da
     return min(window_ends, sent_at + max(_UNDER_WAY_MAX, times.result_window))
 
 
-def outcome_may_come_until(payment: Payment, evidence: Evidence, times: Times) -> datetime:
+def outcome_awaited_until(payment: Payment, evidence: Evidence, times: Times) -> datetime:
     """Until when Daraja's own word about the last send is to be awaited, as long as a payment of
     its kind is waited for.
     """
     if payment.rules.fails_by_silence:
-        return result_window_ends(payment, evidence, times)
+        return result_window_end(payment, evidence, times)
     if payment.rules.own_id is not None:
         return last_sent_at(payment, times) + max(
             times.inquiry_interval_max, times.not_found_trusted_after
@@ -258,14 +258,14 @@ def outcome_may_come_until(payment: Payment, evidence: Evidence, times: Times) -
     return last_sent_at(payment, times) + times.inquiry_interval_max
 
 
-def is_of_account(payment: Payment, accounts: Mapping[Kind, SendAccount]) -> bool:
+def is_sent_by_own_account(payment: Payment, accounts: Mapping[Kind, SendAccount]) -> bool:
     """Whether every send of `payment` that may have acted is known to be by the account by which
     this worker sends.
 
     `accounts`: by which it sends and asks, by kind.
     """
     account = accounts.get(payment.kind)
-    return account is not None and payment.accounts <= {account}
+    return account is not None and payment.sending_accounts <= {account}
 
 
 def no_result_is_confirmed(
@@ -283,19 +283,19 @@ def no_result_is_confirmed(
         Stage.IN_DOUBT,
     ):
         return False
-    window_ends = result_window_ends(payment, evidence, times)
+    window_ends = result_window_end(payment, evidence, times)
     is_claimed = evidence.claims_success or any(
         inquiry.outcome is InquiryOutcome.PAID for inquiry in evidence.inquiries
     )
     if now < window_ends or is_claimed:
         return False
-    if payment.question is None:
+    if payment.inquiry_step is None:
         return True
     silent = _apart(
         [
             inquiry
             for inquiry in evidence.inquiries
-            if inquiry.outcome and inquiry.outcome.is_silent and not inquiry.of_former_account
+            if inquiry.outcome and inquiry.outcome.is_silent and not inquiry.is_of_former_account
             if inquiry.asked_at >= window_ends
         ],
         times,
@@ -313,7 +313,7 @@ def _apart(inquiries: Sequence[Inquiry], times: Times) -> list[Inquiry]:
     return kept
 
 
-def is_agreed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
+def is_failure_confirmed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
     """Whether enough inquiries were answered with this failure to believe it without a callback.
 
     Where one is enough, the answer that is being judged is that one: it need not be on record yet.
@@ -335,12 +335,14 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: T
     if payment.needs_review:
         return False
     if payment.stage is Stage.FAILED:
-        since = evidence.to_confirm_since
-        is_last_question = since is not None and asked_since(since, evidence) == ASKED_IN_VAIN_MAX
+        since = evidence.unconfirmed_since
+        is_last_question = (
+            since is not None and count_inquiries_since(since, evidence) == FRUITLESS_INQUIRIES_MAX
+        )
         return is_last_question and not success_is_denied(payment, evidence)
     if payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
-    if payment.question is None:
+    if payment.inquiry_step is None:
         is_by_window = payment.rules.fails_by_silence
         wait = (
             max(times.inquiry_interval_max, times.result_window)
@@ -348,10 +350,10 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: T
             else times.inquiry_interval_max
         )
         return now >= last_sent_at(payment, times) + wait
-    return asked_since(last_sent_at(payment, times), evidence) >= ASKED_IN_VAIN_MAX
+    return count_inquiries_since(last_sent_at(payment, times), evidence) >= FRUITLESS_INQUIRIES_MAX
 
 
-def next_look_at(
+def next_inquiry_after_end_at(
     payment: Payment, evidence: Evidence, now: datetime, times: Times
 ) -> datetime | None:
     """When a payment that ended is asked about after this time, or None where it is not.
@@ -359,20 +361,20 @@ def next_look_at(
     A success that is to be confirmed is asked about until Daraja has answered, or asking has led
     nowhere; a person was told.
     """
-    since = evidence.to_confirm_since
+    since = evidence.unconfirmed_since
     if payment.stage is not Stage.FAILED or since is None:
-        return second_look_at(payment, now)
-    asked = asked_since(since, evidence)
-    if success_is_denied(payment, evidence) or asked >= ASKED_IN_VAIN_MAX:
-        return second_look_at(payment, now)
-    return now + wait_after(asked, times)
+        return next_inquiry_after_silence_at(payment, now)
+    asked = count_inquiries_since(since, evidence)
+    if success_is_denied(payment, evidence) or asked >= FRUITLESS_INQUIRIES_MAX:
+        return next_inquiry_after_silence_at(payment, now)
+    return now + inquiry_interval(asked, times)
 
 
 def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
     """Whether Daraja, asked about the successes that wait for its word, said that it failed;
     often enough for its kind.
     """
-    since = evidence.to_confirm_since
+    since = evidence.unconfirmed_since
     denials = sum(
         inquiry.outcome is InquiryOutcome.FAILED and since is not None and inquiry.asked_at >= since
         for inquiry in evidence.inquiries
@@ -380,11 +382,11 @@ def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
     return denials >= payment.rules.failed_answers_needed
 
 
-def second_look_at(payment: Payment, now: datetime) -> datetime | None:
+def next_inquiry_after_silence_at(payment: Payment, now: datetime) -> datetime | None:
     """When a deposit that failed for silence is asked about next, or None where it is not."""
     if payment.failure is None or payment.failure.reason is not FailureReason.NO_RESULT_CONFIRMED:
         return None
-    if payment.question is None:
+    if payment.inquiry_step is None:
         return None
     since = payment.finalized_at or now
     return next((since + wait for wait in _SECOND_LOOKS if since + wait > now), None)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from domain.errors import DuplicateSubmission, ProductRefused, ProviderError, Refused
 from domain.failures import FailureReason
 from domain.stages import Step
-from domain.times import SHIPPED_TIMES
+from domain.times import DEFAULT_TIMES
 
 
 class Operation(StrEnum):
@@ -28,13 +28,13 @@ class Operation(StrEnum):
     STATUS = "status"
 
 
-OPERATION_OF_QUESTION = {Step.QUERY: Operation.STK_QUERY, Step.STATUS: Operation.STATUS}
+OPERATION_OF_INQUIRY_STEP = {Step.QUERY: Operation.STK_QUERY, Step.STATUS: Operation.STATUS}
 
 # So many refusals of our own settings, one after the other, hold the operation.
 SETTINGS_REFUSALS_MAX = 3
 
 
-class Standing(StrEnum):
+class OperationHealth(StrEnum):
     """What one answer says about the operation that it answers."""
 
     WORKS = "works"  # Daraja dealt with the request itself
@@ -43,7 +43,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class OperationAnswer:
     """An answer that says something about an operation.
 
     `since` is when the request was claimed or stored, by the database's clock: an answer to an
@@ -52,23 +52,23 @@ class Heard:
     """
 
     operation: Operation
-    standing: Standing
+    health: OperationHealth
     since: datetime
-    cool_down: timedelta = SHIPPED_TIMES.operation_cool_down
+    cool_down: timedelta = DEFAULT_TIMES.operation_cool_down
     code: str | None = None
 
 
-def standing_of_answer(error: ProviderError | None) -> Standing | None:
+def health_from_answer(error: ProviderError | None) -> OperationHealth | None:
     """What the answer to a send says about its operation; None if it says nothing (busy,
     throttled, no answer).
     """
     match error:
         case None | DuplicateSubmission():
-            return Standing.WORKS
+            return OperationHealth.WORKS
         case ProductRefused():
-            return Standing.PRODUCT_REFUSED
+            return OperationHealth.PRODUCT_REFUSED
         case Refused():
             is_ours = error.failure.reason is FailureReason.CONFIGURATION
-            return Standing.SETTINGS_REFUSED if is_ours else Standing.WORKS
+            return OperationHealth.SETTINGS_REFUSED if is_ours else OperationHealth.WORKS
         case _:
             return None

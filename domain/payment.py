@@ -1,6 +1,6 @@
 """A payment, and what becomes of it when a fact is learned.
 
-Pure: no I/O, no clock. `Payment.after(fact)` is the only place that decides a stage, but for the
+Pure: no I/O, no clock. `Payment.apply(fact)` is the only place that decides a stage, but for the
 first claim: that is one statement, in `adapters/postgres/claiming.py`. Everything else (resends,
 answers, callbacks, the sweeper, a cancellation) turns what it learned into a `Fact` and asks. Read
 next: `lifecycle/`.
@@ -14,7 +14,7 @@ from typing import assert_never
 from uuid import UUID
 
 from domain.account import SendAccount
-from domain.attempts import Attempt, IdKind, Outcome, ProviderId, ProviderIds, told
+from domain.attempts import Attempt, IdKind, Outcome, ProviderId, ProviderIds, merge_outcome
 from domain.failures import Failure
 from domain.kinds import RULES, Kind, KindRules
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Step
@@ -25,9 +25,9 @@ from domain.values import PaymentRequest
 class Fact:
     """Something learned about a payment.
 
-    `attempt_id` names the attempt that it is about, if one; `speaks_for_all` says that it is about
+    `attempt_id` names the attempt that it is about, if one; `is_about_all_sends` says that it is about
     every send of the payment (a result that names the payment's own OriginatorConversationID does).
-    `may_resend` is the verdict of `inquiry.may_be_resent`, `at` the time and `account` the account
+    `is_resend_permitted` is the verdict of `inquiry.may_be_resent`, `at` the time and `account` the account
     that sends, for a claim.
     """
 
@@ -38,8 +38,8 @@ class Fact:
     receipt: str | None = None
     amount_kes: int | None = None  # what was paid, where that is not the payment's own amount
     recipient_name: str | None = None
-    speaks_for_all: bool = False
-    may_resend: bool = False
+    is_about_all_sends: bool = False
+    is_resend_permitted: bool = False
     at: datetime | None = None
     account: SendAccount | None = None
 
@@ -72,7 +72,7 @@ class Payment:
     attempts: tuple[Attempt, ...] = field(default=())
     is_probe: bool = False  # not stored: this claim is the one that may try a held operation
 
-    def after(self, fact: Fact) -> Payment:
+    def apply(self, fact: Fact) -> Payment:
         """This payment once `fact` is known: its attempts, its stage, and what a final stage
         carries.
 
@@ -137,31 +137,31 @@ class Payment:
             case Stage.SUBMITTING:
                 return Step.END_LEASE
             case Stage.AWAITING_RESULT | Stage.IN_DOUBT | Stage.SUCCEEDED | Stage.FAILED:
-                return self.question or Step.WATCH
+                return self.inquiry_step or Step.WATCH
             case _ as unreachable:
                 assert_never(unreachable)
 
     @property
-    def question(self) -> Step | None:
+    def inquiry_step(self) -> Step | None:
         """How Daraja can be asked about this payment (rules.md §15), or None
         where it cannot.
         """
-        id_kind = self.rules.asked_by
+        id_kind = self.rules.inquiry_id_kind
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
             return None
-        return self.rules.question
+        return self.rules.inquiry_step
 
     @property
-    def sends(self) -> int:
+    def send_count(self) -> int:
         """How often it may have reached Daraja: attempts that are not proved without effect."""
         return sum(attempt.outcome is not Outcome.NOT_ACTED for attempt in self.attempts)
 
     @property
-    def asked_about(self) -> Attempt | None:
+    def inquiry_attempt(self) -> Attempt | None:
         """The attempt that an inquiry is about: the newest that may have acted, of those with an
         id to ask by.
         """
-        id_kind = self.rules.asked_by
+        id_kind = self.rules.inquiry_id_kind
         known = [
             a
             for a in self.attempts
@@ -171,7 +171,7 @@ class Payment:
         return next(reversed(open_attempts or known), None)
 
     @property
-    def accounts(self) -> frozenset[SendAccount | None]:
+    def sending_accounts(self) -> frozenset[SendAccount | None]:
         """The accounts of all sends that may have acted; None for one of which the account is
         not known.
         """
@@ -207,7 +207,7 @@ class Payment:
                 return True
         return False
 
-    def ids_that_count(self, ids: ProviderIds) -> ProviderIds:
+    def relevant_ids(self, ids: ProviderIds) -> ProviderIds:
         """`ids` without an OriginatorConversationID that says nothing about this payment.
 
         Daraja may name one of its own making in a result, beside the ConversationID of its
@@ -243,7 +243,9 @@ def _attempts_after(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt,
                 fact.attempt_id, number, fact.outcome, frozenset(), fact.at, ended_at, fact.account
             ),
         )
-    return told(attempts, fact.outcome, about=fact.attempt_id, all_of_them=fact.speaks_for_all)
+    return merge_outcome(
+        attempts, fact.outcome, attempt_id=fact.attempt_id, is_about_all=fact.is_about_all_sends
+    )
 
 
 def _stage_after(payment: Payment, fact: Fact) -> Stage | None:
@@ -263,6 +265,6 @@ def _holds(guard: Guard, attempts: tuple[Attempt, ...], fact: Fact) -> bool:
         case Guard.NOTHING_ACTED:
             return all(attempt.outcome is Outcome.NOT_ACTED for attempt in attempts)
         case Guard.RESEND_PERMITTED:
-            return fact.may_resend
+            return fact.is_resend_permitted
         case _ as unreachable:
             assert_never(unreachable)

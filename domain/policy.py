@@ -69,7 +69,7 @@ class Policy:
     allow_anonymous: bool = False
 
 
-class Meter(StrEnum):
+class LimitName(StrEnum):
     """What is counted, by the name of its limit in the policy file."""
 
     CALLER_DAY = "caller.amount_per_day"
@@ -83,18 +83,18 @@ class Charge:
     for `subject`.
     """
 
-    meter: Meter
+    limit_name: LimitName
     subject: str
     cost: int
-    limit: int
+    maximum: int
 
     @property
-    def counted_as(self) -> tuple[Meter, str]:
-        return self.meter, self.subject
+    def counter_key(self) -> tuple[LimitName, str]:
+        return self.limit_name, self.subject
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class Usage:
     """How much of a limit is taken, and since when (the oldest that counts)."""
 
     amount: int = 0
@@ -104,19 +104,19 @@ class Used:
 class Allowances:
     """What is left of limits, as payments take from them one after another."""
 
-    def __init__(self, used: Mapping[tuple[Meter, str], Used], now: datetime) -> None:
+    def __init__(self, used: Mapping[tuple[LimitName, str], Usage], now: datetime) -> None:
         self._used = dict(used)
         self._now = now
 
-    def take(self, charges: tuple[Charge, ...]) -> RequestRefused | None:
+    def deduct(self, charges: tuple[Charge, ...]) -> RequestRefused | None:
         """Takes all of `charges`, or nothing and says why."""
         for charge in charges:
-            used = self._used.get(charge.counted_as, Used())
-            if used.amount + charge.cost > charge.limit:
+            used = self._used.get(charge.counter_key, Usage())
+            if used.amount + charge.cost > charge.maximum:
                 return _refusal(charge, used, self._now)
         for charge in charges:
-            used = self._used.get(charge.counted_as, Used())
-            self._used[charge.counted_as] = Used(
+            used = self._used.get(charge.counter_key, Usage())
+            self._used[charge.counter_key] = Usage(
                 used.amount + charge.cost, used.oldest or self._now
             )
         return None
@@ -136,7 +136,7 @@ def may_see(caller: Caller, payment: Payment) -> bool:
     return caller.is_backend or payment.request.owner == caller.subject
 
 
-def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:
+def list_charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:
     """What `request` takes of the limits that are set.
 
     Raises LimitExceeded for what no day has room for.
@@ -148,20 +148,20 @@ def charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Ch
         raise LimitExceeded(message, limit="payment.amount_max", maximum=policy.amount_max_kes)
     per_day = policy.callers[caller.role].amount_per_day_kes
     found = (
-        [Charge(Meter.CALLER_DAY, caller.key, request.amount_kes, per_day)]
+        [Charge(LimitName.CALLER_DAY, caller.key, request.amount_kes, per_day)]
         if per_day is not None
         else []
     )
     if request.phone_number is not None:
         phone, phone_per_day = request.phone_number, policy.phone_amount_per_day_kes
         if phone_per_day is not None:
-            found.append(Charge(Meter.PHONE_DAY, phone, request.amount_kes, phone_per_day))
+            found.append(Charge(LimitName.PHONE_DAY, phone, request.amount_kes, phone_per_day))
         if RULES[request.kind].is_prompt and policy.deposits_per_minute is not None:
-            found.append(Charge(Meter.PHONE_MINUTE, phone, 1, policy.deposits_per_minute))
+            found.append(Charge(LimitName.PHONE_MINUTE, phone, 1, policy.deposits_per_minute))
     # Before what is left of any limit is judged: a caller that is told to come back should then
     # have a chance.
     for charge in found:
-        if charge.cost > charge.limit:
+        if charge.cost > charge.maximum:
             raise _refusal_for_ever(charge)
     return tuple(found)
 
@@ -176,29 +176,35 @@ def _refusal_for_ever(charge: Charge) -> LimitExceeded:
 
     It names no time to come back, because none will help.
     """
-    if charge.meter is Meter.PHONE_MINUTE:
+    if charge.limit_name is LimitName.PHONE_MINUTE:
         message = "The policy allows no deposits."
     else:
-        whose = "for this caller" if charge.meter is Meter.CALLER_DAY else "for a phone number"
-        message = f"The amount is over the limit of {charge.limit:,} shillings a day {whose}, so no day has room for it."
-        if charge.limit == 0:
+        whose = (
+            "for this caller" if charge.limit_name is LimitName.CALLER_DAY else "for a phone number"
+        )
+        message = f"The amount is over the limit of {charge.maximum:,} shillings a day {whose}, so no day has room for it."
+        if charge.maximum == 0:
             message = f"The policy allows no payments {whose}."
-    return LimitExceeded(message, limit=charge.meter, maximum=charge.limit)
+    return LimitExceeded(message, limit=charge.limit_name, maximum=charge.maximum)
 
 
-def _refusal(charge: Charge, used: Used, now: datetime) -> RequestRefused:
-    if charge.cost > charge.limit:
+def _refusal(charge: Charge, used: Usage, now: datetime) -> RequestRefused:
+    if charge.cost > charge.maximum:
         return _refusal_for_ever(charge)
-    if charge.meter is Meter.PHONE_MINUTE:
+    if charge.limit_name is LimitName.PHONE_MINUTE:
         wait = (used.oldest or now) + MINUTE - now
-        message = f"This phone number has had {charge.limit} deposits within a minute. Send the same request again later."
-        return RateLimited(message, limit=charge.meter, wait_seconds=max(1.0, wait.total_seconds()))
+        message = f"This phone number has had {charge.maximum} deposits within a minute. Send the same request again later."
+        return RateLimited(
+            message, limit=charge.limit_name, wait_seconds=max(1.0, wait.total_seconds())
+        )
     resets_at = day_began_at(now) + timedelta(days=1)
-    message = f"This payment would pass the limit of {charge.limit:,} shillings a day"
-    if charge.meter is Meter.PHONE_DAY:
+    message = f"This payment would pass the limit of {charge.maximum:,} shillings a day"
+    if charge.limit_name is LimitName.PHONE_DAY:
         # Not how much is left: that would tell anybody what this number has moved today.
         message += " for this phone number."
     else:
-        message += f" for this caller; {max(0, charge.limit - used.amount):,} are left."
+        message += f" for this caller; {max(0, charge.maximum - used.amount):,} are left."
     message += " The next day begins at midnight in Nairobi."
-    return LimitExceeded(message, limit=charge.meter, maximum=charge.limit, resets_at=resets_at)
+    return LimitExceeded(
+        message, limit=charge.limit_name, maximum=charge.maximum, resets_at=resets_at
+    )

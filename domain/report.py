@@ -42,7 +42,9 @@ class Report:
     ids: ProviderIds = frozenset()
     has_amount: bool = False
     amount: Decimal | None = None  # None with has_amount: the message names two amounts
-    ignores_amount: bool = False  # a value under an amount's name was no number, and was left out
+    has_ignored_amount: bool = (
+        False  # a value under an amount's name was no number, and was left out
+    )
     receipt: str | None = None
     recipient_name: str | None = None
     inquiry_outcome: InquiryOutcome | None = None

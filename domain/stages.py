@@ -1,6 +1,6 @@
 """The stages of a payment, and the one table that says what leads from one to another.
 
-Pure, and imports nothing of ours. `Payment.after(fact)` is the only reader that decides by the
+Pure, and imports nothing of ours. `Payment.apply(fact)` is the only reader that decides by the
 table (`payment.py`).
 """
 
@@ -78,7 +78,7 @@ class Guard(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Transition:
     """Where a fact leads if its guard holds, and where otherwise (None: it stays)."""
 
     to: Stage
@@ -86,47 +86,51 @@ class Rule:
     otherwise: Stage | None = None
 
 
-_SUCCESS = Rule(Stage.SUCCEEDED)
-_FAILURE = Rule(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR)
+_SUCCESS = Transition(Stage.SUCCEEDED)
+_FAILURE = Transition(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR)
 
 # What only a person can find out, from the organisation's own statement (`python -m workers
 # resolve`).
-_RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Rule(Stage.FAILED)}
+_RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Transition(Stage.FAILED)}
 
 # What is not listed changes nothing: it is recorded, and flagged where it contradicts.
-TRANSITIONS: Mapping[Stage, Mapping[FactName, Rule]] = {
+TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
     Stage.ACCEPTED: {
-        FactName.CLAIMED: Rule(Stage.SUBMITTING),
+        FactName.CLAIMED: Transition(Stage.SUBMITTING),
         # The database lost the claim, and Daraja answered the send.
-        FactName.CLAIM_LOST: Rule(Stage.IN_DOUBT),
-        FactName.TOO_OLD: Rule(Stage.FAILED),
-        FactName.CANCELLED_BY_CALLER: Rule(Stage.FAILED),
+        FactName.CLAIM_LOST: Transition(Stage.IN_DOUBT),
+        FactName.TOO_OLD: Transition(Stage.FAILED),
+        FactName.CANCELLED_BY_CALLER: Transition(Stage.FAILED),
         FactName.SUCCESS_REPORTED: _SUCCESS,
         **_RESOLVED,
     },
     Stage.SUBMITTING: {
-        FactName.ACKNOWLEDGED: Rule(Stage.AWAITING_RESULT),
-        FactName.REFUSED: Rule(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR, otherwise=Stage.IN_DOUBT),
-        FactName.NOT_ACTED: Rule(Stage.ACCEPTED, Guard.NOTHING_ACTED, otherwise=Stage.IN_DOUBT),
-        FactName.OUTCOME_UNKNOWN: Rule(Stage.IN_DOUBT),
-        FactName.LEASE_EXPIRED: Rule(Stage.IN_DOUBT),
+        FactName.ACKNOWLEDGED: Transition(Stage.AWAITING_RESULT),
+        FactName.REFUSED: Transition(
+            Stage.FAILED, Guard.ALL_ACCOUNTED_FOR, otherwise=Stage.IN_DOUBT
+        ),
+        FactName.NOT_ACTED: Transition(
+            Stage.ACCEPTED, Guard.NOTHING_ACTED, otherwise=Stage.IN_DOUBT
+        ),
+        FactName.OUTCOME_UNKNOWN: Transition(Stage.IN_DOUBT),
+        FactName.LEASE_EXPIRED: Transition(Stage.IN_DOUBT),
         FactName.SUCCESS_REPORTED: _SUCCESS,
         FactName.FAILURE_REPORTED: _FAILURE,
     },
     Stage.AWAITING_RESULT: {
         FactName.SUCCESS_REPORTED: _SUCCESS,
         FactName.FAILURE_REPORTED: _FAILURE,
-        FactName.NO_RESULT_CONFIRMED: Rule(Stage.FAILED),
+        FactName.NO_RESULT_CONFIRMED: Transition(Stage.FAILED),
         **_RESOLVED,
     },
     Stage.IN_DOUBT: {
-        FactName.CLAIMED: Rule(Stage.SUBMITTING, Guard.RESEND_PERMITTED),
-        FactName.ACKNOWLEDGED: Rule(Stage.AWAITING_RESULT),
+        FactName.CLAIMED: Transition(Stage.SUBMITTING, Guard.RESEND_PERMITTED),
+        FactName.ACKNOWLEDGED: Transition(Stage.AWAITING_RESULT),
         FactName.REFUSED: _FAILURE,
-        FactName.NOT_ACTED: Rule(Stage.ACCEPTED, Guard.NOTHING_ACTED),
+        FactName.NOT_ACTED: Transition(Stage.ACCEPTED, Guard.NOTHING_ACTED),
         FactName.SUCCESS_REPORTED: _SUCCESS,
         FactName.FAILURE_REPORTED: _FAILURE,
-        FactName.NO_RESULT_CONFIRMED: Rule(Stage.FAILED),
+        FactName.NO_RESULT_CONFIRMED: Transition(Stage.FAILED),
         **_RESOLVED,
     },
     Stage.FAILED: {

@@ -10,12 +10,12 @@ from datetime import datetime
 from uuid import UUID
 
 from domain.attempts import ProviderIds
-from domain.inquiry import second_look_at
+from domain.inquiry import next_inquiry_after_silence_at
 from domain.payment import Payment
 from domain.stages import Stage
 
 
-def stamped(
+def stamp_change(
     before: Payment,
     decided: Payment,
     *,
@@ -38,11 +38,11 @@ def stamped(
         return after
     if after.finalized_at is None:
         after = replace(after, finalized_at=now)
-    can_be_asked_now = before.question is None and after.question is not None
+    can_be_asked_now = before.inquiry_step is None and after.inquiry_step is not None
     if after.stage is not before.stage or (can_be_asked_now and after.next_step_at is None):
         # Only a failure for want of a word is looked at again.
-        after = replace(after, next_step_at=second_look_at(after, now))
-    return after if after.question is not None else replace(after, next_step_at=None)
+        after = replace(after, next_step_at=next_inquiry_after_silence_at(after, now))
+    return after if after.inquiry_step is not None else replace(after, next_step_at=None)
 
 
 def _with_ids(payment: Payment, attempt_id: UUID | None, ids: ProviderIds) -> Payment:

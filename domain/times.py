@@ -11,7 +11,7 @@ from datetime import timedelta
 
 # What a sweep hands to a worker is due again this soon, in case it was lost (rules.md §5: at
 # most 5 s).
-HANDED_OVER_FOR = timedelta(seconds=5)
+HANDOVER_RETRY_AFTER = timedelta(seconds=5)
 
 # No call to Daraja takes longer than this, whatever the lease (rules.md §10).
 CALL_MAX = timedelta(seconds=15)
@@ -75,7 +75,7 @@ class Times:
             "a send at the last moment ends within the lease",
         )
         _require(
-            self.retry_after <= HANDED_OVER_FOR,
+            self.retry_after <= HANDOVER_RETRY_AFTER,
             "a first submission is due again within 5 s (rules.md §5)",
         )
         _require(
@@ -103,4 +103,4 @@ class Times:
         return self.call_max + _JOB_BEYOND_CALL
 
 
-SHIPPED_TIMES = Times()  # for who decides about a payment without a worker's settings
+DEFAULT_TIMES = Times()  # for who decides about a payment without a worker's settings

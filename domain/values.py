@@ -96,7 +96,7 @@ class PaymentRequest:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def phone_number(text: str) -> str:
+def parse_phone_number(text: str) -> str:
     """`text` as `2547XXXXXXXX` or `2541XXXXXXXX`.
 
     Our own pattern rather than a numbering-plan library: Safaricom opens new ranges (three in
@@ -111,7 +111,7 @@ def phone_number(text: str) -> str:
     return "254" + match[1]
 
 
-def amount_kes(value: object, kind: Kind) -> int:
+def parse_amount_kes(value: object, kind: Kind) -> int:
     """`value` as whole shillings within the provider's limits for `kind`."""
     low, high = RULES[kind].amount_limits_kes
     if type(value) is not int:  # bool is an int in Python, and never an amount
@@ -123,7 +123,7 @@ def amount_kes(value: object, kind: Kind) -> int:
     return value
 
 
-def account_reference(text: str, rule: Reference) -> str:
+def parse_account_reference(text: str, rule: Reference) -> str:
     """`text` as a reference that the payer's statement can show, or as an account with a
     paybill.
     """
@@ -132,14 +132,14 @@ def account_reference(text: str, rule: Reference) -> str:
     return text
 
 
-def shortcode(text: str) -> str:
+def parse_shortcode(text: str) -> str:
     """`text` as a paybill or till number."""
     if not SHORTCODE.fullmatch(text):
         raise ValueError("must be 5 to 7 digits, as a string")
     return text
 
 
-def plain_text(text: str, shortest: int, longest: int) -> str:
+def parse_line(text: str, shortest: int, longest: int) -> str:
     """`text` as one line that every system on the way can carry."""
     if not shortest <= len(text) <= longest:
         raise ValueError(f"must be {shortest} to {longest} characters")
@@ -148,7 +148,7 @@ def plain_text(text: str, shortest: int, longest: int) -> str:
     return text
 
 
-def storable_text(text: str) -> str:
+def parse_storable_text(text: str) -> str:
     """`text` as Postgres can hold it: no NUL, and no half of a surrogate pair."""
     if not STORABLE_TEXT.fullmatch(text) or any(
         "\ud800" <= character <= "\udfff" for character in text
@@ -164,7 +164,7 @@ def is_receipt(text: str) -> bool:
     return _RECEIPT.fullmatch(text) is not None and _PLACEHOLDER.fullmatch(text) is None
 
 
-def reference_from(payment_id: UUID) -> str:
+def reference_from_id(payment_id: UUID) -> str:
     """Twelve letters and digits that follow from the payment's id, so that a statement's line can
     be matched to it.
 

@@ -50,48 +50,54 @@ def json_text(value: object) -> str:
 class Member:
     """One member of what callers see.
 
-    `meaning` is the type that the documentation gives: a text that holds a UUID means `UUID`.
-    `path` is where the value is found, and `write` what makes JSON of it; None: it is JSON. `words`
-    and `limits` (keywords of JSON Schema) are for the documentation. A member that `may_be_absent`
+    `value_type` is the type that the documentation gives: a text that holds a UUID means `UUID`.
+    `path` is where the value is found, and `write` what makes JSON of it; None: it is JSON. `description`
+    and `schema_keywords` (keywords of JSON Schema) are for the documentation. A member that `may_be_absent`
     is left out of some views.
     """
 
     name: str
-    meaning: Any
+    value_type: Any
     path: str
     write: Callable[[Any], Any] | None
-    words: str
-    limits: Mapping[str, Any]
+    description: str
+    schema_keywords: Mapping[str, Any]
     may_be_null: bool
     may_be_absent: bool
 
 
 def _member(
     name: str,
-    meaning: Any = str,
-    words: str = "",
+    value_type: Any = str,
+    description: str = "",
     *,
     path: str = "",
     write: Callable[[Any], Any] | None = None,
-    limits: Mapping[str, Any] | None = None,
-    null: bool = False,
-    absent: bool = False,
+    schema_keywords: Mapping[str, Any] | None = None,
+    may_be_null: bool = False,
+    may_be_absent: bool = False,
 ) -> Member:
-    write = write or _writer(meaning)
+    write = write or _writer(value_type)
     return Member(
-        name=name, meaning=meaning, path=path or name, write=_unless_none(write) if null and write else write,
-        words=words, limits=limits or {}, may_be_null=null, may_be_absent=absent,
-    )  # fmt: skip
+        name=name,
+        value_type=value_type,
+        path=path or name,
+        write=_unless_none(write) if may_be_null and write else write,
+        description=description,
+        schema_keywords=schema_keywords or {},
+        may_be_null=may_be_null,
+        may_be_absent=may_be_absent,
+    )
 
 
-def _writer(meaning: Any) -> Callable[[Any], Any] | None:
-    if isinstance(meaning, View):
-        return meaning.write
-    if isinstance(meaning, type) and issubclass(meaning, Enum):
+def _writer(value_type: Any) -> Callable[[Any], Any] | None:
+    if isinstance(value_type, View):
+        return value_type.write
+    if isinstance(value_type, type) and issubclass(value_type, Enum):
         return attrgetter("value")
-    if meaning is UUID:
+    if value_type is UUID:
         return str
-    return timestamp if meaning is datetime else None
+    return timestamp if value_type is datetime else None
 
 
 def _unless_none(write: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -101,12 +107,12 @@ def _unless_none(write: Callable[[Any], Any]) -> Callable[[Any], Any]:
 class View:
     """Members in the order in which callers see them.
 
-    `name` and `sentence` are for the documentation.
+    `name` and `description` are for the documentation.
     """
 
-    def __init__(self, name: str, sentence: str, members: Sequence[Member]) -> None:
+    def __init__(self, name: str, description: str, members: Sequence[Member]) -> None:
         self.name = name
-        self.sentence = sentence
+        self.description = description
         self.members = tuple(members)
         self._names = [member.name for member in members]
         self._get = attrgetter(*(member.path for member in members))
@@ -137,8 +143,10 @@ FAILURE = View(
     "Why a payment failed.",
     (
         _member("reason", FailureReason),
-        _member("message", words="A sentence for a person."),
-        _member("provider_code", words="Daraja's own code, where it gave one.", null=True),
+        _member("message", description="A sentence for a person."),
+        _member(
+            "provider_code", description="Daraja's own code, where it gave one.", may_be_null=True
+        ),
         _member(
             "safe_to_retry",
             bool,
@@ -155,12 +163,12 @@ _FIRST = (
     _member("kind", Kind, path="request.kind"),
     _member("status", Literal["pending", "success", "failed"], "What an app needs to know.", path="stage.public_status"),
     _member("stage", Stage, "Where the payment is, in detail."),
-    _member("amount", int, "Whole Kenyan shillings.", path="request.amount_kes", limits=_AT_LEAST_ONE),
+    _member("amount", int, "Whole Kenyan shillings.", path="request.amount_kes", schema_keywords=_AT_LEAST_ONE),
     _member(
         "amount_settled", int,
         "Null until the payment succeeds, then the shillings that moved. It differs from `amount` only if an operator read "
         "another amount on M-PESA's statement.",
-        path="amount_settled_kes", limits=_AT_LEAST_ONE, null=True,
+        path="amount_settled_kes", schema_keywords=_AT_LEAST_ONE, may_be_null=True,
     ),
     _member("currency", Literal["KES"], path="id", write=lambda _: "KES"),
 )  # fmt: skip
@@ -171,10 +179,12 @@ _OF_KINDS = {
     member.name: member
     for member in (
         _member(
-            "phone_number", limits={"pattern": "^254[17][0-9]{8}$"}, path="request.phone_number"
+            "phone_number",
+            schema_keywords={"pattern": "^254[17][0-9]{8}$"},
+            path="request.phone_number",
         ),
-        _member("paybill", limits=_SHORTCODE, path="request.paybill"),
-        _member("till", limits=_SHORTCODE, path="request.till"),
+        _member("paybill", schema_keywords=_SHORTCODE, path="request.paybill"),
+        _member("till", schema_keywords=_SHORTCODE, path="request.till"),
         _member("account_reference", path="request.account_reference"),
         _member("description", path="request.description"),
         _member(
@@ -190,28 +200,31 @@ _OF_KINDS = {
 _LAST = (
     _member(
         "owner",
-        words="Whose payment it is; null for a backend's own.",
-        null=True,
+        description="Whose payment it is; null for a backend's own.",
+        may_be_null=True,
         path="request.owner",
     ),
     _member("metadata", dict[str, str], write=dict, path="request.metadata"),
-    _member("receipt", words="M-PESA's number for the money moved.", null=True),
-    _member("failure", FAILURE, null=True),
+    _member("receipt", description="M-PESA's number for the money moved.", may_be_null=True),
+    _member("failure", FAILURE, may_be_null=True),
     _member("needs_review", bool, "Whether a person should look at it."),
     _member("created_at", datetime),
     _member("updated_at", datetime),
-    _member("finalized_at", datetime, null=True),
+    _member("finalized_at", datetime, may_be_null=True),
 )
 
 # A backend sees all of these, a user none.
-FOR_BACKENDS = (
-    _member("idempotency_key", words="Backends only.", absent=True),
+BACKEND_MEMBERS = (
+    _member("idempotency_key", description="Backends only.", may_be_absent=True),
     _member(
-        "recipient_name", words="Backends only: the name that M-PESA has for the recipient.", null=True, absent=True
+        "recipient_name",
+        description="Backends only: the name that M-PESA has for the recipient.",
+        may_be_null=True,
+        may_be_absent=True,
     ),
     _member(
         "provider_ids", dict[str, list[str]], "Backends only: Daraja's ids, by their kind.",
-        path="attempts", write=_provider_ids, absent=True,
+        path="attempts", write=_provider_ids, may_be_absent=True,
     ),
 )  # fmt: skip
 
@@ -226,7 +239,7 @@ def payment_members(
     if len(parties) > 1:
         parties = [replace(member, may_be_absent=True) for member in parties]
     texts = [_OF_KINDS[name] for name, _ in rules.texts]
-    return (*_FIRST, *parties, *texts, *_LAST, *(FOR_BACKENDS if for_backend else ()))
+    return (*_FIRST, *parties, *texts, *_LAST, *(BACKEND_MEMBERS if for_backend else ()))
 
 
 _PAYMENTS = {
@@ -268,14 +281,14 @@ def _entry(details: Callable[[Mapping[str, str]], dict[str, str]]) -> View:
         "HistoryItem",
         "One thing that happened to a payment.",
         (
-            _member("sequence", int, limits=_AT_LEAST_ONE),
+            _member("sequence", int, schema_keywords=_AT_LEAST_ONE),
             _member("at", datetime, path="recorded_at"),
             _member(
                 "what",
-                words="What was learned or done. New words may come.",
-                limits={"pattern": "^[a-z_]+$"},
+                description="What was learned or done. New description may come.",
+                schema_keywords={"pattern": "^[a-z_]+$"},
             ),
-            _member("previous_stage", Stage, write=str, null=True),
+            _member("previous_stage", Stage, write=str, may_be_null=True),
             _member("stage", Stage, write=str),
             _member(
                 "detail", dict[str, str], "What else is known of it: for people.", write=details
@@ -312,7 +325,12 @@ EVENT = View(
     (
         _member("specversion", Literal["1.0"], path="id", write=lambda _: "1.0"),
         _member("id", UUID, "Stable, and unique to what is told: seen again, it is a repetition."),
-        _member("source", path="id", write=lambda _: EVENT_SOURCE, limits={"const": EVENT_SOURCE}),
+        _member(
+            "source",
+            path="id",
+            write=lambda _: EVENT_SOURCE,
+            schema_keywords={"const": EVENT_SOURCE},
+        ),
         _member("type", EventType),
         _member("subject", UUID, "The payment's id.", path="payment.id"),
         _member("time", datetime),
@@ -321,7 +339,7 @@ EVENT = View(
             int,
             "Grows with each event of one payment.",
             path="payment.sequence",
-            limits=_AT_LEAST_ONE,
+            schema_keywords=_AT_LEAST_ONE,
         ),
         _member(
             "datacontenttype",

@@ -24,7 +24,7 @@ from domain.adapters.daraja.reports import UNREADABLE, read_report
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.callbacks import CallbackSettings
-from domain.callback_address import genuine_payment_id
+from domain.callback_address import verified_payment_id
 from domain.changes import Change, ChangeResult, HistoryEntry, StoreAnswer, StoredCallback
 from domain.errors import BodyTooLarge, StoreUnavailable
 from domain.inquiry import InquiryOutcome
@@ -66,7 +66,7 @@ class Receiver:
 
     async def receive(self, request: web.Request) -> web.Response:
         """POST /results/{payment_id}/{operation}/{token}"""
-        payment_id = self.genuine_payment_id(request)
+        payment_id = self.verified_payment_id(request)
         if payment_id is None:
             return _refuse("token")
         operation = request.match_info["operation"]
@@ -115,10 +115,10 @@ class Receiver:
             return _refuse("source")
         return web.Response(body=_ACCEPTED, content_type="application/json")
 
-    def genuine_payment_id(self, request: web.Request) -> UUID | None:
+    def verified_payment_id(self, request: web.Request) -> UUID | None:
         """The payment that the request's address is about, if we gave it out."""
         parts = request.match_info
-        return genuine_payment_id(
+        return verified_payment_id(
             self.settings.callback_secrets, parts["payment_id"], parts["operation"], parts["token"]
         )
 
@@ -158,11 +158,11 @@ class Receiver:
     def _tell(self, payment_id: UUID, callback: StoredCallback, result: ChangeResult) -> None:
         decided = result.decided
         observability.callbacks_stored.labels(disposition=decided.disposition).inc()
-        if result.is_repeated:
+        if result.is_callback_repeated:
             observability.callbacks_repeated.inc()
-        if decided.entry is not None and decided.entry.what is HistoryEntry.AWAITS_CONFIRMATION:
+        if decided.entry is not None and decided.entry.name is HistoryEntry.AWAITS_CONFIRMATION:
             observability.callbacks_awaiting_confirmation.inc()
-        if decided.is_flagged:
+        if decided.is_message_flagged:
             log.warning(
                 "callback_flagged",
                 payment_id=str(payment_id),
@@ -212,7 +212,7 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
     )
 
     def is_genuine_call(request: web.Request) -> bool:
-        return "token" in request.match_info and receiver.genuine_payment_id(request) is not None
+        return "token" in request.match_info and receiver.verified_payment_id(request) is not None
 
     # Calls with a wrong token are refused at once: they neither count nor displace the provider's.
     load = Load(CALLBACKS_PLACES_MAX, is_counted=is_genuine_call, share_max=ADDRESS_PLACES_MAX)

@@ -60,7 +60,7 @@ def _check_whole_number(low: int, high: int) -> BeforeValidator:
 
 def check_amount(rules: KindRules) -> BeforeValidator:
     """Checks an amount against the limits of its kind."""
-    return BeforeValidator(lambda value: values.amount_kes(value, rules.kind))
+    return BeforeValidator(lambda value: values.parse_amount_kes(value, rules.kind))
 
 
 def amount_schema(rules: KindRules) -> WithJsonSchema:
@@ -73,13 +73,13 @@ def _check_text(check: Callable[[str], str]) -> AfterValidator:
 
 
 def _check_line(shortest: int, longest: int) -> AfterValidator:
-    return _check_text(lambda text: values.plain_text(text, shortest, longest))
+    return _check_text(lambda text: values.parse_line(text, shortest, longest))
 
 
 def check_reference(rules: KindRules) -> AfterValidator:
     """Checks an account reference by the rule of its kind."""
     reference = _reference_of(rules)
-    return _check_text(lambda text: values.account_reference(text, reference))
+    return _check_text(lambda text: values.parse_account_reference(text, reference))
 
 
 def reference_schema(rules: KindRules) -> WithJsonSchema:
@@ -118,11 +118,13 @@ _STORABLE_SCHEMA = text_schema(values.STORABLE_TEXT)
 
 PhoneNumber = Annotated[
     str,
-    _check_text(values.phone_number),
+    _check_text(values.parse_phone_number),
     _pattern_schema(values.PHONE_NUMBER, minLength=10, maxLength=13),
 ]
 Shortcode = Annotated[
-    str, _check_text(values.shortcode), _pattern_schema(values.SHORTCODE, minLength=5, maxLength=7)
+    str,
+    _check_text(values.parse_shortcode),
+    _pattern_schema(values.SHORTCODE, minLength=5, maxLength=7),
 ]
 Remarks = Annotated[str, _check_line(*values.REMARKS_LENGTH), _line_schema(*values.REMARKS_LENGTH)]
 Description = Annotated[
@@ -131,7 +133,9 @@ Description = Annotated[
     _line_schema(1, values.DESCRIPTION_LENGTH_MAX),
 ]
 Owner = Annotated[str, _check_line(1, OWNER_LENGTH_MAX), _line_schema(1, OWNER_LENGTH_MAX)]
-StorableText = Annotated[str, _check_text(values.storable_text), WithJsonSchema(_STORABLE_SCHEMA)]
+StorableText = Annotated[
+    str, _check_text(values.parse_storable_text), WithJsonSchema(_STORABLE_SCHEMA)
+]
 Metadata = Annotated[
     dict[StorableText, StorableText],
     Field(max_length=values.METADATA_PAIRS_MAX),

@@ -24,7 +24,7 @@ from domain.idempotency import FirstAnswer, fingerprint
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, accept, answer_refusal, cancel
 from domain.payment import Payment
-from domain.policy import Policy, charges, may_see, require_permission
+from domain.policy import Policy, list_charges, may_see, require_permission
 from domain.values import Caller
 from domain.views import public_entry, public_payment
 from gateway.auth.verifier import TokenVerifier
@@ -82,7 +82,7 @@ class IngressHandlers:
                 permit = await self.rate_limits.obtain_permit(caller)
                 require_permission(caller, kind)
                 checked_request = payment_request(kind, body, caller)
-                request_charges = charges(self.policy, caller, checked_request)
+                request_charges = list_charges(self.policy, caller, checked_request)
             except (RequestRefused, Unavailable) as refusal:
                 # A replay gets its first answer even if the new request would be rejected.
                 with nullcontext() if permit else self.rate_limits.limit_lookups(caller, refusal):

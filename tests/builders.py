@@ -19,7 +19,7 @@ from domain.kinds import RULES, Kind
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
-from domain.times import SHIPPED_TIMES
+from domain.times import DEFAULT_TIMES
 from domain.values import Caller, PaymentRequest, Purpose, Role
 
 NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
@@ -115,7 +115,7 @@ _EXPIRIES = {
 }
 EXPIRES_AFTER = {kind: _EXPIRIES[rules.expiry_setting] for kind, rules in RULES.items()}
 
-TIMES = SHIPPED_TIMES
+TIMES = DEFAULT_TIMES
 
 # What of a payment is its caller's.
 _ASKED = {field.name for field in fields_of(PaymentRequest)}

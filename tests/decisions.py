@@ -18,13 +18,13 @@ from domain.changes import (
 )
 from domain.events import EventType
 from domain.inquiry import Inquiry
-from domain.operations import Heard, Operation
+from domain.operations import Operation, OperationAnswer
 from domain.payment import Payment
 
 
 def noted(decided: Decided) -> HistoryEntry | None:
     """What its entry in the history says, if it has one."""
-    return decided.entry.what if decided.entry is not None else None
+    return decided.entry.name if decided.entry is not None else None
 
 
 def detail_of(decided: Decided) -> Mapping[str, str]:
@@ -57,9 +57,9 @@ def credential_accepted_at(decided: Decided) -> datetime | None:
     return effect.accepted_at if effect is not None else None
 
 
-def heard_by(decided: Decided) -> Heard | None:
+def heard_by(decided: Decided) -> OperationAnswer | None:
     effect = decided.effect(JudgeOperation)
-    return effect.heard if effect is not None else None
+    return effect.answer if effect is not None else None
 
 
 def probed_by(decided: Decided) -> Operation | None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from domain.stages import TRANSITIONS, Guard, Rule, Stage
+from domain.stages import TRANSITIONS, Guard, Stage, Transition
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "architecture" / "stages.md"
 
@@ -42,7 +42,7 @@ def document() -> str:
     )
 
 
-def _all_rules() -> Iterator[tuple[Stage, str, Rule]]:
+def _all_rules() -> Iterator[tuple[Stage, str, Transition]]:
     for stage in Stage:
         for fact, rule in TRANSITIONS[stage].items():
             yield stage, fact.value, rule

@@ -13,7 +13,7 @@ from domain.changes import Exchange
 from domain.errors import ProductRefused, Throttled, Unreachable
 from domain.inquiry import InquiryOutcome
 from domain.lifecycle.inquire import Asked
-from domain.operations import Standing
+from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.report import Report
 from domain.stages import Step
@@ -35,25 +35,27 @@ class DarajaAsker:
     async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
         """See `domain.lifecycle.inquire.Asker.ask`."""
         exchanges: list[Exchange] = []
-        unanswered = NO_ANSWER if payment.question is Step.QUERY else None
-        standing, code = None, None
+        unanswered = NO_ANSWER if payment.inquiry_step is Step.QUERY else None
+        health, code = None, None
         try:
             report = await self._client.inquire(payment, number, exchanges, is_probe=is_probe)
-            standing = _standing_of(report, exchanges)
+            health = _health_from(report, exchanges)
         except Throttled:
-            await self._turns.slow_down(payment.question)
+            await self._turns.slow_down(payment.inquiry_step)
             report = unanswered
         except Unreachable:
             report = unanswered
         except ProductRefused as refusal:
-            report, standing, code = unanswered, Standing.PRODUCT_REFUSED, refusal.code
+            report, health, code = unanswered, OperationHealth.PRODUCT_REFUSED, refusal.code
         said = "by callback" if report is None else str(report.inquiry_outcome)
-        observability.inquiries.labels(api=str(payment.question), verdict=said).inc()
-        return Asked(report, tuple(exchanges), standing, code)
+        observability.inquiries.labels(api=str(payment.inquiry_step), verdict=said).inc()
+        return Asked(report, tuple(exchanges), health, code)
 
 
-def _standing_of(report: Report | None, exchanges: list[Exchange]) -> Standing | None:
+def _health_from(report: Report | None, exchanges: list[Exchange]) -> OperationHealth | None:
     """WORKS if Daraja dealt with the question itself: it acknowledged it, or answered it."""
     if report is None:
-        return Standing.WORKS if exchanges and exchanges[-1].outcome == ACKNOWLEDGED else None
-    return None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else Standing.WORKS
+        return (
+            OperationHealth.WORKS if exchanges and exchanges[-1].outcome == ACKNOWLEDGED else None
+        )
+    return None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else OperationHealth.WORKS

@@ -28,7 +28,7 @@ from domain.adapters.settings.worker import OperatorSettings
 from domain.errors import ResolutionRefused, StoreUnavailable
 from domain.lifecycle.resolve import Decision, Resolution, question, resolution
 from domain.operations import Operation
-from domain.times import SHIPPED_TIMES, Times
+from domain.times import DEFAULT_TIMES, Times
 from domain.values import is_receipt
 from workers.accounts import in_words
 
@@ -223,9 +223,9 @@ def _times() -> Times:
     try:
         settings = read_settings(OperatorSettings)
     except SettingsError:
-        return SHIPPED_TIMES
+        return DEFAULT_TIMES
     return replace(
-        SHIPPED_TIMES,
+        DEFAULT_TIMES,
         result_window=timedelta(seconds=settings.deposit_result_window_seconds),
         not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
         inquiry_interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),

@@ -18,8 +18,8 @@ DEPOSIT = KindRules(
     own_id=None,
     # STK push takes no id of ours: a second request is a second prompt (daraja.md §2.1)
     resend_key=None,
-    question=Step.QUERY,  # Transaction Status knows no CheckoutRequestID (daraja.md §3, §6.1)
-    asked_by=IdKind.CHECKOUT_REQUEST,
+    inquiry_step=Step.QUERY,  # Transaction Status knows no CheckoutRequestID (daraja.md §3, §6.1)
+    inquiry_id_kind=IdKind.CHECKOUT_REQUEST,
     failed_answers_needed=2,  # queries have contradicted callbacks (daraja.md §3)
     # of a prompt that the customer did not answer, Daraja may never tell (daraja.md §2.3)
     fails_by_silence=True,

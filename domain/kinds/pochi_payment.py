@@ -20,8 +20,8 @@ POCHI_PAYMENT = KindRules(
     # Transaction Status is not said to cover it (§6.1): "not found" may mean nothing. Until a
     # refusal was seen, a second send might pay twice.
     resend_key=None,
-    question=Step.STATUS,
-    asked_by=None,
+    inquiry_step=Step.STATUS,
+    inquiry_id_kind=None,
     operation=Operation.B2POCHI,
     result_operation="pochi-payment",
     timeout_operation="pochi-payment-timeout",

@@ -33,7 +33,7 @@ class Default(StrEnum):
     """What stands in a text that its caller left out."""
 
     WORD = "word"  # `values.DEFAULT_TEXT`
-    FROM_ID = "from_id"  # `values.reference_from` the payment's id
+    FROM_ID = "from_id"  # `values.reference_from_id` the payment's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class KindRules:
     # that may have acted is never followed by another.
     resend_key: IdKind | None
     # How Daraja is asked about it, and by which of Daraja's ids (None: by the payment's own).
-    question: Step
-    asked_by: IdKind | None
+    inquiry_step: Step
+    inquiry_id_kind: IdKind | None
     # So many answers to questions must agree before a failure is believed that no callback told.
     failed_answers_needed: int = 1
     # Whether it fails as `no_result_confirmed` once Daraja has kept silent for the result window
@@ -113,9 +113,9 @@ class KindRules:
         low, high = self.amount_limits_kes
         assert 1 <= low <= high <= PAYMENT_MAX_KES  # noqa: S101 - a sum that must hold, where it is defined
         # Without an id of ours, only Daraja's can name the payment.
-        assert self.asked_by is not None or self.own_id is not None  # noqa: S101
+        assert self.inquiry_id_kind is not None or self.own_id is not None  # noqa: S101
         assert self.resend_key in (None, self.own_id)  # noqa: S101
-        assert self.question in (Step.QUERY, Step.STATUS)  # noqa: S101
+        assert self.inquiry_step in (Step.QUERY, Step.STATUS)  # noqa: S101
 
     @property
     def can_be_sent_again(self) -> bool:

@@ -29,7 +29,7 @@ from domain.kinds import RULES, Default
 from domain.payment import Fact, Payment
 from domain.policy import Charge, may_see
 from domain.stages import FactName, Stage
-from domain.values import DEFAULT_TEXT, Caller, PaymentRequest, reference_from
+from domain.values import DEFAULT_TEXT, Caller, PaymentRequest, reference_from_id
 
 _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
 
@@ -147,7 +147,7 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
             raise PaymentNotFound
         if payment.stage is Stage.FAILED and payment.failure == _CANCELLED:
             return Decided(payment=payment)
-        after = payment.after(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
+        after = payment.apply(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
         if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or payment.needs_review:
             raise TooLateToCancel
         entry = NewEntry.of_fact(FactName.CANCELLED_BY_CALLER)
@@ -158,7 +158,7 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
 
 def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:
     left_out: dict[str, Any] = {
-        name: DEFAULT_TEXT if default is Default.WORD else reference_from(payment_id)
+        name: DEFAULT_TEXT if default is Default.WORD else reference_from_id(payment_id)
         for name, default in RULES[request.kind].texts
         if default is not None and not getattr(request, name)
     }

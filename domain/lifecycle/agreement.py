@@ -19,7 +19,7 @@ def has_other_amount(payment: Payment, report: Report) -> bool:
     """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would
     decide by itself.
     """
-    if report.inquiry_outcome is not None and report.ignores_amount and not report.has_amount:
+    if report.inquiry_outcome is not None and report.has_ignored_amount and not report.has_amount:
         return True
     return report.has_amount and report.amount != (
         payment.amount_settled_kes or payment.request.amount_kes
@@ -30,7 +30,7 @@ def has_own_id(payment: Payment, report: Report) -> bool:
     """Whether it speaks for all sends: the id is one account's own, so not where two accounts
     have used it.
     """
-    return payment.own_id in report.ids and len(payment.accounts) <= 1
+    return payment.own_id in report.ids and len(payment.sending_accounts) <= 1
 
 
 def is_complete_success(report: Report) -> bool:

@@ -22,7 +22,7 @@ _LOOKED_AT_AGAIN_AFTER_MAX = timedelta(days=1)
 
 def account_of(payment: Payment) -> SendAccount | None:
     """The account to ask Daraja as about this payment; None where any account may ask."""
-    return payment.asked_about.asked_as if payment.asked_about is not None else None
+    return payment.inquiry_attempt.inquiry_account if payment.inquiry_attempt is not None else None
 
 
 def not_asked(
@@ -54,4 +54,4 @@ def of_another_credential(decided: Decided) -> Decided:
         return decided
     flagged = replace(decided.payment, needs_review=True)
     effects = tuple(effect for effect in decided.effects if not isinstance(effect, OpenBreaker))
-    return replace(decided, payment=flagged, effects=effects, is_flagged=True)
+    return replace(decided, payment=flagged, effects=effects, is_message_flagged=True)

@@ -41,25 +41,25 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import (
     Evidence,
     Inquiry,
-    asked_since,
+    count_inquiries_since,
+    inquiry_interval,
     last_sent_at,
     may_be_resent,
     needs_a_person,
-    next_look_at,
+    next_inquiry_after_end_at,
     no_result_is_confirmed,
-    result_window_ends,
-    wait_after,
+    result_window_end,
 )
 from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.former_accounts import account_of, not_asked
 from domain.lifecycle.judge_report import judge_report, with_answer
 from domain.lifecycle.submit import Due, Submitter
-from domain.operations import OPERATION_OF_QUESTION, Heard, Standing
+from domain.operations import OPERATION_OF_INQUIRY_STEP, OperationAnswer, OperationHealth
 from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import FactName, Stage, Step
-from domain.times import HANDED_OVER_FOR, Times
+from domain.times import HANDOVER_RETRY_AFTER, Times
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ class Asked:
 
     report: Report | None
     exchanges: tuple[Exchange, ...] = ()
-    standing: Standing | None = None
+    health: OperationHealth | None = None
     code: str | None = None
 
 
@@ -165,7 +165,7 @@ class Inquirer:
                 result = await self._changes.change(change)
                 self._announcer.announce_soon(result)
                 payment, entry = result.decided.payment, result.decided.entry
-                if entry is not None and entry.what is HistoryEntry.ACCOUNT_NOT_CONFIGURED:
+                if entry is not None and entry.name is HistoryEntry.ACCOUNT_NOT_CONFIGURED:
                     log.error("account_not_configured", payment_id=str(payment_id), **entry.detail)
                 stored = result.decided.effect(StoreInquiry)
                 if payment is not None and stored is not None:
@@ -202,10 +202,10 @@ def asking(
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
-        if payment is None or payment.question is None:
+        if payment is None or payment.inquiry_step is None:
             return Decided(payment=payment)
         evidence, now = context.evidence, context.now
-        operation = OPERATION_OF_QUESTION[payment.question]
+        operation = OPERATION_OF_INQUIRY_STEP[payment.inquiry_step]
         if evidence.is_held(operation):
             return Decided(payment=payment)  # the payment keeps its due time
         own, sent_by = accounts.get(payment.kind), account_of(payment)
@@ -217,7 +217,7 @@ def asking(
                     number=number,
                     asked_at=now,
                     is_probe=for_breaker,
-                    of_former_account=is_of_another,
+                    is_of_former_account=is_of_another,
                 )
             ),
         )
@@ -231,10 +231,12 @@ def asking(
         if own is not None and sent_by is not None and not own.may_ask_for(sent_by):
             return not_asked(payment, own, sent_by, now, times)
         if payment.stage.is_final:
-            waiting = replace(payment, next_step_at=next_look_at(payment, evidence, now, times))
+            waiting = replace(
+                payment, next_step_at=next_inquiry_after_end_at(payment, evidence, now, times)
+            )
         else:
-            asked_before = asked_since(last_sent_at(payment, times), evidence)
-            waiting = replace(payment, next_step_at=now + wait_after(asked_before, times))
+            asked_before = count_inquiries_since(last_sent_at(payment, times), evidence)
+            waiting = replace(payment, next_step_at=now + inquiry_interval(asked_before, times))
         if needs_a_person(payment, evidence, now, times):
             entry = NewEntry(HistoryEntry.NEEDS_A_PERSON)
             return Decided(
@@ -253,10 +255,10 @@ def _is_due(payment: Payment, evidence: Evidence, context: Context, times: Times
         return False
     if payment.next_step is Step.STATUS and evidence.breaker_is_open:
         return False  # it carries the credential that was refused
-    spacing = min(times.inquiry_first_after, HANDED_OVER_FOR)
+    spacing = min(times.inquiry_first_after, HANDOVER_RETRY_AFTER)
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
     is_fresh = last_asked_at is not None and last_asked_at + spacing > context.now
-    return payment.next_step_at <= context.now + HANDED_OVER_FOR and not is_fresh
+    return payment.next_step_at <= context.now + HANDOVER_RETRY_AFTER and not is_fresh
 
 
 def answering(
@@ -276,9 +278,9 @@ def answering(
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         decided = decide_payment(payment, context)
-        if payment is None or said is None or said.standing is None:
+        if payment is None or said is None or said.health is None:
             return decided
-        heard = _heard(payment, number, said, said.standing, context, times)
+        heard = _heard(payment, number, said, said.health, context, times)
         return decided.with_effect(JudgeOperation(heard) if heard is not None else None)
 
     def decide_payment(payment: Payment | None, context: Context) -> Decided:
@@ -305,18 +307,23 @@ def answering(
 
 
 def _heard(
-    payment: Payment, number: int, said: Asked, standing: Standing, context: Context, times: Times
-) -> Heard | None:
+    payment: Payment,
+    number: int,
+    said: Asked,
+    health: OperationHealth,
+    context: Context,
+    times: Times,
+) -> OperationAnswer | None:
     """What an answer says about the operation that was asked.
 
     It answers the question as it was stored.
     """
     asked_at = next((i.asked_at for i in context.evidence.inquiries if i.number == number), None)
-    if asked_at is None or payment.question is None:
+    if asked_at is None or payment.inquiry_step is None:
         return None
-    return Heard(
-        operation=OPERATION_OF_QUESTION[payment.question],
-        standing=standing,
+    return OperationAnswer(
+        operation=OPERATION_OF_INQUIRY_STEP[payment.inquiry_step],
+        health=health,
         since=asked_at,
         cool_down=times.operation_cool_down,
         code=said.code,
@@ -339,7 +346,7 @@ def watching(payment_id: UUID, times: Times) -> Change:
             return Decided(payment=payment)
         if no_result_is_confirmed(payment, context.evidence, now, times):
             return ended_for_silence(payment)
-        window_ends = result_window_ends(payment, context.evidence, times)
+        window_ends = result_window_end(payment, context.evidence, times)
         waiting = replace(
             payment,
             next_step_at=window_ends if now < window_ends else now + times.inquiry_interval_max,
@@ -359,7 +366,7 @@ def _was_just_taken(payment: Payment, now: datetime) -> bool:
 
     A question in its own time is later.
     """
-    return payment.next_step_at is not None and payment.next_step_at <= now + HANDED_OVER_FOR
+    return payment.next_step_at is not None and payment.next_step_at <= now + HANDOVER_RETRY_AFTER
 
 
 def ended_for_silence(payment: Payment) -> Decided:
@@ -367,7 +374,7 @@ def ended_for_silence(payment: Payment) -> Decided:
     day.
     """
     fact = Fact(name=FactName.NO_RESULT_CONFIRMED, failure=_NO_RESULT)
-    after = payment.after(fact)
+    after = payment.apply(fact)
     return Decided(
         payment=after, entry=NewEntry.of_fact(fact.name), effects=event_effects(payment, after)
     )

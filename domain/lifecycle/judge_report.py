@@ -25,7 +25,7 @@ from domain.changes import (
     StoreAnswer,
     event_effects,
 )
-from domain.inquiry import Inquiry, is_agreed, soonest_question_at
+from domain.inquiry import Inquiry, earliest_inquiry_at, is_failure_confirmed
 from domain.lifecycle.agreement import (
     has_other_amount,
     has_other_ids,
@@ -81,17 +81,19 @@ def judge_report(
 ) -> Decided:
     """What `report` does to `payment`."""
     if payment is None:
-        return stored(None, Disposition.UNKNOWN_PAYMENT, is_flagged=True)
+        return stored(None, Disposition.UNKNOWN_PAYMENT, is_message_flagged=True)
     if not source_allowed:
         # Perhaps Safaricom added an address: ask Daraja itself, now.
         return stored(
-            _asked_sooner(payment, context, report), Disposition.WRONG_SOURCE, is_flagged=True
+            _asked_sooner(payment, context, report),
+            Disposition.WRONG_SOURCE,
+            is_message_flagged=True,
         )
     if report.outcome is ReportedOutcome.UNREADABLE:
-        return stored(payment, Disposition.UNREADABLE, is_flagged=True)
+        return stored(payment, Disposition.UNREADABLE, is_message_flagged=True)
     if context.ids_of_others:
         return _for_review(payment, report, Disposition.IDS_DIFFER)
-    report = replace(report, ids=payment.ids_that_count(report.ids))
+    report = replace(report, ids=payment.relevant_ids(report.ids))
     if has_other_ids(payment, report):
         return _for_review(payment, report, Disposition.IDS_DIFFER)
     if has_other_amount(payment, report):
@@ -117,7 +119,7 @@ def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> 
     """
     is_held_back = (
         is_complete_success(report)
-        and not context.receipt_is_anothers
+        and not context.is_receipt_of_other
         and payment.stage is not Stage.SUCCEEDED
     )
     if not is_held_back:
@@ -131,19 +133,19 @@ def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> 
         payment=replace(after, needs_review=payment.needs_review or is_correction),
         # Noted once, however often it comes: the raw rows hold each.
         entry=None
-        if context.evidence.receipts_to_confirm
+        if context.evidence.unconfirmed_receipts
         else _entry(Disposition.AWAITS_CONFIRMATION, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
         disposition=Disposition.AWAITS_CONFIRMATION,
-        is_flagged=is_correction,
+        is_message_flagged=is_correction,
     )
 
 
 def _success(payment: Payment, context: Context, report: Report) -> Decided:
     if report.inquiry_outcome is None and not is_complete_success(report):
         return _without_receipt(payment, context, report)
-    if context.receipt_is_anothers:
+    if context.is_receipt_of_other:
         return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT, ids=report.ids)
     if (
         payment.stage is not Stage.SUCCEEDED
@@ -167,14 +169,14 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
         receipt=receipt,
         recipient_name=report.recipient_name,
     )
-    after = payment.after(fact)
+    after = payment.apply(fact)
     if not is_undisputed and payment.stage is not Stage.SUCCEEDED:
         after = replace(after, needs_review=True)
     if payment.stage is Stage.FAILED:
         # Subscribers were told otherwise: a correction, and somebody should see it.
         after = replace(after, needs_review=True)
         return replace(
-            _learned(payment, after, fact, report, Disposition.CORRECTED), is_flagged=True
+            _learned(payment, after, fact, report, Disposition.CORRECTED), is_message_flagged=True
         )
     if payment.stage is Stage.SUCCEEDED:
         is_new = after.receipt != payment.receipt
@@ -186,7 +188,7 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
             Disposition.RECEIPT_ADDED if is_new else Disposition.DUPLICATE,
         )
     decided = _learned(payment, after, fact, report, Disposition.FINALIZED)
-    return replace(decided, is_flagged=not is_undisputed)
+    return replace(decided, is_message_flagged=not is_undisputed)
 
 
 def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
@@ -196,7 +198,7 @@ def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bo
     STK query names none: then it is theirs, if they agree on one that is free. That it was paid is
     certain either way.
     """
-    named = context.evidence.receipts_to_confirm
+    named = context.evidence.unconfirmed_receipts
     if report.receipt is not None or not named:
         return report.receipt, named <= {report.receipt}
     if len(named) > 1 or context.receipts_of_others:
@@ -222,7 +224,7 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
         return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    claims_success = bool(context.evidence.receipts_to_confirm)
+    claims_success = bool(context.evidence.unconfirmed_receipts)
     if report.inquiry_outcome is not None and payment.stage is not Stage.FAILED:
         claims_success = context.evidence.claims_success
     if claims_success:
@@ -233,7 +235,7 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     if (
         is_answer
         and payment.stage is not Stage.FAILED
-        and not is_agreed(payment, context.evidence, report.code)
+        and not is_failure_confirmed(payment, context.evidence, report.code)
     ):
         # Queries have contradicted callbacks (daraja.md §3): one more must agree.
         about = payment.attempt_named_by(report.ids)
@@ -248,9 +250,9 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
         attempt_id=payment.attempt_named_by(report.ids),
         outcome=Outcome.FAILED,
         failure=report.failure,
-        speaks_for_all=has_own_id(payment, report),
+        is_about_all_sends=has_own_id(payment, report),
     )
-    after = payment.after(fact)
+    after = payment.apply(fact)
     if payment.stage is Stage.FAILED:
         return _learned(payment, after, fact, report, Disposition.DUPLICATE)
     if after.stage is not Stage.FAILED:
@@ -311,7 +313,7 @@ def _for_review(
         payment=replace(payment, needs_review=True),
         entry=None if payment.needs_review else _entry(disposition, report),
         disposition=disposition,
-        is_flagged=True,
+        is_message_flagged=True,
     )
 
 
@@ -321,13 +323,15 @@ def _entry(disposition: Noted, report: Report) -> NewEntry:
 
 def _detail(report: Report) -> dict[str, str]:
     detail = {"provider_code": report.code} if report.code else {}
-    if report.ignores_amount:
+    if report.has_ignored_amount:
         detail["note"] = "a value under an amount's name was no number"
     return {**detail, "by": "inquiry"} if report.inquiry_outcome is not None else detail
 
 
-def stored(payment: Payment | None, disposition: Disposition, *, is_flagged: bool) -> Decided:
-    return Decided(payment=payment, disposition=disposition, is_flagged=is_flagged)
+def stored(
+    payment: Payment | None, disposition: Disposition, *, is_message_flagged: bool
+) -> Decided:
+    return Decided(payment=payment, disposition=disposition, is_message_flagged=is_message_flagged)
 
 
 def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment:
@@ -341,6 +345,6 @@ def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment
         return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
     is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     if is_open or (payment.stage is Stage.FAILED and report.outcome is ReportedOutcome.SUCCESS):
-        soonest = soonest_question_at(context.evidence, context.now)
+        soonest = earliest_inquiry_at(context.evidence, context.now)
         return replace(payment, next_step_at=min(soonest, payment.next_step_at or soonest))
     return payment

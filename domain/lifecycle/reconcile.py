@@ -28,7 +28,7 @@ from domain.lifecycle.submit import Due, expiry
 from domain.operations import Operation
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Step
-from domain.times import BREAKER_COOL_DOWN_MAX, HANDED_OVER_FOR, Times
+from domain.times import BREAKER_COOL_DOWN_MAX, HANDOVER_RETRY_AFTER, Times
 
 log = structlog.get_logger()
 
@@ -206,7 +206,7 @@ class Sweeper:
 
     async def _end_leases(self) -> int:
         due = await self._due.take_due(
-            Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR
+            Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
         )
         await self._change_all([lease_expiry(item.payment_id, self._times) for item in due])
         return len(due)
@@ -239,7 +239,7 @@ class Sweeper:
         self, kinds: Collection[Kind], *, limit: int, is_woken: bool
     ) -> int:
         due = await self._due.take_due(
-            Step.SUBMIT, limit=limit, next_step_in=HANDED_OVER_FOR, kinds=kinds
+            Step.SUBMIT, limit=limit, next_step_in=HANDOVER_RETRY_AFTER, kinds=kinds
         )
         too_old = [item for item in due if item.is_expired]
         await self._change_all([expiry(item.payment_id) for item in too_old])
@@ -257,7 +257,9 @@ class Sweeper:
             return STEPS_MAX
 
     async def _watch(self) -> int:
-        due = await self._due.take_due(Step.WATCH, limit=STEPS_MAX, next_step_in=HANDED_OVER_FOR)
+        due = await self._due.take_due(
+            Step.WATCH, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
+        )
         await self._change_all([watching(item.payment_id, self._times) for item in due])
         return len(due)
 
@@ -268,7 +270,7 @@ class Sweeper:
         except QueueUnavailable:
             return 0  # without the shared count no worker asks (.env.example)
         due = (
-            await self._due.take_due(step, limit=granted, next_step_in=HANDED_OVER_FOR)
+            await self._due.take_due(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
             if granted
             else []
         )
@@ -320,15 +322,15 @@ def lease_expiry(payment_id: UUID, times: Times) -> Change:
         if payment is None or payment.lease_until is None or payment.lease_until > context.now:
             return Decided(payment=payment)
         fact = Fact(name=FactName.LEASE_EXPIRED, attempt_id=payment.attempt_id)
-        after = payment.after(fact)
+        after = payment.apply(fact)
         if after.stage is payment.stage:
             return Decided(payment=payment)
         # The send left half a lease ago at the latest: the first question comes as long after it as
         # any. Where there is nothing to ask by, a worker may be about to record the answer:
         # Postgres may have been away until now.
         soonest = context.now
-        if after.question is None:
-            soonest += min(times.inquiry_first_after, HANDED_OVER_FOR)
+        if after.inquiry_step is None:
+            soonest += min(times.inquiry_first_after, HANDOVER_RETRY_AFTER)
         after = replace(
             after, next_step_at=max(soonest, last_sent_at(after, times) + times.inquiry_first_after)
         )

@@ -43,7 +43,7 @@ from domain.errors import (
 from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
-from domain.operations import Heard, Standing, standing_of_answer
+from domain.operations import OperationAnswer, OperationHealth, health_from_answer
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
 from domain.times import Times
@@ -154,10 +154,10 @@ def without_claim(
     if fact.outcome.is_accounted_for:
         return Decided(payment=payment)
     found = replace(fact, name=FactName.CLAIM_LOST, at=context.now, account=account)
-    after = payment.after(found)
+    after = payment.apply(found)
     # Without an id whose second use Daraja refuses, both may have paid. A failure was told to its
     # caller as the end.
-    is_second_send = not payment.rules.can_be_sent_again and payment.sends > 0
+    is_second_send = not payment.rules.can_be_sent_again and payment.send_count > 0
     is_for_a_person = is_second_send or payment.stage is Stage.FAILED or bool(context.ids_of_others)
     if after.stage is not payment.stage or payment.stage is Stage.FAILED:
         after = replace(after, next_step_at=context.now + ask_after)
@@ -225,15 +225,15 @@ def answer_change(
             )
         # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing
         # then, and is asked about.
-        is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.receipts_to_confirm)
+        is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.unconfirmed_receipts)
         learned = fact_of_answer(open_attempt.attempt_id, OutcomeUnknown()) if is_disputed else fact
-        after = payment.after(learned)
+        after = payment.apply(learned)
         if payment.stage is Stage.SUBMITTING and payment.attempt_id != open_attempt.attempt_id:
             after = replace(
                 payment, attempts=after.attempts
             )  # a newer attempt is under way: its own answer decides
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
-        if is_proved_unsent and not context.evidence.speaks_of_it:
+        if is_proved_unsent and not context.evidence.shows_that_daraja_has_it:
             after = replace(
                 after, needs_review=False
             )  # it was flagged for silence; now it is proved unsent
@@ -309,17 +309,17 @@ def _detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dict[str,
 
 def heard_of_send(
     payment: Payment, attempt_id: UUID, error: ProviderError | None, cool_down: timedelta
-) -> Heard | None:
+) -> OperationAnswer | None:
     """What the answer to an attempt of `payment` says about its operation, if it says anything."""
-    standing = standing_of_answer(error)
+    health = health_from_answer(error)
     answered = next((attempt for attempt in payment.attempts if attempt.id == attempt_id), None)
-    if standing is None or answered is None or answered.claimed_at is None:
+    if health is None or answered is None or answered.claimed_at is None:
         return None
-    if standing is Standing.SETTINGS_REFUSED and answered.outcome is Outcome.REFUSED:
+    if health is OperationHealth.SETTINGS_REFUSED and answered.outcome is Outcome.REFUSED:
         return None  # counted already: a COMMIT whose outcome was lost is done again
-    return Heard(
+    return OperationAnswer(
         operation=payment.rules.operation,
-        standing=standing,
+        health=health,
         since=answered.claimed_at,
         cool_down=cool_down,
         code=error.code if error is not None else None,

@@ -42,7 +42,7 @@ def callback_change(
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is not None and not fits_kind(callback.operation, payment.kind):
-            return stored(payment, Disposition.OTHER_OPERATION, is_flagged=True)
+            return stored(payment, Disposition.OTHER_OPERATION, is_message_flagged=True)
         if (
             payment is not None
             and number is not None
@@ -50,7 +50,7 @@ def callback_change(
             and callback.source_allowed
         ):
             # Daraja was too slow to answer our question: the next one is due in its own time.
-            return stored(payment, Disposition.INQUIRY_ANSWERED, is_flagged=False)
+            return stored(payment, Disposition.INQUIRY_ANSWERED, is_message_flagged=False)
         decided = judge_report(
             payment,
             context,
@@ -61,7 +61,7 @@ def callback_change(
         if number is None or not callback.source_allowed:
             return decided
         decided = with_answer(decided, context, number, report)
-        if context.evidence.is_of_former_account(number):
+        if context.evidence.is_inquiry_of_former_account(number):
             return of_another_credential(decided)
         if (
             report.inquiry_outcome not in (None, InquiryOutcome.NO_ANSWER)
@@ -101,6 +101,6 @@ def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
     """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
-        return stored(payment, Disposition.NOT_PROCESSED, is_flagged=True)
+        return stored(payment, Disposition.NOT_PROCESSED, is_message_flagged=True)
 
     return Change(payment_id=payment_id, decide=decide, callback=callback)

@@ -17,10 +17,10 @@ from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Reads, event_effects
 from domain.errors import ResolutionRefused
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence, InquiryOutcome, outcome_may_come_until, success_is_denied
+from domain.inquiry import Evidence, InquiryOutcome, outcome_awaited_until, success_is_denied
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
-from domain.times import SHIPPED_TIMES, Times
+from domain.times import DEFAULT_TIMES, Times
 from domain.values import is_receipt
 
 _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
@@ -60,7 +60,7 @@ class Resolution:
     amount_kes: int | None = None
 
 
-def resolution(payment_id: UUID, resolved: Resolution, times: Times = SHIPPED_TIMES) -> Change:
+def resolution(payment_id: UUID, resolved: Resolution, times: Times = DEFAULT_TIMES) -> Change:
     """The change that records `resolved`.
 
     Raises ResolutionRefused, with the evidence that stands against it.
@@ -70,7 +70,7 @@ def resolution(payment_id: UUID, resolved: Resolution, times: Times = SHIPPED_TI
         if payment is None:
             raise ResolutionRefused("There is no such payment.")
         fact = _fact(payment, context, resolved, times)
-        after = payment.after(fact) if fact is not None else payment
+        after = payment.apply(fact) if fact is not None else payment
         detail = {
             "reason": resolved.reason,
             "operator": resolved.operator,
@@ -102,7 +102,7 @@ def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
             raise ResolutionRefused(
                 "The payment is still to be sent, or just being sent: there is nothing to ask about."
             )
-        if payment.question is None:
+        if payment.inquiry_step is None:
             raise ResolutionRefused("Daraja gave no id to ask by; only its own statement can tell.")
         return Decided(
             payment=replace(payment, next_step_at=context.now),
@@ -140,7 +140,7 @@ def _fact(payment: Payment, context: Context, resolved: Resolution, times: Times
 def _paid(payment: Payment, context: Context, resolved: Resolution) -> Fact:
     if resolved.receipt is None or not is_receipt(resolved.receipt):
         raise ResolutionRefused("Give M-PESA's receipt number from the statement (--receipt).")
-    if context.receipt_is_anothers:
+    if context.is_receipt_of_other:
         raise ResolutionRefused("This receipt belongs to another payment.")
     if payment.stage is Stage.SUCCEEDED:
         raise ResolutionRefused("The payment has succeeded already; use the decision 'reviewed'.")
@@ -159,7 +159,7 @@ def _refuse_against_failure(payment: Payment, evidence: Evidence) -> None:
     """
     if payment.failure is None or payment.failure.reason in _CONCLUDED:
         return
-    is_disputed = bool(evidence.receipts_to_confirm) or evidence.names_another_amount
+    is_disputed = bool(evidence.unconfirmed_receipts) or evidence.names_another_amount
     why = _NEVER_SENT.get(payment.failure.reason)
     if why is None and not is_disputed:
         raise ResolutionRefused(
@@ -206,7 +206,7 @@ def _unpaid(payment: Payment, context: Context, times: Times) -> Fact:
     if any(inquiry.outcome is InquiryOutcome.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry that it was paid.")
     _refuse_while_under_way(payment, evidence)
-    may_come_until = outcome_may_come_until(payment, evidence, times)
+    may_come_until = outcome_awaited_until(payment, evidence, times)
     is_acknowledged = any(attempt.outcome is Outcome.ACKNOWLEDGED for attempt in payment.attempts)
     if is_acknowledged and context.now < may_come_until:
         raise ResolutionRefused(

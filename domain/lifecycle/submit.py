@@ -291,10 +291,10 @@ def resend_claim(
                 payment=payment
             )  # also one that was proved unsent meanwhile: that has a claim of its own
         fact = Fact(
-            name=FactName.CLAIMED, attempt_id=attempt_id, may_resend=True, at=context.now,
+            name=FactName.CLAIMED, attempt_id=attempt_id, is_resend_permitted=True, at=context.now,
             account=accounts.get(payment.kind),
         )  # fmt: skip
-        after = payment.after(fact)
+        after = payment.apply(fact)
         until = context.now + times.lease
         after = replace(after, lease_until=until, next_step_at=until)
         probe = context.evidence.probe_of(payment.rules.operation)
@@ -316,11 +316,11 @@ def expiry(payment_id: UUID) -> Change:
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now < payment.expires_at:
             return Decided(payment=payment)
-        if payment.needs_review and context.evidence.speaks_of_it:
+        if payment.needs_review and context.evidence.shows_that_daraja_has_it:
             return Decided(
                 payment=payment
             )  # something says that it may have acted after all: a person decides
-        after = payment.after(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
+        after = payment.apply(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
         entry = NewEntry.of_fact(FactName.TOO_OLD) if after.stage is not payment.stage else None
         return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
 

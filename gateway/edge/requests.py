@@ -19,7 +19,7 @@ from domain.errors import (
     InvalidJson,
     UnsupportedMediaType,
 )
-from domain.idempotency import checked_key
+from domain.idempotency import validate_key
 from gateway.edge.connections import BODY_SECONDS
 from gateway.edge.load import release_place_while_waiting
 
@@ -106,7 +106,7 @@ def idempotency_key(headers: CIMultiDictProxy[str]) -> str:
         raise IdempotencyKeyInvalid(
             "X-Idempotency-Key and Idempotency-Key differ; send one of them."
         )
-    return checked_key(keys.pop())
+    return validate_key(keys.pop())
 
 
 def _unquoted(value: str) -> str:

@@ -18,7 +18,7 @@ from domain.errors import FieldError
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.kinds import PAYMENT_MAX_KES
-from domain.policy import Meter
+from domain.policy import LimitName
 from domain.stages import Stage
 from domain.views import event_body, public_payment, timestamp
 from gateway.cursors import FeedPlace, feed_cursor
@@ -116,7 +116,7 @@ _ERRORS: Mapping[type[errors.PaymentServiceError], errors.PaymentServiceError] =
     errors.LimitExceeded: errors.LimitExceeded(
         "This payment would pass the limit of 500,000 shillings a day for this phone number. "
         "The next day begins at midnight in Nairobi.",
-        limit=Meter.PHONE_DAY,
+        limit=LimitName.PHONE_DAY,
         maximum=500_000,
         resets_at=datetime(2026, 3, 1, 21, tzinfo=UTC),
     ),

@@ -16,7 +16,7 @@ from domain.views import Member, View
 @cache
 def model_of(view: View) -> type[BaseModel]:
     """The model of `view`: always the same, because two models of one name would be two schemas."""
-    return model_of_members(view.name, view.sentence, view.members)
+    return model_of_members(view.name, view.description, view.members)
 
 
 def model_of_members(
@@ -38,15 +38,15 @@ def model_of_members(
 
 
 def _field(member: Member, meanings: Mapping[Any, Any]) -> tuple[Any, Any]:
-    kind = meanings.get(member.meaning, member.meaning)
+    kind = meanings.get(member.value_type, member.value_type)
     if isinstance(kind, View):
         kind = model_of(kind)
-    if kind is int and member.limits:
-        kind = Annotated[int, Field(ge=member.limits["minimum"])]
-    elif member.limits:
-        kind = Annotated[kind, WithJsonSchema({"type": "string", **member.limits})]
+    if kind is int and member.schema_keywords:
+        kind = Annotated[int, Field(ge=member.schema_keywords["minimum"])]
+    elif member.schema_keywords:
+        kind = Annotated[kind, WithJsonSchema({"type": "string", **member.schema_keywords})]
     if member.may_be_null:
         kind = Union[kind, None]  # noqa: UP007 - of a type that is not written here
     # What has a default may be absent.
     default: Any = None if member.may_be_absent else ...
-    return kind, Field(default, description=member.words or None)
+    return kind, Field(default, description=member.description or None)

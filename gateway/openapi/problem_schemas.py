@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from domain.policy import Meter
+from domain.policy import LimitName
 from gateway.edge.problems import Problem, problem_body
 from gateway.openapi.examples import problem_example
 
@@ -56,7 +56,7 @@ _EXTRA_MEMBERS: Mapping[str, dict[str, Any]] = {
         },
     },
     "rate_limited": {
-        "limit": {"enum": [Meter.PHONE_MINUTE.value, "caller.requests_per_second"]},
+        "limit": {"enum": [LimitName.PHONE_MINUTE.value, "caller.requests_per_second"]},
     },
 }
 

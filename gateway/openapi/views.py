@@ -14,14 +14,14 @@ from pydantic import BaseModel, Field, RootModel
 
 from domain import payment
 from domain.kinds import Kind
-from domain.views import ENTRY, EVENT, FOR_BACKENDS, payment_members
+from domain.views import BACKEND_MEMBERS, ENTRY, EVENT, payment_members
 from gateway.fields import ITEMS_MAX, FeedCursor, HistoryCursor, PageCursor
 from gateway.openapi.models import model_of, model_of_members
 from gateway.schemas import SCHEMAS
 from gateway.schemas.kind_schema import KindSchema
 
 # Members that only a backend sees, and then all of them.
-_NAMES_FOR_BACKENDS = [member.name for member in FOR_BACKENDS]
+_NAMES_FOR_BACKENDS = [member.name for member in BACKEND_MEMBERS]
 _TOGETHER = {"dependentRequired": dict.fromkeys(_NAMES_FOR_BACKENDS, _NAMES_FOR_BACKENDS)}
 
 
@@ -71,7 +71,7 @@ class HistoryPage(BaseModel):
 
 
 Event: Any = model_of_members(
-    EVENT.name, EVENT.sentence, EVENT.members, meanings={payment.Payment: Payment}
+    EVENT.name, EVENT.description, EVENT.members, meanings={payment.Payment: Payment}
 )
 
 

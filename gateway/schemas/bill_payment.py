@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from domain.errors import FieldError
 from domain.kinds.bill_payment import BILL_PAYMENT
-from domain.values import DEFAULT_TEXT, reference_from
+from domain.values import DEFAULT_TEXT, reference_from_id
 from gateway.fields import (
     Remarks,
     Shortcode,
@@ -100,7 +100,7 @@ _TO_TILL = example_payment(
     BILL_PAYMENT,
     amount_kes=830,
     till="556677",
-    account_reference=reference_from(EXAMPLE_ID),
+    account_reference=reference_from_id(EXAMPLE_ID),
     remarks=DEFAULT_TEXT,
 )
 

@@ -322,7 +322,7 @@ class TestTheRecord:
         operation = RULES[kind].result_operation
         secrets = [
             *(sent[name] for name in ("Password", "SecurityCredential") if name in sent),
-            callback_address.token(CALLBACK_SECRET, str(payment.id), operation),
+            callback_address.make_token(CALLBACK_SECRET, str(payment.id), operation),
             json.loads(store.text or "")["text"],
         ]
         if payment.request.phone_number:

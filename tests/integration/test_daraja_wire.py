@@ -12,7 +12,7 @@ import pytest
 from domain.adapters.daraja.wire import daraja_session
 from domain.errors import DeadlinePassed, Draining, OutcomeUnknown, ProviderError, Unreachable
 from domain.fence import Fence
-from domain.values import storable_text
+from domain.values import parse_storable_text
 from tests.integration.daraja import (
     Wire,
     an_attempt,
@@ -129,5 +129,5 @@ class TestStrangeAnswers:
             with pytest.raises(ProviderError) as caught:
                 await client_of(session, wire.url).submit(to_submit(), open_attempt)
             for text in (caught.value.code or "", open_attempt.exchanges[0].answer or ""):
-                assert storable_text(text) == text
+                assert parse_storable_text(text) == text
                 assert len(text) <= 2000

@@ -67,7 +67,7 @@ async def test_the_payment_that_was_refused_waits_again(fresh: Store) -> None:
     sent = await claimed(fresh)
     await answer(fresh, sent, ProductRefused())
     payment = await fresh.payment(sent[0])
-    assert (payment.stage, payment.sends) == (Stage.ACCEPTED, 0)
+    assert (payment.stage, payment.send_count) == (Stage.ACCEPTED, 0)
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -14,7 +14,7 @@ from domain.inquiry import Inquiry
 from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import Asked, answering, asking
 from domain.lifecycle.submit import resend_claim
-from domain.operations import Operation, Standing
+from domain.operations import Operation, OperationHealth
 from domain.report import Report, ReportedOutcome
 from domain.stages import Step
 from tests.builders import ACCOUNTS
@@ -76,10 +76,10 @@ async def question(
     return asked_by(decided), probed_by(decided)
 
 
-async def said(store: Store, payment_id: UUID, number: int, standing: Standing | None) -> None:
+async def said(store: Store, payment_id: UUID, number: int, health: OperationHealth | None) -> None:
     report = Report(outcome=ReportedOutcome.UNDECIDED)
     change = answering(
-        payment_id, number, report, (), AT_ONCE, said=Asked(report, (), standing, "401.002.01")
+        payment_id, number, report, (), AT_ONCE, said=Asked(report, (), health, "401.002.01")
     )
     await store.changing.change(change)
 
@@ -91,7 +91,7 @@ async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
     first, *waiting = [await to_ask(fresh, kind) for _ in range(6)]
     asked, _ = await question(fresh, first)
     assert asked is not None
-    await said(fresh, first, asked.number, Standing.PRODUCT_REFUSED)
+    await said(fresh, first, asked.number, OperationHealth.PRODUCT_REFUSED)
     assert await is_held(fresh, operation)
     assert await count_due(fresh, step) == 0
     assert await fresh.sweeping.take_due(step, limit=9, next_step_in=timedelta(0)) == []
@@ -106,12 +106,12 @@ async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
     [(probe, taken)] = [item for item in won if item[0] is not None]
     assert probe is not None
     assert taken is operation
-    for standing, expected in (
+    for health, expected in (
         (None, True),
-        (Standing.PRODUCT_REFUSED, True),
-        (Standing.WORKS, False),
+        (OperationHealth.PRODUCT_REFUSED, True),
+        (OperationHealth.WORKS, False),
     ):
-        await said(fresh, waiting[won.index((probe, taken))], probe.number, standing)
+        await said(fresh, waiting[won.index((probe, taken))], probe.number, health)
         assert await is_held(fresh, operation) is expected
     assert await count_due(fresh, step) > 1
 
@@ -127,6 +127,6 @@ async def test_a_held_question_stops_no_send_and_a_held_send_no_question(
     assert (asked is not None, taken) == (True, None)
     await Brakes(fresh.database).set(RULES[kind].operation.value, is_engaged=False, reason="a test")
     assert asked is not None
-    await said(fresh, payment_id, asked.number, Standing.PRODUCT_REFUSED)
+    await said(fresh, payment_id, asked.number, OperationHealth.PRODUCT_REFUSED)
     assert await is_held(fresh, operation)
     assert await claim(fresh, await fresh.accepted(kind)) is not None

@@ -21,7 +21,7 @@ from domain.kinds import Kind
 from domain.payment import Payment
 from domain.report import ReportedOutcome
 from domain.stages import Stage
-from domain.values import storable_text
+from domain.values import parse_storable_text
 from tests.builders import a_payment, an_attempt
 from tests.integration.daraja import TokenStore, client_of, to_submit
 from tests.integration.daraja import an_attempt as an_open_attempt
@@ -68,7 +68,7 @@ def asked_about() -> Payment:
 def assert_storable(exchanges: list[Exchange]) -> None:
     [exchange] = exchanges
     for text in (exchange.outcome, exchange.answer or ""):
-        assert storable_text(text) == text
+        assert parse_storable_text(text) == text
         assert len(text) <= 2000
 
 

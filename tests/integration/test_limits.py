@@ -18,7 +18,7 @@ from domain.errors import LimitExceeded, RateLimited, StoreUnavailable
 from domain.failures import FailureReason
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, NewPayment
-from domain.policy import Charge, Meter
+from domain.policy import Charge, LimitName
 from domain.stages import Stage
 from domain.values import Caller, Role
 from tests.builders import TIMES
@@ -54,9 +54,9 @@ def charged(
     new = replace(a_new_payment(kind, key=key, **changes), caller=caller)
     amount, phone = new.request.amount_kes, new.request.phone_number or ""
     wanted = [
-        (Meter.CALLER_DAY, caller.key, amount, per_day),
-        (Meter.PHONE_DAY, phone, amount, phone_per_day),
-        (Meter.PHONE_MINUTE, phone, 1, per_minute),
+        (LimitName.CALLER_DAY, caller.key, amount, per_day),
+        (LimitName.PHONE_DAY, phone, amount, phone_per_day),
+        (LimitName.PHONE_MINUTE, phone, 1, per_minute),
     ]
     return replace(
         new,
@@ -326,7 +326,7 @@ async def test_who_holds_a_limit_too_long_holds_up_nobody_else(
     frozen = charged(caller, per_day=1000)
     async with connection(store.url) as raw, raw.transaction():
         for charge in frozen.charges:
-            number = limiting._lock_number(*charge.counted_as)
+            number = limiting._lock_number(*charge.counter_key)
             await raw.execute(f"SELECT pg_advisory_xact_lock({LIMITS}, $1)", number)
         held_up = [charged(caller, per_day=1000) for _ in range(30)]
         others = [charged(per_day=1000) for _ in range(10)]

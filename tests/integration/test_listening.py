@@ -16,7 +16,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from domain.callback_address import address
+from domain.callback_address import make_address
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from tests.stack.environment import bare
 from tests.stack.lending import Lending
@@ -50,7 +50,7 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
     """
     payment_id, token = str(uuid4()), stack.issuer.user_token()
     secret = stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
-    callback = address(stack.callbacks_url, secret, new_id(), "deposit")
+    callback = make_address(stack.callbacks_url, secret, new_id(), "deposit")
     headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": "key-of-this-test"}
     async with aiohttp.ClientSession(trust_env=False, headers=headers) as http:
         for method, url, body in (

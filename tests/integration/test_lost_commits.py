@@ -144,7 +144,7 @@ async def test_ids_that_a_message_taught_before_the_answer_are_asked_by(
         ids,
         True,
     )
-    assert payment.question is not None
+    assert payment.inquiry_step is not None
 
 
 async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchange(

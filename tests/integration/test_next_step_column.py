@@ -74,7 +74,7 @@ def asks(kind: Kind) -> Step:
 
 
 def asks_without_id(kind: Kind) -> Step:
-    return Step.STATUS if RULES[kind].asked_by is None else Step.WATCH
+    return Step.STATUS if RULES[kind].inquiry_id_kind is None else Step.WATCH
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -134,7 +134,7 @@ async def test_an_id_that_comes_late_opens_a_way_to_ask(store: Store, kind: Kind
     assert await step_of(store, by_answer) is asks_without_id(kind)
     await store.changing.change(acknowledgement(by_answer, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, by_answer) is asks(kind)
-    if RULES[kind].asked_by is not None:
+    if RULES[kind].inquiry_id_kind is not None:
         by_callback = await in_doubt(store, kind, askable=False)
         report = Report(outcome=ReportedOutcome.UNDECIDED, code="17", ids=askable_ids(kind))
         await called_back(store, by_callback, OPERATION[kind], report)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from yarl import URL
 
-from domain.callback_address import address
+from domain.callback_address import make_address
 from domain.errors import Unavailable
 from gateway.edge.problems import problem_body, problem_of
 from tests.certificates import write_certificate
@@ -207,7 +207,7 @@ async def test_the_receiver_sees_the_true_source_and_no_forged_one(proxy: Proxy)
     refused.
     """
     secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
-    path = address("", secret, new_id(), "deposit")
+    path = make_address("", secret, new_id(), "deposit")
     forged = {"X-Forwarded-For": f"{DARAJA}"}
     assert (await proxy.ask("callbacks.example", "POST", path, json={"n": 1}, headers=forged))[
         0
@@ -265,7 +265,7 @@ async def test_where_no_process_answers_a_client_gets_our_own_refusal(proxy: Pro
     Neither token nor number is in a log.
     """
     secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
-    path = address("", secret, new_id(), "deposit")
+    path = make_address("", secret, new_id(), "deposit")
     for name in ("web", "callbacks"):
         await proxy.stack.stop_process(name)
     try:

@@ -18,7 +18,7 @@ import pytest
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.common import read_settings
-from domain.callback_address import address
+from domain.callback_address import make_address
 from gateway import callbacks
 from gateway.edge.connections import Connections
 from gateway.edge.load import INGRESS_PLACES_MAX
@@ -312,7 +312,7 @@ def _call(
     length: int = 2,
     body: bytes = b"{}",
 ) -> bytes:
-    path = address("", _SECRET, payment_id, operation)
+    path = make_address("", _SECRET, payment_id, operation)
     path = path if not token else path.rpartition("/")[0] + "/" + token
     return (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n".encode()

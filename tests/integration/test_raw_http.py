@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from domain.callback_address import address
+from domain.callback_address import make_address
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from tests.integration.raw_requests import CHUNKS, CRLF, HEADS, INGRESS, LENGTHS, Frame
 from tests.stack.databases import connection
@@ -59,7 +59,7 @@ def _target(stack: Stack, process: str) -> bytes:
     if process == "web":
         return b"/v1/deposits"
     secret = stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
-    return address("", secret, new_id(), "deposit").encode()
+    return make_address("", secret, new_id(), "deposit").encode()
 
 
 def _fields(stack: Stack, process: str) -> tuple[bytes, ...]:

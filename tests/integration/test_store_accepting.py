@@ -13,7 +13,7 @@ import pytest
 
 from domain.adapters.postgres import accepting
 from domain.errors import IdempotencyKeyInFlight, IdempotencyKeyReused, StoreUnavailable
-from domain.idempotency import KEY_HELD_FOR
+from domain.idempotency import KEY_LIFETIME
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.stages import Stage
@@ -56,7 +56,7 @@ class TestOneCommit:
         assert list(payment.request.metadata) == ["order", "z"]
         assert payment.created_at == payment.updated_at == key["created_at"] == entry["recorded_at"]
         assert (entry["what"], entry["sequence"], entry["event_body"]) == ("accepted", 1, None)
-        assert key["expires_at"] == acceptance.expires_at == payment.created_at + KEY_HELD_FOR
+        assert key["expires_at"] == acceptance.expires_at == payment.created_at + KEY_LIFETIME
         assert payment.next_step_at is not None
         assert timedelta(0) < payment.next_step_at - payment.created_at <= timedelta(seconds=5)
 
@@ -262,7 +262,7 @@ class TestExpiry:
         held = await store.accepting.first_answer(CALLER.key, first.idempotency_key)
         assert held == acceptance.answer
         assert held.payment_id == str(again.id)
-        assert acceptance.expires_at == (await store.payment(again.id)).created_at + KEY_HELD_FOR
+        assert acceptance.expires_at == (await store.payment(again.id)).created_at + KEY_LIFETIME
         assert await payments_with(store, first.idempotency_key) == 2
 
     @pytest.mark.parametrize(

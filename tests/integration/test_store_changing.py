@@ -208,7 +208,7 @@ class TestClashes:
         result = await store.changing.change(success(second, ids=ids))
         payment = await store.payment(second)
         assert (payment.stage, payment.needs_review) == (Stage.SUBMITTING, True)
-        assert result.decided.is_flagged
+        assert result.decided.is_message_flagged
         assert await stored_callbacks(store, second) == ["ids_differ"]
 
     async def test_the_same_id_again_for_the_same_payment_is_no_conflict(

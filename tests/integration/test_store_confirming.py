@@ -86,24 +86,24 @@ async def stored(store: Store, payment_id: UUID) -> int:
 async def test_what_waits_is_known_with_its_receipts_and_since_when(store: Store) -> None:
     """A message from a wrong source waits for nothing, and neither does another payment's."""
     one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
-    assert (await evidence(store, one)).to_confirm_since is None
+    assert (await evidence(store, one)).unconfirmed_since is None
     first, second = a_receipt(), a_receipt()
     await claims(store, one, first)
     await claims(store, one, a_receipt(), source_allowed=False)
     await claims(store, one, second)
     await claims(store, one, first)
     known = await evidence(store, one)
-    assert (known.receipts_to_confirm, known.claims_success) == (frozenset({first, second}), True)
+    assert (known.unconfirmed_receipts, known.claims_success) == (frozenset({first, second}), True)
     rows = await store.rows(
         "SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", one
     )
-    assert known.to_confirm_since == rows[-1]["received_at"]
+    assert known.unconfirmed_since == rows[-1]["received_at"]
     assert [row["disposition"] for row in rows] == [
         "awaits_confirmation",
         "wrong_source",
         *["awaits_confirmation"] * 2,
     ]
-    assert (await evidence(store, other)).receipts_to_confirm == frozenset()
+    assert (await evidence(store, other)).unconfirmed_receipts == frozenset()
     history = "SELECT what FROM mkwanja.payment_history WHERE payment_id = $1 AND what = 'awaits_confirmation'"
     assert len(await store.rows(history, one)) == 1
 
@@ -217,7 +217,7 @@ async def test_messages_that_bring_a_question_forward_are_counted(store: Store) 
         (Report(outcome=ReportedOutcome.UNDECIDED, code="26"), False),
     ):
         await called_back(store, payment_id, "withdrawal", report, source_allowed=source_allowed)
-    assert (await evidence(store, payment_id)).reminders == 3
+    assert (await evidence(store, payment_id)).reminder_count == 3
 
 
 # --- copies ---------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ async def test_the_same_bytes_are_kept_a_bounded_number_of_times(store: Store) -
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     results = await repeat(store, payment_id, b"again", COPIES_MAX + 15)
     assert await stored(store, payment_id) == COPIES_MAX
-    assert sum(result.is_repeated for result in results) == 15
+    assert sum(result.is_callback_repeated for result in results) == 15
     assert {result.decided.disposition for result in results} == {"unreadable"}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from domain.callback_address import token
+from domain.callback_address import make_token
 from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, awaited, deliver
 from tests.spec.hostile_callbacks import HOSTILE, TWINS, forged_receipt, settled_receipt, text
 from tests.spec.playing import Api
@@ -59,7 +59,7 @@ async def _assert_untouched(system: System, one: Awaited) -> None:
 def _address(system: System, payment_id: str, operation: str, secret: str | None = None) -> str:
     """The address as Daraja would be given it, for any operation."""
     signing = secret or system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
-    return f"{system.stack.callbacks_url}/results/{payment_id}/{operation}/{token(signing, payment_id, operation)}"
+    return f"{system.stack.callbacks_url}/results/{payment_id}/{operation}/{make_token(signing, payment_id, operation)}"
 
 
 async def _deliver_all(system: System, one: Awaited, bodies: dict[str, tuple[str, bytes]]) -> None:
@@ -199,7 +199,7 @@ async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
     forged = {
         "another payment's token": f"{base}/{operation}/{others}",
         **{
-            f"a token for {name}": f"{base}/{operation}/{token(secret, one.id, name)}"
+            f"a token for {name}": f"{base}/{operation}/{make_token(secret, one.id, name)}"
             for name in ("status-1", "withdrawal-timeout", "", operation + "-timeout", operation.upper())
         },
         **{
@@ -215,7 +215,7 @@ async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
         "the token and a space": f"{base}/{operation}/{right}%20",
         "the token and NUL": f"{base}/{operation}/{right}%00",
         "a long token": f"{base}/{operation}/{right * 50}",
-        "an operation of its own": f"{base}/refund/{token(secret, one.id, 'refund')}",
+        "an operation of its own": f"{base}/refund/{make_token(secret, one.id, 'refund')}",
         "a signed other form of the id": _address(silent, one.id.upper(), operation.upper()),
     }  # fmt: skip
     stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"

@@ -25,7 +25,7 @@ from domain.failures import Failure, FailureReason
 from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
 from domain.stages import FactName
-from domain.times import SHIPPED_TIMES
+from domain.times import DEFAULT_TIMES
 from tests.builders import (
     ACCOUNTS,
     PAYMENT_ID,
@@ -34,7 +34,7 @@ from tests.builders import (
 )
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
-TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
+TIMES = replace(DEFAULT_TIMES, retry_after=timedelta(seconds=2))
 UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
 
 # Each class of answer, the fact that it is, and what came of the attempt (rules.md §13).

@@ -60,7 +60,7 @@ def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(
         True,
         payment.next_step_at,
     )
-    assert (decision.disposition, event_of(decision), decision.is_flagged) == (
+    assert (decision.disposition, event_of(decision), decision.is_message_flagged) == (
         Disposition.AMOUNT_NOT_CERTAIN,
         None,
         True,
@@ -87,7 +87,7 @@ def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
 
 
 def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_dispute() -> None:
-    waiting = {**DISPUTED, "receipts_to_confirm": frozenset({"UC14KD82QZ"})}
+    waiting = {**DISPUTED, "unconfirmed_receipts": frozenset({"UC14KD82QZ"})}
     known = evidence_of(an_inquiry(1, at=NOW), **waiting)
     change = answering(
         PAYMENT_ID,

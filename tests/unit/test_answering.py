@@ -98,7 +98,12 @@ def test_an_answer_that_tells_nothing_leaves_the_payment_and_its_next_question_a
     payment = a_due(Kind.DEPOSIT, next_step_at=NOW + 30 * SECOND)
     for verdict in (V.UNDER_WAY, V.NOT_FOUND, V.NO_RESULT, V.VAGUE, V.NO_ANSWER):
         decision = answered(payment, an_answer(verdict), an_inquiry(1))
-        assert (decision.payment, noted(decision), event_of(decision), decision.is_flagged) == (
+        assert (
+            decision.payment,
+            noted(decision),
+            event_of(decision),
+            decision.is_message_flagged,
+        ) == (
             payment,
             None,
             None,
@@ -183,7 +188,7 @@ def test_a_second_look_that_finds_the_money_is_a_correction() -> None:
     decision = answered(payment, an_answer(V.PAID), an_inquiry(1))
     after = payment_of(decision)
     assert (after.stage, after.failure, after.needs_review) == (S.SUCCEEDED, None, True)
-    assert (event_of(decision), decision.is_flagged) == (EventType.CORRECTED, True)
+    assert (event_of(decision), decision.is_message_flagged) == (EventType.CORRECTED, True)
 
 
 def test_a_second_look_that_finds_nothing_leaves_the_failure_as_it_is() -> None:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.callback_address import (
-    MESSAGES_OF_PAYMENTS,
-    address,
+    PAYMENT_OPERATIONS,
     fits_kind,
-    genuine_payment_id,
     is_genuine,
     is_operation,
-    token,
+    make_address,
+    make_token,
+    verified_payment_id,
 )
 from domain.kinds import RULES, Kind
 from tests.builders import PAYMENT_ID
@@ -24,16 +24,16 @@ from tests.case_tables import for_each
 
 FIRST, SECOND = "first-secret", "second-secret"
 ID = str(PAYMENT_ID)
-OPERATIONS = [*sorted(MESSAGES_OF_PAYMENTS), "status-1", "status-1-timeout", "status-999999"]
+OPERATIONS = [*sorted(PAYMENT_OPERATIONS), "status-1", "status-1-timeout", "status-999999"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_address_carries_payment_operation_and_a_token_of_at_least_128_bits(
     operation: str,
 ) -> None:
-    start, given_token = address("https://pay.example/in", FIRST, PAYMENT_ID, operation).rsplit(
-        "/", 1
-    )
+    start, given_token = make_address(
+        "https://pay.example/in", FIRST, PAYMENT_ID, operation
+    ).rsplit("/", 1)
     assert start == f"https://pay.example/in/results/{ID}/{operation}"
     assert re.fullmatch(r"[0-9a-f]{32,64}", given_token)
     assert is_genuine([FIRST], ID, operation, given_token)
@@ -41,13 +41,13 @@ def test_an_address_carries_payment_operation_and_a_token_of_at_least_128_bits(
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_address_has_none_of_the_words_that_daraja_refuses(operation: str) -> None:
-    url = address("https://pay.example", FIRST, PAYMENT_ID, operation)
+    url = make_address("https://pay.example", FIRST, PAYMENT_ID, operation)
     assert url == url.lower()
     assert not re.search(r"m-?pesa|safaricom|exe|cmd|sql|query", url)
 
 
 def test_a_token_of_any_of_the_secrets_is_genuine_while_they_are_rotated() -> None:
-    old = token(SECOND, ID, "deposit")
+    old = make_token(SECOND, ID, "deposit")
     assert is_genuine([FIRST, SECOND], ID, "deposit", old)
     assert not is_genuine([FIRST], ID, "deposit", old)
     assert not is_genuine([], ID, "deposit", old)
@@ -74,14 +74,14 @@ def test_a_token_of_any_of_the_secrets_is_genuine_while_they_are_rotated() -> No
 def test_a_token_is_good_for_nothing_else(payment_id: str, operation: str, change: object) -> None:
     assert callable(change)
     assert not is_genuine(
-        [FIRST, SECOND], payment_id, operation, change(token(FIRST, ID, "deposit"))
+        [FIRST, SECOND], payment_id, operation, change(make_token(FIRST, ID, "deposit"))
     )
 
 
 def test_an_address_of_ours_names_its_payment() -> None:
     for operation in OPERATIONS:
-        presented = token(SECOND, ID, operation)
-        assert genuine_payment_id([FIRST, SECOND], ID, operation, presented) == PAYMENT_ID
+        presented = make_token(SECOND, ID, operation)
+        assert verified_payment_id([FIRST, SECOND], ID, operation, presented) == PAYMENT_ID
 
 
 class _Counted(str):
@@ -96,16 +96,16 @@ class _Counted(str):
 
 
 WRONG_ADDRESSES = {
-    "the first secret's token": (ID, "deposit", token(FIRST, ID, "deposit")),
-    "the last secret's token": (ID, "deposit", token("third-secret", ID, "deposit")),
+    "the first secret's token": (ID, "deposit", make_token(FIRST, ID, "deposit")),
+    "the last secret's token": (ID, "deposit", make_token("third-secret", ID, "deposit")),
     "a wrong token": (ID, "deposit", "0" * 40),
     "no token": (ID, "deposit", ""),
-    "a token of half the length": (ID, "deposit", token(FIRST, ID, "deposit")[:20]),
-    "another payment": (str(PAYMENT_ID)[:-1] + "0", "deposit", token(FIRST, ID, "deposit")),
-    "a payment id that is none": ("nobody", "deposit", token(FIRST, ID, "deposit")),
-    "another operation": (ID, "withdrawal", token(FIRST, ID, "deposit")),
-    "an operation that is none": (ID, "refund", token(FIRST, ID, "deposit")),
-    "an operation that is none, signed": (ID, "refund", token(FIRST, ID, "refund")),
+    "a token of half the length": (ID, "deposit", make_token(FIRST, ID, "deposit")[:20]),
+    "another payment": (str(PAYMENT_ID)[:-1] + "0", "deposit", make_token(FIRST, ID, "deposit")),
+    "a payment id that is none": ("nobody", "deposit", make_token(FIRST, ID, "deposit")),
+    "another operation": (ID, "withdrawal", make_token(FIRST, ID, "deposit")),
+    "an operation that is none": (ID, "refund", make_token(FIRST, ID, "deposit")),
+    "an operation that is none, signed": (ID, "refund", make_token(FIRST, ID, "refund")),
 }
 
 
@@ -117,7 +117,7 @@ def test_whatever_is_wrong_with_an_address_the_work_is_the_same(which: str) -> N
     secrets = [_Counted(secret) for secret in (FIRST, SECOND, "third-secret")]
     for secret in secrets:
         secret.uses = 0
-    found = genuine_payment_id(secrets, *WRONG_ADDRESSES[which])
+    found = verified_payment_id(secrets, *WRONG_ADDRESSES[which])
     assert [secret.uses for secret in secrets] == [1, 1, 1]
     assert (found is not None) == ("secret's token" in which)
 
@@ -127,7 +127,7 @@ def test_whatever_is_wrong_with_an_address_the_work_is_the_same(which: str) -> N
     second=st.tuples(st.text(max_size=8), st.text(max_size=8)),
 )
 def test_no_two_pairs_share_a_token(first: tuple[str, str], second: tuple[str, str]) -> None:
-    assert (token(FIRST, *first) == token(FIRST, *second)) == (first == second)
+    assert (make_token(FIRST, *first) == make_token(FIRST, *second)) == (first == second)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -29,7 +29,7 @@ from domain.changes import (
 from domain.events import EventType
 from domain.inquiry import Inquiry, InquiryOutcome
 from domain.lifecycle.judge_report import Noted
-from domain.operations import Heard, Operation, Standing
+from domain.operations import Operation, OperationAnswer, OperationHealth
 from domain.stages import FactName
 from gateway.openapi.views import HistoryItem
 from tests.builders import NOW, a_payment
@@ -51,7 +51,9 @@ PAYMENT = a_payment()
 ASK = StoreInquiry(Inquiry(1, NOW))
 ANSWER = StoreAnswer(Inquiry(1, NOW, InquiryOutcome.NO_RESULT))
 OPEN, CLOSE = OpenBreaker("result 2001"), CloseBreaker(NOW)
-JUDGE = JudgeOperation(Heard(operation=Operation.B2C, standing=Standing.WORKS, since=NOW))
+JUDGE = JudgeOperation(
+    OperationAnswer(operation=Operation.B2C, health=OperationHealth.WORKS, since=NOW)
+)
 PROBE, ANNOUNCE = ProbeOperation(Operation.B2C), AnnounceEvent(EventType.FAILED)
 ENTRY = NewEntry(HistoryEntry.REFUSED)
 
@@ -61,7 +63,7 @@ def test_the_texts_of_the_history_stay_what_they_are() -> None:
 
 
 def test_every_fact_has_an_entry_of_its_own_name() -> None:
-    assert [NewEntry.of_fact(fact).what.value for fact in FactName] == [
+    assert [NewEntry.of_fact(fact).name.value for fact in FactName] == [
         fact.value for fact in FactName
     ]
 
@@ -114,7 +116,7 @@ def test_every_effect_is_sorted_to_where_it_is_written() -> None:
         answers=[(payment.id, ANSWER.inquiry)],
         breaker_reasons=[(payment, "result 2001")],
         credential_accepted_at=[NOW],
-        heard=[JUDGE.heard],
+        operation_answers=[JUDGE.answer],
         probed=[Operation.B2C],
     )
 
@@ -128,7 +130,7 @@ def test_every_effect_is_sorted_to_where_it_is_written() -> None:
         {"payment": PAYMENT, "effects": (ASK, ANSWER)},
         {"payment": PAYMENT, "effects": (OPEN, CLOSE)},
         {"payment": PAYMENT, "effects": (ASK, ASK)},
-        {"payment": PAYMENT, "is_flagged": True},
+        {"payment": PAYMENT, "is_message_flagged": True},
     ],
     ids=", ".join,
 )

@@ -66,7 +66,7 @@ def told(
 ) -> Decided:
     """What a callback does to `payment`, where policy wants successes over `above` confirmed."""
     context = {
-        name: known.pop(name) for name in ("receipt_is_anothers", "ids_of_others") if name in known
+        name: known.pop(name) for name in ("is_receipt_of_other", "ids_of_others") if name in known
     }
     return judge_report(
         payment,
@@ -95,8 +95,8 @@ def answered(
 def waiting(*receipts: str, since: timedelta = MINUTE) -> dict[str, Any]:
     """What is known while successes with these receipts wait to be confirmed."""
     return {
-        "receipts_to_confirm": frozenset(receipts or (RECEIPT,)),
-        "to_confirm_since": NOW - since,
+        "unconfirmed_receipts": frozenset(receipts or (RECEIPT,)),
+        "unconfirmed_since": NOW - since,
     }
 
 
@@ -111,7 +111,7 @@ def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(
     payment = a_payment(stage=stage, kind=kind)
     decision = told(payment)
     assert decision.payment == replace(payment, next_step_at=NOW)
-    assert (decision.disposition, noted(decision), decision.is_flagged) == (
+    assert (decision.disposition, noted(decision), decision.is_message_flagged) == (
         D.AWAITS_CONFIRMATION,
         HistoryEntry.AWAITS_CONFIRMATION,
         False,
@@ -148,7 +148,7 @@ def test_one_that_was_never_sent_as_far_as_we_know_is_held_for_a_person() -> Non
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
     decision = told(payment)
     assert decision.payment == replace(payment, needs_review=True)
-    assert (decision.disposition, decision.is_flagged) == (D.CONTRADICTION, True)
+    assert (decision.disposition, decision.is_message_flagged) == (D.CONTRADICTION, True)
 
 
 @pytest.mark.parametrize("stage", [S.SUBMITTING, S.IN_DOUBT])
@@ -173,7 +173,7 @@ def test_a_correction_is_flagged_at_once_and_confirmed_first() -> None:
     payment = a_payment(stage=S.FAILED)
     decision = told(payment)
     assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW)
-    assert (decision.disposition, decision.is_flagged, event_of(decision)) == (
+    assert (decision.disposition, decision.is_message_flagged, event_of(decision)) == (
         D.AWAITS_CONFIRMATION,
         True,
         None,
@@ -192,7 +192,7 @@ def test_one_that_has_succeeded_gets_its_receipt_as_ever() -> None:
         (a_report(amount=Decimal(AMOUNT_KES + 1)), {}, D.AMOUNT_DIFFERS),
         (a_report(receipt=None), {}, D.SUCCESS_WITHOUT_RECEIPT),
         (a_report(has_amount=False, amount=None), {}, D.SUCCESS_WITHOUT_RECEIPT),
-        (a_report(), {"receipt_is_anothers": True}, D.RECEIPT_OF_ANOTHER_PAYMENT),
+        (a_report(), {"is_receipt_of_other": True}, D.RECEIPT_OF_ANOTHER_PAYMENT),
         (a_report(), {"ids_of_others": frozenset({("checkout_request_id", "x")})}, D.IDS_DIFFER),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -201,7 +201,7 @@ def test_what_would_not_be_believed_below_the_limit_does_not_wait_either(
     report: Report, known: dict[str, Any], disposition: Disposition
 ) -> None:
     decision = told(a_payment(stage=S.AWAITING_RESULT), report, **known)
-    assert (decision.disposition, decision.is_flagged) == (disposition, True)
+    assert (decision.disposition, decision.is_message_flagged) == (disposition, True)
 
 
 def test_from_a_wrong_source_it_does_not_wait() -> None:
@@ -257,7 +257,7 @@ def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(
     decision = told(
         payment,
         a_report(word),
-        reminders=reminders,
+        reminder_count=reminders,
         inquiries=[an_inquiry(1, at=NOW - timedelta(seconds=5))],
     )
     assert payment_of(decision).next_step_at == NOW + timedelta(seconds=seconds)
@@ -267,7 +267,7 @@ def test_a_message_never_puts_a_question_off() -> None:
     asked = [an_inquiry(1, at=NOW)]
     for due in (NOW - MINUTE, NOW, NOW + timedelta(seconds=1)):
         payment = a_payment(stage=S.IN_DOUBT, next_step_at=due)
-        assert payment_of(told(payment, reminders=9, inquiries=asked)).next_step_at == due
+        assert payment_of(told(payment, reminder_count=9, inquiries=asked)).next_step_at == due
 
 
 # --- Daraja's answer ------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
     decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, **waiting())
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
-    assert (event_of(decision), decision.is_flagged) == (EventType.SUCCEEDED, False)
+    assert (event_of(decision), decision.is_message_flagged) == (EventType.SUCCEEDED, False)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
     decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, receipts_of_others=others, **known)
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, True)
-    assert (event_of(decision), decision.is_flagged) == (EventType.SUCCEEDED, True)
+    assert (event_of(decision), decision.is_message_flagged) == (EventType.SUCCEEDED, True)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +304,12 @@ def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(
     decision = answered(a_due(), STATUS_PAID, **waiting(*receipts))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, is_flagged)
-    assert decision.is_flagged is is_flagged
+    assert decision.is_message_flagged is is_flagged
 
 
 def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> None:
     change = answering(PAYMENT_ID, 1, STATUS_PAID, (), TIMES)
-    context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), receipt_is_anothers=True)
+    context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), is_receipt_of_other=True)
     decision = change.decide(a_due(), context)
     assert (payment_of(decision).stage, decision.disposition) == (
         S.IN_DOUBT,
@@ -344,7 +344,7 @@ def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: S
     payment = a_payment(stage=stage)
     decision = told(payment, a_report(ReportedOutcome.FAILURE), **waiting())
     assert decision.payment == replace(payment, needs_review=True)
-    assert (decision.disposition, decision.is_flagged) == (D.CONTRADICTION, True)
+    assert (decision.disposition, decision.is_message_flagged) == (D.CONTRADICTION, True)
 
 
 def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:

@@ -118,7 +118,7 @@ def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> Non
     """The setting was changed and changed back: what the other worker could not find proves
     nothing.
     """
-    evidence = not_found_twice(of_former_account=True)
+    evidence = not_found_twice(is_of_former_account=True)
     assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, TIMES, ACCOUNTS)
 
 
@@ -136,7 +136,7 @@ def test_an_inquiry_says_whether_it_is_of_a_former_account(
     decided = asked(a_due(kind, attempts=sent_by(account, kind=kind)))
     stored = asked_by(decided)
     assert stored is not None
-    assert (stored.of_former_account, noted(decided)) == (is_former, None)
+    assert (stored.is_of_former_account, noted(decided)) == (is_former, None)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -191,8 +191,8 @@ def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(
     unsent = a_due(stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED))
     stored = asked_by(asked(unsent, is_probe=True))
     assert stored is not None
-    assert not stored.of_former_account
-    assert [attempt.asked_as for attempt in unsent.attempts] == [None]
+    assert not stored.is_of_former_account
+    assert [attempt.inquiry_account for attempt in unsent.attempts] == [None]
 
 
 def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> None:
@@ -203,13 +203,13 @@ def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> No
     asked_at = [NOW - timedelta(minutes=n) for n in range(1, 7)]
     silent = [an_inquiry(n, InquiryOutcome.VAGUE, at=at) for n, at in enumerate(asked_at, 1)]
     assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
-    former = [replace(one, of_former_account=True) for one in silent]
+    former = [replace(one, is_of_former_account=True) for one in silent]
     assert not no_result_is_confirmed(payment, evidence_of(*former), NOW, TIMES)
 
 
 @pytest.mark.parametrize("is_former", [False, True])
 def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bool) -> None:
-    question = replace(an_inquiry(3), of_former_account=is_former)
+    question = replace(an_inquiry(3), is_of_former_account=is_former)
     report = a_report(
         ReportedOutcome.UNDECIDED,
         code="2001",
@@ -227,7 +227,7 @@ def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bo
 
 @pytest.mark.parametrize("is_former", [False, True])
 def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -> None:
-    question = replace(an_inquiry(3), of_former_account=is_former)
+    question = replace(an_inquiry(3), is_of_former_account=is_former)
     report = a_report(ReportedOutcome.UNDECIDED, code="0", inquiry_outcome=InquiryOutcome.NOT_FOUND)
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
     decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))

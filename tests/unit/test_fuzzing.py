@@ -30,7 +30,7 @@ from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.adapters.daraja.token import _parse_token
 from domain.adapters.strict_json import Unreadable, parse
-from domain.callback_address import MESSAGES_OF_PAYMENTS
+from domain.callback_address import PAYMENT_OPERATIONS
 from domain.errors import (
     BodyTooLarge,
     InvalidJson,
@@ -43,7 +43,7 @@ from domain.errors import (
 )
 from domain.kinds import Kind
 from domain.report import Report, ReportedOutcome
-from domain.values import is_receipt, storable_text
+from domain.values import is_receipt, parse_storable_text
 from gateway import cursors
 from gateway.edge.requests import read_json
 from gateway.schemas import queries
@@ -64,7 +64,7 @@ fuzzed = settings(
         HealthCheck.large_base_example,
     ],
 )
-OPERATIONS = [*sorted(MESSAGES_OF_PAYMENTS), "status-1", "status-2-timeout", ""]
+OPERATIONS = [*sorted(PAYMENT_OPERATIONS), "status-1", "status-2-timeout", ""]
 STATUSES = [200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 503]
 callbacks = mutated(CALLBACKS) | mangled(CALLBACKS)
 answers = mutated(ANSWERS) | mangled(ANSWERS)
@@ -114,7 +114,7 @@ def assert_bounded(report: Report) -> None:
         report.recipient_name,
         *(value for _, value in report.ids),
     ):
-        assert text is None or (storable_text(text) == text and len(text) <= 100)
+        assert text is None or (parse_storable_text(text) == text and len(text) <= 100)
     assert len(report.ids) <= 200
     assert (report.outcome is ReportedOutcome.FAILURE) is (report.failure is not None)
 
@@ -196,7 +196,7 @@ def test_a_changed_answer_acknowledges_only_where_its_bytes_say_so(body: bytes) 
         error = meaning(kind, status, body)
         if error is not None:
             assert type(error) is not Unreachable  # it was written: that can never be said of it
-            assert error.code is None or storable_text(error.code) == error.code
+            assert error.code is None or parse_storable_text(error.code) == error.code
             continue
         message = strictly(body)
         assert 200 <= status < 300

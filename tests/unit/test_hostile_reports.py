@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.reports import UNREADABLE, read_report
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
-from domain.callback_address import MESSAGES_OF_PAYMENTS
+from domain.callback_address import PAYMENT_OPERATIONS
 from domain.inquiry import InquiryOutcome
 from domain.report import ReportedOutcome
 from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, payout, read, stk
 from tests.unit.status_messages import status
 
-OPERATIONS = [*sorted(MESSAGES_OF_PAYMENTS), "status-1", "status-2-timeout", "deposit-timeout", ""]
+OPERATIONS = [*sorted(PAYMENT_OPERATIONS), "status-1", "status-2-timeout", "deposit-timeout", ""]
 BROKEN: list[bytes] = [
     b"", b" ", b"null", b"0", b'"0"', b"[]", b"{}", b"<html><body>502</body></html>", b"\xff\xfe\x00", b"\x80",
     json.dumps(stk()).encode()[:-3],

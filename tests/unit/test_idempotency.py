@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import IdempotencyKeyInvalid
-from domain.idempotency import KEY_HELD_FOR, checked_key, fingerprint
+from domain.idempotency import KEY_LIFETIME, fingerprint, validate_key
 from tests.case_tables import for_each
 
 BODY: dict[str, Any] = {
@@ -29,7 +29,7 @@ def of(body: object, *, method: str = "POST", path: str = "/v1/deposits") -> byt
     "key", ["a", "!", "~", "order-42", "x" * 255, "550e8400-e29b-41d4-a716-446655440000"]
 )
 def test_visible_ascii_up_to_255_characters_is_a_key(key: str) -> None:
-    assert checked_key(key) == key
+    assert validate_key(key) == key
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_visible_ascii_up_to_255_characters_is_a_key(key: str) -> None:
 )
 def test_anything_else_is_no_key(key: str) -> None:
     with pytest.raises(IdempotencyKeyInvalid):
-        checked_key(key)
+        validate_key(key)
 
 
 def test_a_key_is_held_for_a_day_at_least() -> None:
-    assert KEY_HELD_FOR.total_seconds() >= 24 * 3600
+    assert KEY_LIFETIME.total_seconds() >= 24 * 3600
 
 
 def test_the_order_of_fields_makes_no_other_request() -> None:

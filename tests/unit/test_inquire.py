@@ -211,7 +211,7 @@ def _unconfirmed(times: int, verdict: InquiryOutcome) -> dict[str, Any]:
     began_at = NOW - timedelta(minutes=30)
     times_asked = [began_at + timedelta(minutes=n) for n in range(1, times + 1)]
     asked_before = [an_inquiry(n, verdict, at=at) for n, at in enumerate(times_asked, 1)]
-    return {"inquiries": asked_before, "to_confirm_since": NOW - timedelta(hours=1)}
+    return {"inquiries": asked_before, "unconfirmed_since": NOW - timedelta(hours=1)}
 
 
 @pytest.mark.parametrize("kind", Kind)

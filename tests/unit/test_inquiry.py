@@ -13,12 +13,12 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import (
     Inquiry,
     InquiryOutcome,
-    is_agreed,
+    inquiry_interval,
+    is_failure_confirmed,
     last_sent_at,
     needs_a_person,
+    next_inquiry_after_silence_at,
     no_result_is_confirmed,
-    second_look_at,
-    wait_after,
 )
 from domain.kinds import Kind
 from domain.payment import Payment
@@ -107,13 +107,13 @@ def test_an_answer_to_what_was_never_asked_is_no_answer() -> None:
     [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (20, 300), (10_000, 300)],
 )
 def test_the_wait_for_the_next_question_doubles_up_to_the_ceiling(asked: int, seconds: int) -> None:
-    assert wait_after(asked, TIMES) == timedelta(seconds=seconds)
+    assert inquiry_interval(asked, TIMES) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("asked", [0, 1, 9])
 def test_a_ceiling_below_the_first_wait_lowers_nothing(asked: int) -> None:
     """Settings may say so; asking more often than at first was meant by nobody."""
-    assert wait_after(asked, replace(TIMES, inquiry_interval_max=SECOND)) == FIRST_AFTER
+    assert inquiry_interval(asked, replace(TIMES, inquiry_interval_max=SECOND)) == FIRST_AFTER
 
 
 @pytest.mark.parametrize(
@@ -262,14 +262,14 @@ def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(
 def test_a_failure_that_only_queries_told_needs_two_that_agree(
     inquiries: list[Inquiry], expected: bool
 ) -> None:
-    assert is_agreed(a_payment(), evidence_of(*inquiries), "1032") is expected
+    assert is_failure_confirmed(a_payment(), evidence_of(*inquiries), "1032") is expected
 
 
 def test_one_inquiry_answered_twice_does_not_agree_with_itself() -> None:
     evidence = (
         evidence_of(an_inquiry(1)).with_answer(1, V.FAILED, "1032").with_answer(1, V.FAILED, "1032")
     )
-    assert not is_agreed(a_payment(), evidence, "1032")
+    assert not is_failure_confirmed(a_payment(), evidence, "1032")
 
 
 # --- a person -------------------------------------------------------------------------------------
@@ -335,24 +335,24 @@ def test_a_deposit_that_failed_for_silence_is_looked_at_again_four_times_within_
     """After 10 min, 1 h, 6 h and 24 h: M-PESA has been late before."""
     payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=SENT_AT)
     expected = None if next_look is None else SENT_AT + MINUTES * next_look
-    assert second_look_at(payment, SENT_AT + MINUTES * since) == expected
+    assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTES * since) == expected
 
 
 def test_a_deposit_that_fails_just_now_is_looked_at_again_ten_minutes_from_now() -> None:
     payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=None)
-    assert second_look_at(payment, NOW) == NOW + 10 * MINUTES
+    assert next_inquiry_after_silence_at(payment, NOW) == NOW + 10 * MINUTES
 
 
 @for_each("reason", [reason for reason in FailureReason if reason is not SILENCE.reason])
 def test_a_failure_that_somebody_told_needs_no_second_look(reason: FailureReason) -> None:
     payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=Failure(reason, False), finalized_at=NOW)
-    assert second_look_at(payment, NOW) is None
+    assert next_inquiry_after_silence_at(payment, NOW) is None
 
 
 def test_what_cannot_be_asked_about_and_what_succeeded_gets_no_second_look() -> None:
     unaskable = a_sent(Kind.DEPOSIT, Stage.FAILED, askable=False, failure=SILENCE, finalized_at=NOW)
-    assert second_look_at(unaskable, NOW) is None
-    assert second_look_at(a_sent(Kind.DEPOSIT, Stage.SUCCEEDED), NOW) is None
+    assert next_inquiry_after_silence_at(unaskable, NOW) is None
+    assert next_inquiry_after_silence_at(a_sent(Kind.DEPOSIT, Stage.SUCCEEDED), NOW) is None
 
 
 def test_an_attempt_from_before_times_were_kept_counts_from_the_creation() -> None:

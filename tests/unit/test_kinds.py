@@ -97,5 +97,5 @@ def test_what_can_be_sent_again_is_asked_about_by_its_own_id() -> None:
     """
     for rules in RULES.values():
         if rules.can_be_sent_again:
-            assert rules.asked_by is None
-            assert rules.question is Step.STATUS
+            assert rules.inquiry_id_kind is None
+            assert rules.inquiry_step is Step.STATUS

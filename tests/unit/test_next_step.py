@@ -29,7 +29,7 @@ OTHER_IDS: dict[Kind, dict[str, Any]] = {
 )
 def test_each_kind_is_asked_about_in_its_way(kind: Kind, expected: Step) -> None:
     attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]),)
-    assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).question is expected
+    assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).inquiry_step is expected
 
 
 @pytest.mark.parametrize("kind", OTHER_IDS)
@@ -41,13 +41,13 @@ def test_without_the_id_that_daraja_gave_nothing_can_be_asked(kind: Kind) -> Non
         payment = a_payment(
             kind=kind, stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN, **ids),)
         )
-        assert payment.question is None
+        assert payment.inquiry_step is None
 
 
 @pytest.mark.parametrize("kind", ASKED_BY)
 def test_an_id_that_any_attempt_was_given_will_do(kind: Kind) -> None:
     attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]), an_attempt(None, number=2))
-    assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).question is not None
+    assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).inquiry_step is not None
 
 
 STEPS = """
@@ -75,7 +75,7 @@ def test_each_stage_has_its_step_and_where_nothing_can_be_asked_a_callback_is_wa
             next_step_at=NOW,
         )
         asks = expected == "ask" or (
-            expected == "watch" and RULES[kind].asked_by is None
+            expected == "watch" and RULES[kind].inquiry_id_kind is None
         )  # it always has its own id
         how = Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS
         assert payment.next_step == (how if asks else Step(expected))
@@ -104,14 +104,14 @@ def test_what_has_no_due_time_has_no_step(kind: Kind, stage: Stage) -> None:
 def test_a_send_is_an_attempt_that_is_not_proved_without_effect(
     outcomes: tuple[Outcome | None, ...], expected: int
 ) -> None:
-    assert a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(*outcomes)).sends == expected
+    assert a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(*outcomes)).send_count == expected
 
 
 def test_a_payment_in_doubt_is_claimed_only_where_a_resend_is_permitted() -> None:
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT)
     fact = {"name": FactName.CLAIMED, "attempt_id": an_attempt_id(2), "at": NOW}
-    assert payment.after(Fact(**fact)) == payment  # type: ignore[arg-type]
-    after = payment.after(Fact(**fact, may_resend=True))  # type: ignore[arg-type]
+    assert payment.apply(Fact(**fact)) == payment  # type: ignore[arg-type]
+    after = payment.apply(Fact(**fact, is_resend_permitted=True))  # type: ignore[arg-type]
     assert (after.stage, after.attempt_id) == (Stage.SUBMITTING, an_attempt_id(2))
     assert [
         (attempt.number, attempt.outcome, attempt.claimed_at) for attempt in after.attempts
@@ -127,6 +127,8 @@ def test_a_payment_in_doubt_is_claimed_only_where_a_resend_is_permitted() -> Non
 def test_no_permission_to_resend_claims_what_is_under_way_or_final(stage: Stage) -> None:
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=stage)
     assert (
-        payment.after(Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), may_resend=True))
+        payment.apply(
+            Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), is_resend_permitted=True)
+        )
         == payment
     )

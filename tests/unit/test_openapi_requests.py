@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 
 from domain.errors import IdempotencyKeyInvalid, InvalidRequest
-from domain.idempotency import checked_key
+from domain.idempotency import validate_key
 from domain.kinds import Kind
 from gateway.openapi.document import document
 from gateway.routes import (
@@ -204,7 +204,7 @@ def test_the_document_and_the_service_agree_about_a_key() -> None:
         "key\n",
     ]:
         try:
-            is_taken = bool(checked_key(key))
+            is_taken = bool(validate_key(key))
         except IdempotencyKeyInvalid:
             is_taken = False
         assert is_taken == (not DESCRIBED.faults(schema, key)), key

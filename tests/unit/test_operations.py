@@ -26,24 +26,29 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence
 from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import asking
-from domain.operations import OPERATION_OF_QUESTION, Operation, Standing, standing_of_answer
+from domain.operations import (
+    OPERATION_OF_INQUIRY_STEP,
+    Operation,
+    OperationHealth,
+    health_from_answer,
+)
 from domain.stages import Stage, Step
 from tests.builders import ACCOUNTS, PAYMENT_ID, TIMES, a_context, a_due
 from tests.case_tables import for_each
 from tests.decisions import asked_by, probed_by
 
-WORKS, NONE = Standing.WORKS, None
-SAID: list[tuple[ProviderError | None, Standing | None]] = [
+WORKS, NONE = OperationHealth.WORKS, None
+SAID: list[tuple[ProviderError | None, OperationHealth | None]] = [
     (None, WORKS),
     (DuplicateSubmission(), WORKS),
     *(
         (
             Refused(Failure(reason, True)),
-            Standing.SETTINGS_REFUSED if reason is FailureReason.CONFIGURATION else WORKS,
+            OperationHealth.SETTINGS_REFUSED if reason is FailureReason.CONFIGURATION else WORKS,
         )
         for reason in FailureReason
     ),
-    (ProductRefused(), Standing.PRODUCT_REFUSED),
+    (ProductRefused(), OperationHealth.PRODUCT_REFUSED),
     (TokenRefused(), NONE),
     (Unreachable(), NONE),
     (errors.DeadlinePassed(), NONE),
@@ -55,11 +60,11 @@ SAID: list[tuple[ProviderError | None, Standing | None]] = [
 ]
 
 
-@for_each(("error", "standing"), SAID, ids=lambda value: type(value).__name__)
+@for_each(("error", "health"), SAID, ids=lambda value: type(value).__name__)
 def test_what_each_class_of_answer_says_about_its_operation(
-    error: ProviderError | None, standing: Standing | None
+    error: ProviderError | None, health: OperationHealth | None
 ) -> None:
-    assert standing_of_answer(error) is standing
+    assert health_from_answer(error) is health
 
 
 def test_every_class_of_provider_error_is_in_the_table() -> None:
@@ -73,7 +78,7 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
 
 def test_every_kind_is_sent_by_an_operation_and_every_operation_is_one_api() -> None:
     sending = [rules.operation for rules in RULES.values()]
-    assert sorted({*sending, *OPERATION_OF_QUESTION.values()}) == sorted(Operation)
+    assert sorted({*sending, *OPERATION_OF_INQUIRY_STEP.values()}) == sorted(Operation)
     assert len(set(sending)) == len(sending)
     apis = [page.api for page in PAGES.values()] + [STK_QUERY, STATUS]
     assert sorted(api.operation for api in apis) == sorted(Operation)
@@ -94,7 +99,7 @@ def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
 ) -> None:
     """Also the question that tells whether the breaker may close."""
     payment = a_due(Kind.DEPOSIT)
-    assert payment.question is Step.QUERY
+    assert payment.inquiry_step is Step.QUERY
     context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
     decided = asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(payment, context)
     assert (asked_by(decided) is not None, probed_by(decided)) == (is_asked, probe)

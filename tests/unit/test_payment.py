@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domain.attempts import Attempt, IdKind, Outcome
 from domain.payment import Fact, Payment
-from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
+from domain.stages import TRANSITIONS, FactName, Guard, Stage, Transition
 from tests.builders import (
     A_FAILURE,
     AN_ACCOUNT,
@@ -138,7 +138,7 @@ def test_each_fact_leads_where_the_table_says_and_nowhere_else(row: list[str]) -
     for expected, situations in zip(row[2:], SITUATIONS, strict=True):
         for outcomes in situations:
             payment = a_payment(stage=before, attempts=attempts_with(*outcomes))
-            after = payment.after(Fact(name=FactName(row[1]), failure=A_FAILURE, receipt=RECEIPT))
+            after = payment.apply(Fact(name=FactName(row[1]), failure=A_FAILURE, receipt=RECEIPT))
             assert after.stage == (before if expected == "." else expected), outcomes
 
 
@@ -193,11 +193,11 @@ def test_a_late_outcome_never_weakens_what_is_known(
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(earlier),))
     fact = Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=an_attempt_id(), outcome=later)
     wanted = later if strength(later) > strength(earlier) else earlier
-    assert payment.after(fact).attempts[0].outcome is wanted
+    assert payment.apply(fact).attempts[0].outcome is wanted
 
 
 def outcomes_after(payment: Payment, **fact: object) -> list[Outcome | None]:
-    return [attempt.outcome for attempt in payment.after(Fact(**fact)).attempts]  # type: ignore[arg-type]
+    return [attempt.outcome for attempt in payment.apply(Fact(**fact)).attempts]  # type: ignore[arg-type]
 
 
 def test_an_outcome_is_of_the_attempt_that_it_names() -> None:
@@ -217,9 +217,9 @@ def test_an_outcome_is_of_the_attempt_that_it_names() -> None:
 def test_a_result_that_speaks_for_all_sends_accounts_for_each() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, None, ACKNOWLEDGED))
     fact = Fact(
-        name=FactName.FAILURE_REPORTED, outcome=FAILED, failure=A_FAILURE, speaks_for_all=True
+        name=FactName.FAILURE_REPORTED, outcome=FAILED, failure=A_FAILURE, is_about_all_sends=True
     )
-    after = payment.after(fact)
+    after = payment.apply(fact)
     assert after.stage is Stage.FAILED
     assert [attempt.outcome for attempt in after.attempts] == [FAILED] * 3
 
@@ -232,14 +232,14 @@ def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unkno
         outcome=FAILED,
         failure=A_FAILURE,
     )
-    after = payment.after(fact)
+    after = payment.apply(fact)
     assert (after.stage, after.failure) == (Stage.IN_DOUBT, None)
     assert after.attempts[1].outcome is FAILED
 
 
 def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_payments_own() -> None:
     payment = a_payment(attempts=attempts_with(NOT_ACTED))
-    after = payment.after(
+    after = payment.apply(
         Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), account=AN_ACCOUNT)
     )
     assert after.attempts == (an_attempt(NOT_ACTED), an_attempt(None, number=2))
@@ -248,7 +248,7 @@ def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_payments_own() -> None
 
 def test_a_success_brings_receipt_and_name_and_takes_the_failure_away() -> None:
     payment = a_payment(stage=Stage.FAILED)
-    after = payment.after(
+    after = payment.apply(
         Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE")
     )
     assert (after.stage, after.receipt, after.recipient_name, after.failure) == (
@@ -258,7 +258,7 @@ def test_a_success_brings_receipt_and_name_and_takes_the_failure_away() -> None:
 
 def test_a_receipt_that_comes_after_a_success_without_one_is_added() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, receipt=None)
-    after = payment.after(
+    after = payment.apply(
         Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE")
     )
     assert (after.receipt, after.recipient_name) == (RECEIPT, "JANE DOE")
@@ -266,7 +266,7 @@ def test_a_receipt_that_comes_after_a_success_without_one_is_added() -> None:
 
 def test_a_second_receipt_does_not_replace_the_first() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED)
-    assert payment.after(Fact(name=FactName.SUCCESS_REPORTED, receipt="UC14OTHER1")) == payment
+    assert payment.apply(Fact(name=FactName.SUCCESS_REPORTED, receipt="UC14OTHER1")) == payment
 
 
 # Who can say that money moved: Daraja, or a person who saw it on M-PESA's own statement.
@@ -279,8 +279,8 @@ FACTS = st.builds(
     outcome=st.sampled_from([None, *Outcome]),
     failure=st.just(A_FAILURE),
     receipt=st.sampled_from([None, RECEIPT]),
-    speaks_for_all=st.booleans(),
-    may_resend=st.booleans(),
+    is_about_all_sends=st.booleans(),
+    is_resend_permitted=st.booleans(),
 )
 
 
@@ -291,7 +291,7 @@ def test_no_order_of_facts_undoes_what_is_final(facts: list[Fact]) -> None:
     """
     payment = a_payment()
     for fact in facts:
-        after = payment.after(fact)
+        after = payment.apply(fact)
         if payment.stage is Stage.SUCCEEDED:
             assert after.stage is Stage.SUCCEEDED
         if payment.stage is Stage.FAILED and after.stage is not Stage.FAILED:
@@ -354,4 +354,4 @@ def test_ids_disagree_only_where_all_known_of_their_kind_differ(
 
 
 def test_a_rule_without_a_guard_always_holds() -> None:
-    assert Rule(Stage.FAILED) == Rule(Stage.FAILED, Guard.ALWAYS, None)
+    assert Transition(Stage.FAILED) == Transition(Stage.FAILED, Guard.ALWAYS, None)

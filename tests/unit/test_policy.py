@@ -13,11 +13,11 @@ from domain.policy import (
     Allowances,
     CallerLimits,
     Charge,
-    Meter,
+    LimitName,
     Policy,
-    Used,
-    charges,
+    Usage,
     day_began_at,
+    list_charges,
     may_see,
     require_permission,
 )
@@ -38,7 +38,7 @@ def a_request(kind: Kind = Kind.DEPOSIT, amount: int = 250, **changes: Any) -> P
 
 
 def day_of(
-    meter: Meter = Meter.CALLER_DAY, *, cost: int = 100, limit: int = 1000
+    meter: LimitName = LimitName.CALLER_DAY, *, cost: int = 100, limit: int = 1000
 ) -> tuple[Charge, ...]:
     return (Charge(meter, "somebody", cost, limit),)
 
@@ -62,41 +62,43 @@ class TestWhoMayDoWhat:
 
 class TestWhatAPaymentTakes:
     def test_a_deposit_takes_of_its_callers_day_its_phones_day_and_its_phones_minute(self) -> None:
-        assert charges(CAPPED, USER, a_request()) == (
-            Charge(Meter.CALLER_DAY, USER.key, 250, 1000),
-            Charge(Meter.PHONE_DAY, PHONE, 250, 500_000),
-            Charge(Meter.PHONE_MINUTE, PHONE, 1, 600),
+        assert list_charges(CAPPED, USER, a_request()) == (
+            Charge(LimitName.CALLER_DAY, USER.key, 250, 1000),
+            Charge(LimitName.PHONE_DAY, PHONE, 250, 500_000),
+            Charge(LimitName.PHONE_MINUTE, PHONE, 1, 600),
         )
 
     def test_a_withdrawal_prompts_nobody(self) -> None:
         assert [
-            charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))
+            charge.limit_name
+            for charge in list_charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))
         ] == [
-            Meter.CALLER_DAY,
-            Meter.PHONE_DAY,
+            LimitName.CALLER_DAY,
+            LimitName.PHONE_DAY,
         ]
 
     def test_a_bill_payment_has_no_phone(self) -> None:
         assert [
-            charge.meter for charge in charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))
-        ] == [Meter.CALLER_DAY]
+            charge.limit_name
+            for charge in list_charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))
+        ] == [LimitName.CALLER_DAY]
 
     def test_where_no_limit_is_set_nothing_is_counted(self) -> None:
         free = Policy(phone_amount_per_day_kes=None, deposits_per_minute=None)
-        assert charges(free, BACKEND, a_request()) == ()
+        assert list_charges(free, BACKEND, a_request()) == ()
 
     @pytest.mark.parametrize("kind", list(Kind))
     @pytest.mark.parametrize(("day", "phone_day", "a_minute", "named", "maximum"), [
-        (0, None, None, Meter.CALLER_DAY, 0),
-        (None, 0, None, Meter.PHONE_DAY, 0),
-        (None, None, 0, Meter.PHONE_MINUTE, 0),
-        (0, 0, 0, Meter.CALLER_DAY, 0),
-        (249, None, None, Meter.CALLER_DAY, 249),
-        (None, 249, None, Meter.PHONE_DAY, 249),
-        (1, 1, 1, Meter.CALLER_DAY, 1),
+        (0, None, None, LimitName.CALLER_DAY, 0),
+        (None, 0, None, LimitName.PHONE_DAY, 0),
+        (None, None, 0, LimitName.PHONE_MINUTE, 0),
+        (0, 0, 0, LimitName.CALLER_DAY, 0),
+        (249, None, None, LimitName.CALLER_DAY, 249),
+        (None, 249, None, LimitName.PHONE_DAY, 249),
+        (1, 1, 1, LimitName.CALLER_DAY, 1),
         # One that never lets it pass goes before one that may let it pass later.
-        (250, 249, 5, Meter.PHONE_DAY, 249),
-        (250, 250, 0, Meter.PHONE_MINUTE, 0),
+        (250, 249, 5, LimitName.PHONE_DAY, 249),
+        (250, 250, 0, LimitName.PHONE_MINUTE, 0),
     ])  # fmt: skip
     def test_what_no_day_and_no_minute_has_room_for_is_refused_for_ever(
         self,
@@ -104,7 +106,7 @@ class TestWhatAPaymentTakes:
         day: int | None,
         phone_day: int | None,
         a_minute: int | None,
-        named: Meter,
+        named: LimitName,
         maximum: int,
     ) -> None:
         """No time is named at which it would pass, and no sentence invites to come back."""
@@ -113,14 +115,16 @@ class TestWhatAPaymentTakes:
             phone_amount_per_day_kes=phone_day,
             deposits_per_minute=a_minute,
         )
-        has_it = named is Meter.CALLER_DAY or (
-            kind is Kind.DEPOSIT if named is Meter.PHONE_MINUTE else kind is not Kind.BILL_PAYMENT
+        has_it = named is LimitName.CALLER_DAY or (
+            kind is Kind.DEPOSIT
+            if named is LimitName.PHONE_MINUTE
+            else kind is not Kind.BILL_PAYMENT
         )
         if not has_it:
-            assert charges(policy, BACKEND, a_request(kind)) is not None
+            assert list_charges(policy, BACKEND, a_request(kind)) is not None
             return
         with pytest.raises(LimitExceeded) as refused:
-            charges(policy, BACKEND, a_request(kind))
+            list_charges(policy, BACKEND, a_request(kind))
         assert (refused.value.limit, refused.value.maximum, refused.value.resets_at) == (
             named,
             maximum,
@@ -138,7 +142,9 @@ class TestWhatAPaymentTakes:
             phone_amount_per_day_kes=250,
             deposits_per_minute=1,
         )
-        assert [charge.limit for charge in charges(policy, USER, a_request(amount=amount))] == [
+        assert [
+            charge.maximum for charge in list_charges(policy, USER, a_request(amount=amount))
+        ] == [
             250,
             250,
             1,
@@ -154,16 +160,16 @@ class TestWhatAPaymentTakes:
             deposits_per_minute=None,
         )
         for caller, limit in ((USER, 10), (BACKEND, 20)):
-            (charge,) = charges(policy, caller, a_request(amount=1))
-            assert (charge.limit, charge.subject) == (limit, caller.key)
+            (charge,) = list_charges(policy, caller, a_request(amount=1))
+            assert (charge.maximum, charge.subject) == (limit, caller.key)
 
     @pytest.mark.parametrize("amount", [999, 1000])
     def test_the_largest_payment_is_allowed(self, amount: int) -> None:
-        assert charges(Policy(amount_max_kes=1000), USER, a_request(amount=amount))
+        assert list_charges(Policy(amount_max_kes=1000), USER, a_request(amount=amount))
 
     def test_a_larger_one_is_refused_for_ever(self) -> None:
         with pytest.raises(LimitExceeded) as refused:
-            charges(Policy(amount_max_kes=1000), USER, a_request(amount=1001))
+            list_charges(Policy(amount_max_kes=1000), USER, a_request(amount=1001))
         assert (refused.value.limit, refused.value.maximum, refused.value.resets_at) == (
             "payment.amount_max",
             1000,
@@ -173,21 +179,21 @@ class TestWhatAPaymentTakes:
 
 class TestWhatIsLeft:
     def test_the_last_shilling_can_be_taken_and_no_more(self) -> None:
-        left = Allowances({(Meter.CALLER_DAY, "somebody"): Used(899, NOW)}, NOW)
-        assert left.take(day_of(cost=101)) is None
-        refusal = left.take(day_of(cost=1))
+        left = Allowances({(LimitName.CALLER_DAY, "somebody"): Usage(899, NOW)}, NOW)
+        assert left.deduct(day_of(cost=101)) is None
+        refusal = left.deduct(day_of(cost=1))
         assert isinstance(refusal, LimitExceeded)
         assert "0 are left" in refusal.message
 
     def test_who_is_refused_takes_nothing_of_any_limit(self) -> None:
-        left = Allowances({(Meter.PHONE_DAY, "somebody"): Used(1000, NOW)}, NOW)
-        both = (*day_of(cost=900), *day_of(Meter.PHONE_DAY, cost=1))
-        assert left.take(both) is not None
-        assert left.take(day_of(cost=1000)) is None
+        left = Allowances({(LimitName.PHONE_DAY, "somebody"): Usage(1000, NOW)}, NOW)
+        both = (*day_of(cost=900), *day_of(LimitName.PHONE_DAY, cost=1))
+        assert left.deduct(both) is not None
+        assert left.deduct(day_of(cost=1000)) is None
 
     def test_a_smaller_payment_may_fit_where_a_larger_one_did_not(self) -> None:
         left = Allowances({}, NOW)
-        assert [left.take(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [
+        assert [left.deduct(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [
             True,
             False,
             True,
@@ -195,13 +201,13 @@ class TestWhatIsLeft:
         ]
 
     def test_an_amount_over_the_whole_limit_fits_no_day(self) -> None:
-        refusal = Allowances({}, NOW).take(day_of(cost=1001))
+        refusal = Allowances({}, NOW).deduct(day_of(cost=1001))
         assert isinstance(refusal, LimitExceeded)
         assert refusal.resets_at is None
 
     def test_a_day_begins_anew_at_midnight_in_nairobi(self) -> None:
         now = datetime(2026, 3, 1, 22, tzinfo=UTC)
-        refusal = Allowances({(Meter.CALLER_DAY, "somebody"): Used(1, now)}, now).take(
+        refusal = Allowances({(LimitName.CALLER_DAY, "somebody"): Usage(1, now)}, now).deduct(
             day_of(cost=1000)
         )
         assert isinstance(refusal, LimitExceeded)
@@ -211,8 +217,8 @@ class TestWhatIsLeft:
     def test_a_phones_day_does_not_tell_how_much_it_moved(self) -> None:
         """An app's user may name any number: what is left would tell what others did with it."""
         refusals = [
-            Allowances({(Meter.PHONE_DAY, "somebody"): Used(used, NOW)}, NOW).take(
-                day_of(Meter.PHONE_DAY, cost=900)
+            Allowances({(LimitName.PHONE_DAY, "somebody"): Usage(used, NOW)}, NOW).deduct(
+                day_of(LimitName.PHONE_DAY, cost=900)
             )
             for used in (101, 777)
         ]
@@ -224,15 +230,15 @@ class TestWhatIsLeft:
     def test_who_prompts_too_often_is_told_when_the_oldest_prompt_is_a_minute_old(
         self, seconds_ago: float, wait_seconds: float
     ) -> None:
-        used = Used(3, NOW - timedelta(seconds=seconds_ago))
-        left = Allowances({(Meter.PHONE_MINUTE, "somebody"): used}, NOW)
-        refusal = left.take(day_of(Meter.PHONE_MINUTE, cost=1, limit=3))
+        used = Usage(3, NOW - timedelta(seconds=seconds_ago))
+        left = Allowances({(LimitName.PHONE_MINUTE, "somebody"): used}, NOW)
+        refusal = left.deduct(day_of(LimitName.PHONE_MINUTE, cost=1, limit=3))
         assert isinstance(refusal, RateLimited)
         assert (refusal.wait_seconds, refusal.limit) == (wait_seconds, "phone.deposits_per_minute")
 
     def test_prompts_that_came_together_count_from_now(self) -> None:
         left = Allowances({}, NOW)
-        taken = [left.take(day_of(Meter.PHONE_MINUTE, cost=1, limit=2)) for _ in range(3)]
+        taken = [left.deduct(day_of(LimitName.PHONE_MINUTE, cost=1, limit=2)) for _ in range(3)]
         assert taken[:2] == [None, None]
         assert isinstance(taken[2], RateLimited)
         assert taken[2].wait_seconds == 60

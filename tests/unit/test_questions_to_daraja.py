@@ -24,7 +24,7 @@ from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Thro
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import Asked
-from domain.operations import Standing
+from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
@@ -303,7 +303,7 @@ async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_do
     said = await asker.ask(payment, 1)
     assert said.report == (NO_ANSWER if step is Step.QUERY else None)
     assert [exchange.outcome for exchange in said.exchanges] == [Throttled.__name__]
-    assert said.standing is None
+    assert said.health is None
     assert rate.slowed == 1
     assert {name: budget.slowed for name, budget in budgets.items()} == {
         Step.QUERY: 0,
@@ -325,10 +325,10 @@ async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
     asker, _, _ = asker_of(Client(Tokens("one"), PAID))
     said = await asker.ask(DEPOSIT, 1)
     assert said.report is not None
-    assert (said.report.inquiry_outcome, len(said.exchanges), said.standing) == (
+    assert (said.report.inquiry_outcome, len(said.exchanges), said.health) == (
         InquiryOutcome.PAID,
         1,
-        Standing.WORKS,
+        OperationHealth.WORKS,
     )
 
 
@@ -339,12 +339,12 @@ UNKNOWN_ENVELOPE = told(500, anything="else")
 
 
 @pytest.mark.parametrize(
-    ("payment", "answers", "standing"),
+    ("payment", "answers", "health"),
     [
-        (a_due(), [TAKEN], Standing.WORKS),
-        (a_due(), [NO_PRODUCT, NO_PRODUCT], Standing.PRODUCT_REFUSED),
-        (DEPOSIT, [NO_PRODUCT, NO_PRODUCT], Standing.PRODUCT_REFUSED),
-        (a_due(), [NO_PRODUCT, TAKEN], Standing.WORKS),
+        (a_due(), [TAKEN], OperationHealth.WORKS),
+        (a_due(), [NO_PRODUCT, NO_PRODUCT], OperationHealth.PRODUCT_REFUSED),
+        (DEPOSIT, [NO_PRODUCT, NO_PRODUCT], OperationHealth.PRODUCT_REFUSED),
+        (a_due(), [NO_PRODUCT, TAKEN], OperationHealth.WORKS),
         (a_due(), [UNKNOWN_ENVELOPE], None),
         (DEPOSIT, [UNKNOWN_ENVELOPE], None),
         (a_due(), [TimeoutError()], None),
@@ -352,16 +352,16 @@ UNKNOWN_ENVELOPE = told(500, anything="else")
     ],
 )
 async def test_what_an_answer_to_a_question_says_about_its_operation(
-    payment: Payment, answers: Any, standing: Standing | None
+    payment: Payment, answers: Any, health: OperationHealth | None
 ) -> None:
     asker, _, _ = asker_of(Client(Tokens("one", "two"), *answers))
     said = await asker.ask(payment, 1)
-    assert said.standing is standing
+    assert said.health is health
     assert len(said.exchanges) == len(answers)
-    assert said.report in (None, NO_ANSWER) or standing is Standing.WORKS
+    assert said.report in (None, NO_ANSWER) or health is OperationHealth.WORKS
 
 
 def test_a_deposit_that_is_final_can_still_be_asked_about() -> None:
     """The second looks at silence, and the breaker's probe, are about final payments."""
     attempts = (an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),)
-    assert a_payment(stage=Stage.FAILED, attempts=attempts).question is Step.QUERY
+    assert a_payment(stage=Stage.FAILED, attempts=attempts).inquiry_step is Step.QUERY

@@ -20,7 +20,7 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from domain.adapters.settings.callbacks import CallbackSettings
-from domain.callback_address import address
+from domain.callback_address import make_address
 from domain.changes import Change, ChangeResult, Decided, Disposition, StoreAnswer
 from domain.errors import BodyTooSlow, StoreUnavailable
 from domain.inquiry import Inquiry, InquiryOutcome
@@ -147,7 +147,7 @@ def receiver_of(record: Record, *, redis: Try = works, secret: str = _SECRET) ->
 
 
 async def answer(receiver: Receiver, *, body_after: float) -> int:
-    path = address("", _SECRET, _PAYMENT, "deposit")
+    path = make_address("", _SECRET, _PAYMENT, "deposit")
     _, _, payment_id, operation, token = path.split("/")
     body = StreamReader(Mock(_reading_paused=False), 2**16, loop=asyncio.get_running_loop())
     request = make_mocked_request(

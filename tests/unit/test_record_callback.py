@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
-from domain.callback_address import MESSAGES_OF_PAYMENTS, fits_kind
+from domain.callback_address import PAYMENT_OPERATIONS, fits_kind
 from domain.changes import Disposition, HistoryEntry
 from domain.events import EventType
 from domain.inquiry import InquiryOutcome
@@ -132,7 +132,7 @@ def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
             payment,
             report,
             source_allowed=allowed,
-            receipt_is_anothers=receipt_taken,
+            is_receipt_of_other=receipt_taken,
             ids_of_others=ids[named] if ids_taken else frozenset(),
         )
         after = payment_of(decision)
@@ -177,7 +177,7 @@ def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
     payment = a_payment(stage=stage, attempts=(attempt,))
     decision = decided(payment, a_report(word, **overrides), **context)
     assert decision.disposition is disposition
-    assert decision.is_flagged
+    assert decision.is_message_flagged
     assert noted(decision) is HistoryEntry(disposition.value)
     assert decision.payment == replace(payment, needs_review=True)
 
@@ -185,7 +185,7 @@ def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
 def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() -> None:
     payment = a_payment(stage=S.AWAITING_RESULT, needs_review=True)
     decision = decided(payment, a_report(has_amount=True, amount=Decimal(1)))
-    assert (noted(decision), decision.is_flagged, decision.payment) == (None, True, payment)
+    assert (noted(decision), decision.is_message_flagged, decision.payment) == (None, True, payment)
 
 
 @for_each("stage", Stage)
@@ -200,7 +200,7 @@ def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
     )
     expected = replace(payment, next_step_at=NOW) if is_asked else marked(payment)
     assert decision.payment == expected
-    assert (decision.disposition, decision.is_flagged, decision.ids) == (
+    assert (decision.disposition, decision.is_message_flagged, decision.ids) == (
         D.WRONG_SOURCE,
         True,
         frozenset(),
@@ -212,14 +212,14 @@ def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(
     word: ReportedOutcome,
 ) -> None:
     decision = decided(None, a_report(word))
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+    assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         None,
         D.UNKNOWN_PAYMENT,
         True,
     )
 
 
-@for_each(("kind", "operation"), list(product(Kind, sorted(MESSAGES_OF_PAYMENTS))))
+@for_each(("kind", "operation"), list(product(Kind, sorted(PAYMENT_OPERATIONS))))
 def test_a_message_of_another_kinds_operation_does_nothing(kind: Kind, operation: str) -> None:
     payment = a_payment(kind=kind, stage=S.AWAITING_RESULT)
     change = callback_change(payment.id, a_callback(operation=operation), a_report())
@@ -227,7 +227,7 @@ def test_a_message_of_another_kinds_operation_does_nothing(kind: Kind, operation
     if fits_kind(operation, kind):
         assert decision.disposition == D.FINALIZED
     else:
-        assert (decision.payment, decision.disposition, decision.is_flagged) == (
+        assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
             payment,
             D.OTHER_OPERATION,
             True,
@@ -247,7 +247,7 @@ def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stag
     change = raw_change(payment.id, a_callback())
     decision = change.decide(payment, a_context())
     assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
-    assert (decision.disposition, decision.is_flagged) == (D.NOT_PROCESSED, True)
+    assert (decision.disposition, decision.is_message_flagged) == (D.NOT_PROCESSED, True)
     assert change.callback == a_callback()
     assert (change.ids, change.receipt) == (
         frozenset(),
@@ -267,7 +267,7 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
     decision = decided(payment, a_report(**missing))
     # One that was never sent, as far as we can prove, must not be sent now.
     expected = D.CONTRADICTION if stage is S.ACCEPTED else D.SUCCESS_WITHOUT_RECEIPT
-    assert (decision.disposition, noted(decision), decision.is_flagged) == (
+    assert (decision.disposition, noted(decision), decision.is_message_flagged) == (
         expected,
         HistoryEntry(expected.value),
         True,
@@ -284,15 +284,18 @@ def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward
     ids = frozenset({("conversation_id", "AG_1")})
     decision = decided(a_payment(stage=S.IN_DOUBT), a_report(word, ids=ids))
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
-    assert (payment_of(decision).next_step_at, decision.is_flagged) == (NOW, False)
+    assert (payment_of(decision).next_step_at, decision.is_message_flagged) == (NOW, False)
 
 
 @pytest.mark.parametrize("stage", [*PENDING, S.FAILED])
 def test_a_receipt_of_another_payment_finalizes_nothing(stage: Stage) -> None:
     payment = a_payment(stage=stage)
-    decision = decided(payment, a_report(), receipt_is_anothers=True)
+    decision = decided(payment, a_report(), is_receipt_of_other=True)
     assert decision.payment == replace(payment, needs_review=True)
-    assert (decision.disposition, decision.is_flagged) == (D.RECEIPT_OF_ANOTHER_PAYMENT, True)
+    assert (decision.disposition, decision.is_message_flagged) == (
+        D.RECEIPT_OF_ANOTHER_PAYMENT,
+        True,
+    )
 
 
 def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> None:
@@ -318,7 +321,7 @@ def test_a_failure_after_a_success_is_a_contradiction_that_changes_nothing() -> 
 
 def test_a_correction_is_announced_and_flagged() -> None:
     decision = decided(a_payment(stage=S.FAILED), a_report())
-    assert (event_of(decision), decision.is_flagged) == (EventType.CORRECTED, True)
+    assert (event_of(decision), decision.is_message_flagged) == (EventType.CORRECTED, True)
     assert (payment_of(decision).failure, payment_of(decision).receipt) == (None, RECEIPT)
 
 
@@ -326,7 +329,7 @@ def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
     first = decided(a_payment(stage=S.AWAITING_RESULT), a_report())
     again = decided(first.payment, a_report())
     assert (again.payment, noted(again), event_of(again)) == (first.payment, None, None)
-    assert (again.disposition, again.is_flagged) == (D.DUPLICATE, False)
+    assert (again.disposition, again.is_message_flagged) == (D.DUPLICATE, False)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +376,7 @@ def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None
 
 def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
     report = a_report(
-        inquiry_outcome=InquiryOutcome.PAID, has_amount=False, amount=None, ignores_amount=True
+        inquiry_outcome=InquiryOutcome.PAID, has_amount=False, amount=None, has_ignored_amount=True
     )
     decision = decided(a_payment(stage=S.AWAITING_RESULT), report)
     assert (payment_of(decision).stage, decision.disposition) == (
@@ -383,7 +386,7 @@ def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
 
 
 def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
-    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(ignores_amount=True))
+    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(has_ignored_amount=True))
     assert payment_of(decision).stage is S.SUCCEEDED
     assert "no number" in detail_of(decision)["note"]
 

@@ -193,7 +193,7 @@ def test_an_amount_is_exact_or_is_noted_as_no_number_and_left_out(
         is_number,
         amount,
     )
-    assert report.ignores_amount is not is_number
+    assert report.has_ignored_amount is not is_number
 
 
 # Values under amounts' names, and the amount that they come to: "differ" where two numbers do.
@@ -219,7 +219,7 @@ def test_all_numbers_under_an_amount_s_name_must_agree(
     )
     assert report.has_amount is (amount is not None)
     assert report.amount == (None if amount == "differ" else amount)
-    assert report.ignores_amount is any(
+    assert report.has_ignored_amount is any(
         isinstance(value, (bool, str)) and "." not in str(value) for value in values
     )
 

@@ -114,7 +114,7 @@ def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None
         S.FAILED, failure=Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001")
     )
     decision = resolved(
-        payment, PAID, evidence=evidence_of(receipts_to_confirm=frozenset({RECEIPT}))
+        payment, PAID, evidence=evidence_of(unconfirmed_receipts=frozenset({RECEIPT}))
     )
     assert decision.payment is not None
     assert (decision.payment.stage, event_of(decision)) == (S.SUCCEEDED, EventType.CORRECTED)
@@ -126,7 +126,7 @@ def test_paid_needs_a_receipt_that_can_be_one(receipt: str | None) -> None:
 
 
 def test_a_receipt_of_another_payment_proves_nothing() -> None:
-    assert "another payment" in refusal(a_flagged(), PAID, receipt_is_anothers=True)
+    assert "another payment" in refusal(a_flagged(), PAID, is_receipt_of_other=True)
     assert resolution(PAYMENT_ID, PAID).receipt == RECEIPT  # so that it is looked up whose it is
 
 
@@ -157,14 +157,14 @@ def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: i
     asked = [an_inquiry(number, InquiryOutcome.FAILED, at=NOW) for number in range(1, denials + 1)]
     waiting = {
         "claims_success": True,
-        "receipts_to_confirm": frozenset({RECEIPT}),
-        "to_confirm_since": NOW,
+        "unconfirmed_receipts": frozenset({RECEIPT}),
+        "unconfirmed_since": NOW,
     }
     payment = a_flagged(kind=kind)
     resolved(payment, UNPAID, evidence=evidence_of(*asked, **waiting))
     for known in (
         evidence_of(*asked[1:], **waiting),
-        evidence_of(*asked, **{**waiting, "to_confirm_since": NOW + timedelta(seconds=1)}),
+        evidence_of(*asked, **{**waiting, "unconfirmed_since": NOW + timedelta(seconds=1)}),
         evidence_of(*asked, claims_success=True),
     ):
         assert "stored callback" in refusal(payment, UNPAID, evidence=known)

@@ -107,7 +107,7 @@ def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
     "known",
     [
         {"claims_success": True},
-        {"receipts_to_confirm": frozenset({"UC14KD82QZ"})},
+        {"unconfirmed_receipts": frozenset({"UC14KD82QZ"})},
         {"names_another_amount": True},
     ],
 )

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from domain.inquiry import InquiryOutcome, last_sent_at, no_result_is_confirmed, result_window_ends
+from domain.inquiry import InquiryOutcome, last_sent_at, no_result_is_confirmed, result_window_end
 from domain.kinds import Kind
 from tests.builders import TIMES, a_due, an_inquiry, evidence_of
 
@@ -37,9 +37,9 @@ def test_still_under_processing_moves_the_end_of_the_window_until_a_quarter_of_a
     known = [
         an_inquiry(n, V.UNDER_WAY, at=sent_at + after) for n, after in enumerate(under_way_after, 1)
     ]
-    assert result_window_ends(payment, evidence_of(*known), TIMES) == sent_at + ends_after
+    assert result_window_end(payment, evidence_of(*known), TIMES) == sent_at + ends_after
     longer = replace(TIMES, result_window=20 * MINUTE)
-    assert result_window_ends(payment, evidence_of(*known), longer) == sent_at + 20 * MINUTE
+    assert result_window_end(payment, evidence_of(*known), longer) == sent_at + 20 * MINUTE
 
 
 def test_still_under_processing_ends_no_deposit_before_a_quarter_of_an_hour() -> None:

@@ -14,13 +14,13 @@ import pytest
 from domain.adapters.daraja.reports import UNREADABLE
 from domain.attempts import IdKind, Outcome
 from domain.callback_address import (
-    MESSAGES_OF_PAYMENTS,
-    address,
+    PAYMENT_OPERATIONS,
     inquiry_number,
     is_operation,
     is_timeout,
+    make_address,
+    make_token,
     status_operation,
-    token,
 )
 from domain.changes import Decided, Disposition, Reads
 from domain.events import EventType
@@ -104,7 +104,11 @@ def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(
     """The next question has its own time: an answer is no reason to ask at once."""
     payment = a_due(kind, next_step_at=NOW + timedelta(minutes=2))
     decision = told(payment, report, ASKED)
-    assert (decision.payment, noted(decision), decision.is_flagged) == (payment, None, False)
+    assert (decision.payment, noted(decision), decision.is_message_flagged) == (
+        payment,
+        None,
+        False,
+    )
     assert decision.disposition is D.INQUIRY_ANSWERED
     assert answered_by(decision) == Inquiry(1, NOW, report.inquiry_outcome, report.code)
 
@@ -150,7 +154,7 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
         payment = a_due()
         decision = told(payment, replace(report, **overrides), ASKED)
         assert decision.payment == replace(payment, needs_review=True)
-        assert (decision.disposition, decision.is_flagged, event_of(decision)) == (
+        assert (decision.disposition, decision.is_message_flagged, event_of(decision)) == (
             disposition,
             True,
             None,
@@ -160,7 +164,7 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
 def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
     payment = a_due()
     decision = told(payment, UNREADABLE, ASKED)
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+    assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         payment,
         D.UNREADABLE,
         True,
@@ -178,7 +182,7 @@ def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_quest
     payment = a_due(next_step_at=NOW + timedelta(minutes=2))
     decision = told(payment, report, ASKED, operation=operation, source_allowed=False)
     assert decision.payment == replace(payment, next_step_at=NOW)
-    assert (decision.disposition, decision.is_flagged) == (D.WRONG_SOURCE, True)
+    assert (decision.disposition, decision.is_message_flagged) == (D.WRONG_SOURCE, True)
     assert (
         answered_by(decision),
         breaker_opened_by(decision),
@@ -191,7 +195,7 @@ def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
     payment = a_due(stage=stage)
     decision = told(payment, a_report(ReportedOutcome.TIMEOUT), ASKED, operation="status-1-timeout")
     assert (decision.payment, noted(decision), answered_by(decision)) == (payment, None, None)
-    assert (decision.disposition, decision.is_flagged) == (D.INQUIRY_ANSWERED, False)
+    assert (decision.disposition, decision.is_message_flagged) == (D.INQUIRY_ANSWERED, False)
     assert (
         credential_accepted_at(decision) is None
     )  # its queue was slow: M-PESA did not read the credential
@@ -201,7 +205,7 @@ def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
 def test_nothing_about_a_deposit_s_status_can_come(operation: str) -> None:
     payment = a_due(Kind.DEPOSIT)
     decision = told(payment, COMPLETED, ASKED, operation=operation)
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+    assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         payment,
         D.OTHER_OPERATION,
         True,
@@ -214,7 +218,7 @@ def test_an_answer_about_a_payment_that_is_not_on_record_is_kept_and_flagged(
     operation: str,
 ) -> None:
     decision = told(None, COMPLETED, operation=operation)
-    assert (decision.payment, decision.disposition, decision.is_flagged) == (
+    assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         None,
         D.UNKNOWN_PAYMENT,
         True,
@@ -306,7 +310,7 @@ def test_each_question_has_two_addresses_of_its_own(number: int) -> None:
 @pytest.mark.parametrize(
     "operation",
     [
-        *sorted(MESSAGES_OF_PAYMENTS),
+        *sorted(PAYMENT_OPERATIONS),
         "status-0",
         "status-01",
         "status-1000000",
@@ -328,12 +332,15 @@ def test_the_token_of_one_question_is_good_for_no_other() -> None:
         "withdrawal",
         "withdrawal-timeout",
     ]
-    assert len({token("s3cret", str(PAYMENT_ID), operation) for operation in operations}) == len(
-        operations
-    )
+    assert len(
+        {make_token("s3cret", str(PAYMENT_ID), operation) for operation in operations}
+    ) == len(operations)
     assert (
         len(
-            {address("https://pay.example", "s3cret", an_attempt_id(n), "status-1") for n in (1, 2)}
+            {
+                make_address("https://pay.example", "s3cret", an_attempt_id(n), "status-1")
+                for n in (1, 2)
+            }
         )
         == 2
     )

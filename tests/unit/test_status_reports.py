@@ -180,7 +180,7 @@ def test_an_amount_may_be_text_and_is_exact_or_left_out(value: Any, amount: Deci
     for said in ("Completed", "Failed"):
         report = reading(status(0, parameters(Amount=value, TransactionStatus=said)))
         is_number = amount is not None
-        assert (report.has_amount, report.amount, report.ignores_amount) == (
+        assert (report.has_amount, report.amount, report.has_ignored_amount) == (
             is_number,
             amount,
             not is_number,

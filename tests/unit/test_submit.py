@@ -62,7 +62,7 @@ def test_each_class_of_answer_is_one_fact(
     fact = fact_of_answer(an_attempt_id(), error)
     assert (fact.name, fact.outcome, fact.attempt_id) == (name, outcome, an_attempt_id())
     assert fact.failure == (NO if isinstance(error, Refused) else None)
-    assert not fact.speaks_for_all
+    assert not fact.is_about_all_sends
 
 
 def test_every_class_of_provider_error_is_in_the_table() -> None:

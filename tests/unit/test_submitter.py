@@ -33,10 +33,10 @@ from domain.lifecycle import record_answer
 from domain.lifecycle.submit import Due, Submitter
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
-from domain.times import SHIPPED_TIMES
+from domain.times import DEFAULT_TIMES
 from tests.builders import NOW, a_context, a_payment
 
-TIMES = replace(SHIPPED_TIMES, retry_after=timedelta(seconds=2))
+TIMES = replace(DEFAULT_TIMES, retry_after=timedelta(seconds=2))
 IDS: ProviderIds = frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_1")})
 
 
@@ -92,7 +92,7 @@ class World:
         assert self.payment is not None
         if self.claim_fails:
             return None
-        self.payment = self.payment.after(Fact(name=FactName.CLAIMED, attempt_id=attempt_id))
+        self.payment = self.payment.apply(Fact(name=FactName.CLAIMED, attempt_id=attempt_id))
         return self.payment
 
     async def postpone(self, _payment_id: UUID, wait: timedelta) -> None:

@@ -37,7 +37,7 @@ def reference_of(kind: Kind) -> Reference:
     ],
 )
 def test_a_phone_number_is_told_in_one_form(text: str, number: str) -> None:
-    assert values.phone_number(text) == number
+    assert values.parse_phone_number(text) == number
 
 
 @for_each(
@@ -47,25 +47,25 @@ def test_a_phone_number_is_told_in_one_form(text: str, number: str) -> None:
 )  # fmt: skip
 def test_what_is_no_kenyan_mobile_number_is_refused_with_the_forms_that_are(text: str) -> None:
     with pytest.raises(ValueError, match="Kenyan mobile number"):
-        values.phone_number(text)
+        values.parse_phone_number(text)
 
 
 @pytest.mark.parametrize(
     ("kind", "low"), [(Kind.DEPOSIT, 1), (Kind.WITHDRAWAL, 10), (Kind.BILL_PAYMENT, 1)]
 )
 def test_an_amount_is_whole_shillings_within_the_kinds_limits(kind: Kind, low: int) -> None:
-    assert values.amount_kes(low, kind) == low
-    assert values.amount_kes(250_000, kind) == 250_000
+    assert values.parse_amount_kes(low, kind) == low
+    assert values.parse_amount_kes(250_000, kind) == 250_000
     for wrong in (low - 1, 0, -1, 250_001, 10**30):
         with pytest.raises(ValueError, match=f"must be from {low} to 250000 shillings"):
-            values.amount_kes(wrong, kind)
+            values.parse_amount_kes(wrong, kind)
 
 
 @for_each("value", [True, False, "100", 100.0, 100.5, None, [100], {}, float("nan")])
 @for_each("kind", Kind)
 def test_only_an_integer_is_an_amount(value: object, kind: Kind) -> None:
     with pytest.raises(ValueError, match="JSON integer"):
-        values.amount_kes(value, kind)
+        values.parse_amount_kes(value, kind)
 
 
 @pytest.mark.parametrize(("kind", "longest"), [(Kind.DEPOSIT, 12), (Kind.BILL_PAYMENT, 13)])
@@ -73,7 +73,7 @@ def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(
     kind: Kind, longest: int
 ) -> None:
     for good in ("A", "9", "aZ09", "X" * longest):
-        assert values.account_reference(good, reference_of(kind)) == good
+        assert values.parse_account_reference(good, reference_of(kind)) == good
     for wrong in (
         "",
         "X" * (longest + 1),
@@ -91,7 +91,7 @@ def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(
         "A\u00a0B",
     ):
         with pytest.raises(ValueError, match=f"1 to {longest} letters"):
-            values.account_reference(wrong, reference_of(kind))
+            values.parse_account_reference(wrong, reference_of(kind))
 
 
 @pytest.mark.parametrize(
@@ -101,25 +101,25 @@ def test_only_a_bill_account_may_hold_blanks_inside_dashes_dots_and_slashes(text
     """A deposit's reference is printed to the payer; a bill's is an account that another
     business made up.
     """
-    assert values.account_reference(text, reference_of(Kind.BILL_PAYMENT)) == text
+    assert values.parse_account_reference(text, reference_of(Kind.BILL_PAYMENT)) == text
     with pytest.raises(ValueError, match="1 to 12 letters and digits"):
-        values.account_reference(text, reference_of(Kind.DEPOSIT))
+        values.parse_account_reference(text, reference_of(Kind.DEPOSIT))
 
 
 def test_a_shortcode_is_five_to_seven_digits() -> None:
-    assert [values.shortcode(text) for text in ("12345", "174379", "1234567")] == [
+    assert [values.parse_shortcode(text) for text in ("12345", "174379", "1234567")] == [
         "12345",
         "174379",
         "1234567",
     ]
     for wrong in ("1234", "12345678", "17437a", " 174379", "174379\n", "१२३४५", ""):
         with pytest.raises(ValueError, match="5 to 7 digits"):
-            values.shortcode(wrong)
+            values.parse_shortcode(wrong)
 
 
 @pytest.mark.parametrize("text", ["ab", "x" * 100, "Rent, March 2026", "ñandú", "払い"])
 def test_plain_text_is_one_line_that_can_be_printed(text: str) -> None:
-    assert values.plain_text(text, 2, 100) == text
+    assert values.parse_line(text, 2, 100) == text
 
 
 @pytest.mark.parametrize(
@@ -127,28 +127,28 @@ def test_plain_text_is_one_line_that_can_be_printed(text: str) -> None:
 )
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
-        values.plain_text(text, 2, 100)
+        values.parse_line(text, 2, 100)
 
 
 @pytest.mark.parametrize("text", ["", "a\nb", "x" * 5000, "😀"])
 def test_text_that_postgres_can_hold_is_storable(text: str) -> None:
-    assert values.storable_text(text) == text
+    assert values.parse_storable_text(text) == text
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800", "😀\udc00"])
 def test_text_that_postgres_cannot_hold_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="NUL or unpaired surrogate"):
-        values.storable_text(text)
+        values.parse_storable_text(text)
 
 
 @pytest.mark.parametrize(
     "check",
     [
-        values.phone_number,
-        values.shortcode,
-        values.storable_text,
-        partial(values.account_reference, rule=reference_of(Kind.DEPOSIT)),
-        partial(values.plain_text, shortest=1, longest=13),
+        values.parse_phone_number,
+        values.parse_shortcode,
+        values.parse_storable_text,
+        partial(values.parse_account_reference, rule=reference_of(Kind.DEPOSIT)),
+        partial(values.parse_line, shortest=1, longest=13),
     ],
 )
 @given(text=st.text(max_size=15))
@@ -173,7 +173,7 @@ def test_a_rule_returns_storable_text_or_says_what_is_wrong(
 )
 def test_no_value_makes_an_amount_but_an_integer_in_range(value: Any) -> None:
     try:
-        amount = values.amount_kes(value, Kind.WITHDRAWAL)
+        amount = values.parse_amount_kes(value, Kind.WITHDRAWAL)
     except ValueError:
         return
     assert type(amount) is int
@@ -227,17 +227,19 @@ def test_a_placeholder_or_another_spelling_is_no_receipt(text: str) -> None:
 def test_a_payment_has_a_reference_that_follows_from_its_id_and_fits_every_kind(
     payment_id: UUID,
 ) -> None:
-    reference = values.reference_from(payment_id)
-    assert reference == values.reference_from(payment_id)
+    reference = values.reference_from_id(payment_id)
+    assert reference == values.reference_from_id(payment_id)
     assert len(reference) == 12
     assert not set(reference) & set("ILOU")
-    assert values.account_reference(
+    assert values.parse_account_reference(
         reference, reference_of(Kind.DEPOSIT)
-    ) == values.account_reference(reference, reference_of(Kind.BILL_PAYMENT))
+    ) == values.parse_account_reference(reference, reference_of(Kind.BILL_PAYMENT))
 
 
 def test_payments_that_differ_in_their_random_part_have_different_references() -> None:
-    references = {values.reference_from(UUID(int=PAYMENT_ID.int ^ (1 << bit))) for bit in range(60)}
+    references = {
+        values.reference_from_id(UUID(int=PAYMENT_ID.int ^ (1 << bit))) for bit in range(60)
+    }
     assert len(references) == 60
 
 

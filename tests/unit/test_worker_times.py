@@ -13,7 +13,7 @@ from domain.account import SendAccount
 from domain.adapters.settings.worker import WorkerSettings
 from domain.kinds import Kind, kinds_that
 from domain.stages import Step
-from domain.times import SHIPPED_TIMES, Times
+from domain.times import DEFAULT_TIMES, Times
 from tests.case_tables import for_each
 from workers.main import _accounts, _budgets, _times
 
@@ -90,7 +90,7 @@ def test_each_time_is_its_setting() -> None:
 
 
 def test_the_shipped_times_are_the_settings_defaults() -> None:
-    assert _times(WorkerSettings.model_construct(**ACCOUNT)) == SHIPPED_TIMES
+    assert _times(WorkerSettings.model_construct(**ACCOUNT)) == DEFAULT_TIMES
 
 
 def accounts_of(**changed: Any) -> dict[Kind, SendAccount]:

@@ -105,7 +105,7 @@ class DarajaClient:
         Raises Throttled and ProductRefused, and Unreachable if no token is available. Each exchange
         is appended to `exchanges`.
         """
-        api = STK_QUERY if payment.question is Step.QUERY else STATUS
+        api = STK_QUERY if payment.inquiry_step is Step.QUERY else STATUS
         return await self._authorized.call(
             api.name,
             lambda token: self._inquire_once(payment, number, exchanges, token),
@@ -117,12 +117,14 @@ class DarajaClient:
     ) -> Report | None:
         # The inquiry goes out with the short code of the account that sent the payment. Our
         # settings may name another one now.
-        sent = payment.asked_about
+        sent = payment.inquiry_attempt
         known_ids = dict(sent.provider_ids) if sent is not None else {}
-        account = use_short_code_of(self._account, sent.asked_as if sent is not None else None)
-        id_kind = payment.rules.asked_by
+        account = use_short_code_of(
+            self._account, sent.inquiry_account if sent is not None else None
+        )
+        id_kind = payment.rules.inquiry_id_kind
         target_id = known_ids[id_kind] if id_kind is not None else str(payment.id)
-        if payment.question is Step.QUERY:
+        if payment.inquiry_step is Step.QUERY:
             api = STK_QUERY
             body = stk_query_body(target_id, account, datetime.now(UTC))
         else:

@@ -160,7 +160,7 @@ def read_amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
         "amount": numbers[0]
         if numbers and all(number == numbers[0] for number in numbers)
         else None,
-        "ignores_amount": len(numbers) < len(values),
+        "has_ignored_amount": len(numbers) < len(values),
     }
 
 

@@ -103,6 +103,6 @@ def message_address(payment: Payment, account: Account, operation: str) -> str:
     """The address for messages of `operation` about `payment`, with the token by which we
     believe them.
     """
-    return callback_address.address(
+    return callback_address.make_address(
         account.callback_base_url, account.callback_secret, payment.id, operation
     )

@@ -40,7 +40,7 @@ from domain.errors import (
     RequestRefused,
     StoreUnavailable,
 )
-from domain.idempotency import KEY_HELD_FOR, FirstAnswer
+from domain.idempotency import KEY_LIFETIME, FirstAnswer
 from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.payment import Payment
 from domain.stages import Stage
@@ -54,7 +54,7 @@ _IN_FLIGHT_WAIT_SECONDS = 5
 # waits for a lock.
 _RETRIES_AT_ONCE = 4
 
-_KEY_LIFETIME = f"interval '{int(KEY_HELD_FOR.total_seconds())} seconds'"
+_KEY_LIFETIME = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
 
 # A key is free again only if it has expired *and* its payment can no longer change, and has not
 # changed for another key lifetime.
@@ -222,7 +222,7 @@ class Accepting:
         for new, body in zip(batch, bodies, strict=True):
             if new.id in created_epochs:
                 answer = FirstAnswer(new.fingerprint, 202, body, str(new.id))
-                expires_at, epoch = transaction.now + KEY_HELD_FOR, created_epochs[new.id]
+                expires_at, epoch = transaction.now + KEY_LIFETIME, created_epochs[new.id]
                 acceptances.append(Acceptance(answer, False, expires_at, epoch))
             else:
                 row = stored_keys[_key_of(new)]

@@ -23,7 +23,7 @@ from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
 from domain.adapters.postgres.locks import TAKE_BRAKES, TAKE_BRAKES_SHARED
 from domain.errors import StoreUnavailable
 from domain.kinds import RULES
-from domain.operations import OPERATION_OF_QUESTION, Operation
+from domain.operations import OPERATION_OF_INQUIRY_STEP, Operation
 from domain.stages import Stage, Step
 from domain.times import OPERATION_COOL_DOWN_MAX
 
@@ -62,12 +62,12 @@ def _is_held(operation: str) -> str:
 IS_HELD_BY_BRAKE = f"""(moves_money_out AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
         OR {_is_held(OPERATION_OF_KIND_SQL)}"""
 QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = '{BREAKER}' AND is_engaged))
-      AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_QUESTION))}"""
+      AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_INQUIRY_STEP))}"""
 
 # Pieces for a sweep's look: `brakes` is how they all stand, `hold` the brake on the operation of
 # `step.name`.
 HELD_STEP_JOIN = f"""LEFT JOIN mkwanja.brakes AS hold
-    ON hold.is_engaged AND hold.name = {_case("step.name", OPERATION_OF_QUESTION)}"""
+    ON hold.is_engaged AND hold.name = {_case("step.name", OPERATION_OF_INQUIRY_STEP)}"""
 ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
         array_agg(name) FILTER (WHERE is_engaged AND probe_at <= now() AND NOT {_STOPS_PAYOUTS}) AS probes_due,
         coalesce(bool_or(is_engaged) FILTER (WHERE name = '{BREAKER}'), false) AS breaker_is_open
@@ -221,7 +221,7 @@ _READ_OPERATIONS = text(f"""
 SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
     SELECT count(*) FROM mkwanja.payments
     WHERE (next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}' AND name = {OPERATION_OF_KIND_SQL})
-       OR (next_step_at <= now() AND name = {_case("next_step", OPERATION_OF_QUESTION)})
+       OR (next_step_at <= now() AND name = {_case("next_step", OPERATION_OF_INQUIRY_STEP)})
 ) AS waiting
 FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS} ORDER BY name
 """)

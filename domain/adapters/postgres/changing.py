@@ -34,7 +34,7 @@ from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Co
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
 from domain.inquiry import Evidence
 from domain.payment import Payment
-from domain.stamp import stamped
+from domain.stamp import stamp_change
 from domain.views import event_body, json_text
 
 # If the outcome of a COMMIT is unknown, the batch is written again. Every change is then decided
@@ -123,11 +123,11 @@ async def change_in(
                 if id_owners.get(provider_id, change.payment_id) != change.payment_id
                 or originators.get(provider_id, change.payment_id) != change.payment_id
             ),
-            receipt_is_anothers=receipt_owners.get(change.receipt or "", change.payment_id)
+            is_receipt_of_other=receipt_owners.get(change.receipt or "", change.payment_id)
             != change.payment_id,
             receipts_of_others=frozenset(
                 receipt
-                for receipt in evidence.receipts_to_confirm
+                for receipt in evidence.unconfirmed_receipts
                 if receipt_owners.get(receipt, change.payment_id) != change.payment_id
             ),
             evidence=evidence,
@@ -162,7 +162,7 @@ def _mark_repeated(
         and change.callback is not None
         and change.callback.id in repeated_ids
     ):
-        return replace(result, is_repeated=True)
+        return replace(result, is_callback_repeated=True)
     return result
 
 
@@ -224,7 +224,7 @@ async def _load_receipt_owners(
 ) -> dict[str, UUID]:
     """The payments that already have one of the receipts that this batch may store."""
     receipts = {change.receipt for change in batch if change.receipt}
-    receipts.update(*(evidence.receipts_to_confirm for evidence in evidence_by_payment.values()))
+    receipts.update(*(evidence.unconfirmed_receipts for evidence in evidence_by_payment.values()))
     if not receipts:
         return {}
     return {
@@ -244,7 +244,7 @@ def _prepare(
     after = decided.payment
     if before is None or after is None:
         return PreparedChange(change, before, decided, new_ids, None, None)
-    after = stamped(
+    after = stamp_change(
         before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=transaction.now
     )
     entry = decided.entry
@@ -261,7 +261,7 @@ def _prepare(
         "id": history_id,
         "payment_id": after.id,
         "sequence": after.sequence,
-        "what": entry.what.value,
+        "what": entry.name.value,
         "previous_stage": before.stage.value,
         "stage": after.stage.value,
         "attempt_id": decided.attempt_id,

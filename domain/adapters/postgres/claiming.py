@@ -40,7 +40,7 @@ from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from domain.times import HANDED_OVER_FOR
+from domain.times import HANDOVER_RETRY_AFTER
 
 _LOOK = text(f"""
 SELECT id, kind, stage, next_step, expires_at <= now() AS is_expired,
@@ -162,7 +162,7 @@ class Claiming:
             if transaction.is_read_only:
                 # Nothing can be claimed. Raise before the worker uses a token or a turn at Daraja.
                 raise StoreUnavailable
-            rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": HANDED_OVER_FOR})
+            rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER})
         due_by_id = {
             row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held)
             for row in rows

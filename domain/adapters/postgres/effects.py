@@ -21,7 +21,7 @@ from domain.changes import (
     StoreInquiry,
 )
 from domain.inquiry import Inquiry
-from domain.operations import Heard, Operation
+from domain.operations import Operation, OperationAnswer
 from domain.payment import Payment
 
 
@@ -37,7 +37,7 @@ class BatchEffects:
         default_factory=list
     )  # by payment whose result opens the breaker
     credential_accepted_at: list[datetime] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)
+    operation_answers: list[OperationAnswer] = field(default_factory=list)
     probed: list[Operation] = field(default_factory=list)
 
 
@@ -56,7 +56,7 @@ def sort_effects(decisions: Sequence[Decided]) -> BatchEffects:
                 case AnnounceEvent():
                     pass
                 case JudgeOperation(heard):
-                    found.heard.append(heard)
+                    found.operation_answers.append(heard)
                 case StoreInquiry(inquiry):
                     found.inquiries.append((payment, inquiry))
                 case StoreAnswer(inquiry):

@@ -27,7 +27,7 @@ from domain.adapters.postgres.brakes import (
 )
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
-from domain.callback_address import MESSAGES_OF_PAYMENTS
+from domain.callback_address import PAYMENT_OPERATIONS
 from domain.changes import Change, Disposition, Reads
 from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.lifecycle.judge_report import REMINDERS
@@ -74,7 +74,7 @@ async def load_evidence(
         )
     about_messages = {
         **parameters,
-        "operations": sorted(MESSAGES_OF_PAYMENTS),
+        "operations": sorted(PAYMENT_OPERATIONS),
         "success": ReportedOutcome.SUCCESS.value,
         "reminders": [disposition.value for disposition in REMINDERS],
         "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
@@ -106,9 +106,9 @@ def _said(row: Any) -> Evidence:
         has_message=row.has_message,
         claims_success=bool(row.claims_success),
         names_another_amount=bool(row.names_another_amount),
-        reminders=row.reminders,
-        receipts_to_confirm=frozenset(row.receipts_to_confirm or ()),
-        to_confirm_since=row.to_confirm_since,
+        reminder_count=row.reminders,
+        unconfirmed_receipts=frozenset(row.receipts_to_confirm or ()),
+        unconfirmed_since=row.to_confirm_since,
     )
 
 
@@ -121,7 +121,7 @@ async def change_breaker(transaction: Transaction, effects: BatchEffects) -> Non
     if accepted and await transaction.rows(CLOSE_BREAKER, {"accepted_at": max(accepted)}):
         log.warning("breaker_closed")
     for payment, reason in effects.breaker_reasons:
-        can_be_asked_about = payment.question is Step.STATUS
+        can_be_asked_about = payment.inquiry_step is Step.STATUS
         parameters = {"reason": reason, "payment_id": payment.id if can_be_asked_about else None}
         if await transaction.rows(OPEN_BREAKER, parameters):
             log.error("breaker_opened", reason=reason)

@@ -19,7 +19,7 @@ from domain.adapters.postgres.locks import TAKE_LIMIT
 from domain.errors import RequestRefused
 from domain.kinds import kinds_that
 from domain.lifecycle.accept import NewPayment
-from domain.policy import MINUTE, Allowances, Meter, Used, day_began_at
+from domain.policy import MINUTE, Allowances, LimitName, Usage, day_began_at
 from domain.stages import Stage
 
 _LOCK = text(f"SELECT {TAKE_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
@@ -28,18 +28,18 @@ _LOCK = text(f"SELECT {TAKE_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS numbe
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
 
 _USED = text(f"""
-SELECT '{Meter.CALLER_DAY}' AS meter, caller_key AS subject,
+SELECT '{LimitName.CALLER_DAY}' AS meter, caller_key AS subject,
     sum(amount_kes) AS amount, min(created_at) AS oldest
 FROM mkwanja.payments
 WHERE caller_key = ANY(CAST(:callers AS text[])) AND created_at >= :day AND {_COUNTS}
 GROUP BY caller_key
 UNION ALL
-SELECT '{Meter.PHONE_DAY}', phone_number, sum(amount_kes), min(created_at)
+SELECT '{LimitName.PHONE_DAY}', phone_number, sum(amount_kes), min(created_at)
 FROM mkwanja.payments
 WHERE phone_number = ANY(CAST(:phones AS text[])) AND created_at >= :day AND {_COUNTS}
 GROUP BY phone_number
 UNION ALL
-SELECT '{Meter.PHONE_MINUTE}', phone_number, count(*), min(created_at)
+SELECT '{LimitName.PHONE_MINUTE}', phone_number, count(*), min(created_at)
 FROM mkwanja.payments
 WHERE phone_number = ANY(CAST(:prompted AS text[])) AND created_at > :minute
     AND kind = ANY(CAST(:prompts AS text[]))
@@ -64,7 +64,7 @@ async def find_refusals(
     """
     if not any(new.charges for new in batch):
         return {}
-    counted = sorted({charge.counted_as for new in batch for charge in new.charges})
+    counted = sorted({charge.counter_key for new in batch for charge in new.charges})
     numbers = sorted({_lock_number(meter, subject) for meter, subject in counted})
     try:
         await transaction.run(_LOCK, {"numbers": numbers})
@@ -76,19 +76,19 @@ async def find_refusals(
     rows = await transaction.rows(
         _USED,
         {
-            "callers": [subject for meter, subject in counted if meter is Meter.CALLER_DAY],
-            "phones": [subject for meter, subject in counted if meter is Meter.PHONE_DAY],
-            "prompted": [subject for meter, subject in counted if meter is Meter.PHONE_MINUTE],
+            "callers": [subject for meter, subject in counted if meter is LimitName.CALLER_DAY],
+            "phones": [subject for meter, subject in counted if meter is LimitName.PHONE_DAY],
+            "prompted": [subject for meter, subject in counted if meter is LimitName.PHONE_MINUTE],
             "day": day_began_at(now),
             "minute": now - MINUTE,
             "prompts": [kind.value for kind in kinds_that(lambda rules: rules.is_prompt)],
         },
     )
-    used = {(Meter(row.meter), row.subject): Used(int(row.amount), row.oldest) for row in rows}
+    used = {(LimitName(row.meter), row.subject): Usage(int(row.amount), row.oldest) for row in rows}
 
     def charge_all(payments: Sequence[NewPayment]) -> dict[UUID, RequestRefused]:
         allowances = Allowances(used, now)
-        refusals = {new.id: allowances.take(new.charges) for new in payments}
+        refusals = {new.id: allowances.deduct(new.charges) for new in payments}
         return {id_: refusal for id_, refusal in refusals.items() if refusal is not None}
 
     if not charge_all(batch):
@@ -97,10 +97,10 @@ async def find_refusals(
     return charge_all([new for new in batch if new.id not in replayed_ids])
 
 
-def _lock_number(meter: Meter, subject: str) -> int:
+def _lock_number(meter: LimitName, subject: str) -> int:
     """The number of the lock for a caller or a phone number.
 
     If two of them share a number, they only wait for each other.
     """
-    scope = "caller" if meter is Meter.CALLER_DAY else "phone"
+    scope = "caller" if meter is LimitName.CALLER_DAY else "phone"
     return int.from_bytes(hashlib.sha256(f"{scope}:{subject}".encode()).digest()[:4], signed=True)

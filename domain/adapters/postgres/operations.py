@@ -21,7 +21,7 @@ from domain.adapters.postgres.brakes import (
 )
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
-from domain.operations import SETTINGS_REFUSALS_MAX, Heard, Operation, Standing
+from domain.operations import SETTINGS_REFUSALS_MAX, Operation, OperationAnswer, OperationHealth
 
 log = structlog.get_logger()
 
@@ -35,15 +35,15 @@ async def change_operations(transaction: Transaction, effects: BatchEffects) -> 
         if not await transaction.rows(TAKE_OPERATION_PROBE, {"name": operation.value}):
             return False
         log.warning("operation_probed", operation=operation.value)
-    heard = effects.heard
-    await _release(transaction, [item for item in heard if item.standing is Standing.WORKS])
+    heard = effects.operation_answers
+    await _release(transaction, [item for item in heard if item.health is OperationHealth.WORKS])
     for operation in sorted({item.operation for item in heard}):
         await _hold(transaction, operation, [item for item in heard if item.operation is operation])
     return True
 
 
-async def _release(transaction: Transaction, heard: Sequence[Heard]) -> None:
-    newest: dict[str, Heard] = {}
+async def _release(transaction: Transaction, heard: Sequence[OperationAnswer]) -> None:
+    newest: dict[str, OperationAnswer] = {}
     for item in sorted(heard, key=lambda item: item.since):
         newest[item.operation.value] = item
     if not newest:
@@ -53,24 +53,26 @@ async def _release(transaction: Transaction, heard: Sequence[Heard]) -> None:
         log.warning("operation_released", operation=row.name)
 
 
-async def _hold(transaction: Transaction, operation: Operation, heard: Sequence[Heard]) -> None:
+async def _hold(
+    transaction: Transaction, operation: Operation, heard: Sequence[OperationAnswer]
+) -> None:
     """Holds `operation` at its first refusal as a product, or at the third refusal of our
     settings in a row.
     """
-    count = Counter(item.standing for item in heard)
-    refused = [item for item in heard if item.standing is not Standing.WORKS]
+    count = Counter(item.health for item in heard)
+    refused = [item for item in heard if item.health is not OperationHealth.WORKS]
     if not refused:
         return
     last = max(refused, key=lambda item: item.since)
     parameters = {"name": operation.value, "since": last.since, "cool_down": last.cool_down}
     code = last.code or "no code"
-    if count[Standing.PRODUCT_REFUSED]:
+    if count[OperationHealth.PRODUCT_REFUSED]:
         reason = f"Daraja refuses the operation to our app ({code})"
     else:
         counted = {
             "name": operation.value,
             "since": last.since,
-            "count": count[Standing.SETTINGS_REFUSED],
+            "count": count[OperationHealth.SETTINGS_REFUSED],
         }
         [refusals] = [row.refusals for row in await transaction.rows(COUNT_REFUSALS, counted)] or [
             0

@@ -188,7 +188,7 @@ class Sweeping:
                 "always_askable": [
                     kind.value
                     for kind in kinds_that(
-                        lambda rules: rules.uses_credential and rules.asked_by is None
+                        lambda rules: rules.uses_credential and rules.inquiry_id_kind is None
                     )
                 ],
             }

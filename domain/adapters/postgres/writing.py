@@ -268,9 +268,9 @@ def _inquiry_values(payment: Payment, inquiry: Inquiry) -> dict[str, Any]:
     return {
         "payment_id": payment.id,
         "number": inquiry.number,
-        "api": payment.question,
+        "api": payment.inquiry_step,
         "is_probe": inquiry.is_probe,
-        "of_former_account": inquiry.of_former_account,
+        "of_former_account": inquiry.is_of_former_account,
     }
 
 
@@ -297,7 +297,7 @@ def _callback_values(item: PreparedChange) -> dict[str, Any]:
         "body": callback.body,
         "body_sha256": callback.body_sha256,
         "disposition": disposition.value,
-        "is_flagged": item.decided.is_flagged,
+        "is_flagged": item.decided.is_message_flagged,
         "word": callback.outcome,
         "receipt": callback.receipt,
     }

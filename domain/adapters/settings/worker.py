@@ -13,7 +13,7 @@ from pydantic_settings import NoDecode
 
 from domain.adapters.settings.common import ExpirySettings, MigrationSettings, SharedSettings
 from domain.adapters.settings.values import CallbackSecrets, HttpUrl, Text, comma_separated
-from domain.times import SHIPPED_TIMES
+from domain.times import DEFAULT_TIMES
 
 # Daraja refuses a callback URL with one of these in it (daraja.md §8.4).
 _WORDS_DARAJA_REFUSES = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query")
@@ -25,13 +25,13 @@ class OperatorSettings(MigrationSettings):
     """What an operator's decision may read of a worker's settings, where they are set."""
 
     deposit_result_window_seconds: float = Field(
-        SHIPPED_TIMES.result_window.total_seconds(), gt=0, le=86_400
+        DEFAULT_TIMES.result_window.total_seconds(), gt=0, le=86_400
     )
     not_found_trusted_after_seconds: float = Field(
-        SHIPPED_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
+        DEFAULT_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
     )
     inquiry_interval_max_seconds: float = Field(
-        SHIPPED_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
+        DEFAULT_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
     )
 
 
@@ -59,24 +59,24 @@ class WorkerSettings(SharedSettings, ExpirySettings):
     callback_base_url: HttpUrl
     callback_secrets: Annotated[CallbackSecrets, NoDecode]
     sweep_interval_seconds: float = Field(1, gt=0, le=60)
-    submitting_lease_seconds: float = Field(SHIPPED_TIMES.lease.total_seconds(), ge=3, le=600)
+    submitting_lease_seconds: float = Field(DEFAULT_TIMES.lease.total_seconds(), ge=3, le=600)
     inquiry_first_after_seconds: float = Field(
-        SHIPPED_TIMES.inquiry_first_after.total_seconds(), gt=0, le=3600
+        DEFAULT_TIMES.inquiry_first_after.total_seconds(), gt=0, le=3600
     )
     inquiry_interval_max_seconds: float = Field(
-        SHIPPED_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
+        DEFAULT_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
     )
     deposit_result_window_seconds: float = Field(
-        SHIPPED_TIMES.result_window.total_seconds(), gt=0, le=86_400
+        DEFAULT_TIMES.result_window.total_seconds(), gt=0, le=86_400
     )
     not_found_trusted_after_seconds: float = Field(
-        SHIPPED_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
+        DEFAULT_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
     )
     breaker_cool_down_seconds: float = Field(
-        SHIPPED_TIMES.breaker_cool_down.total_seconds(), gt=0, le=3600
+        DEFAULT_TIMES.breaker_cool_down.total_seconds(), gt=0, le=3600
     )
     operation_cool_down_seconds: float = Field(
-        SHIPPED_TIMES.operation_cool_down.total_seconds(), gt=0, le=900
+        DEFAULT_TIMES.operation_cool_down.total_seconds(), gt=0, le=900
     )
     # Where the worker shows its own counters; unset: nowhere.
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)

@@ -20,7 +20,7 @@ from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
 from domain.changes import Change, Context, Decided
 from domain.payment import Payment
-from domain.stages import FactName, Rule, Stage
+from domain.stages import FactName, Stage, Transition
 from tests.proof.failpoints.errors import FailpointError
 
 _PAYMENT = text("SELECT * FROM mkwanja.payments WHERE id = :id AND stage = 'accepted'")
@@ -100,10 +100,13 @@ def a_step_of_the_sweep(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def doubt(
-    transitions: Mapping[Stage, Mapping[FactName, Rule]],
-) -> Mapping[Stage, Mapping[FactName, Rule]]:
+    transitions: Mapping[Stage, Mapping[FactName, Transition]],
+) -> Mapping[Stage, Mapping[FactName, Transition]]:
     """A payment whose worker said nothing is taken for one that was not sent."""
-    submitting = {**transitions[Stage.SUBMITTING], FactName.LEASE_EXPIRED: Rule(Stage.ACCEPTED)}
+    submitting = {
+        **transitions[Stage.SUBMITTING],
+        FactName.LEASE_EXPIRED: Transition(Stage.ACCEPTED),
+    }
     return {**transitions, Stage.SUBMITTING: submitting}
 
 

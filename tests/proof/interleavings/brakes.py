@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from domain.operations import SETTINGS_REFUSALS_MAX, Heard, Standing
-from domain.times import OPERATION_COOL_DOWN_MAX, SHIPPED_TIMES
+from domain.operations import SETTINGS_REFUSALS_MAX, OperationAnswer, OperationHealth
+from domain.times import DEFAULT_TIMES, OPERATION_COOL_DOWN_MAX
 
 START = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
 
@@ -56,7 +56,7 @@ class Hold:
     def __init__(self) -> None:
         self.is_engaged = False
         self.changed_at = START
-        self.cool_down = SHIPPED_TIMES.operation_cool_down
+        self.cool_down = DEFAULT_TIMES.operation_cool_down
         self.probe_at = START
         self.refusals = 0
 
@@ -70,16 +70,19 @@ class Hold:
         self.cool_down = min(self.cool_down * 2, OPERATION_COOL_DOWN_MAX)
         self.probe_at = now + self.cool_down
 
-    def hear(self, heard: Heard, now: datetime) -> None:
+    def hear(self, heard: OperationAnswer, now: datetime) -> None:
         """In the commit of an answer."""
-        if heard.standing is Standing.WORKS:
+        if heard.health is OperationHealth.WORKS:
             self.refusals = 0
             if self.is_engaged and self.changed_at < heard.since:
                 self.is_engaged, self.changed_at = False, now
             return
         if self.is_engaged or self.changed_at > heard.since:
             return
-        self.refusals += heard.standing is Standing.SETTINGS_REFUSED
-        if heard.standing is Standing.PRODUCT_REFUSED or self.refusals >= SETTINGS_REFUSALS_MAX:
+        self.refusals += heard.health is OperationHealth.SETTINGS_REFUSED
+        if (
+            heard.health is OperationHealth.PRODUCT_REFUSED
+            or self.refusals >= SETTINGS_REFUSALS_MAX
+        ):
             self.is_engaged, self.changed_at, self.refusals = True, now, 0
             self.cool_down, self.probe_at = heard.cool_down, now + heard.cool_down

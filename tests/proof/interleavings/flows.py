@@ -25,7 +25,7 @@ from domain.kinds import Kind
 from domain.lifecycle import inquire, reconcile, record_answer, submit
 from domain.lifecycle.inquire import Asked
 from domain.lifecycle.submit import Due
-from domain.operations import Standing
+from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, an_attempt_id
@@ -259,27 +259,29 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         world.note("question refused")
         yield 50
         refused = Asked(
-            NO_ANSWER if payment.question is Step.QUERY else None, (), Standing.PRODUCT_REFUSED
+            NO_ANSWER if payment.inquiry_step is Step.QUERY else None,
+            (),
+            OperationHealth.PRODUCT_REFUSED,
         )
         yield from world.write(
             "answering",
             inquire.answering(PAYMENT_ID, number, refused.report, (), times.worker, said=refused),
         )
         return
-    sent, [own] = payment.asked_about, times.accounts.values()
+    sent, [own] = payment.inquiry_attempt, times.accounts.values()
     ids = dict(sent.provider_ids) if sent is not None else {}
     # As `DarajaClient`: by its own token, with the short code of the send.
     asked_as = (
         replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
     )
-    if payment.question is not Step.QUERY:
+    if payment.inquiry_step is not Step.QUERY:
         asking_by = (
             ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
         )
         world.note("status asked")
         world.daraja.ask_status(number, asking_by, asked_as.as_text())
         yield 100
-        taken = Asked(None, (), Standing.WORKS)
+        taken = Asked(None, (), OperationHealth.WORKS)
         yield from world.write(
             "answering", inquire.answering(PAYMENT_ID, number, None, (), times.worker, said=taken)
         )
@@ -296,9 +298,9 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if world.happens(world.chances.answer_is_lost):
         said = said._replace(word="no_answer")
     report = query_report(said, checkout_id)
-    standing = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else Standing.WORKS
+    health = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else OperationHealth.WORKS
     change = inquire.answering(
-        PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), standing)
+        PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), health)
     )
     yield from world.write("answering", change, said=(number, said))
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from uuid import UUID
 
 from domain.kinds import RULES, Kind
-from domain.operations import Heard, Operation, Standing
+from domain.operations import Operation, OperationAnswer, OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import AMOUNT_KES, AN_ACCOUNT
@@ -82,16 +82,16 @@ class Watch:
 
     # What is seen
 
-    def operation_heard(self, heard: Heard, begun: int, now: int) -> None:
+    def operation_heard(self, heard: OperationAnswer, begun: int, now: int) -> None:
         """An answer that says something about an operation is on record, since now; its
         transaction began earlier.
         """
         since = milliseconds(heard.since)
         held = self.held_since.get(heard.operation)
-        if heard.standing is Standing.WORKS and held is not None and held[0] < since:
+        if heard.health is OperationHealth.WORKS and held is not None and held[0] < since:
             del self.held_since[heard.operation]
             self.free_since[heard.operation] = begun
-        elif heard.standing is Standing.PRODUCT_REFUSED and since >= self.free_since.get(
+        elif heard.health is OperationHealth.PRODUCT_REFUSED and since >= self.free_since.get(
             heard.operation, 0
         ):
             self.held_since.setdefault(heard.operation, (begun, now))
@@ -347,7 +347,7 @@ def judge(record: Record, watch: Watch, daraja: Daraja, delivered: int) -> str:
         payment.stage is Stage.ACCEPTED and payment.needs_review and daraja.has_lied
     )  # said that it had not taken it
     is_held = is_held or (watch.is_for_a_person and payment.needs_review)
-    if watch.is_of_another_account and record.receipts_to_confirm and payment.needs_review:
+    if watch.is_of_another_account and record.unconfirmed_receipts and payment.needs_review:
         return "open, for review: a success waits to be confirmed, and the account that sent it is no longer configured"
     if (
         watch.good_success

@@ -15,7 +15,7 @@ from typing import assert_never
 from uuid import UUID
 
 from domain.attempts import Attempt
-from domain.callback_address import MESSAGES_OF_PAYMENTS
+from domain.callback_address import PAYMENT_OPERATIONS
 from domain.changes import (
     AnnounceEvent,
     Change,
@@ -36,12 +36,12 @@ from domain.inquiry import Evidence, Inquiry
 from domain.kinds import Kind
 from domain.lifecycle.judge_report import REMINDERS
 from domain.lifecycle.submit import Due
-from domain.operations import OPERATION_OF_QUESTION, Operation
+from domain.operations import OPERATION_OF_INQUIRY_STEP, Operation
 from domain.payment import Payment
 from domain.report import ReportedOutcome
 from domain.stages import TRANSITIONS, FactName, Stage, Step
-from domain.stamp import stamped
-from domain.times import HANDED_OVER_FOR
+from domain.stamp import stamp_change
+from domain.times import HANDOVER_RETRY_AFTER
 from tests.builders import a_payment
 from tests.decisions import event_of, noted
 from tests.proof.interleavings.brakes import START, Brakes, Hold
@@ -96,8 +96,8 @@ class Record:
         self.claims_success = False
         self.names_another_amount = False
         self.reminders = 0
-        self.receipts_to_confirm: frozenset[str] = frozenset()
-        self.to_confirm_since: datetime | None = None
+        self.unconfirmed_receipts: frozenset[str] = frozenset()
+        self.unconfirmed_since: datetime | None = None
         self.brakes = Brakes()
         self.holds = {operation: Hold() for operation in Operation}
         self.claim_is_probe = False  # of the last claim
@@ -116,7 +116,7 @@ class Record:
         callback = change.callback
         if callback is not None:
             self.callbacks += 1
-            self.has_message = self.has_message or callback.operation in MESSAGES_OF_PAYMENTS
+            self.has_message = self.has_message or callback.operation in PAYMENT_OPERATIONS
             if callback.source_allowed and callback.outcome == ReportedOutcome.SUCCESS.value:
                 self.claims_success = True
             self.reminders += decided.disposition in REMINDERS
@@ -127,8 +127,8 @@ class Record:
                 and callback.receipt
                 and decided.disposition == Disposition.AWAITS_CONFIRMATION
             ):
-                self.receipts_to_confirm |= {callback.receipt}
-                self.to_confirm_since = now
+                self.unconfirmed_receipts |= {callback.receipt}
+                self.unconfirmed_since = now
             self._seen["disposition", str(decided.disposition)] += 1
         self._write(before, decided, now)
         for effect in decided.effects:
@@ -171,9 +171,9 @@ class Record:
             has_message=self.has_message,
             claims_success=self.claims_success,
             names_another_amount=self.names_another_amount,
-            reminders=self.reminders,
-            receipts_to_confirm=self.receipts_to_confirm,
-            to_confirm_since=self.to_confirm_since,
+            reminder_count=self.reminders,
+            unconfirmed_receipts=self.unconfirmed_receipts,
+            unconfirmed_since=self.unconfirmed_since,
             payouts_are_stopped=self.brakes.stop_payouts,
             breaker_is_open=self.brakes.breaker,
             held_operations=frozenset(name for name, hold in self.holds.items() if hold.is_engaged),
@@ -185,7 +185,7 @@ class Record:
         assert after is not None
         new_ids = decided.ids - self.ids.keys()
         self.ids.update(dict.fromkeys(new_ids, decided.attempt_id))
-        after = stamped(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=now)
+        after = stamp_change(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=now)
         what, event = noted(decided), event_of(decided)
         if what is None and after is before:
             return
@@ -221,7 +221,7 @@ class Record:
             stage=payment.stage,
             is_expired=payment.expires_at <= now,
             step=payment.next_step,
-            is_due=at is not None and at <= now + HANDED_OVER_FOR,
+            is_due=at is not None and at <= now + HANDOVER_RETRY_AFTER,
             is_held=payment.needs_review
             or (payment.rules.moves_money_out and self.brakes.stop_payouts)
             or self.hold_of_sends.is_closed(now),
@@ -277,7 +277,9 @@ class Record:
         if payment.next_step_at is None or payment.next_step_at > now:
             return None
         step = payment.next_step
-        if step in OPERATION_OF_QUESTION and self.holds[OPERATION_OF_QUESTION[step]].is_closed(now):
+        if step in OPERATION_OF_INQUIRY_STEP and self.holds[
+            OPERATION_OF_INQUIRY_STEP[step]
+        ].is_closed(now):
             return None
         return None if step is Step.STATUS and self.brakes.breaker else step
 

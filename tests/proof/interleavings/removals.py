@@ -24,7 +24,7 @@ from domain.kinds import RULES, Kind, KindRules
 from domain.lifecycle import inquire, judge_report, reconcile, record_answer, submit
 from domain.payment import Fact, Payment
 from domain.report import Report
-from domain.stages import TRANSITIONS, FactName, Guard, Rule, Stage
+from domain.stages import TRANSITIONS, FactName, Guard, Stage, Transition
 from domain.times import Times
 from tests.decisions import noted
 from tests.proof.interleavings.record import Record
@@ -92,7 +92,7 @@ def _sends_unlimited(patch: Patch) -> None:
 
 
 def _account_ignored(patch: Patch) -> None:
-    patch.setattr(asking, "is_of_account", lambda _payment, _accounts: True)
+    patch.setattr(asking, "is_sent_by_own_account", lambda _payment, _accounts: True)
 
 
 def _fence_open(patch: Patch) -> None:
@@ -122,7 +122,7 @@ def _without_guard(patch: Patch, *guards: Guard) -> None:
     for rules in TRANSITIONS.values():
         for fact, rule in list(rules.items()):
             if rule.guard in guards:
-                patch.setitem(rules, fact, Rule(rule.to))
+                patch.setitem(rules, fact, Transition(rule.to))
 
 
 def _open_sends_ignored(patch: Patch) -> None:
@@ -142,7 +142,7 @@ def _one_query(patch: Patch) -> None:
 
 
 def _success_is_not_the_end(patch: Patch) -> None:
-    patch.setitem(TRANSITIONS, Stage.SUCCEEDED, {FactName.REFUSED: Rule(Stage.FAILED)})
+    patch.setitem(TRANSITIONS, Stage.SUCCEEDED, {FactName.REFUSED: Transition(Stage.FAILED)})
 
 
 def _corrections_refused(patch: Patch) -> None:
@@ -174,7 +174,7 @@ def _under_way_is_silence(patch: Patch) -> None:
     def window_ends(payment: Payment, _evidence: Evidence, times: Times) -> datetime:
         return asking.last_sent_at(payment, times) + times.result_window
 
-    patch.setattr(asking, "result_window_ends", window_ends)
+    patch.setattr(asking, "result_window_end", window_ends)
 
 
 def _silence_in_a_row(patch: Patch) -> None:
@@ -192,11 +192,11 @@ def _claims_ignored(patch: Patch) -> None:
 
 def _no_second_look(patch: Patch) -> None:
     for module in (stamp, asking):
-        patch.setattr(module, "second_look_at", lambda _payment, _now: None)
+        patch.setattr(module, "next_inquiry_after_silence_at", lambda _payment, _now: None)
 
 
 def _lease_ends_in_accepted(patch: Patch) -> None:
-    patch.setitem(TRANSITIONS[Stage.SUBMITTING], FactName.LEASE_EXPIRED, Rule(Stage.ACCEPTED))
+    patch.setitem(TRANSITIONS[Stage.SUBMITTING], FactName.LEASE_EXPIRED, Transition(Stage.ACCEPTED))
 
 
 def _due_time_forgotten(patch: Patch) -> None:
@@ -263,8 +263,8 @@ def _other_amount_ignored(patch: Patch) -> None:
 def _correction_confirmed_once_or_never(patch: Patch) -> None:
     patch.setattr(
         inquire,
-        "next_look_at",
-        lambda payment, _evidence, now, _times: asking.second_look_at(payment, now),
+        "next_inquiry_after_end_at",
+        lambda payment, _evidence, now, _times: asking.next_inquiry_after_silence_at(payment, now),
     )
 
 

@@ -56,7 +56,7 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledg
     """The worker was frozen with the answer in its socket, past its lease and the result window."""
     record = _a_deposit_that_failed_for_silence()
     _answer(record, 1, Answer("acknowledged", "ws_CO_1", "4c1e-1"), 242_000)
-    assert record.payment.question is not None
+    assert record.payment.inquiry_step is not None
     assert record.payment.next_step_at is not None
 
 
@@ -65,7 +65,7 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_success_without
 ):
     record = _a_deposit_that_failed_for_silence()
     _receive(record, Message("result", "paid", 0, "0", "ws_CO_1", "4c1e-1"), 242_000)
-    assert record.payment.question is not None
+    assert record.payment.inquiry_step is not None
     assert record.payment.next_step_at is not None
 
 

@@ -19,7 +19,7 @@ from domain.changes import Change, Decided
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
 from domain.stages import FactName, Stage
-from domain.times import BREAKER_COOL_DOWN_MAX, HANDED_OVER_FOR
+from domain.times import BREAKER_COOL_DOWN_MAX, HANDOVER_RETRY_AFTER
 from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
 from tests.decisions import answered_by, heard_by, noted
 from tests.proof.interleavings import flows, people
@@ -39,7 +39,7 @@ _POLICY, _CONFIRMING = 0x5EED, 0.3
 _ACCOUNTS, _CHANGING = 0xACC7, 0.2
 _CLAIMS, _LOSING = 0x1057, 0.05
 _OTHER_ACCOUNTS = (replace(AN_ACCOUNT, shortcode="600222"), replace(AN_ACCOUNT, app="another"))
-_HANDED_OVER_MS = int(HANDED_OVER_FOR.total_seconds() * 1000)
+_HANDED_OVER_MS = int(HANDOVER_RETRY_AFTER.total_seconds() * 1000)
 
 
 class World(Clockwork):
@@ -272,7 +272,7 @@ class World(Clockwork):
                 _ENOUGH_QUIET_SWEEPS if self._waits_for_a_person else _QUIET_SWEEPS_MAX
             ):
                 return
-        self.record.take_due(HANDED_OVER_FOR, now)
+        self.record.take_due(HANDOVER_RETRY_AFTER, now)
         self.note(f"swept: {step.value}")
         self.begin(flows.sweep(self, step))
         hold = self.record.hold_of_sends
