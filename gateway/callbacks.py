@@ -28,7 +28,7 @@ from domain.callback_address import verified_payment_id
 from domain.changes import Change, ChangeResult, HistoryEntry, StoreAnswer, StoredCallback
 from domain.errors import BodyTooLarge, StoreUnavailable
 from domain.inquiry import InquiryOutcome
-from domain.lifecycle.record_callback import callback_change, raw_change
+from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.load import ADDRESS_PLACES_MAX, CALLBACKS_PLACES_MAX, Load, count_place_for
@@ -139,7 +139,7 @@ class Receiver:
                 "callback_not_processed", payment_id=str(payment_id), operation=callback.operation
             )
             return await self._store(
-                raw_change(payment_id, callback), give_up_at, retried=Exception
+                raw_callback_change(payment_id, callback), give_up_at, retried=Exception
             )
 
     async def _store(

@@ -22,7 +22,7 @@ from domain.changes import ChangeResult
 from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable
 from domain.idempotency import FirstAnswer, fingerprint
 from domain.kinds import Kind
-from domain.lifecycle.accept import Acceptance, accept, answer_refusal, cancel
+from domain.lifecycle.accept import Acceptance, accept, cancel, replay_or_raise
 from domain.payment import Payment
 from domain.policy import Policy, list_charges, may_see, require_permission
 from domain.values import Caller
@@ -86,7 +86,7 @@ class IngressHandlers:
             except (RequestRefused, Unavailable) as refusal:
                 # A replay gets its first answer even if the new request would be rejected.
                 with nullcontext() if permit else self.rate_limits.limit_lookups(caller, refusal):
-                    first_answer = await answer_refusal(
+                    first_answer = await replay_or_raise(
                         self.accepting,
                         refusal,
                         caller=caller,

@@ -38,12 +38,12 @@ async def watch_former_accounts(accounts: Accounts, own: Collection[SendAccount]
         }
         observability.payments_of_former_accounts.set(sum(former.values()))
         for account, payments in () if is_logged else former.items():
-            log.warning("payments_of_former_account", payments=payments, **in_words(account))
+            log.warning("payments_of_former_account", payments=payments, **account_fields(account))
         is_logged = True
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 
-def in_words(account: SendAccount) -> dict[str, str]:
+def account_fields(account: SendAccount) -> dict[str, str]:
     """The parts of `account` that are set."""
     parts = {
         "base_url": account.base_url,

@@ -45,7 +45,7 @@ class Slots:
         }
 
     @asynccontextmanager
-    async def take(self, kind: Kind | None = None) -> AsyncIterator[None]:
+    async def acquire(self, kind: Kind | None = None) -> AsyncIterator[None]:
         """Waits for a slot and holds it for the block.
 
         Raises Throttled if the kind's own slots are taken.
@@ -76,7 +76,7 @@ class Turns:
         self._rate = rate
         self._budgets = budgets or {}
 
-    async def take(self, turn: Turn) -> None:
+    async def acquire(self, turn: Turn) -> None:
         """Takes a turn now.
 
         Raises Throttled with the wait if there is none, and QueueUnavailable.
@@ -101,7 +101,7 @@ class Turns:
 class DarajaAccess:
     """The way to Daraja: token and credential, then a slot, then a turn.
 
-    A turn comes last because it cannot be given back. Both methods raise what `Provider.readied`
+    A turn comes last because it cannot be given back. Both methods raise what `Provider.prepare_send`
     says.
     """
 
@@ -111,17 +111,17 @@ class DarajaAccess:
         self._turns = turns
 
     @asynccontextmanager
-    async def to_send(self, kind: Kind) -> AsyncIterator[None]:
+    async def prepare_send(self, kind: Kind) -> AsyncIterator[None]:
         """Before a send of this kind is claimed."""
         await self._client.ensure_token()
-        async with self._slots.take(kind):
-            await self._turns.take(PUSHES if RULES[kind].is_prompt else PAYOUTS)
+        async with self._slots.acquire(kind):
+            await self._turns.acquire(PUSHES if RULES[kind].is_prompt else PAYOUTS)
             yield
 
     @asynccontextmanager
-    async def to_ask(self) -> AsyncIterator[None]:
+    async def prepare_inquiry(self) -> AsyncIterator[None]:
         """Before an inquiry is committed."""
         await self._client.ensure_token()
-        async with self._slots.take():
-            await self._turns.take(INQUIRIES)
+        async with self._slots.acquire():
+            await self._turns.acquire(INQUIRIES)
             yield

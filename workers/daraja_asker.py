@@ -12,7 +12,7 @@ from domain.adapters.daraja.status import ACKNOWLEDGED
 from domain.changes import Exchange
 from domain.errors import ProductRefused, Throttled, Unreachable
 from domain.inquiry import InquiryOutcome
-from domain.lifecycle.inquire import Asked
+from domain.lifecycle.inquire import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.report import Report
@@ -28,11 +28,11 @@ class DarajaAsker:
         self._access = access
         self._turns = turns
 
-    def readied_to_ask(self) -> AbstractAsyncContextManager[None]:
-        """See `domain.lifecycle.inquire.Asker.readied_to_ask`."""
-        return self._access.to_ask()
+    def prepare_inquiry(self) -> AbstractAsyncContextManager[None]:
+        """See `domain.lifecycle.inquire.Asker.prepare_inquiry`."""
+        return self._access.prepare_inquiry()
 
-    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
+    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> InquiryAnswer:
         """See `domain.lifecycle.inquire.Asker.ask`."""
         exchanges: list[Exchange] = []
         unanswered = NO_ANSWER if payment.inquiry_step is Step.QUERY else None
@@ -49,7 +49,7 @@ class DarajaAsker:
             report, health, code = unanswered, OperationHealth.PRODUCT_REFUSED, refusal.code
         said = "by callback" if report is None else str(report.inquiry_outcome)
         observability.inquiries.labels(api=str(payment.inquiry_step), verdict=said).inc()
-        return Asked(report, tuple(exchanges), health, code)
+        return InquiryAnswer(report, tuple(exchanges), health, code)
 
 
 def _health_from(report: Report | None, exchanges: list[Exchange]) -> OperationHealth | None:

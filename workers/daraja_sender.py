@@ -42,9 +42,9 @@ class DarajaSender:
         self._turns = turns
         self._draining = draining
 
-    def readied(self, kind: Kind) -> AbstractAsyncContextManager[None]:
-        """See `domain.lifecycle.submit.Provider.readied`."""
-        return self._access.to_send(kind)
+    def prepare_send(self, kind: Kind) -> AbstractAsyncContextManager[None]:
+        """See `domain.lifecycle.submit.Provider.prepare_send`."""
+        return self._access.prepare_send(kind)
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         """See `domain.lifecycle.submit.Provider.submit`."""

@@ -18,12 +18,12 @@ from domain.stages import Step
 log = structlog.get_logger()
 
 
-async def take_step(
+async def run_step(
     submitter: Submitter,
     inquirer: Inquirer,
     payment_id: str,
     *,
-    is_paid_for: Callable[[UUID], Awaitable[bool]],
+    is_charged: Callable[[UUID], Awaitable[bool]],
 ) -> None:
     """Submits the payment, or asks about it if that is due and the budget was charged for it.
 
@@ -33,7 +33,7 @@ async def take_step(
     try:
         found = await submitter.submit(UUID(payment_id))
         if found is not None and found.step in (Step.QUERY, Step.STATUS):
-            may_ask = found.is_due and await is_paid_for(found.payment_id)
+            may_ask = found.is_due and await is_charged(found.payment_id)
             await inquirer.inquire(replace(found, is_due=may_ask))
     except PaymentServiceError as error:
         # Postgres or Redis is away. The row keeps its due time; the sweeper brings it back.

@@ -51,9 +51,9 @@ from workers.accounts import watch_former_accounts
 from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_asker import DarajaAsker
 from workers.daraja_sender import DarajaSender
-from workers.jobs import take_step
+from workers.jobs import run_step
 from workers.sweeper import sweep_until
-from workers.wakeups import QueueOrHere
+from workers.wakeups import QueueOrLocal
 
 log = structlog.get_logger()
 
@@ -63,12 +63,12 @@ _AT_ONCE_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class _Worker:
     """What the process is made of."""
 
     redis: RedisClient
     wakeups: RedisWakeups
-    taken_here: QueueOrHere
+    local_steps: QueueOrLocal
     submitter: Submitter
     inquirer: Inquirer
     sweeper: Sweeper
@@ -91,11 +91,11 @@ async def run_worker(settings: WorkerSettings) -> None:
     if settings.worker_metrics_port is not None:
         with impossible("WORKER_METRICS_PORT"):
             _show_metrics(settings.worker_metrics_port)
-    async with _composed(settings, stopping) as parts:
+    async with _compose(settings, stopping) as parts:
 
         async def take_next_step(payment_id: str) -> None:
-            is_paid_for = parts.wakeups.take_hand_over
-            await take_step(parts.submitter, parts.inquirer, payment_id, is_paid_for=is_paid_for)
+            is_charged = parts.wakeups.take_hand_over
+            await run_step(parts.submitter, parts.inquirer, payment_id, is_charged=is_charged)
 
         jobs = asyncio.create_task(
             run_jobs(
@@ -125,7 +125,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REST_DRAIN_MAX.total_seconds()):
                 await asyncio.gather(
-                    jobs, sweeps, watch, parts.taken_here.drain(), return_exceptions=True
+                    jobs, sweeps, watch, parts.local_steps.drain(), return_exceptions=True
                 )
                 await parts.changes.drain()
                 await parts.announcer.drain()
@@ -142,7 +142,7 @@ def _show_metrics(port: int) -> None:
 
 
 @asynccontextmanager
-async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIterator[_Parts]:
+async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIterator[_Worker]:
     times, own_accounts = _times(settings), _accounts(settings)
     async with AsyncExitStack() as stack:
         database = Database(
@@ -150,14 +150,14 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             pool_size=settings.database_pool_size,
             application_name="mkwanja-worker",
         )
-        stack.push_async_callback(_within, CLOSE_MAX, database.close)
+        stack.push_async_callback(_close_within, CLOSE_MAX, database.close)
         redis = connect(
             settings.redis_url,
             client_name="mkwanja-worker",
             ca_file=settings.redis_ca_file,
             verify=settings.redis_tls_verify,
         )
-        stack.push_async_callback(_within, CLOSE_MAX, redis.aclose)
+        stack.push_async_callback(_close_within, CLOSE_MAX, redis.aclose)
         with impossible("REDIS_URL"):
             require_one_shard(await redis.count_shards())
         session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
@@ -206,13 +206,13 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             accounts=own_accounts,
         )
 
-        async def take_here(payment_id: UUID, is_paid_for: bool) -> None:
+        async def run_here(payment_id: UUID, is_charged: bool) -> None:
             async def say(_payment_id: UUID) -> bool:
-                return is_paid_for
+                return is_charged
 
-            await take_step(submitter, inquirer, str(payment_id), is_paid_for=say)
+            await run_step(submitter, inquirer, str(payment_id), is_charged=say)
 
-        wakeups_or_here = QueueOrHere(wakeups, take_here)
+        wakeups_or_here = QueueOrLocal(wakeups, run_here)
         sweeper = Sweeper(
             due=sweeping,
             changes=changes,
@@ -224,7 +224,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
             accounts=own_accounts,
         )
         accounts = Accounts(database)
-        yield _Parts(
+        yield _Worker(
             redis,
             wakeups,
             wakeups_or_here,
@@ -239,7 +239,7 @@ async def _composed(settings: WorkerSettings, draining: asyncio.Event) -> AsyncI
         )
 
 
-async def _within(limit: timedelta, close: Callable[[], Awaitable[object]]) -> None:
+async def _close_within(limit: timedelta, close: Callable[[], Awaitable[object]]) -> None:
     """Closes, but not for long: a server that does not answer must not keep us from ending."""
     with contextlib.suppress(Exception):
         await asyncio.wait_for(close(), timeout=limit.total_seconds())

@@ -26,11 +26,11 @@ from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import OperatorSettings
 from domain.errors import ResolutionRefused, StoreUnavailable
-from domain.lifecycle.resolve import Decision, Resolution, question, resolution
+from domain.lifecycle.resolve import Decision, Resolution, inquiry_request_change, resolution_change
 from domain.operations import Operation
 from domain.times import DEFAULT_TIMES, Times
 from domain.values import is_receipt
-from workers.accounts import in_words
+from workers.accounts import account_fields
 
 _LOOK_AGAIN_SECONDS = 0.25
 
@@ -185,7 +185,7 @@ async def _print_operations(brakes: Brakes) -> int:
 async def _print_accounts(accounts: Accounts) -> int:
     found = await accounts.open_payments()
     for account, payments in found.items():
-        words = in_words(account) if account is not None else {}
+        words = account_fields(account) if account is not None else {}
         sent_by = ", ".join(f"{name} {value}" for name, value in words.items())
         print(f"{payments} open: {sent_by or 'sent before accounts were recorded'}")
     if not found:
@@ -195,7 +195,9 @@ async def _print_accounts(accounts: Accounts) -> int:
 
 async def _ask(changes: Changing, arguments: argparse.Namespace) -> int:
     operator = arguments.operator or _login()
-    await changes.change(question(arguments.payment_id, reason=arguments.reason, operator=operator))
+    await changes.change(
+        inquiry_request_change(arguments.payment_id, reason=arguments.reason, operator=operator)
+    )
     print("a worker asks as soon as the inquiry budget allows; the answer is judged like any other")
     return 0
 
@@ -208,7 +210,7 @@ async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
         receipt=arguments.receipt,
         amount_kes=arguments.amount,
     )
-    result = await changes.change(resolution(arguments.payment_id, resolved, _times()))
+    result = await changes.change(resolution_change(arguments.payment_id, resolved, _times()))
     payment = result.decided.payment
     assert payment is not None  # noqa: S101 - refused where there is none
     settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""

@@ -24,15 +24,15 @@ _AT_ONCE_MAX = 50
 
 # Takes the next step of a payment. The second argument: whether the budget was charged for a
 # question about it.
-TakeStep = Callable[[UUID, bool], Awaitable[None]]
+RunStep = Callable[[UUID, bool], Awaitable[None]]
 
 
-class QueueOrHere:
+class QueueOrLocal:
     """Satisfies `domain.lifecycle.reconcile.Wakeups`."""
 
-    def __init__(self, queue: RedisWakeups, take_step: TakeStep) -> None:
+    def __init__(self, queue: RedisWakeups, run_step: RunStep) -> None:
         self._queue = queue
-        self._take_step = take_step
+        self._run_step = run_step
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._is_refused = False
 
@@ -49,11 +49,11 @@ class QueueOrHere:
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
         """See `domain.lifecycle.reconcile.Wakeups.wake`."""
-        await self._queue_or_take(self._queue.wake, payment_ids, is_paid_for=False)
+        await self._queue_or_run(self._queue.wake, payment_ids, is_charged=False)
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
         """See `domain.lifecycle.reconcile.Wakeups.hand_over`."""
-        await self._queue_or_take(self._queue.hand_over, payment_ids, is_paid_for=True)
+        await self._queue_or_run(self._queue.hand_over, payment_ids, is_charged=True)
 
     async def drain(self) -> None:
         """Ends what has not reached Daraja. Sends that have are the submitter's to wait for."""
@@ -65,12 +65,12 @@ class QueueOrHere:
     def _free(self) -> int:
         return _AT_ONCE_MAX - len(self._tasks)
 
-    async def _queue_or_take(
+    async def _queue_or_run(
         self,
         queue: Callable[[Sequence[UUID]], Awaitable[None]],
         payment_ids: Sequence[UUID],
         *,
-        is_paid_for: bool,
+        is_charged: bool,
     ) -> None:
         try:
             await queue(payment_ids)
@@ -83,12 +83,12 @@ class QueueOrHere:
             return
         # Those beyond our places are due again in a few seconds.
         for payment_id in [each for each in payment_ids if each not in self._tasks][: self._free]:
-            task = asyncio.create_task(self._take(payment_id, is_paid_for=is_paid_for))
+            task = asyncio.create_task(self._run(payment_id, is_charged=is_charged))
             self._tasks[payment_id] = task
 
-    async def _take(self, payment_id: UUID, *, is_paid_for: bool) -> None:
+    async def _run(self, payment_id: UUID, *, is_charged: bool) -> None:
         try:
-            await self._take_step(payment_id, is_paid_for)
+            await self._run_step(payment_id, is_charged)
         finally:
             del self._tasks[payment_id]
 

@@ -117,7 +117,7 @@ async def accept(
     )
 
 
-async def answer_refusal(
+async def replay_or_raise(
     store: AcceptingStore,
     refusal: RequestRefused | Unavailable,
     *,

@@ -20,12 +20,12 @@ from domain.times import Times
 _LOOKED_AT_AGAIN_AFTER_MAX = timedelta(days=1)
 
 
-def account_of(payment: Payment) -> SendAccount | None:
+def account_to_inquire_as(payment: Payment) -> SendAccount | None:
     """The account to ask Daraja as about this payment; None where any account may ask."""
     return payment.inquiry_attempt.inquiry_account if payment.inquiry_attempt is not None else None
 
 
-def not_asked(
+def skip_inquiry(
     payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, times: Times
 ) -> Decided:
     """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the
@@ -44,7 +44,7 @@ def not_asked(
     )
 
 
-def of_another_credential(decided: Decided) -> Decided:
+def drop_credential_effects(decided: Decided) -> Decided:
     """What follows from the answer to an inquiry with another short code than the worker's own.
 
     It says nothing about the credential in use: it neither opens the breaker nor closes it. A

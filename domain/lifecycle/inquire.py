@@ -52,8 +52,8 @@ from domain.inquiry import (
 )
 from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.former_accounts import account_of, not_asked
-from domain.lifecycle.judge_report import judge_report, with_answer
+from domain.lifecycle.former_accounts import account_to_inquire_as, skip_inquiry
+from domain.lifecycle.judge_report import add_inquiry_answer, judge_report
 from domain.lifecycle.submit import Due, Submitter
 from domain.operations import OPERATION_OF_INQUIRY_STEP, OperationAnswer, OperationHealth
 from domain.payment import Fact, Payment
@@ -67,7 +67,7 @@ _NO_RESULT = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class InquiryAnswer:
     """What came of a question: the report, or None if the answer comes by callback; what it says
     of its operation.
     """
@@ -81,11 +81,11 @@ class Asked:
 class Asker(Protocol):
     """M-PESA through Daraja, as an inquiry needs it."""
 
-    def readied_to_ask(self) -> AbstractAsyncContextManager[None]:
-        """As `Provider.readied`, for an inquiry."""
+    def prepare_inquiry(self) -> AbstractAsyncContextManager[None]:
+        """As `Provider.prepare_send`, for an inquiry."""
         ...
 
-    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
+    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> InquiryAnswer:
         """Asks Daraja about the payment, as its inquiry `number`.
 
         `is_probe`: the question's operation is held.
@@ -160,8 +160,10 @@ class Inquirer:
 
     async def _ask_when_ready(self, payment_id: UUID, *, for_breaker: bool) -> None:
         try:
-            async with self._provider.readied_to_ask():
-                change = asking(payment_id, self._times, self._accounts, for_breaker=for_breaker)
+            async with self._provider.prepare_inquiry():
+                change = inquiry_change(
+                    payment_id, self._times, self._accounts, for_breaker=for_breaker
+                )
                 result = await self._changes.change(change)
                 self._announcer.announce_soon(result)
                 payment, entry = result.decided.payment, result.decided.entry
@@ -173,21 +175,21 @@ class Inquirer:
                     await self._ask(payment, stored.inquiry, is_probe=is_held)
         except Throttled as error:
             await self._changes.change(
-                postponement(payment_id, timedelta(seconds=error.wait_seconds))
+                postponement_change(payment_id, timedelta(seconds=error.wait_seconds))
             )
         except (ProviderError, QueueUnavailable) as error:
             log.warning("not_ready_to_ask", payment_id=str(payment_id), error=type(error).__name__)
 
     async def _ask(self, payment: Payment, asked: Inquiry, *, is_probe: bool) -> None:
         said = await self._provider.ask(payment, asked.number, is_probe=is_probe)
-        change = answering(
+        change = inquiry_answer_change(
             payment.id, asked.number, said.report, said.exchanges, self._times, said=said
         )
         result: ChangeResult = await self._changes.change(change)
         self._announcer.announce_soon(result)
 
 
-def asking(
+def inquiry_change(
     payment_id: UUID,
     times: Times,
     accounts: Mapping[Kind, SendAccount],
@@ -208,7 +210,7 @@ def asking(
         operation = OPERATION_OF_INQUIRY_STEP[payment.inquiry_step]
         if evidence.is_held(operation):
             return Decided(payment=payment)  # the payment keeps its due time
-        own, sent_by = accounts.get(payment.kind), account_of(payment)
+        own, sent_by = accounts.get(payment.kind), account_to_inquire_as(payment)
         is_of_another = own is not None and sent_by is not None and own != sent_by
         number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
         effects: tuple[Effect, ...] = (
@@ -229,7 +231,7 @@ def asking(
         if not _is_due(payment, evidence, context, times):
             return Decided(payment=payment)
         if own is not None and sent_by is not None and not own.may_ask_for(sent_by):
-            return not_asked(payment, own, sent_by, now, times)
+            return skip_inquiry(payment, own, sent_by, now, times)
         if payment.stage.is_final:
             waiting = replace(
                 payment, next_step_at=next_inquiry_after_end_at(payment, evidence, now, times)
@@ -261,14 +263,14 @@ def _is_due(payment: Payment, evidence: Evidence, context: Context, times: Times
     return payment.next_step_at <= context.now + HANDOVER_RETRY_AFTER and not is_fresh
 
 
-def answering(
+def inquiry_answer_change(
     payment_id: UUID,
     number: int,
     report: Report | None,
     exchanges: tuple[Exchange, ...],
     times: Times,
     *,
-    said: Asked | None = None,
+    said: InquiryAnswer | None = None,
 ) -> Change:
     """The change that records what came of asking. `report` None: acknowledged, and the answer
     comes by callback.
@@ -280,7 +282,7 @@ def answering(
         decided = decide_payment(payment, context)
         if payment is None or said is None or said.health is None:
             return decided
-        heard = _heard(payment, number, said, said.health, context, times)
+        heard = _operation_answer(payment, number, said, said.health, context, times)
         return decided.with_effect(JudgeOperation(heard) if heard is not None else None)
 
     def decide_payment(payment: Payment | None, context: Context) -> Decided:
@@ -288,10 +290,10 @@ def answering(
             return Decided(payment=payment)
         answered = context.evidence.with_answer(number, report.inquiry_outcome, report.code)
         decided = judge_report(payment, replace(context, evidence=answered), report)
-        decided = with_answer(decided, context, number, report)
+        decided = add_inquiry_answer(decided, context, number, report)
         after = decided.payment
         if after is payment and no_result_is_confirmed(payment, answered, context.now, times):
-            ended = ended_for_silence(payment)
+            ended = fail_for_silence(payment)
             ended = replace(ended, attempt_id=decided.attempt_id, ids=decided.ids)
             return ended.with_effect(decided.effect(StoreAnswer))
         return decided
@@ -306,10 +308,10 @@ def answering(
     )
 
 
-def _heard(
+def _operation_answer(
     payment: Payment,
     number: int,
-    said: Asked,
+    said: InquiryAnswer,
     health: OperationHealth,
     context: Context,
     times: Times,
@@ -330,7 +332,7 @@ def _heard(
     )
 
 
-def watching(payment_id: UUID, times: Times) -> Change:
+def watch_change(payment_id: UUID, times: Times) -> Change:
     """The next step of a payment that Daraja cannot be asked about: for want of an id, only its
     callback can tell.
     """
@@ -339,13 +341,13 @@ def watching(payment_id: UUID, times: Times) -> Change:
         if payment is None or payment.stage.is_final:
             return Decided(payment=payment)
         now = context.now
-        if payment.next_step in (Step.QUERY, Step.STATUS) and _was_just_taken(payment, now):
+        if payment.next_step in (Step.QUERY, Step.STATUS) and _has_handover_due_time(payment, now):
             # Its row is older than the id that it can be asked by. Written anew, the row says so.
             return Decided(payment=replace(payment, next_step_at=now))
         if payment.next_step is not Step.WATCH:
             return Decided(payment=payment)
         if no_result_is_confirmed(payment, context.evidence, now, times):
-            return ended_for_silence(payment)
+            return fail_for_silence(payment)
         window_ends = result_window_end(payment, context.evidence, times)
         waiting = replace(
             payment,
@@ -361,7 +363,7 @@ def watching(payment_id: UUID, times: Times) -> Change:
     return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
 
 
-def _was_just_taken(payment: Payment, now: datetime) -> bool:
+def _has_handover_due_time(payment: Payment, now: datetime) -> bool:
     """Whether its time is the one that the sweep has moved it to.
 
     A question in its own time is later.
@@ -369,7 +371,7 @@ def _was_just_taken(payment: Payment, now: datetime) -> bool:
     return payment.next_step_at is not None and payment.next_step_at <= now + HANDOVER_RETRY_AFTER
 
 
-def ended_for_silence(payment: Payment) -> Decided:
+def fail_for_silence(payment: Payment) -> Decided:
     """The deposit failed as `no_result_confirmed`: not safe to retry, and looked at again for a
     day.
     """
@@ -380,7 +382,7 @@ def ended_for_silence(payment: Payment) -> Decided:
     )
 
 
-def postponement(payment_id: UUID, wait: timedelta) -> Change:
+def postponement_change(payment_id: UUID, wait: timedelta) -> Change:
     """The change that gives an inquiry which has to wait for its turn its next due time."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:

@@ -37,7 +37,7 @@ from domain.report import Report, ReportedOutcome
 from domain.stages import FactName, Stage
 
 # What is noted in the payment's history as well, under the same name.
-Noted = Literal[
+EntryDisposition = Literal[
     Disposition.AMOUNT_DIFFERS,
     Disposition.AMOUNT_NOT_CERTAIN,
     Disposition.AWAITS_CONFIRMATION,
@@ -47,7 +47,7 @@ Noted = Literal[
     Disposition.SUCCESS_WITHOUT_RECEIPT,
 ]
 # Raises at import if one of them has no entry of its name.
-_ENTRY_OF_NOTED = {noted: HistoryEntry(noted.value) for noted in get_args(Noted)}
+_ENTRY_OF_DISPOSITION = {noted: HistoryEntry(noted.value) for noted in get_args(EntryDisposition)}
 
 # What brings the next question forward.
 REMINDERS = (
@@ -59,7 +59,7 @@ REMINDERS = (
 )
 
 
-def with_answer(decided: Decided, context: Context, number: int, report: Report) -> Decided:
+def add_inquiry_answer(decided: Decided, context: Context, number: int, report: Report) -> Decided:
     """`decided`, with inquiry `number` answered by `report` if it was asked and has no answer
     yet: it counts once.
     """
@@ -81,31 +81,31 @@ def judge_report(
 ) -> Decided:
     """What `report` does to `payment`."""
     if payment is None:
-        return stored(None, Disposition.UNKNOWN_PAYMENT, is_message_flagged=True)
+        return store_message_only(None, Disposition.UNKNOWN_PAYMENT, is_message_flagged=True)
     if not source_allowed:
         # Perhaps Safaricom added an address: ask Daraja itself, now.
-        return stored(
-            _asked_sooner(payment, context, report),
+        return store_message_only(
+            _bring_inquiry_forward(payment, context, report),
             Disposition.WRONG_SOURCE,
             is_message_flagged=True,
         )
     if report.outcome is ReportedOutcome.UNREADABLE:
-        return stored(payment, Disposition.UNREADABLE, is_message_flagged=True)
+        return store_message_only(payment, Disposition.UNREADABLE, is_message_flagged=True)
     if context.ids_of_others:
-        return _for_review(payment, report, Disposition.IDS_DIFFER)
+        return _flag_for_review(payment, report, Disposition.IDS_DIFFER)
     report = replace(report, ids=payment.relevant_ids(report.ids))
     if has_other_ids(payment, report):
-        return _for_review(payment, report, Disposition.IDS_DIFFER)
+        return _flag_for_review(payment, report, Disposition.IDS_DIFFER)
     if has_other_amount(payment, report):
-        return _for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
+        return _flag_for_review(payment, report, Disposition.AMOUNT_DIFFERS, ids=report.ids)
     is_unconfirmed = (
         confirm_above_kes is not None
         and payment.request.amount_kes > confirm_above_kes
         and report.inquiry_outcome is None
     )
-    success = _unconfirmed_success if is_unconfirmed else _success
-    judge = {ReportedOutcome.SUCCESS: success, ReportedOutcome.FAILURE: _failure}.get(
-        report.outcome, _look_soon
+    success = _judge_unconfirmed_success if is_unconfirmed else _judge_success
+    judge = {ReportedOutcome.SUCCESS: success, ReportedOutcome.FAILURE: _judge_failure}.get(
+        report.outcome, _judge_undecided
     )
     decided = judge(payment, context, report)
     if report.refuses_credential:
@@ -113,7 +113,7 @@ def judge_report(
     return decided
 
 
-def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
+def _judge_unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
     """Anybody who knew the address could have said it, and much is at stake: Daraja is asked, at
     once.
     """
@@ -123,18 +123,18 @@ def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> 
         and payment.stage is not Stage.SUCCEEDED
     )
     if not is_held_back:
-        return _success(payment, context, report)  # which does not finalize it
+        return _judge_success(payment, context, report)  # which does not finalize it
     if payment.stage is Stage.ACCEPTED:
-        return _look_soon(payment, context, report)
+        return _judge_undecided(payment, context, report)
     # Subscribers were told otherwise: somebody should see it, confirmed or not.
     is_correction = payment.stage is Stage.FAILED
-    after = _asked_sooner(payment, context, report)
+    after = _bring_inquiry_forward(payment, context, report)
     return Decided(
         payment=replace(after, needs_review=payment.needs_review or is_correction),
         # Noted once, however often it comes: the raw rows hold each.
         entry=None
         if context.evidence.unconfirmed_receipts
-        else _entry(Disposition.AWAITS_CONFIRMATION, report),
+        else _make_entry(Disposition.AWAITS_CONFIRMATION, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
         disposition=Disposition.AWAITS_CONFIRMATION,
@@ -142,11 +142,13 @@ def _unconfirmed_success(payment: Payment, context: Context, report: Report) -> 
     )
 
 
-def _success(payment: Payment, context: Context, report: Report) -> Decided:
+def _judge_success(payment: Payment, context: Context, report: Report) -> Decided:
     if report.inquiry_outcome is None and not is_complete_success(report):
-        return _without_receipt(payment, context, report)
+        return _judge_incomplete_success(payment, context, report)
     if context.is_receipt_of_other:
-        return _for_review(payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT, ids=report.ids)
+        return _flag_for_review(
+            payment, report, Disposition.RECEIPT_OF_ANOTHER_PAYMENT, ids=report.ids
+        )
     if (
         payment.stage is not Stage.SUCCEEDED
         and not report.has_amount
@@ -154,14 +156,14 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
     ):
         # That it was paid is certain, but not how much. A message that names the payment's own
         # amount still decides.
-        return _for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
+        return _flag_for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
     if (
         payment.stage is Stage.SUCCEEDED
         and report.receipt
         and payment.receipt not in (None, report.receipt)
     ):
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    receipt, is_undisputed = _confirmed_receipt(context, report)
+        return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
+    receipt, is_undisputed = _choose_receipt(context, report)
     fact = Fact(
         name=FactName.SUCCESS_REPORTED,
         attempt_id=payment.attempt_named_by(report.ids),
@@ -176,22 +178,23 @@ def _success(payment: Payment, context: Context, report: Report) -> Decided:
         # Subscribers were told otherwise: a correction, and somebody should see it.
         after = replace(after, needs_review=True)
         return replace(
-            _learned(payment, after, fact, report, Disposition.CORRECTED), is_message_flagged=True
+            _apply_fact(payment, after, fact, report, Disposition.CORRECTED),
+            is_message_flagged=True,
         )
     if payment.stage is Stage.SUCCEEDED:
         is_new = after.receipt != payment.receipt
-        return _learned(
+        return _apply_fact(
             payment,
             after,
             fact,
             report,
             Disposition.RECEIPT_ADDED if is_new else Disposition.DUPLICATE,
         )
-    decided = _learned(payment, after, fact, report, Disposition.FINALIZED)
+    decided = _apply_fact(payment, after, fact, report, Disposition.FINALIZED)
     return replace(decided, is_message_flagged=not is_undisputed)
 
 
-def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
+def _choose_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
     """The receipt of a payment that Daraja says was paid, and whether the messages that waited for
     its word name no other.
 
@@ -207,30 +210,30 @@ def _confirmed_receipt(context: Context, report: Report) -> tuple[str | None, bo
     return receipt, True
 
 
-def _without_receipt(payment: Payment, context: Context, report: Report) -> Decided:
+def _judge_incomplete_success(payment: Payment, context: Context, report: Report) -> Decided:
     """A callback that says paid and does not say with which receipt, or how much: Daraja is
     asked, at once.
     """
     if payment.stage is Stage.SUCCEEDED:
         return Decided(payment=payment, disposition=Disposition.DUPLICATE, ids=report.ids)
     if payment.stage is Stage.ACCEPTED:
-        return _look_soon(payment, context, report)
-    decided = _for_review(payment, report, Disposition.SUCCESS_WITHOUT_RECEIPT, ids=report.ids)
+        return _judge_undecided(payment, context, report)
+    decided = _flag_for_review(payment, report, Disposition.SUCCESS_WITHOUT_RECEIPT, ids=report.ids)
     assert decided.payment is not None  # noqa: S101 - it was given
-    return replace(decided, payment=_asked_sooner(decided.payment, context, report))
+    return replace(decided, payment=_bring_inquiry_forward(decided.payment, context, report))
 
 
-def _failure(payment: Payment, context: Context, report: Report) -> Decided:
+def _judge_failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
         # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
+        return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     claims_success = bool(context.evidence.unconfirmed_receipts)
     if report.inquiry_outcome is not None and payment.stage is not Stage.FAILED:
         claims_success = context.evidence.claims_success
     if claims_success:
         # A callback that was not believed by itself says that it was paid: what is said against it
         # ends nothing.
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
+        return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.inquiry_outcome is not None
     if (
         is_answer
@@ -254,21 +257,21 @@ def _failure(payment: Payment, context: Context, report: Report) -> Decided:
     )
     after = payment.apply(fact)
     if payment.stage is Stage.FAILED:
-        return _learned(payment, after, fact, report, Disposition.DUPLICATE)
+        return _apply_fact(payment, after, fact, report, Disposition.DUPLICATE)
     if after.stage is not Stage.FAILED:
-        after = after if report.inquiry_outcome else _asked_sooner(after, context, report)
-        return _learned(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
-    return _learned(payment, after, fact, report, Disposition.FINALIZED)
+        after = after if report.inquiry_outcome else _bring_inquiry_forward(after, context, report)
+        return _apply_fact(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
+    return _apply_fact(payment, after, fact, report, Disposition.FINALIZED)
 
 
-def _learned(
+def _apply_fact(
     payment: Payment, after: Payment, fact: Fact, report: Report, disposition: Disposition
 ) -> Decided:
     events = event_effects(payment, after)
     is_noted = bool(events) or after.stage is not payment.stage
     return Decided(
         payment=after,
-        entry=NewEntry.of_fact(fact.name, _detail(report)) if is_noted else None,
+        entry=NewEntry.of_fact(fact.name, _entry_detail(report)) if is_noted else None,
         attempt_id=fact.attempt_id,
         ids=report.ids,
         effects=events,
@@ -276,7 +279,7 @@ def _learned(
     )
 
 
-def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
+def _judge_undecided(payment: Payment, context: Context, report: Report) -> Decided:
     """Says nothing final, but enough to ask Daraja at once.
 
     Where it is itself an answer, the next question has its time.
@@ -288,10 +291,10 @@ def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
     ):
         # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be
         # sent now.
-        return _for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
+        return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.inquiry_outcome is not None
     return Decided(
-        payment=payment if is_answer else _asked_sooner(payment, context, report),
+        payment=payment if is_answer else _bring_inquiry_forward(payment, context, report),
         attempt_id=payment.attempt_named_by(report.ids),
         ids=report.ids,
         disposition=Disposition.INQUIRY_ANSWERED
@@ -300,8 +303,8 @@ def _look_soon(payment: Payment, context: Context, report: Report) -> Decided:
     )
 
 
-def _for_review(
-    payment: Payment, report: Report, disposition: Noted, ids: ProviderIds = frozenset()
+def _flag_for_review(
+    payment: Payment, report: Report, disposition: EntryDisposition, ids: ProviderIds = frozenset()
 ) -> Decided:
     """Recorded and flagged; finalizes nothing.
 
@@ -311,30 +314,30 @@ def _for_review(
         attempt_id=payment.attempt_named_by(ids) if ids else None,
         ids=ids,
         payment=replace(payment, needs_review=True),
-        entry=None if payment.needs_review else _entry(disposition, report),
+        entry=None if payment.needs_review else _make_entry(disposition, report),
         disposition=disposition,
         is_message_flagged=True,
     )
 
 
-def _entry(disposition: Noted, report: Report) -> NewEntry:
-    return NewEntry(_ENTRY_OF_NOTED[disposition], _detail(report))
+def _make_entry(disposition: EntryDisposition, report: Report) -> NewEntry:
+    return NewEntry(_ENTRY_OF_DISPOSITION[disposition], _entry_detail(report))
 
 
-def _detail(report: Report) -> dict[str, str]:
+def _entry_detail(report: Report) -> dict[str, str]:
     detail = {"provider_code": report.code} if report.code else {}
     if report.has_ignored_amount:
         detail["note"] = "a value under an amount's name was no number"
     return {**detail, "by": "inquiry"} if report.inquiry_outcome is not None else detail
 
 
-def stored(
+def store_message_only(
     payment: Payment | None, disposition: Disposition, *, is_message_flagged: bool
 ) -> Decided:
     return Decided(payment=payment, disposition=disposition, is_message_flagged=is_message_flagged)
 
 
-def _asked_sooner(payment: Payment, context: Context, report: Report) -> Payment:
+def _bring_inquiry_forward(payment: Payment, context: Context, report: Report) -> Payment:
     """Asks soon, where it can be asked.
 
     A payment that failed is asked about only for the sake of a success.

@@ -23,8 +23,8 @@ from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import last_sent_at
 from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.inquire import Inquirer, watching
-from domain.lifecycle.submit import Due, expiry
+from domain.lifecycle.inquire import Inquirer, watch_change
+from domain.lifecycle.submit import Due, expiry_change
 from domain.operations import Operation
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Step
@@ -40,10 +40,10 @@ ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 STEPS_MAX = 200
 
 # Payments that a brake holds are looked at in smaller shares: nothing comes of it but their age.
-_HELD_LOOKED_AT_MAX = 50
+_HELD_STEPS_MAX = 50
 
 # Sessions that stopped in the middle of a message are looked for in one sweep of so many.
-_STUCK_LOOKED_FOR_EACH = 5
+_STUCK_SESSIONS_EVERY = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +63,13 @@ class SweepPlan:
 class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
-    async def look(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
+    async def plan_sweep(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
         """What there is to do, at a glance: due steps counted up to `limit`, events that are
         owed for so long.
         """
         ...
 
-    async def take_due(
+    async def fetch_due(
         self,
         step: Step,
         *,
@@ -88,7 +88,7 @@ class SweepingStore(Protocol):
         """
         ...
 
-    async def take_probe(
+    async def start_probe(
         self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
     ) -> UUID | None:
         """The payment to ask about to see whether the breaker may close, if it is open and its
@@ -99,7 +99,7 @@ class SweepingStore(Protocol):
         """
         ...
 
-    async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
+    async def fetch_unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
         """Events that were due for so long and not recorded as published."""
         ...
 
@@ -162,17 +162,17 @@ class Sweeper:
 
     async def sweep(self) -> Mapping[str, int]:
         """One round; how many payments each kind of step was given. Raises StoreUnavailable."""
-        found = await self._due.look(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
-        self._tell_brakes(found.engaged_brakes)
+        found = await self._due.plan_sweep(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
+        self._log_brake_changes(found.engaged_brakes)
         steps: dict[str, Callable[[], Awaitable[int]]] = {
             Step.END_LEASE: self._end_leases,
             Step.SUBMIT: partial(self._wake_accepted, found),
             Step.WATCH: self._watch,
-            Step.QUERY: partial(self._hand_over_questions, Step.QUERY, found.due[Step.QUERY]),
-            Step.STATUS: partial(self._hand_over_questions, Step.STATUS, found.due[Step.STATUS]),
+            Step.QUERY: partial(self._hand_over_inquiries, Step.QUERY, found.due[Step.QUERY]),
+            Step.STATUS: partial(self._hand_over_inquiries, Step.STATUS, found.due[Step.STATUS]),
         }
         steps = {step: take for step, take in steps.items() if found.due[Step(step)]}
-        if self._rounds % _STUCK_LOOKED_FOR_EACH == 0:
+        if self._rounds % _STUCK_SESSIONS_EVERY == 0:
             steps["stuck"] = self._due.end_stuck_sessions
         self._rounds += 1
         if found.breaker_is_open:
@@ -181,9 +181,9 @@ class Sweeper:
             steps["announce"] = self._announce_owed
         if found.has_unlisted:
             steps["list"] = self._due.list_events
-        return {name: await self._taken(name, step) for name, step in steps.items()}
+        return {name: await self._run_step(name, step) for name, step in steps.items()}
 
-    def _tell_brakes(self, engaged: frozenset[str]) -> None:
+    def _log_brake_changes(self, engaged: frozenset[str]) -> None:
         """Logs what changed since the last look: whoever wonders why no money goes out reads it
         here.
         """
@@ -193,7 +193,7 @@ class Sweeper:
             log.warning("brake_released", brake=name)
         self._known_brakes = engaged
 
-    async def _taken(self, name: str, step: Callable[[], Awaitable[int]]) -> int:
+    async def _run_step(self, name: str, step: Callable[[], Awaitable[int]]) -> int:
         try:
             return await step()
         except PaymentServiceError:
@@ -205,10 +205,10 @@ class Sweeper:
             return 0
 
     async def _end_leases(self) -> int:
-        due = await self._due.take_due(
+        due = await self._due.fetch_due(
             Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
         )
-        await self._change_all([lease_expiry(item.payment_id, self._times) for item in due])
+        await self._change_all([lease_expiry_change(item.payment_id, self._times) for item in due])
         return len(due)
 
     async def _wake_accepted(self, found: SweepPlan) -> int:
@@ -229,7 +229,7 @@ class Sweeper:
                 count += await self._submit_or_expire([kind], limit=1, is_woken=True)
         if stopped or held:
             count += await self._submit_or_expire(
-                [*stopped, *held], limit=_HELD_LOOKED_AT_MAX, is_woken=False
+                [*stopped, *held], limit=_HELD_STEPS_MAX, is_woken=False
             )
         if free:
             count += await self._submit_or_expire(free, limit=await self._room(), is_woken=True)
@@ -238,11 +238,11 @@ class Sweeper:
     async def _submit_or_expire(
         self, kinds: Collection[Kind], *, limit: int, is_woken: bool
     ) -> int:
-        due = await self._due.take_due(
+        due = await self._due.fetch_due(
             Step.SUBMIT, limit=limit, next_step_in=HANDOVER_RETRY_AFTER, kinds=kinds
         )
         too_old = [item for item in due if item.is_expired]
-        await self._change_all([expiry(item.payment_id) for item in too_old])
+        await self._change_all([expiry_change(item.payment_id) for item in too_old])
         if is_woken:
             await self._wake([item.payment_id for item in due if item not in too_old])
         return len(due)
@@ -257,20 +257,20 @@ class Sweeper:
             return STEPS_MAX
 
     async def _watch(self) -> int:
-        due = await self._due.take_due(
+        due = await self._due.fetch_due(
             Step.WATCH, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
         )
-        await self._change_all([watching(item.payment_id, self._times) for item in due])
+        await self._change_all([watch_change(item.payment_id, self._times) for item in due])
         return len(due)
 
-    async def _hand_over_questions(self, step: Step, waiting: int) -> int:
+    async def _hand_over_inquiries(self, step: Step, waiting: int) -> int:
         """As many as the budget allows, longest overdue first; the others keep their place."""
         try:
             granted = await self._budgets[step].take(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
             return 0  # without the shared count no worker asks (.env.example)
         due = (
-            await self._due.take_due(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
+            await self._due.fetch_due(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
             if granted
             else []
         )
@@ -280,7 +280,7 @@ class Sweeper:
     async def _probe(self) -> int:
         [kind, *_] = kinds_that(lambda rules: rules.uses_credential)  # one account pays all of them
         account = self._accounts.get(kind)
-        payment_id = await self._due.take_probe(
+        payment_id = await self._due.start_probe(
             self._times.breaker_cool_down, BREAKER_COOL_DOWN_MAX, account
         )
         if payment_id is None:
@@ -290,7 +290,9 @@ class Sweeper:
         return 1
 
     async def _announce_owed(self) -> int:
-        owed = await self._due.unannounced(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
+        owed = await self._due.fetch_unannounced(
+            limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY
+        )
         if not owed or not await self._announcer.announce(owed[0]):
             return 0  # Redis is away: once is enough to know
         return 1 + sum(
@@ -315,7 +317,7 @@ class Sweeper:
             )  # each is due again in a few seconds
 
 
-def lease_expiry(payment_id: UUID, times: Times) -> Change:
+def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
     """The change that ends a submission whose worker said nothing in time: it may have acted."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:

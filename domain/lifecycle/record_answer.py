@@ -61,7 +61,7 @@ _WAITS_SECONDS = (0.1, 0.2, 0.5, 1.0)
 _TRIES_MAX = 12
 
 # How much of the text of a refusal the history keeps.
-_SAID_CHARACTERS_MAX = 500
+_REFUSAL_CHARACTERS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Answer:
     ids: ProviderIds
     error: ProviderError | None
 
-    def in_words(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str]:
         """For the log, from which a person could enter it by hand."""
         return {
             "payment_id": str(self.payment_id),
@@ -99,7 +99,7 @@ class AnswerRecorder:
         attempt_id = answer.open_attempt.attempt_id
         self._unrecorded[attempt_id] = answer
         tries = 0
-        while not await self._is_over(answer, change, tries):
+        while not await self._try_to_record(answer, change, tries):
             await asyncio.sleep(_WAITS_SECONDS[min(tries, len(_WAITS_SECONDS) - 1)])
             tries += 1
         del self._unrecorded[attempt_id]
@@ -109,9 +109,9 @@ class AnswerRecorder:
         now.
         """
         for answer in self._unrecorded.values():
-            log.error("answer_lost", **answer.in_words())
+            log.error("answer_lost", **answer.log_fields())
 
-    async def _is_over(self, answer: Answer, change: Change, tries: int) -> bool:
+    async def _try_to_record(self, answer: Answer, change: Change, tries: int) -> bool:
         """One try; True as well where trying is given up."""
         try:
             result = await self._changes.change(change)
@@ -119,23 +119,23 @@ class AnswerRecorder:
             if (
                 tries == 0
             ):  # with the ids: if this process is killed meanwhile, the log is all that knows them
-                log.warning("answer_not_recorded_yet", **answer.in_words())
+                log.warning("answer_not_recorded_yet", **answer.log_fields())
             return False
         except Exception:
             is_given_up = tries >= _TRIES_MAX
             log.exception(
-                "answer_lost" if is_given_up else "answer_not_recorded_yet", **answer.in_words()
+                "answer_lost" if is_given_up else "answer_not_recorded_yet", **answer.log_fields()
             )
             return is_given_up
         self._announcer.announce_soon(result)
         if result.decided.payment is None:
             # The database lost the payment itself. Daraja's answer is in `daraja_exchanges`, a
             # callback in `callbacks`.
-            log.error("answer_without_payment", **answer.in_words())
+            log.error("answer_without_payment", **answer.log_fields())
         return True
 
 
-def without_claim(
+def decide_without_claim(
     payment: Payment,
     context: Context,
     fact: Fact,
@@ -215,13 +215,15 @@ def answer_change(
             return Decided(payment=None)  # the exchanges are kept
         if all(attempt.id != open_attempt.attempt_id for attempt in payment.attempts):
             account = accounts.get(payment.kind)
-            decided = without_claim(
+            decided = decide_without_claim(
                 payment, context, fact, account=account, ask_after=times.inquiry_first_after
             )
             if decided.entry is None:
                 return decided
             return replace(
-                decided, entry=replace(decided.entry, detail=_detail(error, open_attempt)), ids=ids
+                decided,
+                entry=replace(decided.entry, detail=_entry_detail(error, open_attempt)),
+                ids=ids,
             )
         # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing
         # then, and is asked about.
@@ -245,17 +247,23 @@ def answer_change(
         if contradicts or is_disputed or context.ids_of_others:
             after = replace(after, needs_review=True)
         if after.stage is not payment.stage and not after.stage.is_final:
-            is_to_be_asked = after.stage is not Stage.ACCEPTED and _was_asked_sooner(payment)
-            wait = timedelta(0) if is_to_be_asked else _next_step(after.stage, error, times)
+            is_to_be_asked = after.stage is not Stage.ACCEPTED and _is_brought_forward(payment)
+            wait = (
+                timedelta(0)
+                if is_to_be_asked
+                else _wait_before_next_step(after.stage, error, times)
+            )
             after = replace(after, next_step_at=context.now + wait)
         is_noted = (
             after.stage is not payment.stage or after.needs_review is not payment.needs_review
         )
-        heard = heard_of_send(payment, open_attempt.attempt_id, error, times.operation_cool_down)
+        heard = _operation_answer(
+            payment, open_attempt.attempt_id, error, times.operation_cool_down
+        )
         effects = event_effects(payment, after)
         return Decided(
             payment=after,
-            entry=NewEntry.of_fact(learned.name, _detail(error, open_attempt))
+            entry=NewEntry.of_fact(learned.name, _entry_detail(error, open_attempt))
             if is_noted
             else None,
             attempt_id=open_attempt.attempt_id,
@@ -274,7 +282,7 @@ def answer_change(
     )
 
 
-def _was_asked_sooner(payment: Payment) -> bool:
+def _is_brought_forward(payment: Payment) -> bool:
     """Whether a message that came before the answer wants Daraja to be asked: a claim is due
     when its lease is over.
     """
@@ -282,7 +290,7 @@ def _was_asked_sooner(payment: Payment) -> bool:
     return due is not None and lease is not None and due < lease
 
 
-def _next_step(stage: Stage, error: ProviderError | None, times: Times) -> timedelta:
+def _wait_before_next_step(stage: Stage, error: ProviderError | None, times: Times) -> timedelta:
     if stage is not Stage.ACCEPTED:
         return times.inquiry_first_after
     if isinstance(error, Draining):
@@ -292,7 +300,7 @@ def _next_step(stage: Stage, error: ProviderError | None, times: Times) -> timed
     return times.retry_after
 
 
-def _detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dict[str, str]:
+def _entry_detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dict[str, str]:
     if error is None:
         return {}
     detail = {"error": type(error).__name__}
@@ -303,11 +311,11 @@ def _detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dict[str,
         # already.
         last = open_attempt.exchanges[-1]
         detail["http_status"] = str(last.http_status)
-        detail[PROVIDER_SAID] = (last.answer or "")[:_SAID_CHARACTERS_MAX]
+        detail[PROVIDER_SAID] = (last.answer or "")[:_REFUSAL_CHARACTERS_MAX]
     return detail
 
 
-def heard_of_send(
+def _operation_answer(
     payment: Payment, attempt_id: UUID, error: ProviderError | None, cool_down: timedelta
 ) -> OperationAnswer | None:
     """What the answer to an attempt of `payment` says about its operation, if it says anything."""

@@ -19,8 +19,8 @@ from domain.changes import (
 )
 from domain.inquiry import InquiryOutcome
 from domain.lifecycle.agreement import is_complete_success
-from domain.lifecycle.former_accounts import of_another_credential
-from domain.lifecycle.judge_report import judge_report, stored, with_answer
+from domain.lifecycle.former_accounts import drop_credential_effects
+from domain.lifecycle.judge_report import add_inquiry_answer, judge_report, store_message_only
 from domain.payment import Payment
 from domain.report import Report
 
@@ -42,7 +42,7 @@ def callback_change(
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is not None and not fits_kind(callback.operation, payment.kind):
-            return stored(payment, Disposition.OTHER_OPERATION, is_message_flagged=True)
+            return store_message_only(payment, Disposition.OTHER_OPERATION, is_message_flagged=True)
         if (
             payment is not None
             and number is not None
@@ -50,7 +50,9 @@ def callback_change(
             and callback.source_allowed
         ):
             # Daraja was too slow to answer our question: the next one is due in its own time.
-            return stored(payment, Disposition.INQUIRY_ANSWERED, is_message_flagged=False)
+            return store_message_only(
+                payment, Disposition.INQUIRY_ANSWERED, is_message_flagged=False
+            )
         decided = judge_report(
             payment,
             context,
@@ -60,9 +62,9 @@ def callback_change(
         )
         if number is None or not callback.source_allowed:
             return decided
-        decided = with_answer(decided, context, number, report)
+        decided = add_inquiry_answer(decided, context, number, report)
         if context.evidence.is_inquiry_of_former_account(number):
-            return of_another_credential(decided)
+            return drop_credential_effects(decided)
         if (
             report.inquiry_outcome not in (None, InquiryOutcome.NO_ANSWER)
             and not report.refuses_credential
@@ -95,12 +97,12 @@ def callback_change(
     )
 
 
-def raw_change(payment_id: UUID, callback: StoredCallback) -> Change:
+def raw_callback_change(payment_id: UUID, callback: StoredCallback) -> Change:
     """The callback's raw row and nothing else, for when the rest could not be written: what came
     is never lost.
     """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
-        return stored(payment, Disposition.NOT_PROCESSED, is_message_flagged=True)
+        return store_message_only(payment, Disposition.NOT_PROCESSED, is_message_flagged=True)
 
     return Change(payment_id=payment_id, decide=decide, callback=callback)

@@ -60,7 +60,9 @@ class Resolution:
     amount_kes: int | None = None
 
 
-def resolution(payment_id: UUID, resolved: Resolution, times: Times = DEFAULT_TIMES) -> Change:
+def resolution_change(
+    payment_id: UUID, resolved: Resolution, times: Times = DEFAULT_TIMES
+) -> Change:
     """The change that records `resolved`.
 
     Raises ResolutionRefused, with the evidence that stands against it.
@@ -88,7 +90,7 @@ def resolution(payment_id: UUID, resolved: Resolution, times: Times = DEFAULT_TI
     )
 
 
-def question(payment_id: UUID, *, reason: str, operator: str) -> Change:
+def inquiry_request_change(payment_id: UUID, *, reason: str, operator: str) -> Change:
     """The change that has Daraja asked about a payment once, now, final or not: its answer is
     evidence, and judged as such.
 

@@ -79,7 +79,7 @@ class Due:
 class ClaimingStore(Protocol):
     """What the worker reads and writes before it asks Daraja."""
 
-    async def look(self, payment_id: UUID) -> Due | None:
+    async def find_due(self, payment_id: UUID) -> Due | None:
         """What must be known before a claim is tried, or None. Raises StoreUnavailable."""
         ...
 
@@ -103,7 +103,7 @@ class ClaimingStore(Protocol):
 class Provider(Protocol):
     """M-PESA through Daraja, as a submission needs it."""
 
-    def readied(self, kind: Kind) -> AbstractAsyncContextManager[None]:
+    def prepare_send(self, kind: Kind) -> AbstractAsyncContextManager[None]:
         """Everything that may wait or fail before the claim: limit, token, credential, a free slot.
 
         Raises `Throttled` with the wait that Daraja's limit asks for, `Unreachable` when no token
@@ -150,13 +150,13 @@ class Submitter:
         """Submits the payment if it is still to be submitted; else changes nothing, and returns
         what it found.
         """
-        found = await self._claims.look(payment_id)
+        found = await self._claims.find_due(payment_id)
         if self._is_draining:
             return None
         if found is None or found.stage is not Stage.ACCEPTED:
             return found
         if found.is_expired:
-            self._announcer.announce_soon(await self._changes.change(expiry(payment_id)))
+            self._announcer.announce_soon(await self._changes.change(expiry_change(payment_id)))
             return None
         if found.is_held:
             # before it costs one of the requests that others could make; it is looked at again in
@@ -181,7 +181,7 @@ class Submitter:
 
         async def claim(attempt_id: UUID) -> Payment | None:
             try:
-                change = resend_claim(payment_id, attempt_id, self._times, self._accounts)
+                change = resend_claim_change(payment_id, attempt_id, self._times, self._accounts)
                 result = await self._changes.change(change)
             except StoreUnavailable as error:
                 raise ClaimUnknown from error
@@ -195,12 +195,12 @@ class Submitter:
     async def _send(self, payment_id: UUID, kind: Kind, claim: _Claim) -> None:
         try:
             async with AsyncExitStack() as slot:
-                await slot.enter_async_context(self._provider.readied(kind))
+                await slot.enter_async_context(self._provider.prepare_send(kind))
                 # From the claim on the send is shielded: a cancelled job must not leave a payment
                 # claimed and unsent. The send keeps its slot until its answer is on record, also
                 # after its job was let go: so answers that wait for Postgres are never more than
                 # the slots.
-                send = asyncio.create_task(self._claim_and_send(payment_id, claim, slot.pop_all()))
+                send = asyncio.create_task(self._send_in_slot(payment_id, claim, slot.pop_all()))
                 self._sends.add(send)
                 send.add_done_callback(self._sends.discard)
                 await asyncio.shield(send)
@@ -225,12 +225,12 @@ class Submitter:
         """See `AnswerRecorder.log_unrecorded`."""
         self._recorder.log_unrecorded()
 
-    async def _claim_and_send(self, payment_id: UUID, claim: _Claim, slot: AsyncExitStack) -> None:
+    async def _send_in_slot(self, payment_id: UUID, claim: _Claim, slot: AsyncExitStack) -> None:
         async with slot:
             if not self._is_draining:
-                await self._claim_and_ask(payment_id, claim)
+                await self._claim_and_send(payment_id, claim)
 
-    async def _claim_and_ask(self, payment_id: UUID, claim: _Claim) -> None:
+    async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
         attempt_id = UUID(int=uuid_utils.uuid7().int)
         # The deadline is taken before the claim is sent: half a lease later the first byte may no
         # longer leave, while the lease, by the database's clock, still holds.
@@ -248,9 +248,9 @@ class Submitter:
             await self._record(Answer(payment_id, open_attempt, frozenset(), Unreachable()))
             return
         if payment is not None:
-            await self._record(await self._ask(payment, open_attempt))
+            await self._record(await self._send_claimed(payment, open_attempt))
 
-    async def _ask(self, payment: Payment, open_attempt: OpenAttempt) -> Answer:
+    async def _send_claimed(self, payment: Payment, open_attempt: OpenAttempt) -> Answer:
         ids: ProviderIds = frozenset()
         error: ProviderError | None = None
         try:
@@ -275,7 +275,7 @@ class Submitter:
         await self._recorder.record(answer, change)
 
 
-def resend_claim(
+def resend_claim_change(
     payment_id: UUID, attempt_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount]
 ) -> Change:
     """The change that claims a payment in doubt for another send.
@@ -308,7 +308,7 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
     return payment.stage is Stage.SUBMITTING and payment.attempt_id == attempt_id
 
 
-def expiry(payment_id: UUID) -> Change:
+def expiry_change(payment_id: UUID) -> Change:
     """The change that fails a payment which waited too long to be sent; none of its attempts can
     have acted.
     """

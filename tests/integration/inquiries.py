@@ -13,7 +13,7 @@ from domain.changes import Change, ChangeResult, Context, Decided, Reads
 from domain.errors import OutcomeUnknown
 from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
@@ -79,7 +79,7 @@ async def due(store: Store, payment_id: UUID) -> None:
 async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
     """Stores the next question, if one is due."""
     result = await store.changing.change(
-        asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe)
+        inquiry_change(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe)
     )
     return asked_by(result.decided)
 
@@ -98,7 +98,9 @@ def an_answer(
 
 async def answered(store: Store, payment_id: UUID, number: int, report: Report) -> ChangeResult:
     """Records what STK query answered to a question."""
-    return await store.changing.change(answering(payment_id, number, report, (), AT_ONCE))
+    return await store.changing.change(
+        inquiry_answer_change(payment_id, number, report, (), AT_ONCE)
+    )
 
 
 async def called_back(
@@ -137,5 +139,5 @@ async def engage(store: Store, name: str, *, is_engaged: bool = True) -> None:
 
 async def count_due(store: Store, step: Step, *, limit: int = 100) -> int:
     """How many payments a sweep would find with `step` due."""
-    found = await store.sweeping.look(limit=limit, overdue_by=timedelta(0))
+    found = await store.sweeping.plan_sweep(limit=limit, overdue_by=timedelta(0))
     return found.due.get(step, 0)

@@ -34,7 +34,7 @@ class Provider:
         self.submitted: list[UUID] = []
 
     @asynccontextmanager
-    async def readied(self, kind: Kind) -> AsyncIterator[None]:
+    async def prepare_send(self, kind: Kind) -> AsyncIterator[None]:
         assert kind in Kind
         if self.not_ready is not None:
             raise self.not_ready
@@ -113,9 +113,9 @@ class CountingProvider(Provider):
 
     readied_for: list[Kind]
 
-    def readied(self, kind: Kind):  # type: ignore[no-untyped-def]
+    def prepare_send(self, kind: Kind):  # type: ignore[no-untyped-def]
         self.readied_for.append(kind)
-        return super().readied(kind)
+        return super().prepare_send(kind)
 
 
 async def charge_limit(store: Store, payment_id: UUID) -> list[Kind]:

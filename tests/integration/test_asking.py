@@ -15,7 +15,7 @@ from domain.changes import Exchange
 from domain.events import EventType
 from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
 from tests.builders import A_FAILURE, ACCOUNTS, TIMES
@@ -51,7 +51,7 @@ async def inquiries(store: Store, payment_id: UUID) -> list[dict[str, Any]]:
 async def take(store: Store, step: Step, *, limit: int = 100) -> list[UUID]:
     return [
         item.payment_id
-        for item in await store.sweeping.take_due(step, limit=limit, next_step_in=SOON)
+        for item in await store.sweeping.fetch_due(step, limit=limit, next_step_in=SOON)
     ]
 
 
@@ -108,7 +108,9 @@ class TestQuestions:
 
 
 async def _asked_spaced(store: Store, payment_id: UUID) -> Inquiry | None:
-    return asked_by((await store.changing.change(asking(payment_id, TIMES, ACCOUNTS))).decided)
+    return asked_by(
+        (await store.changing.change(inquiry_change(payment_id, TIMES, ACCOUNTS))).decided
+    )
 
 
 class TestAnswers:
@@ -186,7 +188,9 @@ class TestAnswers:
             http_status=200, answer="{}", outcome="no_result",
         )  # fmt: skip
         report = an_answer(V.NO_RESULT)
-        await store.changing.change(answering(payment_id, 1, report, (exchange,), AT_ONCE))
+        await store.changing.change(
+            inquiry_answer_change(payment_id, 1, report, (exchange,), AT_ONCE)
+        )
         sql = "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1 AND api = 'stk_query'"
         (row,) = await store.rows(sql, payment_id)
         assert (row["id"].int, row["attempt_id"], row["meaning"]) == (
@@ -351,7 +355,7 @@ class TestBreaker:
         cool_down, ceiling = timedelta(minutes=1), timedelta(minutes=3)
 
         async def probe() -> UUID | None:
-            return await fresh.sweeping.take_probe(cool_down, ceiling)
+            return await fresh.sweeping.start_probe(cool_down, ceiling)
 
         assert await probe() is None
         await asked(fresh, payment_id)
@@ -384,8 +388,8 @@ class TestBreaker:
         )
         async with Store(fresh.url) as second:
             probes = await asyncio.gather(
-                *(store.sweeping.take_probe(hour, 24 * hour) for store in [fresh, second] * 3)
+                *(store.sweeping.start_probe(hour, 24 * hour) for store in [fresh, second] * 3)
             )
         assert sorted(probes, key=str) == [payment_id, *[None] * 5]
         await engage(fresh, "breaker", is_engaged=False)
-        assert await fresh.sweeping.take_probe(timedelta(0), timedelta(0)) is None
+        assert await fresh.sweeping.start_probe(timedelta(0), timedelta(0)) is None

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.kinds import Kind
-from domain.lifecycle.submit import resend_claim
+from domain.lifecycle.submit import resend_claim_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import ACCOUNTS, TIMES
@@ -33,7 +33,9 @@ async def claim(store: Store, payment_id: UUID) -> Payment | None:
 async def claim_again(store: Store, payment_id: UUID) -> Payment | None:
     """A resend's claim."""
     attempt_id = new_id()
-    result = await store.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
+    result = await store.changing.change(
+        resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
+    )
     payment = result.decided.payment
     return payment if payment is not None and payment.attempt_id == attempt_id else None
 

@@ -20,7 +20,7 @@ from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
 from domain.changes import Change, ChangeResult, CloseBreaker, Context, Decided, OpenBreaker
 from domain.errors import Resendable
 from domain.kinds import Kind
-from domain.lifecycle.submit import resend_claim
+from domain.lifecycle.submit import resend_claim_change
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import ACCOUNTS, TIMES
@@ -126,10 +126,12 @@ class TestKillSwitch:
         assert (
             await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None) is None
         )
-        result = await fresh.changing.change(resend_claim(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
+        result = await fresh.changing.change(
+            resend_claim_change(in_doubt, new_id(), AT_ONCE, ACCOUNTS)
+        )
         assert result.decided.payment is not None
         assert result.decided.payment.stage is Stage.IN_DOUBT
-        looked = await fresh.claiming.look(waiting)
+        looked = await fresh.claiming.find_due(waiting)
         assert looked is not None
         assert looked.is_held
         await Brakes(fresh.database).set(name, is_engaged=False, reason="over")
@@ -137,7 +139,7 @@ class TestKillSwitch:
             await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None)
             is not None
         )
-        await fresh.changing.change(resend_claim(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
+        await fresh.changing.change(resend_claim_change(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
         assert (await fresh.payment(in_doubt)).stage is Stage.SUBMITTING
 
     @pytest.mark.parametrize("kind_of_claim", ["first", "resend"])
@@ -167,7 +169,9 @@ class TestKillSwitch:
                 )
             else:
                 claiming = asyncio.create_task(
-                    fresh.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
+                    fresh.changing.change(
+                        resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
+                    )
                 )
             await until(lambda: raw.fetchval(_WAITING_FOR, raw.get_server_pid()))
             brakes = Brakes(fresh.database)
@@ -277,7 +281,7 @@ class TestBreaker:
 
             async def takers() -> list[UUID | None]:
                 takes = (
-                    store.sweeping.take_probe(COOL_DOWN, COOL_DOWN_MAX)
+                    store.sweeping.start_probe(COOL_DOWN, COOL_DOWN_MAX)
                     for store in (fresh, second) * 3
                 )
                 return [taken for taken in await asyncio.gather(*takes) if taken]
@@ -305,10 +309,10 @@ class TestBreaker:
             await fresh.execute(due, payment_id, step.value)
 
         async def taken() -> list[UUID]:
-            round_ = await fresh.sweeping.look(limit=10, overdue_by=NONE)
+            round_ = await fresh.sweeping.plan_sweep(limit=10, overdue_by=NONE)
             found = []
             for step in (Step.STATUS, Step.QUERY):
-                taken = await fresh.sweeping.take_due(step, limit=10, next_step_in=NONE)
+                taken = await fresh.sweeping.fetch_due(step, limit=10, next_step_in=NONE)
                 assert round_.due[step] == len(taken)
                 found += [item.payment_id for item in taken]
             return found

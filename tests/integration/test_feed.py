@@ -108,7 +108,7 @@ class TestListing:
             assert result.announcement is not None
             await fresh.sweeping.record_announced(result.announcement)
             assert await fresh.sweeping.list_events() == 0
-        assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == []
+        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
         assert ids_of(await page(fresh)) == [str(result.announcement.history_id)]
 
     async def test_a_user_reads_the_events_of_payments_that_it_owns(self, fresh: Store) -> None:
@@ -138,9 +138,9 @@ class TestNothingIsPassedOver:
             assert result.announcement is not None
             await fresh.sweeping.record_announced(result.announcement)
             assert (await fresh.payment(payment_id)).event_due is None
-        assert (await fresh.sweeping.look(limit=1, overdue_by=NOW)).has_unlisted
+        assert (await fresh.sweeping.plan_sweep(limit=1, overdue_by=NOW)).has_unlisted
         assert await fresh.sweeping.list_events() == 2
-        assert not (await fresh.sweeping.look(limit=1, overdue_by=NOW)).has_unlisted
+        assert not (await fresh.sweeping.plan_sweep(limit=1, overdue_by=NOW)).has_unlisted
         assert len(await page(fresh)) == 2
 
     @pytest.mark.parametrize("is_one_statement", [True, False])
@@ -289,7 +289,9 @@ class TestCost:
     @pytest.mark.parametrize(
         ("look", "index"), [("_PAGE", "event_has_one_position"), ("_OWN_PAGE", "events_by_owner")]
     )
-    async def test_a_page_is_found_by_its_index(self, fresh: Store, look: str, index: str) -> None:
+    async def test_a_page_is_found_by_its_index(
+        self, fresh: Store, plan_sweep: str, index: str
+    ) -> None:
         payment_id = await fresh.finalized()
         await fresh.execute(
             "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type,"
@@ -301,7 +303,7 @@ class TestCost:
             pass
         await fresh.execute("ANALYZE mkwanja.events")
         sql = (
-            str(getattr(feed_module, look))
+            str(getattr(feed_module, plan_sweep))
             .replace(":owner", "'me'")
             .replace(":after", "4000")
             .replace(":limit", "20")

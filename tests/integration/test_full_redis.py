@@ -21,7 +21,7 @@ from tests.integration.conftest import new_id, until
 from tests.integration.redis_uses import USES, client_of
 from tests.stack.servers import RedisServer
 from workers import wakeups
-from workers.wakeups import QueueOrHere
+from workers.wakeups import QueueOrLocal
 
 NEEDED_BY_A_SEND = (
     "rate",
@@ -86,11 +86,11 @@ async def test_a_worker_takes_the_steps_that_redis_refuses_to_queue(
     running: list[tuple[UUID, bool]] = []
     may_end = asyncio.Event()
 
-    async def take_step(payment_id: UUID, is_paid_for: bool) -> None:
-        running.append((payment_id, is_paid_for))
+    async def take_step(payment_id: UUID, is_charged: bool) -> None:
+        running.append((payment_id, is_charged))
         await may_end.wait()
 
-    here = QueueOrHere(RedisWakeups(full), take_step)
+    here = QueueOrLocal(RedisWakeups(full), take_step)
     ids = [new_id() for _ in range(9)]
     await here.wake(ids[:2])
     await here.hand_over(ids)
@@ -120,7 +120,7 @@ async def test_a_worker_takes_no_step_itself_while_redis_is_away(
     """Without the common rate it could not send; and with a wrong password neither."""
     taken: list[UUID] = []
 
-    async def take_step(payment_id: UUID, is_paid_for: bool) -> None:
+    async def take_step(payment_id: UUID, is_charged: bool) -> None:
         taken.append(payment_id)
 
     async with client_of(server.url.replace("default:", "default:x")) as wrong:
@@ -128,9 +128,9 @@ async def test_a_worker_takes_no_step_itself_while_redis_is_away(
             if client is full:
                 await server.stop()
             with pytest.raises(QueueUnavailable):
-                await QueueOrHere(RedisWakeups(client), take_step).wake([new_id()])
+                await QueueOrLocal(RedisWakeups(client), take_step).wake([new_id()])
             with pytest.raises(QueueUnavailable):
-                await QueueOrHere(RedisWakeups(client), take_step).room()
+                await QueueOrLocal(RedisWakeups(client), take_step).room()
     assert taken == []
 
 

@@ -57,7 +57,7 @@ async def test_a_refused_product_holds_its_operation_for_all_workers_and_no_othe
         for each, payment_id in zip(Kind, waiting, strict=True)
     }
     assert {each for each, payment in won.items() if payment is None} == {kind}
-    found = await second_worker.claiming.look(waiting[list(Kind).index(kind)])
+    found = await second_worker.claiming.find_due(waiting[list(Kind).index(kind)])
     assert found is not None
     assert found.is_held
     assert await story(fresh) == [(RULES[kind].operation.value, True)]
@@ -90,7 +90,7 @@ async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
             False,
             HELD,
         )
-    found = await fresh.sweeping.look(limit=10, overdue_by=timedelta(0))
+    found = await fresh.sweeping.plan_sweep(limit=10, overdue_by=timedelta(0))
     assert (found.payouts_are_stopped, found.held_operations, found.probes_due) == (
         False,
         HELD,

@@ -12,8 +12,8 @@ from domain.adapters.postgres.brakes import Brakes
 from domain.attempts import IdKind
 from domain.inquiry import Inquiry
 from domain.kinds import RULES, Kind
-from domain.lifecycle.inquire import Asked, answering, asking
-from domain.lifecycle.submit import resend_claim
+from domain.lifecycle.inquire import InquiryAnswer, inquiry_answer_change, inquiry_change
+from domain.lifecycle.submit import resend_claim_change
 from domain.operations import Operation, OperationHealth
 from domain.report import Report, ReportedOutcome
 from domain.stages import Step
@@ -28,7 +28,9 @@ from tests.integration.inquiries import AT_ONCE, count_due, due, resendable
 
 async def resent(store: Store, payment_id: UUID) -> bool:
     attempt_id = new_id()
-    result = await store.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
+    result = await store.changing.change(
+        resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
+    )
     payment = result.decided.payment
     return payment is not None and payment.attempt_id == attempt_id
 
@@ -71,15 +73,22 @@ async def question(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
     decided = (
-        await store.changing.change(asking(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe))
+        await store.changing.change(
+            inquiry_change(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe)
+        )
     ).decided
     return asked_by(decided), probed_by(decided)
 
 
 async def said(store: Store, payment_id: UUID, number: int, health: OperationHealth | None) -> None:
     report = Report(outcome=ReportedOutcome.UNDECIDED)
-    change = answering(
-        payment_id, number, report, (), AT_ONCE, said=Asked(report, (), health, "401.002.01")
+    change = inquiry_answer_change(
+        payment_id,
+        number,
+        report,
+        (),
+        AT_ONCE,
+        said=InquiryAnswer(report, (), health, "401.002.01"),
     )
     await store.changing.change(change)
 
@@ -94,7 +103,7 @@ async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
     await said(fresh, first, asked.number, OperationHealth.PRODUCT_REFUSED)
     assert await is_held(fresh, operation)
     assert await count_due(fresh, step) == 0
-    assert await fresh.sweeping.take_due(step, limit=9, next_step_in=timedelta(0)) == []
+    assert await fresh.sweeping.fetch_due(step, limit=9, next_step_in=timedelta(0)) == []
     assert await question(fresh, waiting[0]) == (None, None)
     assert await question(fresh, waiting[0], is_probe=True) == (None, None)
     await cooled(fresh, operation)

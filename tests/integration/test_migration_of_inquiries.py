@@ -9,7 +9,7 @@ import pytest
 from domain.adapters.postgres.feed import Feed
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import watching
+from domain.lifecycle.inquire import watch_change
 from domain.stages import Step
 from tests.builders import TIMES
 from tests.integration.conftest import Store
@@ -73,5 +73,5 @@ async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_loo
     await fresh.execute(
         "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
     )
-    await fresh.changing.change(watching(payment_id, TIMES))
+    await fresh.changing.change(watch_change(payment_id, TIMES))
     assert await steps_on_record(fresh) == {payment_id: Step.QUERY}

@@ -14,7 +14,7 @@ import pytest
 from domain.changes import Change
 from domain.kinds import RULES, Kind
 from domain.lifecycle.record_callback import callback_change
-from domain.lifecycle.resolve import question
+from domain.lifecycle.resolve import inquiry_request_change
 from domain.stages import Stage, Step
 from tests.builders import EXPIRES_AFTER, a_report
 from tests.integration.conftest import Store, a_callback, failure, new_id
@@ -108,7 +108,7 @@ async def test_a_payment_that_failed_before_can_still_be_asked_about_and_correct
 
 def _later_word(payment_id: UUID, what: str) -> Change:
     if what == "asked by a person":
-        return question(payment_id, reason="a test", operator="amina")
+        return inquiry_request_change(payment_id, reason="a test", operator="amina")
     report = a_report(receipt=None, has_amount=False) if what == "no receipt" else a_report()
     callback = replace(a_callback("withdrawal"), source_allowed=what != "wrong source")
     return callback_change(

@@ -22,10 +22,10 @@ from domain.errors import (
 from domain.inquiry import InquiryOutcome
 from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import cancel
-from domain.lifecycle.inquire import postponement, watching
-from domain.lifecycle.reconcile import lease_expiry
-from domain.lifecycle.resolve import Decision, Resolution, resolution
-from domain.lifecycle.submit import expiry, resend_claim
+from domain.lifecycle.inquire import postponement_change, watch_change
+from domain.lifecycle.reconcile import lease_expiry_change
+from domain.lifecycle.resolve import Decision, Resolution, resolution_change
+from domain.lifecycle.submit import expiry_change, resend_claim_change
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
 from tests.builders import ACCOUNTS, TIMES
@@ -91,7 +91,7 @@ async def test_from_acceptance_to_the_end_the_row_says_what_is_due(
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, payment_id) is asks(kind)
-    await store.sweeping.take_due(asks(kind), limit=100, next_step_in=TIMES.lease)
+    await store.sweeping.fetch_due(asks(kind), limit=100, next_step_in=TIMES.lease)
     assert await step_of(store, payment_id) is asks(kind)
     await store.changing.change(success(payment_id, kind))
     assert await step_of(store, payment_id) is None
@@ -130,7 +130,7 @@ async def test_an_id_that_comes_late_opens_a_way_to_ask(store: Store, kind: Kind
     """By the answer that came after its lease, or by a callback that says nothing final."""
     by_answer, attempt_id = await store.claimed(kind)
     await store.execute("UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1", by_answer)
-    await store.changing.change(lease_expiry(by_answer, AT_ONCE))
+    await store.changing.change(lease_expiry_change(by_answer, AT_ONCE))
     assert await step_of(store, by_answer) is asks_without_id(kind)
     await store.changing.change(acknowledgement(by_answer, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, by_answer) is asks(kind)
@@ -146,7 +146,7 @@ async def test_what_changes_only_the_time_leaves_the_step(store: Store, kind: Ki
     payment_id = await in_doubt(store, kind)
     await asked(store, payment_id)
     assert await step_of(store, payment_id) is asks(kind)
-    await store.changing.change(postponement(payment_id, TIMES.lease))
+    await store.changing.change(postponement_change(payment_id, TIMES.lease))
     assert await step_of(store, payment_id) is asks(kind)
     await called_back(store, payment_id, OPERATION[kind], UNDECIDED)
     assert await step_of(store, payment_id) is asks(kind)
@@ -166,7 +166,7 @@ async def test_a_decided_payment_waits_for_nothing_and_a_reviewed_one_for_what_i
     resolved = Resolution(
         decision=decision, reason="the statement", operator="wanjiku", receipt=receipt
     )
-    await store.changing.change(resolution(payment_id, resolved))
+    await store.changing.change(resolution_change(payment_id, resolved))
     expected = asks_without_id(kind) if decision is Decision.REVIEWED else None
     assert await step_of(store, payment_id) is expected
 
@@ -178,13 +178,13 @@ async def test_every_way_to_an_end_leaves_no_step_behind(store: Store) -> None:
     await store.changing.change(failure(failed))
     old = await store.accepted()
     await store.execute("UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", old)
-    await store.changing.change(expiry(old))
+    await store.changing.change(expiry_change(old))
     silent = await in_doubt(store, Kind.DEPOSIT, askable=False)
     await store.execute(
         "UPDATE mkwanja.attempts SET ended_at = now() - interval '1 day' WHERE payment_id = $1",
         silent,
     )
-    await store.changing.change(watching(silent, AT_ONCE))
+    await store.changing.change(watch_change(silent, AT_ONCE))
     for payment_id in (cancelled, failed, old, silent):
         assert (await store.payment(payment_id)).stage is Stage.FAILED
         assert await step_of(store, payment_id) is None
@@ -215,7 +215,7 @@ async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_i
 async def test_a_resend_ends_like_a_first_send(store: Store) -> None:
     payment_id, attempt_id = await resendable(store), new_id()
     assert await step_of(store, payment_id) is Step.STATUS
-    await store.changing.change(resend_claim(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
+    await store.changing.change(resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=Unreachable()))
     assert await step_of(store, payment_id) is Step.STATUS

@@ -20,7 +20,7 @@ from domain.adapters.postgres.reading import PageQuery, Reading
 from domain.attempts import IdKind
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind
-from domain.lifecycle.record_callback import raw_change
+from domain.lifecycle.record_callback import raw_callback_change
 from domain.stages import Step
 from tests.integration.conftest import (
     PATIENCE_SECONDS,
@@ -107,15 +107,15 @@ async def everything(store: Store) -> None:
     await asyncio.gather(
         *(store.changing.change(success(payment_id)) for payment_id, _ in deposits)
     )
-    await store.changing.change(raw_change(deposits[0][0], a_callback()))
+    await store.changing.change(raw_callback_change(deposits[0][0], a_callback()))
     await store.changing.change(failure((await store.claimed(Kind.WITHDRAWAL))[0], Kind.WITHDRAWAL))
     payment_id = await store.accepted(Kind.BILL_PAYMENT)
-    await store.claiming.look(payment_id)
+    await store.claiming.find_due(payment_id)
     await store.claiming.postpone(payment_id, timedelta(seconds=1))
     await store.accepting.first_answer("nobody", "nothing")
     for step in Step:
-        await store.sweeping.take_due(step, limit=10, next_step_in=timedelta(seconds=60))
-    for announcement in await store.sweeping.unannounced(limit=10, overdue_by=timedelta(0)):
+        await store.sweeping.fetch_due(step, limit=10, next_step_in=timedelta(seconds=60))
+    for announcement in await store.sweeping.fetch_unannounced(limit=10, overdue_by=timedelta(0)):
         await store.sweeping.record_announced(announcement)
     await reading.payment(payment_id)
     await reading.history(payment_id, after=0, limit=10)

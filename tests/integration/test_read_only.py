@@ -51,19 +51,19 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
     accepted = await fresh.accepted()
     claimed, attempt_id = await fresh.claimed()
     finalized = await fresh.finalized()
-    (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+    (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
     reading = Reading(fresh.database)
     assert await reading.takes_writes()
     async with read_only(fresh):
         for work in (
             lambda: fresh.accepting.accept(a_new_payment()),
-            lambda: fresh.claiming.look(accepted),
+            lambda: fresh.claiming.find_due(accepted),
             lambda: fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None),
             lambda: fresh.claiming.postpone(accepted, NOW),
             lambda: fresh.changing.change(acknowledgement(claimed, attempt_id)),
             lambda: fresh.changing.change(success(claimed)),
-            lambda: fresh.sweeping.look(limit=10, overdue_by=NOW),
-            lambda: fresh.sweeping.take_due(Step.SUBMIT, limit=10, next_step_in=NOW),
+            lambda: fresh.sweeping.plan_sweep(limit=10, overdue_by=NOW),
+            lambda: fresh.sweeping.fetch_due(Step.SUBMIT, limit=10, next_step_in=NOW),
             lambda: fresh.sweeping.record_announced(announcement),
         ):
             with pytest.raises(StoreUnavailable):

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from domain.adapters.masking import redact_exception
 from domain.adapters.postgres.engine import is_about_rows
 from domain.errors import StoreUnavailable
-from domain.lifecycle.record_callback import raw_change
+from domain.lifecycle.record_callback import raw_callback_change
 from tests.integration.conftest import Store, a_callback, a_new_payment
 
 
@@ -25,7 +25,7 @@ async def test_a_read_only_server_is_unavailable_and_its_waiters_may_come_again(
     await fresh.execute(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
     async with Store(fresh.url) as reader:
         with pytest.raises(StoreUnavailable):
-            await reader.changing.change(raw_change(payment_id, a_callback()))
+            await reader.changing.change(raw_callback_change(payment_id, a_callback()))
         with pytest.raises(StoreUnavailable):
             await reader.accepting.accept(a_new_payment())
 

@@ -103,11 +103,11 @@ async def test_the_adapters_work_as_that_role(roles: Roles) -> None:
             submitting, attempt_id = await store.claimed(kind)
             await store.changing.change(acknowledgement(submitting, attempt_id))
             await store.changing.change(failure(submitting, kind))
-        announcements = await store.sweeping.unannounced(limit=100, overdue_by=timedelta(0))
+        announcements = await store.sweeping.fetch_unannounced(limit=100, overdue_by=timedelta(0))
         assert len(announcements) == 2 * len(Kind)
         for announcement in announcements:
             await store.sweeping.record_announced(announcement)
-        assert await store.sweeping.unannounced(limit=100, overdue_by=timedelta(0)) == []
+        assert await store.sweeping.fetch_unannounced(limit=100, overdue_by=timedelta(0)) == []
         assert await store.sweeping.list_events() == 2 * len(Kind)
         assert await store.one("SELECT count(*) FROM mkwanja.events") == 2 * len(Kind)
 

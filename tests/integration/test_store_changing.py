@@ -20,7 +20,7 @@ from domain.changes import Change, ChangeResult, Context, Decided
 from domain.errors import OutcomeUnknown, PaymentNotFound, StoreUnavailable, TooLateToCancel
 from domain.kinds import Kind
 from domain.lifecycle.accept import cancel
-from domain.lifecycle.record_callback import callback_change, raw_change
+from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
@@ -287,7 +287,7 @@ class TestClashes:
         payment_id, _ = await store.claimed()
         bodies = [bytes(range(256)), b"", b"\xff\x00{"]
         for body in bodies:
-            await store.changing.change(raw_change(payment_id, a_callback(body=body)))
+            await store.changing.change(raw_callback_change(payment_id, a_callback(body=body)))
         kept = await store.rows(
             "SELECT body FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY id", payment_id
         )
@@ -366,7 +366,7 @@ class TestBatches:
                     works += [process.changing.change(acknowledgement(*each)) for each in order]
                 await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now()")
                 works += [
-                    process.sweeping.take_due(step, limit=20, next_step_in=TWO_SECONDS)
+                    process.sweeping.fetch_due(step, limit=20, next_step_in=TWO_SECONDS)
                     for process in (fresh, second)
                     for step in (Step.END_LEASE, Step.QUERY, Step.STATUS)
                 ]

@@ -283,7 +283,7 @@ class TestLostCommit:
 
 
 class TestPostponing:
-    """A payment that could not be readied waits for its turn."""
+    """A payment whose send could not be prepared waits for its turn."""
 
     async def test_it_is_due_again_after_the_wait(self, store: Store) -> None:
         """By the database's clock."""

@@ -13,7 +13,7 @@ import pytest
 from domain.changes import Change, Context, Decided
 from domain.inquiry import Evidence, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.record_callback import raw_change
+from domain.lifecycle.record_callback import raw_callback_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from tests.integration.conftest import Store, a_callback
@@ -125,7 +125,9 @@ async def test_a_message_that_could_not_be_processed_claims_what_it_was_read_to_
     store: Store,
 ) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
-    await store.changing.change(raw_change(payment_id, replace(a_callback(), outcome="success")))
+    await store.changing.change(
+        raw_callback_change(payment_id, replace(a_callback(), outcome="success"))
+    )
     assert (await evidence(store, payment_id)).claims_success
 
 

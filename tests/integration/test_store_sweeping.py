@@ -37,7 +37,7 @@ async def overdue(store: Store, count: int) -> list[UUID]:
 async def take(store: Store, *, limit: int = 100, step: Step = Step.SUBMIT) -> list[UUID]:
     return [
         due.payment_id
-        for due in await store.sweeping.take_due(step, limit=limit, next_step_in=MINUTE)
+        for due in await store.sweeping.fetch_due(step, limit=limit, next_step_in=MINUTE)
     ]
 
 
@@ -63,7 +63,7 @@ class TestDue:
             payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
             sql = "UPDATE mkwanja.payments SET next_step_at = now(), expires_at = now() + $2::interval WHERE id = $1"
             await fresh.execute(sql, payment_id, left)
-            (due,) = await fresh.sweeping.take_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
+            (due,) = await fresh.sweeping.fetch_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
             assert (due.payment_id, due.kind, due.stage) == (
                 payment_id,
                 Kind.BILL_PAYMENT,
@@ -149,18 +149,18 @@ class TestAnnouncements:
         payment_id, _ = await fresh.claimed()
         result = await fresh.changing.change(success(payment_id))
         for _ in range(2):
-            assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == [
+            assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == [
                 result.announcement
             ]
         assert result.announcement is not None
         await fresh.sweeping.record_announced(result.announcement)
-        assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == []
+        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
         assert (await fresh.payment(payment_id)).event_due is None
 
     async def test_who_made_the_fact_has_a_moment_to_publish_it(self, fresh: Store) -> None:
         """The sweeper takes only what is late."""
         await fresh.finalized()
-        assert await fresh.sweeping.unannounced(limit=10, overdue_by=MINUTE) == []
+        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=MINUTE) == []
 
     async def test_of_two_facts_each_is_owed_and_the_payment_is_clear_with_the_last(
         self, fresh: Store
@@ -172,11 +172,11 @@ class TestAnnouncements:
                 await fresh.changing.change(change)
                 for change in (failure(payment_id), success(payment_id))
             ]
-            owed = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+            owed = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
             assert owed == [result.announcement for result in results]
             first = owed.pop(recorded_first)
             await fresh.sweeping.record_announced(first)
-            assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == owed
+            assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == owed
             assert (await fresh.payment(payment_id)).event_due is not None
             await fresh.sweeping.record_announced(owed[0])
             assert (await fresh.payment(payment_id)).event_due is None
@@ -194,7 +194,7 @@ class TestAnnouncements:
                     fresh.changing.change(success(payment_id)),
                     second.sweeping.record_announced(failed.announcement),
                 )
-                owed = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+                owed = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
                 assert owed == [corrected.announcement]
                 assert corrected.announcement is not None
                 await fresh.sweeping.record_announced(corrected.announcement)
@@ -204,19 +204,19 @@ class TestAnnouncements:
     ) -> None:
         """However they came to be marked: they are cleared, and those behind them are announced."""
         published = [await fresh.finalized() for _ in range(3)]
-        for announcement in await fresh.sweeping.unannounced(limit=10, overdue_by=NOW):
+        for announcement in await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW):
             await fresh.sweeping.record_announced(announcement)
         waiting = await fresh.finalized()
         sql = "UPDATE mkwanja.payments SET event_due = now() - interval '1 hour' WHERE id = ANY($1::uuid[])"
         await fresh.execute(sql, published)
-        assert await fresh.sweeping.unannounced(limit=3, overdue_by=NOW) == []
-        (announcement,) = await fresh.sweeping.unannounced(limit=3, overdue_by=NOW)
+        assert await fresh.sweeping.fetch_unannounced(limit=3, overdue_by=NOW) == []
+        (announcement,) = await fresh.sweeping.fetch_unannounced(limit=3, overdue_by=NOW)
         assert announcement.payment_id == waiting
 
     async def test_recorded_twice_is_no_error(self, fresh: Store) -> None:
         """Two sweepers may publish the same event: at least once."""
         payment_id = await fresh.finalized()
-        (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+        (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
         async with Store(fresh.url) as second:
             await asyncio.gather(
                 *(
@@ -229,7 +229,7 @@ class TestAnnouncements:
     async def test_a_record_that_cannot_be_written_fails_alone(self, fresh: Store) -> None:
         """One announcement of a batch is of a fact that is not on record."""
         payments = [await fresh.finalized() for _ in range(4)]
-        announcements = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+        announcements = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
         announcements.insert(
             1, Announcement(history_id=payments[0], payment_id=a_new_payment().id, body="{}")
         )
@@ -243,7 +243,7 @@ class TestAnnouncements:
             False,
             False,
         ]
-        assert await fresh.sweeping.unannounced(limit=10, overdue_by=NOW) == []
+        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
 
     @pytest.mark.usefixtures("impatient")
     async def test_a_payment_that_somebody_holds_is_given_up_as_unavailable(
@@ -251,7 +251,7 @@ class TestAnnouncements:
     ) -> None:
         """The one error that the announcer expects: the sweeper will find it again."""
         payment_id = await fresh.finalized()
-        (announcement,) = await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)
+        (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
         async with locked(fresh, payment_id):
             with pytest.raises(StoreUnavailable):
                 await fresh.sweeping.record_announced(announcement)
@@ -262,4 +262,4 @@ class TestAnnouncements:
         payment_id = await fresh.finalized()
         async with connection(fresh.url) as raw, raw.transaction():
             await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
-            assert len(await fresh.sweeping.unannounced(limit=10, overdue_by=NOW)) == 1
+            assert len(await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)) == 1

@@ -11,7 +11,7 @@ from domain.changes import Decided
 from domain.errors import ResolutionRefused
 from domain.failures import FailureReason
 from domain.kinds import Kind
-from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.lifecycle.resolve import Decision, Resolution, resolution_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
@@ -41,7 +41,7 @@ def a_flagged(stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
 
 
 def resolved(payment: Payment | None, decision: Resolution, **context: Any) -> Decided:
-    return resolution(PAYMENT_ID, decision).decide(payment, a_context(**context))
+    return resolution_change(PAYMENT_ID, decision).decide(payment, a_context(**context))
 
 
 def refusal(payment: Payment | None, decision: Resolution, **context: Any) -> str:

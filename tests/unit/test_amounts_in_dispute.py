@@ -13,7 +13,7 @@ from domain.changes import Decided, Disposition
 from domain.events import EventType
 from domain.inquiry import InquiryOutcome, no_result_is_confirmed
 from domain.kinds import Kind
-from domain.lifecycle.inquire import answering
+from domain.lifecycle.inquire import inquiry_answer_change
 from domain.lifecycle.judge_report import judge_report
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
@@ -41,7 +41,7 @@ NO_AMOUNT: dict[str, Any] = {"has_amount": False, "amount": None}
 
 def answered(payment: Payment, **report: Any) -> Decided:
     known = evidence_of(an_inquiry(1, at=NOW), **DISPUTED)
-    change = answering(
+    change = inquiry_answer_change(
         PAYMENT_ID, 1, a_report(inquiry_outcome=InquiryOutcome.PAID, **report), (), TIMES
     )
     return change.decide(payment, a_context(evidence=known))
@@ -89,7 +89,7 @@ def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
 def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_dispute() -> None:
     waiting = {**DISPUTED, "unconfirmed_receipts": frozenset({"UC14KD82QZ"})}
     known = evidence_of(an_inquiry(1, at=NOW), **waiting)
-    change = answering(
+    change = inquiry_answer_change(
         PAYMENT_ID,
         1,
         a_report(inquiry_outcome=InquiryOutcome.PAID, **NO_AMOUNT, receipt=None),

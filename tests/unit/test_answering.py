@@ -16,7 +16,7 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import answering
+from domain.lifecycle.inquire import inquiry_answer_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
@@ -69,7 +69,7 @@ def an_answer(verdict: InquiryOutcome, *, code: str | None = None, **overrides: 
 def answered(
     payment: Payment, report: Report | None, *inquiries: Inquiry, number: int = 1, **evidence: Any
 ) -> Decided:
-    change = answering(PAYMENT_ID, number, report, (), TIMES)
+    change = inquiry_answer_change(PAYMENT_ID, number, report, (), TIMES)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 
@@ -79,7 +79,7 @@ def test_an_answer_that_comes_by_callback_changes_nothing_yet() -> None:
 
 
 def test_an_answer_for_a_payment_that_is_not_there_is_nobody_s() -> None:
-    change = answering(PAYMENT_ID, 1, an_answer(V.PAID), (), TIMES)
+    change = inquiry_answer_change(PAYMENT_ID, 1, an_answer(V.PAID), (), TIMES)
     assert change.decide(None, a_context()) == Decided(payment=None)
 
 
@@ -254,9 +254,11 @@ def test_silence_does_not_end_a_deposit_while_a_stored_message_claims_success() 
 
 def test_an_answer_looks_up_whose_its_ids_and_receipt_are() -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    change = answering(PAYMENT_ID, 1, an_answer(V.PAID, ids=ids, receipt=RECEIPT), (), TIMES)
+    change = inquiry_answer_change(
+        PAYMENT_ID, 1, an_answer(V.PAID, ids=ids, receipt=RECEIPT), (), TIMES
+    )
     assert (change.ids, change.receipt, change.reads) == (ids, RECEIPT, Reads.EVIDENCE)
-    assert answering(PAYMENT_ID, 1, None, (), TIMES).ids == frozenset()
+    assert inquiry_answer_change(PAYMENT_ID, 1, None, (), TIMES).ids == frozenset()
 
 
 def test_queries_do_not_end_as_failed_what_a_stored_callback_says_was_paid() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from domain.errors import Overloaded
 from domain.idempotency import FirstAnswer
-from domain.lifecycle.accept import answer_refusal
+from domain.lifecycle.accept import replay_or_raise
 from domain.values import Caller, Role
 
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
@@ -24,7 +24,7 @@ class Keys:
 
 
 async def answer_to(key: str, fingerprint: bytes) -> FirstAnswer:
-    return await answer_refusal(
+    return await replay_or_raise(
         Keys(),  # type: ignore[arg-type]
         REFUSAL,
         caller=CALLER,

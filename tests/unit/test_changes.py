@@ -28,7 +28,7 @@ from domain.changes import (
 )
 from domain.events import EventType
 from domain.inquiry import Inquiry, InquiryOutcome
-from domain.lifecycle.judge_report import Noted
+from domain.lifecycle.judge_report import EntryDisposition
 from domain.operations import Operation, OperationAnswer, OperationHealth
 from domain.stages import FactName
 from gateway.openapi.views import HistoryItem
@@ -69,7 +69,7 @@ def test_every_fact_has_an_entry_of_its_own_name() -> None:
 
 
 def test_every_disposition_that_is_noted_has_an_entry_of_its_own_name() -> None:
-    noted = {Disposition(each) for each in get_args(Noted)}
+    noted = {Disposition(each) for each in get_args(EntryDisposition)}
     assert {HistoryEntry(each.value).value for each in noted} == {each.value for each in noted}
 
 

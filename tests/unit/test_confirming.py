@@ -17,7 +17,7 @@ from domain.errors import Unreachable
 from domain.events import EventType
 from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import answering, asking
+from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
 from domain.lifecycle.judge_report import judge_report
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
@@ -86,7 +86,7 @@ def answered(
     """What Daraja's answer to our first question does to `payment`."""
     asked = an_inquiry(1, at=NOW - MINUTE)
     evidence = evidence_of(asked, has_message=True, claims_success=True, **known)
-    change = answering(PAYMENT_ID, 1, report, (), TIMES)
+    change = inquiry_answer_change(PAYMENT_ID, 1, report, (), TIMES)
     return change.decide(
         payment, a_context(evidence=evidence, receipts_of_others=receipts_of_others)
     )
@@ -308,7 +308,7 @@ def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(
 
 
 def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> None:
-    change = answering(PAYMENT_ID, 1, STATUS_PAID, (), TIMES)
+    change = inquiry_answer_change(PAYMENT_ID, 1, STATUS_PAID, (), TIMES)
     context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), is_receipt_of_other=True)
     decision = change.decide(a_due(), context)
     assert (payment_of(decision).stage, decision.disposition) == (
@@ -350,7 +350,7 @@ def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: S
 def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
     """Three answers without a result, long after the window."""
     silent = [an_inquiry(n, V.NO_RESULT, at=NOW - timedelta(minutes=10 - n)) for n in range(1, 4)]
-    change = answering(
+    change = inquiry_answer_change(
         PAYMENT_ID, 4, a_report(ReportedOutcome.UNDECIDED, inquiry_outcome=V.NO_RESULT), (), TIMES
     )
     for claims_success, expected in ((True, S.IN_DOUBT), (False, S.FAILED)):
@@ -366,7 +366,7 @@ def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
 
 def next_question(payment: Payment, *inquiries: Inquiry, **known: Any) -> timedelta | None:
     """How long after this question the next one comes, or None where this is the last."""
-    decision = asking(PAYMENT_ID, TIMES, ACCOUNTS).decide(
+    decision = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS).decide(
         payment, a_context(evidence=evidence_of(*inquiries, **known))
     )
     assert asked_by(decision) is not None
@@ -415,7 +415,7 @@ def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None
     since = waiting(since=timedelta(minutes=30))
     payment = a_due()
     assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
-    asked = asking(PAYMENT_ID, TIMES, ACCOUNTS)
+    asked = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS)
     decision = asked.decide(
         payment, a_context(evidence=evidence_of(*ago(*range(19, 9, -1)), **since))
     )

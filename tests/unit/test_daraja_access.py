@@ -46,19 +46,19 @@ def outside() -> Outside:
 async def test_a_send_has_its_token_before_its_turn_and_prompts_go_after_payouts(
     outside: Outside, kind: Kind
 ) -> None:
-    async with outside.access.to_send(kind):
+    async with outside.access.prepare_send(kind):
         assert outside.did == ["token", (PUSHES if RULES[kind].is_prompt else PAYOUTS).name]
 
 
 async def test_an_inquiry_has_its_token_before_its_turn(outside: Outside) -> None:
-    async with outside.access.to_ask():
+    async with outside.access.prepare_inquiry():
         assert outside.did == ["token", INQUIRIES.name]
 
 
 async def test_without_a_token_no_turn_is_taken(outside: Outside) -> None:
     outside.ready_raises = Unreachable()
     with pytest.raises(Unreachable):
-        await outside.access.to_send(Kind.DEPOSIT).__aenter__()
+        await outside.access.prepare_send(Kind.DEPOSIT).__aenter__()
     assert outside.did == ["token"]
 
 
@@ -66,8 +66,8 @@ async def test_a_worker_whose_slots_are_taken_waits_and_takes_no_turn(outside: O
     """A turn cannot be given back, so it is taken last."""
     async with AsyncExitStack() as held:
         for _ in range(10):
-            await held.enter_async_context(outside.slots.take())
-        waiting = asyncio.create_task(outside.access.to_ask().__aenter__())
+            await held.enter_async_context(outside.slots.acquire())
+        waiting = asyncio.create_task(outside.access.prepare_inquiry().__aenter__())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert outside.did == ["token"]
@@ -81,14 +81,14 @@ async def test_few_requests_of_some_kinds_are_under_way_and_the_next_keeps_no_sl
 ) -> None:
     async with asyncio.timeout(10), AsyncExitStack() as held:
         for _ in range(FEW[kind]):
-            await held.enter_async_context(outside.access.to_send(kind))
+            await held.enter_async_context(outside.access.prepare_send(kind))
         outside.did.clear()
         with pytest.raises(Throttled, match=f"all slots for {kind} are taken"):
-            await held.enter_async_context(outside.access.to_send(kind))
+            await held.enter_async_context(outside.access.prepare_send(kind))
         assert outside.did == ["token"]
         for _ in range(10 - FEW[kind]):  # the refused one gave its place back
-            await held.enter_async_context(outside.access.to_send(Kind.WITHDRAWAL))
-    async with outside.access.to_send(kind):
+            await held.enter_async_context(outside.access.prepare_send(Kind.WITHDRAWAL))
+    async with outside.access.prepare_send(kind):
         pass
 
 
@@ -96,5 +96,5 @@ async def test_without_a_turn_a_send_holds_no_slot(outside: Outside) -> None:
     outside.wait_seconds = 0.3
     for _ in range(20):
         with pytest.raises(Throttled) as caught:
-            await outside.access.to_send(Kind.BILL_PAYMENT).__aenter__()
+            await outside.access.prepare_send(Kind.BILL_PAYMENT).__aenter__()
         assert caught.value.wait_seconds == 0.3

@@ -14,9 +14,9 @@ from domain.changes import Decided, HistoryEntry
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence, InquiryOutcome, may_be_resent, no_result_is_confirmed
 from domain.kinds import Kind
-from domain.lifecycle.inquire import asking
+from domain.lifecycle.inquire import inquiry_change
 from domain.lifecycle.record_callback import callback_change
-from domain.lifecycle.submit import resend_claim
+from domain.lifecycle.submit import resend_claim_change
 from domain.payment import Payment
 from domain.report import ReportedOutcome
 from domain.stages import Stage
@@ -100,7 +100,7 @@ def test_only_the_account_of_every_send_may_send_again(
     payment = a_due(attempts=attempts)
     evidence = Evidence() if is_busy else not_found_twice()
     assert may_be_resent(payment, evidence, NOW, TIMES, ACCOUNTS) is is_permitted
-    claimed = resend_claim(PAYMENT_ID, an_attempt_id(50), TIMES, ACCOUNTS)
+    claimed = resend_claim_change(PAYMENT_ID, an_attempt_id(50), TIMES, ACCOUNTS)
     after = claimed.decide(payment, a_context(evidence=evidence)).payment
     assert after is not None
     assert (after.stage is Stage.SUBMITTING) is is_permitted
@@ -123,7 +123,9 @@ def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> Non
 
 
 def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
-    return asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(payment, a_context())
+    return inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(
+        payment, a_context()
+    )
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -16,7 +16,7 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import asking, postponement, watching
+from domain.lifecycle.inquire import inquiry_change, postponement_change, watch_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
@@ -46,7 +46,7 @@ UNASKABLE = (a_send(Outcome.UNKNOWN, at=SENT_AT),)
 def asked(
     payment: Payment | None, *inquiries: Inquiry, is_probe: bool = False, **evidence: Any
 ) -> Decided:
-    change = asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe)
+    change = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 
@@ -106,7 +106,7 @@ def test_a_question_that_was_asked_a_moment_ago_is_not_asked_again(
 
 def test_the_moment_is_shorter_where_questions_come_faster() -> None:
     """Compressed times, as tests use them."""
-    change = asking(PAYMENT_ID, replace(TIMES, inquiry_first_after=SECOND), ACCOUNTS)
+    change = inquiry_change(PAYMENT_ID, replace(TIMES, inquiry_first_after=SECOND), ACCOUNTS)
     for ago, expected in ((0.9, False), (1, True)):
         evidence = evidence_of(an_inquiry(1, at=NOW - timedelta(seconds=ago)))
         assert (
@@ -252,7 +252,7 @@ def test_a_question_that_must_wait_for_its_turn_has_another_time_and_nothing_els
 ) -> None:
     for kind in Kind:
         payment = a_due(kind, stage)
-        decision = postponement(PAYMENT_ID, 7 * SECOND).decide(payment, a_context())
+        decision = postponement_change(PAYMENT_ID, 7 * SECOND).decide(payment, a_context())
         is_question = stage not in (S.ACCEPTED, S.SUBMITTING)
         assert decision.payment == (
             replace(payment, next_step_at=NOW + 7 * SECOND) if is_question else payment
@@ -263,14 +263,16 @@ def test_what_has_no_question_is_not_postponed() -> None:
     final = a_due(stage=S.SUCCEEDED, next_step_at=None)
     unaskable = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
     for payment in (final, unaskable, None):
-        assert postponement(PAYMENT_ID, SECOND).decide(payment, a_context()).payment == payment
+        assert (
+            postponement_change(PAYMENT_ID, SECOND).decide(payment, a_context()).payment == payment
+        )
 
 
 # --- watching -------------------------------------------------------------------------------------
 
 
 def watched(payment: Payment | None, *, now: Any = NOW, **evidence: Any) -> Decided:
-    return watching(PAYMENT_ID, TIMES).decide(
+    return watch_change(PAYMENT_ID, TIMES).decide(
         payment, a_context(now=now, evidence=evidence_of(**evidence))
     )
 

@@ -17,7 +17,7 @@ from domain.changes import Change, ChangeResult, Exchange
 from domain.errors import OutcomeUnknown, QueueUnavailable, StoreUnavailable, Throttled, Unreachable
 from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import Asked, Inquirer
+from domain.lifecycle.inquire import Inquirer, InquiryAnswer
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
@@ -82,16 +82,16 @@ class World:
         await self.inquirer.inquire(due)
 
     @asynccontextmanager
-    async def readied_to_ask(self) -> AsyncIterator[None]:
+    async def prepare_inquiry(self) -> AsyncIterator[None]:
         self.did.append("ready")
         if self.not_ready is not None:
             raise self.not_ready
         yield
 
-    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> Asked:
+    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> InquiryAnswer:
         assert payment.id == PAYMENT_ID
         self.did.append(f"ask {number}{' as a probe' if is_probe else ''}")
-        return Asked(self.answer, (SENT_NOTHING,))
+        return InquiryAnswer(self.answer, (SENT_NOTHING,))
 
     async def change(self, change: Change) -> ChangeResult:
         if self.store_raises is not None:

@@ -25,7 +25,7 @@ from domain.errors import (
 from domain.failures import Failure, FailureReason
 from domain.inquiry import Evidence
 from domain.kinds import RULES, Kind
-from domain.lifecycle.inquire import asking
+from domain.lifecycle.inquire import inquiry_change
 from domain.operations import (
     OPERATION_OF_INQUIRY_STEP,
     Operation,
@@ -101,7 +101,9 @@ def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
     payment = a_due(Kind.DEPOSIT)
     assert payment.inquiry_step is Step.QUERY
     context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
-    decided = asking(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(payment, context)
+    decided = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(
+        payment, context
+    )
     assert (asked_by(decided) is not None, probed_by(decided)) == (is_asked, probe)
     if not is_asked:
         assert decided.payment == payment  # it keeps its due time
@@ -112,4 +114,4 @@ def test_silence_ends_no_deposit_while_its_question_is_held() -> None:
     payment = replace(a_due(Kind.DEPOSIT), stage=Stage.AWAITING_RESULT)
     context = a_context(evidence=Evidence(held_operations=frozenset({Operation.STK_QUERY})))
     late = replace(context, now=context.now + timedelta(days=30))
-    assert asking(PAYMENT_ID, TIMES, ACCOUNTS).decide(payment, late).payment == payment
+    assert inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS).decide(payment, late).payment == payment

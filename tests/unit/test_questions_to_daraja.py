@@ -23,7 +23,7 @@ from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import Asked
+from domain.lifecycle.inquire import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step
@@ -317,7 +317,7 @@ async def test_a_question_that_could_not_be_asked_is_no_answer_and_slows_nothing
     payment: Payment, expected: Any
 ) -> None:
     asker, rate, _ = asker_of(Client(Tokens(Unreachable())))
-    assert await asker.ask(payment, 1) == Asked(expected)
+    assert await asker.ask(payment, 1) == InquiryAnswer(expected)
     assert rate.slowed == 0
 
 

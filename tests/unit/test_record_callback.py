@@ -18,7 +18,7 @@ from domain.changes import Disposition, HistoryEntry
 from domain.events import EventType
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.record_callback import callback_change, raw_change
+from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.payment import Payment
 from domain.report import ReportedOutcome
 from domain.stages import Stage
@@ -244,7 +244,7 @@ def test_a_change_looks_up_whose_the_ids_and_the_receipt_are_and_keeps_the_raw_b
 @pytest.mark.parametrize("stage", Stage)
 def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stage: Stage) -> None:
     payment = a_payment(stage=stage)
-    change = raw_change(payment.id, a_callback())
+    change = raw_callback_change(payment.id, a_callback())
     decision = change.decide(payment, a_context())
     assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_message_flagged) == (D.NOT_PROCESSED, True)

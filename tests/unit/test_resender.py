@@ -1,4 +1,4 @@
-"""Sending a withdrawal again: readied, claimed, sent and recorded like a first send, and never
+"""Sending a withdrawal again: prepared, claimed, sent and recorded like a first send, and never
 on a guess.
 """
 
@@ -98,7 +98,7 @@ class Sending:
         pass
 
     @asynccontextmanager
-    async def readied(self, kind: Kind) -> AsyncIterator[None]:
+    async def prepare_send(self, kind: Kind) -> AsyncIterator[None]:
         assert kind is Kind.WITHDRAWAL
         self.did.append("ready")
         if self.not_ready is not None:

@@ -13,7 +13,7 @@ from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry, Reads
 from domain.inquiry import Inquiry, InquiryOutcome, may_be_resent
 from domain.kinds import Kind
-from domain.lifecycle.submit import resend_claim
+from domain.lifecycle.submit import resend_claim_change
 from domain.operations import Operation
 from domain.payment import Payment
 from domain.stages import Stage, Step
@@ -232,7 +232,7 @@ SECOND_ATTEMPT = an_attempt_id(2)
 def claimed(
     payment: Payment | None, inquiries: tuple[Inquiry, ...] = NOT_FOUND, **evidence: Any
 ) -> Decided:
-    change = resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TIMES, ACCOUNTS)
+    change = resend_claim_change(PAYMENT_ID, SECOND_ATTEMPT, TIMES, ACCOUNTS)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 
@@ -258,7 +258,7 @@ def test_a_permitted_claim_begins_a_numbered_attempt_under_a_lease() -> None:
 
 
 def test_a_claim_holds_the_brakes_until_its_commit() -> None:
-    assert resend_claim(PAYMENT_ID, SECOND_ATTEMPT, TIMES, ACCOUNTS).reads is Reads.CLAIM
+    assert resend_claim_change(PAYMENT_ID, SECOND_ATTEMPT, TIMES, ACCOUNTS).reads is Reads.CLAIM
 
 
 FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

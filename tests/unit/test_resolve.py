@@ -13,7 +13,7 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.resolve import Resolution, resolution
+from domain.lifecycle.resolve import Resolution, resolution_change
 from domain.stages import Stage
 from tests.builders import (
     NOW,
@@ -127,7 +127,9 @@ def test_paid_needs_a_receipt_that_can_be_one(receipt: str | None) -> None:
 
 def test_a_receipt_of_another_payment_proves_nothing() -> None:
     assert "another payment" in refusal(a_flagged(), PAID, is_receipt_of_other=True)
-    assert resolution(PAYMENT_ID, PAID).receipt == RECEIPT  # so that it is looked up whose it is
+    assert (
+        resolution_change(PAYMENT_ID, PAID).receipt == RECEIPT
+    )  # so that it is looked up whose it is
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
@@ -177,7 +179,7 @@ def test_an_inquiry_answered_paid_forbids_unpaid(verdict: InquiryOutcome) -> Non
         assert "answered an inquiry" in refusal(a_flagged(), UNPAID, evidence=evidence)
     else:
         resolved(a_flagged(), UNPAID, evidence=evidence)
-    assert resolution(PAYMENT_ID, UNPAID).reads is Reads.EVIDENCE
+    assert resolution_change(PAYMENT_ID, UNPAID).reads is Reads.EVIDENCE
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])

@@ -12,7 +12,7 @@ from domain.attempts import Outcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.lifecycle.resolve import Decision, Resolution, resolution_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
@@ -174,7 +174,7 @@ def test_the_window_is_that_of_the_worker_s_settings() -> None:
         kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
     )
     longer = replace(TIMES, result_window=10 * MINUTE)
-    change = resolution(payment.id, Resolution(decision=Decision.UNPAID, **WHO), longer)
+    change = resolution_change(payment.id, Resolution(decision=Decision.UNPAID, **WHO), longer)
     with pytest.raises(Exception, match="try again"):
         change.decide(payment, a_context())
 

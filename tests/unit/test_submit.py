@@ -26,9 +26,9 @@ from domain.errors import (
 from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
-from domain.lifecycle.reconcile import lease_expiry
+from domain.lifecycle.reconcile import lease_expiry_change
 from domain.lifecycle.record_answer import answer_change, fact_of_answer
-from domain.lifecycle.submit import expiry
+from domain.lifecycle.submit import expiry_change
 from domain.payment import Payment
 from domain.stages import FactName, Stage
 from tests.builders import (
@@ -265,7 +265,7 @@ def aged(seconds: float, stage: Stage, **overrides: Any) -> Payment:
 def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(
     seconds: float, expected: Stage
 ) -> None:
-    decision = expiry(PAYMENT_ID).decide(aged(seconds, Stage.ACCEPTED), a_context())
+    decision = expiry_change(PAYMENT_ID).decide(aged(seconds, Stage.ACCEPTED), a_context())
     after = payment_of(decision)
     assert after.stage is expected
     if expected is Stage.FAILED:
@@ -278,12 +278,12 @@ def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
 def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
     payment = aged(1e6, stage)
-    decision = expiry(PAYMENT_ID).decide(payment, a_context())
+    decision = expiry_change(PAYMENT_ID).decide(payment, a_context())
     assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
 
 
 def test_each_kind_has_an_age_of_its_own() -> None:
-    change = expiry(PAYMENT_ID)
+    change = expiry_change(PAYMENT_ID)
     stages = {
         kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage
         for kind in Kind
@@ -292,8 +292,8 @@ def test_each_kind_has_an_age_of_its_own() -> None:
 
 
 def test_nothing_is_expired_that_is_not_on_record() -> None:
-    assert expiry(PAYMENT_ID).decide(None, a_context()).payment is None
-    assert lease_expiry(PAYMENT_ID, TIMES).decide(None, a_context()).payment is None
+    assert expiry_change(PAYMENT_ID).decide(None, a_context()).payment is None
+    assert lease_expiry_change(PAYMENT_ID, TIMES).decide(None, a_context()).payment is None
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_nothing_is_expired_that_is_not_on_record() -> None:
 )
 def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expected: Stage) -> None:
     payment = a_payment(stage=Stage.SUBMITTING, lease_until=NOW + timedelta(seconds=lease_left))
-    decision = lease_expiry(PAYMENT_ID, TIMES).decide(payment, a_context())
+    decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
     after = payment_of(decision)
     assert after.stage is expected
     assert noted(decision) == (HistoryEntry.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None)
@@ -311,7 +311,7 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
 def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
-    decision = lease_expiry(PAYMENT_ID, TIMES).decide(payment, a_context())
+    decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
     assert (decision.payment, noted(decision)) == (payment, None)
 
 

@@ -75,7 +75,7 @@ class World:
     async def run(self) -> None:
         await self.submitter.submit(a_payment().id)
 
-    async def look(self, payment_id: UUID) -> Due | None:
+    async def find_due(self, payment_id: UUID) -> Due | None:
         if self.payment is None:
             return None
         is_expired = self.payment.expires_at <= NOW
@@ -115,7 +115,7 @@ class World:
         pass
 
     @asynccontextmanager
-    async def readied(self, _kind: Kind) -> AsyncIterator[None]:
+    async def prepare_send(self, _kind: Kind) -> AsyncIterator[None]:
         self.did.append("ready")
         if self.ready_raises is not None:
             raise self.ready_raises

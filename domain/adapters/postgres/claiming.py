@@ -143,8 +143,8 @@ class Claiming:
             self._claim_batch, key=lambda claim: claim.payment_id, gate=gate
         )
 
-    async def look(self, payment_id: UUID) -> Due | None:
-        """See `domain.lifecycle.submit.ClaimingStore.look`."""
+    async def find_due(self, payment_id: UUID) -> Due | None:
+        """See `domain.lifecycle.submit.ClaimingStore.find_due`."""
         return await self._looks.submit(payment_id)
 
     async def claim(

@@ -126,8 +126,8 @@ class Sweeping:
             self._record_batch, key=lambda item: item.payment_id
         )
 
-    async def look(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
-        """See `domain.lifecycle.reconcile.SweepingStore.look`."""
+    async def plan_sweep(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
+        """See `domain.lifecycle.reconcile.SweepingStore.plan_sweep`."""
         parameters = {
             "steps": [step.value for step in Step],
             "limit": limit,
@@ -152,7 +152,7 @@ class Sweeping:
             ),
         )
 
-    async def take_due(
+    async def fetch_due(
         self,
         step: Step,
         *,
@@ -160,7 +160,7 @@ class Sweeping:
         next_step_in: timedelta,
         kinds: Collection[Kind] = tuple(Kind),
     ) -> list[Due]:
-        """See `domain.lifecycle.reconcile.SweepingStore.take_due`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.fetch_due`."""
         parameters = {
             "step": step.value,
             "kinds": [kind.value for kind in kinds],
@@ -176,10 +176,10 @@ class Sweeping:
         async with self._database.transaction() as transaction:
             return len(await transaction.rows(_END_STUCK, {"stuck_for": _STUCK_FOR}))
 
-    async def take_probe(
+    async def start_probe(
         self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
     ) -> UUID | None:
-        """See `domain.lifecycle.reconcile.SweepingStore.take_probe`."""
+        """See `domain.lifecycle.reconcile.SweepingStore.start_probe`."""
         async with self._database.transaction() as transaction:
             parameters = {
                 "cool_down": cool_down,
@@ -195,8 +195,8 @@ class Sweeping:
             rows = await transaction.rows(TAKE_BREAKER_PROBE, parameters)
         return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None
 
-    async def unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
-        """See `domain.lifecycle.reconcile.SweepingStore.unannounced`."""
+    async def fetch_unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
+        """See `domain.lifecycle.reconcile.SweepingStore.fetch_unannounced`."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_UNANNOUNCED, {"limit": limit, "overdue_by": overdue_by})
             if settled := sorted(row.payment_id for row in rows if row.id is None):

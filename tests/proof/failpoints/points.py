@@ -81,8 +81,8 @@ POINTS: Mapping[str, Point] = {
     "readied_before_claim": Point(
         crash_point=4,
         side=Side.AFTER,
-        target="workers.daraja_access:Turns.take",
-        sentence="The payment was looked at and may be sent, a token, a slot and a turn are had; it is not claimed.",
+        target="workers.daraja_access:Turns.acquire",
+        sentence="The payment was looked at and may be sent, the worker has a token, a slot and a turn; it is not claimed.",
     ),
     "claimed_before_call": Point(
         crash_point=5,

@@ -3,8 +3,8 @@ worker may crash or freeze.
 
 The order of steps is that of `Submitter`, `Inquirer`, `Sweeper` and `take_next_step`, whose
 coroutines stand on asyncio; all that they decide is the core's own: `Fence`, `answer_change`,
-`resend_claim`, `expiry`, `asking`, `answering`, `watching`, `lease_expiry`, `postponement`. A
-`yield` gives the milliseconds that pass at least.
+`resend_claim_change`, `expiry_change`, `inquiry_change`, `inquiry_answer_change`, `watch_change`,
+`lease_expiry_change`, `postponement_change`. A `yield` gives the milliseconds that pass at least.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from domain.fence import Fence, OpenAttempt
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle import inquire, reconcile, record_answer, submit
-from domain.lifecycle.inquire import Asked
+from domain.lifecycle.inquire import InquiryAnswer
 from domain.lifecycle.submit import Due
 from domain.operations import OperationHealth
 from domain.payment import Payment
@@ -45,14 +45,14 @@ _TRIES_MAX = 4
 
 def job(world: World) -> Flow:
     """`take_next_step`."""
-    found = world.record.look(instant(world.now))
+    found = world.record.find_due(instant(world.now))
     if found.stage is not Stage.ACCEPTED:
         if found.step in (Step.QUERY, Step.STATUS):
             yield from _inquire(world, found)
         return
     times = world.times  # this worker's settings: another may have others by now
     if found.is_expired:
-        yield from world.write("expiry", submit.expiry(PAYMENT_ID))
+        yield from world.write("expiry", submit.expiry_change(PAYMENT_ID))
         return
     if found.is_held:
         return
@@ -217,7 +217,9 @@ def _inquire(world: World, found: Due) -> Flow:
 
             def claim(attempt_id: UUID) -> bool:
                 decided = record.change(
-                    submit.resend_claim(PAYMENT_ID, attempt_id, times.worker, times.accounts),
+                    submit.resend_claim_change(
+                        PAYMENT_ID, attempt_id, times.worker, times.accounts
+                    ),
                     instant(world.now),
                 )
                 record.claim_is_probe = probed_by(decided) is not None
@@ -243,11 +245,12 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     yield 0
     if world.happens(world.chances.is_not_ready):
         yield from world.write(
-            "postponement", inquire.postponement(PAYMENT_ID, timedelta(seconds=2))
+            "postponement", inquire.postponement_change(PAYMENT_ID, timedelta(seconds=2))
         )
         return
     decided = yield from world.write(
-        "asking", inquire.asking(PAYMENT_ID, times.worker, times.accounts, for_breaker=is_probe)
+        "asking",
+        inquire.inquiry_change(PAYMENT_ID, times.worker, times.accounts, for_breaker=is_probe),
     )
     payment, asked = decided.payment, asked_by(decided)
     if payment is None or asked is None:
@@ -258,14 +261,16 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if world.daraja.lacks_question:
         world.note("question refused")
         yield 50
-        refused = Asked(
+        refused = InquiryAnswer(
             NO_ANSWER if payment.inquiry_step is Step.QUERY else None,
             (),
             OperationHealth.PRODUCT_REFUSED,
         )
         yield from world.write(
             "answering",
-            inquire.answering(PAYMENT_ID, number, refused.report, (), times.worker, said=refused),
+            inquire.inquiry_answer_change(
+                PAYMENT_ID, number, refused.report, (), times.worker, said=refused
+            ),
         )
         return
     sent, [own] = payment.inquiry_attempt, times.accounts.values()
@@ -281,9 +286,10 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         world.note("status asked")
         world.daraja.ask_status(number, asking_by, asked_as.as_text())
         yield 100
-        taken = Asked(None, (), OperationHealth.WORKS)
+        taken = InquiryAnswer(None, (), OperationHealth.WORKS)
         yield from world.write(
-            "answering", inquire.answering(PAYMENT_ID, number, None, (), times.worker, said=taken)
+            "answering",
+            inquire.inquiry_answer_change(PAYMENT_ID, number, None, (), times.worker, said=taken),
         )
         return
     checkout_id = ids[IdKind.CHECKOUT_REQUEST]
@@ -299,8 +305,8 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         said = said._replace(word="no_answer")
     report = query_report(said, checkout_id)
     health = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else OperationHealth.WORKS
-    change = inquire.answering(
-        PAYMENT_ID, number, report, (), times.worker, said=Asked(report, (), health)
+    change = inquire.inquiry_answer_change(
+        PAYMENT_ID, number, report, (), times.worker, said=InquiryAnswer(report, (), health)
     )
     yield from world.write("answering", change, said=(number, said))
 
@@ -309,16 +315,18 @@ def sweep(world: World, step: Step) -> Flow:
     """What a sweeper does with one due row, which it has taken and moved."""
     match step:
         case Step.SUBMIT:
-            if world.record.look(instant(world.now)).is_expired:
+            if world.record.find_due(instant(world.now)).is_expired:
                 yield 0
-                yield from world.write("expiry", submit.expiry(PAYMENT_ID))
+                yield from world.write("expiry", submit.expiry_change(PAYMENT_ID))
             else:
                 world.wake()
         case Step.END_LEASE:
             yield 0
-            yield from world.write("lease", reconcile.lease_expiry(PAYMENT_ID, world.times.worker))
+            yield from world.write(
+                "lease", reconcile.lease_expiry_change(PAYMENT_ID, world.times.worker)
+            )
         case Step.WATCH:
             yield 0
-            yield from world.write("watching", inquire.watching(PAYMENT_ID, world.times.worker))
+            yield from world.write("watching", inquire.watch_change(PAYMENT_ID, world.times.worker))
         case Step.QUERY | Step.STATUS:
             world.wake()

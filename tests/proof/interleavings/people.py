@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from domain.changes import Change, ChangeResult
 from domain.errors import PaymentServiceError, ResolutionRefused
 from domain.lifecycle.accept import cancel as cancel_payment
-from domain.lifecycle.resolve import Decision, Resolution, resolution
+from domain.lifecycle.resolve import Decision, Resolution, resolution_change
 from tests.builders import AMOUNT_KES, PAYMENT_ID, a_caller
 from tests.proof.interleavings.record import Broken, instant
 
@@ -107,7 +107,7 @@ def _resolve(world: World, resolved: Resolution) -> bool:
     try:
         world.commit(
             f"resolve {resolved.decision.value}",
-            resolution(PAYMENT_ID, resolved, world.times.worker),
+            resolution_change(PAYMENT_ID, resolved, world.times.worker),
             world.now,
         )
     except ResolutionRefused:

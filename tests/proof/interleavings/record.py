@@ -2,7 +2,7 @@
 payment's one lock.
 
 `change` stamps and writes what was decided as `adapters/postgres/changing.py` and `writing.py` do,
-`claim`, `look`, `postpone` and `take_due` say in Python what their SQL says; tests/integration pins
+`claim`, `find_due`, `postpone` and `fetch_due` say in Python what their SQL says; tests/integration pins
 that SQL against a real Postgres. There is no other payment here, so no id and no receipt is
 another's. After every step the rules of rows are checked (`Broken`).
 """
@@ -212,7 +212,7 @@ class Record:
 
     # What SQL does (claiming.py, sweeping.py)
 
-    def look(self, now: datetime) -> Due:
+    def find_due(self, now: datetime) -> Due:
         payment = self.payment
         at = payment.next_step_at
         return Due(
@@ -283,7 +283,7 @@ class Record:
             return None
         return None if step is Step.STATUS and self.brakes.breaker else step
 
-    def take_due(self, next_step_in: timedelta, now: datetime) -> None:
+    def fetch_due(self, next_step_in: timedelta, now: datetime) -> None:
         self.payment = replace(self.payment, next_step_at=now + next_step_in)
 
     # What must always hold

@@ -200,9 +200,9 @@ def _lease_ends_in_accepted(patch: Patch) -> None:
 
 
 def _due_time_forgotten(patch: Patch) -> None:
-    real = reconcile.lease_expiry
+    real = reconcile.lease_expiry_change
 
-    def lease_expiry(payment_id: UUID, times: Times) -> Change:
+    def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
         change = real(payment_id, times)
 
         def decide(payment: Payment | None, context: Context) -> Decided:
@@ -213,7 +213,7 @@ def _due_time_forgotten(patch: Patch) -> None:
 
         return replace(change, decide=decide)
 
-    patch.setattr(reconcile, "lease_expiry", lease_expiry)
+    patch.setattr(reconcile, "lease_expiry_change", lease_expiry_change)
 
 
 _OFTEN = 0.35
@@ -247,17 +247,17 @@ _BUSY_AND_ACTS = {"is_busy": 0.6, "busy_yet_acts": _OFTEN}
 
 
 def _callbacks_believed_at_once(patch: Patch) -> None:
-    patch.setattr(judge_report, "_unconfirmed_success", judge_report._success)
+    patch.setattr(judge_report, "_judge_unconfirmed_success", judge_report._judge_success)
 
 
 def _other_amount_ignored(patch: Patch) -> None:
-    real = judge_report._success
+    real = judge_report._judge_success
 
     def success(payment: Payment, context: Context, report: Report) -> Decided:
         known = replace(context.evidence, names_another_amount=False)
         return real(payment, replace(context, evidence=known), report)
 
-    patch.setattr(judge_report, "_success", success)
+    patch.setattr(judge_report, "_judge_success", success)
 
 
 def _correction_confirmed_once_or_never(patch: Patch) -> None:

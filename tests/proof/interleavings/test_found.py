@@ -6,11 +6,11 @@ from collections import Counter
 
 from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
-from domain.lifecycle.inquire import watching
-from domain.lifecycle.reconcile import lease_expiry
+from domain.lifecycle.inquire import watch_change
+from domain.lifecycle.reconcile import lease_expiry_change
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
-from domain.lifecycle.submit import resend_claim
+from domain.lifecycle.submit import resend_claim_change
 from domain.stages import Stage
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.proof.interleavings.provider import Answer, Message
@@ -44,8 +44,8 @@ def _a_deposit_that_failed_for_silence() -> Record:
     times = TIMES[Kind.DEPOSIT][0]
     record = Record(Kind.DEPOSIT, Counter())
     assert record.claim(an_attempt_id(1), times, instant(0))
-    record.change(lease_expiry(PAYMENT_ID, times.worker), instant(61_000))
-    record.change(watching(PAYMENT_ID, times.worker), instant(241_000))
+    record.change(lease_expiry_change(PAYMENT_ID, times.worker), instant(61_000))
+    record.change(watch_change(PAYMENT_ID, times.worker), instant(241_000))
     assert record.payment.stage is Stage.FAILED
     return record
 
@@ -80,7 +80,8 @@ def test_a_withdrawal_whose_repeat_was_refused_by_a_result_of_its_own_still_ends
     assert record.claim(an_attempt_id(1), times, instant(0))
     _answer(record, 1, Answer("busy"), 1000)
     record.change(
-        resend_claim(PAYMENT_ID, an_attempt_id(2), times.worker, times.accounts), instant(40_000)
+        resend_claim_change(PAYMENT_ID, an_attempt_id(2), times.worker, times.accounts),
+        instant(40_000),
     )
     _answer(record, 2, Answer("acknowledged", _OWN_ID, "AG_15_1"), 41_000)
     _receive(record, Message("result", "duplicate", 0, "15", _OWN_ID, "AG_15_1"), 42_000)

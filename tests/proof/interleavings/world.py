@@ -272,7 +272,7 @@ class World(Clockwork):
                 _ENOUGH_QUIET_SWEEPS if self._waits_for_a_person else _QUIET_SWEEPS_MAX
             ):
                 return
-        self.record.take_due(HANDOVER_RETRY_AFTER, now)
+        self.record.fetch_due(HANDOVER_RETRY_AFTER, now)
         self.note(f"swept: {step.value}")
         self.begin(flows.sweep(self, step))
         hold = self.record.hold_of_sends
@@ -280,7 +280,7 @@ class World(Clockwork):
             self._sweep_in(
                 max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now)
             )  # nothing happens until then
-        elif self.record.look(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
+        elif self.record.find_due(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
             # Swept every five seconds, and held: what happens in between is what the run is about.
             self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
         else:
