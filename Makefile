@@ -17,9 +17,11 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^#: / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.installed ## make .venv with the locked dependencies (a second call takes a second)
+#: Start
+
+setup: .venv/.installed ## install the locked dependencies into .venv (a second call takes a second)
 
 # Python 3.11's venv brings a setuptools that is not locked and that nothing needs.
 .venv/.installed: requirements.lock
@@ -30,19 +32,18 @@ setup: .venv/.installed ## make .venv with the locked dependencies (a second cal
 	@$(BIN)/python -m pip uninstall --quiet --yes --disable-pip-version-check setuptools
 	@touch $@
 
-demo: setup ## three payments live and settle before your eyes
+demo: setup ## play three payments and show the life of each (less than a minute)
 	@$(BIN)/python -m tests.stack demo
 
-run: setup ## the whole stack, kept running, with a token and a curl line to try
+run: setup ## start the whole stack and keep it running; print a token and a curl line to try
 	@$(BIN)/python -m tests.stack run
 
-test: setup ## a sample of all tests in minutes, on embedded servers or those in DATABASE_URL and REDIS_URL (T=path: all of those)
-	$(TESTS) --part $(if $(filter tests,$(T)),sample,all) $(T)
+lock: setup ## write requirements.lock from pyproject.toml (needs uv)
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
 
-test-all: setup ## the tests that `make test` left out: long proofs, and the other cases of large tables
-	$(TESTS) --part rest
+#: Check
 
-check: setup ## format, lint, types, import rules, architecture, licences, known vulnerabilities (no servers)
+check: setup ## check format, lint, types, imports, architecture, licences and known vulnerabilities (no servers)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -50,25 +51,32 @@ check: setup ## format, lint, types, import rules, architecture, licences, known
 	$(PYTEST) -q tests/test_architecture.py
 	@$(BIN)/python -m tests.supply_chain
 
-interleavings: setup ## a million lives of one payment in every order, judged by a model of Daraja (minutes)
-	@$(BIN)/python -m tests.proof.interleavings --runs 1000000 --seed 1
+test: setup ## run a sample of all tests, in minutes (T=path: all tests there; DATABASE_URL, REDIS_URL: your servers)
+	$(TESTS) --part $(if $(filter tests,$(T)),sample,all) $(T)
 
-proof: setup ## a thousand payments at once whose answers are lost, and their like: each paid once (some minutes)
-	LARGE_NUMBERS=1 $(PYTEST) tests/spec/test_large_numbers.py
+test-all: setup ## run the tests that `make test` leaves out: long proofs, the other cases of large tables
+	$(TESTS) --part rest
 
-bench: setup ## benchmarks, as ratios measured in one run
-	@$(BIN)/python -m tests.benchmarks
+#: Prove
 
-soak: setup ## load while everything is killed, then a judge (MINUTES=20, SEED=, REPORT=file)
-	@$(BIN)/python -m tests.proof.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
-
-fuzz: setup ## schemathesis over /openapi.json for some minutes (MINUTES=20, SEED=)
-	FUZZ_MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) -n 0 -s tests/fuzz
-
-crash: setup ## every crash point in every combination, and every protection taken away (CRASH_LANES=2 systems at once)
+crash: setup ## kill real processes at every crash point; take every protection away (CRASH_LANES=2 systems at once)
 	$(PYTEST) tests/proof/crash tests/proof/failpoints --all-combinations
 
-lock: setup ## write requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
+interleavings: setup ## play a million lives of one payment in virtual time, judged by a model of Daraja (minutes)
+	@$(BIN)/python -m tests.proof.interleavings --runs 1000000 --seed 1
 
-.PHONY: help setup demo run test test-all check proof crash interleavings soak bench fuzz lock
+proof: setup ## lose a thousand answers at once; each payment is paid once (minutes)
+	LARGE_NUMBERS=1 $(PYTEST) tests/spec/test_large_numbers.py
+
+soak: setup ## kill, freeze and cut off everything under load, then judge each payment (MINUTES=20, SEED=, REPORT=file)
+	@$(BIN)/python -m tests.proof.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
+
+fuzz: setup ## send requests made from /openapi.json by schemathesis (MINUTES=20, SEED=)
+	FUZZ_MINUTES=$(MINUTES) SEED=$(SEED) $(PYTEST) -n 0 -s tests/fuzz
+
+#: Measure
+
+bench: setup ## measure speed, as ratios within one run
+	@$(BIN)/python -m tests.benchmarks
+
+.PHONY: help setup demo run lock check test test-all crash interleavings proof soak fuzz bench

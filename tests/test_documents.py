@@ -121,3 +121,20 @@ def test_every_make_target_that_a_document_names_exists() -> None:
     for document in DOCUMENTS:
         named = set(re.findall(r"`make ([a-z]+)", document.read_text()))
         assert named <= targets, (document, named - targets)
+
+
+def test_every_commit_that_contributing_names_exists() -> None:
+    """The last column of its table is a commit of this repository."""
+    named = re.findall(r"\| `([0-9a-f]{7,40})` \|", (ROOT / "CONTRIBUTING.md").read_text())
+    assert named
+    if _git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("this folder has no whole history")
+    assert [hash_ for hash_ in named if _git("cat-file", "-t", hash_) != "commit"] == []
+
+
+def _git(*arguments: str) -> str:
+    """What git prints, or an empty text if it fails."""
+    command = ["git", "-c", "safe.directory=*", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
