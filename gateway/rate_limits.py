@@ -44,7 +44,7 @@ class RateLimits:
         if limits.requests_per_second is None:
             return Permit(is_counted=False)
         wait_seconds = await self._resources.if_redis_answers(
-            lambda: self._rates.take(caller.key, limits)
+            lambda: self._rates.charge(caller.key, limits)
         )
         if not isinstance(wait_seconds, float):
             if self._policy.without_redis is WithoutRedis.ALLOW:
@@ -66,9 +66,7 @@ class RateLimits:
         """
         if permit.is_counted:
             limits = self._policy.callers[caller.role]
-            await self._resources.if_redis_answers(
-                lambda: self._rates.give_back(caller.key, limits)
-            )
+            await self._resources.if_redis_answers(lambda: self._rates.refund(caller.key, limits))
 
     def limit_lookups(
         self, caller: Caller, refusal: RequestRefused | Unavailable

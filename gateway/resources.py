@@ -12,8 +12,8 @@ from domain.adapters.postgres.reading import Reading
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.bell import RedisBell
-from domain.adapters.redis.connection import available, connect
-from domain.adapters.redis.faults import EXPLANATIONS, Scope, fault_of
+from domain.adapters.redis.connection import connect, record_use
+from domain.adapters.redis.faults import EXPLANATIONS, Scope, classify_error
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.settings.common import SharedSettings
 from domain.adapters.settings.errors import impossible
@@ -79,9 +79,9 @@ class Resources:
             async with asyncio.timeout(_REDIS_PATIENCE_SECONDS):
                 return await ask()
         except TimeoutError as error:
-            self.redis.faults.gone(type(error).__name__)
+            self.redis.faults.record_outage(type(error).__name__)
         except QueueUnavailable as error:
-            kind = fault_of(error)
+            kind = classify_error(error)
             if kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER:
                 return None  # the rest of what we use Redis for may work
         self._redis_rests_until = time.monotonic() + _REDIS_REST_SECONDS
@@ -94,7 +94,7 @@ class Resources:
         """
 
         async def probe() -> None:
-            async with available(self.redis, "probe"):
+            async with record_use(self.redis, "probe"):
                 await self.redis.set(f"{PREFIX}probe", 1, px=_PROBE_KEPT_MS)
 
         await self.if_redis_answers(probe)

@@ -16,7 +16,7 @@ import structlog
 
 from domain.adapters import observability
 from domain.adapters.daraja.client import DarajaClient
-from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
+from domain.adapters.redis.sharing import InquiryBudget, RequestClass, SharedRate
 from domain.errors import QueueUnavailable, Throttled
 from domain.kinds import RULES, Kind
 from domain.stages import Step
@@ -26,9 +26,9 @@ log = structlog.get_logger()
 _OWN_SLOT_WAIT_SECONDS = 1.0
 
 # Payouts before inquiries before pushes; and none starves (rules.md §10).
-PAYOUTS = Turn("payouts")
-INQUIRIES = Turn("inquiries", part_of_burst=2 / 3, own_share=0.1)
-PUSHES = Turn("pushes", part_of_burst=1 / 3, own_share=0.2)
+PAYOUTS = RequestClass("payouts")
+INQUIRIES = RequestClass("inquiries", part_of_burst=2 / 3, own_share=0.1)
+PUSHES = RequestClass("pushes", part_of_burst=1 / 3, own_share=0.2)
 
 
 class Slots:
@@ -76,12 +76,12 @@ class Turns:
         self._rate = rate
         self._budgets = budgets or {}
 
-    async def acquire(self, turn: Turn) -> None:
+    async def acquire(self, turn: RequestClass) -> None:
         """Takes a turn now.
 
         Raises Throttled with the wait if there is none, and QueueUnavailable.
         """
-        wait_seconds = await self._rate.take(turn)
+        wait_seconds = await self._rate.charge(turn)
         if wait_seconds > 0:
             raise Throttled("our own limit", wait_seconds=wait_seconds)
 

@@ -94,7 +94,7 @@ async def run_worker(settings: WorkerSettings) -> None:
     async with _compose(settings, stopping) as parts:
 
         async def take_next_step(payment_id: str) -> None:
-            is_charged = parts.wakeups.take_hand_over
+            is_charged = parts.wakeups.consume_hand_over
             await run_step(parts.submitter, parts.inquirer, payment_id, is_charged=is_charged)
 
         jobs = asyncio.create_task(

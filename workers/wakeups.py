@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from domain.adapters.redis.faults import EXPLANATIONS, Scope, fault_of
+from domain.adapters.redis.faults import EXPLANATIONS, Scope, classify_error
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.errors import QueueUnavailable
 
@@ -97,5 +97,5 @@ def _is_refusal(error: QueueUnavailable) -> bool:
     """Whether Redis refused only this, so that what a send needs of it (the common rate) may
     work.
     """
-    kind = fault_of(error)
+    kind = classify_error(error)
     return kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER

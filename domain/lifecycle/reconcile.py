@@ -111,7 +111,7 @@ class SweepingStore(Protocol):
 class Budget(Protocol):
     """How many inquiries of one kind all workers together may make."""
 
-    async def take(self, wanted: int) -> int:
+    async def charge(self, wanted: int) -> int:
         """How many of `wanted` may be made now; they are spent. Raises QueueUnavailable."""
         ...
 
@@ -266,7 +266,7 @@ class Sweeper:
     async def _hand_over_inquiries(self, step: Step, waiting: int) -> int:
         """As many as the budget allows, longest overdue first; the others keep their place."""
         try:
-            granted = await self._budgets[step].take(min(waiting, await self._wakeups.room()))
+            granted = await self._budgets[step].charge(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
             return 0  # without the shared count no worker asks (.env.example)
         due = (

@@ -31,7 +31,7 @@ USES: dict[str, Use] = {
     "wake": lambda redis: RedisWakeups(redis).wake([new_id(), new_id()]),
     "wake one": lambda redis: RedisWakeups(redis).wake_one(new_id()),
     "hand over": lambda redis: RedisWakeups(redis).hand_over([new_id(), new_id()]),
-    "take hand-over": lambda redis: RedisWakeups(redis).take_hand_over(new_id()),
+    "consume hand-over": lambda redis: RedisWakeups(redis).consume_hand_over(new_id()),
     "room": lambda redis: RedisWakeups(redis).room(),
     "bell": lambda redis: RedisBell(redis).ring(
         Announcement(history_id=new_id(), payment_id=new_id(), body="{}")
@@ -40,10 +40,10 @@ USES: dict[str, Use] = {
     "write copy": lambda redis: Replays(redis).write(
         "caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1)
     ),
-    "caller rate": lambda redis: CallerRates(redis).take(
+    "caller rate": lambda redis: CallerRates(redis).charge(
         "caller", CallerLimits(requests_per_second=1000, burst=1000)
     ),
-    "rate": lambda redis: SharedRate(redis, "rate", per_second=1000).take(),
+    "rate": lambda redis: SharedRate(redis, "rate", per_second=1000).charge(),
     "slow down": lambda redis: SharedRate(redis, "rate", per_second=1000).slow_down(),
     "read token": lambda redis: SharedText(redis, "token:1").read(),
     "write token": lambda redis: SharedText(redis, "token:1").write("text", ttl_seconds=60),

@@ -20,7 +20,7 @@ SLOW = CallerLimits(requests_per_second=0.001, burst=5)
 async def asked(
     rates: CallerRates, times: int, caller: str = "somebody", limits: CallerLimits = SLOW
 ) -> list[float]:
-    return await asyncio.gather(*(rates.take(caller, limits) for _ in range(times)))
+    return await asyncio.gather(*(rates.charge(caller, limits) for _ in range(times)))
 
 
 async def test_a_burst_may_come_at_once_and_no_more(redis: RedisClient) -> None:
@@ -37,7 +37,7 @@ async def test_the_first_to_ask_are_the_first_served(redis: RedisClient) -> None
 async def test_two_processes_share_a_callers_bucket(redis: RedisClient) -> None:
     both = CallerRates(redis), CallerRates(redis)
     waits = await asyncio.gather(
-        *(rates.take("somebody", SLOW) for _ in range(10) for rates in both)
+        *(rates.charge("somebody", SLOW) for _ in range(10) for rates in both)
     )
     assert waits.count(0) == 5
 
@@ -52,24 +52,24 @@ async def test_a_refused_request_takes_nothing(redis: RedisClient) -> None:
     """Whoever keeps asking is not locked out for longer by it."""
     rates = CallerRates(redis)
     await asked(rates, 5)
-    first = await rates.take("somebody", SLOW)
+    first = await rates.charge("somebody", SLOW)
     await asked(rates, 100)
-    assert await rates.take("somebody", SLOW) <= first
+    assert await rates.charge("somebody", SLOW) <= first
 
 
 async def test_what_is_given_back_may_be_taken_again(redis: RedisClient) -> None:
     rates = CallerRates(redis)
     await asked(rates, 5)
-    await asyncio.gather(rates.give_back("somebody", SLOW), rates.give_back("somebody", SLOW))
+    await asyncio.gather(rates.refund("somebody", SLOW), rates.refund("somebody", SLOW))
     assert (await asked(rates, 5)).count(0) == 2
 
 
 async def test_giving_back_never_makes_the_burst_larger(redis: RedisClient) -> None:
     """Also what was never taken."""
     rates = CallerRates(redis)
-    await rates.take("somebody", SLOW)
+    await rates.charge("somebody", SLOW)
     for _ in range(9):
-        await rates.give_back("somebody", SLOW)
+        await rates.refund("somebody", SLOW)
     assert await redis.keys("*rate:*") == []
     assert (await asked(rates, 9)).count(0) == 5
 
@@ -77,10 +77,10 @@ async def test_giving_back_never_makes_the_burst_larger(redis: RedisClient) -> N
 async def test_who_waited_as_long_as_told_is_served(redis: RedisClient) -> None:
     rates, quick = CallerRates(redis), CallerLimits(requests_per_second=50, burst=1)
     for _ in range(5):
-        while not (told := await rates.take("a caller", quick)):
+        while not (told := await rates.charge("a caller", quick)):
             pass  # until it asks too often, also on a slow machine
         await asyncio.sleep(told)
-        assert await rates.take("a caller", quick) == 0
+        assert await rates.charge("a caller", quick) == 0
 
 
 async def test_who_has_no_limit_costs_redis_nothing(redis: RedisClient) -> None:
@@ -89,7 +89,7 @@ async def test_who_has_no_limit_costs_redis_nothing(redis: RedisClient) -> None:
 
 
 async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: RedisClient) -> None:
-    await CallerRates(redis).take(
+    await CallerRates(redis).charge(
         "23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10)
     )
     (name,) = await redis.keys(f"{PREFIX}rate:*")
@@ -101,7 +101,7 @@ async def test_without_redis_nobody_can_tell(redis_of_run: RedisServer) -> None:
     client = connect("redis://127.0.0.1:1/0", client_name="mkwanja-test")
     try:
         with pytest.raises(QueueUnavailable):
-            await CallerRates(client).take("somebody", SLOW)
+            await CallerRates(client).charge("somebody", SLOW)
     finally:
         await client.aclose(close_connection_pool=True)
 

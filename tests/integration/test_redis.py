@@ -263,7 +263,7 @@ class TestRate:
         second = connect(redis_of_run.url, client_name="mkwanja-test")
         rates = [SharedRate(client, "rate", per_second=per_second) for client in (redis, second)]
         began = await redis.time()
-        waits = [await rates[number % 2].take() for number in range(3 * per_second + 2)]
+        waits = [await rates[number % 2].charge() for number in range(3 * per_second + 2)]
         ended = await redis.time()
         await second.aclose(close_connection_pool=True)
         elapsed = ended[0] - began[0] + (ended[1] - began[1]) / 1e6
@@ -276,27 +276,27 @@ class TestRate:
     ) -> None:
         """After the wait that it names there is room again, however often it was asked in vain."""
         rate = SharedRate(redis, "rate", per_second=10)
-        while not await rate.take():
+        while not await rate.charge():
             pass
-        waits = [await rate.take() for _ in range(20)]
+        waits = [await rate.charge() for _ in range(20)]
         await asyncio.sleep(waits[-1] + 0.01)
-        assert await rate.take() == 0
+        assert await rate.charge() == 0
 
     async def test_two_limits_of_different_names_are_two(self, redis: RedisClient) -> None:
         """Sends do not use up what inquiries may."""
         sends, inquiries = (
             SharedRate(redis, name, per_second=1) for name in ("sends", "inquiries")
         )
-        assert [await sends.take(), await inquiries.take()] == [0, 0]
-        assert await sends.take() > 0
+        assert [await sends.charge(), await inquiries.charge()] == [0, 0]
+        assert await sends.charge() > 0
 
     async def test_flushed_it_begins_anew(self, redis: RedisClient) -> None:
         """Its script included."""
         rate = SharedRate(redis, "rate", per_second=1)
-        assert await rate.take() == 0
+        assert await rate.charge() == 0
         await redis.flushdb()
         await redis.script_flush()
-        assert await rate.take() == 0
+        assert await rate.charge() == 0
 
 
 CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
@@ -307,7 +307,7 @@ CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
     "write a copy": lambda redis: Replays(redis).write(
         "caller", "key", COPY, NOW + timedelta(hours=1)
     ),
-    "take": lambda redis: SharedRate(redis, "rate", per_second=1).take(),
+    "take": lambda redis: SharedRate(redis, "rate", per_second=1).charge(),
     "read": lambda redis: SharedText(redis, "token").read(),
     "write": lambda redis: SharedText(redis, "token").write("text", ttl_seconds=1),
     "lock": lambda redis: SharedText(redis, "token").lock().__aenter__(),
@@ -331,13 +331,13 @@ class TestAway:
             pytest.skip("REDIS_URL names a server that is not ours to stop")
         client = connect(redis_of_run.url + "?socket_timeout=0.2", client_name="mkwanja-test")
         rate = SharedRate(client, "hanging", per_second=1000)
-        await rate.take()
+        await rate.charge()
         redis_of_run.freeze()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(QueueUnavailable):
-                    await rate.take()
+                    await rate.charge()
         finally:
             redis_of_run.thaw()
-        await rate.take()
+        await rate.charge()
         await client.aclose(close_connection_pool=True)

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
-from domain.adapters.redis.address import redis_address
+from domain.adapters.redis.address import parse_redis_url
 from domain.adapters.redis.connection import Sentinels, connect
-from domain.adapters.redis.faults import FaultKind, fault_of
+from domain.adapters.redis.faults import FaultKind, classify_error
 from domain.adapters.redis.names import TAG
 from domain.errors import QueueUnavailable
 from tests.integration.conftest import until
@@ -115,17 +115,17 @@ class TestWorks:
         ):
             port = urlsplit(tls.url).port
             url = f"rediss+sentinel://127.0.0.1:{port}/payments/0?sentinel_password={PASSWORD}"
-            address = redis_address(url, ca_file=tls.certificate).sentinels
+            address = parse_redis_url(url, ca_file=tls.certificate).sentinels
             assert address is not None
             sentinels = Sentinels(address)
             assert await sentinels.find_primary() == ("127.0.0.1", watched.primary.port)
             await sentinels.aclose()
-            unknown = redis_address(url).sentinels
+            unknown = parse_redis_url(url).sentinels
             assert unknown is not None
             strangers = Sentinels(unknown)
             with pytest.raises(RedisError) as caught:
                 await strangers.find_primary()
-            assert fault_of(caught.value) is FaultKind.CERTIFICATE
+            assert classify_error(caught.value) is FaultKind.CERTIFICATE
             await strangers.aclose()
 
     async def test_sentinels_name_the_primary(self) -> None:

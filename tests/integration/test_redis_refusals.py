@@ -112,7 +112,7 @@ class TestRefused:
                         with pytest.raises(Exception) as caught:  # noqa: PT011 - arq's loop raises what redis-py raised
                             await USES[use](client)
                         if use == "jobs":
-                            client.faults.failed("jobs", caught.value)
+                            client.faults.record_failure("jobs", caught.value)
                         else:
                             assert isinstance(caught.value, QueueUnavailable)
                 said = [line for line in logs if line["event"].startswith("redis")]
@@ -131,7 +131,7 @@ class TestRefused:
                 await client.connection_pool.disconnect()
                 await USES[use](client)
                 if use == "jobs":
-                    client.faults.answered("jobs", writes=True)
+                    client.faults.record_success("jobs", is_write=True)
                 assert client.faults.report == "ok"
 
     async def test_a_primary_that_became_a_replica_is_left_for_where_its_name_points_now(

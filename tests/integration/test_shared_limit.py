@@ -15,7 +15,7 @@ import pytest
 from domain.adapters.redis import gcra
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
-from domain.adapters.redis.sharing import InquiryBudget, SharedRate, Turn
+from domain.adapters.redis.sharing import InquiryBudget, RequestClass, SharedRate
 from workers.daraja_access import INQUIRIES, PAYOUTS, PUSHES
 
 _PER_SECOND = 20
@@ -41,7 +41,7 @@ class Clock:
 
 @pytest.fixture
 async def clock(redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    for name in ("TAKE", "SLOW_DOWN"):
+    for name in ("CHARGE", "SLOW_DOWN"):
         script = getattr(gcra, name)
         assert script.count("redis.call('TIME')") == 1
         turned = script.replace(
@@ -67,18 +67,18 @@ def rates(clock: Clock, workers: Sequence[RedisClient]) -> list[SharedRate]:
     return [SharedRate(client, "rate", per_second=_PER_SECOND) for client in workers]
 
 
-async def taken(rates: list[SharedRate], turn: Turn) -> int:
+async def taken(rates: list[SharedRate], turn: RequestClass) -> int:
     """How many requests of this class may go now, asked for by all workers in turn until one is
     refused.
     """
     for count, rate in enumerate(itertools.cycle(rates)):
-        if await rate.take(turn) > 0:
+        if await rate.charge(turn) > 0:
             return count
     raise AssertionError
 
 
 async def over(
-    seconds: int, clock: Clock, rates: list[SharedRate], demand: Mapping[str, Turn]
+    seconds: int, clock: Clock, rates: list[SharedRate], demand: Mapping[str, RequestClass]
 ) -> Counter[str]:
     """Who gets how many while every class of `demand` asks each twentieth of a second, in turn
     first and last.
@@ -101,7 +101,7 @@ class TestRate:
 
         Who is refused is told when there is room again.
         """
-        waits = await asyncio.gather(*(rates[n % 3].take(PAYOUTS) for n in range(60)))
+        waits = await asyncio.gather(*(rates[n % 3].charge(PAYOUTS) for n in range(60)))
         assert waits.count(0) == _PER_SECOND
         assert len(set(waits)) == 2
         assert max(waits) <= 0.05
@@ -119,12 +119,12 @@ class TestRate:
         """And not before; for each class its own wait."""
         for turn in _TURNS.values():
             await taken(rates, turn)
-            wait = await rates[0].take(turn)
+            wait = await rates[0].charge(turn)
             assert wait > 0
             await clock.turn(wait - 0.000_002)
-            assert await rates[1].take(turn) > 0
+            assert await rates[1].charge(turn) > 0
             await clock.turn(0.000_002)
-            assert await rates[2].take(turn) == 0
+            assert await rates[2].charge(turn) == 0
             await clock.turn(10)
 
     @pytest.mark.parametrize("per_second", [0.5, 1, 3, 7, 150])
@@ -222,7 +222,7 @@ class TestSlowingDown:
         budget = InquiryBudget(workers[1], "query", per_minute=600)
         await budget.slow_down()
         assert await taken([rate], PAYOUTS) == _PER_SECOND
-        assert await budget.take(100) == 5
+        assert await budget.charge(100) == 5
 
 
 class TestBudgets:
@@ -235,7 +235,7 @@ class TestBudgets:
         budgets = [InquiryBudget(client, "query", per_minute=5) for client in workers]
         granted = []
         for _second in range(120):
-            granted.append(sum([await budget.take(200) for budget in budgets]))
+            granted.append(sum([await budget.charge(200) for budget in budgets]))
             await clock.turn(1)
         assert [second for second, count in enumerate(granted) if count] == list(range(0, 120, 12))
         assert sum(granted) == 10
@@ -246,13 +246,13 @@ class TestBudgets:
         """Several at once, never more than wanted, and what was not wanted stays for others."""
         first, second = (InquiryBudget(client, "status", per_minute=600) for client in workers[:2])
         assert [
-            await first.take(0),
-            await first.take(3),
-            await second.take(200),
-            await first.take(1),
+            await first.charge(0),
+            await first.charge(3),
+            await second.charge(200),
+            await first.charge(1),
         ] == [0, 3, 7, 0]
         await clock.turn(0.5)
-        assert [await second.take(200), await first.take(200)] == [5, 0]
+        assert [await second.charge(200), await first.charge(200)] == [5, 0]
 
     @pytest.mark.usefixtures("clock")
     async def test_budgets_of_different_names_are_two(self, workers: Sequence[RedisClient]) -> None:
@@ -260,7 +260,7 @@ class TestBudgets:
         query, status = (
             InquiryBudget(workers[0], name, per_minute=60) for name in ("query", "status")
         )
-        assert [await query.take(5), await status.take(5), await query.take(5)] == [1, 1, 0]
+        assert [await query.charge(5), await status.charge(5), await query.charge(5)] == [1, 1, 0]
 
 
 async def test_a_flush_forgets_the_count_and_nothing_else(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from domain.adapters.redis.sharing import Turn
+from domain.adapters.redis.sharing import RequestClass
 from domain.errors import Throttled, Unreachable
 from domain.kinds import RULES, Kind
 from workers.daraja_access import INQUIRIES, PAYOUTS, PUSHES, DarajaAccess, Slots, Turns
@@ -32,7 +32,7 @@ class Outside:
         if self.ready_raises is not None:
             raise self.ready_raises
 
-    async def take(self, turn: Turn) -> float:
+    async def charge(self, turn: RequestClass) -> float:
         self.did.append(turn.name)
         return self.wait_seconds
 

@@ -24,7 +24,7 @@ class Rates:
     def __init__(self, wait_seconds: float) -> None:
         self._wait_seconds = wait_seconds
 
-    async def take(self, _caller_key: str, _limits: CallerLimits) -> float:
+    async def charge(self, _caller_key: str, _limits: CallerLimits) -> float:
         return self._wait_seconds
 
 

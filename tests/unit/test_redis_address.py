@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from domain.adapters.redis.address import redis_address, url_secrets
+from domain.adapters.redis.address import find_url_secrets, parse_redis_url
 from tests.case_tables import for_each
 from tests.integration.redis_as_sold import self_signed
 
@@ -32,7 +32,7 @@ from tests.integration.redis_as_sold import self_signed
 def test_sentinels_are_read(
     url: str, hosts: Any, name: str, connection: dict[str, Any], sentinel: dict[str, Any]
 ) -> None:
-    address = redis_address(url)
+    address = parse_redis_url(url)
     assert address.sentinels is not None
     assert address.sentinels.hosts == hosts
     assert address.sentinels.primary_name == name
@@ -63,7 +63,7 @@ def test_sentinels_are_read(
 )
 def test_a_url_that_is_not_understood_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"^(must|has|is)") as caught:
-        redis_address(url)
+        parse_redis_url(url)
     assert "h1" not in str(caught.value).replace("host:port", "")
 
 
@@ -83,7 +83,7 @@ def test_a_url_that_is_not_understood_is_refused(url: str) -> None:
 def test_the_certificate_is_checked_as_the_setting_says_and_else_the_url(
     url: str, verify: Any, checked: str, host_checked: bool
 ) -> None:
-    address = redis_address(url, verify=verify)
+    address = parse_redis_url(url, verify=verify)
     assert address.connection["ssl_cert_reqs"] == checked
     assert address.connection["ssl_check_hostname"] is host_checked
     assert address.is_verified is (checked == "required")
@@ -91,7 +91,7 @@ def test_the_certificate_is_checked_as_the_setting_says_and_else_the_url(
 
 def test_a_ca_file_is_for_the_server_and_for_the_sentinels(tmp_path: Path) -> None:
     file, _ = self_signed(tmp_path, "h1")
-    address = redis_address("rediss+sentinel://h1/m/0", ca_file=file)
+    address = parse_redis_url("rediss+sentinel://h1/m/0", ca_file=file)
     assert address.sentinels is not None
     assert (
         address.connection["ssl_ca_certs"]
@@ -102,6 +102,6 @@ def test_a_ca_file_is_for_the_server_and_for_the_sentinels(tmp_path: Path) -> No
 
 def test_every_password_in_the_url_is_known_as_a_secret() -> None:
     url = "redis+sentinel://u:one%40@h1:1,h2:2/m/0?sentinel_password=two%2F&password=three"
-    assert set(url_secrets(url)) == {"one%40", "one@", "two%2F", "two/", "three"}
-    assert "one@" not in repr(redis_address(url))
-    assert "two/" not in repr(redis_address(url))
+    assert set(find_url_secrets(url)) == {"one%40", "one@", "two%2F", "two/", "three"}
+    assert "one@" not in repr(parse_redis_url(url))
+    assert "two/" not in repr(parse_redis_url(url))

@@ -24,7 +24,7 @@ from domain.adapters.redis.faults import (
     Faults,
     PrimaryUnknown,
     WrongProtocol,
-    fault_of,
+    classify_error,
 )
 from tests.case_tables import for_each
 
@@ -69,7 +69,7 @@ REFUSALS: list[tuple[Exception, FaultKind]] = [
 
 @for_each(("error", "kind"), REFUSALS, ids=[str(error)[:40] for error, _ in REFUSALS])
 def test_a_refusal_has_a_kind(error: Exception, kind: FaultKind) -> None:
-    assert fault_of(error) is kind
+    assert classify_error(error) is kind
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_refusal_has_a_kind(error: Exception, kind: FaultKind) -> None:
     ],
 )
 def test_a_server_that_does_not_answer_is_away(error: Exception) -> None:
-    assert fault_of(error) is None
+    assert classify_error(error) is None
 
 
 def test_every_kind_says_what_to_do() -> None:
@@ -94,7 +94,7 @@ def test_a_fault_is_named_once_until_it_is_over() -> None:
     faults = Faults()
     with capture_logs() as logs:
         for use in ("wake-ups", "copies") * 50:
-            assert faults.failed(use, OutOfMemoryError("full")) is FaultKind.FULL
+            assert faults.record_failure(use, OutOfMemoryError("full")) is FaultKind.FULL
     assert [line["event"] for line in logs] == ["redis_refuses"]
     assert logs[0]["remedy"] == EXPLANATIONS[FaultKind.FULL].remedy
     assert faults.report.startswith("refuses: full: ")
@@ -103,11 +103,11 @@ def test_a_fault_is_named_once_until_it_is_over() -> None:
 def test_no_text_of_an_error_is_repeated() -> None:
     faults = Faults()
     with capture_logs() as logs:
-        faults.failed(
+        faults.record_failure(
             "copies",
             ResponseError("Command # 1 (SET k 254711000111) of pipeline caused error: OOM"),
         )
-        faults.failed("bell", NoPermissionError("User s3cret-user has no permissions"))
+        faults.record_failure("bell", NoPermissionError("User s3cret-user has no permissions"))
     assert "254711000111" not in str(logs) + faults.report
     assert "s3cret" not in str(logs) + faults.report
 
@@ -129,8 +129,8 @@ def test_a_fault_is_over_when_what_it_kept_from_working_works(
     error: Exception, success: str, writes: bool, is_over: bool
 ) -> None:
     faults = Faults()
-    faults.failed("copies", error)
-    faults.answered(success, writes=writes)
+    faults.record_failure("copies", error)
+    faults.record_success(success, is_write=writes)
     assert (faults.report == "ok") is is_over
 
 
@@ -138,13 +138,13 @@ def test_what_comes_and_goes_is_logged_once_and_reported_each_time() -> None:
     faults = Faults()
     with capture_logs() as logs:
         for _ in range(50):
-            faults.failed("copies", ConnectionError("max number of clients reached"))
+            faults.record_failure("copies", ConnectionError("max number of clients reached"))
             assert faults.kinds == [FaultKind.CONNECTIONS]
-            faults.answered("copies", writes=True)
+            faults.record_success("copies", is_write=True)
             assert faults.kinds == []
-            faults.failed("copies", ConnectionError("refused"))
+            faults.record_failure("copies", ConnectionError("refused"))
             assert faults.report == "away"
-            faults.answered("copies", writes=True)
+            faults.record_success("copies", is_write=True)
     assert [line["event"] for line in logs] == [
         "redis_refuses", "redis_refuses_no_more", "redis_away", "redis_answers",
     ]  # fmt: skip
@@ -154,9 +154,9 @@ def test_redis_that_is_away_is_logged_once_and_again_when_it_answers() -> None:
     faults = Faults()
     with capture_logs() as logs:
         for _ in range(10):
-            faults.failed("wake-ups", ConnectionError("refused"))
+            faults.record_failure("wake-ups", ConnectionError("refused"))
         assert faults.report == "away"
         for _ in range(10):
-            faults.answered("wake-ups", writes=True)
+            faults.record_success("wake-ups", is_write=True)
     assert [line["event"] for line in logs] == ["redis_away", "redis_answers"]
     assert faults.report == "ok"

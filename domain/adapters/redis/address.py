@@ -49,7 +49,7 @@ class RedisAddress:
         return not self.is_tls or self.connection["ssl_cert_reqs"] == "required"
 
 
-def redis_address(
+def parse_redis_url(
     url: str, *, ca_file: Path | None = None, verify: TlsVerify | None = None
 ) -> RedisAddress:
     """Parses a URL. Raises ValueError with a message that holds no part of the URL.
@@ -86,7 +86,7 @@ def redis_address(
     return address
 
 
-def url_secrets(url: str) -> list[str]:
+def find_url_secrets(url: str) -> list[str]:
     """Returns every password in the URL, as it is written there and decoded."""
     rest = url.partition("://")[2]
     authority, _, query = rest.partition("?")
@@ -99,7 +99,7 @@ def url_secrets(url: str) -> list[str]:
     return [form for text in encoded if text for form in {text, unquote(text)}]
 
 
-def readable_certificates(path: Path | None) -> Path | None:
+def require_certificates(path: Path | None) -> Path | None:
     """Returns `path`. Raises ValueError if it holds no readable certificate."""
     try:
         if path is not None:

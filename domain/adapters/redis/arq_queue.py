@@ -25,7 +25,7 @@ from arq.version import VERSION
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
-from domain.adapters.redis.connection import RedisClient, available
+from domain.adapters.redis.connection import RedisClient, record_use
 from domain.adapters.redis.faults import FaultKind
 from domain.adapters.redis.names import PREFIX, TAG
 from domain.adapters.settings.errors import SettingsError
@@ -173,12 +173,12 @@ class JobLoop(Worker):
             if FaultKind.FULL in self._redis.faults.kinds:
                 await self._wait_for_room()
             await self._poll_iteration()
-            self._redis.faults.answered(_USE, writes=False)
+            self._redis.faults.record_success(_USE, is_write=False)
 
     async def _wait_for_room(self) -> None:
         """Waits a moment if Redis is full. arq would try to start every queued job, and fail."""
         with contextlib.suppress(QueueUnavailable):
-            async with available(self._redis, "probe"):
+            async with record_use(self._redis, "probe"):
                 await self._redis.set(f"{PREFIX}probe", 1, px=_PROBE_LIFETIME_MS)
             return
         await asyncio.sleep(_WAIT_IF_FULL_SECONDS)
@@ -204,7 +204,7 @@ async def run_jobs(
             await _run_until(worker, stopping)
         except Exception as error:
             if isinstance(error, (RedisError, OSError, TimeoutError)):
-                redis.faults.failed(_USE, error)
+                redis.faults.record_failure(_USE, error)
             else:
                 # Start a new loop after any error: a worker that runs no jobs would be worse.
                 log.exception("job_loop_failed")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from domain.adapters.batching import Lane
-from domain.adapters.redis.connection import RedisClient, available
+from domain.adapters.redis.connection import RedisClient, record_use
 from domain.changes import Announcement
 
 CHANNEL = "payment-events"
@@ -23,7 +23,7 @@ class RedisBell:
 
     async def ring(self, announcement: Announcement) -> None:
         """See `domain.lifecycle.announce.Bell.ring`."""
-        async with available(self._redis, "bell", writes=False):
+        async with record_use(self._redis, "bell", is_write=False):
             await self._lane.submit(announcement)
 
     async def _publish(self, announcements: Sequence[Announcement]) -> list[None]:

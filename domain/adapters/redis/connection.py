@@ -17,8 +17,8 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.utils import str_if_bytes
 
-from domain.adapters.redis.address import SentinelAddress, TlsVerify, redis_address
-from domain.adapters.redis.faults import Faults, PrimaryUnknown, WrongProtocol, fault_of
+from domain.adapters.redis.address import SentinelAddress, TlsVerify, parse_redis_url
+from domain.adapters.redis.faults import Faults, PrimaryUnknown, WrongProtocol, classify_error
 from domain.errors import QueueUnavailable
 
 log = structlog.get_logger()
@@ -63,7 +63,7 @@ class Sentinels:
             try:
                 address = await get_address(self._name)
             except (RedisError, OSError, TimeoutError) as error:
-                if isinstance(failure, PrimaryUnknown) or fault_of(error) is not None:
+                if isinstance(failure, PrimaryUnknown) or classify_error(error) is not None:
                     failure = error
                 continue
             if address is not None:
@@ -123,7 +123,7 @@ class _Primary(Connection):
         try:
             await super().on_connect()
         except redis_py.ConnectionError as error:
-            if fault_of(error) is None:
+            if classify_error(error) is None:
                 self._shared_state.early_closes += 1
                 if self._shared_state.early_closes >= _EARLY_CLOSES_MAX:
                     raise WrongProtocol from error
@@ -213,7 +213,7 @@ def connect(
     url: str, *, client_name: str, ca_file: Path | None = None, verify: TlsVerify | None = None
 ) -> RedisClient:
     """Returns a client that connects at its first use, and reconnects after Redis was away."""
-    address = redis_address(url, ca_file=ca_file, verify=verify)
+    address = parse_redis_url(url, ca_file=ca_file, verify=verify)
     if not address.is_verified:
         log.warning(
             "redis_certificate_not_checked",
@@ -238,15 +238,15 @@ def connect(
 
 
 @asynccontextmanager
-async def available(redis: RedisClient, use: str, *, writes: bool = True) -> AsyncIterator[None]:
+async def record_use(redis: RedisClient, use: str, *, is_write: bool = True) -> AsyncIterator[None]:
     """Turns errors of redis-py into `QueueUnavailable`, and records success and failure of a use.
 
-    `use` names the use of Redis in the log. `writes` is true if success proves that Redis accepts
+    `use` names the use of Redis in the log. `is_write` is true if success proves that Redis accepts
     writes and is not full.
     """
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        redis.faults.failed(use, error)
+        redis.faults.record_failure(use, error)
         raise QueueUnavailable from error
-    redis.faults.answered(use, writes=writes)
+    redis.faults.record_success(use, is_write=is_write)

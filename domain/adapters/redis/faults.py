@@ -194,7 +194,7 @@ class WrongProtocol(RedisConnectionError):
     """The server closes each connection before its first answer, or it answers only without TLS."""
 
 
-def fault_of(error: BaseException) -> FaultKind | None:
+def classify_error(error: BaseException) -> FaultKind | None:
     """Returns the kind of fault, or None if Redis was away."""
     for link in _links(error):
         if isinstance(link, PrimaryUnknown):
@@ -247,11 +247,11 @@ class Faults:
             )
         return "away" if self._is_away else "ok"
 
-    def failed(self, use: str, error: BaseException) -> FaultKind | None:
+    def record_failure(self, use: str, error: BaseException) -> FaultKind | None:
         """Records that `use` failed. Returns the kind of fault, or None if Redis is away."""
-        kind = fault_of(error)
+        kind = classify_error(error)
         if kind is None:
-            self.gone(type(error).__name__)
+            self.record_outage(type(error).__name__)
             return None
         uses = self._refused_uses.setdefault(kind, set())
         if not uses:
@@ -289,17 +289,17 @@ class Faults:
         self._logged.discard(kind)
         return was_logged
 
-    def gone(self, error: str) -> None:
+    def record_outage(self, error: str) -> None:
         """Records that Redis does not answer at all."""
         if not self._is_away and not self._refused_uses and self._may_log_start(None):
             log.warning("redis_away", error=error)
         self._is_away = True
         observability.queue_available.set(0)
 
-    def answered(self, use: str, *, writes: bool) -> None:
+    def record_success(self, use: str, *, is_write: bool) -> None:
         """Records that `use` succeeded, and ends the faults that this success disproves.
 
-        `writes` is true if the use wrote to Redis.
+        `is_write` is true if the use wrote to Redis.
         """
         if self._is_away is not False:
             if self._may_log_end(None):
@@ -311,7 +311,7 @@ class Faults:
             match EXPLANATIONS[kind].scope:
                 case Scope.SERVER:
                     uses.clear()
-                case Scope.WRITES if writes:
+                case Scope.WRITES if is_write:
                     uses.clear()
                 case _:
                     uses.discard(use)

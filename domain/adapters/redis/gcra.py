@@ -37,7 +37,7 @@ end
 # ARGV: the interval between requests, the time whose requests may come at once, the class's part of
 # that burst, its share of the rate, the number of requests that are wanted.
 # Returns the number of requests that were granted, and the time to wait if none was.
-TAKE = f"""{_COMMON}
+CHARGE = f"""{_COMMON}
 local interval = tonumber(ARGV[1]) / (KEYS[3] and current_factor(KEYS[3]) or 1)
 local burst = math.max(0, tonumber(ARGV[2]) - interval) * tonumber(ARGV[3])
 local share, wanted, granted = tonumber(ARGV[4]), tonumber(ARGV[5]), 0
@@ -60,7 +60,7 @@ return {{0, math.max(1, math.ceil(wait))}}
 
 # KEYS: the due time. ARGV: the interval, by which the due time moves back. A due time that has
 # passed has no key, so it cannot move further back.
-GIVE_BACK = f"""{_COMMON}
+REFUND = f"""{_COMMON}
 local due = due_at(KEYS[1]) - tonumber(ARGV[1])
 if due <= now then redis.call('DEL', KEYS[1]) else store(KEYS[1], due) end
 return {{0, 0}}

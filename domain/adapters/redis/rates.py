@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domain.adapters.batching import Abandoned, Lane
-from domain.adapters.redis.connection import RedisClient, available
-from domain.adapters.redis.gcra import GIVE_BACK, TAKE
+from domain.adapters.redis.connection import RedisClient, record_use
+from domain.adapters.redis.gcra import CHARGE, REFUND
 from domain.adapters.redis.names import PREFIX
 from domain.policy import CallerLimits
 
@@ -33,16 +33,16 @@ class CallerRates:
         # applies them in order.
         self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id, abandoned=Abandoned.DROP)
 
-    async def take(self, caller_key: str, limits: CallerLimits) -> float:
+    async def charge(self, caller_key: str, limits: CallerLimits) -> float:
         """Charges one request of this caller. Returns 0, or the seconds to wait if it is too early.
 
         Raises QueueUnavailable.
         """
-        return await self._run(TAKE, caller_key, limits)
+        return await self._run(CHARGE, caller_key, limits)
 
-    async def give_back(self, caller_key: str, limits: CallerLimits) -> None:
+    async def refund(self, caller_key: str, limits: CallerLimits) -> None:
         """Undoes one charge that returned 0. Raises QueueUnavailable."""
-        await self._run(GIVE_BACK, caller_key, limits)
+        await self._run(REFUND, caller_key, limits)
 
     async def _run(self, script: str, caller_key: str, limits: CallerLimits) -> float:
         if limits.requests_per_second is None:
@@ -50,7 +50,7 @@ class CallerRates:
         # The hash gives a name of fixed length that does not show the caller.
         name = f"{PREFIX}rate:" + hashlib.sha256(caller_key.encode()).hexdigest()
         interval = 1_000_000 / limits.requests_per_second
-        async with available(self._redis, "caller rates", writes=False):
+        async with record_use(self._redis, "caller rates", is_write=False):
             return await self._lane.submit(_Request(script, name, interval, limits.burst))
 
     async def _run_batch(self, requests: Sequence[_Request]) -> list[float]:

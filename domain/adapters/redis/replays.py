@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from domain.adapters.batching import Abandoned, Lane
-from domain.adapters.redis.connection import RedisClient, available
+from domain.adapters.redis.connection import RedisClient, record_use
 from domain.adapters.redis.names import PREFIX
 from domain.idempotency import FirstAnswer
 
@@ -66,7 +66,7 @@ class Replays:
 
     async def read(self, caller_key: str, key: str, *, now: datetime) -> Copy | None:
         """Returns the copy of the first answer, or None if there is none that is valid now."""
-        async with available(self._redis, "reading copies", writes=False):
+        async with record_use(self._redis, "reading copies", is_write=False):
             raw = await self._reads.submit(_name(caller_key, key))
         if raw is None:
             return None
@@ -102,7 +102,7 @@ class Replays:
         if len(text) > _LENGTH_MAX or not self._count_copy():
             return
         until = min(expires_at.timestamp(), time.time() + _LIFETIME.total_seconds())
-        async with available(self._redis, "copies"):
+        async with record_use(self._redis, "copies"):
             await self._writes.submit(_PendingWrite(_name(caller_key, key), text, int(until)))
 
     def _count_copy(self) -> bool:

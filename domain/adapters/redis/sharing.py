@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from domain.adapters.redis import gcra
-from domain.adapters.redis.connection import RedisClient, available
+from domain.adapters.redis.connection import RedisClient, record_use
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.scripts import ALSO_WHEN_FULL
 from domain.errors import QueueUnavailable
@@ -46,13 +46,13 @@ class SharedText:
 
     async def read(self) -> str | None:
         """Returns the text, or None. Raises QueueUnavailable."""
-        async with available(self._redis, "reading shared texts", writes=False):
+        async with record_use(self._redis, "reading shared texts", is_write=False):
             value = await self._redis.get(self._name)
         return value.decode() if isinstance(value, bytes) else value
 
     async def write(self, text: str, *, ttl_seconds: float) -> None:
         """Replaces the text. Raises QueueUnavailable."""
-        async with available(self._redis, "shared texts", writes=False):
+        async with record_use(self._redis, "shared texts", is_write=False):
             await self._write(keys=[self._name], args=[text, max(1, int(ttl_seconds * 1000))])
 
     @asynccontextmanager
@@ -63,7 +63,7 @@ class SharedText:
         """
         holder_id = uuid4().hex
         name = f"{self._name}:lock"
-        async with available(self._redis, "shared texts", writes=False):
+        async with record_use(self._redis, "shared texts", is_write=False):
             is_ours = bool(await self._lock(keys=[name], args=[holder_id, _LOCK_SECONDS * 1000]))
         try:
             yield is_ours
@@ -74,12 +74,12 @@ class SharedText:
                     await self._release_lock(name, holder_id)
 
     async def _release_lock(self, name: str, holder_id: str) -> None:
-        async with available(self._redis, "shared texts", writes=False):
+        async with record_use(self._redis, "shared texts", is_write=False):
             await self._release(keys=[name], args=[holder_id])
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RequestClass:
     """A class of requests: the part of the burst that it may use, and its own share of the rate."""
 
     name: str
@@ -92,22 +92,22 @@ class SharedRate:
 
     def __init__(self, redis: RedisClient, name: str, *, per_second: float) -> None:
         self._redis = redis
-        self._take = redis.register_script(gcra.TAKE)
-        self._slow_down = redis.register_script(gcra.SLOW_DOWN)
+        self._charge_script = redis.register_script(gcra.CHARGE)
+        self._slow_down_script = redis.register_script(gcra.SLOW_DOWN)
         self._name = f"{PREFIX}{name}"
         self._interval_microseconds = 1_000_000 / per_second
 
-    async def take(self, turn: Turn = Turn("any")) -> float:
+    async def charge(self, request_class: RequestClass = RequestClass("any")) -> float:
         """Charges one request. Returns 0, or the seconds after which to try again.
 
         Raises QueueUnavailable.
         """
-        _, wait_microseconds = await self._charge(turn, 1)
+        _, wait_microseconds = await self._charge(request_class, 1)
         return wait_microseconds / 1_000_000
 
-    async def take_some(self, wanted: int) -> int:
+    async def charge_up_to(self, wanted: int) -> int:
         """Charges up to `wanted` requests and returns how many fit. Raises QueueUnavailable."""
-        granted, _ = await self._charge(Turn("any"), wanted)
+        granted, _ = await self._charge(RequestClass("any"), wanted)
         return granted
 
     async def slow_down(self) -> None:
@@ -115,20 +115,20 @@ class SharedRate:
 
         Raises QueueUnavailable.
         """
-        async with available(self._redis, "shared rate", writes=False):
-            await self._slow_down(keys=[f"{self._name}:factor"])
+        async with record_use(self._redis, "shared rate", is_write=False):
+            await self._slow_down_script(keys=[f"{self._name}:factor"])
 
-    async def _charge(self, turn: Turn, wanted: int) -> tuple[int, int]:
-        keys = [self._name, f"{self._name}:{turn.name}", f"{self._name}:factor"]
+    async def _charge(self, request_class: RequestClass, wanted: int) -> tuple[int, int]:
+        keys = [self._name, f"{self._name}:{request_class.name}", f"{self._name}:factor"]
         args = [
             self._interval_microseconds,
             _BURST_MICROSECONDS,
-            turn.part_of_burst,
-            turn.own_share,
+            request_class.part_of_burst,
+            request_class.own_share,
             wanted,
         ]
-        async with available(self._redis, "shared rate", writes=False):
-            granted, wait_microseconds = await self._take(keys=keys, args=args)
+        async with record_use(self._redis, "shared rate", is_write=False):
+            granted, wait_microseconds = await self._charge_script(keys=keys, args=args)
         return int(granted), int(wait_microseconds)
 
 
@@ -141,9 +141,9 @@ class InquiryBudget:
     def __init__(self, redis: RedisClient, name: str, *, per_minute: float) -> None:
         self._rate = SharedRate(redis, f"budget:{name}", per_second=per_minute / 60)
 
-    async def take(self, wanted: int) -> int:
-        """See `domain.lifecycle.reconcile.Budget.take`."""
-        return await self._rate.take_some(wanted)
+    async def charge(self, wanted: int) -> int:
+        """See `domain.lifecycle.reconcile.Budget.charge`."""
+        return await self._rate.charge_up_to(wanted)
 
     async def slow_down(self) -> None:
         """Slows the rate down, because Daraja answered that we inquire too often."""

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from domain.adapters.batching import Lane
 from domain.adapters.redis.arq_queue import JobQueue
-from domain.adapters.redis.connection import RedisClient, available
+from domain.adapters.redis.connection import RedisClient, record_use
 from domain.adapters.redis.names import PREFIX
 
 # Marks that the inquiry budget was charged for this payment. arq may run a job twice, or late, and
@@ -44,29 +44,29 @@ class RedisWakeups:
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
         """See `domain.lifecycle.reconcile.Wakeups.wake`."""
-        async with available(self._redis, "wake-ups"):
+        async with record_use(self._redis, "wake-ups"):
             await self._enqueue_overdue(payment_ids)
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
         """See `domain.lifecycle.reconcile.Wakeups.hand_over`."""
-        async with available(self._redis, "wake-ups"):
+        async with record_use(self._redis, "wake-ups"):
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for payment_id in payment_ids:
                     pipeline.set(_HANDED_OVER + str(payment_id), 1, ex=_HANDED_OVER_SECONDS)
                 await pipeline.execute()
             await self._enqueue_overdue(payment_ids)
 
-    async def take_hand_over(self, payment_id: UUID) -> bool:
+    async def consume_hand_over(self, payment_id: UUID) -> bool:
         """Removes the mark of `hand_over` and returns whether there was one.
 
         Raises QueueUnavailable.
         """
-        async with available(self._redis, "hand-over", writes=False):
+        async with record_use(self._redis, "hand-over", is_write=False):
             return await self._redis.getdel(_HANDED_OVER + str(payment_id)) is not None
 
     async def room(self) -> int:
         """See `domain.lifecycle.reconcile.Wakeups.room`."""
-        async with available(self._redis, "reading the queue", writes=False):
+        async with record_use(self._redis, "reading the queue", is_write=False):
             return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._queue.length())
 
     async def wake_one(self, payment_id: UUID) -> None:
@@ -74,7 +74,7 @@ class RedisWakeups:
 
         Raises QueueUnavailable.
         """
-        async with available(self._redis, "wake-ups"):
+        async with record_use(self._redis, "wake-ups"):
             await self._lane.submit(payment_id)
 
     async def _enqueue_new(self, payment_ids: Sequence[UUID]) -> list[None]:

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.adapters.policy_file import read_policy
 from domain.adapters.postgres.urls import read_database_url
-from domain.adapters.redis.address import TlsVerify, readable_certificates, url_secrets
+from domain.adapters.redis.address import TlsVerify, find_url_secrets, require_certificates
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.values import DatabaseUrl, PolicyFile, RedisUrl
 from domain.kinds import RULES, Kind
@@ -52,7 +52,7 @@ class ProcessSettings(BaseSettings):
             elif name == "database_url":
                 found += read_database_url(value).secrets
             elif name == "redis_url":
-                found += url_secrets(value)
+                found += find_url_secrets(value)
         return [value for value in found if value]
 
 
@@ -80,7 +80,7 @@ class SharedSettings(MigrationSettings, PolicySettings):
     database_pool_size: int = Field(10, ge=1, le=200)
     redis_url: RedisUrl
     # For hosts that own REDIS_URL and sign their own certificate.
-    redis_ca_file: Annotated[Path | None, AfterValidator(readable_certificates)] = None
+    redis_ca_file: Annotated[Path | None, AfterValidator(require_certificates)] = None
     redis_tls_verify: TlsVerify | None = None  # None: what the URL says, else full
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 
 from domain.adapters.policy_file import read_policy
 from domain.adapters.postgres.urls import read_database_url
-from domain.adapters.redis.address import redis_address
+from domain.adapters.redis.address import parse_redis_url
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -108,7 +108,7 @@ def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
 
 
 DatabaseUrl = Annotated[str, _understood_by(read_database_url)]
-RedisUrl = Annotated[str, _understood_by(redis_address)]
+RedisUrl = Annotated[str, _understood_by(parse_redis_url)]
 
 
 def _readable_policy(path: Path) -> Path:
