@@ -1,9 +1,8 @@
-"""The cursors of our lists: how each looks, is written, and is read. Callers send them back as they
-came.
+"""The cursors of our lists: pattern, writer and reader of each. Callers send them back unchanged.
 
-`/openapi.json` shows the patterns, so pattern, writer and reader stand together. A reader refuses
-every text that does not match, so a cursor of one list is no cursor of another. All readers raise
-ValueError.
+`/openapi.json` shows the patterns, so pattern, writer and reader stand together. A reader rejects
+every text that does not match its pattern, so the cursor of one list is not valid for another. All
+readers raise ValueError.
 """
 
 from __future__ import annotations
@@ -13,15 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-# In the words that every dialect of patterns has, and without flags. Every text that matches can be
-# read.
+# These patterns use only syntax that every regex dialect has, and no flags. The readers accept
+# every text that matches.
 PAGE = re.compile(r"payments-(0|[1-9][0-9]{0,15})-([0-9a-f]{32})-([0-9a-f]{16})")
 FEED = re.compile(r"events-(0|[1-9][0-9]{0,17}-[0-9a-f]{12})")
 HISTORY = re.compile(r"history-([1-9][0-9]{0,8})-([0-9a-f]{32})")
 
-OF_ANOTHER_LIFE = (
-    "names an event that this database does not have: it was restored, or failed over without its last commits. Read again "
-    "without this cursor, and leave out the events whose ids you have"
+# The detail for a cursor of another epoch of the database.
+UNKNOWN_EVENT = (
+    "names an event that this database does not have, because the database was restored, or failed "
+    "over without its last commits. Read again without this cursor, and skip the events whose ids "
+    "you already have"
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,9 +31,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class PagePlace:
-    """Behind which payment a page begins, and the mark of the filters that the cursor was given
-    for.
-    """
+    """The payment after which a page begins, and the hash of the filters of its list."""
 
     created_at: datetime
     payment_id: UUID
@@ -41,8 +40,10 @@ class PagePlace:
 
 @dataclass(frozen=True, slots=True)
 class FeedPlace:
-    """Behind which event the feed continues. `mark` tells that event from others that had its
-    position in another life of the database. None: the beginning.
+    """The event after which the feed continues.
+
+    `mark` tells that event from others that had its position in another epoch of the database. A
+    `mark` of None means the beginning of the feed.
     """
 
     position: int = 0
@@ -51,7 +52,7 @@ class FeedPlace:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPlace:
-    """Behind which entry of which payment's history a page begins."""
+    """The payment, and the entry of its history, after which a page begins."""
 
     sequence: int
     payment_id: UUID
@@ -64,21 +65,18 @@ def page_cursor(place: PagePlace) -> str:
 
 
 def page_place(cursor: str) -> PagePlace:
-    """The place that `page_cursor` wrote."""
-    found = _match(PAGE, cursor)
-    return PagePlace(_EPOCH + int(found[1]) * _MICROSECOND, UUID(found[2]), found[3])
+    """Parses a cursor that `page_cursor` wrote."""
+    match = _match(PAGE, cursor)
+    return PagePlace(_EPOCH + int(match[1]) * _MICROSECOND, UUID(match[2]), match[3])
 
 
 def feed_cursor(place: FeedPlace) -> str:
-    """The cursor of GET /v1/events: it continues behind `place`.
-
-    The mark is 12 hexadecimal digits.
-    """
+    """The cursor of GET /v1/events. `place.mark` is 12 hexadecimal digits."""
     return "events-0" if place.mark is None else f"events-{place.position}-{place.mark}"
 
 
 def feed_place(cursor: str) -> FeedPlace:
-    """The place that `feed_cursor` wrote."""
+    """Parses a cursor that `feed_cursor` wrote."""
     position, _, mark = _match(FEED, cursor)[1].partition("-")
     return FeedPlace(int(position), mark) if mark else FeedPlace()
 
@@ -89,13 +87,13 @@ def history_cursor(place: HistoryPlace) -> str:
 
 
 def history_place(cursor: str) -> HistoryPlace:
-    """The place that `history_cursor` wrote."""
-    found = _match(HISTORY, cursor)
-    return HistoryPlace(int(found[1]), UUID(found[2]))
+    """Parses a cursor that `history_cursor` wrote."""
+    match = _match(HISTORY, cursor)
+    return HistoryPlace(int(match[1]), UUID(match[2]))
 
 
 def _match(pattern: re.Pattern[str], cursor: str) -> re.Match[str]:
-    found = pattern.fullmatch(cursor)
-    if found is None:
-        raise ValueError("is not a cursor that we gave")
-    return found
+    match = pattern.fullmatch(cursor)
+    if match is None:
+        raise ValueError("is not a cursor that this service returned")
+    return match

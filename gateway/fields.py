@@ -1,8 +1,7 @@
-"""The values that requests are made of: how each is checked, and beside it how `/openapi.json`
-tells it.
+"""The types of request fields: the check of each value, and its schema in `/openapi.json`.
 
-The rules themselves are in `domain/values.py` and `domain/kinds`. Both sides stand together, so
-that a change of one shows the other.
+The rules themselves are in `domain/values.py` and `domain/kinds`. Check and schema stand next to
+each other, because a change of one needs a change of the other.
 """
 
 from __future__ import annotations
@@ -23,24 +22,27 @@ OWNER_LENGTH_MAX = 255
 ITEMS_MAX = 100
 WAIT_SECONDS_MAX = 60
 
-# RFC 3339 in capitals, as the answers have it.
+# RFC 3339 with capital letters, as in the answers.
 _MOMENT = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+\-][0-9]{2}:[0-9]{2})"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
+    r"(?:Z|[+\-][0-9]{2}:[0-9]{2})"
 )
 
 
-def moment(text: str) -> datetime:
-    """The time that `text` names. Raises ValueError, also for one that does not exist in UTC."""
+def parse_moment(text: str) -> datetime:
+    """Parses a time. Raises ValueError, also for a time that does not exist in UTC."""
     try:
-        # Python reads every form of ISO 8601, week dates and all; we take the one that is
-        # documented.
-        found = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
-        is_storable = found is not None and bool(found.astimezone(UTC))
-    except (ValueError, OverflowError):  # the second: no such moment in UTC
-        found, is_storable = None, False
-    if found is None or not is_storable:
-        raise ValueError("must be a time with its zone, as 2026-03-01T07:15:00Z (write + as %2B)")
-    return found
+        # Python parses every form of ISO 8601, even week dates. Only the documented form is
+        # accepted here.
+        moment = datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
+        is_storable = moment is not None and bool(moment.astimezone(UTC))
+    except (ValueError, OverflowError):  # OverflowError: the time does not exist in UTC
+        moment, is_storable = None, False
+    if moment is None or not is_storable:
+        raise ValueError(
+            "must be a time with its zone, such as 2026-03-01T07:15:00Z (write + as %2B)"
+        )
+    return moment
 
 
 def _parse_boolean(text: str) -> bool:
@@ -59,12 +61,12 @@ def _check_whole_number(low: int, high: int) -> BeforeValidator:
 
 
 def check_amount(rules: KindRules) -> BeforeValidator:
-    """Checks an amount against the limits of its kind."""
+    """The validator of an amount of this kind."""
     return BeforeValidator(lambda value: values.parse_amount_kes(value, rules.kind))
 
 
 def amount_schema(rules: KindRules) -> WithJsonSchema:
-    """How `/openapi.json` tells those limits."""
+    """The schema of an amount of this kind."""
     return _integer_schema(*rules.amount_limits_kes)
 
 
@@ -77,24 +79,25 @@ def _check_line(shortest: int, longest: int) -> AfterValidator:
 
 
 def check_reference(rules: KindRules) -> AfterValidator:
-    """Checks an account reference by the rule of its kind."""
+    """The validator of an account reference of this kind."""
     reference = _reference_of(rules)
     return _check_text(lambda text: values.parse_account_reference(text, reference))
 
 
 def reference_schema(rules: KindRules) -> WithJsonSchema:
-    """How `/openapi.json` tells that rule."""
+    """The schema of an account reference of this kind."""
     reference = _reference_of(rules)
     return _pattern_schema(reference.pattern, minLength=1, maxLength=reference.length_max)
 
 
 def _reference_of(rules: KindRules) -> Reference:
-    assert rules.reference is not None  # noqa: S101 - a kind whose body has the field has the rule
+    # Every kind whose body has the field has a rule for it.
+    assert rules.reference is not None  # noqa: S101
     return rules.reference
 
 
 def text_schema(pattern: re.Pattern[str], **more: Any) -> dict[str, Any]:
-    """The JSON Schema of a text that is `pattern` from end to end."""
+    """The JSON Schema of a text that `pattern` matches from end to end."""
     return {"type": "string", "pattern": f"^(?:{pattern.pattern})$", **more}
 
 
@@ -107,8 +110,8 @@ def _integer_schema(low: int, high: int) -> WithJsonSchema:
 
 
 def _line_schema(shortest: int, longest: int) -> WithJsonSchema:
-    # What is printable, no pattern of a bearable length can say: it is a format, explained in the
-    # document's beginning.
+    # A pattern for printable characters would be too long. `plain-text` is a format of our own,
+    # which the description of the document explains.
     return WithJsonSchema(
         {"type": "string", "minLength": shortest, "maxLength": longest, "format": "plain-text"}
     )
@@ -150,7 +153,9 @@ Metadata = Annotated[
 ]
 
 Flag = Annotated[bool, BeforeValidator(_parse_boolean)]
-Moment = Annotated[datetime, BeforeValidator(moment), _pattern_schema(_MOMENT, format="date-time")]
+Moment = Annotated[
+    datetime, BeforeValidator(parse_moment), _pattern_schema(_MOMENT, format="date-time")
+]
 Limit = Annotated[int, _check_whole_number(1, ITEMS_MAX), _integer_schema(1, ITEMS_MAX)]
 WaitSeconds = Annotated[
     int, _check_whole_number(0, WAIT_SECONDS_MAX), _integer_schema(0, WAIT_SECONDS_MAX)

@@ -28,7 +28,7 @@ from domain.policy import Policy, list_charges, may_see, require_permission
 from domain.values import Caller
 from domain.views import public_entry, public_payment
 from gateway.auth.verifier import TokenVerifier
-from gateway.cursors import OF_ANOTHER_LIFE, FeedPlace, HistoryPlace, feed_cursor, history_cursor
+from gateway.cursors import UNKNOWN_EVENT, FeedPlace, HistoryPlace, feed_cursor, history_cursor
 from gateway.edge.load import count_place_for
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import idempotency_key, read_json
@@ -183,7 +183,7 @@ class IngressHandlers:
 
         async def page() -> list[ListedEvent]:
             if after.mark is not None and not await self.feed.knows(after.position, after.mark):
-                raise InvalidRequest([FieldError("?after", OF_ANOTHER_LIFE)])
+                raise InvalidRequest([FieldError("?after", UNKNOWN_EVENT)])
             return await self.feed.page(after=after.position, limit=parameters.limit, owner=owner)
 
         events = await self.reads.run(page)

@@ -1,3 +1,1 @@
-"""`/openapi.json`: the document, made from the routes, the bodies' models and the table of
-problems that serve.
-"""
+"""`/openapi.json`, made from the routes, the models of bodies and the table of problems."""

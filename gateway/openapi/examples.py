@@ -1,6 +1,4 @@
-"""Examples for `/openapi.json`, made by the code that makes the real ones: they cannot look
-otherwise.
-"""
+"""Examples for `/openapi.json`, made by the code that writes the real answers."""
 
 from __future__ import annotations
 
@@ -57,20 +55,19 @@ _PAID_EVENT = event_body(
 
 
 def body_examples(route_name: str) -> Mapping[str, dict[str, Any]]:
-    """Examples of the bodies that a route takes, by what they show."""
+    """Example bodies for a route, by what they show."""
     return next(
         schema.body_examples for schema in SCHEMAS.values() if schema.route_name == route_name
     )
 
 
 def answer_examples(route_name: str, status: int) -> dict[str, Any]:
-    """Examples of the good answers of a route, by what they show."""
+    """Example success answers of a route, by what they show."""
     for schema in SCHEMAS.values():
         if schema.route_name == route_name:
-            shown = schema.answer_examples.items()
             return {
-                name: public_payment(item.payment, for_backend=item.for_backend)
-                for name, item in shown
+                name: public_payment(example.payment, for_backend=example.for_backend)
+                for name, example in schema.answer_examples.items()
             }
     match route_name:
         case "readPayment":
@@ -108,7 +105,7 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
             return {}
 
 
-# Errors that cannot be made of nothing.
+# Example errors whose classes need arguments.
 _ERRORS: Mapping[type[errors.PaymentServiceError], errors.PaymentServiceError] = {
     errors.InvalidRequest: errors.InvalidRequest(
         [FieldError("/amount", f"must be from 1 to {PAYMENT_MAX_KES} shillings")]
@@ -129,9 +126,9 @@ _ERRORS: Mapping[type[errors.PaymentServiceError], errors.PaymentServiceError] =
 
 
 def problem_example(problem: Problem) -> dict[str, Any]:
-    """`problem` as the answer to an error that leads to it."""
-    kind = next((error for error, known in PROBLEMS.items() if known is problem), None)
-    if kind is None:
+    """The body of `problem` as the answer to an error of its class."""
+    error_class = next((error for error, known in PROBLEMS.items() if known is problem), None)
+    if error_class is None:
         return problem_body(problem, f"{problem.title}.")
-    error = _ERRORS.get(kind) or kind()
+    error = _ERRORS.get(error_class) or error_class()
     return {**problem_body(problem, error.message), **extra_members(error)}

@@ -1,5 +1,6 @@
-"""Models of what callers see, made from its one declaration in `domain/views.py`: as the writer,
-so the document.
+"""Models of answers and events, made from the declarations in `domain/views.py`.
+
+The code that writes answers uses the same declarations, so the document cannot differ from it.
 """
 
 from __future__ import annotations
@@ -15,30 +16,32 @@ from domain.views import Member, View
 
 @cache
 def model_of(view: View) -> type[BaseModel]:
-    """The model of `view`: always the same, because two models of one name would be two schemas."""
+    """The model of `view`. It is cached, because two models of one name make two schemas."""
     return model_of_members(view.name, view.description, view.members)
 
 
 def model_of_members(
     name: str,
-    sentence: str,
+    description: str,
     members: Iterable[Member],
     *,
-    meanings: Mapping[Any, Any] | None = None,
+    types: Mapping[Any, Any] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> type[BaseModel]:
     """The model of an object with `members`.
 
-    `meanings` gives the models of what members mean, where that is no plain type. `more` is said of
-    the whole object, in keywords of JSON Schema.
+    `types` replaces the documented types of members by models. `more` has keywords of JSON Schema
+    for the whole object.
     """
-    fields = {member.name: _field(member, meanings or {}) for member in members}
+    fields = {member.name: _field(member, types or {}) for member in members}
     config = ConfigDict(json_schema_extra=dict(more)) if more else None
-    return create_model(name, __doc__=sentence, __config__=config, **fields)  # type: ignore[call-overload, no-any-return]
+    return create_model(  # type: ignore[call-overload, no-any-return]
+        name, __doc__=description, __config__=config, **fields
+    )
 
 
-def _field(member: Member, meanings: Mapping[Any, Any]) -> tuple[Any, Any]:
-    kind = meanings.get(member.value_type, member.value_type)
+def _field(member: Member, types: Mapping[Any, Any]) -> tuple[Any, Any]:
+    kind = types.get(member.value_type, member.value_type)
     if isinstance(kind, View):
         kind = model_of(kind)
     if kind is int and member.schema_keywords:
@@ -46,7 +49,7 @@ def _field(member: Member, meanings: Mapping[Any, Any]) -> tuple[Any, Any]:
     elif member.schema_keywords:
         kind = Annotated[kind, WithJsonSchema({"type": "string", **member.schema_keywords})]
     if member.may_be_null:
-        kind = Union[kind, None]  # noqa: UP007 - of a type that is not written here
-    # What has a default may be absent.
+        kind = Union[kind, None]  # noqa: UP007 - the type is known only at run time
+    # Pydantic treats a field with a default as optional.
     default: Any = None if member.may_be_absent else ...
     return kind, Field(default, description=member.description or None)

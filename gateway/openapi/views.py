@@ -1,9 +1,9 @@
-"""What callers are answered, as `/openapi.json` tells it.
+"""The models of all success answers in `/openapi.json`.
 
-A payment, an entry of its history and an event are made from the declarations in `domain/views.py`
-that also write them. The other answers are made in `ingress.py` and `health.py`; that they agree
-with these models is checked by `tests/unit/test_openapi_answers.py` and, over HTTP, by
-`tests/spec/test_openapi.py`.
+The models of a payment, a history entry and an event are made from the declarations in
+`domain/views.py`, which also write them. `ingress_handlers.py` and `health.py` write the other
+answers. `tests/unit/test_openapi_answers.py` and, over HTTP, `tests/spec/test_openapi.py` check
+that they agree with these models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.openapi.models import model_of, model_of_members
 from gateway.schemas import SCHEMAS
 from gateway.schemas.kind_schema import KindSchema
 
-# Members that only a backend sees, and then all of them.
+# A backend sees all of these members. Any other caller sees none of them.
 _NAMES_FOR_BACKENDS = [member.name for member in BACKEND_MEMBERS]
 _TOGETHER = {"dependentRequired": dict.fromkeys(_NAMES_FOR_BACKENDS, _NAMES_FOR_BACKENDS)}
 
@@ -35,18 +35,19 @@ def _payment(schema: KindSchema) -> type[BaseModel]:
     )
     return model_of_members(
         schema.answer_name,
-        schema.answer_sentence,
+        schema.answer_description,
         payment_members(rules),
-        meanings={Kind: Literal[rules.kind.value]},
+        types={Kind: Literal[rules.kind.value]},
         more=_TOGETHER | one_party,
     )
 
 
-_AnyOf: Any = Union[tuple(map(_payment, SCHEMAS.values()))]  # noqa: UP007 - of a list that is not written here
+# The list of kinds is known only at run time.
+_AnyOf: Any = Union[tuple(map(_payment, SCHEMAS.values()))]  # noqa: UP007
 
 
 class Payment(RootModel[Annotated[_AnyOf, Field(discriminator="kind")]]):
-    """A payment as it stands."""
+    """A payment in its present state."""
 
 
 class PaymentPage(BaseModel):
@@ -54,7 +55,7 @@ class PaymentPage(BaseModel):
 
     items: list[Payment] = Field(max_length=ITEMS_MAX)
     next_cursor: PageCursor | None = Field(
-        description="Where the next page begins; null: this is the last one."
+        description="Where the next page begins. Null: this is the last page."
     )
 
 
@@ -62,24 +63,24 @@ HistoryItem: Any = model_of(ENTRY)
 
 
 class HistoryPage(BaseModel):
-    """What happened to a payment, oldest first."""
+    """The history of a payment, oldest entry first."""
 
     items: list[HistoryItem] = Field(max_length=ITEMS_MAX)
     next_cursor: HistoryCursor | None = Field(
-        description="Where the next page begins; null: this is the last one."
+        description="Where the next page begins. Null: this is the last page."
     )
 
 
 Event: Any = model_of_members(
-    EVENT.name, EVENT.description, EVENT.members, meanings={payment.Payment: Payment}
+    EVENT.name, EVENT.description, EVENT.members, types={payment.Payment: Payment}
 )
 
 
 class EventPage(BaseModel):
-    """Events in the order of their commits; none is ever skipped."""
+    """Events in the order of their commits. No event is ever skipped."""
 
     items: list[Event] = Field(max_length=ITEMS_MAX)
-    next_cursor: FeedCursor = Field(description="Where to go on, also when nothing is there yet.")
+    next_cursor: FeedCursor = Field(description="Where to continue, even if no event is there yet.")
 
 
 class Health(BaseModel):
@@ -89,24 +90,24 @@ class Health(BaseModel):
 
 
 class Checks(BaseModel):
-    """What was looked at."""
+    """The checks behind the readiness report."""
 
     postgres: bool
     migrated: bool
     keys: bool = Field(
         False,
-        description="Whether keys to check tokens with were loaded. Absent without a key set.",
+        description="Whether the keys that check tokens were loaded. Absent without a key set.",
     )
-    redis: bool = Field(description="Told, not required.")
+    redis: bool = Field(description="Reported, but not required.")
 
 
 class Readiness(BaseModel):
-    """Whether requests can be served."""
+    """Whether the process can serve requests."""
 
     status: Literal["ready", "not ready"]
     checks: Checks
     postgres: Literal["ok", "away", "read-only", "not migrated"]
-    redis: Annotated[str, Field(description="`ok`, `away`, or `refuses:` and what Redis refuses.")]
+    redis: Annotated[str, Field(description="`ok`, `away`, or `refuses:` and the faults of Redis.")]
 
 
 class Document(BaseModel):

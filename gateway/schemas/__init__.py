@@ -1,7 +1,7 @@
-"""What clients may send, one page for each kind of payment, and the queries of all other routes.
+"""The bodies of each kind of payment, and the queries of the other routes.
 
-Bodies and queries are checked whole: every wrong value is named at once. `/openapi.json` is made
-from these models (`openapi/`).
+Each kind has a page here. A body or query is checked as a whole, and the answer names every wrong
+value. `/openapi.json` is made from these models (`openapi/`).
 """
 
 from __future__ import annotations
@@ -17,4 +17,5 @@ SCHEMAS: Mapping[Kind, KindSchema] = {
     for schema in (deposit.SCHEMA, withdrawal.SCHEMA, bill_payment.SCHEMA, pochi_payment.SCHEMA)
 }
 
-assert set(SCHEMAS) == set(Kind), "each kind needs its page here"  # noqa: S101 - a kind that cannot be sent stops the process at its start
+# A kind without a page stops the process at start.
+assert set(SCHEMAS) == set(Kind), "each kind needs a page here"  # noqa: S101

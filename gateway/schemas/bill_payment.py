@@ -1,4 +1,4 @@
-"""A bill payment as callers send and see it."""
+"""The public side of a bill payment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gateway.schemas.kind_schema import (
 
 
 class BillPaymentBody(Body):
-    """We pay a paybill with its account reference, or a till. For backends."""
+    """We pay a paybill with its account reference, or a till. Backends only."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -59,33 +59,31 @@ class BillPaymentBody(Body):
         description="Whole Kenyan shillings."
     )
     paybill: Shortcode | None = Field(
-        None, description="With `account_reference`; or give `till` instead."
+        None, description="A paybill, which needs `account_reference`. Or send `till` instead."
     )
     till: Shortcode | None = Field(
-        None, description="A buy-goods till, which takes no `account_reference`."
+        None, description="A buy-goods till. Do not send `account_reference` with it."
     )
     account_reference: (
         Annotated[str, check_reference(BILL_PAYMENT), reference_schema(BILL_PAYMENT)] | None
     ) = Field(
-        None, description="Our account with the paybill. Daraja gets it exactly as you write it."
+        None, description="Our account with the paybill. It is sent to Daraja as you write it."
     )
-    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
+    remarks: Remarks | None = Field(None, description="The default is `Payment`.")
 
 
 def _find_party_faults(body: Mapping[str, Any]) -> list[FieldError]:
-    """A bill is paid to a paybill with its account reference, or to a till: never both, never
-    neither.
-    """
+    """Checks that a body names a paybill with its account reference, or a till, and not both."""
     has_paybill, has_till = body.get("paybill") is not None, body.get("till") is not None
     has_reference = body.get("account_reference") is not None
     if has_paybill and has_till:
-        return [FieldError("/till", "cannot be given together with paybill")]
+        return [FieldError("/till", "cannot be sent together with paybill")]
     if not has_paybill and not has_till:
-        return [FieldError("/paybill", "is required, with account_reference; or give till instead")]
+        return [FieldError("/paybill", "is required, with account_reference; or send till instead")]
     if has_paybill and not has_reference:
         return [FieldError("/account_reference", "is required with paybill")]
     if has_till and has_reference:
-        return [FieldError("/account_reference", "goes with paybill, not with till")]
+        return [FieldError("/account_reference", "must be sent with paybill only, not with till")]
     return []
 
 
@@ -111,7 +109,7 @@ SCHEMA = KindSchema(
     summary="Pay a paybill or a till (backends only)",
     body=BillPaymentBody,
     answer_name="BillPayment",
-    answer_sentence="We pay a paybill or a till.",
+    answer_description="We pay a paybill or a till.",
     body_examples={
         "to_a_paybill": {"amount": 830, "paybill": "888880", "account_reference": "METER7731"},
         "to_a_till": {

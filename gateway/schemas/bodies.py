@@ -1,4 +1,4 @@
-"""From a body to the payment that it asks for."""
+"""Makes a payment request from a body."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from domain.values import Caller, PaymentRequest
 from gateway.schemas import SCHEMAS
 from gateway.schemas.faults import describe_faults
 
-# What a payment has of these does not come from the field of that name as it is.
-_NOT_AS_SENT = ("owner", "metadata")
+# The payment does not copy these fields from the body as they are.
+_FIELDS_NOT_COPIED = ("owner", "metadata")
 
 
 def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
-    """The request that `body` makes. Raises InvalidRequest with every wrong field."""
+    """Parses `body` as a payment request. Raises InvalidRequest with every wrong field."""
     schema = SCHEMAS[kind]
     if not isinstance(body, dict):
         raise InvalidRequest([FieldError("", "must be a JSON object")])
-    found = [*schema.find_faults(body), *_owner_faults(body, caller)]
+    own_faults = [*schema.find_faults(body), *_find_owner_faults(body, caller)]
     try:
         checked = schema.body.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest([*describe_faults(error, _body_pointer), *found]) from None
-    if found:
-        raise InvalidRequest(found)
+        raise InvalidRequest([*describe_faults(error, _body_pointer), *own_faults]) from None
+    if own_faults:
+        raise InvalidRequest(own_faults)
     owner = checked.owner if caller.is_backend else caller.subject
     fields = {
         name: getattr(checked, name)
         for name in schema.body.model_fields
-        if name not in _NOT_AS_SENT
+        if name not in _FIELDS_NOT_COPIED
     }
     return PaymentRequest(
         kind=kind,
@@ -44,14 +44,14 @@ def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
     )
 
 
-def _owner_faults(body: Mapping[str, Any], caller: Caller) -> list[FieldError]:
+def _find_owner_faults(body: Mapping[str, Any], caller: Caller) -> list[FieldError]:
     if not caller.is_backend and body.get("owner") is not None:
-        return [FieldError("/owner", "is taken from your token; leave it out")]
+        return [FieldError("/owner", "is set from your token; leave it out")]
     return []
 
 
 def _body_pointer(location: tuple[Any, ...]) -> str:
-    # pydantic marks a fault of a key itself by a last part after the key.
-    named = location[:-1] if len(location) > 2 and location[-1] == "[key]" else location
-    parts = [str(part) for part in named]
+    # If the key itself is wrong, pydantic adds the part "[key]" after it.
+    path = location[:-1] if len(location) > 2 and location[-1] == "[key]" else location
+    parts = [str(part) for part in path]
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)

@@ -1,4 +1,4 @@
-"""A deposit as callers send and see it."""
+"""The public side of a deposit."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ from gateway.schemas.kind_schema import (
 
 
 class DepositBody(Body):
-    """A customer pays us: a prompt appears on the phone."""
+    """A customer pays us after a prompt on the phone."""
 
     amount: Annotated[int, check_amount(DEPOSIT), amount_schema(DEPOSIT)] = Field(
         description="Whole Kenyan shillings."
     )
-    phone_number: PhoneNumber = Field(description="Who pays: a Kenyan mobile number.")
+    phone_number: PhoneNumber = Field(description="The payer's Kenyan mobile number.")
     account_reference: (
         Annotated[str, check_reference(DEPOSIT), reference_schema(DEPOSIT)] | None
     ) = Field(
         None,
-        description="What the payer's statement shows. Left out: follows from the payment's id.",
+        description=(
+            "The reference on the payer's statement. The default is made from the payment's id."
+        ),
     )
-    description: Description | None = Field(None, description="Left out: `Payment`.")
+    description: Description | None = Field(None, description="The default is `Payment`.")
 
 
 DEPOSIT_EXAMPLE = example_payment(
@@ -56,7 +58,7 @@ SCHEMA = KindSchema(
     summary="Ask a customer to pay us",
     body=DepositBody,
     answer_name="Deposit",
-    answer_sentence="A customer pays us.",
+    answer_description="A customer pays us.",
     body_examples={
         "least": {"amount": 250, "phone_number": "0711000111"},
         "whole": {

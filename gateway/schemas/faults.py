@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in our words."""
+"""Pydantic's faults as sentences of our own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from domain.errors import FieldError
 def describe_faults(
     error: ValidationError, pointer: Callable[[tuple[Any, ...]], str]
 ) -> list[FieldError]:
-    """Each fault with its place, as `pointer` writes it, and a sentence that says what to send
-    instead.
-    """
-    found = error.errors(include_url=False, include_context=False)
-    return [FieldError(pointer(item["loc"]), _sentence(item)) for item in found]
+    """Each fault with its place, as `pointer` writes it, and a sentence that says what to send."""
+    faults = error.errors(include_url=False, include_context=False)
+    return [FieldError(pointer(fault["loc"]), _sentence(fault)) for fault in faults]
 
 
 _SENTENCES = {

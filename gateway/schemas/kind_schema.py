@@ -1,7 +1,7 @@
-"""What callers see of one kind of payment: its route, its body, its answer, and an example of each.
+"""The public side of one kind of payment: its route, body, answer, and examples.
 
-One `KindSchema` per kind, on the kind's page beside this one. Rules of values are in
-`domain/values.py` and `domain/kinds`; `fields.py` makes fields of them.
+Each kind has one `KindSchema`, on its page beside this one. The rules for values are in
+`domain/values.py` and `domain/kinds`. `fields.py` makes field types from them.
 """
 
 from __future__ import annotations
@@ -29,24 +29,28 @@ EXAMPLE_CREATED_AT = datetime(2026, 3, 1, 7, 15, 0, 123_000, tzinfo=UTC)
 
 
 class Body(BaseModel):
-    """What every body has.
+    """The fields that every body has.
 
-    Unknown fields are refused, and types are taken at their word: `"100"` is no number.
+    Unknown fields are rejected. Types are strict: `"100"` is not a number.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     owner: Owner | None = Field(
-        None, description="Whose payment it is. Set by backends; a user's is its own `sub`."
+        None,
+        description=(
+            "The user that the payment belongs to. Only a backend may set it. A payment of an "
+            "app's user belongs to its own `sub`."
+        ),
     )
     metadata: Metadata | None = Field(
-        None, description="Yours: returned untouched, never sent to Daraja."
+        None, description="Your own data: returned unchanged, never sent to Daraja."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerExample:
-    """A payment of an example, and whether a backend is shown it."""
+    """An example answer: the payment, and whether the reader is a backend."""
 
     payment: Payment
     for_backend: bool = False
@@ -54,9 +58,9 @@ class AnswerExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindSchema:
-    """One kind as callers meet it. Examples are by what they show.
+    """The public side of one kind. Examples are keyed by what they show.
 
-    `find_faults` says what is wrong with a body that no single field shows.
+    `find_faults` checks the rules that concern several fields of a body.
     """
 
     rules: KindRules
@@ -64,19 +68,19 @@ class KindSchema:
     route_name: str  # the operationId
     summary: str
     body: type[Body]
-    answer_name: str  # of such a payment, in the document
-    answer_sentence: str
+    answer_name: str  # the schema's name in the document
+    answer_description: str
     body_examples: Mapping[str, dict[str, Any]]
     answer_examples: Mapping[str, AnswerExample]
     find_faults: Callable[[Mapping[str, Any]], list[FieldError]] = lambda _body: []
 
 
 def example_payment(rules: KindRules, **fields: Any) -> Payment:
-    """The payment of the examples as one of this kind, just accepted."""
-    asked: dict[str, Any] = {"kind": rules.kind, "amount_kes": 250, "owner": None, **fields}
+    """The example payment as a payment of this kind that was just accepted."""
+    request: dict[str, Any] = {"kind": rules.kind, "amount_kes": 250, "owner": None, **fields}
     return Payment(
         id=EXAMPLE_ID,
-        request=PaymentRequest(**asked),
+        request=PaymentRequest(**request),
         stage=Stage.ACCEPTED,
         caller_key="",
         idempotency_key=EXAMPLE_KEY,

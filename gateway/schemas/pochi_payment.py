@@ -1,4 +1,4 @@
-"""A Pochi payment as callers send and see it."""
+"""The public side of a Pochi payment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gateway.schemas.kind_schema import AnswerExample, Body, KindSchema, example
 
 
 class PochiPaymentBody(Body):
-    """We pay a Pochi la Biashara till. For backends."""
+    """We pay a Pochi la Biashara till. Backends only."""
 
     amount: Annotated[int, check_amount(POCHI_PAYMENT), amount_schema(POCHI_PAYMENT)] = Field(
         description="Whole Kenyan shillings."
     )
-    phone_number: PhoneNumber = Field(description="Which till is paid: its Kenyan mobile number.")
-    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
+    phone_number: PhoneNumber = Field(description="The Kenyan mobile number of the till.")
+    remarks: Remarks | None = Field(None, description="The default is `Payment`.")
 
 
 SCHEMA = KindSchema(
@@ -29,7 +29,7 @@ SCHEMA = KindSchema(
     summary="Pay a Pochi la Biashara till (backends only)",
     body=PochiPaymentBody,
     answer_name="PochiPayment",
-    answer_sentence="We pay a Pochi la Biashara till.",
+    answer_description="We pay a Pochi la Biashara till.",
     body_examples={
         "least": {"amount": 640, "phone_number": "0733000333"},
         "whole": {

@@ -1,4 +1,4 @@
-"""The queries that clients may send, checked whole, every wrong value named at once."""
+"""The query parameters of each route. The answer names every wrong value at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Parameters(BaseModel):
-    """What every query has: nothing that is not known."""
+    """The base of all queries: unknown parameters are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,10 @@ class PageParameters(Parameters):
     limit: Limit = 20
     cursor: PageCursor | None = Field(
         None,
-        description="`next_cursor` of the page before. It is refused with other filters than that page had.",
+        description=(
+            "`next_cursor` of the previous page. It is rejected with other filters than that page "
+            "had."
+        ),
     )
 
 
@@ -62,7 +65,8 @@ class EventParameters(Parameters):
     """GET /v1/events"""
 
     after: FeedCursor | None = Field(
-        None, description="`next_cursor` of the answer before. Left out: from the beginning."
+        None,
+        description="`next_cursor` of the previous answer. The default is the feed's beginning.",
     )
     limit: Limit = 20
 
@@ -72,7 +76,7 @@ class HistoryParameters(Parameters):
 
     limit: Limit = ITEMS_MAX
     cursor: HistoryCursor | None = Field(
-        None, description="`next_cursor` of the page before. It is refused for another payment."
+        None, description="`next_cursor` of the previous page. It is rejected for another payment."
     )
 
 
@@ -80,20 +84,20 @@ class WaitParameters(Parameters):
     """GET /v1/payments/{payment_id}"""
 
     wait: WaitSeconds = Field(
-        0, description="Seconds for which the answer may be held until the payment is final."
+        0, description="How many seconds the answer may wait for the payment to become final."
     )
 
 
 class NoParameters(Parameters):
-    """Routes that take no query."""
+    """Routes without query parameters."""
 
 
 def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
-    """The checked query parameters. Raises InvalidRequest with every wrong one."""
+    """Parses the query parameters. Raises InvalidRequest with every wrong parameter."""
     repeated = sorted({name for name in parameters if len(parameters.getall(name)) > 1})
     if repeated:
         raise InvalidRequest(
-            [FieldError(f"?{name}", "is given more than once") for name in repeated]
+            [FieldError(f"?{name}", "is sent more than once") for name in repeated]
         )
     try:
         return model.model_validate(dict(parameters))
@@ -102,9 +106,9 @@ def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
 
 
 def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
-    """Which payments `caller` asks for; an app's user only gets its own.
+    """The query for the payments that `caller` asks for. An app's user sees only its own.
 
-    One more than a page, to know of a next one.
+    The query reads one payment more than a page, to find out whether there is a next page.
     """
     equal = parameters.model_dump(
         include={
@@ -130,20 +134,20 @@ def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
 
 
 def next_cursor(parameters: PageParameters, last: Payment) -> str:
-    """Where the page after `last` begins; good only with the same filters."""
+    """The cursor of the page after `last`. It is valid only with the same filters."""
     return page_cursor(PagePlace(last.created_at, last.id, _filters(parameters)))
 
 
 def history_position(parameters: HistoryParameters, payment: Payment) -> int:
-    """The sequence behind which the history of `payment` is wanted; 0 is its beginning.
+    """The sequence after which the page of the history begins. 0 is the history's beginning.
 
-    Raises InvalidRequest.
+    Raises InvalidRequest if the cursor belongs to another payment.
     """
     if parameters.cursor is None:
         return 0
     if parameters.cursor.payment_id != payment.id:
         raise InvalidRequest(
-            [FieldError("?cursor", "was given for another payment; start again without it")]
+            [FieldError("?cursor", "belongs to another payment; start again without it")]
         )
     return parameters.cursor.sequence
 
@@ -154,7 +158,7 @@ def _older_than(parameters: PageParameters) -> tuple[datetime, UUID] | None:
         return None
     if place.filters != _filters(parameters):
         raise InvalidRequest(
-            [FieldError("?cursor", "was given for other filters; start again without it")]
+            [FieldError("?cursor", "belongs to other filters; start again without it")]
         )
     return place.created_at, place.payment_id
 

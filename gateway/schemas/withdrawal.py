@@ -1,4 +1,4 @@
-"""A withdrawal as callers send and see it."""
+"""The public side of a withdrawal."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ def _purpose(text: str | None) -> Purpose:
 
 
 class WithdrawalBody(Body):
-    """We pay a customer. For backends."""
+    """We pay a customer. Backends only."""
 
     amount: Annotated[int, check_amount(WITHDRAWAL), amount_schema(WITHDRAWAL)] = Field(
         description="Whole Kenyan shillings."
     )
-    phone_number: PhoneNumber = Field(description="Who is paid: a Kenyan mobile number.")
+    phone_number: PhoneNumber = Field(description="The payee's Kenyan mobile number.")
     purpose: Annotated[
         Literal["business", "salary", "promotion"] | None, AfterValidator(_purpose)
     ] = Field(
         None,
         validate_default=True,
-        description="Safaricom charges and words its message by it. Left out: `business`.",
+        description=(
+            "Safaricom's charge and its message to the customer depend on it. The default is "
+            "`business`."
+        ),
     )
-    remarks: Remarks | None = Field(None, description="Left out: `Payment`.")
+    remarks: Remarks | None = Field(None, description="The default is `Payment`.")
 
 
 SCHEMA = KindSchema(
@@ -46,7 +49,7 @@ SCHEMA = KindSchema(
     summary="Pay a customer (backends only)",
     body=WithdrawalBody,
     answer_name="Withdrawal",
-    answer_sentence="We pay a customer.",
+    answer_description="We pay a customer.",
     body_examples={
         "least": {"amount": 1200, "phone_number": "0722000222"},
         "whole": {
