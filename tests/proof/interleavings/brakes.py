@@ -70,19 +70,19 @@ class Hold:
         self.cool_down = min(self.cool_down * 2, OPERATION_COOL_DOWN_MAX)
         self.probe_at = now + self.cool_down
 
-    def hear(self, heard: OperationAnswer, now: datetime) -> None:
+    def apply(self, answer: OperationAnswer, now: datetime) -> None:
         """In the commit of an answer."""
-        if heard.health is OperationHealth.WORKS:
+        if answer.health is OperationHealth.WORKS:
             self.refusals = 0
-            if self.is_engaged and self.changed_at < heard.since:
+            if self.is_engaged and self.changed_at < answer.since:
                 self.is_engaged, self.changed_at = False, now
             return
-        if self.is_engaged or self.changed_at > heard.since:
+        if self.is_engaged or self.changed_at > answer.since:
             return
-        self.refusals += heard.health is OperationHealth.SETTINGS_REFUSED
+        self.refusals += answer.health is OperationHealth.SETTINGS_REFUSED
         if (
-            heard.health is OperationHealth.PRODUCT_REFUSED
+            answer.health is OperationHealth.PRODUCT_REFUSED
             or self.refusals >= SETTINGS_REFUSALS_MAX
         ):
             self.is_engaged, self.changed_at, self.refusals = True, now, 0
-            self.cool_down, self.probe_at = heard.cool_down, now + heard.cool_down
+            self.cool_down, self.probe_at = answer.cool_down, now + answer.cool_down

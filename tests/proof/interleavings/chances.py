@@ -56,19 +56,19 @@ INSIDE = (
 )
 
 # Its results, and its answers to questions.
-TELLING = (
-    "callback_is_lost", "callback_is_repeated", "callback_is_late", "comes_from_elsewhere", "tells_no_receipt",
-    "tells_another_amount", "sends_timeout", "does_not_find_yet", "does_not_find_once", "is_vague", "gives_no_answer",
-    "says_failed_once", "is_still_under_way", "refuses_credential",
+MESSAGES = (
+    "callback_is_lost", "callback_is_repeated", "callback_is_late", "comes_from_elsewhere", "omits_receipt",
+    "reports_another_amount", "sends_timeout", "does_not_find_yet", "does_not_find_once", "is_vague", "gives_no_answer",
+    "reports_failed_once", "is_still_under_way", "refuses_credential",
 )  # fmt: skip
 
 # People.
 PEOPLE = ("caller_cancels", "operator_decides", "payouts_are_stopped", "breaker_opens_for_another")
 
 # For a while our app lacks the product that sends, or the one that answers questions.
-PRODUCTS = ("lacks_the_product", "lacks_the_question", "token_is_replaced")
+PRODUCTS = ("lacks_send_product", "lacks_inquiry_product", "token_is_replaced")
 
-NAMES = (*WORKER, *WAKING, *NETWORK, *DOOR, *INSIDE, *TELLING, *PEOPLE, *PRODUCTS)
+NAMES = (*WORKER, *WAKING, *NETWORK, *DOOR, *INSIDE, *MESSAGES, *PEOPLE, *PRODUCTS)
 
 
 class Chances:
@@ -108,22 +108,22 @@ class Chances:
     callback_is_repeated: float
     callback_is_late: float
     comes_from_elsewhere: float
-    tells_no_receipt: float
-    tells_another_amount: float
+    omits_receipt: float
+    reports_another_amount: float
     sends_timeout: float
     does_not_find_yet: float
     does_not_find_once: float
     is_vague: float
     gives_no_answer: float
-    says_failed_once: float
+    reports_failed_once: float
     is_still_under_way: float
     refuses_credential: float
     caller_cancels: float
     operator_decides: float
     payouts_are_stopped: float
     breaker_opens_for_another: float
-    lacks_the_product: float
-    lacks_the_question: float
+    lacks_send_product: float
+    lacks_inquiry_product: float
     token_is_replaced: float
 
     def __init__(self, rng: Random | None = None) -> None:

@@ -32,7 +32,12 @@ from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.decisions import asked_by, probed_by
 from tests.proof.interleavings.clockwork import Flow
 from tests.proof.interleavings.provider import KEYED, OWN_ID, Answer, Message
-from tests.proof.interleavings.reading import Heard, answer_heard, no_word, query_report
+from tests.proof.interleavings.reading import (
+    ReadAnswer,
+    lost_answer,
+    query_report,
+    read_submit_answer,
+)
 from tests.proof.interleavings.record import instant, milliseconds
 from tests.proof.interleavings.times import LifeTimes
 
@@ -85,7 +90,7 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
     is_probe = world.record.claim_is_probe
     world.note("claimed" if is_claimed else "not claimed")
     if is_claimed and world.record.payment is not before:
-        world.watch.claimed(
+        world.witness.note_claim(
             attempt_id, before, world.now, is_stopped=is_stopped, account=_account(times)
         )
         world.look_again()
@@ -94,21 +99,23 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
     if world.happens(world.chances.claim_is_unknown):
         world.note("claim unknown")
         yield from _record(
-            world, open_attempt, Heard(frozenset(), Unreachable()), Answer("unsent"), times
+            world, open_attempt, ReadAnswer(frozenset(), Unreachable()), Answer("unsent"), times
         )
     elif is_claimed:
-        heard, answer = yield from _send(world, open_attempt, _account(times), is_probe=is_probe)
+        read_answer, answer = yield from _send(
+            world, open_attempt, _account(times), is_probe=is_probe
+        )
         yield 0
 
         def lose_claim() -> None:
             # Just before the answer is recorded. A send between the loss and the answer cannot be
             # prevented (docs/deployment.md). A refused payment may be sent again: Daraja said no to
             # it, and says so again.
-            may_lose = world.loses_claims and answer.word != "refused"
+            may_lose = world.loses_claims and answer.outcome != "refused"
             if may_lose and world.record.lose(claimed, before, instant(world.now)):
                 world.note("claim lost by the database")
 
-        yield from _record(world, open_attempt, heard, answer, times, before_write=lose_claim)
+        yield from _record(world, open_attempt, read_answer, answer, times, before_write=lose_claim)
 
 
 def _account(times: LifeTimes) -> str:
@@ -119,7 +126,7 @@ def _account(times: LifeTimes) -> str:
 
 def _send(
     world: World, open_attempt: OpenAttempt, account: str, *, is_probe: bool
-) -> Generator[int, None, tuple[Heard, Answer]]:
+) -> Generator[int, None, tuple[ReadAnswer, Answer]]:
     """`DarajaSender.submit` around `AuthorizedCalls.call`: tries again only what was not written, and
     once a new token.
     """
@@ -135,42 +142,44 @@ def _send(
             fence.pass_first_byte()
         except (DeadlinePassed, Draining) as error:
             world.note("fenced")
-            return Heard(frozenset(), error), unsent
+            return ReadAnswer(frozenset(), error), unsent
         except Unreachable as error:
             world.note("not connected")
             wait = world.rng.randrange(1, 2000)
             if tries >= _TRIES_MAX or wait / 1000 >= fence.seconds_left:
-                return Heard(frozenset(), error), unsent
+                return ReadAnswer(frozenset(), error), unsent
             tries += 1
             yield wait
             continue
-        heard, answer = yield from _on_the_wire(world, open_attempt, account)
-        if not isinstance(heard.error, TokenRefused):
-            return heard, answer
+        read_answer, answer = yield from _on_the_wire(world, open_attempt, account)
+        if not isinstance(read_answer.error, TokenRefused):
+            return read_answer, answer
         if is_probe or (tokens_refused and not world.happens(world.chances.token_is_replaced)):
             world.note("product refused")
-            return Heard(frozenset(), ProductRefused()), answer
+            return ReadAnswer(frozenset(), ProductRefused()), answer
         if tokens_refused:
-            return Heard(frozenset(), Unreachable()), answer  # another worker has the newest token
+            return ReadAnswer(
+                frozenset(), Unreachable()
+            ), answer  # another worker has the newest token
         tokens_refused = 1
 
 
 def _on_the_wire(
     world: World, open_attempt: OpenAttempt, account: str
-) -> Generator[int, None, tuple[Heard, Answer]]:
+) -> Generator[int, None, tuple[ReadAnswer, Answer]]:
     """From the first byte on: what is written arrives whatever becomes of us."""
-    world.watch.first_byte(open_attempt.attempt_id, world.now)
-    letter: list[Answer] = []
+    world.witness.note_first_byte(open_attempt.attempt_id, world.now)
+    answers: list[Answer] = []
     if world.happens(world.chances.request_is_lost):
         world.note("request lost")
         yield world.times.call
-        return no_word(), Answer("no_word")
+        return lost_answer(), Answer("no_answer")
     there = 1 + int(world.random() * 800)
     if world.happens(world.chances.request_is_late):
         there = world.lateness()
     world.note("first byte")
     world.requests_under_way += 1
-    world.later(there, world.arrive, letter, _OWN_ID if world.kind in OWN_ID else "", account)
+    world.later(there, world.arrive, answers, _OWN_ID if world.kind in OWN_ID else "", account)
     back = 1 + int(world.random() * 400)
     is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
     left_at = world.now
@@ -179,26 +188,28 @@ def _on_the_wire(
     # over, whichever comes first.
     if world.now - left_at > world.times.call + 1000 and world.random() < 0.5:
         is_lost = True
-    if is_lost or not letter or letter[0].word == "no_word":
-        world.note("no word")
-        return no_word(), Answer("no_word")
-    world.note(letter[0].word)
-    return answer_heard(world.kind, letter[0]), letter[0]
+    if is_lost or not answers or answers[0].outcome == "no_answer":
+        world.note("no answer")
+        return lost_answer(), Answer("no_answer")
+    world.note(answers[0].outcome)
+    return read_submit_answer(world.kind, answers[0]), answers[0]
 
 
 def _record(
     world: World,
     open_attempt: OpenAttempt,
-    heard: Heard,
+    read_answer: ReadAnswer,
     answer: Answer,
     times: LifeTimes,
     *,
     before_write: Callable[[], object] = bool,
 ) -> Flow:
     change = record_answer.answer_change(
-        PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts
+        PAYMENT_ID, open_attempt, read_answer.ids, read_answer.error, times.worker, times.accounts
     )
-    world.watch.heard(open_attempt.attempt_id, answer.word, answer.first_id, answer.second_id)
+    world.witness.note_answer(
+        open_attempt.attempt_id, answer.outcome, answer.first_id, answer.second_id
+    )
     yield from world.write("answer", change, first=before_write)
 
 
@@ -256,9 +267,9 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if payment is None or asked is None:
         return
     number = asked.number
-    world.watch.question(number, milliseconds(asked.asked_at))
+    world.witness.note_inquiry(number, milliseconds(asked.asked_at))
     yield 0
-    if world.daraja.lacks_question:
+    if world.daraja.lacks_inquiry_product:
         world.note("question refused")
         yield 50
         refused = InquiryAnswer(
@@ -294,21 +305,21 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         return
     checkout_id = ids[IdKind.CHECKOUT_REQUEST]
     yield 50
-    said = world.daraja.query(checkout_id, asked_as.as_text())
+    message = world.daraja.query(checkout_id, asked_as.as_text())
     if asked_as != own:
-        said = Message(
+        message = Message(
             "query", "vague"
         )  # our passkey is not that short code's: "wrong credentials"
-    world.note(f"query: {said.word}")
+    world.note(f"query: {message.outcome}")
     yield 50
     if world.happens(world.chances.answer_is_lost):
-        said = said._replace(word="no_answer")
-    report = query_report(said, checkout_id)
+        message = message._replace(outcome="no_answer")
+    report = query_report(message, checkout_id)
     health = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else OperationHealth.WORKS
     change = inquire.inquiry_answer_change(
         PAYMENT_ID, number, report, (), times.worker, said=InquiryAnswer(report, (), health)
     )
-    yield from world.write("answering", change, said=(number, said))
+    yield from world.write("answering", change, inquiry_answer=(number, message))
 
 
 def sweep(world: World, step: Step) -> Flow:

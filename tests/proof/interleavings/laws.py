@@ -1,7 +1,7 @@
 """What must be so, judged from outside: by what was really sent, said and paid, never by what the
 core concluded.
 
-`Watch` sees every claim, first byte, answer and message of a run as it happens. `judge` looks at
+`Witness` sees every claim, first byte, answer and message of a run as it happens. `judge` looks at
 the end, when everything has been played out, at the provider's ledger. The sentences are those of
 rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
 """
@@ -17,7 +17,7 @@ from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import AMOUNT_KES, AN_ACCOUNT
 from tests.proof.interleavings.provider import KEYED, OWN_ID, Daraja, Message
-from tests.proof.interleavings.record import Broken, Record, milliseconds
+from tests.proof.interleavings.record import LawBroken, Record, milliseconds
 from tests.proof.interleavings.times import LifeTimes
 
 _SENDS_MAX = 4
@@ -44,16 +44,16 @@ _SILENT = ("under_way", "too_early", "vague")
 class Send:
     """One claim, and what is known of it."""
 
-    __slots__ = ("account", "claimed_at", "heard", "left_at")
+    __slots__ = ("account", "claimed_at", "left_at", "outcome")
 
     def __init__(self, claimed_at: int, account: str) -> None:
         self.account = account
         self.claimed_at = claimed_at
         self.left_at: int | None = None
-        self.heard: str | None = None  # what was answered, once that is on record
+        self.outcome: str | None = None  # of Daraja's answer, once it is on record
 
 
-class Watch:
+class Witness:
     """What happened, as anybody could see it."""
 
     def __init__(self, kind: Kind, times: LifeTimes) -> None:
@@ -62,7 +62,7 @@ class Watch:
         self.sends: dict[UUID, Send] = {}
         self.asked: dict[int, int] = {}
         self.answers: dict[int, Message] = {}
-        self.was_messaged = False
+        self.has_message = False
         self.good_success = (
             False  # success with receipt and the right amount, from Daraja's own address
         )
@@ -70,7 +70,7 @@ class Watch:
         self.amount_is_right = False  # a word that decides has named the payment's own amount
         self.amount_is_disputed = False  # and a callback has named another
         self.claims_success = False
-        self.failure_told = False
+        self.failure_reported = False
         self.first_id = ""
         self.id_came_after_failure = False
         self.own_account = AN_ACCOUNT.as_text()  # of workers that start now
@@ -82,19 +82,19 @@ class Watch:
 
     # What is seen
 
-    def operation_heard(self, heard: OperationAnswer, begun: int, now: int) -> None:
+    def note_operation_answer(self, answer: OperationAnswer, begun: int, now: int) -> None:
         """An answer that says something about an operation is on record, since now; its
         transaction began earlier.
         """
-        since = milliseconds(heard.since)
-        held = self.held_since.get(heard.operation)
-        if heard.health is OperationHealth.WORKS and held is not None and held[0] < since:
-            del self.held_since[heard.operation]
-            self.free_since[heard.operation] = begun
-        elif heard.health is OperationHealth.PRODUCT_REFUSED and since >= self.free_since.get(
-            heard.operation, 0
+        since = milliseconds(answer.since)
+        held = self.held_since.get(answer.operation)
+        if answer.health is OperationHealth.WORKS and held is not None and held[0] < since:
+            del self.held_since[answer.operation]
+            self.free_since[answer.operation] = begun
+        elif answer.health is OperationHealth.PRODUCT_REFUSED and since >= self.free_since.get(
+            answer.operation, 0
         ):
-            self.held_since.setdefault(heard.operation, (begun, now))
+            self.held_since.setdefault(answer.operation, (begun, now))
 
     def _must_not_be_held(self, operation: Operation, now: int) -> None:
         """ADR 11: after a refusal nothing is sent to the operation but one probe after each
@@ -102,52 +102,52 @@ class Watch:
         """
         if operation not in self.held_since:
             return
-        held, told = self.held_since[operation]
-        tried = [at for at in self.uses[operation] if at > told]
-        if now < held + _COOL_DOWN * (
+        held_at, recorded_at = self.held_since[operation]
+        tried = [at for at in self.uses[operation] if at > recorded_at]
+        if now < held_at + _COOL_DOWN * (
             2 ** len(tried) if len(tried) < _DOUBLINGS_MAX else 2**_DOUBLINGS_MAX
         ):
-            raise Broken(
-                f"{operation} was used {(now - held) / 1000} s after Daraja had refused it"
+            raise LawBroken(
+                f"{operation} was used {(now - held_at) / 1000} s after Daraja had refused it"
             )
 
-    def claimed(
+    def note_claim(
         self, attempt_id: UUID, before: Payment, now: int, *, is_stopped: bool, account: str
     ) -> None:
         operation = RULES[self.kind].operation
         self._must_not_be_held(operation, now)
         self.uses[operation].append(now)
         if self.kind is not Kind.DEPOSIT and is_stopped:
-            raise Broken("claimed while payouts are stopped")
+            raise LawBroken("claimed while payouts are stopped")
         if before.needs_review:
-            raise Broken("claimed though a person was to look at it first")
+            raise LawBroken("claimed though a person was to look at it first")
         if now >= self.times.expires_after:
-            raise Broken("claimed past its age")
-        if any(send.heard not in _PROOFS for send in self.sends.values()):
+            raise LawBroken("claimed past its age")
+        if any(send.outcome not in _PROOFS for send in self.sends.values()):
             self._must_permit_resend(account)
         self.sends[attempt_id] = Send(now, account)
 
-    def first_byte(self, attempt_id: UUID, now: int) -> None:
+    def note_first_byte(self, attempt_id: UUID, now: int) -> None:
         send = self.sends[attempt_id]
         if now > send.claimed_at + self.times.lease:
-            raise Broken(
+            raise LawBroken(
                 f"a first byte left {now - send.claimed_at} ms after the claim, past the lease"
             )
         send.left_at = now
 
-    def heard(self, attempt_id: UUID, word: str, first_id: str, second_id: str) -> None:
+    def note_answer(self, attempt_id: UUID, outcome: str, first_id: str, second_id: str) -> None:
         if attempt_id in self.sends:
-            self.sends[attempt_id].heard = word
+            self.sends[attempt_id].outcome = outcome
             if first_id:
                 self._learn(first_id, second_id)
 
-    def question(self, number: int, now: int) -> None:
+    def note_inquiry(self, number: int, now: int) -> None:
         operation = Operation.STK_QUERY if self.kind is Kind.DEPOSIT else Operation.STATUS
         self._must_not_be_held(operation, now)
         self.uses[operation].append(now)
         self.asked[number] = now
 
-    def answered(self, number: int, message: Message) -> None:
+    def note_inquiry_answer(self, number: int, message: Message) -> None:
         """The answer to a question is on record."""
         if (
             message.address != "status-timeout"
@@ -157,23 +157,23 @@ class Watch:
             self.answers.setdefault(number, message)
             if message.second_id:
                 self._learn(message.first_id, message.second_id)
-            if message.word == "paid":
+            if message.outcome == "paid":
                 self.good_success = self.good_success or message.extra_kes == 0
                 self.amount_is_right = self.amount_is_right or message.address == "status"
 
-    def told(self, message: Message) -> None:
+    def note_message(self, message: Message) -> None:
         """A message to one of the payment's own addresses is on record."""
-        self.was_messaged = True
+        self.has_message = True
         if message.from_elsewhere:
             return
-        if message.word == "paid":
+        if message.outcome == "paid":
             self.claims_success = True
             is_good = bool(message.receipt and not message.extra_kes)
             self.good_success = self.good_success or is_good
             self.amount_is_right = self.amount_is_right or (is_good and not self.confirms)
             self.amount_is_disputed = self.amount_is_disputed or bool(message.extra_kes)
-        if message.word == "failed":
-            self.failure_told = True
+        if message.outcome == "failed":
+            self.failure_reported = True
         if message.address == "result":
             self._learn(message.first_id, message.second_id)
 
@@ -191,41 +191,41 @@ class Watch:
         return any(
             send.account != self.own_account
             for send in self.sends.values()
-            if send.heard not in _PROOFS
+            if send.outcome not in _PROOFS
         )
 
     def _must_permit_resend(self, account: str) -> None:
         """rules.md §15."""
-        open_sends = [send for send in self.sends.values() if send.heard not in _PROOFS]
+        open_sends = [send for send in self.sends.values() if send.outcome not in _PROOFS]
         if any(send.account != account for send in open_sends):
-            raise Broken(
+            raise LawBroken(
                 "sent again by another account, whose use of the id Daraja does not refuse"
             )
         if self.kind not in KEYED:
-            raise Broken("sent again, and there is no key that would hold it to one")
+            raise LawBroken("sent again, and there is no key that would hold it to one")
         if len(open_sends) >= _SENDS_MAX:
-            raise Broken("sent more than four times")
-        if self.was_messaged:
-            raise Broken("sent again though Daraja had spoken of it")
-        if any(send.heard in ("acknowledged", "duplicate", "refused") for send in open_sends):
-            raise Broken(
+            raise LawBroken("sent more than four times")
+        if self.has_message:
+            raise LawBroken("sent again though Daraja had spoken of it")
+        if any(send.outcome in ("acknowledged", "duplicate", "refused") for send in open_sends):
+            raise LawBroken(
                 "sent again though Daraja had answered that it has it, or will not have it"
             )
-        if all(send.heard == "busy" for send in open_sends):
+        if all(send.outcome == "busy" for send in open_sends):
             return
         last_left = max((send.left_at or send.claimed_at for send in open_sends), default=0)
         trusted = [
             number
             for number, answer in self.answers.items()
-            if answer.word == "not_found"
+            if answer.outcome == "not_found"
             and self.asked[number] >= last_left + self.times.trusted_after
         ]
         if len(trusted) < _NOT_FOUND_NEEDED:
-            raise Broken(
+            raise LawBroken(
                 f"sent again after {len(trusted)} trusted answers that Daraja does not know it"
             )
 
-    def changed(self, after: Payment, now: int) -> None:
+    def note_stage(self, after: Payment, now: int) -> None:
         """A stage was entered."""
         self._has_failed = after.stage is Stage.FAILED
         if (
@@ -237,27 +237,27 @@ class Watch:
         reason = after.failure.reason.value
         if reason == "no_result_confirmed":
             self._must_be_silent(now)
-        elif after.failure.provider_code and not self.failure_told and not self._was_refused():
+        elif after.failure.provider_code and not self.failure_reported and not self._was_refused():
             same = [
                 a
                 for a in self.answers.values()
-                if a.word == "failed" and a.code == after.failure.provider_code
+                if a.outcome == "failed" and a.code == after.failure.provider_code
             ]
             if len(same) < _AGREEING_NEEDED:
-                raise Broken(f"failed by {len(same)} query, and no callback")
+                raise LawBroken(f"failed by {len(same)} query, and no callback")
 
     def _was_refused(self) -> bool:
-        return any(send.heard == "refused" for send in self.sends.values())
+        return any(send.outcome == "refused" for send in self.sends.values())
 
     def must_be_confirmed(self) -> None:
         """A success was believed, and policy wants Daraja's own word for it."""
-        if all(answer.word != "paid" for answer in self.answers.values()):
-            raise Broken("succeeded by a callback's word alone, and policy wants it confirmed")
+        if all(answer.outcome != "paid" for answer in self.answers.values()):
+            raise LawBroken("succeeded by a callback's word alone, and policy wants it confirmed")
 
     def must_be_certain_of_the_amount(self) -> None:
         """A success was believed of Daraja's word."""
         if self.amount_is_disputed and not self.amount_is_right:
-            raise Broken(
+            raise LawBroken(
                 "succeeded by a word that names no amount, and a message on record names another"
             )
 
@@ -270,9 +270,9 @@ class Watch:
         last_left = max((send.left_at or 0 for send in self.sends.values()), default=0)
         opens = self._window_ends(last_left)
         if now < opens:
-            raise Broken("failed for silence before the window was over")
+            raise LawBroken("failed for silence before the window was over")
         if self.claims_success:
-            raise Broken("failed for silence, and a callback on record says that it was paid")
+            raise LawBroken("failed for silence, and a callback on record says that it was paid")
         if not self.first_id:
             return
         # The core counts from when a send's outcome was learned, at most a lease after it left: any
@@ -284,44 +284,44 @@ class Watch:
             *(asked_at for asked_at in self.asked.values() if opens <= asked_at <= latest),
         ]
         if not any(self._silent_enough(since) for since in starts):
-            raise Broken("failed for silence without enough silent answers")
+            raise LawBroken("failed for silence without enough silent answers")
 
     def _window_ends(self, left_at: int) -> int:
         """What Daraja says is still under processing is no silence, for a quarter of an hour."""
         under_way = [
             self.asked[number]
             for number, answer in self.answers.items()
-            if answer.word == "under_way"
+            if answer.outcome == "under_way"
         ]
         latest = left_at + max(_UNDER_WAY_MAX_MS, self.times.window)
         return min(max([left_at, *under_way]) + self.times.window, latest)
 
     def _silent_enough(self, since: int) -> bool:
         apart: list[int] = []
-        words: list[str] = []
+        outcomes: list[str] = []
         for number in sorted(self.answers):
-            asked_at, word = self.asked[number], self.answers[number].word
+            asked_at, outcome = self.asked[number], self.answers[number].outcome
             if (
-                word in _SILENT
+                outcome in _SILENT
                 and asked_at >= since
                 and (not apart or asked_at >= apart[-1] + self.times.first_after)
             ):
                 apart.append(asked_at)
-                words.append(word)
-        return len(apart) >= (_SILENT_NEEDED_IF_VAGUE if "vague" in words else _SILENT_NEEDED)
+                outcomes.append(outcome)
+        return len(apart) >= (_SILENT_NEEDED_IF_VAGUE if "vague" in outcomes else _SILENT_NEEDED)
 
 
 def judge_money(record: Record, daraja: Daraja) -> None:
     """I1, and that nobody is told to try again what has been paid. Holds at every moment."""
     if len(daraja.ledger) > 1:
-        raise Broken(f"I1: money moved {len(daraja.ledger)} times")
+        raise LawBroken(f"I1: money moved {len(daraja.ledger)} times")
     payment = record.payment
     if payment.stage is Stage.SUCCEEDED and not daraja.ledger:
-        raise Broken("I3: succeeded, and no money moved")
+        raise LawBroken("I3: succeeded, and no money moved")
     if payment.amount_settled_kes != (AMOUNT_KES if payment.stage is Stage.SUCCEEDED else None):
-        raise Broken(f"I7: settled {payment.amount_settled_kes}, and what moved is {AMOUNT_KES}")
+        raise LawBroken(f"I7: settled {payment.amount_settled_kes}, and what moved is {AMOUNT_KES}")
     if payment.receipt is not None and payment.receipt not in daraja.ledger:
-        raise Broken("I7: the receipt is not in the ledger")
+        raise LawBroken("I7: the receipt is not in the ledger")
     if (
         payment.stage is Stage.FAILED
         and payment.failure is not None
@@ -331,78 +331,78 @@ def judge_money(record: Record, daraja: Daraja) -> None:
         # of a payout: contradicts the contract (§2.4 has it of two codes of deposits)
         and not daraja.paid_after_failure
     ):
-        raise Broken("a payment that was paid is called safe to retry")
+        raise LawBroken("a payment that was paid is called safe to retry")
 
 
-def judge(record: Record, watch: Watch, daraja: Daraja, delivered: int) -> str:
+def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> str:
     """I1, I3, I5, I6 once everything has been played out; in a word how it ended."""
     judge_money(record, daraja)
     payment = record.payment
     if record.callbacks != delivered:
-        raise Broken(f"I6: {delivered} callbacks came and {record.callbacks} are on record")
+        raise LawBroken(f"I6: {delivered} callbacks came and {record.callbacks} are on record")
     if any(record.published[place] < 1 for place in range(len(record.events))):
-        raise Broken("I5: an event was never published")
+        raise LawBroken("I5: an event was never published")
     has_moved = bool(daraja.ledger)
     is_held = (
         payment.stage is Stage.ACCEPTED and payment.needs_review and daraja.has_lied
     )  # said that it had not taken it
-    is_held = is_held or (watch.is_for_a_person and payment.needs_review)
-    if watch.is_of_another_account and record.unconfirmed_receipts and payment.needs_review:
+    is_held = is_held or (witness.is_for_a_person and payment.needs_review)
+    if witness.is_of_another_account and record.unconfirmed_receipts and payment.needs_review:
         return "open, for review: a success waits to be confirmed, and the account that sent it is no longer configured"
     if (
-        watch.good_success
+        witness.good_success
         and payment.stage is not Stage.SUCCEEDED
-        and not _ids_contradict(watch)
+        and not _ids_contradict(witness)
         and not is_held
     ):
-        raise Broken(f"I3: success is on record, and the payment is {payment.stage}")
+        raise LawBroken(f"I3: success is on record, and the payment is {payment.stage}")
     if payment.stage is Stage.SUCCEEDED:
         return "succeeded"
     if payment.stage is Stage.FAILED:
         if not has_moved:
             return "failed"
-        return _excuse_for_failure(payment, watch, daraja)
-    return _excuse_for_doubt(payment, watch, daraja)
+        return _explain_failure(payment, witness, daraja)
+    return _explain_doubt(payment, witness, daraja)
 
 
-def _excuse_for_failure(payment: Payment, watch: Watch, daraja: Daraja) -> str:
+def _explain_failure(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     """Money moved, and we say failed: only where nothing that reached us, or could have been
     asked for, says otherwise.
     """
-    if watch.is_for_a_person and payment.needs_review:
+    if witness.is_for_a_person and payment.needs_review:
         return "failed, paid, for review: a message names another amount"
-    if watch.kind is Kind.DEPOSIT and not watch.first_id:
+    if witness.kind is Kind.DEPOSIT and not witness.first_id:
         return "failed, paid: a deposit without id whose callback was lost"
     if daraja.paid_after_failure:
         return "failed, paid: Daraja said failed, paid later, and its callback was lost"
     if daraja.has_lied:
         return "failed, paid: Daraja said that it had not taken it"
-    if watch.is_of_another_account:
+    if witness.is_of_another_account:
         return "failed, paid: the account that sent it is no longer configured"
-    if watch.id_came_after_failure:
-        raise Broken(f"I3: {ASKED_NO_MORE}")
-    raise Broken(
+    if witness.id_came_after_failure:
+        raise LawBroken(f"I3: {ASKED_NO_MORE}")
+    raise LawBroken(
         f"I3: money moved, and the payment is {payment.stage} ({payment.failure and payment.failure.reason})"
     )
 
 
-def _excuse_for_doubt(payment: Payment, watch: Watch, daraja: Daraja) -> str:
+def _explain_doubt(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     if not payment.needs_review:
-        raise Broken(f"I3: nothing more happens, and it is {payment.stage} with nobody told")
-    if watch.is_for_a_person:
+        raise LawBroken(f"I3: nothing more happens, and it is {payment.stage} with nobody told")
+    if witness.is_for_a_person:
         return "open, for review: paid, and a message names another amount"
     if not daraja.transactions:
         return "open, for review: Daraja has no record of it"
-    if watch.kind not in OWN_ID and not watch.first_id:
+    if witness.kind not in OWN_ID and not witness.first_id:
         return "open, for review: no id to ask by"
-    if watch.is_of_another_account:
+    if witness.is_of_another_account:
         return "open, for review: the account that sent it is no longer configured"
     if payment.stage is Stage.ACCEPTED and daraja.has_lied:
         return "open, for review: Daraja speaks of what it said it had not taken"
-    if _ids_contradict(watch):
-        raise Broken(f"I3: {TWO_CONVERSATIONS}")
-    raise Broken(f"I3: Daraja would tell how it ended, and it is {payment.stage}")
+    if _ids_contradict(witness):
+        raise LawBroken(f"I3: {TWO_CONVERSATIONS}")
+    raise LawBroken(f"I3: Daraja would tell how it ended, and it is {payment.stage}")
 
 
-def _ids_contradict(watch: Watch) -> bool:
-    return len(watch.conversation_ids) > 1
+def _ids_contradict(witness: Witness) -> bool:
+    return len(witness.conversation_ids) > 1

@@ -12,7 +12,7 @@ from domain.errors import PaymentServiceError, ResolutionRefused
 from domain.lifecycle.accept import cancel as cancel_payment
 from domain.lifecycle.resolve import Decision, Resolution, resolution_change
 from tests.builders import AMOUNT_KES, PAYMENT_ID, a_caller
-from tests.proof.interleavings.record import Broken, instant
+from tests.proof.interleavings.record import LawBroken, instant
 
 if TYPE_CHECKING:
     from tests.proof.interleavings.world import World
@@ -44,19 +44,19 @@ def stop_payouts(world: World, is_engaged: bool) -> None:
     world.look_again()
 
 
-def switch_product(world: World, is_missing: bool) -> None:
+def switch_send_product(world: World, is_missing: bool) -> None:
     """Safaricom takes the product that sends away from our app, or gives it back."""
     world.note("product missing" if is_missing else "product there")
-    world.daraja.lacks_product = is_missing
+    world.daraja.lacks_send_product = is_missing
 
 
-def switch_question(world: World, is_missing: bool) -> None:
+def switch_inquiry_product(world: World, is_missing: bool) -> None:
     """The same of the product that answers questions."""
     world.note("question missing" if is_missing else "question there")
-    world.daraja.lacks_question = is_missing
+    world.daraja.lacks_inquiry_product = is_missing
 
 
-def another_s_breaker(world: World, is_open: bool) -> None:
+def move_breaker_of_another_payment(world: World, is_open: bool) -> None:
     """Some other payment's result opens the breaker, or shows that our credential is taken
     again.
     """
@@ -85,7 +85,7 @@ def settle(world: World) -> None:
     """What nothing else can end, a person ends: the statement's word is taken."""
     ledger = world.daraja.ledger
     if not _resolve(world, _paid(ledger[0]) if ledger else _UNPAID) and ledger:
-        raise Broken(
+        raise LawBroken(
             f"{world.record.payment.stage}: an operator with the receipt in hand is refused"
         )
 

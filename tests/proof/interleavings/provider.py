@@ -38,7 +38,7 @@ _LATE = (20 * _SECOND, 61 * _SECOND, 200 * _SECOND, 400 * _SECOND, 1000 * _SECON
 class Answer(NamedTuple):
     """A synchronous answer to a call that asks for a payment, or what is left of it."""
 
-    word: str  # acknowledged, duplicate, busy, throttled, token_refused, refused, no_word
+    outcome: str  # acknowledged, duplicate, busy, throttled, token_refused, refused, no_answer
     first_id: str = ""  # CheckoutRequestID; OriginatorConversationID
     second_id: str = ""  # MerchantRequestID; ConversationID
 
@@ -50,7 +50,7 @@ class Message(NamedTuple):
 
     address: str  # result, timeout, status, status-timeout, query
     # paid, failed, duplicate, under_way, not_found, too_early, vague, no_answer, credential, slow
-    word: str
+    outcome: str
     number: int = 0
     code: str = "0"
     first_id: str = ""
@@ -114,11 +114,11 @@ class Daraja:
         self.forgets_ids = forgets_ids
         self.ledger: list[str] = []  # receipts: money that moved
         self.transactions: list[Transaction] = []
-        self.lacks_product = False  # every send is refused as if its token were not valid (§1)
-        self.lacks_question = False  # and every question
+        self.lacks_send_product = False  # every send is refused as if its token were not valid (§1)
+        self.lacks_inquiry_product = False  # and every question
         # Where an id may come by two accounts its one use protects nothing, and a lost claim leaves
         # no trace of a "throttled".
-        self.keeps_its_word = False
+        self.is_truthful = False
         self.has_lied = False  # said "not accepted" of a call that it took
         self.paid_after_failure = False
         self._rng = rng
@@ -139,15 +139,10 @@ class Daraja:
         transaction.
         """
         c, chance = self.chances, self._random
-        if self.lacks_product or chance() < c.refuses_token:
+        if self.lacks_send_product or chance() < c.refuses_token:
             return Answer("token_refused")
         if chance() < c.throttles:
-            if (
-                self._may_lie
-                and not self.keeps_its_word
-                and c.throttled_yet_acts
-                and chance() < _HALF
-            ):
+            if self._may_lie and not self.is_truthful and c.throttled_yet_acts and chance() < _HALF:
                 self._take(own_id, account)
                 self.has_lied = True
             return Answer("throttled")
@@ -158,12 +153,12 @@ class Daraja:
                 self._take(own_id, account)
             return Answer("busy")
         if chance() < c.breaks_before_acting:
-            return Answer("no_word")
+            return Answer("no_answer")
         if self.kind in KEYED and self._of(account) and not self.forgets_ids:
             return self._refuse_second_use(own_id)
         taken = self._take(own_id, account)
         if chance() < c.breaks_after_acting:
-            return Answer("no_word")
+            return Answer("no_answer")
         return Answer("acknowledged", taken.first_id, taken.second_id)
 
     @property
@@ -178,7 +173,7 @@ class Daraja:
         if self._random() < 0.6:
             return Answer("duplicate")
         conversation_id = f"AG_15_{len(self.transactions)}"
-        self._tell(Message("result", "duplicate", 0, "15", own_id, conversation_id))
+        self._send(Message("result", "duplicate", 0, "15", own_id, conversation_id))
         return Answer("acknowledged", own_id, conversation_id)
 
     def _of(self, account: str) -> list[Transaction]:
@@ -203,7 +198,7 @@ class Daraja:
         if self._random() < self.chances.callback_is_late:
             delay = self._rng.choice(_LATE)
         if self.kind != DEPOSIT and self._random() < self.chances.sends_timeout:
-            self._tell(Message("timeout", "slow", 0, "", taken.first_id, taken.second_id))
+            self._send(Message("timeout", "slow", 0, "", taken.first_id, taken.second_id))
         self._timeline.later(delay, self._end, taken)
         return taken
 
@@ -222,7 +217,7 @@ class Daraja:
         if chance() < c.pays_late and (self.kind != DEPOSIT or taken.code in _SETTLED_LATE_AFTER):
             taken.will_pay_late = True
             self._timeline.later(self._rng.choice(_LATE), self._pay, taken)
-        self._tell_result(
+        self._send_result(
             Message("result", "failed", 0, taken.code, taken.first_id, taken.second_id)
         )
 
@@ -232,33 +227,33 @@ class Daraja:
         taken.will_pay_late = False
         taken.receipt = f"UC14KD82Q{len(self.ledger) + 1}"
         self.ledger.append(taken.receipt)
-        self._tell_result(
+        self._send_result(
             Message("result", "paid", 0, "0", taken.first_id, taken.second_id, taken.receipt)
         )
 
     # Telling
 
-    def _tell_result(self, message: Message) -> None:
+    def _send_result(self, message: Message) -> None:
         """None to three times, each at its own time (§8.3)."""
         if self._random() < self.chances.callback_is_lost:
             return
         for _ in range(
             self._rng.randrange(2, 4) if self._random() < self.chances.callback_is_repeated else 1
         ):
-            self._tell(self._garbled(message))
+            self._send(self._garbled(message))
 
     def _garbled(self, message: Message) -> Message:
         c, chance = self.chances, self._random
         if chance() < c.comes_from_elsewhere:
             message = message._replace(from_elsewhere=True)
-        if message.word == "paid" and message.address == "result":
-            if chance() < c.tells_no_receipt:
+        if message.outcome == "paid" and message.address == "result":
+            if chance() < c.omits_receipt:
                 message = message._replace(receipt="")
-            if chance() < c.tells_another_amount:
+            if chance() < c.reports_another_amount:
                 message = message._replace(extra_kes=1)
         return message
 
-    def _tell(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         delay = self._rng.randrange(1, 3 * _SECOND)
         if self._random() < self.chances.callback_is_late:
             delay = self._rng.choice(_LATE)
@@ -276,7 +271,11 @@ class Daraja:
             return Message("query", "vague")
         if asked is None:
             return Message("query", "too_early")
-        if asked.state != "failed" and self._false_failures_left and chance() < c.says_failed_once:
+        if (
+            asked.state != "failed"
+            and self._false_failures_left
+            and chance() < c.reports_failed_once
+        ):
             self._false_failures_left -= 1  # §3: seen to contradict the callback
             return Message(
                 "query",
@@ -301,12 +300,12 @@ class Daraja:
     def _answer_status(self, number: int, first_id: str, account: str) -> None:
         c, chance = self.chances, self._random
         if chance() < c.sends_timeout:
-            self._tell(Message("status-timeout", "slow", number, "", first_id))
+            self._send(Message("status-timeout", "slow", number, "", first_id))
         if chance() < c.callback_is_lost:
             return
         answer = self._garbled(self._status(number, first_id, account))
         for _ in range(self._rng.randrange(2, 4) if chance() < c.callback_is_repeated else 1):
-            self._tell(answer)
+            self._send(answer)
 
     def _status(self, number: int, first_id: str, account: str) -> Message:
         c, chance = self.chances, self._random

@@ -26,7 +26,7 @@ AMOUNT_KES = 250
 _CALLBACK_ID_BYTES = bytes(32)
 
 
-class Heard(NamedTuple):
+class ReadAnswer(NamedTuple):
     """A synchronous answer as the client hands it on: ids, or the error that it means."""
 
     ids: ProviderIds
@@ -34,13 +34,13 @@ class Heard(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def answer_heard(kind: Kind, answer: Answer) -> Heard:
+def read_submit_answer(kind: Kind, answer: Answer) -> ReadAnswer:
     """What `DarajaClient.submit` makes of `answer`."""
     status, body = _answer_bytes(answer)
     try:
-        return Heard(read_answer(PAGES[kind].api, kind, status, body), None)
+        return ReadAnswer(read_answer(PAGES[kind].api, kind, status, body), None)
     except ProviderError as error:
-        return Heard(frozenset(), error)
+        return ReadAnswer(frozenset(), error)
 
 
 @lru_cache(maxsize=4096)
@@ -54,7 +54,7 @@ def report_of(kind: Kind, message: Message) -> Report:
 @lru_cache(maxsize=4096)
 def query_report(message: Message, checkout_id: str) -> Report:
     """What `DarajaClient.ask` and its caller make of an answer to STK query."""
-    if message.word == "no_answer":
+    if message.outcome == "no_answer":
         return NO_ANSWER
     status, body = _query_bytes(message)
     try:
@@ -77,7 +77,7 @@ def operation_of(kind: Kind, message: Message) -> str:
 
 @lru_cache(maxsize=4096)
 def callback_of(
-    kind: Kind, message: Message, word: str, receipt: str | None = None
+    kind: Kind, message: Message, outcome: str, receipt: str | None = None
 ) -> StoredCallback:
     """The message as the receiver stores it.
 
@@ -88,7 +88,7 @@ def callback_of(
     return StoredCallback(
         id=an_attempt_id(99),
         operation=operation_of(kind, message),
-        outcome=word,
+        outcome=outcome,
         source_address="203.0.113.9" if message.from_elsewhere else "196.201.214.200",
         source_allowed=not message.from_elsewhere,
         content_type="application/json",
@@ -108,7 +108,7 @@ def _error(code: str, text: str) -> dict[str, str]:
 
 def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
     """§2.2, §4.2."""
-    match answer.word:
+    match answer.outcome:
         case "acknowledged" if answer.first_id.startswith("ws_CO_"):
             status, body = 200, {
                 "MerchantRequestID": answer.second_id, "CheckoutRequestID": answer.first_id, "ResponseCode": "0",
@@ -140,9 +140,9 @@ def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
 
 def _query_bytes(message: Message) -> tuple[int, bytes]:
     """§3."""
-    if message.word == "vague":
+    if message.outcome == "vague":
         return 500, json.dumps(_error("500.001.1001", "")).encode()
-    if message.word == "too_early":
+    if message.outcome == "too_early":
         return 400, json.dumps(
             _error("400.002.02", "Bad Request - Invalid CheckoutRequestID")
         ).encode()
@@ -173,7 +173,7 @@ def _stk_callback(message: Message) -> dict[str, Any]:
         "MerchantRequestID": message.second_id, "CheckoutRequestID": message.first_id,
         "ResultCode": int(message.code), "ResultDesc": "as the code says",
     }  # fmt: skip
-    if message.word == "paid":
+    if message.outcome == "paid":
         items: list[dict[str, Any]] = [
             {"Name": "Amount", "Value": float(AMOUNT_KES + message.extra_kes)}
         ]
@@ -188,9 +188,9 @@ def _payout_result(kind: Kind, message: Message) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ResultType": 0, "ResultCode": int(message.code), "ResultDesc": "as the code says",
         "OriginatorConversationID": message.first_id, "ConversationID": message.second_id,
-        "TransactionID": message.receipt if message.word == "paid" else "UC10000000",
+        "TransactionID": message.receipt if message.outcome == "paid" else "UC10000000",
     }  # fmt: skip
-    if message.word == "paid":
+    if message.outcome == "paid":
         amount = AMOUNT_KES + message.extra_kes
         named = "TransactionAmount" if kind in OWN_ID else "Amount"
         parameters: list[dict[str, Any]] = [{"Key": named, "Value": amount}]
@@ -210,7 +210,7 @@ def _status_result(message: Message) -> dict[str, Any]:
         "OriginatorConversationID": f"question-{message.number}", "ConversationID": f"AG_Q_{message.number}",
         "TransactionID": "UC10000000",
     }  # fmt: skip
-    match message.word:
+    match message.outcome:
         case "not_found":
             result |= {"ResultCode": "SFC_IC0003", "ResultDesc": "The transaction does not exist"}
         case "credential" | "no_answer":
@@ -228,6 +228,6 @@ def _status_result(message: Message) -> dict[str, Any]:
     return result
 
 
-def no_word() -> Heard:
+def lost_answer() -> ReadAnswer:
     """A call whose answer never came."""
-    return Heard(frozenset(), OutcomeUnknown("no answer: TimeoutError"))
+    return ReadAnswer(frozenset(), OutcomeUnknown("no answer: TimeoutError"))

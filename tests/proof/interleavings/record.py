@@ -4,7 +4,7 @@ payment's one lock.
 `change` stamps and writes what was decided as `adapters/postgres/changing.py` and `writing.py` do,
 `claim`, `find_due`, `postpone` and `fetch_due` say in Python what their SQL says; tests/integration pins
 that SQL against a real Postgres. There is no other payment here, so no id and no receipt is
-another's. After every step the rules of rows are checked (`Broken`).
+another's. After every step the rules of rows are checked (`LawBroken`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from tests.proof.interleavings.times import LifeTimes
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 
-class Broken(AssertionError):
+class LawBroken(AssertionError):
     """Something that must always hold does not."""
 
 
@@ -139,11 +139,11 @@ class Record:
         match effect:
             case AnnounceEvent():
                 pass  # by `_write`
-            case JudgeOperation(heard):
-                self.holds[heard.operation].hear(heard, now)
+            case JudgeOperation(answer):
+                self.holds[answer.operation].apply(answer, now)
             case StoreInquiry(inquiry):
                 if any(earlier.number == inquiry.number for earlier in self.inquiries):
-                    raise Broken(f"inquiry {inquiry.number} exists already")
+                    raise LawBroken(f"inquiry {inquiry.number} exists already")
                 self.inquiries.append(replace(inquiry, asked_at=now))
             case StoreAnswer(inquiry):
                 self.answer(inquiry)
@@ -158,7 +158,7 @@ class Record:
 
     def answer(self, answered: Inquiry) -> None:
         """`UPDATE … WHERE answered_at IS NULL`."""
-        self._seen["verdict", str(answered.outcome)] += 1
+        self._seen["inquiry outcome", str(answered.outcome)] += 1
         for place, inquiry in enumerate(self.inquiries):
             if inquiry.number == answered.number and inquiry.outcome is None:
                 self.inquiries[place] = replace(
@@ -292,7 +292,7 @@ class Record:
         self, before: Payment, after: Payment, what: str | None, event: EventType | None
     ) -> None:
         if not after.stage.is_final and after.next_step_at is None:
-            raise Broken(f"nothing will look at it again: {after.stage} without a due time")
+            raise LawBroken(f"nothing will look at it again: {after.stage} without a due time")
         if after.stage is not before.stage:
             self.history.append((before.stage, str(what), after.stage))
             self._seen["transition", before.stage.value, str(what), after.stage.value] += 1
@@ -302,35 +302,35 @@ class Record:
             and before.receipt is None
             and after.receipt is not None
         ):
-            raise Broken(f"the event {event} tells nothing new")
+            raise LawBroken(f"the event {event} tells nothing new")
         if (
             before.stage is Stage.SUCCEEDED
             and before.receipt is not None
             and after.receipt != before.receipt
         ):
-            raise Broken("a receipt was taken back")
+            raise LawBroken("a receipt was taken back")
 
     def _check_transition(
         self, before: Payment, after: Payment, what: str | None, event: EventType | None
     ) -> None:
         if before.stage is Stage.SUCCEEDED:
-            raise Broken(f"succeeded was left for {after.stage} by {what}")
+            raise LawBroken(f"succeeded was left for {after.stage} by {what}")
         if before.stage is Stage.FAILED and (
             after.stage is not Stage.SUCCEEDED
             or event is not EventType.CORRECTED
             or after.failure is not None
         ):
-            raise Broken(f"failed was left for {after.stage} by {what}, announced as {event}")
-        told = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}.get(
+            raise LawBroken(f"failed was left for {after.stage} by {what}, announced as {event}")
+        expected = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}.get(
             after.stage
         )
-        if before.stage is not Stage.FAILED and event is not told:
-            raise Broken(f"{before.stage} to {after.stage} was announced as {event}")
+        if before.stage is not Stage.FAILED and event is not expected:
+            raise LawBroken(f"{before.stage} to {after.stage} was announced as {event}")
         rule = TRANSITIONS[before.stage].get(FactName(what)) if what in _FACTS else None
         if rule is None or after.stage not in (rule.to, rule.otherwise):
-            raise Broken(f"{before.stage} to {after.stage} by {what} is not in the table")
+            raise LawBroken(f"{before.stage} to {after.stage} by {what} is not in the table")
         if (after.stage is Stage.FAILED) is not (after.failure is not None):
-            raise Broken("a failure without a reason, or a reason without a failure")
+            raise LawBroken("a failure without a reason, or a reason without a failure")
 
 
 _FACTS = frozenset(FactName)

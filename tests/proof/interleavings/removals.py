@@ -273,7 +273,7 @@ def _holds_ignored(patch: Patch) -> None:
     patch.setattr(Evidence, "probe_of", lambda _self, _operation: None)
 
 
-_REFUSED_FOR_A_WHILE = {"lacks_the_product": _ALWAYS, "is_not_connected": _OFTEN}
+_REFUSED_FOR_A_WHILE = {"lacks_send_product": _ALWAYS, "is_not_connected": _OFTEN}
 
 
 # By the sentence that is taken away.
@@ -303,7 +303,9 @@ REMOVALS: dict[str, Removal] = {
         _holds_ignored, Kind.WITHDRAWAL, {**_BUSY, "is_busy": 0.6, **_REFUSED_FOR_A_WHILE}
     ),
     "no question while its operation is held": Removal(
-        _holds_ignored, Kind.DEPOSIT, {"lacks_the_question": _ALWAYS, "callback_is_lost": _ALWAYS}
+        _holds_ignored,
+        Kind.DEPOSIT,
+        {"lacks_inquiry_product": _ALWAYS, "callback_is_lost": _ALWAYS},
     ),
     "sent again only by the account that sent it": Removal(
         _account_ignored,
@@ -348,7 +350,7 @@ REMOVALS: dict[str, Removal] = {
     "no silence while a callback claims success": Removal(
         _claims_ignored,
         Kind.DEPOSIT,
-        {"is_vague": _ALWAYS, "tells_no_receipt": _OFTEN, "answer_is_lost": _OFTEN},
+        {"is_vague": _ALWAYS, "omits_receipt": _OFTEN, "answer_is_lost": _OFTEN},
     ),
     "a deposit that failed for silence is looked at again": Removal(
         _no_second_look,
@@ -363,7 +365,7 @@ REMOVALS: dict[str, Removal] = {
     "success outranks failure": Removal(_corrections_refused, Kind.DEPOSIT),
     "above the limit a success is confirmed": Removal(_callbacks_believed_at_once, Kind.DEPOSIT),
     "an amount in dispute is for a person": Removal(
-        _other_amount_ignored, Kind.DEPOSIT, {"tells_another_amount": _ALWAYS}
+        _other_amount_ignored, Kind.DEPOSIT, {"reports_another_amount": _ALWAYS}
     ),
     "a correction is asked about until Daraja answers": Removal(
         _correction_confirmed_once_or_never,

@@ -104,4 +104,4 @@ def _wanted() -> Iterator[tuple[str, ...]]:
             for to in filter(None, (rule.to, rule.otherwise)):
                 yield "transition", stage.value, fact.value, to.value
     yield from (("outcome", outcome.value) for outcome in Outcome)
-    yield from (("verdict", verdict.value) for verdict in InquiryOutcome)
+    yield from (("inquiry outcome", outcome.value) for outcome in InquiryOutcome)

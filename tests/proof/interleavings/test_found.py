@@ -14,7 +14,7 @@ from domain.lifecycle.submit import resend_claim_change
 from domain.stages import Stage
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.proof.interleavings.provider import Answer, Message
-from tests.proof.interleavings.reading import answer_heard, callback_of, report_of
+from tests.proof.interleavings.reading import callback_of, read_submit_answer, report_of
 from tests.proof.interleavings.record import Record, instant
 from tests.proof.interleavings.times import TIMES
 
@@ -23,12 +23,17 @@ _OWN_ID = str(PAYMENT_ID)
 
 def _answer(record: Record, attempt: int, answer: Answer, at: int) -> None:
     times = TIMES[record.payment.kind][0]
-    heard = answer_heard(record.payment.kind, answer)
+    read_answer = read_submit_answer(record.payment.kind, answer)
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     open_attempt = OpenAttempt(attempt_id=an_attempt_id(attempt), fence=fence)
     record.change(
         answer_change(
-            PAYMENT_ID, open_attempt, heard.ids, heard.error, times.worker, times.accounts
+            PAYMENT_ID,
+            open_attempt,
+            read_answer.ids,
+            read_answer.error,
+            times.worker,
+            times.accounts,
         ),
         instant(at),
     )

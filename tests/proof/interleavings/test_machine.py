@@ -83,7 +83,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(is_open=st.booleans())
     def another_payment_moves_the_breaker(self, is_open: bool) -> None:
-        people.another_s_breaker(self.world, is_open)
+        people.move_breaker_of_another_payment(self.world, is_open)
 
     @invariant()
     def money_and_record_agree(self) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proof.interleavings.record import Broken
+from tests.proof.interleavings.record import LawBroken
 from tests.proof.interleavings.removals import REMOVALS
 from tests.proof.interleavings.swift import swiftly
 
@@ -28,7 +28,7 @@ def missed_after(protection: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int,
         for seed in range(1, RUNS_MAX + 1):
             try:
                 removal.world(seed).run()
-            except Broken as broken:
+            except LawBroken as broken:
                 return seed, str(broken)
     return None
 
@@ -40,5 +40,5 @@ def test_the_same_lives_break_nothing_with_the_protection_in_place(protection: s
         for seed in range(1, 101):
             try:
                 removal.world(seed).run()
-            except Broken as broken:
+            except LawBroken as broken:
                 pytest.fail(f"seed {seed}: {broken}")

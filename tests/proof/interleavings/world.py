@@ -25,10 +25,10 @@ from tests.decisions import answered_by, heard_by, noted
 from tests.proof.interleavings import flows, people
 from tests.proof.interleavings.chances import Chances
 from tests.proof.interleavings.clockwork import Clockwork, Flow
-from tests.proof.interleavings.laws import Watch, judge, judge_money
+from tests.proof.interleavings.laws import Witness, judge, judge_money
 from tests.proof.interleavings.provider import KEYED, Answer, Daraja, Message
 from tests.proof.interleavings.reading import callback_of, report_of
-from tests.proof.interleavings.record import Broken, Record, instant, milliseconds
+from tests.proof.interleavings.record import LawBroken, Record, instant, milliseconds
 
 _EVENTS_MAX = 3000
 _QUIET_SWEEPS_MAX = 40
@@ -62,7 +62,7 @@ class World(Clockwork):
         for name, chance in (faults or {}).items():
             setattr(self.chances, name, chance)
         self.record = Record(self.kind, seen, expires_after=self.times.expires_after)
-        self.watch = Watch(self.kind, self.times)
+        self.witness = Witness(self.kind, self.times)
         if confirms is None:
             confirms = Random(seed ^ _POLICY).random() < _CONFIRMING
         is_drawn = Random(seed ^ _ACCOUNTS).random() < _CHANGING
@@ -70,7 +70,7 @@ class World(Clockwork):
             is_drawn if changes_account is None else changes_account
         )  # of workers, meanwhile
         self.loses_claims = Random(seed ^ _CLAIMS).random() < _LOSING  # the database loses a commit
-        self.confirms = self.watch.confirms = (
+        self.confirms = self.witness.confirms = (
             confirms  # whether policy wants callbacks' successes confirmed
         )
         if forgets_ids is None:
@@ -79,7 +79,7 @@ class World(Clockwork):
             self.kind.value, self.chances, rng, self, self._deliver,
             forgets_ids=forgets_ids, lag_max_ms=self.times.trusted_after * 2 // 5,
         )  # fmt: skip
-        self.daraja.keeps_its_word = self.changes_account or self.loses_claims
+        self.daraja.is_truthful = self.changes_account or self.loses_claims
         self.attempts = 0
         self.requests_under_way = 0
         self.events = 0
@@ -87,12 +87,12 @@ class World(Clockwork):
         self.is_calm = False
         self._sweep_at = -1
         self._quiet_sweeps = 0
-        self._told = 0  # events given to somebody to publish
+        self._announced = 0  # events given to somebody to publish
 
     # The run
 
     def run(self) -> str:
-        """Lives the life to its end; in a word how it ended. Raises Broken."""
+        """Lives the life to its end; in a word how it ended. Raises LawBroken."""
         self.begin_life()
         return self.play_out()
 
@@ -104,10 +104,10 @@ class World(Clockwork):
             self.now = max(self.now, at)
             self.events += 1
             if self.events > _EVENTS_MAX:
-                raise Broken("it never comes to rest")
+                raise LawBroken("it never comes to rest")
             action(*arguments)
         self._publish_owed()
-        ended = judge(self.record, self.watch, self.daraja, self.delivered)
+        ended = judge(self.record, self.witness, self.daraja, self.delivered)
         if not self.record.payment.stage.is_final:
             people.settle(self)
         return ended
@@ -125,11 +125,15 @@ class World(Clockwork):
             self.later(rng.randrange(1, calm_at), people.stop_payouts, self, True)
             self.later(rng.randrange(1, calm_at), people.stop_payouts, self, False)
         if self.happens(c.breaker_opens_for_another):
-            self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, True)
-            self.later(rng.randrange(1, calm_at), people.another_s_breaker, self, False)
+            self.later(
+                rng.randrange(1, calm_at), people.move_breaker_of_another_payment, self, True
+            )
+            self.later(
+                rng.randrange(1, calm_at), people.move_breaker_of_another_payment, self, False
+            )
         for chance, switch in (
-            (c.lacks_the_product, people.switch_product),
-            (c.lacks_the_question, people.switch_question),
+            (c.lacks_send_product, people.switch_send_product),
+            (c.lacks_inquiry_product, people.switch_inquiry_product),
         ):
             if self.happens(chance):
                 begins = rng.randrange(calm_at)
@@ -150,7 +154,7 @@ class World(Clockwork):
         """Workers are restarted with other settings; those under way end with theirs."""
         self.note("account changed")
         self.times = self.times.by(account)
-        self.watch.own_account = account.as_text()
+        self.witness.own_account = account.as_text()
         self.look_again()
 
     def calm(self) -> None:
@@ -158,7 +162,7 @@ class World(Clockwork):
         self.is_calm = True
         self.chances = self.daraja.chances = _CALM
         people.stop_payouts(self, False)
-        self.daraja.lacks_product = self.daraja.lacks_question = False
+        self.daraja.lacks_send_product = self.daraja.lacks_inquiry_product = False
         if not self.record.brakes.breaker_is_ours:
             self.record.brakes.breaker_since = None
         self.look_again()
@@ -169,7 +173,7 @@ class World(Clockwork):
         self,
         name: str,
         change: Change,
-        said: tuple[int, Message] | None = None,
+        inquiry_answer: tuple[int, Message] | None = None,
         first: Callable[[], object] = bool,
     ) -> Generator[int, None, Decided]:
         """One change in its transaction, `first` before it.
@@ -180,34 +184,34 @@ class World(Clockwork):
         if self.happens(self.chances.waits_for_a_row):
             yield -self.rng.randrange(1, 2000)
         first()
-        decided = self.commit(name, change, begun, said)
+        decided = self.commit(name, change, begun, inquiry_answer)
         if self.happens(self.chances.commit_is_lost):
             yield self.rng.randrange(1, 6000)
-            decided = self.commit(f"{name} again", change, self.now, said)
+            decided = self.commit(f"{name} again", change, self.now, inquiry_answer)
         return decided
 
     def commit(
-        self, name: str, change: Change, now: int, said: tuple[int, Message] | None = None
+        self, name: str, change: Change, now: int, inquiry_answer: tuple[int, Message] | None = None
     ) -> Decided:
         """One change.
 
         `now`: when the transaction began; it may have waited for the row's lock since.
         """
         before = self.record.payment
-        if said is not None:
-            self.watch.answered(*said)
+        if inquiry_answer is not None:
+            self.witness.note_inquiry_answer(*inquiry_answer)
         decided = self.record.change(change, instant(now))
         after = self.record.payment
-        if (heard := heard_by(decided)) is not None:
-            self.watch.operation_heard(heard, now, self.now)
+        if (answer := heard_by(decided)) is not None:
+            self.witness.note_operation_answer(answer, now, self.now)
         self.note(f"{name}: {decided.disposition or noted(decided) or '-'}")
         if after.stage is not before.stage:
             self._quiet_sweeps = 0
-            self.watch.changed(after, now)
+            self.witness.note_stage(after, now)
             if self.record.history[-1][1:] == (FactName.SUCCESS_REPORTED, Stage.SUCCEEDED):
-                self.watch.must_be_certain_of_the_amount()
+                self.witness.must_be_certain_of_the_amount()
                 if self.confirms:
-                    self.watch.must_be_confirmed()
+                    self.witness.must_be_confirmed()
             judge_money(self.record, self.daraja)
             if self.story is not None:
                 self.story.append(f"{'':>15}  {before.stage.value} -> {after.stage.value}")
@@ -313,7 +317,7 @@ class World(Clockwork):
 
     def _probe(self) -> None:
         brakes = self.record.brakes
-        is_closed_by_another = self.is_calm and self.watch.is_of_another_account
+        is_closed_by_another = self.is_calm and self.witness.is_of_another_account
         brakes.breaker_since = None if is_closed_by_another else brakes.breaker_since
         if not brakes.breaker_is_ours or brakes.breaker_since is None:
             return
@@ -330,8 +334,8 @@ class World(Clockwork):
     # Subscribers
 
     def announce(self) -> None:
-        while self._told < len(self.record.events):
-            place, self._told = self._told, self._told + 1
+        while self._announced < len(self.record.events):
+            place, self._announced = self._announced, self._announced + 1
             self.begin(self._ring(place))
 
     def _ring(self, place: int) -> Flow:
@@ -347,11 +351,11 @@ class World(Clockwork):
 
     # Daraja
 
-    def arrive(self, letter: list[Answer], own_id: str, account: str) -> None:
+    def arrive(self, answers: list[Answer], own_id: str, account: str) -> None:
         self.requests_under_way -= 1
         answer = self.daraja.receive(own_id, account)
-        self.note(f"daraja: {answer.word}")
-        letter.append(answer)
+        self.note(f"daraja: {answer.outcome}")
+        answers.append(answer)
 
     def _deliver(self, message: Message) -> None:
         """Daraja sends once; the receiver tries to store for 8 s."""
@@ -376,12 +380,12 @@ class World(Clockwork):
         change = callback_change(PAYMENT_ID, callback, report, confirm_above_kes=confirm_above_kes)
         self.delivered += 1
         if message.address in ("result", "timeout"):
-            self.watch.told(message)
+            self.witness.note_message(message)
         else:
-            self.watch.answered(message.number, message)
-        decided = self.commit(f"{message.address} {message.word}", change, begun)
+            self.witness.note_inquiry_answer(message.number, message)
+        decided = self.commit(f"{message.address} {message.outcome}", change, begun)
         if message.address == "result":
             self._quiet_sweeps = 0  # something new, whatever was given up before
             self.look_again()
-        if answered_by(decided) is not None and message.word == "not_found":
+        if answered_by(decided) is not None and message.outcome == "not_found":
             self.wake()
