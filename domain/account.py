@@ -16,7 +16,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SendAccount:
+class Account:
     """Base address, app and short code; for payouts the initiator as well. Its password and
     certificate may change.
 
@@ -31,7 +31,7 @@ class SendAccount:
     @classmethod
     def of(
         cls, *, base_url: str, consumer_key: str, shortcode: str, initiator: str | None = None
-    ) -> SendAccount:
+    ) -> Account:
         """The account that these settings name."""
         app = hashlib.sha256(consumer_key.encode()).hexdigest()[:_DIGEST_LENGTH]
         return cls(
@@ -39,7 +39,7 @@ class SendAccount:
         )
 
     @classmethod
-    def from_text(cls, text: str) -> SendAccount:
+    def from_text(cls, text: str) -> Account:
         """The account that `as_text` wrote."""
         return cls(**json.loads(text))
 
@@ -47,7 +47,7 @@ class SendAccount:
         """The form in which it is kept: equal accounts have equal texts."""
         return json.dumps(asdict(self), sort_keys=True)
 
-    def differences(self, other: SendAccount) -> tuple[str, ...]:
+    def differences(self, other: Account) -> tuple[str, ...]:
         """The names of the parts in which `other` differs."""
         return tuple(
             part.name
@@ -55,7 +55,7 @@ class SendAccount:
             if getattr(self, part.name) != getattr(other, part.name)
         )
 
-    def may_ask_for(self, other: SendAccount) -> bool:
+    def may_ask_for(self, other: Account) -> bool:
         """Whether this account's token and credential can ask about what `other` sent: they may
         differ in the short code.
         """

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TypeAlias
 from uuid import UUID
 
-from domain.account import SendAccount
+from domain.account import Account
 
 
 class IdKind(StrEnum):
@@ -69,14 +69,14 @@ class Attempt:
     provider_ids: ProviderIds = frozenset()
     claimed_at: datetime | None = None
     ended_at: datetime | None = None
-    account: SendAccount | None = None
+    account: Account | None = None
 
     @property
     def is_accounted_for(self) -> bool:
         return self.outcome is not None and self.outcome.is_accounted_for
 
     @property
-    def inquiry_account(self) -> SendAccount | None:
+    def inquiry_account(self) -> Account | None:
         """The account to ask Daraja as; None if it is not known, or if the attempt never reached
         Daraja.
 

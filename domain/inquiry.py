@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.attempts import Outcome
 from domain.failures import FailureReason
 from domain.kinds import Kind
@@ -194,7 +194,7 @@ def may_be_resent(
     evidence: Evidence,
     now: datetime,
     times: Times,
-    accounts: Mapping[Kind, SendAccount],
+    accounts: Mapping[Kind, Account],
 ) -> bool:
     """Whether `payment` may be sent again, under its one id, though it is in doubt.
 
@@ -258,7 +258,7 @@ def outcome_awaited_until(payment: Payment, evidence: Evidence, times: Times) ->
     return last_sent_at(payment, times) + times.inquiry_interval_max
 
 
-def is_sent_by_own_account(payment: Payment, accounts: Mapping[Kind, SendAccount]) -> bool:
+def is_sent_by_own_account(payment: Payment, accounts: Mapping[Kind, Account]) -> bool:
     """Whether every send of `payment` that may have acted is known to be by the account by which
     this worker sends.
 

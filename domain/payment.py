@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import assert_never
 from uuid import UUID
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.attempts import Attempt, IdKind, Outcome, ProviderId, ProviderIds, merge_outcome
 from domain.failures import Failure
 from domain.kinds import RULES, Kind, KindRules
@@ -41,7 +41,7 @@ class Fact:
     is_about_all_sends: bool = False
     is_resend_permitted: bool = False
     at: datetime | None = None
-    account: SendAccount | None = None
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +171,7 @@ class Payment:
         return next(reversed(open_attempts or known), None)
 
     @property
-    def sending_accounts(self) -> frozenset[SendAccount | None]:
+    def sending_accounts(self) -> frozenset[Account | None]:
         """The accounts of all sends that may have acted; None for one of which the account is
         not known.
         """

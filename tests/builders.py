@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.attempts import Attempt, IdKind, Outcome
 from domain.changes import Context, StoredCallback
 from domain.failures import Failure, FailureReason
@@ -28,7 +28,7 @@ RECEIPT = "UC14KD82QZ"
 AMOUNT_KES = 250
 A_FAILURE = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
 
-AN_ACCOUNT = SendAccount(
+AN_ACCOUNT = Account(
     base_url="https://daraja.example", app="0f3a", shortcode="600111", initiator="payer"
 )
 ACCOUNTS = dict.fromkeys(Kind, AN_ACCOUNT)

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import structlog
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.adapters import observability
 from domain.adapters.postgres.accounts import Accounts
 from domain.errors import StoreUnavailable
@@ -20,7 +20,7 @@ _FIRST_WAIT_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 300.0
 
 
-async def watch_former_accounts(accounts: Accounts, own: Collection[SendAccount]) -> None:
+async def watch_former_accounts(accounts: Accounts, own: Collection[Account]) -> None:
     """Logs them once at start, as soon as Postgres can be read, and keeps the metric until it is
     cancelled.
     """
@@ -43,7 +43,7 @@ async def watch_former_accounts(accounts: Accounts, own: Collection[SendAccount]
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 
-def account_fields(account: SendAccount) -> dict[str, str]:
+def account_fields(account: Account) -> dict[str, str]:
     """The parts of `account` that are set."""
     parts = {
         "base_url": account.base_url,

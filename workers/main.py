@@ -20,11 +20,11 @@ from uuid import UUID
 import structlog
 from prometheus_client import start_http_server
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.adapters.aiohttp_version import require_tested_aiohttp
 from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.credential import security_credential
-from domain.adapters.daraja.requests import Account
+from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import TokenSource
 from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.postgres.accounts import Accounts
@@ -164,7 +164,7 @@ async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIt
         client = DarajaClient(
             session=session,
             base_url=settings.daraja_base_url,
-            account=_account(settings),
+            settings=_request_settings(settings),
             credential=security_credential(
                 settings.daraja_initiator_password, settings.daraja_certificate_file
             ),
@@ -279,11 +279,11 @@ def _budgets(settings: WorkerSettings, redis: RedisClient) -> dict[Step, Inquiry
     }
 
 
-def _accounts(settings: WorkerSettings) -> dict[Kind, SendAccount]:
+def _accounts(settings: WorkerSettings) -> dict[Kind, Account]:
     """The account by which each kind is sent, as it is kept with the attempts."""
     where = {"base_url": settings.daraja_base_url, "consumer_key": settings.daraja_consumer_key}
-    deposits = SendAccount.of(**where, shortcode=settings.daraja_shortcode)
-    payouts = SendAccount.of(
+    deposits = Account.of(**where, shortcode=settings.daraja_shortcode)
+    payouts = Account.of(
         **where,
         shortcode=settings.daraja_payout_shortcode,
         initiator=settings.daraja_initiator_name,
@@ -291,8 +291,8 @@ def _accounts(settings: WorkerSettings) -> dict[Kind, SendAccount]:
     return {kind: payouts if rules.moves_money_out else deposits for kind, rules in RULES.items()}
 
 
-def _account(settings: WorkerSettings) -> Account:
-    return Account(
+def _request_settings(settings: WorkerSettings) -> RequestSettings:
+    return RequestSettings(
         shortcode=settings.daraja_shortcode,
         passkey=settings.daraja_passkey,
         till=settings.daraja_till,

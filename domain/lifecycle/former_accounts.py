@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.changes import Decided, HistoryEntry, NewEntry, OpenBreaker
 from domain.inquiry import last_sent_at
 from domain.payment import Payment
@@ -20,13 +20,13 @@ from domain.times import Times
 _LOOKED_AT_AGAIN_AFTER_MAX = timedelta(days=1)
 
 
-def account_to_inquire_as(payment: Payment) -> SendAccount | None:
+def account_to_inquire_as(payment: Payment) -> Account | None:
     """The account to ask Daraja as about this payment; None where any account may ask."""
     return payment.inquiry_attempt.inquiry_account if payment.inquiry_attempt is not None else None
 
 
 def skip_inquiry(
-    payment: Payment, own: SendAccount, sent_by: SendAccount, now: datetime, times: Times
+    payment: Payment, own: Account, sent_by: Account, now: datetime, times: Times
 ) -> Decided:
     """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the
     payment ended.

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.changes import (
     Change,
     ChangeResult,
@@ -107,7 +107,7 @@ class Inquirer:
         submitter: Submitter,
         announcer: Announcer,
         times: Times,
-        accounts: Mapping[Kind, SendAccount],
+        accounts: Mapping[Kind, Account],
     ) -> None:
         self._changes = changes
         self._provider = provider
@@ -192,7 +192,7 @@ class Inquirer:
 def inquiry_change(
     payment_id: UUID,
     times: Times,
-    accounts: Mapping[Kind, SendAccount],
+    accounts: Mapping[Kind, Account],
     *,
     for_breaker: bool = False,
 ) -> Change:

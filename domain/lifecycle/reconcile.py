@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.changes import Announcement, Change, ChangingStore, Context, Decided, NewEntry
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import last_sent_at
@@ -89,7 +89,7 @@ class SweepingStore(Protocol):
         ...
 
     async def start_probe(
-        self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
+        self, cool_down: timedelta, cool_down_max: timedelta, account: Account | None = None
     ) -> UUID | None:
         """The payment to ask about to see whether the breaker may close, if it is open and its
         cool-down over.
@@ -147,7 +147,7 @@ class Sweeper:
         budgets: Mapping[Step, Budget],
         inquirer: Inquirer,
         times: Times,
-        accounts: Mapping[Kind, SendAccount],
+        accounts: Mapping[Kind, Account],
     ) -> None:
         self._due = due
         self._changes = changes

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.attempts import Outcome, ProviderIds
 from domain.changes import (
     Change,
@@ -140,7 +140,7 @@ def decide_without_claim(
     context: Context,
     fact: Fact,
     *,
-    account: SendAccount | None,
+    account: Account | None,
     ask_after: timedelta,
 ) -> Decided:
     """What follows from `fact`, the answer to an attempt that is not on record and was sent by
@@ -201,7 +201,7 @@ def answer_change(
     ids: ProviderIds,
     error: ProviderError | None,
     times: Times,
-    accounts: Mapping[Kind, SendAccount],
+    accounts: Mapping[Kind, Account],
 ) -> Change:
     """The change that records what came of one attempt. Whatever else happened to the payment
     meanwhile, the table decides.

@@ -18,7 +18,7 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat as uuid_utils
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.attempts import ProviderIds
 from domain.changes import (
     Change,
@@ -84,7 +84,7 @@ class ClaimingStore(Protocol):
         ...
 
     async def claim(
-        self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: SendAccount | None
+        self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: Account | None
     ) -> Payment | None:
         """The payment with `submitting` committed under this attempt, or None if it may not be sent
         now.
@@ -131,7 +131,7 @@ class Submitter:
         announcer: Announcer,
         times: Times,
         accounts: Mapping[
-            Kind, SendAccount
+            Kind, Account
         ],  # by which this worker sends, by kind; kept with each attempt
         clock: Callable[[], float],
     ) -> None:
@@ -276,7 +276,7 @@ class Submitter:
 
 
 def resend_claim_change(
-    payment_id: UUID, attempt_id: UUID, times: Times, accounts: Mapping[Kind, SendAccount]
+    payment_id: UUID, attempt_id: UUID, times: Times, accounts: Mapping[Kind, Account]
 ) -> Change:
     """The change that claims a payment in doubt for another send.
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiohttp
 
 from domain.adapters.daraja.client import DarajaClient
-from domain.adapters.daraja.requests import Account
+from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import TokenSource
 from domain.errors import QueueUnavailable
 from domain.fence import Fence, OpenAttempt
@@ -67,7 +67,7 @@ def client_of(
     return DarajaClient(
         session=session,
         base_url=base_url,
-        account=Account(
+        settings=RequestSettings(
             shortcode=settings.get("DARAJA_SHORTCODE", "174379"),
             passkey=settings.get("DARAJA_PASSKEY", "pa55key"),
             till=None,

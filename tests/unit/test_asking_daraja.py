@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from domain.adapters.daraja.client import DarajaClient
-from domain.adapters.daraja.requests import Account
+from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import Token, TokenSource
 from domain.attempts import Outcome
 from domain.errors import (
@@ -32,7 +32,7 @@ from domain.kinds import Kind
 from domain.lifecycle.record_answer import fact_of_answer
 from tests.builders import a_payment, an_attempt_id, an_open_attempt
 
-ACCOUNT = Account(
+ACCOUNT = RequestSettings(
     shortcode="174379", passkey="p", till=None, payout_shortcode="600988", initiator_name="i",
     callback_base_url="https://pay.example", callback_secret="long-enough",
 )  # fmt: skip
@@ -73,7 +73,7 @@ class Client(DarajaClient):
         super().__init__(
             session=session,
             base_url="",
-            account=ACCOUNT,
+            settings=ACCOUNT,
             credential="c",
             tokens=tokens,
             call_seconds=15,

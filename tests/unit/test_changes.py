@@ -97,7 +97,7 @@ def test_the_runbook_explains_entries_that_exist() -> None:
 def test_no_statement_writes_an_entry_that_is_not_a_member(path: Path) -> None:
     """It takes `what` from a parameter, which is a `HistoryEntry`, or names one."""
     for statement in path.read_text().split("INSERT INTO mkwanja.payment_history")[1:]:
-        values = statement.split("SELECT", 1)[1].split("FROM", 1)[0]
+        values = " ".join(statement.split("SELECT", 1)[1].split("FROM", 1)[0].split())
         assert "now(), what, " in values or re.search(
             r"now\(\), '\{HistoryEntry\.\w+\}', ", values
         ), values

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry
 from domain.failures import Failure, FailureReason
@@ -39,7 +39,7 @@ from tests.builders import (
 from tests.case_tables import for_each
 from tests.decisions import asked_by, breaker_opened_by, credential_accepted_at, detail_of, noted
 
-OTHERS: dict[str, SendAccount] = {
+OTHERS: dict[str, Account] = {
     "base_url": replace(AN_ACCOUNT, base_url="https://other.example"),
     "app": replace(AN_ACCOUNT, app="77"),
     "initiator": replace(AN_ACCOUNT, initiator="another"),
@@ -50,7 +50,7 @@ SENT_AT = NOW - timedelta(minutes=20)
 
 
 def sent_by(
-    *accounts: SendAccount | None, outcome: Outcome = Outcome.UNKNOWN, kind: Kind = Kind.WITHDRAWAL
+    *accounts: Account | None, outcome: Outcome = Outcome.UNKNOWN, kind: Kind = Kind.WITHDRAWAL
 ) -> Any:
     """Attempts of these accounts."""
     return tuple(
@@ -133,7 +133,7 @@ def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
     ("account", "is_former"), [(AN_ACCOUNT, False), (None, False), (OTHERS["shortcode"], True)]
 )
 def test_an_inquiry_says_whether_it_is_of_a_former_account(
-    kind: Kind, account: SendAccount | None, is_former: bool
+    kind: Kind, account: Account | None, is_former: bool
 ) -> None:
     decided = asked(a_due(kind, attempts=sent_by(account, kind=kind)))
     stored = asked_by(decided)
@@ -177,7 +177,7 @@ def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_perso
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
-def test_a_probe_is_not_asked_about_what_another_account_sent(account: SendAccount) -> None:
+def test_a_probe_is_not_asked_about_what_another_account_sent(account: Account) -> None:
     """Its answer would not say whether Daraja accepts the credential in use."""
     assert asked_by(asked(a_due(attempts=sent_by(account)), is_probe=True)) is None
     assert asked_by(asked(a_due(attempts=sent_by(AN_ACCOUNT)), is_probe=True)) is not None
@@ -185,7 +185,7 @@ def test_a_probe_is_not_asked_about_what_another_account_sent(account: SendAccou
 
 @pytest.mark.parametrize("account", OTHERS.values())
 def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(
-    account: SendAccount,
+    account: Account,
 ) -> None:
     """Otherwise an open breaker stays open after the account changed: nothing was sent by the
     new one yet.

@@ -14,7 +14,7 @@ import pytest
 
 from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
 from domain.adapters.daraja.deposit import STK_QUERY, stk_query_body
-from domain.adapters.daraja.requests import Account, Api
+from domain.adapters.daraja.requests import Api, RequestSettings
 from domain.adapters.daraja.status import STATUS, status_body
 from domain.adapters.daraja.token import Token
 from domain.attempts import Outcome
@@ -33,7 +33,7 @@ from workers.daraja_asker import DarajaAsker
 
 SECRET, CREDENTIAL, PASSKEY = "callback-secret", "c2VjcmV0LWNyZWRlbnRpYWw=", "pa55key"
 CHECKOUT = "ws_CO_010320261015034711000111"
-ACCOUNT = Account(
+ACCOUNT = RequestSettings(
     shortcode="174379", passkey=PASSKEY, till="555111", payout_shortcode="600988", initiator_name="testapi",
     callback_base_url="https://pay.example.co.ke/in", callback_secret=SECRET,
 )  # fmt: skip
@@ -120,7 +120,7 @@ class Client(DarajaClient):
         super().__init__(
             session=session,
             base_url="",
-            account=ACCOUNT,
+            settings=ACCOUNT,
             credential=CREDENTIAL,
             tokens=tokens,
             call_seconds=15,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from domain.adapters.daraja.client import _build_exchange
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.pages import PAGES
-from domain.adapters.daraja.requests import Account, clean_free_text
+from domain.adapters.daraja.requests import RequestSettings, clean_free_text
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.withdrawal import B2C
@@ -31,7 +31,7 @@ from tests.case_tables import for_each
 from tests.certificates import write_certificate
 
 SECRET = "callback-secret"
-ACCOUNT = Account(
+ACCOUNT = RequestSettings(
     shortcode="174379",
     passkey="passkey",
     till=None,
@@ -40,7 +40,7 @@ ACCOUNT = Account(
     callback_base_url="https://pay.example.co.ke/in",
     callback_secret=SECRET,
 )
-TILL_ACCOUNT = Account(
+TILL_ACCOUNT = RequestSettings(
     **{name: getattr(ACCOUNT, name) for name in ACCOUNT.__slots__} | {"till": "555111"}
 )
 TOKEN = Token("a/token+of=daraja", 0, 3600)
@@ -49,7 +49,7 @@ EVENING = datetime(
 )  # half past midnight of the next day in Nairobi
 
 
-def body_of(payment: Payment, account: Account = ACCOUNT) -> dict[str, Any]:
+def body_of(payment: Payment, account: RequestSettings = ACCOUNT) -> dict[str, Any]:
     return dict(PAGES[payment.kind].request_body(payment, account, "c2VjcmV0", EVENING))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.adapters.settings.worker import WorkerSettings
 from domain.kinds import Kind, kinds_that
 from domain.stages import Step
@@ -93,7 +93,7 @@ def test_the_shipped_times_are_the_settings_defaults() -> None:
     assert _times(WorkerSettings.model_construct(**ACCOUNT)) == DEFAULT_TIMES
 
 
-def accounts_of(**changed: Any) -> dict[Kind, SendAccount]:
+def accounts_of(**changed: Any) -> dict[Kind, Account]:
     return _accounts(WorkerSettings.model_construct(**{**ACCOUNT, **changed}))
 
 
@@ -141,4 +141,4 @@ def test_a_setting_that_names_another_account_changes_it(
 
 def test_an_account_reads_what_it_wrote() -> None:
     for account in accounts_of().values():
-        assert SendAccount.from_text(account.as_text()) == account
+        assert Account.from_text(account.as_text()) == account

@@ -9,8 +9,8 @@ from typing import Any
 from domain.adapters.daraja.messages import read_payout_result
 from domain.adapters.daraja.requests import (
     SHORTCODE_TYPE,
-    Account,
     Api,
+    RequestSettings,
     clean_free_text,
     result_addresses,
 )
@@ -28,11 +28,11 @@ _TILL_TYPE = "2"  # documents say only 4, production wants 2 for a till (daraja.
 
 
 def request_body(
-    payment: Payment, account: Account, credential: str, _now: datetime
+    payment: Payment, settings: RequestSettings, credential: str, _now: datetime
 ) -> Mapping[str, Any]:
     """B2B (daraja.md §5)."""
     return {
-        "Initiator": account.initiator_name,
+        "Initiator": settings.initiator_name,
         "SecurityCredential": credential,
         "CommandID": "BusinessPayBill" if payment.request.paybill else "BusinessBuyGoods",
         "SenderIdentifierType": SHORTCODE_TYPE,
@@ -40,12 +40,12 @@ def request_body(
         if payment.request.paybill
         else _TILL_TYPE,  # spelled so
         "Amount": str(payment.request.amount_kes),
-        "PartyA": account.payout_shortcode,
+        "PartyA": settings.payout_shortcode,
         "PartyB": payment.request.paybill or payment.request.till,
         # as it is: a changed one would pay another account
         "AccountReference": payment.request.account_reference,
         "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
-        **result_addresses(payment, account),
+        **result_addresses(payment, settings),
         "Occassion": "",
     }
 

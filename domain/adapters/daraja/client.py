@@ -19,7 +19,7 @@ from domain.adapters.daraja.answers import read_answer
 from domain.adapters.daraja.authorized import AuthorizedCalls, Tokens
 from domain.adapters.daraja.deposit import STK_QUERY, read_query_answer, stk_query_body
 from domain.adapters.daraja.pages import PAGES
-from domain.adapters.daraja.requests import Account, Api, use_short_code_of
+from domain.adapters.daraja.requests import Api, RequestSettings, use_short_code_of
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.status import STATUS, read_status_acknowledgement, status_body
 from domain.adapters.daraja.token import Token
@@ -64,14 +64,14 @@ class DarajaClient:
         *,
         session: aiohttp.ClientSession,
         base_url: str,
-        account: Account,
+        settings: RequestSettings,
         credential: str,
         tokens: Tokens,
         call_seconds: float,
     ) -> None:
         self._session = session
         self._base_url = base_url
-        self._account = account
+        self._settings = settings
         self._credential = credential
         self._tokens = tokens
         self._authorized = AuthorizedCalls(tokens)
@@ -119,17 +119,17 @@ class DarajaClient:
         # settings may name another one now.
         sent = payment.inquiry_attempt
         known_ids = dict(sent.provider_ids) if sent is not None else {}
-        account = use_short_code_of(
-            self._account, sent.inquiry_account if sent is not None else None
+        settings = use_short_code_of(
+            self._settings, sent.inquiry_account if sent is not None else None
         )
         id_kind = payment.rules.inquiry_id_kind
         target_id = known_ids[id_kind] if id_kind is not None else str(payment.id)
         if payment.inquiry_step is Step.QUERY:
             api = STK_QUERY
-            body = stk_query_body(target_id, account, datetime.now(UTC))
+            body = stk_query_body(target_id, settings, datetime.now(UTC))
         else:
             api = STATUS
-            body = status_body(payment, target_id, number, account, credential=self._credential)
+            body = status_body(payment, target_id, number, settings, credential=self._credential)
         status: int | None = None
         answer: bytes | None = None
         outcome = "no answer"
@@ -161,7 +161,7 @@ class DarajaClient:
     async def _send(self, payment: Payment, open_attempt: OpenAttempt, token: Token) -> ProviderIds:
         page = PAGES[payment.kind]
         api = page.api
-        body = page.request_body(payment, self._account, self._credential, datetime.now(UTC))
+        body = page.request_body(payment, self._settings, self._credential, datetime.now(UTC))
         fence = open_attempt.fence
         fence.begin_send()
         status: int | None = None

@@ -20,8 +20,8 @@ from domain.adapters.daraja.messages import (
     require_mapping,
 )
 from domain.adapters.daraja.requests import (
-    Account,
     Api,
+    RequestSettings,
     clean_free_text,
     message_address,
     password_fields,
@@ -77,17 +77,17 @@ FAILURES: Codes = {
 
 
 def request_body(
-    payment: Payment, account: Account, _credential: str, now: datetime
+    payment: Payment, settings: RequestSettings, _credential: str, now: datetime
 ) -> Mapping[str, Any]:
     """STK push (daraja.md §2.1)."""
     return {
-        **password_fields(account, now),
-        "TransactionType": "CustomerBuyGoodsOnline" if account.till else "CustomerPayBillOnline",
+        **password_fields(settings, now),
+        "TransactionType": "CustomerBuyGoodsOnline" if settings.till else "CustomerPayBillOnline",
         "Amount": str(payment.request.amount_kes),
         "PartyA": payment.request.phone_number,
-        "PartyB": account.till or account.shortcode,
+        "PartyB": settings.till or settings.shortcode,
         "PhoneNumber": payment.request.phone_number,
-        "CallBackURL": message_address(payment, account, payment.rules.result_operation),
+        "CallBackURL": message_address(payment, settings, payment.rules.result_operation),
         "AccountReference": payment.request.account_reference,
         "TransactionDesc": clean_free_text(
             payment.request.description, 1, DESCRIPTION_LENGTH_MAX
@@ -110,9 +110,11 @@ def read_result(message: Any) -> Report:
     )
 
 
-def stk_query_body(checkout_request_id: str, account: Account, now: datetime) -> Mapping[str, Any]:
+def stk_query_body(
+    checkout_request_id: str, settings: RequestSettings, now: datetime
+) -> Mapping[str, Any]:
     """The body that asks about a deposit (daraja.md §3)."""
-    return {**password_fields(account, now), "CheckoutRequestID": checkout_request_id}
+    return {**password_fields(settings, now), "CheckoutRequestID": checkout_request_id}
 
 
 def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Report:

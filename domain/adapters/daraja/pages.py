@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.adapters.daraja import bill_payment, deposit, pochi_payment, withdrawal
-from domain.adapters.daraja.requests import Account, Api
+from domain.adapters.daraja.requests import Api, RequestSettings
 from domain.adapters.daraja.result_codes import Codes
 from domain.kinds import RULES, Kind
 from domain.payment import Payment
@@ -24,7 +24,7 @@ class Page:
     """
 
     api: Api
-    request_body: Callable[[Payment, Account, str, datetime], Mapping[str, Any]]
+    request_body: Callable[[Payment, RequestSettings, str, datetime], Mapping[str, Any]]
     read_result: Callable[[Any], Report]
     failures: Codes
 

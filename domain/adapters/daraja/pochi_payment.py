@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.adapters.daraja.messages import read_payout_result
-from domain.adapters.daraja.requests import Account, Api, clean_free_text, result_addresses
+from domain.adapters.daraja.requests import Api, RequestSettings, clean_free_text, result_addresses
 from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
 from domain.operations import Operation
 from domain.payment import Payment
@@ -20,20 +20,20 @@ FAILURES = PAYOUT_FAILURES
 
 
 def request_body(
-    payment: Payment, account: Account, credential: str, _now: datetime
+    payment: Payment, settings: RequestSettings, credential: str, _now: datetime
 ) -> Mapping[str, Any]:
     """B2Pochi (daraja.md §5)."""
     return {
         # The payment's id, the only one ever used for it.
         "OriginatorConversationID": str(payment.id),
-        "InitiatorName": account.initiator_name,
+        "InitiatorName": settings.initiator_name,
         "SecurityCredential": credential,
         "CommandID": "BusinessPayToPochi",
         "Amount": str(payment.request.amount_kes),
-        "PartyA": account.payout_shortcode,
+        "PartyA": settings.payout_shortcode,
         "PartyB": payment.request.phone_number,
         "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
-        **result_addresses(payment, account),
+        **result_addresses(payment, settings),
         "Occassion": "",
     }
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from domain import callback_address
-from domain.account import SendAccount
+from domain.account import Account
 from domain.operations import Operation
 from domain.payment import Payment
 from domain.values import DEFAULT_TEXT, NAIROBI
@@ -29,7 +29,7 @@ _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class RequestSettings:
     """Who we are to Daraja."""
 
     shortcode: str
@@ -41,13 +41,13 @@ class Account:
     callback_secret: str
 
 
-def use_short_code_of(account: Account, sent_by: SendAccount | None) -> Account:
-    """`account` with the short code of the account that sent a payment, to ask about that
+def use_short_code_of(settings: RequestSettings, sent_by: Account | None) -> RequestSettings:
+    """`settings` with the short code of the account that sent a payment, to ask about that
     payment.
     """
     if sent_by is None:
-        return account
-    return replace(account, shortcode=sent_by.shortcode, payout_shortcode=sent_by.shortcode)
+        return settings
+    return replace(settings, shortcode=sent_by.shortcode, payout_shortcode=sent_by.shortcode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +80,29 @@ def clean_free_text(text: str | None, shortest: int, longest: int) -> str:
     return reduced if len(reduced) >= shortest and _ALPHANUMERIC.search(reduced) else DEFAULT_TEXT
 
 
-def password_fields(account: Account, now: datetime) -> dict[str, Any]:
+def password_fields(settings: RequestSettings, now: datetime) -> dict[str, Any]:
     """What stands for a credential in STK push and STK query (daraja.md §2.1)."""
     # Daraja checks only that timestamp and password agree (daraja.md §2.1).
     timestamp = now.astimezone(NAIROBI).strftime("%Y%m%d%H%M%S")
     password = base64.b64encode(
-        f"{account.shortcode}{account.passkey}{timestamp}".encode()
+        f"{settings.shortcode}{settings.passkey}{timestamp}".encode()
     ).decode()
-    return {"BusinessShortCode": account.shortcode, "Password": password, "Timestamp": timestamp}
+    return {"BusinessShortCode": settings.shortcode, "Password": password, "Timestamp": timestamp}
 
 
-def result_addresses(payment: Payment, account: Account) -> dict[str, Any]:
+def result_addresses(payment: Payment, settings: RequestSettings) -> dict[str, Any]:
     """Where Daraja sends a payout's result, and its word that its queue is slow."""
     assert payment.rules.timeout_operation is not None  # noqa: S101 - every payout has one
     return {
-        "QueueTimeOutURL": message_address(payment, account, payment.rules.timeout_operation),
-        "ResultURL": message_address(payment, account, payment.rules.result_operation),
+        "QueueTimeOutURL": message_address(payment, settings, payment.rules.timeout_operation),
+        "ResultURL": message_address(payment, settings, payment.rules.result_operation),
     }
 
 
-def message_address(payment: Payment, account: Account, operation: str) -> str:
+def message_address(payment: Payment, settings: RequestSettings, operation: str) -> str:
     """The address for messages of `operation` about `payment`, with the token by which we
     believe them.
     """
     return callback_address.make_address(
-        account.callback_base_url, account.callback_secret, payment.id, operation
+        settings.callback_base_url, settings.callback_secret, payment.id, operation
     )

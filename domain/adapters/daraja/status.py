@@ -18,7 +18,7 @@ from domain.adapters.daraja.messages import (
     read_result_code,
     require_mapping,
 )
-from domain.adapters.daraja.requests import SHORTCODE_TYPE, Account, Api, message_address
+from domain.adapters.daraja.requests import SHORTCODE_TYPE, Api, RequestSettings, message_address
 from domain.adapters.daraja.result_codes import (
     SUCCESS_CODE,
     Codes,
@@ -67,21 +67,21 @@ _COMPLETED = "Completed"
 
 
 def status_body(
-    payment: Payment, originator_id: str, number: int, account: Account, *, credential: str
+    payment: Payment, originator_id: str, number: int, settings: RequestSettings, *, credential: str
 ) -> Mapping[str, Any]:
     """The body that asks about a payout, as inquiry `number` (daraja.md §6.1)."""
     return {
-        "Initiator": account.initiator_name,
+        "Initiator": settings.initiator_name,
         "SecurityCredential": credential,
         "CommandID": "TransactionStatusQuery",
         # Sources disagree about the key's name; both are sent.
         "OriginalConversationID": originator_id,
         "OriginatorConversationID": originator_id,
-        "PartyA": account.payout_shortcode,
+        "PartyA": settings.payout_shortcode,
         "IdentifierType": SHORTCODE_TYPE,
-        "ResultURL": message_address(payment, account, status_operation(number)),
+        "ResultURL": message_address(payment, settings, status_operation(number)),
         "QueueTimeOutURL": message_address(
-            payment, account, status_operation(number, for_timeout=True)
+            payment, settings, status_operation(number, for_timeout=True)
         ),
         "Remarks": "Status",
         "Occasion": "",

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.adapters.daraja.messages import read_payout_result
-from domain.adapters.daraja.requests import Account, Api, clean_free_text, result_addresses
+from domain.adapters.daraja.requests import Api, RequestSettings, clean_free_text, result_addresses
 from domain.adapters.daraja.result_codes import PAYOUT_FAILURES
 from domain.operations import Operation
 from domain.payment import Payment
@@ -26,21 +26,21 @@ _COMMANDS = {
 
 
 def request_body(
-    payment: Payment, account: Account, credential: str, _now: datetime
+    payment: Payment, settings: RequestSettings, credential: str, _now: datetime
 ) -> Mapping[str, Any]:
     """B2C (daraja.md §4.1)."""
     return {
         # The payment's id, the only one ever used for it: Daraja refuses its second use (daraja.md
         # §4.2).
         "OriginatorConversationID": str(payment.id),
-        "InitiatorName": account.initiator_name,
+        "InitiatorName": settings.initiator_name,
         "SecurityCredential": credential,
         "CommandID": _COMMANDS[payment.request.purpose or Purpose.BUSINESS],
         "Amount": str(payment.request.amount_kes),
-        "PartyA": account.payout_shortcode,
+        "PartyA": settings.payout_shortcode,
         "PartyB": payment.request.phone_number,
         "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
-        **result_addresses(payment, account),
+        **result_addresses(payment, settings),
         "Occassion": "",  # spelled so in v3
     }
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.adapters.postgres.engine import Database
 from domain.attempts import Outcome
 from domain.stages import Stage
@@ -28,13 +28,12 @@ class Accounts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def open_payments(self) -> dict[SendAccount | None, int]:
+    async def open_payments(self) -> dict[Account | None, int]:
         """How many open payments each account sent; None: those older than the record of
         accounts.
         """
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_OPEN)
         return {
-            SendAccount.from_text(row.account) if row.account else None: row.payments
-            for row in rows
+            Account.from_text(row.account) if row.account else None: row.payments for row in rows
         }

@@ -16,7 +16,7 @@ from uuid import UUID
 import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
     CLAIM_BRAKES,
@@ -125,7 +125,7 @@ class _Claim:
     payment_id: UUID
     attempt_id: UUID
     lease: timedelta
-    account: SendAccount | None
+    account: Account | None
 
 
 class Claiming:
@@ -148,7 +148,7 @@ class Claiming:
         return await self._looks.submit(payment_id)
 
     async def claim(
-        self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: SendAccount | None
+        self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: Account | None
     ) -> Payment | None:
         """See `domain.lifecycle.submit.ClaimingStore.claim`."""
         return await self._claims.submit(_Claim(payment_id, attempt_id, lease, account))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.adapters.postgres.payment_columns import as_uuid
 from domain.attempts import Attempt, IdKind, Outcome, ProviderId
 from domain.kinds import Kind
@@ -55,7 +55,7 @@ def attempts_from(
                 provider_ids=frozenset(ids_by_attempt[as_uuid(row.id)]),
                 claimed_at=row.claimed_at,
                 ended_at=row.ended_at,
-                account=SendAccount.from_text(row.account) if row.account else None,
+                account=Account.from_text(row.account) if row.account else None,
             )
         )
     for payment_id, ids in ids_without_attempt.items():

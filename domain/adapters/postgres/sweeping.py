@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
     ALL_BRAKES,
@@ -177,7 +177,7 @@ class Sweeping:
             return len(await transaction.rows(_END_STUCK, {"stuck_for": _STUCK_FOR}))
 
     async def start_probe(
-        self, cool_down: timedelta, cool_down_max: timedelta, account: SendAccount | None = None
+        self, cool_down: timedelta, cool_down_max: timedelta, account: Account | None = None
     ) -> UUID | None:
         """See `domain.lifecycle.reconcile.SweepingStore.start_probe`."""
         async with self._database.transaction() as transaction:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.kinds import Kind
 from domain.times import Times
 from tests.builders import AN_ACCOUNT
@@ -24,11 +24,11 @@ class LifeTimes(NamedTuple):
     expires_after: int
     call: int
     worker: Times
-    accounts: Mapping[Kind, SendAccount]  # by which the worker sends and asks
+    accounts: Mapping[Kind, Account]  # by which the worker sends and asks
     delays: tuple[int, ...]  # near every limit
     calm_after: tuple[int, ...]  # when faults stop
 
-    def by(self, account: SendAccount) -> LifeTimes:
+    def by(self, account: Account) -> LifeTimes:
         """The same times for a worker that sends and asks by `account`."""
         return self._replace(accounts=dict.fromkeys(self.accounts, account))
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from random import Random
 
-from domain.account import SendAccount
+from domain.account import Account
 from domain.changes import Change, Decided
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
@@ -150,7 +150,7 @@ class World(Clockwork):
             if chosen.random() < 0.5:
                 self.later(chosen.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
 
-    def change_account(self, account: SendAccount) -> None:
+    def change_account(self, account: Account) -> None:
         """Workers are restarted with other settings; those under way end with theirs."""
         self.note("account changed")
         self.times = self.times.by(account)
