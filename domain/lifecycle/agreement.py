@@ -1,12 +1,14 @@
-"""Whether a report agrees with its payment in ids and amount, and whether it says enough."""
+"""Compares a report with what we know of its payment: ids, amount and receipt."""
 
 from __future__ import annotations
 
+from domain.changes import Context
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 
 
 def has_other_ids(payment: Payment, report: Report) -> bool:
+    """Whether the report names an id that differs from one that we know of the payment."""
     own = payment.own_id
     if own is not None and any(
         id_kind == own[0] and value != own[1] for id_kind, value in report.ids
@@ -16,8 +18,10 @@ def has_other_ids(payment: Payment, report: Report) -> bool:
 
 
 def has_other_amount(payment: Payment, report: Report) -> bool:
-    """Also an answer of Daraja's whose only amount cannot be read: unlike a callback, it would
-    decide by itself.
+    """Whether the report names another amount than the payment's.
+
+    Also true for the answer to an inquiry whose only amount is unreadable: a callback without an
+    amount cannot finalize the payment, but such an answer could.
     """
     if report.inquiry_outcome is not None and report.has_ignored_amount and not report.has_amount:
         return True
@@ -27,18 +31,34 @@ def has_other_amount(payment: Payment, report: Report) -> bool:
 
 
 def has_own_id(payment: Payment, report: Report) -> bool:
-    """Whether it speaks for all sends: the id is one account's own, so not where two accounts
-    have used it.
+    """Whether the report names the payment's own id, so that it is about all its sends.
+
+    An id belongs to one account. If two accounts have sent the payment, the id proves nothing
+    about the sends of the other account.
     """
     return payment.own_id in report.ids and len(payment.sending_accounts) <= 1
 
 
 def is_complete_success(report: Report) -> bool:
-    """Whether it is a success that says all that a callback must say to be believed: its receipt
-    and amount.
-    """
+    """Whether the report is a success with a receipt and an amount, as a callback needs both."""
     return (
         report.outcome is ReportedOutcome.SUCCESS
         and report.receipt is not None
         and report.has_amount
     )
+
+
+def choose_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
+    """Returns the receipt of a successful payment, and whether it is undisputed.
+
+    It is undisputed if no unconfirmed callback names another receipt. STK query returns no receipt.
+    If all unconfirmed callbacks name the same receipt, and no other payment has it, we use that
+    receipt. The payment succeeded in all cases.
+    """
+    unconfirmed = context.evidence.unconfirmed_receipts
+    if report.receipt is not None or not unconfirmed:
+        return report.receipt, unconfirmed <= {report.receipt}
+    if len(unconfirmed) > 1 or context.receipts_of_others:
+        return None, False
+    [receipt] = unconfirmed
+    return receipt, True

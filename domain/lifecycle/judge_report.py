@@ -1,11 +1,14 @@
-"""Judging what Daraja says of a payment, by callback or in answer to a question of ours: believed
-only where it agrees.
+"""Decides what a report from Daraja proves about its payment.
 
-Daraja signs nothing. A message that came by the payment's own URL from an allowed address is
-evidence, and so is the answer to a question of ours; amount and ids must agree with what we know,
-and only an explicit word finalizes (rules.md §6, §7, §18). Whichever way a word
-came, it is judged here. Above an amount that policy names, a callback's success is believed only
-once Daraja has confirmed it (daraja.md §8.2).
+A report is the content of a callback, or of the answer to an inquiry. Both are judged here by the
+same rules (rules.md §6, §7, §18):
+
+* Daraja signs nothing. Evidence is a message that came to the payment's own URL from an allowed
+  address, or the answer to our own inquiry.
+* Amount and ids must agree with what we know.
+* Only an explicit success or failure finalizes a payment.
+* Above the amount that the policy names, a callback's success does not finalize the payment until
+  Daraja confirms it in answer to an inquiry (daraja.md §8.2).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from domain.changes import (
 )
 from domain.inquiry import Inquiry, earliest_inquiry_at, is_failure_confirmed
 from domain.lifecycle.agreement import (
+    choose_receipt,
     has_other_amount,
     has_other_ids,
     has_own_id,
@@ -36,7 +40,7 @@ from domain.payment import Fact, Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import FactName, Stage
 
-# What is noted in the payment's history as well, under the same name.
+# These dispositions also add an entry of the same name to the payment's history.
 EntryDisposition = Literal[
     Disposition.AMOUNT_DIFFERS,
     Disposition.AMOUNT_NOT_CERTAIN,
@@ -46,10 +50,12 @@ EntryDisposition = Literal[
     Disposition.RECEIPT_OF_ANOTHER_PAYMENT,
     Disposition.SUCCESS_WITHOUT_RECEIPT,
 ]
-# Raises at import if one of them has no entry of its name.
-_ENTRY_OF_DISPOSITION = {noted: HistoryEntry(noted.value) for noted in get_args(EntryDisposition)}
+# The import fails if one of them has no history entry of the same name.
+_ENTRY_OF_DISPOSITION = {
+    disposition: HistoryEntry(disposition.value) for disposition in get_args(EntryDisposition)
+}
 
-# What brings the next question forward.
+# Messages with these dispositions bring the next inquiry forward.
 REMINDERS = (
     Disposition.AWAITS_CONFIRMATION,
     Disposition.INQUIRY_BROUGHT_FORWARD,
@@ -60,8 +66,9 @@ REMINDERS = (
 
 
 def add_inquiry_answer(decided: Decided, context: Context, number: int, report: Report) -> Decided:
-    """`decided`, with inquiry `number` answered by `report` if it was asked and has no answer
-    yet: it counts once.
+    """Adds to `decided` that `report` answered inquiry `number`.
+
+    Adds nothing if that inquiry does not exist or already has an answer: an inquiry counts once.
     """
     if report.inquiry_outcome is None or not context.evidence.awaits_answer(number):
         return decided
@@ -79,11 +86,11 @@ def judge_report(
     source_allowed: bool = True,
     confirm_above_kes: int | None = None,
 ) -> Decided:
-    """What `report` does to `payment`."""
+    """Decides what `report` proves about `payment`."""
     if payment is None:
         return store_message_only(None, Disposition.UNKNOWN_PAYMENT, is_message_flagged=True)
     if not source_allowed:
-        # Perhaps Safaricom added an address: ask Daraja itself, now.
+        # Safaricom may have added an address. An inquiry now gives us the same result safely.
         return store_message_only(
             _bring_inquiry_forward(payment, context, report),
             Disposition.WRONG_SOURCE,
@@ -114,24 +121,27 @@ def judge_report(
 
 
 def _judge_unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
-    """Anybody who knew the address could have said it, and much is at stake: Daraja is asked, at
-    once.
+    """Judges a callback's success above the policy's amount: Daraja must confirm it first.
+
+    Anybody who knows the callback URL can send such a message, and the amount is large. The next
+    inquiry is therefore brought forward.
     """
-    is_held_back = (
+    is_unconfirmed = (
         is_complete_success(report)
         and not context.is_receipt_of_other
         and payment.stage is not Stage.SUCCEEDED
     )
-    if not is_held_back:
-        return _judge_success(payment, context, report)  # which does not finalize it
+    if not is_unconfirmed:
+        # In these cases `_judge_success` does not finalize the payment either.
+        return _judge_success(payment, context, report)
     if payment.stage is Stage.ACCEPTED:
         return _judge_undecided(payment, context, report)
-    # Subscribers were told otherwise: somebody should see it, confirmed or not.
+    # Subscribers received a failure. A person must see the contradiction, confirmed or not.
     is_correction = payment.stage is Stage.FAILED
     after = _bring_inquiry_forward(payment, context, report)
     return Decided(
         payment=replace(after, needs_review=payment.needs_review or is_correction),
-        # Noted once, however often it comes: the raw rows hold each.
+        # One history entry, even if the message is repeated: each repetition has its raw row.
         entry=None
         if context.evidence.unconfirmed_receipts
         else _make_entry(Disposition.AWAITS_CONFIRMATION, report),
@@ -154,8 +164,8 @@ def _judge_success(payment: Payment, context: Context, report: Report) -> Decide
         and not report.has_amount
         and context.evidence.names_another_amount
     ):
-        # That it was paid is certain, but not how much. A message that names the payment's own
-        # amount still decides.
+        # The payment succeeded, but the amount is disputed. A later message that names the
+        # payment's own amount still finalizes it.
         return _flag_for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
     if (
         payment.stage is Stage.SUCCEEDED
@@ -163,7 +173,7 @@ def _judge_success(payment: Payment, context: Context, report: Report) -> Decide
         and payment.receipt not in (None, report.receipt)
     ):
         return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
-    receipt, is_undisputed = _choose_receipt(context, report)
+    receipt, is_undisputed = choose_receipt(context, report)
     fact = Fact(
         name=FactName.SUCCESS_REPORTED,
         attempt_id=payment.attempt_named_by(report.ids),
@@ -175,64 +185,47 @@ def _judge_success(payment: Payment, context: Context, report: Report) -> Decide
     if not is_undisputed and payment.stage is not Stage.SUCCEEDED:
         after = replace(after, needs_review=True)
     if payment.stage is Stage.FAILED:
-        # Subscribers were told otherwise: a correction, and somebody should see it.
+        # Subscribers received a failure. This is a correction, and a person must see it.
         after = replace(after, needs_review=True)
         return replace(
-            _apply_fact(payment, after, fact, report, Disposition.CORRECTED),
+            _record_fact(payment, after, fact, report, Disposition.CORRECTED),
             is_message_flagged=True,
         )
     if payment.stage is Stage.SUCCEEDED:
         is_new = after.receipt != payment.receipt
-        return _apply_fact(
+        return _record_fact(
             payment,
             after,
             fact,
             report,
             Disposition.RECEIPT_ADDED if is_new else Disposition.DUPLICATE,
         )
-    decided = _apply_fact(payment, after, fact, report, Disposition.FINALIZED)
+    decided = _record_fact(payment, after, fact, report, Disposition.FINALIZED)
     return replace(decided, is_message_flagged=not is_undisputed)
 
 
-def _choose_receipt(context: Context, report: Report) -> tuple[str | None, bool]:
-    """The receipt of a payment that Daraja says was paid, and whether the messages that waited for
-    its word name no other.
-
-    STK query names none: then it is theirs, if they agree on one that is free. That it was paid is
-    certain either way.
-    """
-    named = context.evidence.unconfirmed_receipts
-    if report.receipt is not None or not named:
-        return report.receipt, named <= {report.receipt}
-    if len(named) > 1 or context.receipts_of_others:
-        return None, False
-    [receipt] = named
-    return receipt, True
-
-
 def _judge_incomplete_success(payment: Payment, context: Context, report: Report) -> Decided:
-    """A callback that says paid and does not say with which receipt, or how much: Daraja is
-    asked, at once.
-    """
+    """Judges a callback's success without receipt or amount: brings the next inquiry forward."""
     if payment.stage is Stage.SUCCEEDED:
         return Decided(payment=payment, disposition=Disposition.DUPLICATE, ids=report.ids)
     if payment.stage is Stage.ACCEPTED:
         return _judge_undecided(payment, context, report)
     decided = _flag_for_review(payment, report, Disposition.SUCCESS_WITHOUT_RECEIPT, ids=report.ids)
-    assert decided.payment is not None  # noqa: S101 - it was given
+    assert decided.payment is not None  # noqa: S101 - we passed a payment
     return replace(decided, payment=_bring_inquiry_forward(decided.payment, context, report))
 
 
 def _judge_failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
-        # It is paid, or was never sent as far as we can prove: either way somebody is wrong.
+        # The payment succeeded, or as far as we can prove it was never sent. Both contradict a
+        # failure.
         return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     claims_success = bool(context.evidence.unconfirmed_receipts)
     if report.inquiry_outcome is not None and payment.stage is not Stage.FAILED:
         claims_success = context.evidence.claims_success
     if claims_success:
-        # A callback that was not believed by itself says that it was paid: what is said against it
-        # ends nothing.
+        # A stored callback says that the payment succeeded, but did not finalize it. A failure must
+        # not finalize the payment against that message.
         return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.inquiry_outcome is not None
     if (
@@ -240,11 +233,10 @@ def _judge_failure(payment: Payment, context: Context, report: Report) -> Decide
         and payment.stage is not Stage.FAILED
         and not is_failure_confirmed(payment, context.evidence, report.code)
     ):
-        # Queries have contradicted callbacks (daraja.md §3): one more must agree.
-        about = payment.attempt_named_by(report.ids)
+        # STK query has contradicted callbacks (daraja.md §3), so another answer must agree first.
         return Decided(
             payment=payment,
-            attempt_id=about,
+            attempt_id=payment.attempt_named_by(report.ids),
             ids=report.ids,
             disposition=Disposition.NOT_AGREED_YET,
         )
@@ -257,21 +249,22 @@ def _judge_failure(payment: Payment, context: Context, report: Report) -> Decide
     )
     after = payment.apply(fact)
     if payment.stage is Stage.FAILED:
-        return _apply_fact(payment, after, fact, report, Disposition.DUPLICATE)
+        return _record_fact(payment, after, fact, report, Disposition.DUPLICATE)
     if after.stage is not Stage.FAILED:
         after = after if report.inquiry_outcome else _bring_inquiry_forward(after, context, report)
-        return _apply_fact(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
-    return _apply_fact(payment, after, fact, report, Disposition.FINALIZED)
+        return _record_fact(payment, after, fact, report, Disposition.NOT_ALL_ACCOUNTED_FOR)
+    return _record_fact(payment, after, fact, report, Disposition.FINALIZED)
 
 
-def _apply_fact(
+def _record_fact(
     payment: Payment, after: Payment, fact: Fact, report: Report, disposition: Disposition
 ) -> Decided:
+    """Decides to store `after`, which is `payment` with `fact` applied, and to announce its event."""
     events = event_effects(payment, after)
-    is_noted = bool(events) or after.stage is not payment.stage
+    has_entry = bool(events) or after.stage is not payment.stage
     return Decided(
         payment=after,
-        entry=NewEntry.of_fact(fact.name, _entry_detail(report)) if is_noted else None,
+        entry=NewEntry.of_fact(fact.name, _entry_detail(report)) if has_entry else None,
         attempt_id=fact.attempt_id,
         ids=report.ids,
         effects=events,
@@ -280,17 +273,17 @@ def _apply_fact(
 
 
 def _judge_undecided(payment: Payment, context: Context, report: Report) -> Decided:
-    """Says nothing final, but enough to ask Daraja at once.
+    """Judges a message that is not final.
 
-    Where it is itself an answer, the next question has its time.
+    A callback brings the next inquiry forward. The answer to an inquiry changes no schedule.
     """
     if (
         payment.stage is Stage.ACCEPTED
         and report.outcome is not ReportedOutcome.TIMEOUT
         and report.inquiry_outcome is None
     ):
-        # Daraja speaks of a payment that was never sent, as far as we can prove: it must not be
-        # sent now.
+        # As far as we can prove, the payment was never sent, but Daraja reports about it. It must
+        # not be sent now.
         return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.inquiry_outcome is not None
     return Decided(
@@ -306,9 +299,9 @@ def _judge_undecided(payment: Payment, context: Context, report: Report) -> Deci
 def _flag_for_review(
     payment: Payment, report: Report, disposition: EntryDisposition, ids: ProviderIds = frozenset()
 ) -> Decided:
-    """Recorded and flagged; finalizes nothing.
+    """Flags payment and message for review; finalizes nothing.
 
-    One history entry, however often it comes: the raw rows hold each.
+    Adds one history entry, even if the message is repeated: each repetition has its raw row.
     """
     return Decided(
         attempt_id=payment.attempt_named_by(ids) if ids else None,
@@ -334,20 +327,22 @@ def _entry_detail(report: Report) -> dict[str, str]:
 def store_message_only(
     payment: Payment | None, disposition: Disposition, *, is_message_flagged: bool
 ) -> Decided:
+    """Decides to store the message with `disposition`; it proves nothing about its payment."""
     return Decided(payment=payment, disposition=disposition, is_message_flagged=is_message_flagged)
 
 
 def _bring_inquiry_forward(payment: Payment, context: Context, report: Report) -> Payment:
-    """Asks soon, where it can be asked.
+    """Makes the next inquiry due soon, if there can be one.
 
-    A payment that failed is asked about only for the sake of a success.
+    A failed payment is inquired about again only if the report says that it succeeded.
     """
     if payment.stage is Stage.SUBMITTING and payment.lease_until is not None:
-        # There is nothing to ask by yet. Due a moment before its lease ends: its answer sees that,
-        # and asks at once.
+        # No id to inquire by exists yet. A due time just before the end of the lease is a mark:
+        # when the answer to the send is recorded, it finds the mark and makes the inquiry due at
+        # once (`record_answer`).
         return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
     is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     if is_open or (payment.stage is Stage.FAILED and report.outcome is ReportedOutcome.SUCCESS):
-        soonest = earliest_inquiry_at(context.evidence, context.now)
-        return replace(payment, next_step_at=min(soonest, payment.next_step_at or soonest))
+        earliest = earliest_inquiry_at(context.evidence, context.now)
+        return replace(payment, next_step_at=min(earliest, payment.next_step_at or earliest))
     return payment

@@ -32,11 +32,10 @@ def callback_change(
     *,
     confirm_above_kes: int | None = None,
 ) -> Change:
-    """The one commit of a callback: its raw row, what it taught, and the final stage if it has one
-    to give.
+    """The change that stores a callback and what it proves, in one commit.
 
-    A success over more than `confirm_above_kes` is only noted, until Daraja has confirmed it (None:
-    never).
+    A success above `confirm_above_kes` does not finalize the payment until Daraja confirms it. None
+    means that no confirmation is needed.
     """
     number = inquiry_number(callback.operation)
 
@@ -49,7 +48,7 @@ def callback_change(
             and is_timeout(callback.operation)
             and callback.source_allowed
         ):
-            # Daraja was too slow to answer our question: the next one is due in its own time.
+            # Daraja timed out on our inquiry. The next inquiry stays on its schedule.
             return store_message_only(
                 payment, Disposition.INQUIRY_ANSWERED, is_message_flagged=False
             )
@@ -69,8 +68,8 @@ def callback_change(
             report.inquiry_outcome not in (None, InquiryOutcome.NO_ANSWER)
             and not report.refuses_credential
         ):
-            # Whoever answered our question had read our credential when we asked it. Being too busy
-            # is no answer.
+            # If Daraja answered the inquiry, it had accepted our credential at the time of the
+            # inquiry. A "busy" answer proves nothing.
             asked_at = [
                 inquiry.asked_at
                 for inquiry in context.evidence.inquiries
@@ -79,8 +78,8 @@ def callback_change(
             return decided.with_effect(CloseBreaker(max(asked_at)) if asked_at else None)
         return decided
 
-    # A plain success needs no evidence, and most are. A failure must not end what another process
-    # has wait for Daraja's word.
+    # Most callbacks are a plain success, which needs no evidence. A failure needs it: another
+    # process, with another policy, may have stored a success that waits for Daraja's confirmation.
     is_plain_success = (
         number is None
         and confirm_above_kes is None
@@ -98,8 +97,9 @@ def callback_change(
 
 
 def raw_callback_change(payment_id: UUID, callback: StoredCallback) -> Change:
-    """The callback's raw row and nothing else, for when the rest could not be written: what came
-    is never lost.
+    """The change that stores only the raw row, if the rest cannot be written.
+
+    A callback is therefore never lost.
     """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
