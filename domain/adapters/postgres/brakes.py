@@ -1,12 +1,12 @@
-"""The brakes: what stops money out. Rows, so that no restart and no flush of Redis opens them.
+"""The brakes, which stop outgoing requests. They are rows: a restart or Redis flush keeps them.
 
 All SQL that reads or changes them is here. The claim (`claiming.py`) and the sweep (`sweeping.py`)
-put the pieces into their own statements, because they must judge the brakes in the statement that
-takes the payment.
+use parts of it in their own statements, because they must check the brakes in the statement that
+claims or takes the payment.
 
-Two brakes stop every payout: an operator sets the kill switch, a refused credential opens the
-breaker. The other brakes hold one of Daraja's operations each, and let one payment through after
-each cool-down (docs/adr/0011).
+Two brakes stop all payouts: an operator sets the kill switch, and a refused credential opens the
+breaker. Each of the other brakes holds one of Daraja's operations, and lets one payment through
+after each cool-down (docs/adr/0011).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
 PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
 
-# The other brakes. Those of a newer release, whose schema an older process may already meet, are no
-# business of ours.
+# The other brakes that this release knows. If a newer release has already migrated the database, it
+# may hold more of them: this release ignores those.
 KNOWN_OPERATIONS = frozenset(Operation)
 
-# A claim holds the rows for as long as it takes to commit; one that hangs is ended by Postgres
+# A claim locks the rows until it commits. If its process hangs, Postgres ends the transaction
 # within 5 s.
 _TRIES_MAX = 5
 
 
 def _case(column: str, operations: Mapping[Any, Operation]) -> str:
-    """The SQL that gives the operation for the value in `column`."""
+    """The SQL of the operation for the value in `column`."""
     cases = [f"WHEN '{value}' THEN '{name}'" for value, name in operations.items()]
     return f"CASE {column} {' '.join(cases)} END"
 
@@ -53,46 +53,54 @@ _STOPS_PAYOUTS = f"name IN ({_PAYOUT_BRAKES_SQL})"
 
 
 def _is_held(operation: str) -> str:
-    """The SQL that says whether an operation is held and its cool-down is not over."""
-    return f"EXISTS (SELECT FROM mkwanja.brakes WHERE name = {operation} AND is_engaged AND probe_at > now())"
+    """The SQL condition that an operation is held and its cool-down is not over."""
+    return f"""EXISTS (SELECT FROM mkwanja.brakes
+        WHERE name = {operation} AND is_engaged AND probe_at > now())"""
 
 
-# Pieces for a look at payments: whether a brake keeps one from being claimed, or a question from
-# being asked.
-IS_HELD_BY_BRAKE = f"""(moves_money_out AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
+# Conditions for queries on payments: whether a brake forbids the claim of a payment, and whether no
+# brake forbids an inquiry.
+IS_HELD_BY_BRAKE = f"""(moves_money_out
+            AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
         OR {_is_held(OPERATION_OF_KIND_SQL)}"""
-QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (SELECT FROM mkwanja.brakes WHERE name = '{BREAKER}' AND is_engaged))
+QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (
+        SELECT FROM mkwanja.brakes WHERE name = '{BREAKER}' AND is_engaged))
       AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_INQUIRY_STEP))}"""
 
-# Pieces for a sweep's look: `brakes` is how they all stand, `hold` the brake on the operation of
-# `step.name`.
+# Parts of the sweep's query: `brakes` is the state of all brakes, `hold` is the brake on the
+# operation of `step.name`.
 HELD_STEP_JOIN = f"""LEFT JOIN mkwanja.brakes AS hold
     ON hold.is_engaged AND hold.name = {_case("step.name", OPERATION_OF_INQUIRY_STEP)}"""
 ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
-        array_agg(name) FILTER (WHERE is_engaged AND probe_at <= now() AND NOT {_STOPS_PAYOUTS}) AS probes_due,
+        array_agg(name) FILTER (WHERE is_engaged AND probe_at <= now() AND NOT {_STOPS_PAYOUTS})
+            AS probes_due,
         coalesce(bool_or(is_engaged) FILTER (WHERE name = '{BREAKER}'), false) AS breaker_is_open
     FROM mkwanja.brakes) AS brakes"""
 
-# What a probe does to its row: the next cool-down begins, twice as long.
+# A probe starts the next cool-down in its row. It is twice as long as the last one.
+_NEXT_COOL_DOWN = f"""least(cool_down * 2,
+            interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds')"""
 _PROBED = f"""probes = probes + 1, probed_at = now(),
-        cool_down = least(cool_down * 2, interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds'),
-        probe_at = now() + least(cool_down * 2, interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds')"""
+        cool_down = {_NEXT_COOL_DOWN},
+        probe_at = now() + {_NEXT_COOL_DOWN}"""
 
-# Pieces for the claim of `free` payments. The process that engages a brake waits for the claim's
-# COMMIT, and so knows of every claim before it. FOR SHARE, because a statement that waited for its
-# turn would otherwise read the brakes as they were before.
+# Parts of the claim of `free` payments. A process that engages a brake waits for the claim's
+# COMMIT, so it knows of every earlier claim. FOR SHARE is needed, because a statement that waited
+# for the advisory lock would otherwise read the brakes as they were before the wait.
 CLAIM_BRAKES = f"""turn AS MATERIALIZED (
     SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE moves_money_out)
 ), brake AS (
-    SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes WHERE {_STOPS_PAYOUTS} FOR SHARE OF brakes
+    SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes
+    WHERE {_STOPS_PAYOUTS} FOR SHARE OF brakes
 )"""
 PAYOUTS_ARE_FREE = (
     "(NOT payment.moves_money_out OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))"
 )
 
-# A held operation lets one of the `allowed` payments through after each cool-down: who updates its
-# row has it. A second claim waits for that row and finds the next cool-down begun. The row is
-# locked after those of payouts, as `changing.py` does.
+# A held operation lets one of the `allowed` payments through after each cool-down. The claim that
+# updates the operation's row gets this probe. A second claim waits for the row, and then finds that
+# the next cool-down has started. The row is locked after the rows of the brakes on payouts, in the
+# same order as in `changing.py`.
 CLAIM_PROBE = f"""probe AS (
     UPDATE mkwanja.brakes SET {_PROBED}
     WHERE name IN (SELECT operation FROM allowed) AND is_engaged AND probe_at <= now()
@@ -101,13 +109,14 @@ CLAIM_PROBE = f"""probe AS (
 OPERATION_IS_FREE = """(allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)
            OR payment.id IN (SELECT payment_id FROM probe))"""
 
-# How they stand, for a decision about a payment.
+# The state of all brakes, for a decision about a payment.
 STANDING = text(
     "SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name"
 )
 
-# For a claim: an operator who stops payouts waits for our COMMIT, and so knows of our claim. Held
-# operations are not locked, because our own commit may change them.
+# The same for a claim. It locks the brakes on payouts: an operator who stops payouts waits for our
+# COMMIT, so the operator's process knows of our claim. Held operations are not locked, because our
+# own commit may change them.
 STANDING_HELD = text(f"""
 WITH locked AS (
     SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE
@@ -121,8 +130,8 @@ CHANGE_BRAKES = text(f"SELECT {TAKE_BRAKES}")
 
 OPEN_BREAKER = text(f"""
 WITH opened AS (
-    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(), payment_id = :payment_id, probes = 0,
-        probed_at = NULL
+    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(),
+        payment_id = :payment_id, probes = 0, probed_at = NULL
     WHERE name = '{BREAKER}' AND NOT is_engaged RETURNING *
 )
 INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
@@ -134,28 +143,34 @@ WITH closed AS (
     WHERE name = '{BREAKER}' AND is_engaged AND changed_at < :accepted_at RETURNING *
 )
 INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
-SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inquiry' FROM closed RETURNING name
+SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inquiry'
+FROM closed RETURNING name
 """)
 
-# The probe inquires about the payment that opened the breaker. If that has no id to ask by, it
-# inquires about the newest of those that are asked about by their own id, because such a payment
-# always has one. In both cases no other account may have sent it: an answer about that account
-# would not tell whether Daraja accepts the credential in use.
+# The probe inquires about the payment that opened the breaker. If that payment has no provider id,
+# the probe inquires about the newest payment of a kind that we inquire about by our own id, because
+# such a payment always has one. In both cases no other account may have sent the payment: an answer
+# about another account would not show whether Daraja accepts the credential in use.
 _PROBED_AMONG_MAX = 1000
 _OF_ANOTHER_ACCOUNT = """EXISTS (
     SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
-        AND attempt.outcome IS DISTINCT FROM 'not_acted' AND attempt.account <> CAST(:account AS text))"""
+        AND attempt.outcome IS DISTINCT FROM 'not_acted'
+        AND attempt.account <> CAST(:account AS text))"""
 TAKE_BREAKER_PROBE = text(f"""
 UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
 WHERE name = '{BREAKER}' AND is_engaged
-  AND coalesce(probed_at, changed_at) + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
+  AND coalesce(probed_at, changed_at)
+      + least(CAST(:cool_down AS interval) * power(2, least(probes, 20)),
       CAST(:cool_down_max AS interval)) <= now()
 RETURNING coalesce(
-    (SELECT payment.id FROM mkwanja.payments AS payment WHERE payment.id = payment_id AND NOT {_OF_ANOTHER_ACCOUNT}),
+    (SELECT payment.id FROM mkwanja.payments AS payment
+    WHERE payment.id = payment_id AND NOT {_OF_ANOTHER_ACCOUNT}),
     (SELECT payment.id FROM (
-        SELECT id, created_at FROM mkwanja.payments WHERE kind = ANY(CAST(:always_askable AS text[]))
+        SELECT id, created_at FROM mkwanja.payments
+        WHERE kind = ANY(CAST(:always_askable AS text[]))
         ORDER BY created_at DESC, id DESC LIMIT {_PROBED_AMONG_MAX}) AS payment
-    WHERE NOT {_OF_ANOTHER_ACCOUNT} ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
+    WHERE NOT {_OF_ANOTHER_ACCOUNT}
+    ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
 """)
 
 TAKE_OPERATION_PROBE = text(f"""
@@ -163,13 +178,15 @@ UPDATE mkwanja.brakes SET {_PROBED}
 WHERE name = :name AND is_engaged AND probe_at <= now() RETURNING name
 """)
 
-# An answer to a request that is older than the last change says nothing about the time since.
+# If a request is older than the last change of the brake, its answer is ignored, because it says
+# nothing about the time since the change.
 HOLD_OPERATION = text("""
 WITH held AS (
-    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(), refusals = 0, probes = 0,
-        probed_at = NULL, cool_down = CAST(:cool_down AS interval), probe_at = now() + CAST(:cool_down AS interval)
+    UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(),
+        refusals = 0, probes = 0, probed_at = NULL, cool_down = CAST(:cool_down AS interval),
+        probe_at = now() + CAST(:cool_down AS interval)
     WHERE name = :name AND NOT is_engaged AND changed_at <= :since RETURNING *
-), noted AS (
+), recorded AS (
     INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
     SELECT changed_at, name, is_engaged, reason FROM held
 )
@@ -180,20 +197,24 @@ UPDATE mkwanja.brakes SET refusals = refusals + :count
 WHERE name = :name AND NOT is_engaged AND changed_at <= :since RETURNING refusals
 """)
 RELEASE_OPERATIONS = text("""
-WITH heard AS (
-    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:since AS timestamptz[])) AS heard(name, since)
-), found AS (
-    SELECT brake.name, brake.is_engaged FROM mkwanja.brakes AS brake JOIN heard ON heard.name = brake.name
-    WHERE CASE WHEN brake.is_engaged THEN brake.changed_at < heard.since ELSE brake.refusals > 0 END
+WITH answer AS (
+    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:since AS timestamptz[]))
+        AS answer(name, since)
+), locked AS (
+    SELECT brake.name, brake.is_engaged
+    FROM mkwanja.brakes AS brake JOIN answer ON answer.name = brake.name
+    WHERE CASE WHEN brake.is_engaged THEN brake.changed_at < answer.since
+        ELSE brake.refusals > 0 END
     ORDER BY brake.name FOR UPDATE OF brake
 ), changed AS (
     UPDATE mkwanja.brakes AS brake SET is_engaged = false, reason = NULL, refusals = 0,
-        changed_at = CASE WHEN found.is_engaged THEN now() ELSE brake.changed_at END
-    FROM found WHERE brake.name = found.name
-    RETURNING brake.name, brake.changed_at, found.is_engaged AS was_held
-), noted AS (
+        changed_at = CASE WHEN locked.is_engaged THEN now() ELSE brake.changed_at END
+    FROM locked WHERE brake.name = locked.name
+    RETURNING brake.name, brake.changed_at, locked.is_engaged AS was_held
+), recorded AS (
     INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
-    SELECT changed_at, name, false, 'Daraja accepted the operation again' FROM changed WHERE was_held
+    SELECT changed_at, name, false, 'Daraja accepted the operation again'
+    FROM changed WHERE was_held
 )
 SELECT name FROM changed WHERE was_held
 """)
@@ -203,7 +224,8 @@ ENGAGED = text("SELECT name, is_engaged FROM mkwanja.brakes")
 
 _SET = text("""
 WITH changed AS (
-    UPDATE mkwanja.brakes SET is_engaged = :is_engaged, reason = CASE WHEN :is_engaged THEN :reason END,
+    UPDATE mkwanja.brakes
+    SET is_engaged = :is_engaged, reason = CASE WHEN :is_engaged THEN :reason END,
         changed_at = now(), probes = 0, probed_at = NULL, refusals = 0
     WHERE name = ANY(CAST(:names AS text[])) AND is_engaged <> :is_engaged
     RETURNING name, changed_at
@@ -213,14 +235,16 @@ SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
 """)
 
 _READ = text(
-    f"SELECT name, is_engaged, reason, changed_at FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name"
+    "SELECT name, is_engaged, reason, changed_at"
+    f" FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name"
 )
 
-# A send waits in `accepted`; a question waits with its step due.
+# A send waits in `accepted`. An inquiry waits with its step due.
 _READ_OPERATIONS = text(f"""
 SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
     SELECT count(*) FROM mkwanja.payments
-    WHERE (next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}' AND name = {OPERATION_OF_KIND_SQL})
+    WHERE (next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}'
+           AND name = {OPERATION_OF_KIND_SQL})
        OR (next_step_at <= now() AND name = {_case("next_step", OPERATION_OF_INQUIRY_STEP)})
 ) AS waiting
 FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS} ORDER BY name
@@ -231,14 +255,14 @@ SELECT id, kind, amount_kes, lease_until FROM mkwanja.payments
 WHERE stage = 'submitting' AND moves_money_out AND lease_until > now() ORDER BY lease_until
 """)
 
-_WHAT_BECAME = text(
+_STAGES = text(
     "SELECT id, stage FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Brake:
-    """One brake as it stands since `changed_at`."""
+    """The state of one brake since `changed_at`."""
 
     name: str
     is_engaged: bool
@@ -248,10 +272,7 @@ class Brake:
 
 @dataclass(frozen=True, slots=True)
 class HeldOperation:
-    """One operation as it stands since `changed_at`.
-
-    `waiting` payments have it as their next step.
-    """
+    """The state of one operation. `waiting` is the number of payments that need it next."""
 
     brake: Brake
     probe_at: datetime | None
@@ -260,13 +281,13 @@ class HeldOperation:
 
 
 class Brakes:
-    """Reads and sets them. Each method raises StoreUnavailable."""
+    """Reads and sets the brakes. Each method raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def set(self, *names: str, is_engaged: bool, reason: str) -> list[str]:
-        """Engages or releases; the names of those that changed.
+        """Engages or releases the named brakes, and returns the names of those that changed.
 
         Waits for claims that are about to commit.
         """
@@ -290,7 +311,7 @@ class Brakes:
         return [Brake(row.name, row.is_engaged, row.reason, row.changed_at) for row in rows]
 
     async def operations(self) -> list[HeldOperation]:
-        """Every operation, held or not, with what waits for it."""
+        """Every operation, held or not, with the number of payments that wait for it."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_READ_OPERATIONS)
         return [
@@ -304,11 +325,14 @@ class Brakes:
         ]
 
     async def payouts_on_the_wire(self) -> list[Any]:
-        """Payouts in `submitting` under a live lease: `id`, `kind`, `amount_kes`, `lease_until`."""
+        """Payouts in `submitting` whose lease has not expired.
+
+        The rows have `id`, `kind`, `amount_kes` and `lease_until`.
+        """
         async with self._database.transaction() as transaction:
             return await transaction.rows(_ON_THE_WIRE)
 
     async def stages(self, ids: list[UUID]) -> dict[UUID, str]:
-        """The present stage of each of `ids`."""
+        """The current stage of each of the payments `ids`."""
         async with self._database.transaction() as transaction:
-            return {row.id: row.stage for row in await transaction.rows(_WHAT_BECAME, {"ids": ids})}
+            return {row.id: row.stage for row in await transaction.rows(_STAGES, {"ids": ids})}

@@ -1,7 +1,4 @@
-"""What else is known of payments: inquiries, stored messages, brakes.
-
-Read under the payments' locks.
-"""
+"""Loads the evidence about payments (inquiries, stored messages, brakes), under their row locks."""
 
 from __future__ import annotations
 
@@ -38,16 +35,19 @@ from domain.stages import Step
 log = structlog.get_logger()
 
 _INQUIRIES = text("""
-SELECT payment_id, number, asked_at, verdict, code, is_probe, of_former_account FROM mkwanja.inquiries
+SELECT payment_id, number, asked_at, verdict, code, is_probe, of_former_account
+FROM mkwanja.inquiries
 WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY payment_id, number
 """)
 _MESSAGES = text("""
 SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_message,
     bool_or(source_allowed AND word = :success) AS claims_success,
     count(*) FILTER (WHERE disposition = ANY(CAST(:reminders AS text[]))) AS reminders,
-    array_agg(DISTINCT receipt) FILTER (WHERE source_allowed AND disposition = :to_confirm) AS receipts_to_confirm,
+    array_agg(DISTINCT receipt) FILTER (WHERE source_allowed AND disposition = :to_confirm)
+        AS receipts_to_confirm,
     bool_or(source_allowed AND disposition = :amount_differs) AS names_another_amount,
-    max(received_at) FILTER (WHERE source_allowed AND disposition = :to_confirm) AS to_confirm_since
+    max(received_at) FILTER (WHERE source_allowed AND disposition = :to_confirm)
+        AS to_confirm_since
 FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
 """)
 
@@ -55,7 +55,7 @@ FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY pay
 async def load_evidence(
     transaction: Transaction, changes: Sequence[Change]
 ) -> dict[UUID, Evidence]:
-    """The evidence that `changes` ask for, by payment."""
+    """The evidence that `changes` read, by payment."""
     ids = [change.payment_id for change in changes if change.reads is not Reads.PAYMENT]
     if not ids:
         return {}
@@ -72,7 +72,7 @@ async def load_evidence(
                 row.number, row.asked_at, outcome, row.code, row.is_probe, row.of_former_account
             )
         )
-    about_messages = {
+    message_parameters = {
         **parameters,
         "operations": sorted(PAYMENT_OPERATIONS),
         "success": ReportedOutcome.SUCCESS.value,
@@ -80,16 +80,16 @@ async def load_evidence(
         "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
         "amount_differs": Disposition.AMOUNT_DIFFERS.value,
     }
-    messages = {
-        row.payment_id: _said(row) for row in await transaction.rows(_MESSAGES, about_messages)
-    }
+    message_rows = await transaction.rows(_MESSAGES, message_parameters)
+    evidence_of_messages = {row.payment_id: _evidence_from_messages(row) for row in message_rows}
+    # By the names of the engaged brakes: whether a probe is due.
     engaged = {
         row.name: bool(row.is_probe_due) for row in await transaction.rows(brakes) if row.is_engaged
     }
     held = {Operation(name): is_due for name, is_due in engaged.items() if name in KNOWN_OPERATIONS}
     return {
         payment_id: replace(
-            messages.get(payment_id, Evidence()),
+            evidence_of_messages.get(payment_id, Evidence()),
             inquiries=tuple(inquiries[payment_id]),
             payouts_are_stopped=any(name in engaged for name in PAYOUT_BRAKES),
             breaker_is_open=BREAKER in engaged,
@@ -100,8 +100,8 @@ async def load_evidence(
     }
 
 
-def _said(row: Any) -> Evidence:
-    """What the stored messages about one payment say together."""
+def _evidence_from_messages(row: Any) -> Evidence:
+    """The evidence of all stored messages about one payment."""
     return Evidence(
         has_message=row.has_message,
         claims_success=bool(row.claims_success),
@@ -113,7 +113,7 @@ def _said(row: Any) -> Evidence:
 
 
 async def change_breaker(transaction: Transaction, effects: BatchEffects) -> None:
-    """Opens or closes the breaker in the commit of the fact that says so. Opening wins."""
+    """Opens or closes the breaker, in the commit of the fact that requires it. Opening wins."""
     accepted = effects.credential_accepted_at
     if not (accepted or effects.breaker_reasons):
         return

@@ -1,6 +1,4 @@
-"""What is overdue: due steps, taken and moved in one statement, and events that nobody recorded
-as published.
-"""
+"""Finds overdue work for the sweeper: steps that are due, and events not recorded as published."""
 
 from __future__ import annotations
 
@@ -37,8 +35,8 @@ from domain.lifecycle.submit import Due
 from domain.operations import Operation
 from domain.stages import Step
 
-# Taken and moved at once, so that a payment that makes no progress cannot keep the rest from their
-# turn (rule 5).
+# One statement takes the due payments and moves their due times. A payment that makes no progress
+# can therefore not block the others (rule 5).
 _TAKE_DUE = text(f"""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
@@ -54,35 +52,39 @@ WITH due AS (
 SELECT * FROM moved ORDER BY was_due_at
 """)
 
-# One look at everything: mostly there is nothing, and then it is all that a sweep costs. Counted
-# only up to what a sweep would take. Questions with the refused credential are not due while the
-# breaker is open. While its operation is held, one question is due after each cool-down.
+# One query for everything, because usually nothing is due and a sweep then costs no more than this
+# query. It counts due payments only up to the limit of a sweep. While the breaker is open, no
+# inquiry that needs the refused credential is due. While an operation is held, one inquiry is due
+# after each cool-down.
 _LOOK = text(f"""
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
             SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now()
-            LIMIT CASE WHEN hold.name IS NULL THEN :limit WHEN hold.probe_at <= now() THEN 1 ELSE 0 END) AS found
+            LIMIT CASE WHEN hold.name IS NULL THEN :limit
+                WHEN hold.probe_at <= now() THEN 1 ELSE 0 END) AS found
     ) END AS due,
     brakes.engaged, brakes.breaker_is_open, brakes.probes_due,
-    EXISTS (SELECT FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events,
+    EXISTS (SELECT FROM mkwanja.payments
+        WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events,
     EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted
 FROM unnest(CAST(:steps AS text[])) AS step(name)
 {HELD_STEP_JOIN},
     {ALL_BRAKES}
 """)
 
-# A process that stopped between two messages of one statement leaves a session that is neither idle
-# nor running, so that neither limit of Postgres 15 or 16 sees it; 17 has `transaction_timeout`
-# (engine.py). Its locks would keep others waiting.
+# If a process stops between two messages of one statement, its session is neither idle nor running.
+# The timeouts of Postgres 15 and 16 do not apply then, and the session's locks would block other
+# transactions. Postgres 17 has `transaction_timeout` for this (engine.py).
 _STUCK_FOR = timedelta(seconds=10)
 _END_STUCK = text("""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'mkwanja-%'
-  AND state = 'active' AND wait_event = 'ClientRead' AND xact_start < now() - CAST(:stuck_for AS interval)
+WHERE datname = current_database() AND usename = current_user
+  AND application_name LIKE 'mkwanja-%' AND state = 'active' AND wait_event = 'ClientRead'
+  AND xact_start < now() - CAST(:stuck_for AS interval)
 """)
 
-# An event without an id: the payment owes nothing any more, and would be in the way of those behind
-# it.
+# A row without an event id is a payment whose events are all published. Its `event_due` is cleared,
+# because it would otherwise stay in front of the payments behind it.
 _UNANNOUNCED = text("""
 SELECT owing.id AS payment_id, unpublished.id, unpublished.event_body
 FROM (
@@ -92,26 +94,29 @@ FROM (
 LEFT JOIN LATERAL (
     SELECT history.id, history.sequence, history.event_body FROM mkwanja.payment_history AS history
     WHERE history.payment_id = owing.id AND history.event_body IS NOT NULL AND NOT EXISTS (
-        SELECT FROM mkwanja.event_publications AS publication WHERE publication.history_id = history.id)
+        SELECT FROM mkwanja.event_publications AS publication
+        WHERE publication.history_id = history.id)
 ) AS unpublished ON true
 ORDER BY owing.id, unpublished.sequence
 """)
 
-# The payment is cleared only with its last unpublished event. Its row is locked first, so that an
-# event which another transaction is about to add is either seen here or sets `event_due` after us.
+# `event_due` is cleared only if the payment has no unpublished event left. The payment's row is
+# locked first. If another transaction is about to add an event, we then either see that event here,
+# or that transaction sets `event_due` after us.
 _LOCK_OWING = text("""
 SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:payment_ids AS uuid[])) ORDER BY id FOR UPDATE
 """)
-_RECORD = text("""
+_RECORD_PUBLISHED = text("""
 INSERT INTO mkwanja.event_publications (history_id, published_at)
 SELECT history_id, now() FROM unnest(CAST(:history_ids AS uuid[])) AS batch(history_id)
 """)
-_CLEAR = text("""
+_CLEAR_EVENT_DUE = text("""
 UPDATE mkwanja.payments AS payment SET event_due = NULL
 WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT EXISTS (
     SELECT FROM mkwanja.payment_history AS history
     WHERE history.payment_id = payment.id AND history.event_body IS NOT NULL AND NOT EXISTS (
-        SELECT FROM mkwanja.event_publications AS publication WHERE publication.history_id = history.id))
+        SELECT FROM mkwanja.event_publications AS publication
+        WHERE publication.history_id = history.id))
 """)
 
 
@@ -120,8 +125,8 @@ class Sweeping:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Behind no gate of others: what is told to subscribers waits for nothing that moves money,
-        # nor the other way round.
+        # This lane has no shared gate: the publication of events and the writes that move money do
+        # not wait for each other.
         self._recording: Lane[Announcement, None] = Lane(
             self._record_batch, key=lambda item: item.payment_id
         )
@@ -135,7 +140,7 @@ class Sweeping:
         }
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
-                # no step could be taken: told before one costs a question of the budget
+                # No step could be taken. Raise before a step uses up inquiry budget.
                 raise StoreUnavailable
             rows = await transaction.rows(_LOOK, parameters)
         engaged = frozenset(rows[0].engaged or ())
@@ -199,8 +204,8 @@ class Sweeping:
         """See `domain.lifecycle.reconcile.SweepingStore.fetch_unannounced`."""
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_UNANNOUNCED, {"limit": limit, "overdue_by": overdue_by})
-            if settled := sorted(row.payment_id for row in rows if row.id is None):
-                await _clear(transaction, settled)
+            if published_ids := sorted(row.payment_id for row in rows if row.id is None):
+                await _clear_event_due(transaction, published_ids)
         return [
             Announcement(history_id=row.id, payment_id=row.payment_id, body=row.event_body)
             for row in rows
@@ -232,13 +237,11 @@ class Sweeping:
 
 
 async def record_published(transaction: Transaction, batch: Sequence[Announcement]) -> None:
-    """Records publications, and clears the due event of each payment that has none left to
-    publish.
-    """
-    await transaction.run(_RECORD, {"history_ids": [item.history_id for item in batch]})
-    await _clear(transaction, sorted(item.payment_id for item in batch))
+    """Records publications, and clears `event_due` of payments with no event left to publish."""
+    await transaction.run(_RECORD_PUBLISHED, {"history_ids": [item.history_id for item in batch]})
+    await _clear_event_due(transaction, sorted(item.payment_id for item in batch))
 
 
-async def _clear(transaction: Transaction, payment_ids: list[UUID]) -> None:
+async def _clear_event_due(transaction: Transaction, payment_ids: list[UUID]) -> None:
     await transaction.rows(_LOCK_OWING, {"payment_ids": payment_ids})
-    await transaction.run(_CLEAR, {"payment_ids": payment_ids})
+    await transaction.run(_CLEAR_EVENT_DUE, {"payment_ids": payment_ids})
