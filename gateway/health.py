@@ -105,7 +105,7 @@ class Health:
         """The checks that Postgres must pass, and the report on Postgres for the answer."""
         reading = self._resources.reading
         try:
-            is_writable, is_migrated = await reading.takes_writes(), await reading.is_migrated()
+            is_writable, is_migrated = await reading.is_writable(), await reading.is_migrated()
         except PaymentServiceError:
             return {"postgres": False, "migrated": False}, "away"
         except Exception:  # noqa: BLE001 - Postgres is reachable, but has no schema yet

@@ -182,7 +182,7 @@ class IngressHandlers:
         owner = None if caller.is_backend else caller.subject
 
         async def page() -> list[ListedEvent]:
-            if after.mark is not None and not await self.feed.knows(after.position, after.mark):
+            if after.mark is not None and not await self.feed.has_event(after.position, after.mark):
                 raise InvalidRequest([FieldError("?after", UNKNOWN_EVENT)])
             return await self.feed.page(after=after.position, limit=parameters.limit, owner=owner)
 

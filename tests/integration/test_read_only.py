@@ -53,7 +53,7 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
     finalized = await fresh.finalized()
     (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
     reading = Reading(fresh.database)
-    assert await reading.takes_writes()
+    assert await reading.is_writable()
     async with read_only(fresh):
         for work in (
             lambda: fresh.accepting.accept(a_new_payment()),
@@ -68,7 +68,7 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
         ):
             with pytest.raises(StoreUnavailable):
                 await work()
-        assert not await reading.takes_writes()
+        assert not await reading.is_writable()
         assert (await fresh.payment(finalized)).stage is Stage.SUCCEEDED
         assert (await fresh.payment(accepted)).stage is Stage.ACCEPTED
         assert await Feed(fresh.database).page(after=0, limit=10, owner=None) == []
@@ -91,11 +91,11 @@ async def test_when_it_is_over_no_connection_stays_behind(
     """
     await asyncio.gather(*(fresh.accepted() for _ in range(3)))
     async with read_only(fresh, ends_sessions=ends_sessions):
-        await asyncio.gather(*(Reading(fresh.database).takes_writes() for _ in range(30)))
+        await asyncio.gather(*(Reading(fresh.database).is_writable() for _ in range(30)))
         await asyncio.sleep(1.1)  # old enough to be doubted
     for _ in range(12):
         await asyncio.gather(*(fresh.accepted() for _ in range(10)))
-        assert await Reading(fresh.database).takes_writes()
+        assert await Reading(fresh.database).is_writable()
 
 
 async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
@@ -106,7 +106,7 @@ async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
     async with read_only(fresh, ends_sessions=False):
         for _ in range(3):
             writes = await asyncio.gather(
-                *(Reading(fresh.database).takes_writes() for _ in range(10))
+                *(Reading(fresh.database).is_writable() for _ in range(10))
             )
             assert set(writes) == {True, False}
             await asyncio.sleep(1.1)

@@ -122,7 +122,7 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def knows(self, position: int, mark: str) -> bool:
+    async def has_event(self, position: int, mark: str) -> bool:
         """Whether this database has the event with `mark` at `position`, and so all before it.
 
         A restored backup, or a standby that took over without the last commits, may have no event

@@ -146,7 +146,7 @@ class Reading:
         async with self._database.transaction() as transaction:
             return [row.version_num for row in await transaction.rows(_REVISION)] == [REVISION]
 
-    async def takes_writes(self) -> bool:
+    async def is_writable(self) -> bool:
         """Whether the database takes writes: not on a standby, nor where a host made it
         read-only (its disk is full).
         """
