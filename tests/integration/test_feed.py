@@ -287,11 +287,9 @@ class TestCost:
         assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 20
 
     @pytest.mark.parametrize(
-        ("look", "index"), [("_PAGE", "event_has_one_position"), ("_OWN_PAGE", "events_by_owner")]
+        ("query", "index"), [("_PAGE", "event_has_one_position"), ("_OWN_PAGE", "events_by_owner")]
     )
-    async def test_a_page_is_found_by_its_index(
-        self, fresh: Store, plan_sweep: str, index: str
-    ) -> None:
+    async def test_a_page_is_found_by_its_index(self, fresh: Store, query: str, index: str) -> None:
         payment_id = await fresh.finalized()
         await fresh.execute(
             "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type,"
@@ -303,7 +301,7 @@ class TestCost:
             pass
         await fresh.execute("ANALYZE mkwanja.events")
         sql = (
-            str(getattr(feed_module, plan_sweep))
+            str(getattr(feed_module, query))
             .replace(":owner", "'me'")
             .replace(":after", "4000")
             .replace(":limit", "20")
