@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from domain.adapters.postgres.tables import REVISION
-from tests import diagram
+from tests import diagram, packages_diagram
 from tests.layout import PRODUCT, PURE, ROOT, TESTS, name
 
 DARAJA = ROOT / "domain" / "adapters" / "daraja"
@@ -298,6 +298,12 @@ def test_the_code_needs_the_newest_revision_of_the_schema() -> None:
 def test_the_stages_document_is_the_table_in_the_code() -> None:
     """`python -m tests.diagram` writes it anew."""
     assert diagram.PATH.read_text() == diagram.document()
+
+
+def test_the_document_of_the_packages_has_the_imports_of_the_code() -> None:
+    """After a change of the imports, `python -m tests.packages_diagram` writes it."""
+    assert set(packages_diagram.package_imports()) == set(packages_diagram.PACKAGES)
+    assert packages_diagram.PATH.read_text() == packages_diagram.document()
 
 
 def test_each_line_of_the_procfile_is_one_simple_command() -> None:
