@@ -1,9 +1,9 @@
-"""Asking Daraja about a payment that is overdue or in doubt, and doing what follows.
+"""Inquires with Daraja about a payment that is overdue or in doubt, and acts on the answer.
 
-The question is numbered and stored before it is asked, so that its answer counts once whenever and
-however often it comes: at once for STK query, by its own address for Transaction Status. What an
-answer says is judged by `judge_report`, what follows from silence by
-`domain/inquiry.py`: both under the payment's lock.
+An inquiry has a number and is stored before it is sent. Its answer therefore counts once, however
+late or often it arrives. STK query answers at once, Transaction Status by a callback to the
+inquiry's own URL. `judge_report` decides what an answer proves, and `domain/inquiry.py` what
+follows from silence. Both decide under the payment's lock.
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ _NO_RESULT = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 
 @dataclass(frozen=True, slots=True)
 class InquiryAnswer:
-    """What came of a question: the report, or None if the answer comes by callback; what it says
-    of its operation.
+    """Daraja's answer to an inquiry.
+
+    `report` is None if the answer comes by callback. `health` and `code` are what the answer says
+    about its operation.
     """
 
     report: Report | None
@@ -82,22 +84,19 @@ class Asker(Protocol):
     """M-PESA through Daraja, as an inquiry needs it."""
 
     def prepare_inquiry(self) -> AbstractAsyncContextManager[None]:
-        """As `Provider.prepare_send`, for an inquiry."""
+        """Does for an inquiry what `Provider.prepare_send` does for a send."""
         ...
 
     async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> InquiryAnswer:
-        """Asks Daraja about the payment, as its inquiry `number`.
+        """Sends inquiry `number` about the payment to Daraja.
 
-        `is_probe`: the question's operation is held.
+        `is_probe`: the inquiry's operation is held.
         """
         ...
 
 
 class Inquirer:
-    """Takes the next step of payments that Daraja must be asked about.
-
-    One for each worker process.
-    """
+    """Inquires about payments, or sends them again. One for each worker process."""
 
     def __init__(
         self,
@@ -118,37 +117,36 @@ class Inquirer:
         self._probes: set[asyncio.Task[None]] = set()
 
     async def inquire(self, due: Due) -> None:
-        """Asks about the payment if that is due, or sends it again if that is permitted; else
-        changes nothing.
+        """Sends the payment again if that is permitted, or inquires about it if that is due.
+
+        Else changes nothing.
         """
         can_be_resent = RULES[due.kind].can_be_sent_again and due.stage is Stage.IN_DOUBT
         if can_be_resent and await self._may_be_resent(due.payment_id):
             await self._submitter.resend(due.payment_id, due.kind)
         elif due.is_due:
-            await self._ask_when_ready(due.payment_id, for_breaker=False)
+            await self._ask_when_ready(due.payment_id, is_breaker_probe=False)
 
     def probe_soon(self, payment_id: UUID) -> None:
-        """Asks about a payment, final or not, to learn whether Daraja takes our credential
-        again.
-        """
+        """Inquires about a payment, final or not, to test if Daraja accepts our credential."""
         task = asyncio.create_task(self._probe(payment_id))
         self._probes.add(task)
         task.add_done_callback(self._probes.discard)
 
     async def _probe(self, payment_id: UUID) -> None:
         try:
-            await self._ask_when_ready(payment_id, for_breaker=True)
+            await self._ask_when_ready(payment_id, is_breaker_probe=True)
         except PaymentServiceError as error:
             log.warning("probe_postponed", error=type(error).__name__)
         except Exception:
             log.exception("probe_failed")
 
     async def _may_be_resent(self, payment_id: UUID) -> bool:
-        permitted = False
+        is_permitted = False
 
         def decide(payment: Payment | None, context: Context) -> Decided:
-            nonlocal permitted
-            permitted = payment is not None and may_be_resent(
+            nonlocal is_permitted
+            is_permitted = payment is not None and may_be_resent(
                 payment, context.evidence, context.now, self._times, self._accounts
             )
             return Decided(payment=payment)
@@ -156,13 +154,13 @@ class Inquirer:
         await self._changes.change(
             Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
         )
-        return permitted
+        return is_permitted
 
-    async def _ask_when_ready(self, payment_id: UUID, *, for_breaker: bool) -> None:
+    async def _ask_when_ready(self, payment_id: UUID, *, is_breaker_probe: bool) -> None:
         try:
             async with self._provider.prepare_inquiry():
                 change = inquiry_change(
-                    payment_id, self._times, self._accounts, for_breaker=for_breaker
+                    payment_id, self._times, self._accounts, is_breaker_probe=is_breaker_probe
                 )
                 result = await self._changes.change(change)
                 self._announcer.announce_soon(result)
@@ -171,8 +169,8 @@ class Inquirer:
                     log.error("account_not_configured", payment_id=str(payment_id), **entry.detail)
                 stored = result.decided.effect(StoreInquiry)
                 if payment is not None and stored is not None:
-                    is_held = result.decided.effect(ProbeOperation) is not None
-                    await self._ask(payment, stored.inquiry, is_probe=is_held)
+                    is_probe = result.decided.effect(ProbeOperation) is not None
+                    await self._ask(payment, stored.inquiry, is_probe=is_probe)
         except Throttled as error:
             await self._changes.change(
                 postponement_change(payment_id, timedelta(seconds=error.wait_seconds))
@@ -180,10 +178,10 @@ class Inquirer:
         except (ProviderError, QueueUnavailable) as error:
             log.warning("not_ready_to_ask", payment_id=str(payment_id), error=type(error).__name__)
 
-    async def _ask(self, payment: Payment, asked: Inquiry, *, is_probe: bool) -> None:
-        said = await self._provider.ask(payment, asked.number, is_probe=is_probe)
+    async def _ask(self, payment: Payment, inquiry: Inquiry, *, is_probe: bool) -> None:
+        answer = await self._provider.ask(payment, inquiry.number, is_probe=is_probe)
         change = inquiry_answer_change(
-            payment.id, asked.number, said.report, said.exchanges, self._times, said=said
+            payment.id, inquiry.number, answer.report, answer.exchanges, self._times, answer=answer
         )
         result: ChangeResult = await self._changes.change(change)
         self._announcer.announce_soon(result)
@@ -194,13 +192,12 @@ def inquiry_change(
     times: Times,
     accounts: Mapping[Kind, Account],
     *,
-    for_breaker: bool = False,
+    is_breaker_probe: bool = False,
 ) -> Change:
-    """The change that stores the next inquiry before it is asked. Nothing is asked twice for one
-    due time.
+    """The change that stores the next inquiry before it is sent: one inquiry for each due time.
 
-    `accounts`: by which this worker asks, by kind. `for_breaker`: asked to learn whether Daraja
-    takes our credential again.
+    `accounts`: the accounts by which this worker inquires, by kind. `is_breaker_probe`: the inquiry
+    tests if Daraja accepts our credential again.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -211,23 +208,23 @@ def inquiry_change(
         if evidence.is_held(operation):
             return Decided(payment=payment)  # the payment keeps its due time
         own, sent_by = accounts.get(payment.kind), account_to_inquire_as(payment)
-        is_of_another = own is not None and sent_by is not None and own != sent_by
+        is_of_former_account = own is not None and sent_by is not None and own != sent_by
         number = 1 + max((inquiry.number for inquiry in evidence.inquiries), default=0)
         effects: tuple[Effect, ...] = (
             StoreInquiry(
                 Inquiry(
                     number=number,
                     asked_at=now,
-                    is_probe=for_breaker,
-                    is_of_former_account=is_of_another,
+                    is_probe=is_breaker_probe,
+                    is_of_former_account=is_of_former_account,
                 )
             ),
         )
         if evidence.probe_of(operation) is not None:
             effects = (*effects, ProbeOperation(operation))
-        if for_breaker:
-            # Another account's answer says nothing about the credential in use.
-            return Decided(payment=payment, effects=() if is_of_another else effects)
+        if is_breaker_probe:
+            # The answer to another account says nothing about the credential in use.
+            return Decided(payment=payment, effects=() if is_of_former_account else effects)
         if not _is_due(payment, evidence, context, times):
             return Decided(payment=payment)
         if own is not None and sent_by is not None and not own.may_ask_for(sent_by):
@@ -237,8 +234,10 @@ def inquiry_change(
                 payment, next_step_at=next_inquiry_after_end_at(payment, evidence, now, times)
             )
         else:
-            asked_before = count_inquiries_since(last_sent_at(payment, times), evidence)
-            waiting = replace(payment, next_step_at=now + inquiry_interval(asked_before, times))
+            earlier_inquiries = count_inquiries_since(last_sent_at(payment, times), evidence)
+            waiting = replace(
+                payment, next_step_at=now + inquiry_interval(earlier_inquiries, times)
+            )
         if needs_a_person(payment, evidence, now, times):
             entry = NewEntry(HistoryEntry.NEEDS_A_PERSON)
             return Decided(
@@ -250,17 +249,18 @@ def inquiry_change(
 
 
 def _is_due(payment: Payment, evidence: Evidence, context: Context, times: Times) -> bool:
-    """Whether a job may ask now: jobs run twice and late, and each question costs what another
-    payment waits for.
+    """Whether a job may inquire now.
+
+    Jobs run twice and late. Each inquiry uses a part of the budget that another payment needs.
     """
     if payment.next_step not in (Step.QUERY, Step.STATUS) or payment.next_step_at is None:
         return False
     if payment.next_step is Step.STATUS and evidence.breaker_is_open:
-        return False  # it carries the credential that was refused
+        return False  # Transaction Status carries the credential that Daraja refused
     spacing = min(times.inquiry_first_after, HANDOVER_RETRY_AFTER)
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
-    is_fresh = last_asked_at is not None and last_asked_at + spacing > context.now
-    return payment.next_step_at <= context.now + HANDOVER_RETRY_AFTER and not is_fresh
+    is_recent = last_asked_at is not None and last_asked_at + spacing > context.now
+    return payment.next_step_at <= context.now + HANDOVER_RETRY_AFTER and not is_recent
 
 
 def inquiry_answer_change(
@@ -270,32 +270,34 @@ def inquiry_answer_change(
     exchanges: tuple[Exchange, ...],
     times: Times,
     *,
-    said: InquiryAnswer | None = None,
+    answer: InquiryAnswer | None = None,
 ) -> Change:
-    """The change that records what came of asking. `report` None: acknowledged, and the answer
-    comes by callback.
+    """The change that records the answer to inquiry `number`.
 
-    `said` has what the answer says about the operation.
+    `report` is None if Daraja only acknowledged the inquiry and answers by callback. `answer` holds
+    what the answer says about the operation.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         decided = decide_payment(payment, context)
-        if payment is None or said is None or said.health is None:
+        if payment is None or answer is None or answer.health is None:
             return decided
-        heard = _operation_answer(payment, number, said, said.health, context, times)
-        return decided.with_effect(JudgeOperation(heard) if heard is not None else None)
+        on_operation = _operation_answer(payment, number, answer, answer.health, context, times)
+        return decided.with_effect(
+            JudgeOperation(on_operation) if on_operation is not None else None
+        )
 
     def decide_payment(payment: Payment | None, context: Context) -> Decided:
         if payment is None or report is None or report.inquiry_outcome is None:
             return Decided(payment=payment)
-        answered = context.evidence.with_answer(number, report.inquiry_outcome, report.code)
-        decided = judge_report(payment, replace(context, evidence=answered), report)
+        evidence = context.evidence.with_answer(number, report.inquiry_outcome, report.code)
+        decided = judge_report(payment, replace(context, evidence=evidence), report)
         decided = add_inquiry_answer(decided, context, number, report)
-        after = decided.payment
-        if after is payment and no_result_is_confirmed(payment, answered, context.now, times):
-            ended = fail_for_silence(payment)
-            ended = replace(ended, attempt_id=decided.attempt_id, ids=decided.ids)
-            return ended.with_effect(decided.effect(StoreAnswer))
+        is_unchanged = decided.payment is payment
+        if is_unchanged and no_result_is_confirmed(payment, evidence, context.now, times):
+            failed = fail_for_silence(payment)
+            failed = replace(failed, attempt_id=decided.attempt_id, ids=decided.ids)
+            return failed.with_effect(decided.effect(StoreAnswer))
         return decided
 
     return Change(
@@ -311,16 +313,19 @@ def inquiry_answer_change(
 def _operation_answer(
     payment: Payment,
     number: int,
-    said: InquiryAnswer,
+    answer: InquiryAnswer,
     health: OperationHealth,
     context: Context,
     times: Times,
 ) -> OperationAnswer | None:
-    """What an answer says about the operation that was asked.
+    """Returns what the answer to inquiry `number` says about its operation.
 
-    It answers the question as it was stored.
+    The inquiry's stored time counts, not the time of the answer.
     """
-    asked_at = next((i.asked_at for i in context.evidence.inquiries if i.number == number), None)
+    asked_at = next(
+        (inquiry.asked_at for inquiry in context.evidence.inquiries if inquiry.number == number),
+        None,
+    )
     if asked_at is None or payment.inquiry_step is None:
         return None
     return OperationAnswer(
@@ -328,13 +333,14 @@ def _operation_answer(
         health=health,
         since=asked_at,
         cool_down=times.operation_cool_down,
-        code=said.code,
+        code=answer.code,
     )
 
 
 def watch_change(payment_id: UUID, times: Times) -> Change:
-    """The next step of a payment that Daraja cannot be asked about: for want of an id, only its
-    callback can tell.
+    """The change that waits on for a payment without an id to inquire by.
+
+    Only its callback can end such a payment, or, for a deposit, silence.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -342,16 +348,17 @@ def watch_change(payment_id: UUID, times: Times) -> Change:
             return Decided(payment=payment)
         now = context.now
         if payment.next_step in (Step.QUERY, Step.STATUS) and _has_handover_due_time(payment, now):
-            # Its row is older than the id that it can be asked by. Written anew, the row says so.
+            # The row was written before the payment had an id to inquire by, so its column still
+            # says "watch". Writing the row again corrects the column.
             return Decided(payment=replace(payment, next_step_at=now))
         if payment.next_step is not Step.WATCH:
             return Decided(payment=payment)
         if no_result_is_confirmed(payment, context.evidence, now, times):
             return fail_for_silence(payment)
-        window_ends = result_window_end(payment, context.evidence, times)
+        window_end = result_window_end(payment, context.evidence, times)
         waiting = replace(
             payment,
-            next_step_at=window_ends if now < window_ends else now + times.inquiry_interval_max,
+            next_step_at=window_end if now < window_end else now + times.inquiry_interval_max,
         )
         if needs_a_person(payment, context.evidence, now, times):
             return Decided(
@@ -364,16 +371,14 @@ def watch_change(payment_id: UUID, times: Times) -> Change:
 
 
 def _has_handover_due_time(payment: Payment, now: datetime) -> bool:
-    """Whether its time is the one that the sweep has moved it to.
-
-    A question in its own time is later.
-    """
+    """Whether the sweep has just moved the due time. An inquiry's own due time is later."""
     return payment.next_step_at is not None and payment.next_step_at <= now + HANDOVER_RETRY_AFTER
 
 
 def fail_for_silence(payment: Payment) -> Decided:
-    """The deposit failed as `no_result_confirmed`: not safe to retry, and looked at again for a
-    day.
+    """Fails a deposit as `no_result_confirmed`.
+
+    That is not safe to retry. The deposit is inquired about for another day.
     """
     fact = Fact(name=FactName.NO_RESULT_CONFIRMED, failure=_NO_RESULT)
     after = payment.apply(fact)
@@ -383,7 +388,7 @@ def fail_for_silence(payment: Payment) -> Decided:
 
 
 def postponement_change(payment_id: UUID, wait: timedelta) -> Change:
-    """The change that gives an inquiry which has to wait for its turn its next due time."""
+    """The change that gives a payment its next due time if its inquiry must wait for a turn."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or payment.next_step not in (Step.QUERY, Step.STATUS):

@@ -259,7 +259,7 @@ def _judge_failure(payment: Payment, context: Context, report: Report) -> Decide
 def _record_fact(
     payment: Payment, after: Payment, fact: Fact, report: Report, disposition: Disposition
 ) -> Decided:
-    """Decides to store `after`, which is `payment` with `fact` applied, and to announce its event."""
+    """Decides to store `after`, the payment with `fact` applied, and to announce its event."""
     events = event_effects(payment, after)
     has_entry = bool(events) or after.stage is not payment.stage
     return Decided(

@@ -79,7 +79,7 @@ async def due(store: Store, payment_id: UUID) -> None:
 async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
     """Stores the next question, if one is due."""
     result = await store.changing.change(
-        inquiry_change(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe)
+        inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
     )
     return asked_by(result.decided)
 

@@ -74,7 +74,7 @@ async def question(
 ) -> tuple[Inquiry | None, Operation | None]:
     decided = (
         await store.changing.change(
-            inquiry_change(payment_id, AT_ONCE, ACCOUNTS, for_breaker=is_probe)
+            inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
         )
     ).decided
     return asked_by(decided), probed_by(decided)
@@ -88,7 +88,7 @@ async def said(store: Store, payment_id: UUID, number: int, health: OperationHea
         report,
         (),
         AT_ONCE,
-        said=InquiryAnswer(report, (), health, "401.002.01"),
+        answer=InquiryAnswer(report, (), health, "401.002.01"),
     )
     await store.changing.change(change)
 

@@ -123,7 +123,7 @@ def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> Non
 
 
 def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
-    return inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(
+    return inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe).decide(
         payment, a_context()
     )
 

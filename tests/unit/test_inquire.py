@@ -46,7 +46,7 @@ UNASKABLE = (a_send(Outcome.UNKNOWN, at=SENT_AT),)
 def asked(
     payment: Payment | None, *inquiries: Inquiry, is_probe: bool = False, **evidence: Any
 ) -> Decided:
-    change = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe)
+    change = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe)
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
 
 

@@ -101,7 +101,7 @@ def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
     payment = a_due(Kind.DEPOSIT)
     assert payment.inquiry_step is Step.QUERY
     context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
-    decided = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, for_breaker=is_probe).decide(
+    decided = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe).decide(
         payment, context
     )
     assert (asked_by(decided) is not None, probed_by(decided)) == (is_asked, probe)

@@ -261,7 +261,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         return
     decided = yield from world.write(
         "asking",
-        inquire.inquiry_change(PAYMENT_ID, times.worker, times.accounts, for_breaker=is_probe),
+        inquire.inquiry_change(PAYMENT_ID, times.worker, times.accounts, is_breaker_probe=is_probe),
     )
     payment, asked = decided.payment, asked_by(decided)
     if payment is None or asked is None:
@@ -280,7 +280,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         yield from world.write(
             "answering",
             inquire.inquiry_answer_change(
-                PAYMENT_ID, number, refused.report, (), times.worker, said=refused
+                PAYMENT_ID, number, refused.report, (), times.worker, answer=refused
             ),
         )
         return
@@ -300,7 +300,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         taken = InquiryAnswer(None, (), OperationHealth.WORKS)
         yield from world.write(
             "answering",
-            inquire.inquiry_answer_change(PAYMENT_ID, number, None, (), times.worker, said=taken),
+            inquire.inquiry_answer_change(PAYMENT_ID, number, None, (), times.worker, answer=taken),
         )
         return
     checkout_id = ids[IdKind.CHECKOUT_REQUEST]
@@ -317,7 +317,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     report = query_report(message, checkout_id)
     health = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else OperationHealth.WORKS
     change = inquire.inquiry_answer_change(
-        PAYMENT_ID, number, report, (), times.worker, said=InquiryAnswer(report, (), health)
+        PAYMENT_ID, number, report, (), times.worker, answer=InquiryAnswer(report, (), health)
     )
     yield from world.write("answering", change, inquiry_answer=(number, message))
 
