@@ -22,15 +22,15 @@ from itertools import pairwise, zip_longest
 from typing import Any
 
 from tests.proof.soak import explanations
-from tests.proof.soak.evidence import REPLACED, Entry, Evidence, Recorded, Witness, gather
+from tests.proof.soak.evidence import REPLACED, Entry, Evidence, RecordedPayment, Witness, gather
 from tests.proof.soak.explanations import Facts
 
-__all__ = ["Evidence", "Finding", "Verdict", "What", "Witness", "gather", "judge"]
+__all__ = ["Evidence", "Finding", "FindingKind", "Verdict", "Witness", "gather", "judge"]
 
 FINAL = frozenset({"succeeded", "failed"})
 
 
-class What(StrEnum):
+class FindingKind(StrEnum):
     """What is wrong, in the words of the promise."""
 
     LOST = "lost"  # promised and not on record, or the final word disagrees with the money
@@ -40,20 +40,20 @@ class What(StrEnum):
     BROKEN = "broken"  # the record, the events or the stored callbacks contradict themselves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing about one payment. `explanation` None: there is none, and the run failed."""
 
     invariant: str
-    what: What
+    kind: FindingKind
     payment_id: str
-    why: str
+    reason: str
     explanation: str | None = None
 
     def text(self) -> str:
         """One line."""
         end = f" [explained: {self.explanation}]" if self.explanation else ""
-        return f"{self.what} {self.payment_id} ({self.invariant}): {self.why}{end}"
+        return f"{self.kind} {self.payment_id} ({self.invariant}): {self.reason}{end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class Verdict:
     def is_good(self) -> bool:
         return not self.unexplained
 
-    def of(self, what: What) -> Sequence[Finding]:
+    def of(self, kind: FindingKind) -> Sequence[Finding]:
         """The findings of one sort."""
-        return [finding for finding in self.findings if finding.what is what]
+        return [finding for finding in self.findings if finding.kind is kind]
 
     def text(self) -> str:
         """The unexplained first, one line each."""
@@ -99,7 +99,7 @@ def judge(evidence: Evidence) -> Verdict:
         findings += _amounts(facts, payment, history)
     findings += [
         *_seen(evidence),
-        *_heard(evidence),
+        *_received(evidence),
         *_followed(evidence),
         *_callbacks_kept(evidence),
     ]
@@ -112,98 +112,83 @@ def judge(evidence: Evidence) -> Verdict:
 def _promised(evidence: Evidence) -> Iterator[Finding]:
     """I2: every 202 is on record as it was asked for. I1: one key, one payment, one answer."""
     first: dict[str, Any] = {}
-    for told in evidence.witness.told:
-        before = first.setdefault(told.key, told)
-        if before.payment_id != told.payment_id:
-            why = f"key {told.key} was answered with {before.payment_id} and with this one"
-            yield Finding(invariant="I1", what=What.DOUBLED, payment_id=told.payment_id, why=why)
-        elif before.body != told.body:
-            why = f"the answer to key {told.key} was not repeated byte for byte"
-            yield Finding(invariant="I2", what=What.BROKEN, payment_id=told.payment_id, why=why)
-        elif before is told:
-            yield from _on_record(evidence, told.payment_id, told.key, told.request)
+    for acceptance in evidence.witness.acceptances:
+        before = first.setdefault(acceptance.key, acceptance)
+        if before.payment_id != acceptance.payment_id:
+            reason = f"key {acceptance.key} was answered with {before.payment_id} and with this one"
+            yield Finding("I1", FindingKind.DOUBLED, acceptance.payment_id, reason)
+        elif before.body != acceptance.body:
+            reason = f"the answer to key {acceptance.key} was not repeated byte for byte"
+            yield Finding("I2", FindingKind.BROKEN, acceptance.payment_id, reason)
+        elif before is acceptance:
+            yield from _on_record(
+                evidence, acceptance.payment_id, acceptance.key, acceptance.request
+            )
     by_key = Counter(payment.key for payment in evidence.payments.values())
     for payment in evidence.payments.values():
         if by_key[payment.key] > 1:
-            why = f"{by_key[payment.key]} payments have the key {payment.key}"
-            yield Finding(invariant="I1", what=What.DOUBLED, payment_id=payment.id, why=why)
+            reason = f"{by_key[payment.key]} payments have the key {payment.key}"
+            yield Finding("I1", FindingKind.DOUBLED, payment.id, reason)
 
 
 def _on_record(evidence: Evidence, payment_id: str, key: str, request: Any) -> Iterator[Finding]:
     payment = evidence.payments.get(payment_id)
     if payment is None:
-        yield Finding(
-            invariant="I2",
-            what=What.LOST,
-            payment_id=payment_id,
-            why="promised by a 202, and not on record",
-        )
+        yield Finding("I2", FindingKind.LOST, payment_id, "promised by a 202, and not on record")
         return
     if payment.key != key or evidence.keys.get(key) != payment_id:
-        why = f"its key {key} is not on record as its own"
-        yield Finding(invariant="I2", what=What.LOST, payment_id=payment_id, why=why)
+        reason = f"its key {key} is not on record as its own"
+        yield Finding("I2", FindingKind.LOST, payment_id, reason)
     if payment.amount != request["amount"]:
-        why = f"{request['amount']} were asked for, {payment.amount} are on record"
-        yield Finding(invariant="I7", what=What.LOST, payment_id=payment_id, why=why)
+        reason = f"{request['amount']} were asked for, {payment.amount} are on record"
+        yield Finding("I7", FindingKind.LOST, payment_id, reason)
 
 
 def _money_without_a_payment(evidence: Evidence) -> Iterator[Finding]:
     for movement in evidence.movements:
         if movement.payment_id not in evidence.payments:
-            why = f"{movement.amount} moved (receipt {movement.receipt}), and no such payment is on record"
-            yield Finding(
-                invariant="I2", what=What.LOST, payment_id=movement.payment_id or "unknown", why=why
-            )
+            reason = f"{movement.amount} moved (receipt {movement.receipt}), and no such payment is on record"
+            yield Finding("I2", FindingKind.LOST, movement.payment_id or "unknown", reason)
 
 
-def _moved_once(facts: Facts, payment: Recorded) -> Iterator[Finding]:
+def _moved_once(facts: Facts, payment: RecordedPayment) -> Iterator[Finding]:
     receipts = [movement.receipt for movement in facts.movements(payment.id)]
     if len(receipts) > 1:
-        why = f"money moved {len(receipts)} times: {', '.join(receipts)}"
-        yield Finding(invariant="I1", what=What.DOUBLED, payment_id=payment.id, why=why)
+        reason = f"money moved {len(receipts)} times: {', '.join(receipts)}"
+        yield Finding("I1", FindingKind.DOUBLED, payment.id, reason)
 
 
 # --- I3: ended, and in agreement with the ledger --------------------------------------------------
 
 
-def _ended(facts: Facts, payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]:
+def _ended(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[Finding]:
     receipts = [movement.receipt for movement in facts.movements(payment.id)]
     moved = f"money moved {len(receipts)} times"
     if not payment.is_final:
         last = history[-1].what if history else "nothing"
         flag = "flagged for review" if payment.needs_review else "not flagged"
-        why = f"{payment.kind} still {payment.stage} (last: {last}; {flag}); {moved}"
+        reason = f"{payment.kind} still {payment.stage} (last: {last}; {flag}); {moved}"
         explanation = explanations.of_waiting(facts, payment)
-        yield Finding(
-            invariant="I3", what=What.STUCK, payment_id=payment.id, why=why, explanation=explanation
-        )
+        yield Finding("I3", FindingKind.STUCK, payment.id, reason, explanation)
     elif payment.stage == "succeeded" and not receipts:
-        why = f"{payment.kind} is on record as succeeded, and no money moved"
-        yield Finding(invariant="I3", what=What.LOST, payment_id=payment.id, why=why)
+        reason = f"{payment.kind} is on record as succeeded, and no money moved"
+        yield Finding("I3", FindingKind.LOST, payment.id, reason)
     elif payment.stage == "failed" and receipts:
-        why = f"{payment.kind} is on record as failed ({payment.failure_reason}), and {moved}"
+        reason = f"{payment.kind} is on record as failed ({payment.failure_reason}), and {moved}"
         explanation = explanations.of_money_that_moved(facts, payment)
-        yield Finding(
-            invariant="I3", what=What.LOST, payment_id=payment.id, why=why, explanation=explanation
-        )
+        yield Finding("I3", FindingKind.LOST, payment.id, reason, explanation)
     elif (
         payment.stage == "succeeded"
         and payment.receipt is not None
         and payment.receipt not in receipts
     ):
-        why = f"receipt {payment.receipt} is on record, and the ledger has {', '.join(receipts)}"
-        yield Finding(invariant="I3", what=What.BROKEN, payment_id=payment.id, why=why)
+        reason = f"receipt {payment.receipt} is on record, and the ledger has {', '.join(receipts)}"
+        yield Finding("I3", FindingKind.BROKEN, payment.id, reason)
     for before, entry in pairwise(history):
         if before.stage == "failed" and entry.stage == "succeeded":
-            why = f"announced as failed (entry {before.sequence}), then as succeeded (entry {entry.sequence})"
+            reason = f"announced as failed (entry {before.sequence}), then as succeeded (entry {entry.sequence})"
             explanation = explanations.of_correction(facts, payment, _reason_of_failure(history))
-            yield Finding(
-                invariant="I4",
-                what=What.CORRECTED,
-                payment_id=payment.id,
-                why=why,
-                explanation=explanation,
-            )
+            yield Finding("I4", FindingKind.CORRECTED, payment.id, reason, explanation)
 
 
 def _reason_of_failure(history: Sequence[Entry]) -> str | None:
@@ -217,9 +202,9 @@ def _reason_of_failure(history: Sequence[Entry]) -> str | None:
 # --- I4: a final stage changes only by rule 7 -----------------------------------------------------
 
 
-def _kept_its_end(payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]:
-    def broken(invariant: str, why: str) -> Finding:
-        return Finding(invariant=invariant, what=What.BROKEN, payment_id=payment.id, why=why)
+def _kept_its_end(payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[Finding]:
+    def broken(invariant: str, reason: str) -> Finding:
+        return Finding(invariant, FindingKind.BROKEN, payment.id, reason)
 
     if not history:
         yield broken("I4", "it has no history")
@@ -250,13 +235,13 @@ def _kept_its_end(payment: Recorded, history: Sequence[Entry]) -> Iterator[Findi
 
 def _seen(evidence: Evidence) -> Iterator[Finding]:
     """I4 as clients saw it: what was once read as final did not become something else."""
-    for payment_id, stages in evidence.witness.seen.items():
+    for payment_id, stages in evidence.witness.read_stages.items():
         payment = evidence.payments.get(payment_id)
-        said = [*stages, payment.stage] if payment else [*stages, "gone"]
-        for before, after in pairwise(said):
+        read = [*stages, payment.stage] if payment else [*stages, "gone"]
+        for before, after in pairwise(read):
             if before in FINAL and after != before and (before, after) != ("failed", "succeeded"):
-                why = f"a client read {before}, and later {after}"
-                yield Finding(invariant="I4", what=What.BROKEN, payment_id=payment_id, why=why)
+                reason = f"a client read {before}, and later {after}"
+                yield Finding("I4", FindingKind.BROKEN, payment_id, reason)
 
 
 # --- I5: every finalization is published, one id per fact -----------------------------------------
@@ -268,9 +253,9 @@ _EVENT_OF = {
 }
 
 
-def _announced(payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]:
-    def broken(why: str) -> Finding:
-        return Finding(invariant="I5", what=What.BROKEN, payment_id=payment.id, why=why)
+def _announced(payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[Finding]:
+    def broken(reason: str) -> Finding:
+        return Finding("I5", FindingKind.BROKEN, payment.id, reason)
 
     for entry in history:
         if entry.stage in FINAL and entry.stage != entry.previous_stage:
@@ -298,23 +283,21 @@ def _announced(payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]
         yield broken("it still owes an event")
 
 
-def _heard(evidence: Evidence) -> Iterator[Finding]:
+def _received(evidence: Evidence) -> Iterator[Finding]:
     """What subscribers heard is what the record holds, byte for byte."""
     fixed = {entry.id: entry for entry in evidence.history if entry.event_body is not None}
-    for heard in evidence.witness.heard:
-        entry = fixed.get(heard.event_id)
-        if entry is None or entry.event_body != heard.body:
-            payment_id = entry.payment_id if entry else str(json.loads(heard.body).get("subject"))
-            why = f"event {heard.event_id} was heard in words that are not on record"
-            yield Finding(invariant="I5", what=What.BROKEN, payment_id=payment_id, why=why)
+    for event in evidence.witness.received_events:
+        entry = fixed.get(event.event_id)
+        if entry is None or entry.event_body != event.body:
+            payment_id = entry.payment_id if entry else str(json.loads(event.body).get("subject"))
+            reason = f"event {event.event_id} was heard in words that are not on record"
+            yield Finding("I5", FindingKind.BROKEN, payment_id, reason)
     if evidence.witness.listened_throughout:
-        known = {heard.event_id for heard in evidence.witness.heard}
+        known = {event.event_id for event in evidence.witness.received_events}
         for entry in fixed.values():
             if entry.id not in known:
-                why = f"the event of entry {entry.sequence} ({entry.event_type}) was never heard"
-                yield Finding(
-                    invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why
-                )
+                reason = f"the event of entry {entry.sequence} ({entry.event_type}) was never heard"
+                yield Finding("I5", FindingKind.BROKEN, entry.payment_id, reason)
 
 
 def _followed(evidence: Evidence) -> Iterator[Finding]:
@@ -331,24 +314,22 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
         times = Counter(str(event["id"]) for event in feed)
         for entry in fixed.values():
             if times[entry.id] != 1:
-                why = f"the event of entry {entry.sequence} came {times[entry.id]} times in the feed as {who}"
-                yield Finding(
-                    invariant="I5", what=What.BROKEN, payment_id=entry.payment_id, why=why
-                )
+                reason = f"the event of entry {entry.sequence} came {times[entry.id]} times in the feed as {who}"
+                yield Finding("I5", FindingKind.BROKEN, entry.payment_id, reason)
         for event in feed:
             known = fixed.get(str(event["id"]))
             if known is None or json.loads(known.event_body or "null") != event:
-                why = f"the feed as {who} has event {event['id']} in words that are not on record"
-                yield Finding(
-                    invariant="I5", what=What.BROKEN, payment_id=str(event.get("subject")), why=why
+                reason = (
+                    f"the feed as {who} has event {event['id']} in words that are not on record"
                 )
+                yield Finding("I5", FindingKind.BROKEN, str(event.get("subject")), reason)
     followed, again = evidence.witness.followed, evidence.witness.read_again
     if followed is not None and again is not None and list(followed) != list(again):
         place = next(n for n, pair in enumerate(zip_longest(followed, again)) if pair[0] != pair[1])
-        why = (
+        reason = (
             f"the feed read again is another than the one that was followed, from number {place} on"
         )
-        yield Finding(invariant="I5", what=What.BROKEN, payment_id="feed", why=why)
+        yield Finding("I5", FindingKind.BROKEN, "feed", reason)
 
 
 # --- I6: every callback is kept as received; I7: amounts agree ------------------------------------
@@ -369,14 +350,14 @@ def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
         place = mark[:2]
         is_comparable = REPLACED.encode() not in sent
         if count[place] == 0 or (is_comparable and kept[mark] == 0):
-            why = f"a {delivery.operation} callback was answered 200 and is not on record as it was sent"
-            yield Finding(invariant="I6", what=What.BROKEN, payment_id=delivery.payment_id, why=why)
+            reason = f"a {delivery.operation} callback was answered 200 and is not on record as it was sent"
+            yield Finding("I6", FindingKind.BROKEN, delivery.payment_id, reason)
         else:
             count[place] -= 1
             kept[mark] -= 1
 
 
-def _amounts(facts: Facts, payment: Recorded, history: Sequence[Entry]) -> Iterator[Finding]:
+def _amounts(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[Finding]:
     """I7: what moved and what was announced is what is on record.
 
     What clients asked is compared with I2.
@@ -391,5 +372,5 @@ def _amounts(facts: Facts, payment: Recorded, history: Sequence[Entry]) -> Itera
         ("were sent", facts.sent(payment.id)),
     ):
         for amount in sorted(amounts - {payment.amount}):
-            why = f"{payment.amount} are on record, {amount} {what}"
-            yield Finding(invariant="I7", what=What.LOST, payment_id=payment.id, why=why)
+            reason = f"{payment.amount} are on record, {amount} {what}"
+            yield Finding("I7", FindingKind.LOST, payment.id, reason)

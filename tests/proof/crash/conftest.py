@@ -12,7 +12,7 @@ import pytest
 
 from tests.proof.crash.lanes import Lanes
 from tests.proof.crash.protections import Case, cases, play_case
-from tests.proof.crash.running import Ground, a_ground, play
+from tests.proof.crash.running import CrashSystem, open_crash_system, play
 from tests.proof.crash.table import Batch, all_batches, selected_batches
 from tests.stack.starter import Starter
 
@@ -45,15 +45,17 @@ def plays_all(config: pytest.Config) -> bool:
     return bool(config.getoption(_ALL, default=False))
 
 
-async def _work(ground: Ground, piece: Batch | Case) -> None:
-    await (play(ground, piece) if isinstance(piece, Batch) else play_case(ground, piece))
+async def _work(crash_system: CrashSystem, piece: Batch | Case) -> None:
+    await (
+        play(crash_system, piece) if isinstance(piece, Batch) else play_case(crash_system, piece)
+    )
 
 
 @pytest.fixture(scope="session")
 async def lanes(
     request: pytest.FixtureRequest,
     starter: Starter,
-) -> AsyncIterator[Lanes[Ground, Batch | Case]]:
+) -> AsyncIterator[Lanes[CrashSystem, Batch | Case]]:
     """Plays what all collected tests ask for, in their order, a few at once."""
     items = [
         item
@@ -63,5 +65,7 @@ async def lanes(
     asked = [item.callspec.params.get(name) for item in items for name in ("batch", "case")]
     pieces = [piece for piece in asked if isinstance(piece, (Batch, Case))]
     at_once = int(os.environ.get(_LANES, "2"))
-    async with Lanes(partial(a_ground, starter), _work, pieces, at_once=at_once) as running:
+    async with Lanes(
+        partial(open_crash_system, starter), _work, pieces, at_once=at_once
+    ) as running:
         yield running

@@ -11,9 +11,9 @@ from tests.proof.crash.protections import PROTECTIONS
 from tests.proof.crash.sites import SITES, Site
 from tests.proof.crash.table import (
     CALLBACKS,
-    Answer,
+    AnswerFate,
     Combination,
-    End,
+    Ending,
     Kind,
     Redis,
     all_batches,
@@ -24,12 +24,12 @@ from tests.stack.stack import ROOT
 
 PATH = ROOT / "docs" / "guarantees" / "crash-points.md"
 
-_LETTER = {
-    End.PAID: "paid",
-    End.NO_RESULT: "no result",
-    End.NO_RESULT_AND_NONE: "no result, none moved",
-    End.REVIEW: "a person",
-    End.REVIEW_AND_NONE: "a person, none moved",
+_LABEL = {
+    Ending.PAID: "paid",
+    Ending.NO_RESULT: "no result",
+    Ending.NO_RESULT_AND_NONE: "no result, none moved",
+    Ending.REVIEW: "a person",
+    Ending.REVIEW_AND_NONE: "a person, none moved",
 }
 
 
@@ -42,7 +42,7 @@ def text() -> str:
 
 def _introduction() -> Iterator[str]:
     rows = list(all_combinations())
-    exist = sum(one.end is not None for one in rows)
+    exist = sum(one.ending is not None for one in rows)
     yield "# Crash points"
     yield ""
     yield "Written by `python -m tests.proof.crash --table`; a test compares."
@@ -66,7 +66,7 @@ def _sites() -> Iterator[str]:
     for site in SITES:
         point = POINTS[site.point]
         done = "frozen, continued" if site.is_frozen else "killed"
-        yield f"| {site.name} | {site.during} | {site.sentence}: {done} | {point.side} `{point.target}`: {point.sentence} |"
+        yield f"| {site.name} | {site.target} | {site.sentence}: {done} | {point.side} `{point.target}`: {point.sentence} |"
     yield ""
 
 
@@ -75,8 +75,8 @@ def _ends() -> Iterator[str]:
     yield ""
     yield "| | |"
     yield "|---|---|"
-    for end in End:
-        yield f"| {_LETTER[end]} | {end} |"
+    for ending in Ending:
+        yield f"| {_LABEL[ending]} | {ending} |"
     yield ""
 
 
@@ -87,10 +87,10 @@ def _combinations() -> Iterator[str]:
     yield ""
     yield (
         "| site | kind | "
-        + " | ".join(f"{answer}, {count}" for answer in Answer for count in CALLBACKS)
+        + " | ".join(f"{answer}, {count}" for answer in AnswerFate for count in CALLBACKS)
         + " |"
     )
-    yield "|---|---|" + "---|" * (len(Answer) * len(CALLBACKS))
+    yield "|---|---|" + "---|" * (len(AnswerFate) * len(CALLBACKS))
     reasons: dict[str, int] = {}
     kept = [one for one in all_combinations() if one.redis is Redis.KEPT]
     for (site, kind), rows in groupby(kept, key=lambda one: (one.site, one.kind)):
@@ -103,8 +103,8 @@ def _combinations() -> Iterator[str]:
 
 def _row(site: Site, kind: Kind, rows: Sequence[Combination], reasons: dict[str, int]) -> str:
     cells = [
-        _LETTER[one.end]
-        if one.end is not None
+        _LABEL[one.ending]
+        if one.ending is not None
         else str(reasons.setdefault(one.reason, len(reasons) + 1))
         for one in rows
     ]

@@ -1,4 +1,4 @@
-"""Work that is mostly waiting, a few pieces at once: each lane has a ground of its own, and
+"""Work that is mostly waiting, a few pieces at once: each lane has its own place, and
 takes the next piece.
 """
 
@@ -14,7 +14,7 @@ Piece = TypeVar("Piece")
 
 
 class Lanes(Generic[Place, Piece]):
-    """`async with Lanes(a_ground, play, pieces, at_once=2) as lanes:`, then `await
+    """`async with Lanes(open_crash_system, play, pieces, at_once=2) as lanes:`, then `await
     lanes.done(piece)` for each.
     """
 

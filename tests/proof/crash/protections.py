@@ -1,7 +1,7 @@
 """Every protection with the scenario that shows what it prevents: green as the product is, red when
 it is taken away.
 
-A scenario raises `Broken` where the promise is broken, and nothing else for that; each arms the
+A scenario raises `PromiseBroken` where the promise is broken, and nothing else for that; each arms the
 processes that it needs with the protection that is to be missing ("": none).
 """
 
@@ -18,12 +18,12 @@ from typing import Any
 
 import asyncpg
 
-from tests.proof.crash.judging import times_heard
-from tests.proof.crash.patience import patiently, stage_of
-from tests.proof.crash.paying import Wish, ask, clients, ordinary_wish
-from tests.proof.crash.postman import Postman, deliver_again
-from tests.proof.crash.running import Ground
+from tests.proof.crash.delivering import CallbackDeliverer, deliver_again
+from tests.proof.crash.judging import count_received_sends
+from tests.proof.crash.ordering import PaymentOrder, ask, clients, ordinary_order
+from tests.proof.crash.running import CrashSystem
 from tests.proof.crash.table import Kind
+from tests.proof.crash.waiting import stage_of, wait_until
 from tests.proof.failpoints.starting import reached, start_armed
 from tests.spec.system import System
 from tests.stack.servers import PostgresServer
@@ -46,11 +46,11 @@ _WAITS_FOR_A_ROW = "SELECT pid FROM pg_stat_activity WHERE datname = current_dat
 _WANTED_BY_TWO = "duplicate key value"
 
 
-class Broken(AssertionError):
+class PromiseBroken(AssertionError):
     """A promise was broken, as it is when its protection is missing."""
 
 
-Scenario = Callable[[Ground, str], Awaitable[None]]
+Scenario = Callable[[CrashSystem, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +72,22 @@ class Case:
     without: str = ""
 
 
-def must(is_so: bool, why: str) -> None:
-    if not is_so:
-        raise Broken(why)
+def require(is_met: bool, reason: str) -> None:
+    if not is_met:
+        raise PromiseBroken(reason)
 
 
 # --- scenarios ------------------------------------------------------------------------------------
 
 
-async def between_look_and_claim(ground: Ground, without: str) -> None:
+async def between_look_and_claim(crash_system: CrashSystem, without: str) -> None:
     """A worker stands still just before three claims. Meanwhile one payment is sent by another
     worker, payouts are stopped, and one payment grows too old: the worker that wakes up claims none
     of them.
     """
-    system = ground.system
+    system = crash_system.system
     place = "readied_before_claim:freeze:3:together"
-    await ground.prepare("worker")
+    await crash_system.prepare("worker")
     worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
     sent, stopped, old = [
         await _begun(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)
@@ -105,22 +105,27 @@ async def between_look_and_claim(ground: Ground, without: str) -> None:
     await _in_stage(system, later, *_ASKED)
     await _sent_what_is_claimed(system)
     await worker.terminate()
-    must(
-        await times_heard(system, sent) == 1,
+    require(
+        await count_received_sends(system, sent) == 1,
         "a payment that another worker had sent was sent again",
     )
-    must(await times_heard(system, stopped) == 0, "a payout was sent while payouts were stopped")
-    must(await times_heard(system, old) == 0, "a payment was sent that had waited too long")
+    require(
+        await count_received_sends(system, stopped) == 0,
+        "a payout was sent while payouts were stopped",
+    )
+    require(
+        await count_received_sends(system, old) == 0, "a payment was sent that had waited too long"
+    )
     await _payouts(system, "start")
 
 
-async def operation_refused_meanwhile(ground: Ground, without: str) -> None:
+async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -> None:
     """A worker stands still just before it claims a withdrawal. Meanwhile another worker learns
     that Daraja refuses withdrawals to our app: the worker that wakes up does not claim this one,
     and deposits go on.
     """
-    system, place = ground.system, "readied_before_claim:freeze"
-    await ground.prepare("worker")
+    system, place = crash_system.system, "readied_before_claim:freeze"
+    await crash_system.prepare("worker")
     worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
     waiting = await _begun(system, Kind.WITHDRAWAL)
     await reached(worker, place)
@@ -128,36 +133,36 @@ async def operation_refused_meanwhile(ground: Ground, without: str) -> None:
     await system.stack.start_process("worker.2")
     refused = await _begun(system, Kind.WITHDRAWAL)
     held = "SELECT name FROM mkwanja.brakes WHERE name = 'b2c' AND is_engaged"
-    await patiently(lambda: system.rows(held), what="a held operation")
+    await wait_until(lambda: system.rows(held), what="a held operation")
     await system.stack.process("worker.2").kill()
     await system.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'"
     )
-    sent_before = await times_heard(system, waiting)
+    sent_before = await count_received_sends(system, waiting)
     worker.thaw()
     # The worker that claims this deposit has passed the other claim.
     later = await _begun(system, Kind.DEPOSIT)
     await _in_stage(system, later, *_ASKED)
     await _sent_what_is_claimed(system)
     await worker.terminate()
-    must(
-        await times_heard(system, waiting) == sent_before,
+    require(
+        await count_received_sends(system, waiting) == sent_before,
         "a payment was sent to an operation that Daraja refuses",
     )
-    must(
+    require(
         await stage_of(system, refused) == "accepted",
         "a payment that Daraja did not look at does not wait",
     )
     await system.release_brakes()
 
 
-async def killed_before_the_answer(ground: Ground, without: str) -> None:
+async def killed_before_the_answer(crash_system: CrashSystem, without: str) -> None:
     """A worker is killed while Daraja has the requests: each was the only one, the withdrawal is
     asked about and found paid, the bill payment, which cannot be asked about, is flagged for a
     person.
     """
-    system = ground.system
-    await ground.prepare("worker")
+    system = crash_system.system
+    await crash_system.prepare("worker")
     place = "sent_before_answer:tell:2:together"
     worker = await start_armed(system.stack, "worker", place, without=without)
     withdrawal, bill = [
@@ -165,132 +170,142 @@ async def killed_before_the_answer(ground: Ground, without: str) -> None:
         for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
     ]
     await reached(worker, place)
-    for wish in (withdrawal, bill):
-        await patiently(partial(times_heard, system, wish), what="the request at Daraja")
+    for order in (withdrawal, bill):
+        await wait_until(partial(count_received_sends, system, order), what="the request at Daraja")
     await worker.kill()
     worker = await start_armed(system.stack, "worker", without=without)
 
     async def is_over() -> bool:
-        is_again = await times_heard(system, withdrawal) > 1 or await times_heard(system, bill) > 1
+        is_again = (
+            await count_received_sends(system, withdrawal) > 1
+            or await count_received_sends(system, bill) > 1
+        )
         row = await _row(system, bill)
         return is_again or (
             await stage_of(system, withdrawal) == "succeeded" and row["needs_review"]
         )
 
     try:
-        await patiently(is_over, what="the ends", seconds=_PATIENCE_SECONDS)
+        await wait_until(is_over, what="the ends", seconds=_PATIENCE_SECONDS)
     except AssertionError as error:
-        raise Broken(f"they never end: {await stage_of(system, withdrawal)}") from error
-    must(await times_heard(system, withdrawal) == 1, "a withdrawal that Daraja had was sent again")
-    must(await times_heard(system, bill) == 1, "a bill payment that Daraja had was sent again")
+        raise PromiseBroken(f"they never end: {await stage_of(system, withdrawal)}") from error
+    require(
+        await count_received_sends(system, withdrawal) == 1,
+        "a withdrawal that Daraja had was sent again",
+    )
+    require(
+        await count_received_sends(system, bill) == 1,
+        "a bill payment that Daraja had was sent again",
+    )
 
 
-async def late_answer_of_an_earlier_attempt(ground: Ground, without: str) -> None:
+async def late_answer_of_an_earlier_attempt(crash_system: CrashSystem, without: str) -> None:
     """A worker wakes up after its attempt was given up and the withdrawal was permitted another:
     what it writes is about its own attempt, and the payment stays with the attempt that is under
     way.
     """
-    system = ground.system
-    await ground.prepare("worker")
+    system = crash_system.system
+    await crash_system.prepare("worker")
     first = await start_armed(
         system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
     )
-    wish = await _begun(system, Kind.WITHDRAWAL)
+    order = await _begun(system, Kind.WITHDRAWAL)
     await reached(first, "claimed_before_call:freeze")
     second = await start_armed(system.stack, "worker.2", "answered_before_commit:freeze")
     await reached(second, "answered_before_commit:freeze")
     first.thaw()
     outcomes = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid ORDER BY number"
-    await patiently(
-        lambda: system.rows(outcomes, wish.payment_id),
+    await wait_until(
+        lambda: system.rows(outcomes, order.payment_id),
         lambda rows: rows[0]["outcome"] == "not_acted",
         "its word",
     )
-    must(
-        await stage_of(system, wish) == "submitting",
+    require(
+        await stage_of(system, order) == "submitting",
         "an earlier attempt's answer moved a payment that is being sent",
     )
     second.thaw()
-    await _in_stage(system, wish, *_ASKED)
+    await _in_stage(system, order, *_ASKED)
 
 
-async def woken_past_the_deadline(ground: Ground, without: str) -> None:
+async def woken_past_the_deadline(crash_system: CrashSystem, without: str) -> None:
     """A worker wakes up when its deposit was long given up as never heard of: it sends nothing
     any more.
     """
-    system = ground.system
-    await ground.prepare("worker")
+    system = crash_system.system
+    await crash_system.prepare("worker")
     worker = await start_armed(
         system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
     )
-    wish = await _begun(system, Kind.DEPOSIT)
+    order = await _begun(system, Kind.DEPOSIT)
     await reached(worker, "claimed_before_call:freeze")
     await system.stack.start_process("worker.2")
-    await _in_stage(system, wish, "failed")
+    await _in_stage(system, order, "failed")
     worker.thaw()
     outcome = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid"
-    await patiently(
-        lambda: system.rows(outcome, wish.payment_id),
+    await wait_until(
+        lambda: system.rows(outcome, order.payment_id),
         lambda rows: rows[0]["outcome"] is not None,
         "its word",
     )
-    must(
-        await times_heard(system, wish) == 0,
+    require(
+        await count_received_sends(system, order) == 0,
         "a prompt was sent for a deposit that was told as failed",
     )
 
 
-async def killed_before_publishing(ground: Ground, without: str) -> None:
+async def killed_before_publishing(crash_system: CrashSystem, without: str) -> None:
     """The receiver is killed between the final commit and the bell: the sweeper rings it."""
-    system, place = ground.system, "finalized_before_publish:kill"
-    await ground.prepare("worker", "callbacks")
+    system, place = crash_system.system, "finalized_before_publish:kill"
+    await crash_system.prepare("worker", "callbacks")
     # Nobody asks meanwhile: the end is to come by the callback.
     unasked: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "600"}
     await start_armed(system.stack, "worker", without=without, env=unasked)
     receiver = await start_armed(system.stack, "callbacks", place)
-    wish = await _begun(system, Kind.DEPOSIT)
-    await _result(system, wish)
-    await system.control("POST", "/callbacks/release", {"url_contains": wish.payment_id})
+    order = await _begun(system, Kind.DEPOSIT)
+    await _result(system, order)
+    await system.control("POST", "/callbacks/release", {"url_contains": order.payment_id})
     await reached(receiver, place)
     await system.stack.start_process("callbacks")
 
-    async def is_heard() -> bool:
+    async def is_received() -> bool:
         return any(
-            json.loads(heard.body)["subject"] == wish.payment_id for heard in ground.listener.heard
+            json.loads(event.body)["subject"] == order.payment_id
+            for event in crash_system.listener.received_events
         )
 
     try:
-        await patiently(is_heard, what="its event", seconds=_PATIENCE_SECONDS)
+        await wait_until(is_received, what="its event", seconds=_PATIENCE_SECONDS)
     except AssertionError as error:
-        raise Broken("a final payment was never announced") from error
+        raise PromiseBroken("a final payment was never announced") from error
 
 
-async def one_result_many_times_at_once(ground: Ground, without: str) -> None:
+async def one_result_many_times_at_once(crash_system: CrashSystem, without: str) -> None:
     """While the receiver waits for the row of one payment, the result of another comes many times:
     each is stored, and Postgres never has to refuse the second of two changes in a batch.
     """
-    system, postgres = ground.system, ground.system.stack.postgres
-    await ground.prepare("callbacks")
+    system, postgres = crash_system.system, crash_system.system.stack.postgres
+    await crash_system.prepare("callbacks")
     await start_armed(system.stack, "callbacks", without=without)
-    slow, wish = await _begun(system, Kind.WITHDRAWAL), await _begun(system, Kind.WITHDRAWAL)
-    waited_for, item = await _result(system, slow), await _result(system, wish)
+    slow, order = await _begun(system, Kind.WITHDRAWAL), await _begun(system, Kind.WITHDRAWAL)
+    waited_for, item = await _result(system, slow), await _result(system, order)
     log_before = postgres.log_text() if isinstance(postgres, PostgresServer) else ""
     async with _row_held(system, slow):
         one = asyncio.create_task(deliver_again(system, waited_for))
-        await patiently(lambda: system.rows(_WAITS_FOR_A_ROW), what="a receiver that waits")
+        await wait_until(lambda: system.rows(_WAITS_FOR_A_ROW), what="a receiver that waits")
         copies = [asyncio.create_task(deliver_again(system, item)) for _ in range(_COPIES)]
         for _ in range(5):  # the same loop that reads the copies answers these
             async with system.http.get(f"{system.stack.callbacks_url}/healthz") as answer:
                 assert answer.status == 200
     statuses = await asyncio.gather(one, *copies)
-    must(set(statuses) == {200}, f"answered {statuses}")
+    require(set(statuses) == {200}, f"answered {statuses}")
     kept = [
-        row for row in await system.callbacks(wish.payment_id) if row["operation"] == "withdrawal"
+        row for row in await system.callbacks(order.payment_id) if row["operation"] == "withdrawal"
     ]
-    must(len(kept) == _COPIES, f"{len(kept)} copies are on record")
+    require(len(kept) == _COPIES, f"{len(kept)} copies are on record")
     if isinstance(postgres, PostgresServer):
         new = postgres.log_text()[len(log_before) :]
-        must(_WANTED_BY_TWO not in new, f"two changes of one payment met in a batch:\n{new}")
+        require(_WANTED_BY_TWO not in new, f"two changes of one payment met in a batch:\n{new}")
 
 
 PROTECTIONS = (
@@ -353,12 +368,16 @@ def _name(scenario: Scenario) -> str:
     return str(getattr(scenario, "__name__", scenario)).replace("_", " ")
 
 
-async def play_case(ground: Ground, case: Case) -> None:
+async def play_case(crash_system: CrashSystem, case: Case) -> None:
     """One case, with a simulator as new that holds the result of every payment back."""
-    await ground.system.control("POST", "/reset", {})
-    await ground.system.control("POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True})
-    async with Postman(ground.system):  # which lets answers to inquiries through, and nothing else
-        await case.scenario(ground, case.without)
+    await crash_system.system.control("POST", "/reset", {})
+    await crash_system.system.control(
+        "POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True}
+    )
+    async with CallbackDeliverer(
+        crash_system.system
+    ):  # which lets answers to inquiries through, and nothing else
+        await case.scenario(crash_system, case.without)
 
 
 # --- helpers --------------------------------------------------------------------------------------
@@ -371,53 +390,55 @@ async def _begun(
     *,
     times: int | None = None,
     **params: Any,
-) -> Wish:
-    wish = await ordinary_wish(system, kind, scenario, params, times=times)
-    answer = await ask(clients(system), wish)
+) -> PaymentOrder:
+    order = await ordinary_order(system, kind, scenario, params, times=times)
+    answer = await ask(clients(system), order)
     assert answer is not None
-    wish.hear(answer)
-    return wish
+    order.note_acceptance(answer)
+    return order
 
 
-async def _in_stage(system: System, wish: Wish, *stages: str) -> None:
-    await patiently(
-        partial(stage_of, system, wish), lambda seen: seen in stages, " or ".join(stages)
+async def _in_stage(system: System, order: PaymentOrder, *stages: str) -> None:
+    await wait_until(
+        partial(stage_of, system, order), lambda seen: seen in stages, " or ".join(stages)
     )
 
 
 async def _sent_what_is_claimed(system: System) -> None:
     """Waits for every send under way. A worker that ends would give back what it has not sent."""
     sending = "SELECT id FROM mkwanja.payments WHERE stage = 'submitting'"
-    await patiently(lambda: system.rows(sending), lambda rows: not rows, "the end of every send")
+    await wait_until(lambda: system.rows(sending), lambda rows: not rows, "the end of every send")
 
 
-async def _row(system: System, wish: Wish) -> Any:
-    [row] = await system.rows("SELECT * FROM mkwanja.payments WHERE id = $1::uuid", wish.payment_id)
+async def _row(system: System, order: PaymentOrder) -> Any:
+    [row] = await system.rows(
+        "SELECT * FROM mkwanja.payments WHERE id = $1::uuid", order.payment_id
+    )
     return row
 
 
 @asynccontextmanager
-async def _row_held(system: System, wish: Wish) -> AsyncIterator[None]:
+async def _row_held(system: System, order: PaymentOrder) -> AsyncIterator[None]:
     """Nobody else may change the payment."""
     connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
     try:
         async with connection.transaction():
             await connection.fetch(
-                "SELECT FROM mkwanja.payments WHERE id = $1::uuid FOR UPDATE", wish.payment_id
+                "SELECT FROM mkwanja.payments WHERE id = $1::uuid FOR UPDATE", order.payment_id
             )
             yield
     finally:
         await connection.close()
 
 
-async def _result(system: System, wish: Wish) -> Any:
+async def _result(system: System, order: PaymentOrder) -> Any:
     """The result of a payment, once the simulator holds it back."""
 
     async def held() -> list[Any]:
         items = (await system.control("GET", "/callbacks"))["held"]
-        return [item for item in items if wish.payment_id in item["url"]]
+        return [item for item in items if order.payment_id in item["url"]]
 
-    return (await patiently(held, what="its result"))[0]
+    return (await wait_until(held, what="its result"))[0]
 
 
 async def _payouts(system: System, action: str) -> None:

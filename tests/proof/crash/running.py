@@ -12,12 +12,19 @@ from functools import partial
 
 from redis.asyncio import Redis as RedisClient
 
-from tests.proof.crash.judging import assert_all_is_well, settled, times_heard
-from tests.proof.crash.patience import patiently, stage_of
-from tests.proof.crash.paying import Wish, ask, ask_until_accepted, bystanders, clients, wish_for
-from tests.proof.crash.postman import Postman
-from tests.proof.crash.sites import During, Told
+from tests.proof.crash.delivering import CallbackDeliverer
+from tests.proof.crash.judging import assert_batch_is_good, count_received_sends, wait_until_settled
+from tests.proof.crash.ordering import (
+    PaymentOrder,
+    ask,
+    ask_until_accepted,
+    bystanders,
+    clients,
+    order_for,
+)
+from tests.proof.crash.sites import DeliveryTime, Target
 from tests.proof.crash.table import Batch, Kind, Redis
+from tests.proof.crash.waiting import stage_of, wait_until
 from tests.proof.failpoints.starting import reached, start_armed
 from tests.proof.soak.listening import Listener
 from tests.spec.conftest import a_system
@@ -53,7 +60,7 @@ _ANSWERS = "SELECT answer_body FROM mkwanja.idempotency_keys WHERE key = $1"
 
 
 @dataclass(slots=True)
-class Ground:
+class CrashSystem:
     """A running system and somebody who listens to its bell: any number of batches, one after
     the other.
     """
@@ -66,7 +73,7 @@ class Ground:
         nothing else.
         """
         stack = self.system.stack
-        wanted = {f"{kind.value}.1" for kind in During} - {f"{name}.1" for name in armed}
+        wanted = {f"{kind.value}.1" for kind in Target} - {f"{name}.1" for name in armed}
         is_plain = {name: _is_plain(stack, name) for name in stack.names}
         ends = [
             stack.process(name).kill()
@@ -83,7 +90,7 @@ class Ground:
 
 
 def _is_plain(stack: Stack, name: str) -> bool:
-    """Whether it runs by the Procfile's line, in the environment that is everybody's."""
+    """Whether it runs by the Procfile's line, in the environment of the stack."""
     process = stack.process(name)
     return (
         process.is_running
@@ -93,35 +100,35 @@ def _is_plain(stack: Stack, name: str) -> bool:
 
 
 @asynccontextmanager
-async def a_ground(starter: Starter) -> AsyncIterator[Ground]:
+async def open_crash_system(starter: Starter) -> AsyncIterator[CrashSystem]:
     """With servers of its own: what they log is judged."""
     async with (
         a_system(env=ENVIRONMENT, starter=starter) as system,
         Listener(system.stack.redis.url) as listener,
     ):
-        yield Ground(system, listener)
+        yield CrashSystem(system, listener)
 
 
-async def play(ground: Ground, batch: Batch) -> None:
+async def play(crash_system: CrashSystem, batch: Batch) -> None:
     """The batch from beginning to end."""
-    system, site = ground.system, batch.site
-    repeated_before = ground.listener.repeated
+    system, site = crash_system.system, batch.site
+    repeated_before = crash_system.listener.repeated
     await system.control("POST", "/reset", {})
     await system.control("POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True})
-    wishes = [await wish_for(system, one) for one in batch.combinations]
-    async with Postman(system) as postman:
-        run = _Run(ground, batch, wishes, postman)
-        await run.stop_there()
+    orders = [await order_for(system, one) for one in batch.combinations]
+    async with CallbackDeliverer(system) as deliverer:
+        run = _Run(crash_system, batch, orders, deliverer)
+        await run.stop_process()
         if batch.redis is Redis.FLUSHED:
             await _flush(system)
-        await (run.go_on_frozen() if site.is_frozen else run.start_again())
-        run.told.set()
-        run.others.set()
-        await settled(system, run.everybody, postman)
-        await assert_all_is_well(system, site, run.everybody, postman, ground.listener)
+        await (run.continue_while_frozen() if site.is_frozen else run.start_again())
+        run.deliver_first.set()
+        run.deliver_copies.set()
+        await wait_until_settled(system, run.all_orders, deliverer)
+        await assert_batch_is_good(system, site, run.all_orders, deliverer, crash_system.listener)
         if site.crash_point == 10:
-            repeated = ground.listener.repeated - repeated_before
-            assert repeated >= len(wishes), (
+            repeated = crash_system.listener.repeated - repeated_before
+            assert repeated >= len(orders), (
                 "an event was published, not recorded, and not published again"
             )
 
@@ -130,51 +137,55 @@ class _Run:
     """One batch under way."""
 
     def __init__(
-        self, ground: Ground, batch: Batch, wishes: Sequence[Wish], postman: Postman
+        self,
+        crash_system: CrashSystem,
+        batch: Batch,
+        orders: Sequence[PaymentOrder],
+        deliverer: CallbackDeliverer,
     ) -> None:
-        self._ground = ground
-        self._system = ground.system
-        self._stack = ground.system.stack
+        self._crash_system = crash_system
+        self._system = crash_system.system
+        self._stack = crash_system.system.stack
         self._site = batch.site
-        self._wishes = list(wishes)
-        self._postman = postman
+        self._orders = list(orders)
+        self._deliverer = deliverer
         self._asking: list[asyncio.Task[object]] = []
         self._process: Process | None = None
-        self.everybody = list(wishes)
-        self.told, self.others = asyncio.Event(), asyncio.Event()
-        if self._site.told is Told.AT_ONCE:
-            self.told.set()
+        self.all_orders = list(orders)
+        self.deliver_first, self.deliver_copies = asyncio.Event(), asyncio.Event()
+        if self._site.delivery is DeliveryTime.AT_ONCE:
+            self.deliver_first.set()
             if self._site.point != "callback_read_before_commit":
-                self.others.set()
+                self.deliver_copies.set()
 
     @property
     def process(self) -> Process:
         assert self._process is not None
         return self._process
 
-    async def stop_there(self) -> None:
+    async def stop_process(self) -> None:
         """Arms the process, asks for the payments, and returns once it is dead or frozen where
         it should be.
         """
-        during = self._site.during.value
+        target = self._site.target.value
         place = f"{self._site.point}:{self._action}"
         if self._site.is_together:
-            place += f":{len(self._wishes)}:together"
-        await self._ground.prepare(during)
-        self._process = await start_armed(self._stack, during, place, env=self._env)
-        if during == "web":
+            place += f":{len(self._orders)}:together"
+        await self._crash_system.prepare(target)
+        self._process = await start_armed(self._stack, target, place, env=self._env)
+        if target == "web":
             everyone = clients(self._system)
-            self._asking = [asyncio.create_task(ask(everyone, wish)) for wish in self._wishes]
+            self._asking = [asyncio.create_task(ask(everyone, order)) for order in self._orders]
         else:
-            await self._ask_for(self._wishes)
+            await self._ask_for(self._orders)
         await reached(self.process, place)
         if self._action == "tell":
-            await patiently(self._are_at_daraja, what="every request at Daraja")
+            await wait_until(self._are_at_daraja, what="every request at Daraja")
             await self._stop()
 
     @property
     def _env(self) -> dict[str, str | None]:
-        return _PATIENT if self._site.is_frozen and self._site.during == "worker" else {}
+        return _PATIENT if self._site.is_frozen and self._site.target == "worker" else {}
 
     @property
     def _action(self) -> str:
@@ -187,33 +198,33 @@ class _Run:
             await self.process.kill()
 
     async def _are_at_daraja(self) -> bool:
-        return all([await times_heard(self._system, wish) for wish in self._wishes])
+        return all([await count_received_sends(self._system, order) for order in self._orders])
 
-    async def _ask_for(self, wishes: Sequence[Wish]) -> None:
-        self._expect(wishes, [await ask(clients(self._system), wish) for wish in wishes])
+    async def _ask_for(self, orders: Sequence[PaymentOrder]) -> None:
+        self._expect(orders, [await ask(clients(self._system), order) for order in orders])
 
-    def _expect(self, wishes: Sequence[Wish], answers: Sequence[object]) -> None:
-        for wish, answer in zip(wishes, answers, strict=True):
-            assert answer is not None, f"no answer to {wish.label}"
-            wish.hear(answer)  # type: ignore[arg-type]
-        self._postman.take(wishes, first=self.told, others=self.others)
+    def _expect(self, orders: Sequence[PaymentOrder], answers: Sequence[object]) -> None:
+        for order, answer in zip(orders, answers, strict=True):
+            assert answer is not None, f"no answer to {order.label}"
+            order.note_acceptance(answer)  # type: ignore[arg-type]
+        self._deliverer.schedule(orders, first=self.deliver_first, others=self.deliver_copies)
 
     # --- killed -----------------------------------------------------------------------------------
 
     async def start_again(self) -> None:
         """The Procfile's line again, and, where it was the ingress, the clients' retries."""
-        if self._site.told is Told.AFTER_THE_STOP:
-            self.told.set()
-        during = self._site.during.value
-        if during == "web":
-            assert await asyncio.gather(*self._asking) == [None] * len(self._wishes), (
+        if self._site.delivery is DeliveryTime.AFTER_THE_STOP:
+            self.deliver_first.set()
+        target = self._site.target.value
+        if target == "web":
+            assert await asyncio.gather(*self._asking) == [None] * len(self._orders), (
                 "a client got an answer"
             )
         if self._site.name == "1":
-            for wish in self._wishes:
-                assert await self._system.rows(_ANSWERS, wish.key) == [], "something exists"
-        await self._stack.start_process(during)
-        if during == "web":
+            for order in self._orders:
+                assert await self._system.rows(_ANSWERS, order.key) == [], "something exists"
+        await self._stack.start_process(target)
+        if target == "web":
             await self._ask_again()
 
     async def _ask_again(self) -> None:
@@ -221,48 +232,48 @@ class _Run:
         it is asked for.
         """
         everyone = clients(self._system)
-        for wish in self._wishes:
-            first = await ask_until_accepted(everyone, wish)
-            second = await ask_until_accepted(everyone, wish)
-            assert first.was_replayed is (self._site.crash_point != 1), wish.label
-            assert second.was_replayed, wish.label
-            [row] = await self._system.rows(_ANSWERS, wish.key)
-            assert first.body == second.body == bytes(row["answer_body"]), wish.label
-        self._postman.take(self._wishes, first=self.told, others=self.others)
+        for order in self._orders:
+            first = await ask_until_accepted(everyone, order)
+            second = await ask_until_accepted(everyone, order)
+            assert first.was_replayed is (self._site.crash_point != 1), order.label
+            assert second.was_replayed, order.label
+            [row] = await self._system.rows(_ANSWERS, order.key)
+            assert first.body == second.body == bytes(row["answer_body"]), order.label
+        self._deliverer.schedule(self._orders, first=self.deliver_first, others=self.deliver_copies)
 
     # --- frozen -----------------------------------------------------------------------------------
 
-    async def go_on_frozen(self) -> None:
+    async def continue_while_frozen(self) -> None:
         """Others go on: their payments come to their ends while the process stands still.
 
         Then it is thawed.
         """
-        if self._site.told is Told.AFTER_THE_STOP:
-            self.told.set()
-        during = self._site.during.value
+        if self._site.delivery is DeliveryTime.AFTER_THE_STOP:
+            self.deliver_first.set()
+        target = self._site.target.value
         others = await bystanders(self._system, self._site)
-        if during == "web":
+        if target == "web":
             await self._ask_elsewhere(others)
         else:
-            if during == "worker":
+            if target == "worker":
                 await self._stack.start_process("worker.2", env=self._env)
             await self._ask_for(others)
-        for wish in others:
-            await patiently(
-                partial(stage_of, self._system, wish),
+        for order in others:
+            await wait_until(
+                partial(stage_of, self._system, order),
                 lambda stage: stage == "succeeded",
-                wish.label,
+                order.label,
             )
-        if during == "worker":
-            await patiently(self._is_left_by_all, what="the end of every lease")
+        if target == "worker":
+            await wait_until(self._is_left_by_all, what="the end of every lease")
         if self._site.point.endswith("_in_transaction"):
-            await patiently(self._is_ended_by_postgres, what="the end of the open transaction")
+            await wait_until(self._is_ended_by_postgres, what="the end of the open transaction")
         self.process.thaw()
-        self.everybody += others
-        if during == "web":
+        self.all_orders += others
+        if target == "web":
             await asyncio.gather(*self._asking)
 
-    async def _ask_elsewhere(self, others: Sequence[Wish]) -> None:
+    async def _ask_elsewhere(self, others: Sequence[PaymentOrder]) -> None:
         """The ingress is frozen: clients ask the next one, with the same keys, until they are
         answered.
         """
@@ -273,13 +284,15 @@ class _Run:
             Client(elsewhere.url, issuer.backend_token()) as backend,
         ):
             everyone = {kind: user if kind is Kind.DEPOSIT else backend for kind in Kind}
-            for wish in others:
-                await ask_until_accepted(everyone, wish)
-            await asyncio.gather(*(ask_until_accepted(everyone, wish) for wish in self._wishes))
-        self._postman.take([*self._wishes, *others], first=self.told, others=self.others)
+            for order in others:
+                await ask_until_accepted(everyone, order)
+            await asyncio.gather(*(ask_until_accepted(everyone, order) for order in self._orders))
+        self._deliverer.schedule(
+            [*self._orders, *others], first=self.deliver_first, others=self.deliver_copies
+        )
 
     async def _is_left_by_all(self) -> bool:
-        counts = await self._system.stage_counts([wish.payment_id for wish in self._wishes])
+        counts = await self._system.stage_counts([order.payment_id for order in self._orders])
         return not counts["submitting"]
 
     async def _is_ended_by_postgres(self) -> bool:

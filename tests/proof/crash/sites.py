@@ -10,7 +10,7 @@ from enum import StrEnum
 from tests.proof.failpoints.arming import Action
 
 
-class During(StrEnum):
+class Target(StrEnum):
     """Which process is hit. Its Procfile name."""
 
     WEB = "web"
@@ -18,7 +18,7 @@ class During(StrEnum):
     WORKER = "worker"
 
 
-class Told(StrEnum):
+class DeliveryTime(StrEnum):
     """When Daraja's results of the payments are delivered."""
 
     AT_ONCE = "at once"  # as soon as there are any
@@ -36,12 +36,12 @@ class Site:
 
     name: str
     crash_point: int
-    during: During
+    target: Target
     point: str
     sentence: str
     action: Action = Action.KILL
     is_together: bool = True
-    told: Told = Told.AT_ONCE
+    delivery: DeliveryTime = DeliveryTime.AT_ONCE
     # a payment that is held there occupies one of the worker's four slots for bill payments
     claims: bool = False
 
@@ -50,7 +50,7 @@ class Site:
         return self.action is Action.FREEZE
 
 
-WEB, CALLBACKS, WORKER = During.WEB, During.CALLBACKS, During.WORKER
+WEB, CALLBACKS, WORKER = Target.WEB, Target.CALLBACKS, Target.WORKER
 
 SITES = (
     Site("1", 1, WEB, "read_before_commit", "request read, before commit"),
@@ -66,7 +66,7 @@ SITES = (
         WORKER,
         "sent_before_answer",
         "call left, before the answer came",
-        told=Told.AFTER_THE_STOP,
+        delivery=DeliveryTime.AFTER_THE_STOP,
         claims=True,
     ),
     Site(
@@ -75,7 +75,7 @@ SITES = (
         WORKER,
         "answered_before_commit",
         "answer came, before it was committed",
-        told=Told.AFTER_THE_STOP,
+        delivery=DeliveryTime.AFTER_THE_STOP,
         claims=True,
     ),
     Site("8", 8, CALLBACKS, "callback_read_before_commit", "callback read, before commit"),
@@ -109,7 +109,7 @@ SITES = (
         WORKER,
         "inquiry_answered_before_commit",
         "STK query answered, before commit",
-        told=Told.AFTER_THE_RESTART,
+        delivery=DeliveryTime.AFTER_THE_RESTART,
     ),
     Site(
         "11 callbacks",
@@ -117,7 +117,7 @@ SITES = (
         CALLBACKS,
         "callback_read_before_commit",
         "Transaction Status answered, before commit",
-        told=Told.AFTER_THE_RESTART,
+        delivery=DeliveryTime.AFTER_THE_RESTART,
     ),
     Site(
         "12 at 5",
@@ -135,7 +135,7 @@ SITES = (
         "sent_before_answer",
         "frozen past the lease at 6",
         Action.FREEZE,
-        told=Told.AFTER_THE_STOP,
+        delivery=DeliveryTime.AFTER_THE_STOP,
         claims=True,
     ),
     Site(
@@ -145,7 +145,7 @@ SITES = (
         "answered_before_commit",
         "frozen past the lease at 7",
         Action.FREEZE,
-        told=Told.AFTER_THE_STOP,
+        delivery=DeliveryTime.AFTER_THE_STOP,
         claims=True,
     ),
     Site(
@@ -165,7 +165,7 @@ SITES = (
         "frozen in the transaction that records answers",
         Action.FREEZE,
         is_together=False,
-        told=Told.AFTER_THE_STOP,
+        delivery=DeliveryTime.AFTER_THE_STOP,
     ),
     Site(
         "12 finalizing",

@@ -25,7 +25,7 @@ class Kind(StrEnum):
     BILL_PAYMENT = "bill_payment"
 
 
-class Answer(StrEnum):
+class AnswerFate(StrEnum):
     """What becomes of Daraja's synchronous answer."""
 
     KEPT = "kept"
@@ -42,7 +42,7 @@ class Redis(StrEnum):
 CALLBACKS = (0, 1, 3)
 
 
-class End(StrEnum):
+class Ending(StrEnum):
     """How a payment must end (rules.md §15)."""
 
     PAID = "succeeded, and its money moved once"
@@ -54,14 +54,14 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One row. `end` None: it does not exist, and `reason` says why."""
+    """One row. `ending` None: it does not exist, and `reason` says why."""
 
     site: Site
     kind: Kind
-    answer: Answer
+    answer: AnswerFate
     callbacks: int
     redis: Redis
-    end: End | None = None
+    ending: Ending | None = None
     reason: str = ""
 
     @property
@@ -69,29 +69,29 @@ class Combination:
         return f"{self.kind}, answer {self.answer}, {self.callbacks} callbacks"
 
 
-def _as_sent(kind: Kind, answer: Answer, callbacks: int) -> End:
+def _as_sent(kind: Kind, answer: AnswerFate, callbacks: int) -> Ending:
     """The end of a payment whose call gets through: Daraja can be asked by its answer's ids, or
     by our own.
     """
-    if answer is Answer.KEPT or callbacks or kind is Kind.WITHDRAWAL:
-        return End.PAID
-    return End.NO_RESULT if kind is Kind.DEPOSIT else End.REVIEW
+    if answer is AnswerFate.KEPT or callbacks or kind is Kind.WITHDRAWAL:
+        return Ending.PAID
+    return Ending.NO_RESULT if kind is Kind.DEPOSIT else Ending.REVIEW
 
 
-def _verdict(site: Site, kind: Kind, answer: Answer, callbacks: int) -> End | str:
+def _ending_or_reason(site: Site, kind: Kind, answer: AnswerFate, callbacks: int) -> Ending | str:
     """How the combination ends, or why it does not exist."""
-    is_kept, is_withdrawal = answer is Answer.KEPT, kind is Kind.WITHDRAWAL
+    is_kept, is_withdrawal = answer is AnswerFate.KEPT, kind is Kind.WITHDRAWAL
     if site.name == "1" and not (is_kept and callbacks == 1):
         return "nothing exists yet: the retry is a first request, and what Daraja does later is no matter of this crash"
     if site.name == "5" and not is_withdrawal:
         if is_kept or callbacks:
             return "the call never left and is not made again: Daraja has nothing to answer and nothing to tell"
-        return End.NO_RESULT_AND_NONE if kind is Kind.DEPOSIT else End.REVIEW_AND_NONE
+        return Ending.NO_RESULT_AND_NONE if kind is Kind.DEPOSIT else Ending.REVIEW_AND_NONE
     if site.point == "sent_before_answer" and is_kept:
         gone = "wakes long after its call's limit" if site.is_frozen else "is dead"
         return f"whoever waits for the answer {gone}: it is always lost"
     if site.name == "7":
-        return _as_sent(kind, Answer.LOST, callbacks)  # what it said died with the process
+        return _as_sent(kind, AnswerFate.LOST, callbacks)  # what it said died with the process
     if site.name in ("8", "12 finalizing") and not callbacks:
         return "there is no callback to read"
     if site.name == "8":
@@ -107,29 +107,29 @@ def _verdict(site: Site, kind: Kind, answer: Answer, callbacks: int) -> End | st
     return _as_sent(kind, answer, callbacks)
 
 
-def _finalized(site: Site, kind: Kind, answer: Answer, callbacks: int) -> End | str:
-    end = _as_sent(kind, answer, callbacks)
-    if end is End.REVIEW:
+def _finalized(site: Site, kind: Kind, answer: AnswerFate, callbacks: int) -> Ending | str:
+    ending = _as_sent(kind, answer, callbacks)
+    if ending is Ending.REVIEW:
         return "it never becomes final, so there is no event"
     by_worker = kind is Kind.DEPOSIT and not callbacks
-    if by_worker is not (site.during == "worker"):
+    if by_worker is not (site.target == "worker"):
         other = (
             "the worker, by STK query or after its window" if by_worker else "the callback receiver"
         )
         return f"finalized by {other}"
-    return end
+    return ending
 
 
 def all_combinations() -> Iterator[Combination]:
     """Every row of the cross product, those that do not exist too."""
     for site, kind, answer, callbacks, redis in itertools.product(
-        SITES, Kind, Answer, CALLBACKS, Redis
+        SITES, Kind, AnswerFate, CALLBACKS, Redis
     ):
-        verdict = _verdict(site, kind, answer, callbacks)
-        if isinstance(verdict, End):
-            yield Combination(site, kind, answer, callbacks, redis, end=verdict)
+        ending_or_reason = _ending_or_reason(site, kind, answer, callbacks)
+        if isinstance(ending_or_reason, Ending):
+            yield Combination(site, kind, answer, callbacks, redis, ending=ending_or_reason)
         else:
-            yield Combination(site, kind, answer, callbacks, redis, reason=verdict)
+            yield Combination(site, kind, answer, callbacks, redis, reason=ending_or_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Batch:
     redis: Redis
     combinations: Sequence[Combination]
 
-    def part(self, chosen: Sequence[tuple[Kind, Answer, int]]) -> Batch:
+    def part(self, chosen: Sequence[tuple[Kind, AnswerFate, int]]) -> Batch:
         """This batch with some of its combinations only."""
         some = [one for one in self.combinations if (one.kind, one.answer, one.callbacks) in chosen]
         assert len(some) == len(chosen), f"{self.name} has not all of {chosen}"
@@ -152,7 +152,7 @@ def all_batches() -> list[Batch]:
     """Every combination that exists, in as few kills as can be."""
     groups: dict[tuple[str, Redis, str], list[Combination]] = defaultdict(list)
     for one in all_combinations():
-        if one.end is not None:
+        if one.ending is not None:
             groups[one.site.name, one.redis, one.answer if _is_split(one.site) else ""].append(one)
     return [
         Batch(
@@ -172,8 +172,8 @@ def _is_split(site: Site) -> bool:
 
 
 _D, _W, _B = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
-_KEPT, _LOST = Answer.KEPT, Answer.LOST
-_Chosen = tuple[tuple[Kind, Answer, int], ...]
+_KEPT, _LOST = AnswerFate.KEPT, AnswerFate.LOST
+_Chosen = tuple[tuple[Kind, AnswerFate, int], ...]
 
 # What every run of the tests plays: each crash point once, with the combinations that are hardest
 # there.

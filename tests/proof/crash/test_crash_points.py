@@ -11,7 +11,7 @@ import pytest
 from tests.proof.crash import document
 from tests.proof.crash.lanes import Lanes
 from tests.proof.crash.protections import Case
-from tests.proof.crash.running import Ground
+from tests.proof.crash.running import CrashSystem
 from tests.proof.crash.sites import SITES
 from tests.proof.crash.table import Batch, all_batches, all_combinations, selected_batches
 from tests.proof.failpoints.points import POINTS
@@ -19,7 +19,7 @@ from tests.proof.failpoints.points import POINTS
 
 @pytest.mark.sampled(3)
 async def test_whatever_was_under_way_comes_to_its_right_end(
-    batch: Batch, lanes: Lanes[Ground, Batch | Case]
+    batch: Batch, lanes: Lanes[CrashSystem, Batch | Case]
 ) -> None:
     """The payments of a batch end as the table says, and I1 to I7 hold by the simulator's
     ledger.
@@ -33,9 +33,9 @@ def test_every_combination_exists_or_says_why_not() -> None:
     """
     rows = list(all_combinations())
     assert len(rows) == len(SITES) * 3 * 2 * 3 * 2
-    assert all((one.end is None) is bool(one.reason) for one in rows)
+    assert all((one.ending is None) is bool(one.reason) for one in rows)
     played = Counter(one for batch in all_batches() for one in batch.combinations)
-    assert played == Counter(one for one in rows if one.end is not None)
+    assert played == Counter(one for one in rows if one.ending is not None)
 
 
 def test_every_run_of_the_tests_plays_every_crash_point() -> None:

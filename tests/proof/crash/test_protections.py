@@ -7,21 +7,21 @@ from __future__ import annotations
 import pytest
 
 from tests.proof.crash.lanes import Lanes
-from tests.proof.crash.protections import PROTECTIONS, Broken, Case
-from tests.proof.crash.running import Ground
+from tests.proof.crash.protections import PROTECTIONS, Case, PromiseBroken
+from tests.proof.crash.running import CrashSystem
 from tests.proof.crash.table import Batch
 from tests.proof.failpoints.points import CHECKS
 
 
 @pytest.mark.sampled(2)
 async def test_a_promise_holds_by_its_protection(
-    case: Case, lanes: Lanes[Ground, Batch | Case]
+    case: Case, lanes: Lanes[CrashSystem, Batch | Case]
 ) -> None:
     """As the product is, the scenario ends well; without the protection it breaks the promise."""
     if not case.without:
         await lanes.done(case)
         return
-    with pytest.raises(Broken):
+    with pytest.raises(PromiseBroken):
         await lanes.done(case)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import uvloop
 
-from tests.proof.soak.doctoring import SPOILERS
 from tests.proof.soak.report import report
 from tests.proof.soak.run import Options, soak
+from tests.proof.soak.tampering import SPOILERS
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 

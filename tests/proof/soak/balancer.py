@@ -1,4 +1,4 @@
-"""What stands before the callback receivers: one port, and whoever of them takes the connection.
+"""FindingKind stands before the callback receivers: one port, and whoever of them takes the connection.
 
 It tries the next one where nobody listens, as a load balancer does. It does not repeat a request:
 what a receiver that is killed had in its hands is lost, because Daraja sends once.

@@ -29,7 +29,7 @@ _READ_SECONDS = 120.0  # everything of a long run, on a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Acceptance:
     """A 202: what was asked, under which key, and the answer's bytes.
 
     One for each time it was given.
@@ -43,7 +43,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class ReceivedEvent:
     """A message of the bell, as often as it came with these bytes."""
 
     event_id: str
@@ -52,7 +52,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """What was noticed outside: `seen` holds the stages that clients read, in order and without
+    """What was noticed outside: `read_stages` holds the stages that clients read, in order and without
     repetition.
 
     `listened_throughout`: the listener missed nothing, so that silence means that nothing was
@@ -60,9 +60,9 @@ class Witness:
     as one who began at the end; None: nobody read it.
     """
 
-    told: Sequence[Told] = ()
-    seen: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    heard: Sequence[Heard] = ()
+    acceptances: Sequence[Acceptance] = ()
+    read_stages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    received_events: Sequence[ReceivedEvent] = ()
     listened_throughout: bool = False
     followed: Sequence[Mapping[str, Any]] | None = None
     read_again: Sequence[Mapping[str, Any]] | None = None
@@ -107,7 +107,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class RecordedPayment:
     """A row of `payments`."""
 
     id: str
@@ -145,7 +145,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class StoredCallback:
     """A row of `callbacks`. `sha256` is that of the body as it came."""
 
     payment_id: str
@@ -163,10 +163,10 @@ class Evidence:
     movements: Sequence[Movement] = ()
     deliveries: Sequence[Delivery] = ()
     calls: Sequence[Call] = ()
-    payments: Mapping[str, Recorded] = field(default_factory=dict)
+    payments: Mapping[str, RecordedPayment] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)  # idempotency key → payment
     history: Sequence[Entry] = ()
-    callbacks: Sequence[Kept] = ()
+    callbacks: Sequence[StoredCallback] = ()
     attempts: Sequence[tuple[str, str | None]] = ()  # payment, outcome
     provider_ids: frozenset[tuple[str, str]] = frozenset()  # payment, kind of id
     inquiries: Sequence[tuple[str, Mapping[str, Any]]] = ()  # payment, the row
@@ -263,8 +263,8 @@ async def _record(connection: asyncpg.Connection) -> dict[str, Any]:
     }
 
 
-def _recorded(row: Mapping[str, Any]) -> Recorded:
-    return Recorded(
+def _recorded(row: Mapping[str, Any]) -> RecordedPayment:
+    return RecordedPayment(
         id=str(row["id"]),
         kind=row["kind"],
         stage=row["stage"],
@@ -298,8 +298,8 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     )
 
 
-def _kept(row: Mapping[str, Any]) -> Kept:
-    return Kept(
+def _kept(row: Mapping[str, Any]) -> StoredCallback:
+    return StoredCallback(
         payment_id=str(row["payment_id"]),
         operation=row["operation"],
         sha256=bytes(row["body_sha256"]).hex(),

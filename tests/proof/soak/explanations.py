@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from tests.proof.soak.evidence import Delivery, Evidence, Kept, Movement, Recorded
+from tests.proof.soak.evidence import Delivery, Evidence, Movement, RecordedPayment, StoredCallback
 
 SENDS_MAX = 4
 NOT_FOUND = ("SFC_IC0003", "2032")
@@ -34,7 +34,7 @@ class Facts:
         self.evidence = evidence
         self._movements: dict[str, list[Movement]] = defaultdict(list)
         self._deliveries: dict[str, list[Delivery]] = defaultdict(list)
-        self._callbacks: dict[str, list[Kept]] = defaultdict(list)
+        self._callbacks: dict[str, list[StoredCallback]] = defaultdict(list)
         self._outcomes: dict[str, list[str | None]] = defaultdict(list)
         self._sent: dict[str, set[int]] = defaultdict(set)
         for movement in evidence.movements:
@@ -61,7 +61,7 @@ class Facts:
             if item.operation.startswith(operation)
         ]
 
-    def callbacks(self, payment_id: str, operation: str = "") -> Sequence[Kept]:
+    def callbacks(self, payment_id: str, operation: str = "") -> Sequence[StoredCallback]:
         """What we stored about it."""
         return [
             item
@@ -81,7 +81,7 @@ class Facts:
         """Whether an id of this kind was ever learned for it."""
         return (payment_id, kind) in self.evidence.provider_ids
 
-    def result_never_came(self, payment: Recorded) -> bool:
+    def result_never_came(self, payment: RecordedPayment) -> bool:
         """Neither stored here nor answered 200 there: the word that Daraja sends once is gone."""
         operation = RESULT_OF[payment.kind]
         told = [
@@ -93,7 +93,7 @@ class Facts:
         return not told and not kept
 
 
-def of_waiting(facts: Facts, payment: Recorded) -> str | None:
+def of_waiting(facts: Facts, payment: RecordedPayment) -> str | None:
     """Why a payment may still be pending: it needs a person, and says so."""
     if payment.stage != "in_doubt" or not payment.needs_review:
         return None
@@ -106,7 +106,7 @@ def of_waiting(facts: Facts, payment: Recorded) -> str | None:
             return _deposit_with_a_success_that_was_not_believed(facts, payment)
 
 
-def _bill_without_a_word(facts: Facts, payment: Recorded) -> str | None:
+def _bill_without_a_word(facts: Facts, payment: RecordedPayment) -> str | None:
     if facts.has_id(payment.id, "conversation_id") or not facts.result_never_came(payment):
         return None
     lost = len(facts.deliveries(payment.id, RESULT_OF[payment.kind]))
@@ -117,7 +117,7 @@ def _bill_without_a_word(facts: Facts, payment: Recorded) -> str | None:
     )
 
 
-def _withdrawal_that_may_not_go_again(facts: Facts, payment: Recorded) -> str | None:
+def _withdrawal_that_may_not_go_again(facts: Facts, payment: RecordedPayment) -> str | None:
     if facts.movements(payment.id):
         return None  # Daraja has it and would tell
     told = [item.body for item in facts.deliveries(payment.id, "status-") if item.status == 200]
@@ -134,7 +134,9 @@ def _withdrawal_that_may_not_go_again(facts: Facts, payment: Recorded) -> str | 
     return None
 
 
-def _deposit_with_a_success_that_was_not_believed(facts: Facts, payment: Recorded) -> str | None:
+def _deposit_with_a_success_that_was_not_believed(
+    facts: Facts, payment: RecordedPayment
+) -> str | None:
     held = [
         item for item in facts.callbacks(payment.id, "deposit") if item.disposition in _HELD_SUCCESS
     ]
@@ -143,7 +145,7 @@ def _deposit_with_a_success_that_was_not_believed(facts: Facts, payment: Recorde
     return f"a stored callback claims what does not agree ({held[0].disposition}): a person's, and flagged so"
 
 
-def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
+def of_money_that_moved(facts: Facts, payment: RecordedPayment) -> str | None:
     """Why a payment may have failed although its money moved: the word that says so never
     reached us.
     """
@@ -160,7 +162,7 @@ def of_money_that_moved(facts: Facts, payment: Recorded) -> str | None:
     )
 
 
-def _word_taken_back_unheard(facts: Facts, payment: Recorded) -> str | None:
+def _word_taken_back_unheard(facts: Facts, payment: RecordedPayment) -> str | None:
     """Daraja's final word was a failure.
 
     It changed its mind, and sent that once to where nobody could hear it.
@@ -181,7 +183,7 @@ def _word_taken_back_unheard(facts: Facts, payment: Recorded) -> str | None:
     return f"Daraja's result was {heard[0]}; that it took this back it sent {len(successes)} times, none answered 200"
 
 
-def of_correction(facts: Facts, payment: Recorded, failure_reason: str | None) -> str | None:
+def of_correction(facts: Facts, payment: RecordedPayment, failure_reason: str | None) -> str | None:
     """Why a failure that was announced may have been taken back: Daraja said so first, or said
     nothing in time.
     """

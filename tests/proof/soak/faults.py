@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from tests.proof.soak.plan import LEASE_SECONDS, Act, Deed, Plan
+from tests.proof.soak.plan import LEASE_SECONDS, FaultKind, Plan, PlannedFault
 from tests.stack.processes import describe_end
 from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.stack import Stack
@@ -24,7 +24,7 @@ _WATCH_SECONDS = 0.2
 _START_AGAIN_PAUSE_SECONDS = 0.5
 
 
-class Faults:
+class FaultInjector:
     """One run's violence.
 
     What is done to one process or server is done in turn, to different ones at once.
@@ -41,22 +41,22 @@ class Faults:
         self._redis = stack.redis
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.diary: list[tuple[datetime, Deed]] = []  # when each was really begun
+        self.log: list[tuple[datetime, PlannedFault]] = []  # when each was really begun
         self.done: Counter[tuple[str, str]] = Counter()  # (act, process or "")
         self.past_lease = 0
         self.away_seconds: Counter[str] = Counter()
         self.ended_alone: list[str] = []  # processes that ended though nobody killed them
-        self.failed: list[str] = []  # deeds that could not be done: a fault of the harness
+        self.failed: list[str] = []  # faults that could not be done: a fault of the harness
 
     async def carry_out(self) -> None:
-        """Every deed at its time; returns when the last one was begun."""
+        """Every fault at its time; returns when the last one was begun."""
         await self._control("POST", "/switches", {"chaos": self._plan.chaos})
         began_at = time.monotonic()
         watch = asyncio.create_task(self._watch())
         try:
-            for deed in self._plan.deeds:
-                await asyncio.sleep(max(0.0, began_at + deed.at - time.monotonic()))
-                task = asyncio.create_task(self._do(deed))
+            for fault in self._plan.faults:
+                await asyncio.sleep(max(0.0, began_at + fault.at - time.monotonic()))
+                task = asyncio.create_task(self._do(fault))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             await asyncio.sleep(max(0.0, began_at + self._plan.seconds - time.monotonic()))
@@ -82,69 +82,72 @@ class Faults:
                 await self._stack.start_process(name, wait=False)
         await asyncio.gather(*(self._stack.wait_ready(name) for name in self._stack.names))
 
-    async def _do(self, deed: Deed) -> None:
-        doings: dict[Act, Callable[[Deed], Awaitable[None]]] = {
-            Act.KILL: self._kill,
-            Act.FREEZE: self._freeze,
-            Act.DRAIN: self._drain,
-            Act.REDIS_FLUSH: self._flush,
-            Act.REDIS_RESTART: self._redis_away,
-            Act.REDIS_OUTAGE: self._redis_away,
-            Act.REDIS_FREEZE: self._redis_frozen,
-            Act.POSTGRES_RESTART: self._postgres_away,
-            Act.POSTGRES_OUTAGE: self._postgres_away,
-            Act.POSTGRES_CRASH: self._postgres_crashed,
-            Act.POSTGRES_FREEZE: self._postgres_frozen,
-            Act.DARAJA_CLOSED: self._daraja_closed,
-            Act.TOKENS_EXPIRED: self._tokens_expired,
+    async def _do(self, fault: PlannedFault) -> None:
+        doings: dict[FaultKind, Callable[[PlannedFault], Awaitable[None]]] = {
+            FaultKind.KILL: self._kill,
+            FaultKind.FREEZE: self._freeze,
+            FaultKind.DRAIN: self._drain,
+            FaultKind.REDIS_FLUSH: self._flush,
+            FaultKind.REDIS_RESTART: self._redis_away,
+            FaultKind.REDIS_OUTAGE: self._redis_away,
+            FaultKind.REDIS_FREEZE: self._redis_frozen,
+            FaultKind.POSTGRES_RESTART: self._postgres_away,
+            FaultKind.POSTGRES_OUTAGE: self._postgres_away,
+            FaultKind.POSTGRES_CRASH: self._postgres_crashed,
+            FaultKind.POSTGRES_FREEZE: self._postgres_frozen,
+            FaultKind.DARAJA_CLOSED: self._daraja_closed,
+            FaultKind.TOKENS_EXPIRED: self._tokens_expired,
         }
-        self.diary.append((datetime.now(UTC), deed))
+        self.log.append((datetime.now(UTC), fault))
         try:
-            await doings[deed.act](deed)
-        except Exception as error:  # noqa: BLE001 - said in the report; one failed deed does not end the run
-            self.failed.append(f"{deed.act} {deed.target}: {type(error).__name__} {error}"[:300])
+            await doings[fault.kind](fault)
+        except Exception as error:  # noqa: BLE001 - said in the report; one failed fault does not end the run
+            self.failed.append(f"{fault.kind} {fault.target}: {type(error).__name__} {error}"[:300])
             return
         self.done[
-            deed.act.value, deed.target if deed.act in {Act.KILL, Act.FREEZE, Act.DRAIN} else ""
+            fault.kind.value,
+            fault.target
+            if fault.kind in {FaultKind.KILL, FaultKind.FREEZE, FaultKind.DRAIN}
+            else "",
         ] += 1
-        if deed.seconds:
-            self.away_seconds[deed.act.value] += round(deed.seconds)
+        if fault.seconds:
+            self.away_seconds[fault.kind.value] += round(fault.seconds)
 
     # --- processes --------------------------------------------------------------------------------
 
-    async def _kill(self, deed: Deed) -> None:
+    async def _kill(self, fault: PlannedFault) -> None:
         """Whatever it is doing, frozen and half started included."""
-        process = self._stack.process(deed.target)
-        async with self._turns[deed.target]:
+        process = self._stack.process(fault.target)
+        async with self._turns[fault.target]:
             await process.kill()
-            await self._stack.start_process(deed.target, wait=False)
+            await self._stack.start_process(fault.target, wait=False)
 
-    async def _freeze(self, deed: Deed) -> None:
+    async def _freeze(self, fault: PlannedFault) -> None:
         """A kill that comes meanwhile ends it, so the turn is not held."""
-        process = self._stack.process(deed.target)
+        process = self._stack.process(fault.target)
         frozen = process.pid
         process.freeze()
         try:
-            await asyncio.sleep(deed.seconds)
+            await asyncio.sleep(fault.seconds)
         finally:
             if process.pid == frozen:
                 process.thaw()
-        self.past_lease += process.pid == frozen and deed.seconds > LEASE_SECONDS
+        self.past_lease += process.pid == frozen and fault.seconds > LEASE_SECONDS
 
-    async def _drain(self, deed: Deed) -> None:
-        process = self._stack.process(deed.target)
-        async with self._turns[deed.target]:
+    async def _drain(self, fault: PlannedFault) -> None:
+        process = self._stack.process(fault.target)
+        async with self._turns[fault.target]:
             try:
                 code = await process.terminate()
                 # One that was still starting knows no signal yet: it had taken nothing on, and may
                 # end by it.
                 if code not in {0, -signal.SIGTERM}:
                     self.ended_alone.append(
-                        f"{deed.target} was asked to end, and did with {describe_end(code)}"
+                        f"{fault.target} was asked to end, and did with {describe_end(code)}"
                     )
             finally:
                 await process.kill()  # the run may be over before it is
-                await self._stack.start_process(deed.target, wait=False)
+                await self._stack.start_process(fault.target, wait=False)
 
     async def _watch(self) -> None:
         """No process may end because a server went away; one that did is named, and started
@@ -166,58 +169,58 @@ class Faults:
 
     # --- servers ----------------------------------------------------------------------------------
 
-    async def _flush(self, _deed: Deed) -> None:
+    async def _flush(self, _fault: PlannedFault) -> None:
         async with self._turns["redis"], asyncio.timeout(5):
             await self._redis.flush()
 
-    async def _redis_away(self, deed: Deed) -> None:
+    async def _redis_away(self, fault: PlannedFault) -> None:
         async with self._turns["redis"]:
             try:
                 await self._redis.stop()
-                await asyncio.sleep(deed.seconds)
+                await asyncio.sleep(fault.seconds)
             finally:
                 await _ensure_started(self._redis)
 
-    async def _redis_frozen(self, deed: Deed) -> None:
+    async def _redis_frozen(self, fault: PlannedFault) -> None:
         async with self._turns["redis"]:
             self._redis.freeze()
             try:
-                await asyncio.sleep(deed.seconds)
+                await asyncio.sleep(fault.seconds)
             finally:
                 self._redis.thaw()
 
-    async def _postgres_away(self, deed: Deed) -> None:
+    async def _postgres_away(self, fault: PlannedFault) -> None:
         async with self._turns["postgres"]:
             try:
                 await self._postgres.stop()
-                await asyncio.sleep(deed.seconds)
+                await asyncio.sleep(fault.seconds)
             finally:
                 await _ensure_started(self._postgres)
 
-    async def _postgres_crashed(self, _deed: Deed) -> None:
+    async def _postgres_crashed(self, _fault: PlannedFault) -> None:
         async with self._turns["postgres"]:
             try:
                 await self._postgres.kill()
             finally:
                 await _ensure_started(self._postgres)
 
-    async def _postgres_frozen(self, deed: Deed) -> None:
+    async def _postgres_frozen(self, fault: PlannedFault) -> None:
         async with self._turns["postgres"]:
-            _thaw_even_if_we_are_gone(self._postgres.pid, deed.seconds)
+            _thaw_even_if_we_are_gone(self._postgres.pid, fault.seconds)
             self._postgres.freeze()
             try:
-                await asyncio.sleep(deed.seconds)
+                await asyncio.sleep(fault.seconds)
             finally:
                 self._postgres.thaw()
 
     # --- Daraja -----------------------------------------------------------------------------------
 
-    async def _daraja_closed(self, deed: Deed) -> None:
+    async def _daraja_closed(self, fault: PlannedFault) -> None:
         async with self._turns["daraja"]:
-            await self._control("POST", "/listener", {"open": False, "seconds": deed.seconds})
-            await asyncio.sleep(deed.seconds)
+            await self._control("POST", "/listener", {"open": False, "seconds": fault.seconds})
+            await asyncio.sleep(fault.seconds)
 
-    async def _tokens_expired(self, _deed: Deed) -> None:
+    async def _tokens_expired(self, _fault: PlannedFault) -> None:
         await self._control("POST", "/tokens/expire", {})
 
     async def _control(self, method: str, path: str, body: object = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tests.proof.soak.evidence import Heard
+from tests.proof.soak.evidence import ReceivedEvent
 
 _CHANNEL = "payment-events"
 _LOOK_SECONDS = 0.5
@@ -27,7 +27,7 @@ class Listener:
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
-        self._heard: dict[tuple[str, str], int] = {}
+        self._received: dict[tuple[str, str], int] = {}
         self._subscriptions = 0
         self._subscribed = asyncio.Event()
 
@@ -42,14 +42,14 @@ class Listener:
             await self._task
 
     @property
-    def heard(self) -> list[Heard]:
+    def received_events(self) -> list[ReceivedEvent]:
         """Every message, once."""
-        return [Heard(event_id=event_id, body=body) for event_id, body in self._heard]
+        return [ReceivedEvent(event_id=event_id, body=body) for event_id, body in self._received]
 
     @property
     def repeated(self) -> int:
         """How many messages came again."""
-        return sum(self._heard.values()) - len(self._heard)
+        return sum(self._received.values()) - len(self._received)
 
     @property
     def listened_throughout(self) -> bool:
@@ -79,4 +79,4 @@ class Listener:
     def _note(self, data: Any) -> None:
         body = data.decode() if isinstance(data, bytes) else str(data)
         event = (str(json.loads(body).get("id")), body)
-        self._heard[event] = self._heard.get(event, 0) + 1
+        self._received[event] = self._received.get(event, 0) + 1

@@ -17,8 +17,8 @@ from typing import Self
 
 import aiohttp
 
-from tests.proof.soak.evidence import Told
-from tests.proof.soak.plan import Plan, Purchase
+from tests.proof.soak.evidence import Acceptance
+from tests.proof.soak.plan import PaymentOrder, Plan
 from tests.stack.client import Answer, Client
 from tests.stack.stack import Stack
 
@@ -39,8 +39,8 @@ class Payers:
         self.backends = [Client(stack.process(name).url, backend) for name in webs]
         self._users = [Client(stack.process(name).url, user) for name in webs]
         self._tasks: set[asyncio.Task[None]] = set()
-        self.told: list[Told] = []
-        self.seen: dict[str, list[str]] = {}
+        self.acceptances: list[Acceptance] = []
+        self.read_stages: dict[str, list[str]] = {}
         self.refused: list[str] = []  # answers that a good client does not expect
         self.counts: Counter[str] = Counter()
 
@@ -64,9 +64,9 @@ class Payers:
     async def pay_all(self) -> None:
         """Begin every payment at its time; whoever has no answer yet goes on asking."""
         began_at = time.monotonic()
-        for purchase in self._plan.purchases:
-            await asyncio.sleep(max(0.0, began_at + purchase.at - time.monotonic()))
-            task = asyncio.create_task(self._pay(purchase))
+        for order in self._plan.orders:
+            await asyncio.sleep(max(0.0, began_at + order.at - time.monotonic()))
+            task = asyncio.create_task(self._pay(order))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -76,40 +76,40 @@ class Payers:
             await asyncio.wait(self._tasks, timeout=within_seconds)
         return len(self._tasks)
 
-    async def _pay(self, purchase: Purchase) -> None:
-        clients = self._users if purchase.kind == "deposit" else self.backends
-        payment_id = await self._until_accepted(clients, purchase)
+    async def _pay(self, order: PaymentOrder) -> None:
+        clients = self._users if order.kind == "deposit" else self.backends
+        payment_id = await self._until_accepted(clients, order)
         if payment_id is None:
             return
-        for _ in range(purchase.replays):
+        for _ in range(order.replays):
             await asyncio.sleep(self._chance.uniform(0, 3))
             self.counts["replays on purpose"] += 1
-            await self._until_accepted(clients, purchase)
-        for _ in range(purchase.reads):
+            await self._until_accepted(clients, order)
+        for _ in range(order.reads):
             await asyncio.sleep(self._chance.uniform(0.1, 4))
             await self._read(self._chance.choice(clients), payment_id)
 
-    async def _until_accepted(self, clients: Sequence[Client], purchase: Purchase) -> str | None:
+    async def _until_accepted(self, clients: Sequence[Client], order: PaymentOrder) -> str | None:
         pause, longest = _PAUSE_SECONDS
         first = self._chance.randrange(len(clients))
         for number in range(10_000):
-            answer = await self._try(clients[(first + number) % len(clients)], purchase)
+            answer = await self._try(clients[(first + number) % len(clients)], order)
             if answer is not None and answer.status == 202:
                 payment_id = str(answer.json()["id"])
-                told = Told(
+                acceptance = Acceptance(
                     payment_id=payment_id,
-                    key=purchase.key,
-                    path=purchase.path,
-                    request=purchase.body,
+                    key=order.key,
+                    path=order.path,
+                    request=order.body,
                     body=answer.body,
                 )
-                self.told.append(told)
+                self.acceptances.append(acceptance)
                 self.counts["202"] += 1
                 self.counts["replayed"] += answer.was_replayed
                 return payment_id
             if answer is not None and answer.status not in _ASK_AGAIN:
                 self.refused.append(
-                    f"{purchase.path} {purchase.key}: {answer.status} {answer.body[:200]!r}"
+                    f"{order.path} {order.key}: {answer.status} {answer.body[:200]!r}"
                 )
                 return None
             self.counts["no answer" if answer is None else str(answer.status)] += 1
@@ -117,10 +117,10 @@ class Payers:
             pause = min(pause * 2, longest)
         return None
 
-    async def _try(self, client: Client, purchase: Purchase) -> Answer | None:
+    async def _try(self, client: Client, order: PaymentOrder) -> Answer | None:
         try:
             async with asyncio.timeout(_TRY_SECONDS):
-                return await client.pay(purchase.path, purchase.body, key=purchase.key)
+                return await client.pay(order.path, order.body, key=order.key)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
@@ -136,6 +136,6 @@ class Payers:
         if answer.status != 200:
             return
         stage = str(json.loads(answer.body)["stage"])
-        stages = self.seen.setdefault(payment_id, [])
+        stages = self.read_stages.setdefault(payment_id, [])
         if not stages or stages[-1] != stage:
             stages.append(stage)

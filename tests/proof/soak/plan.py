@@ -46,7 +46,7 @@ _CHAOS_RATES = {
 }  # fmt: skip
 
 
-class Act(StrEnum):
+class FaultKind(StrEnum):
     """What is done to the system."""
 
     KILL = "kill"  # SIGKILL, started again at once
@@ -66,34 +66,34 @@ class Act(StrEnum):
 
 # How often each happens in a minute, and for how many seconds (from, to). Kills have a rate of
 # their own.
-_RATES: dict[Act, tuple[float, float, float]] = {
-    Act.FREEZE: (6.0, 0.3, 9.0),  # some shorter than the lease, some longer
-    Act.DRAIN: (1.5, 0, 0),
-    Act.REDIS_FLUSH: (1.5, 0, 0),
-    Act.REDIS_RESTART: (0.7, 0, 0),
-    Act.REDIS_OUTAGE: (0.3, 8.0, 30.0),
-    Act.REDIS_FREEZE: (0.4, 1.0, 6.0),
-    Act.POSTGRES_RESTART: (0.6, 0, 0),
-    Act.POSTGRES_CRASH: (0.6, 0, 0),
-    Act.POSTGRES_OUTAGE: (0.3, 2.0, 12.0),
-    Act.POSTGRES_FREEZE: (0.6, 0.5, 8.0),
-    Act.DARAJA_CLOSED: (0.8, 0.5, 8.0),
-    Act.TOKENS_EXPIRED: (1.0, 0, 0),
+_RATES: dict[FaultKind, tuple[float, float, float]] = {
+    FaultKind.FREEZE: (6.0, 0.3, 9.0),  # some shorter than the lease, some longer
+    FaultKind.DRAIN: (1.5, 0, 0),
+    FaultKind.REDIS_FLUSH: (1.5, 0, 0),
+    FaultKind.REDIS_RESTART: (0.7, 0, 0),
+    FaultKind.REDIS_OUTAGE: (0.3, 8.0, 30.0),
+    FaultKind.REDIS_FREEZE: (0.4, 1.0, 6.0),
+    FaultKind.POSTGRES_RESTART: (0.6, 0, 0),
+    FaultKind.POSTGRES_CRASH: (0.6, 0, 0),
+    FaultKind.POSTGRES_OUTAGE: (0.3, 2.0, 12.0),
+    FaultKind.POSTGRES_FREEZE: (0.6, 0.5, 8.0),
+    FaultKind.DARAJA_CLOSED: (0.8, 0.5, 8.0),
+    FaultKind.TOKENS_EXPIRED: (1.0, 0, 0),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deed:
-    """One act at its time. `target` is a process."""
+class PlannedFault:
+    """One kind at its time. `target` is a process."""
 
     at: float
-    act: Act
+    kind: FaultKind
     target: str = ""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Purchase:
+class PaymentOrder:
     """One payment that a client will ask for.
 
     `replays` says how often the same request is sent again on purpose.
@@ -117,8 +117,8 @@ class Plan:
 
     seed: int
     seconds: float
-    purchases: Sequence[Purchase]
-    deeds: Sequence[Deed]
+    orders: Sequence[PaymentOrder]
+    faults: Sequence[PlannedFault]
     chaos: dict[str, Any]
 
 
@@ -129,27 +129,29 @@ def make_plan(
     rate: float,
     kills_per_minute: float,
     processes: dict[str, int],
-    faults: bool = True,
+    has_faults: bool = True,
 ) -> Plan:
     """The plan of a seed.
 
     `rate` is payments a second; `processes` are the names to kill with their weights.
     """
     chance = random.Random(seed)
-    purchases = [_purchase(chance, seed, n, n / rate) for n in range(int(seconds * rate))]
-    deeds: list[Deed] = []
-    if faults:
-        deeds += _kills(chance, _times(chance, seconds, kills_per_minute), processes)
-        for act, (per_minute, shortest, longest) in _RATES.items():
+    orders = [_order(chance, seed, n, n / rate) for n in range(int(seconds * rate))]
+    faults: list[PlannedFault] = []
+    if has_faults:
+        faults += _kills(chance, _times(chance, seconds, kills_per_minute), processes)
+        for kind, (per_minute, shortest, longest) in _RATES.items():
             for at in _times(chance, seconds, per_minute):
                 # In a short run nothing may be away for most of it.
                 span = min(chance.uniform(shortest, longest), max(seconds / 6, shortest))
-                deeds.append(_deed(chance, act, at, span, processes))
+                faults.append(_fault(chance, kind, at, span, processes))
     chaos = {"seed": seed, "rates": _CHAOS_RATES, "apis": _CHAOS_APIS}
-    return Plan(seed, seconds, purchases, sorted(deeds, key=lambda deed: deed.at), chaos)
+    return Plan(seed, seconds, orders, sorted(faults, key=lambda fault: fault.at), chaos)
 
 
-def _kills(chance: random.Random, times: Sequence[float], processes: dict[str, int]) -> list[Deed]:
+def _kills(
+    chance: random.Random, times: Sequence[float], processes: dict[str, int]
+) -> list[PlannedFault]:
     """From a deck that holds each process by its weight, each once on top: so that a short run
     spares none either.
     """
@@ -159,7 +161,7 @@ def _kills(chance: random.Random, times: Sequence[float], processes: dict[str, i
         if not deck:
             rest = [name for name, weight in processes.items() for _ in range(weight - 1)]
             deck = [*_shuffled(chance, rest), *_shuffled(chance, list(processes))]
-        kills.append(Deed(at=at, act=Act.KILL, target=deck.pop()))
+        kills.append(PlannedFault(at=at, kind=FaultKind.KILL, target=deck.pop()))
     return kills
 
 
@@ -167,14 +169,14 @@ def _shuffled(chance: random.Random, names: list[str]) -> list[str]:
     return chance.sample(names, len(names))
 
 
-def _deed(
-    chance: random.Random, act: Act, at: float, span: float, processes: dict[str, int]
-) -> Deed:
-    match act:
-        case Act.FREEZE | Act.DRAIN:
-            return Deed(at=at, act=act, target=_one_of(chance, processes), seconds=span)
+def _fault(
+    chance: random.Random, kind: FaultKind, at: float, span: float, processes: dict[str, int]
+) -> PlannedFault:
+    match kind:
+        case FaultKind.FREEZE | FaultKind.DRAIN:
+            return PlannedFault(at=at, kind=kind, target=_one_of(chance, processes), seconds=span)
         case _:
-            return Deed(at=at, act=act, seconds=span)
+            return PlannedFault(at=at, kind=kind, seconds=span)
 
 
 def _times(chance: random.Random, seconds: float, per_minute: float) -> list[float]:
@@ -192,13 +194,13 @@ def _one_of(chance: random.Random, weights: dict[str, int]) -> str:
     return chance.choices(list(weights), list(weights.values()))[0]
 
 
-def _purchase(chance: random.Random, seed: int, number: int, at: float) -> Purchase:
+def _order(chance: random.Random, seed: int, number: int, at: float) -> PaymentOrder:
     kind = _one_of(chance, _KINDS)
     amount = 10 + number % 5000
     if chance.random() < _ODD_SHARE:
         amount = MAGIC_AMOUNT + chance.choice(_ODD[kind])
     path, body = _request(kind, number, amount)
-    return Purchase(
+    return PaymentOrder(
         at=at,
         key=f"soak-{seed}-{number}",
         kind=kind,

@@ -17,13 +17,13 @@ import asyncpg
 from tests.proof.invariants import Verdict, gather, judge
 from tests.proof.soak.balancer import Balancer
 from tests.proof.soak.evidence import Evidence, Witness
-from tests.proof.soak.faults import Faults
+from tests.proof.soak.faults import FaultInjector
 from tests.proof.soak.following import Follower
 from tests.proof.soak.listening import Listener
 from tests.proof.soak.load import Payers
+from tests.proof.soak.payment_story import payment_story
 from tests.proof.soak.person import Settled, settle_by_statement
 from tests.proof.soak.plan import LEASE_SECONDS, Plan, make_plan
-from tests.proof.soak.story import tell
 from tests.stack.stack import Stack
 
 # Lives are short, so that a run of minutes sees what would take hours; the ratios between them are
@@ -82,14 +82,14 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SoakResult:
     """A finished soak: what the report is made of."""
 
     options: Options
     plan: Plan
     evidence: Evidence
     verdict: Verdict
-    faults: Faults
+    injector: FaultInjector
     client_counts: Mapping[str, int]
     refused: list[str]
     unanswered: int
@@ -110,11 +110,11 @@ class Outcome:
             self.verdict.is_good
             and not self.refused
             and not self.unanswered
-            and not self.faults.ended_alone
+            and not self.injector.ended_alone
         )
 
 
-async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
+async def soak(options: Options, say: Callable[[str], None]) -> SoakResult:
     """Run one. `say` gets a line now and then."""
     plan = make_plan(
         seed=options.seed,
@@ -122,7 +122,7 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
         rate=options.payments_per_second,
         kills_per_minute=options.kills_per_minute,
         processes=PROCESSES,
-        faults=options.has_faults,
+        has_faults=options.has_faults,
     )
     counts = Counter(name.partition(".")[0] for name in PROCESSES)
     balancer = Balancer()
@@ -141,12 +141,12 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
         )
         webs = [name for name in PROCESSES if name.startswith("web")]
         async with Payers(stack, plan, webs) as payers, Follower(payers.backends) as follower:
-            faults = Faults(stack, plan)
+            injector = FaultInjector(stack, plan)
             began_at = time.monotonic()
-            await _load(payers, faults, plan, say)
+            await _load(payers, injector, plan, say)
             load_seconds = time.monotonic() - began_at
             say("the load is over; everything is started again")
-            await faults.end()
+            await injector.end()
             unanswered = await payers.finish(within_seconds=options.patience_seconds)
             settle_began_at = time.monotonic()
             await _settle(stack, options.patience_seconds, say)
@@ -156,9 +156,9 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
             await _settle(stack, options.patience_seconds, say)
             read_again = await follower.finish()
         witness = Witness(
-            told=payers.told,
-            seen=payers.seen,
-            heard=listener.heard,
+            acceptances=payers.acceptances,
+            read_stages=payers.read_stages,
+            received_events=listener.received_events,
             listened_throughout=listener.listened_throughout,
             followed=follower.followed,
             read_again=read_again,
@@ -166,15 +166,15 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
         evidence = options.doctor(await gather(stack, witness))
         verdict = judge(evidence)
         logs = stack.logs()
-        to_tell = list(dict.fromkeys(finding.payment_id for finding in verdict.unexplained))[
+        shown_ids = list(dict.fromkeys(finding.payment_id for finding in verdict.unexplained))[
             :_STORIES_MAX
         ]
-        return Outcome(
+        return SoakResult(
             options=options,
             plan=plan,
             evidence=evidence,
             verdict=verdict,
-            faults=faults,
+            injector=injector,
             client_counts=payers.counts,
             refused=payers.refused,
             unanswered=unanswered,
@@ -183,22 +183,26 @@ async def soak(options: Options, say: Callable[[str], None]) -> Outcome:
             settle_seconds=settle_seconds,
             settled=settled,
             log_errors=_log_errors(logs),
-            stories={payment_id: tell(evidence, payment_id, logs) for payment_id in to_tell},
+            stories={
+                payment_id: payment_story(evidence, payment_id, logs) for payment_id in shown_ids
+            },
             folder=str(stack.folder) if options.keep else "",
         )
 
 
-async def _load(payers: Payers, faults: Faults, plan: Plan, say: Callable[[str], None]) -> None:
+async def _load(
+    payers: Payers, injector: FaultInjector, plan: Plan, say: Callable[[str], None]
+) -> None:
     """Pay and break until the plan is done; a line each half minute."""
 
     async def progress() -> None:
         began_at = time.monotonic()
         while True:
             await asyncio.sleep(min(30.0, plan.seconds / 4))
-            kills = sum(count for (act, _), count in faults.done.items() if act == "kill")
+            kills = sum(count for (kind, _), count in injector.done.items() if kind == "kill")
             say(
                 f"{time.monotonic() - began_at:5.0f} s: {payers.counts['202']} accepted, {payers.waiting} clients"
-                f" busy, {kills} kills, {sum(faults.done.values()) - kills} other faults,"
+                f" busy, {kills} kills, {sum(injector.done.values()) - kills} other faults,"
                 f" load average {os.getloadavg()[0]:.1f}"
             )
 
@@ -206,7 +210,7 @@ async def _load(payers: Payers, faults: Faults, plan: Plan, say: Callable[[str],
     try:
         async with asyncio.TaskGroup() as both:
             both.create_task(payers.pay_all())
-            both.create_task(faults.carry_out())
+            both.create_task(injector.carry_out())
     finally:
         telling.cancel()
 

@@ -10,9 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.proof.invariants import Evidence, Finding, What, Witness, judge
-from tests.proof.soak.doctoring import SPOILERS
-from tests.proof.soak.evidence import Call, Delivery, Entry, Heard, Kept, Movement, Recorded, Told
+from tests.proof.invariants import Evidence, Finding, FindingKind, Witness, judge
+from tests.proof.soak.evidence import (
+    Acceptance,
+    Call,
+    Delivery,
+    Entry,
+    Movement,
+    ReceivedEvent,
+    RecordedPayment,
+    StoredCallback,
+)
+from tests.proof.soak.tampering import SPOILERS
 
 PAID, REFUSED = "0199-paid", "0199-refused"
 _RESULT = {"Result": {"ResultCode": 0}}
@@ -30,7 +39,7 @@ def entries(
             stage=stage,
         )  # fmt: skip
         if stage in {"succeeded", "failed"}:
-            word = "corrected" if before == "failed" else stage
+            name = "corrected" if before == "failed" else stage
             data = {
                 "stage": stage,
                 "amount": amount,
@@ -39,7 +48,7 @@ def entries(
             body = {"id": entry.id, "subject": payment_id, "sequence": sequence, "data": data}
             entry = replace(
                 entry,
-                event_type=f"mkwanja.payment.{word}",
+                event_type=f"mkwanja.payment.{name}",
                 event_body=json.dumps(body),
                 publications=1,
             )
@@ -47,17 +56,19 @@ def entries(
     return made
 
 
-def a_payment(stage: str, *, kind: str = "deposit", **more: Any) -> Recorded:
+def a_payment(stage: str, *, kind: str = "deposit", **more: Any) -> RecordedPayment:
     """One that is on record, with as long a history as `a_run` gives it."""
-    return Recorded(id=PAID, kind=kind, stage=stage, amount=250, key="key-1", **more)
+    return RecordedPayment(id=PAID, kind=kind, stage=stage, amount=250, key="key-1", **more)
 
 
-def a_run(payment: Recorded, history: Sequence[Entry], **more: Any) -> Evidence:
+def a_run(payment: RecordedPayment, history: Sequence[Entry], **more: Any) -> Evidence:
     """A run of one payment that was promised."""
-    told = Told(payment_id=PAID, key="key-1", path="/v1/deposits", request={"amount": 250})
+    acceptance = Acceptance(
+        payment_id=PAID, key="key-1", path="/v1/deposits", request={"amount": 250}
+    )
     kept = replace(payment, sequence=len(history))
     return Evidence(
-        witness=Witness(told=[told]),
+        witness=Witness(acceptances=[acceptance]),
         payments={PAID: kept},
         keys={"key-1": PAID},
         history=history,
@@ -67,22 +78,22 @@ def a_run(payment: Recorded, history: Sequence[Entry], **more: Any) -> Evidence:
 
 def a_good_run() -> Evidence:
     """A withdrawal that was paid, and a deposit that its customer cancelled."""
-    told = [
-        Told(
+    acceptances = [
+        Acceptance(
             payment_id=PAID,
             key="key-1",
             path="/v1/withdrawals",
             request={"amount": 250},
             body=b"{}",
         ),
-        Told(
+        Acceptance(
             payment_id=PAID,
             key="key-1",
             path="/v1/withdrawals",
             request={"amount": 250},
             body=b"{}",
         ),
-        Told(payment_id=REFUSED, key="key-2", path="/v1/deposits", request={"amount": 9}),
+        Acceptance(payment_id=REFUSED, key="key-2", path="/v1/deposits", request={"amount": 9}),
     ]
     history = [
         *entries(PAID, "accepted", "submitting", "awaiting_result", "succeeded"),
@@ -96,8 +107,10 @@ def a_good_run() -> Evidence:
             reason="cancelled",
         ),
     ]
-    heard = [
-        Heard(event_id=entry.id, body=entry.event_body) for entry in history if entry.event_body
+    received_events = [
+        ReceivedEvent(event_id=entry.id, body=entry.event_body)
+        for entry in history
+        if entry.event_body
     ]
     deliveries = [
         Delivery(payment_id=PAID, operation="withdrawal", body=_RESULT, status=200),
@@ -105,23 +118,25 @@ def a_good_run() -> Evidence:
     ]
     return Evidence(
         witness=Witness(
-            told=told, seen={PAID: ["accepted", "succeeded"]}, heard=heard, listened_throughout=True
+            acceptances=acceptances, read_stages={PAID: ["accepted", "succeeded"]},
+            received_events=received_events, listened_throughout=True,
         ),
         movements=[Movement(payment_id=PAID, kind="b2c", amount=250, receipt="UC1")],
         deliveries=deliveries,
         calls=[Call(at="", payment_id=PAID, path="/b2c", amount=250, status=200, scenario="approve")],
         payments={
-            PAID: Recorded(
+            PAID: RecordedPayment(
                 id=PAID, kind="withdrawal", stage="succeeded", amount=250, key="key-1", receipt="UC1", sequence=4
             ),
-            REFUSED: Recorded(
+            REFUSED: RecordedPayment(
                 id=REFUSED, kind="deposit", stage="failed", amount=9, key="key-2", sequence=4, failure_reason="cancelled"
             ),
         },
         keys={"key-1": PAID, "key-2": REFUSED},
         history=history,
         callbacks=[
-            Kept(payment_id=item.payment_id, operation=item.operation, sha256=_sha256(item.body)) for item in deliveries
+            StoredCallback(payment_id=item.payment_id, operation=item.operation, sha256=_sha256(item.body))
+            for item in deliveries
         ],
         attempts=[(PAID, "acknowledged"), (REFUSED, "failed")],
     )  # fmt: skip
@@ -131,8 +146,8 @@ def _sha256(body: Any) -> str:
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
-def found(evidence: Evidence) -> list[tuple[str, What]]:
-    return [(finding.invariant, finding.what) for finding in judge(evidence).findings]
+def found(evidence: Evidence) -> list[tuple[str, FindingKind]]:
+    return [(finding.invariant, finding.kind) for finding in judge(evidence).findings]
 
 
 def the_only(evidence: Evidence) -> Finding:
@@ -149,25 +164,28 @@ def test_nothing_is_found_in_a_good_run() -> None:
 @pytest.mark.parametrize(
     ("spoiler", "expected"),
     [
-        ("doubled", [("I1", What.DOUBLED)]),
+        ("doubled", [("I1", FindingKind.DOUBLED)]),
         (
             "lost",
-            [("I2", What.LOST), ("I2", What.LOST)],
+            [("I2", FindingKind.LOST), ("I2", FindingKind.LOST)],
         ),  # the promise, and the money of nobody's payment
-        ("unpaid", [("I3", What.LOST)]),
-        ("amount", [("I7", What.LOST)]),
-        ("stuck", [("I3", What.STUCK)]),
-        ("unpublished", [("I5", What.BROKEN)]),
-        ("forgotten", [("I6", What.BROKEN)]),
+        ("unpaid", [("I3", FindingKind.LOST)]),
+        ("amount", [("I7", FindingKind.LOST)]),
+        ("stuck", [("I3", FindingKind.STUCK)]),
+        ("unpublished", [("I5", FindingKind.BROKEN)]),
+        ("forgotten", [("I6", FindingKind.BROKEN)]),
     ],
 )
-def test_what_was_doctored_is_found(spoiler: str, expected: list[tuple[str, What]]) -> None:
+def test_what_was_doctored_is_found(spoiler: str, expected: list[tuple[str, FindingKind]]) -> None:
     evidence = a_good_run()
     silent = replace(
-        evidence, witness=replace(evidence.witness, heard=(), seen={}, listened_throughout=False)
+        evidence,
+        witness=replace(
+            evidence.witness, received_events=(), read_stages={}, listened_throughout=False
+        ),
     )
     verdict = judge(SPOILERS[spoiler](silent))
-    assert [(finding.invariant, finding.what) for finding in verdict.findings] == expected
+    assert [(finding.invariant, finding.kind) for finding in verdict.findings] == expected
     assert not verdict.is_good
     assert PAID in verdict.text()
 
@@ -175,46 +193,51 @@ def test_what_was_doctored_is_found(spoiler: str, expected: list[tuple[str, What
 def test_a_success_that_became_a_failure_is_found_in_the_record_and_by_who_read_it() -> None:
     findings = judge(SPOILERS["changed"](a_good_run())).unexplained
     assert {finding.invariant for finding in findings} == {"I3", "I4", "I5"}
-    assert any("succeeded became failed" in finding.why for finding in findings)
-    assert any("a client read succeeded, and later failed" in finding.why for finding in findings)
+    assert any("succeeded became failed" in finding.reason for finding in findings)
+    assert any(
+        "a client read succeeded, and later failed" in finding.reason for finding in findings
+    )
 
 
 def test_one_key_with_two_payments_is_a_double() -> None:
     evidence = a_good_run()
-    other = replace(evidence.witness.told[0], payment_id=REFUSED)
+    other = replace(evidence.witness.acceptances[0], payment_id=REFUSED)
     twice = replace(evidence.payments[REFUSED], key="key-1")
-    witness = replace(evidence.witness, told=[evidence.witness.told[0], other])
+    witness = replace(evidence.witness, acceptances=[evidence.witness.acceptances[0], other])
     doctored = replace(evidence, witness=witness, payments={**evidence.payments, REFUSED: twice})
-    assert found(doctored) == [("I1", What.DOUBLED)] * 3
+    assert found(doctored) == [("I1", FindingKind.DOUBLED)] * 3
 
 
 def test_another_answer_to_a_repeated_request_is_found() -> None:
     evidence = a_good_run()
-    other = replace(evidence.witness.told[1], body=b"{ }")
+    other = replace(evidence.witness.acceptances[1], body=b"{ }")
     doctored = replace(
-        evidence, witness=replace(evidence.witness, told=[evidence.witness.told[0], other])
+        evidence,
+        witness=replace(evidence.witness, acceptances=[evidence.witness.acceptances[0], other]),
     )
-    assert found(doctored) == [("I2", What.BROKEN)]
+    assert found(doctored) == [("I2", FindingKind.BROKEN)]
 
 
 def test_another_amount_on_record_than_was_asked_for_is_found() -> None:
     evidence = a_good_run()
-    told = [replace(item, request={"amount": 249}) for item in evidence.witness.told[:1]]
-    doctored = replace(evidence, witness=replace(evidence.witness, told=told))
-    assert found(doctored) == [("I7", What.LOST)]
+    acceptances = [
+        replace(item, request={"amount": 249}) for item in evidence.witness.acceptances[:1]
+    ]
+    doctored = replace(evidence, witness=replace(evidence.witness, acceptances=acceptances))
+    assert found(doctored) == [("I7", FindingKind.LOST)]
 
 
 def test_an_event_in_other_words_than_the_record_s_is_found() -> None:
     evidence = a_good_run()
-    other = replace(evidence.witness.heard[0], body='{"subject": "x"}')
-    witness = replace(evidence.witness, heard=[*evidence.witness.heard, other])
-    assert found(replace(evidence, witness=witness)) == [("I5", What.BROKEN)]
+    other = replace(evidence.witness.received_events[0], body='{"subject": "x"}')
+    witness = replace(evidence.witness, received_events=[*evidence.witness.received_events, other])
+    assert found(replace(evidence, witness=witness)) == [("I5", FindingKind.BROKEN)]
 
 
 def test_silence_is_found_where_the_listener_missed_nothing() -> None:
     evidence = a_good_run()
-    witness = replace(evidence.witness, heard=evidence.witness.heard[:1])
-    assert found(replace(evidence, witness=witness)) == [("I5", What.BROKEN)]
+    witness = replace(evidence.witness, received_events=evidence.witness.received_events[:1])
+    assert found(replace(evidence, witness=witness)) == [("I5", FindingKind.BROKEN)]
     assert found(replace(evidence, witness=replace(witness, listened_throughout=False))) == []
 
 
@@ -222,11 +245,11 @@ def test_a_feed_that_skips_repeats_or_reorders_is_found() -> None:
     evidence = a_good_run()
     events = [json.loads(entry.event_body) for entry in evidence.history if entry.event_body]
 
-    def feeds(followed: list[Any], again: list[Any]) -> list[tuple[str, What]]:
+    def feeds(followed: list[Any], again: list[Any]) -> list[tuple[str, FindingKind]]:
         witness = replace(evidence.witness, followed=followed, read_again=again)
         return found(replace(evidence, witness=witness))
 
-    broken = ("I5", What.BROKEN)
+    broken = ("I5", FindingKind.BROKEN)
     assert feeds(events, events) == []
     assert feeds(events[1:], events) == [broken, broken]  # skipped, and so not the same feed
     assert feeds([events[0], *events], events) == [broken, broken]
@@ -255,10 +278,13 @@ def test_a_bill_payment_without_a_word_is_a_person_s_if_it_is_flagged() -> None:
         a_run(
             bill,
             _LOST_TO_US,
-            callbacks=[Kept(payment_id=PAID, operation="bill-payment", sha256="")],
+            callbacks=[StoredCallback(payment_id=PAID, operation="bill-payment", sha256="")],
         ),
     ):
-        assert (the_only(doctored).what, the_only(doctored).explanation) == (What.STUCK, None)
+        assert (the_only(doctored).kind, the_only(doctored).explanation) == (
+            FindingKind.STUCK,
+            None,
+        )
 
 
 def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
@@ -281,12 +307,12 @@ def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
             failed,
             history,
             movements=moved,
-            callbacks=[Kept(payment_id=PAID, operation="deposit", sha256="")],
+            callbacks=[StoredCallback(payment_id=PAID, operation="deposit", sha256="")],
         ),
         a_run(replace(failed, failure_reason="expired"), history, movements=moved),
         a_run(replace(failed, is_safe_to_retry=True), history, movements=moved),
     ):
-        assert (the_only(doctored).what, the_only(doctored).explanation) == (What.LOST, None)
+        assert (the_only(doctored).kind, the_only(doctored).explanation) == (FindingKind.LOST, None)
 
 
 def test_a_failure_that_daraja_took_back_where_nobody_heard_is_explained() -> None:
@@ -296,17 +322,17 @@ def test_a_failure_that_daraja_took_back_where_nobody_heard_is_explained() -> No
     )
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     success = {"Body": {"stkCallback": {"ResultCode": 0}}}
-    said_no = Kept(payment_id=PAID, operation="deposit", sha256=_sha256(_NO))
+    said_no = StoredCallback(payment_id=PAID, operation="deposit", sha256=_sha256(_NO))
     words = [_told("deposit", 200, _NO), _told("deposit", None, success)]
     run = a_run(failed, history, movements=moved, deliveries=words, callbacks=[said_no])
     assert the_only(run).explanation
-    stored = Kept(payment_id=PAID, operation="deposit", sha256=_sha256(success))
+    stored = StoredCallback(payment_id=PAID, operation="deposit", sha256=_sha256(success))
     for doctored in (
         replace(run, deliveries=words[1:]),
         replace(run, deliveries=words[:1]),
         replace(run, callbacks=[said_no, stored]),
     ):
-        assert (the_only(doctored).what, the_only(doctored).explanation) == (What.LOST, None)
+        assert (the_only(doctored).kind, the_only(doctored).explanation) == (FindingKind.LOST, None)
 
 
 def test_a_withdrawal_that_daraja_denies_and_that_may_not_go_again_is_explained() -> None:
@@ -314,7 +340,8 @@ def test_a_withdrawal_that_daraja_denies_and_that_may_not_go_again_is_explained(
     denial = {"Result": {"ResultCode": "SFC_IC0003"}}
     denials: list[Any] = [_told(f"status-{n}", 200, denial) for n in (1, 2)]
     kept = [
-        Kept(payment_id=PAID, operation=item.operation, sha256=_sha256(denial)) for item in denials
+        StoredCallback(payment_id=PAID, operation=item.operation, sha256=_sha256(denial))
+        for item in denials
     ]
     all_sends = [(PAID, "unknown")] * 4
     run = a_run(waiting, _LOST_TO_US, deliveries=denials, callbacks=kept, attempts=all_sends)
@@ -335,5 +362,5 @@ def test_a_correction_is_explained_by_what_daraja_said_first() -> None:
     )
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     silent = a_run(corrected, history, movements=moved)
-    assert (the_only(silent).what, the_only(silent).explanation) == (What.CORRECTED, None)
+    assert (the_only(silent).kind, the_only(silent).explanation) == (FindingKind.CORRECTED, None)
     assert the_only(replace(silent, deliveries=[_told("deposit", None, _NO)])).explanation

@@ -9,16 +9,16 @@ import os
 import pytest
 
 from tests.proof.invariants import judge
-from tests.proof.soak.doctoring import SPOILERS
-from tests.proof.soak.plan import Act, make_plan
+from tests.proof.soak.plan import FaultKind, make_plan
 from tests.proof.soak.report import report
-from tests.proof.soak.run import PROCESSES, Options, Outcome, soak
+from tests.proof.soak.run import PROCESSES, Options, SoakResult, soak
+from tests.proof.soak.tampering import SPOILERS
 
 _OPTIONS = Options(minutes=0.3, seed=11, kills_per_minute=40.0, patience_seconds=60.0)
 
 
 def test_a_seed_makes_one_plan() -> None:
-    """The same seed the same plan, another seed another; no process is spared, and every deed is
+    """The same seed the same plan, another seed another; no process is spared, and every fault is
     done at least once.
     """
     plans = [
@@ -27,26 +27,28 @@ def test_a_seed_makes_one_plan() -> None:
     ]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2]
-    assert {deed.act for deed in plans[0].deeds} == set(Act)
-    assert {deed.target for deed in plans[0].deeds if deed.act is Act.KILL} == set(PROCESSES)
+    assert {fault.kind for fault in plans[0].faults} == set(FaultKind)
+    assert {fault.target for fault in plans[0].faults if fault.kind is FaultKind.KILL} == set(
+        PROCESSES
+    )
 
 
 @pytest.fixture(scope="module")
-async def outcome() -> Outcome:
+async def result() -> SoakResult:
     if os.environ.keys() & {"DATABASE_URL", "REDIS_URL"}:
         pytest.skip("a soak kills its servers; the given ones are not ours to kill")
     return await soak(_OPTIONS, lambda _line: None)
 
 
 @pytest.mark.whole
-def test_a_short_soak_loses_and_doubles_nothing(outcome: Outcome) -> None:
-    assert outcome.is_good, report(outcome)
-    assert outcome.faults.failed == [], report(outcome)
+def test_a_short_soak_loses_and_doubles_nothing(result: SoakResult) -> None:
+    assert result.is_good, report(result)
+    assert result.injector.failed == [], report(result)
 
 
 @pytest.mark.whole
 @pytest.mark.parametrize("spoiler", SPOILERS)
-def test_the_same_run_with_doctored_evidence_is_condemned(outcome: Outcome, spoiler: str) -> None:
+def test_the_same_run_with_doctored_evidence_is_condemned(result: SoakResult, spoiler: str) -> None:
     """So the test before this one can fail."""
-    before = len(judge(outcome.evidence).unexplained)
-    assert len(judge(SPOILERS[spoiler](outcome.evidence)).unexplained) > before
+    before = len(judge(result.evidence).unexplained)
+    assert len(judge(SPOILERS[spoiler](result.evidence)).unexplained) > before

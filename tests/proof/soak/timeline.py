@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from tests.proof.soak.evidence import Evidence
-from tests.proof.soak.plan import Act, Deed
+from tests.proof.soak.plan import FaultKind, PlannedFault
 
 _SLICES_MAX = 30
 _SLICE_SECONDS_MIN = 10.0
 
 
-def timeline(evidence: Evidence, diary: Sequence[tuple[datetime, Deed]]) -> Iterator[str]:
+def timeline(evidence: Evidence, log: Sequence[tuple[datetime, PlannedFault]]) -> Iterator[str]:
     """A Markdown table, one row for each part of the run."""
     accepted = {
         entry.payment_id: entry.at for entry in evidence.history if entry.sequence == 1 and entry.at
@@ -43,9 +43,9 @@ def timeline(evidence: Evidence, diary: Sequence[tuple[datetime, Deed]]) -> Iter
         waits = sorted(
             (claimed[item] - accepted[item]).total_seconds() for item in ids if item in claimed
         )
-        meanwhile = [deed for at, deed in diary if begin <= at < begin + span]
-        kills = sum(deed.act is Act.KILL for deed in meanwhile)
-        others = Counter(_named(deed) for deed in meanwhile if deed.act is not Act.KILL)
+        meanwhile = [fault for at, fault in log if begin <= at < begin + span]
+        kills = sum(fault.kind is FaultKind.KILL for fault in meanwhile)
+        others = Counter(_named(fault) for fault in meanwhile if fault.kind is not FaultKind.KILL)
         yield (
             f"| {(begin - first).total_seconds():.0f} | {len(ids)} | {statistics.median(waits) if waits else 0:.1f}"
             f" | {waits[int(len(waits) * 0.95)] if waits else 0:.1f} | {len(ids) - len(waits)} | {kills}"
@@ -54,6 +54,6 @@ def timeline(evidence: Evidence, diary: Sequence[tuple[datetime, Deed]]) -> Iter
         begin += span
 
 
-def _named(deed: Deed) -> str:
-    target = f" {deed.target}" if deed.target else ""
-    return f"{deed.act}{target}" + (f" {deed.seconds:.0f} s" if deed.seconds else "")
+def _named(fault: PlannedFault) -> str:
+    target = f" {fault.target}" if fault.target else ""
+    return f"{fault.kind}{target}" + (f" {fault.seconds:.0f} s" if fault.seconds else "")

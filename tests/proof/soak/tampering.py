@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tests.proof.soak.evidence import Evidence, Movement, Recorded
+from tests.proof.soak.evidence import Evidence, Movement, RecordedPayment
 
 
 def doubled(evidence: Evidence) -> Evidence:
@@ -97,12 +97,12 @@ def forgotten(evidence: Evidence) -> Evidence:
     )
 
 
-def _succeeded(evidence: Evidence) -> Recorded:
+def _succeeded(evidence: Evidence) -> RecordedPayment:
     """One that a client was promised, that succeeded, and whose callback was taken."""
-    told = {item.payment_id for item in evidence.witness.told}
+    promised = {item.payment_id for item in evidence.witness.acceptances}
     taken = {item.payment_id for item in evidence.deliveries if item.status == 200}
     for payment in evidence.payments.values():
-        if payment.stage == "succeeded" and payment.id in told & taken:
+        if payment.stage == "succeeded" and payment.id in promised & taken:
             return payment
     raise ValueError("no payment succeeded: there is nothing to spoil")
 

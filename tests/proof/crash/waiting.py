@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tests.proof.crash.paying import Wish
+from tests.proof.crash.ordering import PaymentOrder
 from tests.spec.system import System
 
 PATIENCE_SECONDS = 90.0
 
 
-async def patiently(
+async def wait_until(
     look: Callable[[], Awaitable[Any]],
     is_so: Callable[[Any], object] = bool,
     what: str = "",
@@ -37,9 +37,9 @@ async def patiently(
         raise AssertionError(f"did not come about: {what}; last seen: {seen}") from None
 
 
-async def stage_of(system: System, wish: Wish) -> str:
+async def stage_of(system: System, order: PaymentOrder) -> str:
     """By the record: the ingress may be what stands still."""
     [row] = await system.rows(
-        "SELECT stage FROM mkwanja.payments WHERE id = $1::uuid", wish.payment_id
+        "SELECT stage FROM mkwanja.payments WHERE id = $1::uuid", order.payment_id
     )
     return str(row["stage"])

@@ -14,11 +14,10 @@ from uuid import uuid4
 import aiohttp
 
 from tests.proof.crash.sites import Site
-from tests.proof.crash.table import Answer, Combination, End, Kind
-from tests.proof.soak.evidence import Told
+from tests.proof.crash.table import AnswerFate, Combination, Ending, Kind
+from tests.proof.soak.evidence import Acceptance
 from tests.spec.system import System
-from tests.stack.client import Answer as HttpAnswer
-from tests.stack.client import Client
+from tests.stack.client import Answer, Client
 
 _numbers = itertools.count(1)
 
@@ -39,70 +38,74 @@ _APIS = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b"}
 
 
 @dataclass(slots=True, eq=False)
-class Wish:
+class PaymentOrder:
     """One payment that a client wants: what it asks, under which key, and what it was told."""
 
     label: str
     kind: Kind
     callbacks: int
-    end: End
+    ending: Ending
     key: str
     request: Mapping[str, Any]
     is_bystander: bool = True  # no combination of the table, but another's payment
     payment_id: str = ""
-    told: list[Told] = field(default_factory=list)
+    acceptances: list[Acceptance] = field(default_factory=list)
 
-    def hear(self, answer: HttpAnswer) -> None:
+    def note_acceptance(self, answer: Answer) -> None:
         """A 202."""
         self.payment_id = str(answer.expect(202).json()["id"])
         path = _PATHS[self.kind]
-        told = Told(
+        acceptance = Acceptance(
             payment_id=self.payment_id,
             key=self.key,
             path=path,
             request=self.request,
             body=answer.body,
         )
-        self.told.append(told)
+        self.acceptances.append(acceptance)
 
 
-async def wish_for(system: System, combination: Combination) -> Wish:
+async def order_for(system: System, combination: Combination) -> PaymentOrder:
     """The payment of a combination, and what the simulator is to do with it; nothing is asked
     yet.
     """
     site, answer = combination.site, combination.answer
     scenario, params = (
-        ("answer_lost_after_acting", {}) if answer is Answer.LOST else ("approve", {})
+        ("answer_lost_after_acting", {}) if answer is AnswerFate.LOST else ("approve", {})
     )
     if site.point == "sent_before_answer":
         scenario, params = "slow", {"seconds": _HELD_BACK_SECONDS}
-    end = combination.end
-    assert end is not None
+    ending = combination.ending
+    assert ending is not None
     # Once: where Daraja was called and gave no answer, a permitted second call is an ordinary one.
     times = 1 if scenario == "slow" else None
-    wish = await ordinary_wish(system, combination.kind, scenario, params, times=times)
+    order = await ordinary_order(system, combination.kind, scenario, params, times=times)
     return replace(
-        wish, label=combination.label, callbacks=combination.callbacks, end=end, is_bystander=False
+        order,
+        label=combination.label,
+        callbacks=combination.callbacks,
+        ending=ending,
+        is_bystander=False,
     )
 
 
-async def bystanders(system: System, site: Site) -> list[Wish]:
+async def bystanders(system: System, site: Site) -> list[PaymentOrder]:
     """Payments of others, which must get through while the process is frozen: by an answer,
     where none can call back.
     """
-    if site.during == "callbacks":
-        return [replace(await ordinary_wish(system, Kind.DEPOSIT), callbacks=0)]
-    return [await ordinary_wish(system, kind) for kind in Kind]
+    if site.target == "callbacks":
+        return [replace(await ordinary_order(system, Kind.DEPOSIT), callbacks=0)]
+    return [await ordinary_order(system, kind) for kind in Kind]
 
 
-async def ordinary_wish(
+async def ordinary_order(
     system: System,
     kind: Kind,
     scenario: str = "approve",
     params: Mapping[str, Any] | None = None,
     *,
     times: int | None = None,
-) -> Wish:
+) -> PaymentOrder:
     """A payment that shares nothing with another, and meets `scenario`."""
     number = next(_numbers)
     phone_number, amount = f"2547{20_000_000 + number}", 1000 + number
@@ -112,25 +115,25 @@ async def ordinary_wish(
         match = {"party": str(600_000 + number)}
         request = {"amount": amount, "paybill": match["party"], "account_reference": f"ACC{number}"}
     await system.scenario(scenario, times=times, params=params, api=_APIS[kind], **match)
-    return Wish(f"another's {kind}", kind, 1, End.PAID, str(uuid4()), request)
+    return PaymentOrder(f"another's {kind}", kind, 1, Ending.PAID, str(uuid4()), request)
 
 
-async def ask(client_of: Mapping[Kind, Client], wish: Wish) -> HttpAnswer | None:
+async def ask(client_of: Mapping[Kind, Client], order: PaymentOrder) -> Answer | None:
     """One request for it; None if the connection broke off."""
     try:
-        return await client_of[wish.kind].pay(_PATHS[wish.kind], wish.request, key=wish.key)
+        return await client_of[order.kind].pay(_PATHS[order.kind], order.request, key=order.key)
     except (aiohttp.ClientError, TimeoutError):
         return None
 
 
-async def ask_until_accepted(client_of: Mapping[Kind, Client], wish: Wish) -> HttpAnswer:
+async def ask_until_accepted(client_of: Mapping[Kind, Client], order: PaymentOrder) -> Answer:
     """The 202, however often it takes to be asked: as a client does whose answer did not come,
     or was 409 or 503.
     """
     while True:
-        answer = await ask(client_of, wish)
+        answer = await ask(client_of, order)
         if answer is not None and answer.status not in (409, 503):
-            wish.hear(answer)
+            order.note_acceptance(answer)
             return answer
         await asyncio.sleep(0.2)
 

@@ -11,7 +11,7 @@ _LOG_LINES_MAX = 40
 _BODY_CHARACTERS = 400
 
 
-def tell(evidence: Evidence, payment_id: str, logs: Mapping[str, str]) -> str:
+def payment_story(evidence: Evidence, payment_id: str, logs: Mapping[str, str]) -> str:
     """Record, Daraja's side, and every log line that names the payment."""
     return "\n".join(
         [*_record(evidence, payment_id), *_daraja(evidence, payment_id), *_logged(payment_id, logs)]
@@ -20,9 +20,9 @@ def tell(evidence: Evidence, payment_id: str, logs: Mapping[str, str]) -> str:
 
 def _record(evidence: Evidence, payment_id: str) -> Iterator[str]:
     yield f"record: {evidence.payments.get(payment_id, 'none')}"
-    for told in evidence.witness.told:
-        if told.payment_id == payment_id:
-            yield f"told 202: {told.path} {json.dumps(told.request)} key {told.key}"
+    for acceptance in evidence.witness.acceptances:
+        if acceptance.payment_id == payment_id:
+            yield f"answered 202: {acceptance.path} {json.dumps(acceptance.request)} key {acceptance.key}"
     for entry in evidence.history:
         if entry.payment_id == payment_id:
             yield (
@@ -34,9 +34,9 @@ def _record(evidence: Evidence, payment_id: str) -> Iterator[str]:
     for owner, row in evidence.inquiries:
         if owner == payment_id:
             yield f"inquiry: { {name: str(value) for name, value in row.items() if name != 'payment_id'} }"
-    for kept in evidence.callbacks:
-        if kept.payment_id == payment_id:
-            yield f"stored callback: {kept.operation} {kept.disposition} flagged {kept.is_flagged}"
+    for callback in evidence.callbacks:
+        if callback.payment_id == payment_id:
+            yield f"stored callback: {callback.operation} {callback.disposition} flagged {callback.is_flagged}"
 
 
 def _daraja(evidence: Evidence, payment_id: str) -> Iterator[str]:

@@ -15,20 +15,20 @@ from typing import Any, Self
 
 import aiohttp
 
-from tests.proof.crash.patience import patiently
-from tests.proof.crash.paying import RESULT_OF, Wish
+from tests.proof.crash.ordering import RESULT_OF, PaymentOrder
+from tests.proof.crash.waiting import wait_until
 from tests.spec.system import System
 
 _LOOK_SECONDS = 0.05
 
 
-class Postman:
-    """`async with Postman(system) as postman:` with the simulator's switch `hold_callbacks` on."""
+class CallbackDeliverer:
+    """`async with CallbackDeliverer(system) as deliverer:` with the simulator's switch `hold_callbacks` on."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._due: dict[
-            str, tuple[Wish, asyncio.Event, asyncio.Event]
+            str, tuple[PaymentOrder, asyncio.Event, asyncio.Event]
         ] = {}  # by what its address contains
         self._rounds: set[asyncio.Task[None]] = set()
         self.stored: list[
@@ -45,17 +45,19 @@ class Postman:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def take(self, wishes: Sequence[Wish], *, first: asyncio.Event, others: asyncio.Event) -> None:
+    def schedule(
+        self, orders: Sequence[PaymentOrder], *, first: asyncio.Event, others: asyncio.Event
+    ) -> None:
         """Deliver these once `first` is set, and their further copies once `others` is."""
-        for wish in wishes:
-            if wish.callbacks:
-                self._due[f"{wish.payment_id}/{RESULT_OF[wish.kind]}/"] = (wish, first, others)
+        for order in orders:
+            if order.callbacks:
+                self._due[f"{order.payment_id}/{RESULT_OF[order.kind]}/"] = (order, first, others)
 
     async def delivered(self) -> None:
         """Returns once every result was delivered as often as it is to be, and each was answered
         or broke off.
         """
-        await patiently(self._is_idle, what="the delivery of every result")
+        await wait_until(self._is_idle, what="the delivery of every result")
 
     async def _is_idle(self) -> bool:
         return not self._due and not self._rounds
@@ -71,10 +73,10 @@ class Postman:
         url = str(item["url"])
         if "/status-" in url:
             self._go(self._release(url))
-        for place, (wish, first, others) in list(self._due.items()):
+        for place, (order, first, others) in list(self._due.items()):
             if place in url and first.is_set():
                 del self._due[place]
-                self._go(self._deliver(wish, item, others))
+                self._go(self._deliver(order, item, others))
 
     def _go(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -84,8 +86,8 @@ class Postman:
     async def _release(self, url: str) -> None:
         await self._system.control("POST", "/callbacks/release", {"url_contains": url, "count": 1})
 
-    async def _deliver(self, wish: Wish, item: Any, others: asyncio.Event) -> None:
-        copies = wish.callbacks - 1
+    async def _deliver(self, order: PaymentOrder, item: Any, others: asyncio.Event) -> None:
+        copies = order.callbacks - 1
         if others.is_set():
             await asyncio.gather(
                 self._release(item["url"]), *(self._repeat(item) for _ in range(copies))
