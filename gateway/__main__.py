@@ -11,7 +11,7 @@ import sys
 import uvloop
 
 from domain.adapters.observability import set_up_logging
-from domain.adapters.policy_file import policy_text
+from domain.adapters.policy_file import format_policy
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.common import PolicySettings, read_settings
 from domain.adapters.settings.errors import SettingsError
@@ -29,7 +29,7 @@ def main() -> None:
     process = parser.parse_args().process
     try:
         if process == "policy":
-            sys.stdout.write(policy_text(read_settings(PolicySettings).policy))
+            sys.stdout.write(format_policy(read_settings(PolicySettings).policy))
             return
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_ingress() if process == "ingress" else _callbacks())

@@ -14,7 +14,7 @@ from domain.adapters.postgres.feed import Feed
 from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.adapters.settings.errors import impossible
+from domain.adapters.settings.errors import blame_setting
 from domain.adapters.settings.web import IngressSettings
 from gateway import routes
 from gateway.auth.keys import KeySet
@@ -47,7 +47,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     has_secret = settings.jwt_secret is not None
     keys = KeySet(settings.jwt_jwks_url, has_secret=has_secret) if settings.jwt_jwks_url else None
     policy = settings.policy
-    with impossible("JWT_SECRET"):
+    with blame_setting("JWT_SECRET"):
         verifier = TokenVerifier(
             keys,
             settings.jwt_secret,

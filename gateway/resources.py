@@ -16,7 +16,7 @@ from domain.adapters.redis.connection import connect, record_use
 from domain.adapters.redis.faults import EXPLANATIONS, Scope, classify_error
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.settings.common import SharedSettings
-from domain.adapters.settings.errors import impossible
+from domain.adapters.settings.errors import blame_setting
 from domain.errors import QueueUnavailable
 from domain.lifecycle.announce import Announcer
 
@@ -57,7 +57,7 @@ class Resources:
 
     async def start(self) -> None:
         """Refuses a Redis that cannot work, if it is there. Raises SettingsError."""
-        with impossible("REDIS_URL"):
+        with blame_setting("REDIS_URL"):
             require_one_shard(await self.redis.count_shards())
 
     async def close(self) -> None:

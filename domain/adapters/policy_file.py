@@ -1,6 +1,4 @@
-"""The policy file: TOML in, `Policy` out, and back again for whoever wants to read what is in
-force.
-"""
+"""Reads the policy file (TOML) as a `Policy`, and prints the policy in force in the same format."""
 
 from __future__ import annotations
 
@@ -23,22 +21,27 @@ NEVER = "never"
 _FILE_BYTES_MAX = 64 * 1024
 
 
-def _number_or_unlimited(value: Any) -> Any:
+def _parse_unlimited(value: Any) -> Any:
     if value == UNLIMITED:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f'must be a number, or "{UNLIMITED}"')  # noqa: TRY004 - pydantic reports ValueErrors
+        # pydantic reports only ValueErrors.
+        raise ValueError(f'must be a number, or "{UNLIMITED}"')  # noqa: TRY004
     return value
 
 
-def _number_or_never(value: Any) -> Any:
-    return None if value == NEVER else value
+def _parse_never(value: Any) -> Any:
+    if value == NEVER:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'must be a whole number, or "{NEVER}"')  # noqa: TRY004
+    return value
 
 
-_Shillings = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_number_or_unlimited)]
+_Count = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_parse_unlimited)]
 _PerSecond = Annotated[
     Annotated[float, Field(ge=0.000_001, le=1_000_000)] | None,
-    BeforeValidator(_number_or_unlimited),
+    BeforeValidator(_parse_unlimited),
 ]
 
 
@@ -49,7 +52,7 @@ class _Table(BaseModel):
 class _Limits(_Table):
     requests_per_second: _PerSecond = None
     burst: int | None = Field(None, ge=1, le=1_000_000)
-    amount_per_day: _Shillings = None
+    amount_per_day: _Count = None
 
 
 class _Caller(_Limits):
@@ -61,19 +64,19 @@ class _Users(_Limits):
 
 
 class _Phone(_Table):
-    deposits_per_minute: _Shillings = Policy().deposits_per_minute
-    amount_per_day: _Shillings = Policy().phone_amount_per_day_kes
+    deposits_per_minute: _Count = Policy().deposits_per_minute
+    amount_per_day: _Count = Policy().phone_amount_per_day_kes
 
 
 class _Payment(_Table):
     amount_max: int = Field(PAYMENT_MAX_KES, ge=1, le=PAYMENT_MAX_KES)
-    confirm_above: Annotated[
-        Annotated[int, Field(ge=0)] | None, BeforeValidator(_number_or_never)
-    ] = None
+    confirm_above: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_parse_never)] = (
+        None
+    )
 
 
 class _File(_Table):
-    """`caller` holds for everybody; `users` and `backends` say otherwise for one role."""
+    """The whole file. `users` and `backends` override `caller` for one role."""
 
     caller: _Caller = Field(default_factory=_Caller)
     users: _Users = Field(default_factory=_Users)
@@ -83,59 +86,63 @@ class _File(_Table):
 
 
 def read_policy(path: Path | None) -> Policy:
-    """The policy of the file at `path`, or the defaults.
+    """Reads the policy from the file at `path`, or returns the defaults if `path` is None.
 
-    Raises ValueError, whose text names every fault.
+    Raises ValueError with a text that names every fault.
     """
     if path is None:
         return Policy()
     try:
-        # It is read more than once. A pipe is empty then, which would mean no limits; or nobody
-        # writes, and we wait for ever.
+        # A process reads the file more than once. The second time a pipe is empty, which would mean
+        # no limits; and without a writer we would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("is a directory, pipe or device, not a file")
+            raise ValueError("must be a regular file, but is a directory, pipe or device")
         with path.open("rb") as file:
             text = file.read(_FILE_BYTES_MAX + 1)
         if len(text) > _FILE_BYTES_MAX:
             raise ValueError(f"is larger than {_FILE_BYTES_MAX} bytes")
-        found = _File.model_validate(tomllib.loads(text.decode()))
+        file_policy = _File.model_validate(tomllib.loads(text.decode()))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or type(error).__name__}") from None
     except ValidationError as error:
         raise ValueError(
-            "; ".join(_fault(item) for item in error.errors(include_url=False))
+            "; ".join(_format_fault(item) for item in error.errors(include_url=False))
         ) from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"is not TOML: {error}") from None
+        raise ValueError(f"is not valid TOML: {error}") from None
     except UnicodeDecodeError:
-        raise ValueError("is not TOML: it is not UTF-8") from None
+        raise ValueError("is not valid TOML: it is not UTF-8") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     defaults = Policy()
     return Policy(
         callers={
-            Role.USER: _limits(found.users, found.caller, defaults.callers[Role.USER]),
-            Role.BACKEND: _limits(found.backends, found.caller, defaults.callers[Role.BACKEND]),
+            Role.USER: _merge_limits(
+                file_policy.users, file_policy.caller, defaults.callers[Role.USER]
+            ),
+            Role.BACKEND: _merge_limits(
+                file_policy.backends, file_policy.caller, defaults.callers[Role.BACKEND]
+            ),
         },
-        without_redis=found.caller.without_redis,
-        deposits_per_minute=found.phone.deposits_per_minute,
-        phone_amount_per_day_kes=found.phone.amount_per_day,
-        amount_max_kes=found.payment.amount_max,
-        confirm_above_kes=found.payment.confirm_above,
-        allow_anonymous=found.users.allow_anonymous,
+        without_redis=file_policy.caller.without_redis,
+        deposits_per_minute=file_policy.phone.deposits_per_minute,
+        phone_amount_per_day_kes=file_policy.phone.amount_per_day,
+        amount_max_kes=file_policy.payment.amount_max,
+        confirm_above_kes=file_policy.payment.confirm_above,
+        allow_anonymous=file_policy.users.allow_anonymous,
     )
 
 
-def policy_text(policy: Policy) -> str:
-    """`policy` as a file that means the same: what holds for both roles is said of every caller."""
-    users, backends = (_limit_lines(policy.callers[role]) for role in (Role.USER, Role.BACKEND))
+def format_policy(policy: Policy) -> str:
+    """Formats `policy` as a policy file. Limits that both roles share are in [caller]."""
+    users, backends = (_limit_values(policy.callers[role]) for role in (Role.USER, Role.BACKEND))
     common = {
         key: value for key, value in users.items() if key in backends and backends[key] == value
     }
     tables: dict[str, Mapping[str, object]] = {
         "caller": {**common, "without_redis": policy.without_redis.value},
-        "users": {**_without(users, common), "allow_anonymous": policy.allow_anonymous},
-        "backends": _without(backends, common),
+        "users": {**_omit(users, common), "allow_anonymous": policy.allow_anonymous},
+        "backends": _omit(backends, common),
         "phone": {
             "deposits_per_minute": policy.deposits_per_minute,
             "amount_per_day": policy.phone_amount_per_day_kes,
@@ -148,34 +155,34 @@ def policy_text(policy: Policy) -> str:
         },
     }
     return "\n".join(
-        f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
-        for name, lines in tables.items()
-        if lines
+        f"[{name}]\n"
+        + "".join(f"{key} = {_format_value(value)}\n" for key, value in values.items())
+        for name, values in tables.items()
+        if values
     )
 
 
-def _limits(own: _Limits, common: _Limits, default: CallerLimits) -> CallerLimits:
-    """Each value from the role's own table, else from [caller], else the default."""
+def _merge_limits(own: _Limits, common: _Limits, default: CallerLimits) -> CallerLimits:
+    """Takes each value from the role's own table, else from [caller], else the default."""
 
-    def chosen(name: str, otherwise: Any) -> Any:
+    def choose(name: str, default_value: Any) -> Any:
         table = next((table for table in (own, common) if name in table.model_fields_set), None)
-        return otherwise if table is None else getattr(table, name)
+        return default_value if table is None else getattr(table, name)
 
-    per_second = chosen("requests_per_second", default.requests_per_second)
-    # A rate that was set, without a burst: a second's worth.
+    per_second = choose("requests_per_second", default.requests_per_second)
+    # If the file sets a rate and no burst, the burst is the requests of one second.
     is_default = per_second == default.requests_per_second
-    burst = chosen("burst", default.burst if is_default else max(1, math.ceil(per_second or 1)))
+    burst = choose("burst", default.burst if is_default else max(1, math.ceil(per_second or 1)))
     return CallerLimits(
         requests_per_second=per_second,
         burst=burst,
-        amount_per_day_kes=chosen("amount_per_day", default.amount_per_day_kes),
+        amount_per_day_kes=choose("amount_per_day", default.amount_per_day_kes),
     )
 
 
-def _limit_lines(limits: CallerLimits) -> dict[str, object]:
-    burst = (
-        {} if limits.requests_per_second is None else {"burst": limits.burst}
-    )  # a burst of what has no end means nothing
+def _limit_values(limits: CallerLimits) -> dict[str, object]:
+    # Without a rate limit, a burst size has no meaning, so it is not printed.
+    burst = {} if limits.requests_per_second is None else {"burst": limits.burst}
     return {
         "requests_per_second": limits.requests_per_second,
         **burst,
@@ -183,11 +190,11 @@ def _limit_lines(limits: CallerLimits) -> dict[str, object]:
     }
 
 
-def _without(lines: Mapping[str, object], common: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in lines.items() if key not in common}
+def _omit(values: Mapping[str, object], common: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if key not in common}
 
 
-def _toml(value: object) -> str:
+def _format_value(value: object) -> str:
     match value:
         case None:
             return f'"{UNLIMITED}"'
@@ -198,13 +205,14 @@ def _toml(value: object) -> str:
         case float() if value.is_integer():
             return str(int(value))
         case _:
-            return repr(value)  # of a float: the shortest text that is read as the same number
+            # For a float, repr is the shortest text that parses to the same number.
+            return repr(value)
 
 
-def _fault(item: Any) -> str:
+def _format_fault(item: Any) -> str:
     names = [str(part) for part in item["loc"] if isinstance(part, str) and "[" not in part]
     sentences = {
-        "extra_forbidden": "is not known",
+        "extra_forbidden": "is unknown, check its spelling",
         "int_type": "must be a whole number",
         "bool_type": "must be true or false",
     }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.adapters.policy_file import policy_text, read_policy
+from domain.adapters.policy_file import format_policy, read_policy
 from domain.policy import CallerLimits, Policy, WithoutRedis
 from domain.values import Role
 
@@ -87,7 +87,7 @@ def test_a_limit_of_nothing_allows_nothing(file: Path) -> None:
 @pytest.mark.parametrize("text", ["", EVERYTHING, '[phone]\namount_per_day = "unlimited"'])
 def test_what_is_printed_means_the_same(file: Path, text: str) -> None:
     policy = read(file, text)
-    printed = policy_text(policy)
+    printed = format_policy(policy)
     assert read(file, printed) == policy
     assert set(tomllib.loads(printed)) >= {"caller", "users", "phone", "payment"}
 
@@ -125,7 +125,7 @@ def test_every_policy_is_printed_exactly(policy: Policy) -> None:
     Without a rate a burst has no meaning, and is not printed.
     """
     with TemporaryDirectory() as folder:
-        again = read(Path(folder) / "policy.toml", policy_text(policy))
+        again = read(Path(folder) / "policy.toml", format_policy(policy))
     meant = {
         role: limits
         if limits.requests_per_second is not None
@@ -152,13 +152,13 @@ def test_every_policy_is_printed_exactly(policy: Policy) -> None:
 def test_a_number_is_printed_as_a_person_would_write_it(
     file: Path, rate: str, printed: str
 ) -> None:
-    lines = policy_text(read(file, f"[caller]\nrequests_per_second = {rate}")).splitlines()
+    lines = format_policy(read(file, f"[caller]\nrequests_per_second = {rate}")).splitlines()
     assert f"requests_per_second = {printed}" in lines
 
 
 def test_what_holds_for_every_caller_is_printed_so(file: Path) -> None:
     printed = tomllib.loads(
-        policy_text(
+        format_policy(
             read(file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700")
         )
     )
@@ -174,8 +174,8 @@ def test_what_holds_for_every_caller_is_printed_so(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[callers]\nburst = 1", "callers is not known"),
-        ("[caller]\nbursts = 1", "caller.bursts is not known"),
+        ("[callers]\nburst = 1", "callers is unknown, check its spelling"),
+        ("[caller]\nbursts = 1", "caller.bursts is unknown, check its spelling"),
         ("[caller]\nburst = 0", "caller.burst must be greater than or equal to 1"),
         (
             "[caller]\nrequests_per_second = 0",
@@ -207,8 +207,8 @@ def test_what_holds_for_every_caller_is_printed_so(file: Path) -> None:
         ('[payment]\nconfirm_above = "always"', "payment.confirm_above must be a whole number"),
         ("[users]\nallow_anonymous = 1", "users.allow_anonymous must be true or false"),
         ("users = 3", "users"),
-        ("[caller", "is not TOML"),
-        ("[caller]\nburst = 1\nburst = 2", "is not TOML"),
+        ("[caller", "is not valid TOML"),
+        ("[caller]\nburst = 1\nburst = 2", "is not valid TOML"),
     ],
 )
 def test_a_fault_is_named(file: Path, text: str, named: str) -> None:

@@ -32,7 +32,7 @@ def test_a_ca_file_without_tls_stops_the_start(monkeypatch: Monkey, tmp_path: Pa
     """The operator would believe that the traffic is protected."""
     file, _ = self_signed(tmp_path, "r.example")
     with pytest.raises(
-        SettingsError, match=r"^cannot start; settings impossible: REDIS_CA_FILE \([^\n]*\)$"
+        SettingsError, match=r"^cannot start; settings invalid: REDIS_CA_FILE \([^\n]*\)$"
     ):
         _settings(monkeypatch, REDIS_CA_FILE=str(file), REDIS_URL="redis://r.example")
 
@@ -47,7 +47,7 @@ def test_a_wrong_ca_file_stops_the_start(
     elif content is not None:
         file.write_text(content)
     with pytest.raises(
-        SettingsError, match=r"^cannot start; settings impossible: REDIS_CA_FILE \([^\n]*\)$"
+        SettingsError, match=r"^cannot start; settings invalid: REDIS_CA_FILE \([^\n]*\)$"
     ):
         _settings(monkeypatch, REDIS_CA_FILE=str(file), REDIS_URL="rediss://r.example")
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.common import MigrationSettings, ProcessSettings, read_settings
-from domain.adapters.settings.errors import SettingsError, impossible
+from domain.adapters.settings.errors import SettingsError, blame_setting
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
 
@@ -229,7 +229,7 @@ def test_an_impossible_setting_is_named_alone(
 ) -> None:
     environment(worker, **{name: value})
     text = complaint(WorkerSettings)
-    assert text.startswith(f"cannot start; settings impossible: {name} (")
+    assert text.startswith(f"cannot start; settings invalid: {name} (")
     assert names_in(text) == {name}
 
 
@@ -239,7 +239,7 @@ def test_missing_and_impossible_settings_are_named_together(
     del worker["DARAJA_PASSKEY"], worker["REDIS_URL"]
     environment(worker, DARAJA_SHORTCODE="1", SUBMITTING_LEASE_SECONDS="1", DATABASE_URL="x")
     text = complaint(WorkerSettings)
-    before, _, after = text.partition("impossible: ")
+    before, _, after = text.partition("invalid: ")
     assert names_in(before) == {"DARAJA_PASSKEY", "REDIS_URL"}
     assert names_in(after) == {"DARAJA_SHORTCODE", "SUBMITTING_LEASE_SECONDS", "DATABASE_URL"}
 
@@ -401,6 +401,6 @@ def test_settings_cannot_be_changed_after_the_start(environment: Settle) -> None
 
 
 def test_what_understands_a_setting_later_complains_in_the_same_form() -> None:
-    message = r"^cannot start; settings impossible: DATABASE_URL \(has no host\)$"
-    with pytest.raises(SettingsError, match=message), impossible("DATABASE_URL"):
+    message = r"^cannot start; settings invalid: DATABASE_URL \(has no host\)$"
+    with pytest.raises(SettingsError, match=message), blame_setting("DATABASE_URL"):
         raise ValueError("has no host")

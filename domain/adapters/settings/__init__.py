@@ -1,5 +1,5 @@
-"""Everything read from the environment: once, at start, by the process that needs it.
+"""The settings of the processes. Each process reads its environment once, at start.
 
-`web`, `callbacks` and `worker` have what one process reads, `common` what all of them read, and
-`values` what a value must look like. No value is ever part of a message: it might be a secret.
+`web`, `callbacks` and `worker` have the settings of one process, `common` those of all processes,
+and `values` the types of values. No message contains a value, because it might be a secret.
 """

@@ -8,9 +8,14 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from domain.adapters.settings.common import SharedSettings
-from domain.adapters.settings.values import CallbackSecrets, IpNetwork, comma_separated, networks
+from domain.adapters.settings.values import (
+    CallbackSecrets,
+    IpNetwork,
+    parse_networks,
+    split_at_commas,
+)
 
-# The addresses that Safaricom's callbacks were published or seen to come from: the 14-address union
+# The 14 source addresses of callbacks that Safaricom published or that were observed
 # (daraja.md §8.1).
 SAFARICOM_NETWORKS = ",".join(
     f"196.201.{host}/32"
@@ -22,16 +27,16 @@ SAFARICOM_NETWORKS = ",".join(
 
 
 class CallbackSettings(SharedSettings):
-    """The callback receiver."""
+    """The settings of the callback receiver."""
 
     port: int = Field(8081, ge=1, le=65535)
     callback_secrets: Annotated[CallbackSecrets, NoDecode]
     callback_allowed_networks: Annotated[list[IpNetwork], NoDecode] = Field(
-        default_factory=lambda: networks(SAFARICOM_NETWORKS)
+        default_factory=lambda: parse_networks(SAFARICOM_NETWORKS)
     )
     trusted_proxies: Annotated[list[IpNetwork], NoDecode] = Field(default_factory=list)
 
-    _split_secrets = field_validator("callback_secrets", mode="before")(comma_separated)
+    _split_secrets = field_validator("callback_secrets", mode="before")(split_at_commas)
     _parse_networks = field_validator(
         "callback_allowed_networks", "trusted_proxies", mode="before"
-    )(networks)
+    )(parse_networks)

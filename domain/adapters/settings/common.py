@@ -1,11 +1,12 @@
-"""The settings that every process reads, and how they are read from the environment.
+"""The settings that every process reads, and `read_settings`, which reads the environment.
 
-A process with a missing or impossible setting does not start; `SettingsError` names every one of
-them in one line.
+A process with a missing or invalid setting does not start. `SettingsError` names all of them in one
+line.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -22,49 +23,56 @@ from domain.adapters.settings.values import DatabaseUrl, PolicyFile, RedisUrl
 from domain.kinds import RULES, Kind
 from domain.policy import Policy
 
-# How the names of settings end that hold a secret.
-_SECRET_NAMES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key")
+# The value of a setting with one of these suffixes is a secret.
+_SECRET_SUFFIXES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key")
+
+
+# Plainer than pydantic's messages for these types of faults.
+_REQUIREMENTS = {
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "too_short": "must hold at least one value",
+}
 
 
 class ProcessSettings(BaseSettings):
-    """Settings of a process. They are read once and never change."""
+    """The settings of a process. They never change after its start."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="ignore", env_ignore_empty=True, validate_default=True
     )
 
     def __repr__(self) -> str:
-        """No values: most of them are secrets."""
+        """Returns no values, because most of them are secrets."""
         return type(self).__name__
 
     __str__ = __repr__
 
     @property
     def secrets(self) -> list[str]:
-        """The values among them that must never be written down, as they are and as they stand
-        in a URL.
-        """
-        found: list[str | None] = []
+        """The values that must never appear in a log, also in the encoded form of a URL."""
+        secrets: list[str | None] = []
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name.endswith(_SECRET_NAMES):
-                found += value if isinstance(value, list) else [value]
+            if name.endswith(_SECRET_SUFFIXES):
+                secrets += value if isinstance(value, list) else [value]
             elif name == "database_url":
-                found += read_database_url(value).secrets
+                secrets += read_database_url(value).secrets
             elif name == "redis_url":
-                found += find_url_secrets(value)
-        return [value for value in found if value]
+                secrets += find_url_secrets(value)
+        return [value for value in secrets if value]
 
 
 class MigrationSettings(ProcessSettings):
-    """All that alembic needs."""
+    """The setting that alembic needs."""
 
     database_url: DatabaseUrl
 
 
 class PolicySettings(ProcessSettings):
-    """Who may do what, how much, how often: the numbers that hold if no file is named are in
-    `domain/policy.py`.
+    """The policy: who may do what, how much and how often.
+
+    Without POLICY_FILE the defaults in `domain/policy.py` apply.
     """
 
     policy_file: PolicyFile | None = None
@@ -75,35 +83,37 @@ class PolicySettings(ProcessSettings):
 
 
 class SharedSettings(MigrationSettings, PolicySettings):
-    """What every process reads."""
+    """The settings that every process reads."""
 
     database_pool_size: int = Field(10, ge=1, le=200)
     redis_url: RedisUrl
-    # For hosts that own REDIS_URL and sign their own certificate.
+    # For hosts that set REDIS_URL themselves and sign their own certificate.
     redis_ca_file: Annotated[Path | None, AfterValidator(require_certificates)] = None
-    redis_tls_verify: TlsVerify | None = None  # None: what the URL says, else full
+    # None: as in the parameters of REDIS_URL, else full.
+    redis_tls_verify: TlsVerify | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("redis_ca_file")
     @classmethod
-    def _is_used(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+    def _require_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if path is not None and not str(info.data.get("redis_url", "rediss")).startswith("rediss"):
             raise ValueError(
-                "needs a REDIS_URL that starts with rediss://: without TLS there is no certificate"
+                "needs a REDIS_URL that starts with rediss://, because without TLS Redis has no "
+                "certificate; change REDIS_URL, or remove this setting"
             )
         return path
 
     @field_validator("log_level", mode="before")
     @classmethod
-    def _upper(cls, value: Any) -> Any:
+    def _to_upper_case(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
 
 
 class ExpirySettings(ProcessSettings):
-    """For how long after its acceptance a payment may be sent. The web process writes it down with
-    each payment.
+    """For how long after its acceptance a payment may be sent.
 
-    The worker only checks them at its start: the two mostly share one environment.
+    The web process stores this time with each payment. The worker only validates these settings,
+    because both processes usually share one environment.
     """
 
     deposit_expires_after_seconds: float = Field(60, gt=0, le=86_400)
@@ -123,20 +133,29 @@ SettingsType = TypeVar("SettingsType", bound=ProcessSettings)
 
 
 def read_settings(settings_type: type[SettingsType]) -> SettingsType:
-    """The process's settings, or `SettingsError` with one line that names everything wrong."""
+    """Reads the settings. Raises SettingsError with one line that names every fault."""
     try:
         return settings_type()
     except ValidationError as error:
-        missing, wrong = [], []
+        missing, invalid = [], []
         for fault in error.errors(include_url=False, include_input=False):
-            name = str(fault["loc"][0]).upper() if fault["loc"] else ""
+            field = str(fault["loc"][0]) if fault["loc"] else ""
             text = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "missing":
-                missing.append(name)
+                missing.append(field.upper())
             elif text.startswith("missing: "):
                 missing.append(text.removeprefix("missing: "))
             else:
-                wrong.append(f"{name} ({text[:1].lower() + text[1:]})")
+                if fault["type"] == "string_pattern_mismatch":
+                    text = f"must be {settings_type.model_fields[field].description}"
+                text = _REQUIREMENTS.get(fault["type"], text)
+                invalid.append(f"{field.upper()} ({_as_requirement(text)})")
         parts = ["missing: " + ", ".join(missing)] if missing else []
-        parts += ["impossible: " + ", ".join(wrong)] if wrong else []
+        parts += ["invalid: " + ", ".join(invalid)] if invalid else []
         raise SettingsError("cannot start; settings " + "; ".join(parts)) from None
+
+
+def _as_requirement(text: str) -> str:
+    """Turns pydantic's "Input should be …" into "must be …"."""
+    text = re.sub(r"\A(Input|String|List|Value) should ", "must ", text)
+    return text[:1].lower() + text[1:]

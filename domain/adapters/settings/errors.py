@@ -1,4 +1,4 @@
-"""Why a process does not start. It knows no setting, so that every adapter may use it."""
+"""The error that stops a process at its start. It knows no setting, so every adapter may use it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from contextlib import contextmanager
 
 
 class SettingsError(Exception):
-    """The process cannot start with these settings; the message is one line that names every
-    fault.
-    """
+    """The process cannot start with these settings. The message names every fault in one line."""
 
 
 @contextmanager
-def impossible(name: str) -> Iterator[None]:
-    """Around what first understands a setting in full: its ValueError stops the process in the
-    setting's name.
+def blame_setting(name: str) -> Iterator[None]:
+    """Turns a ValueError in the block into a SettingsError that names the setting.
+
+    For a fault that `read_settings` cannot find, for example because it shows only in a connection.
     """
     try:
         yield
     except ValueError as error:
-        raise SettingsError(f"cannot start; settings impossible: {name} ({error})") from None
+        raise SettingsError(f"cannot start; settings invalid: {name} ({error})") from None

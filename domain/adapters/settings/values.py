@@ -1,6 +1,6 @@
-"""What a value of the environment must look like.
+"""The types of settings: what a value of the environment must look like.
 
-No value is ever part of a message: it might be a secret.
+No message contains a value, because it might be a secret.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from domain.adapters.redis.address import parse_redis_url
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def _checked_url(*schemes: str) -> Callable[[str], str]:
-    def check(url: str) -> str:
+def _require_url(*schemes: str) -> Callable[[str], str]:
+    """Returns a validator that accepts URLs with these schemes and a host."""
+
+    def require(url: str) -> str:
+        # urlsplit would ignore white space.
         if not url.isprintable() or " " in url:
-            raise ValueError("must not contain white space")  # urlsplit would look past it
+            raise ValueError("must not contain white space")
         try:
             parts = urlsplit(url)
             has_host = bool(parts.hostname)
@@ -31,15 +34,14 @@ def _checked_url(*schemes: str) -> Callable[[str], str]:
         except ValueError:
             raise ValueError("is not a URL") from None
         if parts.scheme not in schemes or not has_host:
-            raise ValueError(
-                f"must be a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)}"
-            )
+            prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(f"must be a URL that starts with {prefixes}, and name a host")
         return url
 
-    return check
+    return require
 
 
-def comma_separated(value: Any) -> Any:
+def split_at_commas(value: Any) -> Any:
     return (
         [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, str)
@@ -47,73 +49,80 @@ def comma_separated(value: Any) -> Any:
     )
 
 
-def networks(value: Any) -> Any:
+def parse_networks(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = []
+    networks = []
     for part in filter(None, (part.strip() for part in value.split(","))):
         try:
-            found.append(ipaddress.ip_network(part))
+            networks.append(ipaddress.ip_network(part))
         except ValueError:
             raise ValueError(
-                "has an entry that is not a network in CIDR form, as 10.0.0.0/8"
+                "has an entry that is not a network in CIDR form; write for example 10.0.0.0/8"
             ) from None
-    return found
+    return networks
 
 
-def _origin(text: str) -> str:
-    parts = urlsplit(_checked_url("http", "https")(text))
+def _require_origin(text: str) -> str:
+    parts = urlsplit(_require_url("http", "https")(text))
     if text != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc or text != text.lower():
         raise ValueError(
-            "must hold origins as https://app.example.com: no path, no closing slash, in lower case"
+            "must list origins like https://app.example.com: no path, no slash at the end, "
+            "in lower case"
         )
     return text
 
 
-Origin = Annotated[str, AfterValidator(_origin)]
-HttpUrl = Annotated[str, AfterValidator(_checked_url("http", "https"))]
+Origin = Annotated[str, AfterValidator(_require_origin)]
+HttpUrl = Annotated[str, AfterValidator(_require_url("http", "https"))]
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _checked_issuers(names: list[str]) -> list[str]:
+def _require_issuers(names: list[str]) -> list[str]:
     if len(set(names)) != len(names) or not all(
         name.isprintable() and " " not in name for name in names
     ):
         raise ValueError(
-            "must hold issuers as tokens name them (iss), comma-separated, each once, the oldest first"
+            "must list issuers exactly as in the iss claim of tokens, comma-separated, each once, "
+            "the oldest first"
         )
     return names
 
 
-Issuers = Annotated[list[str], AfterValidator(_checked_issuers)]
+Issuers = Annotated[list[str], AfterValidator(_require_issuers)]
 
 
-def _checked_secrets(secrets: list[str]) -> list[str]:
+def _require_long_secrets(secrets: list[str]) -> list[str]:
     if any(len(secret) < 8 for secret in secrets):
-        raise ValueError("each secret must be at least 8 characters; 32 random ones are better")
+        raise ValueError(
+            "each secret must have at least 8 characters; use 32 random characters if you can"
+        )
     return secrets
 
 
-CallbackSecrets = Annotated[list[Text], Field(min_length=1), AfterValidator(_checked_secrets)]
+CallbackSecrets = Annotated[list[Text], Field(min_length=1), AfterValidator(_require_long_secrets)]
 
 
-def _understood_by(parse: Callable[[str], object]) -> AfterValidator:
-    """What will read a URL later reads it now: all wrong settings are named at once."""
+def _require_parsable(parse: Callable[[str], object]) -> AfterValidator:
+    """Returns a validator that parses a URL as its adapter will do later.
 
-    def check(url: str) -> str:
+    The message at start then names the URL's faults together with those of all other settings.
+    """
+
+    def require(url: str) -> str:
         parse(url)
         return url
 
-    return AfterValidator(check)
+    return AfterValidator(require)
 
 
-DatabaseUrl = Annotated[str, _understood_by(read_database_url)]
-RedisUrl = Annotated[str, _understood_by(parse_redis_url)]
+DatabaseUrl = Annotated[str, _require_parsable(read_database_url)]
+RedisUrl = Annotated[str, _require_parsable(parse_redis_url)]
 
 
-def _readable_policy(path: Path) -> Path:
+def _require_readable_policy(path: Path) -> Path:
     read_policy(path)
     return path
 
 
-PolicyFile = Annotated[Path, AfterValidator(_readable_policy)]
+PolicyFile = Annotated[Path, AfterValidator(_require_readable_policy)]

@@ -8,35 +8,35 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from domain.adapters.settings.common import ExpirySettings, SharedSettings
-from domain.adapters.settings.values import HttpUrl, Issuers, Origin, Text, comma_separated
+from domain.adapters.settings.values import HttpUrl, Issuers, Origin, Text, split_at_commas
 
 
 class IngressSettings(SharedSettings, ExpirySettings):
-    """The web process.
+    """The settings of the web process.
 
-    SUPABASE_URL sets the key set's URL and the issuer by Supabase's conventions.
+    SUPABASE_URL sets JWT_JWKS_URL and JWT_ISSUER by Supabase's conventions.
     """
 
     port: int = Field(8080, ge=1, le=65535)
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
-    # What the issuer was called before. Callers keep its oldest name, and with it their keys. They
-    # verify nothing.
+    # Earlier names of the issuer. A caller is still identified by the oldest name, so it keeps its
+    # idempotency keys. Tokens of these issuers are not accepted.
     jwt_former_issuers: Annotated[Issuers, NoDecode] = Field(default_factory=list)
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
-    # Of web pages that may call with a browser's fetch; none may unless named.
+    # The origins of web pages that may call from a browser. The default allows none.
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
 
     _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(
-        comma_separated
+        split_at_commas
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _by_supabase_conventions(cls, values: Any) -> Any:
+    def _fill_in_from_supabase_url(cls, values: Any) -> Any:
         supabase_url = values.get("supabase_url")
         if isinstance(supabase_url, str):
             auth_url = supabase_url.rstrip("/") + "/auth/v1"
@@ -46,9 +46,9 @@ class IngressSettings(SharedSettings, ExpirySettings):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _some_way_to_check_tokens(cls, secret: str | None, info: ValidationInfo) -> str | None:
+    def _require_a_key_for_tokens(cls, secret: str | None, info: ValidationInfo) -> str | None:
         if secret is None and info.data.get("jwt_jwks_url", "") is None:
             raise ValueError(
-                "missing: JWT_JWKS_URL (or SUPABASE_URL, which sets both; or JWT_SECRET)"
+                "missing: JWT_JWKS_URL (or SUPABASE_URL, which also sets the issuer; or JWT_SECRET)"
             )
         return secret

@@ -1,4 +1,4 @@
-"""The settings of the worker process, and of an operator's commands."""
+"""The settings of the worker process and of the operator's commands."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from domain.adapters.settings.common import ExpirySettings, MigrationSettings, SharedSettings
-from domain.adapters.settings.values import CallbackSecrets, HttpUrl, Text, comma_separated
+from domain.adapters.settings.values import CallbackSecrets, HttpUrl, Text, split_at_commas
 from domain.times import DEFAULT_TIMES
 
-# Daraja refuses a callback URL with one of these in it (daraja.md §8.4).
-_WORDS_DARAJA_REFUSES = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query")
+# Daraja rejects a callback URL that contains one of these words (daraja.md §8.4).
+_FORBIDDEN_WORDS = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query")
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class OperatorSettings(MigrationSettings):
-    """What an operator's decision may read of a worker's settings, where they are set."""
+    """The settings that the operator's commands read.
+
+    They share the times with the worker, if these are set where the command runs.
+    """
 
     deposit_result_window_seconds: float = Field(
         DEFAULT_TIMES.result_window.total_seconds(), gt=0, le=86_400
@@ -36,25 +39,25 @@ class OperatorSettings(MigrationSettings):
 
 
 class WorkerSettings(SharedSettings, ExpirySettings):
-    """The worker.
+    """The settings of the worker.
 
-    Times in seconds; the other times of a send derive from the lease (`domain/times.py`).
+    Times are in seconds. The other times of a send derive from the lease (`domain/times.py`).
     """
 
     daraja_base_url: HttpUrl
     daraja_consumer_key: Text
     daraja_consumer_secret: Text
-    daraja_shortcode: str = Field(pattern=r"^\d{5,7}$")
+    daraja_shortcode: str = Field(pattern=r"^\d{5,7}$", description="5 to 7 digits")
     daraja_passkey: Text
-    daraja_till: str | None = Field(None, pattern=r"^\d{5,7}$")
-    daraja_payout_shortcode: str = Field("", pattern=r"^(\d{5,7})?$")
+    daraja_till: str | None = Field(None, pattern=r"^\d{5,7}$", description="5 to 7 digits")
+    daraja_payout_shortcode: str = Field("", pattern=r"^(\d{5,7})?$", description="5 to 7 digits")
     daraja_initiator_name: Text
     daraja_initiator_password: Text
     daraja_certificate_file: Path
     daraja_requests_per_second: float = Field(20, gt=0, le=100_000)
     daraja_stk_queries_per_minute: float = Field(5, gt=0, le=1_000_000)
     daraja_status_queries_per_minute: float = Field(60, gt=0, le=1_000_000)
-    # If set, sets both.
+    # If set, it replaces both limits above.
     daraja_inquiries_per_minute: float | None = Field(None, gt=0, le=1_000_000)
     callback_base_url: HttpUrl
     callback_secrets: Annotated[CallbackSecrets, NoDecode]
@@ -78,40 +81,43 @@ class WorkerSettings(SharedSettings, ExpirySettings):
     operation_cool_down_seconds: float = Field(
         DEFAULT_TIMES.operation_cool_down.total_seconds(), gt=0, le=900
     )
-    # Where the worker shows its own counters; unset: nowhere.
+    # The port of the worker's own /metrics. If unset, the worker listens on no port.
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
 
-    _split_secrets = field_validator("callback_secrets", mode="before")(comma_separated)
+    _split_secrets = field_validator("callback_secrets", mode="before")(split_at_commas)
 
     @field_validator("daraja_base_url")
     @classmethod
-    def _without_slash(cls, url: str) -> str:
+    def _strip_slash(cls, url: str) -> str:
         return url.rstrip("/")
 
     @field_validator("callback_base_url")
     @classmethod
-    def _daraja_accepts(cls, url: str) -> str:
+    def _require_url_that_daraja_accepts(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme != "https" and parts.hostname not in _LOCAL_HOSTS:
-            raise ValueError("must be https, except on localhost")
+            raise ValueError("must start with https://, except for localhost")
         if url != url.lower():
-            raise ValueError("must be in lower case: Daraja refused a URL with an upper-case host")
+            raise ValueError("must be in lower case, because Daraja rejected an upper-case host")
         if parts.query or parts.fragment:
             raise ValueError("must have no query and no fragment")
-        for word in _WORDS_DARAJA_REFUSES:
+        for word in _FORBIDDEN_WORDS:
             if word in url:
-                raise ValueError(f"must not contain {word!r}: Daraja refuses such URLs")
+                raise ValueError(f"must not contain {word!r}, because Daraja rejects such URLs")
         return url.rstrip("/")
 
     @field_validator("daraja_certificate_file")
     @classmethod
-    def _holds_a_certificate(cls, path: Path) -> Path:
+    def _require_rsa_certificate(cls, path: Path) -> Path:
         try:
             key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
         except (OSError, ValueError):
-            raise ValueError("must be a readable PEM file with an X.509 certificate") from None
+            raise ValueError(
+                "must be a readable PEM file with the X.509 certificate of Daraja"
+            ) from None
         if not isinstance(key, rsa.RSAPublicKey):
-            raise ValueError("must hold an RSA certificate")  # noqa: TRY004 - pydantic reports ValueErrors
+            # pydantic reports only ValueErrors.
+            raise ValueError("must hold an RSA certificate")  # noqa: TRY004
         return path
 
     @field_validator("daraja_payout_shortcode")
