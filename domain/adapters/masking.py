@@ -1,20 +1,19 @@
-"""What may be written down of what passes through us: no phone number, name, token or secret,
-whatever text it stands in.
+"""Removes phone numbers, names, tokens and secrets before a text is logged or stored.
 
-Four ways, and their only home:
+There are four ways, and no other module has one:
 
-* `mask_text` and `Masking` remove by pattern, and by the value of known secrets, from logs, problems
-  and Daraja's answers.
-* `SecretFields.mask_fields` removes by the name of a field, from the record of what we asked Daraja.
-* `SecretFields.replace_secrets` does so in a callback's bytes, of which nothing else is changed: they are
-  the record.
-* `redact_exception` says of an error what it is and where it happened, without the values that its
-  text may quote.
+* `mask_text` and `Masking` mask logs, problems and Daraja's answers, by patterns and by the values
+  of known secrets.
+* `SecretFields.mask_fields` masks the record of our requests to Daraja, by the names of fields.
+* `SecretFields.replace_secrets` does so in a callback's bytes. It changes nothing else, because
+  these bytes are the record.
+* `redact_exception` logs an exception's type and traceback without the values that its message may
+  quote.
 
-The last line of defence. Each place that writes says as little as it can. Payments are the record
-and stay whole.
+This is the last line of defence: each place that writes also writes as little as it can. Payments
+are the record and are stored whole.
 
-Every pattern is linear in the text's length: the text may be somebody's attack.
+The time of every pattern is linear in the text's length, because the text may be an attack.
 """
 
 from __future__ import annotations
@@ -27,29 +26,30 @@ from typing import Any
 from uuid import UUID
 
 MASK = "[masked]"
-REPLACED = b"[replaced]"  # in bytes that are kept as they came but for this
+REPLACED = b"[replaced]"  # in bytes that are otherwise stored as received
 
-# A subscriber's number is nine digits, alone, after 0 or 254, or at the end of an id: Daraja's
-# CheckoutRequestID is `ws_CO_`, a time and the nine digits (daraja.md §2.1). So any run that may
-# hold nine is masked. Our own ids are kept, or nothing could be followed through the logs. Behind a
-# number Daraja writes whose it is: `254711000111 - JANE DOE`.
+# A subscriber's number has nine digits, alone, after 0 or 254, or at the end of an id: Daraja's
+# CheckoutRequestID is `ws_CO_`, a time and the nine digits (daraja.md §2.2). So every run of at
+# least nine digits is masked. Our own ids stay readable, because the logs are searched by them.
+# Daraja writes the subscriber's name after the number: `254711000111 - JANE DOE` (daraja.md §4.3).
 _NUMBER = re.compile(
-    r"(?P<id>(?<![0-9a-z])[0-9a-f]{8}-[0-9a-f]{4}-[47][0-9a-f]{3}-[89ab][0-9a-f]{3}-(?P<last>[0-9a-f]{12})(?![0-9a-z]))"
+    r"(?P<id>(?<![0-9a-z])[0-9a-f]{8}-[0-9a-f]{4}-[47][0-9a-f]{3}-[89ab][0-9a-f]{3}-"
+    r"(?P<last>[0-9a-f]{12})(?![0-9a-z]))"
     r"|(?P<run>\d{9,})(?P<name> ?- ?[^\W\d_][^\"'\\,;<>{}\[\]\n]{0,99})?"
-    # As people write it, in groups.
+    # A number in groups of digits, as people write it.
     r"|(?P<grouped>(?<!\d)(?:254[ -]?|0)[17](?:[ -]?\d){8}(?!\d))"
 )
 
-_NINE_DIGITS = re.compile(r"(?:\d[ -]?){9}")  # without so many there is no number in a text
+_NINE_DIGITS = re.compile(r"(?:\d[ -]?){9}")  # a text without a match has no phone number
 
-# Long runs of what tokens and keys are made of; looked at more closely in `_mask_opaque`.
+# Long runs of the characters of tokens and keys. `_mask_opaque` decides about each.
 _OPAQUE = re.compile(r"[\w.~+/=-]{20,}", re.ASCII)
-_SECRET_MARKS = ("eyJ", "sb_secret_", "sb_publishable_")  # a JWT begins so, and Supabase's own keys
+_SECRET_MARKS = ("eyJ", "sb_secret_", "sb_publishable_")  # starts of JWTs and of Supabase's keys
 _ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{32,}")
 
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s{1,3}[\w.~+/=-]{6,}", re.IGNORECASE)
 _USER_OF_URL = re.compile(r"://[^\s/@'\"]+@")
-# As a field, a parameter, or one of Daraja's named items.
+# Words in the names of secrets: of a field, of a parameter, or of one of Daraja's named items.
 _SECRET_WORDS = (
     "passw",
     "passkey",
@@ -62,7 +62,8 @@ _SECRET_WORDS = (
 )
 _NAMED_SECRET = re.compile(
     rf"((?:{'|'.join(_SECRET_WORDS)})\w{{0,20}}"
-    r"\\?[\"']?\s{0,3}(?:[:=]|,\s{0,3}\\?[\"']Value\\?[\"']\s{0,3}:)\s{0,3}\\?[\"']?)[^\s\"',;&}\])]+",
+    r"\\?[\"']?\s{0,3}(?:[:=]|,\s{0,3}\\?[\"']Value\\?[\"']\s{0,3}:)\s{0,3}\\?[\"']?)"
+    r"[^\s\"',;&}\])]+",
     re.IGNORECASE,
 )
 _ECHOED_TOKEN = re.compile(r"(Invalid Access Token\s{0,3}-\s{0,3})[^\"\s]+", re.IGNORECASE)
@@ -71,7 +72,7 @@ _NAME_FIELD = re.compile(
     re.DOTALL,
 )
 
-# Numbers of this size, as a value of their own, may be a subscriber's.
+# An integer of at least this size may be a subscriber's number.
 _SUBSCRIBER_MIN = 10**8
 
 _DEPTH_MAX = 6
@@ -81,12 +82,9 @@ _NAME_MAX = 40
 
 
 def mask_text(text: str) -> str:
-    """`text` without what must not be written down; of a phone number the first and the last
-    digits stay.
-    """
-    lower_text = (
-        text.lower()
-    )  # each pattern is tried only where a word of its own stands: a log line mostly has none
+    """Mask secrets, names and phone numbers in `text`. A number's first and last digits stay."""
+    # A pattern runs only if the text has one of its words. Most log lines have none.
+    lower_text = text.lower()
     if "bearer" in lower_text or "basic" in lower_text:
         text = _SCHEME.sub(rf"\1 {MASK}", text)
     if any(word in lower_text for word in _SECRET_WORDS):
@@ -126,22 +124,24 @@ def _shorten_digits(digits: str) -> str:
 
 
 class Masking:
-    """`mask_text`, and the very secrets of this process besides.
+    """Masks texts like `mask_text`, and also the secrets of this process.
 
     Satisfies structlog's protocol of a processor.
     """
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
-        """`secrets` are replaced wherever they stand, also inside other words."""
-        # The longest first: one may begin with another.
-        known = sorted(
+        """`secrets` are masked everywhere, also inside other words."""
+        # The longest secret goes first, because it may begin with a shorter one.
+        spellings = sorted(
             {form for secret in secrets for form in _spellings(secret)}, key=len, reverse=True
         )
-        self._known_secrets = known
+        self._known_secrets = spellings
 
     def __call__(self, _logger: Any, _name: str, event: Mapping[str, Any]) -> dict[str, Any]:
-        """The event with every text in it masked, keys included."""
-        return {self._key(key): self._value(value, _DEPTH_MAX) for key, value in event.items()}
+        """Mask every text in `event`, keys included."""
+        return {
+            self._mask_key(key): self._mask_value(value, _DEPTH_MAX) for key, value in event.items()
+        }
 
     def mask(self, text: str) -> str:
         for secret in self._known_secrets:
@@ -154,14 +154,14 @@ class Masking:
             else f"{text[:_CHARACTERS_MAX]}… ({len(text)} characters)"
         )
 
-    def _key(self, key: object) -> str:
-        """The name of a field. Ours are words, which hide nothing."""
+    def _mask_key(self, key: object) -> str:
+        """Mask the name of a field. Short names of letters only cannot hide a secret."""
         text = str(key)
         return (
             text if len(text) < _NAME_MAX and text.replace("_", "").isalpha() else self.mask(text)
         )
 
-    def _value(self, value: Any, depth_left: int) -> Any:
+    def _mask_value(self, value: Any, depth_left: int) -> Any:
         match value:
             case None | bool():
                 return value
@@ -169,9 +169,14 @@ class Masking:
                 return value
             case Mapping() if depth_left:
                 pairs = list(value.items())[:_ITEMS_MAX]
-                return {self._key(key): self._value(inner, depth_left - 1) for key, inner in pairs}
+                return {
+                    self._mask_key(key): self._mask_value(inner, depth_left - 1)
+                    for key, inner in pairs
+                }
             case list() | tuple() | set() | frozenset() if depth_left:
-                return [self._value(inner, depth_left - 1) for inner in list(value)[:_ITEMS_MAX]]
+                return [
+                    self._mask_value(inner, depth_left - 1) for inner in list(value)[:_ITEMS_MAX]
+                ]
             case bytes():
                 return self.mask(value.decode("utf-8", "replace"))
             case str():
@@ -181,15 +186,15 @@ class Masking:
 
 
 def _spellings(secret: str) -> set[str]:
-    """A secret as it is, and as JSON may write it.
+    """Return a secret as it is and as JSON may write it.
 
-    What is shorter than six characters would mask common words.
+    Returns nothing for a secret of less than six characters, because it would mask common words.
     """
     return {secret, secret.replace("/", "\\/")} if len(secret) >= 6 else set()
 
 
 class SecretFields:
-    """Fields that hold secrets, by their names in some peer's messages."""
+    """The names of fields that hold secrets in another system's messages."""
 
     def __init__(
         self,
@@ -199,31 +204,31 @@ class SecretFields:
         own_ids: Collection[str] = (),
         times: Collection[str] = (),
     ) -> None:
-        """`names`: the whole value is a secret. Of `addresses`: the last part of the path is.
+        """The whole value of each of `names` is a secret, and the last path segment of `addresses`.
 
-        `own_ids` may hold a payment's id, which stays readable. `times` are digits that are no
-        phone number.
+        `own_ids` may hold a payment's id, which stays readable. `times` hold long digits that are
+        not phone numbers.
         """
         self._names = names
         self._addresses = addresses
         self._own_ids = own_ids
         self._times = times
         self._value = re.compile(
-            # As a field, or as an item that has a name and a value.
+            # A field, or an item with a name and a value.
             rf'("(?:{"|".join(names)})"\s*(?::|,\s*"Value"\s*:)\s*")((?:[^"\\]|\\.)*)'.encode(),
             re.IGNORECASE | re.DOTALL,
         )
 
     def replace_secrets(self, body: bytes) -> bytes:
-        """`body` with the value of each of the names replaced, even where it is not whole JSON."""
+        """Replace the values of the names in `body`, even if it is not valid JSON."""
         return self._value.sub(rb"\g<1>" + REPLACED, body)
 
     def mask_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """`fields` as they may be kept."""
+        """Mask the secrets in `fields`."""
         return {name: self.mask_field(name, value) for name, value in fields.items()}
 
     def mask_field(self, name: str, value: Any) -> Any:
-        """The value of one field as it may be kept."""
+        """Mask the value of one field, if it needs it."""
         if name in self._names:
             return MASK
         if not isinstance(value, str) or name in self._times:
@@ -233,9 +238,7 @@ class SecretFields:
         return value if name in self._own_ids and _is_payment_id(value) else mask_text(value)
 
     def find_secrets(self, fields: Mapping[str, str]) -> list[str]:
-        """The secrets that `fields` hold, for `Masking`: an answer may repeat all that it was
-        asked with.
-        """
+        """Return the secrets in `fields`, for `Masking`: an answer may repeat the request."""
         whole = [fields[name] for name in self._names if name in fields]
         return whole + [
             fields[name].rpartition("/")[2] for name in self._addresses if name in fields
@@ -243,21 +246,20 @@ class SecretFields:
 
 
 def _is_payment_id(value: str) -> bool:
-    """Whether it is a payment's id, rather than one that Daraja made, which may have anything in
-    it.
-    """
+    """Whether it is a payment's id. An id of Daraja's is not, and may contain a phone number."""
     try:
         return str(UUID(value)) == value
     except ValueError:
         return False
 
 
-# Whose texts say what went wrong and quote no value. Others are told by their kind and place: a
-# database's error quotes the row that it refused, `int()` what it was given, `KeyError` the key;
-# and no pattern finds a name in them.
+# Exceptions whose messages contain no user data. For all others, the log shows the type and the
+# traceback without the message. A database's error quotes the rejected row, `int()` its input and
+# `KeyError` the key, and no pattern finds a person's name in them.
 _OUR_MODULES = ("domain.", "gateway.", "workers.")
 _PLAIN_ERRORS = (
-    AssertionError, AttributeError, ImportError, NameError, NotImplementedError, RuntimeError, TypeError,
+    AssertionError, AttributeError, ImportError, NameError,
+    NotImplementedError, RuntimeError, TypeError,
 )  # fmt: skip
 _FRAMES_MAX = 30
 _CAUSES_MAX = 10
@@ -266,33 +268,31 @@ _CAUSES_MAX = 10
 def redact_exception(
     _logger: Any, _name: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Tells an error by its kind, its place and what led to it, without the values that its text
-    may quote.
-    """
-    exc_info_value = event.pop("exc_info", None)
+    """Replace an event's exception by its type, its traceback and its causes, without user data."""
+    exc_info = event.pop("exc_info", None)
     error = (
-        exc_info_value
-        if isinstance(exc_info_value, BaseException)
+        exc_info
+        if isinstance(exc_info, BaseException)
         else sys.exc_info()[1]
-        if exc_info_value is True
+        if exc_info is True
         else None
     )
-    if isinstance(exc_info_value, tuple):
-        error = exc_info_value[1]
+    if isinstance(exc_info, tuple):
+        error = exc_info[1]
     if error is not None:
-        causes = list(_causes(error))
+        causes = list(_iterate_causes(error))
         event.setdefault("error", type(error).__name__)
-        states = [getattr(getattr(cause, "orig", cause), "sqlstate", None) for cause in causes]
-        if any(states):
-            event["sqlstate"] = next(filter(None, states))
+        sqlstates = [getattr(getattr(cause, "orig", cause), "sqlstate", None) for cause in causes]
+        if any(sqlstates):
+            event["sqlstate"] = next(filter(None, sqlstates))
         event["traceback"] = "\nwhich led to:\n".join(
             _format_error(cause) for cause in reversed(causes)
         )
     return event
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what led to it, the latest first; the members of groups too."""
+def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, its causes and the members of exception groups, the latest first."""
     pending, seen = [error], set[int]()
     while pending and len(seen) < _CAUSES_MAX:
         cause = pending.pop(0)

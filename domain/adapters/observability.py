@@ -1,5 +1,6 @@
-"""Logs and metrics, the same in all processes: one JSON object a line, events by name, no phone
-number and no secret.
+"""Logs and metrics of all processes.
+
+Each log line is a JSON object with a named event, and has no phone number and no secret.
 """
 
 from __future__ import annotations
@@ -18,89 +19,95 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, gen
 from domain.adapters.masking import Masking, redact_exception
 
 accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
-replayed = Counter("mkwanja_replays_total", "Answers given again under a used idempotency key")
+replayed = Counter(
+    "mkwanja_replays_total", "Requests with a used idempotency key that got the stored answer"
+)
 refused = Counter("mkwanja_requests_refused_total", "Requests refused, by problem code", ["code"])
 callbacks_stored = Counter(
-    "mkwanja_callbacks_stored_total", "Callbacks stored, by what they led to", ["disposition"]
+    "mkwanja_callbacks_stored_total", "Callbacks stored, by disposition", ["disposition"]
 )
 callbacks_repeated = Counter(
     "mkwanja_callbacks_repeated_total",
-    "Callbacks of which enough copies, byte for byte, were on record already",
+    "Callbacks not stored again, because enough identical copies are stored",
 )
 callbacks_refused = Counter(
-    "mkwanja_callbacks_refused_total", "Callback requests turned away", ["reason"]
+    "mkwanja_callbacks_refused_total", "Callback requests refused, by reason", ["reason"]
 )
-submissions = Counter(
-    "mkwanja_submissions_total", "Answers to submissions, by meaning", ["meaning"]
-)
-throttled = Counter("mkwanja_throttled_total", "Times that Daraja said it was asked too often")
+submissions = Counter("mkwanja_submissions_total", "Submissions to Daraja, by outcome", ["meaning"])
+throttled = Counter("mkwanja_throttled_total", "Requests that Daraja's rate limiter refused")
 inquiries = Counter(
     "mkwanja_inquiries_total",
-    "Inquiries, by how they were asked and what was answered",
+    "Inquiries, by API and by the outcome of the answer",
     ["api", "verdict"],
 )
 callbacks_awaiting_confirmation = Counter(
     "mkwanja_callbacks_awaiting_confirmation_total",
-    "Successes told by a callback that Daraja was asked to confirm",
+    "Successes reported by a callback that an inquiry has to confirm",
 )
 payments_of_former_accounts = Gauge(
     "mkwanja_payments_of_former_accounts",
     "Open payments sent by an account that this worker is not configured for",
 )
-sweeps = Counter("mkwanja_swept_total", "Payments given a step by the sweeper", ["step"])
+sweeps = Counter(
+    "mkwanja_swept_total", "Payments that got their next step from the sweeper, by step", ["step"]
+)
 limited = Counter(
-    "mkwanja_requests_limited_total", "Requests refused for a limit, by the limit's name", ["limit"]
+    "mkwanja_requests_limited_total",
+    "Requests refused because of a limit, by the limit's name",
+    ["limit"],
 )
 shed = Counter(
-    "mkwanja_requests_shed_total", "Requests and connections turned away, by why", ["reason"]
+    "mkwanja_requests_shed_total",
+    "Requests and connections refused under load, by reason",
+    ["reason"],
 )
 key_set_age_seconds = Gauge(
-    "mkwanja_key_set_age_seconds", "Since the key set was last fetched; -1: there is none"
+    "mkwanja_key_set_age_seconds", "Seconds since the key set was last fetched; -1 if there is none"
 )
-key_set_age_seconds.set(-1)  # where no process ever fetches one, too
+key_set_age_seconds.set(-1)  # also the value of a process that never fetches a key set
 key_set_fetches = Counter(
     "mkwanja_key_set_fetches_total", "Fetches of the key set, by result", ["result"]
 )
 queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
 redis_fault = Gauge(
-    "mkwanja_redis_fault", "1 while Redis answers and refuses us, by what it says", ["kind"]
+    "mkwanja_redis_fault",
+    "1 while Redis answers but refuses our commands, by kind of fault",
+    ["kind"],
 )
 
-# Read from Postgres when somebody looks: the same from every process, and there when no worker is.
+# These are read from Postgres when /metrics is requested. So every process shows the same values,
+# even if no worker runs.
 brake_engaged = Gauge(
     "mkwanja_brake_engaged",
     "1 while this brake is engaged: payouts are stopped, or an operation is held",
     ["name"],
 )
-open_payments = Gauge(
-    "mkwanja_open_payments", "Payments with a step ahead of them, by stage", ["stage"]
-)
+open_payments = Gauge("mkwanja_open_payments", "Payments with a next step, by stage", ["stage"])
 overdue_seconds = Gauge(
-    "mkwanja_overdue_seconds", "For how long the oldest due step of each kind waits", ["step"]
+    "mkwanja_overdue_seconds", "Seconds that the oldest due step of each kind has waited", ["step"]
 )
-needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a person should look at")
+needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a person should review")
 unpublished = Gauge(
-    "mkwanja_events_unpublished", "Payments with an event that was not published yet"
+    "mkwanja_events_unpublished", "Payments with an event that is not yet published"
 )
 
 
 def metrics_text() -> tuple[bytes, str]:
-    """The body and content type of /metrics."""
+    """Return the body and the content type of /metrics."""
     return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
 
 
 def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> None:
-    """Logs of ours and of the libraries to standard output, masked. Libraries speak only from
-    WARNING on.
+    """Write our logs and the libraries' logs to standard output, masked.
 
-    Also what Python itself would print: warnings, and errors that nobody caught. `secrets` are the
-    process's own.
+    Libraries log from WARNING on. Python's own warnings and uncaught exceptions are logged too.
+    `secrets` are those of this process.
     """
 
     def add_process_name(
         _logger: Any, _name: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        event["process"] = process  # not by a context variable: a thread has its own
+        event["process"] = process  # a context variable would be missing in other threads
         return event
 
     structlog.configure(
@@ -133,7 +140,7 @@ def _log_error(error: BaseException | None, event: str) -> None:
 def _log_fatal_error(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """What Python would print of an error that ends the process, with the values in it."""
+    """Log an exception that ends the process. Python would print it with the values in it."""
     if issubclass(kind, Exception):
         _log_error(error, "process_failed")
     else:
@@ -141,25 +148,24 @@ def _log_fatal_error(
 
 
 class LibraryLogs(logging.Handler):
-    """Library logs in our form.
+    """Writes the logs of libraries in our format.
 
-    What they say of a peer's faults is a warning, and repeats nothing that the peer sent.
+    A fault of a peer is logged as a warning, without anything that the peer sent.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            # Its text quotes the request line, which holds a token, or a header, which may hold
-            # another.
+            # Its message quotes the request line, which may hold a token of a callback address, or
+            # a header, which may hold another token.
             structlog.get_logger().warning("bad_http", error=type(error).__name__)
             return
-        # Only what happened: below it asyncio and others write the objects that it happened to,
-        # with all their values.
+        # Only the first line is logged. In the next lines asyncio and others print objects with all
+        # their values.
         text = record.getMessage().partition("\n")[0]
         fields: dict[str, Any] = {"logger": record.name, "text": text}
-        is_expected = record.name.startswith(
-            "sqlalchemy.pool"
-        )  # a connection that was lost cannot be closed well
+        # SQLAlchemy's pool logs an error if it cannot close a lost connection properly.
+        is_expected = record.name.startswith("sqlalchemy.pool")
         if error is not None and not is_expected:
             fields["exc_info"] = record.exc_info
         structlog.get_logger().log(

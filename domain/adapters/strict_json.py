@@ -1,7 +1,7 @@
-"""Reads JSON that came from outside. Another reader must not see another message in the same bytes.
+"""Parses JSON from outside, and rejects bytes that two parsers could read differently.
 
-The only reader of requests, tokens, callbacks and Daraja's answers. Each of them has its own
-limits, and its own error.
+All requests, tokens, callbacks and answers of Daraja are parsed here. Each of these callers has its
+own limits and its own error.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from decimal import Decimal
 from enum import Enum, auto
 from typing import Any, NoReturn
 
-# A real message of Daraja has a few levels. json would follow a hostile one until the stack ends.
+# Real messages of Daraja have a few levels. Python's json would parse a hostile one until its stack
+# overflows.
 DEPTH_MAX = 12
 
 
 class Fault(Enum):
-    """Why bytes are no JSON that has exactly one meaning."""
+    """The reason why bytes are not JSON with exactly one meaning."""
 
     NOT_UTF8 = auto()
-    NOT_JSON = auto()  # the detail says where
+    NOT_JSON = auto()  # `detail` has the position
     TOO_DEEP = auto()
-    REPEATED_KEY = auto()  # one reader takes the first value, another the last
-    CONSTANT = auto()  # NaN, Infinity or -Infinity, which the detail names
+    REPEATED_KEY = auto()  # some parsers use the first value, others the last
+    CONSTANT = auto()  # NaN, Infinity or -Infinity; `detail` has its name
     MINUS_ZERO = auto()
-    NUMBER_TOO_LONG = auto()  # beyond the digits that Python reads, or beyond even Decimal
+    NUMBER_TOO_LONG = auto()  # more digits than Python parses, or outside the range of Decimal
 
 
 class Unreadable(ValueError):
-    """The bytes are no JSON that has exactly one meaning. `detail` may quote what they hold."""
+    """The bytes are not JSON with exactly one meaning. `detail` may quote their content."""
 
     def __init__(self, fault: Fault, detail: str = "") -> None:
         super().__init__(f"{fault.name} {detail}".rstrip())
@@ -43,11 +44,11 @@ def parse(
     has_exact_numbers: bool = True,
     may_begin_with_bom: bool = True,
 ) -> Any:
-    """The value of `body`: UTF-8, no repeated keys, no NaN, bounded depth. Raises Unreadable.
+    """Parse `body`: UTF-8, no repeated keys, no NaN, bounded depth. Raises Unreadable.
 
-    Exact numbers are `int` and `Decimal`, and minus zero is refused: Python reads it as 0, which is
-    the code of a success, and Daraja never writes it. Without `depth_max` only Python's own stack
-    bounds the depth, which is safe as well.
+    Exact numbers are `int` and `Decimal`. Minus zero is then rejected, because Python reads it as
+    0, which is the code of a success, and Daraja never writes it. Without `depth_max` only Python's
+    own stack limits the depth, which is safe too.
     """
     exact: dict[str, Any] = (
         {"parse_float": Decimal, "parse_int": _parse_whole_number} if has_exact_numbers else {}

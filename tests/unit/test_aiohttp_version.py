@@ -36,17 +36,17 @@ OTHERS = (
 def test_a_version_outside_the_tested_range_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    """The message is one line, says what is installed and what is tested, and what to do."""
+    """The message is one line: the installed version, the tested range and the remedy."""
     monkeypatch.setattr(aiohttp, "__version__", version)
     with pytest.raises(
         SettingsError,
-        match=rf"^cannot start; aiohttp {re.escape(version)} is .*{FIRST}.*lock names\)$",
+        match=rf"^cannot start; aiohttp {re.escape(version)} is .*{FIRST}.*requirements\.lock\)$",
     ):
         require_tested_aiohttp()
 
 
 @pytest.mark.parametrize("version", [FIRST, LAST])
-def test_both_ends_of_the_tested_range_are_taken(
+def test_both_ends_of_the_tested_range_are_accepted(
     monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     monkeypatch.setattr(aiohttp, "__version__", version)
@@ -54,7 +54,7 @@ def test_both_ends_of_the_tested_range_are_taken(
 
 
 def test_pyproject_and_the_lock_have_the_tested_range() -> None:
-    """What the lock names is what the tests run with, so it is the newest tested version."""
+    """The tests run with the version in the lock file, so it is the newest tested version."""
     texts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     [bounds] = [each.specifier for each in map(Requirement, texts) if each.name == "aiohttp"]
     assert {str(bound) for bound in bounds} == {f">={FIRST}", f"<={LAST}"}

@@ -70,7 +70,7 @@ _MAINTENANCE = re.compile(r"under maintenance|maintenance", re.IGNORECASE)
 
 
 def read_answer(api: Api, kind: Kind, status: int, body: bytes) -> ProviderIds:
-    """Return the ids of an acknowledgement. Raises the `ProviderError` that fits any other answer."""
+    """Return the ids of an acknowledgement. For any other answer, raises its `ProviderError`."""
     message = parse_json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
         return _read_acknowledgement(api, message)

@@ -24,25 +24,25 @@ B2B = Api(Operation.B2B, "/mpesa/b2b/v1/paymentrequest", "ConversationID")
 
 FAILURES = PAYOUT_FAILURES
 
-_TILL_TYPE = "2"  # documents say only 4, production wants 2 for a till (daraja.md §5)
+# The documentation knows only 4, but production requires 2 for a till (daraja.md §5).
+_TILL_TYPE = "2"
 
 
 def request_body(
     payment: Payment, settings: RequestSettings, credential: str, _now: datetime
 ) -> Mapping[str, Any]:
-    """B2B (daraja.md §5)."""
+    """Return the request body of B2B (daraja.md §5)."""
     return {
         "Initiator": settings.initiator_name,
         "SecurityCredential": credential,
         "CommandID": "BusinessPayBill" if payment.request.paybill else "BusinessBuyGoods",
         "SenderIdentifierType": SHORTCODE_TYPE,
-        "RecieverIdentifierType": SHORTCODE_TYPE
-        if payment.request.paybill
-        else _TILL_TYPE,  # spelled so
+        # Daraja spells it so (daraja.md §5).
+        "RecieverIdentifierType": SHORTCODE_TYPE if payment.request.paybill else _TILL_TYPE,
         "Amount": str(payment.request.amount_kes),
         "PartyA": settings.payout_shortcode,
         "PartyB": payment.request.paybill or payment.request.till,
-        # as it is: a changed one would pay another account
+        # It is sent unchanged, because a changed reference would pay another account.
         "AccountReference": payment.request.account_reference,
         "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, settings),
@@ -51,5 +51,5 @@ def request_body(
 
 
 def read_result(message: Any) -> Report:
-    """B2B's result (daraja.md §5). Raises UnexpectedShape."""
+    """Read a B2B result (daraja.md §5). Raises UnexpectedShape."""
     return read_payout_result(message, FAILURES)

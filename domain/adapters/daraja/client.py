@@ -100,10 +100,10 @@ class DarajaClient:
     async def inquire(
         self, payment: Payment, number: int, exchanges: list[Exchange], *, is_probe: bool = False
     ) -> Report | None:
-        """Send inquiry `number` about `payment`. Returns the answer, or None if a callback brings it.
+        """Send inquiry `number` about `payment`, and return the answer.
 
-        Raises Throttled and ProductRefused, and Unreachable if no token is available. Each exchange
-        is appended to `exchanges`.
+        Returns None if the answer comes by callback. Each exchange is appended to `exchanges`.
+        Raises Throttled and ProductRefused, and Unreachable if no token is available.
         """
         api = STK_QUERY if payment.inquiry_step is Step.QUERY else STATUS
         return await self._authorized.call(
@@ -208,7 +208,7 @@ class DarajaClient:
 
 
 def _classify_broken_exchange(error: BaseException, fence: Fence) -> ProviderError:
-    """Classify an exchange without an answer. It matters only whether the first byte was written."""
+    """Classify an exchange without an answer, by whether the first byte was written."""
     if fence.is_written:
         return OutcomeUnknown(f"no answer: {type(error).__name__}")
     cause: BaseException | None = error

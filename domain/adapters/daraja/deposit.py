@@ -1,6 +1,4 @@
-"""A deposit at Daraja: STK push, its callback and its codes, and STK query, which asks about it
-(daraja.md §2, §3).
-"""
+"""A deposit at Daraja: STK push, its callback and codes, and STK query (daraja.md §2, §3)."""
 
 from __future__ import annotations
 
@@ -40,29 +38,29 @@ STK_QUERY = Api(Operation.STK_QUERY, "/mpesa/stkpushquery/v1/query", "CheckoutRe
 
 _IDS = {"checkoutrequestid": IdKind.CHECKOUT_REQUEST, "merchantrequestid": IdKind.MERCHANT_REQUEST}
 
-# "Still under processing" (daraja.md §3). The error 500.001.1001 says so too, but also of payments
-# that have ended.
+# "Still under processing" (daraja.md §3). The error 500.001.1001 may mean the same, but Daraja
+# also sends it for payments that have ended.
 _UNDER_WAY_CODE = "4999"
 
 _F = FailureReason
 
-# What ends a deposit as failed (daraja.md §2.4).
+# The result codes that end a deposit as failed (daraja.md §2.4). 1037 is not safe to retry,
+# because late settlements were reported after it. 1019 and 1036 are treated the same.
 FAILURES: Codes = {
     "1": Ending(_F.INSUFFICIENT_FUNDS, safe_to_retry=True),
     "2": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
     "3": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
     "4": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
     "8": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
-    "1019": Ending(_F.EXPIRED, safe_to_retry=False),  # late settlement was reported after it
+    "1019": Ending(_F.EXPIRED, safe_to_retry=False),
     "1031": Ending(_F.CANCELLED_BY_CUSTOMER, safe_to_retry=True),
     "1032": Ending(_F.CANCELLED_BY_CUSTOMER, safe_to_retry=True),
     "1036": Ending(_F.NO_RESPONSE, safe_to_retry=False),
-    "1037": Ending(_F.NO_RESPONSE, safe_to_retry=False),  # likewise
+    "1037": Ending(_F.NO_RESPONSE, safe_to_retry=False),
     "1101": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "1102": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
-    "2001": Ending(
-        _F.WRONG_PIN, safe_to_retry=True
-    ),  # on a deposit this is the customer's PIN, not our credential
+    # On a deposit this is the customer's PIN, not our credential.
+    "2001": Ending(_F.WRONG_PIN, safe_to_retry=True),
     "2006": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "2008": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "2026": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
@@ -79,7 +77,7 @@ FAILURES: Codes = {
 def request_body(
     payment: Payment, settings: RequestSettings, _credential: str, now: datetime
 ) -> Mapping[str, Any]:
-    """STK push (daraja.md §2.1)."""
+    """Return the request body of STK push (daraja.md §2.1)."""
     return {
         **password_fields(settings, now),
         "TransactionType": "CustomerBuyGoodsOnline" if settings.till else "CustomerPayBillOnline",
@@ -89,14 +87,13 @@ def request_body(
         "PhoneNumber": payment.request.phone_number,
         "CallBackURL": message_address(payment, settings, payment.rules.result_operation),
         "AccountReference": payment.request.account_reference,
-        "TransactionDesc": clean_free_text(
-            payment.request.description, 1, DESCRIPTION_LENGTH_MAX
-        ),  # left out, it is refused as "Invalid Remarks" (daraja.md §2.1)
+        # Daraja refuses a request without it as "Invalid Remarks" (daraja.md §2.1).
+        "TransactionDesc": clean_free_text(payment.request.description, 1, DESCRIPTION_LENGTH_MAX),
     }
 
 
 def read_result(message: Any) -> Report:
-    """STK callback (daraja.md §2.3). Raises UnexpectedShape."""
+    """Read an STK callback (daraja.md §2.3). Raises UnexpectedShape."""
     callback = require_mapping(
         require_mapping(require_mapping(message).get("Body")).get("stkCallback")
     )
@@ -113,28 +110,32 @@ def read_result(message: Any) -> Report:
 def stk_query_body(
     checkout_request_id: str, settings: RequestSettings, now: datetime
 ) -> Mapping[str, Any]:
-    """The body that asks about a deposit (daraja.md §3)."""
+    """Return the request body of an STK query about a deposit (daraja.md §3)."""
     return {**password_fields(settings, now), "CheckoutRequestID": checkout_request_id}
 
 
 def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Report:
-    """What an answer to STK query says of the payment (daraja.md §3). Raises TokenRefused,
-    ProductRefused and Throttled.
+    """Read an answer to STK query (daraja.md §3).
 
-    A refused question says nothing of the payment that it asks about.
+    If Daraja refuses the query, that is no evidence about the payment. Raises TokenRefused,
+    ProductRefused and Throttled.
     """
     message = parse_json_object(body)
     if message is not None and 200 <= status < 300 and "errorCode" not in message:
         return _read_query_result(message, checkout_request_id)
     code, text = read_error(status, body, message)
-    words = text.lower()
-    if code == "500.001.1001" and "wrong credentials" not in words and "merchant" not in words:
+    lower_text = text.lower()
+    if (
+        code == "500.001.1001"
+        and "wrong credentials" not in lower_text
+        and "merchant" not in lower_text
+    ):
         return Report(
             outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=InquiryOutcome.VAGUE
         )
-    # Daraja says this of an id that is too young, too. Of another field it says that our own
-    # question was wrong.
-    is_about_id = code == "400.002.02" and "checkoutrequestid" in words
+    # Daraja also refuses an id that is too new with this text (daraja.md §3). If the text names
+    # another field, our own query was wrong.
+    is_about_id = code == "400.002.02" and "checkoutrequestid" in lower_text
     inquiry_outcome = InquiryOutcome.NO_RESULT if is_about_id else InquiryOutcome.NO_ANSWER
     return Report(outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=inquiry_outcome)
 
@@ -154,12 +155,12 @@ def _read_query_result(message: Mapping[str, Any], checkout_request_id: str) -> 
         return Report(
             outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=InquiryOutcome.NO_ANSWER
         )
-    known = frozenset(ids.items())
+    target_ids = frozenset(ids.items())
     if code == SUCCESS_CODE:
         return Report(
             outcome=ReportedOutcome.SUCCESS,
             code=code,
-            ids=known,
+            ids=target_ids,
             inquiry_outcome=InquiryOutcome.PAID,
         )
     failure = find_failure(FAILURES, code)
@@ -168,12 +169,15 @@ def _read_query_result(message: Mapping[str, Any], checkout_request_id: str) -> 
             outcome=ReportedOutcome.FAILURE,
             code=code,
             failure=failure,
-            ids=known,
+            ids=target_ids,
             inquiry_outcome=InquiryOutcome.FAILED,
         )
     inquiry_outcome = (
         InquiryOutcome.UNDER_WAY if code == _UNDER_WAY_CODE else InquiryOutcome.NO_RESULT
     )
     return Report(
-        outcome=ReportedOutcome.UNDECIDED, code=code, ids=known, inquiry_outcome=inquiry_outcome
+        outcome=ReportedOutcome.UNDECIDED,
+        code=code,
+        ids=target_ids,
+        inquiry_outcome=inquiry_outcome,
     )

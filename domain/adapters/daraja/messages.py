@@ -1,8 +1,7 @@
-"""The parts that Daraja's results are made of, each in every shape that was seen of it (daraja.md
-§2.3, §4.3).
+"""Reads the parts of Daraja's results, in every shape that was seen (daraja.md §2.3, §4.3).
 
-What a whole message is made of stands on the page of its kind (`deposit.py`, `withdrawal.py`, …)
-and in `status.py`.
+The module of a kind (`deposit.py`, `withdrawal.py`, …) reads that kind's whole message, and
+`status.py` reads an answer to a Transaction Status inquiry.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.report import Report, ReportedOutcome
 from domain.values import is_receipt
 
-# Names are compared by their letters: older results write "Originator Conversation ID" (daraja.md
-# §4.3).
+# Names are compared by their letters only, because older results write "Originator Conversation ID"
+# (daraja.md §4.3).
 PAYOUT_IDS = {
     "originatorconversationid": IdKind.ORIGINATOR_CONVERSATION,
     "conversationid": IdKind.CONVERSATION,
@@ -36,15 +35,15 @@ _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 
 
 class UnexpectedShape(Exception):
-    """The message is not of the shape that its operation has."""
+    """The message does not have the shape of its operation."""
 
 
 def read_payout_result(message: Any, failures: Codes) -> Report:
-    """The result of B2C and of what is shaped like it (daraja.md §4.3, §5). Raises UnexpectedShape."""
+    """Read a result of B2C, B2B or B2Pochi (daraja.md §4.3, §5). Raises UnexpectedShape."""
     result = require_mapping(require_mapping(message).get("Result"))
     parameters = read_items(result.get("ResultParameters"), "ResultParameter", "Key")
     code = read_result_code(result)
-    found = judge_result(
+    report = judge_result(
         code,
         failures,
         read_ids(result, PAYOUT_IDS),
@@ -57,8 +56,8 @@ def read_payout_result(message: Any, failures: Codes) -> Report:
         ),
     )
     return replace(
-        found,
-        refuses_credential=found.outcome is ReportedOutcome.FAILURE and refuses_credential(code),
+        report,
+        refuses_credential=report.outcome is ReportedOutcome.FAILURE and refuses_credential(code),
     )
 
 
@@ -71,7 +70,7 @@ def judge_result(
     receipt: str | None,
     recipient_name: str | None = None,
 ) -> Report:
-    """What a result with `code` says: success, one of `failures`, or nothing that decides."""
+    """Return the report of a result: a success, one of `failures`, or undecided."""
     if code == SUCCESS_CODE:
         return Report(
             outcome=ReportedOutcome.SUCCESS,
@@ -84,15 +83,15 @@ def judge_result(
     failure = find_failure(failures, code)
     if failure is None:
         return Report(outcome=ReportedOutcome.UNDECIDED, code=code, ids=ids)
-    # A failure has no receipt, whatever its TransactionID looks like (daraja.md §4.3); an amount
-    # must still agree.
+    # A failure has no receipt, even if its TransactionID looks like one (daraja.md §4.3). Its
+    # amount must still agree with the payment's.
     return Report(outcome=ReportedOutcome.FAILURE, code=code, failure=failure, ids=ids, **amounts)
 
 
 def read_timeout(message: Any) -> Report:
-    """Queue timeout (daraja.md §4.4): an echo of our request, or a Result.
+    """Read a queue timeout (daraja.md §4.4): an echo of our request, or a Result.
 
-    Either way it says only: slow.
+    Both forms mean only that Daraja's queue is slow.
     """
     body = require_mapping(message)
     inner = body.get("Result", body)
@@ -100,7 +99,7 @@ def read_timeout(message: Any) -> Report:
 
 
 def read_result_code(message: Mapping[str, Any]) -> str:
-    """The result's code as text. Raises UnexpectedShape."""
+    """Return the result's code as text. Raises UnexpectedShape."""
     code = code_text(message.get("ResultCode"))
     if code is None:
         raise UnexpectedShape
@@ -108,9 +107,9 @@ def read_result_code(message: Mapping[str, Any]) -> str:
 
 
 def read_ids(message: Mapping[str, Any], names: Mapping[str, IdKind]) -> ProviderIds:
-    """The ids in `message`, as (kind of id, value); `names` gives the kind for a field's letters.
+    """Return the ids in `message` as pairs of kind and value.
 
-    Raises UnexpectedShape.
+    `names` maps a field's letters to the kind of id. Raises UnexpectedShape.
     """
     found = set[ProviderId]()
     for name, value in message.items():
@@ -124,16 +123,17 @@ def read_ids(message: Mapping[str, Any], names: Mapping[str, IdKind]) -> Provide
 
 
 def is_provider_id(value: Any) -> bool:
-    """Ids are opaque, up to 64 characters of ours to keep (daraja.md §2.2)."""
+    """Whether `value` can be an id: opaque text of up to 64 characters (daraja.md §2.2)."""
     return (
         isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
     )
 
 
 def read_items(container: Any, list_name: str, key_name: str) -> dict[str, list[Any]]:
-    """Values by the letters of their names, in order of appearance.
+    """Return the values of a list of named items, by the letters of the names, in their order.
 
-    One object may stand for a list, items may lack a value, and names may repeat.
+    A list of one item may come as a bare object, items may have no value, and names may repeat
+    (daraja.md §4.3).
     """
     values: dict[str, list[Any]] = defaultdict(list)
     items = container.get(list_name) if isinstance(container, Mapping) else None
@@ -148,10 +148,10 @@ def read_items(container: Any, list_name: str, key_name: str) -> dict[str, list[
 
 
 def read_amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """The part of a `Report` that says how much. All numbers must agree; what is no number is noted
-    and left out.
+    """Return the amount fields of a `Report`. All numbers must agree.
 
-    Daraja has been seen to put a receipt under an amount's name (daraja.md §4.3).
+    A value that is not a number is left out, and `ignores_amount` is set. A receipt was seen under
+    an amount's name (daraja.md §4.3).
     """
     values = [*parameters.get("transactionamount", []), *parameters.get("amount", [])]
     numbers = [number for value in values if (number := _parse_number(value)) is not None]
@@ -165,15 +165,15 @@ def read_amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
 
 
 def read_receipt(values: list[Any]) -> str | None:
-    """The one receipt that all of `values` name, or None."""
-    named = [value for value in values if value is not None]
-    if not named or any(value != named[0] for value in named):
+    """Return the receipt if all of `values` name the same one, else None."""
+    receipts = [value for value in values if value is not None]
+    if not receipts or any(receipt != receipts[0] for receipt in receipts):
         return None
-    return named[0] if isinstance(named[0], str) and is_receipt(named[0]) else None
+    return receipts[0] if isinstance(receipts[0], str) and is_receipt(receipts[0]) else None
 
 
 def read_recipient_name(value: Any) -> str | None:
-    """The name in `254711000111 - JANE DOE` or `888880 - SUPPLIER LTD`."""
+    """Return the name in `254711000111 - JANE DOE` or `888880 - SUPPLIER LTD`, or None."""
     if not isinstance(value, str) or " - " not in value:
         return None
     name = value.split(" - ", 1)[1].strip()[:100]
@@ -181,7 +181,7 @@ def read_recipient_name(value: Any) -> str | None:
 
 
 def require_mapping(value: Any) -> Mapping[str, Any]:
-    """`value`, if it is an object. Raises UnexpectedShape."""
+    """Return `value` if it is a JSON object. Raises UnexpectedShape."""
     if not isinstance(value, dict):
         raise UnexpectedShape
     return value

@@ -1,4 +1,4 @@
-"""Which page knows a kind's dealings with Daraja: its request, its result and its codes."""
+"""The page of each kind: its request to Daraja, its result and its result codes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from domain.report import Report
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What Daraja must be told and understood by, for one kind.
+    """Everything that is specific to one kind in the messages to and from Daraja.
 
-    `request_body` takes the payment, our account, the initiator's credential and the time;
-    `read_result` the JSON of a result, and raises UnexpectedShape. `failures` are the codes that end it.
+    `request_body` receives the payment, our account, the initiator's credential and the time.
+    `read_result` receives the JSON of a result, and raises UnexpectedShape. `failures` are the
+    result codes that end the payment as failed.
     """
 
     api: Api
@@ -47,7 +48,10 @@ PAGES: Mapping[Kind, Page] = {
     ),
 }
 
-assert set(PAGES) == set(Kind), "each kind needs its page here"  # noqa: S101 - or no start
-assert all(PAGES[kind].api.operation is rules.operation for kind, rules in RULES.items())  # noqa: S101 - or no start
+# If one of these is false, no process starts.
+assert set(PAGES) == set(Kind), "each kind needs its page here"  # noqa: S101
+assert all(  # noqa: S101
+    PAGES[kind].api.operation is rules.operation for kind, rules in RULES.items()
+)
 
 PAGE_OF_RESULT = {rules.result_operation: PAGES[kind] for kind, rules in RULES.items()}

@@ -22,9 +22,9 @@ FAILURES = PAYOUT_FAILURES
 def request_body(
     payment: Payment, settings: RequestSettings, credential: str, _now: datetime
 ) -> Mapping[str, Any]:
-    """B2Pochi (daraja.md §5)."""
+    """Return the request body of B2Pochi (daraja.md §5)."""
     return {
-        # The payment's id, the only one ever used for it.
+        # Every send of a payment has the payment's id.
         "OriginatorConversationID": str(payment.id),
         "InitiatorName": settings.initiator_name,
         "SecurityCredential": credential,
@@ -39,5 +39,5 @@ def request_body(
 
 
 def read_result(message: Any) -> Report:
-    """B2Pochi's result. Raises UnexpectedShape."""
+    """Read a B2Pochi result (daraja.md §5). Raises UnexpectedShape."""
     return read_payout_result(message, FAILURES)

@@ -1,7 +1,7 @@
-"""Whose field a refusal names: the caller's, so that this payment is at fault, or ours, so that
-every payment will fail.
+"""Finds out whether a refusal names a field of the caller or a field of our settings.
 
-Daraja says `Bad Request - Invalid <Field>` for both (daraja.md §2.2). Names are compared by their
+A wrong field of the caller fails one payment. A wrong setting of ours fails every payment. Daraja
+answers `Bad Request - Invalid <Field>` to both (daraja.md §2.2). Names are compared by their
 letters only, because messages spell them `PhoneNumber`, `Phone Number` or `phone_number`.
 """
 
@@ -15,19 +15,21 @@ from domain.kinds import RULES, Kind
 
 _F = FailureReason
 
-# What we put into a request from our settings, or by ourselves. A free text is the caller's, also
-# where it was left out and our default went: one payment's strange text must not count as a fault
-# of all, and ours is a plain word.
+# Fields that we fill from our settings or compute. A free text counts as the caller's, even if the
+# caller left it out and our default was sent. Our default is a plain word, and one payment's
+# strange text must not count as a fault of all payments.
 _OUR_FIELDS = dict.fromkeys(
     (
         "callbackurl", "callback", "resulturl", "queuetimeouturl", "timeouturl",
         "businessshortcode", "shortcode", "password", "passkey", "timestamp", "transactiontype",
         "initiator", "initiatorname", "securitycredential", "credential", "credentials",
-        "senderidentifiertype", "senderidentifier", "recieveridentifiertype", "receiveridentifiertype",
-        "recieveridentifier", "receiveridentifier", "identifiertype", "identifiertypes", "identifier",
-        "commandid", "command", "originatorconversationid", "originalconversationid", "conversationid",
-        "occasion", "occassion", "accesstoken", "authorization", "authenticationheader", "contenttype", "granttype",
-        "consumerkey", "consumersecret", "organizationshortcode",
+        "senderidentifiertype", "senderidentifier",
+        "recieveridentifiertype", "receiveridentifiertype",
+        "recieveridentifier", "receiveridentifier",
+        "identifiertype", "identifiertypes", "identifier", "commandid", "command",
+        "originatorconversationid", "originalconversationid", "conversationid",
+        "occasion", "occassion", "accesstoken", "authorization", "authenticationheader",
+        "contenttype", "granttype", "consumerkey", "consumersecret", "organizationshortcode",
     ),
     _F.CONFIGURATION,
 )  # fmt: skip
@@ -64,13 +66,14 @@ _REASONS: Mapping[Kind, Mapping[str, FailureReason]] = {
 }
 
 _WORD = re.compile(r"[A-Za-z]+")
-_CHARACTERS_MAX = 500  # of a message; a hostile one may be long
+_CHARACTERS_MAX = 500  # a longer text is cut off, because it may be hostile
 _NAME_WORDS_MAX = 4
 
 
 def find_field_reason(kind: Kind, text: str) -> FailureReason | None:
-    """The reason by the first field that `text` names, words_after_invalid its "invalid" if it can be; None
-    if it names none we know.
+    """Return the reason that belongs to the first known field in `text`, or None.
+
+    Fields after the word "invalid" go first.
     """
     words = [word.lower() for word in _WORD.findall(text[:_CHARACTERS_MAX])]
     words_after_invalid = words[words.index("invalid") + 1 :] if "invalid" in words else []

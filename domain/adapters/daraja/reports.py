@@ -1,8 +1,7 @@
-"""Reading Daraja's callbacks: every known shape of the same message becomes one `Report`, and
-anything else none.
+"""Reads Daraja's callbacks: every known shape becomes a `Report`, any other body an unreadable one.
 
-Nothing here raises for what a body holds: it came from outside, and storing it must never fail. The
-operation alone decides how a body is read (rules.md §18).
+Nothing here raises because of a body's content. It came from outside, and storing it must never
+fail. The operation alone decides how a body is read (rules.md §18).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ UNREADABLE = Report(outcome=ReportedOutcome.UNREADABLE)
 
 
 def read_report(operation: str, body: bytes) -> Report:
-    """What `body` says, read as a message of `operation`."""
+    """Read `body` as a message of `operation`."""
     try:
         message = parse(body)
         page = PAGE_OF_RESULT.get(operation)

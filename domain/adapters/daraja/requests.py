@@ -1,8 +1,7 @@
-"""What requests to Daraja have in common. What a kind's own request holds stands on its page
-(`deposit.py`, …).
+"""The common parts of requests to Daraja. Each kind's own module (`deposit.py`, …) has the rest.
 
-Amounts are strings, as in the portal's own samples: a server that follows those refuses a JSON
-number.
+Amounts are strings, as in the portal's own samples. A server that follows those samples refuses a
+JSON number (daraja.md §2.1).
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from domain.operations import Operation
 from domain.payment import Payment
 from domain.values import DEFAULT_TEXT, NAIROBI
 
-# The type of an identifier that is a short code (daraja.md §5).
+# The identifier type of a short code (daraja.md §5).
 SHORTCODE_TYPE = "4"
 
-# Daraja lets a request with `@`, `#` or `&` in a text fail without a word (daraja.md §2.2).
+# A request with `@`, `#` or `&` in a text fails without an error message (daraja.md §2.2).
 _NOT_FREE_TEXT = re.compile(r"[^A-Za-z0-9.-]+")
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSettings:
-    """Who we are to Daraja."""
+    """Our account at Daraja and our callback address, from the settings."""
 
     shortcode: str
     passkey: str
@@ -42,9 +41,7 @@ class RequestSettings:
 
 
 def use_short_code_of(settings: RequestSettings, sent_by: Account | None) -> RequestSettings:
-    """`settings` with the short code of the account that sent a payment, to ask about that
-    payment.
-    """
+    """Return `settings` with the short code that sent a payment, to inquire about that payment."""
     if sent_by is None:
         return settings
     return replace(settings, shortcode=sent_by.shortcode, payout_shortcode=sent_by.shortcode)
@@ -52,9 +49,9 @@ def use_short_code_of(settings: RequestSettings, sent_by: Account | None) -> Req
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One of Daraja's calls.
+    """One of Daraja's APIs.
 
-    `acknowledgement_id` names the id without which an acknowledgement is none.
+    `acknowledgement_id` names the id that every acknowledgement must have.
     """
 
     operation: Operation
@@ -63,13 +60,14 @@ class Api:
 
     @property
     def name(self) -> str:
-        """As our records have it."""
+        """The name of this API in our records."""
         return self.operation.value
 
 
 def clean_free_text(text: str | None, shortest: int, longest: int) -> str:
-    """`text` in letters, digits, blank, `.` and `-`, within Daraja's limits; the default if too
-    little is left.
+    """Reduce `text` to letters, digits, blank, `.` and `-`, within Daraja's limits.
+
+    Returns the default text if fewer than `shortest` characters remain, or no letter or digit.
     """
     plain = "".join(
         character
@@ -81,8 +79,8 @@ def clean_free_text(text: str | None, shortest: int, longest: int) -> str:
 
 
 def password_fields(settings: RequestSettings, now: datetime) -> dict[str, Any]:
-    """What stands for a credential in STK push and STK query (daraja.md §2.1)."""
-    # Daraja checks only that timestamp and password agree (daraja.md §2.1).
+    """Return the fields that authenticate STK push and STK query (daraja.md §2.1)."""
+    # Daraja checks only that timestamp, password and short code agree (daraja.md §2.1).
     timestamp = now.astimezone(NAIROBI).strftime("%Y%m%d%H%M%S")
     password = base64.b64encode(
         f"{settings.shortcode}{settings.passkey}{timestamp}".encode()
@@ -91,7 +89,7 @@ def password_fields(settings: RequestSettings, now: datetime) -> dict[str, Any]:
 
 
 def result_addresses(payment: Payment, settings: RequestSettings) -> dict[str, Any]:
-    """Where Daraja sends a payout's result, and its word that its queue is slow."""
+    """Return the addresses for a payout's result and for its queue timeout message."""
     assert payment.rules.timeout_operation is not None  # noqa: S101 - every payout has one
     return {
         "QueueTimeOutURL": message_address(payment, settings, payment.rules.timeout_operation),
@@ -100,8 +98,9 @@ def result_addresses(payment: Payment, settings: RequestSettings) -> dict[str, A
 
 
 def message_address(payment: Payment, settings: RequestSettings, operation: str) -> str:
-    """The address for messages of `operation` about `payment`, with the token by which we
-    believe them.
+    """Return the address for messages of `operation` about `payment`.
+
+    It ends with a secret token, which proves that a message comes from Daraja (daraja.md §8.2).
     """
     return callback_address.make_address(
         settings.callback_base_url, settings.callback_secret, payment.id, operation

@@ -1,7 +1,7 @@
 """The result codes of Daraja that finalize a payment: no other code does (rules.md §6).
 
-Each kind's page names its list. A code that is not on it is no result: the payment stays open and
-Daraja is asked.
+Each kind's page names its list. After any other code the payment stays open, and an inquiry asks
+Daraja about it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from domain.failures import Failure, FailureReason
 class Ending(NamedTuple):
     """How a code ends a payment.
 
-    `safe_to_retry`: nothing moved and nothing may, so that a new payment cannot pay twice.
+    `safe_to_retry`: no money moved and none can move later, so a new payment cannot pay twice.
     """
 
     reason: FailureReason
@@ -29,7 +29,7 @@ _CODE_LENGTH_MAX = 40
 
 _F = FailureReason
 
-# What ends any payout as failed (daraja.md §4.6).
+# The result codes that end any payout as failed (daraja.md §4.6).
 PAYOUT_FAILURES: Codes = {
     "1": Ending(_F.INSUFFICIENT_FUNDS, safe_to_retry=True),
     "2": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
@@ -53,29 +53,27 @@ PAYOUT_FAILURES: Codes = {
     "TP40153": Ending(_F.CONFIGURATION, safe_to_retry=True),
 }
 
-# Our initiator's name, password or right was refused; a few more tries lock it (daraja.md §4.5).
-# Not of deposits, where 2001 and 8006 are the customer's PIN.
+# Daraja refused our initiator's name, password or permission. A few more tries lock the initiator
+# (daraja.md §4.5). On a deposit, 2001 and 8006 are about the customer's PIN (daraja.md §2.4).
 _CREDENTIAL_CODES = frozenset({"2001", "18", "20", "21", "8006"})
 
 
 def refuses_credential(code: str) -> bool:
-    """Whether a payout's or an inquiry's result says that our initiator's credential is not
-    taken.
-    """
+    """Whether `code`, in a result of a payout or an inquiry, refuses our initiator's credential."""
     return code in _CREDENTIAL_CODES
 
 
 def find_failure(failures: Codes, code: str) -> Failure | None:
-    """The failure that `code` finalizes with, or None where it finalizes nothing."""
+    """Return the failure that `code` finalizes with, or None if it does not finalize."""
     ending = failures.get(code)
     return Failure(ending.reason, ending.safe_to_retry, code) if ending else None
 
 
 def code_text(value: object) -> str | None:
-    """A code as text, whether it came as an integer or a string (daraja.md §2.3); None for any
-    other type.
+    """Return a code as text, from an integer or a string (daraja.md §2.3), else None.
 
-    Never by way of a number: parsers that made NaN into 0 have credited failed payments.
+    A string is never converted to a number, because a parser that mapped NaN to 0 has credited
+    failed payments.
     """
     if isinstance(value, bool):
         return None

@@ -1,4 +1,4 @@
-"""Transaction Status: how Daraja is asked about a payout, and what it answers (daraja.md §6.1)."""
+"""Transaction Status: the inquiry about a payout, and its result (daraja.md §6.1)."""
 
 from __future__ import annotations
 
@@ -37,25 +37,23 @@ from domain.report import Report, ReportedOutcome
 
 STATUS = Api(Operation.STATUS, "/mpesa/transactionstatus/v1/query", "ConversationID")
 
-# What `read_status_acknowledgement` calls a question that Daraja will answer.
+# `read_status_acknowledgement` returns this if Daraja accepted the inquiry.
 ACKNOWLEDGED = "acknowledged"
 
-# "Not found" is one of these codes with a text that says so (daraja.md §6.1). SFC_IC0003 also says
-# that our operator is unknown, so the code alone proves nothing.
+# "Not found" is one of these codes together with a text of that meaning (daraja.md §6.1). The code
+# alone proves nothing, because SFC_IC0003 also means that our operator does not exist.
 _NOT_FOUND_CODES = frozenset({"2032", "SFC_IC0003"})
 _NOT_FOUND = re.compile(
     r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL
 )
-_NOT_FOUND_CHARACTERS_MAX = (
-    500  # a sentence of Daraja's is shorter, and the pattern takes the square of a longer one
-)
+# Daraja's sentences are shorter. The time of the pattern grows with the square of the length.
+_NOT_FOUND_CHARACTERS_MAX = 500
 
 _TARGET_IDS = {**PAYOUT_IDS, "originalconversationid": IdKind.ORIGINATOR_CONVERSATION}
 
 _F = FailureReason
 
-# What the parameter `TransactionStatus` says of a payment (daraja.md §6.1); other values end
-# nothing.
+# The values of the parameter `TransactionStatus` that end a payment as failed (daraja.md §6.1).
 _FAILURES: Codes = {
     "Failed": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "Cancelled": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
@@ -69,12 +67,12 @@ _COMPLETED = "Completed"
 def status_body(
     payment: Payment, originator_id: str, number: int, settings: RequestSettings, *, credential: str
 ) -> Mapping[str, Any]:
-    """The body that asks about a payout, as inquiry `number` (daraja.md §6.1)."""
+    """Return the request body of inquiry `number` about a payout (daraja.md §6.1)."""
     return {
         "Initiator": settings.initiator_name,
         "SecurityCredential": credential,
         "CommandID": "TransactionStatusQuery",
-        # Sources disagree about the key's name; both are sent.
+        # Sources disagree about the key's name, so both are sent (daraja.md §6.1).
         "OriginalConversationID": originator_id,
         "OriginatorConversationID": originator_id,
         "PartyA": settings.payout_shortcode,
@@ -89,10 +87,10 @@ def status_body(
 
 
 def read_status_acknowledgement(status: int, body: bytes) -> str:
-    """Whether a Transaction Status question was taken, in a word for the record. Raises as
-    `read_query_answer`.
+    """Return ACKNOWLEDGED if Daraja accepted the inquiry, else a text for the record.
 
-    The answer itself comes by the question's own address, and may come whatever was said here.
+    The result is sent to the inquiry's own address, and may come even if this answer is an error.
+    Raises TokenRefused, ProductRefused and Throttled.
     """
     message = parse_json_object(body)
     if (
@@ -106,9 +104,9 @@ def read_status_acknowledgement(status: int, body: bytes) -> str:
 
 
 def read_status_result(message: Any) -> Report:
-    """Transaction Status result (daraja.md §6.1).
+    """Read a Transaction Status result (daraja.md §6.1). Raises UnexpectedShape.
 
-    Its envelope is about the question; its parameters about the payment.
+    Its envelope is about the inquiry, its parameters are about the payment.
     """
     result = require_mapping(require_mapping(message).get("Result"))
     code = read_result_code(result)
@@ -122,14 +120,15 @@ def read_status_result(message: Any) -> Report:
             refuses_credential=refuses_credential(code),
         )
     parameters = read_items(result.get("ResultParameters"), "ResultParameter", "Key")
-    named = [
+    target_ids = [
         (id_kind, value)
         for name, id_kind in _TARGET_IDS.items()
         for value in parameters.get(name, [])
     ]
-    if not all(is_provider_id(value) for _, value in named):
-        raise UnexpectedShape  # it names something, and it cannot be told whether that is the payment
-    ids = frozenset(named)
+    # An id that we cannot read might be the id of another payment.
+    if not all(is_provider_id(value) for _, value in target_ids):
+        raise UnexpectedShape
+    ids = frozenset(target_ids)
     common: dict[str, Any] = {"ids": ids, **read_amounts(parameters)}
     statuses = parameters.get("transactionstatus", [])
     status = statuses[0] if statuses and all(value == statuses[0] for value in statuses) else None
@@ -153,7 +152,7 @@ def read_status_result(message: Any) -> Report:
             inquiry_outcome=InquiryOutcome.FAILED,
             **common,
         )
-    # Not final, or nothing that we know; but Daraja found it.
+    # The status is not final or not known to us, but Daraja found the payment.
     return Report(
         outcome=ReportedOutcome.UNDECIDED,
         code=code_text(status),

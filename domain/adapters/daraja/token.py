@@ -1,8 +1,8 @@
 """One OAuth token for all workers.
 
-Each new token invalidates the previous one (daraja.md §1). If each worker fetched its own token, it
-would end the tokens of the others. So the workers share one token in Redis. One worker at a time
-renews it, before it expires, so that the others need not wait.
+Each new token invalidates the previous one (daraja.md §1). If each worker fetched its own token,
+it would end the tokens of the others. So the workers share one token in Redis. One worker at a
+time renews it before it expires, so that the others need not wait.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class TokenSource:
         return await self._renew_token(refused=None)
 
     async def replace_refused(self, refused: Token) -> Token:
-        """Return another token than the refused one: the shared token if it differs, else a new one."""
+        """Return another token: the shared token if it is not the refused one, else a new one."""
         if self._token is not None and self._token.text != refused.text:
             return self._token
         return await self._renew_token(refused=refused)

@@ -1,8 +1,7 @@
-"""Whether an answer may show that Daraja made something of a payment: an id of it, or an
-acknowledgement.
+"""Checks whether an answer has a trace of a payment: an id of it, or an acknowledgement.
 
-A refusal in an envelope that we do not know is believed only if the answer shows neither. The check
-is strict in that direction: an answer that we cannot read whole may show anything.
+A refusal in an envelope that we do not know counts only if the answer has no such trace. If the
+answer cannot be read completely, it may have one.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ _IDS = frozenset(
 )
 _RESPONSE_CODE = "responsecode"
 
-# A code that says no. A zero acknowledges, and newer products acknowledge by 200; what is neither
-# may be anything.
+# A response code that refuses. Zero acknowledges, and newer products acknowledge with 200
+# (daraja.md §7). Any other text may mean anything.
 _REFUSING_CODE = re.compile(r"(?!2\d\d\b)[1-9]\d{0,5}(\.\d{1,4}){0,3}", re.ASCII)
 
 _ID_NAME = r"(?:(?:checkout|merchant)[\s_-]{0,3}request|conversation)[\s_-]{0,3}id"
 _CODE_NAME = r"response[\s_-]{0,3}code"
 _NAME = re.compile(f"{_ID_NAME}|{_CODE_NAME}", re.IGNORECASE)
-# The name of a field in a sentence: a word follows, or nothing does. Anything else may be the field
-# itself.
+# The name of a field inside a sentence: a word or the end of the text follows. In any other place
+# it may be the field itself.
 _NAME_IN_PROSE = re.compile(
     f"(?:{_ID_NAME}|{_CODE_NAME})(?=[.!;,)]{{0,2}}(?:\\s+[a-z]|\\s*$|</))", re.IGNORECASE | re.ASCII
 )
@@ -41,28 +40,27 @@ _ACKNOWLEDGING_WORDS = re.compile(
     r"accepted for processing|accept(?:ed)? the service request", re.IGNORECASE
 )
 
-_UNREADABLE_TEXT = re.compile(
-    r"[\x00-\x08\x0e-\x1f\x7f]|\\u"
-)  # no text, or one whose letters are written in escapes
+# Control characters, or letters that are written as escapes.
+_UNREADABLE_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]|\\u")
 _BEGINS_JSON = re.compile(r"\ufeff?\s*[{\[]")
 _ENDS_JSON = re.compile(r"[}\]]\s*\Z")
 _JSON_MARKS = re.compile(r"[{\"]")
 
 
 def may_have_payment_trace(body: bytes) -> bool:
-    """Whether an id or an acknowledgement stands in the answer, or might."""
+    """Whether the answer has an id or an acknowledgement, or might have one."""
     try:
         return _has_trace(parse(body))
     except Unreadable:
         text = body.decode("utf-8", "replace")
     if _BEGINS_JSON.match(text) and not _ENDS_JSON.search(text):
-        return True  # cut off: an id may be in what is missing
-    # In broken JSON the mere name of a field counts.
+        return True  # the text is cut off, and the missing part may have an id
+    # In broken JSON the name of a field is already a trace.
     return bool(_JSON_MARKS.search(text) and _NAME.search(text)) or _has_trace_in_text(text)
 
 
 def has_payment_trace(message: Any) -> bool:
-    """Whether a message that we can read has an id of a payment, or a code that acknowledges."""
+    """Whether a parsed message has an id of a payment, or a code that acknowledges."""
     return _has_trace(message, in_texts=False)
 
 

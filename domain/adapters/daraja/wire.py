@@ -31,8 +31,8 @@ from domain.fence import Fence
 
 log = structlog.get_logger()
 
-# The event loop gets this many turns to read bytes that have arrived before our request. They may be
-# messages of TLS. Bytes that are still unread then count as an early answer.
+# The event loop gets this many turns to read bytes that arrived before our request, because they
+# may be messages of TLS. Bytes that are still unread then count as an early answer.
 _LOOP_TURNS_MIN = 3
 _LOOP_TURNS_MAX = 20
 
@@ -101,7 +101,7 @@ async def request_once(
 
 
 class _Request:
-    """The state of one request: its fence, its connection, and whether its first byte was written."""
+    """The state of one request: its fence, its connection, whether its first byte was written."""
 
     def __init__(self, fence: Fence | None) -> None:
         self.connection: _Connection | None = None
@@ -232,4 +232,8 @@ def _watch_connections(connector: aiohttp.TCPConnector) -> None:
             " adapt domain/adapters/daraja/wire.py"
         )
     loop = asyncio.get_running_loop()
-    connector._factory = lambda: _Connection(loop, _REQUEST.get())  # type: ignore[assignment]  # noqa: SLF001
+
+    def create_connection() -> _Connection:
+        return _Connection(loop, _REQUEST.get())
+
+    connector._factory = create_connection  # type: ignore[assignment]  # noqa: SLF001

@@ -28,10 +28,10 @@ _COMMANDS = {
 def request_body(
     payment: Payment, settings: RequestSettings, credential: str, _now: datetime
 ) -> Mapping[str, Any]:
-    """B2C (daraja.md §4.1)."""
+    """Return the request body of B2C (daraja.md §4.1)."""
     return {
-        # The payment's id, the only one ever used for it: Daraja refuses its second use (daraja.md
-        # §4.2).
+        # Every send of a payment has the payment's id, because Daraja refuses the id's second use
+        # (daraja.md §4.2).
         "OriginatorConversationID": str(payment.id),
         "InitiatorName": settings.initiator_name,
         "SecurityCredential": credential,
@@ -41,10 +41,10 @@ def request_body(
         "PartyB": payment.request.phone_number,
         "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, settings),
-        "Occassion": "",  # spelled so in v3
+        "Occassion": "",  # v3 spells it with two s (daraja.md §4.1)
     }
 
 
 def read_result(message: Any) -> Report:
-    """B2C's result (daraja.md §4.3). Raises UnexpectedShape."""
+    """Read a B2C result (daraja.md §4.3). Raises UnexpectedShape."""
     return read_payout_result(message, FAILURES)
