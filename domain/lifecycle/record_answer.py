@@ -1,8 +1,7 @@
-"""Recording what Daraja answered to a send: only this process knows it, so nothing less than its
-own end may lose it.
+"""Records Daraja's answer to a send, and decides what it proves about the payment.
 
-What an answer means for the payment is decided here. Postgres may be away when the answer comes,
-and it may have lost the claim that the answer belongs to.
+Until the commit, only this process knows the answer. It therefore tries until it succeeds or the
+process ends. PostgreSQL may be away at that time, or may have lost the claim of the attempt.
 """
 
 from __future__ import annotations
@@ -51,22 +50,22 @@ from domain.views import PROVIDER_SAID
 
 log = structlog.get_logger()
 
-# While Postgres is away, the worker tries to record an answer for as long as it lives. The first
-# waits are short, because Postgres mostly just failed over. The last one repeats. It is short as
-# well, so that the answer is on record before a sweeper concludes anything from its absence.
+# While PostgreSQL is away, the worker tries to record an answer until its process ends. The first
+# waits are short, because most outages are a failover. The last wait repeats. It is short too, so
+# that the answer is stored before a sweeper concludes something from its absence.
 _WAITS_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
-# Any other error is a fault of ours, which trying again rarely mends; the answer must not keep its
-# slot for ever.
+# Any other error is our own bug, and a retry rarely helps. The answer must not occupy its slot for
+# ever.
 _TRIES_MAX = 12
 
-# How much of the text of a refusal the history keeps.
+# The history stores this much of the text of a refusal.
 _REFUSAL_CHARACTERS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of an attempt, as long as only this process knows it."""
+    """Daraja's answer to a send, not yet recorded. `error` None: acknowledged."""
 
     payment_id: UUID
     open_attempt: OpenAttempt
@@ -74,20 +73,17 @@ class Answer:
     error: ProviderError | None
 
     def log_fields(self) -> dict[str, str]:
-        """For the log, from which a person could enter it by hand."""
+        """Everything that a person needs to enter the answer by hand."""
         return {
             "payment_id": str(self.payment_id),
             "attempt_id": str(self.open_attempt.attempt_id),
-            "meaning": "acknowledged" if self.error is None else type(self.error).__name__,
+            "outcome": "acknowledged" if self.error is None else type(self.error).__name__,
             **dict(sorted(self.ids)),
         }
 
 
 class AnswerRecorder:
-    """Records answers.
-
-    Each that waits holds one of the provider's slots, so there are never more than those.
-    """
+    """Records answers. Each that waits occupies a slot of the provider, so their number is bounded."""
 
     def __init__(self, changes: ChangingStore, announcer: Announcer) -> None:
         self._changes = changes
@@ -95,7 +91,7 @@ class AnswerRecorder:
         self._unrecorded: dict[UUID, Answer] = {}  # by attempt
 
     async def record(self, answer: Answer, change: Change) -> None:
-        """Stores `answer` by `change`: while Postgres is away, again and again."""
+        """Stores `answer` by `change`, and retries while PostgreSQL is away."""
         attempt_id = answer.open_attempt.attempt_id
         self._unrecorded[attempt_id] = answer
         tries = 0
@@ -105,32 +101,29 @@ class AnswerRecorder:
         del self._unrecorded[attempt_id]
 
     def log_unrecorded(self) -> None:
-        """The last line about each answer that this process knows and could not record: it ends
-        now.
-        """
+        """Logs each answer that this process could not record before its end."""
         for answer in self._unrecorded.values():
             log.error("answer_lost", **answer.log_fields())
 
     async def _try_to_record(self, answer: Answer, change: Change, tries: int) -> bool:
-        """One try; True as well where trying is given up."""
+        """Tries once. Returns True if the answer is recorded, or if there is no further try."""
         try:
             result = await self._changes.change(change)
         except StoreUnavailable:
-            if (
-                tries == 0
-            ):  # with the ids: if this process is killed meanwhile, the log is all that knows them
+            if tries == 0:
+                # If this process is killed now, only the log has the provider's ids.
                 log.warning("answer_not_recorded_yet", **answer.log_fields())
             return False
         except Exception:
-            is_given_up = tries >= _TRIES_MAX
+            is_last_try = tries >= _TRIES_MAX
             log.exception(
-                "answer_lost" if is_given_up else "answer_not_recorded_yet", **answer.log_fields()
+                "answer_lost" if is_last_try else "answer_not_recorded_yet", **answer.log_fields()
             )
-            return is_given_up
+            return is_last_try
         self._announcer.announce_soon(result)
         if result.decided.payment is None:
-            # The database lost the payment itself. Daraja's answer is in `daraja_exchanges`, a
-            # callback in `callbacks`.
+            # The database lost the payment itself. Daraja's answer is stored in `daraja_exchanges`,
+            # and a callback in `callbacks`.
             log.error("answer_without_payment", **answer.log_fields())
         return True
 
@@ -141,32 +134,33 @@ def decide_without_claim(
     fact: Fact,
     *,
     account: Account | None,
-    ask_after: timedelta,
+    inquire_after: timedelta,
 ) -> Decided:
-    """What follows from `fact`, the answer to an attempt that is not on record and was sent by
-    `account`.
+    """Decides about `fact`, the answer to an attempt that is not stored.
 
-    If nothing can have acted, the claim was never committed, and nothing is to be done. Else the
-    database lost a committed claim, and the answer is the evidence of a send: the attempt is
-    entered after all, and the payment is in doubt.
+    `account` sent the attempt. If the attempt cannot have acted, its claim was never committed, and
+    there is nothing to do. Else the database lost a committed claim, and the answer proves that
+    there was a send: the attempt is stored now, and the payment is in doubt.
     """
     assert fact.outcome is not None  # noqa: S101 - every answer has one
     if fact.outcome.is_accounted_for:
         return Decided(payment=payment)
-    found = replace(fact, name=FactName.CLAIM_LOST, at=context.now, account=account)
-    after = payment.apply(found)
-    # Without an id whose second use Daraja refuses, both may have paid. A failure was told to its
-    # caller as the end.
+    claim_lost = replace(fact, name=FactName.CLAIM_LOST, at=context.now, account=account)
+    after = payment.apply(claim_lost)
+    # Daraja refuses the second use of an id, but not every kind has such an id. Without it, both
+    # sends may have paid. A failed payment needs a person too: its caller received a final failure.
     is_second_send = not payment.rules.can_be_sent_again and payment.send_count > 0
     is_for_a_person = is_second_send or payment.stage is Stage.FAILED or bool(context.ids_of_others)
     if after.stage is not payment.stage or payment.stage is Stage.FAILED:
-        after = replace(after, next_step_at=context.now + ask_after)
+        after = replace(after, next_step_at=context.now + inquire_after)
     after = replace(after, needs_review=payment.needs_review or is_for_a_person)
-    return Decided(payment=after, entry=NewEntry.of_fact(found.name), attempt_id=fact.attempt_id)
+    return Decided(
+        payment=after, entry=NewEntry.of_fact(claim_lost.name), attempt_id=fact.attempt_id
+    )
 
 
 def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
-    """What an acknowledgement (`error` None) or an error means for the payment (rules.md §13)."""
+    """The fact that follows from an error, or from an acknowledgement if None (rules.md §13)."""
     match error:
         case None:
             return Fact(
@@ -189,7 +183,7 @@ def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
             return Fact(
                 name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.DUPLICATE
             )
-        case _:  # OutcomeUnknown, and everything not named here
+        case _:  # OutcomeUnknown, and every error that is not named above
             return Fact(
                 name=FactName.OUTCOME_UNKNOWN, attempt_id=attempt_id, outcome=Outcome.UNKNOWN
             )
@@ -203,20 +197,20 @@ def answer_change(
     times: Times,
     accounts: Mapping[Kind, Account],
 ) -> Change:
-    """The change that records what came of one attempt. Whatever else happened to the payment
-    meanwhile, the table decides.
+    """The change that records the answer to one attempt.
 
-    `accounts`: by which this worker sends, by kind.
+    The payment may have changed since the send. The stage table decides what the answer still does.
+    `accounts`: the accounts by which this worker sends, by kind.
     """
     fact = fact_of_answer(open_attempt.attempt_id, error)
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
-            return Decided(payment=None)  # the exchanges are kept
+            return Decided(payment=None)  # the exchanges are stored all the same
         if all(attempt.id != open_attempt.attempt_id for attempt in payment.attempts):
             account = accounts.get(payment.kind)
             decided = decide_without_claim(
-                payment, context, fact, account=account, ask_after=times.inquiry_first_after
+                payment, context, fact, account=account, inquire_after=times.inquiry_first_after
             )
             if decided.entry is None:
                 return decided
@@ -225,50 +219,47 @@ def answer_change(
                 entry=replace(decided.entry, detail=_entry_detail(error, open_attempt)),
                 ids=ids,
             )
-        # A callback says that it was paid, and waits for Daraja's own word: a refusal ends nothing
-        # then, and is asked about.
+        # A stored callback says that the payment succeeded, and Daraja has not confirmed it yet. A
+        # refusal does not fail the payment then: the payment is in doubt and is inquired about.
         is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.unconfirmed_receipts)
-        learned = fact_of_answer(open_attempt.attempt_id, OutcomeUnknown()) if is_disputed else fact
-        after = payment.apply(learned)
+        applied = fact_of_answer(open_attempt.attempt_id, OutcomeUnknown()) if is_disputed else fact
+        after = payment.apply(applied)
         if payment.stage is Stage.SUBMITTING and payment.attempt_id != open_attempt.attempt_id:
-            after = replace(
-                payment, attempts=after.attempts
-            )  # a newer attempt is under way: its own answer decides
+            # A newer attempt is under way. Its own answer decides about the payment.
+            after = replace(payment, attempts=after.attempts)
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
         if is_proved_unsent and not context.evidence.shows_that_daraja_has_it:
-            after = replace(
-                after, needs_review=False
-            )  # it was flagged for silence; now it is proved unsent
+            # The payment was flagged because no answer came. Now it is proved unsent.
+            after = replace(after, needs_review=False)
         if is_proved_unsent and context.evidence.claims_success:
-            after = replace(
-                after, needs_review=True
-            )  # a message says that it was paid: it must not be sent now
-        contradicts = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
-        if contradicts or is_disputed or context.ids_of_others:
+            # A message says that the payment succeeded, so it must not be sent now.
+            after = replace(after, needs_review=True)
+        is_contradiction = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
+        if is_contradiction or is_disputed or context.ids_of_others:
             after = replace(after, needs_review=True)
         if after.stage is not payment.stage and not after.stage.is_final:
-            is_to_be_asked = after.stage is not Stage.ACCEPTED and _is_brought_forward(payment)
+            is_inquired_at_once = after.stage is not Stage.ACCEPTED and _is_brought_forward(payment)
             wait = (
                 timedelta(0)
-                if is_to_be_asked
+                if is_inquired_at_once
                 else _wait_before_next_step(after.stage, error, times)
             )
             after = replace(after, next_step_at=context.now + wait)
-        is_noted = (
+        has_entry = (
             after.stage is not payment.stage or after.needs_review is not payment.needs_review
         )
-        heard = _operation_answer(
+        on_operation = _operation_answer(
             payment, open_attempt.attempt_id, error, times.operation_cool_down
         )
         effects = event_effects(payment, after)
         return Decided(
             payment=after,
-            entry=NewEntry.of_fact(learned.name, _entry_detail(error, open_attempt))
-            if is_noted
+            entry=NewEntry.of_fact(applied.name, _entry_detail(error, open_attempt))
+            if has_entry
             else None,
             attempt_id=open_attempt.attempt_id,
             ids=ids,
-            effects=effects if heard is None else (*effects, JudgeOperation(heard)),
+            effects=effects if on_operation is None else (*effects, JudgeOperation(on_operation)),
         )
 
     return Change(
@@ -283,8 +274,9 @@ def answer_change(
 
 
 def _is_brought_forward(payment: Payment) -> bool:
-    """Whether a message that came before the answer wants Daraja to be asked: a claim is due
-    when its lease is over.
+    """Whether a message that came before the answer brought the next inquiry forward.
+
+    A claim is due at the end of its lease, and such a message makes it due a moment earlier.
     """
     due, lease = payment.next_step_at, payment.lease_until
     return due is not None and lease is not None and due < lease
@@ -294,7 +286,7 @@ def _wait_before_next_step(stage: Stage, error: ProviderError | None, times: Tim
     if stage is not Stage.ACCEPTED:
         return times.inquiry_first_after
     if isinstance(error, Draining):
-        return timedelta(0)  # another worker may take it at once
+        return timedelta(0)  # another worker may send it at once
     if isinstance(error, Throttled):
         return max(times.retry_after, timedelta(seconds=error.wait_seconds))
     return times.retry_after
@@ -307,28 +299,31 @@ def _entry_detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dic
     if error.code:
         detail["provider_code"] = error.code
     if isinstance(error, Refused) and open_attempt.exchanges:
-        # For people: it may be in an envelope whose code we do not know. The exchange is masked
-        # already.
-        last = open_attempt.exchanges[-1]
-        detail["http_status"] = str(last.http_status)
-        detail[PROVIDER_SAID] = (last.answer or "")[:_REFUSAL_CHARACTERS_MAX]
+        # A person reads this if we do not know the code in Daraja's envelope. The exchange is
+        # already masked.
+        exchange = open_attempt.exchanges[-1]
+        detail["http_status"] = str(exchange.http_status)
+        detail[PROVIDER_SAID] = (exchange.answer or "")[:_REFUSAL_CHARACTERS_MAX]
     return detail
 
 
 def _operation_answer(
     payment: Payment, attempt_id: UUID, error: ProviderError | None, cool_down: timedelta
 ) -> OperationAnswer | None:
-    """What the answer to an attempt of `payment` says about its operation, if it says anything."""
+    """Returns what the answer to a send says about its operation; None if it says nothing."""
     health = health_from_answer(error)
-    answered = next((attempt for attempt in payment.attempts if attempt.id == attempt_id), None)
-    if health is None or answered is None or answered.claimed_at is None:
+    answered_attempt = next(
+        (attempt for attempt in payment.attempts if attempt.id == attempt_id), None
+    )
+    if health is None or answered_attempt is None or answered_attempt.claimed_at is None:
         return None
-    if health is OperationHealth.SETTINGS_REFUSED and answered.outcome is Outcome.REFUSED:
-        return None  # counted already: a COMMIT whose outcome was lost is done again
+    if health is OperationHealth.SETTINGS_REFUSED and answered_attempt.outcome is Outcome.REFUSED:
+        # Already counted: this change runs again because the result of its COMMIT was lost.
+        return None
     return OperationAnswer(
         operation=payment.rules.operation,
         health=health,
-        since=answered.claimed_at,
+        since=answered_attempt.claimed_at,
         cool_down=cool_down,
         code=error.code if error is not None else None,
     )

@@ -327,13 +327,13 @@ async def test_an_answer_that_a_worker_takes_with_it_is_its_last_line(world: Wor
     assert world.payment is not None
     said = {
         name: line[name]
-        for name in ("event", "log_level", "payment_id", "meaning", "checkout_request_id")
+        for name in ("event", "log_level", "payment_id", "outcome", "checkout_request_id")
     }
     assert said == {
         "event": "answer_lost",
         "log_level": "error",
         "payment_id": str(world.payment.id),
-        "meaning": "acknowledged",
+        "outcome": "acknowledged",
         "checkout_request_id": "ws_CO_1",
     }
     assert "attempt_id" in line
