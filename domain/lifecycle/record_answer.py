@@ -83,7 +83,7 @@ class Answer:
 
 
 class AnswerRecorder:
-    """Records answers. Each that waits occupies a slot of the provider, so their number is bounded."""
+    """Records answers. Each waiting answer occupies a slot of the provider, which limits them."""
 
     def __init__(self, changes: ChangingStore, announcer: Announcer) -> None:
         self._changes = changes

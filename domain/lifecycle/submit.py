@@ -1,8 +1,7 @@
-"""Submitting a payment to Daraja: claim, ask once, record what came of it.
+"""Submits a payment to Daraja: claims it, sends it once, records the answer.
 
-Everything that may wait or fail comes before the claim. After it nothing is retried that may have
-acted, and whatever happens next (an answer, an error, a crash) ends in the stage table of
-`stages.py`.
+Everything that may wait or fail comes before the claim. After the claim, nothing is retried that
+may have acted. The stage table in `stages.py` covers every end: an answer, an error, a crash.
 """
 
 from __future__ import annotations
@@ -53,18 +52,18 @@ log = structlog.get_logger()
 
 _TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
 
-_Claim = Callable[
-    [UUID], Awaitable[Payment | None]
-]  # by attempt id: the payment, if it may be sent now
+# Claims the payment for an attempt id. Returns the payment, or None if it may not be sent now.
+_Claim = Callable[[UUID], Awaitable[Payment | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A payment and its next step.
+    """A payment and its next step, read before a claim. The claim's own WHERE decides.
 
-    `is_expired`: by the database's clock it may not be sent any more. `is_due`: within seconds.
-    `is_held`: no claim could succeed now, because a brake is engaged, its operation is held, or a
-    person is to look at it first. It is only a look; the claim's own WHERE decides.
+    * `is_expired`: the payment is too old to be sent, by the database's clock.
+    * `is_due`: its next step is due within seconds.
+    * `is_held`: no claim can succeed now. A brake is engaged, the operation is held, or a person
+      must look at the payment first.
     """
 
     payment_id: UUID
@@ -77,50 +76,49 @@ class Due:
 
 
 class ClaimingStore(Protocol):
-    """What the worker reads and writes before it asks Daraja."""
+    """What the worker reads and writes before it sends a payment."""
 
     async def find_due(self, payment_id: UUID) -> Due | None:
-        """What must be known before a claim is tried, or None. Raises StoreUnavailable."""
+        """Returns the payment's next step; None for an unknown payment. Raises StoreUnavailable."""
         ...
 
     async def claim(
         self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: Account | None
     ) -> Payment | None:
-        """The payment with `submitting` committed under this attempt, or None if it may not be sent
-        now.
+        """Commits `submitting` under this attempt.
 
-        `account` is kept with the attempt: the one by which it is sent.
-
-        While its operation is held, one claim after each cool-down succeeds: `is_probe`.
+        Returns the payment, or None if it may not be sent now. `account` is the account that sends
+        it, and is stored with the attempt. While the operation is held, one claim succeeds after
+        each cool-down; its payment has `is_probe`.
         """
         ...
 
     async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
-        """Gives a payment that waits for its turn its next due time."""
+        """Sets the next due time of a payment that must wait for its turn."""
         ...
 
 
 class Provider(Protocol):
-    """M-PESA through Daraja, as a submission needs it."""
+    """M-PESA through Daraja: what a submission needs of it."""
 
     def prepare_send(self, kind: Kind) -> AbstractAsyncContextManager[None]:
-        """Everything that may wait or fail before the claim: limit, token, credential, a free slot.
+        """Obtains everything that may wait or fail: token, credential, a slot, a turn at the limit.
 
-        Raises `Throttled` with the wait that Daraja's limit asks for, `Unreachable` when no token
-        can be had, `QueueUnavailable` when Redis is away.
+        Raises `Throttled` with the wait that Daraja's limit requires, `Unreachable` without a
+        token, and `QueueUnavailable` without Redis.
         """
         ...
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
-        """Asks Daraja to make the payment; the ids of its acknowledgement.
-
-        Raises `ProviderError`.
-        """
+        """Sends the payment. Returns the ids of the acknowledgement. Raises `ProviderError`."""
         ...
 
 
 class Submitter:
-    """Gives accepted payments to Daraja. One for each worker process."""
+    """Sends payments to Daraja. One for each worker process.
+
+    `accounts`: the accounts by which this worker sends, by kind; stored with each attempt.
+    """
 
     def __init__(
         self,
@@ -130,9 +128,7 @@ class Submitter:
         provider: Provider,
         announcer: Announcer,
         times: Times,
-        accounts: Mapping[
-            Kind, Account
-        ],  # by which this worker sends, by kind; kept with each attempt
+        accounts: Mapping[Kind, Account],
         clock: Callable[[], float],
     ) -> None:
         self._claims = claims
@@ -147,35 +143,31 @@ class Submitter:
         self._recorder = AnswerRecorder(changes, announcer)
 
     async def submit(self, payment_id: UUID) -> Due | None:
-        """Submits the payment if it is still to be submitted; else changes nothing, and returns
-        what it found.
-        """
-        found = await self._claims.find_due(payment_id)
+        """Submits the payment if it is in `accepted`; else returns its next step, unchanged."""
+        due = await self._claims.find_due(payment_id)
         if self._is_draining:
             return None
-        if found is None or found.stage is not Stage.ACCEPTED:
-            return found
-        if found.is_expired:
+        if due is None or due.stage is not Stage.ACCEPTED:
+            return due
+        if due.is_expired:
             self._announcer.announce_soon(await self._changes.change(expiry_change(payment_id)))
             return None
-        if found.is_held:
-            # before it costs one of the requests that others could make; it is looked at again in
-            # seconds
+        if due.is_held:
+            # Checked before the payment uses a turn that another payment needs. A sweeper looks at
+            # it again within seconds.
             return None
 
         async def claim(attempt_id: UUID) -> Payment | None:
-            account = self._accounts.get(found.kind)
+            account = self._accounts.get(due.kind)
             return await self._claims.claim(
                 payment_id, attempt_id, lease=self._times.lease, account=account
             )
 
-        await self._send(payment_id, found.kind, claim)
+        await self._send(payment_id, due.kind, claim)
         return None
 
     async def resend(self, payment_id: UUID, kind: Kind) -> None:
-        """Sends a payment in doubt again, under its one id, if that is still permitted when it
-        is claimed.
-        """
+        """Sends a payment in doubt again, under the same id, if its claim still permits that."""
         if self._is_draining:
             return
 
@@ -196,10 +188,10 @@ class Submitter:
         try:
             async with AsyncExitStack() as slot:
                 await slot.enter_async_context(self._provider.prepare_send(kind))
-                # From the claim on the send is shielded: a cancelled job must not leave a payment
-                # claimed and unsent. The send keeps its slot until its answer is on record, also
-                # after its job was let go: so answers that wait for Postgres are never more than
-                # the slots.
+                # The send is shielded from the claim on, because a cancelled job must not leave a
+                # payment claimed and unsent. It occupies its slot until its answer is recorded,
+                # even if its job is cancelled. There are therefore never more answers that wait
+                # for PostgreSQL than slots.
                 send = asyncio.create_task(self._send_in_slot(payment_id, claim, slot.pop_all()))
                 self._sends.add(send)
                 send.add_done_callback(self._sends.discard)
@@ -213,11 +205,11 @@ class Submitter:
             await self._claims.postpone(payment_id, self._times.retry_after)
 
     def drain(self) -> None:
-        """From now on nothing is claimed and no first byte is written."""
+        """Stops the claims, and the sends whose first byte is not written yet."""
         self._is_draining = True
 
     async def wait_for_sends(self) -> None:
-        """Waits until every claimed payment has its answer stored, or was given back."""
+        """Waits until the answer to every claimed payment is recorded, or its claim is undone."""
         while self._sends:
             await asyncio.wait(self._sends)
 
@@ -232,8 +224,8 @@ class Submitter:
 
     async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
         attempt_id = UUID(int=uuid_utils.uuid7().int)
-        # The deadline is taken before the claim is sent: half a lease later the first byte may no
-        # longer leave, while the lease, by the database's clock, still holds.
+        # The deadline starts before the claim is sent. After half a lease no first byte may leave,
+        # and by the database's clock the lease still holds then.
         fence = Fence(
             clock=self._clock,
             deadline_seconds=self._times.send_deadline.total_seconds(),
@@ -243,8 +235,8 @@ class Submitter:
         try:
             payment = await claim(attempt_id)
         except ClaimUnknown:
-            # If it was committed after all, the payment is ours and unsent: given back as soon as
-            # Postgres listens.
+            # The claim may have been committed. The payment is then ours and unsent, so we undo the
+            # claim as soon as PostgreSQL is back.
             await self._record(Answer(payment_id, open_attempt, frozenset(), Unreachable()))
             return
         if payment is not None:
@@ -255,10 +247,11 @@ class Submitter:
         error: ProviderError | None = None
         try:
             ids = await self._provider.submit(payment, open_attempt)
-        except ProviderError as problem:
-            error = problem
+        except ProviderError as provider_error:
+            error = provider_error
         except Exception:
-            # A bug of ours must not decide about money: what may have been written is asked about.
+            # Our own bug proves nothing about the money. If the first byte was written, the payment
+            # is in doubt and is inquired about.
             log.exception("submission_failed_unexpectedly", payment_id=str(payment.id))
             error = OutcomeUnknown() if open_attempt.fence.is_written else Unreachable()
         return Answer(payment.id, open_attempt, ids, error)
@@ -280,26 +273,28 @@ def resend_claim_change(
 ) -> Change:
     """The change that claims a payment in doubt for another send.
 
-    What permits it is judged under the payment's lock.
+    It checks the permission under the payment's lock.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or _is_claimed_by(payment, attempt_id):
-            return Decided(payment=payment)  # a COMMIT whose outcome was lost, done again
+            # Already claimed: this change runs again because the result of its COMMIT was lost.
+            return Decided(payment=payment)
         if not may_be_resent(payment, context.evidence, context.now, times, accounts):
-            return Decided(
-                payment=payment
-            )  # also one that was proved unsent meanwhile: that has a claim of its own
+            # Also if the payment was proved unsent meanwhile: then an ordinary claim sends it.
+            return Decided(payment=payment)
         fact = Fact(
             name=FactName.CLAIMED, attempt_id=attempt_id, is_resend_permitted=True, at=context.now,
             account=accounts.get(payment.kind),
         )  # fmt: skip
         after = payment.apply(fact)
-        until = context.now + times.lease
-        after = replace(after, lease_until=until, next_step_at=until)
-        probe = context.evidence.probe_of(payment.rules.operation)
+        lease_until = context.now + times.lease
+        after = replace(after, lease_until=lease_until, next_step_at=lease_until)
+        probed_operation = context.evidence.probe_of(payment.rules.operation)
         decided = Decided(payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=attempt_id)
-        return decided.with_effect(ProbeOperation(probe) if probe is not None else None)
+        return decided.with_effect(
+            ProbeOperation(probed_operation) if probed_operation is not None else None
+        )
 
     return Change(payment_id=payment_id, decide=decide, reads=Reads.CLAIM)
 
@@ -309,17 +304,14 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
 
 
 def expiry_change(payment_id: UUID) -> Change:
-    """The change that fails a payment which waited too long to be sent; none of its attempts can
-    have acted.
-    """
+    """The change that fails a payment if it is too old to be sent and no attempt can have acted."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now < payment.expires_at:
             return Decided(payment=payment)
         if payment.needs_review and context.evidence.shows_that_daraja_has_it:
-            return Decided(
-                payment=payment
-            )  # something says that it may have acted after all: a person decides
+            # A message or an answer says that an attempt may have acted. A person decides.
+            return Decided(payment=payment)
         after = payment.apply(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
         entry = NewEntry.of_fact(FactName.TOO_OLD) if after.stage is not payment.stage else None
         return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
