@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.masking import mask_text
 from domain.adapters.postgres.engine import Database
-from domain.adapters.postgres.locks import TAKE_MIGRATION
+from domain.adapters.postgres.locks import LOCK_MIGRATION
 from domain.adapters.postgres.rights import lay_down_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
 from domain.adapters.settings.common import MigrationSettings, read_settings
@@ -25,7 +25,7 @@ from domain.adapters.settings.errors import SettingsError
 
 def run_migrations(connection: Connection) -> None:
     """Everything in the caller's transaction, so that a failure leaves the database as it was."""
-    connection.execute(text(f"SELECT {TAKE_MIGRATION}"))
+    connection.execute(text(f"SELECT {LOCK_MIGRATION}"))
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
-from domain.adapters.postgres.locks import TAKE_BRAKES_SHARED
+from domain.adapters.postgres.locks import LOCK_BRAKES_SHARED
 from domain.changes import Change, ChangeResult, CloseBreaker, Context, Decided, OpenBreaker
 from domain.errors import Resendable
 from domain.kinds import Kind
@@ -80,7 +80,7 @@ async def claims_without_end(store: Store) -> AsyncIterator[None]:
         async with connection(store.url) as raw:
             while not is_over.is_set():
                 async with raw.transaction():
-                    await raw.execute(f"SELECT {TAKE_BRAKES_SHARED}")
+                    await raw.execute(f"SELECT {LOCK_BRAKES_SHARED}")
                     await raw.execute(
                         "SELECT is_engaged FROM mkwanja.brakes ORDER BY name FOR SHARE"
                     )

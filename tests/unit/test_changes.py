@@ -117,7 +117,7 @@ def test_every_effect_is_sorted_to_where_it_is_written() -> None:
         breaker_reasons=[(payment, "result 2001")],
         credential_accepted_at=[NOW],
         operation_answers=[JUDGE.answer],
-        probed=[Operation.B2C],
+        probed_operations=[Operation.B2C],
     )
 
 

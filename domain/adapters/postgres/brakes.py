@@ -20,7 +20,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
-from domain.adapters.postgres.locks import TAKE_BRAKES, TAKE_BRAKES_SHARED
+from domain.adapters.postgres.locks import LOCK_BRAKES, LOCK_BRAKES_SHARED
 from domain.errors import StoreUnavailable
 from domain.kinds import RULES
 from domain.operations import OPERATION_OF_INQUIRY_STEP, Operation
@@ -63,7 +63,7 @@ def _is_held(operation: str) -> str:
 IS_HELD_BY_BRAKE = f"""(moves_money_out
             AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
         OR {_is_held(OPERATION_OF_KIND_SQL)}"""
-QUESTION_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (
+INQUIRY_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (
         SELECT FROM mkwanja.brakes WHERE name = '{BREAKER}' AND is_engaged))
       AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_INQUIRY_STEP))}"""
 
@@ -88,7 +88,7 @@ _PROBED = f"""probes = probes + 1, probed_at = now(),
 # COMMIT, so it knows of every earlier claim. FOR SHARE is needed, because a statement that waited
 # for the advisory lock would otherwise read the brakes as they were before the wait.
 CLAIM_BRAKES = f"""turn AS MATERIALIZED (
-    SELECT {TAKE_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE moves_money_out)
+    SELECT {LOCK_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE moves_money_out)
 ), brake AS (
     SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes
     WHERE {_STOPS_PAYOUTS} FOR SHARE OF brakes
@@ -110,14 +110,14 @@ OPERATION_IS_FREE = """(allowed.operation NOT IN (SELECT name FROM mkwanja.brake
            OR payment.id IN (SELECT payment_id FROM probe))"""
 
 # The state of all brakes, for a decision about a payment.
-STANDING = text(
+BRAKE_STATES = text(
     "SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name"
 )
 
 # The same for a claim. It locks the brakes on payouts: an operator who stops payouts waits for our
 # COMMIT, so the operator's process knows of our claim. Held operations are not locked, because our
 # own commit may change them.
-STANDING_HELD = text(f"""
+BRAKE_STATES_FOR_CLAIM = text(f"""
 WITH locked AS (
     SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE
 )
@@ -125,8 +125,8 @@ SELECT name, is_engaged, false AS is_probe_due FROM locked
 UNION ALL
 SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS}
 """)
-HOLD_BRAKES = text(f"SELECT {TAKE_BRAKES_SHARED}")
-CHANGE_BRAKES = text(f"SELECT {TAKE_BRAKES}")
+LOCK_BRAKES_FOR_CLAIM = text(f"SELECT {LOCK_BRAKES_SHARED}")
+LOCK_BRAKES_FOR_CHANGE = text(f"SELECT {LOCK_BRAKES}")
 
 OPEN_BREAKER = text(f"""
 WITH opened AS (
@@ -156,7 +156,7 @@ _OF_ANOTHER_ACCOUNT = """EXISTS (
     SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
         AND attempt.outcome IS DISTINCT FROM 'not_acted'
         AND attempt.account <> CAST(:account AS text))"""
-TAKE_BREAKER_PROBE = text(f"""
+START_BREAKER_PROBE = text(f"""
 UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
 WHERE name = '{BREAKER}' AND is_engaged
   AND coalesce(probed_at, changed_at)
@@ -173,7 +173,7 @@ RETURNING coalesce(
     ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
 """)
 
-TAKE_OPERATION_PROBE = text(f"""
+START_OPERATION_PROBE = text(f"""
 UPDATE mkwanja.brakes SET {_PROBED}
 WHERE name = :name AND is_engaged AND probe_at <= now() RETURNING name
 """)
@@ -295,7 +295,7 @@ class Brakes:
         for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
                 async with self._database.transaction() as transaction:
-                    await transaction.run(CHANGE_BRAKES)
+                    await transaction.run(LOCK_BRAKES_FOR_CHANGE)
                     return [row.name for row in await transaction.rows(_SET, parameters)]
             except Exception as error:
                 if sqlstate(error) not in CONTENDED:

@@ -42,7 +42,7 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.times import HANDOVER_RETRY_AFTER
 
-_LOOK = text(f"""
+_FIND_DUE = text(f"""
 SELECT id, kind, stage, next_step, expires_at <= now() AS is_expired,
     next_step_at <= now() + CAST(:soon AS interval) AS is_due,
     needs_review
@@ -133,8 +133,8 @@ class Claiming:
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
-        self._looks: Lane[UUID, Due | None] = Lane(
-            self._look_batch, key=lambda item: item, gate=gate
+        self._lookups: Lane[UUID, Due | None] = Lane(
+            self._find_due_batch, key=lambda item: item, gate=gate
         )
         self._waits: Lane[tuple[UUID, timedelta], None] = Lane(
             self._wait_batch, key=lambda item: item[0], gate=gate
@@ -145,7 +145,7 @@ class Claiming:
 
     async def find_due(self, payment_id: UUID) -> Due | None:
         """See `domain.lifecycle.submit.ClaimingStore.find_due`."""
-        return await self._looks.submit(payment_id)
+        return await self._lookups.submit(payment_id)
 
     async def claim(
         self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: Account | None
@@ -157,12 +157,14 @@ class Claiming:
         """See `domain.lifecycle.submit.ClaimingStore.postpone`."""
         await self._waits.submit((payment_id, wait))
 
-    async def _look_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
+    async def _find_due_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
                 # Nothing can be claimed. Raise before the worker uses a token or a turn at Daraja.
                 raise StoreUnavailable
-            rows = await transaction.rows(_LOOK, {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER})
+            rows = await transaction.rows(
+                _FIND_DUE, {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER}
+            )
         due_by_id = {
             row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held)
             for row in rows

@@ -1,6 +1,4 @@
-"""What the decisions of one batch do besides changing their payments, sorted by where it is
-written.
-"""
+"""Collects the effects of a batch of decisions, sorted by the place where each is written."""
 
 from __future__ import annotations
 
@@ -29,44 +27,40 @@ from domain.payment import Payment
 class BatchEffects:
     """The effects of a batch by kind, each in the order of the decisions."""
 
-    inquiries: list[tuple[Payment, Inquiry]] = field(
-        default_factory=list
-    )  # of a payment, still to be asked
-    answers: list[tuple[UUID, Inquiry]] = field(default_factory=list)  # of a payment's id
-    breaker_reasons: list[tuple[Payment, str]] = field(
-        default_factory=list
-    )  # by payment whose result opens the breaker
+    # Inquiries that are still to be sent, with their payment.
+    inquiries: list[tuple[Payment, Inquiry]] = field(default_factory=list)
+    # Answered inquiries, with the id of their payment.
+    answers: list[tuple[UUID, Inquiry]] = field(default_factory=list)
+    # The reasons to open the breaker, with the payment whose result is the reason.
+    breaker_reasons: list[tuple[Payment, str]] = field(default_factory=list)
     credential_accepted_at: list[datetime] = field(default_factory=list)
     operation_answers: list[OperationAnswer] = field(default_factory=list)
-    probed: list[Operation] = field(default_factory=list)
+    probed_operations: list[Operation] = field(default_factory=list)
 
 
 def sort_effects(decisions: Sequence[Decided]) -> BatchEffects:
-    """All effects of `decisions`.
-
-    An event has been written into its decision's history entry already.
-    """
-    found = BatchEffects()
+    """All effects of `decisions`, except events: the history entry already has those."""
+    sorted_effects = BatchEffects()
     for decided in decisions:
         payment = decided.payment
         if payment is None:
-            continue  # `Decided` has seen to it that it has no effects
+            continue  # `Decided` ensures that it has no effects
         for effect in decided.effects:
             match effect:
                 case AnnounceEvent():
                     pass
-                case JudgeOperation(heard):
-                    found.operation_answers.append(heard)
+                case JudgeOperation(answer):
+                    sorted_effects.operation_answers.append(answer)
                 case StoreInquiry(inquiry):
-                    found.inquiries.append((payment, inquiry))
+                    sorted_effects.inquiries.append((payment, inquiry))
                 case StoreAnswer(inquiry):
-                    found.answers.append((payment.id, inquiry))
+                    sorted_effects.answers.append((payment.id, inquiry))
                 case OpenBreaker(reason):
-                    found.breaker_reasons.append((payment, reason))
+                    sorted_effects.breaker_reasons.append((payment, reason))
                 case CloseBreaker(accepted_at):
-                    found.credential_accepted_at.append(accepted_at)
+                    sorted_effects.credential_accepted_at.append(accepted_at)
                 case ProbeOperation(operation):
-                    found.probed.append(operation)
+                    sorted_effects.probed_operations.append(operation)
                 case _ as unreachable:
                     assert_never(unreachable)
-    return found
+    return sorted_effects

@@ -12,15 +12,15 @@ import structlog
 from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import (
+    BRAKE_STATES,
+    BRAKE_STATES_FOR_CLAIM,
     BREAKER,
-    CHANGE_BRAKES,
     CLOSE_BREAKER,
-    HOLD_BRAKES,
     KNOWN_OPERATIONS,
+    LOCK_BRAKES_FOR_CHANGE,
+    LOCK_BRAKES_FOR_CLAIM,
     OPEN_BREAKER,
     PAYOUT_BRAKES,
-    STANDING,
-    STANDING_HELD,
 )
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
@@ -60,10 +60,10 @@ async def load_evidence(
     if not ids:
         return {}
     parameters = {"ids": ids}
-    brakes = STANDING
+    brakes = BRAKE_STATES
     if any(change.reads is Reads.CLAIM for change in changes):
-        await transaction.run(HOLD_BRAKES)
-        brakes = STANDING_HELD
+        await transaction.run(LOCK_BRAKES_FOR_CLAIM)
+        brakes = BRAKE_STATES_FOR_CLAIM
     inquiries: dict[UUID, list[Inquiry]] = defaultdict(list)
     for row in await transaction.rows(_INQUIRIES, parameters):
         outcome = InquiryOutcome(row.verdict) if row.verdict else None
@@ -117,7 +117,7 @@ async def change_breaker(transaction: Transaction, effects: BatchEffects) -> Non
     accepted = effects.credential_accepted_at
     if not (accepted or effects.breaker_reasons):
         return
-    await transaction.run(CHANGE_BRAKES)
+    await transaction.run(LOCK_BRAKES_FOR_CHANGE)
     if accepted and await transaction.rows(CLOSE_BREAKER, {"accepted_at": max(accepted)}):
         log.warning("breaker_closed")
     for payment, reason in effects.breaker_reasons:

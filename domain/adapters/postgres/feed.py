@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, sqlstate
-from domain.adapters.postgres.locks import TAKE_FEED
+from domain.adapters.postgres.locks import LOCK_FEED
 
 # The most events that one transaction lists: a few milliseconds of work.
 _BATCH_SIZE = 500
@@ -24,7 +24,7 @@ _BATCH_SIZE = 500
 # readers also reduce a backlog.
 _BATCHES_MAX = 4
 
-_LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {TAKE_FEED}")
+_LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {LOCK_FEED}")
 
 # Triggers add an event to this queue in the commit that stores it, and remove it when it is listed
 # (migration 0006). The events of a late commit may have lower numbers than events that are listed

@@ -15,14 +15,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.postgres.engine import CONTENDED, Transaction, sqlstate
-from domain.adapters.postgres.locks import TAKE_LIMIT
+from domain.adapters.postgres.locks import LOCK_LIMIT
 from domain.errors import RequestRefused
 from domain.kinds import kinds_that
 from domain.lifecycle.accept import NewPayment
 from domain.policy import MINUTE, Allowances, LimitName, Usage, day_began_at
 from domain.stages import Stage
 
-_LOCK = text(f"SELECT {TAKE_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
+_LOCK = text(f"SELECT {LOCK_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
 
 # Every payment counts against the limits of a day, unless it certainly moved no money.
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"

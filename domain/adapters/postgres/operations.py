@@ -1,9 +1,9 @@
-"""Held operations: rows among the brakes, held and released in the commit of the answer that says
-so.
+"""Holds and releases operations, in the commit of the answer that requires it.
 
-The claim reads them without a lock (`claiming.py`). A claim that commits just before a hold costs
-one refused request and no money, so nothing needs to wait. Every statement here changes rows only
-where that is due: the usual answer changes none.
+A held operation is a row among the brakes. The claim reads these rows without a lock
+(`claiming.py`). A claim that commits just before a hold costs one refused request and no money, so
+nothing needs to wait. Every statement here changes only rows that need it. A normal answer changes
+none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from domain.adapters.postgres.brakes import (
     COUNT_REFUSALS,
     HOLD_OPERATION,
     RELEASE_OPERATIONS,
-    TAKE_OPERATION_PROBE,
+    START_OPERATION_PROBE,
 )
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
@@ -27,24 +27,26 @@ log = structlog.get_logger()
 
 
 async def change_operations(transaction: Transaction, effects: BatchEffects) -> bool:
-    """Takes probes, holds and releases operations, as `effects` say.
+    """Starts probes, and holds and releases operations, according to `effects`.
 
-    False if a probe was taken by another worker.
+    Returns False if another worker started the probe first.
     """
-    for operation in sorted(effects.probed):
-        if not await transaction.rows(TAKE_OPERATION_PROBE, {"name": operation.value}):
+    for operation in sorted(effects.probed_operations):
+        if not await transaction.rows(START_OPERATION_PROBE, {"name": operation.value}):
             return False
         log.warning("operation_probed", operation=operation.value)
-    heard = effects.operation_answers
-    await _release(transaction, [item for item in heard if item.health is OperationHealth.WORKS])
-    for operation in sorted({item.operation for item in heard}):
-        await _hold(transaction, operation, [item for item in heard if item.operation is operation])
+    answers = effects.operation_answers
+    await _release(transaction, [item for item in answers if item.health is OperationHealth.WORKS])
+    for operation in sorted({item.operation for item in answers}):
+        await _hold(
+            transaction, operation, [item for item in answers if item.operation is operation]
+        )
     return True
 
 
-async def _release(transaction: Transaction, heard: Sequence[OperationAnswer]) -> None:
+async def _release(transaction: Transaction, answers: Sequence[OperationAnswer]) -> None:
     newest: dict[str, OperationAnswer] = {}
-    for item in sorted(heard, key=lambda item: item.since):
+    for item in sorted(answers, key=lambda item: item.since):
         newest[item.operation.value] = item
     if not newest:
         return
@@ -54,29 +56,26 @@ async def _release(transaction: Transaction, heard: Sequence[OperationAnswer]) -
 
 
 async def _hold(
-    transaction: Transaction, operation: Operation, heard: Sequence[OperationAnswer]
+    transaction: Transaction, operation: Operation, answers: Sequence[OperationAnswer]
 ) -> None:
-    """Holds `operation` at its first refusal as a product, or at the third refusal of our
-    settings in a row.
-    """
-    count = Counter(item.health for item in heard)
-    refused = [item for item in heard if item.health is not OperationHealth.WORKS]
-    if not refused:
+    """Holds `operation` if Daraja refused it to our app, or our settings three times in a row."""
+    counts = Counter(item.health for item in answers)
+    refusing = [item for item in answers if item.health is not OperationHealth.WORKS]
+    if not refusing:
         return
-    last = max(refused, key=lambda item: item.since)
+    last = max(refusing, key=lambda item: item.since)
     parameters = {"name": operation.value, "since": last.since, "cool_down": last.cool_down}
     code = last.code or "no code"
-    if count[OperationHealth.PRODUCT_REFUSED]:
+    if counts[OperationHealth.PRODUCT_REFUSED]:
         reason = f"Daraja refuses the operation to our app ({code})"
     else:
-        counted = {
+        count_parameters = {
             "name": operation.value,
             "since": last.since,
-            "count": count[OperationHealth.SETTINGS_REFUSED],
+            "count": counts[OperationHealth.SETTINGS_REFUSED],
         }
-        [refusals] = [row.refusals for row in await transaction.rows(COUNT_REFUSALS, counted)] or [
-            0
-        ]
+        rows = await transaction.rows(COUNT_REFUSALS, count_parameters)
+        [refusals] = [row.refusals for row in rows] or [0]
         if refusals < SETTINGS_REFUSALS_MAX:
             return
         reason = f"Daraja refused our settings {refusals} times in a row ({code})"

@@ -1,11 +1,10 @@
-"""The columns of a payment, in one list. All that reads or writes them is made of it, once, at
-import.
+"""The one list of a payment's columns. The code that reads or writes them is built from it.
 
-For a new column: a migration, the field of `Payment`, and its line here. The table of SQLAlchemy,
-the INSERT of an acceptance, the UPDATE of a change, their arrays, the rights of the service's role
-and the readers below follow. What the request carries is a field of `PaymentRequest` instead. It
-needs its kind's pages (`parties` or `texts`; the body that callers send) and `_OF_KINDS` in
-`views.py` as well.
+A new column needs a migration, a field of `Payment`, and a line here. The SQLAlchemy table, the
+INSERT of an acceptance, the UPDATE of a change, their arrays, the rights of the service's role and
+the readers below follow from the list. They are built once, at import. If the request carries the
+value, it is a field of `PaymentRequest` instead. It then also needs an entry in the pages of its
+kind (`parties` or `texts`, and the body that callers send) and in `_OF_KINDS` in `views.py`.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.values import PaymentRequest, Purpose
 
-# A payment whose wake-up was lost is found by the sweeper after this (rules.md §5: at most 5
-# s).
+# If the wake-up of a new payment is lost, the sweeper finds the payment after this time (rules.md
+# §5: at most 5 s).
 FIRST_STEP_WITHIN = timedelta(seconds=3)
-
 
 _OF_REQUEST = "request."
 
@@ -38,11 +36,11 @@ _OF_REQUEST = "request."
 class PaymentColumn:
     """One column of `payments`. `type` is PostgreSQL's.
 
-    `accepted` is where an acceptance finds its value in a `NewPayment`, `sent_as` the name and the
-    type under which it is sent, `inserted` the SQL that makes the column of it. A column that an
-    acceptance leaves out has its default until a change writes it (`is_changed`). `path` is where a
-    change finds its value in a `Payment`, and the field that a reader fills (`is_read`). `read` and
-    `write` turn a value from and into what the driver takes; None: it is the same.
+    `accepted` is the path of the value in a `NewPayment`. `sent_as` is the name and type of its
+    parameter, and `inserted` is the SQL that computes the column from it. A column that an
+    acceptance does not insert has its default until a change writes it (`is_changed`). `path` is
+    the path of the value in a `Payment`: changes read it and readers fill it (`is_read`). `read`
+    and `write` convert a value from and to the driver's type. None means no conversion.
     """
 
     name: str
@@ -73,22 +71,29 @@ def _column(
     write: Callable[[Any], Any] | None = None,
 ) -> PaymentColumn:
     return PaymentColumn(
-        name=name, type=type_, path=path or _path_of(name, accepted), is_nullable=nullable, accepted=accepted,
+        name=name,
+        type=type_,
+        path=path or _path_of(name, accepted),
+        is_nullable=nullable,
+        accepted=accepted,
         sent_as=sent_as or (name, type_),
-        inserted=inserted or (name if accepted else None), is_changed=changed, is_read=is_read, read=read, write=write,
-    )  # fmt: skip
+        inserted=inserted or (name if accepted else None),
+        is_changed=changed,
+        is_read=is_read,
+        read=read,
+        write=write,
+    )
 
 
 def _path_of(name: str, accepted: str | None) -> str:
-    """Where a payment holds the column: what belongs to the request is there in a new payment,
-    too.
-    """
+    """The path of the column in a `Payment`. Values of the request have the same path in both."""
     return accepted if accepted is not None and accepted.startswith(_OF_REQUEST) else name
 
 
 def as_uuid(value: Any) -> UUID:
-    """asyncpg's own UUID class is a subclass that compares and hashes alike but pickles and
-    prints differently.
+    """Converts asyncpg's UUID to a plain UUID.
+
+    asyncpg's subclass compares and hashes alike, but it pickles and prints differently.
     """
     return UUID(int=value.int)
 
@@ -105,7 +110,10 @@ _FIRST_STEP_AT = f"now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds
 PAYMENT_COLUMNS = (
     _column("id", "uuid", accepted="id", nullable=False, read=as_uuid),
     _column("kind", accepted="request.kind", nullable=False, read=Kind, write=_value),
-    _column("stage", inserted=f"'{Stage.ACCEPTED}'", changed=True, nullable=False, read=Stage, write=_value),
+    _column(
+        "stage", inserted=f"'{Stage.ACCEPTED}'", changed=True, nullable=False,
+        read=Stage, write=_value,
+    ),
     _column("caller_key", accepted="caller.key", nullable=False),
     _column("owner", accepted="request.owner"),
     _column("amount_kes", "int", accepted="request.amount_kes", nullable=False),
@@ -116,21 +124,24 @@ PAYMENT_COLUMNS = (
     _column("description", accepted="request.description"),
     _column("remarks", accepted="request.remarks"),
     _column(
-        "purpose", accepted="request.purpose", read=lambda text: Purpose(text) if text else None, write=_value_if_any
+        "purpose", accepted="request.purpose",
+        read=lambda text: Purpose(text) if text else None, write=_value_if_any,
     ),
     _column(
         "metadata", "json", accepted="request.metadata", sent_as=("metadata", "text"),
         inserted="CAST(metadata AS json)", nullable=False,
-        read=lambda found: json.loads(found) if isinstance(found, str) else found, write=json.dumps,
+        read=lambda value: json.loads(value) if isinstance(value, str) else value,
+        write=json.dumps,
     ),
     _column("idempotency_key", accepted="idempotency_key", nullable=False),
     _column(
-        "moves_money_out", "boolean", accepted="request.kind", write=lambda kind: RULES[kind].moves_money_out, is_read=False
+        "moves_money_out", "boolean", accepted="request.kind",
+        write=lambda kind: RULES[kind].moves_money_out, is_read=False,
     ),
     _column("created_at", "timestamptz", inserted="now()", nullable=False),
     _column(
-        "expires_at", "timestamptz", accepted="expires_after", sent_as=("expires_after", "interval"),
-        inserted="now() + expires_after", is_read=False,
+        "expires_at", "timestamptz", accepted="expires_after",
+        sent_as=("expires_after", "interval"), inserted="now() + expires_after", is_read=False,
     ),
     _column("updated_at", "timestamptz", inserted="now()", changed=True, nullable=False),
     _column("finalized_at", "timestamptz", changed=True),
@@ -150,11 +161,15 @@ PAYMENT_COLUMNS = (
     ),
     _column("needs_review", "boolean", changed=True, nullable=False),
     _column("sequence", "int", inserted="1", changed=True, nullable=False),
-    _column("attempt_id", "uuid", changed=True, read=lambda found: as_uuid(found) if found else None),
+    _column(
+        "attempt_id", "uuid", changed=True, read=lambda value: as_uuid(value) if value else None
+    ),
     _column("lease_until", "timestamptz", changed=True),
     _column("next_step_at", "timestamptz", inserted=_FIRST_STEP_AT, changed=True),
     _column("event_due", "timestamptz", changed=True),
-    _column("next_step", inserted=f"'{Step.SUBMIT}'", changed=True, is_read=False, write=_value_if_any),
+    _column(
+        "next_step", inserted=f"'{Step.SUBMIT}'", changed=True, is_read=False, write=_value_if_any
+    ),
     _column("amount_settled_kes", "int", changed=True, is_read=False),
 )  # fmt: skip
 
@@ -163,8 +178,8 @@ _INSERTED = [column for column in PAYMENT_COLUMNS if column.inserted]
 _CHANGED = [column for column in PAYMENT_COLUMNS if column.is_changed]
 _READ = [column for column in PAYMENT_COLUMNS if column.is_read]
 
-# What is sent of each new payment, and of each changed one: names with the type of their array in
-# `unnest`. JSON is text.
+# The parameters of a new payment and of a changed payment, with the types of their arrays in
+# `unnest`. JSON is sent as text.
 ACCEPTED_TYPES = dict(column.sent_as for column in _ACCEPTED) | {
     "fingerprint": "bytea", "answer_body": "bytea", "history_id": "uuid",
 }  # fmt: skip
@@ -179,17 +194,15 @@ def _converter(
     conversions: Iterable[Callable[[Any], Any] | None],
 ) -> Callable[[Sequence[Any]], list[Any]]:
     """A function that converts each value of a row by its own conversion, if it has one."""
-    converted = [
-        (place, convert) for place, convert in enumerate(conversions) if convert is not None
-    ]
+    indexed = [(index, convert) for index, convert in enumerate(conversions) if convert is not None]
 
-    def values(found: Sequence[Any]) -> list[Any]:
-        row = list(found)
-        for place, convert in converted:
-            row[place] = convert(row[place])
+    def convert_row(values: Sequence[Any]) -> list[Any]:
+        row = list(values)
+        for index, convert in indexed:
+            row[index] = convert(row[index])
         return row
 
-    return values
+    return convert_row
 
 
 _accepted_values = attrgetter(*(str(column.accepted) for column in _ACCEPTED))
@@ -205,59 +218,55 @@ _as_read_payment = _converter(column.read for column in _READ_OF_PAYMENT)
 _REQUEST_FIELDS = [column.path.removeprefix(_OF_REQUEST) for column in _READ_OF_REQUEST]
 _PAYMENT_FIELDS = [column.path for column in _READ_OF_PAYMENT]
 
-# What `payment_from` makes of more than one column, or of other tables.
+# The fields that `payment_from` builds from several columns, or from other tables.
 _OTHER_FIELDS = {"request", "expires_at", "failure", "amount_settled_kes", "attempts", "is_probe"}
-# A field without a column would be lost.
+# Without these checks, a field that has no column would be lost.
 assert {field.name for field in fields(PaymentRequest)} == set(_REQUEST_FIELDS)  # noqa: S101
 assert {field.name for field in fields(Payment)} == {*_PAYMENT_FIELDS, *_OTHER_FIELDS}  # noqa: S101
 
 
 def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
-    """The payment of a row of `payments`, whichever query it came from."""
+    """The payment of a row of `payments`, from any query."""
     values = dict(zip(_PAYMENT_FIELDS, _as_read_payment(_payment_values(row)), strict=True))
     failure = None
     if row.failure_reason is not None:
         failure = Failure(
             FailureReason(row.failure_reason), bool(row.failure_safe_to_retry), row.failure_code
         )
-    settled = None
+    amount_settled_kes = None
     if values["stage"] is Stage.SUCCEEDED:
-        # Older processes wrote none, and knew of no other amount than the payment's own.
-        settled = row.amount_settled_kes or row.amount_kes
+        # Older releases did not store it, because they knew no amount but the payment's own.
+        amount_settled_kes = row.amount_settled_kes or row.amount_kes
     return Payment(
         **values,
         request=PaymentRequest(
             **dict(zip(_REQUEST_FIELDS, _as_read_request(_request_values(row)), strict=True))
         ),
-        expires_at=row.expires_at
-        or row.created_at,  # a row that was over before there was the column
+        # A row that was final before the column existed has none.
+        expires_at=row.expires_at or row.created_at,
         failure=failure,
-        amount_settled_kes=settled,
+        amount_settled_kes=amount_settled_kes,
         attempts=attempts,
     )
 
 
 def accepted_arrays(rows: Sequence[tuple[NewPayment, bytes, UUID]]) -> dict[str, list[Any]]:
-    """New payments, each with its answer and the id of its first history entry, as one array for
-    each column.
-    """
-    sent = [
+    """New payments, with their answers and the ids of their first history entries, as arrays."""
+    values = [
         (*_as_sent(_accepted_values(new)), new.fingerprint, body, history_id)
         for new, body, history_id in rows
     ]
-    return _arrays(ACCEPTED_TYPES, sent)
+    return _arrays(ACCEPTED_TYPES, values)
 
 
 def changed_arrays(payments: Sequence[Payment], prefix: str) -> dict[str, list[Any]]:
-    """Changed payments as one array for each column, named after `prefix`."""
+    """Changed payments as one array per column, with names that start with `prefix`."""
     rows = [_as_changed(_changed_values(payment)) for payment in payments]
     return _arrays([f"{prefix}_{name}" for name in CHANGED_TYPES], rows)
 
 
 def _arrays(names: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """Rows as one array per column, the form that `unnest` takes: the SQL text stays the same
-    for any number.
-    """
+    """One array per column, for `unnest`. The SQL text is the same for any number of rows."""
     if not rows:
         return {name: [] for name in names}
     return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

@@ -1,6 +1,4 @@
-"""What callers read: one payment, a page of them, one's history; and whether the database is
-ready.
-"""
+"""Reads for callers (a payment, a page of payments, a history) and for health checks."""
 
 from __future__ import annotations
 
@@ -34,9 +32,10 @@ _HISTORY = select(
 
 _REVISION = text("SELECT version_num FROM mkwanja.alembic_version")
 
-# Finished payments are in none of these indexes, so a long past costs nothing.
+# Finished payments are in none of the indexes used here, so they cost nothing.
 _STEPS = text("""
-SELECT stage, next_step, count(*) AS count, greatest(0, extract(epoch FROM now() - min(next_step_at))) AS overdue_seconds
+SELECT stage, next_step, count(*) AS count,
+    greatest(0, extract(epoch FROM now() - min(next_step_at))) AS overdue_seconds
 FROM mkwanja.payments WHERE next_step_at IS NOT NULL GROUP BY stage, next_step
 """)
 _FLAGS = text("""
@@ -52,8 +51,9 @@ _STAGES_OF_STATUS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageQuery:
-    """Which payments, newest first: columns that must equal, a span of creation times, and where
-    the last page ended.
+    """Selects a page of payments, newest first.
+
+    `equal` maps columns to required values. `older_than` is the last payment of the last page.
     """
 
     equal: Mapping[str, Any]
@@ -66,7 +66,7 @@ class PageQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """Counts that no process knows by itself."""
+    """Counts over all processes, from the database."""
 
     open_by_stage: Mapping[str, int]
     overdue_seconds_by_step: Mapping[str, float]
@@ -76,7 +76,7 @@ class Situation:
 
 
 class Reading:
-    """Reads. Each raises `StoreUnavailable` when Postgres cannot answer."""
+    """Reads payments and the state of the database. Each method raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -84,11 +84,11 @@ class Reading:
     async def payment(self, payment_id: UUID) -> Payment | None:
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(select(payments).where(payments.c.id == payment_id))
-            found = await _with_attempts(transaction, rows)
-        return found[0] if found else None
+            with_attempts = await _with_attempts(transaction, rows)
+        return with_attempts[0] if with_attempts else None
 
     async def page(self, query: PageQuery) -> list[Payment]:
-        """At most `query.limit` payments; ask for one more to know whether there is a next page."""
+        """At most `query.limit` payments. Request one more to see if there is a next page."""
         statement = (
             select(payments)
             .order_by(payments.c.created_at.desc(), payments.c.id.desc())
@@ -110,9 +110,7 @@ class Reading:
             return await _with_attempts(transaction, await transaction.rows(statement))
 
     async def history(self, payment_id: UUID, *, after: int, limit: int) -> list[Entry]:
-        """At most `limit` entries of the payment's history behind the one numbered `after`,
-        oldest first.
-        """
+        """At most `limit` history entries of the payment after number `after`, oldest first."""
         is_wanted = (payment_history.c.payment_id == payment_id) & (
             payment_history.c.sequence > after
         )
@@ -121,7 +119,7 @@ class Reading:
         return [Entry(*row) for row in rows]
 
     async def situation(self) -> Situation:
-        """How things stand, for /metrics."""
+        """The counts for /metrics."""
         async with self._database.transaction() as transaction:
             steps = await transaction.rows(_STEPS)
             [flags] = await transaction.rows(_FLAGS)
@@ -147,8 +145,9 @@ class Reading:
             return [row.version_num for row in await transaction.rows(_REVISION)] == [REVISION]
 
     async def is_writable(self) -> bool:
-        """Whether the database takes writes: not on a standby, nor where a host made it
-        read-only (its disk is full).
+        """Whether the database accepts writes.
+
+        It does not on a standby, or if its host made it read-only because the disk is full.
         """
         async with self._database.transaction() as transaction:
             return not transaction.is_read_only

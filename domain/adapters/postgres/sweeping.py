@@ -13,10 +13,10 @@ from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
     ALL_BRAKES,
     HELD_STEP_JOIN,
+    INQUIRY_IS_FREE,
     KNOWN_OPERATIONS,
     PAYOUT_BRAKES,
-    QUESTION_IS_FREE,
-    TAKE_BREAKER_PROBE,
+    START_BREAKER_PROBE,
 )
 from domain.adapters.postgres.engine import (
     CONTENDED,
@@ -36,12 +36,12 @@ from domain.operations import Operation
 from domain.stages import Step
 
 # One statement takes the due payments and moves their due times. A payment that makes no progress
-# can therefore not block the others (rule 5).
-_TAKE_DUE = text(f"""
+# can therefore not block the others (rules.md §5).
+_FETCH_DUE = text(f"""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
     WHERE next_step = :step AND next_step_at <= now() AND kind = ANY(CAST(:kinds AS text[]))
-      AND {QUESTION_IS_FREE}
+      AND {INQUIRY_IS_FREE}
     ORDER BY next_step_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
@@ -56,7 +56,7 @@ SELECT * FROM moved ORDER BY was_due_at
 # query. It counts due payments only up to the limit of a sweep. While the breaker is open, no
 # inquiry that needs the refused credential is due. While an operation is held, one inquiry is due
 # after each cool-down.
-_LOOK = text(f"""
+_PLAN = text(f"""
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
             SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now()
@@ -142,7 +142,7 @@ class Sweeping:
             if transaction.is_read_only:
                 # No step could be taken. Raise before a step uses up inquiry budget.
                 raise StoreUnavailable
-            rows = await transaction.rows(_LOOK, parameters)
+            rows = await transaction.rows(_PLAN, parameters)
         engaged = frozenset(rows[0].engaged or ())
         return SweepPlan(
             due={Step(row.step): row.due for row in rows},
@@ -173,7 +173,7 @@ class Sweeping:
             "next_step_in": next_step_in,
         }
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_TAKE_DUE, parameters)
+            rows = await transaction.rows(_FETCH_DUE, parameters)
         return [due_from(row) for row in rows]
 
     async def end_stuck_sessions(self) -> int:
@@ -197,7 +197,7 @@ class Sweeping:
                     )
                 ],
             }
-            rows = await transaction.rows(TAKE_BREAKER_PROBE, parameters)
+            rows = await transaction.rows(START_BREAKER_PROBE, parameters)
         return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None
 
     async def fetch_unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
