@@ -1,9 +1,9 @@
-"""The callback receiver: what Daraja calls. Stores raw, finalizes, commits, answers 200, then
-publishes.
+"""The callback receiver, which Daraja calls.
 
-Daraja sends once and does not come back (daraja.md §8.3), so what was stored is never refused and
-what could not be stored is tried for as long as Daraja waits. Nothing is read from Postgres or
-Redis before the token is verified.
+It stores the raw message, finalizes, commits, answers 200, then publishes. Daraja sends once and
+does not retry (daraja.md §8.3). Therefore the receiver never rejects a message that it has stored,
+and it retries a failed store for as long as Daraja waits. It reads nothing from Postgres or Redis
+before it has verified the token.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ log = structlog.get_logger()
 
 BODY_BYTES_MAX = 64 * 1024
 
-# Daraja waits, and sends once: storing is worth trying for as long as its patience is known to last
-# (daraja.md §8.3). The body's way to us counts too. A message whose body took longer is
-# nevertheless stored, if that works at once.
+# Daraja sends once, so the receiver retries a failed store for as long as Daraja is known to wait
+# (daraja.md §8.3). The time in which the body arrives counts too. If that took longer, the receiver
+# still tries for a short time to store the message.
 _ANSWER_WITHIN_SECONDS = 8
 _STORE_LATE_SECONDS = 2
 _STORE_RETRY_SECONDS = 0.25
@@ -55,14 +55,13 @@ _ACCEPTED = b'{"ResultCode": 0, "ResultDesc": "Accepted"}'
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """The one route and what it stands on."""
+    """The one route, and the parts that it uses."""
 
     resources: Resources
     wakeups: RedisWakeups
     settings: CallbackSettings
-    confirm_above_kes: (
-        int | None
-    )  # policy: above it a success is believed only once Daraja has confirmed it
+    # The policy: above this amount a success counts only after Daraja has confirmed it.
+    confirm_above_kes: int | None
 
     async def receive(self, request: web.Request) -> web.Response:
         """POST /results/{payment_id}/{operation}/{token}"""
@@ -85,7 +84,7 @@ class Receiver:
             return web.Response(status=413)
         if loop.time() >= give_up_at:
             give_up_at = loop.time() + _STORE_LATE_SECONDS
-        report = UNREADABLE if _is_encoded(request) else _read(operation, body)
+        report = UNREADABLE if _is_encoded(request) else _parse_report(operation, body)
         callback = StoredCallback(
             id=UUID(int=uuid_utils.uuid7().int),
             operation=operation,
@@ -101,13 +100,14 @@ class Receiver:
             result = await self._record(payment_id, callback, report, give_up_at)
         except StoreUnavailable:
             observability.callbacks_refused.labels(reason="not_stored").inc()
-            log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400 - expected, and an alarm
+            # An error without a traceback: the cause is known, and the event raises an alarm.
+            log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400
             return web.Response(status=503, headers={"Retry-After": "2"})
-        self._tell(payment_id, callback, result)
+        self._count_and_announce(payment_id, callback, result)
         answer = result.decided.effect(StoreAnswer)
         if answer is not None and answer.inquiry.outcome is InquiryOutcome.NOT_FOUND:
-            # It may be the one that permits another send: a worker looks now rather than at the
-            # next due time.
+            # This answer may permit another send. Wake a worker now, so that it does not wait for
+            # the next due time.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(give_up_at):
                     await self.resources.if_redis_answers(lambda: self.wakeups.wake_one(payment_id))
@@ -116,7 +116,7 @@ class Receiver:
         return web.Response(body=_ACCEPTED, content_type="application/json")
 
     def verified_payment_id(self, request: web.Request) -> UUID | None:
-        """The payment that the request's address is about, if we gave it out."""
+        """The payment that the address names, if the token shows that the address is ours."""
         parts = request.match_info
         return verified_payment_id(
             self.settings.callback_secrets, parts["payment_id"], parts["operation"], parts["token"]
@@ -133,8 +133,8 @@ class Receiver:
         except StoreUnavailable:
             raise
         except Exception:
-            # A bug of ours, or rows that refuse: the bytes are kept all the same, and somebody will
-            # look.
+            # This is a bug of ours, or a constraint rejects the rows. Store the raw message anyway,
+            # so that an operator can look at it.
             log.exception(
                 "callback_not_processed", payment_id=str(payment_id), operation=callback.operation
             )
@@ -145,7 +145,7 @@ class Receiver:
     async def _store(
         self, change: Change, give_up_at: float, *, retried: type[Exception] = StoreUnavailable
     ) -> ChangeResult:
-        """Tries until `give_up_at`, and at least once. A try that has begun is not broken off."""
+        """Tries until `give_up_at`, and at least once. A try that has begun goes on to its end."""
         while True:
             try:
                 async with asyncio.timeout_at(give_up_at):
@@ -155,7 +155,9 @@ class Receiver:
                     raise StoreUnavailable from error
                 await asyncio.sleep(_STORE_RETRY_SECONDS)
 
-    def _tell(self, payment_id: UUID, callback: StoredCallback, result: ChangeResult) -> None:
+    def _count_and_announce(
+        self, payment_id: UUID, callback: StoredCallback, result: ChangeResult
+    ) -> None:
         decided = result.decided
         observability.callbacks_stored.labels(disposition=decided.disposition).inc()
         if result.is_callback_repeated:
@@ -173,20 +175,19 @@ class Receiver:
         self.resources.announcer.announce_soon(result)
 
 
-def _read(operation: str, body: bytes) -> Report:
+def _parse_report(operation: str, body: bytes) -> Report:
     try:
         return read_report(operation, body)
     except Exception:
-        log.exception(
-            "callback_not_read", operation=operation
-        )  # a bug of ours: the bytes are kept all the same
+        # This is a bug of ours. The raw message is stored anyway.
+        log.exception("callback_not_read", operation=operation)
         return UNREADABLE
 
 
 def _is_encoded(request: web.Request) -> bool:
-    """Whether the body claims to be packed.
+    """Whether the body has a content coding, such as gzip.
 
-    Daraja's never are; what unpacks to anything is kept as it came, and not read.
+    Daraja never encodes its bodies. An encoded body is stored as received, and not parsed.
     """
     return any(
         value.strip().lower() not in ("", "identity")
@@ -195,7 +196,7 @@ def _is_encoded(request: web.Request) -> bool:
 
 
 def _refuse(reason: str) -> web.Response:
-    """One answer for a wrong operation, token or source: nothing to learn from it."""
+    """The same 403 for a wrong operation, token or source, so that a forger learns nothing."""
     observability.callbacks_refused.labels(reason=reason).inc()
     return web.Response(status=403)
 
@@ -211,11 +212,12 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
         resources, RedisWakeups(resources.redis), settings, settings.policy.confirm_above_kes
     )
 
-    def is_genuine_call(request: web.Request) -> bool:
+    def has_valid_token(request: web.Request) -> bool:
         return "token" in request.match_info and receiver.verified_payment_id(request) is not None
 
-    # Calls with a wrong token are refused at once: they neither count nor displace the provider's.
-    load = Load(CALLBACKS_PLACES_MAX, is_counted=is_genuine_call, share_max=ADDRESS_PLACES_MAX)
+    # A call with a wrong token is rejected at once. It does not count, so it occupies no place that
+    # Daraja's messages need.
+    load = Load(CALLBACKS_PLACES_MAX, is_counted=has_valid_token, share_max=ADDRESS_PLACES_MAX)
     app = make_application(
         middlewares=[answer_with_statuses, refuse_odd_http, load.middleware],
         body_bytes_max=BODY_BYTES_MAX,

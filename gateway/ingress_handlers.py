@@ -195,7 +195,7 @@ class IngressHandlers:
 
     async def _authenticate(self, request: web.Request) -> Caller:
         """The caller. Raises Overloaded if too many of its requests are in progress already."""
-        caller = await self.verifier.caller(request.headers.getall("Authorization", []))
+        caller = await self.verifier.authenticate(request.headers.getall("Authorization", []))
         count_place_for(request, caller.key)
         return caller
 

@@ -1,1 +1,1 @@
-"""Who calls: the keys of the issuer, and what a token must say."""
+"""Authentication of callers: the issuer's keys, and the checks of a token."""

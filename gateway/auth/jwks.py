@@ -1,9 +1,8 @@
-"""What a key set (JWKS) holds: of whatever an issuer publishes, the keys that may check a signature
-here.
+"""Parses a key set (JWKS) and selects the keys that may check a signature.
 
-Only public ES256 and RS256 keys made for signatures; a key that is anything else is named with its
-fault and left out, so that one bad key does not take the good ones away. When a set is fetched, and
-how long it is believed: `keys.py`.
+Usable are only public ES256 and RS256 keys for signatures. Any other key is skipped and reported
+with its fault, so that one bad key does not make the good keys unusable. `keys.py` decides when a
+set is fetched and how long it is used.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from jose.backends.base import Key
 from jose.backends.cryptography_backend import CryptographyECKey, CryptographyRSAKey
 
 KID_LENGTH_MAX = 255
-# Below 2048 bits RSA is too weak (RFC 7518 §3.3); above 8192 a check takes milliseconds of
-# everybody's time.
+# Below 2048 bits RSA is too weak (RFC 7518 §3.3). Above 8192 bits a check takes milliseconds, and
+# all requests wait meanwhile.
 RSA_BITS = (2048, 8192)
 RSA_EXPONENT_BITS_MAX = 32
 
@@ -30,26 +29,23 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key of the set and the only algorithm it may check.
+    """A key of the set, and the only algorithm that it may check.
 
-    Equal if kid, algorithm and numbers are.
+    Two keys are equal if kid, algorithm and numbers are equal.
     """
 
     kid: str
     algorithm: Literal["ES256", "RS256"]
     numbers: ec.EllipticCurvePublicNumbers | rsa.RSAPublicNumbers = field(repr=False)
-    checker: Key = field(repr=False, compare=False)  # as python-jose takes it
+    checker: Key = field(repr=False, compare=False)  # the key in python-jose's type
 
 
 class NoKeySet(Exception):
-    """The endpoint answered with something that is no key set."""
+    """The endpoint's answer is not a key set."""
 
 
-def base64url(text: object) -> bytes:
-    """The bytes behind `text`.
-
-    Raises ValueError unless it is base64url, unpadded, in its one spelling.
-    """
+def decode_base64url(text: object) -> bytes:
+    """Decodes base64url. Raises ValueError unless it is unpadded and in its canonical form."""
     if not isinstance(text, str) or not _BASE64URL.fullmatch(text):
         raise ValueError("is not base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -59,9 +55,9 @@ def base64url(text: object) -> bytes:
 
 
 def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
-    """The usable keys by kid, and why others were refused.
+    """The usable keys by kid, and the faults of the others.
 
-    Raises `NoKeySet` if it is no key set at all.
+    Raises `NoKeySet` if `body` is not a key set.
     """
     try:
         document = json.loads(body.decode("utf-8"))
@@ -74,13 +70,11 @@ def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
     refused: list[str] = []
     for position, entry in enumerate(entries):
         try:
-            # Some issuers write every member that a key could have, and null for those that it has
-            # not.
+            # Some issuers write every possible member, with null for those that the key lacks.
             members = entry.items() if isinstance(entry, dict) else ()
-            key = _public_key({name: value for name, value in members if value is not None})
-        except (
-            ValueError
-        ) as error:  # cryptography's errors for impossible numbers are ValueErrors too
+            key = _parse_key({name: value for name, value in members if value is not None})
+        # cryptography raises ValueError too, for impossible numbers.
+        except ValueError as error:
             refused.append(f"keys[{position}] {error}")
         else:
             if keys.setdefault(key.kid, key) != key:
@@ -88,17 +82,13 @@ def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
     return keys, refused
 
 
-def _public_key(jwk: dict[str, object]) -> PublicKey:
-    """`jwk` as a key to check signatures with.
-
-    Raises ValueError, whose text completes "keys[n] …".
-    """
+def _parse_key(jwk: dict[str, object]) -> PublicKey:
+    """Parses one key. Raises ValueError, whose text completes the sentence "keys[n] …"."""
     kid = jwk.get("kid")
-    if (
-        not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX or not kid.isprintable()
-    ):  # it is logged
+    # The kid is logged, so it must be short and printable.
+    if not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX or not kid.isprintable():
         raise ValueError(f"has no kid of 1 to {KID_LENGTH_MAX} printable characters")
-    if _PRIVATE_PARTS & jwk.keys():  # published, so anybody can sign with it
+    if _PRIVATE_PARTS & jwk.keys():  # it is published, so any reader can sign tokens with it
         raise ValueError("contains a private or secret part: treat that key as stolen")
     operations = jwk.get("key_ops", ["verify"])
     if (
@@ -109,28 +99,31 @@ def _public_key(jwk: dict[str, object]) -> PublicKey:
         raise ValueError("is not for checking signatures")
     match jwk.get("kty"), jwk.get("crv"):
         case "EC", "P-256":
-            return _ec_key(kid, jwk)
+            return _parse_ec_key(kid, jwk)
         case "RSA", _:
-            return _rsa_key(kid, jwk)
+            return _parse_rsa_key(kid, jwk)
         case _:
             raise ValueError("is neither EC on P-256 nor RSA")
 
 
-def _ec_key(kid: str, jwk: dict[str, object]) -> PublicKey:
+def _parse_ec_key(kid: str, jwk: dict[str, object]) -> PublicKey:
     if jwk.get("alg", "ES256") != "ES256":
-        raise ValueError("is for another algorithm than ES256")
-    x, y = int.from_bytes(base64url(jwk.get("x"))), int.from_bytes(base64url(jwk.get("y")))
+        raise ValueError("is for an algorithm other than ES256")
+    x, y = (
+        int.from_bytes(decode_base64url(jwk.get("x"))),
+        int.from_bytes(decode_base64url(jwk.get("y"))),
+    )
     numbers = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1())
-    # public_key() refuses a point that is not on the curve.
+    # public_key() rejects a point that is not on the curve.
     return PublicKey(kid, "ES256", numbers, CryptographyECKey(numbers.public_key(), "ES256"))
 
 
-def _rsa_key(kid: str, jwk: dict[str, object]) -> PublicKey:
+def _parse_rsa_key(kid: str, jwk: dict[str, object]) -> PublicKey:
     if jwk.get("alg", "RS256") != "RS256":
-        raise ValueError("is for another algorithm than RS256")
+        raise ValueError("is for an algorithm other than RS256")
     modulus, exponent = (
-        int.from_bytes(base64url(jwk.get("n"))),
-        int.from_bytes(base64url(jwk.get("e"))),
+        int.from_bytes(decode_base64url(jwk.get("n"))),
+        int.from_bytes(decode_base64url(jwk.get("e"))),
     )
     if (
         not RSA_BITS[0] <= modulus.bit_length() <= RSA_BITS[1]

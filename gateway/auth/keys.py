@@ -1,10 +1,15 @@
-"""The public keys that tokens are checked with: the key set (JWKS) at `JWT_JWKS_URL`, cached.
+"""The public keys that check tokens: a cache of the key set (JWKS) at `JWT_JWKS_URL`.
 
-Promises: a key never seen is looked up at once; fetches are limited to five
-at once and one more each 12 s, whatever callers send, and one fetch serves all who wait; a key gone
-from the set is refused within ten minutes; while the endpoint is down the last good set is kept,
-for a day at most. Its age and the fetches are metrics. What of a set is used: `jwks.py`. Who may
-call is decided in `auth.py`.
+It promises:
+
+* An unknown key is looked up at once.
+* Whatever callers send, there are at most five fetches in a burst and one more every 12 s. One
+  fetch serves all requests that wait for it.
+* A key that was removed from the set is rejected within ten minutes.
+* While the endpoint is down, the last good set is used, for at most one day.
+
+The age of the set and the fetches are metrics. `jwks.py` selects the usable keys of a set.
+`verifier.py` decides which tokens are valid.
 """
 
 from __future__ import annotations
@@ -22,50 +27,48 @@ from domain.adapters import observability
 from domain.errors import KeysUnavailable, UnknownKey
 from gateway.auth.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 
-# A real set is a few keys of 200 to 400 bytes; more is not a key set.
+# A real set has a few keys of 200 to 400 bytes each.
 BODY_BYTES_MAX = 64 * 1024
 FETCH_SECONDS_MAX = 3.0
-# What a flood of made-up kids can make us ask of the endpoint. Every fetch counts: any serves all
-# who wait.
+# The limit for a flood of invented kids. Every fetch counts against it, because each fetch serves
+# all requests that wait.
 FETCHES_AT_ONCE = 5
 SECONDS_PER_FETCH = 12.0
-# A kid absent after a fetch is refused this long without another. The count bounds the memory for
-# them.
+# A kid that is missing after a fetch is rejected for this long without another fetch. The maximum
+# count limits the memory for missing kids.
 MISSING_FOR_SECONDS = 60.0
 MISSING_KIDS_MAX = 1_000
-# Ten minutes are allowed for a removed key. A set older than five is refreshed while it still
-# serves; one older than nine (the process was frozen) serves nobody before a fetch was tried: 540 s
-# + 3 s < 600 s.
+# A removed key may be accepted for ten minutes. A set older than five minutes is refreshed in the
+# background. If a set is older than nine minutes, because the process was frozen, requests wait for
+# a fetch first: 540 s + 3 s < 600 s.
 REFRESH_AFTER_SECONDS = 300.0
 WAIT_AFTER_SECONDS = 540.0
-# After a failed fetch the last good set serves without waiting: an endpoint that hangs must not
-# hold every request for 3 s. The failure is believed this long; the background task tries again
-# sooner.
+# For this long after a failed fetch, requests use the last good set without waiting, because an
+# endpoint that hangs must not delay every request by 3 s. The background task retries sooner.
 FAILURE_BELIEVED_SECONDS = 60.0
-# Slower than the bucket refills, so that there is a fetch left for a new kid when the endpoint is
-# back.
+# Slower than the bucket refills, so that a fetch for a new kid is left when the endpoint is back.
 RETRY_AFTER_SECONDS = 15.0
-# Sooner before the first set, since nothing works without one; the bucket still holds us back.
+# Faster before the first set, because no token works without one. The bucket still applies.
 FIRST_RETRY_AFTER_SECONDS = 2.0
-# Longer than any outage we have to survive; after it we can no longer vouch for the keys.
+# Longer than any outage that we must survive. After that the keys can no longer be trusted.
 KEEP_SECONDS = 24 * 3600.0
 
-_NO_AGE = -1.0  # what the metric says while there is no set
-_TICK_SECONDS = 1.0  # how often the background task compares the set's age with the above
+_NO_AGE = -1.0  # the metric's value while there is no set
+_TICK_SECONDS = 1.0  # the interval at which the background task checks the set's age
 
 _EMPTY_HINT = (
-    "A Supabase project that signs with HS256 only publishes no key: set JWT_SECRET, or give the project an asymmetric "
-    "signing key, which is noticed within five minutes."
+    "A Supabase project that signs only with HS256 publishes no key. Set JWT_SECRET, or give the "
+    "project an asymmetric signing key, which is found within five minutes."
 )
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class KeySet:
-    """The cached key set. One per process; `start` once, `close` at the end.
+    """The cached key set of a process. Call `start` once, and `close` at the end.
 
-    `clock` gives seconds that never go back. `has_secret`: tokens can also be checked with
-    JWT_SECRET, so that an empty set is nothing to warn of.
+    `clock` returns seconds that never go back. `has_secret`: JWT_SECRET can check tokens too, so an
+    empty set is no reason for a warning.
     """
 
     def __init__(
@@ -82,13 +85,12 @@ class KeySet:
         self._fetches_left = float(FETCHES_AT_ONCE)
         self._fetches_counted_at = clock()
         self._keys: dict[str, PublicKey] = {}
-        self._missing: OrderedDict[str, float] = (
-            OrderedDict()
-        )  # kid → until when it is refused unasked
+        # The time until which each missing kid is rejected without a fetch.
+        self._missing: OrderedDict[str, float] = OrderedDict()
         self._loaded_at: float | None = None
-        self._failed_at = -math.inf  # when the last fetch ended, if that failed
+        self._failed_at = -math.inf  # when the last fetch ended, if it failed
         self._fetches_begun = 0
-        self._loaded_by = 0  # the number of the fetch that brought the present set
+        self._loaded_by = 0  # the number of the fetch that loaded the present set
         self._generation = 0
         self._fetching: asyncio.Task[None] | None = None
         self._background: asyncio.Task[None] | None = None
@@ -101,30 +103,28 @@ class KeySet:
 
     @property
     def age_seconds(self) -> float | None:
-        """Seconds since the fetch that brought the present set began; None before the first."""
+        """Seconds since the fetch of the present set began. None before the first set."""
         return None if self._loaded_at is None else self._clock() - self._loaded_at
 
     @property
     def generation(self) -> int:
-        """A higher number whenever the set has changed: forget what was concluded from the old
-        one.
-        """
+        """A number that grows with each change of the set. Results of an older set are invalid."""
         return self._generation
 
     async def start(self) -> None:
-        """Try once to load the set, and keep it fresh from now on.
+        """Tries once to load the set, and refreshes it from now on.
 
-        An endpoint that is down is no error.
+        It raises nothing if the endpoint is down.
         """
-        # Asked for at each look, so that it also grows while nothing happens here.
+        # The metric is computed at each scrape, so that it also grows while no fetch happens.
         observability.key_set_age_seconds.set_function(
             lambda: _NO_AGE if self.age_seconds is None else self.age_seconds
         )
-        await self._fetched()
+        await self._wait_for_fetch()
         self._background = asyncio.create_task(self._keep_fresh(), name="key set refresh")
 
     async def close(self) -> None:
-        """Stop refreshing and fetch no more."""
+        """Stops all fetches."""
         self._is_closed = True
         observability.key_set_age_seconds.set_function(lambda: _NO_AGE)
         tasks = [task for task in (self._background, self._fetching) if task is not None]
@@ -134,10 +134,10 @@ class KeySet:
         if self._session is not None:
             await self._session.close()
 
-    async def key(self, kid: str) -> PublicKey:
-        """The key named `kid`.
+    async def find_key(self, kid: str) -> PublicKey:
+        """The key with this `kid`.
 
-        Raises UnknownKey, or KeysUnavailable while there is no set to look in.
+        Raises UnknownKey, or KeysUnavailable while there is no usable set.
         """
         begun_before = self._fetches_begun
         await self.refresh_if_old()
@@ -145,13 +145,13 @@ class KeySet:
             return self._keys[kid]
         if len(kid) > KID_LENGTH_MAX or self._missing.get(kid, 0.0) > self._clock():
             raise UnknownKey
-        if self._loaded_by <= begun_before:  # else the set is newer than the question
-            await self._fetched()
+        if self._loaded_by <= begun_before:  # else the set was fetched after this request came
+            await self._wait_for_fetch()
             if kid in self._keys:
                 return self._keys[kid]
-            # No fetch was allowed, or it failed, or it was under way when we asked and the key was
-            # published since: nobody knows whether the key is missing, so it is not refused for a
-            # minute.
+            # No fetch was allowed, or it failed, or it had begun before this request, and the key
+            # may have been published since. It is not known whether the key is missing, so it is
+            # not remembered as missing.
             if self._loaded_by <= begun_before:
                 raise UnknownKey(
                     "The token's key (kid) could not be looked up just now. Try again shortly."
@@ -160,36 +160,35 @@ class KeySet:
         raise UnknownKey
 
     async def refresh_if_old(self) -> None:
-        """Have the set refreshed if it is old, and wait for that only if it may no longer be relied
-        on.
+        """Starts a refresh of an old set. Waits for it only if the set is too old to be used.
 
-        Whoever keeps conclusions from the set calls this before using them, then compares
-        `generation`. Raises KeysUnavailable if no set was ever loaded, or the last one is over a
+        Code that caches results of the set calls this before it uses them, and then compares
+        `generation`. Raises KeysUnavailable if no set was ever loaded, or if the last set is over a
         day old.
         """
         age = self.age_seconds
         if age is not None and age < REFRESH_AFTER_SECONDS:
             return
         if self._must_wait(age):
-            await self._fetched()
+            await self._wait_for_fetch()
         elif self._is_due():
             self._begin_fetch()
         age = self.age_seconds
         if age is None:
             raise KeysUnavailable
         if age > KEEP_SECONDS:
-            raise KeysUnavailable("The keys to check tokens with could not be refreshed for a day.")
+            raise KeysUnavailable("The keys that check tokens could not be refreshed for a day.")
 
     def _must_wait(self, age: float | None) -> bool:
         if not self._is_due() and self._fetching is None:
             return False
         if age is None or age > KEEP_SECONDS:
-            return True  # there is nothing else to answer with
+            return True  # without a fetch there are no usable keys
         has_just_failed = self._clock() - self._failed_at < FAILURE_BELIEVED_SECONDS
         return age >= WAIT_AFTER_SECONDS and not has_just_failed
 
     def _is_due(self) -> bool:
-        """Whether the set should be fetched for its age (not for a new kid)."""
+        """Whether the set must be fetched because of its age, and not for a new kid."""
         age = self.age_seconds
         if age is not None and age < REFRESH_AFTER_SECONDS:
             return False
@@ -200,27 +199,26 @@ class KeySet:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             if self._is_due():
-                await self._fetched()
+                await self._wait_for_fetch()
 
-    async def _fetched(self) -> None:
-        """Wait for a fetch, whoever began it, if one is allowed now. It may have failed."""
+    async def _wait_for_fetch(self) -> None:
+        """Waits for the fetch under way or a new fetch, if one is allowed. It may fail."""
         fetch = self._begin_fetch()
         if fetch is not None:
-            await asyncio.shield(
-                fetch
-            )  # a caller who hangs up must not take the fetch away from the others
+            # A request that is cancelled must not cancel the fetch that others wait for.
+            await asyncio.shield(fetch)
 
     def _begin_fetch(self) -> asyncio.Task[None] | None:
-        """The fetch under way, or else a new one; None if none is allowed now."""
-        if self._fetching is None and not self._is_closed and self._may_fetch():
+        """The fetch under way, or a new fetch. None if no fetch is allowed now."""
+        if self._fetching is None and not self._is_closed and self._spend_fetch():
             self._fetches_begun += 1
             self._fetching = asyncio.create_task(
                 self._load(self._fetches_begun), name="key set fetch"
             )
         return self._fetching
 
-    def _may_fetch(self) -> bool:
-        """Take a fetch from the bucket, if there is one."""
+    def _spend_fetch(self) -> bool:
+        """Removes a fetch from the bucket. Returns False if the bucket is empty."""
         now = self._clock()
         refilled = self._fetches_left + (now - self._fetches_counted_at) / SECONDS_PER_FETCH
         self._fetches_left, self._fetches_counted_at = min(FETCHES_AT_ONCE, refilled), now
@@ -233,7 +231,8 @@ class KeySet:
         began_at = self._clock()
         try:
             keys, refused = read_key_set(await self._download())
-        except Exception as error:  # noqa: BLE001 whatever is wrong with the answer, the last good set stays
+        except Exception as error:  # noqa: BLE001
+            # Whatever is wrong with the answer, the last good set stays in use.
             self._failed_at = self._clock()
             is_answer = isinstance(error, NoKeySet)
             reason = str(error) if is_answer else type(error.__cause__ or error).__name__
@@ -244,26 +243,27 @@ class KeySet:
             return
         finally:
             self._fetching = None
-        is_news = self._loaded_at is None or keys != self._keys
-        # From before the request: a key may have been removed while the answer travelled.
+        is_changed = self._loaded_at is None or keys != self._keys
+        # The age counts from before the request, because the issuer may have removed a key while
+        # the answer was on its way.
         self._keys, self._loaded_at, self._failed_at = keys, began_at, -math.inf
         self._loaded_by = number
         observability.key_set_fetches.labels(result="loaded").inc()
-        if is_news:
+        if is_changed:
             self._generation += 1
-            self._report(refused)
+            self._log_keys(refused)
 
     async def _download(self) -> bytes:
         if self._session is None:
-            # No proxy of the environment may choose our keys. Fetches are minutes apart: a kept
-            # connection would be closed at the other end by then.
+            # A proxy of the environment must not choose our keys. Fetches are minutes apart, so the
+            # issuer would close a kept connection in the meantime.
             self._session = aiohttp.ClientSession(
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 connector=aiohttp.TCPConnector(force_close=True),
-                middlewares=[_only_once],
+                middlewares=[_send_once],
             )
-        # A redirect could lead anywhere, and no issuer needs one.
+        # A redirect could lead to any address, and no issuer needs one.
         limits = aiohttp.ClientTimeout(total=FETCH_SECONDS_MAX)
         async with self._session.get(self._url, allow_redirects=False, timeout=limits) as response:
             if response.status != 200:
@@ -281,10 +281,10 @@ class KeySet:
         if len(self._missing) > MISSING_KIDS_MAX:
             self._missing.popitem(last=False)
 
-    def _report(self, refused: list[str]) -> None:
-        """Log what a changed set holds.
+    def _log_keys(self, refused: list[str]) -> None:
+        """Logs the keys of a changed set.
 
-        Kids are public; of refused keys only position and reason are named.
+        Kids are public. Of an unusable key the log shows only its position and its fault.
         """
         if refused:
             _log.warning("key_set_has_unusable_keys", reasons=refused[:20], count=len(refused))
@@ -293,17 +293,18 @@ class KeySet:
         elif self._has_secret:
             _log.info(
                 "key_set_empty",
-                effect="Only HS256 tokens by JWT_SECRET are accepted, any other is answered 401.",
+                effect="Only HS256 tokens by JWT_SECRET are accepted. Any other token gets a 401.",
             )
         else:
-            _log.warning("key_set_empty", effect="Every token is answered 401.", hint=_EMPTY_HINT)
+            _log.warning("key_set_empty", effect="Every token gets a 401.", hint=_EMPTY_HINT)
 
 
-async def _only_once(
+async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep aiohttp from asking again when a connection is lost, or the endpoint would see twice
-    what the bucket allows.
+    """Keeps aiohttp from a second request after a lost connection.
+
+    Otherwise the endpoint could get twice as many requests as the bucket allows.
     """
     try:
         return await handler(request)
@@ -312,4 +313,4 @@ async def _only_once(
 
 
 class _ConnectionLost(Exception):
-    """The endpoint could not be reached, or said nothing to the end of the connection."""
+    """The endpoint could not be reached, or closed the connection without an answer."""

@@ -1,11 +1,11 @@
-"""Who is calling: a bearer token in, a `Caller` out.
+"""Authenticates callers by their bearer tokens.
 
-Checks more than python-jose does, and before it: the library takes a token without `aud` or `exp`,
-trusts the header's algorithm unless one is passed, reads `"exp": true` as a number, and of two
-equal claims the last. Refuses with `Unauthenticated` (401) what is no valid token, with
-`NotPermitted` (403) a valid one of a wrong kind. No token, secret or claim's value is logged or
-repeated in a message. The issuer and the audience that we expect are no secrets, and a refusal
-names them. The keys are in `keys.py`.
+It checks more than python-jose does, and before it. The library accepts a token without `aud` or
+`exp`, trusts the header's algorithm unless one is passed, reads `"exp": true` as a number, and uses
+the last of two equal claims. `Unauthenticated` (401) rejects an invalid token. `NotPermitted` (403)
+rejects a valid token whose caller may not use the service. No token, secret or value of a claim is
+logged or repeated in a message. The issuer and the audience that we expect are not secret, so the
+messages name them. `keys.py` has the keys, `token_parts.py` reads the parts of a token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 import jose.backends
 from jose import jwt
@@ -28,52 +28,45 @@ from jose.backends.cryptography_backend import (
 )
 from jose.exceptions import ExpiredSignatureError, JWKError
 
-from domain.adapters.strict_json import parse
 from domain.errors import NotPermitted, Unauthenticated
 from domain.values import Caller, Role
-from gateway.auth.jwks import KID_LENGTH_MAX, base64url
+from gateway.auth.jwks import decode_base64url
 from gateway.auth.keys import KeySet
+from gateway.auth.token_parts import (
+    Algorithm,
+    bearer_token,
+    parse_json_object,
+    read_audiences,
+    read_header,
+    read_time,
+    refuse_api_key,
+)
 
-# Supabase's tokens are about 1 KiB; the rest is room for custom claims. Less than the 8,190 bytes
-# that aiohttp takes for a header, so that a token which is somewhat too long is told so.
-TOKEN_BYTES_MAX = 7 * 1024
-# Clocks of different machines. RFC 8725 and our contract allow up to a minute.
+# For the difference between the clocks of two machines. RFC 8725 and our contract allow a minute.
 LEEWAY_SECONDS = 30
 SUBJECT_LENGTH_MAX = 255
-# RFC 7518 §3.2: an HS256 secret shorter than its hash can be guessed from any token signed with it.
+# An HS256 secret that is shorter than its hash can be guessed from any token that it signed
+# (RFC 7518 §3.2).
 SECRET_BYTES_MIN = 32
-# A check costs about 100 µs, and callers send one token many times. None is believed past its own
-# `exp`.
+# A check costs about 100 µs, and callers send the same token many times, so results are cached. No
+# token is valid after its own `exp`.
 VERIFIED_FOR_SECONDS = 300.0
 VERIFIED_TOKENS_MAX = 10_000
 
-# They bring or point to a key of the sender's choice (RFC 8725 §3.10), or change what the signature
-# covers.
-_FORBIDDEN_HEADERS = frozenset({"jku", "x5u", "jwk", "x5c", "crit", "b64"})
 _TOKEN = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
-_LATEST_TIME = 2**53  # beyond it a JSON number is no longer exact; also keeps out 1e999
 _OPTIONS = {
-    **{f"verify_{what}": True for what in ("signature", "aud", "iss", "exp", "nbf", "iat", "sub")},
-    **{f"require_{what}": True for what in ("aud", "iss", "exp", "sub")},
-    # Of ID tokens that accompany an access token: not our kind, and jose would ask for that token.
+    **{f"verify_{name}": True for name in ("signature", "aud", "iss", "exp", "nbf", "iat", "sub")},
+    **{f"require_{name}": True for name in ("aud", "iss", "exp", "sub")},
+    # `at_hash` belongs to ID tokens, which we do not accept. jose would need the access token too.
     "verify_at_hash": False,
-    "verify_jti": False,  # nobody here reads it
+    "verify_jti": False,  # this service does not read `jti`
     "leeway": LEEWAY_SECONDS,
 }
 
-_SEND_A_TOKEN = "Send a token as Authorization: Bearer <JWT>."  # noqa: S105 a sentence
-_API_KEY = (
-    "This is a Supabase API key, which names no caller. Mint a token with the project's signing key and send "
-    "that; the README shows how."
-)
-
-_Algorithm = Literal["ES256", "RS256", "HS256"]
-_ALGORITHMS: tuple[_Algorithm, ...] = ("ES256", "RS256", "HS256")
-
 
 @dataclass(frozen=True, slots=True)
-class _Verified:
-    """What a valid token said, which may be believed before `until` (Unix seconds)."""
+class _CachedCaller:
+    """The caller of a verified token. The entry is valid before `until` (Unix seconds)."""
 
     caller: Caller
     until: float
@@ -83,12 +76,12 @@ class _Verified:
 class TokenVerifier:
     """Authenticates a request by its Authorization header.
 
-    `keys` checks ES256 and RS256 tokens, `secret` HS256 ones; without one of them its tokens are
-    refused. Only tokens of `issuer` are accepted. Callers are named by the first of
-    `former_issuers`, what `issuer` was called at first: idempotency keys and limits belong to that
-    name. `clock` gives Unix seconds. Raises ValueError for settings that could never work, and
-    RuntimeError if python-jose would not check with `cryptography` (its other backends have known
-    flaws).
+    `keys` checks ES256 and RS256 tokens, and `secret` checks HS256 tokens. If one of them is None,
+    its tokens are rejected. Only tokens of `issuer` are accepted. `former_issuers` are its earlier
+    names. A caller is named by the first of them, because idempotency keys and limits belong to
+    that name. `clock` returns Unix seconds. Raises ValueError for settings that cannot work, and
+    RuntimeError if python-jose does not use `cryptography`, because its other backends have known
+    flaws.
     """
 
     def __init__(
@@ -114,46 +107,42 @@ class TokenVerifier:
         self._audience = audience
         self._allow_anonymous = allow_anonymous
         self._clock = clock
-        self._verified: OrderedDict[bytes, _Verified] = (
-            OrderedDict()
-        )  # by SHA-256: a dump of it holds no token
+        # The keys are SHA-256 digests, so that a memory dump of the cache contains no token.
+        self._cache: OrderedDict[bytes, _CachedCaller] = OrderedDict()
         self._generation = 0 if keys is None else keys.generation
 
-    async def caller(self, authorization: list[str]) -> Caller:
-        """Who sent the request, given all values of its Authorization header.
+    async def authenticate(self, authorization: list[str]) -> Caller:
+        """The caller of a request, by all values of its Authorization header.
 
-        Raises Unauthenticated, NotPermitted, or KeysUnavailable while there are no keys to tell.
+        Raises Unauthenticated, NotPermitted, or KeysUnavailable while no keys are loaded.
         """
-        token = _bearer_token(authorization)
+        token = bearer_token(authorization)
         digest = hashlib.sha256(token.encode("ascii")).digest()
-        return await self._remembered(digest) or await self._checked(token, digest)
+        return await self._cached_caller(digest) or await self._verify(token, digest)
 
-    async def _checked(self, token: str, digest: bytes) -> Caller:
+    async def _verify(self, token: str, digest: bytes) -> Caller:
         segments = _TOKEN.fullmatch(token)
         if segments is None:
             raise Unauthenticated("The token is not a signed JWT.")
         header_fields, claims = (
-            _json_object(segments[1], "header"),
-            _json_object(segments[2], "payload"),
+            parse_json_object(segments[1], "header"),
+            parse_json_object(segments[2], "payload"),
         )
-        _refuse_api_key(header_fields, claims)
-        algorithm, kid = _header(header_fields)
-        # Claims first: they cost nothing, and a stale token need not look up keys. They tell a
-        # forger nothing that is not documented; what only a valid signature may learn (403) comes
-        # after it.
+        refuse_api_key(header_fields, claims)
+        algorithm, kid = read_header(header_fields)
+        # The claims are checked first, because that is cheap, and an expired token then needs no
+        # look-up of keys. A forger learns only documented facts from it. The role, which may lead
+        # to a 403, is checked after the signature.
         expires_at = self._check_claims(claims)
-        key = await self._key(algorithm, kid)
+        key = await self._find_key(algorithm, kid)
         self._check_signature(token, algorithm, key)
-        caller = self._authorized(claims)
-        # No await since the key was found, so this is the generation that it is of.
-        self._remember(digest, caller, expires_at, is_by_key_set=algorithm != "HS256")
+        caller = self._check_role(claims)
+        # There was no await since the key was found, so the key is of the present generation.
+        self._store(digest, caller, expires_at, is_by_key_set=algorithm != "HS256")
         return caller
 
-    async def _key(self, algorithm: _Algorithm, kid: str | None) -> Key:
-        """The one key to check with.
-
-        The algorithm alone says whether it is the secret or one of the set.
-        """
+    async def _find_key(self, algorithm: Algorithm, kid: str | None) -> Key:
+        """The key that checks the token. The algorithm alone selects the secret or the key set."""
         match algorithm:
             case "HS256":
                 if self._secret is None:
@@ -168,56 +157,52 @@ class TokenVerifier:
                     )
                 if kid is None:
                     raise Unauthenticated("The token's header does not name its key (kid).")
-                key = await self._keys.key(kid)
+                key = await self._keys.find_key(kid)
                 if key.algorithm != algorithm:
                     raise Unauthenticated("The token's algorithm is not that of its key.")
                 return key.checker
             case _:
                 assert_never(algorithm)
 
-    def _check_signature(self, token: str, algorithm: _Algorithm, key: Key) -> None:
+    def _check_signature(self, token: str, algorithm: Algorithm, key: Key) -> None:
         try:
-            base64url(
-                token.rpartition(".")[2]
-            )  # jose would take several spellings of one signature
+            # jose accepts several spellings of one signature, so check the spelling first.
+            decode_base64url(token.rpartition(".")[2])
             jwt.decode(
                 token,
                 key,
-                algorithms=[algorithm],  # a list: in a string jose would look for a part of it
+                algorithms=[algorithm],  # a list, because jose searches a string for substrings
                 audience=self._audience,
                 issuer=self._issuer,
                 options=_OPTIONS,
             )
-        except ExpiredSignatureError:  # in the instant since we looked
+        except ExpiredSignatureError:  # it has expired since `_check_claims`
             raise Unauthenticated("The token has expired.") from None
-        except Exception:  # noqa: BLE001 hostile input makes jose raise more kinds than it names
+        except Exception:  # noqa: BLE001 - hostile input makes jose raise undocumented exceptions
             raise Unauthenticated("The token's signature is not valid.") from None
 
     def _check_claims(self, claims: dict[str, object]) -> float:
-        """Refuse claims that are absent, malformed or not for us.
-
-        Returns `exp`, in Unix seconds.
-        """
+        """Rejects claims that are absent, malformed or not for us. Returns `exp` (Unix seconds)."""
         for name in ("iss", "aud", "exp", "sub", "role"):
             if name not in claims:
                 expected = f" It must be {self._issuer}." if name == "iss" else ""
                 raise Unauthenticated(f"The token has no {name} claim.{expected}")
         if claims["iss"] != self._issuer:
             raise Unauthenticated(
-                f"The token has another issuer (iss) than {self._issuer}, which is expected here."
+                f"The token's issuer (iss) is not {self._issuer}, which is expected here."
             )
-        if self._audience not in _audiences(claims["aud"]):
-            raise Unauthenticated(f"The token is for another audience (aud) than {self._audience}.")
+        if self._audience not in read_audiences(claims["aud"]):
+            raise Unauthenticated(f"The token's audience (aud) is not {self._audience}.")
         now = self._clock()
-        expires_at = _time(claims, "exp")
+        expires_at = read_time(claims, "exp")
         if now >= expires_at + LEEWAY_SECONDS:
             raise Unauthenticated("The token has expired.")
-        if "nbf" in claims and _time(claims, "nbf") > now + LEEWAY_SECONDS:
+        if "nbf" in claims and read_time(claims, "nbf") > now + LEEWAY_SECONDS:
             raise Unauthenticated("The token is not valid yet (nbf).")
         if "iat" in claims:
-            _time(claims, "iat")
+            read_time(claims, "iat")
         subject, role = claims["sub"], claims["role"]
-        # The subject becomes an owner and part of a key in Postgres, which holds no NUL.
+        # The subject becomes an owner and part of a key in Postgres, which cannot store NUL.
         if (
             not isinstance(subject, str)
             or not 1 <= len(subject) <= SUBJECT_LENGTH_MAX
@@ -230,13 +215,13 @@ class TokenVerifier:
             raise Unauthenticated("The token's role claim is not a name.")
         return expires_at
 
-    def _authorized(self, claims: dict[str, object]) -> Caller:
-        """The caller that valid claims name, if one of that kind may call at all."""
+    def _check_role(self, claims: dict[str, object]) -> Caller:
+        """The caller that valid claims name. Raises NotPermitted if its role may not call."""
         try:
             role = Role(str(claims["role"]))
         except ValueError:
             raise NotPermitted("The token's role may not use this service.") from None
-        # Anything but a plain `false` is not proof that somebody signed in.
+        # Only a plain `false` proves that the user has signed in.
         if (
             role is Role.USER
             and not self._allow_anonymous
@@ -245,36 +230,34 @@ class TokenVerifier:
             raise NotPermitted("Anonymous users may not use this service. Sign in first.")
         return Caller(self._caller_issuer, str(claims["sub"]), role)
 
-    async def _remembered(self, digest: bytes) -> Caller | None:
-        """The caller of a token that was checked a short while ago, by keys that are still the
-        set's.
-        """
-        entry = self._verified.get(digest)
+    async def _cached_caller(self, digest: bytes) -> Caller | None:
+        """The caller of a token that was verified recently, with a key that is still in the set."""
+        entry = self._cache.get(digest)
         if entry is None:
             return None
         if entry.is_by_key_set and self._keys is not None:
-            # Without this a busy token would never let us hear that its key is gone.
+            # Without this, a token in constant use would stay valid after its key was removed.
             await self._keys.refresh_if_old()
-            self._forget_if_keys_changed()
+            self._clear_if_keys_changed()
         if self._clock() >= entry.until:
-            self._verified.pop(digest, None)
-        if digest not in self._verified:
+            self._cache.pop(digest, None)
+        if digest not in self._cache:
             return None
-        self._verified.move_to_end(digest)
-        return self._verified[digest].caller
+        self._cache.move_to_end(digest)
+        return self._cache[digest].caller
 
-    def _remember(
+    def _store(
         self, digest: bytes, caller: Caller, expires_at: float, *, is_by_key_set: bool
     ) -> None:
-        self._forget_if_keys_changed()
+        self._clear_if_keys_changed()
         until = min(expires_at, self._clock() + VERIFIED_FOR_SECONDS)
-        self._verified[digest] = _Verified(caller, until, is_by_key_set)
-        if len(self._verified) > VERIFIED_TOKENS_MAX:
-            self._verified.popitem(last=False)
+        self._cache[digest] = _CachedCaller(caller, until, is_by_key_set)
+        if len(self._cache) > VERIFIED_TOKENS_MAX:
+            self._cache.popitem(last=False)
 
-    def _forget_if_keys_changed(self) -> None:
+    def _clear_if_keys_changed(self) -> None:
         if self._keys is not None and self._keys.generation != self._generation:
-            self._verified.clear()
+            self._cache.clear()
             self._generation = self._keys.generation
 
 
@@ -293,93 +276,3 @@ def _secret_key(secret: str) -> Key:
         return CryptographyHMACKey(secret, "HS256")
     except JWKError:
         raise ValueError("JWT_SECRET must be a shared secret, not a key or certificate") from None
-
-
-def _bearer_token(authorization: list[str]) -> str:
-    """The token in the header's only value, as ASCII of a permitted length."""
-    if not authorization:
-        raise Unauthenticated(_SEND_A_TOKEN)
-    if len(authorization) > 1:
-        raise Unauthenticated("Send one Authorization header, not several.")
-    scheme, _, token = authorization[0].strip(" \t").partition(" ")
-    token = token.lstrip(" ")
-    if (token or scheme).startswith(("sb_secret_", "sb_publishable_")):
-        raise Unauthenticated(_API_KEY)
-    if scheme.lower() != "bearer":
-        raise Unauthenticated(
-            f"The Authorization header has another scheme than Bearer. {_SEND_A_TOKEN}"
-        )
-    if not token:
-        raise Unauthenticated(f"The Authorization header holds no token. {_SEND_A_TOKEN}")
-    if len(token) > TOKEN_BYTES_MAX:
-        raise Unauthenticated(f"The token is longer than {TOKEN_BYTES_MAX} bytes.")
-    if not token.isascii():
-        raise Unauthenticated("The token is not a signed JWT.")
-    return token
-
-
-def _json_object(segment: str, part: str) -> dict[str, object]:
-    """The JSON object in a segment of the token: no name twice, no NaN, no depth that exhausts
-    us.
-    """
-    try:
-        value = parse(
-            base64url(segment), depth_max=None, has_exact_numbers=False, may_begin_with_bom=False
-        )
-    except ValueError:  # Unreadable is one, and `base64url` raises one
-        raise Unauthenticated(f"The token's {part} cannot be read.") from None
-    if not isinstance(value, dict):
-        raise Unauthenticated(f"The token's {part} is not a JSON object.")
-    return value
-
-
-def _refuse_api_key(header: dict[str, object], claims: dict[str, object]) -> None:
-    """Name the commonest mistake: Supabase's legacy API keys are JWTs, but of a project, not of
-    a caller.
-    """
-    is_of_project = claims.get("iss") == "supabase" and "ref" in claims
-    # The key of a local stack has no `ref`.
-    is_of_local_stack = claims.get("iss") == "supabase-demo"
-    if (
-        header.get("alg") == "HS256"
-        and "sub" not in claims
-        and (is_of_project or is_of_local_stack)
-    ):
-        raise Unauthenticated(_API_KEY)
-
-
-def _header(fields: dict[str, object]) -> tuple[_Algorithm, str | None]:
-    if _FORBIDDEN_HEADERS & fields.keys():
-        raise Unauthenticated("The token's header has a field that is not accepted here.")
-    kind = fields.get("typ", "JWT")
-    if not isinstance(kind, str) or kind.upper() != "JWT":
-        raise Unauthenticated("The token's header says that it is not a JWT (typ).")
-    algorithm = next((name for name in _ALGORITHMS if name == fields.get("alg")), None)
-    if algorithm is None:
-        raise Unauthenticated("The token is not signed with an algorithm that is accepted here.")
-    if "kid" not in fields:
-        return algorithm, None
-    kid = fields["kid"]
-    if not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX:
-        raise Unauthenticated(
-            f"The token's key (kid) is not named by 1 to {KID_LENGTH_MAX} characters."
-        )
-    return algorithm, kid
-
-
-def _audiences(claim: object) -> list[str]:
-    names = [claim] if isinstance(claim, str) else claim
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Unauthenticated("The token's aud claim is not a name or a list of names.")
-    return names
-
-
-def _time(claims: dict[str, object], name: str) -> float:
-    value = claims[name]
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not -_LATEST_TIME <= value <= _LATEST_TIME
-    ):
-        raise Unauthenticated(f"The token's {name} claim is not a time.")
-    return value

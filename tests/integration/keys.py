@@ -91,12 +91,12 @@ class Issuer:
 
     async def knows(self, kid: str) -> bool:
         try:
-            return (await self.keys.key(kid)).kid == kid
+            return (await self.keys.find_key(kid)).kid == kid
         except UnknownKey:
             return False
 
     async def subject(self, text: str) -> str:
-        return (await self.verifier.caller([f"Bearer {text}"])).subject
+        return (await self.verifier.authenticate([f"Bearer {text}"])).subject
 
 
 @asynccontextmanager

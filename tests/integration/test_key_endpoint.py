@@ -131,7 +131,7 @@ class Endpoint:
                 await writer.wait_closed()
 
     async def knows(self, kid: str) -> bool:
-        return (await self.keys.key(kid)).kid == kid
+        return (await self.keys.find_key(kid)).kid == kid
 
     def start(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -290,7 +290,7 @@ async def test_a_fetch_answers_no_later_question(issuer: Issuer) -> None:
 @pytest.mark.parametrize(
     ("has_secret", "level", "effect"),
     [
-        (False, "warning", "Every token is answered 401."),
+        (False, "warning", "Every token gets a 401."),
         (True, "info", "Only HS256 tokens by JWT_SECRET are accepted"),
     ],
 )

@@ -251,7 +251,7 @@ async def test_set_is_refreshed_without_callers(
         issuer.was_asked.clear()
         issuer.now += 301
         await asyncio.wait_for(issuer.was_asked.wait(), 5)
-        await issuer.keys._fetched()
+        await issuer.keys._wait_for_fetch()
         assert (issuer.keys.age_seconds, issuer.keys.generation) == (0, generation)
 
 
@@ -298,7 +298,7 @@ async def test_rsa_and_ec_keys_are_loaded(issuer: Issuer) -> None:
     """Each key is for the algorithm of its own type, with or without alg, use and key_ops."""
     bare = {name: value for name, value in jwk("bare").items() if name not in {"alg", "use"}}
     issuer.jwks += [bare, rsa_jwk(2048, key_ops=["verify"])]
-    assert [(await issuer.keys.key(kid)).algorithm for kid in ("first", "bare", "rsa")] == [
+    assert [(await issuer.keys.find_key(kid)).algorithm for kid in ("first", "bare", "rsa")] == [
         "ES256",
         "ES256",
         "RS256",
@@ -381,10 +381,10 @@ async def test_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
     authorization = [f"Bearer {token('first', exp=issuer.now + 60)}"]
     for passed_seconds in (0, -3600, 59):
         wall[0] = issuer.now + passed_seconds
-        assert (await verifier.caller(authorization)).subject == "user"
+        assert (await verifier.authenticate(authorization)).subject == "user"
     wall[0] = issuer.now + 60 + LEEWAY_SECONDS
     with pytest.raises(Unauthenticated, match="expired"):
-        await verifier.caller(authorization)
+        await verifier.authenticate(authorization)
 
 
 @pytest.mark.parametrize("subject", [" user", "user ", "USER", "\u00faser", "u\u0301ser"])

@@ -245,7 +245,7 @@ async def test_header_must_hold_one_token(service: Service, sentence: str, value
     what is wrong.
     """
     with pytest.raises(Unauthenticated, match=sentence):
-        await service.verifier.caller([value])
+        await service.verifier.authenticate([value])
 
 
 async def test_header_must_come_once(service: Service) -> None:
@@ -253,9 +253,9 @@ async def test_header_must_come_once(service: Service) -> None:
     either.
     """
     with pytest.raises(Unauthenticated, match="Send a token"):
-        await service.verifier.caller([])
+        await service.verifier.authenticate([])
     with pytest.raises(Unauthenticated, match="one Authorization header"):
-        await service.verifier.caller([f"Bearer {token()}"] * 2)
+        await service.verifier.authenticate([f"Bearer {token()}"] * 2)
 
 
 GOOD: dict[str, Callable[[], str]] = {
@@ -311,7 +311,7 @@ async def test_legacy_api_keys_are_named(secret: str | None, claims: dict[str, o
     fits them.
     """
     key = compact(HS256, {**claims, "role": "service_role", "iat": NOW, "exp": NOW + 3600}, hs256())
-    with pytest.raises(Unauthenticated, match=r"API key.*README"):
+    with pytest.raises(Unauthenticated, match=r"API key.*docs/using\.md"):
         await Service(secret).caller(key)
 
 

@@ -85,14 +85,14 @@ async def test_a_caller_keeps_the_name_of_its_first_issuer() -> None:
     token, old = (
         f"Bearer {jwt.encode({**claims, 'iss': issuer}, _SECRET)}" for issuer in (_NOW, _FIRST)
     )
-    before = await TokenVerifier(None, _SECRET, _FIRST, "authenticated").caller([old])
+    before = await TokenVerifier(None, _SECRET, _FIRST, "authenticated").authenticate([old])
     renamed = TokenVerifier(
         None, _SECRET, _NOW, "authenticated", former_issuers=[_FIRST, "https://second.example"]
     )
     for _ in range(2):  # also when the token is remembered
-        assert await renamed.caller([token]) == before == Caller(_FIRST, "shop", Role.BACKEND)
+        assert await renamed.authenticate([token]) == before == Caller(_FIRST, "shop", Role.BACKEND)
     with pytest.raises(Unauthenticated, match="issuer"):
-        await renamed.caller([old])
+        await renamed.authenticate([old])
     assert (
-        await TokenVerifier(None, _SECRET, _NOW, "authenticated").caller([token])
+        await TokenVerifier(None, _SECRET, _NOW, "authenticated").authenticate([token])
     ).key != before.key

@@ -111,7 +111,7 @@ class Service:
         )
 
     async def caller(self, text: str) -> Caller:
-        return await self.verifier.caller([f"Bearer {text}"])
+        return await self.verifier.authenticate([f"Bearer {text}"])
 
 
 class KeysInMemory(KeySet):
