@@ -90,24 +90,31 @@ def problem(answer: Answer, status: int, code: str) -> Any:
     assert answer.headers["Content-Type"].partition(";")[0] == "application/problem+json", (
         answer.headers
     )
-    said = answer.json()
+    problem_details = answer.json()
     wanted = {"type", "title", "status", "detail", "code", "retryable"}
-    assert wanted <= set(said) <= wanted | {"errors", "limit", "maximum", "resets_at"}, said
-    assert (said["status"], said["code"], type(said["retryable"])) == (status, code, bool), said
+    assert wanted <= set(problem_details) <= wanted | {"errors", "limit", "maximum", "resets_at"}, (
+        problem_details
+    )
+    assert (
+        problem_details["status"],
+        problem_details["code"],
+        type(problem_details["retryable"]),
+    ) == (status, code, bool), problem_details
     assert all(
-        isinstance(said[name], str) and said[name] for name in ("type", "title", "detail")
-    ), said
-    for fault in said.get("errors", []):
-        assert set(fault) == {"pointer", "detail"}, said
-        assert fault["detail"], said
+        isinstance(problem_details[name], str) and problem_details[name]
+        for name in ("type", "title", "detail")
+    ), problem_details
+    for fault in problem_details.get("errors", []):
+        assert set(fault) == {"pointer", "detail"}, problem_details
+        assert fault["detail"], problem_details
     assert b"Traceback" not in answer.body
     assert b'File "' not in answer.body
-    return said
+    return problem_details
 
 
-def pointers(said: Any) -> set[str]:
+def pointers(problem_details: Any) -> set[str]:
     """The fields that a problem names."""
-    return {fault["pointer"] for fault in said["errors"]}
+    return {fault["pointer"] for fault in problem_details["errors"]}
 
 
 # No payment has this id. It is a constant, because ids of parametrized tests must not change

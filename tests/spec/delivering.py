@@ -1,6 +1,4 @@
-"""Delivers messages as Daraja would, or as somebody would who knows an address that only Daraja
-should know.
-"""
+"""Delivers messages as Daraja does, or as an attacker does who knows a secret callback address."""
 
 from __future__ import annotations
 
@@ -22,10 +20,8 @@ ACCEPTED = {"ResultCode": 0, "ResultDesc": "Accepted"}
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
-    """A payment that Daraja acknowledged, and whose result is ours to tell: the simulator stays
-    silent.
-    """
+class AwaitedPayment:
+    """A payment that Daraja acknowledged. The test delivers its result; the simulator does not."""
 
     id: str
     api: Api
@@ -46,8 +42,8 @@ class Awaited:
         return _payout(self.api, self.ids | changes, code, amount, receipt)
 
 
-async def awaited(system: System, api: Api = "stk") -> Awaited:
-    """A new payment of that kind, acknowledged, whose result will not come by itself."""
+async def begin_awaited(system: System, api: Api = "stk") -> AwaitedPayment:
+    """Make a payment that Daraja acknowledges. The simulator delivers no result for it."""
     payment_id = await begin(system, api, "slow_result", seconds=600)
     payment = await system.in_stage(payment_id, "awaiting_result")
     url = await system.callback_url(payment_id, OPERATIONS[api])
@@ -58,7 +54,7 @@ async def awaited(system: System, api: Api = "stk") -> Awaited:
         "originator_conversation_id": "OriginatorConversationID",
     }
     ids = {names[kind]: values[0] for kind, values in payment["provider_ids"].items()}
-    return Awaited(payment_id, api, payment["amount"], url, ids)
+    return AwaitedPayment(payment_id, api, payment["amount"], url, ids)
 
 
 async def deliver(

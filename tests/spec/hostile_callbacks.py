@@ -13,28 +13,30 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from tests.spec.delivering import Awaited
+from tests.spec.delivering import AwaitedPayment
 
-Make = Callable[[Awaited, Awaited], bytes]
+Make = Callable[[AwaitedPayment, AwaitedPayment], bytes]
 
 BYTES_MAX = 64 * 1024
 _CODE = '"ResultCode": 0'
 
 
-def text(one: Awaited, **changes: Any) -> str:
+def text(one: AwaitedPayment, **changes: Any) -> str:
     """Its own success, with the receipt that no payment may ever have."""
     return json.dumps(one.result(**{"receipt": forged_receipt(one), **changes}))
 
 
-def forged_receipt(one: Awaited) -> str:
+def forged_receipt(one: AwaitedPayment) -> str:
     """The receipt that lies about `one`."""
     return f"EVLX{one.amount:06}"
 
 
-def _changed(old: str | Callable[[Awaited], str], new: str | Callable[[Awaited], str]) -> Make:
+def _changed(
+    old: str | Callable[[AwaitedPayment], str], new: str | Callable[[AwaitedPayment], str]
+) -> Make:
     """Its success with `old` replaced by `new` in the text."""
 
-    def make(one: Awaited, _other: Awaited) -> bytes:
+    def make(one: AwaitedPayment, _other: AwaitedPayment) -> bytes:
         before = old if isinstance(old, str) else old(one)
         after = new if isinstance(new, str) else new(one)
         body = text(one)
@@ -52,22 +54,22 @@ def _code(literal: str) -> Make:
     return _changed(_CODE, f'"ResultCode": {literal}')
 
 
-def _amount(literal: str | Callable[[Awaited], str]) -> Make:
+def _amount(literal: str | Callable[[AwaitedPayment], str]) -> Make:
     return _changed(
         lambda one: f'"Value": {one.amount}}}',
         lambda one: f'"Value": {literal if isinstance(literal, str) else literal(one)}}}',
     )
 
 
-def _receipt(literal: str | Callable[[Awaited, Awaited], str]) -> Make:
-    def make(one: Awaited, other: Awaited) -> bytes:
+def _receipt(literal: str | Callable[[AwaitedPayment, AwaitedPayment], str]) -> Make:
+    def make(one: AwaitedPayment, other: AwaitedPayment) -> bytes:
         value = literal if isinstance(literal, str) else literal(one, other)
         return text(one).replace(f'"{forged_receipt(one)}"', value).encode()
 
     return make
 
 
-def _items(one: Awaited, more: list[tuple[str, Any]], *, first: bool = False) -> bytes:
+def _items(one: AwaitedPayment, more: list[tuple[str, Any]], *, first: bool = False) -> bytes:
     """Its success with more named values, behind its own or before them."""
     message = one.result(receipt=forged_receipt(one))
     if one.api == "stk":
@@ -89,7 +91,7 @@ _OUTER = {"stk": "Body", "b2c": "Result", "b2b": "Result"}
 _INNER = {"stk": "stkCallback", "b2c": "Result", "b2b": "Result"}
 
 
-def _foreign_ids(one: Awaited, other: Awaited) -> dict[str, Any]:
+def _foreign_ids(one: AwaitedPayment, other: AwaitedPayment) -> dict[str, Any]:
     names = [name for name in one.ids if name in other.ids]
     return {name: other.ids[name] for name in names}
 
@@ -111,7 +113,7 @@ _UNKNOWN_CODES = [
     '"%d"', '"{0}"', '"${0}"',
 ]  # fmt: skip
 
-_OTHER_AMOUNTS: dict[str, str | Callable[[Awaited], str]] = {
+_OTHER_AMOUNTS: dict[str, str | Callable[[AwaitedPayment], str]] = {
     "a shilling more": lambda one: str(one.amount + 1),
     "a shilling less": lambda one: str(one.amount - 1),
     "a cent more": lambda one: f"{one.amount}.01",
@@ -150,7 +152,7 @@ _OTHER_AMOUNTS: dict[str, str | Callable[[Awaited], str]] = {
     "a format": '"%s%n"',
 }
 
-_NO_RECEIPTS: dict[str, str | Callable[[Awaited, Awaited], str]] = {
+_NO_RECEIPTS: dict[str, str | Callable[[AwaitedPayment, AwaitedPayment], str]] = {
     "null": "null",
     "nothing": '""',
     "a number": "1234567890",
@@ -264,7 +266,7 @@ _MADE: dict[str, Make] = {
 }  # fmt: skip
 
 
-def settled_receipt(other: Awaited) -> str:
+def settled_receipt(other: AwaitedPayment) -> str:
     """The receipt that the settled payment has."""
     return f"UKNX{other.amount:06}"
 

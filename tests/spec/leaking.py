@@ -16,9 +16,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 from yarl import URL
 
-from tests.spec.delivering import awaited, deliver
-from tests.spec.operating import Said, operate
-from tests.spec.overhearing import Relay
+from tests.spec.delivering import begin_awaited, deliver
+from tests.spec.operating import CommandResult, operate
+from tests.spec.relay import Relay
 from tests.spec.system import System
 
 NAME = "WANJIRU NYAMBURA"
@@ -145,7 +145,7 @@ async def _failures(run: Run, system: System, relay: Relay) -> None:
         lambda: system.rows(exchanges, ids), lambda rows: rows[0]["count"] == len(ids)
     )
     relay.echoes.clear()
-    silent = await awaited(system, "stk")
+    silent = await begin_awaited(system, "stk")
     relay.echoes.add(
         silent.ids["CheckoutRequestID"]
     )  # an STK query, whose id ends with the phone number
@@ -215,9 +215,9 @@ async def _bad_requests(run: Run, system: System) -> None:
 
 
 async def _hostile_callbacks(run: Run, system: System) -> None:
-    payment = await awaited(system, "b2c")
+    payment = await begin_awaited(system, "b2c")
     named = {"Key": "ReceiverPartyPublicName", "Value": f"{run.number()} - {NAME}"}
-    told = {
+    message = {
         "Result": {
             "ResultCode": NAME,
             "ResultDesc": run.number(),
@@ -226,7 +226,7 @@ async def _hostile_callbacks(run: Run, system: System) -> None:
         }
     }
     for body in (
-        told,
+        message,
         f"{run.number()} {NAME} not JSON".encode(),
         {"Result": {"ResultCode": 0, "ResultParameters": {"ResultParameter": [named]}}},
         payment.result(ConversationID=f"AG_{run.number()}"),
@@ -240,13 +240,13 @@ async def _hostile_callbacks(run: Run, system: System) -> None:
         assert answer.status == 200
     number = run.number()
     headers = [("X-Forwarded-For", number), ("Content-Type", f"text/{number}")]
-    await deliver(system, payment.url, told, headers=headers)
+    await deliver(system, payment.url, message, headers=headers)
     for url in (
         f"{payment.url}0",
         payment.url.replace("/withdrawal/", f"/{run.number()}/"),
         f"{payment.url}/{run.number()}",
     ):
-        run.problems.append((await deliver(system, url, told)).body.decode())
+        run.problems.append((await deliver(system, url, message)).body.decode())
     for target in (system.stack.web_url, system.stack.callbacks_url):
         path = urlsplit(payment.url).path
         for raw in (
@@ -260,15 +260,15 @@ async def _hostile_callbacks(run: Run, system: System) -> None:
 
 async def _rows_refused(run: Run, system: System) -> None:
     """Postgres refuses a row of ours, and its error quotes the row: what nobody foresaw."""
-    payment = await awaited(system, "b2c")
+    payment = await begin_awaited(system, "b2c")
     number = run.number()
     async with _constraint(system, "recipient_name IS NULL OR recipient_name NOT LIKE 'WANJIRU%'"):
-        told = payment.result()
+        message = payment.result()
         items = [{"Key": "ReceiverPartyPublicName", "Value": f"254{number[1:]} - {NAME}"}]
-        told["Result"].setdefault("ResultParameters", {"ResultParameter": []})[
+        message["Result"].setdefault("ResultParameters", {"ResultParameter": []})[
             "ResultParameter"
         ] += items
-        assert (await deliver(system, payment.url, told)).status == 200
+        assert (await deliver(system, payment.url, message)).status == 200
     number = run.number()
     async with _constraint(system, f"phone_number IS NULL OR phone_number <> '254{number[1:]}'"):
         answer = await system.backend.pay(
@@ -290,7 +290,7 @@ async def _constraint(system: System, condition: str) -> AsyncIterator[None]:
 
 
 async def _outages(run: Run, system: System) -> None:
-    payment = await awaited(system, "stk")
+    payment = await begin_awaited(system, "stk")
     body = {"amount": 250, "phone_number": run.number(), "description": "Wanjiru"}
     await system.stack.postgres.stop()
     late = asyncio.create_task(deliver(system, payment.url, payment.result()))
@@ -346,8 +346,8 @@ async def _operators(run: Run, system: System) -> None:
         await ended.wait(within_seconds=30)
 
 
-def _keep(run: Run, said: Said) -> None:
-    run.problems += said.lines
+def _keep(run: Run, result: CommandResult) -> None:
+    run.problems += result.lines
 
 
 # --- what is written ------------------------------------------------------------------------------

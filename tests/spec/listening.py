@@ -16,16 +16,16 @@ CHANNEL_OF_ALL = "payment-events"
 
 
 class Listener:
-    """Hears everything that is published from now on."""
+    """Collects all messages that are published from now on."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
 
     def of(self, payment_id: str) -> list[tuple[str, bytes]]:
-        """What was heard of one payment, as channel and body."""
+        """The messages about one payment, as channel and body."""
         return [
             (channel, body)
-            for channel, body in self.heard
+            for channel, body in self.received
             if json.loads(body)["subject"] == payment_id
         ]
 
@@ -47,7 +47,7 @@ async def listening(system: System) -> AsyncIterator[Listener]:
     async def listen() -> None:
         async for message in subscriber.listen():
             if message["type"] == "pmessage":
-                listener.heard.append((message["channel"].decode(), message["data"]))
+                listener.received.append((message["channel"].decode(), message["data"]))
 
     task = asyncio.create_task(listen())
     try:

@@ -1,4 +1,4 @@
-"""What an operator types, as a real command with nothing in its environment but DATABASE_URL."""
+"""Runs an operator's command as a real process that has only DATABASE_URL in its environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMMAND_SECONDS = 2 * PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CommandResult:
     """How a command ended and what it printed."""
 
     code: int
@@ -35,7 +35,7 @@ class Said:
         """Everything that it printed, line by line."""
         return [*self.out.splitlines(), *self.err.splitlines()]
 
-    def expect(self, code: int) -> Said:
+    def expect(self, code: int) -> CommandResult:
         """The same, if it ended so, and without a stack trace."""
         assert self.code == code, self
         assert "Traceback" not in self.out + self.err, self
@@ -63,10 +63,10 @@ class Command:
         self._arguments = arguments
         self._stack = system.stack
 
-    async def run(self, *, env: Mapping[str, str] | None = None) -> Said:
+    async def run(self, *, env: Mapping[str, str] | None = None) -> CommandResult:
         """Runs it; `env` is added to its environment."""
         if self._stack.starter is None:
-            return await _said(await self.start("-m", "workers", env=env))
+            return await _finish(await self.start("-m", "workers", env=env))
         with tempfile.TemporaryDirectory(dir=self._stack.folder) as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             child = self._stack.starter.start(
@@ -80,16 +80,16 @@ class Command:
             if not await until(lambda: child.poll() is not None, within_seconds=_COMMAND_SECONDS):
                 os.kill(child.pid, signal.SIGKILL)
             printed = [file.read_text() for file in (out, err)]
-            return Said(child.wait(), *printed)
+            return CommandResult(child.wait(), *printed)
 
     @asynccontextmanager
-    async def ready(self) -> AsyncIterator[Callable[[], Awaitable[Said]]]:
+    async def ready(self) -> AsyncIterator[Callable[[], Awaitable[CommandResult]]]:
         """A process that has everything but the word to go, which the yielded function gives."""
         process = await self.start("-c", _WHEN_TOLD)
         try:
             assert process.stdout is not None
             await asyncio.wait_for(process.stdout.readline(), timeout=_COMMAND_SECONDS)
-            yield lambda: _said(process)
+            yield lambda: _finish(process)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -110,17 +110,19 @@ class Command:
         )
 
 
-async def _said(process: asyncio.subprocess.Process) -> Said:
+async def _finish(process: asyncio.subprocess.Process) -> CommandResult:
     try:
         out, err = await asyncio.wait_for(process.communicate(b"\n"), timeout=_COMMAND_SECONDS)
     except BaseException:
         process.kill()
         raise
     assert process.returncode is not None
-    return Said(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
-async def operate(system: System, *arguments: str, env: Mapping[str, str] | None = None) -> Said:
+async def operate(
+    system: System, *arguments: str, env: Mapping[str, str] | None = None
+) -> CommandResult:
     """Runs a command to its end."""
     return await Command(system, *arguments).run(env=env)
 
@@ -145,7 +147,7 @@ for line in sys.stdin:
 
 async def operate_all(
     system: Standing, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
-) -> list[Said]:
+) -> list[CommandResult]:
     """Runs the commands one after the other; how each ended.
 
     `env` is added to their environment.
@@ -159,17 +161,17 @@ async def operate_all(
     except BaseException:
         process.kill()
         raise
-    told = [Said(*json.loads(line)) for line in out.splitlines()]
-    assert len(told) == len(commands), err
-    return told
+    results = [CommandResult(*json.loads(line)) for line in out.splitlines()]
+    assert len(results) == len(commands), err
+    return results
 
 
-async def stop(system: System, reason: str = "a test") -> Said:
+async def stop(system: System, reason: str = "a test") -> CommandResult:
     """Stops payouts."""
     return (await operate(system, "payouts", "stop", "--reason", reason)).expect(0)
 
 
-async def start(system: System, *more: str) -> Said:
+async def start(system: System, *more: str) -> CommandResult:
     """Lets payouts go."""
     return (await operate(system, "payouts", "start", "--reason", "a test is over", *more)).expect(
         0

@@ -1,6 +1,4 @@
-"""Plays scenarios: many payments at once, each under a rule of the simulator that is its own,
-and what became of each.
-"""
+"""Plays many payments at once, each under its own rule of the simulator, and observes their ends."""
 
 from __future__ import annotations
 
@@ -27,10 +25,8 @@ _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What became of a payment, by the record; how often money moved and it was sent, by the
-    simulator.
-    """
+class Observed:
+    """The payment on record, and how often the simulator moved its money and received it."""
 
     stage: str
     reason: str | None = None
@@ -49,7 +45,7 @@ class Play:
     """
 
     scenario: str
-    seen: Seen
+    seen: Observed
     params: dict[str, Any] = field(default_factory=dict)
     times: int | None = None
 
@@ -60,21 +56,21 @@ class Play:
         )
 
 
-PAID = Seen("succeeded", moved=1)
-PAID_LATER = Seen("succeeded", moved=1, sent=2)
-IN_DOUBT = Seen("in_doubt")
-AWAITED = Seen("awaiting_result")
-CORRECTED = Seen(
+PAID = Observed("succeeded", moved=1)
+PAID_LATER = Observed("succeeded", moved=1, sent=2)
+IN_DOUBT = Observed("in_doubt")
+AWAITED = Observed("awaiting_result")
+CORRECTED = Observed(
     "succeeded", moved=1, needs_review=True
 )  # after its subscribers were told that it failed
-PAID_BY_INQUIRY = Seen(
+PAID_BY_INQUIRY = Observed(
     "succeeded", moved=1, needs_review=True
 )  # its callback said paid, and not what
 
 
-def failed(reason: str, code: str | None, *, safe: bool = True) -> Seen:
+def failed(reason: str, code: str | None, *, safe: bool = True) -> Observed:
     """A payment that failed, for which no money moved."""
-    return Seen("failed", reason, code, safe)
+    return Observed("failed", reason, code, safe)
 
 
 def results(table: dict[str, tuple[str, bool]]) -> list[Play]:
@@ -137,21 +133,21 @@ async def play(
     await system.eventually(
         lambda: _differences(system, ids, expected), lambda differences: not differences
     )
-    await all_told(
+    await wait_for_callbacks(
         system
     )  # what is open may only look right because its result was still on the way
     differences = await _differences(system, ids, expected)
     assert not differences, differences
     await _sweep_open(system, ids)
-    await all_told(system)
-    for label, seen in (await look(system, ids)).items():
+    await wait_for_callbacks(system)
+    for label, seen in (await observe(system, ids)).items():
         assert (seen.moved, seen.sent) == (expected[label].moved, expected[label].sent), (
             label,
             seen,
         )
         was_open = expected[label].stage not in _FINAL
         assert seen == expected[label] or was_open, (label, seen)
-    await _assert_told(system, ids, expected)
+    await _assert_callers_view(system, ids, expected)
     return ids
 
 
@@ -166,16 +162,16 @@ async def _release_results(system: System, payment_ids: list[str]) -> None:
 
 
 async def _differences(
-    system: System, ids: dict[str, str], expected: dict[str, Seen]
-) -> list[tuple[str, Seen, Seen]]:
-    seen = await look(system, ids)
+    system: System, ids: dict[str, str], expected: dict[str, Observed]
+) -> list[tuple[str, Observed, Observed]]:
+    seen = await observe(system, ids)
     return [
         (label, seen[label], expected[label]) for label in ids if seen[label] != expected[label]
     ]
 
 
-async def look(system: System, ids: dict[str, str]) -> dict[str, Seen]:
-    """What is seen of each payment now."""
+async def observe(system: System, ids: dict[str, str]) -> dict[str, Observed]:
+    """The state of each payment now."""
     rows = await system.rows(
         "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])", list(ids.values())
     )
@@ -183,7 +179,7 @@ async def look(system: System, ids: dict[str, str]) -> dict[str, Seen]:
     ledger = (await system.control("GET", "/ledger"))["items"]
     requests = (await system.control("GET", "/requests"))["items"]
     return {
-        label: Seen(
+        label: Observed(
             stage=payments[payment_id]["stage"],
             reason=payments[payment_id]["failure_reason"],
             code=payments[payment_id]["failure_code"],
@@ -196,14 +192,12 @@ async def look(system: System, ids: dict[str, str]) -> dict[str, Seen]:
     }
 
 
-async def all_told(system: System) -> None:
-    """Waits until the simulator has told every result that it is going to tell, and each was
-    answered.
-    """
+async def wait_for_callbacks(system: System) -> None:
+    """Wait until the simulator has delivered every result, and got an answer to each."""
     await system.eventually(lambda: system.control("GET", ""), lambda state: state["pending"] == 0)
 
 
-async def times_sent(system: System, payment_id: str) -> int:
+async def count_sends(system: System, payment_id: str) -> int:
     """How many requests to make this payment reached the simulator."""
     requests = (await system.control("GET", "/requests"))["items"]
     return sum(_submits(item, payment_id) for item in requests)
@@ -222,15 +216,17 @@ async def sweep(system: System, payment_ids: list[str]) -> None:
 
 
 async def _sweep_open(system: System, ids: dict[str, str]) -> None:
-    seen = await look(system, ids)
+    seen = await observe(system, ids)
     still_open = [ids[label] for label, one in seen.items() if one.stage not in _FINAL]
     due = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND next_step_at IS NOT NULL"
     assert len(await system.rows(due, still_open)) == len(still_open)
     await sweep(system, still_open)
 
 
-async def _assert_told(system: System, ids: dict[str, str], expected: dict[str, Seen]) -> None:
-    """The caller is told what is on record, and a receipt is that of the movement."""
+async def _assert_callers_view(
+    system: System, ids: dict[str, str], expected: dict[str, Observed]
+) -> None:
+    """The API shows the caller what is on record, and the receipt of the movement."""
     ledger = (await system.control("GET", "/ledger"))["items"]
     for label, payment_id in ids.items():
         payment, seen = await system.payment(payment_id), expected[label]
@@ -241,18 +237,18 @@ async def _assert_told(system: System, ids: dict[str, str], expected: dict[str, 
             payment["status"] == "success"
         ):  # told, or found out by asking; STK query names no receipt
             assert [item["amount"] for item in moved] == [payment["amount"]], label
-            told_none = (
+            names_none = (
                 payment["receipt"] is None
                 and payment["kind"] == "deposit"
                 and seen not in (PAID, PAID_LATER)
             )
-            assert payment["receipt"] == moved[0]["receipt"] or told_none, label
+            assert payment["receipt"] == moved[0]["receipt"] or names_none, label
         else:
             assert payment["receipt"] is None, label
         if seen.stage == "failed":
             failure = payment["failure"]
-            told = failure["reason"], failure["provider_code"], failure["safe_to_retry"]
-            assert told == (seen.reason, seen.code, seen.safe_to_retry), label
+            shown = failure["reason"], failure["provider_code"], failure["safe_to_retry"]
+            assert shown == (seen.reason, seen.code, seen.safe_to_retry), label
         assert (payment["failure"] is None) is (payment["status"] != "failed"), label
         if payment["failure"] is not None:
             assert not moved, label

@@ -10,13 +10,21 @@ import pytest
 
 from tests.spec.asking import ask
 from tests.spec.delivering import deliver
-from tests.spec.doubting import Answer, asked, doubtful, events, inquiries, receipt_of, told_by_test
+from tests.spec.in_doubt import (
+    InquiryRule,
+    awaiting_test_result,
+    begin_in_doubt,
+    events,
+    inquiries,
+    receipt_of,
+    wait_for_inquiries,
+)
 from tests.spec.operating import operate
 from tests.spec.playing import begin
 from tests.spec.system import System
 
 _REASON = "statement of 1 March, page 2"
-_WITHOUT_AMOUNT = Answer("status_missing_parameters", {"without": ["Amount"]})
+_WITHOUT_AMOUNT = InquiryRule("status_missing_parameters", {"without": ["Amount"]})
 
 
 @pytest.fixture
@@ -40,7 +48,7 @@ async def test_a_payment_whose_amounts_disagree_is_for_a_person(
     """A callback names another amount, then Daraja says paid and not how much: a person decides
     before it is announced.
     """
-    payment_id = await doubtful(system, api, "wrong_amount", *answers)
+    payment_id = await begin_in_doubt(system, api, "wrong_amount", *answers)
     await system.eventually(
         lambda: inquiries(system, payment_id),
         lambda rows: sum(row["verdict"] == "paid" for row in rows) >= 2,
@@ -81,9 +89,11 @@ async def test_a_payment_whose_amounts_disagree_is_for_a_person(
 
 async def test_a_callback_that_names_the_payment_s_own_amount_decides(system: System) -> None:
     """Unlike a query it says how much. The flag of the first callback stays for a person."""
-    payment_id = await doubtful(system, "stk", "slow_result", Answer("in_flight_a"), seconds=600)
+    payment_id = await begin_in_doubt(
+        system, "stk", "slow_result", InquiryRule("in_flight_a"), seconds=600
+    )
     await system.in_stage(payment_id, "awaiting_result")
-    one = await told_by_test(system, payment_id, "stk")
+    one = await awaiting_test_result(system, payment_id, "stk")
     for amount, receipt in ((one.amount - 2, "UKN7AMNT11"), (one.amount, "UKN7AMNT12")):
         assert (
             await deliver(system, one.url, one.result(amount=amount, receipt=receipt))
@@ -105,7 +115,7 @@ async def test_unpaid_waits_for_the_window_after_an_acknowledgement(system: Syst
     await system.in_stage(payment_id, "awaiting_result")
     refused = (await _resolve(system, payment_id, "unpaid")).expect(1)
     assert "its result may still come; try again after 20" in refused.lines[0]
-    await asked(system, payment_id, 1)
+    await wait_for_inquiries(system, payment_id, 1)
     short = {"NOT_FOUND_TRUSTED_AFTER_SECONDS": "0.1", "INQUIRY_INTERVAL_MAX_SECONDS": "0.1"}
     (await _resolve(system, payment_id, "unpaid", **short)).expect(0)
     payment = await system.payment(payment_id)

@@ -189,17 +189,19 @@ async def test_every_wrong_field_is_named(quiet: System) -> None:
             if route == "deposits"
             else quiet.stack.issuer.backend_token()
         )
-        said = problem(await post(quiet, f"/v1/{route}", body, token=token), 422, "invalid_request")
-        assert pointers(said) == fields, body
-        assert said["retryable"] is False
+        problem_details = problem(
+            await post(quiet, f"/v1/{route}", body, token=token), 422, "invalid_request"
+        )
+        assert pointers(problem_details) == fields, body
+        assert problem_details["retryable"] is False
 
 
 async def test_an_amount_is_a_whole_number_of_shillings(quiet: System) -> None:
     """An amount that is no JSON integer within its limits is refused, by that name."""
     for text in _AMOUNTS:
         body = b'{"phone_number":"0711000111","amount":' + text.encode() + b"}"
-        said = problem(await post(quiet, "/v1/deposits", body), 422, "invalid_request")
-        assert pointers(said) == {"/amount"}, text
+        problem_details = problem(await post(quiet, "/v1/deposits", body), 422, "invalid_request")
+        assert pointers(problem_details) == {"/amount"}, text
 
 
 _NOT_JSON: dict[str, bytes] = {
@@ -365,8 +367,10 @@ async def test_a_post_takes_no_query(quiet: System) -> None:
     """A query on a request that makes a payment is refused: nobody may believe that it meant
     something.
     """
-    said = problem(await post(quiet, "/v1/deposits?amount=5", DEPOSIT), 422, "invalid_request")
-    assert pointers(said) == {"?amount"}
+    problem_details = problem(
+        await post(quiet, "/v1/deposits?amount=5", DEPOSIT), 422, "invalid_request"
+    )
+    assert pointers(problem_details) == {"?amount"}
 
 
 async def test_many_refusals_at_once_are_each_their_own(quiet: System) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.spec.conftest import a_system
 from tests.spec.operating import Command, operate, operate_all, start, stop
-from tests.spec.playing import begin, stopped_payouts, sweep, times_sent
+from tests.spec.playing import begin, count_sends, stopped_payouts, sweep
 from tests.spec.system import System
 
 # Questions come soon and their budget is out of the way; everything else is as shipped.
@@ -90,7 +90,7 @@ async def _assert_held(system: System, payment_ids: list[str]) -> None:
     """However often they are swept, they stay unsent and pending."""
     await sweep(system, payment_ids)
     assert await system.stage_counts(payment_ids) == {"accepted": len(payment_ids)}
-    assert [await times_sent(system, payment_id) for payment_id in payment_ids] == [0] * len(
+    assert [await count_sends(system, payment_id) for payment_id in payment_ids] == [0] * len(
         payment_ids
     )
 
@@ -131,7 +131,7 @@ async def test_stopping_under_load(system: System) -> None:
         await system.eventually(
             lambda: _paid_out(system), lambda requests: len(requests) >= _PAYERS
         )
-        said = (await run()).expect(0)
+        result = (await run()).expect(0)
     sent, accepted = await _paid_out(system), len(payment_ids)
     is_stopped.set()
     await system.eventually(
@@ -144,8 +144,8 @@ async def test_stopping_under_load(system: System) -> None:
     waiting = [payment_id for payment_id in payment_ids if payment_id not in str(sent)]
     await _assert_held(system, waiting)
     assert await _paid_out(system) == sent
-    printed = [line for line in said.lines if line.startswith("was being sent: ")]
-    assert said.lines[-1].startswith(f"no payout is being sent; {len(printed)} ")
+    printed = [line for line in result.lines if line.startswith("was being sent: ")]
+    assert result.lines[-1].startswith(f"no payout is being sent; {len(printed)} ")
     assert all(any(payment_id in line for payment_id in payment_ids) for line in printed)
     assert not any("now submitting" in line for line in printed)
     await start(system)
@@ -180,9 +180,9 @@ async def test_what_is_on_the_wire_may_finish_and_is_told(system: System) -> Non
             assert not stopping.done()
         finally:
             daraja.thaw()
-        said = (await stopping).expect(0)
+        result = (await stopping).expect(0)
     assert len(await _paid_out(system)) == before + 2
-    assert sorted(said.lines) == sorted(
+    assert sorted(result.lines) == sorted(
         [
             "payouts are stopped: nothing more is claimed",
             f"was being sent: withdrawal {payment_ids[0]} of KES 1500, now awaiting_result",
@@ -231,9 +231,9 @@ async def test_a_resend_waits_for_start_too(system: System) -> None:
         await system.eventually(
             lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 4
         )
-        assert await times_sent(system, payment_id) == 1
+        assert await count_sends(system, payment_id) == 1
     await _all_paid(system, [payment_id])
-    assert await times_sent(system, payment_id) == 2
+    assert await count_sends(system, payment_id) == 2
 
 
 async def test_a_wrong_command_changes_nothing(system: System) -> None:
@@ -247,8 +247,8 @@ async def test_a_wrong_command_changes_nothing(system: System) -> None:
         ("payouts", "stop", "--reason", "two\nlines"),
         ("payouts", "pause", "--reason", "a test"),
     ]
-    for said in await operate_all(system, wrong):
-        assert said.expect(2).err
+    for result in await operate_all(system, wrong):
+        assert result.expect(2).err
     assert not (await _brake(system, "kill_switch"))["is_engaged"]
 
 
@@ -419,11 +419,11 @@ async def test_an_operator_may_close_the_breaker(system: System) -> None:
         "UPDATE mkwanja.brakes SET probes = 15 WHERE name = 'breaker'"
     )  # as after hours of it
     waiting = await system.withdrawal()
-    said = await start(system)
-    assert said.lines[0].startswith(f"breaker: ENGAGED, result 8006 for payment {opener} (since ")
+    result = await start(system)
+    assert result.lines[0].startswith(f"breaker: ENGAGED, result 8006 for payment {opener} (since ")
     await _assert_held(system, [waiting])
-    said = await start(system, "--breaker")
-    assert said.lines[0] == "breaker: released"
+    result = await start(system, "--breaker")
+    assert result.lines[0] == "breaker: released"
     assert (await system.settled(waiting))["failure"]["provider_code"] == "8006"
     await system.eventually(lambda: _brake(system), lambda brake: brake["is_engaged"])
     last = [reason for is_open, reason in await _breaker_story(system) if is_open][-1]

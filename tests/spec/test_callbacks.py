@@ -13,10 +13,17 @@ from uuid import uuid4
 import pytest
 
 from tests.spec.conftest import a_system
-from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, awaited, deliver, deliver_raw
+from tests.spec.delivering import (
+    ACCEPTED,
+    OPERATIONS,
+    AwaitedPayment,
+    begin_awaited,
+    deliver,
+    deliver_raw,
+)
 from tests.spec.playing import Api, begin
+from tests.spec.result_variants import RESULTS
 from tests.spec.system import System
-from tests.spec.told_results import RESULTS
 
 _LIMIT = 64 * 1024
 
@@ -30,7 +37,7 @@ async def test_only_the_right_address_is_heard(system: System) -> None:
     """A wrong token, operation or payment gets one and the same empty 403, and nothing of it is
     stored.
     """
-    mine, other = await awaited(system), await awaited(system)
+    mine, other = await begin_awaited(system), await begin_awaited(system)
     base, payment_id, operation, token = mine.url.rsplit("/", 3)
     wrong_token = token[:-1] + ("0" if token[-1] != "0" else "1")
     stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
@@ -70,7 +77,7 @@ async def test_bytes_that_are_no_text_are_no_address(system: System) -> None:
     """A path of bytes that no text has is refused, is no fault of ours, and leaves no token in
     the log.
     """
-    path = urlsplit((await awaited(system)).url).path.encode()
+    path = urlsplit((await begin_awaited(system)).url).path.encode()
     for wrong in (
         path + b"\xff",
         b"/results/\xff\xfe/deposit/00",
@@ -83,7 +90,7 @@ async def test_bytes_that_are_no_text_are_no_address(system: System) -> None:
 
 async def test_nothing_else_answers_there(system: System) -> None:
     """The receiver has no other routes, and takes nothing but POST."""
-    one = await awaited(system)
+    one = await begin_awaited(system)
     for path in ("/", "/results", "/v1/payments", "/docs", "/results/" + one.id):
         async with system.http.get(system.stack.callbacks_url + path) as answer:
             assert answer.status == 404
@@ -130,7 +137,7 @@ async def test_whatever_comes_to_the_right_address_is_kept(system: System) -> No
     """Any body under a right token is answered 200, kept byte for byte and flagged, and
     finalizes nothing.
     """
-    one = await awaited(system)
+    one = await begin_awaited(system)
     for what, body in _NO_RESULT.items():
         answer = await deliver(system, one.url, body)
         assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), what
@@ -146,7 +153,7 @@ async def test_whatever_comes_to_the_right_address_is_kept(system: System) -> No
 
 async def test_a_body_that_is_too_large_is_refused(system: System) -> None:
     """One byte more than 64 KiB is 413, said in advance or not, and is not stored."""
-    one = await awaited(system)
+    one = await begin_awaited(system)
 
     async def in_chunks() -> AsyncIterator[bytes]:
         for _ in range(65):
@@ -163,7 +170,7 @@ async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None
     """
 
     async def outcome(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
-        one = await awaited(system, api)
+        one = await begin_awaited(system, api)
         body = make(one)
         text = json.dumps(body).replace("UKN7TEST01", f"UKN7AGR{number:03}")
         answer = await deliver(system, one.url, text.encode())
@@ -188,7 +195,11 @@ async def test_ids_and_receipts_of_another_payment_are_no_proof(system: System) 
     """A result with the ids or the receipt of another payment is kept for review, and finalizes
     neither.
     """
-    one, other, third = await awaited(system), await awaited(system), await awaited(system)
+    one, other, third = (
+        await begin_awaited(system),
+        await begin_awaited(system),
+        await begin_awaited(system),
+    )
     await deliver(system, one.url, one.result(receipt="UKN7OWN001"))
     await deliver(system, other.url, other.result(receipt="UKN7OWN001"))
     ids = {
@@ -208,7 +219,7 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
     """The same result again, twice at once or later, is answered 200 and kept, and the payment
     stays as it was.
     """
-    one = await awaited(system)
+    one = await begin_awaited(system)
     body = one.result(code=code, receipt="UKN7TWICE1")
     answers = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(5)))
     payment, history = await system.payment(one.id), await system.backend.history(one.id)
@@ -226,7 +237,7 @@ async def test_a_contradiction_of_a_success_is_for_a_person(system: System, code
     """A second receipt, or a failure after a success, changes neither stage nor receipt, and
     asks for review.
     """
-    one = await awaited(system)
+    one = await begin_awaited(system)
     await deliver(system, one.url, one.result(receipt=f"UKN7ONE{code:03}"))
     await deliver(system, one.url, one.result(code=code, receipt=f"UKN7TWO{code:03}"))
     payment = await system.payment(one.id)
@@ -251,7 +262,7 @@ async def test_a_timeout_message_is_kept_without_its_credential(system: System, 
     """A timeout message finalizes nothing; what it echoes is stored without the credential, with
     the original's digest.
     """
-    one = await awaited(system, api)
+    one = await begin_awaited(system, api)
     url = await system.callback_url(one.id, OPERATIONS[api] + "-timeout")
     echo = {
         "InitiatorName": "clerk",
@@ -341,10 +352,10 @@ async def test_a_right_token_from_a_wrong_source_is_kept_and_not_believed() -> N
         assert (payment["status"], payment["receipt"]) == ("success", None)
         [delivery] = (await system.control("GET", "/callbacks"))["items"]
         assert delivery["status"] == 403
-        await _assert_hops(system, await awaited(system))
+        await _assert_hops(system, await begin_awaited(system))
 
 
-async def _assert_hops(system: System, one: Awaited) -> None:
+async def _assert_hops(system: System, one: AwaitedPayment) -> None:
     for hops in _OTHER_HOPS:
         answer = await deliver(
             system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops]

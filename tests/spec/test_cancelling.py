@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.spec.asking import DEPOSIT, ask, caller, problem, someone
-from tests.spec.playing import begin, stopped_payouts, sweep, times_sent
+from tests.spec.playing import begin, count_sends, stopped_payouts, sweep
 from tests.spec.system import System
 
 _CANCELLED = {"reason": "cancelled_by_caller", "provider_code": None, "safe_to_retry": True}
@@ -43,7 +43,7 @@ async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:
     later = await system.withdrawal(phone_number="0722000299")
     assert (await system.settled(later))["status"] == "success"
     await sweep(system, [withdrawal, bill])
-    assert [await times_sent(system, payment_id) for payment_id in (withdrawal, bill)] == [0, 0]
+    assert [await count_sends(system, payment_id) for payment_id in (withdrawal, bill)] == [0, 0]
     await system.assert_money_agrees([withdrawal, bill, later])
 
 
@@ -57,10 +57,10 @@ async def test_a_stopped_payment_waits_and_then_goes(system: System) -> None:
         await sweep(system, [withdrawal])
         assert (
             (await system.payment(withdrawal))["stage"],
-            await times_sent(system, withdrawal),
+            await count_sends(system, withdrawal),
         ) == ("accepted", 0)
     assert (await system.settled(withdrawal))["status"] == "success"
-    assert await times_sent(system, withdrawal) == 1
+    assert await count_sends(system, withdrawal) == 1
     await system.assert_money_agrees([withdrawal, deposit])
 
 
@@ -110,7 +110,7 @@ async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> 
     for payment_id, status in zip(payment_ids, statuses, strict=True):
         payment = await system.settled(payment_id)
         assert payment["status"] == ("failed" if status == 200 else "success")
-        assert await times_sent(system, payment_id) == (0 if status == 200 else 1)
+        assert await count_sends(system, payment_id) == (0 if status == 200 else 1)
     await system.assert_money_agrees(payment_ids)
 
 

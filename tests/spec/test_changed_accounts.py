@@ -14,9 +14,16 @@ import pytest
 from tests.simulator.app import Simulator
 from tests.spec.conftest import ASKED_SOON, a_system
 from tests.spec.delivering import OPERATIONS, deliver
-from tests.spec.doubting import Answer, asked, doubtful, eventually_seen, inquiries, seen
+from tests.spec.in_doubt import (
+    InquiryRule,
+    begin_in_doubt,
+    inquiries,
+    observe_one,
+    wait_for_inquiries,
+    wait_until_observed,
+)
 from tests.spec.operating import operate
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, Api, look, times_sent
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, Api, count_sends, observe
 from tests.spec.system import System
 
 _OLD, _NEW = "600111", "600222"
@@ -31,10 +38,10 @@ _SIMULATOR: dict[str, str | None] = {
     "SIMULATOR_OTHER_INITIATORS": "another",
 }
 _NEW_SHORTCODES = {"DARAJA_SHORTCODE": _NEW, "DARAJA_PAYOUT_SHORTCODE": _NEW}
-_NO_ANSWER: dict[Api, Answer] = {
-    "stk": Answer("html_503"),
-    "b2c": Answer("lost_callback"),
-    "b2b": Answer("lost_callback"),
+_NO_ANSWER: dict[Api, InquiryRule] = {
+    "stk": InquiryRule("html_503"),
+    "b2c": InquiryRule("lost_callback"),
+    "b2b": InquiryRule("lost_callback"),
 }
 
 
@@ -56,7 +63,7 @@ async def _open(system: System, api: Api, scenario: str = "lost_callback", **par
     """A payment that was sent and is open; Daraja answers no question about it until the worker
     is restarted.
     """
-    payment_id = await doubtful(system, api, scenario, _NO_ANSWER[api], **params)
+    payment_id = await begin_in_doubt(system, api, scenario, _NO_ANSWER[api], **params)
     expected = "awaiting_result" if scenario == "lost_callback" else "in_doubt"
     await system.in_stage(payment_id, expected)
     return payment_id
@@ -90,7 +97,7 @@ async def test_a_withdrawal_is_asked_about_as_the_short_code_that_sent_it_and_is
     """
     payment_id = await _open(system, "b2c", "answer_and_callback_lost")
     await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
-    await eventually_seen(
+    await wait_until_observed(
         system, {"it": replace(PAID, sent=0)}, {"it": payment_id}, flagged_or_not=True
     )
     assert await _asked_as(system, payment_id) == {_OLD}
@@ -107,12 +114,12 @@ async def test_a_withdrawal_that_one_account_lost_is_sent_again_by_that_account_
     payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
     await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
     before = len(await inquiries(system, payment_id))
-    answered = await asked(system, payment_id, before + 6)
+    answered = await wait_for_inquiries(system, payment_id, before + 6)
     assert [one["verdict"] for one in answered].count("not_found") >= 4
-    assert await seen(system, payment_id) == replace(IN_DOUBT, sent=0)
+    assert await observe_one(system, payment_id) == replace(IN_DOUBT, sent=0)
     assert await _asked_as(system, payment_id) == {_OLD}
     await _restarted(system, {})
-    await eventually_seen(system, {"it": PAID}, {"it": payment_id})
+    await wait_until_observed(system, {"it": PAID}, {"it": payment_id})
     await system.assert_money_agrees([payment_id])
 
 
@@ -126,8 +133,8 @@ async def test_a_send_older_than_the_record_of_accounts_is_asked_about_and_not_s
     )
     await _restarted_again(system)
     before = len(await inquiries(system, payment_id))
-    await asked(system, payment_id, before + 6)
-    assert await seen(system, payment_id) == replace(IN_DOUBT, sent=0)
+    await wait_for_inquiries(system, payment_id, before + 6)
+    assert await observe_one(system, payment_id) == replace(IN_DOUBT, sent=0)
 
 
 async def _restarted_again(system: System) -> None:
@@ -141,7 +148,7 @@ async def test_deposits_and_bills_are_found_by_the_short_code_that_sent_them(
 ) -> None:
     ids = {"deposit": await _open(system, "stk"), "bill payment": await _open(system, "b2b")}
     await _restarted(system, _NEW_SHORTCODES)
-    await eventually_seen(
+    await wait_until_observed(
         system, dict.fromkeys(ids, replace(PAID, sent=0)), ids, flagged_or_not=True
     )
     for payment_id in ids.values():
@@ -157,10 +164,10 @@ async def test_a_deposit_that_another_passkey_cannot_ask_about_is_not_failed_for
     payment_id = await _open(system, "stk")
     await _restarted(system, {**_NEW_SHORTCODES, "DARAJA_PASSKEY": "of-the-new-short-code"})
     flagged = replace(AWAITED, needs_review=True, moved=1, sent=0)
-    await eventually_seen(system, {"it": flagged}, {"it": payment_id})
+    await wait_until_observed(system, {"it": flagged}, {"it": payment_id})
     before = len(await inquiries(system, payment_id))
-    await asked(system, payment_id, before + 3)
-    assert await seen(system, payment_id) == flagged
+    await wait_for_inquiries(system, payment_id, before + 3)
+    assert await observe_one(system, payment_id) == flagged
 
 
 _GONE: dict[str, dict[str, str | None]] = {
@@ -199,7 +206,7 @@ async def test_payments_of_an_account_whose_credentials_are_gone_are_for_a_perso
             "paid": replace(AWAITED, needs_review=True),
         }
         flagged["paid"] = replace(flagged["paid"], moved=1, sent=0)
-        await eventually_seen(system, flagged, ids)
+        await wait_until_observed(system, flagged, ids)
         for payment_id in ids.values():
             history = await system.backend.history(payment_id)
             [entry] = [entry for entry in history if entry["what"] == "account_not_configured"]
@@ -212,8 +219,8 @@ async def test_payments_of_an_account_whose_credentials_are_gone_are_for_a_perso
     log = system.stack.logs()["worker.1"]
     assert '"payments_of_former_account"' in log
     await _is_settled_by_its_callback(system, paid, "b2b")
-    assert await times_sent(system, lost) == 0
-    assert (await look(system, {"lost": lost}))["lost"].moved == 0
+    assert await count_sends(system, lost) == 0
+    assert (await observe(system, {"lost": lost}))["lost"].moved == 0
 
 
 async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api) -> None:
@@ -241,9 +248,9 @@ async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api)
 
 async def test_an_operator_reads_which_accounts_the_open_payments_belong_to(system: System) -> None:
     await _open(system, "b2c", "cut_before_acting", times=1)
-    said = (await operate(system, "accounts")).expect(0)
+    result = (await operate(system, "accounts")).expect(0)
     [line] = [
-        line for line in said.lines if f"shortcode {_OLD}, initiator " in line and "app " in line
+        line for line in result.lines if f"shortcode {_OLD}, initiator " in line and "app " in line
     ][:1]
     assert system.stack.env("worker")["DARAJA_CONSUMER_KEY"] not in line
     assert system.stack.simulator_url in line

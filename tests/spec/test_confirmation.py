@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 
 from tests.spec.conftest import TIME_SCALE, a_system
-from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, deliver
-from tests.spec.doubting import Answer, doubtful, events, inquiries, receipt_of, told_by_test
-from tests.spec.playing import Api, all_told, begin
+from tests.spec.delivering import ACCEPTED, OPERATIONS, AwaitedPayment, deliver
+from tests.spec.in_doubt import (
+    InquiryRule,
+    awaiting_test_result,
+    begin_in_doubt,
+    events,
+    inquiries,
+    receipt_of,
+)
+from tests.spec.playing import Api, begin, wait_for_callbacks
 from tests.spec.system import System
 
 CONFIRM_ABOVE = 20_000  # `begin` makes payments below it, `doubtful` above
@@ -59,7 +66,7 @@ async def _whats(system: System, payment_id: str) -> list[str]:
     return [entry["what"] for entry in await system.backend.history(payment_id)]
 
 
-async def _told(system: System, one: Awaited, **result: Any) -> None:
+async def _deliver_result(system: System, one: AwaitedPayment, **result: Any) -> None:
     assert (await deliver(system, one.url, one.result(**result))).json() == ACCEPTED
 
 
@@ -91,7 +98,7 @@ async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System,
     moved.
     """
     before = await _counted(system)
-    payment_id = await doubtful(system, api, "approve")
+    payment_id = await begin_in_doubt(system, api, "approve")
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["needs_review"]) == ("success", False)
     assert payment["receipt"] == await receipt_of(system, payment_id)
@@ -116,7 +123,7 @@ async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_
     """While it is being sent there is nothing to ask by; Daraja's own answer has it asked at
     once.
     """
-    payment_id = await doubtful(system, api, "callback_before_answer")
+    payment_id = await begin_in_doubt(system, api, "callback_before_answer")
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["needs_review"]) == ("success", False)
     assert payment["receipt"] == await receipt_of(system, payment_id)
@@ -133,9 +140,9 @@ async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_
 async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once(
     system: System, api: Api
 ) -> None:
-    payment_id = await doubtful(system, api, "duplicate_callbacks", count=5)
+    payment_id = await begin_in_doubt(system, api, "duplicate_callbacks", count=5)
     assert (await system.settled(payment_id))["receipt"] == await receipt_of(system, payment_id)
-    await all_told(system)
+    await wait_for_callbacks(system)
     assert len(await _questions(system, payment_id)) == 1
     assert (await _whats(system, payment_id)).count("awaits_confirmation") == 1
     assert await events(system, payment_id) == ["succeeded"]
@@ -171,17 +178,19 @@ async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(
     """Whoever learned its address tells of a success before Daraja tells of the failure, and
     goes on telling.
     """
-    payment_id = await doubtful(system, api, "held_callback", code=_FAILURE[api])
+    payment_id = await begin_in_doubt(system, api, "held_callback", code=_FAILURE[api])
     await system.in_stage(payment_id, "awaiting_result")
     await system.eventually(
         lambda: system.control("GET", "/callbacks"), lambda found: found["held"]
     )
-    forged = await told_by_test(system, payment_id, api)
-    await _told(system, forged, receipt="UKN7FORGED")
+    forged = await awaiting_test_result(system, payment_id, api)
+    await _deliver_result(system, forged, receipt="UKN7FORGED")
     await system.eventually(
         lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
     )
-    await asyncio.gather(*(_told(system, forged, receipt=f"UKN7FORG{n:02}") for n in range(20)))
+    await asyncio.gather(
+        *(_deliver_result(system, forged, receipt=f"UKN7FORG{n:02}") for n in range(20))
+    )
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
     payment = await system.payment(payment_id)
     assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
@@ -201,10 +210,10 @@ async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> 
     """A failure that Daraja told stays one, however often somebody says otherwise, and somebody
     sees it.
     """
-    payment_id = await doubtful(system, api, "result_code", code=_FAILURE[api])
+    payment_id = await begin_in_doubt(system, api, "result_code", code=_FAILURE[api])
     assert (await system.settled(payment_id))["status"] == "failed"
-    forged = await told_by_test(system, payment_id, api)
-    await _told(system, forged, receipt="UKN7FORGED")
+    forged = await awaiting_test_result(system, payment_id, api)
+    await _deliver_result(system, forged, receipt="UKN7FORGED")
     await system.eventually(
         lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
     )
@@ -223,8 +232,8 @@ async def test_a_true_correction_is_confirmed_and_announced(system: System, api:
     """Money moved after Daraja had told of a failure: the late success is asked about before it
     is believed.
     """
-    payment_id = await doubtful(
-        system, api, "failure_then_success", Answer("cut_before_acting", times=1)
+    payment_id = await begin_in_doubt(
+        system, api, "failure_then_success", InquiryRule("cut_before_acting", times=1)
     )
     payment = await _asked_until(system, payment_id, "succeeded")
     assert (payment["receipt"], payment["needs_review"]) == (
@@ -239,12 +248,16 @@ async def test_a_receipt_that_somebody_else_named_first_is_not_taken(system: Sys
     """STK query names none: where two messages disagree, the deposit ends as paid, without one,
     and a person is told.
     """
-    payment_id = await doubtful(system, "stk", "held_callback", Answer("in_flight_a", times=1))
+    payment_id = await begin_in_doubt(
+        system, "stk", "held_callback", InquiryRule("in_flight_a", times=1)
+    )
     await system.in_stage(payment_id, "awaiting_result")
     await system.eventually(
         lambda: system.control("GET", "/callbacks"), lambda found: found["held"]
     )
-    await _told(system, await told_by_test(system, payment_id, "stk"), receipt="UKN7FORGED")
+    await _deliver_result(
+        system, await awaiting_test_result(system, payment_id, "stk"), receipt="UKN7FORGED"
+    )
     await system.eventually(
         lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
     )

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.spec.delivering import OPERATIONS, Awaited, deliver
-from tests.spec.doubting import (
-    Answer,
-    asked,
-    doubtful,
+from tests.spec.delivering import OPERATIONS, AwaitedPayment, deliver
+from tests.spec.in_doubt import (
+    InquiryRule,
+    awaiting_test_result,
+    begin_in_doubt,
     events,
     inquiries,
     receipt_of,
     stored_as,
-    told_by_test,
+    wait_for_inquiries,
 )
 from tests.spec.listening import listening
 from tests.spec.playing import Api, failed
@@ -43,22 +43,24 @@ async def _counted(system: System, disposition: str, times: int = 1) -> AsyncIte
     assert await stored_as(system, disposition) == before + times, disposition
 
 
-async def _ours_to_tell(system: System, api: Api, *answers: Answer, **params: Any) -> Awaited:
+async def _begin_ours(
+    system: System, api: Api, *answers: InquiryRule, **params: Any
+) -> AwaitedPayment:
     """A payment that Daraja acknowledged and whose results a test delivers; no question about it
     is answered meanwhile.
     """
     if not answers:
-        answers = (Answer("cut_before_acting"),)
-    payment_id = await doubtful(system, api, "slow_result", *answers, seconds=600, **params)
+        answers = (InquiryRule("cut_before_acting"),)
+    payment_id = await begin_in_doubt(system, api, "slow_result", *answers, seconds=600, **params)
     await system.in_stage(payment_id, "awaiting_result")
-    return await told_by_test(system, payment_id, api)
+    return await awaiting_test_result(system, payment_id, api)
 
 
-async def _tell(system: System, one: Awaited, **result: Any) -> None:
+async def _deliver_result(system: System, one: AwaitedPayment, **result: Any) -> None:
     assert (await deliver(system, one.url, one.result(**result))).status == 200
 
 
-async def _dispositions(system: System, one: Awaited) -> list[str]:
+async def _dispositions(system: System, one: AwaitedPayment) -> list[str]:
     rows = await system.callbacks(one.id)
     return [row["disposition"] for row in rows if row["operation"] == OPERATIONS[one.api]]
 
@@ -73,12 +75,12 @@ async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> No
     """Success after failure: the payment succeeds, is flagged, and subscribers are told that
     this is a correction.
     """
-    one = await _ours_to_tell(system, api)
-    await _tell(system, one, code=_FAILED[api])
+    one = await _begin_ours(system, api)
+    await _deliver_result(system, one, code=_FAILED[api])
     assert (await system.payment(one.id))["status"] == "failed"
     async with _counted(system, "corrected"), listening(system) as listener:
-        await _tell(system, one, receipt=f"UKN7LATE{api[1:]}"[:10].upper())
-        heard = await system.eventually(lambda: _value(listener.events(one.id)))
+        await _deliver_result(system, one, receipt=f"UKN7LATE{api[1:]}"[:10].upper())
+        received = await system.eventually(lambda: _value(listener.events(one.id)))
     payment = await system.payment(one.id)
     assert (payment["status"], payment["failure"], payment["needs_review"]) == (
         "success",
@@ -86,7 +88,7 @@ async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> No
         True,
     )
     assert payment["receipt"] is not None
-    assert [event["type"] for event in heard] == ["mkwanja.payment.corrected"]
+    assert [event["type"] for event in received] == ["mkwanja.payment.corrected"]
     assert await events(system, one.id) == ["failed", "corrected"]
     assert await _whats(system, one.id) == ["failure_reported", "success_reported"]
     assert await _dispositions(system, one) == ["finalized", "corrected"]
@@ -101,12 +103,12 @@ async def test_a_failure_after_a_success_takes_nothing_back(system: System, api:
     """Failure after success: a success stays one, the failure is kept and flagged, and nobody is
     told anything.
     """
-    one = await _ours_to_tell(system, api)
+    one = await _begin_ours(system, api)
     receipt = {"stk": "UKN7KEEP01", "b2c": "UKN7KEEP02", "b2b": "UKN7KEEP03"}[api]
-    await _tell(system, one, receipt=receipt)
+    await _deliver_result(system, one, receipt=receipt)
     async with _counted(system, "contradiction", 2):
-        await _tell(system, one, code=_FAILED[api])
-        await _tell(system, one, code=_FAILED[api])
+        await _deliver_result(system, one, code=_FAILED[api])
+        await _deliver_result(system, one, code=_FAILED[api])
     payment = await system.payment(one.id)
     assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
         "success",
@@ -121,15 +123,15 @@ async def test_a_failure_after_a_success_takes_nothing_back(system: System, api:
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_second_receipt_is_for_a_person(system: System, api: Api) -> None:
     """Two successes with two receipts: the first stays, the second is kept and flagged."""
-    one = await _ours_to_tell(system, api)
+    one = await _begin_ours(system, api)
     first, second = {
         "stk": ("UKN7TWOR01", "UKN7TWOR02"),
         "b2c": ("UKN7TWOR03", "UKN7TWOR04"),
         "b2b": ("UKN7TWOR05", "UKN7TWOR06"),
     }[api]
-    await _tell(system, one, receipt=first)
+    await _deliver_result(system, one, receipt=first)
     async with _counted(system, "contradiction"):
-        await _tell(system, one, receipt=second)
+        await _deliver_result(system, one, receipt=second)
     payment = await system.payment(one.id)
     assert (payment["receipt"], payment["needs_review"]) == (first, True)
     assert await events(system, one.id) == ["succeeded"]
@@ -141,9 +143,9 @@ async def test_another_amount_is_for_a_person(system: System, api: Api) -> None:
     """A success over another amount finalizes nothing: kept, flagged and counted; the right one
     afterwards does.
     """
-    one = await _ours_to_tell(system, api)
+    one = await _begin_ours(system, api)
     async with _counted(system, "amount_differs"):
-        await _tell(system, one, amount=one.amount + 1, receipt="UKN7AMNT09")
+        await _deliver_result(system, one, amount=one.amount + 1, receipt="UKN7AMNT09")
     payment = await system.payment(one.id)
     assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
         "awaiting_result",
@@ -152,7 +154,7 @@ async def test_another_amount_is_for_a_person(system: System, api: Api) -> None:
     )
     assert await _whats(system, one.id) == ["amount_differs"]
     assert await events(system, one.id) == []
-    await _tell(
+    await _deliver_result(
         system, one, receipt={"stk": "UKN7AMNT01", "b2c": "UKN7AMNT02", "b2b": "UKN7AMNT03"}[api]
     )
     payment = await system.payment(one.id)
@@ -163,13 +165,13 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
     """A callback that says paid without a receipt is flagged; the query ends it with none; the
     receipt is added and told.
     """
-    one = await _ours_to_tell(system, "stk", Answer("query_contradicts", {"code": 0}))
+    one = await _begin_ours(system, "stk", InquiryRule("query_contradicts", {"code": 0}))
     async with _counted(system, "success_without_receipt"):
-        await _tell(system, one, receipt=...)
+        await _deliver_result(system, one, receipt=...)
     payment = await system.in_stage(one.id, "succeeded")
     assert (payment["receipt"], payment["needs_review"]) == (None, True)
     async with _counted(system, "receipt_added"), listening(system) as listener:
-        await _tell(system, one, receipt="UKN7ADDED1")
+        await _deliver_result(system, one, receipt="UKN7ADDED1")
         [event] = await system.eventually(lambda: _value(listener.events(one.id)))
     assert (event["type"], event["data"]["receipt"]) == (
         "mkwanja.payment.receipt_added",
@@ -178,7 +180,7 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
     assert await events(system, one.id) == ["succeeded", "receipt_added"]
     async with _counted(system, "contradiction"):
-        await _tell(system, one, receipt="UKN7ADDED2")
+        await _deliver_result(system, one, receipt="UKN7ADDED2")
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
 
 
@@ -186,7 +188,9 @@ async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: Sys
     """Transaction Status without a receipt ends a withdrawal as paid with none; its own result
     adds it.
     """
-    payment_id = await doubtful(system, "b2c", "held_callback", Answer("status_missing_receipt"))
+    payment_id = await begin_in_doubt(
+        system, "b2c", "held_callback", InquiryRule("status_missing_receipt")
+    )
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["receipt"]) == ("success", None)
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
@@ -199,21 +203,24 @@ async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(syst
     """One query that says failed does not stand against the callback; two that ended the deposit
     are corrected by it.
     """
-    once = await _ours_to_tell(
-        system, "stk", Answer("query_contradicts", {"code": 1037}, 1), Answer("cut_before_acting")
+    once = await _begin_ours(
+        system,
+        "stk",
+        InquiryRule("query_contradicts", {"code": 1037}, 1),
+        InquiryRule("cut_before_acting"),
     )
-    await asked(system, once.id, 1)
-    await _tell(system, once, receipt="UKN7QRYA01")
+    await wait_for_inquiries(system, once.id, 1)
+    await _deliver_result(system, once, receipt="UKN7QRYA01")
     payment = await system.payment(once.id)
     assert (payment["status"], payment["receipt"]) == ("success", "UKN7QRYA01")
     assert await events(system, once.id) == ["succeeded"]
-    twice = await _ours_to_tell(system, "stk", Answer("query_contradicts", {"code": 1037}))
+    twice = await _begin_ours(system, "stk", InquiryRule("query_contradicts", {"code": 1037}))
     payment = await system.settled(twice.id)
     assert (payment["failure"]["reason"], payment["failure"]["safe_to_retry"]) == (
         "no_response",
         False,
     )
-    await _tell(system, twice, receipt="UKN7QRYA02")
+    await _deliver_result(system, twice, receipt="UKN7QRYA02")
     payment = await system.payment(twice.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
     assert await events(system, twice.id) == ["failed", "corrected"]
@@ -223,11 +230,14 @@ async def test_a_status_that_says_failed_takes_no_success_back(system: System) -
     """A late answer of Failed to our question, after the callback said paid: kept, flagged, and
     the success stays.
     """
-    one = await _ours_to_tell(
-        system, "b2c", Answer("held_callback", {"status": "Failed"}, 1), Answer("cut_before_acting")
+    one = await _begin_ours(
+        system,
+        "b2c",
+        InquiryRule("held_callback", {"status": "Failed"}, 1),
+        InquiryRule("cut_before_acting"),
     )
-    await asked(system, one.id, 1)
-    await _tell(system, one, receipt="UKN7STAT01")
+    await wait_for_inquiries(system, one.id, 1)
+    await _deliver_result(system, one, receipt="UKN7STAT01")
     async with _counted(system, "contradiction"):
         await _release(system, one.id)
     payment = await system.payment(one.id)
@@ -243,14 +253,14 @@ async def test_a_status_that_says_paid_corrects_a_failure(system: System) -> Non
     """A late answer of Completed to our question, after the callback said failed, is a
     correction.
     """
-    one = await _ours_to_tell(
+    one = await _begin_ours(
         system,
         "b2c",
-        Answer("held_callback", {"status": "Completed"}, 1),
-        Answer("cut_before_acting"),
+        InquiryRule("held_callback", {"status": "Completed"}, 1),
+        InquiryRule("cut_before_acting"),
     )
-    await asked(system, one.id, 1)
-    await _tell(system, one, code=1)
+    await wait_for_inquiries(system, one.id, 1)
+    await _deliver_result(system, one, code=1)
     assert (await system.payment(one.id))["failure"]["reason"] == failed(
         "insufficient_funds", "1"
     ).reason
@@ -263,14 +273,14 @@ async def test_a_status_that_says_paid_corrects_a_failure(system: System) -> Non
 
 async def test_a_reversal_after_a_success_is_for_a_person(system: System) -> None:
     """Reversed, once a payment has succeeded, takes nothing back: it is kept and flagged."""
-    one = await _ours_to_tell(
+    one = await _begin_ours(
         system,
         "b2c",
-        Answer("held_callback", {"status": "Reversed"}, 1),
-        Answer("cut_before_acting"),
+        InquiryRule("held_callback", {"status": "Reversed"}, 1),
+        InquiryRule("cut_before_acting"),
     )
-    await asked(system, one.id, 1)
-    await _tell(system, one, receipt="UKN7RVRS01")
+    await wait_for_inquiries(system, one.id, 1)
+    await _deliver_result(system, one, receipt="UKN7RVRS01")
     await _release(system, one.id)
     payment = await system.payment(one.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.spec.asking import ask, caller, pointers, problem, someone
 from tests.spec.conftest import a_system
-from tests.spec.delivering import awaited, deliver
+from tests.spec.delivering import begin_awaited, deliver
 from tests.spec.feeding import Reader, holding, somebody_waits
 from tests.spec.playing import begin, stopped_payouts
 from tests.spec.system import System
@@ -89,8 +89,10 @@ async def test_a_wrong_parameter_is_named(system: System, parameters: str, wrong
     """
     if wrong.endswith(" twice"):
         parameters, wrong = f"{parameters}&{parameters}", "?after"
-    said = problem(await ask(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request")
-    assert pointers(said) == {wrong}
+    problem_details = problem(
+        await ask(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request"
+    )
+    assert pointers(problem_details) == {wrong}
 
 
 async def test_nobody_reads_events_without_a_token(system: System) -> None:
@@ -221,7 +223,7 @@ async def test_a_receiver_frozen_inside_its_commit_is_not_passed_over(system: Sy
     """It wrote an event and stopped before its COMMIT: others' events are read meanwhile, and
     its own when it commits.
     """
-    one = await awaited(system, "b2c")
+    one = await begin_awaited(system, "b2c")
     [other] = await _cancelled(system, 1)
     reader = await Reader(system.backend).skip()
     frozen = system.stack.process("callbacks.2")

@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from tests.spec.asking import ask
-from tests.spec.delivering import awaited, deliver
+from tests.spec.delivering import begin_awaited, deliver
 from tests.spec.listening import CHANNEL_OF_ALL, Listener, listening
-from tests.spec.playing import Api, all_told, begin, stopped_payouts
+from tests.spec.playing import Api, begin, stopped_payouts, wait_for_callbacks
 from tests.spec.system import System
 
 _FIELDS = {
@@ -35,12 +35,12 @@ async def facts(system: System, payment_id: str) -> list[Any]:
     return await system.rows(f"{sql} ORDER BY sequence", payment_id)
 
 
-async def _heard_twice(
-    system: System, listener: Listener, payment_id: str, *, facts_heard: int = 1
+async def _wait_for_both_channels(
+    system: System, listener: Listener, payment_id: str, *, facts_received: int = 1
 ) -> None:
     """Waits until each fact came on both channels and is recorded as told."""
     await system.eventually(
-        lambda: _value(len(listener.of(payment_id))), lambda count: count >= 2 * facts_heard
+        lambda: _value(len(listener.of(payment_id))), lambda count: count >= 2 * facts_received
     )
     owing = "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND event_due IS NOT NULL"
     await system.eventually(lambda: system.rows(owing, payment_id), lambda rows: not rows)
@@ -70,8 +70,8 @@ async def test_each_end_is_announced_once(
     async with listening(system) as listener:
         payment_id = await begin(system, api, scenario)
         payment = await system.settled(payment_id)
-        await all_told(system)
-        await _heard_twice(system, listener, payment_id)
+        await wait_for_callbacks(system)
+        await _wait_for_both_channels(system, listener, payment_id)
     [fact] = await facts(system, payment_id)
     body = fact["event_body"].encode()
     assert sorted(listener.of(payment_id)) == [
@@ -98,7 +98,7 @@ async def test_a_cancellation_is_announced(system: System) -> None:
         for _ in range(3):
             path, token = f"/v1/payments/{payment_id}/cancel", system.stack.issuer.backend_token()
             (await ask(system, "POST", path, token=token)).expect(200)
-        await _heard_twice(system, listener, payment_id)
+        await _wait_for_both_channels(system, listener, payment_id)
     [event] = listener.events(payment_id)
     assert (event["type"], event["data"]["failure"]["reason"]) == (
         "mkwanja.payment.failed",
@@ -113,7 +113,7 @@ async def test_a_correction_is_announced_as_one(system: System) -> None:
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "failure_then_success")
         await system.in_stage(payment_id, "succeeded")
-        await _heard_twice(system, listener, payment_id, facts_heard=2)
+        await _wait_for_both_channels(system, listener, payment_id, facts_received=2)
     events = sorted(listener.events(payment_id), key=lambda event: event["sequence"])
     assert [event["type"] for event in events] == [
         "mkwanja.payment.failed",
@@ -129,16 +129,16 @@ async def test_a_correction_is_announced_as_one(system: System) -> None:
 async def test_what_finalizes_nothing_is_not_announced(system: System) -> None:
     """Flags, duplicates, contradictions and unreadable messages ring no bell."""
     async with listening(system) as listener:
-        one = await awaited(system)
+        one = await begin_awaited(system)
         for body in (b"{", one.result(amount=one.amount + 1), one.result(receipt=...)):
             await deliver(system, one.url, body)
         assert listener.of(one.id) == []
         for receipt in ("UKN7BELL01", "UKN7BELL01", "UKN7BELL02"):
             await deliver(system, one.url, one.result(receipt=receipt))
-        await _heard_twice(system, listener, one.id)
+        await _wait_for_both_channels(system, listener, one.id)
         later = await begin(system, "b2c", "approve")
         await system.settled(later)
-        await _heard_twice(system, listener, later)
+        await _wait_for_both_channels(system, listener, later)
     assert [event["type"] for event in listener.events(one.id)] == ["mkwanja.payment.succeeded"]
     assert len(await facts(system, one.id)) == 1
 
@@ -150,10 +150,10 @@ async def test_a_fact_that_nobody_recorded_as_told_is_told_again(system: System)
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "approve")
         await system.settled(payment_id)
-        await _heard_twice(system, listener, payment_id)
+        await _wait_for_both_channels(system, listener, payment_id)
         first = listener.of(payment_id)
         await _forget_publication(system, payment_id)
-        await _heard_twice(system, listener, payment_id, facts_heard=2)
+        await _wait_for_both_channels(system, listener, payment_id, facts_received=2)
     assert sorted(listener.of(payment_id)) == sorted(first * 2)
     [fact] = await facts(system, payment_id)
     assert await system.rows(

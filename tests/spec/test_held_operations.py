@@ -209,16 +209,16 @@ async def test_an_operator_sees_a_held_operation_and_releases_it(system: System)
     await system.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() + interval '15 minutes' WHERE name = 'b2c'"
     )
-    said = (await operate(system, "operations", "status")).expect(0)
+    result = (await operate(system, "operations", "status")).expect(0)
     [line] = [
         line
-        for line in said.lines
+        for line in result.lines
         if line.startswith("b2c: HELD, Daraja refuses the operation to our app")
     ]
     assert line.endswith(", 4 waiting")
-    assert "stk_push: free, 0 waiting" in said.lines
-    said = (await operate(system, "payouts", "status")).expect(0)
-    assert [line.partition(":")[0] for line in said.lines] == ["breaker", "kill_switch"]
+    assert "stk_push: free, 0 waiting" in result.lines
+    result = (await operate(system, "payouts", "status")).expect(0)
+    assert [line.partition(":")[0] for line in result.lines] == ["breaker", "kill_switch"]
     metrics = await _metrics(system)
     assert 'mkwanja_brake_engaged{name="b2c"} 1.0' in metrics
     await _switch_on(system)
@@ -228,10 +228,10 @@ async def test_an_operator_sees_a_held_operation_and_releases_it(system: System)
     await _all_paid_once(system, waiting)
     sql = "SELECT reason FROM mkwanja.brake_history WHERE name = 'b2c' AND NOT is_engaged ORDER BY changed_at DESC LIMIT 1"
     assert [row["reason"] for row in await system.rows(sql)] == ["the product was added"]
-    said = (await operate(system, "operations", "release", "b2c", "--reason", "once more")).expect(
-        0
-    )
-    assert said.lines[0] == "b2c: was not held"
+    result = (
+        await operate(system, "operations", "release", "b2c", "--reason", "once more")
+    ).expect(0)
+    assert result.lines[0] == "b2c: was not held"
 
 
 async def _metrics(system: System) -> str:

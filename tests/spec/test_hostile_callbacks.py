@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from domain.callback_address import make_token
-from tests.spec.delivering import ACCEPTED, OPERATIONS, Awaited, awaited, deliver
+from tests.spec.delivering import ACCEPTED, OPERATIONS, AwaitedPayment, begin_awaited, deliver
 from tests.spec.hostile_callbacks import HOSTILE, TWINS, forged_receipt, settled_receipt, text
 from tests.spec.playing import Api
 from tests.spec.system import System
@@ -34,7 +34,7 @@ async def silent(system: System) -> AsyncIterator[System]:
     assert "Traceback" not in logs
 
 
-async def _settle(system: System, one: Awaited) -> None:
+async def _settle(system: System, one: AwaitedPayment) -> None:
     answer = await deliver(system, one.url, one.result(receipt=settled_receipt(one)))
     assert (answer.status, answer.json()) == (200, ACCEPTED)
     payment = await system.payment(one.id)
@@ -45,7 +45,7 @@ async def _settle(system: System, one: Awaited) -> None:
     )
 
 
-async def _assert_untouched(system: System, one: Awaited) -> None:
+async def _assert_untouched(system: System, one: AwaitedPayment) -> None:
     payment = await system.payment(one.id)
     seen = payment["stage"], payment["amount"], payment["receipt"], payment["failure"]
     if seen != ("awaiting_result", one.amount, None, None):
@@ -62,7 +62,9 @@ def _address(system: System, payment_id: str, operation: str, secret: str | None
     return f"{system.stack.callbacks_url}/results/{payment_id}/{operation}/{make_token(signing, payment_id, operation)}"
 
 
-async def _deliver_all(system: System, one: Awaited, bodies: dict[str, tuple[str, bytes]]) -> None:
+async def _deliver_all(
+    system: System, one: AwaitedPayment, bodies: dict[str, tuple[str, bytes]]
+) -> None:
     """Delivers every body to its address: each is taken, kept to the byte, and settles nothing."""
     rows = list(bodies.items())
     for batch in (rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE)):
@@ -83,7 +85,7 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
     """Forged, replayed, swapped, repeated, mistyped, broken, nested or huge: none is believed,
     and the real result still is.
     """
-    one, other = await awaited(silent, api), await awaited(silent, api)
+    one, other = await begin_awaited(silent, api), await begin_awaited(silent, api)
     await _settle(silent, other)
     before = await silent.payment(other.id)
     bodies = {what: make(one, other) for what, make in HOSTILE.items()}
@@ -98,8 +100,8 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
 async def test_a_strange_body_that_is_clear_settles_its_payment(silent: System, api: Api) -> None:
     """The neighbours of the hostile ones: if nothing worked, nothing hostile would either."""
 
-    async def settled_by(what: str) -> Awaited:
-        one = await awaited(silent, api)
+    async def settled_by(what: str) -> AwaitedPayment:
+        one = await begin_awaited(silent, api)
         answer = await deliver(silent, one.url, TWINS[what](one, one))
         assert (answer.status, answer.json()) == (200, ACCEPTED), what
         payment = await silent.payment(one.id)
@@ -120,7 +122,7 @@ async def test_a_success_at_the_address_of_another_operation_settles_nothing(
     """Its own success, right in all, where timeouts, answers to questions, or other kinds'
     results are heard.
     """
-    one = await awaited(silent, api)
+    one = await begin_awaited(silent, api)
     questions = ["status-1", "status-1-timeout", "status-999999", "status-999999-timeout"]
     others = [*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout", *questions]
     bodies = {
@@ -157,7 +159,7 @@ async def test_a_hostile_answer_to_a_question_settles_nothing(silent: System, ap
     """Transaction Status answers under the question's own address: not of this payment, not of
     this amount, or not clear.
     """
-    one = await awaited(silent, api)
+    one = await begin_awaited(silent, api)
     right = {"Amount": one.amount, "ReceiptNo": forged_receipt(one), **one.ids}
     url = _address(silent, one.id, "status-1")
     messages = {
@@ -190,7 +192,7 @@ async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
     """A right result under a token of another payment, operation or secret: 403, empty, and
     nothing is kept.
     """
-    one, other = await awaited(silent, api), await awaited(silent, api)
+    one, other = await begin_awaited(silent, api), await begin_awaited(silent, api)
     operation = OPERATIONS[api]
     right, others = one.url.rpartition("/")[2], other.url.rpartition("/")[2]
     secret = silent.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
@@ -239,7 +241,7 @@ async def test_one_receipt_for_two_payments_at_once_settles_one(silent: System) 
     """Replayed in the same moment, a receipt is still that of one payment; the other is for a
     person, and not lost.
     """
-    ones = [await awaited(silent) for _ in range(6)]
+    ones = [await begin_awaited(silent) for _ in range(6)]
     await asyncio.gather(
         *(deliver(silent, one.url, one.result(receipt="UKN7ATONCE")) for one in ones)
     )

@@ -24,7 +24,7 @@ from tests.spec.asking import (
     problem,
     someone,
 )
-from tests.spec.playing import sweep, times_sent
+from tests.spec.playing import count_sends, sweep
 from tests.spec.system import System
 
 _ROUTES = {
@@ -71,7 +71,7 @@ async def test_a_hundred_at_once_are_one_payment(system: System, path: str) -> N
     assert sum(answer.was_replayed for answer in answers) == 99
     [row] = await payments_of(system, key)
     assert (await system.settled(row["id"]))["status"] == "success"
-    assert await times_sent(system, row["id"]) == 1
+    assert await count_sends(system, row["id"]) == 1
     await system.assert_money_agrees([row["id"]])
 
 
@@ -133,10 +133,10 @@ async def test_a_key_is_for_one_request(system: System, other: Any) -> None:
     """Another body under a used key is refused, even one that would have meant the same."""
     key = str(uuid4())
     (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
-    said = problem(
+    result = problem(
         await post(system, "/v1/deposits", other, key=key), 422, "idempotency_key_reused"
     )
-    assert said["retryable"] is False
+    assert result["retryable"] is False
     assert len(await payments_of(system, key)) == 1
 
 
@@ -320,5 +320,5 @@ async def test_a_replay_starts_nothing(system: System) -> None:
         again = await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)
         assert (again.body, again.was_replayed) == (first.body, True)
     await sweep(system, [payment_id])
-    assert await times_sent(system, payment_id) == 1
+    assert await count_sends(system, payment_id) == 1
     assert len(await system.eventually(lambda: system.movements(payment_id))) == 1

@@ -10,16 +10,16 @@ from dataclasses import replace
 import pytest
 
 from tests.spec.delivering import deliver
-from tests.spec.doubting import (
-    Answer,
-    asked,
-    doubtful,
-    eventually_seen,
+from tests.spec.in_doubt import (
+    InquiryRule,
+    awaiting_test_result,
+    begin_in_doubt,
     inquiries,
     receipt_of,
-    told_by_test,
+    wait_for_inquiries,
+    wait_until_observed,
 )
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, failed, look
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, failed, observe
 from tests.spec.system import System
 
 
@@ -34,13 +34,13 @@ async def test_a_bill_with_an_id_is_found_by_asking(system: System) -> None:
     paid or not.
     """
     ids = {
-        "paid": await doubtful(system, "b2b", "lost_callback"),
-        "not paid": await doubtful(system, "b2b", "lost_callback", code=1),
-        "declined": await doubtful(
+        "paid": await begin_in_doubt(system, "b2b", "lost_callback"),
+        "not paid": await begin_in_doubt(system, "b2b", "lost_callback", code=1),
+        "declined": await begin_in_doubt(
             system,
             "b2b",
             "lost_callback",
-            Answer("status_value", {"status": "Declined"}),
+            InquiryRule("status_value", {"status": "Declined"}),
             moves_money=False,
         ),
     }
@@ -49,7 +49,7 @@ async def test_a_bill_with_an_id_is_found_by_asking(system: System) -> None:
         "not paid": failed("rejected_by_provider", "Failed"),
         "declined": failed("rejected_by_provider", "Declined"),
     }
-    await eventually_seen(system, expected, ids)
+    await wait_until_observed(system, expected, ids)
     await system.assert_money_agrees(list(ids.values()))
     assert (await system.payment(ids["paid"]))["receipt"] == await receipt_of(system, ids["paid"])
 
@@ -58,9 +58,11 @@ async def test_a_bill_that_daraja_does_not_know_is_not_sent_again(system: System
     """However often Transaction Status finds nothing, a bill payment is not sent again; then a
     person is called.
     """
-    payment_id = await doubtful(system, "b2b", "slow_result", Answer("not_found"), seconds=600)
-    await asked(system, payment_id, 11)
-    assert await look(system, {"it": payment_id}) == {"it": replace(AWAITED, needs_review=True)}
+    payment_id = await begin_in_doubt(
+        system, "b2b", "slow_result", InquiryRule("not_found"), seconds=600
+    )
+    await wait_for_inquiries(system, payment_id, 11)
+    assert await observe(system, {"it": payment_id}) == {"it": replace(AWAITED, needs_review=True)}
 
 
 _WITHOUT_ID = (
@@ -79,13 +81,13 @@ async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) 
     ids = dict(
         zip(
             _WITHOUT_ID,
-            await asyncio.gather(*(doubtful(system, "b2b", n) for n in _WITHOUT_ID)),
+            await asyncio.gather(*(begin_in_doubt(system, "b2b", n) for n in _WITHOUT_ID)),
             strict=True,
         )
     )
     flagged = replace(IN_DOUBT, needs_review=True)
     expected = dict.fromkeys(ids, flagged) | {"answer_and_callback_lost": replace(flagged, moved=1)}
-    await eventually_seen(system, expected, ids)
+    await wait_until_observed(system, expected, ids)
     for payment_id in ids.values():
         assert "needs_a_person" in [
             entry["what"] for entry in await system.backend.history(payment_id)
@@ -93,7 +95,7 @@ async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) 
         due = "SELECT FROM mkwanja.payments WHERE id = $1::uuid AND next_step = 'watch' AND next_step_at IS NOT NULL"
         assert await system.rows(due, payment_id)
         assert await inquiries(system, payment_id) == []
-    one = await told_by_test(system, ids["answer_and_callback_lost"], "b2b")
+    one = await awaiting_test_result(system, ids["answer_and_callback_lost"], "b2b")
     receipt = await receipt_of(system, one.id)
     await deliver(system, one.url, one.result(receipt=receipt))
     assert (await system.payment(one.id))["receipt"] == receipt
@@ -104,9 +106,9 @@ async def test_a_result_by_its_address_gives_a_bill_the_id_to_ask_by(system: Sys
     """A bill in doubt without an id learns it from a result that decides nothing, and is then
     asked about and found.
     """
-    payment_id = await doubtful(
+    payment_id = await begin_in_doubt(
         system, "b2b", "answer_lost_after_acting", code=17, moves_money=True
     )
-    await eventually_seen(system, {"it": PAID}, {"it": payment_id})
+    await wait_until_observed(system, {"it": PAID}, {"it": payment_id})
     assert (await inquiries(system, payment_id))[-1]["verdict"] == "paid"
     await system.assert_money_agrees([payment_id])

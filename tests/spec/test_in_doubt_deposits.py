@@ -10,17 +10,17 @@ from dataclasses import replace
 import pytest
 
 from tests.spec.delivering import deliver
-from tests.spec.doubting import (
-    Answer,
-    asked,
-    doubtful,
+from tests.spec.in_doubt import (
+    InquiryRule,
+    awaiting_test_result,
+    begin_in_doubt,
     events,
-    eventually_seen,
     inquiries,
     receipt_of,
-    told_by_test,
+    wait_for_inquiries,
+    wait_until_observed,
 )
-from tests.spec.playing import AWAITED, IN_DOUBT, PAID, failed, look
+from tests.spec.playing import AWAITED, IN_DOUBT, PAID, failed, observe
 from tests.spec.system import System
 
 _NO_RESULT = failed("no_result_confirmed", None, safe=False)
@@ -37,7 +37,7 @@ async def test_a_deposit_whose_callback_was_lost_is_found_by_asking(system: Syst
     """STK query says that it was paid and names no receipt: the deposit succeeds without one,
     and a later callback adds it.
     """
-    payment_id = await doubtful(system, "stk", "held_callback")
+    payment_id = await begin_in_doubt(system, "stk", "held_callback")
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
         "success",
@@ -59,11 +59,11 @@ async def test_a_deposit_whose_answer_was_lost_is_ended_by_its_address(system: S
     """
     scenarios = {"paid": {}, "declined": {"code": 1032}}
     ids = {
-        label: await doubtful(system, "stk", "answer_lost_after_acting", **p)
+        label: await begin_in_doubt(system, "stk", "answer_lost_after_acting", **p)
         for label, p in scenarios.items()
     }
     expected = {"paid": PAID, "declined": failed("cancelled_by_customer", "1032")}
-    await eventually_seen(system, expected, ids)
+    await wait_until_observed(system, expected, ids)
     await system.assert_money_agrees(list(ids.values()))
     for payment_id in ids.values():
         assert await inquiries(system, payment_id) == []
@@ -75,8 +75,8 @@ async def test_silence_ends_a_deposit_that_cannot_be_asked_about_only_after_its_
     """No id and no callback: after the window it fails as not confirmed, not safe to retry; a
     late success corrects it.
     """
-    payment_id = await doubtful(system, "stk", "answer_and_callback_lost")
-    await eventually_seen(
+    payment_id = await begin_in_doubt(system, "stk", "answer_and_callback_lost")
+    await wait_until_observed(
         system, {"it": replace(_NO_RESULT, moved=1)}, {"it": payment_id}, flagged_or_not=True
     )
     [attempt] = await system.rows(
@@ -85,7 +85,7 @@ async def test_silence_ends_a_deposit_that_cannot_be_asked_about_only_after_its_
     [row] = await system.rows("SELECT * FROM mkwanja.payments WHERE id = $1::uuid", payment_id)
     assert (row["finalized_at"] - attempt["ended_at"]).total_seconds() >= 3
     assert await inquiries(system, payment_id) == []
-    one = await told_by_test(system, payment_id, "stk")
+    one = await awaiting_test_result(system, payment_id, "stk")
     receipt = await receipt_of(system, payment_id)
     assert (await deliver(system, one.url, one.result(receipt=receipt))).status == 200
     payment = await system.payment(payment_id)
@@ -108,18 +108,21 @@ async def test_silence_ends_a_deposit_only_when_asked_after_its_window(system: S
     Daraja's vaguest code.
     """
     begun = [
-        doubtful(system, "stk", "slow_result", Answer(name), **_TEN_MINUTES) for name in _SILENT
+        begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
+        for name in _SILENT
     ]
     ids = dict(zip(_SILENT, await asyncio.gather(*begun), strict=True))
-    await eventually_seen(system, dict.fromkeys(ids, _NO_RESULT), ids, flagged_or_not=True)
+    await wait_until_observed(system, dict.fromkeys(ids, _NO_RESULT), ids, flagged_or_not=True)
     for name, payment_id in ids.items():
-        assert len(await asked(system, payment_id, 1, after_window=True)) == _SILENT[name], name
+        assert (
+            len(await wait_for_inquiries(system, payment_id, 1, after_window=True)) == _SILENT[name]
+        ), name
         [row] = await system.rows(
             "SELECT next_step_at - now() AS wait FROM mkwanja.payments WHERE id = $1::uuid",
             payment_id,
         )
         assert 500 < row["wait"].total_seconds() <= 600, "it is asked about again after ten minutes"
-    one = await told_by_test(system, ids["query_too_early"], "stk")
+    one = await awaiting_test_result(system, ids["query_too_early"], "stk")
     await deliver(system, one.url, one.result(receipt="UKN7SLNT01"))
     assert (await system.payment(one.id))["status"] == "success"
     assert await events(system, one.id) == ["failed", "corrected"]
@@ -129,8 +132,10 @@ async def test_still_under_processing_is_an_answer_and_no_silence(system: System
     """A deposit that M-PESA says is under processing stays pending past its window, a quarter of
     an hour at the most.
     """
-    payment_id = await doubtful(system, "stk", "slow_result", Answer("in_flight_a"), **_TEN_MINUTES)
-    found = await asked(system, payment_id, 7, after_window=True)
+    payment_id = await begin_in_doubt(
+        system, "stk", "slow_result", InquiryRule("in_flight_a"), **_TEN_MINUTES
+    )
+    found = await wait_for_inquiries(system, payment_id, 7, after_window=True)
     assert {inquiry["verdict"] for inquiry in found[:6]} == {"under_way"}
     assert (await system.payment(payment_id))["stage"] == "awaiting_result"
     earlier = (
@@ -138,14 +143,16 @@ async def test_still_under_processing_is_an_answer_and_no_silence(system: System
     )
     for column in ("claimed_at", "ended_at"):
         await system.execute(earlier.format(column), payment_id)
-    await eventually_seen(system, {"it": _NO_RESULT}, {"it": payment_id}, flagged_or_not=True)
+    await wait_until_observed(system, {"it": _NO_RESULT}, {"it": payment_id}, flagged_or_not=True)
 
 
 async def test_a_second_look_corrects_what_failed_for_silence(system: System) -> None:
     """A deposit that failed for silence is asked about again, and a success found then is a
     correction.
     """
-    payment_id = await doubtful(system, "stk", "lost_callback", Answer("query_too_early"))
+    payment_id = await begin_in_doubt(
+        system, "stk", "lost_callback", InquiryRule("query_too_early")
+    )
     payment = await system.in_stage(payment_id, "failed")
     assert payment["failure"]["reason"] == _NO_RESULT.reason
     await system.scenario("approve", api="stk_query", phone_number=payment["phone_number"])
@@ -175,25 +182,29 @@ async def test_what_is_no_answer_ends_no_deposit(system: System) -> None:
     the deposit stays pending.
     """
     begun = [
-        doubtful(system, "stk", "slow_result", Answer(name), **_TEN_MINUTES) for name in _NO_ANSWERS
+        begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
+        for name in _NO_ANSWERS
     ]
     ids = dict(zip(_NO_ANSWERS, await asyncio.gather(*begun), strict=True))
     await asyncio.gather(
-        *(asked(system, payment_id, 6, after_window=True) for payment_id in ids.values())
+        *(
+            wait_for_inquiries(system, payment_id, 6, after_window=True)
+            for payment_id in ids.values()
+        )
     )
-    assert {label: one.stage for label, one in (await look(system, ids)).items()} == dict.fromkeys(
-        ids, "awaiting_result"
-    )
+    assert {
+        label: one.stage for label, one in (await observe(system, ids)).items()
+    } == dict.fromkeys(ids, "awaiting_result")
 
 
 async def test_being_told_to_ask_less_ends_no_deposit(system: System) -> None:
     """429 is no answer: a deposit that Daraja will not let us ask about stays pending, and is
     found when it does.
     """
-    payment_id = await doubtful(
-        system, "stk", "lost_callback", Answer("spike_arrest_apigee", times=7)
+    payment_id = await begin_in_doubt(
+        system, "stk", "lost_callback", InquiryRule("spike_arrest_apigee", times=7)
     )
-    await asked(system, payment_id, 7)
+    await wait_for_inquiries(system, payment_id, 7)
     assert "failed" not in await system.stages(payment_id)
     assert (await system.settled(payment_id))["status"] == "success"
     await system.assert_money_agrees([payment_id])
@@ -203,12 +214,14 @@ async def test_while_daraja_is_out_of_reach_a_deposit_stays_pending(system: Syst
     """Past its window a deposit that nobody can be asked about is pending still; once Daraja is
     back its truth is found.
     """
-    payment_id = await doubtful(system, "stk", "lost_callback", Answer("in_flight_a", times=1))
+    payment_id = await begin_in_doubt(
+        system, "stk", "lost_callback", InquiryRule("in_flight_a", times=1)
+    )
     await system.in_stage(payment_id, "awaiting_result")
     await system.eventually(lambda: system.movements(payment_id))
     await system.control("POST", "/listener", {"open": False, "seconds": None})
     try:
-        found = await asked(system, payment_id, 4, after_window=True)
+        found = await wait_for_inquiries(system, payment_id, 4, after_window=True)
         assert (await system.payment(payment_id))["stage"] == "awaiting_result"
         assert not any(inquiry["verdict"] == "paid" for inquiry in found)
     finally:
@@ -222,14 +235,14 @@ async def test_a_claim_of_success_keeps_a_deposit_open(system: System) -> None:
     """While a stored callback says paid and not what, no silence ends the deposit: it is
     pending, and a person is called.
     """
-    payment_id = await doubtful(
-        system, "stk", "slow_result", Answer("query_too_early"), **_TEN_MINUTES
+    payment_id = await begin_in_doubt(
+        system, "stk", "slow_result", InquiryRule("query_too_early"), **_TEN_MINUTES
     )
     await system.in_stage(payment_id, "awaiting_result")
-    one = await told_by_test(system, payment_id, "stk")
+    one = await awaiting_test_result(system, payment_id, "stk")
     await deliver(system, one.url, one.result(receipt=...))
-    await asked(system, payment_id, 6, after_window=True)
-    assert await look(system, {"it": payment_id}) == {"it": replace(AWAITED, needs_review=True)}
+    await wait_for_inquiries(system, payment_id, 6, after_window=True)
+    assert await observe(system, {"it": payment_id}) == {"it": replace(AWAITED, needs_review=True)}
 
 
 async def test_a_failure_learned_by_asking_needs_two_answers_that_agree(system: System) -> None:
@@ -237,14 +250,16 @@ async def test_a_failure_learned_by_asking_needs_two_answers_that_agree(system: 
     came between.
     """
     answers = {
-        "at once": (Answer("query_contradicts", {"code": 1032}), 2),
-        "in turn": (Answer("query_codes_in_turn", {"codes": ["1032", "1037", "1"]}), 4),
+        "at once": (InquiryRule("query_contradicts", {"code": 1032}), 2),
+        "in turn": (InquiryRule("query_codes_in_turn", {"codes": ["1032", "1037", "1"]}), 4),
     }
     ids = {
-        label: await doubtful(system, "stk", "slow_result", answer, **_TEN_MINUTES)
+        label: await begin_in_doubt(system, "stk", "slow_result", answer, **_TEN_MINUTES)
         for label, (answer, _) in answers.items()
     }
-    await eventually_seen(system, dict.fromkeys(ids, failed("cancelled_by_customer", "1032")), ids)
+    await wait_until_observed(
+        system, dict.fromkeys(ids, failed("cancelled_by_customer", "1032")), ids
+    )
     for label, (_, questions) in answers.items():
         assert [inquiry["verdict"] for inquiry in await inquiries(system, ids[label])] == [
             "failed"
@@ -255,10 +270,10 @@ async def test_a_query_that_is_wrong_once_ends_nothing(system: System) -> None:
     """Queries have contradicted the truth: one that says failed, then one that says paid, is a
     success.
     """
-    payment_id = await doubtful(
-        system, "stk", "lost_callback", Answer("query_contradicts", {"code": 1037}, 1)
+    payment_id = await begin_in_doubt(
+        system, "stk", "lost_callback", InquiryRule("query_contradicts", {"code": 1037}, 1)
     )
-    await eventually_seen(system, {"it": PAID}, {"it": payment_id})
+    await wait_until_observed(system, {"it": PAID}, {"it": payment_id})
     assert [inquiry["verdict"] for inquiry in await inquiries(system, payment_id)] == [
         "failed",
         "paid",
@@ -281,9 +296,12 @@ async def test_a_payment_under_way_is_never_read_as_failed(system: System) -> No
     """Every shape of "not yet", and an error for a known id, ends nothing: the truth that
     follows is a success.
     """
-    begun = [doubtful(system, "stk", "lost_callback", Answer(name, times=2)) for name in _IN_FLIGHT]
+    begun = [
+        begin_in_doubt(system, "stk", "lost_callback", InquiryRule(name, times=2))
+        for name in _IN_FLIGHT
+    ]
     ids = dict(zip(_IN_FLIGHT, await asyncio.gather(*begun), strict=True))
-    await eventually_seen(system, dict.fromkeys(ids, PAID), ids)
+    await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
     await system.assert_money_agrees(list(ids.values()))
     for payment_id in ids.values():
         assert await events(system, payment_id) == ["succeeded"]
@@ -294,7 +312,7 @@ async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:
     silence without another prompt.
     """
     names = ("cut_before_acting", "system_busy", "maintenance")
-    ids = {name: await doubtful(system, "stk", name, times=1) for name in names}
+    ids = {name: await begin_in_doubt(system, "stk", name, times=1) for name in names}
     for payment_id in ids.values():
         assert IN_DOUBT.stage == (await system.in_stage(payment_id, "in_doubt"))["stage"]
-    await eventually_seen(system, dict.fromkeys(ids, _NO_RESULT), ids, flagged_or_not=True)
+    await wait_until_observed(system, dict.fromkeys(ids, _NO_RESULT), ids, flagged_or_not=True)

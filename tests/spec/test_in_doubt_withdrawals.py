@@ -10,23 +10,29 @@ from dataclasses import replace
 import pytest
 
 from tests.spec.delivering import deliver
-from tests.spec.doubting import Answer, asked, doubtful, eventually_seen, inquiries
+from tests.spec.in_doubt import (
+    InquiryRule,
+    begin_in_doubt,
+    inquiries,
+    wait_for_inquiries,
+    wait_until_observed,
+)
 from tests.spec.playing import (
     AWAITED,
     IN_DOUBT,
     PAID,
     PAID_LATER,
-    Seen,
+    Observed,
+    count_sends,
     failed,
-    look,
+    observe,
     stopped_payouts,
-    times_sent,
 )
 from tests.spec.system import System
 
-_SILENCE = Answer("lost_callback")
-_NOT_FOUND = Answer("not_found")
-_NOT_TRUSTED_YET = Answer(
+_SILENCE = InquiryRule("lost_callback")
+_NOT_FOUND = InquiryRule("not_found")
+_NOT_TRUSTED_YET = InquiryRule(
     "lost_callback", times=2
 )  # the third question is asked long enough after the send
 
@@ -42,8 +48,8 @@ async def test_a_payout_whose_answer_was_lost_is_found_by_asking(system: System)
     without: one movement, one send.
     """
     scenarios = ("answer_lost_after_acting", "answer_and_callback_lost")
-    ids = {scenario: await doubtful(system, "b2c", scenario) for scenario in scenarios}
-    await eventually_seen(system, dict.fromkeys(ids, PAID), ids)
+    ids = {scenario: await begin_in_doubt(system, "b2c", scenario) for scenario in scenarios}
+    await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
     await system.assert_money_agrees(list(ids.values()))
     answers = [
         inquiry["verdict"] for inquiry in await inquiries(system, ids["answer_and_callback_lost"])
@@ -70,10 +76,11 @@ async def test_a_payout_that_daraja_never_saw_is_sent_again_under_its_id(system:
     id; it is paid once.
     """
     begun = [
-        doubtful(system, "b2c", name, times=1, **params) for name, params in _NEVER_ACTED.items()
+        begin_in_doubt(system, "b2c", name, times=1, **params)
+        for name, params in _NEVER_ACTED.items()
     ]
     ids = dict(zip(_NEVER_ACTED, await asyncio.gather(*begun), strict=True))
-    await eventually_seen(system, dict.fromkeys(ids, PAID_LATER), ids)
+    await wait_until_observed(system, dict.fromkeys(ids, PAID_LATER), ids)
     await system.assert_money_agrees(list(ids.values()))
     for payment_id in ids.values():
         [first, second] = await system.rows(
@@ -100,20 +107,24 @@ async def test_a_payout_that_daraja_never_saw_is_sent_again_under_its_id(system:
 # What Daraja answers when it is asked about a withdrawal that it never saw → why that permits no
 # second send.
 _NOT_PERMITTED = {
-    "only one question was answered": (_NOT_TRUSTED_YET, Answer("not_found", times=1), _SILENCE),
-    "one question was answered three times": (
+    "only one question was answered": (
         _NOT_TRUSTED_YET,
-        Answer("duplicate_callbacks", times=1),
+        InquiryRule("not_found", times=1),
         _SILENCE,
     ),
-    "the text says something else": (Answer("status_receiver_invalid"),),
+    "one question was answered three times": (
+        _NOT_TRUSTED_YET,
+        InquiryRule("duplicate_callbacks", times=1),
+        _SILENCE,
+    ),
+    "the text says something else": (InquiryRule("status_receiver_invalid"),),
     "the words are not about a transaction": (
-        Answer("not_found", {"desc": "The operator does not exist."}),
+        InquiryRule("not_found", {"desc": "The operator does not exist."}),
     ),
     "another code with the same text": (
-        Answer("result_code", {"code": 17, "desc": "The transaction does not exist"}),
+        InquiryRule("result_code", {"code": 17, "desc": "The transaction does not exist"}),
     ),
-    "the credential's parameter is refused": (Answer("result_code", {"code": 25}),),
+    "the credential's parameter is refused": (InquiryRule("result_code", {"code": 25}),),
 }
 
 
@@ -124,12 +135,14 @@ async def test_nothing_less_than_two_trusted_not_founds_permits_a_second_send(
     doubt, asked and not sent.
     """
     begun = [
-        doubtful(system, "b2c", "cut_before_acting", *answers, times=1)
+        begin_in_doubt(system, "b2c", "cut_before_acting", *answers, times=1)
         for answers in _NOT_PERMITTED.values()
     ]
     ids = dict(zip(_NOT_PERMITTED, await asyncio.gather(*begun), strict=True))
-    await asyncio.gather(*(asked(system, payment_id, 6) for payment_id in ids.values()))
-    assert await look(system, ids) == dict.fromkeys(ids, IN_DOUBT)
+    await asyncio.gather(
+        *(wait_for_inquiries(system, payment_id, 6) for payment_id in ids.values())
+    )
+    assert await observe(system, ids) == dict.fromkeys(ids, IN_DOUBT)
     told_thrice = ids["one question was answered three times"]
     assert [row["operation"] for row in await system.callbacks(told_thrice)] == ["status-3"] * 3
     answers = [inquiry["verdict"] for inquiry in await inquiries(system, told_thrice)]
@@ -141,11 +154,17 @@ async def test_what_daraja_may_have_is_never_sent_again(system: System) -> None:
     asked about and not sent.
     """
     ids = {
-        "a Duplicate was answered": await doubtful(system, "b2c", "duplicate_ocid", times=1),
-        "a timeout message came": await doubtful(system, "b2c", "cut_before_acting", times=1),
-        "something unreadable came": await doubtful(system, "b2c", "cut_before_acting", times=1),
-        "it was Pending once": await doubtful(
-            system, "b2c", "answer_and_callback_lost", Answer("status_value", times=1), _NOT_FOUND
+        "a Duplicate was answered": await begin_in_doubt(system, "b2c", "duplicate_ocid", times=1),
+        "a timeout message came": await begin_in_doubt(system, "b2c", "cut_before_acting", times=1),
+        "something unreadable came": await begin_in_doubt(
+            system, "b2c", "cut_before_acting", times=1
+        ),
+        "it was Pending once": await begin_in_doubt(
+            system,
+            "b2c",
+            "answer_and_callback_lost",
+            InquiryRule("status_value", times=1),
+            _NOT_FOUND,
         ),
     }
     for label, operation in (
@@ -154,9 +173,11 @@ async def test_what_daraja_may_have_is_never_sent_again(system: System) -> None:
     ):
         url = await system.callback_url(ids[label], f"withdrawal{operation}")
         assert (await deliver(system, url, b"{}")).status == 200
-    await asyncio.gather(*(asked(system, payment_id, 6) for payment_id in ids.values()))
+    await asyncio.gather(
+        *(wait_for_inquiries(system, payment_id, 6) for payment_id in ids.values())
+    )
     expected = dict.fromkeys(ids, IN_DOUBT) | {"it was Pending once": replace(IN_DOUBT, moved=1)}
-    assert await look(system, ids) == expected
+    assert await observe(system, ids) == expected
     for payment_id in ids.values():
         found = [inquiry["verdict"] for inquiry in await inquiries(system, payment_id)]
         assert found.count("not_found") >= 2
@@ -166,7 +187,7 @@ async def test_while_payouts_are_stopped_nothing_is_sent_again(system: System) -
     """The kill switch holds a permitted second send back, however often it is not found;
     afterwards it is sent and paid.
     """
-    payment_id = await doubtful(system, "b2c", "cut_before_acting", times=1)
+    payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     async with stopped_payouts(system):
         answered = (
@@ -175,8 +196,8 @@ async def test_while_payouts_are_stopped_nothing_is_sent_again(system: System) -
         await system.eventually(
             lambda: system.rows(answered, payment_id), lambda rows: len(rows) >= 4
         )
-        assert await look(system, {"it": payment_id}) == {"it": IN_DOUBT}
-    await eventually_seen(system, {"it": PAID_LATER}, {"it": payment_id})
+        assert await observe(system, {"it": payment_id}) == {"it": IN_DOUBT}
+    await wait_until_observed(system, {"it": PAID_LATER}, {"it": payment_id})
     await system.assert_money_agrees([payment_id])
 
 
@@ -188,12 +209,12 @@ async def test_what_is_too_old_or_flagged_is_not_sent_again(system: System, chan
     """Past its age, or while a person is to look at it, a withdrawal in doubt is asked about and
     not sent again.
     """
-    payment_id = await doubtful(system, "b2c", "cut_before_acting", times=1)
+    payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     await system.execute(_UPDATE.format(change), payment_id)
     before = len(await inquiries(system, payment_id))
-    await asked(system, payment_id, before + 5)
-    assert await look(system, {"it": payment_id}) == {
+    await wait_for_inquiries(system, payment_id, before + 5)
+    assert await observe(system, {"it": payment_id}) == {
         "it": replace(IN_DOUBT, needs_review="review" in change)
     }
 
@@ -204,14 +225,15 @@ async def test_nothing_is_sent_a_fifth_time(system: System) -> None:
     vain a person is called.
     """
     ids = {
-        name: await doubtful(system, "b2c", name) for name in ("cut_before_acting", "system_busy")
+        name: await begin_in_doubt(system, "b2c", name)
+        for name in ("cut_before_acting", "system_busy")
     }
-    await eventually_seen(
+    await wait_until_observed(
         system, dict.fromkeys(ids, replace(IN_DOUBT, sent=4, needs_review=True)), ids
     )
     for payment_id in ids.values():
-        await asked(system, payment_id, 12)
-        assert await times_sent(system, payment_id) == 4
+        await wait_for_inquiries(system, payment_id, 12)
+        assert await count_sends(system, payment_id) == 4
         assert "needs_a_person" in [
             entry["what"] for entry in await system.backend.history(payment_id)
         ]
@@ -222,9 +244,9 @@ async def test_a_busy_daraja_is_tried_again_without_being_asked(system: System) 
     without a question.
     """
     table = {("system_busy", 1): 2, ("maintenance", 1): 2, ("system_busy", 3): 4}
-    ids = {str(row): await doubtful(system, "b2c", row[0], times=row[1]) for row in table}
+    ids = {str(row): await begin_in_doubt(system, "b2c", row[0], times=row[1]) for row in table}
     expected = {str(row): replace(PAID, sent=sent) for row, sent in table.items()}
-    await eventually_seen(system, expected, ids)
+    await wait_until_observed(system, expected, ids)
     await system.assert_money_agrees(list(ids.values()))
     for row, payment_id in zip(table, ids.values(), strict=True):
         assert row[1] > 1 or await inquiries(system, payment_id) == []
@@ -254,15 +276,19 @@ async def test_the_status_of_a_transaction_decides_and_not_the_result_of_the_que
     """
     ids = {}
     for status, expected in _STATUSES.items():
-        answer = Answer("status_value", {"status": status})
+        answer = InquiryRule("status_value", {"status": status})
         moves = expected is PAID
-        ids[status] = await doubtful(
+        ids[status] = await begin_in_doubt(
             system, "b2c", "answer_and_callback_lost", answer, moves_money=moves
         )
     await asyncio.gather(
-        *(asked(system, ids[status], 3) for status in _STATUSES if _STATUSES[status] is IN_DOUBT)
+        *(
+            wait_for_inquiries(system, ids[status], 3)
+            for status in _STATUSES
+            if _STATUSES[status] is IN_DOUBT
+        )
     )
-    await eventually_seen(system, _STATUSES, ids)
+    await wait_until_observed(system, _STATUSES, ids)
     final = [ids[status] for status, expected in _STATUSES.items() if expected is not IN_DOUBT]
     await system.assert_money_agrees(final)
 
@@ -271,27 +297,30 @@ _REVIEWED = replace(PAID, needs_review=True)
 
 # What is wrong with Daraja's first answer → what is seen of the payment, which the second answer
 # ends.
-_ODD_ANSWERS: dict[str, tuple[Answer, Seen]] = {
-    "the status twice, in two words": (Answer("status_conflicting", times=1), PAID),
-    "no status": (Answer("status_missing_parameters", times=1), PAID),
+_ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
+    "the status twice, in two words": (InquiryRule("status_conflicting", times=1), PAID),
+    "no status": (InquiryRule("status_missing_parameters", times=1), PAID),
     "a status without a value": (
-        Answer("status_missing_parameters", {"valueless": ["TransactionStatus"]}, 1),
+        InquiryRule("status_missing_parameters", {"valueless": ["TransactionStatus"]}, 1),
         PAID,
     ),
-    "no parameters at all": (Answer("status_missing_parameters", {"absent": True}, 1), PAID),
-    "codes as text": (Answer("string_codes", times=1), PAID),
-    "another amount": (Answer("status_wrong_amount", times=1), _REVIEWED),
-    "the ids of another payment": (Answer("status_foreign_ids", times=1), _REVIEWED),
-    "a timeout message, then the answer": (Answer("timeout_message", {"seconds": 0.1}, 1), PAID),
-    "a timeout message alone": (Answer("timeout_message_only", times=1), PAID),
-    "HTML": (Answer("html_503", times=1), PAID),
-    "too many questions": (Answer("spike_arrest_apigee", times=1), PAID),
-    "a token that is not valid": (Answer("token_expired", times=1), PAID),
-    "an answer after the next question": (Answer("slow_result", {"seconds": 2}, 1), PAID),
-    "an answer before the acknowledgement": (Answer("callback_before_answer", times=1), PAID),
-    "the answer several times": (Answer("duplicate_callbacks", times=1), PAID),
-    "no answer": (Answer("lost_callback", times=1), PAID),
-    "no acknowledgement, but an answer": (Answer("answer_lost_after_acting", times=1), PAID),
+    "no parameters at all": (InquiryRule("status_missing_parameters", {"absent": True}, 1), PAID),
+    "codes as text": (InquiryRule("string_codes", times=1), PAID),
+    "another amount": (InquiryRule("status_wrong_amount", times=1), _REVIEWED),
+    "the ids of another payment": (InquiryRule("status_foreign_ids", times=1), _REVIEWED),
+    "a timeout message, then the answer": (
+        InquiryRule("timeout_message", {"seconds": 0.1}, 1),
+        PAID,
+    ),
+    "a timeout message alone": (InquiryRule("timeout_message_only", times=1), PAID),
+    "HTML": (InquiryRule("html_503", times=1), PAID),
+    "too many questions": (InquiryRule("spike_arrest_apigee", times=1), PAID),
+    "a token that is not valid": (InquiryRule("token_expired", times=1), PAID),
+    "an answer after the next question": (InquiryRule("slow_result", {"seconds": 2}, 1), PAID),
+    "an answer before the acknowledgement": (InquiryRule("callback_before_answer", times=1), PAID),
+    "the answer several times": (InquiryRule("duplicate_callbacks", times=1), PAID),
+    "no answer": (InquiryRule("lost_callback", times=1), PAID),
+    "no acknowledgement, but an answer": (InquiryRule("answer_lost_after_acting", times=1), PAID),
 }
 
 
@@ -300,11 +329,11 @@ async def test_an_odd_answer_ends_nothing_and_the_next_is_asked_for(system: Syst
     flagged; the truth ends it.
     """
     begun = [
-        doubtful(system, "b2c", "answer_and_callback_lost", answer)
+        begin_in_doubt(system, "b2c", "answer_and_callback_lost", answer)
         for answer, _ in _ODD_ANSWERS.values()
     ]
     ids = dict(zip(_ODD_ANSWERS, await asyncio.gather(*begun), strict=True))
-    await eventually_seen(
+    await wait_until_observed(
         system, {label: expected for label, (_, expected) in _ODD_ANSWERS.items()}, ids
     )
     await system.assert_money_agrees(list(ids.values()))
@@ -314,8 +343,8 @@ async def test_a_late_answer_to_an_old_question_changes_nothing(system: System) 
     """An answer that was held back until the payment had ended is kept, and changes neither its
     stage nor its history.
     """
-    payment_id = await doubtful(
-        system, "b2c", "answer_and_callback_lost", Answer("held_callback", times=1)
+    payment_id = await begin_in_doubt(
+        system, "b2c", "answer_and_callback_lost", InquiryRule("held_callback", times=1)
     )
     payment = await system.settled(payment_id)
     history = await system.backend.history(payment_id)
@@ -334,7 +363,9 @@ async def test_the_question_names_the_payment_by_both_names_of_the_id(system: Sy
     """Sources differ on the key (daraja.md §6.1), so the question carries the one id under both,
     and a numbered address.
     """
-    payment_id = await doubtful(system, "b2c", "lost_callback", Answer("lost_callback", times=1))
+    payment_id = await begin_in_doubt(
+        system, "b2c", "lost_callback", InquiryRule("lost_callback", times=1)
+    )
     await system.settled(payment_id)
     questions = [
         r["body"]

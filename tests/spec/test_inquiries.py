@@ -12,7 +12,13 @@ import pytest
 
 from tests.spec.conftest import a_system
 from tests.spec.delivering import ACCEPTED, deliver
-from tests.spec.doubting import Answer, asked, doubtful, inquiries, seen
+from tests.spec.in_doubt import (
+    InquiryRule,
+    begin_in_doubt,
+    inquiries,
+    observe_one,
+    wait_for_inquiries,
+)
 from tests.spec.playing import AWAITED, Api
 from tests.spec.system import System
 
@@ -30,10 +36,10 @@ async def test_questions_are_numbered_and_on_record_whatever_becomes_of_them(
     """Each question has the next number and a time, answered or not, and what was said to Daraja
     is kept with it.
     """
-    payment_id = await doubtful(
-        system, api, "slow_result", Answer("cut_before_acting"), seconds=600
+    payment_id = await begin_in_doubt(
+        system, api, "slow_result", InquiryRule("cut_before_acting"), seconds=600
     )
-    await asked(system, payment_id, 4)
+    await wait_for_inquiries(system, payment_id, 4)
     found = await inquiries(system, payment_id)
     assert [inquiry["number"] for inquiry in found] == list(range(1, len(found) + 1))
     assert [inquiry["asked_at"] for inquiry in found] == sorted(
@@ -49,17 +55,17 @@ async def test_questions_are_numbered_and_on_record_whatever_becomes_of_them(
     assert {exchange["api"] for exchange in exchanges} == {
         "stk_query" if api == "stk" else "status"
     }
-    assert await seen(system, payment_id) == AWAITED
+    assert await observe_one(system, payment_id) == AWAITED
 
 
 async def test_the_time_between_questions_grows_up_to_its_ceiling(system: System) -> None:
     """The first question comes after its time, the next are further apart, and none is closer
     than the first's time.
     """
-    payment_id = await doubtful(
-        system, "stk", "slow_result", Answer("cut_before_acting"), seconds=600
+    payment_id = await begin_in_doubt(
+        system, "stk", "slow_result", InquiryRule("cut_before_acting"), seconds=600
     )
-    await asked(system, payment_id, 4)
+    await wait_for_inquiries(system, payment_id, 4)
     times = [inquiry["asked_at"] for inquiry in await inquiries(system, payment_id)]
     [attempt] = await system.rows(
         "SELECT * FROM mkwanja.attempts WHERE payment_id = $1::uuid", payment_id
@@ -74,8 +80,10 @@ async def test_an_answer_is_heard_only_at_the_address_of_its_question(system: Sy
     """The address of one question is none of another's: with the number or the payment changed
     it is an empty 403.
     """
-    payment_id = await doubtful(system, "b2c", "slow_result", Answer("lost_callback"), seconds=600)
-    await asked(system, payment_id, 1)
+    payment_id = await begin_in_doubt(
+        system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
+    )
+    await wait_for_inquiries(system, payment_id, 1)
     url = await system.callback_url(payment_id, "status-1")
     base, _, operation, token = url.rsplit("/", 3)
     before = len(await system.callbacks(payment_id))
@@ -96,8 +104,10 @@ async def test_an_answer_is_heard_only_at_the_address_of_its_question(system: Sy
 
 async def test_the_operation_alone_decides_how_a_message_is_read(system: System) -> None:
     """A result of a payment sent to a question's address, or the other way round, ends nothing."""
-    payment_id = await doubtful(system, "b2c", "slow_result", Answer("lost_callback"), seconds=600)
-    await asked(system, payment_id, 1)
+    payment_id = await begin_in_doubt(
+        system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
+    )
+    await wait_for_inquiries(system, payment_id, 1)
     result = {
         "Result": {"ResultCode": 0, "ResultDesc": "Told by a test.", "TransactionID": "UKN7OPER01"}
     }
@@ -127,11 +137,13 @@ async def test_a_question_that_is_no_longer_needed_is_not_asked(system: System) 
     """Once a payment has ended well it has no due time, and however many sweeps pass it is not
     asked about.
     """
-    ended = await doubtful(system, "b2c", "approve")
+    ended = await begin_in_doubt(system, "b2c", "approve")
     await system.settled(ended)
     number = len(await inquiries(system, ended))
-    other = await doubtful(system, "b2c", "slow_result", Answer("lost_callback"), seconds=600)
-    await asked(system, other, 3)
+    other = await begin_in_doubt(
+        system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
+    )
+    await wait_for_inquiries(system, other, 3)
     assert len(await inquiries(system, ended)) == number
     [row] = await system.rows(
         "SELECT next_step_at, next_step FROM mkwanja.payments WHERE id = $1::uuid", ended
@@ -146,7 +158,9 @@ async def test_without_redis_nobody_asks_and_nothing_is_lost(system: System) -> 
     if not system.stack.redis.can_be_stopped:
         pytest.skip("this Redis is not ours to stop")
     payment_ids = [
-        await doubtful(system, api, "lost_callback", Answer("cut_before_acting", times=1))
+        await begin_in_doubt(
+            system, api, "lost_callback", InquiryRule("cut_before_acting", times=1)
+        )
         for api in _APIS
     ]
     for payment_id in payment_ids:
@@ -176,7 +190,7 @@ async def test_a_message_before_the_acknowledgement_brings_the_question_forward(
     before Daraja's own answer.
     """
     async with a_system() as system:
-        payment_id = await doubtful(system, "b2c", "callback_before_answer", code=17)
+        payment_id = await begin_in_doubt(system, "b2c", "callback_before_answer", code=17)
         await system.in_stage(payment_id, "awaiting_result")
         due = "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND next_step_at < now() + interval '10 seconds'"
         # In this order: what is no longer due was asked.

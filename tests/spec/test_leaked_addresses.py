@@ -18,8 +18,8 @@ from uuid import uuid4
 import pytest
 
 from tests.spec.conftest import a_system
-from tests.spec.delivering import ACCEPTED, Awaited, awaited, deliver, deliver_raw
-from tests.spec.doubting import inquiries
+from tests.spec.delivering import ACCEPTED, AwaitedPayment, begin_awaited, deliver, deliver_raw
+from tests.spec.in_doubt import inquiries
 from tests.spec.system import System
 from tests.stack.client import Answer
 
@@ -32,7 +32,7 @@ async def test_whatever_is_wrong_with_an_address_the_answer_is_the_same_to_the_b
     system: System,
 ) -> None:
     """Status, headers and body: for a wrong token, operation or payment, in form or in content."""
-    one = await awaited(system)
+    one = await begin_awaited(system)
     payment_id, operation, token = urlsplit(one.url).path.split("/")[2:]
     wrong_token = token[:-1] + ("0" if token[-1] != "0" else "1")
     answers = {}
@@ -64,7 +64,7 @@ async def test_an_address_takes_nothing_but_post(system: System, method: str) ->
     """Whoever follows a link from a log changes nothing, and is not told whether it was a right
     one.
     """
-    one = await awaited(system)
+    one = await begin_awaited(system)
     seen = set()
     for url in (one.url, one.url[:-40] + "0" * 40):
         async with system.http.request(method, url) as answer:
@@ -93,7 +93,7 @@ async def test_a_body_that_claims_to_be_packed_is_kept_as_it_came_and_never_read
     system: System,
 ) -> None:
     """Answered 200, flagged, and believed in nothing: what it would unpack to is nobody's word."""
-    one = await awaited(system)
+    one = await begin_awaited(system)
     for number, (what, (coding, body)) in enumerate(
         _packed(_body(one, receipt="UKN7PACK01")).items(), 1
     ):
@@ -112,12 +112,12 @@ async def test_a_body_that_claims_to_be_packed_is_kept_as_it_came_and_never_read
     assert (await system.payment(one.id))["receipt"] == "UKN7IDENT1"
 
 
-def _body(one: Awaited, **result: Any) -> bytes:
+def _body(one: AwaitedPayment, **result: Any) -> bytes:
     return json.dumps(one.result(**result)).encode()
 
 
 async def test_a_second_header_that_claims_a_coding_counts_like_the_first(system: System) -> None:
-    one = await awaited(system)
+    one = await begin_awaited(system)
     headers = [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
     answer = await deliver(system, one.url, one.result(receipt="UKN7PACK02"), headers=headers)
     assert answer.json() == ACCEPTED
@@ -130,7 +130,7 @@ async def test_what_a_sender_says_of_itself_is_not_where_it_comes_from() -> None
     """
     receiver = {"CALLBACK_ALLOWED_NETWORKS": "10.0.0.0/8", "TRUSTED_PROXIES": "192.0.2.0/24"}
     async with a_system(process_env={"callbacks": receiver}) as system:
-        one = await awaited(system)
+        one = await begin_awaited(system)
         for name, value in (
             ("Forwarded", "for=10.1.2.3"),
             ("Forwarded", 'for="[::ffff:10.1.2.3]";by=192.0.2.1'),
@@ -154,13 +154,13 @@ async def test_an_address_that_leaked_is_no_way_to_fill_the_record_or_to_have_da
     """The same message, hundreds of times: answered each time, kept a bounded number of times,
     and no reason to ask more.
     """
-    one = await awaited(system, "b2c")
+    one = await begin_awaited(system, "b2c")
     body = _body(one, code=17)  # says nothing final, so that Daraja is asked
     answers = Counter[tuple[int, bytes]]()
     for _ in range(12):
         replies = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(50)))
         answers.update((reply.status, reply.body) for reply in replies)
-    assert [(status, json.loads(said), times) for (status, said), times in answers.items()] == [
+    assert [(status, json.loads(reply), times) for (status, reply), times in answers.items()] == [
         (200, ACCEPTED, 600)
     ]
     kept = await system.callbacks(one.id)
@@ -184,7 +184,7 @@ async def test_a_flood_of_forgeries_keeps_no_true_callback_from_being_heard(syst
     """Thousands of messages under wrong tokens: each is refused alike and leaves no row; what is
     true is finalized.
     """
-    true = [await awaited(system) for _ in range(20)]
+    true = [await begin_awaited(system) for _ in range(20)]
     forged = asyncio.create_task(_forge(system, true[0]))
     answers = await asyncio.gather(
         *(
@@ -199,7 +199,7 @@ async def test_a_flood_of_forgeries_keeps_no_true_callback_from_being_heard(syst
     assert [len(await system.callbacks(one.id)) for one in true] == [1] * len(true)
 
 
-async def _forge(system: System, one: Awaited) -> Counter[tuple[int, bytes]]:
+async def _forge(system: System, one: AwaitedPayment) -> Counter[tuple[int, bytes]]:
     """So many messages with a right payment and operation, and tokens that nobody gave out; what
     they were answered.
     """
@@ -221,7 +221,7 @@ async def test_nothing_is_read_for_a_forgery() -> None:
     one is told to come back.
     """
     async with a_system() as system:
-        one = await awaited(system)
+        one = await begin_awaited(system)
         away = {
             "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing",
             "REDIS_URL": "redis://127.0.0.1:9/0",

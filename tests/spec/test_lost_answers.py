@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.spec.conftest import a_system
-from tests.spec.doubting import doubtful, eventually_seen
-from tests.spec.playing import PAID, Api, times_sent
+from tests.spec.in_doubt import begin_in_doubt, wait_until_observed
+from tests.spec.playing import PAID, Api, count_sends
 from tests.spec.system import System
 
 # Asked soon; a send has its usual lease, so that no answer is late.
@@ -46,14 +46,14 @@ async def _sent(system: System, *apis: Api, answered_after: float) -> dict[str, 
     their ids.
     """
     await system.control("POST", "/switches", {"hold_callbacks": True})
-    ids = {api: await doubtful(system, api, "slow", seconds=answered_after) for api in apis}
+    ids = {api: await begin_in_doubt(system, api, "slow", seconds=answered_after) for api in apis}
     await system.eventually(
         lambda: system.control("GET", ""), lambda state: state["held"] == len(apis)
     )
     await system.control(
         "POST", "/switches", {"hold_callbacks": False}
     )  # what is held already stays so
-    assert [await times_sent(system, payment_id) for payment_id in ids.values()] == [1] * len(apis)
+    assert [await count_sends(system, payment_id) for payment_id in ids.values()] == [1] * len(apis)
     return {str(api): payment_id for api, payment_id in ids.items()}
 
 
@@ -67,7 +67,7 @@ async def test_an_acknowledgement_that_comes_while_postgres_is_away_is_recorded_
     await system.stack.postgres.stop()
     await asyncio.sleep(5 + _ONCE_TRIED_SECONDS + 2)
     await system.stack.postgres.start()
-    await eventually_seen(system, dict.fromkeys(ids, PAID), ids)
+    await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
     for payment_id in ids.values():
         assert "acknowledged" in [
             entry["what"] for entry in await system.backend.history(payment_id)
@@ -100,7 +100,7 @@ async def test_a_payment_whose_claim_the_database_lost_is_in_doubt_by_its_answer
 ) -> None:
     payment_id = (await _sent(system, api, answered_after=4))[api]
     await system.execute(_LOSE_CLAIM.format(payment_id))
-    await eventually_seen(system, {"it": PAID}, {"it": payment_id})
+    await wait_until_observed(system, {"it": PAID}, {"it": payment_id})
     stages = [(entry["what"], entry["stage"]) for entry in await system.backend.history(payment_id)]
     assert stages[:2] == [("accepted", "accepted"), ("claim_lost", "in_doubt")]
     await system.assert_money_agrees([payment_id])

@@ -11,7 +11,7 @@ import pytest
 
 from tests.spec.conftest import ASKED_SOON, a_system
 from tests.spec.leaking import NAME, Run, play
-from tests.spec.overhearing import Relay
+from tests.spec.relay import Relay
 from tests.stack.ports import release_port, reserve_port
 
 pytestmark = pytest.mark.whole

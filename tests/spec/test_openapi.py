@@ -129,9 +129,9 @@ async def test_every_example_of_a_request_is_accepted(system: System) -> None:
     """A reader may copy them."""
     described = await _described(system)
     count = 0
-    for (method, path), said in described.operations.items():
+    for (method, path), operation in described.operations.items():
         for example in (
-            said.get("requestBody", {})
+            operation.get("requestBody", {})
             .get("content", {})
             .get("application/json", {})
             .get("examples", {})

@@ -66,7 +66,7 @@ async def test_somebody_elses_payment_is_not_there(system: System) -> None:
     of_another, of_a_backend = await system.deposit(), await system.withdrawal()
     token = system.stack.issuer.user_token(someone())
     for how, what in _OF_A_PAYMENT:
-        said = [
+        answers = [
             problem(
                 await ask(system, how, f"/v1/payments/{one}{what}", token=token),
                 404,
@@ -74,7 +74,7 @@ async def test_somebody_elses_payment_is_not_there(system: System) -> None:
             )
             for one in (of_another, of_a_backend, str(uuid4()), "rubbish")
         ]
-        assert all(one == said[0] for one in said)
+        assert all(answer == answers[0] for answer in answers)
     for payment_id in (of_another, of_a_backend):
         assert (await system.settled(payment_id))["status"] == "success"
 
@@ -213,9 +213,9 @@ async def test_what_is_no_valid_token_is_401(system: System) -> None:
 async def test_a_token_of_another_issuer_is_told_which_one_is_expected(system: System) -> None:
     """An operator who set JWT_ISSUER wrongly sees it at the first request."""
     token = system.stack.issuer.mint(iss="https://elsewhere.example/auth/v1")
-    said = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
-    assert system.stack.issuer.url in said["detail"]
-    assert "elsewhere" not in said["detail"]
+    result = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
+    assert system.stack.issuer.url in result["detail"]
+    assert "elsewhere" not in result["detail"]
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ async def test_a_token_comes_in_one_header(system: System, authorization: list[s
 )
 async def test_a_supabase_api_key_is_named_as_such(system: System, key: str) -> None:
     """A Supabase API key is refused with a 401 that says what it is and what to send instead."""
-    said = problem(await ask(system, "GET", "/v1/payments", token=key), 401, "unauthenticated")
-    assert "API key" in said["detail"]
+    result = problem(await ask(system, "GET", "/v1/payments", token=key), 401, "unauthenticated")
+    assert "API key" in result["detail"]
 
 
 async def test_a_legacy_supabase_api_key_is_named_as_such(system: System) -> None:
@@ -258,8 +258,8 @@ async def test_a_legacy_supabase_api_key_is_named_as_such(system: System) -> Non
     token = (
         f"{_encoded(header)}.{_encoded({**claims, 'exp': 32_503_680_000})}.{_encoded(b'x' * 32)}"
     )
-    said = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
-    assert "API key" in said["detail"]
+    result = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
+    assert "API key" in result["detail"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])

@@ -11,10 +11,10 @@ from tests.spec.playing import (
     PAID_BY_INQUIRY,
     Play,
     begin,
+    count_sends,
     failed,
     play,
     stopped_payouts,
-    times_sent,
 )
 from tests.spec.system import System
 
@@ -84,7 +84,7 @@ async def test_stopped_payouts_hold_a_pochi_payment_and_let_deposits_go(system: 
     async with stopped_payouts(system):
         held, deposit = await system.pochi_payment(), await system.deposit()
         await system.settled(deposit)
-        assert await times_sent(system, held) == 0
+        assert await count_sends(system, held) == 0
     assert (await system.settled(held))["status"] == "success"
 
 
@@ -136,7 +136,7 @@ async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_neve
         "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
     )
     await system.eventually(lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 5)
-    assert await times_sent(system, payment_id) == 1
+    assert await count_sends(system, payment_id) == 1
 
 
 async def test_a_busy_daraja_is_not_sent_a_pochi_payment_again(asking_system: System) -> None:
@@ -147,4 +147,4 @@ async def test_a_busy_daraja_is_not_sent_a_pochi_payment_again(asking_system: Sy
         "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict IS NOT NULL"
     )
     await system.eventually(lambda: system.rows(asked, payment_id), lambda rows: len(rows) >= 2)
-    assert await times_sent(system, payment_id) == 1
+    assert await count_sends(system, payment_id) == 1

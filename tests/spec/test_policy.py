@@ -87,13 +87,13 @@ async def test_two_hundred_at_once_against_a_day_that_fits_seven(limited: System
     assert len(accepted) == 7
     for answer in answers:
         if answer.status != 202:
-            said = problem(answer, 422, "limit_exceeded")
-            assert (said["limit"], said["maximum"], said["retryable"]) == (
+            result = problem(answer, 422, "limit_exceeded")
+            assert (result["limit"], result["maximum"], result["retryable"]) == (
                 "caller.amount_per_day",
                 700,
                 False,
             )
-            assert said["resets_at"].endswith("T21:00:00.000Z")  # midnight in Nairobi
+            assert result["resets_at"].endswith("T21:00:00.000Z")  # midnight in Nairobi
     recorded = await limited.rows("SELECT id FROM mkwanja.payments WHERE owner = $1", user)
     assert sorted(str(row["id"]) for row in recorded) == sorted(accepted)
 
@@ -157,8 +157,8 @@ async def test_a_phone_is_prompted_so_often_a_minute(limited: System) -> None:
     ]
     assert [answer.status for answer in answers] == [202, 202, 202, 429]
     answer = answers[-1]
-    said = problem(answer, 429, "rate_limited")
-    assert (said["limit"], said["retryable"]) == ("phone.deposits_per_minute", True)
+    result = problem(answer, 429, "rate_limited")
+    assert (result["limit"], result["retryable"]) == ("phone.deposits_per_minute", True)
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
 
 
@@ -174,10 +174,10 @@ async def test_a_phone_pays_and_is_paid_so_much_a_day(limited: System) -> None:
         ):
             (await backend.pay(path, {"amount": amount, "phone_number": phone})).expect(202)
         answer = await backend.pay("/v1/withdrawals", {"amount": 201, "phone_number": phone})
-        said = problem(answer, 422, "limit_exceeded")
-        assert (said["limit"], said["maximum"]) == ("phone.amount_per_day", 2000)
-        assert "1,800" not in said["detail"]
-        assert "200 " not in said["detail"]
+        result = problem(answer, 422, "limit_exceeded")
+        assert (result["limit"], result["maximum"]) == ("phone.amount_per_day", 2000)
+        assert "1,800" not in result["detail"]
+        assert "200 " not in result["detail"]
         (await backend.pay("/v1/withdrawals", {"amount": 200, "phone_number": phone})).expect(202)
 
 
@@ -194,10 +194,14 @@ async def test_one_payment_has_its_own_limit(
 ) -> None:
     """Of any kind; no day has room for more."""
     token = limited.stack.issuer.backend_token(someone())
-    said = problem(
+    result = problem(
         await post(limited, path, {**body, "amount": 601}, token=token), 422, "limit_exceeded"
     )
-    assert (said["limit"], said["maximum"], said["resets_at"]) == ("payment.amount_max", 600, None)
+    assert (result["limit"], result["maximum"], result["resets_at"]) == (
+        "payment.amount_max",
+        600,
+        None,
+    )
 
 
 _SHUT = """
@@ -245,8 +249,8 @@ async def test_what_never_fits_is_not_told_to_come_back(
     phone = {} if "till" in body else {"phone_number": a_phone()}
     token = shut.stack.issuer.mint(sub=someone(), role=role)
     answer = await post(shut, path, {**body, **phone}, token=token)
-    said = problem(answer, 422, "limit_exceeded")
-    assert (said["limit"], said["maximum"], said["resets_at"], said["retryable"]) == (
+    result = problem(answer, 422, "limit_exceeded")
+    assert (result["limit"], result["maximum"], result["resets_at"], result["retryable"]) == (
         limit,
         maximum,
         None,
@@ -254,7 +258,7 @@ async def test_what_never_fits_is_not_told_to_come_back(
     )
     assert "Retry-After" not in answer.headers
     assert not [
-        word for word in ("midnight", "again", "later", "next day") if word in said["detail"]
+        word for word in ("midnight", "again", "later", "next day") if word in result["detail"]
     ]
 
 
@@ -265,13 +269,13 @@ async def test_a_role_may_have_a_limit_of_its_own(limited: System) -> None:
     ) as backend:
         for _ in range(8):
             (await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 600})).expect(202)
-        said = problem(
+        result = problem(
             await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 201}),
             422,
             "limit_exceeded",
         )
-        assert said["maximum"] == 5000
-        assert "200 are left" in said["detail"]
+        assert result["maximum"] == 5000
+        assert "200 are left" in result["detail"]
 
 
 async def _looks(system: System, token: str, times: int) -> list[Answer]:
@@ -297,8 +301,8 @@ class TestHowOften:
         assert sum(answer.status == 200 for answer in answers) in range(
             400, 402
         )  # one may come back meanwhile
-        said = problem(await ask(limited, "GET", "/v1/events", token=token), 429, "rate_limited")
-        assert (said["limit"], said["retryable"]) == ("caller.requests_per_second", True)
+        result = problem(await ask(limited, "GET", "/v1/events", token=token), 429, "rate_limited")
+        assert (result["limit"], result["retryable"]) == ("caller.requests_per_second", True)
         (
             await ask(
                 limited, "GET", "/v1/payments", token=limited.stack.issuer.user_token(someone())
@@ -377,20 +381,20 @@ async def test_what_is_in_force_can_be_printed(tmp_path: Path, policy_file: Path
     assert (code, tomllib.loads(defaults)["phone"]["amount_per_day"]) == (0, 500_000)
     (tmp_path / "policy.log").unlink()
     code, printed = await _printed({"POLICY_FILE": str(policy_file)}, tmp_path)
-    said = tomllib.loads(printed)
-    assert (code, said["users"]["amount_per_day"], said["backends"]["amount_per_day"]) == (
+    result = tomllib.loads(printed)
+    assert (code, result["users"]["amount_per_day"], result["backends"]["amount_per_day"]) == (
         0,
         700,
         5000,
     )
-    assert (said["payment"]["amount_max"], said["phone"]["deposits_per_minute"]) == (600, 3)
+    assert (result["payment"]["amount_max"], result["phone"]["deposits_per_minute"]) == (600, 3)
 
 
 async def test_a_faulty_policy_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("[caller]\nburst = 0\n[phone]\ncolour = 1")
-    code, said = await _printed({"POLICY_FILE": str(tmp_path / "policy.toml")}, tmp_path)
+    code, result = await _printed({"POLICY_FILE": str(tmp_path / "policy.toml")}, tmp_path)
     assert code > 0
-    [line] = said.splitlines()
+    [line] = result.splitlines()
     assert all(part in line for part in ("POLICY_FILE", "caller.burst", "phone.colour"))
 
 

@@ -82,16 +82,18 @@ KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Sold]]] = {
 }
 
 
-def _said_of_redis(system: System) -> dict[str, list[str]]:
+def _redis_events(system: System) -> dict[str, list[str]]:
     """The events about Redis in each process's log."""
-    said: dict[str, list[str]] = {}
+    events_of: dict[str, list[str]] = {}
     for name, text in system.stack.logs().items():
         if name.partition(".")[0] in ("web", "callbacks", "worker"):
             events = [
                 json.loads(line)["event"] for line in text.splitlines() if line.startswith("{")
             ]
-            said[name] = [event for event in events if "redis" in event or "postponed" in event]
-    return said
+            events_of[name] = [
+                event for event in events if "redis" in event or "postponed" in event
+            ]
+    return events_of
 
 
 async def _readiness(system: System, url: str) -> Any:
@@ -111,9 +113,9 @@ async def test_payments_live_on_redis_as_it_is_sold(kind: str, tmp_path: Path) -
             assert (await system.settled(payment_id))["status"] == "success"
         for url in (system.stack.web_url, system.stack.callbacks_url):
             assert (await _readiness(system, url))["redis"] == "ok"
-        said = _said_of_redis(system)
-        for events in said.values():
-            assert set(events) <= sold.warnings, said
+        logged = _redis_events(system)
+        for events in logged.values():
+            assert set(events) <= sold.warnings, logged
             assert len(events) == len(sold.warnings)  # each once
         for text in system.stack.logs().values():
             assert "L1mited-Passw0rd" not in text
@@ -190,10 +192,10 @@ async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> Non
         async def report() -> str:
             return str((await _readiness(system, system.stack.web_url))["redis"])
 
-        said = await system.eventually(report, lambda text: text != "ok")
-        assert said.startswith("refuses: permission: ")
+        check_report = await system.eventually(report, lambda text: text != "ok")
+        assert check_report.startswith("refuses: permission: ")
         await asyncio.sleep(3)  # some sweeps, each of which meets the same refusal
-        for name, events in _said_of_redis(system).items():
+        for name, events in _redis_events(system).items():
             if not name.startswith("callbacks"):
                 assert events.count("redis_refuses") == 1, (name, events)
                 assert "redis_away" not in events

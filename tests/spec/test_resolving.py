@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.spec.conftest import a_system
-from tests.spec.delivering import awaited, deliver
+from tests.spec.delivering import begin_awaited, deliver
 from tests.spec.operating import operate, operate_all
 from tests.spec.playing import begin
 from tests.spec.system import System
@@ -92,7 +92,7 @@ async def cast(system: System) -> Cast:
     await system.in_stage(ids["silent deposit, unpaid"], "failed")
     for name in ("bill that was paid", "bill that was not", "another bill", "in doubt"):
         await system.in_stage(ids[name], "in_doubt")
-    one = await awaited(system, "b2c")
+    one = await begin_awaited(system, "b2c")
     ids["told as paid"] = one.id
     (await deliver(system, one.url, one.result(receipt=...))).expect(200)
     await system.in_stage(ids["answered as paid"], "awaiting_result")
@@ -153,11 +153,11 @@ async def test_evidence_outranks_an_operator(cast: Cast) -> None:
         for who, decision, more, _ in _REFUSED
     ]
     told = await operate_all(cast.system, commands)
-    for (who, decision, _, why), said in zip(_REFUSED, told, strict=True):
-        said.expect(1)
-        assert len(said.lines) == 1, (who, decision, said)
-        assert said.lines[0].startswith("refused: "), (who, decision, said)
-        assert why in said.lines[0], (who, decision, said)
+    for (who, decision, _, why), result in zip(_REFUSED, told, strict=True):
+        result.expect(1)
+        assert len(result.lines) == 1, (who, decision, result)
+        assert result.lines[0].startswith("refused: "), (who, decision, result)
+        assert why in result.lines[0], (who, decision, result)
     assert {name: (await cast.row(name), await cast.history(name)) for name in known} == before
 
 
@@ -176,14 +176,14 @@ async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
         (payment_id, "lost", "--reason", _REASON),
         ("INV00042", "unpaid", "--reason", _REASON),
     ]
-    for said in await operate_all(cast.system, [("resolve", *arguments) for arguments in wrong]):
-        assert said.expect(2).err
+    for result in await operate_all(cast.system, [("resolve", *arguments) for arguments in wrong]):
+        assert result.expect(2).err
     nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
-    said = await operate(
+    result = await operate(
         cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env=nowhere
     )
     away = "Postgres cannot be reached; nothing is known to be changed. Run the same command again."
-    assert said.expect(2).lines == [away]
+    assert result.expect(2).lines == [away]
     unset = await operate(
         cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env={"DATABASE_URL": ""}
     )
@@ -221,8 +221,8 @@ async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
     ]
     sequences = {who: (await cast.row(who))["sequence"] for who, *_ in decisions}
     commands = [cast.command(who, decision, *more) for who, decision, more, _, _ in decisions]
-    for said in await operate_all(system, commands):
-        assert len(said.expect(0).lines) == 1
+    for result in await operate_all(system, commands):
+        assert len(result.expect(0).lines) == 1
     feed: list[Any] = []
     cursor: dict[str, str] = {}
     while (
@@ -268,14 +268,14 @@ async def test_the_same_decision_twice_is_one(cast: Cast) -> None:
     at_once = await asyncio.gather(
         *(operate(cast.system, *cast.command(who, "unpaid")) for _ in range(2))
     )
-    assert sorted(said.code for said in at_once) == [0, 1]
+    assert sorted(result.code for result in at_once) == [0, 1]
     commands = [cast.command(who, "unpaid"), cast.command(who, "reviewed")]
-    assert [said.code for said in await operate_all(cast.system, commands)] == [1, 1]
+    assert [result.code for result in await operate_all(cast.system, commands)] == [1, 1]
     history = await cast.history(who)
     assert [entry["what"] for entry in history[before:]] == ["resolved_unpaid"]
     # What an operator concluded, an operator may correct: never the other way.
     commands = [cast.command(who, "paid", "--receipt", "UCB4AAAA77"), cast.command(who, "unpaid")]
-    assert [said.code for said in await operate_all(cast.system, commands)] == [0, 1]
+    assert [result.code for result in await operate_all(cast.system, commands)] == [0, 1]
     events = [entry["event_type"] for entry in (await cast.history(who))[before:]]
     assert events == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
 

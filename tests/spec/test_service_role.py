@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.service_role import as_service, made_service_role
 from tests.spec.conftest import ASKED_SOON, a_system
-from tests.spec.doubting import doubtful, inquiries
+from tests.spec.in_doubt import begin_in_doubt, inquiries
 from tests.spec.operating import operate
 from tests.spec.system import System
 from tests.stack.external import postgres_server
@@ -55,8 +55,8 @@ async def test_every_kind_lives_its_whole_life(system: System) -> None:
 
 async def test_doubt_is_asked_about_and_settled(system: System) -> None:
     """The sweeper, inquiries and their answers."""
-    lost = await doubtful(system, "b2c", "answer_and_callback_lost")
-    refused = await doubtful(system, "stk", "cut_before_acting", times=1)
+    lost = await begin_in_doubt(system, "b2c", "answer_and_callback_lost")
+    refused = await begin_in_doubt(system, "stk", "cut_before_acting", times=1)
     assert (await system.settled(lost))["status"] == "success"
     assert [inquiry["verdict"] for inquiry in await inquiries(system, lost)][-1] == "paid"
     assert (await system.settled(refused))["failure"]["reason"] == "no_result_confirmed"

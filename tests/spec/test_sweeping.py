@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.spec.conftest import a_system
-from tests.spec.playing import begin, stopped_payouts, times_sent
+from tests.spec.playing import begin, count_sends, stopped_payouts
 from tests.spec.system import System
 
 _BRISK: dict[str, str | None] = {
@@ -199,13 +199,13 @@ async def test_what_is_too_old_is_not_sent(system: System) -> None:
             await system.execute(age, payment_id)
             failure = (await system.settled(payment_id))["failure"]
             assert (failure["reason"], failure["safe_to_retry"]) == ("not_submitted_in_time", True)
-            assert await times_sent(system, payment_id) == 0
+            assert await count_sends(system, payment_id) == 0
     not_found = (
         "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
     )
     await system.eventually(lambda: system.rows(not_found, in_doubt), lambda rows: len(rows) >= 4)
     assert (await system.payment(in_doubt))["stage"] == "in_doubt"
-    assert await times_sent(system, in_doubt) == 1
+    assert await count_sends(system, in_doubt) == 1
     await system.assert_money_agrees(old)
 
 

@@ -15,11 +15,11 @@ from tests.spec.playing import (
     PAID_BY_INQUIRY,
     Play,
     begin,
+    count_sends,
     failed,
     play,
     refusals_in_other_envelopes,
     results,
-    times_sent,
 )
 from tests.spec.system import System
 
@@ -203,7 +203,7 @@ async def test_a_duplicate_told_by_result_is_no_failure(system: System) -> None:
         True,
     )
     assert callback["disposition"] == "inquiry_brought_forward"
-    assert await times_sent(system, payment_id) == 1
+    assert await count_sends(system, payment_id) == 1
 
 
 async def test_the_purpose_chooses_the_command(system: System) -> None:

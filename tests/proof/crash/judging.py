@@ -18,7 +18,7 @@ from tests.proof.crash.waiting import wait_until
 from tests.proof.invariants import gather, judge
 from tests.proof.soak.evidence import Witness
 from tests.proof.soak.listening import Listener
-from tests.spec.playing import look
+from tests.spec.playing import observe
 from tests.spec.system import System
 
 _STATE = "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
@@ -85,7 +85,7 @@ async def assert_batch_is_good(
     """The ends once more, money, sends, and the seven invariants."""
     assert await differences(system, orders) == []
     ids = {order.payment_id for order in orders}
-    seen = await look(system, {order.payment_id: order.payment_id for order in orders})
+    seen = await observe(system, {order.payment_id: order.payment_id for order in orders})
     for order in orders:
         is_moved = order.ending not in (Ending.NO_RESULT_AND_NONE, Ending.REVIEW_AND_NONE)
         assert seen[order.payment_id].moved == is_moved, (order.label, seen[order.payment_id])

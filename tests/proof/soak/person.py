@@ -59,10 +59,10 @@ async def settle_by_statement(stack: Stack) -> Settled:
     settled = Settled()
     commands: list[list[str]] = []
     for row in rows:
-        line = moved.get(row["id"])
+        movement = moved.get(row["id"])
         paid = (
-            ["paid", "--receipt", line["receipt"], "--amount", str(line["amount"])]
-            if line
+            ["paid", "--receipt", movement["receipt"], "--amount", str(movement["amount"])]
+            if movement
             else None
         )
         if row["stage"] != "failed":
@@ -75,9 +75,9 @@ async def settle_by_statement(stack: Stack) -> Settled:
             continue
         settled.left[f"{row['kind']} {row['stage']} ({row['failure_reason'] or 'never told'})"] += 1
     times = {name: value for name, value in stack.env("worker").items() if name in _TIMES}
-    for command, said in zip(
+    for command, result in zip(
         commands, await operate_all(_Here(stack), commands, env=times), strict=True
     ):
-        told = f"{' '.join(command[:3])}: {' '.join(said.lines)}"
-        (settled.done if said.code == 0 else settled.refused).append(told)
+        line = f"{' '.join(command[:3])}: {' '.join(result.lines)}"
+        (settled.done if result.code == 0 else settled.refused).append(line)
     return settled

@@ -1,6 +1,4 @@
-"""Payments whose outcome has to be asked for: what Daraja answers to the questions about each,
-and how often it was asked.
-"""
+"""Payments in doubt: what Daraja answers to the inquiries about each, and how many there were."""
 
 from __future__ import annotations
 
@@ -9,32 +7,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.spec.delivering import OPERATIONS, Awaited
-from tests.spec.playing import Api, Seen, look
+from tests.spec.delivering import OPERATIONS, AwaitedPayment
+from tests.spec.playing import Api, Observed, observe
 from tests.spec.system import System
 
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What Daraja does with the questions about one payment: `scenario`, so many times."""
+class InquiryRule:
+    """The simulator's scenario for the next `times` inquiries about one payment (None: for all)."""
 
     scenario: str
     params: dict[str, Any] = field(default_factory=dict)
     times: int | None = None
 
 
-async def doubtful(
+async def begin_in_doubt(
     system: System,
     api: Api,
     scenario: str,
-    *answers: Answer,
+    *answers: InquiryRule,
     times: int | None = None,
     **params: Any,
 ) -> str:
-    """A payment that meets `scenario` when it is sent, and `answers`, in this order, when Daraja
-    is asked about it; its id.
+    """Make a payment that meets `scenario` when it is sent; returns its id.
+
+    The inquiries about it meet `answers`, in this order.
     """
     number = next(_numbers)
     phone_number, amount = f"2547{41_000_000 + number}", 20_000 + number
@@ -55,25 +54,27 @@ async def doubtful(
     return payment_id
 
 
-async def _answer(system: System, answers: Sequence[Answer], **match: Any) -> None:
+async def _answer(system: System, answers: Sequence[InquiryRule], **match: Any) -> None:
     for answer in reversed(answers):  # the newest rule is met first
         await system.scenario(answer.scenario, times=answer.times, params=answer.params, **match)
 
 
-async def seen(system: System, payment_id: str) -> Seen:
-    """What is seen of one payment now."""
-    return (await look(system, {"it": payment_id}))["it"]
+async def observe_one(system: System, payment_id: str) -> Observed:
+    """The state of one payment now."""
+    return (await observe(system, {"it": payment_id}))["it"]
 
 
-async def eventually_seen(
-    system: System, expected: dict[str, Seen], ids: dict[str, str], *, flagged_or_not: bool = False
+async def wait_until_observed(
+    system: System,
+    expected: dict[str, Observed],
+    ids: dict[str, str],
+    *,
+    flagged_or_not: bool = False,
 ) -> None:
-    """Waits until each payment is seen as expected, by label; `flagged_or_not`: whether it needs
-    review does not count.
-    """
+    """Wait until each payment, by label, is as expected; `flagged_or_not` ignores needs_review."""
 
-    async def differences() -> list[tuple[str, Seen, Seen]]:
-        now = await look(system, ids)
+    async def differences() -> list[tuple[str, Observed, Observed]]:
+        now = await observe(system, ids)
         if flagged_or_not:
             now = {
                 label: replace(one, needs_review=expected[label].needs_review)
@@ -87,17 +88,18 @@ async def eventually_seen(
 
 
 async def inquiries(system: System, payment_id: str) -> list[Any]:
-    """Every question about the payment, by number."""
+    """All inquiries about the payment, by number."""
     return await system.rows(
         "SELECT * FROM mkwanja.inquiries WHERE payment_id = $1::uuid ORDER BY number", payment_id
     )
 
 
-async def asked(
+async def wait_for_inquiries(
     system: System, payment_id: str, times: int, *, after_window: bool = False
 ) -> list[Any]:
-    """The questions about the payment, once there were so many; `after_window`: so many since
-    its result window ended.
+    """Wait for `times` inquiries about the payment, and return them.
+
+    `after_window` counts only inquiries after the payment's result window.
     """
     sql = (
         "SELECT inquiry.* FROM mkwanja.inquiries AS inquiry WHERE payment_id = $1::uuid AND asked_at >= ("
@@ -109,18 +111,16 @@ async def asked(
     found: list[Any] = await system.eventually(
         lambda: system.rows(f"{sql} ORDER BY number", payment_id),
         lambda rows: len(rows) >= times,
-        f"{times} questions",
+        f"{times} inquiries",
     )
     return found
 
 
-async def told_by_test(system: System, payment_id: str, api: Api) -> Awaited:
-    """The payment as one whose result is ours to tell, without ids: by its address, whether
-    Daraja's answer came or not.
-    """
+async def awaiting_test_result(system: System, payment_id: str, api: Api) -> AwaitedPayment:
+    """The payment as one whose result the test delivers, without ids, to the payment's address."""
     payment = await system.payment(payment_id)
     url = await system.callback_url(payment_id, OPERATIONS[api])
-    return Awaited(payment_id, api, payment["amount"], url, {})
+    return AwaitedPayment(payment_id, api, payment["amount"], url, {})
 
 
 async def receipt_of(system: System, payment_id: str) -> str:
@@ -130,14 +130,14 @@ async def receipt_of(system: System, payment_id: str) -> str:
 
 
 async def events(system: System, payment_id: str) -> list[str]:
-    """The types of what subscribers were told, in order, without their common beginning."""
+    """The types of the payment's events, in order, without their common prefix."""
     sql = "SELECT event_type FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
     rows = await system.rows(f"{sql} ORDER BY sequence", payment_id)
     return [row["event_type"].removeprefix("mkwanja.payment.") for row in rows]
 
 
 async def stored_as(system: System, disposition: str) -> float:
-    """How many callbacks the receiver counts as having led to `disposition`, by its /metrics."""
+    """How many callbacks with `disposition` the receiver counts in its /metrics."""
     wanted = f'mkwanja_callbacks_stored_total{{disposition="{disposition}"}} '
     async with system.http.get(f"{system.stack.callbacks_url}/metrics") as answer:
         lines = (await answer.text()).splitlines()

@@ -1,4 +1,4 @@
-"""Results as a test tells them, each with what must become of its payment."""
+"""Variants of a result that a test delivers, each with the payment's expected state."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from uuid import uuid4
 
 from tests.spec.playing import Api
 
-# What a result says besides its code → what becomes of the payment, and what is noted with the
-# callback.
+# Expected stage, needs_review, and the disposition of the stored callback.
 _FINAL = ("succeeded", False, "finalized")
 _REVIEW = ("awaiting_result", True, "amount_differs")
 _OTHER_IDS = ("awaiting_result", True, "ids_differ")
