@@ -1,4 +1,4 @@
-"""Plays many payments at once, each under its own rule of the simulator, and observes their ends."""
+"""Plays many payments at once, each under its own rule of the simulator, and observes them."""
 
 from __future__ import annotations
 
