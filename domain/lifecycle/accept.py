@@ -1,6 +1,6 @@
-"""Accepting a payment: from a valid request to a durable promise.
+"""Accepts a payment, so that it is stored before the caller gets a 202.
 
-Also taking it back, while that can be proved.
+Also cancels a payment, as long as it is proved unsent.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPayment:
-    """A payment about to be accepted. `answer` renders what its caller is told, once the database's
-    time is known.
+    """A payment to accept.
 
-    It may be sent for `expires_after` from then on. `charges` is what it takes of limits; a replay
-    takes nothing.
+    * `answer` renders the caller's answer as soon as the database's time is known.
+    * `expires_after`: the payment may be sent for this long after its acceptance.
+    * `charges`: what the payment uses of limits. A replay uses nothing.
     """
 
     id: UUID
@@ -55,7 +55,7 @@ class NewPayment:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What came of an acceptance: the answer to give, and whether it was given before.
+    """The result of an acceptance: the caller's answer, and whether it is a replay.
 
     `epoch` names the life of the database that holds a new payment; None for a replay.
     """
@@ -70,8 +70,7 @@ class AcceptingStore(Protocol):
     """What the ingress writes."""
 
     async def accept(self, new: NewPayment) -> Acceptance:
-        """Payment, key and first history entry in one commit, or the answer that the key already
-        has.
+        """Stores payment, key and first history entry in one commit, or returns the key's answer.
 
         Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight,
         StoreUnavailable.
@@ -79,7 +78,7 @@ class AcceptingStore(Protocol):
         ...
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
-        """The answer that a held key has. Raises StoreUnavailable."""
+        """Returns the first answer of a key that is in use, or None. Raises StoreUnavailable."""
         ...
 
 
@@ -94,10 +93,10 @@ async def accept(
     expires_after: timedelta,
     charges: tuple[Charge, ...] = (),
 ) -> Acceptance:
-    """Records the payment and its key in one commit; the answer is then owed to every retry, byte
-    for byte.
+    """Stores the payment and its key in one commit.
 
-    It is sent within `expires_after` of that commit, or not at all.
+    From then on, every retry gets the same answer, byte for byte. The payment is sent within
+    `expires_after` of that commit, or not at all.
 
     Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight,
     StoreUnavailable (nothing half done).
@@ -125,19 +124,18 @@ async def replay_or_raise(
     idempotency_key: str,
     fingerprint: bytes,
 ) -> FirstAnswer:
-    """The first answer, if this very request was accepted earlier; else raises `refusal`.
+    """Returns the first answer if this request was accepted before; else raises `refusal`.
 
-    A retry is answered as its first time was, whatever has changed in limits or policy since
-    (rules.md §20).
+    A retry gets its first answer, even if limits or the policy have changed since (rules.md §20).
     """
-    held = await store.first_answer(caller.key, idempotency_key)
-    if held is not None and held.fingerprint == fingerprint:
-        return held
+    first_answer = await store.first_answer(caller.key, idempotency_key)
+    if first_answer is not None and first_answer.fingerprint == fingerprint:
+        return first_answer
     raise refusal
 
 
 async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> ChangeResult:
-    """Ends a payment that can be proved unsent.
+    """Cancels a payment that is proved unsent.
 
     Raises PaymentNotFound, TooLateToCancel, StoreUnavailable.
     """
@@ -157,9 +155,9 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
 
 
 def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:
-    left_out: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         name: DEFAULT_TEXT if default is Default.WORD else reference_from_id(payment_id)
         for name, default in RULES[request.kind].texts
         if default is not None and not getattr(request, name)
     }
-    return replace(request, **left_out) if left_out else request
+    return replace(request, **defaults) if defaults else request

@@ -1,8 +1,8 @@
-"""Telling subscribers what the record already holds.
+"""Publishes events to subscribers.
 
-Postgres is the record, Redis pub/sub the bell. The event was fixed in the commit that made it; here
-it is only repeated, at least once, and the publication recorded. Whatever is lost on the way (Redis
-away, this process killed) the sweeper finds.
+The commit that changed the payment also fixed the event's body in PostgreSQL. This module publishes
+that body on Redis pub/sub at least once, and then records the publication. If Redis is away, or if
+this process is killed, the sweeper publishes the event.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class Bell(Protocol):
-    """Redis pub/sub: a hint, at most once by itself."""
+    """Redis pub/sub, which delivers a message at most once."""
 
     async def ring(self, announcement: Announcement) -> None:
         """Publishes on the channel of all payments and on the payment's own.
@@ -30,15 +30,15 @@ class Bell(Protocol):
 
 
 class AnnouncementStore(Protocol):
-    """Where it is recorded that subscribers were told."""
+    """Stores which events are published."""
 
     async def record_announced(self, announcement: Announcement) -> None:
-        """Records a publication, and clears the payment's due event with its last."""
+        """Records a publication. The last one also clears the payment's due event."""
         ...
 
 
 class Announcer:
-    """Publishes beside the work that made the fact, so that nobody waits for it."""
+    """Publishes events in the background, so that the work that made them does not wait."""
 
     def __init__(self, store: AnnouncementStore, bell: Bell) -> None:
         self._store = store
@@ -46,14 +46,14 @@ class Announcer:
         self._tasks: set[asyncio.Task[bool]] = set()
 
     def announce_soon(self, result: ChangeResult) -> None:
-        """Publishes what `result` owes, if it owes anything."""
+        """Publishes the event of `result` in the background, if it has one."""
         if result.announcement is not None:
             task = asyncio.create_task(self.announce(result.announcement))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def announce(self, announcement: Announcement) -> bool:
-        """Publishes, then records it; whether both were done. A failure is left to the sweeper."""
+        """Publishes the event and records that; whether both succeeded. The sweeper retries."""
         try:
             await self._bell.ring(announcement)
             await self._store.record_announced(announcement)
@@ -70,6 +70,6 @@ class Announcer:
         return False
 
     async def drain(self) -> None:
-        """Waits for what was begun."""
+        """Waits for the publications under way."""
         while self._tasks:
             await asyncio.wait(self._tasks)

@@ -1,7 +1,7 @@
-"""Payments that another account sent than the one that the worker is configured for now.
+"""Payments that a former account sent: another account than the worker is configured for now.
 
-Nothing that decides about an old send reads today's settings: an inquiry goes out as the account of
-the send, and what that account's credentials are needed for is not done without them.
+Decisions about an old send do not read today's settings. An inquiry goes out as the account of the
+send. If it needs credentials of that account that the worker does not have, it is not sent.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from domain.inquiry import last_sent_at
 from domain.payment import Payment
 from domain.times import Times
 
-# Such a payment is looked at again, because the setting may come back: each time as long after its
-# send as twice the time before, so that it costs next to nothing of the inquiry budget.
-_LOOKED_AT_AGAIN_AFTER_MAX = timedelta(days=1)
+# The setting may come back, so the worker checks such a payment again. Each check comes at twice
+# the time since the send, up to this wait, and so uses almost nothing of the inquiry budget.
+_CHECK_INTERVAL_MAX = timedelta(days=1)
 
 
 def account_to_inquire_as(payment: Payment) -> Account | None:
-    """The account to ask Daraja as about this payment; None where any account may ask."""
+    """The account that must inquire about this payment; None if any account may."""
     return payment.inquiry_attempt.inquiry_account if payment.inquiry_attempt is not None else None
 
 
 def skip_inquiry(
     payment: Payment, own: Account, sent_by: Account, now: datetime, times: Times
 ) -> Decided:
-    """The credentials of `sent_by` are gone: only its callback, or a person, can tell how the
-    payment ended.
+    """Decides to send no inquiry, because the worker has no credentials of `sent_by` any more.
+
+    Only a callback or a person can settle the payment.
     """
     wait = min(
         max(now - last_sent_at(payment, times), times.inquiry_interval_max),
-        _LOOKED_AT_AGAIN_AFTER_MAX,
+        _CHECK_INTERVAL_MAX,
     )
     detail = {"differs": ", ".join(own.differences(sent_by)), "shortcode": sent_by.shortcode}
     return Decided(
@@ -45,10 +46,10 @@ def skip_inquiry(
 
 
 def drop_credential_effects(decided: Decided) -> Decided:
-    """What follows from the answer to an inquiry with another short code than the worker's own.
+    """Removes the effect on the breaker if the inquiry went out as a former account.
 
-    It says nothing about the credential in use: it neither opens the breaker nor closes it. A
-    refusal is for a person.
+    Its answer says nothing about the credential in use. If Daraja refused the credential, the
+    payment is flagged, because a person must look at it.
     """
     if decided.payment is None or decided.effect(OpenBreaker) is None:
         return decided

@@ -1,8 +1,8 @@
-"""Reconciling: what is overdue gets its next step.
+"""Gives overdue payments their next step.
 
-A sweep looks at one stage after the other, so that kinds of step take turns. What needs only
-Postgres it does itself; what needs Daraja it hands to the workers as a wake-up. Each due row's next
-time is moved when it is taken: a payment that makes no progress cannot starve the rest.
+A sweep handles one kind of step after another. A step that needs only PostgreSQL it does itself. A
+step that needs Daraja it hands to the workers as a wake-up. The statement that fetches due payments
+also moves their due times, so a payment that makes no progress cannot starve the others.
 """
 
 from __future__ import annotations
@@ -32,41 +32,38 @@ from domain.times import BREAKER_COOL_DOWN_MAX, HANDOVER_RETRY_AFTER, Times
 
 log = structlog.get_logger()
 
-# Whoever made the fact publishes it at once; the sweeper takes what is this late.
+# The process that made an event publishes it at once. The sweeper publishes an event this late.
 ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 
-# One sweep's share of each kind of step: bounded, so that a backlog of one cannot keep the others
-# waiting.
+# The most steps of each kind in one sweep, so that a backlog of one kind does not delay the others.
 STEPS_MAX = 200
 
-# Payments that a brake holds are looked at in smaller shares: nothing comes of it but their age.
+# A sweep fetches fewer of the payments that a brake holds: it can only expire the too old ones.
 _HELD_STEPS_MAX = 50
 
-# Sessions that stopped in the middle of a message are looked for in one sweep of so many.
+# One sweep of this many ends stuck database sessions.
 _STUCK_SESSIONS_EVERY = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
-    """What a sweep finds at a glance."""
+    """What a sweep has to do."""
 
     due: Mapping[Step, int]
     owes_events: bool
     has_unlisted: bool
-    engaged_brakes: frozenset[str]  # held operations too, by their names
+    engaged_brakes: frozenset[str]  # also held operations, by name
     breaker_is_open: bool
     payouts_are_stopped: bool = False
     held_operations: frozenset[Operation] = frozenset()
-    probes_due: frozenset[Operation] = frozenset()  # of those, the ones whose cool-down is over
+    probes_due: frozenset[Operation] = frozenset()  # held operations whose cool-down is over
 
 
 class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
     async def plan_sweep(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
-        """What there is to do, at a glance: due steps counted up to `limit`, events that are
-        owed for so long.
-        """
+        """Counts due steps, each up to `limit`, and finds events unpublished for `overdue_by`."""
         ...
 
     async def fetch_due(
@@ -77,34 +74,30 @@ class SweepingStore(Protocol):
         next_step_in: timedelta,
         kinds: Collection[Kind] = tuple(Kind),
     ) -> list[Due]:
-        """Payments with `step` due, oldest first, their next due time already moved in the same
-        statement.
-        """
+        """Fetches payments whose `step` is due, oldest first, and moves their due times at once."""
         ...
 
     async def end_stuck_sessions(self) -> int:
-        """Ends transactions of ours whose process stopped in the middle of a message; how many
-        there were.
-        """
+        """Ends our transactions whose process stopped inside a message; returns how many."""
         ...
 
     async def start_probe(
         self, cool_down: timedelta, cool_down_max: timedelta, account: Account | None = None
     ) -> UUID | None:
-        """The payment to ask about to see whether the breaker may close, if it is open and its
-        cool-down over.
+        """Returns the payment whose inquiry tests if the breaker may close.
 
-        Taking it begins the next cool-down, twice as long. Another account than `account` sent no
-        part of it: an answer about that one would say nothing of the credential in use.
+        None if the breaker is closed, or its cool-down is not over. Starts the next cool-down,
+        twice as long. Only `account` has sent the payment, because an inquiry as another account
+        would say nothing about the credential in use.
         """
         ...
 
     async def fetch_unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
-        """Events that were due for so long and not recorded as published."""
+        """Fetches events that are not recorded as published after `overdue_by`."""
         ...
 
     async def list_events(self) -> int:
-        """Gives some committed events that have none their positions in the feed; how many."""
+        """Gives positions in the feed to some committed events without one; returns how many."""
         ...
 
 
@@ -112,15 +105,15 @@ class Budget(Protocol):
     """How many inquiries of one kind all workers together may make."""
 
     async def charge(self, wanted: int) -> int:
-        """How many of `wanted` may be made now; they are spent. Raises QueueUnavailable."""
+        """Spends up to `wanted` inquiries; returns how many. Raises QueueUnavailable."""
         ...
 
 
 class Wakeups(Protocol):
-    """Jobs that say only: look at this payment."""
+    """Jobs that carry only a payment's id."""
 
     async def room(self) -> int:
-        """How many jobs for overdue payments the workers have room for. Raises QueueUnavailable."""
+        """How many more jobs for overdue payments fit in the queue. Raises QueueUnavailable."""
         ...
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
@@ -128,14 +121,15 @@ class Wakeups(Protocol):
         ...
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
-        """As `wake`, for payments whose question was paid for out of a budget: each may be asked
-        about once.
+        """Does the same as `wake` for payments whose inquiry was charged to a budget.
+
+        Each may be inquired about once.
         """
         ...
 
 
 class Sweeper:
-    """Gives overdue payments their next step. Any number may run at once."""
+    """Gives overdue payments their next step. Any number of sweepers may run at once."""
 
     def __init__(
         self,
@@ -161,32 +155,30 @@ class Sweeper:
         self._rounds = 0
 
     async def sweep(self) -> Mapping[str, int]:
-        """One round; how many payments each kind of step was given. Raises StoreUnavailable."""
-        found = await self._due.plan_sweep(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
-        self._log_brake_changes(found.engaged_brakes)
+        """Runs one round; returns the number of steps of each kind. Raises StoreUnavailable."""
+        plan = await self._due.plan_sweep(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
+        self._log_brake_changes(plan.engaged_brakes)
         steps: dict[str, Callable[[], Awaitable[int]]] = {
             Step.END_LEASE: self._end_leases,
-            Step.SUBMIT: partial(self._wake_accepted, found),
+            Step.SUBMIT: partial(self._wake_accepted, plan),
             Step.WATCH: self._watch,
-            Step.QUERY: partial(self._hand_over_inquiries, Step.QUERY, found.due[Step.QUERY]),
-            Step.STATUS: partial(self._hand_over_inquiries, Step.STATUS, found.due[Step.STATUS]),
+            Step.QUERY: partial(self._hand_over_inquiries, Step.QUERY, plan.due[Step.QUERY]),
+            Step.STATUS: partial(self._hand_over_inquiries, Step.STATUS, plan.due[Step.STATUS]),
         }
-        steps = {step: take for step, take in steps.items() if found.due[Step(step)]}
+        steps = {step: run for step, run in steps.items() if plan.due[Step(step)]}
         if self._rounds % _STUCK_SESSIONS_EVERY == 0:
             steps["stuck"] = self._due.end_stuck_sessions
         self._rounds += 1
-        if found.breaker_is_open:
+        if plan.breaker_is_open:
             steps["probe"] = self._probe
-        if found.owes_events:
+        if plan.owes_events:
             steps["announce"] = self._announce_owed
-        if found.has_unlisted:
+        if plan.has_unlisted:
             steps["list"] = self._due.list_events
         return {name: await self._run_step(name, step) for name, step in steps.items()}
 
     def _log_brake_changes(self, engaged: frozenset[str]) -> None:
-        """Logs what changed since the last look: whoever wonders why no money goes out reads it
-        here.
-        """
+        """Logs the brakes that changed since the last sweep: they explain why no money goes out."""
         for name in sorted(engaged - self._known_brakes):
             log.error("brake_engaged", brake=name)
         for name in sorted(self._known_brakes - engaged):
@@ -199,9 +191,8 @@ class Sweeper:
         except PaymentServiceError:
             raise
         except Exception:
-            log.exception(
-                "sweep_step_failed", step=name
-            )  # a bug in one kind of step must not end the others
+            # A bug in one kind of step must not stop the others.
+            log.exception("sweep_step_failed", step=name)
             return 0
 
     async def _end_leases(self) -> int:
@@ -211,21 +202,20 @@ class Sweeper:
         await self._change_all([lease_expiry_change(item.payment_id, self._times) for item in due])
         return len(due)
 
-    async def _wake_accepted(self, found: SweepPlan) -> int:
-        """As many as there is room for, longest due first. Those that a brake holds are only looked
-        at for their age.
+    async def _wake_accepted(self, plan: SweepPlan) -> int:
+        """Wakes as many accepted payments as fit in the queue, longest due first.
 
-        Of a held operation whose cool-down is over one payment is woken: the first to claim probes
-        it.
+        A payment that a brake holds is only expired if it is too old. For a held operation whose
+        cool-down is over, one payment is woken. The first claim then probes the operation.
         """
-        stopped = kinds_that(lambda rules: rules.moves_money_out and found.payouts_are_stopped)
+        stopped = kinds_that(lambda rules: rules.moves_money_out and plan.payouts_are_stopped)
         held = kinds_that(
-            lambda rules: rules.operation in found.held_operations and rules.kind not in stopped
+            lambda rules: rules.operation in plan.held_operations and rules.kind not in stopped
         )
         free = [kind for kind in Kind if kind not in stopped and kind not in held]
         count = 0
         for kind in held:
-            if RULES[kind].operation in found.probes_due:
+            if RULES[kind].operation in plan.probes_due:
                 count += await self._submit_or_expire([kind], limit=1, is_woken=True)
         if stopped or held:
             count += await self._submit_or_expire(
@@ -248,9 +238,7 @@ class Sweeper:
         return len(due)
 
     async def _room(self) -> int:
-        """How many to hand over; without Redis, as many as a sweep may look at for what needs no
-        worker.
-        """
+        """How many payments to fetch; without Redis a full share, to expire the too old ones."""
         try:
             return min(STEPS_MAX, await self._wakeups.room())
         except QueueUnavailable:
@@ -264,7 +252,10 @@ class Sweeper:
         return len(due)
 
     async def _hand_over_inquiries(self, step: Step, waiting: int) -> int:
-        """As many as the budget allows, longest overdue first; the others keep their place."""
+        """Hands over as many inquiries as the budget allows, longest overdue first.
+
+        The others keep their place.
+        """
         try:
             granted = await self._budgets[step].charge(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
@@ -278,7 +269,8 @@ class Sweeper:
         return len(due)
 
     async def _probe(self) -> int:
-        [kind, *_] = kinds_that(lambda rules: rules.uses_credential)  # one account pays all of them
+        # One account sends all kinds that carry the credential.
+        [kind, *_] = kinds_that(lambda rules: rules.uses_credential)
         account = self._accounts.get(kind)
         payment_id = await self._due.start_probe(
             self._times.breaker_cool_down, BREAKER_COOL_DOWN_MAX, account
@@ -294,7 +286,7 @@ class Sweeper:
             limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY
         )
         if not owed or not await self._announcer.announce(owed[0]):
-            return 0  # Redis is away: once is enough to know
+            return 0  # Redis is away; the other publications would fail too
         return 1 + sum(
             await asyncio.gather(
                 *(self._announcer.announce(announcement) for announcement in owed[1:])
@@ -302,7 +294,7 @@ class Sweeper:
         )
 
     async def _change_all(self, changes: list[Change]) -> None:
-        """At once, so that they share commits."""
+        """Makes all changes concurrently, so that they share commits."""
         for result in await asyncio.gather(*(self._changes.change(change) for change in changes)):
             self._announcer.announce_soon(result)
 
@@ -312,13 +304,12 @@ class Sweeper:
         try:
             await (self._wakeups.hand_over if hand_over else self._wakeups.wake)(payment_ids)
         except QueueUnavailable:
-            log.warning(
-                "wakeups_postponed", payments=len(payment_ids)
-            )  # each is due again in a few seconds
+            # Each payment is due again in a few seconds.
+            log.warning("wakeups_postponed", payments=len(payment_ids))
 
 
 def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
-    """The change that ends a submission whose worker said nothing in time: it may have acted."""
+    """The change that ends a claim whose worker recorded no answer in time: it may have acted."""
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or payment.lease_until is None or payment.lease_until > context.now:
@@ -327,14 +318,15 @@ def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
         after = payment.apply(fact)
         if after.stage is payment.stage:
             return Decided(payment=payment)
-        # The send left half a lease ago at the latest: the first question comes as long after it as
-        # any. Where there is nothing to ask by, a worker may be about to record the answer:
-        # Postgres may have been away until now.
-        soonest = context.now
+        # The send left at least half a lease ago. The first inquiry comes as long after the send as
+        # usual. Without an id to inquire by, wait a moment longer: PostgreSQL may have been away
+        # until now, and a worker may be about to record the answer.
+        earliest = context.now
         if after.inquiry_step is None:
-            soonest += min(times.inquiry_first_after, HANDOVER_RETRY_AFTER)
+            earliest += min(times.inquiry_first_after, HANDOVER_RETRY_AFTER)
         after = replace(
-            after, next_step_at=max(soonest, last_sent_at(after, times) + times.inquiry_first_after)
+            after,
+            next_step_at=max(earliest, last_sent_at(after, times) + times.inquiry_first_after),
         )
         return Decided(
             payment=after, entry=NewEntry.of_fact(fact.name), attempt_id=payment.attempt_id
