@@ -1,6 +1,6 @@
-"""Attempts: one for each claim, and what came of it.
+"""Attempts: one for each claim, with the outcome of its send.
 
-Pure. What is known of an attempt only grows: a later word replaces an earlier one where it says
+Pure. What we know of an attempt only grows: a later outcome replaces an earlier one only if it says
 more.
 """
 
@@ -19,7 +19,7 @@ from domain.account import Account
 class IdKind(StrEnum):
     """The kinds of id by which Daraja knows a send.
 
-    Which API gives which: daraja.md §2.1, §4.2, §5.
+    daraja.md §2.1, §4.2 and §5 say which API gives which id.
     """
 
     CHECKOUT_REQUEST = "checkout_request_id"
@@ -33,20 +33,25 @@ ProviderIds: TypeAlias = frozenset[ProviderId]
 
 
 class Outcome(StrEnum):
-    """What came of one attempt.
+    """The outcome of one attempt.
 
-    An attempt without one is under way, or its worker is gone: it may have acted.
+    An attempt without an outcome is under way, or its worker is gone. It may have acted.
     """
 
-    NOT_ACTED = (
-        "not_acted"  # proved without effect: nothing was written, or Daraja refused before acting
-    )
-    REFUSED = "refused"  # Daraja said no
-    FAILED = "failed"  # Daraja's result said no
-    ACKNOWLEDGED = "acknowledged"  # Daraja has it
-    RESENDABLE = "resendable"  # too busy to say; the same id may be sent again
-    DUPLICATE = "duplicate"  # Daraja had this id before
-    UNKNOWN = "unknown"  # no definite answer
+    # Proved without effect: no byte was written, or Daraja refused before it acted.
+    NOT_ACTED = "not_acted"
+    # Daraja's answer to the send was a definite no.
+    REFUSED = "refused"
+    # Daraja's result was a failure.
+    FAILED = "failed"
+    # Daraja confirmed that it has the request.
+    ACKNOWLEDGED = "acknowledged"
+    # Daraja was too busy for a definite answer. The same id may be sent again.
+    RESENDABLE = "resendable"
+    # Daraja already had a request with this id.
+    DUPLICATE = "duplicate"
+    # Daraja gave no definite answer.
+    UNKNOWN = "unknown"
 
     @property
     def is_accounted_for(self) -> bool:
@@ -56,11 +61,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One claim and what came of it. `provider_ids` holds the ids that Daraja gave it, by kind of
-    id.
+    """One claim and its outcome. `provider_ids` are the ids that Daraja gave it.
 
-    Times are the database's; `ended_at` is when its outcome was last learned. `account` None: the
-    attempt is older than the column that keeps it, so that nothing proves which account sent it.
+    Times are the database's. `ended_at` is when we last learned its outcome. `account` is None if
+    the attempt is older than the column: then nothing proves which account sent it.
     """
 
     id: UUID
@@ -77,16 +81,16 @@ class Attempt:
 
     @property
     def inquiry_account(self) -> Account | None:
-        """The account to ask Daraja as; None if it is not known, or if the attempt never reached
-        Daraja.
+        """The account by which to inquire about this attempt, or None.
 
-        What never reached Daraja is in no account's records. Any account may ask about it, to learn
-        about its credential.
+        None if the account is not known, or if the attempt never reached Daraja. An attempt that
+        never reached Daraja is in no account's records. Any account may inquire about it, because
+        such an inquiry only tests the credential.
         """
         return None if self.outcome is Outcome.NOT_ACTED and not self.provider_ids else self.account
 
 
-# A later word about an attempt replaces an earlier one only where it says more.
+# How much an outcome says. A later outcome replaces an earlier one only if its weight is greater.
 _WEIGHT: Mapping[Outcome | None, int] = {
     None: 0,
     Outcome.UNKNOWN: 1,
@@ -104,14 +108,14 @@ def merge_outcome(
     outcome: Outcome | None,
     *,
     attempt_id: UUID | None,
-    is_about_all: bool,
+    is_about_all_sends: bool,
 ) -> tuple[Attempt, ...]:
-    """`attempts` once `outcome` is known of the one that `about` names, or of all."""
+    """`attempts` with `outcome` merged into the attempt `attempt_id`, or into all of them."""
     if outcome is None:
         return attempts
     return tuple(
         replace(attempt, outcome=outcome)
-        if (is_about_all or attempt.id == attempt_id)
+        if (is_about_all_sends or attempt.id == attempt_id)
         and _WEIGHT[outcome] > _WEIGHT[attempt.outcome]
         else attempt
         for attempt in attempts

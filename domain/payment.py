@@ -1,9 +1,9 @@
-"""A payment, and what becomes of it when a fact is learned.
+"""A payment, and how it changes when the service learns a fact about it.
 
-Pure: no I/O, no clock. `Payment.apply(fact)` is the only place that decides a stage, but for the
-first claim: that is one statement, in `adapters/postgres/claiming.py`. Everything else (resends,
-answers, callbacks, the sweeper, a cancellation) turns what it learned into a `Fact` and asks. Read
-next: `lifecycle/`.
+Pure: no I/O, no clock. `Payment.apply(fact)` is the only place that decides a stage, with one
+exception: the first claim is one SQL statement, in `adapters/postgres/claiming.py`. Everything else
+(resends, answers, callbacks, the sweeper, a cancellation) makes a `Fact` of what it learned and
+applies it. Read next: `lifecycle/`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from domain.values import PaymentRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """Something learned about a payment.
+    """Something that the service learned about a payment.
 
-    `attempt_id` names the attempt that it is about, if one; `is_about_all_sends` says that it is about
-    every send of the payment (a result that names the payment's own OriginatorConversationID does).
-    `is_resend_permitted` is the verdict of `inquiry.may_be_resent`, `at` the time and `account` the account
-    that sends, for a claim.
+    `attempt_id` is the attempt that the fact is about, if it is about one. `is_about_all_sends`: it
+    is about every send of the payment, as a result that names the payment's own
+    OriginatorConversationID is. Only a claim sets `is_resend_permitted` (the result of
+    `inquiry.may_be_resent`), `at` (its time) and `account` (the account that sends).
     """
 
     name: FactName
@@ -36,7 +36,8 @@ class Fact:
     outcome: Outcome | None = None
     failure: Failure | None = None
     receipt: str | None = None
-    amount_kes: int | None = None  # what was paid, where that is not the payment's own amount
+    # The amount that moved, if it is not the payment's own amount.
+    amount_kes: int | None = None
     recipient_name: str | None = None
     is_about_all_sends: bool = False
     is_resend_permitted: bool = False
@@ -46,15 +47,17 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """A payment as it stands in Postgres."""
+    """A payment as PostgreSQL has it."""
 
     id: UUID
-    request: PaymentRequest  # what its caller asked for: it never changes
+    # What the caller asked for. It never changes.
+    request: PaymentRequest
     stage: Stage
     caller_key: str
     idempotency_key: str
     created_at: datetime
-    expires_at: datetime  # past it nothing is sent, first or again; by the database's clock
+    # After this time (of the database's clock) nothing is sent, neither a first send nor a resend.
+    expires_at: datetime
     updated_at: datetime
     finalized_at: datetime | None = None
     receipt: str | None = None
@@ -66,21 +69,20 @@ class Payment:
     lease_until: datetime | None = None
     next_step_at: datetime | None = None
     event_due: datetime | None = None
-    amount_settled_kes: int | None = (
-        None  # of a success: its amount, unless an operator read another on the statement
-    )
+    # Set by a success: the payment's amount, unless an operator read another one on the statement.
+    amount_settled_kes: int | None = None
     attempts: tuple[Attempt, ...] = field(default=())
-    is_probe: bool = False  # not stored: this claim is the one that may try a held operation
+    # Not stored. True in the claim that may probe a held operation.
+    is_probe: bool = False
 
     def apply(self, fact: Fact) -> Payment:
-        """This payment once `fact` is known: its attempts, its stage, and what a final stage
-        carries.
+        """This payment after `fact`: its attempts, its stage and what a final stage carries.
 
-        Times (`updated_at`, `next_step_at`, …) are left to the caller, who knows the database's
+        The caller sets the times (`updated_at`, `next_step_at`, …), because it knows the database's
         clock.
         """
-        known = replace(self, attempts=_attempts_after(self.attempts, fact))
-        stage = _stage_after(known, fact)
+        merged = replace(self, attempts=_attempts_after(self.attempts, fact))
+        stage = _stage_after(merged, fact)
         if stage is None and fact.name is FactName.CLAIMED:
             return self
         if stage is None:
@@ -89,15 +91,15 @@ class Payment:
                 and fact.name is FactName.SUCCESS_REPORTED
                 and self.receipt is None
             ):
-                # Known to be paid without one; now it has come.
+                # The payment succeeded without a receipt, and this fact brings one.
                 return replace(
-                    known,
+                    merged,
                     receipt=fact.receipt,
                     recipient_name=fact.recipient_name or self.recipient_name,
                 )
-            return known
+            return merged
         return replace(
-            known,
+            merged,
             stage=stage,
             failure=fact.failure if stage is Stage.FAILED else None,
             receipt=fact.receipt if stage is Stage.SUCCEEDED else self.receipt,
@@ -110,25 +112,25 @@ class Payment:
 
     @property
     def kind(self) -> Kind:
-        """What it does."""
         return self.request.kind
 
     @property
     def rules(self) -> KindRules:
-        """What distinguishes its kind from others."""
+        """The properties of its kind."""
         return RULES[self.request.kind]
 
     @property
     def own_id(self) -> ProviderId | None:
-        """The payment's id as Daraja was given it, as (kind of id, value); None where Daraja
-        takes none of ours.
+        """The payment's id in the form in which we sent it to Daraja, as (kind of id, value).
+
+        None if Daraja accepts no id of ours for this kind.
         """
         id_kind = self.rules.own_id
         return (id_kind, str(self.id)) if id_kind is not None else None
 
     @property
     def next_step(self) -> Step | None:
-        """What is due at `next_step_at`, or None where nothing is."""
+        """The step that is due at `next_step_at`, or None if no step is planned."""
         if self.next_step_at is None:
             return None
         match self.stage:
@@ -143,9 +145,7 @@ class Payment:
 
     @property
     def inquiry_step(self) -> Step | None:
-        """How Daraja can be asked about this payment (rules.md §15), or None
-        where it cannot.
-        """
+        """The step that inquires about it, or None if we have no id to inquire by (rules.md §15)."""
         id_kind = self.rules.inquiry_id_kind
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
             return None
@@ -158,40 +158,39 @@ class Payment:
 
     @property
     def inquiry_attempt(self) -> Attempt | None:
-        """The attempt that an inquiry is about: the newest that may have acted, of those with an
-        id to ask by.
+        """The attempt that an inquiry is about.
+
+        It is the newest attempt that may have acted, of those with an id to inquire by.
         """
         id_kind = self.rules.inquiry_id_kind
-        known = [
+        askable = [
             a
             for a in self.attempts
             if id_kind is None or any(kind == id_kind for kind, _ in a.provider_ids)
         ]
-        open_attempts = [attempt for attempt in known if attempt.outcome is not Outcome.NOT_ACTED]
-        return next(reversed(open_attempts or known), None)
+        open_attempts = [attempt for attempt in askable if attempt.outcome is not Outcome.NOT_ACTED]
+        return next(reversed(open_attempts or askable), None)
 
     @property
     def sending_accounts(self) -> frozenset[Account | None]:
-        """The accounts of all sends that may have acted; None for one of which the account is
-        not known.
-        """
+        """The accounts of all sends that may have acted. None stands for an unknown account."""
         return frozenset(
             attempt.account for attempt in self.attempts if attempt.outcome is not Outcome.NOT_ACTED
         )
 
     @property
     def provider_ids(self) -> ProviderIds:
-        """Every id that Daraja gave any attempt, as (kind of id, value)."""
+        """Every id that Daraja gave to any attempt, as (kind of id, value)."""
         return frozenset().union(*(attempt.provider_ids for attempt in self.attempts))
 
     def disagrees_with(self, ids: ProviderIds) -> bool:
-        """Whether one of `ids` differs from all that are known of its kind. An absent id
-        contradicts nothing.
+        """Whether one of `ids` differs from all ids of its kind that we know for this payment.
 
-        One that no attempt had yet is the id of a send that has none of its kind: each send under
-        the payment's own id is given its own, also one that Daraja said it had not taken.
+        An absent id contradicts nothing. An id that we have never seen may belong to a send for
+        which we stored no id of that kind. Daraja gives every send under the payment's own id its
+        own ConversationID, even a send that it rejected.
         """
-        heard = [
+        reached_attempts = [
             attempt
             for attempt in self.attempts
             if attempt.provider_ids
@@ -199,20 +198,24 @@ class Payment:
             or self.rules.own_id is not None
         ]
         for id_kind, value in ids:
-            of_kind = [
+            known_values = [
                 {known for kind, known in attempt.provider_ids if kind == id_kind}
-                for attempt in heard
+                for attempt in reached_attempts
             ]
-            if of_kind and all(of_kind) and not any(value in known for known in of_kind):
+            if (
+                known_values
+                and all(known_values)
+                and not any(value in known for known in known_values)
+            ):
                 return True
         return False
 
     def relevant_ids(self, ids: ProviderIds) -> ProviderIds:
-        """`ids` without an OriginatorConversationID that says nothing about this payment.
+        """`ids` without an OriginatorConversationID that has no meaning for this payment.
 
-        Daraja may name one of its own making in a result, beside the ConversationID of its
-        acknowledgement (daraja.md §4.3). A message that names two of them is about two payments, so
-        both count.
+        In a result, Daraja may put an OriginatorConversationID of its own making beside the
+        ConversationID of its acknowledgement (daraja.md §4.3). If a message names two of them, it
+        is about two payments, so both stay.
         """
         conversations = {key for key in ids if key[0] == IdKind.CONVERSATION}
         originators = {key for key in ids if key[0] == IdKind.ORIGINATOR_CONVERSATION}
@@ -221,10 +224,10 @@ class Payment:
         return ids - unknown if is_ours and len(originators) == 1 else ids
 
     def attempt_named_by(self, ids: ProviderIds) -> UUID | None:
-        """The attempt that a message with `ids` is about.
+        """The id of the attempt that a message with `ids` is about.
 
-        The one that has such an id; else the only one not accounted for: there the message can
-        speak of no other.
+        It is the attempt that has one of the ids. If no attempt has one, and exactly one attempt is
+        not accounted for, the message can only be about that attempt.
         """
         for attempt in self.attempts:
             if attempt.provider_ids & ids:
@@ -244,19 +247,24 @@ def _attempts_after(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt,
             ),
         )
     return merge_outcome(
-        attempts, fact.outcome, attempt_id=fact.attempt_id, is_about_all=fact.is_about_all_sends
+        attempts,
+        fact.outcome,
+        attempt_id=fact.attempt_id,
+        is_about_all_sends=fact.is_about_all_sends,
     )
 
 
 def _stage_after(payment: Payment, fact: Fact) -> Stage | None:
-    """The stage that `fact` leads to by the table, or None where it changes nothing."""
-    rule = TRANSITIONS[payment.stage].get(fact.name)
-    if rule is None:
+    """The stage that the table gives for `fact`, or None if the stage stays."""
+    transition = TRANSITIONS[payment.stage].get(fact.name)
+    if transition is None:
         return None
-    return rule.to if _holds(rule.guard, payment.attempts, fact) else rule.otherwise
+    if _is_satisfied(transition.guard, payment.attempts, fact):
+        return transition.to
+    return transition.otherwise
 
 
-def _holds(guard: Guard, attempts: tuple[Attempt, ...], fact: Fact) -> bool:
+def _is_satisfied(guard: Guard, attempts: tuple[Attempt, ...], fact: Fact) -> bool:
     match guard:
         case Guard.ALWAYS:
             return True

@@ -1,6 +1,6 @@
-"""The stages of a payment, and the one table that says what leads from one to another.
+"""The stages of a payment, and the one table of the transitions between them.
 
-Pure, and imports nothing of ours. `Payment.apply(fact)` is the only reader that decides by the
+Pure, and imports no other module of this repository. Only `Payment.apply(fact)` decides by the
 table (`payment.py`).
 """
 
@@ -15,20 +15,20 @@ from typing import assert_never
 class Stage(StrEnum):
     """Where a payment is.
 
-    The sentence behind each is its contract (rules.md §12; docs/architecture/stages.md).
+    The sentence above each is its contract (rules.md §12; docs/architecture/stages.md).
     """
 
-    # We hold it; Daraja was not asked, or every attempt is proved without effect.
+    # The payment is stored. No send was tried, or every attempt is proved without effect.
     ACCEPTED = "accepted"
-    # A worker committed to asking Daraja; it may or may not have.
+    # A worker has committed its claim. It may or may not have sent the payment to Daraja.
     SUBMITTING = "submitting"
-    # Daraja acknowledged it; the result comes by callback.
+    # Daraja acknowledged the payment. The result comes by callback.
     AWAITING_RESULT = "awaiting_result"
-    # Daraja may have acted and we cannot yet tell.
+    # Daraja may have acted, and the service cannot know it yet.
     IN_DOUBT = "in_doubt"
     # Money moved.
     SUCCEEDED = "succeeded"
-    # Daraja, or we before asking, said no.
+    # Daraja, the service or an operator ended the payment without success.
     FAILED = "failed"
 
     @property
@@ -37,7 +37,7 @@ class Stage(StrEnum):
 
     @property
     def public_status(self) -> str:
-        """What a caller sees as `status`."""
+        """The `status` that callers see."""
         match self:
             case Stage.ACCEPTED | Stage.SUBMITTING | Stage.AWAITING_RESULT | Stage.IN_DOUBT:
                 return "pending"
@@ -50,7 +50,7 @@ class Stage(StrEnum):
 
 
 class FactName(StrEnum):
-    """What can be learned about a payment, in the words of its history."""
+    """What the service can learn about a payment, by the names of its history."""
 
     CLAIMED = "claimed"
     CLAIM_LOST = "claim_lost"
@@ -69,7 +69,7 @@ class FactName(StrEnum):
 
 
 class Guard(StrEnum):
-    """The condition of a transition, in the words of the diagram."""
+    """The condition of a transition, as the diagram prints it."""
 
     ALWAYS = "always"
     ALL_ACCOUNTED_FOR = "every send is accounted for"
@@ -79,7 +79,7 @@ class Guard(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """Where a fact leads if its guard holds, and where otherwise (None: it stays)."""
+    """The next stage if the guard is satisfied, and otherwise (None: the stage stays)."""
 
     to: Stage
     guard: Guard = Guard.ALWAYS
@@ -89,15 +89,16 @@ class Transition:
 _SUCCESS = Transition(Stage.SUCCEEDED)
 _FAILURE = Transition(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR)
 
-# What only a person can find out, from the organisation's own statement (`python -m workers
-# resolve`).
+# Only a person can learn these facts, from M-PESA's statement for our organisation
+# (`python -m workers resolve`).
 _RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Transition(Stage.FAILED)}
 
-# What is not listed changes nothing: it is recorded, and flagged where it contradicts.
+# A fact that is not listed for a stage does not change the stage. It is recorded, and the payment
+# is flagged if the fact contradicts the stage.
 TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
     Stage.ACCEPTED: {
         FactName.CLAIMED: Transition(Stage.SUBMITTING),
-        # The database lost the claim, and Daraja answered the send.
+        # The database lost the claim, but Daraja answered the send.
         FactName.CLAIM_LOST: Transition(Stage.IN_DOUBT),
         FactName.TOO_OLD: Transition(Stage.FAILED),
         FactName.CANCELLED_BY_CALLER: Transition(Stage.FAILED),
@@ -134,7 +135,8 @@ TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
         **_RESOLVED,
     },
     Stage.FAILED: {
-        FactName.SUCCESS_REPORTED: _SUCCESS,  # a correction: success outranks failure (rule 7)
+        # A correction, because success outranks failure (rules.md §7).
+        FactName.SUCCESS_REPORTED: _SUCCESS,
         FactName.RESOLVED_PAID: _SUCCESS,
     },
     Stage.SUCCEEDED: {},
@@ -142,10 +144,15 @@ TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
 
 
 class Step(StrEnum):
-    """What is due at `next_step_at`: who looks for it, and what it may cost."""
+    """The step that is due at `next_step_at`: what it does, and what it costs."""
 
-    SUBMIT = "submit"  # a claim and a send
-    END_LEASE = "end_lease"  # Postgres only: the worker said nothing in time
-    QUERY = "query"  # STK query: one of its budget
-    STATUS = "status"  # Transaction Status: one of its budget, and the credential
-    WATCH = "watch"  # Postgres only: nothing can be asked, a callback may come
+    # A claim and a send.
+    SUBMIT = "submit"
+    # PostgreSQL only: the lease is over and the worker recorded no outcome.
+    END_LEASE = "end_lease"
+    # STK query: uses one inquiry of its budget.
+    QUERY = "query"
+    # Transaction Status: uses one inquiry of its budget, and the credential.
+    STATUS = "status"
+    # PostgreSQL only: no inquiry is possible, but a callback may still arrive.
+    WATCH = "watch"

@@ -1,7 +1,7 @@
-"""The stages and their transitions as a document: `python -m tests.diagram` writes
-docs/architecture/stages.md anew.
+"""The stages and their transitions as a document.
 
-Made from `domain/stages.py` alone, so that the picture cannot say something else than the code.
+`python -m tests.diagram` writes docs/architecture/stages.md from `domain/stages.py` alone, so the
+picture cannot differ from the code.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ PATH = Path(__file__).resolve().parent.parent / "docs" / "architecture" / "stage
 
 _TEXT = """# Stages of a payment
 
-Written by `python -m tests.diagram` from the one table in [domain/stages.py](../../domain/stages.py); a test compares them.
-What is not drawn changes nothing: it is recorded, and flagged where it contradicts.
+`python -m tests.diagram` writes this page from the table in
+[domain/stages.py](../../domain/stages.py), and a test compares them. A fact that is not drawn does
+not change the stage. It is recorded, and the payment is flagged if the fact contradicts the stage.
 
 ```mermaid
 stateDiagram-v2
@@ -29,36 +30,36 @@ stateDiagram-v2
 |---|---|---|
 {stages}
 
-| stage | learned | leads to | if | otherwise |
+| stage | fact | next stage | if | otherwise |
 |---|---|---|---|---|
-{rules}
+{transitions}
 """
 
 
 def document() -> str:
     """The whole of stages.md."""
     return _TEXT.format(
-        edges="\n".join(_edges()), stages="\n".join(_stages()), rules="\n".join(_rules())
+        edges="\n".join(_edges()), stages="\n".join(_stages()), transitions="\n".join(_rows())
     )
 
 
-def _all_rules() -> Iterator[tuple[Stage, str, Transition]]:
+def _all_transitions() -> Iterator[tuple[Stage, str, Transition]]:
     for stage in Stage:
-        for fact, rule in TRANSITIONS[stage].items():
-            yield stage, fact.value, rule
+        for fact, transition in TRANSITIONS[stage].items():
+            yield stage, fact.value, transition
 
 
 def _edges() -> Iterator[str]:
     yield f"    [*] --> {Stage.ACCEPTED.value}"
-    for stage, fact, rule in _all_rules():
-        condition = "" if rule.guard is Guard.ALWAYS else f", if {rule.guard.value}"
-        yield f"    {stage.value} --> {rule.to.value}: {fact}{condition}"
-        if rule.otherwise is not None:
-            yield f"    {stage.value} --> {rule.otherwise.value}: {fact}, otherwise"
+    for stage, fact, transition in _all_transitions():
+        condition = "" if transition.guard is Guard.ALWAYS else f", if {transition.guard.value}"
+        yield f"    {stage.value} --> {transition.to.value}: {fact}{condition}"
+        if transition.otherwise is not None:
+            yield f"    {stage.value} --> {transition.otherwise.value}: {fact}, otherwise"
 
 
 def _stages() -> Iterator[str]:
-    # The sentences stand beside the stages, as comments: they are the contract, and not data.
+    # Each stage's sentence is the comment above it.
     source = inspect.getsource(Stage)
     found = re.findall(r'^    # (.+)\n    [A-Z_]+ = "(\w+)"$', source, re.MULTILINE)
     sentences = {stage: sentence for sentence, stage in found}
@@ -66,13 +67,15 @@ def _stages() -> Iterator[str]:
         yield f"| `{stage.value}` | {sentences[stage.value]} | `{stage.public_status}` |"
 
 
-def _rules() -> Iterator[str]:
-    for stage, fact, rule in _all_rules():
-        condition = "" if rule.guard is Guard.ALWAYS else rule.guard.value
+def _rows() -> Iterator[str]:
+    for stage, fact, transition in _all_transitions():
+        condition = "" if transition.guard is Guard.ALWAYS else transition.guard.value
         otherwise = ""
-        if rule.guard is not Guard.ALWAYS:
-            otherwise = "stays" if rule.otherwise is None else f"`{rule.otherwise.value}`"
-        yield f"| `{stage.value}` | {fact} | `{rule.to.value}` | {condition} | {otherwise} |"
+        if transition.guard is not Guard.ALWAYS:
+            otherwise = (
+                "stays" if transition.otherwise is None else f"`{transition.otherwise.value}`"
+            )
+        yield f"| `{stage.value}` | {fact} | `{transition.to.value}` | {condition} | {otherwise} |"
 
 
 if __name__ == "__main__":
