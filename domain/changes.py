@@ -1,8 +1,7 @@
-"""One change of one payment: what it may know, what it decides, and all that is written with it in
-one commit.
+"""A change of one payment: its inputs, its decision, and all that one commit writes with it.
 
-Pure. The lifecycle decides, `domain/adapters/postgres/changing.py` writes. What only one part of
-the lifecycle needs from the outside stands beside it, as a protocol.
+Pure. The lifecycle decides, and `domain/adapters/postgres/changing.py` writes. If only one part of
+the lifecycle needs something from outside, the protocol for it is in that part's module.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from domain.stages import FactName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a decision may know besides the payment: the database's time, and what belongs to other
-    payments.
+    """What a decision may use besides the payment. `now` is the database's time.
 
-    `evidence` is loaded if the change reads it; `receipts_of_others` are those of its receipts that
-    wait to be confirmed.
+    `ids_of_others`: those of the change's ids that belong to other payments. `is_receipt_of_other`:
+    whether the change's receipt belongs to another payment. `receipts_of_others`: those of the
+    unconfirmed receipts that do. `evidence` is loaded only if the change reads it.
     """
 
     now: datetime
@@ -39,13 +38,13 @@ class Context:
 
 
 class HistoryEntry(StrEnum):
-    """What an entry of a payment's history can say.
+    """The names of the entries of a payment's history.
 
-    The texts are in records and in answers to callers: they never change.
+    The texts are in stored records and in answers to callers, so they never change.
     """
 
     ACCEPTED = "accepted"
-    # One for each `FactName`, under its name.
+    # One for each `FactName`, with the same text.
     CLAIMED = "claimed"
     CLAIM_LOST = "claim_lost"
     ACKNOWLEDGED = "acknowledged"
@@ -60,7 +59,7 @@ class HistoryEntry(StrEnum):
     RESOLVED_UNPAID = "resolved_unpaid"
     SUCCESS_REPORTED = "success_reported"
     FAILURE_REPORTED = "failure_reported"
-    # A message that did not settle the payment, under the name of its `Disposition`.
+    # A message that did not settle the payment. The text is that of its `Disposition`.
     AWAITS_CONFIRMATION = "awaits_confirmation"
     SUCCESS_WITHOUT_RECEIPT = "success_without_receipt"
     AMOUNT_DIFFERS = "amount_differs"
@@ -68,14 +67,14 @@ class HistoryEntry(StrEnum):
     IDS_DIFFER = "ids_differ"
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
     CONTRADICTION = "contradiction"
-    # Asking led nowhere, or an operator acted.
+    # The inquiries led nowhere, or an operator acted.
     NEEDS_A_PERSON = "needs_a_person"
     ACCOUNT_NOT_CONFIGURED = "account_not_configured"
     REVIEWED = "reviewed"
     INQUIRY_ASKED_FOR = "inquiry_asked_for"
 
 
-# Raises at import if a fact has no entry of its name.
+# Raises at import if a fact has no entry with its text.
 _ENTRY_OF_FACT = {fact: HistoryEntry(fact.value) for fact in FactName}
 
 
@@ -83,7 +82,7 @@ _ENTRY_OF_FACT = {fact: HistoryEntry(fact.value) for fact in FactName}
 class NewEntry:
     """An entry to add to a payment's history.
 
-    `detail` is for people, and is in answers to callers.
+    Callers see `detail`, which is written for people.
     """
 
     name: HistoryEntry
@@ -95,22 +94,24 @@ class NewEntry:
 
 
 class Disposition(StrEnum):
-    """What a message led to: kept with its raw body."""
+    """What the service did because of a message. It is stored with the raw body."""
 
     FINALIZED = "finalized"
     CORRECTED = "corrected"
     RECEIPT_ADDED = "receipt_added"
     DUPLICATE = "duplicate"
     INQUIRY_BROUGHT_FORWARD = "inquiry_brought_forward"
-    INQUIRY_ANSWERED = "inquiry_answered"  # and nothing is final by it
-    AWAITS_CONFIRMATION = "awaits_confirmation"  # Daraja is asked whether it is so
+    # The message answered an inquiry, and the answer is not final.
+    INQUIRY_ANSWERED = "inquiry_answered"
+    # The message claims success, and an inquiry must confirm it.
+    AWAITS_CONFIRMATION = "awaits_confirmation"
     SUCCESS_WITHOUT_RECEIPT = "success_without_receipt"
     UNREADABLE = "unreadable"
     OTHER_OPERATION = "other_operation"
     UNKNOWN_PAYMENT = "unknown_payment"
     WRONG_SOURCE = "wrong_source"
     AMOUNT_DIFFERS = "amount_differs"
-    # Daraja says paid and not how much, and a message names another amount
+    # Daraja says that the payment succeeded, without an amount, and a message names another amount.
     AMOUNT_NOT_CERTAIN = "amount_not_certain"
     IDS_DIFFER = "ids_differ"
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
@@ -122,7 +123,7 @@ class Disposition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoreInquiry:
-    """Stores a new inquiry, before Daraja is asked."""
+    """Stores a new inquiry before the worker sends it."""
 
     inquiry: Inquiry
 
@@ -136,29 +137,30 @@ class StoreAnswer:
 
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """Stops all that carries the initiator's credential, because Daraja refused it."""
+    """Stops every request with the initiator's credential, because Daraja refused it."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseBreaker:
-    """Closes a breaker that opened before `accepted_at`, when Daraja accepted the credential."""
+    """Closes the breaker if it opened before `accepted_at`, when Daraja accepted the credential."""
 
     accepted_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeOperation:
-    """Holds or releases an operation, as an answer of Daraja says."""
+    """Holds or releases an operation because of an answer of Daraja."""
 
     answer: OperationAnswer
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeOperation:
-    """Makes this request the only one that may try a held operation until the next cool-down is
-    over.
+    """Makes this request the probe of a held operation.
+
+    No other request may try the operation until the next cool-down is over.
     """
 
     operation: Operation
@@ -166,15 +168,13 @@ class ProbeOperation:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceEvent:
-    """Fixes the event's body in the history entry of the same commit, and owes it to
-    subscribers.
-    """
+    """Stores the event's body in the history entry of the same commit, as due for publication."""
 
     type: EventType
 
 
-# All that a decision can do besides changing its payment. `adapters/postgres/effects.py` sorts each
-# to where it is written.
+# All that a decision can do besides changing its payment. `adapters/postgres/effects.py` assigns
+# each to the statement that writes it.
 Effect = (
     StoreInquiry
     | StoreAnswer
@@ -189,12 +189,11 @@ _E = TypeVar("_E", bound=Effect)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """A decision about one payment. `payment` None: it is not on record. The row of an unchanged
-    payment is not written.
+    """A decision about one payment. `payment` is None if the payment is not stored.
 
-    `attempt_id` is the attempt that the decision is about: the entry names it, and `ids` are
-    recorded as given to it. `disposition` and `is_message_flagged` (a person should see it) are kept with
-    the message that was decided about, if one was.
+    The row of an unchanged payment is not written. `attempt_id` is the attempt that the decision is
+    about: the entry names it, and `ids` are stored for it. If the decision is about a message,
+    `disposition` and `is_message_flagged` (a person should look at the message) are stored with it.
     """
 
     payment: Payment | None
@@ -207,47 +206,47 @@ class Decided:
 
     def __post_init__(self) -> None:
         if self.is_message_flagged and self.disposition is None:
-            raise ValueError("only a message is flagged, and it has a disposition")
+            raise ValueError("a flagged message needs a disposition")
         if self.payment is None and (self.entry or self.effects):
-            raise ValueError("nothing is written about a payment that is not on record")
+            raise ValueError("a payment that is not stored can have no entry and no effects")
         if self.effects:
             self._check_effects()
 
     def _check_effects(self) -> None:
         kinds = [type(effect) for effect in self.effects]
         if AnnounceEvent in kinds and self.entry is None:
-            raise ValueError("an event is part of a history entry")
+            raise ValueError("an event needs a history entry")
         if len(kinds) > 1:
             if len(set(kinds)) < len(kinds):
-                raise ValueError("two effects of one kind: only one of them would be written")
+                raise ValueError("two effects of one type: only one of them would be written")
             if (StoreInquiry in kinds and StoreAnswer in kinds) or (
                 OpenBreaker in kinds and CloseBreaker in kinds
             ):
                 raise ValueError("the effects contradict each other")
 
     def effect(self, kind: type[_E]) -> _E | None:
-        """The effect of this kind, or None."""
+        """The effect of this type, or None."""
         for effect in self.effects:
             if isinstance(effect, kind):
                 return effect
         return None
 
     def with_effect(self, effect: Effect | None) -> Decided:
-        """This decision with one effect more; itself if that is None."""
+        """This decision with `effect` added, or unchanged if `effect` is None."""
         return self if effect is None else replace(self, effects=(*self.effects, effect))
 
 
 def event_effects(before: Payment, after: Payment) -> tuple[Effect, ...]:
-    """What subscribers are owed of the change from `before` to `after`: one event, or nothing."""
+    """The event that the change from `before` to `after` announces to subscribers, if any."""
     event = event_type(before, after)
     return () if event is None else (AnnounceEvent(event),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCallback:
-    """A callback as it came, but for secrets replaced. `body_sha256` is of the original.
+    """A callback as received, with its secrets replaced. `body_sha256` is of the original body.
 
-    `outcome` is what it was read to say, `receipt` the one that it names.
+    `outcome` and `receipt` are those of its report.
     """
 
     id: UUID
@@ -263,10 +262,11 @@ class StoredCallback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One question to Daraja and what came back, secrets and phone numbers masked."""
+    """One request to Daraja and its answer, with secrets and phone numbers masked."""
 
     id: UUID
-    attempt_id: UUID | None  # None: an inquiry
+    # None: the request was an inquiry.
+    attempt_id: UUID | None
     api: str
     request: Mapping[str, Any]
     was_written: bool
@@ -276,20 +276,22 @@ class Exchange:
 
 
 class Reads(Enum):
-    """What is read under the payment's lock before the decision."""
+    """What a change reads under the payment's lock before it decides."""
 
     PAYMENT = auto()
-    EVIDENCE = auto()  # also inquiries, stored messages and brakes
-    CLAIM = auto()  # the same, and the brakes that stop payouts are held until the commit
+    # Also the inquiries, the stored messages and the brakes.
+    EVIDENCE = auto()
+    # The same as EVIDENCE, and the brakes that stop payouts stay locked until the commit.
+    CLAIM = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One thing to write about one payment, in one commit with everything that belongs to it.
+    """A change of one payment, written in one commit with everything that belongs to it.
 
-    `decide` is called with the locked payment inside the transaction: it is pure and quick. `ids`
-    and `receipt` are those that it may record, looked up first so that `Context` can say whose they
-    already are.
+    `decide` runs with the locked payment inside the transaction, so it must be pure and quick. It
+    may store `ids` and `receipt`. They are looked up first, so that `Context` can say which of them
+    belong to other payments.
     """
 
     payment_id: UUID
@@ -303,7 +305,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """An event that subscribers are to hear: at least once, always these bytes."""
+    """An event for subscribers. It is published at least once, always with these bytes."""
 
     history_id: UUID
     payment_id: UUID
@@ -312,10 +314,10 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class ChangeResult:
-    """What a change came to, with the announcement that it owes.
+    """The result of a change: its decision, and the announcement that must follow, if any.
 
-    `is_callback_repeated`: its callback was not stored once more, because it is on record often enough, byte
-    for byte.
+    `is_callback_repeated`: the callback was not stored again, because enough copies with the same
+    bytes are stored already.
     """
 
     decided: Decided
@@ -324,8 +326,8 @@ class ChangeResult:
 
 
 class ChangingStore(Protocol):
-    """What every process writes after acceptance."""
+    """The store for changes of accepted payments. Every process has one."""
 
     async def change(self, change: Change) -> ChangeResult:
-        """Locks the payment, decides, writes, commits. Raises StoreUnavailable."""
+        """Locks the payment, decides, writes and commits. Raises StoreUnavailable."""
         ...

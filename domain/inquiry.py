@@ -1,8 +1,7 @@
-"""Asking Daraja about a payment, and what may be concluded from what it answered, or did not.
+"""Inquiries to Daraja about a payment, and the conclusions from its answers and its silence.
 
-Pure. In doubt means ask, never resend (rules.md §4, §15): everything that
-follows from silence, from a "not found", or from two answers that agree is decided here and nowhere
-else.
+Pure. In doubt means ask, never resend (rules.md §4, §15). Only this module decides what follows
+from silence, from a "not found", and from two answers that agree.
 """
 
 from __future__ import annotations
@@ -21,52 +20,61 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.times import Times
 
-# A payment is sent this often at most, counting what may have reached Daraja (rules.md §10).
+# How often a payment may be sent. Only sends that may have reached Daraja count (rules.md §10).
 SENDS_MAX = 4
 
-# So many not-found answers, of different inquiries, permit another send of a payment with a key,
-# under its own id.
+# How many different inquiries must be answered "not found" before a payment with a key may be sent
+# again under its own id.
 _NOT_FOUND_NEEDED = 2
 
-# A deposit fails for silence after so many answers without a result; more where one was Daraja's
-# vaguest code.
+# A deposit fails for silence after this many answers without a result. More are needed if one of
+# them was Daraja's vaguest code.
 _SILENT_ANSWERS_NEEDED = 3
 _SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
 
-# While STK query answers "still under processing", a deposit's result is awaited for so long after
-# its send at the most.
+# The longest wait for a deposit's result after its send, while STK query answers "still under
+# processing".
 _UNDER_WAY_MAX = timedelta(minutes=15)
 
-# After so many inquiries since the last send that ended nothing, somebody should see the payment.
-# It is still asked about.
+# After this many inquiries since the last send without an end, a person should look at the payment.
+# The inquiries continue.
 FRUITLESS_INQUIRIES_MAX = 10
 
-# A message brings the next question forward at once, unless such messages keep coming: then each
-# doubles what must have passed since the last question, so that whoever repeats them makes us ask
-# no more often than we would by ourselves.
-_REMINDED_AGAIN_AFTER = timedelta(seconds=30)
-_REMINDED_AGAIN_AFTER_MAX = timedelta(seconds=300)
+# A message (a reminder) brings the next inquiry forward to now. Each further reminder doubles the
+# time that must have passed since the last inquiry. A sender that repeats messages can therefore
+# not make us inquire more often than our own schedule does.
+_REMINDER_INTERVAL = timedelta(seconds=30)
+_REMINDER_INTERVAL_MAX = timedelta(seconds=300)
 
-# A deposit that failed for silence is asked about again so long after it did: M-PESA has been late
-# before.
-_SECOND_LOOKS = (timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
+# We inquire about a deposit that failed for silence again this long after the failure, because
+# M-PESA has been late before.
+_INQUIRIES_AFTER_SILENCE = (
+    timedelta(minutes=10),
+    timedelta(hours=1),
+    timedelta(hours=6),
+    timedelta(hours=24),
+)
 
 
 class InquiryOutcome(StrEnum):
-    """What the answer to one inquiry said."""
+    """What the answer to an inquiry says about the payment."""
 
     PAID = "paid"
     FAILED = "failed"
-    UNDER_WAY = "under_way"  # Daraja has it and has not ended it
-    # Daraja says that there is no such transaction; of payouts only (Transaction Status)
+    # Daraja has the payment, and it is not over.
+    UNDER_WAY = "under_way"
+    # Daraja knows no such transaction. Only Transaction Status says this, so only of payouts.
     NOT_FOUND = "not_found"
-    NO_RESULT = "no_result"  # answered, and no result in it
-    VAGUE = "vague"  # 500.001.1001, which means at least five things (daraja.md §3)
-    NO_ANSWER = "no_answer"  # 429, a time-out, another 5xx, something unreadable
+    # Daraja answered without a result.
+    NO_RESULT = "no_result"
+    # 500.001.1001, which means at least five things (daraja.md §3).
+    VAGUE = "vague"
+    # 429, a time-out, another 5xx, or an answer that we cannot read.
+    NO_ANSWER = "no_answer"
 
     @property
     def is_silent(self) -> bool:
-        """Whether Daraja answered and told no result."""
+        """Whether Daraja answered, but without a result."""
         return self in (InquiryOutcome.UNDER_WAY, InquiryOutcome.NO_RESULT, InquiryOutcome.VAGUE)
 
     @property
@@ -76,12 +84,12 @@ class InquiryOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """One numbered question, stored before it was asked. It counts once, by its first answer.
+    """One numbered inquiry, stored before it was sent. Only its first answer counts.
 
-    `is_probe`: it was asked for the breaker's sake, so it is no part of the payment's own schedule.
-    `is_of_former_account`: it was asked with another short code than the worker's own, so that its
-    answer says nothing about our credential, and a "not found" may only mean that the asker cannot
-    look there.
+    `is_probe`: it probed the breaker, so it is not part of the payment's own schedule.
+    `is_of_former_account`: it was sent with another short code than the worker's own. Its answer
+    then says nothing about our credential, and "not found" may only mean that the worker's app has
+    no access to that short code.
     """
 
     number: int
@@ -94,44 +102,46 @@ class Inquiry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of a payment besides its row: inquiries, stored messages, and whether money
-    out is stopped.
-    """
+    """What we know of a payment besides its row: inquiries, stored messages and brakes."""
 
     inquiries: tuple[Inquiry, ...] = ()
-    has_message: bool = (
-        False  # a result or a time-out message came by the payment's own address, whatever it said
-    )
-    claims_success: bool = False  # one of them says that it was paid
-    names_another_amount: bool = False  # one of them names another amount than the payment's
-    reminder_count: int = 0  # stored messages that brought the next question forward
-    unconfirmed_receipts: frozenset[str] = (
-        frozenset()
-    )  # named by successes that wait for Daraja's own word (policy)
-    unconfirmed_since: datetime | None = None  # when the last of those came
-    payouts_are_stopped: bool = False  # by the kill switch or the breaker
+    # Whether a result or a time-out message came by the payment's own address, whatever it said.
+    has_message: bool = False
+    # Whether one of those messages says that the payment succeeded.
+    claims_success: bool = False
+    # Whether one of those messages names another amount than the payment's.
+    names_another_amount: bool = False
+    # How many stored messages brought the next inquiry forward.
+    reminder_count: int = 0
+    # The receipts of successes that the policy believes only after Daraja confirms them.
+    unconfirmed_receipts: frozenset[str] = frozenset()
+    # When the last of those successes came.
+    unconfirmed_since: datetime | None = None
+    # Stopped by the kill switch or by the breaker.
+    payouts_are_stopped: bool = False
     breaker_is_open: bool = False
     held_operations: frozenset[Operation] = frozenset()
-    probes_due: frozenset[Operation] = frozenset()  # held operations whose cool-down is over
+    # Held operations whose cool-down is over.
+    probes_due: frozenset[Operation] = frozenset()
 
     def is_held(self, operation: Operation) -> bool:
-        """Whether nothing may be sent to `operation` now, not even to probe it."""
+        """Whether no request may be sent to `operation` now, not even a probe."""
         return operation in self.held_operations - self.probes_due
 
     def probe_of(self, operation: Operation) -> Operation | None:
-        """`operation` if a request to it now is its probe."""
+        """`operation` if a request to it would now be its probe, else None."""
         return operation if operation in self.held_operations & self.probes_due else None
 
     @property
     def shows_that_daraja_has_it(self) -> bool:
-        """Whether Daraja has said anything that it can only say of a payment that reached it."""
+        """Whether Daraja sent anything that it sends only about a payment that reached it."""
         return self.has_message or any(
             inquiry.outcome is not None and inquiry.outcome.shows_that_daraja_has_it
             for inquiry in self.inquiries
         )
 
     def with_answer(self, number: int, outcome: InquiryOutcome, code: str | None) -> Evidence:
-        """This evidence once inquiry `number` was answered. Its first answer stays."""
+        """This evidence with the answer to inquiry `number`. An earlier answer stays."""
         return replace(
             self,
             inquiries=tuple(
@@ -154,39 +164,39 @@ class Evidence:
 
 
 def inquiry_interval(inquiries_asked: int, times: Times) -> timedelta:
-    """How long after one inquiry the next is due: doubling, up to the ceiling."""
+    """The time from one inquiry to the next. It doubles with each, up to the maximum."""
     doubled: timedelta = times.inquiry_first_after * 2 ** min(inquiries_asked, 20)
     return min(doubled, max(times.inquiry_interval_max, times.inquiry_first_after))
 
 
 def count_inquiries_since(moment: datetime, evidence: Evidence) -> int:
-    """How often the payment was asked about since then. Probes of the breaker do not count."""
+    """How many inquiries were sent since `moment`. Probes of the breaker do not count."""
     return sum(
         inquiry.asked_at >= moment and not inquiry.is_probe for inquiry in evidence.inquiries
     )
 
 
 def earliest_inquiry_at(evidence: Evidence, now: datetime) -> datetime:
-    """When a message that came now may have Daraja asked."""
+    """The time to which a message that came now may bring the next inquiry forward."""
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
     if last_asked_at is None or not evidence.reminder_count:
         return now
-    rest: timedelta = _REMINDED_AGAIN_AFTER * 2 ** min(evidence.reminder_count - 1, 20)
-    return max(now, last_asked_at + min(rest, _REMINDED_AGAIN_AFTER_MAX))
+    interval: timedelta = _REMINDER_INTERVAL * 2 ** min(evidence.reminder_count - 1, 20)
+    return max(now, last_asked_at + min(interval, _REMINDER_INTERVAL_MAX))
 
 
 def last_sent_at(payment: Payment, times: Times) -> datetime:
     """The latest time at which a send of `payment` can have left.
 
-    An attempt that ended was sent before it did; one that never ended cannot send past its lease
-    (rules.md §3).
+    An attempt with an outcome was sent before `ended_at`. An attempt without one cannot send after
+    its lease (rules.md §3).
     """
-    ends = [
+    latest_sends = [
         attempt.ended_at or attempt.claimed_at + times.lease
         for attempt in payment.attempts
         if attempt.outcome is not Outcome.NOT_ACTED and attempt.claimed_at is not None
     ]
-    return max(ends, default=payment.created_at)
+    return max(latest_sends, default=payment.created_at)
 
 
 def may_be_resent(
@@ -196,12 +206,12 @@ def may_be_resent(
     times: Times,
     accounts: Mapping[Kind, Account],
 ) -> bool:
-    """Whether `payment` may be sent again, under its one id, though it is in doubt.
+    """Whether `payment`, which is in doubt, may be sent again under its one id (rules.md §15).
 
-    Only one that has a key: Daraja refuses its second use (daraja.md §4.2). And only where Daraja
-    has twice said, long enough after the last send, that it knows nothing of it; or where every
-    send was answered "too busy". And only by the account of every send that may have acted: another
-    account's use of the id is not refused.
+    Its kind must have a key: Daraja then refuses the second use of the id (daraja.md §4.2). Daraja
+    must have answered "not found" twice, long enough after the last send, or "too busy" to every
+    send. This worker's account must have made every send that may have acted, because Daraja does
+    not refuse another account's use of the id.
     """
     outcomes = {attempt.outcome for attempt in payment.attempts}
     is_open = (
@@ -232,8 +242,9 @@ def may_be_resent(
 
 
 def result_window_end(payment: Payment, evidence: Evidence, times: Times) -> datetime:
-    """Until when a deposit's result is awaited. "Still under processing" is an answer: the
-    window begins again with it.
+    """The end of the time in which we wait for a deposit's result.
+
+    "Still under processing" is an answer, so the window begins again with it.
     """
     sent_at = last_sent_at(payment, times)
     under_way = (
@@ -246,9 +257,7 @@ def result_window_end(payment: Payment, evidence: Evidence, times: Times) -> dat
 
 
 def outcome_awaited_until(payment: Payment, evidence: Evidence, times: Times) -> datetime:
-    """Until when Daraja's own word about the last send is to be awaited, as long as a payment of
-    its kind is waited for.
-    """
+    """Until when we wait for Daraja's outcome of the last send. It depends on the kind."""
     if payment.rules.fails_by_silence:
         return result_window_end(payment, evidence, times)
     if payment.rules.own_id is not None:
@@ -259,10 +268,10 @@ def outcome_awaited_until(payment: Payment, evidence: Evidence, times: Times) ->
 
 
 def is_sent_by_own_account(payment: Payment, accounts: Mapping[Kind, Account]) -> bool:
-    """Whether every send of `payment` that may have acted is known to be by the account by which
-    this worker sends.
+    """Whether this worker's account made every send of `payment` that may have acted.
 
-    `accounts`: by which it sends and asks, by kind.
+    `accounts` are the accounts by which this worker sends and inquires, by kind. A send whose
+    account is not known counts as another account's.
     """
     account = accounts.get(payment.kind)
     return account is not None and payment.sending_accounts <= {account}
@@ -271,12 +280,11 @@ def is_sent_by_own_account(payment: Payment, accounts: Mapping[Kind, Account]) -
 def no_result_is_confirmed(
     payment: Payment, evidence: Evidence, now: datetime, times: Times
 ) -> bool:
-    """Whether silence has lasted long enough to end it as `no_result_confirmed`, if silence ends
-    its kind.
+    """Whether Daraja was silent for so long that the payment fails as `no_result_confirmed`.
 
-    Where it can be asked about, only answers count that came to questions after the window. While
-    we cannot ask, or hold a message that claims success, it stays open. "Still under processing"
-    counts from the latest end of the window.
+    If an inquiry is possible, only the answers to inquiries that were sent after the window count.
+    The payment stays open while we cannot inquire, and if a stored message claims success. "Still
+    under processing" counts from the latest end of the window. Some kinds never fail by silence.
     """
     if not payment.rules.fails_by_silence or payment.stage not in (
         Stage.AWAITING_RESULT,
@@ -291,7 +299,7 @@ def no_result_is_confirmed(
         return False
     if payment.inquiry_step is None:
         return True
-    silent = _apart(
+    silent = _spaced_inquiries(
         [
             inquiry
             for inquiry in evidence.inquiries
@@ -304,19 +312,19 @@ def no_result_is_confirmed(
     return len(silent) >= (_SILENT_ANSWERS_NEEDED_IF_VAGUE if is_vague else _SILENT_ANSWERS_NEEDED)
 
 
-def _apart(inquiries: Sequence[Inquiry], times: Times) -> list[Inquiry]:
-    """Those that were asked at least `inquiry_first_after` after the one before."""
-    kept: list[Inquiry] = []
+def _spaced_inquiries(inquiries: Sequence[Inquiry], times: Times) -> list[Inquiry]:
+    """The inquiries that were sent at least `inquiry_first_after` after the one before."""
+    spaced: list[Inquiry] = []
     for inquiry in sorted(inquiries, key=lambda inquiry: inquiry.asked_at):
-        if not kept or inquiry.asked_at >= kept[-1].asked_at + times.inquiry_first_after:
-            kept.append(inquiry)
-    return kept
+        if not spaced or inquiry.asked_at >= spaced[-1].asked_at + times.inquiry_first_after:
+            spaced.append(inquiry)
+    return spaced
 
 
 def is_failure_confirmed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
     """Whether enough inquiries were answered with this failure to believe it without a callback.
 
-    Where one is enough, the answer that is being judged is that one: it need not be on record yet.
+    If one answer is enough, it is the answer that is being judged, which may not be stored yet.
     """
     needed = payment.rules.failed_answers_needed
     return (
@@ -327,19 +335,19 @@ def is_failure_confirmed(payment: Payment, evidence: Evidence, code: str | None)
 
 
 def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> bool:
-    """Whether asking has led nowhere, so that a person should look at M-PESA's own statement.
+    """Whether the inquiries led nowhere, so that a person should look at M-PESA's statement.
 
-    Also once for a failed payment whose unconfirmed success Daraja did not confirm. A person who
-    reviewed the payment before the last question could not know that.
+    Also true, once, for a failed payment with an unconfirmed success that Daraja did not confirm. A
+    person who reviewed the payment before the last inquiry could not know that.
     """
     if payment.needs_review:
         return False
     if payment.stage is Stage.FAILED:
         since = evidence.unconfirmed_since
-        is_last_question = (
+        is_last_inquiry = (
             since is not None and count_inquiries_since(since, evidence) == FRUITLESS_INQUIRIES_MAX
         )
-        return is_last_question and not success_is_denied(payment, evidence)
+        return is_last_inquiry and not success_is_denied(payment, evidence)
     if payment.stage not in (Stage.AWAITING_RESULT, Stage.IN_DOUBT):
         return False
     if payment.inquiry_step is None:
@@ -356,10 +364,10 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: T
 def next_inquiry_after_end_at(
     payment: Payment, evidence: Evidence, now: datetime, times: Times
 ) -> datetime | None:
-    """When a payment that ended is asked about after this time, or None where it is not.
+    """When to inquire next about a payment that ended, or None if no inquiry follows.
 
-    A success that is to be confirmed is asked about until Daraja has answered, or asking has led
-    nowhere; a person was told.
+    We inquire about an unconfirmed success until Daraja answers, or until the inquiries led
+    nowhere. In that case the payment was flagged for a person.
     """
     since = evidence.unconfirmed_since
     if payment.stage is not Stage.FAILED or since is None:
@@ -371,8 +379,9 @@ def next_inquiry_after_end_at(
 
 
 def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
-    """Whether Daraja, asked about the successes that wait for its word, said that it failed;
-    often enough for its kind.
+    """Whether enough inquiries about an unconfirmed success were answered with a failure.
+
+    How many are enough depends on the kind.
     """
     since = evidence.unconfirmed_since
     denials = sum(
@@ -383,10 +392,10 @@ def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
 
 
 def next_inquiry_after_silence_at(payment: Payment, now: datetime) -> datetime | None:
-    """When a deposit that failed for silence is asked about next, or None where it is not."""
+    """When to inquire next about a deposit that failed for silence, or None if no more."""
     if payment.failure is None or payment.failure.reason is not FailureReason.NO_RESULT_CONFIRMED:
         return None
     if payment.inquiry_step is None:
         return None
     since = payment.finalized_at or now
-    return next((since + wait for wait in _SECOND_LOOKS if since + wait > now), None)
+    return next((since + wait for wait in _INQUIRIES_AFTER_SILENCE if since + wait > now), None)

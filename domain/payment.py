@@ -145,7 +145,7 @@ class Payment:
 
     @property
     def inquiry_step(self) -> Step | None:
-        """The step that inquires about it, or None if we have no id to inquire by (rules.md §15)."""
+        """The step that inquires about it, or None if we have no id for it (rules.md §15)."""
         id_kind = self.rules.inquiry_id_kind
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
             return None

@@ -1,7 +1,6 @@
-"""What Daraja said, in our words: the one form into which every shape of its messages and answers
-is read.
+"""Reports: the one form into which we parse every message and inquiry answer of Daraja.
 
-Pure. `adapters/daraja` makes reports, `lifecycle` decides what to believe.
+Pure. `adapters/daraja` makes reports, and `lifecycle` decides what to believe.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from domain.inquiry import InquiryOutcome
 
 
 class ReportedOutcome(StrEnum):
-    """What a message says, whatever its shape was."""
+    """What a message says about the payment, independent of the message's shape."""
 
     SUCCESS = "success"
     FAILURE = "failure"
-    UNDECIDED = (
-        "undecided"  # a code that does not finalize: unknown, or one that only asks us to look
-    )
-    TIMEOUT = "timeout"  # Daraja's queue was slow; a result may follow
+    # A code that does not finalize: an unknown one, or one after which we must inquire.
+    UNDECIDED = "undecided"
+    # Daraja's queue was slow. A result may follow.
+    TIMEOUT = "timeout"
     UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A message from Daraja, or its answer to an inquiry. Amounts in shillings, exact; absent parts
-    are None.
+    """A message from Daraja, or its answer to an inquiry. Absent parts are None.
 
-    `inquiry_outcome` is set on answers to our own inquiries. `refuses_credential`: our initiator's
-    password, name or right was refused, which the next payout would be as well.
+    The amount is in shillings, exact. Only answers to our inquiries have an `inquiry_outcome`.
+    `refuses_credential`: Daraja refused our initiator's password, name or right, and would refuse
+    them for the next payout too.
     """
 
     outcome: ReportedOutcome
@@ -41,10 +40,10 @@ class Report:
     failure: Failure | None = None
     ids: ProviderIds = frozenset()
     has_amount: bool = False
-    amount: Decimal | None = None  # None with has_amount: the message names two amounts
-    has_ignored_amount: bool = (
-        False  # a value under an amount's name was no number, and was left out
-    )
+    # None together with `has_amount`: the message names two amounts.
+    amount: Decimal | None = None
+    # Whether the message has a value under an amount's name that is not a number. We ignored it.
+    has_ignored_amount: bool = False
     receipt: str | None = None
     recipient_name: str | None = None
     inquiry_outcome: InquiryOutcome | None = None

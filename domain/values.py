@@ -1,8 +1,7 @@
-"""The values of a payment and the rules that make them valid.
+"""The values of a payment, and the rules by which they are valid.
 
-Pure. Every rule is the provider's (`daraja.md`) or the interface's; a value that breaks one is
-refused with a sentence that says what to send instead (`ValueError`, whose text is shown to the
-caller).
+Pure. Every rule comes from the provider (`daraja.md`) or from the interface. A value that breaks a
+rule raises a `ValueError`. The caller sees its text, which says what to send instead.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from domain.kinds import RULES, Kind, Reference
 
 
 class Purpose(StrEnum):
-    """Why a withdrawal is paid; Safaricom charges and words the customer's message by it
-    (daraja.md §4.1).
-    """
+    """Why a withdrawal is paid: Safaricom's fee and SMS text depend on it (daraja.md §4.1)."""
 
     BUSINESS = "business"
     SALARY = "salary"
@@ -27,40 +24,42 @@ class Purpose(StrEnum):
 
 
 class Role(StrEnum):
-    """Who may call: an app's user, or one of our own services."""
+    """The role of a caller: a user of an app, or one of our own services."""
 
     USER = "authenticated"
     BACKEND = "service_role"
 
 
-# Kenya has kept UTC+3 without daylight saving since 1960: no table of time zones is needed.
+# Kenya has had UTC+3 without daylight saving time since 1960, so no time zone database is needed.
 NAIROBI = timezone(timedelta(hours=3), "EAT")
 
-# Daraja shows them to people; longer ones are cut or refused (daraja.md §2.1, §4.1).
+# Daraja shows these texts to people, and cuts or refuses longer ones (daraja.md §2.1, §4.1).
 DESCRIPTION_LENGTH_MAX = 13
 REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
 DEFAULT_TEXT = "Payment"
 
-# Also printed in /openapi.json: so in the words that every dialect of patterns has, and without
-# flags.
+# /openapi.json prints these patterns too. They therefore use only syntax that every regular
+# expression dialect has, and no flags.
 PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17][0-9]{8})")
 SHORTCODE = re.compile(r"[0-9]{5,7}")
 STORABLE_TEXT = re.compile(r"[^\u0000]*")
 
-_RECEIPT = re.compile(r"[A-Z0-9]{6,20}")  # one spelling only: a receipt belongs to one payment
+# Only one spelling is valid, because a receipt belongs to one payment.
+_RECEIPT = re.compile(r"[A-Z0-9]{6,20}")
 
-# Daraja gives a request that failed the date and a count, as `TK61000000`, in the place of a
-# receipt (daraja.md §4.3).
+# For a request that failed, Daraja puts a date and a counter in the place of the receipt, for
+# example `TK61000000` (daraja.md §4.3).
 _PLACEHOLDER = re.compile(r"[A-Z][A-L][1-9A-V][0-9]{7}|.*0000000")
 
-# Crockford's alphabet: no I, L, O, U, so that a reference read over the phone is typed right.
+# Crockford's alphabet, without I, L, O and U. People then type a reference correctly that they
+# hear on the phone.
 _REFERENCE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who the token names. `key` is the scope of idempotency keys."""
+    """The caller that the token names. `key` is the scope of its idempotency keys."""
 
     issuer: str
     subject: str
@@ -72,15 +71,15 @@ class Caller:
 
     @property
     def key(self) -> str:
-        """Issuer and subject as one text that no other pair can make (the length comes first)."""
+        """Issuer and subject as one text. The length in front makes it unique for each pair."""
         return f"{len(self.issuer)}:{self.issuer}{self.subject}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentRequest:
-    """What a caller asked for, already valid.
+    """What a caller asked for, after validation.
 
-    `amount_kes` in whole shillings; texts as the caller wrote them.
+    `amount_kes` is in whole shillings. Texts are as the caller wrote them.
     """
 
     kind: Kind
@@ -99,14 +98,15 @@ class PaymentRequest:
 def parse_phone_number(text: str) -> str:
     """`text` as `2547XXXXXXXX` or `2541XXXXXXXX`.
 
-    Our own pattern rather than a numbering-plan library: Safaricom opens new ranges (three in
-    August 2026, daraja.md §2.1) before such libraries know them, and a paying customer must not be
-    refused for that (docs/adr/0004).
+    We use our own pattern and no library of numbering plans. Safaricom opens new ranges (three in
+    August 2026, daraja.md §2.1) before these libraries know them, and the service must not reject a
+    paying customer because of that (docs/adr/0004).
     """
     match = PHONE_NUMBER.fullmatch(text)
     if match is None:
         raise ValueError(
-            "must be a Kenyan mobile number, as 07…, 01…, +254… or 254… with nine digits after the prefix"
+            "must be a Kenyan mobile number, as 07…, 01…, +254… or 254… "
+            "with nine digits after the prefix"
         )
     return "254" + match[1]
 
@@ -114,7 +114,8 @@ def parse_phone_number(text: str) -> str:
 def parse_amount_kes(value: object, kind: Kind) -> int:
     """`value` as whole shillings within the provider's limits for `kind`."""
     low, high = RULES[kind].amount_limits_kes
-    if type(value) is not int:  # bool is an int in Python, and never an amount
+    # Not isinstance, because a bool is an int in Python and never an amount.
+    if type(value) is not int:
         raise ValueError(
             f"must be a whole number of shillings, written as a JSON integer from {low} to {high}"
         )
@@ -124,9 +125,7 @@ def parse_amount_kes(value: object, kind: Kind) -> int:
 
 
 def parse_account_reference(text: str, rule: Reference) -> str:
-    """`text` as a reference that the payer's statement can show, or as an account with a
-    paybill.
-    """
+    """`text` as a reference for the payer's statement, or as an account at a paybill."""
     if len(text) > rule.length_max or not rule.pattern.fullmatch(text):
         raise ValueError(f"must be 1 to {rule.length_max} {rule.in_words}")
     return text
@@ -140,7 +139,7 @@ def parse_shortcode(text: str) -> str:
 
 
 def parse_line(text: str, shortest: int, longest: int) -> str:
-    """`text` as one line that every system on the way can carry."""
+    """`text` as one line of printable characters, which every system on the way accepts."""
     if not shortest <= len(text) <= longest:
         raise ValueError(f"must be {shortest} to {longest} characters")
     if not text.strip() or any(not character.isprintable() for character in text):
@@ -149,7 +148,7 @@ def parse_line(text: str, shortest: int, longest: int) -> str:
 
 
 def parse_storable_text(text: str) -> str:
-    """`text` as Postgres can hold it: no NUL, and no half of a surrogate pair."""
+    """`text` if PostgreSQL can store it: without NUL and without half of a surrogate pair."""
     if not STORABLE_TEXT.fullmatch(text) or any(
         "\ud800" <= character <= "\udfff" for character in text
     ):
@@ -158,18 +157,15 @@ def parse_storable_text(text: str) -> str:
 
 
 def is_receipt(text: str) -> bool:
-    """Whether `text` has the form of an M-PESA receipt and is not the placeholder of a failure
-    (daraja.md §2.2).
-    """
+    """Whether `text` looks like an M-PESA receipt and is no placeholder (daraja.md §2.2)."""
     return _RECEIPT.fullmatch(text) is not None and _PLACEHOLDER.fullmatch(text) is None
 
 
 def reference_from_id(payment_id: UUID) -> str:
-    """Twelve letters and digits that follow from the payment's id, so that a statement's line can
-    be matched to it.
+    """Twelve letters and digits made from the payment's id, to find it by a statement's line.
 
-    The last 60 bits of a UUIDv7 are random, so two payments of one day share a reference about
-    never.
+    The last 60 bits of a UUIDv7 are random, so two payments of one day almost never share a
+    reference.
     """
     bits = payment_id.int & ((1 << 60) - 1)
     return "".join(_REFERENCE_ALPHABET[(bits >> shift) & 31] for shift in range(55, -1, -5))

@@ -1,5 +1,4 @@
-"""The kinds of payment, one page each. `RULES` is what the rest of the code reads; it names no
-kind.
+"""The kinds of payment, one page each. The rest of the code reads `RULES` and names no kind.
 
 How to add one: docs/architecture/kinds.md.
 """
@@ -20,9 +19,10 @@ RULES: Mapping[Kind, KindRules] = {
     rules.kind: rules for rules in (DEPOSIT, WITHDRAWAL, BILL_PAYMENT, POCHI_PAYMENT)
 }
 
-assert set(RULES) == set(Kind), "each kind needs its page here"  # noqa: S101 - a kind without a page stops every process at its start
+# A kind without a page stops every process at its start.
+assert set(RULES) == set(Kind), "each kind needs its page here"  # noqa: S101
 
 
 def kinds_that(has: Callable[[KindRules], bool]) -> list[Kind]:
-    """The kinds whose rules have a property."""
+    """The kinds for whose rules `has` is true."""
     return [kind for kind, rules in RULES.items() if has(rules)]

@@ -14,24 +14,28 @@ BILL_PAYMENT = KindRules(
     moves_money_out=True,
     uses_credential=True,
     is_prompt=False,
-    at_once_max=4,  # each one lost in `submitting` is a person's afternoon (rules.md §11)
+    # A person may have to settle each payment that is lost in `submitting` (rules.md §11).
+    at_once_max=4,
     own_id=None,
-    resend_key=None,  # no field for an id of ours is documented (daraja.md §5)
+    # The documentation has no field for an id of ours (daraja.md §5).
+    resend_key=None,
     inquiry_step=Step.STATUS,
-    inquiry_id_kind=IdKind.ORIGINATOR_CONVERSATION,  # Daraja's own, from its acknowledgement
+    # Daraja's own id, from its acknowledgement.
+    inquiry_id_kind=IdKind.ORIGINATOR_CONVERSATION,
     operation=Operation.B2B,
     result_operation="bill-payment",
     timeout_operation="bill-payment-timeout",
     amount_limits_kes=(1, PAYMENT_MAX_KES),  # daraja.md §9
     parties=("paybill", "till"),
     texts=(("account_reference", Default.FROM_ID), ("remarks", Default.WORD)),
-    # An account that another business made up: its separators are a part of it. At most 13
-    # characters (daraja.md §5).
+    # Another business chose the account, so its separators are a part of it. At most 13 characters
+    # (daraja.md §5).
     reference=Reference(
         re.compile(r"[A-Za-z0-9./-]+(?: +[A-Za-z0-9./-]+)*"),
         13,
         "letters and digits, also -, ., / and blanks inside",
     ),
-    # ten minutes: a biller may have cut off by then, and it has no key
+    # Ten minutes: after that the biller may have cut off the customer. There is no key that would
+    # make a late send safe.
     expiry_setting="bill_expires_after_seconds",
 )

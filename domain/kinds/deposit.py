@@ -12,26 +12,30 @@ from domain.stages import Step
 DEPOSIT = KindRules(
     kind=Kind.DEPOSIT,
     moves_money_out=False,
-    # a password of the short code's own; 2001 and 8006 are the customer's PIN (daraja.md §2.4)
+    # The request carries the short code's own password. Its results 2001 and 8006 are about the
+    # customer's PIN (daraja.md §2.4).
     uses_credential=False,
     is_prompt=True,
     own_id=None,
-    # STK push takes no id of ours: a second request is a second prompt (daraja.md §2.1)
+    # STK push accepts no id of ours, so a second request is a second prompt (daraja.md §2.1).
     resend_key=None,
-    inquiry_step=Step.QUERY,  # Transaction Status knows no CheckoutRequestID (daraja.md §3, §6.1)
+    # Transaction Status does not know a CheckoutRequestID (daraja.md §3, §6.1).
+    inquiry_step=Step.QUERY,
     inquiry_id_kind=IdKind.CHECKOUT_REQUEST,
-    failed_answers_needed=2,  # queries have contradicted callbacks (daraja.md §3)
-    # of a prompt that the customer did not answer, Daraja may never tell (daraja.md §2.3)
+    # Queries have contradicted callbacks (daraja.md §3).
+    failed_answers_needed=2,
+    # Daraja may never report a prompt that the customer did not answer (daraja.md §2.3).
     fails_by_silence=True,
     operation=Operation.STK_PUSH,
     result_operation="deposit",
-    timeout_operation=None,  # STK push has no queue that Daraja speaks of
+    # STK push has no queue timeout message.
+    timeout_operation=None,
     amount_limits_kes=(1, PAYMENT_MAX_KES),  # daraja.md §2.5, §9
     parties=("phone_number",),
-    # A description that is left out is refused as "Invalid Remarks" (daraja.md §2.1).
+    # Daraja refuses a request without a description as "Invalid Remarks" (daraja.md §2.1).
     texts=(("account_reference", Default.FROM_ID), ("description", Default.WORD)),
-    # Daraja prints it to the payer; a longer one is cut or refused (daraja.md §2.1).
+    # Daraja shows it to the payer, and cuts or refuses a longer one (daraja.md §2.1).
     reference=Reference(re.compile(r"[A-Za-z0-9]+"), 12, "letters and digits"),
-    # a minute: the customer is waiting, and would begin again
+    # A minute: the customer is waiting, and would start again after that.
     expiry_setting="deposit_expires_after_seconds",
 )

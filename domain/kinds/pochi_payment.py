@@ -1,6 +1,4 @@
-"""A Pochi payment: we pay a Pochi la Biashara till, which is a phone number (B2Pochi, daraja.md
-§5).
-"""
+"""A Pochi payment: we pay a Pochi la Biashara till, a phone number (B2Pochi, daraja.md §5)."""
 
 from __future__ import annotations
 
@@ -14,11 +12,13 @@ POCHI_PAYMENT = KindRules(
     moves_money_out=True,
     uses_credential=True,
     is_prompt=False,
-    at_once_max=4,  # each one lost in `submitting` may be a person's work, as a bill payment's
-    own_id=IdKind.ORIGINATOR_CONVERSATION,  # shaped like B2C (daraja.md §5)
-    # B2C's second use of an id is refused (daraja.md §4.2). Of B2Pochi nothing says so, and
-    # Transaction Status is not said to cover it (§6.1): "not found" may mean nothing. Until a
-    # refusal was seen, a second send might pay twice.
+    # A person may have to settle each payment that is lost in `submitting`, as with bill payments.
+    at_once_max=4,
+    # The request has the same shape as B2C's (daraja.md §5).
+    own_id=IdKind.ORIGINATOR_CONVERSATION,
+    # B2C refuses the second use of an id (daraja.md §4.2). No source says this of B2Pochi, and no
+    # source says that Transaction Status covers it (§6.1), so "not found" may mean nothing. Until
+    # we have seen such a refusal, a second send might pay twice.
     resend_key=None,
     inquiry_step=Step.STATUS,
     inquiry_id_kind=None,
@@ -28,6 +28,6 @@ POCHI_PAYMENT = KindRules(
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # as for a withdrawal
     parties=("phone_number",),
     texts=(("remarks", Default.WORD),),
-    # ten minutes: without a key a late send may be a second one
+    # Ten minutes: without a key a late send may be a second payment.
     expiry_setting="bill_expires_after_seconds",
 )

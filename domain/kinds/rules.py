@@ -1,8 +1,7 @@
-"""What there is to know about a kind of payment: one `KindRules`, of which each kind fills in its
-own.
+"""`KindRules`: the properties that distinguish one kind of payment from another.
 
-Pure. Everything else reads these properties, and never asks which kind a payment is. A kind's other
-two pages, and how to add one: docs/architecture/kinds.md.
+Pure. Each kind has one `KindRules`. All other code reads these properties and never asks which kind
+a payment is. docs/architecture/kinds.md lists a kind's other two pages, and how to add a kind.
 """
 
 from __future__ import annotations
@@ -16,33 +15,38 @@ from domain.attempts import IdKind
 from domain.operations import Operation
 from domain.stages import Step
 
-# Safaricom's own limit for one transaction, in whole shillings (daraja.md §9).
+# Safaricom's limit for one transaction, in whole shillings (daraja.md §9).
 PAYMENT_MAX_KES = 250_000
 
 
 class Kind(StrEnum):
-    """What a payment does."""
+    """The direction of a payment and the type of its other party."""
 
-    DEPOSIT = "deposit"  # a customer pays us: STK push
-    WITHDRAWAL = "withdrawal"  # we pay a customer: B2C
-    BILL_PAYMENT = "bill_payment"  # we pay a paybill or a till: B2B
-    POCHI_PAYMENT = "pochi_payment"  # we pay a Pochi la Biashara till: B2Pochi
+    # A customer pays us: STK push.
+    DEPOSIT = "deposit"
+    # We pay a customer: B2C.
+    WITHDRAWAL = "withdrawal"
+    # We pay a paybill or a till: B2B.
+    BILL_PAYMENT = "bill_payment"
+    # We pay a Pochi la Biashara till: B2Pochi.
+    POCHI_PAYMENT = "pochi_payment"
 
 
 class Default(StrEnum):
-    """What stands in a text that its caller left out."""
+    """The default for a text that the caller left out."""
 
-    WORD = "word"  # `values.DEFAULT_TEXT`
-    FROM_ID = "from_id"  # `values.reference_from_id` the payment's id
+    # `values.DEFAULT_TEXT`.
+    WORD = "word"
+    # `values.reference_from_id` of the payment's id.
+    FROM_ID = "from_id"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Which account references a kind takes: `length_max` characters of `pattern`, which `in_words`
-    says for a person.
+    """The account references that a kind accepts: `pattern`, at most `length_max` characters.
 
-    The pattern is also printed in /openapi.json: so in the words that every dialect of patterns
-    has, and without flags.
+    `in_words` describes the pattern for a person. /openapi.json prints the pattern too, so it uses
+    only syntax that every regular expression dialect has, and no flags.
     """
 
     pattern: re.Pattern[str]
@@ -52,56 +56,54 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindRules:
-    """All that distinguishes one kind from another, as properties that the rest of the code asks
-    for.
-    """
+    """The properties of one kind."""
 
     kind: Kind
 
-    # Whether our own money leaves. Then it is for backends only, is sent by the payout account, and
-    # obeys the kill switch and the breaker.
+    # Whether our own money leaves. If so, only backends may create it, the payout account sends it,
+    # and the kill switch and the breaker stop it.
     moves_money_out: bool
-    # Whether the request carries the initiator's credential. Then a result can say that Daraja
+    # Whether the request carries the initiator's credential. If so, a result can say that Daraja
     # refuses the credential.
     uses_credential: bool
-    # Whether the request makes a prompt appear on a phone: prompts are limited for each phone, and
-    # go out after payouts.
+    # Whether the request shows a prompt on a phone. Prompts are limited for each phone, and payouts
+    # are sent before them.
     is_prompt: bool
-    # How many requests one worker may have under way (None: as many as it has slots). Each lost one
-    # is a person's work.
+    # How many requests one worker may have under way at once (None: as many as it has slots). A
+    # person may have to settle each request that is lost.
     at_once_max: int | None = None
 
-    # The kind of id under which Daraja gets the payment's own id; None: it takes none of ours.
+    # The kind of id as which Daraja gets the payment's own id. None: Daraja accepts no id of ours.
     own_id: IdKind | None
-    # The same, if Daraja is known to refuse the id's second use; None: it has no key, and a send
-    # that may have acted is never followed by another.
+    # The same kind of id, if we know that Daraja refuses the id's second use. None: the kind has no
+    # key, so no send follows one that may have acted.
     resend_key: IdKind | None
-    # How Daraja is asked about it, and by which of Daraja's ids (None: by the payment's own).
+    # The step that inquires about it, and the kind of Daraja's id that the inquiry names (None: it
+    # names the payment's own id).
     inquiry_step: Step
     inquiry_id_kind: IdKind | None
-    # So many answers to questions must agree before a failure is believed that no callback told.
+    # How many answers to inquiries must agree before we believe a failure without a callback.
     failed_answers_needed: int = 1
-    # Whether it fails as `no_result_confirmed` once Daraja has kept silent for the result window
-    # and was asked in vain.
+    # Whether it fails as `no_result_confirmed` after the result window without a result, and after
+    # inquiries without a result.
     fails_by_silence: bool = False
 
-    # The operation of Daraja that sends it. A brake can hold it.
+    # Daraja's operation that sends it. A brake can hold the operation.
     operation: Operation
-    # The operations in the addresses that Daraja is given for its result and, where Daraja sends
-    # one, for its word that its queue is slow.
+    # The operations in the two addresses that we give to Daraja: for the result, and for the
+    # message that Daraja's queue timed out (None: Daraja sends no such message).
     result_operation: str
     timeout_operation: str | None
 
     # The least and the most of one payment, in whole shillings.
     amount_limits_kes: tuple[int, int]
-    # The fields that can name whom it is paid to or by: exactly one of them is set.
+    # The fields that can name the other party. Exactly one of them is set.
     parties: tuple[str, ...]
-    # The other fields of its own, in the order in which callers see them, each with what stands
-    # there if it is left out.
+    # The kind's other fields, in the order in which callers see them, each with its default.
     texts: tuple[tuple[str, Default | None], ...]
     reference: Reference | None = None
 
-    # The setting that says for how long after its acceptance it may be sent, in seconds.
+    # The setting with the time after acceptance in which it may be sent, in seconds.
     expiry_setting: Literal[
         "deposit_expires_after_seconds",
         "payout_expires_after_seconds",
@@ -109,9 +111,9 @@ class KindRules:
     ]
 
     def __post_init__(self) -> None:
-        """Refuses what contradicts itself."""
+        """Checks that the properties do not contradict each other."""
         low, high = self.amount_limits_kes
-        assert 1 <= low <= high <= PAYMENT_MAX_KES  # noqa: S101 - a sum that must hold, where it is defined
+        assert 1 <= low <= high <= PAYMENT_MAX_KES  # noqa: S101
         # Without an id of ours, only Daraja's can name the payment.
         assert self.inquiry_id_kind is not None or self.own_id is not None  # noqa: S101
         assert self.resend_key in (None, self.own_id)  # noqa: S101
@@ -119,7 +121,5 @@ class KindRules:
 
     @property
     def can_be_sent_again(self) -> bool:
-        """Whether Daraja itself refuses the second of two requests, so that a payment in doubt
-        may be sent again.
-        """
+        """Whether a payment in doubt may be sent again, because Daraja refuses a second request."""
         return self.resend_key is not None

@@ -10,18 +10,23 @@ from domain.stages import Step
 WITHDRAWAL = KindRules(
     kind=Kind.WITHDRAWAL,
     moves_money_out=True,
-    uses_credential=True,  # SecurityCredential (daraja.md §4.5)
+    # The request carries SecurityCredential (daraja.md §4.5).
+    uses_credential=True,
     is_prompt=False,
     own_id=IdKind.ORIGINATOR_CONVERSATION,
-    resend_key=IdKind.ORIGINATOR_CONVERSATION,  # Daraja refuses its second use (daraja.md §4.2)
+    # Daraja refuses the second use of the id (daraja.md §4.2).
+    resend_key=IdKind.ORIGINATOR_CONVERSATION,
     inquiry_step=Step.STATUS,
-    inquiry_id_kind=None,  # by its own id, from before the first send on
+    # The payment's own id, which exists before the first send.
+    inquiry_id_kind=None,
     operation=Operation.B2C,
     result_operation="withdrawal",
-    timeout_operation="withdrawal-timeout",  # QueueTimeOutURL (daraja.md §4.4)
+    # For QueueTimeOutURL (daraja.md §4.4).
+    timeout_operation="withdrawal-timeout",
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # daraja.md §4.1, §9
     parties=("phone_number",),
-    texts=(("purpose", None), ("remarks", Default.WORD)),  # remarks are required (daraja.md §4.1)
-    # a day: it waits out a stop of payouts, and its key makes that safe
+    # Remarks are required (daraja.md §4.1).
+    texts=(("purpose", None), ("remarks", Default.WORD)),
+    # A day: it may wait while payouts are stopped, and its key makes a late send safe.
     expiry_setting="payout_expires_after_seconds",
 )

@@ -178,7 +178,7 @@ def _under_way_is_silence(patch: Patch) -> None:
 
 
 def _silence_in_a_row(patch: Patch) -> None:
-    patch.setattr(asking, "_apart", lambda inquiries, _times: list(inquiries))
+    patch.setattr(asking, "_spaced_inquiries", lambda inquiries, _times: list(inquiries))
 
 
 def _claims_ignored(patch: Patch) -> None:
