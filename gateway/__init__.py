@@ -1,4 +1,1 @@
-"""How a payment comes in: the ingress that clients call, and the receiver that Daraja calls.
-
-Two processes.
-"""
+"""The two processes that receive HTTP: the ingress for clients, and the receiver for Daraja."""

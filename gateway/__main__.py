@@ -1,6 +1,4 @@
-"""`python -m gateway ingress` and `… callbacks` are two processes of the Procfile; `… policy`
-prints what is in force.
-"""
+"""Starts a process of the gateway (`ingress` or `callbacks`), or prints the policy (`policy`)."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from gateway.callbacks import callbacks_app
 from gateway.edge.serving import serve
 from gateway.ingress import ingress_app
 
-_NAMES = {"ingress": "web", "callbacks": "callbacks"}  # as the Procfile calls them
+_NAMES = {"ingress": "web", "callbacks": "callbacks"}  # the names in the Procfile
 
 
 def main() -> None:
@@ -48,7 +46,7 @@ async def _ingress() -> None:
 async def _callbacks() -> None:
     settings = read_settings(CallbackSettings)
     set_up_logging(settings.log_level, process="callbacks", secrets=settings.secrets)
-    # Daraja sends once: its message is stored also if Daraja does not wait for the answer.
+    # Daraja sends once, so its message is stored even if Daraja does not wait for the answer.
     await serve(
         callbacks_app(settings), settings.port, ready_event="callbacks_ready", drops_abandoned=False
     )

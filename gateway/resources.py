@@ -1,4 +1,4 @@
-"""What both gateway processes hold while they run; how they listen is in `edge/serving.py`."""
+"""The connections and services that both processes of the gateway use."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from domain.adapters.settings.errors import blame_setting
 from domain.errors import QueueUnavailable
 from domain.lifecycle.announce import Announcer
 
-# After Redis failed once, it is not asked again for this long: callers should not pay for finding
-# out each time.
+# After a failure of Redis, the process does not use it for this long. Otherwise every request would
+# wait for another failure.
 _REDIS_REST_SECONDS = 1.0
 _REDIS_PATIENCE_SECONDS = 0.5
 
 _PROBE_KEPT_MS = 10_000
 
-# Asked by whoever watches over the process, also and above all when it has too much to do.
+# The platform requests these routes, and must get an answer even if the process is overloaded.
 HEALTH_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Resources:
-    """Connections and the parts that stand on them.
+    """The connections of a process, and the services that use them.
 
-    Nothing connects before it is used, so none must be there at start.
+    Each connects at its first use, so no server needs to be up when the process starts.
     """
 
     def __init__(self, settings: SharedSettings, *, process: str) -> None:
@@ -48,7 +48,8 @@ class Resources:
             ca_file=settings.redis_ca_file,
             verify=settings.redis_tls_verify,
         )
-        gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
+        # One transaction at a time, because one for few payments costs as much as one for many.
+        gate = asyncio.Semaphore(1)
         self.changes = Changing(self.database, gate=gate)
         self.reading = Reading(self.database)
         self.sweeping = Sweeping(self.database)
@@ -56,12 +57,12 @@ class Resources:
         self._redis_rests_until = 0.0
 
     async def start(self) -> None:
-        """Refuses a Redis that cannot work, if it is there. Raises SettingsError."""
+        """Raises SettingsError if Redis is up and its setup cannot work."""
         with blame_setting("REDIS_URL"):
             require_one_shard(await self.redis.count_shards())
 
     async def close(self) -> None:
-        """Finishes what was begun, then disconnects."""
+        """Finishes the work under way, then disconnects."""
         await self.changes.drain()
         await self.announcer.drain()
         await self.sweeping.drain()
@@ -69,9 +70,9 @@ class Resources:
         await self.database.close()
 
     async def if_redis_answers(self, ask: Callable[[], Awaitable[object]]) -> object | None:
-        """What `ask` returns, or None if Redis refuses it or is away.
+        """The result of `ask`, or None if Redis refuses it or is away.
 
-        No promise of ours depends on it.
+        No promise of ours may depend on the result.
         """
         if time.monotonic() < self._redis_rests_until:
             return None
@@ -83,14 +84,14 @@ class Resources:
         except QueueUnavailable as error:
             kind = classify_error(error)
             if kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER:
-                return None  # the rest of what we use Redis for may work
+                return None  # other uses of Redis may still work
         self._redis_rests_until = time.monotonic() + _REDIS_REST_SECONDS
         return None
 
     async def redis_report(self) -> str:
-        """`ok`, `away`, or what Redis refuses.
+        """The state of Redis for `/readyz`: `ok`, `away`, or the present faults.
 
-        Writes a key, because a full or read-only Redis answers every read.
+        The probe writes a key, because a full or read-only Redis still answers reads.
         """
 
         async def probe() -> None:

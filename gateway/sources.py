@@ -1,4 +1,4 @@
-"""Where a callback came from: the true peer, seen through proxies that we trust and no further."""
+"""The source address of a callback, read through the proxies that we trust."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _TEXT_LENGTH_MAX = 64
 
-# As proxies write it: 192.0.2.1, 192.0.2.1:443, 2001:db8::1, [2001:db8::1], [2001:db8::1]:443.
+# Proxies write 192.0.2.1, 192.0.2.1:443, 2001:db8::1, [2001:db8::1] or [2001:db8::1]:443.
 _HOP = re.compile(
     r"\[(?P<bracketed>[^][]*:[^][]*)\](?::\d{1,5})?|(?P<v4>[^:]*)(?::\d{1,5})?|(?P<v6>[^][]*)",
     re.ASCII,
 )
 
-# IPv4 addresses as IPv6 has them: a socket that listens to both sees peers so.
+# IPv4 addresses mapped into IPv6. A socket that listens for both sees IPv4 peers in this form.
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def source_address(
     peer: str, forwarded_for: Sequence[str], trusted_proxies: Sequence[IpNetwork]
 ) -> str:
-    """The address nearest to us that is no trusted proxy.
+    """The address nearest to us that is not a trusted proxy.
 
-    `X-Forwarded-For` is read from its right end, and only while the hop that wrote it is trusted:
-    everything further left was chosen by the sender. A hop that
-    is no address is returned as text. `peer` is empty where there is none, as for a socket in the
-    file system: that is no proxy that could be trusted.
+    `X-Forwarded-For` is read from its right end, and only as long as the hop that wrote an entry is
+    trusted, because the sender chose everything further left. A hop that is not an address is
+    returned as text. `peer` is empty if there is none, for example for a Unix socket. An empty peer
+    is never trusted.
     """
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
     current = peer
     while hops and _is_in(current, trusted_proxies):
         current = hops.pop()
-    address = _address(current)
+    address = _parse_address(current)
     text = str(address) if address is not None else current
     return "".join(
         character if " " <= character <= "~" else "?" for character in text[:_TEXT_LENGTH_MAX]
@@ -45,30 +45,26 @@ def source_address(
 
 
 def is_allowed(address: str, networks: Sequence[IpNetwork]) -> bool:
-    """Whether `address` lies in one of `networks`. What is no address does not."""
+    """Whether `address` is in one of `networks`. Text that is not an address is in none."""
     return _is_in(address, networks)
 
 
 def _is_in(text: str, networks: Sequence[IpNetwork]) -> bool:
-    address = _address(text)
-    return address is not None and any(address in _plain(network) for network in networks)
+    address = _parse_address(text)
+    return address is not None and any(address in _as_ipv4(network) for network in networks)
 
 
 @lru_cache(maxsize=1024)
-def _plain(network: IpNetwork) -> IpNetwork:
-    """A network of mapped addresses as the IPv4 network that it stands for: addresses are
-    compared as IPv4.
-    """
+def _as_ipv4(network: IpNetwork) -> IpNetwork:
+    """A network of mapped addresses as an IPv4 network, because addresses are compared as IPv4."""
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
         first = network.network_address.ipv4_mapped
         return ipaddress.IPv4Network((int(first or 0), network.prefixlen - _MAPPED.prefixlen))
     return network
 
 
-def _address(text: str) -> IpAddress | None:
-    """The address in `text`, without a port; one mapped into IPv6 is the IPv4 address that it
-    stands for.
-    """
+def _parse_address(text: str) -> IpAddress | None:
+    """Parses the address in `text`, without its port. A mapped address becomes IPv4."""
     match = _HOP.fullmatch(text)
     if match is None:
         return None
@@ -79,5 +75,5 @@ def _address(text: str) -> IpAddress | None:
     if not isinstance(address, ipaddress.IPv6Address):
         return address
     if address.scope_id is not None and not address.is_link_local:
-        return None  # a zone means something on its own link only: elsewhere somebody made it up
+        return None  # a zone is valid only in link-local addresses, so this one is invented
     return address.ipv4_mapped or address

@@ -1,3 +1,1 @@
-"""HTTP as every peer meets it: connections, which HTTP is read, how much at once, reading a
-request, answering an error.
-"""
+"""The HTTP layer of both processes: connections, limits, reading requests, answering errors."""

@@ -1,13 +1,12 @@
-"""The one module of the gateway that touches parts of aiohttp which its documentation does not
-promise.
+"""The only module of the gateway that uses undocumented parts of aiohttp.
 
-No documented setting of aiohttp does what is here. By itself aiohttp waits for a slow head, body or
-reader for ever, takes any number of connections and any number of bytes around a body, quotes the
-peer in its own answers, and names itself in them. A proxy in front can do part of this
-(docs/deployment.md), but a process must also stand without one.
+No documented setting of aiohttp does what this module does. By default aiohttp waits for a slow
+head, body or reader for ever. It accepts any number of connections, and any number of bytes around
+a body. Its own answers quote the client and name aiohttp. A proxy in front can do part of this
+(docs/deployment.md), but a process must be safe without a proxy.
 
-Other modules use the plain names below. `require_known_aiohttp` refuses, at start, an aiohttp that
-we did not test.
+Other modules use the names below. At start, `require_known_aiohttp` rejects a version of aiohttp
+that we did not test.
 """
 
 from __future__ import annotations
@@ -27,37 +26,36 @@ from domain.adapters.aiohttp_version import require_tested_aiohttp
 from domain.adapters.settings.errors import SettingsError
 from gateway.edge.answers import add_security_headers
 
-# Answers an Expect header, or ignores it.
+# A function that answers an Expect header or ignores it.
 AnswerExpectation = Callable[[web.Request], Coroutine[Any, Any, None]]
 
 
 def require_known_aiohttp() -> None:
-    """Raises SettingsError unless the installed aiohttp, with its compiled parser, is one that our
-    tests ran with.
+    """Raises SettingsError unless aiohttp is a tested version with its compiled parser.
 
-    The parser in Python is slower, and refuses other requests than the compiled one.
+    The Python parser is slower, and rejects other requests than the compiled parser.
     """
     require_tested_aiohttp()
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise SettingsError(
-            "cannot start; aiohttp is without its compiled HTTP parser (AIOHTTP_NO_EXTENSIONS must be unset)"
+            "cannot start; aiohttp has no compiled HTTP parser. Unset AIOHTTP_NO_EXTENSIONS"
         )
 
 
 class Awaited(Enum):
-    """What the server waits for its peer to do."""
+    """The action of the client that the server waits for."""
 
     HEAD = "send the head of a request"
     NEXT_REQUEST = "send another request, or leave the connection idle"
     BODY = "send the rest of a body"
-    READING = "take the rest of an answer, or of what was said before the connection's end"
+    READING = "read the rest of an answer, or the last bytes before the connection ends"
 
 
 class ServerConnection(web.RequestHandler):
-    """One connection to the server, which says whose move it is, the peer's or ours.
+    """One connection, which knows whether the server waits for the client.
 
-    `since` is the loop's time of the last change of turn. A request may have `wire_bytes_max` bytes
-    in all.
+    `since` is the loop's time at which the present wait, or the present work of the server, began.
+    A request may have `wire_bytes_max` bytes in total.
     """
 
     def __init__(
@@ -76,8 +74,7 @@ class ServerConnection(web.RequestHandler):
         super().__init__(
             server,
             loop=loop,
-            # Bodies arrive as they were sent: nothing is decompressed, so nothing small becomes
-            # large.
+            # Bodies are not decompressed, so a small body cannot become a large one.
             auto_decompress=False,
             keepalive_timeout=idle_seconds,
             lingering_time=linger_seconds,
@@ -93,9 +90,10 @@ class ServerConnection(web.RequestHandler):
         self._has_head_begun = False
 
     def awaited(self) -> Awaited | None:
-        """What the peer has to do now; None while the next move is ours."""
+        """The action that the server waits for. None while the server itself works."""
         if self._wire is None or self._wire.is_closing():
-            return Awaited.READING  # closed by us, and what the peer did not take is not gone yet
+            # The server has closed the connection, but the client has not read all bytes yet.
+            return Awaited.READING
         if self._waiter is not None:
             if self._waiter.done():
                 return None
@@ -112,28 +110,28 @@ class ServerConnection(web.RequestHandler):
         return self._wire is not None
 
     def abort(self) -> None:
-        """Ends the connection at once. What the peer did not take is dropped."""
+        """Ends the connection at once, and drops the bytes that the client has not read."""
         if self._wire is not None:
             self._wire.abort()
 
-    def answer_failure(self, status: int, error: BaseException | None) -> web.Response:
-        """The answer if aiohttp itself must answer: 400 to what is no HTTP, else 5xx for `error`.
+    def failure_response(self, status: int, error: BaseException | None) -> web.Response:
+        """The answer in place of aiohttp's own: 400 for malformed HTTP, else 5xx for `error`.
 
-        A subclass writes it.
+        A subclass implements it.
         """
         raise NotImplementedError
 
-    def is_admitted(self) -> bool:
-        """Whether the new connection may stay. If not, a subclass has ended it."""
+    def admit(self) -> bool:
+        """Returns whether the new connection may stay. If not, a subclass has ended it."""
         return True
 
     def refuse_bytes(self) -> None:
-        """Ends a connection whose request has too many bytes."""
+        """Ends the connection because its request has too many bytes."""
         self.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = cast("asyncio.Transport", transport)  # a TCP server's are
-        if self.is_admitted():
+        self._wire = cast("asyncio.Transport", transport)  # a TCP server's transports are of it
+        if self.admit():
             super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -147,7 +145,7 @@ class ServerConnection(web.RequestHandler):
         if self._request_count > count:
             self.since, self._has_head_begun = self._loop.time(), False
             if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
-                self._break_bodies_off()
+                self._abort_bodies()
         elif (
             self._waiter is not None
             and not self._waiter.done()
@@ -159,12 +157,13 @@ class ServerConnection(web.RequestHandler):
             self.refuse_bytes()
 
     def _is_lingering(self) -> bool:
-        """Whether the answer is out, and what still comes of the body is read and dropped."""
+        """Whether the answer is sent, and the server reads and drops the rest of the body."""
         return self._waiter is None and self._current_request is None
 
-    def _break_bodies_off(self) -> None:
-        """After bytes that are no HTTP nothing follows: who waits for the rest of a body gets an
-        error at once.
+    def _abort_bodies(self) -> None:
+        """Ends all unfinished bodies with an error.
+
+        After malformed bytes no rest of a body can arrive, so a handler must not wait for it.
         """
         bodies = [
             body for message, body in self._messages if isinstance(message, RawRequestMessage)
@@ -174,7 +173,7 @@ class ServerConnection(web.RequestHandler):
         for body in bodies:
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError())
-        self._lingering_time = 0.0  # there is no rest to wait for
+        self._lingering_time = 0.0  # no rest of a body will arrive
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -193,11 +192,11 @@ class ServerConnection(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - it quotes the request
+        message: str | None = None,  # noqa: ARG002 - not used, because it quotes the request
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            raise ConnectionError  # half an answer is out: nothing can follow it
-        response = self.answer_failure(status, exc)
+            raise ConnectionError  # half an answer is sent, and no other answer can follow it
+        response = self.failure_response(status, exc)
         response.force_close()
         return response
 
@@ -205,7 +204,7 @@ class ServerConnection(web.RequestHandler):
 
 
 class UnroutedResponse(web.Response):
-    """An answer that passes no application, and is dressed all the same."""
+    """An answer outside any application, with the same headers as all others."""
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
@@ -215,25 +214,24 @@ class UnroutedResponse(web.Response):
 def make_application(
     *, middlewares: Iterable[Middleware], body_bytes_max: int, answer_expectation: AnswerExpectation
 ) -> web.Application:
-    """An application that answers every Expect header with `answer_expectation`, also where it
-    finds no route.
+    """An application that answers every Expect header with `answer_expectation`.
 
-    A route takes such a function, but there is no route for an unknown path or method. There
-    aiohttp's own answer quotes the header, and fails, as if that were a fault of ours, if the
-    header is no text.
+    This also covers unknown paths and methods, which have no route that could have such a function.
+    For those, aiohttp's default handler echoes the header in its answer. If the header is not valid
+    text, it raises, and the client gets a 500.
     """
     app = web.Application(middlewares=middlewares, client_max_size=body_bytes_max)
-    app._router = _Router(answer_expectation)  # noqa: SLF001 - as an argument it is deprecated
+    app._router = _Router(answer_expectation)  # noqa: SLF001 - the argument is deprecated
     return app
 
 
 class _Router(web.UrlDispatcher):
-    """aiohttp's router, with one answer to every Expect header."""
+    """aiohttp's router with the same answer to every Expect header."""
 
     def __init__(self, answer_expectation: AnswerExpectation) -> None:
         super().__init__()
         self._answer_expectation = answer_expectation
-        self._resolve = super().resolve  # each request pays for a step here
+        self._resolve = super().resolve  # bound once, because every request calls it
 
     def resolve(self, request: web.Request) -> Coroutine[Any, Any, web.UrlMappingMatchInfo]:
         match = self._resolve(request)
@@ -243,5 +241,6 @@ class _Router(web.UrlDispatcher):
         self, resolving: Coroutine[Any, Any, web.UrlMappingMatchInfo]
     ) -> web.UrlMappingMatchInfo:
         match = await resolving
-        match.route._expect_handler = self._answer_expectation  # noqa: SLF001 - a route that does not exist has no setting
+        # An unknown route has no argument for this.
+        match.route._expect_handler = self._answer_expectation  # noqa: SLF001
         return match

@@ -1,9 +1,10 @@
-"""Open connections: how many there may be, and how long each may keep us waiting.
+"""Open connections: how many there may be, and how long the server waits for each client.
 
-aiohttp answers requests; this bounds what comes before and after them. A connection whose request
-is with us is never cut. One that waits for its peer (to send a head or a body, to take an answer)
-is cut when the peer's time is over, and sooner where there is no room: then those nearest to that
-end go first, so many silent connections cannot keep others out.
+aiohttp answers requests. This module limits the time before and after them. A connection is never
+closed while the server works on its request. A connection that waits for its client (to send a head
+or a body, or to read an answer) is closed when the client's time is over. If no more connections
+fit, those nearest to the end of their time are closed sooner, so many silent connections cannot
+lock others out.
 """
 
 from __future__ import annotations
@@ -21,36 +22,38 @@ from gateway.edge.aiohttp_internals import Awaited, ServerConnection, UnroutedRe
 from gateway.edge.answers import AccessLog
 from gateway.edge.problems import PROBLEMS, problem_body
 
-# A head is one or two packets; the slowest phone sends them within a retransmission or two of each
-# other.
+# A head is one or two packets. Even the slowest phone sends the second packet within one or two
+# retransmissions of the first.
 HEAD_SECONDS = 10.0
-# Longer than the 60 s after which load balancers usually let go of an idle connection: they should
-# be first.
+# Longer than the usual 60 s of load balancers, because a load balancer should close an idle
+# connection first.
 IDLE_SECONDS = 75.0
-# 16 KiB in 20 s is a mobile network at its worst; `read_bytes` answers 408 then, and the rest is
-# for that answer.
+# 16 KiB in 20 s is the speed of the worst mobile network. Then `read_bytes` answers 408. The client
+# can read that answer in the time until the cut.
 BODY_SECONDS = 20.0
 BODY_CUT_SECONDS = BODY_SECONDS + 10
-# The longest answer, a page of a hundred payments, at 5 KiB/s.
+# Enough for the longest answer, a page of a hundred payments, at 5 KiB/s.
 ANSWER_SECONDS = 30.0
-# What is left of a body after its answer is read and dropped for so long, that the peer may see the
-# answer.
+# After an early answer, the server reads and drops the rest of the body for this long. Otherwise
+# the client may get a reset before it reads the answer.
 LINGER_SECONDS = 5.0
-# When the process ends: answers are worth its last seconds, silent peers are not.
+# While the process stops, it waits only this long for a client.
 DRAIN_SECONDS = 3.0
 
-# Far more than may be at hand in the ingress (`load.py`), so that many others may be idle or slow.
+# Far more than the requests that the ingress works on (`load.py`), because many connections are
+# idle or slow.
 CONNECTIONS_MAX = 4096
-# How many go at once when there is no room: looking for the oldest costs a pass over all.
+# How many connections are closed together. Each search for the oldest scans all connections.
 _CUT_AT_ONCE = 64
 
-# All bytes of a request: chunk sizes, chunk extensions and trailers are in no limit of a body.
+# The limit for all bytes of a request. The limit of a body does not count chunk sizes, chunk
+# extensions and trailers.
 WIRE_BYTES_MAX = 1024 * 1024
 HEADERS_MAX = 64
-FIELD_BYTES_MAX = 8190  # a token of 7 KiB is the longest of ours
+FIELD_BYTES_MAX = 8190  # the longest field that we accept is a token of 7 KiB
 _BUFFER_BYTES = 16 * 1024
 
-_LOOK_EVERY_SECONDS = 1.0
+_CHECK_INTERVAL_SECONDS = 1.0
 
 _MALFORMED = PROBLEMS[BodyBroken]
 _MALFORMED_BODY = orjson.dumps(problem_body(_MALFORMED, f"{_MALFORMED.title}."))
@@ -59,7 +62,7 @@ _MALFORMED_BODY = orjson.dumps(problem_body(_MALFORMED, f"{_MALFORMED.title}."))
 class Connections:
     """All connections of a process.
 
-    `at_most` of them may be open; `is_draining`: the process is about to end.
+    At most `at_most` of them may be open. `is_draining`: the process is stopping.
     """
 
     def __init__(self, at_most: int = CONNECTIONS_MAX) -> None:
@@ -70,18 +73,20 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def has_room(self, now: float) -> bool:
-        """Whether one more may be open, after those whose peers have used most of their time
-        were cut if need be.
+    def make_room(self, now: float) -> bool:
+        """Returns whether one more connection may be open.
+
+        If the process has too many, this first closes those that have used most of their time.
         """
         if len(self._open) >= self.at_most:
-            # By the share of their time and not by the time: heads that do not come go before idle
-            # connections of a load balancer, and whoever arrived just now goes last.
+            # Order by the fraction of the time limit that is used up. Connections with unfinished
+            # heads are then closed before idle connections of a load balancer, and new connections
+            # last.
             waiting = sorted(
-                self._waiting(), key=lambda one: (now - one[0].since) / one[1], reverse=True
+                self._waiting(), key=lambda item: (now - item[0].since) / item[1], reverse=True
             )
-            for one, _ in waiting[:_CUT_AT_ONCE]:
-                one.cut("no_room", now)
+            for connection, _ in waiting[:_CUT_AT_ONCE]:
+                connection.cut("no_room", now)
         return len(self._open) < self.at_most
 
     def add(self, connection: Connection) -> None:
@@ -91,29 +96,31 @@ class Connections:
         self._open.discard(connection)
 
     async def watch(self) -> None:
-        """Cuts those whose peers' time is over, until cancelled."""
+        """Closes the connections whose clients' time is over, until this task is cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
             now = asyncio.get_running_loop().time()
-            for one in self._late(now):
-                one.cut("slow_peer", now)
+            for connection in self._late(now):
+                connection.cut("slow_peer", now)
 
     def _late(self, now: float) -> list[Connection]:
         at_most = DRAIN_SECONDS if self.is_draining else math.inf
         return [
-            one for one, patience in self._waiting() if now - one.since > min(patience, at_most)
+            connection
+            for connection, patience in self._waiting()
+            if now - connection.since > min(patience, at_most)
         ]
 
     def _waiting(self) -> Iterator[tuple[Connection, float]]:
-        """Those that wait for their peers, with the seconds that these have."""
-        for one in self._open:
-            patience = one.patience_seconds()
+        """The connections that wait for their clients, with the seconds that these may take."""
+        for connection in self._open:
+            patience = connection.patience_seconds()
             if patience is not None:
-                yield one, patience
+                yield connection, patience
 
 
 class Connection(ServerConnection):
-    """One connection: counted, bounded in bytes, and cut when its peer's time is over."""
+    """One connection: counted, limited in bytes, and closed when its client's time is over."""
 
     def __init__(
         self, server: web.Server, connections: Connections, *, loop: asyncio.AbstractEventLoop
@@ -132,9 +139,7 @@ class Connection(ServerConnection):
         self._connections = connections
 
     def patience_seconds(self) -> float | None:
-        """How long its peer may take for what it has to do now; None while the next move is
-        ours.
-        """
+        """How long the client may take for its next action. None while the server works."""
         match self.awaited():
             case Awaited.HEAD:
                 return HEAD_SECONDS
@@ -148,15 +153,15 @@ class Connection(ServerConnection):
                 return None
 
     def cut(self, reason: str, now: float) -> None:
-        """Ends it at once: what the peer did not take is dropped."""
+        """Closes the connection at once, and drops the bytes that the client has not read."""
         self.since = now
         self._connections.discard(self)
         if self.is_open():
             observability.shed.labels(reason=reason).inc()
             self.abort()
 
-    def is_admitted(self) -> bool:
-        if not self._connections.has_room(self.since):
+    def admit(self) -> bool:
+        if not self._connections.make_room(self.since):
             self.cut("connections", self.since)
             return False
         self._connections.add(self)
@@ -169,10 +174,10 @@ class Connection(ServerConnection):
     def refuse_bytes(self) -> None:
         self.cut("too_many_bytes", asyncio.get_running_loop().time())
 
-    def answer_failure(self, status: int, error: BaseException | None) -> web.Response:
-        """The answer to what is no HTTP, and to what went wrong outside our own code.
+    def failure_response(self, status: int, error: BaseException | None) -> web.Response:
+        """The answer to malformed HTTP, and to an exception outside our code.
 
-        It says nothing of either.
+        It contains no detail of either.
         """
         if status == _MALFORMED.status:
             observability.refused.labels(code=_MALFORMED.code).inc()

@@ -1,6 +1,4 @@
-"""Which web pages may call: those of the origins in CORS_ALLOWED_ORIGINS, with a token and never
-with cookies.
-"""
+"""Lets web pages of the origins in CORS_ALLOWED_ORIGINS call, with tokens but never cookies."""
 
 from __future__ import annotations
 
@@ -9,17 +7,17 @@ from collections.abc import Sequence
 import aiohttp_cors
 from aiohttp import hdrs, web
 
-# What a page may read of an answer besides its body.
+# The headers of an answer that a page may read.
 _EXPOSED = ("Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate")
 _ALLOWED = ("Authorization", "Content-Type", "X-Idempotency-Key", "Idempotency-Key")
-# Browsers ask no oftener than this; a change of the setting is heard after it at the latest.
+# Browsers cache the permission for this long. A change of the setting takes effect after it.
 _PREFLIGHT_SECONDS = 600
 
 
 def allow_origins(app: web.Application, origins: Sequence[str], prefix: str) -> None:
     """Lets pages of `origins` call every route of `app` under `prefix`.
 
-    Without origins nothing is changed: none may.
+    Without origins it changes nothing, and no page may call.
     """
     if not origins:
         return
@@ -31,7 +29,7 @@ def allow_origins(app: web.Application, origins: Sequence[str], prefix: str) -> 
     }
     cors = aiohttp_cors.setup(app)
     for route in list(app.router.routes()):
-        # A HEAD that comes with a GET is not asked for by pages.
+        # aiohttp adds HEAD to every GET. Pages do not need it.
         resource = route.resource
         if (
             resource is not None
@@ -39,9 +37,9 @@ def allow_origins(app: web.Application, origins: Sequence[str], prefix: str) -> 
             and route.method != hdrs.METH_HEAD
         ):
             cors.add(route, dict.fromkeys(origins, options))
-    app.on_response_prepare.append(_vary)
+    app.on_response_prepare.append(_add_vary)
 
 
-async def _vary(_request: web.Request, response: web.StreamResponse) -> None:
-    """A cache may not give one origin's answer to another; nor one without an origin's."""
+async def _add_vary(_request: web.Request, response: web.StreamResponse) -> None:
+    """Adds `Vary: Origin`, so that no cache returns the answer of one origin to another."""
     response.headers.add(hdrs.VARY, hdrs.ORIGIN)

@@ -1,4 +1,4 @@
-"""The queue of requests that read the record. A request whose client has disconnected leaves it."""
+"""The queue of requests that read from Postgres. A cancelled request leaves the queue."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Result = TypeVar("Result")
 
 
 class ReadQueue:
-    """Work in order of arrival, `at_once` together.
+    """Runs work in order of arrival, at most `at_once` at the same time.
 
-    A cancelled request leaves the queue. Work that has begun goes on to its end: PostgreSQL may
-    obey a cancellation late, and then it hits the statement of the connection's next user.
+    A request whose client has disconnected leaves the queue. Work that has begun runs to its end,
+    because PostgreSQL may obey a cancellation late, and then it would cancel the statement of the
+    connection's next user.
     """
 
     def __init__(self, *, at_once: int, patience_seconds: float) -> None:
@@ -28,7 +29,7 @@ class ReadQueue:
         self._tasks: set[asyncio.Task[object]] = set()
 
     async def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Runs `work` when its turn comes. Raises StoreUnavailable if that takes too long."""
+        """Runs `work` in its turn. Raises StoreUnavailable if it waits too long."""
         try:
             async with asyncio.timeout(self._patience_seconds):
                 await self._turns.acquire()
@@ -37,11 +38,11 @@ class ReadQueue:
         return await self._finish(work, self._turns.release)
 
     async def finish(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Runs `work` at once, and to its end."""
+        """Runs `work` without waiting in the queue, and to its end."""
         return await self._finish(work, lambda: None)
 
     def finishing(self, is_finished: Callable[[web.Request], bool]) -> Middleware:
-        """Runs the requests that `is_finished` names at once, and to their ends."""
+        """Middleware: run the requests that `is_finished` selects at once, and to their end."""
 
         @web.middleware
         async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -52,7 +53,7 @@ class ReadQueue:
         return finish
 
     async def drain(self) -> None:
-        """Waits for what has begun."""
+        """Waits until all work that has begun has ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -73,4 +74,5 @@ class ReadQueue:
     def _forget(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # a request that is gone does not look at it
+            # Mark the exception as retrieved, because a cancelled request does not read it.
+            task.exception()

@@ -1,4 +1,4 @@
-"""Reading requests: bounded, strict JSON, one idempotency key. Each fault has its own error."""
+"""Reads requests: limited bodies, strict JSON, one idempotency key. Each fault has its error."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ BODY_BYTES_MAX = 16 * 1024
 
 _QUOTED = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
 
-# Our bodies have two levels; a reader of nested JSON should not be made to follow thousands.
+# Our bodies have two levels. A parser should not follow thousands of levels.
 _DEPTH_MAX = 16
 
-# What the caller is told of each fault. Minus zero is none here: an amount of 0 is refused for its
-# size.
-_WORDS: Mapping[Fault, str] = {
+# The detail for each fault of JSON. Minus zero is no fault here, because an amount of 0 is rejected
+# anyway.
+_DETAILS: Mapping[Fault, str] = {
     Fault.NOT_UTF8: "The body is not UTF-8.",
     Fault.NOT_JSON: "The body is not valid JSON: {}.",
     Fault.TOO_DEEP: "The body is nested too deeply.",
-    Fault.REPEATED_KEY: "The body has a key twice; another reader could see another request.",
-    Fault.CONSTANT: "The body has {}, which JSON does not know.",
+    Fault.REPEATED_KEY: "The body has a key twice, so two parsers could read it differently.",
+    Fault.CONSTANT: "The body has {}, which is not valid in JSON.",
     Fault.NUMBER_TOO_LONG: "The body has a number with too many digits.",
 }
 
 
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
-    """The body, or BodyTooLarge as soon as that is known.
+    """Reads the body. Raises BodyTooLarge as soon as the body is known to be too large.
 
-    Raises BodyTooSlow for one that did not arrive within BODY_SECONDS, BodyBroken for one that
-    never will, and Overloaded where others have this request's place by then: who waits for its
-    peer does not keep others waiting.
+    Raises BodyTooSlow if the body did not arrive within BODY_SECONDS, and BodyBroken if it never
+    will. Raises Overloaded if other requests occupied this request's place while it waited for the
+    client. A slow client therefore does not delay other requests.
     """
     if (request.content_length or 0) > bytes_max:
         raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
@@ -74,7 +74,7 @@ async def _read_all(request: web.Request, bytes_max: int) -> bytes:
 
 
 async def read_json(request: web.Request) -> object:
-    """The body's JSON value. Raises UnsupportedMediaType, BodyTooLarge, InvalidJson."""
+    """Reads a JSON body. Raises UnsupportedMediaType, InvalidJson, or as `read_bytes` does."""
     is_plain = request.headers.get("Content-Encoding", "identity").lower() == "identity"
     if (
         request.content_type != "application/json"
@@ -84,37 +84,37 @@ async def read_json(request: web.Request) -> object:
         raise UnsupportedMediaType
     body = await read_bytes(request, BODY_BYTES_MAX)
     try:
-        # Numbers need not be exact here: what is no whole number of shillings is refused.
+        # Numbers need not be exact, because an amount that is not a whole number is rejected.
         return parse(body, depth_max=_DEPTH_MAX, has_exact_numbers=False, may_begin_with_bom=False)
     except Unreadable as error:
-        raise InvalidJson(_WORDS[error.fault].format(error.detail)) from None
+        raise InvalidJson(_DETAILS[error.fault].format(error.detail)) from None
 
 
 def idempotency_key(headers: CIMultiDictProxy[str]) -> str:
-    """The key of `X-Idempotency-Key`, or of its standard name.
+    """The key in `X-Idempotency-Key`, or in `Idempotency-Key`, which is the standard name.
 
     Raises IdempotencyKeyMissing, IdempotencyKeyInvalid.
     """
-    given = [headers.getall(name, []) for name in ("X-Idempotency-Key", "Idempotency-Key")]
-    if any(len(values) > 1 for values in given):
+    own_values = headers.getall("X-Idempotency-Key", [])
+    standard_values = headers.getall("Idempotency-Key", [])
+    if len(own_values) > 1 or len(standard_values) > 1:
         raise IdempotencyKeyInvalid
-    ours, standard = given
-    keys = {*ours, *map(_unquoted, standard)}
+    keys = {*own_values, *map(_unquote, standard_values)}
     if not keys:
         raise IdempotencyKeyMissing
     if len(keys) > 1:
         raise IdempotencyKeyInvalid(
-            "X-Idempotency-Key and Idempotency-Key differ; send one of them."
+            "X-Idempotency-Key and Idempotency-Key differ. Send only one of them."
         )
     return validate_key(keys.pop())
 
 
-def _unquoted(value: str) -> str:
-    """The text of `value`, if that is a String of RFC 8941 ("k1"), else `value` itself."""
+def _unquote(value: str) -> str:
+    """The content of `value`, if it is a String of RFC 8941 ("k1"), else `value` itself."""
     if not value.startswith('"'):
         return value
     if not _QUOTED.fullmatch(value):
         raise IdempotencyKeyInvalid(
-            'Idempotency-Key begins with a quote, but is no quoted string. Send k1 or "k1".'
+            'Idempotency-Key begins with a quote, but is not a quoted string. Send k1 or "k1".'
         )
     return re.sub(r"\\(.)", r"\1", value[1:-1])

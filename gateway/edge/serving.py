@@ -1,6 +1,4 @@
-"""How a process listens and how it ends: bounded, and without haste for whoever was promised an
-answer.
-"""
+"""How a process listens and how it stops: requests under way get time to finish."""
 
 from __future__ import annotations
 
@@ -19,12 +17,10 @@ from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 
 log = structlog.get_logger()
 
-# How long SIGTERM waits for requests under way; their answers are worth it, and the platform gives
-# us 20 s.
+# How long the process waits for requests under way after SIGTERM. The platform kills it after 20 s.
 _DRAIN_SECONDS = 10
 
-# Open files of a process besides its clients' connections: the largest pool, Redis, the key set,
-# logs.
+# Open files besides the connections of clients: the largest pool, Redis, the key set, logs.
 _OTHER_FILES = 400
 _BACKLOG = 1024
 
@@ -32,7 +28,7 @@ _BACKLOG = 1024
 async def serve(
     app: web.Application, port: int, *, ready_event: str, drops_abandoned: bool
 ) -> None:
-    """Serves `app` until SIGTERM or SIGINT, then lets requests under way finish.
+    """Serves `app` until SIGTERM or SIGINT, then waits for the requests under way.
 
     `drops_abandoned`: a request is cancelled when its client disconnects.
     """
@@ -52,24 +48,24 @@ async def serve(
 async def listening(
     app: web.Application, port: int, connections: Connections, *, drops_abandoned: bool = False
 ) -> AsyncIterator[None]:
-    """Answers on `port` during the block; after it no connection is taken, and what is under way
-    gets its time.
+    """Serves `app` on `port` during the block.
 
-    Raises SettingsError if aiohttp is not as it was tested.
+    After the block it accepts no connection, and waits for the requests under way. Raises
+    SettingsError if aiohttp is not a tested version.
     """
     require_known_aiohttp()
     loop = asyncio.get_running_loop()
     app.on_response_prepare.append(add_security_headers_to_answer)
     async with AsyncExitStack() as stack:
         watching = asyncio.create_task(connections.watch())
-        stack.push_async_callback(_ended, watching)
+        stack.push_async_callback(_cancel, watching)
         runner = web.AppRunner(
             app, shutdown_timeout=_DRAIN_SECONDS, handler_cancellation=drops_abandoned
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         server = runner.server
-        assert server is not None  # noqa: S101 - set up just now
+        assert server is not None  # noqa: S101 - `setup` has set it
         listener = await loop.create_server(
             lambda: Connection(server, connections, loop=loop),
             port=port,
@@ -82,7 +78,7 @@ async def listening(
 
 
 def _connections_max() -> int:
-    """How many connections may be open, with as many open files as the system lets us have."""
+    """How many connections may be open. Raises the limit of open files as far as possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS_MAX + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -98,7 +94,7 @@ def _connections_max() -> int:
     return max(at_most, 1)
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

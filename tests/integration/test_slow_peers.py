@@ -92,7 +92,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     """
     for name in ("HEAD_SECONDS", "BODY_CUT_SECONDS", "ANSWER_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(connections, name, 0.5)
-    monkeypatch.setattr(connections, "_LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "_CHECK_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
     working = asyncio.Event()
     port, open_ones = reserve_port(), Connections(_AT_MOST)
@@ -275,7 +275,7 @@ async def test_slow_peers_do_not_hold_up_the_end(
     """
     monkeypatch.setattr(serving, "_DRAIN_SECONDS", 10 * PATIENCE_SECONDS)
     monkeypatch.setattr(connections, "DRAIN_SECONDS", 0.2)
-    monkeypatch.setattr(connections, "_LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "_CHECK_INTERVAL_SECONDS", 0.05)
     port, open_ones = reserve_port(), Connections()
     async with asyncio.timeout(PATIENCE_SECONDS / 2):
         async with listening(_app(asyncio.Event()), port, open_ones):
