@@ -16,71 +16,15 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise, zip_longest
 from typing import Any
 
+from tests.proof.findings import Finding, FindingKind, Verdict, money_findings
 from tests.proof.soak import explanations
-from tests.proof.soak.evidence import REPLACED, Entry, Evidence, RecordedPayment, Witness, gather
+from tests.proof.soak.evidence import REPLACED, Entry, Evidence, RecordedPayment
 from tests.proof.soak.explanations import Facts
 
-__all__ = ["Evidence", "Finding", "FindingKind", "Verdict", "Witness", "gather", "judge"]
-
 FINAL = frozenset({"succeeded", "failed"})
-
-
-class FindingKind(StrEnum):
-    """What is wrong, in the words of the promise."""
-
-    LOST = "lost"  # promised and not on record, or the final word disagrees with the money
-    DOUBLED = "doubled"  # money moved twice, or one key made two payments
-    STUCK = "stuck"  # not final although Daraja would tell
-    CORRECTED = "corrected"  # announced as failed, then as succeeded
-    BROKEN = "broken"  # the record, the events or the stored callbacks contradict themselves
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing about one payment. `explanation` None: there is none, and the run failed."""
-
-    invariant: str
-    kind: FindingKind
-    payment_id: str
-    reason: str
-    explanation: str | None = None
-
-    def text(self) -> str:
-        """One line."""
-        end = f" [explained: {self.explanation}]" if self.explanation else ""
-        return f"{self.kind} {self.payment_id} ({self.invariant}): {self.reason}{end}"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """All findings, in the order of the invariants."""
-
-    findings: Sequence[Finding]
-
-    @property
-    def unexplained(self) -> Sequence[Finding]:
-        return [finding for finding in self.findings if finding.explanation is None]
-
-    @property
-    def is_good(self) -> bool:
-        return not self.unexplained
-
-    def of(self, kind: FindingKind) -> Sequence[Finding]:
-        """The findings of one sort."""
-        return [finding for finding in self.findings if finding.kind is kind]
-
-    def text(self) -> str:
-        """The unexplained first, one line each."""
-        explained = [finding for finding in self.findings if finding.explanation]
-        return (
-            "\n".join(finding.text() for finding in [*self.unexplained, *explained])
-            or "nothing found"
-        )
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -92,7 +36,12 @@ def judge(evidence: Evidence) -> Verdict:
     findings = [*_promised(evidence), *_money_without_a_payment(evidence)]
     for payment in evidence.payments.values():
         history = histories[payment.id]
-        findings += _moved_once(facts, payment)
+        findings += money_findings(
+            payment.id,
+            stage=payment.stage,
+            receipt=payment.receipt,
+            receipts=[movement.receipt for movement in facts.movements(payment.id)],
+        )
         findings += _ended(facts, payment, history)
         findings += _kept_its_end(payment, history)
         findings += _announced(payment, history)
@@ -151,13 +100,6 @@ def _money_without_a_payment(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("I2", FindingKind.LOST, movement.payment_id or "unknown", reason)
 
 
-def _moved_once(facts: Facts, payment: RecordedPayment) -> Iterator[Finding]:
-    receipts = [movement.receipt for movement in facts.movements(payment.id)]
-    if len(receipts) > 1:
-        reason = f"money moved {len(receipts)} times: {', '.join(receipts)}"
-        yield Finding("I1", FindingKind.DOUBLED, payment.id, reason)
-
-
 # --- I3: ended, and in agreement with the ledger --------------------------------------------------
 
 
@@ -170,20 +112,10 @@ def _ended(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> 
         reason = f"{payment.kind} still {payment.stage} (last: {last}; {flag}); {moved}"
         explanation = explanations.of_waiting(facts, payment)
         yield Finding("I3", FindingKind.STUCK, payment.id, reason, explanation)
-    elif payment.stage == "succeeded" and not receipts:
-        reason = f"{payment.kind} is on record as succeeded, and no money moved"
-        yield Finding("I3", FindingKind.LOST, payment.id, reason)
     elif payment.stage == "failed" and receipts:
         reason = f"{payment.kind} is on record as failed ({payment.failure_reason}), and {moved}"
         explanation = explanations.of_money_that_moved(facts, payment)
         yield Finding("I3", FindingKind.LOST, payment.id, reason, explanation)
-    elif (
-        payment.stage == "succeeded"
-        and payment.receipt is not None
-        and payment.receipt not in receipts
-    ):
-        reason = f"receipt {payment.receipt} is on record, and the ledger has {', '.join(receipts)}"
-        yield Finding("I3", FindingKind.BROKEN, payment.id, reason)
     for before, entry in pairwise(history):
         if before.stage == "failed" and entry.stage == "succeeded":
             reason = f"announced as failed (entry {before.sequence}), then as succeeded (entry {entry.sequence})"

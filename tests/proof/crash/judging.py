@@ -15,8 +15,8 @@ from tests.proof.crash.ordering import PaymentOrder
 from tests.proof.crash.sites import Site
 from tests.proof.crash.table import Ending, Kind
 from tests.proof.crash.waiting import wait_until
-from tests.proof.invariants import gather, judge
-from tests.proof.soak.evidence import Witness
+from tests.proof.invariants import judge
+from tests.proof.soak.evidence import Witness, gather
 from tests.proof.soak.listening import Listener
 from tests.spec.playing import observe
 from tests.spec.system import System

@@ -21,6 +21,8 @@ from domain.errors import OutcomeUnknown, ProviderError, Throttled
 from domain.kinds import RULES, Kind
 from domain.report import Report
 from tests.proof.interleavings.provider import OWN_ID, Answer, Message
+from tests.simulator.answers import ENVELOPES, query_result
+from tests.simulator.status import NOT_FOUND
 
 AMOUNT_KES = 250
 _CALLBACK_ID_BYTES = bytes(32)
@@ -98,60 +100,54 @@ def callback_of(
     )
 
 
-def _error(code: str, text: str) -> dict[str, str]:
-    return {
+# The errors are the simulator's: one table of Daraja's error bodies serves both models of it.
+_ENVELOPE_OF = {
+    "duplicate": "duplicate_ocid",
+    "busy": "system_busy",
+    "throttled": "spike_arrest_json",
+}
+
+
+def _error(status: int, code: str, text: str) -> tuple[int, bytes]:
+    body = {
         "requestId": "4c1e-4a7b-9f02-8d31b7c05e6a118203",
         "errorCode": code,
         "errorMessage": text,
     }
+    return status, json.dumps(body).encode()
 
 
 def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
     """§2.2, §4.2."""
     match answer.outcome:
         case "acknowledged" if answer.first_id.startswith("ws_CO_"):
-            status, body = 200, {
+            body = {
                 "MerchantRequestID": answer.second_id, "CheckoutRequestID": answer.first_id, "ResponseCode": "0",
                 "ResponseDescription": "Success. Request accepted for processing",
                 "CustomerMessage": "Success. Request accepted for processing",
             }  # fmt: skip
         case "acknowledged":
-            status, body = 200, {
+            body = {
                 "ConversationID": answer.second_id, "OriginatorConversationID": answer.first_id, "ResponseCode": "0",
                 "ResponseDescription": "Accept the service request successfully.",
             }  # fmt: skip
-        case "duplicate":
-            status, body = 500, _error("500.002.1001", "Duplicate OriginatorConversationID.")
-        case "busy":
-            status, body = (
-                500,
-                _error("500.003.02", "System is busy. Please try again in few minutes."),
-            )
-        case "throttled":
-            status, body = 500, _error("500.003.02", "Error Occurred: Spike Arrest Violation")
         case "token_refused":
-            status, body = 404, _error("404.001.03", "Invalid Access Token")
+            return _error(404, "404.001.03", "Invalid Access Token")
         case "refused":
-            status, body = 400, _error("400.002.02", "Bad Request - Invalid Amount")
-        case _:
-            status, body = 500, _error("500.003.1001", "Internal Server Error")
-    return status, json.dumps(body).encode()
+            return _error(400, "400.002.02", "Bad Request - Invalid Amount")
+        case outcome:
+            return _error(*ENVELOPES[_ENVELOPE_OF.get(outcome, "internal_error")])
+    return 200, json.dumps(body).encode()
 
 
 def _query_bytes(message: Message) -> tuple[int, bytes]:
     """§3."""
     if message.outcome == "vague":
-        return 500, json.dumps(_error("500.001.1001", "")).encode()
+        return _error(500, "500.001.1001", "")
     if message.outcome == "too_early":
-        return 400, json.dumps(
-            _error("400.002.02", "Bad Request - Invalid CheckoutRequestID")
-        ).encode()
-    body = {
-        "ResponseCode": "0", "ResponseDescription": "The service request has been accepted successsfully",
-        "MerchantRequestID": message.second_id, "CheckoutRequestID": message.first_id, "ResultCode": message.code,
-        "ResultDesc": "as the code says",
-    }  # fmt: skip
-    return 200, json.dumps(body).encode()
+        return _error(*ENVELOPES["query_too_early"])
+    answer = query_result(message.first_id, message.second_id, message.code, "as the code says")
+    return answer.status, answer.body
 
 
 def _message_body(kind: Kind, message: Message) -> Any:
@@ -212,7 +208,8 @@ def _status_result(message: Message) -> dict[str, Any]:
     }  # fmt: skip
     match message.outcome:
         case "not_found":
-            result |= {"ResultCode": "SFC_IC0003", "ResultDesc": "The transaction does not exist"}
+            form = NOT_FOUND["SFC_IC0003"]
+            result |= {"ResultCode": form.code, "ResultDesc": form.text}
         case "credential" | "no_answer":
             result |= {"ResultCode": int(message.code)}
         case state:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from tests.proof.invariants import FindingKind
+from tests.proof.findings import FindingKind
 from tests.proof.soak.run import SoakResult
 from tests.proof.soak.timeline import timeline
 

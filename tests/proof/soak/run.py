@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import aiohttp
 import asyncpg
 
-from tests.proof.invariants import Verdict, gather, judge
+from tests.proof.findings import Verdict
+from tests.proof.invariants import judge
 from tests.proof.soak.balancer import Balancer
-from tests.proof.soak.evidence import Evidence, Witness
+from tests.proof.soak.evidence import Evidence, Witness, gather
 from tests.proof.soak.faults import FaultInjector
 from tests.proof.soak.following import Follower
 from tests.proof.soak.listening import Listener

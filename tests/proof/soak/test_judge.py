@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
-from tests.proof.invariants import Evidence, Finding, FindingKind, Witness, judge
+from tests.proof.findings import Finding, FindingKind
+from tests.proof.invariants import judge
 from tests.proof.soak.evidence import (
     Acceptance,
     Call,
     Delivery,
     Entry,
+    Evidence,
     Movement,
     ReceivedEvent,
     RecordedPayment,
     StoredCallback,
+    Witness,
 )
 from tests.proof.soak.tampering import SPOILERS
 

@@ -1,0 +1,77 @@
+"""What the judges find, and the rule of money that all of them share (I1, I3, I7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FindingKind(StrEnum):
+    """What is wrong, in the words of the promise."""
+
+    LOST = "lost"  # promised and not on record, or the final word disagrees with the money
+    DOUBLED = "doubled"  # money moved twice, or one key made two payments
+    STUCK = "stuck"  # not final although Daraja would tell
+    CORRECTED = "corrected"  # announced as failed, then as succeeded
+    BROKEN = "broken"  # the record, the events or the stored callbacks contradict themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about one payment. `explanation` None: there is none, and the run failed."""
+
+    invariant: str
+    kind: FindingKind
+    payment_id: str
+    reason: str
+    explanation: str | None = None
+
+    def text(self) -> str:
+        """One line."""
+        end = f" [explained: {self.explanation}]" if self.explanation else ""
+        return f"{self.kind} {self.payment_id} ({self.invariant}): {self.reason}{end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All findings, in the order of the invariants."""
+
+    findings: Sequence[Finding]
+
+    @property
+    def unexplained(self) -> Sequence[Finding]:
+        return [finding for finding in self.findings if finding.explanation is None]
+
+    @property
+    def is_good(self) -> bool:
+        return not self.unexplained
+
+    def of(self, kind: FindingKind) -> Sequence[Finding]:
+        """The findings of one sort."""
+        return [finding for finding in self.findings if finding.kind is kind]
+
+    def text(self) -> str:
+        """The unexplained first, one line each."""
+        explained = [finding for finding in self.findings if finding.explanation]
+        return (
+            "\n".join(finding.text() for finding in [*self.unexplained, *explained])
+            or "nothing found"
+        )
+
+
+def money_findings(
+    payment_id: str, *, stage: str, receipt: str | None, receipts: Sequence[str]
+) -> Iterator[Finding]:
+    """Compare a payment with the ledger, which has one of `receipts` for each movement of money."""
+    if len(receipts) > 1:
+        reason = f"money moved {len(receipts)} times: {', '.join(receipts)}"
+        yield Finding("I1", FindingKind.DOUBLED, payment_id, reason)
+    if stage == "succeeded" and not receipts:
+        reason = "it is on record as succeeded, and no money moved"
+        yield Finding("I3", FindingKind.LOST, payment_id, reason)
+    elif receipt is not None and receipt not in receipts:
+        reason = (
+            f"receipt {receipt} is on record, and the ledger has {', '.join(receipts) or 'none'}"
+        )
+        yield Finding("I7", FindingKind.BROKEN, payment_id, reason)
