@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from domain.adapters.masking import mask_text
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.locks import LOCK_MIGRATION
-from domain.adapters.postgres.rights import lay_down_rights
+from domain.adapters.postgres.rights import apply_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
@@ -30,7 +30,7 @@ def run_migrations(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():
         context.run_migrations()
-    lay_down_rights(connection)
+    apply_rights(connection)
 
 
 async def migrate() -> None:

@@ -167,7 +167,7 @@ def test_a_server_that_says_nothing_is_told_from_one_that_speaks() -> None:
     """
     lost = CommitOutcomeUnknown()
     lost.__cause__ = wrapped(TimeoutError(), exc.DBAPIError)
-    assert all(engine._is_silence(error) for error in (TimeoutError(), lost.__cause__, lost))
+    assert all(engine._is_timeout(error) for error in (TimeoutError(), lost.__cause__, lost))
     spoken = (
         StoreUnavailable(),
         exc.TimeoutError(),
@@ -175,7 +175,7 @@ def test_a_server_that_says_nothing_is_told_from_one_that_speaks() -> None:
         refused("25006"),
         ConnectionResetError(),
     )
-    assert not any(engine._is_silence(error) for error in spoken)
+    assert not any(engine._is_timeout(error) for error in spoken)
 
 
 def test_postgres_own_code_is_found() -> None:

@@ -1,6 +1,4 @@
-"""Which accounts the payments belong to whose outcome is still open, or that are asked about
-once more.
-"""
+"""Counts, by account, the payments that are still open or that we will inquire about again."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ from domain.adapters.postgres.engine import Database
 from domain.attempts import Outcome
 from domain.stages import Stage
 
-# Only payments with a step ahead of them: those have an index, so that a long past costs nothing.
-# An accepted payment can be sent by any account, because none of its attempts can have acted.
+# Only payments that still have a next step: an index covers those, so old payments cost nothing.
+# Any account can send an accepted payment, because none of its attempts can have acted.
 _OPEN = text(f"""
 SELECT attempt.account, count(DISTINCT payment.id) AS payments
 FROM mkwanja.payments AS payment JOIN mkwanja.attempts AS attempt ON attempt.payment_id = payment.id
@@ -23,14 +21,15 @@ GROUP BY attempt.account ORDER BY payments DESC
 
 
 class Accounts:
-    """Reads. Raises StoreUnavailable."""
+    """Reads the accounts of open payments. Raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def open_payments(self) -> dict[Account | None, int]:
-        """How many open payments each account sent; None: those older than the record of
-        accounts.
+        """The number of open payments that each account sent.
+
+        None stands for payments that were sent before accounts were stored.
         """
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_OPEN)

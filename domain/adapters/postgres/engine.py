@@ -1,9 +1,9 @@
 """Connections to Postgres, and the one way to open a transaction.
 
-Transaction-level Postgres only (rules.md §9): no prepared statement outlives its use, no
-session state, so a transaction-mode pooler changes nothing. Every transaction limits its own waits
-on the server (rule 10), and every call has a limit here as well: a frozen server or a pooler
-without one must not stall us.
+Everything works at transaction level (rules.md §9): no prepared statement outlives its use and no
+session state exists, so a transaction-mode pooler changes nothing. Every transaction limits its
+waits on the server (rules.md §10). Every call has a limit in this process as well, because a frozen
+server or a pooler without a server must not stall us.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ log = structlog.get_logger()
 
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
-COMMAND_SECONDS = 6  # above every limit on the server's side, so that the server speaks first
+COMMAND_SECONDS = 6  # longer than every limit of the server, so that the server reports the error
 ROLLBACK_SECONDS = 1
 
-# A session keeps the mode that it began with. One that is read-only, and older than this, may be
-# read-only no longer.
+# A session keeps the mode in which it started. If a read-only session is older than this, the
+# database may have become writable, so the session is replaced.
 _READ_ONLY_FRESH_SECONDS = 1.0
 
-# What decides about money is on disk before we act on it: a server, database or role may have
-# `synchronous_commit` off. What an operator set beyond that (remote_write, remote_apply) stays. One
-# statement: it also learns the time of the transaction by the database's clock, which stamps all
-# that it writes. Postgres 17 and later also end a transaction whose client stopped in the middle of
-# a message, which no other limit sees.
+# Opens a transaction in one statement. A commit must be on disk before we act on it, but a server,
+# database or role may have `synchronous_commit` off, so it is switched on. Other settings of
+# an operator (remote_write, remote_apply) stay. The statement also returns the transaction's time
+# by the database's clock, which stamps all that the transaction writes. Postgres 17 and later also
+# end a transaction whose client stopped in the middle of a message. No other limit covers that.
 _OPEN = text(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
     " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"
@@ -53,14 +53,14 @@ _OPEN = text(
     "  THEN set_config('synchronous_commit', 'on', true) END"
 )
 
-# SQLSTATE classes that a row of ours may be the reason of: cardinality, data, constraints,
-# conflicts, a view's check, a row that is too large, a held lock, a trigger's own error, a damaged
-# page; and 42, which is a bug in our SQL. All else says only that this server cannot, now: it is
-# away, full, read-only, failing over, not migrated yet.
+# SQLSTATE classes of errors that one of our rows may cause: cardinality, data, constraints,
+# conflicts, a view's check, a row that is too large, a lock that is held, a trigger's own error, a
+# damaged page. Class 42 is a bug in our SQL. All other errors mean that this server cannot work at
+# present: it is away, full, read-only, failing over, or not migrated yet.
 _ABOUT_ROWS = ("21", "22", "23", "40", "42", "44", "54", "55P03", "P0", "XX001", "XX002")
 _NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 
-# Lock timeout and deadlock: somebody else holds the row; the same work may be tried again.
+# Lock timeout and deadlock. Another transaction locks the row, and the same work may be retried.
 CONTENDED = ("55P03", "40P01")
 
 
@@ -68,7 +68,7 @@ CONTENDED = ("55P03", "40P01")
 class Transaction:
     """An open transaction.
 
-    `now` is its time by the database's clock; `is_read_only`: whatever it writes is refused.
+    `now` is its time by the database's clock. If `is_read_only`, Postgres refuses every write.
     """
 
     connection: AsyncConnection
@@ -86,7 +86,7 @@ class Transaction:
 class Database:
     """A pool of connections to one Postgres.
 
-    Connects when first used; a server that comes back is used again.
+    It connects at first use, and reconnects when a server comes back.
     """
 
     def __init__(self, url: str, *, pool_size: int, application_name: str) -> None:
@@ -103,13 +103,14 @@ class Database:
         self._engine = create_async_engine(
             driver_url, connect_args=connect_args, hide_parameters=True, **options
         )
-        # Connects when it is used, which only a release does: a migration may take its time.
+        # Only a release uses this engine, because a migration may run for a long time. It connects
+        # at first use.
         self._patient_engine = create_async_engine(
             driver_url, connect_args={**connect_args, "command_timeout": None}, hide_parameters=True
         )
-        self._distrusted_before = 0.0
-        event.listen(self._engine.sync_engine, "connect", _note_age)
-        event.listen(self._engine.sync_engine, "checkout", self._replace_distrusted)
+        self._retired_before = 0.0
+        event.listen(self._engine.sync_engine, "connect", _record_age)
+        event.listen(self._engine.sync_engine, "checkout", self._replace_retired)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -119,8 +120,8 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A transaction that commits at the end of the block.
 
-        Raises `StoreUnavailable` when Postgres cannot be reached or gives up waiting,
-        `CommitOutcomeUnknown` when the connection was lost during COMMIT; errors about rows are
+        Raises `StoreUnavailable` if Postgres cannot be reached or a limit expires, and
+        `CommitOutcomeUnknown` if the connection was lost during COMMIT. Errors about rows remain
         SQLAlchemy's.
         """
         transaction = await self._open()
@@ -136,111 +137,108 @@ class Database:
                 raise
             ended = True
         except Exception as error:
-            if _is_silence(error):
-                self._distrust_pool()
+            if _is_timeout(error):
+                self._retire_connections()
             if is_unavailable(error) and not isinstance(error, StoreUnavailable):
                 raise StoreUnavailable from error
             raise
         finally:
-            await _give_back(connection, in_order=ended)
+            await _return_connection(connection, in_order=ended)
 
     async def _open(self) -> Transaction:
-        # A pooled connection may be dead since Postgres restarted. Its first statement tells, and
-        # another one is safe.
+        # A pooled connection may be dead because Postgres restarted. Its first statement then
+        # fails. It is safe to try another connection.
         for is_last in (False, True):
             try:
                 connection = await self._engine.connect()
             except Exception as error:
-                # Whatever it says (no such database yet, no such role): there is no connection, and
-                # nothing was done.
+                # Whatever the error is (for example no such database or role), there is no
+                # connection, so nothing was done.
                 raise StoreUnavailable from error
             try:
                 row = (await connection.execute(_OPEN)).one()
             except BaseException as error:
-                if _is_silence(error):
-                    self._distrust_pool()
-                await _give_back(connection, in_order=False)
+                if _is_timeout(error):
+                    self._retire_connections()
+                await _return_connection(connection, in_order=False)
                 if not is_unavailable(error):
                     raise
-                if is_last or not _is_lost(
-                    error
-                ):  # one that does not answer is not helped by asking it again
+                # If the server does not answer, a second try does not help.
+                if is_last or not _is_lost(error):
                     raise StoreUnavailable from error
                 continue
             connection.info[_IS_READ_ONLY] = row.is_read_only
             if _is_stale(connection.info) and not is_last:
-                await _give_back(connection, in_order=False)
+                await _return_connection(connection, in_order=False)
                 continue
             return Transaction(connection, row[3], row.is_read_only)
         raise AssertionError
 
-    def _distrust_pool(self) -> None:
-        """From now on no connection is used that was opened before now."""
-        self._distrusted_before = time.monotonic()
+    def _retire_connections(self) -> None:
+        """Retires all connections that are open now: they are not used again."""
+        self._retired_before = time.monotonic()
 
-    def _replace_distrusted(self, _dbapi_connection: Any, record: Any, _proxy: Any) -> None:
-        if record.info[_OPENED_AT] < self._distrusted_before or _is_stale(record.info):
-            # at once: a server that is gone would let us wait for its goodbye
+    def _replace_retired(self, _dbapi_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info[_OPENED_AT] < self._retired_before or _is_stale(record.info):
+            # Terminate, because a normal close would wait for the answer of a dead server.
             record.driver_connection.terminate()
             raise DisconnectionError
 
     @asynccontextmanager
     async def migration(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction without the limits: a migration may take its time."""
+        """A transaction without limits, because a migration may run for a long time."""
         async with self._patient_engine.begin() as connection:
             yield connection
 
 
-# What is noted of each connection.
+# The keys of what is stored with each connection.
 _OPENED_AT = "opened_at"
 _IS_READ_ONLY = "is_read_only"
 
 
-def _note_age(_dbapi_connection: Any, record: Any) -> None:
+def _record_age(_dbapi_connection: Any, record: Any) -> None:
     record.info[_OPENED_AT] = time.monotonic()
 
 
-def _is_stale(noted: Mapping[str, Any]) -> bool:
-    """Whether a new session is to learn if the database is still read-only, or where the primary
-    is now.
+def _is_stale(info: Mapping[str, Any]) -> bool:
+    """Whether a read-only session is too old to be reused.
+
+    A new session finds out whether the database is still read-only, or where the primary is now.
     """
-    age_seconds = time.monotonic() - noted[_OPENED_AT]
-    return bool(noted.get(_IS_READ_ONLY)) and age_seconds > _READ_ONLY_FRESH_SECONDS
+    age_seconds = time.monotonic() - info[_OPENED_AT]
+    return bool(info.get(_IS_READ_ONLY)) and age_seconds > _READ_ONLY_FRESH_SECONDS
 
 
-async def _give_back(connection: AsyncConnection, *, in_order: bool) -> None:
-    """Returns a connection to the pool, or throws it away if it cannot be brought into order at
-    once.
-    """
+async def _return_connection(connection: AsyncConnection, *, in_order: bool) -> None:
+    """Returns a connection to the pool, or discards it if it cannot be rolled back at once."""
     try:
         if not in_order:
             async with asyncio.timeout(ROLLBACK_SECONDS):
                 await connection.rollback()
-    except Exception:  # noqa: BLE001 - whatever it is, this connection is not used again
+    except Exception:  # noqa: BLE001 - after any error, this connection is not used again
         await connection.invalidate()
     finally:
         await connection.close()
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether the connection is gone, rather than slow."""
+    """Whether the connection is lost, and not only slow."""
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-def _is_silence(error: BaseException) -> bool:
-    """Whether the server said nothing for longer than its own limits allow: then it is gone, and
-    all connections with it.
+def _is_timeout(error: BaseException) -> bool:
+    """Whether the server did not answer within our limit, which is longer than its own limits.
+
+    The server is then gone, and all connections with it.
     """
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, TimeoutError):
-        link = getattr(link, "orig", None) or link.__cause__
-    return link is not None
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, TimeoutError):
+        cause = getattr(cause, "orig", None) or cause.__cause__
+    return cause is not None
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether `error` says that Postgres is away or gave up, rather than that our rows are
-    wrong.
-    """
+    """Whether `error` means that Postgres is away or gave up, and not that our rows are wrong."""
     if isinstance(error, (StoreUnavailable, PoolTimeoutError, TimeoutError, OSError)):
         return True
     if isinstance(error, DBAPIError):
@@ -249,9 +247,9 @@ def is_unavailable(error: BaseException) -> bool:
             return state in _NOT_MIGRATED or not state.startswith(_ABOUT_ROWS)
         return error.connection_invalidated or is_unavailable(error.orig or Exception())
     if error.__cause__ is not None and error.__cause__ is not error:
-        return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around what asyncpg said
+        return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around asyncpg's error
     if isinstance(error, ValueError):
-        # asyncpg's own check of an argument: an InterfaceError by inheritance, but a row's fault
+        # asyncpg's check of an argument. It inherits from InterfaceError, but a row caused it.
         return False
     return isinstance(
         error,
@@ -260,8 +258,9 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_about_rows(error: BaseException) -> bool:
-    """Whether one row of a batch may be the reason, be it refused by Postgres or by the driver:
-    each is then tried alone.
+    """Whether one row of a batch may be the cause, so that each row must be tried alone.
+
+    Postgres or the driver may have refused the row.
     """
     return not is_unavailable(error)
 
@@ -274,7 +273,7 @@ def sqlstate(error: BaseException) -> str | None:
 def connection_arguments(url: str) -> tuple[URL, dict[str, Any]]:
     """SQLAlchemy's URL and asyncpg's arguments for a libpq URL.
 
-    Raises ValueError for what we do not understand.
+    Raises ValueError if the URL has a part that we do not understand.
     """
     address = read_database_url(url)
     arguments: dict[str, Any] = {
@@ -285,7 +284,7 @@ def connection_arguments(url: str) -> tuple[URL, dict[str, Any]]:
         "prepared_statement_cache_size": 0,
     }
     if len(address.hosts) > 1:
-        # Not SQLAlchemy's `async_creator`: that one would lose these arguments, and bring back its
-        # cache of statements.
+        # SQLAlchemy's `async_creator` is not used, because it would drop these arguments and enable
+        # its cache of statements again.
         arguments["async_creator_fn"] = Hosts(address.hosts).connect
     return URL.create("postgresql+asyncpg"), arguments

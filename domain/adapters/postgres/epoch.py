@@ -1,10 +1,9 @@
-"""Which life of the database this is: its epoch changes when a backup was restored, and when
-another server took over.
+"""The epoch: it changes when a backup is restored, or when another server takes over.
 
-Nothing must be told to the service for that, and no right beyond PUBLIC's is needed. A restored
-backup runs in a server that was started for it, or in a new database, or its tables were made or
-filled anew. A mere restart changes the epoch as well, which only costs the copies in Redis that
-were made before.
+The service detects the change by itself, and needs no right beyond those of PUBLIC. A restored
+backup runs in a server that was started for it, or in a new database, or its tables were created or
+filled anew. A restart also changes the epoch. That only invalidates the copies in Redis that were
+made before.
 """
 
 from __future__ import annotations
@@ -24,40 +23,37 @@ EPOCH = """(SELECT concat_ws('-',
     (SELECT oid FROM pg_database WHERE datname = current_database()),
     pg_relation_filenode('mkwanja.idempotency_keys')))"""
 
-_LOOK = text(f"SELECT {EPOCH} AS epoch")
+_READ_EPOCH = text(f"SELECT {EPOCH} AS epoch")
 
-# A restore takes longer than this, so the first look after it is a new one.
+# A restore takes longer than this, so the first read after a restore is never answered from memory.
 _FRESH_SECONDS = 2.0
 _PATIENCE_SECONDS = 1.0
 
 
 class Epochs:
-    """The present epoch, looked up every few seconds at most."""
+    """The current epoch, read from the database every few seconds at most."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._clock = clock
-        self._known: str | None = None
+        self._last_epoch: str | None = None
         self._fresh_until = -1.0
-        self._looks: Lane[None, str] = Lane(
-            self._look, key=lambda _: 0, shared=lambda _: 0, abandoned=Abandoned.DROP
+        self._reads: Lane[None, str] = Lane(
+            self._read_batch, key=lambda _: 0, shared=lambda _: 0, abandoned=Abandoned.DROP
         )
 
     async def current(self) -> str | None:
-        """The epoch.
-
-        While Postgres is away it is the last one that was seen; None if there was none.
-        """
+        """The epoch. While Postgres is away, the last epoch that was read, or None."""
         if self._clock() >= self._fresh_until:
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
-                    self._known = await self._looks.submit(None)
+                    self._last_epoch = await self._reads.submit(None)
                 self._fresh_until = self._clock() + _FRESH_SECONDS
             except (StoreUnavailable, TimeoutError):
                 self._fresh_until = self._clock() + _PATIENCE_SECONDS
-        return self._known
+        return self._last_epoch
 
-    async def _look(self, _looks: Sequence[None]) -> list[str]:
+    async def _read_batch(self, _batch: Sequence[None]) -> list[str]:
         async with self._database.transaction() as transaction:
-            [row] = await transaction.rows(_LOOK)
+            [row] = await transaction.rows(_READ_EPOCH)
         return [row.epoch]

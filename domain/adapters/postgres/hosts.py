@@ -1,9 +1,9 @@
-"""Finds, among the hosts that a DATABASE_URL names, the one that takes writes.
+"""Finds the host that accepts writes, among the hosts in a DATABASE_URL.
 
-The driver tries one host after the other within one time limit. A first host that drops packets
-would use up all of it, and a first host that refuses us for a reason of its own (full, closed by a
-proxy) would end the search. Here each host has the whole limit: the next one is tried when the last
-one has failed, or has said nothing for a moment.
+The driver tries one host after the other within one time limit. If the first host drops packets, it
+uses up the whole limit. If the first host refuses us for its own reason (full, or closed by a
+proxy), the search ends. Here each host has the whole limit. The next host is tried when the last
+one has failed, or has not answered for a moment.
 """
 
 from __future__ import annotations
@@ -20,32 +20,37 @@ _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Hosts:
-    """Stands in for the driver's `connect`. Begins with the host that was found last."""
+    """Replaces the driver's `connect`. It starts with the host that accepted us last time."""
 
     def __init__(self, hosts: Sequence[tuple[str, int]]) -> None:
         self._hosts = list(hosts)
 
-    async def connect(self, *, timeout: float, **arguments: Any) -> _Connection:  # noqa: ASYNC109 - the driver's own name
-        """A connection to a host that fits `target_session_attrs`.
+    async def connect(
+        self,
+        *,
+        timeout: float,  # noqa: ASYNC109 - the driver's own name
+        **arguments: Any,
+    ) -> _Connection:
+        """A connection to a host that matches `target_session_attrs`.
 
-        Raises what the last host's driver raised.
+        Raises the driver's error for the host that failed last.
         """
-        waiting = list(self._hosts)
-        pause = min(_NEXT_HOST_AFTER_SECONDS, timeout / (2 * len(waiting)))
+        remaining = list(self._hosts)
+        pause = min(_NEXT_HOST_AFTER_SECONDS, timeout / (2 * len(remaining)))
         tries: dict[asyncio.Task[_Connection], tuple[str, int]] = {}
         failure: BaseException | None = None
         try:
             async with asyncio.timeout(timeout):
-                while waiting or tries:
-                    if waiting:
-                        host, port = waiting.pop(0)
+                while remaining or tries:
+                    if remaining:
+                        host, port = remaining.pop(0)
                         connecting = asyncpg.connect(
                             **{**arguments, "host": host, "port": port}, timeout=timeout
                         )
                         tries[asyncio.create_task(connecting)] = (host, port)
                     done, _ = await asyncio.wait(
                         tries,
-                        timeout=pause if waiting else None,
+                        timeout=pause if remaining else None,
                         return_when=asyncio.FIRST_COMPLETED,
                     )
                     for task in done:
@@ -58,11 +63,11 @@ class Hosts:
         finally:
             for task in tries:
                 task.cancel()
-                task.add_done_callback(_end)
+                task.add_done_callback(_close_late_connection)
         raise failure or ConnectionError("no host")
 
 
-def _end(task: asyncio.Task[_Connection]) -> None:
-    """Ends a connection that came too late."""
+def _close_late_connection(task: asyncio.Task[_Connection]) -> None:
+    """Closes a connection that opened after another host was chosen."""
     if not task.cancelled() and task.exception() is None:
         task.result().terminate()

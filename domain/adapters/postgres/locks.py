@@ -11,14 +11,14 @@ from __future__ import annotations
 # migration twice.
 MIGRATION = 4_711_254_001
 
-# The order of the feed. A process that lists events locks it exclusively, so it sees all events that
-# were listed before.
+# The order of the feed. A process that lists events locks it exclusively, so it sees all events
+# that were listed before.
 FEED = 4_711_254_002
 
 # The brakes that stop payouts. A claim of a payout locks it in shared mode. A change of a brake
-# locks it exclusively, so it sees every earlier claim. Row locks do not work here: PostgreSQL grants
-# new share locks ahead of a waiting exclusive lock, so overlapping claims could block a brake for
-# ever.
+# locks it exclusively, so it sees every earlier claim. Row locks do not work here: PostgreSQL
+# grants new share locks ahead of a waiting exclusive lock, so overlapping claims could block a
+# brake for ever.
 BRAKES = 4_711_254_003
 
 # The limits of callers and phone numbers. This is the first of two numbers. The second is computed

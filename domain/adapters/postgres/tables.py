@@ -1,7 +1,6 @@
-"""The tables as SQLAlchemy knows them, for queries that are put together and for the test that
-compares them with alembic's.
+"""The tables for SQLAlchemy, for queries built in code and for comparison with the migrations.
 
-The migrations are the truth about constraints and why they exist (`alembic/versions`).
+The migrations (`alembic/versions`) define the constraints and explain why they exist.
 """
 
 from __future__ import annotations
@@ -34,16 +33,21 @@ from domain.adapters.postgres.payment_columns import PAYMENT_COLUMNS
 
 SCHEMA = "mkwanja"
 
-# What the code of this version needs; /readyz compares, and a test compares it with alembic's
-# newest.
+# The schema that this release needs. /readyz compares it with the database, and a test compares it
+# with the newest migration.
 REVISION = "0011"
 
 metadata = MetaData(schema=SCHEMA)
 
 _moment = DateTime(timezone=True)
 _TYPES: Mapping[str, TypeEngine[Any]] = {
-    "uuid": Uuid(), "text": Text(), "int": Integer(), "boolean": Boolean(), "json": JSON(), "timestamptz": _moment,
-}  # fmt: skip
+    "uuid": Uuid(),
+    "text": Text(),
+    "int": Integer(),
+    "boolean": Boolean(),
+    "json": JSON(),
+    "timestamptz": _moment,
+}
 
 payments = Table(
     "payments",
@@ -237,7 +241,7 @@ events = Table(
 )
 Index("events_by_owner", events.c.owner, events.c.position)
 
-# Filled by a trigger on `payment_history`, emptied by one on `events`.
+# A trigger on `payment_history` adds rows, and a trigger on `events` deletes them.
 unlisted_events = Table(
     "unlisted_events",
     metadata,

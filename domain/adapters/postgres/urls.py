@@ -1,9 +1,9 @@
-"""Reads a DATABASE_URL as providers print it, and translates it for the driver.
+"""Parses a DATABASE_URL as providers print it, and translates it for the driver.
 
-The URL is libpq's. A parameter falls into one of three groups. Some we understand and apply. Some
-mean something to another driver or have no effect here: those are left out, and a warning names
-them. All others may change where we connect, or how safely: those stop the process, because
-ignoring one could send payments to the wrong place.
+The URL has libpq's format. There are three groups of parameters. Some are understood and applied.
+Some are meant for another driver or have no effect here: those are left out, and a warning names
+them. All other parameters stop the process. They may change which server we reach or how safely,
+and ignoring one could send payments to the wrong place.
 
 No message of this module quotes a value, because it might be the password.
 """
@@ -21,11 +21,12 @@ _DEFAULT_PORT = 5432
 _HOSTS_MAX = 10
 
 _URL = re.compile(
-    r"(?:postgres|postgresql)(?P<driver>\+\w+)?://(?P<authority>[^/?]*)(?:/(?P<path>[^?]*))?(?:\?(?P<query>.*))?"
+    r"(?:postgres|postgresql)(?P<driver>\+\w+)?://(?P<authority>[^/?]*)"
+    r"(?:/(?P<path>[^?]*))?(?:\?(?P<query>.*))?"
 )
-_ENCODE = (
-    "a special character in user or password is written percent-encoded (%2F for a slash, %3F for a question mark),"
-    " an IPv6 address in brackets"
+_HOW_TO_ENCODE = (
+    "write a special character in user or password percent-encoded"
+    " (%2F for a slash, %3F for a question mark), and an IPv6 address in brackets"
 )
 _BRACKETED = re.compile(r"\[(?P<host>[^\]]+)\](?::(?P<port>.*))?")
 _NAME = re.compile(r"[A-Za-z]\w{0,62}")
@@ -36,44 +37,47 @@ def _names(*lines: str) -> frozenset[str]:
 
 
 _UNDERSTOOD = _names(
-    "host port user password dbname ssl sslmode sslrootcert sslcert sslkey sslpassword sslnegotiation sslaccept",
-    "channel_binding gssencmode target_session_attrs",
+    "host port user password dbname ssl sslmode sslrootcert sslcert sslkey sslpassword",
+    "sslnegotiation sslaccept channel_binding gssencmode target_session_attrs",
 )
 
-# None of these changes which server we reach, or how safely. We have our own pool, our own limits,
-# our own application name, and name our schema in every statement. `options` is sent by libpq when
-# it connects; poolers refuse it or ignore it. Where a provider routes by it (Neon, Supavisor), the
-# host name or the user name says the same.
+# None of these parameters changes which server we reach, or how safely. We have our own pool,
+# limits and application name, and every statement names our schema. libpq sends `options` when it
+# connects, but poolers refuse it or ignore it. If a provider routes by it (Neon, Supavisor), the
+# host name or the user name contains the same information.
 _LEFT_OUT = _names(
     # libpq
-    "application_name fallback_application_name connect_timeout client_encoding options keepalives keepalives_idle",
-    "keepalives_interval keepalives_count tcp_user_timeout load_balance_hosts sslcompression sslsni",
+    "application_name fallback_application_name connect_timeout client_encoding options",
+    "keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout",
+    "load_balance_hosts sslcompression sslsni",
     # poolers and their clients
-    "supa workaround pgbouncer pool pool_mode pool_size pool_timeout pool_max_conns pool_min_conns pool_max_conn_lifetime",
-    "pool_max_conn_idle_time max_pool_size connection_limit socket_timeout max_connection_lifetime",
-    "max_idle_connection_lifetime",
+    "supa workaround pgbouncer pool pool_mode pool_size pool_timeout pool_max_conns pool_min_conns",
+    "pool_max_conn_lifetime pool_max_conn_idle_time max_pool_size connection_limit socket_timeout",
+    "max_connection_lifetime max_idle_connection_lifetime",
     # other drivers
-    "schema search_path currentSchema uselibpqcompat statement_cache_size statement_cache_mode statement_cache_capacity",
-    "default_query_exec_mode prepared_statements prepared_statement_cache_size prepare_threshold prepareThreshold",
-    "preparedStatementCacheQueries simple_protocol prefer_simple_protocol binary_parameters command_timeout",
-    "ApplicationName connectTimeout loginTimeout socketTimeout tcpKeepAlive reWriteBatchedInserts",
-    "timezone TimeZone statement_timeout lock_timeout idle_in_transaction_session_timeout",
+    "schema search_path currentSchema uselibpqcompat statement_cache_size statement_cache_mode",
+    "statement_cache_capacity default_query_exec_mode prepared_statements",
+    "prepared_statement_cache_size prepare_threshold prepareThreshold",
+    "preparedStatementCacheQueries simple_protocol prefer_simple_protocol binary_parameters",
+    "command_timeout ApplicationName connectTimeout loginTimeout socketTimeout tcpKeepAlive",
+    "reWriteBatchedInserts timezone TimeZone statement_timeout lock_timeout",
+    "idle_in_transaction_session_timeout",
 )
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# What other drivers write for a mode of libpq's; libpq itself takes `ssl=true`.
+# The values by which other drivers name libpq's modes. libpq itself accepts `ssl=true`.
 _SSL_ALIASES = {"true": "require", "no-verify": "require", "false": "disable"}
 
-# We write, so a standby is of no use to us.
+# This service writes, so it cannot use a standby.
 _TARGETS = ("any", "read-write", "primary")
 _TARGETS_REFUSED = ("read-only", "standby", "prefer-standby")
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """What a DATABASE_URL says.
+    """The content of a DATABASE_URL.
 
-    `hosts` in their order; `tls` holds the driver's arguments for TLS.
+    `hosts` are in the order of the URL. `tls` holds the driver's arguments for TLS.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -87,7 +91,7 @@ class DatabaseUrl:
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the driver's `connect`."""
-        found = {
+        arguments = {
             "host": [host for host, _ in self.hosts],
             "port": [port for _, port in self.hosts],
             "user": self.user,
@@ -96,42 +100,47 @@ class DatabaseUrl:
             "target_session_attrs": self.target_session_attrs,
             **self.tls,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in arguments.items() if value is not None}
 
 
 def read_database_url(url: str) -> DatabaseUrl:
-    """Raises ValueError for what is no such URL, or what in it we do not understand."""
+    """Parses `url`. Raises ValueError if a part of it is not understood."""
     if not url.isprintable() or " " in url:
         raise ValueError("must not contain white space")
     parts = _URL.fullmatch(url[: url.find(":")].lower() + url[url.find(":") :])
     if parts is None:
         raise ValueError("must be a URL that starts with postgresql:// or postgres://")
     if "@" in (parts["path"] or ""):
-        raise ValueError(f"has an @ behind its host; {_ENCODE}")
-    credentials, _, addresses = parts["authority"].rpartition("@")
+        raise ValueError(f"has an @ behind its host; {_HOW_TO_ENCODE}")
+    credentials, _, authority = parts["authority"].rpartition("@")
     user, _, password = credentials.partition(":")
-    named = [_host_and_port(part) for part in addresses.split(",")] if addresses else []
-    said, left_out = _parameters(parts["query"] or "")
+    addresses = [_parse_address(part) for part in authority.split(",")] if authority else []
+    parameters, left_out = _parse_parameters(parts["query"] or "")
     if parts["driver"] not in (None, "+asyncpg"):
         left_out.append(parts["driver"])
-    hosts = _hosts(named, said)
-    secrets = {password, unquote(password), said.get("password", ""), said.get("sslpassword", "")}
+    hosts = _choose_hosts(addresses, parameters)
+    secrets = {
+        password,
+        unquote(password),
+        parameters.get("password", ""),
+        parameters.get("sslpassword", ""),
+    }
     return DatabaseUrl(
         hosts=hosts,
-        user=said.get("user") or unquote(user) or None,
-        password=said.get("password") or unquote(password) or None,
-        database=said.get("dbname") or unquote(parts["path"] or "") or None,
-        target_session_attrs=_target(
-            said.get("target_session_attrs"), has_several_hosts=len(hosts) > 1
+        user=parameters.get("user") or unquote(user) or None,
+        password=parameters.get("password") or unquote(password) or None,
+        database=parameters.get("dbname") or unquote(parts["path"] or "") or None,
+        target_session_attrs=_choose_target(
+            parameters.get("target_session_attrs"), has_several_hosts=len(hosts) > 1
         ),
-        tls=_tls(said),
+        tls=_tls_arguments(parameters),
         left_out=tuple(left_out),
         secrets=tuple(sorted(secrets - {""})),
     )
 
 
-def _parameters(query: str) -> tuple[dict[str, str], list[str]]:
-    """What is understood by name, and the names of what is left out."""
+def _parse_parameters(query: str) -> tuple[dict[str, str], list[str]]:
+    """The parameters that are understood, and the names of those that are left out."""
     given: dict[str, list[str]] = {}
     for item in filter(None, query.split("&")):
         name, _, value = item.partition("=")
@@ -140,115 +149,120 @@ def _parameters(query: str) -> tuple[dict[str, str], list[str]]:
         given["host"] = [",".join(given["host"])]
     unknown = sorted(set(given) - _UNDERSTOOD - _LEFT_OUT)
     if unknown:
-        named = [name if _NAME.fullmatch(name) else "(one that is no name)" for name in unknown]
-        raise ValueError(f"has parameters that are not understood: {', '.join(named)}")
-    twice = sorted(
+        names = [name if _NAME.fullmatch(name) else "(not a valid name)" for name in unknown]
+        raise ValueError(f"has parameters that are not understood: {', '.join(names)}")
+    ambiguous = sorted(
         name for name, values in given.items() if name in _UNDERSTOOD and len(set(values)) > 1
     )
-    if twice:
-        raise ValueError(f"has parameters with two values: {', '.join(twice)}")
-    said = {name: values[0] for name, values in given.items() if name in _UNDERSTOOD}
+    if ambiguous:
+        raise ValueError(f"has parameters with two values: {', '.join(ambiguous)}")
+    parameters = {name: values[0] for name, values in given.items() if name in _UNDERSTOOD}
     left_out = [name for name in given if name in _LEFT_OUT]
-    if "channel_binding" in said:
-        _one_of("channel_binding", said["channel_binding"], ("disable", "prefer", "require"))
-        left_out.append(
-            "channel_binding"
-        )  # the driver has none; docs/deployment.md says what to write instead
-    if "gssencmode" in said:
-        # "require" would ask for encryption that we do not have.
-        _one_of("gssencmode", said["gssencmode"], ("disable", "prefer"))
+    if "channel_binding" in parameters:
+        _check_value(
+            "channel_binding", parameters["channel_binding"], ("disable", "prefer", "require")
+        )
+        # The driver has no channel binding. docs/deployment.md names the alternative.
+        left_out.append("channel_binding")
+    if "gssencmode" in parameters:
+        # "require" demands an encryption that the driver does not have.
+        _check_value("gssencmode", parameters["gssencmode"], ("disable", "prefer"))
         left_out.append("gssencmode")
-    return said, left_out
+    return parameters, left_out
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _check_value(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(
-            f"has a value of {name} that is not understood; use {', '.join(allowed)}, or leave it out"
+            f"has a value of {name} that is not understood;"
+            f" use {', '.join(allowed)}, or leave it out"
         )
 
 
-# --- where ----------------------------------------------------------------------------------------
+# --- hosts ----------------------------------------------------------------------------------------
 
 
-def _hosts(named: list[tuple[str, str]], said: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """The hosts that the URL names, or those of its parameter `host`, which goes first, as in
-    libpq.
-    """
-    ports = [port for _, port in named]
-    if said.get("host"):
-        named = [_host_of_parameter(part) for part in said["host"].split(",")]
+def _choose_hosts(
+    addresses: list[tuple[str, str]], parameters: Mapping[str, str]
+) -> tuple[tuple[str, int], ...]:
+    """The hosts of the parameter `host`, if it is given (as in libpq), else those of the URL."""
+    ports = [port for _, port in addresses]
+    if parameters.get("host"):
+        addresses = [_parse_host_parameter(part) for part in parameters["host"].split(",")]
         if len(ports) == 1:
-            named = [(host, port or ports[0]) for host, port in named]
-    if not any(host for host, _ in named):
+            addresses = [(host, port or ports[0]) for host, port in addresses]
+    if not any(host for host, _ in addresses):
         raise ValueError("names no host")
-    if not all(host for host, _ in named):
+    if not all(host for host, _ in addresses):
         raise ValueError("names a host that is empty")
-    if len(named) > _HOSTS_MAX:
+    if len(addresses) > _HOSTS_MAX:
         raise ValueError(f"names more than {_HOSTS_MAX} hosts")
-    if said.get("port"):
-        listed = said["port"].split(",")
-        if len(listed) not in (1, len(named)):
+    if parameters.get("port"):
+        listed = parameters["port"].split(",")
+        if len(listed) not in (1, len(addresses)):
             raise ValueError("has another number of ports than of hosts")
-        each = listed * len(named) if len(listed) == 1 else listed
-        named = [(host, port) for (host, _), port in zip(named, each, strict=True)]
-    return tuple((host, _port(port)) for host, port in named)
+        port_of_each = listed * len(addresses) if len(listed) == 1 else listed
+        addresses = [(host, port) for (host, _), port in zip(addresses, port_of_each, strict=True)]
+    return tuple((host, _parse_port(port)) for host, port in addresses)
 
 
-def _host_and_port(part: str) -> tuple[str, str]:
+def _parse_address(part: str) -> tuple[str, str]:
     bracketed = _BRACKETED.fullmatch(part)
     host, port = (
         (bracketed["host"], bracketed["port"] or "") if bracketed else part.partition(":")[::2]
     )
-    _port(port)
+    _parse_port(port)
     return unquote(host), port
 
 
-def _host_of_parameter(part: str) -> tuple[str, str]:
-    """A name, an address, or the folder of a socket.
+def _parse_host_parameter(part: str) -> tuple[str, str]:
+    """Splits a host name, an address, or a socket directory from its port, if it has one.
 
-    A port behind it is SQLAlchemy's way to write it.
+    A port in this parameter is SQLAlchemy's notation.
     """
     if part.startswith("/") or (part.count(":") > 1 and not part.startswith("[")):
         return part, ""
-    return _host_and_port(part)
+    return _parse_address(part)
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     if not text:
         return _DEFAULT_PORT
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:6]) < 65536:
-        raise ValueError(f"has a port that is no number from 1 to 65535; {_ENCODE}")
+        raise ValueError(f"has a port that is not a number from 1 to 65535; {_HOW_TO_ENCODE}")
     return int(text)
 
 
-def _target(wanted: str | None, *, has_several_hosts: bool) -> str | None:
+def _choose_target(wanted: str | None, *, has_several_hosts: bool) -> str | None:
     if wanted is not None and wanted in _TARGETS_REFUSED:
         raise ValueError(
             "has a target_session_attrs that names a standby; this service writes: use read-write"
         )
     if wanted is not None:
-        _one_of("target_session_attrs", wanted, _TARGETS)
+        _check_value("target_session_attrs", wanted, _TARGETS)
     if wanted in (None, "any"):
-        return (
-            "read-write" if has_several_hosts else None
-        )  # of several hosts only the primary is of use
+        # If there are several hosts, we can use only the primary.
+        return "read-write" if has_several_hosts else None
     return wanted
 
 
-# --- how safely -----------------------------------------------------------------------------------
+# --- TLS ------------------------------------------------------------------------------------------
 
 
-def _tls(said: Mapping[str, str]) -> dict[str, Any]:
-    """The driver's arguments.
+def _tls_arguments(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The driver's arguments for TLS.
 
-    Certificates and TLS from the first byte need a mode that always has TLS.
+    Certificates and TLS from the first byte need a mode that always uses TLS.
     """
-    mode = _mode(said)
-    root, certificate, key = said.get("sslrootcert"), said.get("sslcert"), said.get("sslkey")
-    if "sslnegotiation" in said:
-        _one_of("sslnegotiation", said["sslnegotiation"], ("postgres", "direct"))
-    is_direct = said.get("sslnegotiation") == "direct"
+    mode = _choose_ssl_mode(parameters)
+    root, certificate, key = (
+        parameters.get("sslrootcert"),
+        parameters.get("sslcert"),
+        parameters.get("sslkey"),
+    )
+    if "sslnegotiation" in parameters:
+        _check_value("sslnegotiation", parameters["sslnegotiation"], ("postgres", "direct"))
+    is_direct = parameters.get("sslnegotiation") == "direct"
     if root or certificate or key or is_direct:
         mode = mode or ("verify-full" if root == "system" else "require")
         if mode in _SSL_MODES[:3]:
@@ -263,29 +277,36 @@ def _tls(said: Mapping[str, str]) -> dict[str, Any]:
         mode = "verify-ca"  # as libpq does
     tls: dict[str, Any] = {"direct_tls": True} if is_direct else {}
     if mode in ("verify-ca", "verify-full") or certificate or key:
-        return {**tls, "ssl": _context(mode, None if root == "system" else root, said)}
+        return {
+            **tls,
+            "ssl": _build_ssl_context(mode, None if root == "system" else root, parameters),
+        }
     return {**tls, "ssl": mode}
 
 
-def _mode(said: Mapping[str, str]) -> str | None:
+def _choose_ssl_mode(parameters: Mapping[str, str]) -> str | None:
     modes = {
-        _SSL_ALIASES.get(said[name], said[name]) for name in ("sslmode", "ssl") if name in said
+        _SSL_ALIASES.get(parameters[name], parameters[name])
+        for name in ("sslmode", "ssl")
+        if name in parameters
     }
     if len(modes) > 1:
         raise ValueError("has an sslmode and an ssl that differ")
     mode = modes.pop() if modes else None
     if mode is not None and mode not in _SSL_MODES:
-        raise ValueError(f"has an sslmode that is none of libpq's: {', '.join(_SSL_MODES)}")
-    if "sslaccept" in said:
-        _one_of("sslaccept", said["sslaccept"], ("strict", "accept_invalid_certs"))
-    if said.get("sslaccept") == "strict" and mode not in ("verify-ca", "verify-full"):
+        raise ValueError(f"has an unknown sslmode; libpq has {', '.join(_SSL_MODES)}")
+    if "sslaccept" in parameters:
+        _check_value("sslaccept", parameters["sslaccept"], ("strict", "accept_invalid_certs"))
+    if parameters.get("sslaccept") == "strict" and mode not in ("verify-ca", "verify-full"):
         if mode not in (None, "require"):
             raise ValueError("has sslaccept=strict beside an sslmode weaker than require")
         mode = "verify-full"
     return mode
 
 
-def _context(mode: str, root: str | None, said: Mapping[str, str]) -> ssl.SSLContext:
+def _build_ssl_context(
+    mode: str, root: str | None, parameters: Mapping[str, str]
+) -> ssl.SSLContext:
     try:
         tls = ssl.create_default_context(cafile=root)
     except (OSError, ValueError):  # SSLError is an OSError
@@ -294,13 +315,13 @@ def _context(mode: str, root: str | None, said: Mapping[str, str]) -> ssl.SSLCon
     tls.check_hostname = mode == "verify-full"
     if mode == "require":
         tls.verify_mode = ssl.CERT_NONE
-    certificate, key = said.get("sslcert"), said.get("sslkey")
+    certificate, key = parameters.get("sslcert"), parameters.get("sslkey")
     if key and not certificate:
         raise ValueError("has an sslkey without an sslcert")
     if certificate:
         try:
             tls.load_cert_chain(
-                certificate, key or None, password=lambda: said.get("sslpassword", "")
+                certificate, key or None, password=lambda: parameters.get("sslpassword", "")
             )
         except (OSError, ValueError):
             raise ValueError("has an sslcert or sslkey that cannot be read") from None
