@@ -1,9 +1,8 @@
-"""What an operator does by hand: stop and start payouts, release operations, and settle a payment
-that needs a person.
+"""The operator's commands: stop and start payouts, release operations, settle a payment.
 
 `python -m workers payouts stop|start|status`, `operations status|release`, `accounts`, `ask`,
-`resolve`. Needs DATABASE_URL and nothing else, so that it works when the worker's own settings are
-what is wrong; `resolve` also reads three times of the worker if they are set (`OperatorSettings`).
+`resolve`. They need only DATABASE_URL, so that they work even if the worker's settings are wrong.
+`resolve` also reads three times of the worker if they are set (`OperatorSettings`).
 """
 
 from __future__ import annotations
@@ -26,60 +25,62 @@ from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import OperatorSettings
 from domain.errors import ResolutionRefused, StoreUnavailable
-from domain.lifecycle.resolve import Decision, Resolution, inquiry_request_change, resolution_change
+from domain.lifecycle.resolve import (
+    OperatorDecision,
+    Resolution,
+    inquiry_request_change,
+    resolution_change,
+)
 from domain.operations import Operation
 from domain.times import DEFAULT_TIMES, Times
 from domain.values import is_receipt
 from workers.accounts import account_fields
 
-_LOOK_AGAIN_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds these commands to the command line of `python -m workers`."""
     payouts = commands.add_parser(
-        "payouts", help="stop or start money out; deposits are not touched"
+        "payouts", help="stop or start payouts; deposits are not affected"
     )
     actions = payouts.add_subparsers(dest="action", required=True)
     stop = actions.add_parser(
-        "stop", help="returns when no payout is being sent any more, and prints what was"
+        "stop", help="stop payouts; waits until no payout is being sent, and prints those that were"
     )
     stop.add_argument("--reason", required=True, type=_reason)
     start = actions.add_parser(
-        "start", help="releases the kill switch; the breaker closes by itself, or with --breaker"
+        "start", help="release the kill switch; the breaker closes by itself, or with --breaker"
     )
     start.add_argument("--reason", required=True, type=_reason)
     start.add_argument(
         "--breaker",
         action="store_true",
-        help="close the breaker as well: the credential was mended",
+        help="also close the breaker, because the credential is repaired",
     )
-    actions.add_parser("status", help="prints both brakes")
+    actions.add_parser("status", help="print both brakes")
     operations = commands.add_parser(
-        "operations", help="Daraja's operations that are held because Daraja refuses them"
+        "operations",
+        help="show or release the operations that are held because Daraja refuses them",
     )
     uses = operations.add_subparsers(dest="action", required=True)
     uses.add_parser(
         "status",
-        help="prints every operation: why and since when it is held, and what waits for it",
+        help="print each operation: if it is held, why, since when, and how much waits for it",
     )
-    release = uses.add_parser("release", help="lets everything go out that waits for the operation")
+    release = uses.add_parser(
+        "release", help="release the operation, so that what waits for it is sent"
+    )
     release.add_argument("name", choices=[operation.value for operation in Operation])
-    release.add_argument("--reason", required=True, type=_reason, help="what was mended")
-    commands.add_parser("accounts", help="prints how many open payments each account sent")
-    ask = commands.add_parser(
-        "ask", help="have Daraja asked about a payment once more, also one that is final"
-    )
+    release.add_argument("--reason", required=True, type=_reason, help="what was repaired")
+    commands.add_parser("accounts", help="print how many open payments each account has sent")
+    ask = commands.add_parser("ask", help="inquire about a payment once more, even if it is final")
     ask.add_argument("payment_id", type=UUID)
     ask.add_argument("--reason", required=True, type=_reason)
-    ask.add_argument(
-        "--operator", default=None, help="who asks (default: the name you are logged in with)"
-    )
-    resolve = commands.add_parser(
-        "resolve", help="settle a payment by what M-PESA's own statement shows"
-    )
+    ask.add_argument("--operator", default=None, help="your name (default: your login name)")
+    resolve = commands.add_parser("resolve", help="settle a payment by M-PESA's own statement")
     resolve.add_argument("payment_id", type=UUID)
-    resolve.add_argument("decision", choices=[decision.value for decision in Decision])
+    resolve.add_argument("decision", choices=[decision.value for decision in OperatorDecision])
     resolve.add_argument("--reason", required=True, type=_reason, help="what you saw, and where")
     resolve.add_argument(
         "--receipt", type=_receipt, help="M-PESA's receipt number; needed for 'paid'"
@@ -87,24 +88,20 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     resolve.add_argument(
         "--amount",
         type=_amount,
-        help="for 'paid': the statement's shillings, if they are not the payment's own",
+        help="for 'paid': the amount on the statement, if it is not the payment's own",
     )
-    resolve.add_argument(
-        "--operator", default=None, help="who decides (default: the name you are logged in with)"
-    )
+    resolve.add_argument("--operator", default=None, help="your name (default: your login name)")
 
 
 def operate(arguments: argparse.Namespace) -> int:
-    """Does what the command line asks; the exit code. Raises SettingsError."""
+    """Runs the command; returns the exit code. Raises SettingsError."""
     try:
         return asyncio.run(_operate(arguments))
     except ResolutionRefused as refusal:
         print(f"refused: {refusal.message}")
         return 1
     except StoreUnavailable:
-        print(
-            "Postgres cannot be reached; nothing is known to be changed. Run the same command again."
-        )
+        print("PostgreSQL cannot be reached. The change may or may not be stored. Run it again.")
         return 2
 
 
@@ -137,12 +134,13 @@ async def _stop(brakes: Brakes, reason: str) -> int:
         else "payouts were stopped already"
     )
     sent = {row.id: row for row in await brakes.payouts_on_the_wire()}
-    while await brakes.payouts_on_the_wire():  # noqa: ASYNC110 - it is Postgres that knows
-        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    while await brakes.payouts_on_the_wire():  # noqa: ASYNC110 - only PostgreSQL knows
+        await asyncio.sleep(_POLL_SECONDS)
     stages = await brakes.stages(list(sent))
     for payment_id, row in sent.items():
         print(
-            f"was being sent: {row.kind} {payment_id} of KES {row.amount_kes}, now {stages[payment_id]}"
+            f"was being sent: {row.kind} {payment_id} of KES {row.amount_kes}, now"
+            f" {stages[payment_id]}"
         )
     print(f"no payout is being sent; {len(sent)} {'was' if len(sent) == 1 else 'were'}")
     return 0
@@ -165,7 +163,7 @@ async def _print_status(brakes: Brakes) -> int:
 async def _release(brakes: Brakes, name: str, reason: str) -> None:
     changed = await brakes.set(name, is_engaged=False, reason=reason)
     print(
-        f"{name}: released; what waits goes out within seconds"
+        f"{name}: released; what waits for it is sent within seconds"
         if changed
         else f"{name}: was not held"
     )
@@ -177,40 +175,43 @@ async def _print_operations(brakes: Brakes) -> int:
         state = "free"
         if brake.is_engaged:
             state = f"HELD, {brake.reason} (since {brake.changed_at:%Y-%m-%d %H:%M:%S %Z})"
-            state += f", next probe {operation.probe_at:%Y-%m-%d %H:%M:%S %Z}, probed {operation.probes} times"
+            state += f", next probe {operation.probe_at:%Y-%m-%d %H:%M:%S %Z}"
+            state += f", probed {operation.probes} times"
         print(f"{brake.name}: {state}, {operation.waiting} waiting")
     return 0
 
 
 async def _print_accounts(accounts: Accounts) -> int:
-    found = await accounts.open_payments()
-    for account, payments in found.items():
-        words = account_fields(account) if account is not None else {}
-        sent_by = ", ".join(f"{name} {value}" for name, value in words.items())
+    open_payments = await accounts.open_payments()
+    for account, payments in open_payments.items():
+        fields = account_fields(account) if account is not None else {}
+        sent_by = ", ".join(f"{name} {value}" for name, value in fields.items())
         print(f"{payments} open: {sent_by or 'sent before accounts were recorded'}")
-    if not found:
-        print("no payment that was sent is open")
+    if not open_payments:
+        print("no sent payment is open")
     return 0
 
 
 async def _ask(changes: Changing, arguments: argparse.Namespace) -> int:
-    operator = arguments.operator or _login()
+    operator = arguments.operator or _login_name()
     await changes.change(
         inquiry_request_change(arguments.payment_id, reason=arguments.reason, operator=operator)
     )
-    print("a worker asks as soon as the inquiry budget allows; the answer is judged like any other")
+    print(
+        "a worker inquires as soon as the inquiry budget allows; the answer counts like any other"
+    )
     return 0
 
 
 async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
-    resolved = Resolution(
-        decision=Decision(arguments.decision),
+    resolution = Resolution(
+        decision=OperatorDecision(arguments.decision),
         reason=arguments.reason,
-        operator=arguments.operator or _login(),
+        operator=arguments.operator or _login_name(),
         receipt=arguments.receipt,
         amount_kes=arguments.amount,
     )
-    result = await changes.change(resolution_change(arguments.payment_id, resolved, _times()))
+    result = await changes.change(resolution_change(arguments.payment_id, resolution, _times()))
     payment = result.decided.payment
     assert payment is not None  # noqa: S101 - refused where there is none
     settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""
@@ -219,8 +220,9 @@ async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
 
 
 def _times() -> Times:
-    """The worker's times where they are set here and right, else as shipped: this command must
-    work all the same.
+    """The worker's times if they are set here and valid, else the defaults.
+
+    The command must work even if the settings are wrong.
     """
     try:
         settings = read_settings(OperatorSettings)
@@ -243,28 +245,28 @@ async def _database(url: str) -> AsyncIterator[Database]:
         await database.close()
 
 
-def _login() -> str:
+def _login_name() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a container's user may have no name
         return f"user {os.getuid()}"
 
 
 def _reason(text: str) -> str:
     text = text.strip()
     if not 3 <= len(text) <= 500 or not text.isprintable():
-        raise argparse.ArgumentTypeError("say why, in 3 to 500 printable characters")
+        raise argparse.ArgumentTypeError("give the reason in 3 to 500 printable characters")
     return text
 
 
 def _amount(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
-        raise argparse.ArgumentTypeError("is no amount in whole shillings, as 400")
+        raise argparse.ArgumentTypeError("not an amount in whole shillings, such as 400")
     return int(text)
 
 
 def _receipt(text: str) -> str:
     text = text.strip().upper()
     if not is_receipt(text):
-        raise argparse.ArgumentTypeError("is no M-PESA receipt number, as UC14KD82QZ")
+        raise argparse.ArgumentTypeError("not an M-PESA receipt number, such as UC14KD82QZ")
     return text

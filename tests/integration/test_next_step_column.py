@@ -24,7 +24,7 @@ from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.inquire import postponement_change, watch_change
 from domain.lifecycle.reconcile import lease_expiry_change
-from domain.lifecycle.resolve import Decision, Resolution, resolution_change
+from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.lifecycle.submit import expiry_change, resend_claim_change
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
@@ -156,18 +156,18 @@ async def test_what_changes_only_the_time_leaves_the_step(store: Store, kind: Ki
 
 
 @pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("decision", Decision)
+@pytest.mark.parametrize("decision", OperatorDecision)
 async def test_a_decided_payment_waits_for_nothing_and_a_reviewed_one_for_what_it_did(
-    store: Store, kind: Kind, decision: Decision
+    store: Store, kind: Kind, decision: OperatorDecision
 ) -> None:
     payment_id = await in_doubt(store, kind, askable=False)
     await store.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id)
-    receipt = a_receipt() if decision is Decision.PAID else None
+    receipt = a_receipt() if decision is OperatorDecision.PAID else None
     resolved = Resolution(
         decision=decision, reason="the statement", operator="wanjiku", receipt=receipt
     )
     await store.changing.change(resolution_change(payment_id, resolved))
-    expected = asks_without_id(kind) if decision is Decision.REVIEWED else None
+    expected = asks_without_id(kind) if decision is OperatorDecision.REVIEWED else None
     assert await step_of(store, payment_id) is expected
 
 

@@ -18,7 +18,7 @@ from domain.failures import Failure, FailureReason
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
-from domain.lifecycle.resolve import Decision, Resolution, resolution_change
+from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.report import Report, ReportedOutcome
 from tests.decisions import event_of
 from tests.integration.conftest import (
@@ -201,7 +201,7 @@ async def test_a_correction_that_nobody_can_ask_about_is_settled_from_the_statem
     assert await the_payment(store, payment_id) == ("failed", None, True)
     assert await asked(store, payment_id) is None
     paid = Resolution(
-        decision=Decision.PAID, reason="statement", operator="wanjiku", receipt=receipt
+        decision=OperatorDecision.PAID, reason="statement", operator="wanjiku", receipt=receipt
     )
     await store.changing.change(resolution_change(payment_id, paid))
     assert await the_payment(store, payment_id) == ("succeeded", receipt, False)

@@ -114,7 +114,7 @@ async def test_unpaid_waits_for_the_window_after_an_acknowledgement(system: Syst
     payment_id = await begin(system, "b2c", "slow_result", seconds=600)
     await system.in_stage(payment_id, "awaiting_result")
     refused = (await _resolve(system, payment_id, "unpaid")).expect(1)
-    assert "its result may still come; try again after 20" in refused.lines[0]
+    assert "its result may still arrive. Try again after 20" in refused.lines[0]
     await wait_for_inquiries(system, payment_id, 1)
     short = {"NOT_FOUND_TRUSTED_AFTER_SECONDS": "0.1", "INQUIRY_INTERVAL_MAX_SECONDS": "0.1"}
     (await _resolve(system, payment_id, "unpaid", **short)).expect(0)

@@ -125,17 +125,17 @@ _REFUSED = [
         ("--receipt", "of another"),
         "This receipt belongs to another payment.",
     ),
-    ("succeeded", "paid", _RECEIPT, "has succeeded already"),
+    ("succeeded", "paid", _RECEIPT, "has already succeeded"),
     ("refused by Daraja", "paid", _RECEIPT, "Daraja said that the payment failed"),
     ("being sent", "paid", _RECEIPT, "is being sent right now"),
-    ("waiting", "paid", _RECEIPT, "was not sent and will be"),
-    ("succeeded", "unpaid", (), "a success is never taken back"),
-    ("refused by Daraja", "unpaid", (), "has failed already"),
-    ("silent deposit", "unpaid", (), "has failed already"),
-    ("told as paid", "unpaid", (), "A stored callback says that it was paid."),
-    ("answered as paid", "unpaid", (), "Daraja answered an inquiry that it was paid."),
+    ("waiting", "paid", _RECEIPT, "is not sent yet, and will be"),
+    ("succeeded", "unpaid", (), "cannot undo a success"),
+    ("refused by Daraja", "unpaid", (), "has already failed"),
+    ("silent deposit", "unpaid", (), "has already failed"),
+    ("told as paid", "unpaid", (), "A stored callback says that the payment was paid."),
+    ("answered as paid", "unpaid", (), "Daraja answered an inquiry: the payment was paid."),
     ("being sent", "unpaid", (), "is being sent right now"),
-    ("waiting", "unpaid", (), "was not sent and will be"),
+    ("waiting", "unpaid", (), "is not sent yet, and will be"),
     ("in doubt", "reviewed", (), "is not flagged for review"),
     (str(uuid4()), "unpaid", (), "There is no such payment."),
 ]
@@ -182,7 +182,7 @@ async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
     result = await operate(
         cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env=nowhere
     )
-    away = "Postgres cannot be reached; nothing is known to be changed. Run the same command again."
+    away = "PostgreSQL cannot be reached. The change may or may not be stored. Run it again."
     assert result.expect(2).lines == [away]
     unset = await operate(
         cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env={"DATABASE_URL": ""}

@@ -11,7 +11,7 @@ from domain.changes import Decided
 from domain.errors import ResolutionRefused
 from domain.failures import FailureReason
 from domain.kinds import Kind
-from domain.lifecycle.resolve import Decision, Resolution, resolution_change
+from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
@@ -23,9 +23,9 @@ from tests.builders import (
 )
 
 WHO: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
-PAID = Resolution(decision=Decision.PAID, receipt=RECEIPT, **WHO)
-UNPAID = Resolution(decision=Decision.UNPAID, **WHO)
-LOOKED_AT = Resolution(decision=Decision.REVIEWED, **WHO)
+PAID = Resolution(decision=OperatorDecision.PAID, receipt=RECEIPT, **WHO)
+UNPAID = Resolution(decision=OperatorDecision.UNPAID, **WHO)
+LOOKED_AT = Resolution(decision=OperatorDecision.REVIEWED, **WHO)
 OPEN = (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
 
 

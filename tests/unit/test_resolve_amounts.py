@@ -12,7 +12,7 @@ from domain.attempts import Outcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.resolve import Decision, Resolution, resolution_change
+from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
@@ -153,7 +153,7 @@ def test_after_an_acknowledgement_unpaid_waits_for_the_window_of_its_kind(
             resolved(payment, UNPAID)
         else:
             told = refusal(payment, UNPAID)
-            assert f"try again after {NOW - since + WINDOWS[kind]:%Y-%m-%d %H:%M:%S} UTC" in told
+            assert f"Try again after {NOW - since + WINDOWS[kind]:%Y-%m-%d %H:%M:%S} UTC" in told
         resolved(payment, PAID)
         resolved(
             a_flagged(stage, kind=kind, attempts=(a_send(Outcome.UNKNOWN, at=NOW - since),)), UNPAID
@@ -166,7 +166,7 @@ def test_the_window_of_a_deposit_under_way_is_longer() -> None:
     )
     resolved(payment, UNPAID)
     under_way = evidence_of(an_inquiry(1, InquiryOutcome.UNDER_WAY, at=NOW - MINUTE))
-    assert "try again" in refusal(payment, UNPAID, evidence=under_way)
+    assert "Try again" in refusal(payment, UNPAID, evidence=under_way)
 
 
 def test_the_window_is_that_of_the_worker_s_settings() -> None:
@@ -174,8 +174,10 @@ def test_the_window_is_that_of_the_worker_s_settings() -> None:
         kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
     )
     longer = replace(TIMES, result_window=10 * MINUTE)
-    change = resolution_change(payment.id, Resolution(decision=Decision.UNPAID, **WHO), longer)
-    with pytest.raises(Exception, match="try again"):
+    change = resolution_change(
+        payment.id, Resolution(decision=OperatorDecision.UNPAID, **WHO), longer
+    )
+    with pytest.raises(Exception, match="Try again"):
         change.decide(payment, a_context())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from domain.changes import Change, ChangeResult
 from domain.errors import PaymentServiceError, ResolutionRefused
 from domain.lifecycle.accept import cancel as cancel_payment
-from domain.lifecycle.resolve import Decision, Resolution, resolution_change
+from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from tests.builders import AMOUNT_KES, PAYMENT_ID, a_caller
 from tests.proof.interleavings.record import LawBroken, instant
 
@@ -74,7 +74,10 @@ def operate(world: World) -> None:
     if not payment.needs_review and world.random() < 0.5:
         return
     if payment.needs_review and world.random() < 0.3:
-        _resolve(world, Resolution(decision=Decision.REVIEWED, reason="looked at", operator="test"))
+        _resolve(
+            world,
+            Resolution(decision=OperatorDecision.REVIEWED, reason="looked at", operator="test"),
+        )
     elif world.daraja.ledger:
         _resolve(world, _paid(world.daraja.ledger[0]))
     elif world.can_no_longer_move:
@@ -90,12 +93,12 @@ def settle(world: World) -> None:
         )
 
 
-_UNPAID = Resolution(decision=Decision.UNPAID, reason="not there", operator="test")
+_UNPAID = Resolution(decision=OperatorDecision.UNPAID, reason="not there", operator="test")
 
 
 def _paid(receipt: str) -> Resolution:
     return Resolution(
-        decision=Decision.PAID,
+        decision=OperatorDecision.PAID,
         reason="on the statement",
         operator="test",
         receipt=receipt,
