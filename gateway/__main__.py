@@ -40,7 +40,9 @@ def main() -> None:
 async def _ingress() -> None:
     settings = read_settings(IngressSettings)
     set_up_logging(settings.log_level, process="web", secrets=settings.secrets)
-    await serve(ingress_app(settings), settings.port, ready_event="web_ready", drops_abandoned=True)
+    await serve(
+        ingress_app(settings), settings.port, ready_event="web_ready", cancels_abandoned=True
+    )
 
 
 async def _callbacks() -> None:
@@ -48,7 +50,10 @@ async def _callbacks() -> None:
     set_up_logging(settings.log_level, process="callbacks", secrets=settings.secrets)
     # Daraja sends once, so its message is stored even if Daraja does not wait for the answer.
     await serve(
-        callbacks_app(settings), settings.port, ready_event="callbacks_ready", drops_abandoned=False
+        callbacks_app(settings),
+        settings.port,
+        ready_event="callbacks_ready",
+        cancels_abandoned=False,
     )
 
 

@@ -1,9 +1,9 @@
 """The callback receiver, which Daraja calls.
 
 It stores the raw message, finalizes, commits, answers 200, then publishes. Daraja sends once and
-does not retry (daraja.md §8.3). Therefore the receiver never rejects a message that it has stored,
-and it retries a failed store for as long as Daraja waits. It reads nothing from Postgres or Redis
-before it has verified the token.
+does not retry (daraja.md §8.3). Therefore the receiver stores every message that has a valid token,
+even one that it cannot parse. It retries a failed store for as long as Daraja waits. It reads
+nothing from Postgres or Redis before it has verified the token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from domain.lifecycle.record_callback import callback_change, raw_callback_chang
 from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.load import ADDRESS_PLACES_MAX, CALLBACKS_PLACES_MAX, Load, count_place_for
-from gateway.edge.plain_http import answer_expectation, refuse_odd_http
+from gateway.edge.plain_http import answer_expectation, reject_odd_http
 from gateway.edge.problems import answer_with_statuses
 from gateway.edge.requests import read_bytes
 from gateway.health import Health
@@ -67,7 +67,7 @@ class Receiver:
         """POST /results/{payment_id}/{operation}/{token}"""
         payment_id = self.verified_payment_id(request)
         if payment_id is None:
-            return _refuse("token")
+            return _reject("token")
         operation = request.match_info["operation"]
         count_place_for(request, (payment_id, operation))
         loop = asyncio.get_running_loop()
@@ -112,7 +112,7 @@ class Receiver:
                 async with asyncio.timeout_at(give_up_at):
                     await self.resources.if_redis_answers(lambda: self.wakeups.wake_one(payment_id))
         if not callback.source_allowed:
-            return _refuse("source")
+            return _reject("source")
         return web.Response(body=_ACCEPTED, content_type="application/json")
 
     def verified_payment_id(self, request: web.Request) -> UUID | None:
@@ -195,7 +195,7 @@ def _is_encoded(request: web.Request) -> bool:
     )
 
 
-def _refuse(reason: str) -> web.Response:
+def _reject(reason: str) -> web.Response:
     """The same 403 for a wrong operation, token or source, so that a forger learns nothing."""
     observability.callbacks_refused.labels(reason=reason).inc()
     return web.Response(status=403)
@@ -219,7 +219,7 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
     # Daraja's messages need.
     load = Load(CALLBACKS_PLACES_MAX, is_counted=has_valid_token, share_max=ADDRESS_PLACES_MAX)
     app = make_application(
-        middlewares=[answer_with_statuses, refuse_odd_http, load.middleware],
+        middlewares=[answer_with_statuses, reject_odd_http, load.middleware],
         body_bytes_max=BODY_BYTES_MAX,
         answer_expectation=answer_expectation,
     )

@@ -24,8 +24,8 @@ from gateway.edge.cors import allow_origins
 from gateway.edge.load import INGRESS_PLACES_MAX, Load
 from gateway.edge.plain_http import (
     answer_expectation,
-    refuse_escapes,
-    refuse_odd_http,
+    reject_escapes,
+    reject_odd_http,
     route_pattern,
 )
 from gateway.edge.problems import answer_with_problems
@@ -85,8 +85,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     app = make_application(
         middlewares=[
             answer_with_problems,
-            refuse_odd_http,
-            refuse_escapes,
+            reject_odd_http,
+            reject_escapes,
             load.middleware,
             finish_health,
         ],

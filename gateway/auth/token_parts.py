@@ -73,7 +73,7 @@ def parse_json_object(segment: str, part: str) -> dict[str, object]:
     return value
 
 
-def refuse_api_key(header: dict[str, object], claims: dict[str, object]) -> None:
+def reject_api_key(header: dict[str, object], claims: dict[str, object]) -> None:
     """Rejects Supabase's legacy API keys with a sentence of their own.
 
     They are the commonest mistake: JWTs that identify a project and not a caller.

@@ -39,7 +39,7 @@ from gateway.auth.token_parts import (
     read_audiences,
     read_header,
     read_time,
-    refuse_api_key,
+    reject_api_key,
 )
 
 # For the difference between the clocks of two machines. RFC 8725 and our contract allow a minute.
@@ -128,7 +128,7 @@ class TokenVerifier:
             parse_json_object(segments[1], "header"),
             parse_json_object(segments[2], "payload"),
         )
-        refuse_api_key(header_fields, claims)
+        reject_api_key(header_fields, claims)
         algorithm, kid = read_header(header_fields)
         # The claims are checked first, because that is cheap, and an expired token then needs no
         # look-up of keys. A forger learns only documented facts from it. The role, which may lead

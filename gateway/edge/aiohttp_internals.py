@@ -125,12 +125,12 @@ class ServerConnection(web.RequestHandler):
         """Returns whether the new connection may stay. If not, a subclass has ended it."""
         return True
 
-    def refuse_bytes(self) -> None:
+    def reject_excess_bytes(self) -> None:
         """Ends the connection because its request has too many bytes."""
         self.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = cast("asyncio.Transport", transport)  # a TCP server's transports are of it
+        self._wire = cast("asyncio.Transport", transport)  # true for every TCP server
         if self.admit():
             super().connection_made(transport)
 
@@ -154,7 +154,7 @@ class ServerConnection(web.RequestHandler):
         ):
             self.since, self._has_head_begun = self._loop.time(), True
         if self._wire_bytes > self._wire_bytes_max and not self._is_lingering():
-            self.refuse_bytes()
+            self.reject_excess_bytes()
 
     def _is_lingering(self) -> bool:
         """Whether the answer is sent, and the server reads and drops the rest of the body."""
@@ -216,9 +216,9 @@ def make_application(
 ) -> web.Application:
     """An application that answers every Expect header with `answer_expectation`.
 
-    This also covers unknown paths and methods, which have no route that could have such a function.
-    For those, aiohttp's default handler echoes the header in its answer. If the header is not valid
-    text, it raises, and the client gets a 500.
+    This also covers unknown paths and methods, which have no route to configure. For those,
+    aiohttp's default handler echoes the header in its answer. If the header is not valid text, the
+    handler raises, and the client gets a 500.
     """
     app = web.Application(middlewares=middlewares, client_max_size=body_bytes_max)
     app._router = _Router(answer_expectation)  # noqa: SLF001 - the argument is deprecated

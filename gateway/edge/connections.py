@@ -171,7 +171,7 @@ class Connection(ServerConnection):
         self._connections.discard(self)
         super().connection_lost(exc)
 
-    def refuse_bytes(self) -> None:
+    def reject_excess_bytes(self) -> None:
         self.cut("too_many_bytes", asyncio.get_running_loop().time())
 
     def failure_response(self, status: int, error: BaseException | None) -> web.Response:

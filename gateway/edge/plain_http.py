@@ -17,7 +17,7 @@ HEAD_BYTES_MAX = 32 * 1024
 
 
 @web.middleware
-async def refuse_odd_http(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def reject_odd_http(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Middleware: reject odd HTTP. It also stores the route's pattern, which the log shows."""
     request[ROUTE] = route_pattern(request)
     if request.version not in {HttpVersion10, HttpVersion11}:
@@ -35,7 +35,7 @@ async def refuse_odd_http(request: web.Request, handler: Handler) -> web.StreamR
 
 
 @web.middleware
-async def refuse_escapes(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def reject_escapes(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Middleware: reject paths with percent escapes.
 
     No path of ours needs one, and an escaped path could evade a proxy's rules for our paths.

@@ -26,18 +26,18 @@ _BACKLOG = 1024
 
 
 async def serve(
-    app: web.Application, port: int, *, ready_event: str, drops_abandoned: bool
+    app: web.Application, port: int, *, ready_event: str, cancels_abandoned: bool
 ) -> None:
     """Serves `app` until SIGTERM or SIGINT, then waits for the requests under way.
 
-    `drops_abandoned`: a request is cancelled when its client disconnects.
+    `cancels_abandoned`: cancel a request if its client disconnects.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with listening(
-        app, port, Connections(_connections_max()), drops_abandoned=drops_abandoned
+    async with listen(
+        app, port, Connections(_connections_max()), cancels_abandoned=cancels_abandoned
     ):
         log.info(ready_event, port=port)
         await stopping.wait()
@@ -45,8 +45,8 @@ async def serve(
 
 
 @asynccontextmanager
-async def listening(
-    app: web.Application, port: int, connections: Connections, *, drops_abandoned: bool = False
+async def listen(
+    app: web.Application, port: int, connections: Connections, *, cancels_abandoned: bool = False
 ) -> AsyncIterator[None]:
     """Serves `app` on `port` during the block.
 
@@ -60,7 +60,7 @@ async def listening(
         watching = asyncio.create_task(connections.watch())
         stack.push_async_callback(_cancel, watching)
         runner = web.AppRunner(
-            app, shutdown_timeout=_DRAIN_SECONDS, handler_cancellation=drops_abandoned
+            app, shutdown_timeout=_DRAIN_SECONDS, handler_cancellation=cancels_abandoned
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -80,9 +80,9 @@ async def listening(
 def _connections_max() -> int:
     """How many connections may be open. Raises the limit of open files as far as possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = CONNECTIONS_MAX + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     at_most = (
         CONNECTIONS_MAX

@@ -1,4 +1,4 @@
-"""The problems in `/openapi.json`: their schemas, their examples, and the responses they make."""
+"""The problems in `/openapi.json`: schemas, examples and responses."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ _EXTRA_MEMBERS: Mapping[str, dict[str, Any]] = {
             "type": ["string", "null"],
             "format": "date-time",
             "description": (
-                "When the limit resets. Null: no day has room for this payment, so a retry is "
-                "useless."
+                "When the limit resets. Null: the payment exceeds the limit on every day, so a "
+                "retry is useless."
             ),
         },
     },
@@ -74,7 +74,7 @@ def problem_examples(problems: Collection[Problem]) -> dict[str, Any]:
 
 
 def problem_response(problems: list[Problem]) -> dict[str, Any]:
-    """The response that an operation gives for these problems of one status."""
+    """The response of an operation for `problems`, which all have the same status."""
     references = [_reference(problem) for problem in problems]
     schema: dict[str, Any] = references[0]
     if len(problems) > 1:

@@ -19,7 +19,7 @@ from domain.adapters.postgres.epoch import Epochs
 from domain.adapters.settings.common import read_settings
 from domain.adapters.settings.web import IngressSettings
 from gateway.edge.connections import Connections
-from gateway.edge.serving import listening
+from gateway.edge.serving import listen
 from gateway.ingress import ingress_app
 from tests.integration.conftest import Store
 from tests.integration.proxy import Proxy
@@ -73,7 +73,7 @@ async def ingress(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[In
     port = reserve_port()
     app = ingress_app(read_settings(IngressSettings))
     async with (
-        listening(app, port, Connections(), drops_abandoned=True),
+        listen(app, port, Connections(), cancels_abandoned=True),
         aiohttp.ClientSession(
             f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}
         ) as http,

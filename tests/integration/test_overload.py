@@ -22,7 +22,7 @@ from domain.callback_address import make_address
 from gateway import callbacks
 from gateway.edge.connections import Connections
 from gateway.edge.load import INGRESS_PLACES_MAX
-from gateway.edge.serving import listening
+from gateway.edge.serving import listen
 from tests.integration.conftest import PATIENCE_SECONDS, Store, locked, until
 from tests.stack.databases import connection
 from tests.stack.lending import Lending
@@ -297,7 +297,7 @@ async def receiver(
     }.items():
         monkeypatch.setenv(name, value)
     port = reserve_port()
-    async with listening(
+    async with listen(
         callbacks.callbacks_app(read_settings(CallbackSettings)), port, Connections()
     ):
         yield port

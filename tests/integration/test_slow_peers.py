@@ -14,10 +14,10 @@ from aiohttp import web
 
 from gateway.edge import connections, requests, serving
 from gateway.edge.connections import Connections
-from gateway.edge.plain_http import refuse_odd_http
+from gateway.edge.plain_http import reject_odd_http
 from gateway.edge.problems import answer_with_problems
 from gateway.edge.requests import read_bytes
-from gateway.edge.serving import listening
+from gateway.edge.serving import listen
 from tests.integration.conftest import PATIENCE_SECONDS, until
 from tests.stack.ports import release_port, reserve_port
 
@@ -76,7 +76,7 @@ def _app(working: asyncio.Event) -> web.Application:
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response()
 
-    app = web.Application(middlewares=[answer_with_problems, refuse_odd_http])
+    app = web.Application(middlewares=[answer_with_problems, reject_odd_http])
     app.router.add_post("/echo", echo)
     app.router.add_get("/large", large)
     app.router.add_get("/work", long_work)
@@ -96,7 +96,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
     working = asyncio.Event()
     port, open_ones = reserve_port(), Connections(_AT_MOST)
-    async with listening(_app(working), port, open_ones):
+    async with listen(_app(working), port, open_ones):
         server = Server(port, open_ones, working)
         yield server
         working.set()
@@ -278,7 +278,7 @@ async def test_slow_peers_do_not_hold_up_the_end(
     monkeypatch.setattr(connections, "_CHECK_INTERVAL_SECONDS", 0.05)
     port, open_ones = reserve_port(), Connections()
     async with asyncio.timeout(PATIENCE_SECONDS / 2):
-        async with listening(_app(asyncio.Event()), port, open_ones):
+        async with listen(_app(asyncio.Event()), port, open_ones):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(_HALF[what])
             while not len(open_ones):  # noqa: ASYNC110 - a set tells nobody

@@ -14,7 +14,7 @@ from domain.adapters.aiohttp_version import TESTED_FIRST, TESTED_LAST, require_t
 from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.settings.errors import SettingsError
 from gateway.edge.connections import Connections
-from gateway.edge.serving import listening
+from gateway.edge.serving import listen
 from tests.stack.ports import release_port, reserve_port
 from tests.supply_chain.policy import ROOT, locked_versions
 
@@ -72,7 +72,7 @@ async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPa
     app.on_startup.append(start)
     port = reserve_port()
     with pytest.raises(SettingsError, match=r"aiohttp 3\.15\.0"):
-        async with listening(app, port, Connections()):
+        async with listen(app, port, Connections()):
             pass
     release_port(port)
     assert started == []
