@@ -203,7 +203,7 @@ class TestAnswers:
         assert open_attempt.fence.is_written
         (exchange,) = open_attempt.exchanges
         assert (exchange.was_written, exchange.outcome) == (True, means.__name__)
-        assert simulator.traffic.shown(path="/mpesa/")["count"] == 1
+        assert simulator.traffic.to_json(path="/mpesa/")["count"] == 1
 
     @pytest.mark.parametrize(
         ("scenario", "reason"),

@@ -128,7 +128,7 @@ async def test_every_form_of_a_missing_product_is_one_refusal_of_the_operation(
     simulator.scenario("product_missing", api=api, params={"form": form})
     with pytest.raises(ProductRefused):
         await use(client, api)
-    fetched = simulator.traffic.shown(path="oauth")["count"]
+    fetched = simulator.traffic.to_json(path="oauth")["count"]
     assert fetched == (1 if form in ("no_apiproduct", "not_allowed") else 2)
 
 
@@ -154,4 +154,4 @@ async def test_every_form_of_a_refused_token_is_cured_by_another_token(
 ) -> None:
     simulator.scenario("token_refused", api=api, times=1, params={"form": form})
     await use(client, api)
-    assert simulator.traffic.shown(path=PATHS[api])["count"] == 2
+    assert simulator.traffic.to_json(path=PATHS[api])["count"] == 2

@@ -149,10 +149,10 @@ async def test_a_reset_drops_what_is_held(probe: Probe) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"order": "shuffled"}, "order is one of in_order, reversed, at_once"),
-        ({"count": 0}, "count is a whole number from 1"),
-        ({"url_contains": 7}, "url_contains is text"),
-        ({"colour": "red"}, "unknown: colour"),
+        ({"order": "shuffled"}, "order must be one of in_order, reversed, at_once"),
+        ({"count": 0}, "count must be a whole number from 1"),
+        ({"url_contains": 7}, "url_contains must be text"),
+        ({"colour": "red"}, "unknown member: colour"),
     ],
 )
 async def test_a_release_that_makes_no_sense_is_refused(

@@ -239,7 +239,7 @@ class TestRefusedCredential:
             await probe.simulator.idle()
             result = probe.receiver.received[0].body["Result"]
         assert result["ResultCode"] == code
-        assert result["ResultDesc"] != "An outcome that no table knows."
+        assert result["ResultDesc"] != "An undocumented outcome."
         assert not probe.simulator.ledger.movements
 
 
@@ -269,7 +269,7 @@ class TestFalseQuery:
         probe.simulator.scenario("query_contradicts", params={"code": code})
         answer = await probe.query(checkout)
         assert answer.body["ResultCode"] == str(code)
-        assert answer.body["ResultDesc"] != "An outcome that no table knows."
+        assert answer.body["ResultDesc"] != "An undocumented outcome."
 
     async def test_codes_may_alternate(self, probe: Probe) -> None:
         """Each payment begins with the first."""

@@ -1,4 +1,4 @@
-"""A stand-in for Safaricom's Daraja, written from the contract alone: start with README.md here."""
+"""A simulator of Safaricom's Daraja, written only from the contract. Start with README.md here."""
 
 from tests.simulator.app import Simulator
 

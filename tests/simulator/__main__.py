@@ -1,7 +1,6 @@
-"""`python -m tests.simulator --port N`: the simulator as a process, until SIGTERM or SIGINT.
+"""`python -m tests.simulator --port N`: runs the simulator as a process, until SIGTERM or SIGINT.
 
-Prints one line when it listens. The names DARAJA_* in its own environment, if set, are the accepted
-values.
+It prints one line when it listens. It accepts the values of DARAJA_* in its own environment.
 """
 
 import argparse
@@ -16,21 +15,21 @@ from tests.simulator.app import RECORDS_MAX, Simulator
 
 
 def main() -> None:
-    """Run until told to stop."""
-    arguments = _arguments()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    """Run until a signal ends it."""
+    arguments = _parse_arguments()
+    with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
         try:
             runner.run(_run(arguments))
         except OSError as error:
             sys.exit(f"The simulator cannot start: {error}")
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulator", description="A simulator of Daraja."
     )
     parser.add_argument(
-        "--port", type=int, required=True, help="where Daraja's paths are served; 0: any"
+        "--port", type=int, required=True, help="the port of Daraja's paths; 0: any free port"
     )
     parser.add_argument(
         "--control-port", type=int, help="the control API's own port (default: the next one)"
@@ -42,19 +41,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--certificate-file",
         default=os.environ.get("DARAJA_CERTIFICATE_FILE") or None,
-        help="where the certificate for SecurityCredential is written (default: $DARAJA_CERTIFICATE_FILE)",
+        help="file for the certificate of SecurityCredential (default: $DARAJA_CERTIFICATE_FILE)",
     )
     parser.add_argument(
         "--records-max",
         type=int,
         default=RECORDS_MAX,
-        help=f"how many requests, and how many callbacks, are kept to be looked at (default: {RECORDS_MAX})",
+        help=f"how many requests and how many callbacks are kept (default: {RECORDS_MAX})",
     )
     return parser.parse_args()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop where it is installed; the simulator works on either."""
+def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop if it is installed. The simulator runs on asyncio's loop too."""
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
@@ -62,7 +61,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _simulator(arguments: argparse.Namespace, *, control_port: int) -> Simulator:
+def _create_simulator(arguments: argparse.Namespace, *, control_port: int) -> Simulator:
     return Simulator(
         port=arguments.port,
         control_port=control_port,
@@ -79,7 +78,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    simulator = await _started(arguments)
+    simulator = await _start_simulator(arguments)
     sys.stdout.write(
         f"Daraja simulator on {simulator.base_url}, control on {simulator.control_url}/_control/ "
         "(scenarios: GET /_control/scenarios)\n"
@@ -89,21 +88,23 @@ async def _run(arguments: argparse.Namespace) -> None:
     await simulator.stop()
 
 
-async def _started(arguments: argparse.Namespace) -> Simulator:
+async def _start_simulator(arguments: argparse.Namespace) -> Simulator:
     if arguments.control_port is not None:
-        simulator = _simulator(arguments, control_port=arguments.control_port)
+        simulator = _create_simulator(arguments, control_port=arguments.control_port)
         await simulator.start()
         return simulator
-    simulator = _simulator(arguments, control_port=arguments.port + 1 if arguments.port else 0)
+    simulator = _create_simulator(
+        arguments, control_port=arguments.port + 1 if arguments.port else 0
+    )
     try:
         await simulator.start()
     except OSError as error:
         await simulator.stop()
         if error.errno != errno.EADDRINUSE or not arguments.port:
             raise
-        # Nobody asked for that very control port: any will do, and the printed line tells it. If
-        # Daraja's own port was the taken one, the second try says so.
-        simulator = _simulator(arguments, control_port=0)
+        # The caller did not choose the control port, so any free port will do. The printed line
+        # shows it. If Daraja's own port is in use, the second start fails with that error.
+        simulator = _create_simulator(arguments, control_port=0)
         await simulator.start()
     return simulator
 

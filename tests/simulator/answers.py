@@ -1,5 +1,6 @@
-"""Answers that are not an API's own: refusals, pages, broken bodies (daraja.md §1, §2.2, §3,
-§4.2).
+"""Answers that are not an API's own: refusals, pages, broken bodies.
+
+Sources: daraja.md §1, §2.2, §3, §4.2.
 """
 
 from collections.abc import Mapping
@@ -10,16 +11,16 @@ from tests.simulator.shapes import CUT, Identities, Reply, reply
 DEAD_ADDRESS = "http://127.0.0.1:9/moved"  # the discard port: nothing listens there
 IN_PROCESS = "The transaction is still under processing"
 SPIKE_ARREST = (
-    "Spike arrest violation. Allowed rate : MessageRate{messagesPerPeriod=5, periodInMicroseconds=60000000, "
-    "maxBurstMessageCount=1.0}"
+    "Spike arrest violation. Allowed rate : MessageRate{messagesPerPeriod=5, "
+    "periodInMicroseconds=60000000, maxBurstMessageCount=1.0}"
 )
 LOCKED = "Unable to lock subscriber, a transaction is already in process for the current subscriber"
 FIREWALL_PAGE = (
     b"<html><head><title>Request unsuccessful</title></head><body>Incident ID: 0-0</body></html>"
 )
 
-# HTTP status, errorCode, errorMessage. Where sources disagree on the status it is the documents'
-# own.
+# HTTP status, errorCode and errorMessage. If sources disagree on the status, the documentation's
+# status is used.
 ENVELOPES: dict[str, tuple[int, str, str]] = {
     "spike_arrest_json": (500, "500.003.02", "Error Occurred: Spike Arrest Violation"),
     "quota": (500, "500.003.03", "Error Occurred: Quota Violation"),
@@ -70,10 +71,10 @@ PAGES: dict[str, Reply] = {
 }
 
 
-def canned(
+def canned_reply(
     name: str, *, api: str, token: str, params: Mapping[str, object], ids: Identities
 ) -> Reply:
-    """The answer of this name; the rest is what some of them quote."""
+    """Return the answer of this name. Some answers quote the other arguments."""
     if name in PAGES:
         return PAGES[name]
     if name in ENVELOPES:
@@ -88,17 +89,17 @@ def canned(
 
 
 def envelope(name: str, ids: Identities) -> Reply:
-    """A refusal by its name here."""
+    """Return the error envelope of this name."""
     return ids.error(*ENVELOPES[name])
 
 
 def invalid_field(field: str, ids: Identities) -> Reply:
-    """What a field that does not pass gets (§2.2)."""
+    """Return the answer to an invalid field (§2.2)."""
     return ids.error(400, "400.002.02", f"Bad Request - Invalid {field}")
 
 
 def invalid_token(api: str, token: str, ids: Identities) -> Reply:
-    """Three statuses for one fact, by API (§1); the payout APIs echo the token."""
+    """Return the API's answer to an invalid token (§1). The payout APIs echo the token."""
     if api in PAYOUTS:
         return ids.error(401, "401.002.01", f"Error Occurred - Invalid Access Token - {token}")
     if api == "status":
@@ -107,7 +108,7 @@ def invalid_token(api: str, token: str, ids: Identities) -> Reply:
 
 
 def query_result(checkout_request_id: str, merchant_request_id: str, code: str, desc: str) -> Reply:
-    """An answer to STK query: every value a string, no receipt, no amount (§3)."""
+    """Return an answer to STK query: every value is a string, no receipt, no amount (§3)."""
     return reply(
         {
             "ResponseCode": "0",

@@ -1,8 +1,8 @@
 """The simulator as one object: composes the parts, dispatches calls, plays scenarios.
 
 `async with Simulator(port=0, time_scale=0.02) as sim` serves on `sim.base_url` until the block
-ends. A call goes: on record, path and verb, token, JSON, scenario, the API itself, answer. Read
-daraja.md beside it.
+ends. Each call is recorded. Then path, verb, token and JSON are checked, a scenario is chosen, the
+API acts, and the answer is sent. Read daraja.md together with this code.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from typing import Protocol, Self
 
 from aiohttp import web
 
-from tests.simulator.answers import canned, envelope, invalid_field
+from tests.simulator.answers import canned_reply, envelope, invalid_field
 from tests.simulator.callbacks import Courier
 from tests.simulator.catalogue import CATALOGUE
-from tests.simulator.control import closed_seconds, control_routes
-from tests.simulator.doors import PRODUCT_MISSING, TOKEN_REFUSED, refusal_at_the_door
+from tests.simulator.control import control_routes, read_closed_seconds
+from tests.simulator.doors import PRODUCT_MISSING, TOKEN_REFUSED, gateway_refusal
 from tests.simulator.forms import NUMBER_REFUSED, Forms, is_number
 from tests.simulator.ledger import Ledger
 from tests.simulator.life import Book, Lives
@@ -36,26 +36,24 @@ from tests.simulator.traffic import Arrival, Traffic
 from tests.simulator.validation import Body, InvalidFieldError
 
 OAUTH_PATH = "/oauth/v1/generate"
-RECORDS_MAX = (
-    50_000  # requests, and as many callbacks, that are kept to be looked at; the ledger keeps all
-)
+RECORDS_MAX = 50_000  # requests that are kept, and as many callbacks; the ledger keeps everything
 REFUSING = CATALOGUE["connection_refused"]
 
 
 class Endpoint(Protocol):
-    """One API: what a call is about, and what it does."""
+    """One API of Daraja."""
 
     api: str
 
     def facts(self, body: Body) -> Facts:
-        """What the call is about, for the choice of a scenario."""
+        """Return the facts of a call that choose its scenario."""
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Validate, have the effect, answer."""
+        """Validate the call, do what it asks, and return the answer."""
 
 
 class Simulator:
-    """A stand-in for Daraja on one port, and its control API on that and another."""
+    """Simulates Daraja on one port, with a control API on that port and on another one."""
 
     def __init__(
         self,
@@ -146,14 +144,14 @@ class Simulator:
     # Life of the simulator
 
     async def start(self) -> None:
-        """Open both ports; the certificate is in its file before anything answers."""
+        """Write the certificate's file, then open both ports."""
         if self._certificate_file is not None:
             self.vault.write_certificate(Path(self._certificate_file))
         await self._daraja.start()
         await self._control.start()
 
     async def stop(self) -> None:
-        """Stop at once: connections are cut and what was not delivered never is."""
+        """Stop at once. Connections are cut, and undelivered callbacks are lost."""
         await self.courier.close()
         await self._daraja.stop()
         await self._control.stop()
@@ -172,12 +170,12 @@ class Simulator:
 
     @property
     def base_url(self) -> str:
-        """Where Daraja is: DARAJA_BASE_URL."""
+        """The address of Daraja: DARAJA_BASE_URL."""
         return f"http://{self._host}:{self._daraja.port}"
 
     @property
     def control_url(self) -> str:
-        """Where the control API is always reachable, without `/_control`."""
+        """The address where the control API is always reachable, without `/_control`."""
         return f"http://{self._host}:{self._control.port}"
 
     @property
@@ -192,21 +190,21 @@ class Simulator:
 
     @property
     def is_open(self) -> bool:
-        """Whether Daraja takes connections."""
+        """Whether Daraja accepts connections."""
         return self._daraja.is_open
 
     async def idle(self) -> None:
-        """Wait until every accepted payment has moved its money, or not, and was told."""
+        """Wait until every accepted payment has ended and its callbacks are sent."""
         await self.courier.idle()
 
     async def open_listener(self) -> None:
-        """Take connections again, on the same port."""
+        """Accept connections again, on the same port."""
         await self._daraja.open()
 
     def close_listener(
         self, *, seconds: float | None = None, spare: web.Request | None = None
     ) -> None:
-        """Refuse connections and cut those there are, for so many seconds or until opened."""
+        """Refuse and cut connections for `seconds`, or until the listener is opened."""
         self._daraja.close(seconds=seconds, spare=None if spare is None else spare.transport)
 
     def scenario(
@@ -221,9 +219,9 @@ class Simulator:
         return self.scenarios.add(name, Match.of(match), times=times, params=params or {})
 
     async def reset(self, *, tokens: bool = False) -> None:
-        """As at the start: empty books, no rules, default switches, open.
+        """Restore the state after the start: no payments, no rules, default switches, open.
 
-        Keys stay; tokens go if asked.
+        The keys stay. The tokens expire only with `tokens`.
         """
         await self.courier.clear()
         self._lives.prompts.clear()
@@ -231,7 +229,7 @@ class Simulator:
             part.clear()
         for rest in (self._initiator, self._push, self._query, self._forms):
             rest.clear()
-        self.switches.change(Switches(time_scale=self._time_scale).shown())
+        self.switches.change(Switches(time_scale=self._time_scale).to_json())
         await self.open_listener()
         if tokens:
             self.tokens.expire()
@@ -239,11 +237,11 @@ class Simulator:
     # Life of a call
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        arrival = self.traffic.arrived(request.method, request.path)
+        arrival = self.traffic.record(request.method, request.path)
         try:
-            arrival.raw = await _read(request, arrival)
+            arrival.raw = await _read_body(request, arrival)
         except (ConnectionError, asyncio.IncompleteReadError, web.RequestPayloadError):
-            arrival.fault = "request broken off"
+            arrival.fault = "request aborted by the client"
             raise
         reply = await self._reply(request, arrival)
         if reply.cut:
@@ -270,12 +268,11 @@ class Simulator:
             return refusal
         if endpoint.api in self.switches.missing_products:
             arrival.scenario = PRODUCT_MISSING
-            return self._refused_at_the_door(PRODUCT_MISSING, endpoint.api, authorization or "", {})
+            return self._refuse_call(PRODUCT_MISSING, endpoint.api, authorization or "", {})
         if request.content_type != "application/json":
-            return invalid_field(
-                "BusinessShortCode", self._ids
-            )  # §2: what any other content type gets
-        body = _object_in(arrival.raw)
+            # Daraja answers so to any other content type (§2).
+            return invalid_field("BusinessShortCode", self._ids)
+        body = _parse_object(arrival.raw)
         if body is None:
             return envelope("malformed", self._ids)
         choice = self.scenarios.choose(endpoint.api, endpoint.facts(body))
@@ -288,8 +285,8 @@ class Simulator:
             except InvalidFieldError as invalid:
                 reply = invalid_field(str(invalid), self._ids)
         else:
-            reply = CUT  # stands for nothing: a scenario that does not act has an answer of its own
-        return await self._played(reply, choice, endpoint.api, authorization or "")
+            reply = CUT  # never sent: a scenario that does not act has an answer of its own
+        return await self._apply_scenario(reply, choice, endpoint.api, authorization or "")
 
     async def _oauth(self, request: web.Request, arrival: Arrival) -> Reply:
         if request.method != "GET":
@@ -302,28 +299,30 @@ class Simulator:
             reply = self.tokens.generate(
                 authorization=authorization, grant_type=request.query.get("grant_type")
             )
-        return await self._played(reply, choice, "oauth", authorization or "")
+        return await self._apply_scenario(reply, choice, "oauth", authorization or "")
 
-    def _refused_at_the_door(
+    def _refuse_call(
         self, scenario: str, api: str, authorization: str, params: Mapping[str, object]
     ) -> Reply:
         token = authorization.partition(" ")[2]
-        return refusal_at_the_door(
+        return gateway_refusal(
             scenario, api=api, token=token, params=params, forms=self._forms, ids=self._ids
         )
 
-    async def _played(self, reply: Reply, choice: Choice, api: str, authorization: str) -> Reply:
-        """The answer that leaves: the API's own, or the one that the scenario puts in its place."""
+    async def _apply_scenario(
+        self, reply: Reply, choice: Choice, api: str, authorization: str
+    ) -> Reply:
+        """Return the API's own answer, or the scenario's answer if it has one."""
         script = choice.script
         if script is REFUSING:
-            self.close_listener(seconds=closed_seconds(choice.params))
+            self.close_listener(seconds=read_closed_seconds(choice.params))
             return CUT
         if script.name in {TOKEN_REFUSED, PRODUCT_MISSING}:
-            reply = self._refused_at_the_door(script.name, api, authorization, choice.params)
+            reply = self._refuse_call(script.name, api, authorization, choice.params)
         elif script.answer in {"refused_otherwise", "our_field_refused"}:
             reply = self._forms.reply(script.answer, api=api, params=choice.params, ids=self._ids)
         elif script.answer is not None:
-            reply = canned(
+            reply = canned_reply(
                 script.answer,
                 api=api,
                 token=authorization.partition(" ")[2],
@@ -335,9 +334,10 @@ class Simulator:
         return reply
 
 
-async def _read(request: web.Request, arrival: Arrival) -> bytes:
-    """The body, counted as it comes: a request that breaks off half way is on record with what
-    arrived.
+async def _read_body(request: web.Request, arrival: Arrival) -> bytes:
+    """Read the body, and count its bytes as they arrive.
+
+    So the record of an aborted request has the number of bytes that arrived.
     """
     if not request.body_exists:
         return b""
@@ -348,7 +348,7 @@ async def _read(request: web.Request, arrival: Arrival) -> bytes:
     return b"".join(parts)
 
 
-def _object_in(raw: bytes) -> dict[str, object] | None:
+def _parse_object(raw: bytes) -> dict[str, object] | None:
     try:
         body = json.loads(raw)
     except ValueError:

@@ -1,8 +1,7 @@
-"""Delivery of results: one POST, its answer noted and otherwise ignored, never repeated (daraja.md
-§8.3).
+"""Delivers results: one POST, never repeated. Its answer is only recorded (daraja.md §8.3).
 
-Nothing here holds up a request unless a scenario asks for it. Whatever is still waiting when the
-simulator stops or is reset is cancelled, and is then not delivered.
+A delivery delays a request only if a scenario asks for it. If the simulator stops or is reset, all
+waiting deliveries are cancelled.
 """
 
 import asyncio
@@ -15,11 +14,11 @@ from typing import Literal, get_args
 
 import aiohttp
 
-from tests.simulator.shapes import iso
+from tests.simulator.shapes import format_iso
 from tests.simulator.switches import Switches
 from tests.simulator.traffic import redact
 
-ANSWER_SECONDS_MAX = 10.0  # claims for Daraja's own patience run from 5 s to 30 s (§8.3)
+ANSWER_SECONDS_MAX = 10.0  # sources say that Daraja waits between 5 s and 30 s (§8.3)
 CONNECTIONS_MAX = 200
 
 Order = Literal["in_order", "reversed", "at_once"]
@@ -28,9 +27,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One POST, sent or held back: `status` is the receiver's answer, `error` why there was
-    none.
-    """
+    """One POST, sent or held. `status` is the receiver's answer, `error` the reason for none."""
 
     url: str
     raw: bytes
@@ -39,10 +36,10 @@ class Delivery:
     status: int | None = None
     error: str | None = None
 
-    def shown(self) -> dict[str, object]:
-        """As the control API prints it."""
+    def to_json(self) -> dict[str, object]:
+        """Return the delivery as the control API prints it."""
         return {
-            "at": iso(self.at),
+            "at": format_iso(self.at),
             "url": self.url,
             "body": redact(json.loads(self.raw)),
             "status": self.status,
@@ -51,26 +48,24 @@ class Delivery:
 
 
 class Courier:
-    """Carries results out, and runs what has to happen later."""
+    """Delivers results, and runs tasks that have to happen later."""
 
-    def __init__(self, switches: Switches, most: int) -> None:
+    def __init__(self, switches: Switches, records_max: int) -> None:
         self._switches = switches
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self.deliveries: deque[Delivery] = deque(maxlen=most)  # the newest
+        self.deliveries: deque[Delivery] = deque(maxlen=records_max)  # the newest
         self.delivered = 0
         self.held: list[Delivery] = []  # oldest first
 
-    def soon(self, work: Coroutine[object, object, None]) -> None:
-        """Run something beside the request that caused it."""
+    def start_soon(self, work: Coroutine[object, object, None]) -> None:
+        """Run `work` in a task of its own, beside the request that caused it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def pause(self, seconds: float, *, real: float | None = None) -> Awaitable[None]:
-        """Wait for some of Daraja's seconds, scaled, or for real ones where a scenario asks for
-        them.
-        """
+        """Wait for scaled seconds of Daraja, or for `real` seconds if a scenario asks for them."""
         return asyncio.sleep(seconds * self._switches.time_scale if real is None else real)
 
     async def post(
@@ -82,7 +77,7 @@ class Courier:
         copies: int = 1,
         hold: bool = False,
     ) -> None:
-        """Deliver, or hold back until released; copies go out together, each at most once."""
+        """Deliver, or hold until released. Copies are sent together, each at most once."""
         raw = json.dumps(body).encode()
         deliveries = [Delivery(url, raw, headers or {}) for _ in range(copies)]
         if hold or self._switches.hold_callbacks:
@@ -93,9 +88,7 @@ class Courier:
     async def release(
         self, *, order: Order, url_contains: str = "", count: int | None = None
     ) -> list[Delivery]:
-        """Deliver what was held back, as it was then; all of it, or the first `count` in the
-        order asked for.
-        """
+        """Deliver held callbacks unchanged: all of them, or the first `count` in that order."""
         chosen = [delivery for delivery in self.held if url_contains in delivery.url]
         if order == "reversed":
             chosen.reverse()
@@ -106,7 +99,7 @@ class Courier:
         return chosen
 
     async def _send(self, deliveries: list[Delivery], *, order: Order) -> None:
-        """Together, or each when the one before was answered."""
+        """Send all at once, or each after the answer to the one before."""
         if order == "at_once" and len(deliveries) > 1:
             await asyncio.gather(*map(self._deliver, deliveries))
             return
@@ -141,18 +134,16 @@ class Courier:
 
     @property
     def pending(self) -> int:
-        """How many payments and questions have still something to come."""
+        """How many payments and inquiries are not finished."""
         return len(self._tasks)
 
     async def idle(self) -> None:
-        """Wait until everything that was to come has come: what is missing then is held back, or
-        never will.
-        """
+        """Wait until all tasks are finished. Later only held callbacks can be delivered."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def clear(self) -> None:
-        """Forget what was delivered or held back, and cancel what was still to come."""
+        """Forget all delivered and held callbacks, and cancel all unfinished tasks."""
         current = asyncio.current_task()
         waiting = [task for task in self._tasks if task is not current]
         for task in waiting:

@@ -1,10 +1,9 @@
-"""Chaos: calls that meet no rule draw a scenario by lot. The n-th call of an API always draws the
-same.
+"""Chaos: a call that matches no rule gets a random scenario, the same in every run of a plan.
 
 A plan is the value of the switch `chaos`: `{"seed": 7, "rates": {"cut_before_acting": 0.03}}`. A
-rate is the share of an API's calls that meet the scenario; a scenario counts only where its API
-knows it. What is left of 1 is approval. Optional: `params` by scenario, and `apis` that alone meet
-chaos.
+rate is the share of an API's calls that get the scenario. It counts only for the scenario's own
+APIs. All other calls are approved. Optional are `params` by scenario, and `apis`, which limits
+chaos to some APIs. The n-th call of an API always draws the same.
 """
 
 import random
@@ -18,14 +17,14 @@ ROUNDING = 1e-9  # rates are sums of decimal fractions
 
 
 class PlanError(ValueError):
-    """A plan that makes no sense; the message says why."""
+    """The plan is invalid. The message has the reason."""
 
 
 class Chaos:
-    """One plan, and one generator for each API: calls of another do not shift what is drawn."""
+    """A plan, with a generator for each API. So calls of one API do not change another's draws."""
 
     def __init__(self, plan: Mapping[str, object]) -> None:
-        """Begin a plan that `check_plan` let pass."""
+        """Begin a plan that `check_plan` accepted."""
         self.plan = plan
         rates, params, apis = plan["rates"], plan.get("params", {}), plan.get("apis", ALL)
         assert isinstance(rates, dict)
@@ -36,41 +35,42 @@ class Chaos:
         self._lots = {api: _lots(api, rates) if api in apis else [] for api in ALL}
 
     def draw(self, api: str) -> Script | None:
-        """The scenario that this call meets; None is what happens when nothing was chosen."""
+        """Draw the scenario of the next call. None means the ordinary course."""
         point = self._generators[api].random()
         return next((script for bound, script in self._lots[api] if point < bound), None)
 
 
 def check_plan(plan: object) -> None:
-    """Let it pass, or say what is wrong with it."""
+    """Raise PlanError if the plan is invalid."""
     if not isinstance(plan, dict):
-        raise PlanError('chaos is null or {"seed": 7, "rates": {scenario: share of calls}}')
+        raise PlanError('chaos must be null or {"seed": 7, "rates": {scenario: share of calls}}')
     unknown = set(plan) - {"seed", "rates", "params", "apis"}
     if unknown:
         raise PlanError(
-            f"chaos has no {', '.join(sorted(map(str, unknown)))}; it has seed, rates, params, apis"
+            f"chaos has no member {', '.join(sorted(map(str, unknown)))}."
+            " Its members are seed, rates, params, apis"
         )
     seed = plan.get("seed")
     if isinstance(seed, bool) or not isinstance(seed, int):
-        raise PlanError("chaos.seed is a whole number")
+        raise PlanError("chaos.seed must be a whole number")
     apis = plan.get("apis", sorted(ALL))
     if (
         not isinstance(apis, list)
         or not apis
         or not all(isinstance(api, str) and api in ALL for api in apis)
     ):
-        raise PlanError(f"chaos.apis is a list of some of {', '.join(sorted(ALL))}")
+        raise PlanError(f"chaos.apis must be a list of some of {', '.join(sorted(ALL))}")
     rates, params = plan.get("rates"), plan.get("params", {})
     _check_rates(rates)
     if not isinstance(params, dict) or not all(
         isinstance(value, dict) for value in params.values()
     ):
-        raise PlanError("chaos.params has an object for each scenario")
+        raise PlanError("chaos.params must have an object for each scenario")
     assert isinstance(rates, dict)
     without_rate = set(params) - set(rates)
     if without_rate:
         raise PlanError(
-            f"chaos.params is for scenarios that have a rate, unlike {', '.join(sorted(without_rate))}"
+            f"chaos.params has scenarios without a rate: {', '.join(sorted(without_rate))}"
         )
     for api in apis:
         total = sum(rate for name, rate in rates.items() if api in CATALOGUE[name].apis)
@@ -80,19 +80,21 @@ def check_plan(plan: object) -> None:
 
 def _check_rates(rates: object) -> None:
     if not isinstance(rates, dict):
-        raise PlanError("chaos.rates is an object: scenario and share of calls")
+        raise PlanError("chaos.rates must be an object of scenarios and shares of calls")
     for name, rate in rates.items():
         if name not in CATALOGUE:
-            raise PlanError(f"chaos.rates: no scenario {name!r}; there are {', '.join(CATALOGUE)}")
-        # Written so that NaN, which JSON parsers let through, is refused too.
+            raise PlanError(
+                f"chaos.rates has an unknown scenario, {name!r}. Known: {', '.join(CATALOGUE)}"
+            )
+        # This comparison also rejects NaN, which JSON parsers accept.
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-            raise PlanError(f"chaos.rates: the rate of {name} is a number from 0 to 1")
+            raise PlanError(f"chaos.rates: the rate of {name} must be a number from 0 to 1")
 
 
 def _lots(api: str, rates: Mapping[str, float]) -> list[tuple[float, Script]]:
-    """Where each scenario's share ends.
+    """Return the upper bound of each scenario's share, in the catalogue's order.
 
-    In the catalogue's order: that of the plan does not matter.
+    So the order in the plan does not matter.
     """
     scripts = [script for name, script in CATALOGUE.items() if name in rates and api in script.apis]
     return list(zip(accumulate(rates[script.name] for script in scripts), scripts, strict=True))

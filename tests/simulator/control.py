@@ -1,8 +1,7 @@
-"""The control API under `/_control`: look at what happened, decide what will. Daraja has nothing
-like it.
+"""The control API under `/_control`: shows past calls and controls future ones.
 
-Served beside Daraja's paths and on a port of its own, which stays open while Daraja's listener is
-closed.
+The real Daraja has no such API. It is served on Daraja's port and on a port of its own, which stays
+open while Daraja's listener is closed.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ DEFAULT_CLOSED_SECONDS = 3.0
 
 
 class ControlError(ValueError):
-    """A control call that makes no sense; the message says why."""
+    """The control call is invalid. The message has the reason."""
 
 
 def control_routes(simulator: Simulator) -> list[web.RouteDef]:
-    """All routes of the control API."""
+    """Return all routes of the control API."""
     control = Control(simulator)
     table: list[tuple[str, str, Handler]] = [
         ("GET", "/_control", control.index),
@@ -49,11 +48,13 @@ def control_routes(simulator: Simulator) -> list[web.RouteDef]:
         ("POST", "/_control/tokens/expire", control.expire_tokens),
         ("POST", "/_control/reset", control.reset),
     ]
-    return [web.route(method, path, _explained(handler)) for method, path, handler in table]
+    return [
+        web.route(method, path, _answer_value_errors(handler)) for method, path, handler in table
+    ]
 
 
-def _explained(handler: Handler) -> Handler:
-    """A ValueError is the caller's mistake and becomes a 400 that says which."""
+def _answer_value_errors(handler: Handler) -> Handler:
+    """Answer a ValueError with 400 and its message, because it is the caller's mistake."""
 
     async def explained(request: web.Request) -> web.StreamResponse:
         try:
@@ -64,11 +65,11 @@ def _explained(handler: Handler) -> Handler:
     return explained
 
 
-async def _body(request: web.Request) -> dict[str, object]:
+async def _read_body(request: web.Request) -> dict[str, object]:
     raw = await request.read()
     body = json.loads(raw) if raw else {}
     if not isinstance(body, dict):
-        raise ControlError("the body is a JSON object")
+        raise ControlError("the body must be a JSON object")
     return body
 
 
@@ -79,7 +80,7 @@ class Control:
         self._simulator = simulator
 
     async def index(self, _request: web.Request) -> web.Response:
-        """That the simulator is up, and how many payments are still on their way."""
+        """Show that the simulator runs, and how many payments are not finished."""
         courier = self._simulator.courier
         state = {
             "open": self._simulator.is_open,
@@ -89,66 +90,66 @@ class Control:
         return web.json_response(state)
 
     async def ledger(self, request: web.Request) -> web.Response:
-        """Money that moved; of one reference or payment if asked."""
+        """Show the money that moved, of all payments or of one reference or payment."""
         wanted = {name: request.query.get(name) for name in ("reference", "payment_id")}
-        return web.json_response(self._simulator.ledger.shown(**wanted))
+        return web.json_response(self._simulator.ledger.to_json(**wanted))
 
     async def requests(self, request: web.Request) -> web.Response:
-        """Requests that reached Daraja's paths."""
+        """Show the requests that reached Daraja's paths."""
         path, contains, last = (request.query.get(name) for name in ("path", "contains", "last"))
-        shown = self._simulator.traffic.shown(
+        shown = self._simulator.traffic.to_json(
             path=path or "", contains=contains or "", last=None if last is None else int(last)
         )
         return web.json_response(shown)
 
     async def forget_requests(self, _request: web.Request) -> web.Response:
-        """Forget the requests; nothing else changes."""
+        """Forget the requests, and change nothing else."""
         self._simulator.traffic.clear()
         return web.json_response({"count": 0})
 
     async def callbacks(self, _request: web.Request) -> web.Response:
-        """Results that were delivered, or could not be; and those that are held back."""
+        """Show the callbacks that were sent, successfully or not, and the held ones."""
         courier = self._simulator.courier
-        items = [delivery.shown() for delivery in courier.deliveries]
-        held = [delivery.shown() for delivery in courier.held]
+        items = [delivery.to_json() for delivery in courier.deliveries]
+        held = [delivery.to_json() for delivery in courier.held]
         return web.json_response({"items": items, "count": courier.delivered, "held": held})
 
     async def release_callbacks(self, request: web.Request) -> web.Response:
-        """Deliver what is held back; answers when each was answered."""
-        order, url_contains, count = _release_of(await _body(request))
+        """Deliver held callbacks, and answer when all of them are answered."""
+        order, url_contains, count = _parse_release(await _read_body(request))
         released = await self._simulator.courier.release(
             order=order, url_contains=url_contains, count=count
         )
-        items = [delivery.shown() for delivery in released]
+        items = [delivery.to_json() for delivery in released]
         return web.json_response(
             {"items": items, "count": len(items), "held": len(self._simulator.courier.held)}
         )
 
     async def settings(self, _request: web.Request) -> web.Response:
-        """What a client needs."""
+        """Show the settings that a client needs."""
         return web.json_response(self._simulator.settings)
 
     async def switches(self, _request: web.Request) -> web.Response:
-        """Policies in force."""
-        return web.json_response(self._simulator.switches.shown())
+        """Show all switches."""
+        return web.json_response(self._simulator.switches.to_json())
 
     async def change_switches(self, request: web.Request) -> web.Response:
-        """Change some policies."""
-        self._simulator.switches.change(await _body(request))
-        return web.json_response(self._simulator.switches.shown())
+        """Change some switches."""
+        self._simulator.switches.change(await _read_body(request))
+        return web.json_response(self._simulator.switches.to_json())
 
     async def scenarios(self, _request: web.Request) -> web.Response:
-        """Rules, catalogue and magic numbers."""
-        return web.json_response(self._simulator.scenarios.shown())
+        """Show the rules, the catalogue and the magic numbers."""
+        return web.json_response(self._simulator.scenarios.to_json())
 
     async def add_scenario(self, request: web.Request) -> web.Response:
-        """Add a rule, or close the listener at once: no request could meet that scenario first."""
-        body = await _body(request)
-        name, match, times, params = _rule_of(body)
+        """Add a rule. For `connection_refused` without a match, close the listener at once."""
+        body = await _read_body(request)
+        name, match, times, params = _parse_rule(body)
         if name == "connection_refused" and match.is_everything:
             return self._close(request, params)
         rule = self._simulator.scenarios.add(name, match, times=times, params=params)
-        return web.json_response(rule.shown(), status=201)
+        return web.json_response(rule.to_json(), status=201)
 
     async def clear_scenarios(self, _request: web.Request) -> web.Response:
         """Drop all rules."""
@@ -156,41 +157,41 @@ class Control:
         return web.json_response({"rules": []})
 
     async def listener(self, _request: web.Request) -> web.Response:
-        """Whether Daraja takes connections."""
+        """Show whether Daraja accepts connections."""
         return web.json_response({"open": self._simulator.is_open})
 
     async def set_listener(self, request: web.Request) -> web.Response:
         """Open or close Daraja's listener."""
-        body = await _body(request)
+        body = await _read_body(request)
         if not isinstance(body.get("open"), bool):
-            raise ControlError("open is true or false")
+            raise ControlError("open must be true or false")
         if body["open"]:
             await self._simulator.open_listener()
             return web.json_response({"open": True})
         return self._close(request, {"seconds": body.get("seconds")})
 
     async def expire_tokens(self, _request: web.Request) -> web.Response:
-        """End the current tokens."""
+        """Let the current tokens expire."""
         return web.json_response({"expired": self._simulator.tokens.expire()})
 
     async def reset(self, request: web.Request) -> web.Response:
-        """As at the start; keys stay, and tokens unless asked."""
-        body = await _body(request)
+        """Restore the state after the start. Keys stay, and by default tokens too."""
+        body = await _read_body(request)
         await self._simulator.reset(tokens=body.get("tokens") is True)
         return web.json_response({"reset": True})
 
     def _close(self, request: web.Request, params: Mapping[str, object]) -> web.Response:
-        seconds = closed_seconds(params)
+        seconds = read_closed_seconds(params)
         self._simulator.close_listener(seconds=seconds, spare=request)
         answer = web.json_response({"open": False, "seconds": seconds}, status=201)
-        answer.force_close()  # the asker's own connection ends with this answer
+        answer.force_close()  # the caller's own connection closes after this answer
         return answer
 
 
-def _release_of(body: Mapping[str, object]) -> tuple[Order, str, int | None]:
+def _parse_release(body: Mapping[str, object]) -> tuple[Order, str, int | None]:
     unknown = set(body) - {"order", "url_contains", "count"}
     if unknown:
-        raise ControlError(f"unknown: {', '.join(sorted(unknown))}")
+        raise ControlError(f"unknown member: {', '.join(sorted(unknown))}")
     wanted, url_contains, count = (
         body.get("order", "in_order"),
         body.get("url_contains", ""),
@@ -198,36 +199,36 @@ def _release_of(body: Mapping[str, object]) -> tuple[Order, str, int | None]:
     )
     order = next((order for order in ORDERS if order == wanted), None)
     if order is None:
-        raise ControlError(f"order is one of {', '.join(ORDERS)}")
+        raise ControlError(f"order must be one of {', '.join(ORDERS)}")
     if not isinstance(url_contains, str):
-        raise ControlError("url_contains is text")
+        raise ControlError("url_contains must be text")
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ControlError("count is a whole number from 1, or null")
+        raise ControlError("count must be a whole number from 1, or null")
     return order, url_contains, count
 
 
-def closed_seconds(params: Mapping[str, object]) -> float | None:
-    """How long `connection_refused` lasts: 3 real seconds unless said; null until opened again."""
+def read_closed_seconds(params: Mapping[str, object]) -> float | None:
+    """Return how long `connection_refused` lasts: 3 real seconds by default, None until opened."""
     seconds = params.get("seconds", DEFAULT_CLOSED_SECONDS)
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-        raise ControlError("params.seconds is a number from 0, or null")
+        raise ControlError("params.seconds must be a number from 0, or null")
     return float(seconds)
 
 
-def _rule_of(body: Mapping[str, object]) -> tuple[str, Match, int | None, Mapping[str, object]]:
+def _parse_rule(body: Mapping[str, object]) -> tuple[str, Match, int | None, Mapping[str, object]]:
     unknown = set(body) - {"scenario", "match", "times", "params"}
     if unknown:
-        raise ControlError(f"unknown: {', '.join(sorted(unknown))}")
+        raise ControlError(f"unknown member: {', '.join(sorted(unknown))}")
     name = body.get("scenario")
     if not isinstance(name, str) or name not in CATALOGUE:
-        raise ControlError(f"scenario is one of {', '.join(CATALOGUE)}")
+        raise ControlError(f"scenario must be one of {', '.join(CATALOGUE)}")
     match = body.get("match") or {}
     params = body.get("params") or {}
     times = body.get("times", CATALOGUE[name].times)
     if not isinstance(match, dict) or not isinstance(params, dict):
-        raise ControlError("match and params are JSON objects")
+        raise ControlError("match and params must be JSON objects")
     if times is not None and (isinstance(times, bool) or not isinstance(times, int)):
-        raise ControlError("times is a whole number from 1, or null")
+        raise ControlError("times must be a whole number from 1, or null")
     return name, Match.of(match), times, params

@@ -1,8 +1,7 @@
-"""Refusals at Daraja's door, before M-PESA sees a call: of its token, and of a product that the app
-lacks (daraja.md §1).
+"""Refusals by Daraja's gateway, before M-PESA sees a call (daraja.md §1).
 
-The field has several forms of each, and the two share forms: a missing product can look like a
-token that is not valid.
+The gateway refuses an invalid token, or a product that the app lacks. Both refusals were seen in
+several forms, and they share some forms: a missing product can look like an invalid token.
 """
 
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ NO_PRODUCT = "Invalid API call as no apiproduct match found"
 APIGEE_CODE = "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound"
 
 
-def refusal_at_the_door(
+def gateway_refusal(
     scenario: str,
     *,
     api: str,
@@ -25,9 +24,7 @@ def refusal_at_the_door(
     forms: Forms,
     ids: Identities,
 ) -> Reply:
-    """The refusal of the token or of the product, in one of its forms: params.form, else drawn
-    by `seed`.
-    """
+    """Return the refusal in one of its forms: `params.form`, or drawn by the switch `seed`."""
     known = (
         token_refusals(api, token, ids) if scenario == TOKEN_REFUSED else product_refusals(api, ids)
     )
@@ -35,7 +32,7 @@ def refusal_at_the_door(
 
 
 def token_refusals(api: str, token: str, ids: Identities) -> dict[str, Reply]:
-    """Every envelope in which a token was seen refused; the API's own is the first."""
+    """Return every known refusal of a token, the API's own one first."""
     return {
         "by_api": invalid_token(api, token, ids),
         "newer": ids.error(401, "401.001", "Invalid Access Token"),
@@ -51,7 +48,7 @@ def token_refusals(api: str, token: str, ids: Identities) -> dict[str, Reply]:
 
 
 def product_refusals(api: str, ids: Identities) -> dict[str, Reply]:
-    """Every form in which an app without the product was refused, though its token is good."""
+    """Return every known refusal of an app that lacks the product but has a valid token."""
     found = {
         "empty_token": ids.error(401, "401.002.01", "Error Occurred - Invalid Access Token - "),
         "no_apiproduct": reply(

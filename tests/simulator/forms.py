@@ -1,8 +1,7 @@
-"""Facts that have more than one form in the field: each call plays one of them, drawn by the switch
-`seed`.
+"""Answers that were seen in several forms. Each call gets one form, drawn by the switch `seed`.
 
-The n-th draw of a scenario is the same under the same seed, whatever else is called. `params.form`
-names one form.
+The n-th draw of a scenario is the same under the same seed, independent of other calls.
+`params.form` chooses a form.
 """
 
 import random
@@ -15,8 +14,8 @@ from tests.simulator.validation import Body
 
 ELEMENT = "The element AccountReference is invalid."
 
-# Refusals that are not Daraja's error envelope (§2.2); nothing was done. None of them carries an id
-# of a payment.
+# Refusals that are not in Daraja's error envelope (§2.2). The call had no effect. No form has an
+# id of a payment.
 OTHER_ENVELOPES: dict[str, Reply] = {
     "status_error": reply({"status": "error", "message": ELEMENT, "data": "20"}, status=400),
     "standing_order": reply(
@@ -44,20 +43,23 @@ OTHER_ENVELOPES: dict[str, Reply] = {
     ),
 }
 
-# Fields that the payment's own caller did not choose, by API, as messages spell them (§2.2).
+# Fields that come from the client's settings and not from its caller, by API, in the spelling of
+# Daraja's messages (§2.2).
 OUR_FIELDS: dict[str, Sequence[str]] = {
-    "stk": ("CallBackURL", "BusinessShortCode", "Password", "Timestamp", "TransactionType", "PartyB", "Call Back URL"),
-    "b2c": ("Initiator", "InitiatorName", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL", "CommandID",
-            "OriginatorConversationID"),
-    "b2pochi": ("InitiatorName", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL", "CommandID",
-            "OriginatorConversationID"),
-    "b2b": ("Initiator", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL", "SenderIdentifierType",
-            "RecieverIdentifierType", "CommandID"),
+    "stk": ("CallBackURL", "BusinessShortCode", "Password", "Timestamp", "TransactionType",
+            "PartyB", "Call Back URL"),
+    "b2c": ("Initiator", "InitiatorName", "SecurityCredential", "PartyA", "ResultURL",
+            "QueueTimeOutURL", "CommandID", "OriginatorConversationID"),
+    "b2pochi": ("InitiatorName", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL",
+                "CommandID", "OriginatorConversationID"),
+    "b2b": ("Initiator", "SecurityCredential", "PartyA", "ResultURL", "QueueTimeOutURL",
+            "SenderIdentifierType", "RecieverIdentifierType", "CommandID"),
 }  # fmt: skip
 
 NUMBER_REFUSED = Reply(
     422,
-    b"Failed to deserialize the JSON body into the target type: Amount: invalid type: integer, expected a string",
+    b"Failed to deserialize the JSON body into the target type:"
+    b" Amount: invalid type: integer, expected a string",
     "text/plain",
 )
 TEXTS = ("AccountReference", "TransactionDesc", "Remarks", "Occassion")
@@ -74,31 +76,29 @@ class Forms:
     def reply(
         self, scenario: str, *, api: str, params: Mapping[str, object], ids: Identities
     ) -> Reply:
-        """The answer of `scenario` in one of its forms."""
+        """Return the answer of `scenario` in one of its forms."""
         if scenario == "refused_otherwise":
             return OTHER_ENVELOPES[self.form(scenario, tuple(OTHER_ENVELOPES), params)]
         assert scenario == "our_field_refused", scenario
         field = self.form(f"{scenario}/{api}", OUR_FIELDS[api], params)
         return ids.error(400, "400.002.02", f"Bad Request - Invalid {field}")
 
-    def form(self, of: str, forms: Sequence[str], params: Mapping[str, object]) -> str:
-        """One of `forms`, drawn for the fact that `of` names, unless `params.form` names it."""
+    def form(self, draw: str, forms: Sequence[str], params: Mapping[str, object]) -> str:
+        """Return `params.form` if it is set, else one of `forms` from the series named `draw`."""
         wanted = params.get("form")
         if isinstance(wanted, str):
             return wanted
         seed = int(self._switches.seed)
-        generator = self._generators.setdefault((seed, of), random.Random(f"{seed}/{of}"))
+        generator = self._generators.setdefault((seed, draw), random.Random(f"{seed}/{draw}"))
         return generator.choice(forms)
 
     def clear(self) -> None:
-        """Begin all draws again."""
+        """Start all series of draws again."""
         self._generators.clear()
 
 
 def is_number(body: Body) -> bool:
-    """Whether the amount is written as a JSON number, which an independent server refuses
-    (§2.1).
-    """
+    """Whether the amount is a JSON number, which an independent server refuses (§2.1)."""
     return isinstance(body.get("Amount"), int | float)
 
 

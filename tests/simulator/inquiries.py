@@ -1,7 +1,7 @@
-"""Scenarios of questions about a payment: STK query (daraja.md §3) and Transaction Status (§6.1).
+"""Scenarios of inquiries about a payment: STK query (daraja.md §3), Transaction Status (§6.1).
 
-How a question is lost, delayed, refused or answered twice is not here but in catalogue.py, as for
-any call.
+catalogue.py has the scenarios of any call: an inquiry that is lost, delayed, refused or answered
+twice.
 """
 
 from tests.simulator.script import Script, quirk, refusal
@@ -10,24 +10,28 @@ QUERY = frozenset({"stk_query"})
 STATUS = frozenset({"status"})
 
 QUERIES = (
-    quirk("in_flight_a", None, QUERY, "200 with ResultCode 4999, whatever became of the payment."),
+    quirk("in_flight_a", None, QUERY, "200 with ResultCode 4999, in every state of the payment."),
     quirk(
         "query_contradicts",
         None,
         QUERY,
-        "200 with params.code and params.desc, whatever became of the payment; else 0 if it failed and 1037 if not.",
+        "200 with params.code and params.desc, in every state of the payment. Default: 0 if it"
+        " failed,"
+        " else 1037.",
     ),
     quirk(
         "query_codes_in_turn",
         None,
         QUERY,
-        "200 with one of params.codes ([1032, 1037]) after the other, each payment from the first, over and over.",
+        "200 with each of params.codes ([1032, 1037]) in turn, starting again after the last."
+        " Each payment starts with the first.",
     ),
     quirk(
         "query_foreign_ids",
         None,
         QUERY,
-        "A true answer under ids of another payment: params.of (any id of it), else ids that nobody has.",
+        "A true answer with ids of another payment: params.of (any of its ids), or by default"
+        " unknown ids.",
     ),
     refusal("in_flight_b", None, "200 with an empty 500.001.1001.", QUERY),
     refusal("in_flight_c", None, "500 being processed.", QUERY),
@@ -40,52 +44,59 @@ STATUSES = (
     Script(
         name="not_found",
         apis=STATUS,
-        sentence="The result says that the transaction does not exist: 2032 after 85 s, or SFC_IC0003 (params.code, else "
-        "drawn by the switch seed; params.desc: in other words).",
+        sentence="The result says that the transaction does not exist: 2032 after 85 s, or"
+        " SFC_IC0003 (params.code, or "
+        "drawn by the switch `seed`). params.desc replaces the text.",
     ),
     Script(
         name="status_receiver_invalid",
         apis=STATUS,
         code="SFC_IC0003",
-        sentence="SFC_IC0003 with `Receiver party is invalid.`, which does not say that nothing was found.",
+        sentence="SFC_IC0003 with `Receiver party is invalid.`, which does not mean that the"
+        " payment was not found.",
     ),
     quirk(
         "status_value",
         None,
         STATUS,
-        "The result gives params.status (Pending) as TransactionStatus, whatever became of the payment.",
+        "The result has params.status (Pending) as TransactionStatus, in every state of the"
+        " payment.",
     ),
     quirk(
         "status_conflicting",
         None,
         STATUS,
-        "TransactionStatus comes twice: params.status (the truth), then params.second (Failed, or Completed).",
+        "The result has TransactionStatus twice: params.status (default: the truth), then"
+        " params.second"
+        " (default: the contrary).",
     ),
     quirk(
         "status_missing_parameters",
         None,
         STATUS,
-        "Without the keys in params.without ([TransactionStatus]); those in params.valueless have no Value; "
-        "params.absent drops the container.",
+        "The keys in params.without ([TransactionStatus]) are missing. The keys in"
+        " params.valueless have no Value. "
+        "With params.absent the container is missing.",
     ),
     quirk(
         "spaced_keys",
         None,
         STATUS,
-        "A true answer that writes Originator Conversation ID and Conversation ID.",
+        "A true answer with the keys `Originator Conversation ID` and `Conversation ID`.",
     ),
     quirk("status_missing_receipt", None, STATUS, "A true answer without ReceiptNo."),
     quirk(
         "status_wrong_amount",
         None,
         STATUS,
-        "A true answer with another amount (params.amount, else one more).",
+        "A true answer with another amount: params.amount, or by default one shilling more.",
     ),
     quirk(
         "status_foreign_ids",
         None,
         STATUS,
-        "The parameters name another payment's ids: params.of (any id of it), else ids that nobody has.",
+        "The parameters have ids of another payment: params.of (any of its ids), or by default"
+        " unknown ids.",
     ),
 )
 

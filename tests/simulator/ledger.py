@@ -1,7 +1,7 @@
-"""The truth that everything else is compared with: which money really moved, once per movement.
+"""The ledger of the money that really moved. Tests compare all other records with it.
 
-An entry is written at the moment of the movement and never changed. Nothing but a movement writes
-here: not an acknowledgement, not a callback, not a claim.
+Each movement writes one entry, which never changes. Acknowledgements and callbacks write nothing
+here.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,8 +28,11 @@ class Movement:
     result_url: str
     moved_at: str
 
-    def shown(self) -> dict[str, object]:
-        """As the control API prints it: a line is `phone_number`, a business `party`."""
+    def to_json(self) -> dict[str, object]:
+        """Return the movement as the control API prints it.
+
+        The other side is `phone_number` if it is a phone, and `party` if it is a business.
+        """
         shown = asdict(self)
         if self.kind != "b2b":
             shown["phone_number"] = shown.pop("party")
@@ -37,10 +40,7 @@ class Movement:
 
 
 class Ledger:
-    """All movements, oldest first, and where each is found.
-
-    It forgets none of them before a reset.
-    """
+    """All movements since the last reset, oldest first, with indexes."""
 
     def __init__(self) -> None:
         self.movements: list[Movement] = []
@@ -48,50 +48,54 @@ class Ledger:
         self._by_segment: dict[str, list[Movement]] = {}
 
     def record(self, movement: Movement) -> None:
-        """Money moved."""
+        """Record a movement of money."""
         self.movements.append(movement)
         self._by_reference.setdefault(movement.reference, []).append(movement)
         for segment in set(urlsplit(movement.result_url).path.split("/")):
             self._by_segment.setdefault(segment, []).append(movement)
 
     def by_reference(self) -> dict[str, dict[str, int]]:
-        """How often and how much, for each reference."""
-        return {reference: _total(movements) for reference, movements in self._by_reference.items()}
+        """Return the count and the amount of movements for each reference."""
+        return {
+            reference: _sum_movements(movements)
+            for reference, movements in self._by_reference.items()
+        }
 
     def count(self, reference: str) -> int:
-        """How often money moved for one reference."""
+        """Return how often money moved for one reference."""
         return len(self._by_reference.get(reference, []))
 
     def find(
         self, *, reference: str | None = None, payment_id: str | None = None
     ) -> list[Movement]:
-        """The movements of a reference, of a payment whose id is a part of the ResultURL's path,
-        or of both.
+        """Find the movements of a reference, of a payment, or of both.
+
+        The payment's id must be a segment of the ResultURL's path.
         """
         if payment_id is None:
             return self.movements if reference is None else self._by_reference.get(reference, [])
         found = self._by_segment.get(payment_id, [])
         return found if reference is None else [one for one in found if one.reference == reference]
 
-    def shown(
+    def to_json(
         self, *, reference: str | None = None, payment_id: str | None = None
     ) -> dict[str, object]:
-        """The ledger for the control API, or what is found of it."""
+        """Return the ledger, or the movements found in it, as the control API prints them."""
         movements = self.find(reference=reference, payment_id=payment_id)
         totals: dict[str, list[Movement]] = {}
         for movement in movements:
             totals.setdefault(movement.reference, []).append(movement)
         return {
-            "items": [movement.shown() for movement in movements],
-            "by_reference": {name: _total(some) for name, some in totals.items()},
+            "items": [movement.to_json() for movement in movements],
+            "by_reference": {name: _sum_movements(some) for name, some in totals.items()},
         }
 
     def clear(self) -> None:
-        """Forget everything, as after a reset."""
+        """Forget all movements."""
         self.movements.clear()
         self._by_reference.clear()
         self._by_segment.clear()
 
 
-def _total(movements: list[Movement]) -> dict[str, int]:
+def _sum_movements(movements: list[Movement]) -> dict[str, int]:
     return {"count": len(movements), "amount": sum(movement.amount for movement in movements)}

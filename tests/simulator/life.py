@@ -1,8 +1,8 @@
-"""The life of one payment after it was accepted: wait, decide, move money, tell.
+"""The life of one payment after it was accepted: wait, decide, move money, send the result.
 
-Money moves here and nowhere else, in the same step that fixes the outcome, so the ledger, the
-queries and the callbacks cannot disagree unless a scenario says so. Delays are daraja.md §2.5 and
-§4.3.
+Only this module moves money, in the same step that fixes the outcome. So the ledger, the queries
+and the callbacks agree, unless a scenario makes them differ. daraja.md §2.5 and §8.3 have the
+delays.
 """
 
 import random
@@ -14,10 +14,10 @@ from typing import Literal
 from tests.simulator.callbacks import Courier
 from tests.simulator.forms import has_special_characters
 from tests.simulator.ledger import Kind, Ledger, Movement
-from tests.simulator.results import message_of
+from tests.simulator.results import build_message
 from tests.simulator.scenarios import Choice, Facts
 from tests.simulator.script import B2C_SHAPED, Code
-from tests.simulator.shapes import Identities, iso, nairobi_now, placeholder_receipt
+from tests.simulator.shapes import Identities, format_iso, nairobi_now, placeholder_receipt
 from tests.simulator.switches import Switches
 
 State = Literal["Pending", "Completed", "Failed", "Expired"]
@@ -30,7 +30,7 @@ INSUFFICIENT: Code = 1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a payment, as one result tells it."""
+    """The outcome of a payment, as one result reports it."""
 
     code: Code
     desc: str | None
@@ -44,7 +44,7 @@ class Outcome:
 class Payment:
     """An accepted request.
 
-    `outcome` is what a question about it is answered with; it may change once.
+    Inquiries are answered by its `outcome`, which may change once.
     """
 
     kind: Kind
@@ -52,18 +52,18 @@ class Payment:
     provider_id: str  # CheckoutRequestID or ConversationID
     amount: int
     payer: str
-    party: str  # the other side: a line, or the business that is paid
+    party: str  # the other side: a phone number, or the business that is paid
     reference: str
     account_reference: str | None
     result_url: str
     timeout_url: str | None
     sent: Mapping[str, object]
     choice: Choice
-    told_originator_id: str | None = None  # what results call it, where that is not its own id
-    refusal: Code | None = None  # decided while accepting: wrong credential, limits, wrong party
+    reported_originator_id: str | None = None  # the id in its results, if it is not its own one
+    refusal: Code | None = None  # found while accepting: wrong credential, limits, wrong party
     state: State = "Pending"
     outcome: Outcome | None = None
-    asked_at: datetime = field(default_factory=nairobi_now)
+    accepted_at: datetime = field(default_factory=nairobi_now)
 
     @property
     def is_payout(self) -> bool:
@@ -71,14 +71,14 @@ class Payment:
         return self.kind != "stk"
 
     def facts(self) -> Facts:
-        """What a question about it is about, for the choice of a scenario."""
+        """Return the facts that choose the scenario of an inquiry about it."""
         line = "" if self.kind == "b2b" else self.party
         references = (self.reference, self.originator_id, self.provider_id)
         return Facts(line, self.party, self.amount, references, self.result_url)
 
 
 class Book:
-    """All accepted payments, by the identifiers that questions use."""
+    """All accepted payments, by the identifiers that inquiries use."""
 
     def __init__(self, *payers: str) -> None:
         self._payers = payers
@@ -86,38 +86,34 @@ class Book:
         self.by_receipt: dict[str, Payment] = {}
         self._first: dict[tuple[str, str], Payment] = {}  # by payer and OriginatorConversationID
 
-    def enter(self, payment: Payment) -> None:
-        """An accepted payment. A repeated OriginatorConversationID does not displace the first."""
+    def add(self, payment: Payment) -> None:
+        """Add an accepted payment. The first payment with an OriginatorConversationID keeps it."""
         self.by_provider_id[payment.provider_id] = payment
         self._first.setdefault((payment.payer, payment.originator_id), payment)
 
     def is_used(self, payment: Payment) -> bool:
-        """Whether its shortcode had a payment accepted under its id: for good, whatever became
-        of that (§4.2).
-        """
+        """Whether its short code has used its id before, for any outcome and for ever (§4.2)."""
         return (payment.payer, payment.originator_id) in self._first
 
     def by_originator_id(self, originator_id: str, *, payer: str) -> Payment | None:
-        """The payment of one shortcode: a question reaches no further than the shortcode that
-        asks.
-        """
+        """Find the payment of one short code. An inquiry finds only payments of its short code."""
         return self._first.get((payer, originator_id))
 
     def find(self, name: str) -> Payment | None:
-        """By any of the identifiers, of any of the merchant's shortcodes."""
+        """Find a payment by any of its identifiers, for all short codes of the merchant."""
         by_payer = (self.by_originator_id(name, payer=payer) for payer in self._payers)
         own = next((payment for payment in by_payer if payment is not None), None)
         return self.by_provider_id.get(name) or own or self.by_receipt.get(name)
 
     def clear(self) -> None:
-        """Forget all of them, and with them which OriginatorConversationIDs were seen."""
+        """Forget all payments and all used OriginatorConversationIDs."""
         self.by_provider_id.clear()
         self.by_receipt.clear()
         self._first.clear()
 
 
 class Lives:
-    """Carries accepted payments to their end."""
+    """Runs accepted payments to their end."""
 
     def __init__(
         self, *, book: Book, ledger: Ledger, courier: Courier, switches: Switches, ids: Identities
@@ -127,33 +123,35 @@ class Lives:
         self._courier = courier
         self._switches = switches
         self._ids = ids
-        self.prompts: dict[str, str] = {}  # line → CheckoutRequestID of its live prompt
+        self.prompts: dict[str, str] = {}  # by phone number: CheckoutRequestID of the live prompt
 
     async def begin(self, payment: Payment) -> None:
-        """Accept it. Returns at once, unless the scenario delivers before it answers."""
+        """Accept a payment. Returns at once, unless the scenario delivers before it answers."""
         if payment.choice.has("result_names_another_id"):
             other = self._book.find(str(payment.choice.params.get("of", "")))
-            payment.told_originator_id = other.originator_id if other else self._ids.request_id()
-        self._book.enter(payment)
+            payment.reported_originator_id = (
+                other.originator_id if other else self._ids.request_id()
+            )
+        self._book.add(payment)
         if payment.kind == "stk":
             self.prompts[payment.party] = payment.provider_id
         if payment.choice.script.callback_first:
-            await self._live(payment, at_once=True)
+            await self._run_payment(payment, at_once=True)
         else:
-            self._courier.soon(self._live(payment))
+            self._courier.start_soon(self._run_payment(payment))
 
-    async def _live(self, payment: Payment, *, at_once: bool = False) -> None:
-        await self._lived(payment, at_once=at_once)
-        payment.sent = {}  # only a timeout message needs it, and payments are kept for ever
+    async def _run_payment(self, payment: Payment, *, at_once: bool = False) -> None:
+        await self._run_steps(payment, at_once=at_once)
+        payment.sent = {}  # only a timeout message needs it, and it would use memory for ever
 
-    async def _lived(self, payment: Payment, *, at_once: bool) -> None:
+    async def _run_steps(self, payment: Payment, *, at_once: bool) -> None:
         choice = payment.choice
-        code = self._code(payment)
+        code = self._choose_code(payment)
         if not at_once:
-            await self._until_result(payment, code)
+            await self._wait_for_result(payment, code)
         if choice.has("special_characters_fail") and has_special_characters(payment.sent):
             self._expire(payment)
-            self._release(payment)
+            self._end_prompt(payment)
             return
         if choice.script.timeout_message and payment.timeout_url is not None:
             await self._courier.post(payment.timeout_url, payment.sent)
@@ -161,18 +159,18 @@ class Lives:
                 self._expire(payment)
                 return
             await self._courier.pause(choice.script.result_seconds or 0.0, real=choice.seconds)
-        await self._tell(payment, self._settle(payment, code))
+        await self._send_result(payment, self._settle(payment, code))
         gap = choice.script.success_after_seconds
         if gap is not None and payment.refusal is None:
             await self._courier.pause(gap, real=choice.seconds)
-            await self._tell(payment, self._settle(payment, 0))
+            await self._send_result(payment, self._settle(payment, 0))
 
-    def _code(self, payment: Payment) -> Code:
+    def _choose_code(self, payment: Payment) -> Code:
         if payment.refusal is not None:
             return payment.refusal
         return payment.choice.code(payout=payment.is_payout)
 
-    async def _until_result(self, payment: Payment, code: Code) -> None:
+    async def _wait_for_result(self, payment: Payment, code: Code) -> None:
         script = payment.choice.script
         if script.result_seconds is not None and not script.timeout_message:
             await self._courier.pause(script.result_seconds, real=payment.choice.seconds)
@@ -182,7 +180,7 @@ class Lives:
             await self._courier.pause(STK_SECONDS.get(code, STK_SECONDS_ELSE))
 
     def _settle(self, payment: Payment, code: Code) -> Outcome:
-        """Fix the outcome and move the money, in one step without a wait."""
+        """Fix the outcome and move the money, in one step without an await."""
         wants_money = payment.choice.params.get("moves_money")
         moves = wants_money if isinstance(wants_money, bool) else str(code) == "0"
         moves = moves and payment.refusal is None
@@ -191,7 +189,7 @@ class Lives:
         moment = nairobi_now()
         receipt = self._ids.receipt()
         if not moves and random.random() < 0.5:
-            receipt = placeholder_receipt(moment)  # both were recorded for failures (§4.3)
+            receipt = placeholder_receipt(moment)  # failures were recorded with both forms (§4.3)
         desc = payment.choice.params.get("desc")
         outcome = Outcome(
             code=code,
@@ -205,18 +203,18 @@ class Lives:
         payment.state = "Completed" if moves else "Failed"
         if moves:
             self._move(payment, outcome)
-        self._release(payment)
+        self._end_prompt(payment)
         return outcome
 
     def _expire(self, payment: Payment) -> None:
-        """Nothing more is told; a question about it is answered."""
+        """End a payment without a result. Inquiries about it are still answered."""
         if payment.choice.params.get("moves_money") is True:
             self._settle(payment, 0)
         else:
             payment.state = "Expired"
 
     def _debit(self, payment: Payment) -> bool:
-        """Take a payout from its account: Utility for B2C, Working for B2B (§4.7, §5)."""
+        """Debit a payout's account: Utility for B2C, Working for B2B (§4.7, §5)."""
         if self._balance(payment) < payment.amount:
             return False
         if payment.kind in B2C_SHAPED:
@@ -242,16 +240,16 @@ class Lives:
                 provider_id=payment.provider_id,
                 account_reference=payment.account_reference,
                 result_url=payment.result_url,
-                moved_at=iso(outcome.at),
+                moved_at=format_iso(outcome.at),
             )
         )
 
-    def _release(self, payment: Payment) -> None:
+    def _end_prompt(self, payment: Payment) -> None:
         if self.prompts.get(payment.party) == payment.provider_id:
             del self.prompts[payment.party]
 
-    async def _tell(self, payment: Payment, outcome: Outcome) -> None:
-        body, headers = message_of(payment, outcome)
+    async def _send_result(self, payment: Payment, outcome: Outcome) -> None:
+        body, headers = build_message(payment, outcome)
         choice = payment.choice
         await self._courier.post(
             payment.result_url, body, headers=headers, copies=choice.copies, hold=choice.script.held

@@ -1,8 +1,7 @@
-"""Daraja's own door: a listener that can close with all its connections and open again on the same
-port.
+"""A listener that can close with all its connections, and open again on the same port.
 
-A connection is cut with a reset and not with an orderly end, because that is what a client sees
-when the other side dies: it cannot tell whether the request had its effect.
+A connection is cut by a reset and not closed in order. A client sees the same if a server dies: it
+does not know whether its request had an effect.
 """
 
 import asyncio
@@ -14,22 +13,26 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no seconds: closing sends RST
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER on with 0 seconds: closing sends RST
 BIND_TRIES_MAX = 50
 BIND_PAUSE_SECONDS = 0.02
 
 
 def cut(transport: asyncio.BaseTransport | None) -> None:
-    """Reset one connection now; nothing more is sent on it."""
+    """Reset one connection now. Nothing more is sent on it."""
     if transport is None:
         return
-    known = transport.get_extra_info("socket")
-    if known is not None:
-        # The loop's own socket object may not take options (uvloop's does not), so a copy of its
-        # number does.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(known.fileno())) as copy:
+    loop_socket = transport.get_extra_info("socket")
+    if loop_socket is not None:
+        # The event loop's socket object may not accept options (uvloop's does not). So the option
+        # is set on a socket with a copy of its file descriptor.
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(fileno=os.dup(loop_socket.fileno())) as copy,
+        ):
             copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    abort: Callable[[], None] = getattr(transport, "abort")  # noqa: B009 - uvloop's transports do not inherit it
+    # uvloop's transports have `abort`, but do not inherit it from a public class.
+    abort: Callable[[], None] = getattr(transport, "abort")  # noqa: B009
     abort()
 
 
@@ -39,7 +42,7 @@ class Listener:
     def __init__(self, app: web.Application, *, host: str, port: int) -> None:
         self._host = host
         self.port = port
-        # Nothing here outlives a shutdown, so nothing is waited for.
+        # A shutdown does not wait, because nothing here has to finish.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
         self._server: asyncio.Server | None = None
         self._reopening: asyncio.TimerHandle | None = None
@@ -47,17 +50,17 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
-        """Whether connections are taken."""
+        """Whether it accepts connections."""
         return self._server is not None
 
     async def start(self) -> None:
-        """Set up and open; port 0 becomes a real one, and stays that."""
+        """Set up and open. Port 0 is replaced by a free port, which stays the same."""
         await self._runner.setup()
         await self.open(tries=1)
 
     async def open(self, *, tries: int = BIND_TRIES_MAX) -> None:
-        """Take connections, on the same port as before."""
-        self._forget_reopening()
+        """Accept connections, on the same port as before."""
+        self._cancel_reopening()
         while self._server is None:
             tries -= 1
             assert self._runner.server is not None
@@ -72,12 +75,11 @@ class Listener:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def close(self, *, seconds: float | None, spare: asyncio.BaseTransport | None = None) -> None:
-        """Refuse connections and cut the existing ones; open again after so many real seconds, if
-        given.
+        """Refuse connections and cut the existing ones. Opens again after `seconds` real seconds.
 
-        One connection may be spared so that whoever asked for this still gets an answer.
+        The connection `spare` stays, so that the client that asked for this gets its answer.
         """
-        self._forget_reopening()
+        self._cancel_reopening()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -86,7 +88,7 @@ class Listener:
             self._reopening = asyncio.get_running_loop().call_later(seconds, self._reopen)
 
     def cut_all(self, *, spare: asyncio.BaseTransport | None = None) -> None:
-        """Reset all connections, idle ones too."""
+        """Reset all connections, idle ones too, except `spare`."""
         server = self._runner.server
         for connection in list(server.connections) if server is not None else []:
             if connection.transport is not spare:
@@ -101,7 +103,7 @@ class Listener:
         self._reopening = None
         self._reopen_task = asyncio.get_running_loop().create_task(self.open())
 
-    def _forget_reopening(self) -> None:
+    def _cancel_reopening(self) -> None:
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None

@@ -1,6 +1,4 @@
-"""Access tokens (daraja.md §1): the one GET of Daraja, and the check that every other call
-passes first.
-"""
+"""Access tokens: Daraja's only GET issues them, and every other call needs one (daraja.md §1)."""
 
 import base64
 import secrets
@@ -14,11 +12,11 @@ from tests.simulator.switches import Switches
 
 ALPHABET = string.ascii_letters + string.digits
 TOKEN_LENGTH = 28  # as recorded (§1)
-WRONG_KEYS = Reply(400)  # an empty body is all that Daraja says to wrong keys (§1)
+WRONG_KEYS = Reply(400)  # Daraja answers wrong keys with an empty body (§1)
 
 
 class Tokens:
-    """Issues tokens and knows which still open doors."""
+    """Issues tokens and checks them."""
 
     def __init__(self, *, merchant: Merchant, switches: Switches, ids: Identities) -> None:
         self._switches = switches
@@ -31,7 +29,7 @@ class Tokens:
         self._apps: dict[str, str] = {}  # token → the consumer key of its app
 
     def generate(self, *, authorization: str | None, grant_type: str | None) -> Reply:
-        """`GET /oauth/v1/generate`: a new token, which by default ends the previous one."""
+        """Answer `GET /oauth/v1/generate`: a new token, which by default ends the previous one."""
         scheme, _, keys = (authorization or "").partition(" ")
         if scheme.lower() != "basic":
             return envelope("not_basic", self._ids)
@@ -51,7 +49,7 @@ class Tokens:
         return reply({"access_token": token, "expires_in": expires_in})
 
     def refuse(self, api: str, authorization: str | None) -> Reply | None:
-        """The refusal that a call gets, or None if its token is good."""
+        """Return the refusal of a call, or None if its token is valid."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             return envelope("no_authorization", self._ids)
@@ -61,7 +59,7 @@ class Tokens:
         return None
 
     def expire(self) -> int:
-        """End all current tokens; how many there were."""
+        """End all current tokens, and return their number."""
         count = len(self._expiries)
         self._expiries.clear()
         self._apps.clear()

@@ -1,7 +1,7 @@
-"""Money out: B2C version 3, B2Pochi and B2B (daraja.md §4, §5).
+"""Payouts: B2C version 3, B2Pochi and B2B (daraja.md §4, §5).
 
-B2C has a key, OriginatorConversationID, which is used up for good by the first call that carries
-it. B2B has none: every accepted call pays.
+The key of B2C is OriginatorConversationID. The first call that has it uses it up for ever. B2B has
+no key, so every accepted call pays.
 """
 
 from tests.simulator.answers import envelope
@@ -39,7 +39,7 @@ DUPLICATE = Choice(CATALOGUE["duplicate_ocid_async"])
 
 
 class Initiator:
-    """Who may move money out, and whether a wrong password has locked them (§4.5)."""
+    """Checks initiators and their passwords, and locks them after wrong passwords (§4.5)."""
 
     def __init__(self, *, merchant: Merchant, vault: Vault, switches: Switches) -> None:
         self._merchant = merchant
@@ -48,11 +48,11 @@ class Initiator:
         self._tries = 0
 
     def refusal(self, name: str, credential: str) -> Code | None:
-        """The code that a result will carry: 2001 while wrong, 8006 once locked."""
+        """Return the code of the result: 2001 if wrong, 8006 if locked, None if correct."""
         if self._switches.initiator_locked:
             return 8006
         if self._merchant.has_initiator(name):
-            if self._vault.password_in(credential) == self._merchant.initiator_password:
+            if self._vault.decrypt_password(credential) == self._merchant.initiator_password:
                 self._tries = 0
                 return None
             self._tries += 1
@@ -65,7 +65,7 @@ class Initiator:
 
 
 def acknowledgement(conversation_id: str, originator_id: str) -> Reply:
-    """Accepted, which says nothing about money (§4.2)."""
+    """Return an acknowledgement, which does not mean that money moved (§4.2)."""
     return reply(
         {
             "ConversationID": conversation_id,
@@ -77,7 +77,7 @@ def acknowledgement(conversation_id: str, originator_id: str) -> Reply:
 
 
 def remarks(body: Body) -> None:
-    """Required, 2 to 100 characters (§4.1)."""
+    """Check the remarks: required, 2 to 100 characters (§4.1)."""
     if len(required_text(body, "Remarks", longest=REMARKS_MAX)) < REMARKS_MIN:
         raise InvalidFieldError("Remarks")
 
@@ -108,7 +108,7 @@ class B2C:
         self._book = book
 
     def facts(self, body: Body) -> Facts:
-        """What the call is about."""
+        """Return the facts of a call that choose its scenario."""
         phone = as_text(body.get("PartyB")) or ""
         reference = as_text(body.get("OriginatorConversationID")) or ""
         return Facts(
@@ -120,9 +120,7 @@ class B2C:
         )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Accept a payout, once for a shortcode's OriginatorConversationID, whatever became of
-        the first (§4.2).
-        """
+        """Accept a payout, once for each short code and OriginatorConversationID (§4.2)."""
         payment = self._payment(body, choice)
         if self.refuses_used_ids and self._book.is_used(payment):
             answered_later = (
@@ -165,7 +163,7 @@ class B2C:
         )
 
     def _refusal(self, body: Body, payment: Payment) -> Code | None:
-        """What is found out after the call was accepted (§4.6)."""
+        """Return the code of a refusal after the call was accepted, or None (§4.6)."""
         wrong = self._initiator.refusal(str(body["InitiatorName"]), str(body["SecurityCredential"]))
         if wrong is not None:
             return wrong
@@ -179,10 +177,10 @@ class B2C:
 
 
 class B2Pochi(B2C):
-    """`POST /mpesa/b2pochi/v1/paymentrequest`: B2C's shape, with an OriginatorConversationID, to a
-    till (§5).
+    """`POST /mpesa/b2pochi/v1/paymentrequest`: shaped like B2C, to a till (§5).
 
-    The contract does not say that the id's second use is refused: here it pays once more.
+    The contract does not say that Daraja refuses the second use of an OriginatorConversationID.
+    Here the second use pays again.
     """
 
     api = "b2pochi"
@@ -212,7 +210,7 @@ class B2B:
         self._lives = lives
 
     def facts(self, body: Body) -> Facts:
-        """What the call is about; Requester is the line behind it, if one is named."""
+        """Return the facts of a call that choose its scenario. Requester is its phone number."""
         requester = as_text(body.get("Requester")) or ""
         reference = as_text(body.get("AccountReference")) or ""
         party = as_text(body.get("PartyB")) or ""
@@ -225,7 +223,7 @@ class B2B:
         )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Accept a payment to a business; the same again pays again (§5)."""
+        """Accept a payment to a business. The same request pays again (§5)."""
         payment = self._payment(body, choice)
         payment.refusal = self._refusal(body, payment)
         await self._lives.begin(payment)
@@ -262,7 +260,7 @@ class B2B:
         )
 
     def _refusal(self, body: Body, payment: Payment) -> Code | None:
-        """What is found out after the call was accepted (§4.6, §5)."""
+        """Return the code of a refusal after the call was accepted, or None (§4.6, §5)."""
         wrong = self._initiator.refusal(str(body["Initiator"]), str(body["SecurityCredential"]))
         if wrong is not None:
             return wrong

@@ -1,6 +1,6 @@
-"""A minimal client and receiver to try the simulator with; it knows daraja.md and nothing of ours.
+"""A minimal client and receiver for tests of the simulator, written only from daraja.md.
 
-`Probe` sends valid requests with one override per call; `Receiver` keeps every result that arrives.
+`Probe` sends valid requests with changed fields. `Receiver` stores every result that arrives.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.simulator.app import RECORDS_MAX, Simulator
 
-WAIT_SECONDS_MAX = 20.0  # only so that a mistake fails a test and does not hang it
+WAIT_SECONDS_MAX = 20.0  # so that a mistake fails a test instead of hanging it
 TIMESTAMP = "20260301101500"
 
 
@@ -44,24 +44,24 @@ class Answer:
 
     @property
     def error(self) -> tuple[int, str, str]:
-        """Status, code and message of an error envelope."""
+        """Return the status, the code and the message of an error envelope."""
         return self.status, self.body["errorCode"], self.body["errorMessage"]
 
 
 async def eventually(is_so: Callable[[], object]) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(WAIT_SECONDS_MAX):
-        while not is_so():  # noqa: ASYNC110 - what is waited for cannot tell us
+        while not is_so():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.005)
 
 
 class Receiver:
-    """Takes results on any path and answers as told."""
+    """Receives results on any path, and answers with `answer_status`."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answer_status = 200
-        self.answers_after = 0  # how many must have arrived before any is answered
+        self.answers_after = 0  # answers none before so many have arrived
         self.port = 0
         app = web.Application()
         app.router.add_post("/{path:.*}", self._receive)
@@ -83,11 +83,11 @@ class Receiver:
         await self._runner.cleanup()
 
     def url(self, path: str) -> str:
-        """An address here."""
+        """Return an address of this receiver."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     async def results(self, count: int = 1) -> list[Received]:
-        """The results so far, once there are so many."""
+        """Wait for `count` results, and return all results so far."""
         await eventually(lambda: len(self.received) >= count)
         return self.received
 
@@ -101,7 +101,7 @@ class Receiver:
 
 
 class Probe:
-    """Calls one simulator with valid requests, one override at a time."""
+    """Calls one simulator with valid requests and changed fields."""
 
     def __init__(
         self, simulator: Simulator, session: aiohttp.ClientSession, receiver: Receiver
@@ -114,7 +114,7 @@ class Probe:
         self._numbers = itertools.count(1)
 
     async def begin_anew(self) -> None:
-        """As after the start: nothing happened, nothing received, a token in hand."""
+        """Restore the state after the start, with a new token."""
         await self.simulator.reset(tokens=True)
         self.receiver.received.clear()
         self.receiver.answer_status = 200
@@ -122,7 +122,7 @@ class Probe:
         await self.fetch_token()
 
     async def fetch_token(self, **headers: str) -> Answer:
-        """Ask for a token and use it from now on."""
+        """Fetch a token, and use it from now on."""
         keys = f"{self.settings['DARAJA_CONSUMER_KEY']}:{self.settings['DARAJA_CONSUMER_SECRET']}"
         basic = "Basic " + base64.b64encode(keys.encode()).decode()
         answer = await self.call(
@@ -143,7 +143,7 @@ class Probe:
         headers: dict[str, str] | None = None,
         raw: bytes | None = None,
     ) -> Answer:
-        """One request, with the current token unless other headers are given."""
+        """Send a request, with the current token unless other headers are given."""
         if headers is None:
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
@@ -159,28 +159,28 @@ class Probe:
             return Answer(response.status, parsed, text, dict(response.headers))
 
     async def control(self, method: str, path: str, body: object = None) -> Answer:
-        """One call of the control API, on its own port."""
+        """Call the control API on its own port."""
         url = f"{self.simulator.control_url}/_control{path}"
         async with self.session.request(method, url, json=body) as response:
             text = await response.text()
             return Answer(response.status, json.loads(text), text, dict(response.headers))
 
     def credential(self, password: str | None = None) -> str:
-        """A SecurityCredential (daraja.md §4.5)."""
+        """Return a SecurityCredential (daraja.md §4.5)."""
         key = x509.load_pem_x509_certificate(self.settings["certificate_pem"].encode()).public_key()
         assert isinstance(key, rsa.RSAPublicKey)
         plain = self.settings["DARAJA_INITIATOR_PASSWORD"] if password is None else password
         return base64.b64encode(key.encrypt(plain.encode(), padding.PKCS1v15())).decode()
 
     def signature(self) -> dict[str, object]:
-        """Shortcode, password and timestamp (§2.1)."""
+        """Return the short code, password and timestamp (§2.1)."""
         code = self.settings["DARAJA_SHORTCODE"]
         plain = f"{code}{self.settings['DARAJA_PASSKEY']}{TIMESTAMP}"
         password = base64.b64encode(plain.encode()).decode()
         return {"BusinessShortCode": code, "Password": password, "Timestamp": TIMESTAMP}
 
     def stk_body(self, **changes: object) -> dict[str, object]:
-        """A valid STK push; None drops a field."""
+        """Return the body of a valid STK push. A change to None drops the field."""
         number = next(self._numbers)
         phone = str(changes.get("PhoneNumber", f"2547110{number:05}"))
         body: dict[str, object] = {
@@ -194,19 +194,21 @@ class Probe:
             "AccountReference": f"INV{number:05}",
             "TransactionDesc": "Invoice",
         }
-        return _changed(body, changes)
+        return _apply_changes(body, changes)
 
     async def stk(self, **changes: object) -> Answer:
-        """Push a prompt."""
+        """Send an STK push."""
         return await self.call("/mpesa/stkpush/v1/processrequest", self.stk_body(**changes))
 
     async def query(self, checkout_request_id: str, **changes: object) -> Answer:
-        """Ask how a prompt went."""
-        body = _changed({**self.signature(), "CheckoutRequestID": checkout_request_id}, changes)
+        """Send an STK query."""
+        body = _apply_changes(
+            {**self.signature(), "CheckoutRequestID": checkout_request_id}, changes
+        )
         return await self.call("/mpesa/stkpushquery/v1/query", body)
 
     def b2c_body(self, **changes: object) -> dict[str, object]:
-        """A valid payout to a line."""
+        """Return the body of a valid payout to a phone number."""
         number = next(self._numbers)
         body: dict[str, object] = {
             "OriginatorConversationID": f"payout-{number}",
@@ -220,14 +222,14 @@ class Probe:
             "QueueTimeOutURL": self.receiver.url("/timeout"),
             "ResultURL": self.receiver.url(f"/results/{number}/withdrawal"),
         }
-        return _changed(body, changes)
+        return _apply_changes(body, changes)
 
     async def b2c(self, **changes: object) -> Answer:
-        """Pay a line."""
+        """Send a B2C payment."""
         return await self.call("/mpesa/b2c/v3/paymentrequest", self.b2c_body(**changes))
 
     async def b2b(self, **changes: object) -> Answer:
-        """Pay a business."""
+        """Send a B2B payment."""
         number = next(self._numbers)
         body: dict[str, object] = {
             "Initiator": self.settings["DARAJA_INITIATOR_NAME"],
@@ -243,10 +245,10 @@ class Probe:
             "QueueTimeOutURL": self.receiver.url("/timeout"),
             "ResultURL": self.receiver.url(f"/results/{number}/bill-payment"),
         }
-        return await self.call("/mpesa/b2b/v1/paymentrequest", _changed(body, changes))
+        return await self.call("/mpesa/b2b/v1/paymentrequest", _apply_changes(body, changes))
 
     async def status(self, **changes: object) -> Answer:
-        """Ask what became of a payment."""
+        """Send a Transaction Status inquiry."""
         body: dict[str, object] = {
             "Initiator": self.settings["DARAJA_INITIATOR_NAME"],
             "SecurityCredential": self.credential(),
@@ -257,10 +259,10 @@ class Probe:
             "QueueTimeOutURL": self.receiver.url("/timeout"),
             "ResultURL": self.receiver.url("/results/status"),
         }
-        return await self.call("/mpesa/transactionstatus/v1/query", _changed(body, changes))
+        return await self.call("/mpesa/transactionstatus/v1/query", _apply_changes(body, changes))
 
 
-def _changed(body: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
+def _apply_changes(body: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in {**body, **changes}.items() if value is not None}
 
 
@@ -268,7 +270,7 @@ def _changed(body: dict[str, object], changes: dict[str, object]) -> dict[str, o
 async def probing(
     *, time_scale: float = 0.01, records_max: int = RECORDS_MAX
 ) -> AsyncIterator[Probe]:
-    """A simulator, a receiver and a client with a token, all on this machine."""
+    """Start a simulator and a receiver, and yield a client with a token."""
     async with (
         Receiver() as receiver,
         Simulator(time_scale=time_scale, records_max=records_max) as simulator,

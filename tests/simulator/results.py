@@ -1,7 +1,7 @@
-"""Bodies of results: what Daraja POSTs to a CallBackURL or ResultURL (daraja.md §2.3, §4.3, §5).
+"""Bodies of results, for a CallBackURL or a ResultURL (daraja.md §2.3, §4.3, §5).
 
-The types are as inconsistent as the recorded ones: a code is a number here and text there, a date
-too, items may lack their value. Scenarios vary that further (`Script.quirks`).
+The types are as inconsistent as the recorded ones: codes and dates are numbers or text, and items
+may have no value. Scenarios vary them further (`Script.quirks`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING
 
 from tests.simulator.scenarios import Choice
 from tests.simulator.script import Code
-from tests.simulator.shapes import digits_of
+from tests.simulator.shapes import format_timestamp
 
-if (
-    TYPE_CHECKING
-):  # life.py moves the money and then asks this module for words: only its types are needed
+if TYPE_CHECKING:  # life.py imports this module, so only its types can be imported here
     from tests.simulator.life import Outcome, Payment
 
 Item = dict[str, object]
 DONE = "The service request is processed successfully."
-UNKNOWN = "An outcome that no table knows."
+UNKNOWN = "An undocumented outcome."
 QUEUE_TIMEOUT_ITEM: Item = {
     "Key": "QueueTimeoutURL",
     "Value": "https://internal.simulator.test/mpesa/b2cresults/v1/submit",
@@ -32,7 +30,8 @@ STK_TEXTS: dict[str, str] = {  # §2.4
     "1": "The balance is insufficient for the transaction.",
     "17": "Rule limited.",
     "26": "System busy. The service request is rejected.",
-    "1001": "Unable to lock subscriber, a transaction is already in process for the current subscriber",
+    "1001": "Unable to lock subscriber, a transaction is already in process"
+    " for the current subscriber",
     "1019": "Transaction has expired.",
     "1025": "An error occurred while sending a push request.",
     "1032": "Request Cancelled by user.",
@@ -43,10 +42,8 @@ STK_TEXTS: dict[str, str] = {  # §2.4
     "9999": "An error occurred while sending a push request.",
     "SFC_IC0003": "The operator does not exist.",
 }
-QUERY_TEXTS = {
-    **STK_TEXTS,
-    "1037": "DS timeout user cannot be reached.",
-}  # §2.3: the two differ for one fact
+# STK query and the callback have different texts for 1037 (§2.3).
+QUERY_TEXTS = {**STK_TEXTS, "1037": "DS timeout user cannot be reached."}
 PAYOUT_TEXTS: dict[str, str] = {  # §4.6
     "0": DONE,
     "1": "The balance is insufficient for the transaction.",
@@ -69,12 +66,12 @@ PAYOUT_TEXTS: dict[str, str] = {  # §4.6
 }
 
 
-def message_of(payment: Payment, outcome: Outcome) -> tuple[dict[str, object], dict[str, str]]:
-    """Body and headers of one result."""
+def build_message(payment: Payment, outcome: Outcome) -> tuple[dict[str, object], dict[str, str]]:
+    """Build the body and the headers of one result."""
     match payment.kind:
         case "stk":
-            # The one thing besides the body that was ever recorded on a callback; no signature
-            # (§2.3, §8.2).
+            # The only special header that was recorded on a callback. There is no signature (§2.3,
+            # §8.2).
             return _stk(payment, outcome), {"BusinessShortCode": payment.payer}
         case "b2c" | "b2pochi":
             return _b2c(payment, outcome), {}
@@ -82,20 +79,20 @@ def message_of(payment: Payment, outcome: Outcome) -> tuple[dict[str, object], d
             return _b2b(payment, outcome), {}
 
 
-def text_of(texts: Mapping[str, str], code: Code, given: str | None = None) -> str:
-    """What a code says, unless the scenario gives its own words."""
+def find_text(texts: Mapping[str, str], code: Code, given: str | None = None) -> str:
+    """Return the text of a code, unless the scenario has its own text."""
     return given if given is not None else texts.get(str(code), UNKNOWN)
 
 
-def told_amount(choice: Choice, amount: int) -> int:
-    """The amount in the result, which a scenario may falsify."""
+def reported_amount(choice: Choice, amount: int) -> int:
+    """Return the amount in the result, which a scenario may falsify."""
     if not choice.has("wrong_amount"):
         return amount
     wanted = choice.number("amount")
     return amount + 1 if wanted is None else int(wanted)
 
 
-def _arranged(choice: Choice, items: list[Item]) -> list[Item]:
+def _arrange_items(choice: Choice, items: list[Item]) -> list[Item]:
     if choice.has("missing_metadata"):
         return []
     if choice.has("shuffled_items"):
@@ -103,7 +100,7 @@ def _arranged(choice: Choice, items: list[Item]) -> list[Item]:
     return items
 
 
-def _typed(choice: Choice, code: Code) -> Code:
+def _type_code(choice: Choice, code: Code) -> Code:
     return str(code) if choice.has("string_codes") else code
 
 
@@ -112,24 +109,28 @@ def _stk(payment: Payment, outcome: Outcome) -> dict[str, object]:
     callback: dict[str, object] = {
         "MerchantRequestID": payment.originator_id,
         "CheckoutRequestID": payment.provider_id,
-        "ResultCode": _typed(choice, outcome.code),
-        "ResultDesc": text_of(STK_TEXTS, outcome.code, outcome.desc),
+        "ResultCode": _type_code(choice, outcome.code),
+        "ResultDesc": find_text(STK_TEXTS, outcome.code, outcome.desc),
     }
     if str(outcome.code) == "0" and not (
         choice.has("missing_metadata") and choice.params.get("absent") is True
     ):
-        callback["CallbackMetadata"] = {"Item": _arranged(choice, _stk_items(payment, outcome))}
+        callback["CallbackMetadata"] = {
+            "Item": _arrange_items(choice, _stk_items(payment, outcome))
+        }
     return {"Body": {"stkCallback": callback}}
 
 
 def _stk_items(payment: Payment, outcome: Outcome) -> list[Item]:
     choice = payment.choice
-    date = digits_of(outcome.at)
+    date = format_timestamp(outcome.at)
     line = payment.party
-    items: list[Item] = [{"Name": "Amount", "Value": float(told_amount(choice, payment.amount))}]
+    items: list[Item] = [
+        {"Name": "Amount", "Value": float(reported_amount(choice, payment.amount))}
+    ]
     if not choice.has("missing_receipt"):
         items.append({"Name": "MpesaReceiptNumber", "Value": outcome.receipt})
-    items.append({"Name": "Balance"})  # present without a value in the recorded ones (§2.3)
+    items.append({"Name": "Balance"})  # recorded callbacks have it without a value (§2.3)
     items.append(
         {"Name": "TransactionDate", "Value": date if choice.has("string_date") else int(date)}
     )
@@ -152,12 +153,10 @@ def envelope(
     parameters: object,
     references: object,
 ) -> dict[str, object]:
-    """The `Result` that all payout APIs share; without parameters the container is absent
-    (§4.3).
-    """
+    """Build the `Result` of all payout APIs. Without parameters the container is absent (§4.3)."""
     result: dict[str, object] = {
-        "ResultType": _typed(choice, kind),
-        "ResultCode": _typed(choice, code),
+        "ResultType": _type_code(choice, kind),
+        "ResultCode": _type_code(choice, code),
         "ResultDesc": desc,
         "OriginatorConversationID": originator_id,
         "ConversationID": conversation_id,
@@ -183,8 +182,8 @@ def _payout(
         choice=payment.choice,
         code=code,
         kind=kind,
-        desc=text_of(PAYOUT_TEXTS, outcome.code, outcome.desc),
-        originator_id=payment.told_originator_id or payment.originator_id,
+        desc=find_text(PAYOUT_TEXTS, outcome.code, outcome.desc),
+        originator_id=payment.reported_originator_id or payment.originator_id,
         conversation_id=payment.provider_id,
         transaction_id="" if hides_receipt else outcome.receipt,
         parameters=parameters,
@@ -193,7 +192,7 @@ def _payout(
 
 
 def _success_items(payment: Payment, outcome: Outcome, items: list[Item]) -> object:
-    """The parameters of a success, in the shape that the scenario asks for."""
+    """Build the parameters of a success, in the shape of the scenario."""
     choice = payment.choice
     if choice.has("receipt_under_amount"):
         amount = next(
@@ -206,7 +205,7 @@ def _success_items(payment: Payment, outcome: Outcome, items: list[Item]) -> obj
         return None
     if choice.has("single_object_parameter"):
         return items[0]
-    return _arranged(choice, items)
+    return _arrange_items(choice, items)
 
 
 def _b2c(payment: Payment, outcome: Outcome) -> dict[str, object]:
@@ -218,7 +217,7 @@ def _b2c(payment: Payment, outcome: Outcome) -> dict[str, object]:
     if str(outcome.code) == "0":
         parameters = _success_items(payment, outcome, _b2c_items(payment, outcome))
     elif choice.has("single_object_parameter"):
-        parameters = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}
+        parameters = {"Key": "BOCompletedTime", "Value": int(format_timestamp(outcome.at))}
     else:
         parameters = None
     return _payout(
@@ -230,8 +229,10 @@ def _b2c_items(payment: Payment, outcome: Outcome) -> list[Item]:
     choice = payment.choice
     date: object = outcome.at.strftime("%d.%m.%Y %H:%M:%S")
     if choice.has("string_date"):
-        date = digits_of(outcome.at)  # the other recorded form of the same field
-    items: list[Item] = [{"Key": "TransactionAmount", "Value": told_amount(choice, payment.amount)}]
+        date = format_timestamp(outcome.at)  # the field was recorded in this form too
+    items: list[Item] = [
+        {"Key": "TransactionAmount", "Value": reported_amount(choice, payment.amount)}
+    ]
     if not choice.has("missing_receipt"):
         items.append({"Key": "TransactionReceipt", "Value": outcome.receipt})
     items += [
@@ -256,19 +257,19 @@ def _b2b(payment: Payment, outcome: Outcome) -> dict[str, object]:
         references.append({"Key": "Occassion"})
     if str(outcome.code) == "0":
         parameters = _success_items(payment, outcome, _b2b_items(payment, outcome))
-        # Strings on success and numbers on failure, by the documents (§5).
+        # The documentation shows strings on success and numbers on failure (§5).
         return _payout(
             payment, outcome, kind="0", code="0", parameters=parameters, references=references
         )
-    single: Item = {"Key": "BOCompletedTime", "Value": int(digits_of(outcome.at))}
+    single: Item = {"Key": "BOCompletedTime", "Value": int(format_timestamp(outcome.at))}
     return _payout(
         payment, outcome, kind=0, code=outcome.code, parameters=single, references=references
     )
 
 
 def _b2b_items(payment: Payment, outcome: Outcome) -> list[Item]:
-    date = digits_of(outcome.at)
-    amount = told_amount(payment.choice, payment.amount)
+    date = format_timestamp(outcome.at)
+    amount = reported_amount(payment.choice, payment.amount)
     balance = f"{outcome.balance}.00"
     java = (
         f"{{Amount={{CurrencyCode=KES, MinimumAmount={outcome.balance}00, BasicAmount={balance}}}}}"

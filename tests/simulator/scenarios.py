@@ -1,8 +1,7 @@
-"""Which scenario a call meets: the newest rule that matches it, else its magic number, else chaos's
-lot, else approval.
+"""Chooses the scenario of a call: the newest matching rule, its magic number, chaos, or approval.
 
-Rules come from the control API or from a test. A rule never applies to an API that its scenario
-does not know, so a rule for any API is spent only where it means something.
+Rules come from the control API or from a test. A rule applies only to the APIs of its scenario, so
+a rule for any API is not used up by other calls.
 """
 
 import itertools
@@ -15,7 +14,9 @@ from tests.simulator.script import ALL, PAYMENTS, Code, Script
 from tests.simulator.switches import Switches
 from tests.simulator.validation import as_amount, as_text
 
-Shelf = tuple[str, str | int | None]  # a field of Match and its value: where a rule is looked for
+IndexKey = tuple[
+    str, str | int | None
+]  # a field of Match and its value: where a rule is looked for
 
 MAGIC_PHONE = "2547000000"
 MAGIC_AMOUNT = 249_900  # near the largest amount, where ordinary tests do not go by chance
@@ -24,7 +25,7 @@ MAGIC: dict[int, Script] = {s.number: s for s in CATALOGUE.values() if s.number 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a call is about, as far as it says so before it is validated."""
+    """The facts of a call that choose its scenario, read before the call is validated."""
 
     phone_number: str = ""
     party: str = ""
@@ -35,7 +36,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A scenario with the parameters it was asked for with."""
+    """A scenario and its parameters."""
 
     script: Script
     params: Mapping[str, object] = field(default_factory=dict)
@@ -48,23 +49,23 @@ class Choice:
 
     @property
     def seconds(self) -> float | None:
-        """Real seconds, if they were asked for."""
+        """The parameter `seconds`, in real seconds."""
         return self.number("seconds")
 
     def number(self, name: str) -> float | None:
-        """A numeric parameter."""
+        """Return a parameter that is a number, else None."""
         value = self.params.get(name)
         return (
             float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
         )
 
     def names(self, name: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
-        """A parameter that is a list, as texts."""
+        """Return a parameter that is a list, as texts."""
         value = self.params.get(name)
         return tuple(str(one) for one in value) if isinstance(value, list | tuple) else otherwise
 
     def code(self, *, payout: bool) -> Code:
-        """The result code."""
+        """Return the result code."""
         wanted = self.params.get("code")
         if isinstance(wanted, int | str) and not isinstance(wanted, bool):
             return wanted
@@ -74,7 +75,7 @@ class Choice:
 
     @property
     def copies(self) -> int:
-        """How often the result is delivered."""
+        """The number of deliveries of the result."""
         wanted = self.number("count")
         return (
             int(wanted)
@@ -83,7 +84,7 @@ class Choice:
         )
 
     def has(self, quirk: str) -> bool:
-        """Whether the result has this peculiarity of shape."""
+        """Whether the scenario has this peculiarity."""
         return quirk in self.script.quirks
 
 
@@ -92,7 +93,7 @@ ORDINARY = Choice(APPROVE)
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a rule applies to; what is not said matches everything."""
+    """The calls that a rule applies to. A field that is not set matches every call."""
 
     api: str = "any"
     phone_number: str | None = None
@@ -102,7 +103,7 @@ class Match:
     url_contains: str | None = None
 
     def covers(self, api: str, facts: Facts) -> bool:
-        """Whether a call is meant."""
+        """Whether a call matches."""
         return (
             self.api in {"any", api}
             and self.phone_number in {None, facts.phone_number}
@@ -114,12 +115,12 @@ class Match:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing narrows it."""
+        """Whether it matches every call."""
         return self == Match()
 
     @classmethod
     def of(cls, wanted: Mapping[str, object]) -> "Match":
-        """From a control call; a ValueError says what is wrong."""
+        """Read the match of a control call. Raises ValueError with the reason."""
         unknown = set(wanted) - {
             "api",
             "phone_number",
@@ -129,13 +130,13 @@ class Match:
             "url_contains",
         }
         if unknown:
-            raise ValueError(f"no match by {', '.join(sorted(unknown))}")
+            raise ValueError(f"match has an unknown member: {', '.join(sorted(unknown))}")
         api = wanted.get("api", "any")
         if not isinstance(api, str) or api not in ALL | {"any"}:
-            raise ValueError(f"match.api is one of any, {', '.join(sorted(ALL))}")
+            raise ValueError(f"match.api must be one of any, {', '.join(sorted(ALL))}")
         amount = wanted.get("amount")
         if amount is not None and as_amount(amount) is None:
-            raise ValueError("match.amount is a whole number")
+            raise ValueError("match.amount must be a whole number")
         return cls(
             api=api,
             phone_number=as_text(wanted.get("phone_number")),
@@ -148,18 +149,18 @@ class Match:
 
 @dataclass(slots=True, eq=False)
 class Rule:
-    """A scenario for calls that match; `times` counts down to nothing, None is for ever."""
+    """A scenario for matching calls. `times` counts down to 0; None means for ever."""
 
     choice: Choice
     match: Match
     times: int | None
 
-    def is_meant(self, api: str, facts: Facts) -> bool:
-        """Whether a call meets it."""
+    def applies_to(self, api: str, facts: Facts) -> bool:
+        """Whether a call matches the rule, and is of an API of its scenario."""
         return api in self.choice.script.apis and self.match.covers(api, facts)
 
-    def shown(self) -> dict[str, object]:
-        """As the control API prints it."""
+    def to_json(self) -> dict[str, object]:
+        """Return the rule as the control API prints it."""
         match = {name: getattr(self.match, name) for name in Match.__slots__}
         return {
             "scenario": self.choice.script.name,
@@ -170,58 +171,59 @@ class Rule:
 
 
 class Rules:
-    """The rules in force, found by what they match: a call looks at few of them, however many
-    there are.
+    """The rules in force, indexed by the values that they match.
+
+    So a call is compared with few rules, even if there are many.
     """
 
     def __init__(self) -> None:
         self._serials = itertools.count(1)
         self._all: dict[int, Rule] = {}
-        self._shelves: dict[Shelf, dict[int, Rule]] = {}
+        self._index: dict[IndexKey, dict[int, Rule]] = {}
 
     def add(self, rule: Rule) -> None:
-        """The newest rule."""
+        """Add a rule as the newest one."""
         serial = next(self._serials)
         self._all[serial] = rule
-        self._shelves.setdefault(_shelf_of(rule.match), {})[serial] = rule
+        self._index.setdefault(_index_key(rule.match), {})[serial] = rule
 
-    def take(self, api: str, facts: Facts) -> Rule | None:
+    def use_newest(self, api: str, facts: Facts) -> Rule | None:
         """The newest that this call meets, used once."""
         found: list[tuple[int, Rule]] = []
-        for shelf in _shelves_for(facts):
-            rules = self._shelves.get(shelf, {})
-            meant = ((n, r) for n, r in reversed(rules.items()) if r.is_meant(api, facts))
-            found += itertools.islice(meant, 1)
+        for key in _index_keys(facts):
+            rules = self._index.get(key, {})
+            applying = ((n, r) for n, r in reversed(rules.items()) if r.applies_to(api, facts))
+            found += itertools.islice(applying, 1)
         if not found:
             return None
         serial, rule = max(found, key=lambda one: one[0])
-        self._spend(serial, rule)
+        self._count_use(serial, rule)
         return rule
 
-    def _spend(self, serial: int, rule: Rule) -> None:
+    def _count_use(self, serial: int, rule: Rule) -> None:
         if rule.times is None:
             return
         rule.times -= 1
         if rule.times == 0:
             del self._all[serial]
-            shelf = _shelf_of(rule.match)
-            del self._shelves[shelf][serial]
-            if not self._shelves[shelf]:
-                del self._shelves[shelf]
+            key = _index_key(rule.match)
+            del self._index[key][serial]
+            if not self._index[key]:
+                del self._index[key]
 
     def clear(self) -> None:
-        """Drop all of them."""
+        """Drop all rules."""
         self._all.clear()
-        self._shelves.clear()
+        self._index.clear()
 
-    def shown(self) -> list[dict[str, object]]:
-        """Newest first."""
-        return [rule.shown() for rule in reversed(self._all.values())]
+    def to_json(self) -> list[dict[str, object]]:
+        """Return the rules as the control API prints them, newest first."""
+        return [rule.to_json() for rule in reversed(self._all.values())]
 
 
-def _shelf_of(match: Match) -> Shelf:
+def _index_key(match: Match) -> IndexKey:
     """By the narrowest thing that it names; what names nothing, or only a part of the address,
-    is on one shelf.
+    is on one key.
     """
     for name in ("reference", "phone_number", "party", "amount"):
         value = getattr(match, name)
@@ -230,7 +232,7 @@ def _shelf_of(match: Match) -> Shelf:
     return "", None
 
 
-def _shelves_for(facts: Facts) -> set[Shelf]:
+def _index_keys(facts: Facts) -> set[IndexKey]:
     return {
         *(("reference", reference) for reference in facts.references),
         ("phone_number", facts.phone_number),
@@ -241,7 +243,7 @@ def _shelves_for(facts: Facts) -> set[Shelf]:
 
 
 class Scenarios:
-    """What each call meets."""
+    """Chooses the scenario of each call."""
 
     def __init__(self, switches: Switches) -> None:
         self._switches = switches
@@ -252,35 +254,34 @@ class Scenarios:
     def add(
         self, name: str, match: Match, *, times: int | None, params: Mapping[str, object]
     ) -> Rule:
-        """Add a rule, which outranks the earlier ones; a ValueError says what is wrong."""
+        """Add a rule, which goes before earlier ones. Raises ValueError with the reason."""
         script = CATALOGUE.get(name)
         if script is None:
-            raise ValueError(f"no scenario {name!r}; there are {', '.join(CATALOGUE)}")
+            raise ValueError(f"unknown scenario {name!r}. Known: {', '.join(CATALOGUE)}")
         if match.api != "any" and match.api not in script.apis:
-            raise ValueError(f"{name} is for {', '.join(sorted(script.apis))}")
+            raise ValueError(f"{name} applies only to {', '.join(sorted(script.apis))}")
         if times is not None and times < 1:
-            raise ValueError("times is a whole number from 1, or null")
+            raise ValueError("times must be a whole number from 1, or null")
         rule = Rule(Choice(script, dict(params)), match, times)
         self._rules.add(rule)
         return rule
 
     def choose(self, api: str, facts: Facts) -> Choice:
-        """The scenario that this call meets."""
-        rule = self._rules.take(api, facts)
+        """Choose the scenario of this call."""
+        rule = self._rules.use_newest(api, facts)
         if rule is not None:
             return rule.choice
         by_number = (
             self._by_number(api, facts) if self._switches.magic and api in PAYMENTS else None
         )
-        return by_number or self._by_lot(api)
+        return by_number or self._draw(api)
 
-    def _by_lot(self, api: str) -> Choice:
+    def _draw(self, api: str) -> Choice:
         plan = self._switches.chaos
         if plan is None:
             return ORDINARY
-        if (
-            self._chaos is None or self._chaos.plan is not plan
-        ):  # a plan that is set again begins again
+        # A plan that is set again is another object, and starts again.
+        if self._chaos is None or self._chaos.plan is not plan:
             self._chaos = Chaos(plan)
         script = self._chaos.draw(api)
         return (
@@ -288,7 +289,7 @@ class Scenarios:
         )
 
     def _by_number(self, api: str, facts: Facts) -> Choice | None:
-        script = _magic_of(facts)
+        script = _find_magic(facts)
         if script is None or api not in script.apis:
             return None
         if script.once:
@@ -299,14 +300,14 @@ class Scenarios:
         return Choice(script)
 
     def clear(self) -> None:
-        """Forget all rules, and who met which magic number."""
+        """Forget all rules, and which calls had which magic number."""
         self._rules.clear()
         self._met.clear()
 
-    def shown(self) -> dict[str, object]:
-        """Rules, catalogue and magic numbers."""
+    def to_json(self) -> dict[str, object]:
+        """Return the rules, the catalogue and the magic numbers."""
         return {
-            "rules": self._rules.shown(),
+            "rules": self._rules.to_json(),
             "catalogue": [
                 {
                     "scenario": script.name,
@@ -320,7 +321,7 @@ class Scenarios:
         }
 
 
-def _magic_of(facts: Facts) -> Script | None:
+def _find_magic(facts: Facts) -> Script | None:
     if facts.amount is not None and facts.amount > MAGIC_AMOUNT:
         by_amount = MAGIC.get(facts.amount - MAGIC_AMOUNT)
         if by_amount is not None:
@@ -332,12 +333,12 @@ def _magic_of(facts: Facts) -> Script | None:
 
 
 def magic_phone_number(script: Script) -> str | None:
-    """The phone number that chooses it, where a payment to or from a phone can."""
+    """Return the phone number that chooses the scenario, if a phone's payment can have it."""
     if script.number is None or not script.apis & {"stk", "b2c", "b2pochi"}:
         return None
     return f"{MAGIC_PHONE}{script.number:02}"
 
 
 def magic_amount(script: Script) -> int | None:
-    """The amount that chooses it."""
+    """Return the amount that chooses the scenario."""
     return MAGIC_AMOUNT + script.number if script.number else None

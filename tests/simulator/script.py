@@ -1,6 +1,6 @@
-"""What a scenario is: one script for one call, and which APIs it is for.
+"""The type of a scenario: a script for one call, and the APIs that it applies to.
 
-The scripts themselves are in catalogue.py and, for questions about a payment, in inquiries.py.
+The scripts are in catalogue.py and, for inquiries about a payment, in inquiries.py.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ ALL = CALLS | {"oauth"}
 class Script:
     """One scenario.
 
-    Seconds of `answer_seconds` are real, the others are Daraja's and are scaled.
+    `answer_seconds` are real. All other seconds are Daraja's, and are scaled.
     """
 
     name: str
@@ -40,14 +40,13 @@ class Script:
     timeout_message: bool = False
     result_follows: bool = True
     success_after_seconds: float | None = None
-    once: bool = (
-        False  # by magic number: only a reference's first call meets it, so that a retry gets on
-    )
-    times: int | None = None  # what a rule's `times` is if the control call does not say
+    # Chosen by a magic number, it meets only the first call of a reference, so a retry succeeds.
+    once: bool = False
+    times: int | None = None  # the default of a rule's `times`
 
 
 def quirk(name: str, number: int | None, apis: frozenset[str], sentence: str) -> Script:
-    """A result that is peculiar in one way, which bears the scenario's name."""
+    """Return a scenario whose result has one peculiarity, named as the scenario."""
     return Script(name=name, number=number, apis=apis, sentence=sentence, quirks=frozenset({name}))
 
 
@@ -60,7 +59,7 @@ def refusal(
     answer: str | None = None,
     once: bool = False,
 ) -> Script:
-    """A call that has no effect, and the answer that it gets."""
+    """Return a scenario whose call has no effect and gets a fixed answer."""
     return Script(
         name=name,
         number=number,

@@ -1,9 +1,8 @@
-"""Who the simulated merchant is: keys, shortcodes, and the initiator's credential (daraja.md §1,
-§4.5).
+"""The simulated merchant: keys, short codes and the initiator's credential (daraja.md §1, §4.5).
 
-Taken from an environment where it has the names that a client uses, made up at random otherwise.
-The private key exists in memory only. Refuses to say why a credential did not decrypt: Daraja does
-not either.
+Each value comes from the environment variable that a client uses too, or else it is random. The
+private key exists in memory only. If a credential does not decrypt, no answer gives the reason,
+because Daraja gives none either.
 """
 
 import base64
@@ -21,9 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
-CACHED_CREDENTIALS_MAX = (
-    10_000  # a client that encrypts anew for each call must not grow this for ever
-)
+# Bounds the memory if a client encrypts the password again for each call.
+CACHED_CREDENTIALS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,8 @@ class Merchant:
     """The names and secrets that the simulator accepts.
 
     The organisation may have more short codes, apps and initiators (`SIMULATOR_OTHER_…`,
-    comma-separated), with the same passkey, consumer secret and password. Daraja keeps what each
-    short code did apart.
+    comma-separated), with the same passkey, consumer secret and password. The records of each short
+    code are separate.
     """
 
     consumer_key: str
@@ -49,52 +47,52 @@ class Merchant:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Merchant":
-        """From the variables that are set and not empty; the rest is made up."""
+        """Read the variables that are set and not empty. All other values are random."""
 
-        def given(name: str, otherwise: str) -> str:
+        def read_setting(name: str, otherwise: str) -> str:
             return environment.get(name) or otherwise
 
-        def others(name: str) -> tuple[str, ...]:
+        def read_list(name: str) -> tuple[str, ...]:
             return tuple(
                 part.strip() for part in environment.get(name, "").split(",") if part.strip()
             )
 
-        shortcode = given("DARAJA_SHORTCODE", "174379")
+        shortcode = read_setting("DARAJA_SHORTCODE", "174379")
         return cls(
-            consumer_key=given("DARAJA_CONSUMER_KEY", secrets.token_urlsafe(24)),
-            consumer_secret=given("DARAJA_CONSUMER_SECRET", secrets.token_urlsafe(32)),
+            consumer_key=read_setting("DARAJA_CONSUMER_KEY", secrets.token_urlsafe(24)),
+            consumer_secret=read_setting("DARAJA_CONSUMER_SECRET", secrets.token_urlsafe(32)),
             shortcode=shortcode,
-            passkey=given("DARAJA_PASSKEY", secrets.token_hex(32)),
+            passkey=read_setting("DARAJA_PASSKEY", secrets.token_hex(32)),
             payout_shortcode=environment.get("DARAJA_PAYOUT_SHORTCODE")
             or environment.get("DARAJA_SHORTCODE")
             or "600998",
-            initiator_name=given("DARAJA_INITIATOR_NAME", "simulated"),
-            initiator_password=given("DARAJA_INITIATOR_PASSWORD", secrets.token_urlsafe(16)),
+            initiator_name=read_setting("DARAJA_INITIATOR_NAME", "simulated"),
+            initiator_password=read_setting("DARAJA_INITIATOR_PASSWORD", secrets.token_urlsafe(16)),
             till=environment.get("DARAJA_TILL") or None,
-            other_shortcodes=others("SIMULATOR_OTHER_SHORTCODES"),
-            other_consumer_keys=others("SIMULATOR_OTHER_CONSUMER_KEYS"),
-            other_initiators=others("SIMULATOR_OTHER_INITIATORS"),
+            other_shortcodes=read_list("SIMULATOR_OTHER_SHORTCODES"),
+            other_consumer_keys=read_list("SIMULATOR_OTHER_CONSUMER_KEYS"),
+            other_initiators=read_list("SIMULATOR_OTHER_INITIATORS"),
         )
 
     @property
     def shortcodes(self) -> tuple[str, ...]:
-        """All short codes of the organisation."""
+        """Return all short codes of the organisation."""
         return (self.payout_shortcode, self.shortcode, *self.other_shortcodes)
 
     def is_payer(self, shortcode: str) -> bool:
-        """Whether payouts may leave it."""
+        """Whether payouts may leave this short code."""
         return shortcode == self.payout_shortcode or shortcode in self.other_shortcodes
 
     def is_paid(self, shortcode: str) -> bool:
-        """Whether it may prompt customers."""
+        """Whether this short code may prompt customers."""
         return shortcode == self.shortcode or shortcode in self.other_shortcodes
 
     def has_initiator(self, name: str) -> bool:
-        """Whether it is the organisation's."""
+        """Whether this initiator belongs to the organisation."""
         return name == self.initiator_name or name in self.other_initiators
 
     def environment(self) -> dict[str, str]:
-        """What a client needs to be this merchant."""
+        """Return the environment variables of a client of this merchant."""
         shown = {
             "DARAJA_CONSUMER_KEY": self.consumer_key,
             "DARAJA_CONSUMER_SECRET": self.consumer_secret,
@@ -114,30 +112,28 @@ class Vault:
 
     def __init__(self) -> None:
         self._key = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
-        self.certificate_pem = _certificate(self._key)
-        self._known: dict[str, str | None] = {}
+        self.certificate_pem = _create_certificate(self._key)
+        self._passwords: dict[str, str | None] = {}
 
-    def password_in(self, credential: str) -> str | None:
-        """The password inside, or None; remembered by value, because one credential serves many
-        calls.
-        """
-        if credential not in self._known:
-            if len(self._known) >= CACHED_CREDENTIALS_MAX:
-                self._known.clear()
-            self._known[credential] = self._decrypt(credential)
-        return self._known[credential]
+    def decrypt_password(self, credential: str) -> str | None:
+        """Return the password in `credential`, or None. Cached, because credentials are reused."""
+        if credential not in self._passwords:
+            if len(self._passwords) >= CACHED_CREDENTIALS_MAX:
+                self._passwords.clear()
+            self._passwords[credential] = self._decrypt(credential)
+        return self._passwords[credential]
 
     def _decrypt(self, credential: str) -> str | None:
         try:
-            sealed = base64.b64decode(credential, validate=True)
-            # A credential for another key decrypts to noise and not to an error, so decoding may
-            # fail too.
-            return self._key.decrypt(sealed, padding.PKCS1v15()).decode()
+            ciphertext = base64.b64decode(credential, validate=True)
+            # A credential for another key may decrypt to random bytes without an error. Decoding
+            # these may fail too.
+            return self._key.decrypt(ciphertext, padding.PKCS1v15()).decode()
         except (binascii.Error, ValueError):
             return None
 
     def write_certificate(self, path: Path) -> None:
-        """Put the certificate where a client reads it; a reader sees all of it or none."""
+        """Write the certificate's file in one step, so a client never reads a part of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         with os.fdopen(handle, "w", encoding="ascii") as file:
@@ -146,7 +142,7 @@ class Vault:
         Path(temporary).replace(path)
 
 
-def _certificate(key: rsa.RSAPrivateKey) -> str:
+def _create_certificate(key: rsa.RSAPrivateKey) -> str:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "apicrypt.simulator.test")])
     now = datetime.now(UTC)
     certificate = (

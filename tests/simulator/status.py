@@ -1,8 +1,8 @@
-"""Transaction Status (daraja.md §6.1): a question that is answered by a result of its own.
+"""Transaction Status (daraja.md §6.1): an inquiry that is answered by a result of its own.
 
-ResultCode 0 says that the question worked; the payment's state is a parameter. Either name of the
-identifier is taken, because sources differ on it. The envelope's ids are the question's, the
-parameters' the payment's.
+ResultCode 0 means that the inquiry worked. The payment's state is a parameter. Both names of the
+identifier are accepted, because sources differ on it. The ids in the envelope belong to the
+inquiry, and the ids in the parameters to the payment.
 """
 
 import random
@@ -12,11 +12,24 @@ from tests.simulator.callbacks import Courier
 from tests.simulator.forms import Forms
 from tests.simulator.life import Book, Payment
 from tests.simulator.payouts import Initiator, acknowledgement, remarks
-from tests.simulator.results import DONE, PAYOUT_TEXTS, QUEUE_TIMEOUT_ITEM, Item, envelope, text_of
+from tests.simulator.results import (
+    DONE,
+    PAYOUT_TEXTS,
+    QUEUE_TIMEOUT_ITEM,
+    Item,
+    envelope,
+    find_text,
+)
 from tests.simulator.scenarios import Choice, Facts
 from tests.simulator.script import Code
 from tests.simulator.settings import Merchant
-from tests.simulator.shapes import Identities, Reply, digits_of, nairobi_now, placeholder_receipt
+from tests.simulator.shapes import (
+    Identities,
+    Reply,
+    format_timestamp,
+    nairobi_now,
+    placeholder_receipt,
+)
 from tests.simulator.switches import Switches
 from tests.simulator.validation import (
     Body,
@@ -33,39 +46,38 @@ RESULT_SECONDS = (2.0, 4.0)  # §6.1: asynchronous like payouts
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """One of the two forms in which Daraja says that it knows no such transaction (§6.1)."""
+    """One of the two forms of Daraja's answer that a transaction does not exist (§6.1)."""
 
     code: Code
     text: str
     seconds: tuple[float, float]
 
 
-# As results of 2017 wrote them (§4.3).
+# Results of 2017 have these names (§4.3).
 SPACED = {
     "OriginatorConversationID": "Originator Conversation ID",
     "ConversationID": "Conversation ID",
 }
 
 NOT_FOUND = {
-    "2032": NotFound(
-        2032, "The transaction receipt number does not exist.", (80.0, 90.0)
-    ),  # recorded twice, after 85 s
+    # It was recorded twice, after 85 s.
+    "2032": NotFound(2032, "The transaction receipt number does not exist.", (80.0, 90.0)),
     "SFC_IC0003": NotFound("SFC_IC0003", "The transaction does not exist", RESULT_SECONDS),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A question that was acknowledged.
+class Inquiry:
+    """An inquiry that was acknowledged.
 
-    `ids` are its own: its ConversationID and OriginatorConversationID.
+    `ids` are its own ConversationID and OriginatorConversationID.
     """
 
     body: Body
     choice: Choice
     ids: tuple[str, str]
     refusal: Code | None
-    not_found: NotFound  # the form of that answer, should it be the answer
+    not_found: NotFound  # the form of the answer if the payment is not found
 
 
 class TransactionStatus:
@@ -93,23 +105,23 @@ class TransactionStatus:
         self._forms = forms
 
     def facts(self, body: Body) -> Facts:
-        """What the payment that is asked about is about."""
-        payment = self._found(body)
-        asked = tuple(filter(None, _asked(body)))
+        """Return the facts of the inquiry's payment, which choose the scenario."""
+        payment = self._find_payment(body)
+        target_ids = tuple(filter(None, _read_target_ids(body)))
         address = str(body.get("ResultURL", ""))
         if payment is None:
-            return Facts(references=asked, url=address)
-        known = payment.facts()
+            return Facts(references=target_ids, url=address)
+        facts = payment.facts()
         return Facts(
-            known.phone_number, known.party, known.amount, (*known.references, *asked), address
+            facts.phone_number, facts.party, facts.amount, (*facts.references, *target_ids), address
         )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Accept the question."""
+        """Accept the inquiry."""
         required_text(body, "Initiator")
         required_text(body, "SecurityCredential")
         one_of(body, "CommandID", ("TransactionStatusQuery",))
-        receipt, originator_id = _asked(body)
+        receipt, originator_id = _read_target_ids(body)
         if not receipt and not originator_id:
             raise InvalidFieldError("TransactionID")
         party = shortcode(body, "PartyA")
@@ -121,13 +133,13 @@ class TransactionStatus:
         if refusal is None and party not in self._merchant.shortcodes:
             refusal = 2028
         echoed = originator_id if self._switches.status_echoes_target else ""
-        inquiry = (self._ids.conversation_id(), echoed or self._ids.request_id())
-        question = Question(body, choice, inquiry, refusal, self._not_found_form(choice))
+        inquiry_ids = (self._ids.conversation_id(), echoed or self._ids.request_id())
+        inquiry = Inquiry(body, choice, inquiry_ids, refusal, self._not_found_form(choice))
         if choice.script.callback_first:
-            await self._tell(question)
+            await self._send_result(inquiry)
         else:
-            self._courier.soon(self._tell_later(question))
-        return acknowledgement(*inquiry)
+            self._courier.start_soon(self._send_result_later(inquiry))
+        return acknowledgement(*inquiry_ids)
 
     def _not_found_form(self, choice: Choice) -> NotFound:
         wanted = str(choice.params.get("code", self._switches.not_found_code))
@@ -135,21 +147,21 @@ class TransactionStatus:
             NOT_FOUND.get(wanted) or NOT_FOUND[self._forms.form("not_found", tuple(NOT_FOUND), {})]
         )
 
-    def _is_not_found(self, question: Question) -> bool:
-        if question.refusal is not None:
+    def _is_not_found(self, inquiry: Inquiry) -> bool:
+        if inquiry.refusal is not None:
             return False
-        code = question.choice.code(payout=True)
-        return question.choice.script.name == "not_found" or (
-            code == 0 and self._found(question.body) is None
+        code = inquiry.choice.code(payout=True)
+        return inquiry.choice.script.name == "not_found" or (
+            code == 0 and self._find_payment(inquiry.body) is None
         )
 
-    async def _tell_later(self, question: Question) -> None:
-        body, choice = question.body, question.choice
+    async def _send_result_later(self, inquiry: Inquiry) -> None:
+        body, choice = inquiry.body, inquiry.choice
         script = choice.script
         if script.result_seconds is None or script.timeout_message:
-            is_slow = self._is_not_found(question)
+            is_slow = self._is_not_found(inquiry)
             await self._courier.pause(
-                random.uniform(*(question.not_found.seconds if is_slow else RESULT_SECONDS))
+                random.uniform(*(inquiry.not_found.seconds if is_slow else RESULT_SECONDS))
             )
         if script.timeout_message:
             await self._courier.post(str(body["QueueTimeOutURL"]), body)
@@ -157,24 +169,24 @@ class TransactionStatus:
                 return
         if script.result_seconds is not None:
             await self._courier.pause(script.result_seconds, real=choice.seconds)
-        await self._tell(question)
+        await self._send_result(inquiry)
 
-    async def _tell(self, question: Question) -> None:
-        choice, address = question.choice, str(question.body["ResultURL"])
+    async def _send_result(self, inquiry: Inquiry) -> None:
+        choice, address = inquiry.choice, str(inquiry.body["ResultURL"])
         await self._courier.post(
-            address, self._result(question), copies=choice.copies, hold=choice.script.held
+            address, self._result(inquiry), copies=choice.copies, hold=choice.script.held
         )
 
-    def _result(self, question: Question) -> dict[str, object]:
-        body, choice, refusal = question.body, question.choice, question.refusal
-        conversation_id, originator_id = question.ids
-        payment = self._found(body)
+    def _result(self, inquiry: Inquiry) -> dict[str, object]:
+        body, choice, refusal = inquiry.body, inquiry.choice, inquiry.refusal
+        conversation_id, originator_id = inquiry.ids
+        payment = self._find_payment(body)
         code = choice.code(payout=True) if refusal is None else refusal
         desc = as_text(choice.params.get("desc")) if refusal is None else None
-        text = text_of(PAYOUT_TEXTS, code, desc)
+        text = find_text(PAYOUT_TEXTS, code, desc)
         parameters: object = None
-        if self._is_not_found(question):
-            code, text = question.not_found.code, question.not_found.text if desc is None else desc
+        if self._is_not_found(inquiry):
+            code, text = inquiry.not_found.code, inquiry.not_found.text if desc is None else desc
         elif code == 0 and payment is not None:
             text = DONE
             if not (
@@ -193,39 +205,41 @@ class TransactionStatus:
             references=QUEUE_TIMEOUT_ITEM,
         )
 
-    def _found(self, body: Body) -> Payment | None:
-        receipt, originator_id = _asked(body)
+    def _find_payment(self, body: Body) -> Payment | None:
+        receipt, originator_id = _read_target_ids(body)
         if receipt:
-            return self._book.by_receipt.get(
-                receipt
-            )  # M-PESA's own number is one for all shortcodes
+            # A receipt is unique for all short codes.
+            return self._book.by_receipt.get(receipt)
         payment = self._book.by_originator_id(
             originator_id, payer=as_text(body.get("PartyA")) or ""
         )
-        told = payment.outcome if payment is not None else None
-        if told is not None and str(told.code) == "15" and not told.moved:
-            # a scenario answered a first call with 15: no transaction, and no failure of one
+        outcome = payment.outcome if payment is not None else None
+        if outcome is not None and str(outcome.code) == "15" and not outcome.moved:
+            # A scenario answered the first call with 15. So there is no transaction, not even a
+            # failed one.
             return None
         return payment
 
     def _parameters(self, payment: Payment, choice: Choice) -> list[Item]:
-        """The target's facts, or what the scenario makes of them."""
+        """Build the parameters about the payment, changed by the scenario."""
         status = str(
             choice.params.get("status", "Pending" if choice.has("status_value") else payment.state)
         )
-        originator_id, provider_id = self._ids_told(payment, choice)
+        originator_id, provider_id = self._reported_ids(payment, choice)
         items: list[Item] = [
             *_parties(payment),
             {"Key": "OriginatorConversationID", "Value": originator_id},
-            {"Key": "InitiatedTime", "Value": int(digits_of(payment.asked_at))},
+            {"Key": "InitiatedTime", "Value": int(format_timestamp(payment.accepted_at))},
             {"Key": "TransactionReason"},
             {"Key": "TransactionStatus", "Value": status},
-            {"Key": "Amount", "Value": float(_amount_told(payment, choice))},
+            {"Key": "Amount", "Value": float(_reported_amount(payment, choice))},
             {"Key": "ConversationID", "Value": provider_id},
         ]
         if payment.outcome is not None:
-            items.append({"Key": "FinalisedTime", "Value": int(digits_of(payment.outcome.at))})
-        receipt = self._receipt_told(payment, status, choice)
+            items.append(
+                {"Key": "FinalisedTime", "Value": int(format_timestamp(payment.outcome.at))}
+            )
+        receipt = self._reported_receipt(payment, status, choice)
         if receipt:
             items.append({"Key": "ReceiptNo", "Value": receipt})
         if choice.has("spaced_keys"):
@@ -234,10 +248,10 @@ class TransactionStatus:
             second = choice.params.get("second", "Failed" if status == "Completed" else "Completed")
             items.append({"Key": "TransactionStatus", "Value": second})
         if choice.has("status_missing_parameters"):
-            items = _thinned(items, choice)
+            items = _remove_parameters(items, choice)
         return items
 
-    def _ids_told(self, payment: Payment, choice: Choice) -> tuple[str, str]:
+    def _reported_ids(self, payment: Payment, choice: Choice) -> tuple[str, str]:
         if not choice.has("status_foreign_ids"):
             return payment.originator_id, payment.provider_id
         other = self._book.find(str(choice.params.get("of", "")))
@@ -245,10 +259,8 @@ class TransactionStatus:
             return other.originator_id, other.provider_id
         return self._ids.request_id(), self._ids.conversation_id()
 
-    def _receipt_told(self, payment: Payment, status: str, choice: Choice) -> str | None:
-        """A receipt is there if money moved, whatever the status says, and if the status claims
-        that it did.
-        """
+    def _reported_receipt(self, payment: Payment, status: str, choice: Choice) -> str | None:
+        """Return the receipt if money moved, or a false one if only the status is Completed."""
         if choice.has("status_missing_receipt"):
             return None
         if payment.outcome is not None and payment.outcome.moved:
@@ -256,8 +268,8 @@ class TransactionStatus:
         return self._ids.receipt() if status == "Completed" else None
 
 
-def _asked(body: Body) -> tuple[str, str]:
-    """The receipt and the OriginatorConversationID that are asked about; either may be empty."""
+def _read_target_ids(body: Body) -> tuple[str, str]:
+    """Return the receipt and the OriginatorConversationID of the inquiry. Either may be empty."""
     originator_id = as_text(body.get("OriginalConversationID")) or as_text(
         body.get("OriginatorConversationID")
     )
@@ -265,7 +277,7 @@ def _asked(body: Body) -> tuple[str, str]:
 
 
 def _parties(payment: Payment) -> list[Item]:
-    """Who paid whom. DebitPartyName comes twice, and the second is the other side (§6.1)."""
+    """Return both parties. DebitPartyName comes twice, the second is the other side (§6.1)."""
     ours = f"{payment.payer} - SIMULATED LTD"
     theirs = f"{payment.party} - {'SUPPLIER LTD' if payment.kind == 'b2b' else 'JANE DOE'}"
     debit, credit = (theirs, ours) if payment.kind == "stk" else (ours, theirs)
@@ -288,15 +300,15 @@ def _parties(payment: Payment) -> list[Item]:
     ]
 
 
-def _amount_told(payment: Payment, choice: Choice) -> int:
+def _reported_amount(payment: Payment, choice: Choice) -> int:
     if not choice.has("status_wrong_amount"):
         return payment.amount
     wanted = choice.number("amount")
     return payment.amount + 1 if wanted is None else int(wanted)
 
 
-def _thinned(items: list[Item], choice: Choice) -> list[Item]:
-    """Without some keys, and without the values of some others."""
+def _remove_parameters(items: list[Item], choice: Choice) -> list[Item]:
+    """Remove the keys in params.without, and the values of those in params.valueless."""
     without = choice.names(
         "without", () if "valueless" in choice.params else ("TransactionStatus",)
     )

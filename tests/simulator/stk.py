@@ -1,6 +1,6 @@
-"""STK push and its query (daraja.md §2, §3).
+"""STK push and STK query (daraja.md §2, §3).
 
-There is no idempotency: every accepted push is a prompt.
+There is no idempotency: every accepted push sends a prompt.
 """
 
 import base64
@@ -9,7 +9,7 @@ import time
 
 from tests.simulator.answers import IN_PROCESS, PAGES, envelope, query_result
 from tests.simulator.life import Book, Lives, Payment
-from tests.simulator.results import QUERY_TEXTS, text_of
+from tests.simulator.results import QUERY_TEXTS, find_text
 from tests.simulator.scenarios import Choice, Facts
 from tests.simulator.script import Code
 from tests.simulator.settings import Merchant
@@ -33,15 +33,13 @@ from tests.simulator.validation import (
 REFERENCE_MAX = 12  # §2.1
 DESCRIPTION_MAX = 13  # §2.1
 PROMPT_MAX = 182  # §2.1: a longer prompt ends as 1025
-# what is enforced for lengths when the switch is off: the sandbox takes more than documented
+# The length limit if the switch is off, because the sandbox accepts more than documented (§2.1).
 UNLIMITED = 1_000
 REPEAT_SECONDS = 120.0  # §2.4, code 17
 
 
 def refuse_wrong_password(body: Body, merchant: Merchant, ids: Identities) -> Reply | None:
-    """Only the agreement of shortcode, passkey and timestamp is checked, not the time itself
-    (§2.1).
-    """
+    """Check that short code, passkey and timestamp agree, but not the time itself (§2.1)."""
     code = shortcode(body, "BusinessShortCode")
     stamp = matching(body, "Timestamp", TIMESTAMP)
     password = required_text(body, "Password")
@@ -67,7 +65,7 @@ class StkPush:
         self._last_paid: dict[tuple[str, int], float] = {}
 
     def facts(self, body: Body) -> Facts:
-        """What the call is about."""
+        """Return the facts of a call that choose its scenario."""
         phone = as_text(body.get("PhoneNumber")) or ""
         reference = as_text(body.get("AccountReference")) or ""
         return Facts(
@@ -79,7 +77,7 @@ class StkPush:
         )
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Send a prompt. 0 says that it was sent, never that it was paid (§2.2)."""
+        """Send a prompt. ResponseCode 0 means sent, and never paid (§2.2)."""
         refusal = refuse_wrong_password(body, self._merchant, self._ids)
         payment = self._payment(body, choice)
         if refusal is not None:
@@ -109,7 +107,7 @@ class StkPush:
         reference = required_text(
             body, "AccountReference", longest=REFERENCE_MAX if exact else UNLIMITED
         )
-        # The message names this field by another name, as recorded (§2.1).
+        # Daraja's message has another name for this field (§2.1).
         required_text(
             body,
             "TransactionDesc",
@@ -132,7 +130,7 @@ class StkPush:
         )
 
     def _refusal(self, body: Body, payment: Payment) -> Code | None:
-        """What is found out only after the call was accepted (§2.4)."""
+        """Return the code of a refusal after the call was accepted, or None (§2.4)."""
         paid = as_text(body["PartyB"])
         if body["TransactionType"] == "CustomerPayBillOnline" and paid != payment.payer:
             return 2028
@@ -154,7 +152,7 @@ class StkPush:
         return previous is not None and now - previous < REPEAT_SECONDS * self._switches.time_scale
 
     def clear(self) -> None:
-        """Forget who paid what."""
+        """Forget the last payments of each phone number."""
         self._last_paid.clear()
 
 
@@ -171,23 +169,23 @@ class StkQuery:
         self._ids = ids
         self._book = book
         self._next_allowed = 0.0
-        self._turns: dict[str, int] = {}  # CheckoutRequestID → how often codes were told in turn
+        self._turns: dict[str, int] = {}  # by CheckoutRequestID: how many codes were given in turn
 
     def facts(self, body: Body) -> Facts:
-        """What the payment that is asked about is about."""
-        asked = as_text(body.get("CheckoutRequestID")) or ""
-        payment = self._book.by_provider_id.get(asked)
-        return payment.facts() if payment is not None else Facts(references=(asked,))
+        """Return the facts of the inquiry's payment, which choose the scenario."""
+        target_id = as_text(body.get("CheckoutRequestID")) or ""
+        payment = self._book.by_provider_id.get(target_id)
+        return payment.facts() if payment is not None else Facts(references=(target_id,))
 
     async def act(self, body: Body, choice: Choice) -> Reply:
-        """Say how far a payment is; the shapes of not knowing are many (§3)."""
-        if self._switches.query_limiter and not self._may_ask():
+        """Answer with the state of a payment. An unfinished payment has several shapes (§3)."""
+        if self._switches.query_limiter and not self._is_within_limit():
             return PAGES["spike_arrest_apigee"]
         refusal = refuse_wrong_password(body, self._merchant, self._ids)
-        asked = required_text(body, "CheckoutRequestID")
+        target_id = required_text(body, "CheckoutRequestID")
         if refusal is not None:
             return refusal
-        payment = self._book.by_provider_id.get(asked)
+        payment = self._book.by_provider_id.get(target_id)
         if (
             payment is None
             or payment.kind != "stk"
@@ -196,21 +194,21 @@ class StkQuery:
             return envelope("query_unknown", self._ids)
         if random.random() < self._switches.stray_500:
             return envelope("stray_500", self._ids)
-        told = self._ids_told(payment, choice)
-        invented = self._invented(payment, choice)
-        if invented is not None:
+        told = self._reported_ids(payment, choice)
+        scenario_code = self._scenario_code(payment, choice)
+        if scenario_code is not None:
             return query_result(
                 *told,
-                str(invented),
-                text_of(QUERY_TEXTS, invented, as_text(choice.params.get("desc"))),
+                str(scenario_code),
+                find_text(QUERY_TEXTS, scenario_code, as_text(choice.params.get("desc"))),
             )
         if choice.has("in_flight_a") or payment.outcome is None:
             return self._in_flight(told, "A" if choice.has("in_flight_a") else None)
         code = payment.outcome.code
-        return query_result(*told, str(code), text_of(QUERY_TEXTS, code, payment.outcome.desc))
+        return query_result(*told, str(code), find_text(QUERY_TEXTS, code, payment.outcome.desc))
 
-    def _invented(self, payment: Payment, choice: Choice) -> Code | None:
-        """The code that a scenario puts in the place of the truth."""
+    def _scenario_code(self, payment: Payment, choice: Choice) -> Code | None:
+        """Return the code that a scenario puts in place of the true one, or None."""
         if choice.has("query_codes_in_turn"):
             codes = choice.names("codes", ("1032", "1037")) or ("1032",)
             turn = self._turns.get(payment.provider_id, 0)
@@ -222,8 +220,8 @@ class StkQuery:
             return choice.code(payout=False)
         return 0 if payment.state in {"Failed", "Expired"} else 1037
 
-    def _ids_told(self, payment: Payment, choice: Choice) -> tuple[str, str]:
-        """CheckoutRequestID and MerchantRequestID."""
+    def _reported_ids(self, payment: Payment, choice: Choice) -> tuple[str, str]:
+        """Return the CheckoutRequestID and the MerchantRequestID of the answer."""
         if not choice.has("query_foreign_ids"):
             return payment.provider_id, payment.originator_id
         other = self._book.find(str(choice.params.get("of", "")))
@@ -231,16 +229,16 @@ class StkQuery:
             return other.provider_id, other.originator_id
         return self._ids.checkout_request_id(payment.party), self._ids.request_id()
 
-    def _in_flight(self, ids_told: tuple[str, str], wanted: str | None) -> Reply:
+    def _in_flight(self, reported_ids: tuple[str, str], wanted: str | None) -> Reply:
         shape = wanted or self._switches.in_flight_shape
         if shape == "random":
             shape = random.choice("ABC")
         if shape == "A":
-            return query_result(*ids_told, "4999", IN_PROCESS)
+            return query_result(*reported_ids, "4999", IN_PROCESS)
         return envelope("in_flight_b" if shape == "B" else "in_flight_c", self._ids)
 
-    def _may_ask(self) -> bool:
-        """The sandbox's limit, never scaled: a client's own limiter is measured against it."""
+    def _is_within_limit(self) -> bool:
+        """Whether the sandbox's limit allows a query. It is never scaled."""
         now = time.monotonic()
         if now < self._next_allowed:
             return False
@@ -248,6 +246,6 @@ class StkQuery:
         return True
 
     def clear(self) -> None:
-        """Forget when the last question was, and what was told in turn."""
+        """Forget the last query's time and the codes given in turn."""
         self._next_allowed = 0.0
         self._turns.clear()

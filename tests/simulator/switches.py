@@ -1,8 +1,7 @@
-"""Policies of the simulator that are not one call's scenario: what Daraja enforces, how fast time
-passes.
+"""The simulator's switches: what Daraja enforces for all calls, and how fast time passes.
 
-Read as plain attributes; changed through `change`, which refuses unknown names and values of the
-wrong kind and names the permitted ones.
+Code reads them as attributes. `change` rejects unknown names and wrong values, and lists the
+permitted ones.
 """
 
 from collections.abc import Mapping
@@ -22,41 +21,35 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(slots=True)
 class Switches:
-    """Every policy with its default; the comment is its source in daraja.md."""
+    """Every switch with its default. The comment has its source in daraja.md."""
 
     time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
     magic: bool = True  # magic phone numbers and amounts choose scenarios
-    seed: int = 0  # forms.py: which form of a fact a call plays, where the field has several
-    not_found_code: str = "random"  # §6.1: two codes were seen for one fact
-    chaos: dict[str, object] | None = (
-        None  # chaos.py: scenarios by lot, for calls that meet no rule
-    )
-    token_policy: str = (
-        "invalidate_previous"  # §1: the official FAQ; enforcement was never recorded
-    )
+    seed: int = 0  # forms.py: draws the form of an answer that was seen in several forms
+    not_found_code: str = "random"  # §6.1: two codes were seen for "not found"
+    # chaos.py: random scenarios for calls that match no rule
+    chaos: dict[str, object] | None = None
+    # §1: the official FAQ says so; no source recorded that Daraja enforces it
+    token_policy: str = "invalidate_previous"
     expires_in: str = "number"  # §1: sources disagree on the JSON type
     token_ttl_seconds: int = 3599  # §1
-    missing_products: tuple[
-        str, ...
-    ] = ()  # §1: APIs that the app may not use though its token is good (doors.py)
-    enforce_lengths: bool = True  # §2.1: 12 and 13 by the documents; the sandbox takes more
+    # §1: APIs that the app may not use, although its token is valid (doors.py)
+    missing_products: tuple[str, ...] = ()
+    enforce_lengths: bool = True  # §2.1: 12 and 13 by the documentation; the sandbox accepts more
     require_https: bool = True  # §8.4, except for this machine's own addresses
     forbid_url_words: bool = False  # §8.4: not enforced by the sandbox for STK
     subscriber_lock: bool = True  # §2.2: one live prompt per line
     repeat_rule: bool = False  # §2.4: code 17, same amount and line within two minutes
     in_flight_shape: str = "A"  # §3
-    stray_500: float = 0.0  # §3: share of queries of known ids that get a 500 for nothing
+    stray_500: float = 0.0  # §3: share of queries of known ids that get a 500 without a reason
     query_limiter: bool = False  # §3: 5 in 60 s, burst 1
-    query_limit_seconds: float = (
-        12.0  # §3: what lies between two queries under the limiter, never scaled
-    )
+    query_limit_seconds: float = 12.0  # §3: time between two queries under the limiter, not scaled
     duplicate_ocid: str = "sync"  # §4.2: 500.002.1001 at once, or result 15 later
-    strict_till_identifier: bool = (
-        False  # §5: a till needs RecieverIdentifierType 2, or sources say 4 will do
-    )
+    # §5: by some sources a till needs RecieverIdentifierType 2, by others 4 is accepted
+    strict_till_identifier: bool = False
     status_echoes_target: bool = False  # §6.1: the inquiry's own OCID may echo the target's
-    utility_balance: int = 10_000_000_000  # §4.7: what B2C pays from, in whole shillings
-    working_balance: int = 10_000_000_000  # §5: what B2B pays from
+    utility_balance: int = 10_000_000_000  # §4.7: the balance that B2C pays from, in shillings
+    working_balance: int = 10_000_000_000  # §5: the balance that B2B pays from
     initiator_locked: bool = False  # §4.5: set by three wrong credentials
     hold_callbacks: bool = (
         False  # results and timeout messages wait until the control API releases them
@@ -65,19 +58,19 @@ class Switches:
         False  # a reused connection could lose a callback that Daraja sends once
     )
 
-    def shown(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All switches by name."""
         return asdict(self)
 
     def change(self, wanted: Mapping[str, object]) -> None:
-        """Set the named switches, all or none; a ValueError says what is wrong."""
+        """Set the named switches, all or none. Raises ValueError with the reason."""
         known = {field.name for field in fields(self)}
         for name, value in wanted.items():
             if name not in known:
-                raise ValueError(f"no switch {name!r}; there are {', '.join(sorted(known))}")
+                raise ValueError(f"unknown switch {name!r}. Known: {', '.join(sorted(known))}")
             self._check(name, value)
         for name, value in wanted.items():
-            setattr(self, name, _own(value, like=getattr(self, name)))
+            setattr(self, name, _convert(value, like=getattr(self, name)))
 
     def _check(self, name: str, value: object) -> None:
         current = getattr(self, name)
@@ -87,23 +80,24 @@ class Switches:
         elif name == "missing_products":
             if not isinstance(value, list | tuple) or not CALLS.issuperset(value):
                 raise ValueError(
-                    f"missing_products is a list of some of {', '.join(sorted(CALLS))}"
+                    f"missing_products must be a list of some of {', '.join(sorted(CALLS))}"
                 )
         elif name in CHOICES:
             if value not in CHOICES[name]:
-                raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}")
+                raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}")
         elif isinstance(current, bool):
             if not isinstance(value, bool):
-                raise ValueError(f"{name} is true or false")
+                raise ValueError(f"{name} must be true or false")
         elif isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise ValueError(f"{name} is a number from 0")
+            raise ValueError(f"{name} must be a number from 0")
         elif isinstance(current, int) and not isinstance(value, int):
-            raise ValueError(f"{name} is a whole number")
+            raise ValueError(f"{name} must be a whole number")
 
 
-def _own(value: object, *, like: object) -> object:
-    """The value as it is kept: in the switch's type, and a plan as a copy, which is how a new
-    one is known.
+def _convert(value: object, *, like: object) -> object:
+    """Convert a value to the switch's type.
+
+    A plan is copied. So a plan that is set again is another object, and starts again.
     """
     if isinstance(value, Mapping):
         return dict(value)

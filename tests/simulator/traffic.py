@@ -1,7 +1,7 @@
-"""What reached the simulator, in order, with secrets replaced when it is shown.
+"""The requests that reached the simulator, in order. Secrets are replaced when they are shown.
 
-A request is on record from its first byte after the headers, so that one that was cut, faulted or
-broken off is there too.
+A request is recorded as soon as its headers have arrived. So requests that were cut, faulted or
+aborted are recorded too.
 """
 
 import json
@@ -9,17 +9,17 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from tests.simulator.shapes import iso
+from tests.simulator.shapes import format_iso
 
 SECRETS = frozenset({"Password", "SecurityCredential", "Passkey"})
 REPLACED = "[redacted]"
-PATHS_MAX = 1_000  # Daraja has six; whoever calls thousands of others must not grow this for ever
+PATHS_MAX = 1_000  # Daraja has six paths; this bounds the memory if a client calls thousands
 OTHER_PATHS = "(other paths)"
 
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """One request. `status` stays null if no answer left; `fault` then says why."""
+    """One request. If no answer was sent, `status` is null and `fault` has the reason."""
 
     method: str
     path: str
@@ -30,10 +30,10 @@ class Arrival:
     scenario: str | None = None
     fault: str | None = None
 
-    def shown(self) -> dict[str, object]:
-        """As the control API prints it."""
+    def to_json(self) -> dict[str, object]:
+        """Return the request as the control API prints it."""
         return {
-            "at": iso(self.at),
+            "at": format_iso(self.at),
             "method": self.method,
             "path": self.path,
             "body": _redacted(self.raw),
@@ -45,14 +45,14 @@ class Arrival:
 
 
 class Traffic:
-    """The newest requests to Daraja's own paths, and how many there were."""
+    """The newest requests to Daraja's own paths, and the number of all."""
 
-    def __init__(self, most: int) -> None:
-        self.arrivals: deque[Arrival] = deque(maxlen=most)
+    def __init__(self, records_max: int) -> None:
+        self.arrivals: deque[Arrival] = deque(maxlen=records_max)
         self._counts: Counter[str] = Counter()
 
-    def arrived(self, method: str, path: str) -> Arrival:
-        """Put a request on record; the oldest goes if there are too many."""
+    def record(self, method: str, path: str) -> Arrival:
+        """Record a request. If there are too many, the oldest one is dropped."""
         arrival = Arrival(method, path)
         self.arrivals.append(arrival)
         self._counts[
@@ -60,13 +60,13 @@ class Traffic:
         ] += 1
         return arrival
 
-    def shown(
+    def to_json(
         self, *, path: str = "", contains: str = "", last: int | None = None
     ) -> dict[str, object]:
-        """Requests whose path and body contain these: the last few of those that are kept.
+        """Return the kept requests whose path and body contain these texts, or the `last` few.
 
-        `count` is how many had such a path, kept or not; under `contains`, how many of those that
-        are kept.
+        `count` counts all requests with such a path, also dropped ones. With `contains` it counts
+        only kept ones.
         """
         needle = contains.encode()
         found = [
@@ -78,19 +78,19 @@ class Traffic:
         items = found if last is None else found[len(found) - min(last, len(found)) :]
         forgotten = self._counts.total() - len(self.arrivals)
         return {
-            "items": [arrival.shown() for arrival in items],
+            "items": [arrival.to_json() for arrival in items],
             "count": count,
             "forgotten": forgotten,
         }
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Forget all requests."""
         self.arrivals.clear()
         self._counts.clear()
 
 
 def redact(value: object) -> object:
-    """The same JSON value with secrets replaced at every depth."""
+    """Return the same JSON value with secrets replaced at every depth."""
     if isinstance(value, dict):
         return {key: REPLACED if key in SECRETS else redact(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -104,5 +104,5 @@ def _redacted(raw: bytes) -> object:
     try:
         return redact(json.loads(raw))
     except ValueError:
-        # Not JSON: nothing could be replaced in it reliably, so only its size is told.
+        # Secrets cannot be replaced reliably in other bytes, so only their number is shown.
         return f"[{len(raw)} bytes that are not JSON]"

@@ -1,8 +1,7 @@
-"""Checks on the fields of a request, as Daraja makes them before it acts (daraja.md §2.1, §4.1, §5,
-§8.4).
+"""Validates a request's fields as Daraja does before it acts (daraja.md §2.1, §4.1, §5, §8.4).
 
-Each check returns the field as text or number, or raises `InvalidFieldError` with the name that
-Daraja's message uses. Values may be strings or numbers: the documents' own example mixes both.
+Each function returns the field as text or number, or raises `InvalidFieldError` with the name that
+Daraja's message has. Values may be strings or numbers, because Daraja's own example mixes both.
 """
 
 import ipaddress
@@ -21,11 +20,11 @@ URL_WORDS = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query
 
 
 class InvalidFieldError(Exception):
-    """A field that Daraja refuses with 400.002.02, by the name in its message."""
+    """Daraja refuses this field with 400.002.02. The message is the field's name."""
 
 
 def as_text(value: object) -> str | None:
-    """A string or a whole number as text; anything else is no value."""
+    """Return a string or a whole number as text, else None."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -34,7 +33,7 @@ def as_text(value: object) -> str | None:
 
 
 def as_amount(value: object) -> int | None:
-    """A whole number written as a number or as digits; anything else is no amount."""
+    """Return a whole number, given as a number or as digits, else None."""
     text = as_text(value)
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,12}", text) else None
 
@@ -42,7 +41,7 @@ def as_amount(value: object) -> int | None:
 def required_text(
     body: Body, field: str, *, longest: int | None = None, called: str | None = None
 ) -> str:
-    """A text that is there and not blank."""
+    """Return a text that must not be missing or blank."""
     text = as_text(body.get(field))
     if text is None or not text.strip() or (longest is not None and len(text) > longest):
         raise InvalidFieldError(called or field)
@@ -50,7 +49,7 @@ def required_text(
 
 
 def optional_text(body: Body, field: str, *, longest: int) -> str:
-    """A text that may be absent or null."""
+    """Return a text that may be absent or null."""
     value = body.get(field)
     text = "" if value is None else as_text(value)
     if text is None or len(text) > longest:
@@ -59,7 +58,7 @@ def optional_text(body: Body, field: str, *, longest: int) -> str:
 
 
 def one_of(body: Body, field: str, permitted: tuple[str, ...]) -> str:
-    """A text from a closed set."""
+    """Return a text that must be one of `permitted`."""
     text = as_text(body.get(field))
     if text not in permitted:
         raise InvalidFieldError(field)
@@ -67,7 +66,7 @@ def one_of(body: Body, field: str, permitted: tuple[str, ...]) -> str:
 
 
 def matching(body: Body, field: str, pattern: re.Pattern[str]) -> str:
-    """A text of a given form."""
+    """Return a text that must match `pattern`."""
     text = as_text(body.get(field))
     if text is None or not pattern.fullmatch(text):
         raise InvalidFieldError(field)
@@ -75,7 +74,7 @@ def matching(body: Body, field: str, pattern: re.Pattern[str]) -> str:
 
 
 def shortcode(body: Body, field: str) -> str:
-    """A paybill, store or till number: five to seven digits (§2.1, §5)."""
+    """Return a paybill, store or till number: five to seven digits (§2.1, §5)."""
     text = as_text(body.get(field))
     if text is None or not re.fullmatch(r"[0-9]{5,7}", text):
         raise InvalidFieldError(field)
@@ -83,7 +82,7 @@ def shortcode(body: Body, field: str) -> str:
 
 
 def amount(body: Body, *, most: int | None = None) -> int:
-    """A whole amount from 1; above `most` it is refused at once, where the API does so."""
+    """Return a whole amount from 1. Above `most`, some APIs refuse it at once."""
     value = as_amount(body.get("Amount"))
     if value is None or value < 1 or (most is not None and value > most):
         raise InvalidFieldError("Amount")
@@ -91,10 +90,10 @@ def amount(body: Body, *, most: int | None = None) -> int:
 
 
 def url(body: Body, field: str, switches: Switches) -> str:
-    """A callback address: no placeholder, no space, lower-case host, HTTPS unless it is this
-    machine (§8.4).
+    """Return a callback address: no placeholder, no space, lower-case host, HTTPS (§8.4).
 
-    It need not resolve: the sandbox accepted a host that does not exist (§2.2).
+    This machine's addresses may be HTTP. The host need not resolve, because the sandbox accepted a
+    host that does not exist (§2.2).
     """
     text = body.get(field)
     if not isinstance(text, str) or not re.fullmatch(r"[^\s<>{}\"]+", text):

@@ -215,7 +215,7 @@ async def test_payments_of_an_account_whose_credentials_are_gone_are_for_a_perso
         assert (await system.settled(fresh))["status"] == "success"
         for payment_id in ids.values():
             assert not await _asked_as(system, payment_id)
-            assert elsewhere.traffic.shown(contains=payment_id)["items"] == []
+            assert elsewhere.traffic.to_json(contains=payment_id)["items"] == []
     log = system.stack.logs()["worker.1"]
     assert '"payments_of_former_account"' in log
     await _is_settled_by_its_callback(system, paid, "b2b")
