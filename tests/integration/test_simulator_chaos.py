@@ -173,13 +173,22 @@ class TestPlans:
             ({"seed": "7", "rates": {}}, "chaos.seed must be a whole number"),
             ({"seed": 7}, "chaos.rates must be an object"),
             ({"seed": 7, "rates": {"no_such": 0.1}}, "unknown scenario, 'no_such'"),
-            ({"seed": 7, "rates": {"html_503": -0.1}}, "rate of html_503 must be a number from 0 to 1"),
-            ({"seed": 7, "rates": {"html_503": 1.1}}, "rate of html_503 must be a number from 0 to 1"),
+            (
+                {"seed": 7, "rates": {"html_503": -0.1}},
+                "rate of html_503 must be a number from 0 to 1",
+            ),
+            (
+                {"seed": 7, "rates": {"html_503": 1.1}},
+                "rate of html_503 must be a number from 0 to 1",
+            ),
             (
                 {"seed": 7, "rates": {"html_503": float("nan")}},
                 "rate of html_503 must be a number from 0 to 1",
             ),
-            ({"seed": 7, "rates": {"html_503": True}}, "rate of html_503 must be a number from 0 to 1"),
+            (
+                {"seed": 7, "rates": {"html_503": True}},
+                "rate of html_503 must be a number from 0 to 1",
+            ),
             ({"seed": 7, "rates": {"html_503": 0.6, "html_200": 0.5}}, "add up to 1.1"),
             ({"seed": 7, "rates": {}, "apis": ["c2b"]}, "chaos.apis must be a list of some of"),
             ({"seed": 7, "rates": {}, "params": {"slow": {"seconds": 1}}}, "without a rate: slow"),

@@ -116,7 +116,10 @@ async def test_a_request_that_broke_off_leaves_no_trace(probe: Probe) -> None:
     await eventually(lambda: PATH in [arrival.path for arrival in probe.simulator.traffic.arrivals])
     arrival = probe.simulator.traffic.arrivals[-1]
     await eventually(lambda: arrival.fault is not None or arrival.status is not None)
-    assert (arrival.fault, arrival.bytes_received) == ("request aborted by the client", len(content))
+    assert (arrival.fault, arrival.bytes_received) == (
+        "request aborted by the client",
+        len(content),
+    )
     assert (await probe.call(PATH, body)).status == 200
 
 
