@@ -1,4 +1,5 @@
-"""What a payment is: the pure core (`payment`, `values`, `events`, …), its life (`lifecycle`), and
-the only shared input and output (`adapters`). Read `payment.py` first, then `lifecycle/` in the
-order of a payment's life.
+"""Payments: the pure core (`payment`, `values`, `events`, …), `lifecycle` and `adapters`.
+
+`adapters` has the only input and output that the processes share. Read `payment.py` first, then
+`lifecycle/` in the order of a payment's life.
 """

@@ -1,7 +1,7 @@
-"""The account that a payment is sent by: it says whose records at Daraja the payment is in.
+"""The account that sends a payment: in whose records at Daraja the payment is.
 
-Pure, and without secrets: an account is kept with each attempt. Daraja's refusal of a used id and
-its record of a payment reach no further than one account.
+Pure. An account has no secrets, because it is stored with each attempt. Daraja refuses a used id,
+and finds a payment, only within one account.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Base address, app and short code; for payouts the initiator as well. Its password and
-    certificate may change.
+    """Base address, app and short code, and for payouts also the initiator.
 
-    `app` is a digest of the consumer key: the key itself is a secret.
+    The initiator's password and certificate may change. `app` is a digest of the consumer key,
+    because the key itself is a secret.
     """
 
     base_url: str
@@ -32,19 +32,19 @@ class Account:
     def of(
         cls, *, base_url: str, consumer_key: str, shortcode: str, initiator: str | None = None
     ) -> Account:
-        """The account that these settings name."""
+        """The account that these settings describe."""
         app = hashlib.sha256(consumer_key.encode()).hexdigest()[:_DIGEST_LENGTH]
         return cls(
-            base_url=_written_alike(base_url), app=app, shortcode=shortcode, initiator=initiator
+            base_url=_normalized_url(base_url), app=app, shortcode=shortcode, initiator=initiator
         )
 
     @classmethod
     def from_text(cls, text: str) -> Account:
-        """The account that `as_text` wrote."""
+        """The account from the text that `as_text` made."""
         return cls(**json.loads(text))
 
     def as_text(self) -> str:
-        """The form in which it is kept: equal accounts have equal texts."""
+        """The stored form. Equal accounts have equal texts."""
         return json.dumps(asdict(self), sort_keys=True)
 
     def differences(self, other: Account) -> tuple[str, ...]:
@@ -56,16 +56,15 @@ class Account:
         )
 
     def may_ask_for(self, other: Account) -> bool:
-        """Whether this account's token and credential can ask about what `other` sent: they may
-        differ in the short code.
+        """Whether this account's token and credential can inquire about what `other` sent.
+
+        The two accounts may only differ in the short code.
         """
         return set(self.differences(other)) <= {"shortcode"}
 
 
-def _written_alike(url: str) -> str:
-    """The address as it is compared: a changed spelling is the same server, and a password in it
-    is not kept.
-    """
+def _normalized_url(url: str) -> str:
+    """`url` in one spelling, to compare servers, and without a password."""
     parts = urlsplit(url)
     port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
     return f"{parts.scheme}://{(parts.hostname or '').lower()}{port}{parts.path.rstrip('/')}"

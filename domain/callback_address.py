@@ -1,8 +1,8 @@
-"""The address that Daraja is given for one payment's messages, and how we know it again.
+"""The address that we give to Daraja for the messages about one payment, and its verification.
 
-Pure. Daraja signs nothing (daraja.md §8.2), so the token in the address *is* the signature; it also
-says which payment and which operation a message is for, even where the answer that would have
-taught us Daraja's own ids was lost.
+Pure. Daraja signs nothing (daraja.md §8.2), so the token in the address *is* the signature. The
+address also names the payment and the operation of a message, even if we lost the answer with
+Daraja's own ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import UUID
 from domain.kinds import RULES, Kind
 from domain.stages import Step
 
-# Every operation but those of questions, which are numbered: `status-{n}`, and its timeout.
+# Every operation except those of inquiries, which have a number: `status-{n}` and its timeout.
 PAYMENT_OPERATIONS = frozenset(
     operation
     for rules in RULES.values()
@@ -26,7 +26,7 @@ PAYMENT_OPERATIONS = frozenset(
 
 _STATUS_OPERATION = re.compile(r"status-([1-9]\d{0,5})(-timeout)?", re.ASCII)
 
-# 160 bits: more than anyone can guess, and an address that stays short.
+# 160 bits: too many to guess, and the address stays short.
 _TOKEN_BYTES = 20
 
 
@@ -40,20 +40,19 @@ def fits_kind(operation: str, kind: Kind) -> bool:
     rules = RULES[kind]
     if operation in PAYMENT_OPERATIONS:
         return operation in (rules.result_operation, rules.timeout_operation)
-    # STK query answers at once, and by no address.
+    # STK query answers in the response itself, so it has no address.
     return rules.inquiry_step is Step.STATUS and inquiry_number(operation) is not None
 
 
 def status_operation(number: int, *, for_timeout: bool = False) -> str:
-    """The operation under which the answer to inquiry `number` comes, or Daraja's word that it
-    is late.
-    """
+    """The operation in the address for the answer to inquiry `number`, or for its timeout."""
     return f"status-{number}-timeout" if for_timeout else f"status-{number}"
 
 
 def inquiry_number(operation: str) -> int | None:
-    """Which inquiry a message of `operation` belongs to, or None where it is a message about the
-    payment itself.
+    """The number of the inquiry that a message of `operation` is about.
+
+    None: the message is about the payment itself.
     """
     match = _STATUS_OPERATION.fullmatch(operation)
     return int(match[1]) if match else None
@@ -65,8 +64,9 @@ def is_timeout(operation: str) -> bool:
 
 
 def make_token(secret: str, payment_id: str, operation: str) -> str:
-    """The hex HMAC-SHA256, cut to 160 bits, over both parts, each after its length: no two pairs
-    make the same text.
+    """The hex HMAC-SHA256 over both parts, cut to 160 bits.
+
+    The length in front of each part makes the signed text unique for each pair.
     """
     text = "".join(f"{len(part)}:{part}" for part in (payment_id, operation))
     digest = hmac.new(
@@ -76,7 +76,7 @@ def make_token(secret: str, payment_id: str, operation: str) -> str:
 
 
 def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presented: str) -> bool:
-    """Whether `presented` was made with any of `secrets` (rotation), compared in constant time."""
+    """Whether any of `secrets` (rotation) makes the token `presented`, in constant time."""
     given = presented.encode("utf-8", "backslashreplace")
     matches = [
         hmac.compare_digest(make_token(secret, payment_id, operation).encode(), given)
@@ -88,16 +88,18 @@ def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presente
 def verified_payment_id(
     secrets: Sequence[str], payment_id: str, operation: str, presented: str
 ) -> UUID | None:
-    """The payment that an address of ours is about, or None for any other.
+    """The payment that an address of ours is about, or None if the address is not ours.
 
-    Whichever of its parts is wrong, and whether it is wrong in form, the work is the same: how long
-    it takes tells nothing.
+    The work is the same whichever part is wrong, also if its form is wrong. The duration therefore
+    reveals nothing.
     """
     if not is_genuine(secrets, payment_id, operation, presented) or not is_operation(operation):
         return None
-    return UUID(payment_id)  # we signed it, so it is one
+    # We signed it, so it is a UUID.
+    return UUID(payment_id)
 
 
 def make_address(base_url: str, secret: str, payment_id: UUID, operation: str) -> str:
     """The full address for one payment's `operation`."""
-    return f"{base_url}/results/{payment_id}/{operation}/{make_token(secret, str(payment_id), operation)}"
+    token = make_token(secret, str(payment_id), operation)
+    return f"{base_url}/results/{payment_id}/{operation}/{token}"

@@ -1,44 +1,45 @@
-"""Everything that goes wrong on purpose. HTTP is not known here; `gateway/edge/problems.py` maps
-these in one table.
+"""The errors that the service raises on purpose.
+
+They do not know HTTP: one table in `gateway/edge/problems.py` maps them to answers.
 
 PaymentServiceError
 ├── RequestRefused                 the caller must change something
-│   ├── InvalidJson                the body is not JSON that we read
-│   ├── InvalidRequest             fields are wrong; carries every one of them
+│   ├── InvalidJson                the body is not JSON, or it breaks our limits for JSON
+│   ├── InvalidRequest             fields are wrong; the error lists all of them
 │   ├── BodyTooLarge
 │   ├── BodyTooSlow
-│   ├── BodyBroken                 it was broken off, or is not framed as HTTP wants
+│   ├── BodyBroken                 the body ended too soon, or its chunks are not valid HTTP
 │   ├── UnsupportedMediaType
 │   ├── IdempotencyKeyMissing
 │   ├── IdempotencyKeyInvalid
 │   ├── IdempotencyKeyReused       the key belongs to another request
-│   ├── IdempotencyKeyInFlight     its first request is still being accepted
+│   ├── IdempotencyKeyInFlight     the key's first request is still being accepted
 │   ├── Unauthenticated
-│   │   └── UnknownKey             its key is not one that the issuer publishes
+│   │   └── UnknownKey             the issuer publishes no key with the token's kid
 │   ├── NotPermitted
-│   ├── LimitExceeded              it would pass a limit on amounts; says which and until when
-│   ├── RateLimited                it comes too soon after others; says when to come back
-│   ├── PaymentNotFound            also for a payment of somebody else
+│   ├── LimitExceeded              over a limit on amounts; says which one and until when
+│   ├── RateLimited                too soon after other requests; says when to try again
+│   ├── PaymentNotFound            also for another owner's payment
 │   ├── TooLateToCancel
-│   └── ResolutionRefused          evidence stands against an operator's decision
-├── Unavailable                    we must change something; the same request may be sent again
-│   ├── StoreUnavailable           Postgres cannot be reached, or does not answer in time
+│   └── ResolutionRefused          evidence contradicts an operator's decision
+├── Unavailable                    we must change something; the caller may repeat the request
+│   ├── StoreUnavailable           PostgreSQL is not reachable, or does not answer in time
 │   │   ├── CommitOutcomeUnknown   the connection was lost during COMMIT
-│   │   └── ClaimUnknown           … and whether a claim was committed is not known
-│   ├── QueueUnavailable           Redis cannot be reached, or does not answer in time
-│   ├── Overloaded                 this process has as many requests at hand as it can serve
+│   │   └── ClaimUnknown           the same, and we do not know whether a claim was committed
+│   ├── QueueUnavailable           Redis is not reachable, or does not answer in time
+│   ├── Overloaded                 this process already has as many requests as it can serve
 │   └── KeysUnavailable            no key set could be loaded to check tokens with
-└── ProviderError                  what an error from Daraja means for the money (rules.md §13)
-    ├── Unreachable                nothing was written
-    │   ├── DeadlinePassed         the attempt's time was over
+└── ProviderError                  Daraja's error, by what it means for the money (rules.md §13)
+    ├── Unreachable                no byte was written
+    │   ├── DeadlinePassed         the attempt's deadline had passed
     │   └── Draining               the worker is stopping
-    ├── Throttled                  refused before it acted; come back later
-    ├── Resendable                 busy; may be sent again under the same id
-    ├── TokenRefused               refused before it acted; our access token is not valid
-    ├── ProductRefused             refused before it acted; our app may not use this operation
+    ├── Throttled                  refused before Daraja acted; try again later
+    ├── Resendable                 Daraja is busy; the same id may be sent again
+    ├── TokenRefused               refused before Daraja acted; our access token is not valid
+    ├── ProductRefused             refused before Daraja acted; our app may not use the operation
     ├── Refused                    a definite no
-    ├── DuplicateSubmission        it was submitted before; ask
-    └── OutcomeUnknown             it may have acted; ask
+    ├── DuplicateSubmission        the payment was submitted before; inquire
+    └── OutcomeUnknown             Daraja may have acted; inquire
 """
 
 from __future__ import annotations
@@ -50,10 +51,13 @@ from domain.failures import Failure
 
 
 class PaymentServiceError(Exception):
-    """The service could not do what was asked."""
+    """The service could not do what was asked.
+
+    An error without a message of its own has its class's docstring as its message, in one line.
+    """
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip())
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
     @property
     def message(self) -> str:
@@ -80,7 +84,7 @@ class InvalidJson(RequestRefused):
 
 
 class InvalidRequest(RequestRefused):
-    """The request has wrong fields; each is named in `errors`."""
+    """The request has wrong fields. `errors` names each of them."""
 
     def __init__(self, errors: list[FieldError], message: str | None = None) -> None:
         super().__init__(message)
@@ -96,7 +100,7 @@ class BodyTooSlow(RequestRefused):
 
 
 class BodyBroken(RequestRefused):
-    """The body was broken off, or its chunks are not as HTTP wants them."""
+    """The body ended too soon, or its chunks are not valid HTTP."""
 
 
 class UnsupportedMediaType(RequestRefused):
@@ -104,8 +108,9 @@ class UnsupportedMediaType(RequestRefused):
 
 
 class IdempotencyKeyMissing(RequestRefused):
-    """Send an X-Idempotency-Key header: a text of your choice, new for each payment and the same
-    for each retry of it.
+    """Send an X-Idempotency-Key header: a text of your choice.
+
+    Use a new one for each payment, and the same one for each retry of that payment.
     """
 
 
@@ -133,14 +138,14 @@ class UnknownKey(Unauthenticated):
 
 
 class NotPermitted(RequestRefused):
-    """This caller may not do that."""
+    """This caller is not allowed to do this."""
 
 
 class LimitExceeded(RequestRefused):
-    """The payment would pass a limit.
+    """The payment would exceed a limit.
 
-    `limit` is its name in the policy file, `maximum` its value there; `resets_at` None: no day has
-    room for it.
+    `limit` is the limit's name in the policy file, and `maximum` its value. `resets_at` is None if
+    the payment exceeds the limit on every day.
     """
 
     def __init__(
@@ -155,7 +160,7 @@ class LimitExceeded(RequestRefused):
 class RateLimited(RequestRefused):
     """The request comes too soon after others.
 
-    `limit` is the name of what it would pass in the policy file.
+    `limit` is the name of the exceeded limit in the policy file.
     """
 
     def __init__(self, message: str, *, limit: str, wait_seconds: float) -> None:
@@ -176,7 +181,7 @@ class TooLateToCancel(RequestRefused):
 
 
 class ResolutionRefused(RequestRefused):
-    """Evidence stands against this decision."""
+    """Evidence contradicts this decision."""
 
 
 class Unavailable(PaymentServiceError):
@@ -184,7 +189,7 @@ class Unavailable(PaymentServiceError):
 
 
 class StoreUnavailable(Unavailable):
-    """The payment record cannot be reached right now.
+    """The database of payments cannot be reached right now.
 
     Send the same request again shortly, with the same key.
     """
@@ -206,15 +211,15 @@ class QueueUnavailable(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """Too many requests wait here already. Send the same request again shortly."""
+    """Too many requests are waiting already. Send the same request again shortly."""
 
 
 class KeysUnavailable(Unavailable):
-    """No keys to check tokens with could be loaded yet. Send the same request again shortly."""
+    """No keys for checking tokens could be loaded yet. Send the same request again shortly."""
 
 
 class ProviderError(PaymentServiceError):
-    """Daraja gave no acknowledgement. `code` is its own code, where it gave one."""
+    """Daraja gave no acknowledgement. `code` is Daraja's own code, if it gave one."""
 
     def __init__(self, message: str | None = None, *, code: str | None = None) -> None:
         super().__init__(message)
@@ -222,11 +227,11 @@ class ProviderError(PaymentServiceError):
 
 
 class Unreachable(ProviderError):
-    """Nothing was written to Daraja."""
+    """No byte was written to Daraja."""
 
 
 class DeadlinePassed(Unreachable):
-    """The attempt's time was over before anything was sent."""
+    """The attempt's deadline passed before a byte was sent."""
 
 
 class Draining(Unreachable):
@@ -234,7 +239,7 @@ class Draining(Unreachable):
 
 
 class Throttled(ProviderError):
-    """Daraja refused the request before acting on it, or our own limit did: too many requests."""
+    """Too many requests: Daraja refused this one before it acted, or our own limit did."""
 
     def __init__(
         self, message: str | None = None, *, code: str | None = None, wait_seconds: float = 0
@@ -244,16 +249,17 @@ class Throttled(ProviderError):
 
 
 class Resendable(ProviderError):
-    """Daraja was too busy to say; the same id may be sent again."""
+    """Daraja was too busy for a definite answer. The same id may be sent again."""
 
 
 class TokenRefused(ProviderError):
-    """Daraja refused our access token, before acting."""
+    """Daraja refused our access token before it acted."""
 
 
 class ProductRefused(ProviderError):
-    """Daraja refused the operation itself before acting: our app lacks the product, or a
-    firewall stands in front of it.
+    """Daraja refused the operation itself before it acted.
+
+    Our app lacks the product, or a firewall blocks the request.
     """
 
 
@@ -270,4 +276,4 @@ class DuplicateSubmission(ProviderError):
 
 
 class OutcomeUnknown(ProviderError):
-    """Daraja may have acted, and gave no definite answer."""
+    """Daraja may have acted, but gave no definite answer."""

@@ -1,4 +1,4 @@
-"""Which events subscribers are told of. What an event says: `views.py`."""
+"""The events that are published to subscribers. `views.py` has their content."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ class EventType(StrEnum):
 
 
 def event_type(before: Payment, after: Payment) -> EventType | None:
-    """Which event the change from `before` to `after` is, or None where subscribers were told
-    nothing else.
-    """
+    """The event for the change from `before` to `after`, or None if subscribers need none."""
     if before.stage is Stage.FAILED and after.stage is Stage.SUCCEEDED:
         return EventType.CORRECTED
     if not before.stage.is_final and after.stage is Stage.SUCCEEDED:

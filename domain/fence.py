@@ -1,8 +1,8 @@
-"""The fence between a claim and its first byte (rules.md §3).
+"""The fence between a claim and the first byte of its send (rules.md §3).
 
-A worker that was frozen past its lease must not pay: meanwhile the payment was taken from it. So
-each send passes the fence at the last moment before anything is written, and past the deadline
-nothing is. An attempt carries its fence with it.
+A worker that was frozen past its lease must not pay, because the payment no longer belongs to it.
+Therefore each send passes the fence immediately before the first byte. After the deadline no byte
+is written. Each attempt has its own fence.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from domain.errors import DeadlinePassed, Draining
 
 
 class Fence:
-    """One attempt's right to write. Make it *before* the claim is sent: its deadline counts from
-    then, in seconds.
+    """One attempt's permission to write to Daraja.
 
-    `clock` must go on while the machine sleeps or the process is stopped (`CLOCK_BOOTTIME`).
+    Create it *before* the claim is sent, because `deadline_seconds` counts from its creation.
+    `clock` must advance while the machine sleeps or the process is stopped (`CLOCK_BOOTTIME`).
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class Fence:
         return self._deadline - self._clock()
 
     def begin_send(self) -> None:
-        """A new request begins: none of its bytes is written yet."""
+        """Marks the start of a new request: none of its bytes is written yet."""
         self.is_written = False
 
     def check(self) -> None:
-        """Raises `DeadlinePassed` or `Draining` where nothing may be sent."""
+        """Raises `DeadlinePassed` or `Draining` if nothing may be sent."""
         if self.seconds_left <= 0:
             raise DeadlinePassed
         if self._is_draining():
             raise Draining
 
     def pass_first_byte(self) -> None:
-        """The last thing before the first byte is written: checks, then says that it is."""
+        """Checks the deadline and marks the request as written, just before its first byte."""
         if not self.is_written:
             self.check()
             self.is_written = True
@@ -58,7 +58,7 @@ class Fence:
 
 @dataclass(slots=True, kw_only=True)
 class OpenAttempt:
-    """An attempt under way. The provider adds each exchange with Daraja, for the record."""
+    """An attempt under way. The provider adds each exchange with Daraja, to be stored."""
 
     attempt_id: UUID
     fence: Fence

@@ -1,7 +1,7 @@
-"""One key, one payment: what a key may be, and when two requests are the same.
+"""Idempotency keys: which keys are valid, and when two requests are the same.
 
-Pure. The record is in Postgres, reserved in the payment's own commit (`adapters/postgres`); this
-says what is compared.
+Pure. PostgreSQL has the keys, each reserved in its payment's own commit (`adapters/postgres`). This
+module says what is compared.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from domain.errors import IdempotencyKeyInvalid
 KEY_LIFETIME = timedelta(hours=24)
 
 KEY_LENGTH_MAX = 255
-VISIBLE_ASCII = re.compile(
-    rf"[!-~]{{1,{KEY_LENGTH_MAX}}}"
-)  # "!" to "~"; also printed in /openapi.json
+# "!" to "~". /openapi.json prints this pattern too.
+VISIBLE_ASCII = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 
-# The first byte of every fingerprint: a change in how one is made must not look like a changed
-# request.
+# The first byte of every fingerprint. If we change how fingerprints are made, an old one must not
+# look like another request's.
 _FINGERPRINT_VERSION = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """The answer that the first request with a key got: repeated byte for byte."""
+    """The answer to a key's first request. Replays repeat it byte for byte."""
 
     fingerprint: bytes
     status: int
@@ -38,18 +37,17 @@ class FirstAnswer:
 
 
 def validate_key(text: str) -> str:
-    """`text` if it may be an idempotency key, else `IdempotencyKeyInvalid`."""
+    """`text` if it is a valid idempotency key. Raises IdempotencyKeyInvalid."""
     if not VISIBLE_ASCII.fullmatch(text):
         raise IdempotencyKeyInvalid
     return text
 
 
 def fingerprint(method: str, path: str, body: object) -> bytes:
-    """What makes two requests the same: method, path, and the JSON as sent, whatever the order of
-    its keys.
+    """A digest of method, path and JSON. Two requests are the same if their digests are equal.
 
-    As sent, so that a later change in defaults or normalisation cannot make a retry look like
-    another request.
+    The order of the JSON's keys does not matter. The JSON is as sent, so a later change of defaults
+    or normalisation cannot make a retry look like another request.
     """
     text = json.dumps(
         [method, path, body], sort_keys=True, separators=(",", ":"), ensure_ascii=True

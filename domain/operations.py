@@ -1,8 +1,8 @@
-"""Daraja's operations, and what an answer says about one of them rather than about a payment.
+"""Daraja's operations, and what an answer says about an operation instead of a payment.
 
-An operation is one of Daraja's APIs. Daraja can refuse a whole operation: because our app lacks the
-product, because a firewall stands in front of it, or because our settings are wrong. Then every
-payment would be refused alike, so the operation is held for all workers (rules.md §13).
+An operation is one of Daraja's APIs. Daraja can refuse a whole operation, because our app lacks the
+product, because a firewall blocks it, or because our settings are wrong. Daraja would then refuse
+every payment for the same reason, so the operation is held for all workers (rules.md §13).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from domain.times import DEFAULT_TIMES
 
 
 class Operation(StrEnum):
-    """One of Daraja's APIs, by the name that our records have for it."""
+    """One of Daraja's APIs, by its name in our records."""
 
     STK_PUSH = "stk_push"
     B2C = "b2c"
@@ -30,25 +30,28 @@ class Operation(StrEnum):
 
 OPERATION_OF_INQUIRY_STEP = {Step.QUERY: Operation.STK_QUERY, Step.STATUS: Operation.STATUS}
 
-# So many refusals of our own settings, one after the other, hold the operation.
+# This many refusals of our own settings, one after the other, hold the operation.
 SETTINGS_REFUSALS_MAX = 3
 
 
 class OperationHealth(StrEnum):
-    """What one answer says about the operation that it answers."""
+    """What an answer says about its operation."""
 
-    WORKS = "works"  # Daraja dealt with the request itself
-    PRODUCT_REFUSED = "product_refused"  # Daraja refused the operation, whatever the request
-    SETTINGS_REFUSED = "settings_refused"  # Daraja refused a field that comes from our settings
+    # Daraja processed the request itself.
+    WORKS = "works"
+    # Daraja refused the operation, and would refuse it for any request.
+    PRODUCT_REFUSED = "product_refused"
+    # Daraja refused a field that comes from our settings.
+    SETTINGS_REFUSED = "settings_refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationAnswer:
     """An answer that says something about an operation.
 
-    `since` is when the request was claimed or stored, by the database's clock: an answer to an
-    older request than the last change of the hold changes nothing. `cool_down` is the first one, if
-    this answer begins a hold.
+    `since` is when the request was claimed or stored, by the database's clock. If the request is
+    older than the last change of the hold, its answer changes nothing. `cool_down` is the first
+    cool-down, if this answer begins a hold.
     """
 
     operation: Operation
@@ -59,8 +62,9 @@ class OperationAnswer:
 
 
 def health_from_answer(error: ProviderError | None) -> OperationHealth | None:
-    """What the answer to a send says about its operation; None if it says nothing (busy,
-    throttled, no answer).
+    """What the answer to a send says about its operation.
+
+    None if it says nothing: Daraja was busy, throttled the request, or gave no answer.
     """
     match error:
         case None | DuplicateSubmission():

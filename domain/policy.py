@@ -1,11 +1,10 @@
-"""Who may do what, how much, and how often. One place, pure; `POLICY_FILE` sets the numbers
-(docs/using.md).
+"""Who may do what, how much, and how often. `POLICY_FILE` sets the numbers (docs/using.md).
 
-Amounts are counted by the payments on record: all that are pending or succeeded count, and so does
-a failure of which it is not certain that nothing moved. A day is a calendar day in Nairobi, a
-minute the last sixty seconds. What a limit still allows is judged in the transaction that accepts
-the payment (`adapters/postgres/limiting.py`), under a lock on what is counted, so that two requests
-cannot both take the last shilling.
+Pure. The amounts come from the stored payments: a payment counts while it is pending, if it
+succeeded, and if it failed but money may still have moved. A day is a calendar day in Nairobi. A
+minute is the last sixty seconds. The transaction that accepts the payment checks the limits
+(`adapters/postgres/limiting.py`), under a lock on the limit's subject. Two requests therefore never
+use the same remaining allowance.
 """
 
 from __future__ import annotations
@@ -22,22 +21,23 @@ from domain.values import NAIROBI, Caller, PaymentRequest, Role
 
 MINUTE = timedelta(seconds=60)
 
-# Safaricom's own limit: what a customer may move in a day (daraja.md §9).
+# Safaricom's limit for one customer and day (daraja.md §9).
 _PHONE_DAY_MAX_KES = 500_000
 
 
 class WithoutRedis(StrEnum):
-    """What becomes of a request while nobody can tell how often its caller has asked."""
+    """What to do with a request while Redis, which counts a caller's requests, is not reachable."""
 
-    ALLOW = "allow"  # Redis is not needed to accept a payment (rules.md §1)
+    # Redis is not needed to accept a payment (rules.md §1).
+    ALLOW = "allow"
     REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLimits:
-    """What one caller may do.
+    """The limits of one caller. None: no limit.
 
-    None: no limit. `burst` requests may come at once, `requests_per_second` in the long run.
+    A caller may send `burst` requests at once, and on average `requests_per_second`.
     """
 
     requests_per_second: float | None = None
@@ -45,16 +45,16 @@ class CallerLimits:
     amount_per_day_kes: int | None = None
 
 
-# Defaults stop what runs away, not what is busy: no one user can take more than about half of a
-# process. Whoever knows the app sets tighter ones (README, "Policy"). Our own services are limited
-# by whoever runs them.
+# The defaults stop a runaway client, but not a busy one: one user can use at most about half of a
+# process. An operator who knows the app sets lower limits (docs/using.md, "Policy"). Our own
+# services have no default limit, because their operators limit them.
 _USER_LIMITS = CallerLimits(requests_per_second=1_000, burst=10_000)
 _BACKEND_LIMITS = CallerLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The numbers in force. Amounts in whole shillings; None: no limit."""
+    """The limits in force. Amounts are in whole shillings. None: no limit."""
 
     callers: Mapping[Role, CallerLimits] = field(
         default_factory=lambda: {Role.USER: _USER_LIMITS, Role.BACKEND: _BACKEND_LIMITS}
@@ -63,14 +63,13 @@ class Policy:
     deposits_per_minute: int | None = 600
     phone_amount_per_day_kes: int | None = _PHONE_DAY_MAX_KES
     amount_max_kes: int = PAYMENT_MAX_KES
-    # A success that a callback tells of is confirmed by asking Daraja, where more than this is at
-    # stake.
+    # An inquiry must confirm a success that a callback reports, if the amount is greater than this.
     confirm_above_kes: int | None = None
     allow_anonymous: bool = False
 
 
 class LimitName(StrEnum):
-    """What is counted, by the name of its limit in the policy file."""
+    """The limits that are counted from stored payments, by their names in the policy file."""
 
     CALLER_DAY = "caller.amount_per_day"
     PHONE_DAY = "phone.amount_per_day"
@@ -79,8 +78,9 @@ class LimitName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a payment would take of one limit: `cost` of `limit`, shillings or prompts, counted
-    for `subject`.
+    """What a payment uses of one limit: `cost` of `maximum`, in shillings or prompts.
+
+    The limit is counted for `subject`, a caller or a phone number.
     """
 
     limit_name: LimitName
@@ -95,21 +95,21 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How much of a limit is taken, and since when (the oldest that counts)."""
+    """How much of a limit is used, and the time of the oldest payment that counts."""
 
     amount: int = 0
     oldest: datetime | None = None
 
 
 class Allowances:
-    """What is left of limits, as payments take from them one after another."""
+    """The limits' remaining allowances, from which payments deduct one after another."""
 
     def __init__(self, used: Mapping[tuple[LimitName, str], Usage], now: datetime) -> None:
         self._used = dict(used)
         self._now = now
 
     def deduct(self, charges: tuple[Charge, ...]) -> RequestRefused | None:
-        """Takes all of `charges`, or nothing and says why."""
+        """Deducts all of `charges` and returns None, or deducts none and returns the refusal."""
         for charge in charges:
             used = self._used.get(charge.counter_key, Usage())
             if used.amount + charge.cost > charge.maximum:
@@ -123,31 +123,31 @@ class Allowances:
 
 
 def require_permission(caller: Caller, kind: Kind) -> None:
-    """Raises NotPermitted.
+    """Raises NotPermitted if `caller` may not create payments of `kind`.
 
-    Money out is for backends, because this service does not know a user's balance.
+    Only backends may move money out, because this service does not know a user's balance.
     """
     if RULES[kind].moves_money_out and not caller.is_backend:
         raise NotPermitted("Only a backend (role service_role) may move money out.")
 
 
 def may_see(caller: Caller, payment: Payment) -> bool:
-    """Backends see all payments, an app's user those that are its own."""
+    """Whether `caller` may see `payment`: a backend sees all payments, a user only its own."""
     return caller.is_backend or payment.request.owner == caller.subject
 
 
 def list_charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:
-    """What `request` takes of the limits that are set.
+    """What `request` uses of the limits in force.
 
-    Raises LimitExceeded for what no day has room for.
+    Raises LimitExceeded if the request alone exceeds a limit, so that it fails on every day.
     """
     if request.amount_kes > policy.amount_max_kes:
         message = (
-            f"The amount is over the limit of {policy.amount_max_kes:,} shillings for one payment."
+            f"The amount exceeds the limit of {policy.amount_max_kes:,} shillings for one payment."
         )
         raise LimitExceeded(message, limit="payment.amount_max", maximum=policy.amount_max_kes)
     per_day = policy.callers[caller.role].amount_per_day_kes
-    found = (
+    found_charges = (
         [Charge(LimitName.CALLER_DAY, caller.key, request.amount_kes, per_day)]
         if per_day is not None
         else []
@@ -155,26 +155,30 @@ def list_charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tup
     if request.phone_number is not None:
         phone, phone_per_day = request.phone_number, policy.phone_amount_per_day_kes
         if phone_per_day is not None:
-            found.append(Charge(LimitName.PHONE_DAY, phone, request.amount_kes, phone_per_day))
+            found_charges.append(
+                Charge(LimitName.PHONE_DAY, phone, request.amount_kes, phone_per_day)
+            )
         if RULES[request.kind].is_prompt and policy.deposits_per_minute is not None:
-            found.append(Charge(LimitName.PHONE_MINUTE, phone, 1, policy.deposits_per_minute))
-    # Before what is left of any limit is judged: a caller that is told to come back should then
-    # have a chance.
-    for charge in found:
+            found_charges.append(
+                Charge(LimitName.PHONE_MINUTE, phone, 1, policy.deposits_per_minute)
+            )
+    # Before any remaining allowance is checked: a caller that we ask to come back later must have a
+    # chance to succeed then.
+    for charge in found_charges:
         if charge.cost > charge.maximum:
-            raise _refusal_for_ever(charge)
-    return tuple(found)
+            raise _refusal_without_retry(charge)
+    return tuple(found_charges)
 
 
 def day_began_at(now: datetime) -> datetime:
-    """When the day of `now` began in Nairobi."""
+    """The start of the day of `now` in Nairobi."""
     return now.astimezone(NAIROBI).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _refusal_for_ever(charge: Charge) -> LimitExceeded:
-    """Of a charge that is larger than its whole limit.
+def _refusal_without_retry(charge: Charge) -> LimitExceeded:
+    """The refusal of a charge that is larger than its whole limit.
 
-    It names no time to come back, because none will help.
+    It names no time for a retry, because no retry can succeed.
     """
     if charge.limit_name is LimitName.PHONE_MINUTE:
         message = "The policy allows no deposits."
@@ -182,7 +186,10 @@ def _refusal_for_ever(charge: Charge) -> LimitExceeded:
         whose = (
             "for this caller" if charge.limit_name is LimitName.CALLER_DAY else "for a phone number"
         )
-        message = f"The amount is over the limit of {charge.maximum:,} shillings a day {whose}, so no day has room for it."
+        message = (
+            f"The amount exceeds the limit of {charge.maximum:,} shillings a day {whose}, "
+            "so it cannot be paid on any day."
+        )
         if charge.maximum == 0:
             message = f"The policy allows no payments {whose}."
     return LimitExceeded(message, limit=charge.limit_name, maximum=charge.maximum)
@@ -190,17 +197,21 @@ def _refusal_for_ever(charge: Charge) -> LimitExceeded:
 
 def _refusal(charge: Charge, used: Usage, now: datetime) -> RequestRefused:
     if charge.cost > charge.maximum:
-        return _refusal_for_ever(charge)
+        return _refusal_without_retry(charge)
     if charge.limit_name is LimitName.PHONE_MINUTE:
         wait = (used.oldest or now) + MINUTE - now
-        message = f"This phone number has had {charge.maximum} deposits within a minute. Send the same request again later."
+        message = (
+            f"This phone number has had {charge.maximum} deposits within a minute. "
+            "Send the same request again later."
+        )
         return RateLimited(
             message, limit=charge.limit_name, wait_seconds=max(1.0, wait.total_seconds())
         )
     resets_at = day_began_at(now) + timedelta(days=1)
-    message = f"This payment would pass the limit of {charge.maximum:,} shillings a day"
+    message = f"This payment would exceed the limit of {charge.maximum:,} shillings a day"
     if charge.limit_name is LimitName.PHONE_DAY:
-        # Not how much is left: that would tell anybody what this number has moved today.
+        # The message does not say how much is left: any caller could then learn how much this
+        # number has moved today.
         message += " for this phone number."
     else:
         message += f" for this caller; {max(0, charge.maximum - used.amount):,} are left."

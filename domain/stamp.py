@@ -1,6 +1,6 @@
-"""What every change does to a payment besides what it decides: ids learned, times, lease.
+"""What every change does to a payment besides its decision: new ids, times, lease.
 
-Pure, so that whoever keeps payments (Postgres, or a test's memory) keeps them alike.
+Pure, so that every store of payments (PostgreSQL, or a test's memory) stores them alike.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def stamp_change(
     new_ids: ProviderIds,
     now: datetime,
 ) -> Payment:
-    """`decided` as it is to be kept at `now`, with `new_ids` given to `attempt_id`; `before`
-    itself if nothing changed.
+    """`decided` as it is stored at `now`, with `new_ids` added to `attempt_id`.
+
+    Returns `before` itself if nothing changed.
     """
     after = _with_ids(decided, attempt_id, new_ids)
     if after == before:
@@ -40,13 +41,13 @@ def stamp_change(
         after = replace(after, finalized_at=now)
     can_be_asked_now = before.inquiry_step is None and after.inquiry_step is not None
     if after.stage is not before.stage or (can_be_asked_now and after.next_step_at is None):
-        # Only a failure for want of a word is looked at again.
+        # Here only a failure for silence gets another inquiry.
         after = replace(after, next_step_at=next_inquiry_after_silence_at(after, now))
     return after if after.inquiry_step is not None else replace(after, next_step_at=None)
 
 
 def _with_ids(payment: Payment, attempt_id: UUID | None, ids: ProviderIds) -> Payment:
-    """`payment` with what `attempt_id` was given: it may open a way to ask."""
+    """`payment` with `ids` added to `attempt_id`. They may make an inquiry possible."""
     return replace(
         payment,
         attempts=tuple(

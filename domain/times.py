@@ -1,7 +1,7 @@
-"""All durations that belong together, and the sums that must hold between them.
+"""All durations that depend on each other, and the conditions between them.
 
-Pure. A worker makes its `Times` once, from its settings. What a sum forbids cannot be set, or ends
-the process at its start.
+Pure. A worker makes its `Times` once, from its settings. If the settings break a condition, the
+process ends at its start.
 """
 
 from __future__ import annotations
@@ -9,98 +9,99 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-# What a sweep hands to a worker is due again this soon, in case it was lost (rules.md §5: at
-# most 5 s).
+# A step that the sweeper hands to a worker is due again after this time, in case the wake-up is
+# lost (rules.md §5: at most 5 s).
 HANDOVER_RETRY_AFTER = timedelta(seconds=5)
 
-# No call to Daraja takes longer than this, whatever the lease (rules.md §10).
+# The longest call to Daraja, even if the lease is longer (rules.md §10).
 CALL_MAX = timedelta(seconds=15)
 
-# Beyond one call, for what comes before and after it. A job that takes longer is let go (its send
-# goes on by itself): arq hides a dead worker's jobs for as long, and they take up places at the
-# head of the queue.
+# A job's time for its work before and after the call. arq cancels a job that takes longer, and its
+# send goes on by itself. The limit is short because arq hides the jobs of a dead worker for as long
+# as a job may take, while they occupy places at the head of the queue.
 _JOB_BEYOND_CALL = timedelta(seconds=15)
 
-# A held operation is probed after a cool-down that doubles up to this, an open breaker likewise
-# (rules.md §17).
+# A held operation is probed after a cool-down, which doubles up to this maximum. The same is true
+# of an open breaker (rules.md §17).
 OPERATION_COOL_DOWN_MAX = timedelta(minutes=15)
 BREAKER_COOL_DOWN_MAX = timedelta(hours=1)
 
-# Of the time that SIGTERM leaves us: sends on the wire end, their answers are stored, then all else
-# is, then Postgres and Redis are let go, one after the other.
+# The time between SIGTERM and SIGKILL, and its parts: sends on the wire end and their answers are
+# stored, then the other work ends, then PostgreSQL and Redis are closed, one after the other.
 TERMINATION_MAX = timedelta(seconds=20)
 SENDS_DRAIN_MAX = timedelta(seconds=15.5)
 REST_DRAIN_MAX = timedelta(seconds=1.5)
 CLOSE_MAX = timedelta(seconds=1)
 
 
-def _require(holds: bool, sum_in_words: str) -> None:
-    if not holds:
-        raise ValueError(f"these times do not fit together: {sum_in_words}")
+def _require(is_met: bool, condition: str) -> None:
+    if not is_met:
+        raise ValueError(f"these times do not fit together: {condition}")
 
 
-_require(CALL_MAX < SENDS_DRAIN_MAX, "a send on the wire ends before we stop waiting for it")
+_require(CALL_MAX < SENDS_DRAIN_MAX, "a send on the wire must end before we stop waiting for it")
 _require(
     SENDS_DRAIN_MAX + REST_DRAIN_MAX + 2 * CLOSE_MAX < TERMINATION_MAX,
-    "we have ended before SIGKILL comes",
+    "the process must end before SIGKILL",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """The times by which a worker sends, asks and sweeps. The defaults are those of the settings as
-    shipped.
+    """The times by which a worker sends, inquires and sweeps.
 
-    Raises ValueError where two of them do not fit together.
+    The defaults are those of the settings. Raises ValueError if two times do not fit together.
     """
 
-    lease: timedelta = timedelta(seconds=60)  # of a claim, by the database's clock
-    retry_after: timedelta = timedelta(
-        seconds=4
-    )  # next due time of a payment that could not be sent
-    inquiry_first_after: timedelta = timedelta(seconds=30)  # after a send
+    # Of a claim, by the database's clock.
+    lease: timedelta = timedelta(seconds=60)
+    # After which a payment that could not be sent is due again.
+    retry_after: timedelta = timedelta(seconds=4)
+    # From a send to the first inquiry.
+    inquiry_first_after: timedelta = timedelta(seconds=30)
     inquiry_interval_max: timedelta = timedelta(seconds=300)
-    result_window: timedelta = timedelta(
-        seconds=180
-    )  # how long a deposit's result may be awaited before silence counts
-    not_found_trusted_after: timedelta = timedelta(seconds=300)  # since the last send
-    operation_cool_down: timedelta = timedelta(
-        seconds=30
-    )  # before the first probe of a held operation
-    breaker_cool_down: timedelta = timedelta(seconds=60)  # before the breaker's first probe
+    # How long a deposit's result may be awaited before silence counts.
+    result_window: timedelta = timedelta(seconds=180)
+    # From the last send to an inquiry whose "not found" we trust.
+    not_found_trusted_after: timedelta = timedelta(seconds=300)
+    # Before the first probe of a held operation.
+    operation_cool_down: timedelta = timedelta(seconds=30)
+    # Before the breaker's first probe.
+    breaker_cool_down: timedelta = timedelta(seconds=60)
 
     def __post_init__(self) -> None:
         _require(
             self.send_deadline + self.call_max < self.lease,
-            "a send at the last moment ends within the lease",
+            "a send at the last moment must end within the lease",
         )
         _require(
             self.retry_after <= HANDOVER_RETRY_AFTER,
-            "a first submission is due again within 5 s (rules.md §5)",
+            "a first submission must be due again within 5 s (rules.md §5)",
         )
         _require(
             self.operation_cool_down <= OPERATION_COOL_DOWN_MAX,
-            "a hold's first cool-down is not its longest",
+            "a hold's first cool-down must not exceed its longest",
         )
         _require(
             self.breaker_cool_down <= BREAKER_COOL_DOWN_MAX,
-            "the breaker's first cool-down is not its longest",
+            "the breaker's first cool-down must not exceed its longest",
         )
 
     @property
     def send_deadline(self) -> timedelta:
-        """After the claim was begun, the first byte may leave for so long (rules.md §3)."""
+        """The time after the start of the claim in which the first byte may leave (rules.md §3)."""
         return self.lease / 2
 
     @property
     def call_max(self) -> timedelta:
-        """The longest that one call to Daraja may take (rules.md §10)."""
+        """The longest time for one call to Daraja (rules.md §10)."""
         return min(CALL_MAX, self.lease / 3)
 
     @property
     def job_max(self) -> timedelta:
-        """The longest that a job may take before it is let go."""
+        """The longest time for a job."""
         return self.call_max + _JOB_BEYOND_CALL
 
 
-DEFAULT_TIMES = Times()  # for who decides about a payment without a worker's settings
+# For code that decides about a payment without a worker's settings.
+DEFAULT_TIMES = Times()

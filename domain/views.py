@@ -1,10 +1,11 @@
-"""What callers see: a payment, an entry of its history, its events. Each is declared once.
+"""The views that callers see: a payment, an entry of its history, and its events.
 
-Pure. Answers and events are written by these declarations, and `/openapi.json` describes them by
-the same (`gateway/openapi/views.py`), so that neither has a member that the other lacks.
+Pure. Each view is declared once. Answers and events are rendered from these declarations, and
+`/openapi.json` describes them from the same ones (`gateway/openapi/views.py`). Therefore neither
+has a member that the other lacks.
 
-An event's body is made once, in the commit that makes it so, and repeated byte for byte ever after:
-so it is text here, and nothing downstream renders it again.
+The commit that finalizes a payment also stores the event's body. Every later publication repeats
+these bytes, so an event is text here, and no other module renders it again.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from domain.values import Purpose
 
 EVENT_SOURCE = "/mkwanja/payments"
 
-# The text of a refusal, in a history entry. It may name our settings at Daraja.
+# The detail of a history entry that holds the text of Daraja's refusal. It may name our settings.
 PROVIDER_SAID = "provider_said"
 
-# All other details are for backends. A detail may name an operator, and what a person wrote may
-# name anyone.
+# Only backends see other details, because a detail may name an operator, and a text that a person
+# wrote may name anyone.
 _DETAILS_FOR_USERS = frozenset({"provider_code", "error", "by"})
 
 
 def timestamp(at: datetime) -> str:
-    """`at` in UTC with milliseconds, as every answer and event writes a time."""
+    """`at` in UTC with milliseconds: the format of all times in answers and events."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
@@ -48,12 +49,13 @@ def json_text(value: object) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One member of what callers see.
+    """One member of a view.
 
-    `value_type` is the type that the documentation gives: a text that holds a UUID means `UUID`.
-    `path` is where the value is found, and `write` what makes JSON of it; None: it is JSON. `description`
-    and `schema_keywords` (keywords of JSON Schema) are for the documentation. A member that `may_be_absent`
-    is left out of some views.
+    `path` is where the value is found in the shown object, and `write` converts the value to JSON
+    (None: it is JSON already). Some views omit a member that `may_be_absent`.
+
+    The documentation uses `value_type` (`UUID` for a text that holds one), `description` and
+    `schema_keywords` (keywords of JSON Schema).
     """
 
     name: str
@@ -105,9 +107,9 @@ def _unless_none(write: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class View:
-    """Members in the order in which callers see them.
+    """Members, in the order in which callers see them.
 
-    `name` and `description` are for the documentation.
+    The documentation uses `name` and `description`.
     """
 
     def __init__(self, name: str, description: str, members: Sequence[Member]) -> None:
@@ -123,7 +125,7 @@ class View:
         ]
 
     def write(self, shown: Any) -> dict[str, Any]:
-        """The view of `shown`, as JSON has it."""
+        """`shown` as a JSON object."""
         values = list(self._get(shown))
         for place, write in self._writes:
             values[place] = write(values[place])
@@ -145,12 +147,12 @@ FAILURE = View(
         _member("reason", FailureReason),
         _member("message", description="A sentence for a person."),
         _member(
-            "provider_code", description="Daraja's own code, where it gave one.", may_be_null=True
+            "provider_code", description="Daraja's own code, if it gave one.", may_be_null=True
         ),
         _member(
             "safe_to_retry",
             bool,
-            "True only if nothing moved and nothing may: a new payment cannot pay twice.",
+            "True only if no money moved and none will, so that a new payment cannot pay twice.",
         ),
     ),
 )
@@ -161,20 +163,26 @@ _SHORTCODE = {"pattern": "^[0-9]{5,7}$"}
 _FIRST = (
     _member("id", UUID),
     _member("kind", Kind, path="request.kind"),
-    _member("status", Literal["pending", "success", "failed"], "What an app needs to know.", path="stage.public_status"),
+    _member(
+        "status", Literal["pending", "success", "failed"], "What an app needs to know.",
+        path="stage.public_status",
+    ),
     _member("stage", Stage, "Where the payment is, in detail."),
-    _member("amount", int, "Whole Kenyan shillings.", path="request.amount_kes", schema_keywords=_AT_LEAST_ONE),
+    _member(
+        "amount", int, "Whole Kenyan shillings.",
+        path="request.amount_kes", schema_keywords=_AT_LEAST_ONE,
+    ),
     _member(
         "amount_settled", int,
-        "Null until the payment succeeds, then the shillings that moved. It differs from `amount` only if an operator read "
-        "another amount on M-PESA's statement.",
+        "Null until the payment succeeds, then the shillings that moved. It differs from `amount` "
+        "only if an operator read another amount on M-PESA's statement.",
         path="amount_settled_kes", schema_keywords=_AT_LEAST_ONE, may_be_null=True,
     ),
     _member("currency", Literal["KES"], path="id", write=lambda _: "KES"),
 )  # fmt: skip
 
-# The members that only some kinds have. Which: `parties` and `texts` of the kind's page in
-# `domain/kinds`.
+# The members that only some kinds have. A kind's page in `domain/kinds` lists its own, as `parties`
+# and `texts`.
 _OF_KINDS = {
     member.name: member
     for member in (
@@ -200,30 +208,30 @@ _OF_KINDS = {
 _LAST = (
     _member(
         "owner",
-        description="Whose payment it is; null for a backend's own.",
+        description="Whose payment it is; null if it is a backend's own.",
         may_be_null=True,
         path="request.owner",
     ),
     _member("metadata", dict[str, str], write=dict, path="request.metadata"),
-    _member("receipt", description="M-PESA's number for the money moved.", may_be_null=True),
+    _member("receipt", description="M-PESA's number for the money that moved.", may_be_null=True),
     _member("failure", FAILURE, may_be_null=True),
-    _member("needs_review", bool, "Whether a person should look at it."),
+    _member("needs_review", bool, "Whether a person should look at the payment."),
     _member("created_at", datetime),
     _member("updated_at", datetime),
     _member("finalized_at", datetime, may_be_null=True),
 )
 
-# A backend sees all of these, a user none.
+# A backend sees all of these members, and a user sees none.
 BACKEND_MEMBERS = (
     _member("idempotency_key", description="Backends only.", may_be_absent=True),
     _member(
         "recipient_name",
-        description="Backends only: the name that M-PESA has for the recipient.",
+        description="Backends only: the recipient's name at M-PESA.",
         may_be_null=True,
         may_be_absent=True,
     ),
     _member(
-        "provider_ids", dict[str, list[str]], "Backends only: Daraja's ids, by their kind.",
+        "provider_ids", dict[str, list[str]], "Backends only: Daraja's ids, by kind of id.",
         path="attempts", write=_provider_ids, may_be_absent=True,
     ),
 )  # fmt: skip
@@ -232,8 +240,9 @@ BACKEND_MEMBERS = (
 def payment_members(
     rules: KindRules, *, party: str | None = None, for_backend: bool = True
 ) -> tuple[Member, ...]:
-    """The members of a payment of one kind, in order: with each field that can name its party,
-    or with that of `party`.
+    """The members of a payment of one kind, in order.
+
+    `party` is the field that names its other party. None: all fields that can name it are included.
     """
     parties = [_OF_KINDS[name] for name in rules.parties if party in (None, name)]
     if len(parties) > 1:
@@ -254,7 +263,7 @@ _PARTIES = {kind: rules.parties for kind, rules in RULES.items()}
 
 
 def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:
-    """The Payment of /openapi.json.
+    """`payment` as callers see it.
 
     A backend also sees the key, the recipient's name and the provider's ids.
     """
@@ -279,20 +288,18 @@ class Entry:
 def _entry(details: Callable[[Mapping[str, str]], dict[str, str]]) -> View:
     return View(
         "HistoryItem",
-        "One thing that happened to a payment.",
+        "One entry of a payment's history.",
         (
             _member("sequence", int, schema_keywords=_AT_LEAST_ONE),
             _member("at", datetime, path="recorded_at"),
             _member(
                 "what",
-                description="What was learned or done. New description may come.",
+                description="What the service learned or did. New values may be added.",
                 schema_keywords={"pattern": "^[a-z_]+$"},
             ),
             _member("previous_stage", Stage, write=str, may_be_null=True),
             _member("stage", Stage, write=str),
-            _member(
-                "detail", dict[str, str], "What else is known of it: for people.", write=details
-            ),
+            _member("detail", dict[str, str], "More about the entry, for people.", write=details),
         ),
     )
 
@@ -306,7 +313,7 @@ _ENTRY_FOR_USERS = _entry(
 def public_entry(entry: Entry, *, for_backend: bool = False) -> dict[str, Any]:
     """An entry of the history as callers see it.
 
-    A user sees that an operator decided, but not the name and the reason.
+    A user sees that an operator decided, but not the operator's name and reason.
     """
     return (ENTRY if for_backend else _ENTRY_FOR_USERS).write(entry)
 
@@ -321,10 +328,13 @@ class _Event:
 
 EVENT = View(
     "Event",
-    "What subscribers are told of a payment: its end, a correction, a late receipt. CloudEvents 1.0, the bytes as published.",
+    "An event about a payment: its end, a correction, or a late receipt. A CloudEvents 1.0 "
+    "message, with the bytes as published.",
     (
         _member("specversion", Literal["1.0"], path="id", write=lambda _: "1.0"),
-        _member("id", UUID, "Stable, and unique to what is told: seen again, it is a repetition."),
+        _member(
+            "id", UUID, "Stable and unique. A second message with the same id is a repetition."
+        ),
         _member(
             "source",
             path="id",
@@ -353,5 +363,5 @@ EVENT = View(
 
 
 def event_body(kind: EventType, *, event_id: UUID, payment: Payment, at: datetime) -> str:
-    """The CloudEvents 1.0 message about `payment` as it now stands."""
+    """The CloudEvents 1.0 message about the current state of `payment`."""
     return json_text(EVENT.write(_Event(event_id, kind, payment, at)))

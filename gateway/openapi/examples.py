@@ -111,7 +111,7 @@ _ERRORS: Mapping[type[errors.PaymentServiceError], errors.PaymentServiceError] =
         [FieldError("/amount", f"must be from 1 to {PAYMENT_MAX_KES} shillings")]
     ),
     errors.LimitExceeded: errors.LimitExceeded(
-        "This payment would pass the limit of 500,000 shillings a day for this phone number. "
+        "This payment would exceed the limit of 500,000 shillings a day for this phone number. "
         "The next day begins at midnight in Nairobi.",
         limit=LimitName.PHONE_DAY,
         maximum=500_000,

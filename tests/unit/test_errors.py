@@ -47,6 +47,11 @@ def test_the_drawing_of_the_errors_is_the_tree_of_the_classes() -> None:
     assert drawn() == parents
 
 
+@for_each("name", sorted(NAMES - {"InvalidRequest", "LimitExceeded", "RateLimited", "Refused"}))
+def test_the_message_of_an_error_is_one_line(name: str) -> None:
+    assert "\n" not in vars(errors)[name]().message
+
+
 @for_each("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_error_joins_the_tree_in_another_file(path: Path) -> None:
     if path == Path(errors.__file__):
