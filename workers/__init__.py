@@ -1,1 +1,1 @@
-"""How a payment goes out: arq jobs that submit, and the sweeper beside them. Start at `main`."""
+"""The worker process: arq jobs that send payments, and the sweeper. Start at `main`."""

@@ -1,7 +1,4 @@
-"""`python -m workers`: the worker process of the Procfile.
-
-With a command: what an operator does by hand.
-"""
+"""Runs the worker process of the Procfile, or, with a command, one of the operator's commands."""
 
 from __future__ import annotations
 

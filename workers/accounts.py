@@ -1,5 +1,6 @@
-"""Says which open payments were sent by an account that is no longer configured: Daraja cannot
-be asked about them.
+"""Reports the open payments of former accounts.
+
+The worker may have no credentials for an inquiry about them.
 """
 
 from __future__ import annotations
@@ -17,34 +18,35 @@ from domain.errors import StoreUnavailable
 log = structlog.get_logger()
 
 _FIRST_WAIT_SECONDS = 1.0
-_LOOK_AGAIN_SECONDS = 300.0
+_INTERVAL_SECONDS = 300.0
 
 
 async def watch_former_accounts(accounts: Accounts, own: Collection[Account]) -> None:
-    """Logs them once at start, as soon as Postgres can be read, and keeps the metric until it is
-    cancelled.
+    """Logs the open payments of former accounts once, and updates their metric until cancelled.
+
+    `own`: the accounts that are configured now.
     """
     is_logged = False
     while True:
         try:
-            found = await accounts.open_payments()
+            open_payments = await accounts.open_payments()
         except StoreUnavailable:
             await asyncio.sleep(_FIRST_WAIT_SECONDS)
             continue
         former = {
             account: payments
-            for account, payments in found.items()
+            for account, payments in open_payments.items()
             if account is not None and account not in own
         }
         observability.payments_of_former_accounts.set(sum(former.values()))
         for account, payments in () if is_logged else former.items():
             log.warning("payments_of_former_account", payments=payments, **account_fields(account))
         is_logged = True
-        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        await asyncio.sleep(_INTERVAL_SECONDS)
 
 
 def account_fields(account: Account) -> dict[str, str]:
-    """The parts of `account` that are set."""
+    """Returns the parts of `account` that are set, by name."""
     parts = {
         "base_url": account.base_url,
         "app": account.app,

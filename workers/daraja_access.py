@@ -1,8 +1,7 @@
-"""Everything that may wait or fail before Daraja is asked: the token, the credential, a free slot,
-a turn.
+"""Obtains what a request to Daraja needs: a token, the credential, a slot and a turn.
 
-`DarajaAccess` has the order. All of it comes before a claim is committed (rules.md §11): a
-claimed payment that waited could pass its deadline unsent.
+Each of them may wait or fail, so all come before the claim is committed (rules.md §11). A claimed
+payment that waits could miss its deadline unsent. `DarajaAccess` sets the order.
 """
 
 from __future__ import annotations
@@ -25,16 +24,14 @@ log = structlog.get_logger()
 
 _OWN_SLOT_WAIT_SECONDS = 1.0
 
-# Payouts before inquiries before pushes; and none starves (rules.md §10).
+# Payouts go before inquiries, and inquiries before pushes. None of them starves (rules.md §10).
 PAYOUTS = RequestClass("payouts")
 INQUIRIES = RequestClass("inquiries", part_of_burst=2 / 3, own_share=0.1)
 PUSHES = RequestClass("pushes", part_of_burst=1 / 3, own_share=0.2)
 
 
 class Slots:
-    """The requests that this worker may have under way: as many as it has connections, and few
-    of some kinds.
-    """
+    """Limits this worker's concurrent requests: to its connections, and some kinds to fewer."""
 
     def __init__(self, at_once_max: int) -> None:
         self._all = asyncio.Semaphore(at_once_max)
@@ -46,9 +43,9 @@ class Slots:
 
     @asynccontextmanager
     async def acquire(self, kind: Kind | None = None) -> AsyncIterator[None]:
-        """Waits for a slot and holds it for the block.
+        """Waits for a slot and occupies it for the block.
 
-        Raises Throttled if the kind's own slots are taken.
+        Raises Throttled if all slots of the kind are occupied.
         """
         async with self._all:
             own = self._own.get(kind) if kind is not None else None
@@ -56,19 +53,16 @@ class Slots:
                 yield
                 return
             if own.locked():
-                # Not waited for here: a job that waits keeps its place from payments of other
-                # kinds.
+                # Do not wait: a waiting job would occupy a slot that other kinds need.
                 raise Throttled(
-                    f"all slots for {kind} are taken", wait_seconds=_OWN_SLOT_WAIT_SECONDS
+                    f"all slots for {kind} are occupied", wait_seconds=_OWN_SLOT_WAIT_SECONDS
                 )
             async with own:
                 yield
 
 
 class Turns:
-    """Turns at the rate that all workers keep together, and the slowing down when Daraja says
-    that it is too much.
-    """
+    """Limits the request rate of all workers together, and lowers it if Daraja throttles us."""
 
     def __init__(
         self, rate: SharedRate, budgets: Mapping[Step, InquiryBudget] | None = None
@@ -77,21 +71,19 @@ class Turns:
         self._budgets = budgets or {}
 
     async def acquire(self, turn: RequestClass) -> None:
-        """Takes a turn now.
+        """Uses up one turn.
 
-        Raises Throttled with the wait if there is none, and QueueUnavailable.
+        Raises Throttled with the wait if no turn is free, and QueueUnavailable.
         """
         wait_seconds = await self._rate.charge(turn)
         if wait_seconds > 0:
             raise Throttled("our own limit", wait_seconds=wait_seconds)
 
-    async def slow_down(self, question: Step | None = None) -> None:
-        """Halves the common rate, and the budget of `question` if it was one that Daraja
-        throttled.
-        """
+    async def slow_down(self, inquiry_step: Step | None = None) -> None:
+        """Halves the shared rate. Also halves the budget of `inquiry_step` if it was throttled."""
         observability.throttled.inc()
         log.warning("daraja_throttles_us")
-        budget = self._budgets.get(question) if question else None
+        budget = self._budgets.get(inquiry_step) if inquiry_step else None
         with contextlib.suppress(QueueUnavailable):
             await self._rate.slow_down()
             if budget is not None:
@@ -99,10 +91,10 @@ class Turns:
 
 
 class DarajaAccess:
-    """The way to Daraja: token and credential, then a slot, then a turn.
+    """Prepares a request to Daraja: token and credential first, then a slot, then a turn.
 
-    A turn comes last because it cannot be given back. Both methods raise what `Provider.prepare_send`
-    says.
+    The turn comes last because it cannot be returned. Both methods raise the errors that
+    `Provider.prepare_send` lists.
     """
 
     def __init__(self, client: DarajaClient, slots: Slots, turns: Turns) -> None:
@@ -112,7 +104,7 @@ class DarajaAccess:
 
     @asynccontextmanager
     async def prepare_send(self, kind: Kind) -> AsyncIterator[None]:
-        """Before a send of this kind is claimed."""
+        """Prepares a send of this kind, before its claim."""
         await self._client.ensure_token()
         async with self._slots.acquire(kind):
             await self._turns.acquire(PUSHES if RULES[kind].is_prompt else PAYOUTS)
@@ -120,7 +112,7 @@ class DarajaAccess:
 
     @asynccontextmanager
     async def prepare_inquiry(self) -> AsyncIterator[None]:
-        """Before an inquiry is committed."""
+        """Prepares an inquiry, before it is stored."""
         await self._client.ensure_token()
         async with self._slots.acquire():
             await self._turns.acquire(INQUIRIES)

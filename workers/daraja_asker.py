@@ -1,6 +1,4 @@
-"""Asks Daraja about payments, once each, and says what the answer means for the payment and for
-its operation.
-"""
+"""Sends inquiries to Daraja, once each, and reads from the answer how the operation works."""
 
 from __future__ import annotations
 
@@ -47,13 +45,13 @@ class DarajaAsker:
             report = unanswered
         except ProductRefused as refusal:
             report, health, code = unanswered, OperationHealth.PRODUCT_REFUSED, refusal.code
-        said = "by callback" if report is None else str(report.inquiry_outcome)
-        observability.inquiries.labels(api=str(payment.inquiry_step), verdict=said).inc()
+        outcome = "by callback" if report is None else str(report.inquiry_outcome)
+        observability.inquiries.labels(api=str(payment.inquiry_step), verdict=outcome).inc()
         return InquiryAnswer(report, tuple(exchanges), health, code)
 
 
 def _health_from(report: Report | None, exchanges: list[Exchange]) -> OperationHealth | None:
-    """WORKS if Daraja dealt with the question itself: it acknowledged it, or answered it."""
+    """WORKS if Daraja acknowledged or answered the inquiry itself; else None."""
     if report is None:
         return (
             OperationHealth.WORKS if exchanges and exchanges[-1].outcome == ACKNOWLEDGED else None

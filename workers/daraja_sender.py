@@ -1,6 +1,6 @@
-"""Sends payments to Daraja, and tries again within one attempt.
+"""Sends payments to Daraja, and retries within one attempt.
 
-Tried again is only what provably did not happen, and only before the attempt's deadline. Each try
+It retries only a send that provably wrote nothing, and only before the attempt's deadline. Each try
 passes the same fence (rules.md §3), so no retry can write after the deadline.
 """
 
@@ -24,8 +24,8 @@ from workers.daraja_access import DarajaAccess, Turns
 
 log = structlog.get_logger()
 
-# A refused connection mostly heals within a second or never; more than this and the payment goes
-# back to be woken.
+# A refused connection usually recovers within a second, or not at all. After the last try the claim
+# is undone, and a sweeper wakes the payment later.
 _TRIES_MAX = 4
 _FIRST_WAIT_SECONDS = 0.2
 _WAIT_SECONDS_MAX = 2.0
@@ -56,9 +56,9 @@ class DarajaSender:
             if isinstance(error, Throttled):
                 await self._turns.slow_down()
             if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
-                # Not this payment's fault: every other one will end the same until an operator
-                # mends our settings.
-                log.error(  # noqa: TRY400 - the reason is known, and a stack trace says no more
+                # Our settings are wrong. Every payment will be refused until an operator corrects
+                # them.
+                log.error(  # noqa: TRY400 - the reason is known, so a stack trace adds nothing
                     "daraja_refuses_our_configuration",
                     provider_code=error.code,
                     kind=payment.kind.value,
@@ -69,7 +69,7 @@ class DarajaSender:
 
     def _retrying(self, open_attempt: OpenAttempt) -> tenacity.AsyncRetrying:
         return tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_did_not_happen),
+            retry=tenacity.retry_if_exception(_is_unsent),
             stop=tenacity.stop_after_attempt(_TRIES_MAX) | _EndsTooLate(open_attempt),
             wait=tenacity.wait_random_exponential(
                 multiplier=_FIRST_WAIT_SECONDS, max=_WAIT_SECONDS_MAX
@@ -79,19 +79,19 @@ class DarajaSender:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        """Waits, but not while the worker stops: the fence then refuses the next try."""
+        """Waits until the next try, or until the worker drains: the fence then stops the try."""
         try:
             await asyncio.wait_for(self._draining.wait(), timeout=seconds)
         except TimeoutError:
             return
 
 
-def _did_not_happen(error: BaseException) -> bool:
+def _is_unsent(error: BaseException) -> bool:
     return isinstance(error, Unreachable) and not isinstance(error, (DeadlinePassed, Draining))
 
 
 class _EndsTooLate(tenacity.stop.stop_base):
-    """Stops if the next try would come after the attempt's deadline."""
+    """Stops the retries if the next try would come after the attempt's deadline."""
 
     def __init__(self, open_attempt: OpenAttempt) -> None:
         self._fence = open_attempt.fence

@@ -1,6 +1,4 @@
-"""The one kind of job: look at a payment, and take its next step if Daraja is needed for it and
-it is due.
-"""
+"""The only kind of job: runs a payment's next step if the step is due and needs Daraja."""
 
 from __future__ import annotations
 
@@ -25,19 +23,19 @@ async def run_step(
     *,
     is_charged: Callable[[UUID], Awaitable[bool]],
 ) -> None:
-    """Submits the payment, or asks about it if that is due and the budget was charged for it.
+    """Submits the payment, or inquires about it if that is due and charged to the budget.
 
-    Runs twice, late, or for a payment long final without changing anything: the row is the job
+    A job that runs twice, late, or for a final payment changes nothing, because the row is the job
     (rules.md §2).
     """
     try:
-        found = await submitter.submit(UUID(payment_id))
-        if found is not None and found.step in (Step.QUERY, Step.STATUS):
-            may_ask = found.is_due and await is_charged(found.payment_id)
-            await inquirer.inquire(replace(found, is_due=may_ask))
+        due = await submitter.submit(UUID(payment_id))
+        if due is not None and due.step in (Step.QUERY, Step.STATUS):
+            may_inquire = due.is_due and await is_charged(due.payment_id)
+            await inquirer.inquire(replace(due, is_due=may_inquire))
     except PaymentServiceError as error:
-        # Postgres or Redis is away. The row keeps its due time; the sweeper brings it back.
+        # PostgreSQL or Redis is away. The row has its due time, so a sweeper repeats the step.
         log.warning("job_postponed", payment_id=payment_id, error=type(error).__name__)
     except Exception:
-        # Told here: arq would log the error's text, which may quote a row.
+        # Logged here, because arq would log the error's text, which may quote a row.
         log.exception("job_failed", payment_id=payment_id)

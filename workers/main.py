@@ -1,7 +1,6 @@
-"""The worker process: arq jobs that submit payments, the sweeper beside them, and a clean end on
-SIGTERM.
+"""Composes and runs the worker process: arq jobs that send payments, and the sweeper.
 
-The composition root of this process. No state in it that another worker could not take over.
+SIGTERM ends it cleanly. The process holds no state that another worker could not replace.
 """
 
 from __future__ import annotations
@@ -57,14 +56,14 @@ from workers.wakeups import QueueOrLocal
 
 log = structlog.get_logger()
 
-# As many payments at once as connections to Daraja; arq's default of 10 makes a worker that waits
-# more than it works.
+# The number of concurrent payments and of connections to Daraja. With arq's default of 10, a worker
+# mostly waits.
 _AT_ONCE_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Worker:
-    """What the process is made of."""
+class _WorkerParts:
+    """The parts of the process."""
 
     redis: RedisClient
     wakeups: RedisWakeups
@@ -80,8 +79,10 @@ class _Worker:
 
 
 async def run_worker(settings: WorkerSettings) -> None:
-    """Works until SIGTERM or SIGINT, then drains: claims nothing more, gives back what is
-    unsent, stores what answers.
+    """Runs until SIGTERM or SIGINT, and then drains.
+
+    A draining worker claims nothing, undoes the claims that are unsent, and records the answers
+    that arrive.
     """
     require_tested_aiohttp()
     stopping = asyncio.Event()
@@ -90,17 +91,17 @@ async def run_worker(settings: WorkerSettings) -> None:
         loop.add_signal_handler(number, stopping.set)
     if settings.worker_metrics_port is not None:
         with blame_setting("WORKER_METRICS_PORT"):
-            _show_metrics(settings.worker_metrics_port)
+            _serve_metrics(settings.worker_metrics_port)
     async with _compose(settings, stopping) as parts:
 
-        async def take_next_step(payment_id: str) -> None:
+        async def run_next_step(payment_id: str) -> None:
             is_charged = parts.wakeups.consume_hand_over
             await run_step(parts.submitter, parts.inquirer, payment_id, is_charged=is_charged)
 
         jobs = asyncio.create_task(
             run_jobs(
                 parts.redis,
-                take_next_step,
+                run_next_step,
                 stopping,
                 jobs_at_once=_AT_ONCE_MAX,
                 job_seconds_max=parts.job_seconds_max,
@@ -134,7 +135,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         log.info("worker_stopped")
 
 
-def _show_metrics(port: int) -> None:
+def _serve_metrics(port: int) -> None:
     try:
         start_http_server(port)
     except OSError as error:
@@ -142,7 +143,9 @@ def _show_metrics(port: int) -> None:
 
 
 @asynccontextmanager
-async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIterator[_Worker]:
+async def _compose(
+    settings: WorkerSettings, draining: asyncio.Event
+) -> AsyncIterator[_WorkerParts]:
     times, own_accounts = _times(settings), _accounts(settings)
     async with AsyncExitStack() as stack:
         database = Database(
@@ -173,7 +176,7 @@ async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIt
                 base_url=settings.daraja_base_url,
                 consumer_key=settings.daraja_consumer_key,
                 consumer_secret=settings.daraja_consumer_secret,
-                store=SharedText(redis, f"token:{_digest(settings.daraja_consumer_key)}"),
+                store=SharedText(redis, f"token:{_short_digest(settings.daraja_consumer_key)}"),
                 clock=time.time,
             ),
             call_seconds=times.call_max.total_seconds(),
@@ -183,7 +186,8 @@ async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIt
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        gate = asyncio.Semaphore(1)  # a transaction for few payments costs as much as one for many
+        # One transaction at a time: it costs as much for few payments as for many.
+        gate = asyncio.Semaphore(1)
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database)
         announcer = Announcer(sweeping, RedisBell(redis))
@@ -207,10 +211,10 @@ async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIt
         )
 
         async def run_here(payment_id: UUID, is_charged: bool) -> None:
-            async def say(_payment_id: UUID) -> bool:
+            async def return_is_charged(_payment_id: UUID) -> bool:
                 return is_charged
 
-            await run_step(submitter, inquirer, str(payment_id), is_charged=say)
+            await run_step(submitter, inquirer, str(payment_id), is_charged=return_is_charged)
 
         wakeups_or_here = QueueOrLocal(wakeups, run_here)
         sweeper = Sweeper(
@@ -224,7 +228,7 @@ async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIt
             accounts=own_accounts,
         )
         accounts = Accounts(database)
-        yield _Worker(
+        yield _WorkerParts(
             redis,
             wakeups,
             wakeups_or_here,
@@ -240,7 +244,7 @@ async def _compose(settings: WorkerSettings, draining: asyncio.Event) -> AsyncIt
 
 
 async def _close_within(limit: timedelta, close: Callable[[], Awaitable[object]]) -> None:
-    """Closes, but not for long: a server that does not answer must not keep us from ending."""
+    """Closes within `limit`, because a server that does not answer must not delay our end."""
     with contextlib.suppress(Exception):
         await asyncio.wait_for(close(), timeout=limit.total_seconds())
 
@@ -252,7 +256,7 @@ def boot_clock() -> float:
     return time.monotonic()
 
 
-def _digest(text: str) -> str:
+def _short_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -280,11 +284,14 @@ def _budgets(settings: WorkerSettings, redis: RedisClient) -> dict[Step, Inquiry
 
 
 def _accounts(settings: WorkerSettings) -> dict[Kind, Account]:
-    """The account by which each kind is sent, as it is kept with the attempts."""
-    where = {"base_url": settings.daraja_base_url, "consumer_key": settings.daraja_consumer_key}
-    deposits = Account.of(**where, shortcode=settings.daraja_shortcode)
+    """Returns the account by which each kind is sent, as it is stored with the attempts."""
+    application = {
+        "base_url": settings.daraja_base_url,
+        "consumer_key": settings.daraja_consumer_key,
+    }
+    deposits = Account.of(**application, shortcode=settings.daraja_shortcode)
     payouts = Account.of(
-        **where,
+        **application,
         shortcode=settings.daraja_payout_shortcode,
         initiator=settings.daraja_initiator_name,
     )

@@ -1,6 +1,4 @@
-"""The sweeper's loop, beside arq rather than in its queue: it watches for what that queue
-forgets.
-"""
+"""The sweeper's loop. It does not run in arq's queue, because it finds what that queue loses."""
 
 from __future__ import annotations
 
@@ -18,21 +16,20 @@ log = structlog.get_logger()
 async def sweep_until(
     stopping: asyncio.Event, sweeper: Sweeper, *, interval_seconds: float
 ) -> None:
-    """Sweeps at every interval, and again at once while a sweep finds more than its share."""
+    """Sweeps once each interval, and again at once if a sweep did a full share of some step."""
     while not stopping.is_set():
-        taken = 0
+        step_count_max = 0
         try:
             steps = await sweeper.sweep()
-            taken = max(steps.values(), default=0)
+            step_count_max = max(steps.values(), default=0)
             for step, count in steps.items():
                 observability.sweeps.labels(step=step).inc(count)
         except PaymentServiceError as error:
             log.warning("sweep_postponed", error=type(error).__name__)
         except Exception:
-            log.exception(
-                "sweep_failed"
-            )  # a bug in one step must not end the watch over all payments
-        if taken < STEPS_MAX:
+            # A bug must not stop the sweeps of all payments.
+            log.exception("sweep_failed")
+        if step_count_max < STEPS_MAX:
             try:
                 await asyncio.wait_for(stopping.wait(), timeout=interval_seconds)
             except TimeoutError:

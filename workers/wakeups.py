@@ -1,9 +1,8 @@
-"""Wake-ups of the sweeper: queued for all workers, or taken by this one where Redis refuses to
-queue them.
+"""The sweeper's wake-ups: queued for all workers, or run by this worker if Redis refuses them.
 
 A full Redis (`noeviction`) refuses every new entry. The row is the job, so the payment needs no
-entry: the sweeper that found it has its step taken here. That is slower, because other workers find
-only what their own sweepers find.
+entry: the worker whose sweeper found the payment runs its step. That is slower, because each worker
+then runs only the steps that its own sweeper finds.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ log = structlog.get_logger()
 
 _AT_ONCE_MAX = 50
 
-# Takes the next step of a payment. The second argument: whether the budget was charged for a
-# question about it.
+# Runs the next step of a payment. The second argument: an inquiry is charged to the budget.
 RunStep = Callable[[UUID, bool], Awaitable[None]]
 
 
@@ -56,7 +54,7 @@ class QueueOrLocal:
         await self._queue_or_run(self._queue.hand_over, payment_ids, is_charged=True)
 
     async def drain(self) -> None:
-        """Ends what has not reached Daraja. Sends that have are the submitter's to wait for."""
+        """Cancels the steps of this worker. The submitter waits for the sends that are claimed."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -81,8 +79,9 @@ class QueueOrLocal:
         else:
             self._is_refused = False
             return
-        # Those beyond our places are due again in a few seconds.
-        for payment_id in [each for each in payment_ids if each not in self._tasks][: self._free]:
+        # The payments for which there is no place are due again in a few seconds.
+        new_ids = [payment_id for payment_id in payment_ids if payment_id not in self._tasks]
+        for payment_id in new_ids[: self._free]:
             task = asyncio.create_task(self._run(payment_id, is_charged=is_charged))
             self._tasks[payment_id] = task
 
@@ -94,8 +93,6 @@ class QueueOrLocal:
 
 
 def _is_refusal(error: QueueUnavailable) -> bool:
-    """Whether Redis refused only this, so that what a send needs of it (the common rate) may
-    work.
-    """
+    """Whether Redis refused only the entry, so that the shared rate for sends may still work."""
     kind = classify_error(error)
     return kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER

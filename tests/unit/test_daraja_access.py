@@ -83,7 +83,7 @@ async def test_few_requests_of_some_kinds_are_under_way_and_the_next_keeps_no_sl
         for _ in range(FEW[kind]):
             await held.enter_async_context(outside.access.prepare_send(kind))
         outside.did.clear()
-        with pytest.raises(Throttled, match=f"all slots for {kind} are taken"):
+        with pytest.raises(Throttled, match=f"all slots for {kind} are occupied"):
             await held.enter_async_context(outside.access.prepare_send(kind))
         assert outside.did == ["token"]
         for _ in range(10 - FEW[kind]):  # the refused one gave its place back
