@@ -37,7 +37,7 @@ from gateway.openapi.document import document
 from gateway.rate_limits import RateLimits
 from gateway.resources import HEALTH_ROUTES, Resources
 
-# Connections of the pool that requests which only read do not use.
+# Reads leave this many connections of the pool to the writes.
 _CONNECTIONS_FOR_WRITES = 3
 
 
@@ -79,7 +79,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         ),
     )
     # The health routes read the record without waiting in the queue.
-    finish_health = handlers.reads.finishing(
+    finish_health = handlers.reads.finish_middleware(
         lambda request: route_pattern(request) in HEALTH_ROUTES
     )
     app = make_application(

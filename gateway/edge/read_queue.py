@@ -41,12 +41,12 @@ class ReadQueue:
         """Runs `work` without waiting in the queue, and to its end."""
         return await self._finish(work, lambda: None)
 
-    def finishing(self, is_finished: Callable[[web.Request], bool]) -> Middleware:
-        """Middleware: run the requests that `is_finished` selects at once, and to their end."""
+    def finish_middleware(self, is_selected: Callable[[web.Request], bool]) -> Middleware:
+        """A middleware that runs the selected requests at once, and to their end."""
 
         @web.middleware
         async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if is_finished(request):
+            if is_selected(request):
                 return await self.finish(lambda: handler(request))
             return await handler(request)
 
