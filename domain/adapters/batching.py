@@ -1,8 +1,9 @@
-"""Concurrent work of one process shares one commit or one round trip.
+"""Batches concurrent work of one process, so that it shares one commit or one round trip.
 
-Whoever waits goes in the next batch; there is no timer, so a lone caller waits for nobody. A batch
-holds at most one item per key (Postgres silently applies only one of two changes to a row), and a
-cancelled waiter cancels nobody. Waiters that ask for the same thing can share one item.
+All items that wait go into the next batch. There is no timer, so a single item does not wait for
+others. A batch holds at most one item per key, because Postgres silently applies only one of two
+changes to a row. If one waiter is cancelled, the other waiters are not. Waiters that request the
+same thing can share one item.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ Result = TypeVar("Result")
 
 
 class RunAlone(Exception):
-    """A batch failed for a reason of one of its rows: each of them is to run by itself."""
+    """One row of the batch may have caused its failure, so each item must run by itself."""
 
 
 class Abandoned(Enum):
-    """What becomes of an item when its last waiter is cancelled, for example because the client
-    has disconnected.
-    """
+    """What happens to an item if its last waiter is cancelled (the client may disconnect)."""
 
-    RUN = auto()  # it runs all the same: what it writes must not be lost
-    DROP = auto()  # it leaves the line if its batch has not started
-    # It leaves the line if its batch has not started. After that, `submit` ignores the cancellation
-    # and returns the result, so that the caller can do what has to follow the work.
+    # The item still runs, because what it writes must not be lost.
+    RUN = auto()
+    # The item leaves the queue, unless its batch has started.
+    DROP = auto()
+    # The item leaves the queue, unless its batch has started. After the start, `submit` ignores the
+    # cancellation and returns the result, so that the caller can do the work that must follow.
     DROP_OR_FINISH = auto()
 
 
@@ -41,8 +42,8 @@ class _Waiter(Generic[Item, Result]):
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[Item, Result]):
-    """One place in the line. Its waiters share the run of the first waiter's item."""
+class _Place(Generic[Item, Result]):
+    """One place in the queue. Its waiters share the run of the first waiter's item."""
 
     key: Hashable
     shared: Hashable | None
@@ -54,18 +55,18 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Lane(Generic[Item, Result]):
-    """Batches in order of arrival, one at a time unless `batches_at_once` says otherwise.
+    """Runs items in batches, in order of arrival, at most `batches_at_once` at the same time.
 
-    More than one lets Postgres work while another batch waits for the disk; no two of them hold
-    items with one key. Lanes that share a `gate` take turns: what each would send in many small
-    batches then goes in few large ones.
+    With more than one, Postgres can work on a batch while another batch waits for the disk. Two
+    batches never hold items with the same key. Lanes that share a `gate` take turns, so that each
+    sends few large batches in place of many small ones.
 
-    `shared` names what an item asks for. An item joins the one in line that asks for the same. It
-    never joins a batch that has started: every waiter gets a result that is newer than its call.
+    `shared` returns what an item requests. An item joins a queued item that requests the same. It
+    never joins a batch that has started, so every waiter gets a result that is newer than its call.
 
-    `run` gets the items of a batch and returns as many results in the same order, or raises:
-    `RunAlone` to have every item run in a batch of its own, beside the lane so that a slow one
-    holds up nobody; anything else reaches all waiters.
+    `run` gets the items of a batch and returns one result for each, in the same order. If it raises
+    `RunAlone`, every item runs in a batch of its own, outside the lane, so that a slow item does
+    not delay others. Any other exception is raised to all waiters.
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class Lane(Generic[Item, Result]):
         self._shared = shared
         self._abandoned = abandoned
         self._batch_size_max = batch_size_max
-        self._waiting: OrderedDict[int, _Waiting[Item, Result]] = OrderedDict()
-        self._joinable: dict[
-            Hashable, int
-        ] = {}  # what is asked for -> the number of its place in the line
+        self._queue: OrderedDict[int, _Place[Item, Result]] = OrderedDict()
+        # By what is requested: the number of the place in the queue.
+        self._joinable: dict[Hashable, int] = {}
         self._arrivals = 0
-        self._busy_keys: set[Hashable] = set()  # in a batch under way, or running alone
+        # The keys of items in a running batch, or running alone.
+        self._busy_keys: set[Hashable] = set()
         self._alone_keys: set[Hashable] = set()
         self._batches_at_once = batches_at_once
         self._gate = gate or asyncio.Semaphore(batches_at_once)
@@ -100,14 +101,14 @@ class Lane(Generic[Item, Result]):
 
     @property
     def waiting(self) -> int:
-        """How many items wait for a batch."""
-        return len(self._waiting)
+        """The number of items that wait for a batch."""
+        return len(self._queue)
 
     async def submit(self, item: Item) -> Result:
-        """Runs `item` with whatever else is waiting; the result, or what its batch raised."""
+        """Runs `item` in a batch. Returns its result, or raises the error of the batch."""
         waiter: _Waiter[Item, Result] = _Waiter(item, asyncio.get_running_loop().create_future())
-        number = self._enter(waiter)
-        self._drive()
+        number = self._join_queue(waiter)
+        self._ensure_driver()
         while True:
             try:
                 return await asyncio.shield(waiter.result)
@@ -115,8 +116,8 @@ class Lane(Generic[Item, Result]):
                 is_result = waiter.result.done() and isinstance(
                     waiter.result.exception(), asyncio.CancelledError
                 )
-                if is_result or not self._is_finished_once_started(number):
-                    self._leave(number, waiter)
+                if is_result or not self._must_finish(number):
+                    self._leave_queue(number, waiter)
                     raise
 
     async def drain(self) -> None:
@@ -124,114 +125,121 @@ class Lane(Generic[Item, Result]):
         while tasks := self._drivers | self._alone_tasks:
             await asyncio.wait(tasks)
 
-    def _enter(self, waiter: _Waiter[Item, Result]) -> int:
-        """Puts the waiter in the line, beside those that ask for the same thing; the number of
-        its place.
+    def _join_queue(self, waiter: _Waiter[Item, Result]) -> int:
+        """Adds the waiter to the queue, and returns the number of its place.
+
+        It shares the place of queued waiters that request the same thing.
         """
         shared = self._shared(waiter.item) if self._shared is not None else None
         number = self._joinable.get(shared) if shared is not None else None
         if number is None:
             self._arrivals += 1
             number = self._arrivals
-            self._waiting[number] = _Waiting(self._key(waiter.item), shared)
+            self._queue[number] = _Place(self._key(waiter.item), shared)
             if shared is not None:
                 self._joinable[shared] = number
-        self._waiting[number].waiters.append(waiter)
+        self._queue[number].waiters.append(waiter)
         return number
 
-    def _is_finished_once_started(self, number: int) -> bool:
-        return self._abandoned is Abandoned.DROP_OR_FINISH and number not in self._waiting
+    def _must_finish(self, number: int) -> bool:
+        return self._abandoned is Abandoned.DROP_OR_FINISH and number not in self._queue
 
-    def _leave(self, number: int, waiter: _Waiter[Item, Result]) -> None:
-        """The waiter is gone. Nothing changes for the others, nor for a batch that has started."""
-        waiting = self._waiting.get(number)
-        if waiting is None or (self._abandoned is Abandoned.RUN and len(waiting.waiters) == 1):
+    def _leave_queue(self, number: int, waiter: _Waiter[Item, Result]) -> None:
+        """Removes the waiter.
+
+        Nothing changes for other waiters, or for a batch that has started.
+        """
+        place = self._queue.get(number)
+        if place is None or (self._abandoned is Abandoned.RUN and len(place.waiters) == 1):
             return
-        waiting.waiters.remove(waiter)
-        if not waiting.waiters:
-            self._take(number)
+        place.waiters.remove(waiter)
+        if not place.waiters:
+            self._remove_place(number)
 
-    def _take(self, number: int) -> _Waiting[Item, Result]:
-        waiting = self._waiting.pop(number)
-        if waiting.shared is not None:
-            del self._joinable[waiting.shared]
-        return waiting
+    def _remove_place(self, number: int) -> _Place[Item, Result]:
+        place = self._queue.pop(number)
+        if place.shared is not None:
+            del self._joinable[place.shared]
+        return place
 
-    def _drive(self) -> None:
-        """Sees to it that somebody runs what is waiting."""
-        if self._waiting and len(self._drivers) < self._batches_at_once:
-            self._drivers.add(asyncio.create_task(self._drive_until_idle()))
+    def _ensure_driver(self) -> None:
+        """Ensures that a task runs the items that wait."""
+        if self._queue and len(self._drivers) < self._batches_at_once:
+            self._drivers.add(asyncio.create_task(self._run_until_idle()))
 
-    async def _drive_until_idle(self) -> None:
+    async def _run_until_idle(self) -> None:
         try:
-            while self._waiting:
+            while self._queue:
                 async with self._gate:
-                    batch = self._next_batch()  # only now: whoever came while we waited goes along
+                    # Only now, so that the batch includes items that arrived while we waited.
+                    batch = self._next_batch()
                     if not batch:
                         break
-                    await self._run_keyed(batch)
+                    await self._run_with_busy_keys(batch)
         finally:
-            # At once, not in a callback of the task: who submits next must see that nobody drives.
-            # Items left behind wait for a key that is busy: whoever frees it takes them.
+            # Here and not in a callback of the task, because the next `submit` must see that no
+            # task is driving. Items that remain wait for a busy key. The task that frees the key
+            # runs them.
             self._drivers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    async def _run_keyed(self, batch: list[_Waiting[Item, Result]]) -> None:
-        keys = {waiting.key for waiting in batch}
+    async def _run_with_busy_keys(self, batch: list[_Place[Item, Result]]) -> None:
+        keys = {place.key for place in batch}
         self._busy_keys |= keys
         try:
             await self._run_batch(batch)
         finally:
             self._busy_keys -= keys - self._alone_keys
 
-    def _next_batch(self) -> list[_Waiting[Item, Result]]:
-        batch: list[_Waiting[Item, Result]] = []
+    def _next_batch(self) -> list[_Place[Item, Result]]:
+        batch: list[_Place[Item, Result]] = []
         keys = set(self._busy_keys)
-        for number, waiting in list(self._waiting.items()):
+        for number, place in list(self._queue.items()):
             if len(batch) == self._batch_size_max:
                 break
-            if waiting.key in keys:
+            if place.key in keys:
                 continue
-            keys.add(waiting.key)
-            batch.append(self._take(number))
+            keys.add(place.key)
+            batch.append(self._remove_place(number))
         return batch
 
-    async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+    async def _run_batch(self, batch: list[_Place[Item, Result]]) -> None:
         try:
-            results = await self._run([waiting.item for waiting in batch])
+            results = await self._run([place.item for place in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")  # noqa: TRY301
         except RunAlone:
             if len(batch) == 1:
-                _settle(batch[0], RuntimeError("a batch of one asked to run alone"))
+                _set_result(batch[0], RuntimeError("a batch of one asked to run alone"))
                 return
-            for waiting in batch:
-                self._alone_keys.add(waiting.key)
-                task = asyncio.create_task(self._run_alone(waiting))
+            for place in batch:
+                self._alone_keys.add(place.key)
+                task = asyncio.create_task(self._run_alone(place))
                 self._alone_tasks.add(task)
                 task.add_done_callback(self._alone_tasks.discard)
         except BaseException as error:
-            for waiting in batch:
-                _settle(waiting, error)
+            for place in batch:
+                _set_result(place, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
         else:
-            for waiting, result in zip(batch, results, strict=True):
-                _settle(waiting, result)
+            for place, result in zip(batch, results, strict=True):
+                _set_result(place, result)
 
-    async def _run_alone(self, waiting: _Waiting[Item, Result]) -> None:
+    async def _run_alone(self, place: _Place[Item, Result]) -> None:
         try:
             async with self._alone:
-                await self._run_batch([waiting])
+                await self._run_batch([place])
         finally:
-            self._alone_keys.discard(waiting.key)
-            self._busy_keys.discard(waiting.key)
-            self._drive()
+            self._alone_keys.discard(place.key)
+            self._busy_keys.discard(place.key)
+            self._ensure_driver()
 
 
-def _settle(waiting: _Waiting[Item, Result], result: Result | BaseException) -> None:
-    for waiter in waiting.waiters:
+def _set_result(place: _Place[Item, Result], result: Result | BaseException) -> None:
+    for waiter in place.waiters:
         if isinstance(result, BaseException):
             waiter.result.set_exception(result)
-            waiter.result.exception()  # a waiter that was cancelled does not look at it
+            # A cancelled waiter does not read the exception. Reading it here prevents a warning.
+            waiter.result.exception()
         else:
             waiter.result.set_result(result)
