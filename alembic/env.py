@@ -1,8 +1,7 @@
-"""Runs the migrations: one transaction, one migrator at a time, and everybody's rights laid down
-anew after it.
+"""Runs the migrations in one transaction, one process at a time, and then sets all rights anew.
 
-Needs DATABASE_URL and nothing else; works through a transaction-mode pooler (no session state is
-kept).
+It needs only DATABASE_URL. It works through a transaction-mode pooler, because it keeps no session
+state.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from domain.adapters.settings.errors import SettingsError
 
 
 def run_migrations(connection: Connection) -> None:
-    """Everything in the caller's transaction, so that a failure leaves the database as it was."""
+    """Runs all migrations in the caller's transaction, so that a failure changes nothing."""
     connection.execute(text(f"SELECT {LOCK_MIGRATION}"))
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
@@ -45,17 +44,17 @@ async def migrate() -> None:
 
 if context.is_offline_mode():
     sys.exit(
-        "alembic: --sql is not supported; the migrations look at the database that they change"
+        "alembic: --sql is not supported, because the migrations read the database that they change"
     )
 try:
     asyncio.run(migrate())
 except SettingsError as error:
     sys.exit(f"release: {error}")
 except DBAPIError as error:
-    # Its kind and its first line: the next one quotes the row that is in the way.
-    said = mask_text(str(error.orig).partition("\n")[0])
-    sys.exit(
-        f"release: nothing is changed; {said}; in: {' '.join((error.statement or 'COMMIT').split())[:300]}"
-    )
+    # Only the first line of the message, because the next line quotes the row that caused the
+    # error.
+    message = mask_text(str(error.orig).partition("\n")[0])
+    statement = " ".join((error.statement or "COMMIT").split())[:300]
+    sys.exit(f"release: nothing is changed; {message}; in: {statement}")
 except OSError as error:
     sys.exit(f"release: Postgres cannot be reached: {error.strerror or type(error).__name__}")

@@ -1,7 +1,7 @@
-"""Payments, their attempts, history, callbacks and brakes: the whole record, in its own schema.
+"""Payments, their attempts, history, callbacks and brakes, in a schema of their own.
 
-The constraints are named for what they prevent, so that a violation reads as a sentence. Revoking
-and row level security are done for every migration in env.py.
+The constraints are named after what they prevent, so that a violation reads as a sentence. Grants
+and row level security are set after every migration, in env.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CREATE TABLE mkwanja.payments (
     description           text,
     remarks               text,
     purpose               text,
-    metadata              json NOT NULL,         -- json, not jsonb: returned untouched, order included
+    metadata              json NOT NULL,         -- json, not jsonb: it keeps the text and its order
     idempotency_key       text NOT NULL,
     created_at            timestamptz NOT NULL,
     updated_at            timestamptz NOT NULL,
@@ -38,14 +38,14 @@ CREATE TABLE mkwanja.payments (
     receipt               text,                  -- M-PESA's number for money moved
     recipient_name        text,
     failure_reason        text,
-    failure_code          text,                  -- Daraja's own code, where it gave one
+    failure_code          text,                  -- Daraja's own code, if it gave one
     failure_safe_to_retry boolean,
     needs_review          boolean NOT NULL DEFAULT false,
     sequence              integer NOT NULL,      -- of the newest history entry
-    attempt_id            uuid,                  -- of the newest claim: the fence of every later write
+    attempt_id            uuid,                  -- of the newest claim; later writes must match it
     lease_until           timestamptz,           -- by this database's clock
     next_step_at          timestamptz,
-    event_due             timestamptz,           -- set while a fact is not yet published
+    event_due             timestamptz,           -- set while an event is not yet published
 
     CONSTRAINT kind_is_known CHECK (kind IN ('deposit', 'withdrawal', 'bill_payment')),
     CONSTRAINT stage_is_known CHECK (
@@ -60,9 +60,9 @@ CREATE TABLE mkwanja.payments (
     CONSTRAINT submitting_has_a_lease CHECK (
         stage <> 'submitting' OR (attempt_id IS NOT NULL AND lease_until IS NOT NULL))
 );
--- Partial: most of a payment's life it has no receipt, and an empty one costs nothing.
+-- Partial, because a payment has no receipt for most of its life, and NULL then costs nothing.
 CREATE UNIQUE INDEX receipt_belongs_to_one_payment ON mkwanja.payments (receipt) WHERE receipt IS NOT NULL;
--- Finished rows are in neither of these two, and so cost the sweeper nothing.
+-- Finished rows are in neither of these two indexes, so they cost the sweeper nothing.
 CREATE INDEX payments_due ON mkwanja.payments (stage, next_step_at) WHERE next_step_at IS NOT NULL;
 CREATE INDEX payments_event_due ON mkwanja.payments (event_due) WHERE event_due IS NOT NULL;
 CREATE INDEX payments_newest ON mkwanja.payments (created_at, id);
@@ -72,7 +72,7 @@ CREATE INDEX payments_by_account_reference ON mkwanja.payments (account_referenc
 CREATE INDEX payments_by_idempotency_key ON mkwanja.payments (idempotency_key);
 CREATE INDEX payments_to_review ON mkwanja.payments (created_at, id) WHERE needs_review;
 
--- One row per claim, from the claim's own commit.
+-- One row per claim, written in the commit of the claim.
 CREATE TABLE mkwanja.attempts (
     id         uuid PRIMARY KEY,
     payment_id uuid NOT NULL REFERENCES mkwanja.payments,
@@ -110,7 +110,7 @@ CREATE TABLE mkwanja.idempotency_keys (
     CONSTRAINT one_payment_per_key PRIMARY KEY (caller_key, key)
 );
 
--- Insert-only: one row per transition or flag, and the body of its event fixed in that commit.
+-- Insert-only: one row per transition or flag. The body of its event is fixed in the same commit.
 CREATE TABLE mkwanja.payment_history (
     id             uuid PRIMARY KEY,             -- also the event's id
     payment_id     uuid NOT NULL REFERENCES mkwanja.payments,
@@ -121,21 +121,22 @@ CREATE TABLE mkwanja.payment_history (
     stage          text NOT NULL,
     attempt_id     uuid,
     detail         json NOT NULL,
-    event_type     text,                         -- NULL: subscribers are told nothing
+    event_type     text,                         -- NULL: no event is published
     event_body     text,
 
     CONSTRAINT history_is_numbered UNIQUE (payment_id, sequence),
     CONSTRAINT event_has_a_body CHECK ((event_type IS NULL) = (event_body IS NULL))
 );
 
--- Insert-only: a fact was published at this time, at least once.
+-- Insert-only: an event was published at this time. It may have been published more than once.
 CREATE TABLE mkwanja.event_publications (
     history_id   uuid NOT NULL REFERENCES mkwanja.payment_history,
     published_at timestamptz NOT NULL
 );
 CREATE INDEX event_publications_of_history ON mkwanja.event_publications (history_id);
 
--- Insert-only, no foreign key and no unique constraint: storing what came never fails for its content.
+-- Insert-only, without foreign key or unique constraint: storing a message never fails because of
+-- its content.
 CREATE TABLE mkwanja.callbacks (
     id               uuid NOT NULL,              -- ours, made on receipt
     payment_id       uuid NOT NULL,
@@ -144,16 +145,16 @@ CREATE TABLE mkwanja.callbacks (
     source_address   text NOT NULL,
     source_allowed   boolean NOT NULL,
     content_type     text,
-    body             bytea NOT NULL,             -- as received, but for secrets replaced
+    body             bytea NOT NULL,             -- as received, with secrets replaced
     body_sha256      bytea NOT NULL,             -- of the original
-    disposition      text NOT NULL,              -- what it led to
-    is_flagged       boolean NOT NULL            -- somebody should look
+    disposition      text NOT NULL,              -- the effect of the message
+    is_flagged       boolean NOT NULL            -- a person should look at it
 );
 CREATE INDEX callbacks_by_id ON mkwanja.callbacks (id);
 CREATE INDEX callbacks_of_payment ON mkwanja.callbacks (payment_id, received_at);
 CREATE INDEX callbacks_flagged ON mkwanja.callbacks (received_at) WHERE is_flagged;
 
--- Stored before they are asked, numbered per payment, so that an answer counts once.
+-- Stored before they are sent, and numbered per payment, so that an answer counts once.
 CREATE TABLE mkwanja.inquiries (
     payment_id  uuid NOT NULL REFERENCES mkwanja.payments,
     number      integer NOT NULL,
@@ -165,7 +166,7 @@ CREATE TABLE mkwanja.inquiries (
     CONSTRAINT inquiries_are_numbered PRIMARY KEY (payment_id, number)
 );
 
--- Insert-only: what we asked and heard, secrets and phone numbers masked.
+-- Insert-only: requests to Daraja and its answers, with secrets and phone numbers masked.
 CREATE TABLE mkwanja.daraja_exchanges (
     id          uuid PRIMARY KEY,
     payment_id  uuid NOT NULL,
@@ -173,14 +174,14 @@ CREATE TABLE mkwanja.daraja_exchanges (
     api         text NOT NULL,
     recorded_at timestamptz NOT NULL,
     request     json NOT NULL,
-    was_written boolean NOT NULL,                -- whether the first byte left
+    was_written boolean NOT NULL,                -- whether the first byte was sent
     http_status integer,                         -- NULL: no answer came
     answer      text,
     meaning     text NOT NULL
 );
 CREATE INDEX daraja_exchanges_of_payment ON mkwanja.daraja_exchanges (payment_id, recorded_at);
 
--- Part of the claim's WHERE: while one is engaged, no money goes out.
+-- Part of the WHERE of the claim: while a brake is engaged, no money goes out.
 CREATE TABLE mkwanja.brakes (
     name       text PRIMARY KEY,
     is_engaged boolean NOT NULL DEFAULT false,
@@ -204,7 +205,8 @@ END $$
 
 
 def upgrade() -> None:
-    for statement in _TABLES.rstrip(";\n").split(";\n"):  # the driver takes one statement at a time
+    # the driver accepts one statement at a time
+    for statement in _TABLES.rstrip(";\n").split(";\n"):
         op.execute(statement)
     op.execute(_REFUSE_CHANGE)
     for table in _INSERT_ONLY:

@@ -1,5 +1,6 @@
-"""What asking needs: which step is due, what inquiries said, what messages claimed, the brakes'
-story, the order of events.
+"""Inquiries: the step that is due, answers to inquiries, and what messages report.
+
+It also adds the history of the brakes and the order of events.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ branch_labels = None
 depends_on = None
 
 _UP = """
--- Which step is due, so that each kind of step has its own queue in due order (one index, finished rows not in it).
+-- The step that is due. Each kind of step has its own queue in due order (one index, without
+-- finished rows).
 ALTER TABLE mkwanja.payments ADD COLUMN next_step text;
 UPDATE mkwanja.payments AS payment SET next_step = CASE
     WHEN stage = 'accepted' THEN 'submit'
@@ -32,7 +34,8 @@ DROP INDEX mkwanja.payments_due;
 CREATE INDEX payments_due ON mkwanja.payments (next_step, next_step_at) WHERE next_step_at IS NOT NULL;
 
 ALTER TABLE mkwanja.inquiries DROP COLUMN answer;
--- What the first answer said, and Daraja's own code where it gave one; both are NULL until then.
+-- The verdict of the first answer, and Daraja's own code if it gave one. Both are NULL before the
+-- answer.
 ALTER TABLE mkwanja.inquiries ADD COLUMN verdict text;
 ALTER TABLE mkwanja.inquiries ADD COLUMN code text;
 UPDATE mkwanja.inquiries SET answered_at = NULL;
@@ -40,17 +43,17 @@ ALTER TABLE mkwanja.inquiries ADD CONSTRAINT verdict_is_known CHECK (
     verdict IN ('paid', 'failed', 'under_way', 'not_found', 'no_result', 'vague', 'no_answer'));
 ALTER TABLE mkwanja.inquiries ADD CONSTRAINT answered_has_a_verdict CHECK ((verdict IS NULL) = (answered_at IS NULL));
 
--- What a message was read to say; NULL in rows that are older than this column.
+-- What the message reports. NULL in rows that are older than this column.
 ALTER TABLE mkwanja.callbacks ADD COLUMN word text;
 -- An exchange without an attempt is an inquiry.
 ALTER TABLE mkwanja.daraja_exchanges ALTER COLUMN attempt_id DROP NOT NULL;
 
--- The breaker is probed by asking about the payment that opened it, ever more rarely.
+-- A probe of the breaker inquires about the payment that opened it. The time between probes grows.
 ALTER TABLE mkwanja.brakes ADD COLUMN payment_id uuid;
 ALTER TABLE mkwanja.brakes ADD COLUMN probes integer NOT NULL DEFAULT 0;
 ALTER TABLE mkwanja.brakes ADD COLUMN probed_at timestamptz;
 
--- Insert-only: who stopped payouts when and why, and who let them go.
+-- Insert-only: when and why payouts were stopped and released.
 CREATE TABLE mkwanja.brake_history (
     changed_at timestamptz NOT NULL,
     name       text NOT NULL,
@@ -59,8 +62,8 @@ CREATE TABLE mkwanja.brake_history (
 );
 CREATE INDEX brake_history_by_time ON mkwanja.brake_history (changed_at);
 
--- Insert-only: events in the order in which they can be read. A position is given after the fact was committed, by one
--- transaction at a time: so none is ever read past.
+-- Insert-only: events in the order in which they can be read. One transaction at a time gives
+-- positions, to facts that are committed already. A reader therefore never misses an event.
 CREATE TABLE mkwanja.events (
     position   bigint GENERATED ALWAYS AS IDENTITY,
     history_id uuid NOT NULL REFERENCES mkwanja.payment_history,
@@ -105,10 +108,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Inquiries' exchanges stay; so `attempt_id` stays nullable."""
+    """Removes all but the exchanges of inquiries. `attempt_id` therefore stays nullable."""
     _run(_DOWN)
 
 
 def _run(script: str) -> None:
-    for statement in script.split(";\n"):  # the driver takes one statement at a time
+    for statement in script.split(";\n"):  # the driver accepts one statement at a time
         op.execute(statement)

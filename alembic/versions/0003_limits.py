@@ -1,4 +1,4 @@
-"""What limits count, and what a message claimed that is still to be confirmed."""
+"""An index for limits, and the receipt of a message whose success is not confirmed yet."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # A caller's day; a phone number's day and minute are found by `payments_by_phone_number`.
+    # For the limit of a caller's day. The limits of a phone number use `payments_by_phone_number`.
     op.execute("CREATE INDEX payments_by_caller ON mkwanja.payments (caller_key, created_at)")
-    # The receipt that a message named, kept until Daraja has confirmed it. NULL in rows that are
-    # older than this column.
+    # The receipt in a message, stored until Daraja confirms it. NULL in rows that are older than
+    # this column.
     op.execute("ALTER TABLE mkwanja.callbacks ADD COLUMN receipt text")
 
 

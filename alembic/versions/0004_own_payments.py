@@ -1,9 +1,9 @@
-"""A view in a schema of its own, through which an app's user may read its own payments past the
-service (Supabase).
+"""A view through which an app's user may read its own payments without the service (Supabase).
 
-The view reads with its owner's rights, so whoever reads it needs no right to any table: its WHERE
-is the policy, and `security_barrier` keeps a reader's own functions behind it. Who is granted it is
-decided after every migration (`domain/adapters/postgres/rights.py`).
+The view is in a schema of its own. It reads with its owner's rights, so its reader needs no right
+to any table. The WHERE of the view is the policy, and `security_barrier` prevents a reader's own
+functions from seeing other rows. `domain/adapters/postgres/rights.py` grants the view after every
+migration.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# Claims come as PostgREST sets them. Whatever cannot be read, or is not proof that somebody signed
-# in, names nobody; and no error repeats it. In plpgsql because only there a text that is no JSON
-# can be caught (before Postgres 16).
+# PostgREST sets the claims. If they cannot be read, or do not prove that a user signed in, the
+# function returns NULL, and no error repeats them. It is in plpgsql, because only plpgsql can catch
+# a text that is not JSON (before Postgres 16).
 _READER = """
 CREATE FUNCTION mkwanja_api.signed_in_user() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY INVOKER PARALLEL SAFE SET search_path = '' AS $$
@@ -34,8 +34,8 @@ EXCEPTION WHEN OTHERS THEN
 END $$
 """
 
-# What the API shows an app's user of a Payment, and nothing else. A join cannot be written
-# through: even somebody who was granted it by mistake changes nothing.
+# The fields of a Payment that the API shows to an app's user, and nothing else. The view is a
+# join, so no role can write through it, even with a right that was granted by mistake.
 _VIEW = """
 CREATE VIEW mkwanja_api.my_payments WITH (security_barrier = true) AS
 SELECT payment.id, payment.kind,

@@ -1,5 +1,6 @@
-"""A brake for each of Daraja's operations, with the time of its next probe and the refusals of
-our settings in a row.
+"""A brake for each of Daraja's operations.
+
+It stores the time of its next probe, and the number of consecutive refusals of our settings.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def upgrade() -> None:
         "ALTER TABLE mkwanja.brakes ADD CONSTRAINT brake_is_known"
         f" CHECK (name IN ('kill_switch', 'breaker', {_OPERATIONS}))"
     )
-    # Without the time of its next probe, an operation would be held until a person releases it.
+    # Without the time of the next probe, an operation would stay held until a person releases it.
     op.execute(
         "ALTER TABLE mkwanja.brakes ADD CONSTRAINT held_operation_is_probed"
         f" CHECK (NOT is_engaged OR name NOT IN ({_OPERATIONS}) OR (cool_down IS NOT NULL AND probe_at IS NOT NULL))"

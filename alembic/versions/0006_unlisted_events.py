@@ -1,8 +1,8 @@
-"""Events that have no position in the feed yet, as a queue: to list a batch costs the batch,
-however many wait.
+"""A queue of events that have no position in the feed yet.
 
-Before, they were found as those that were not listed, among all payments that owe an announcement.
-With many of those (Redis was away for a day) that took longer than a statement may.
+The cost of listing a batch no longer depends on the length of the queue. Before, the events were
+searched among all payments with an unpublished event. If there were many (Redis was away for a
+day), the search took longer than the limit of a statement.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ branch_labels = None
 depends_on = None
 
 _STATEMENTS = (
-    # `number` is drawn in the commit that makes the fact, under its payment's lock: so a payment's
-    # events keep their order.
+    # The commit that stores the fact draws `number` under the payment's lock, so the events of a
+    # payment keep their order.
     """
     CREATE TABLE mkwanja.unlisted_events (
         number     bigint GENERATED ALWAYS AS IDENTITY,
@@ -28,8 +28,8 @@ _STATEMENTS = (
         CONSTRAINT event_is_queued_once UNIQUE (history_id)
     )
     """,
-    # In and out by triggers, not by the code: while the release before this one still runs, it
-    # writes history and lists too.
+    # Triggers fill and empty the queue, not the code, because processes of the previous release may
+    # still write history and list events.
     """
     CREATE FUNCTION mkwanja.queue_for_listing() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -42,7 +42,7 @@ _STATEMENTS = (
     CREATE TRIGGER event_is_queued_for_listing AFTER INSERT ON mkwanja.payment_history
     FOR EACH ROW WHEN (NEW.event_body IS NOT NULL) EXECUTE FUNCTION mkwanja.queue_for_listing()
     """,
-    # It runs with its owner's rights, so that the role of the processes needs no right to delete.
+    # It runs with its owner's rights, so the role of the processes needs no right to delete.
     """
     CREATE FUNCTION mkwanja.take_from_queue() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
     BEGIN

@@ -1,4 +1,4 @@
-"""Which inquiries were probes of the breaker: they are no part of a payment's own schedule."""
+"""Marks inquiries that are probes of the breaker. The payment's own schedule ignores them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Older rows may be probes as well. They then count as before, which asks later and never
-    # sooner.
+    # Older rows may be probes as well. They still count, which delays an inquiry but never makes it
+    # earlier.
     op.execute("ALTER TABLE mkwanja.inquiries ADD COLUMN is_probe boolean NOT NULL DEFAULT false")
 
 

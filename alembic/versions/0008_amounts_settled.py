@@ -1,5 +1,6 @@
-"""What a payment settled at, where M-PESA's statement shows another amount than was asked for;
-and the view that shows it.
+"""The amount that a payment settled at, if M-PESA's statement shows another amount.
+
+The view of a user's own payments shows it too.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _SETTLED = """
 
 
 def upgrade() -> None:
-    # NULL in a payment that succeeded: by an older process, so at its own amount. Readers know
-    # that, and no row is rewritten.
+    # If it is NULL in a payment that succeeded, an older process wrote the row, and the payment
+    # settled at its own amount. Readers handle this, so no row is rewritten.
     op.execute("""
         ALTER TABLE mkwanja.payments ADD COLUMN amount_settled_kes integer
             CONSTRAINT amount_settled_is_positive CHECK (amount_settled_kes > 0)

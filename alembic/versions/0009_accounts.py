@@ -1,6 +1,4 @@
-"""The account that each attempt is sent by, and which inquiries were asked for another account
-than the worker's own.
-"""
+"""The account of each attempt, and a mark for inquiries with another account than the worker's."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # NULL in rows that are older than this column: nothing proves which account sent those, so none
-    # is sent again.
+    # NULL in rows that are older than this column. Nothing proves which account sent those, so they
+    # are not sent again.
     op.execute("ALTER TABLE mkwanja.attempts ADD COLUMN account text")
     op.execute(
         "ALTER TABLE mkwanja.inquiries ADD COLUMN of_former_account boolean NOT NULL DEFAULT false"

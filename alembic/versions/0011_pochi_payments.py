@@ -1,4 +1,4 @@
-"""Payments to a Pochi la Biashara till, and the operation of Daraja that makes them."""
+"""Payments to a Pochi la Biashara till, and the operation of Daraja for them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _allow(kinds: str, operations: str, *, unread: str = "") -> None:
 
 
 def upgrade() -> None:
-    # NOT VALID: wider than before, so true of every row, and a large table is not read under a
-    # lock.
+    # NOT VALID, because the constraint is wider than before, so every row meets it, and a large
+    # table is not read under a lock.
     _allow(f"{_KINDS}, 'pochi_payment'", f"{_OPERATIONS}, 'b2pochi'", unread=" NOT VALID")
     op.execute("INSERT INTO mkwanja.brakes (name) VALUES ('b2pochi')")
 
 
 def downgrade() -> None:
-    # With Pochi payments on record the older constraint is refused, and the release cannot be taken
-    # back: an older process could neither read them nor end them.
+    # If Pochi payments exist, Postgres rejects the older constraint, and the downgrade fails. This
+    # is intended, because an older process could neither read nor end them.
     op.execute("DELETE FROM mkwanja.brakes WHERE name = 'b2pochi'")
     _allow(_KINDS, _OPERATIONS)
