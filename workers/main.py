@@ -48,7 +48,7 @@ from domain.stages import Step
 from domain.times import CLOSE_MAX, REST_DRAIN_MAX, SENDS_DRAIN_MAX, Times
 from workers.accounts import watch_former_accounts
 from workers.daraja_access import DarajaAccess, Slots, Turns
-from workers.daraja_asker import DarajaAsker
+from workers.daraja_inquirer import DarajaInquirer
 from workers.daraja_sender import DarajaSender
 from workers.jobs import run_step
 from workers.sweeper import sweep_until
@@ -203,7 +203,7 @@ async def _compose(
         )
         inquirer = Inquirer(
             changes=changes,
-            provider=DarajaAsker(client, access, turns),
+            provider=DarajaInquirer(client, access, turns),
             submitter=submitter,
             announcer=announcer,
             times=times,

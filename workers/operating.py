@@ -44,12 +44,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     payouts = commands.add_parser(
         "payouts", help="stop or start payouts; deposits are not affected"
     )
-    actions = payouts.add_subparsers(dest="action", required=True)
-    stop = actions.add_parser(
+    payout_actions = payouts.add_subparsers(dest="action", required=True)
+    stop = payout_actions.add_parser(
         "stop", help="stop payouts; waits until no payout is being sent, and prints those that were"
     )
     stop.add_argument("--reason", required=True, type=_reason)
-    start = actions.add_parser(
+    start = payout_actions.add_parser(
         "start", help="release the kill switch; the breaker closes by itself, or with --breaker"
     )
     start.add_argument("--reason", required=True, type=_reason)
@@ -58,17 +58,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="also close the breaker, because the credential is repaired",
     )
-    actions.add_parser("status", help="print both brakes")
+    payout_actions.add_parser("status", help="print both brakes")
     operations = commands.add_parser(
         "operations",
         help="show or release the operations that are held because Daraja refuses them",
     )
-    uses = operations.add_subparsers(dest="action", required=True)
-    uses.add_parser(
+    operation_actions = operations.add_subparsers(dest="action", required=True)
+    operation_actions.add_parser(
         "status",
         help="print each operation: if it is held, why, since when, and how much waits for it",
     )
-    release = uses.add_parser(
+    release = operation_actions.add_parser(
         "release", help="release the operation, so that what waits for it is sent"
     )
     release.add_argument("name", choices=[operation.value for operation in Operation])

@@ -80,14 +80,16 @@ class InquiryAnswer:
     code: str | None = None
 
 
-class Asker(Protocol):
+class InquiryProvider(Protocol):
     """M-PESA through Daraja, as an inquiry needs it."""
 
     def prepare_inquiry(self) -> AbstractAsyncContextManager[None]:
         """Does for an inquiry what `Provider.prepare_send` does for a send."""
         ...
 
-    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> InquiryAnswer:
+    async def send_inquiry(
+        self, payment: Payment, number: int, *, is_probe: bool = False
+    ) -> InquiryAnswer:
         """Sends inquiry `number` about the payment to Daraja.
 
         `is_probe`: the inquiry's operation is held.
@@ -102,7 +104,7 @@ class Inquirer:
         self,
         *,
         changes: ChangingStore,
-        provider: Asker,
+        provider: InquiryProvider,
         submitter: Submitter,
         announcer: Announcer,
         times: Times,
@@ -125,7 +127,7 @@ class Inquirer:
         if can_be_resent and await self._may_be_resent(due.payment_id):
             await self._submitter.resend(due.payment_id, due.kind)
         elif due.is_due:
-            await self._ask_when_ready(due.payment_id, is_breaker_probe=False)
+            await self._inquire_when_ready(due.payment_id, is_breaker_probe=False)
 
     def probe_soon(self, payment_id: UUID) -> None:
         """Inquires about a payment, final or not, to test if Daraja accepts our credential."""
@@ -135,7 +137,7 @@ class Inquirer:
 
     async def _probe(self, payment_id: UUID) -> None:
         try:
-            await self._ask_when_ready(payment_id, is_breaker_probe=True)
+            await self._inquire_when_ready(payment_id, is_breaker_probe=True)
         except PaymentServiceError as error:
             log.warning("probe_postponed", error=type(error).__name__)
         except Exception:
@@ -156,7 +158,7 @@ class Inquirer:
         )
         return is_permitted
 
-    async def _ask_when_ready(self, payment_id: UUID, *, is_breaker_probe: bool) -> None:
+    async def _inquire_when_ready(self, payment_id: UUID, *, is_breaker_probe: bool) -> None:
         try:
             async with self._provider.prepare_inquiry():
                 change = inquiry_change(
@@ -170,16 +172,18 @@ class Inquirer:
                 stored = result.decided.effect(StoreInquiry)
                 if payment is not None and stored is not None:
                     is_probe = result.decided.effect(ProbeOperation) is not None
-                    await self._ask(payment, stored.inquiry, is_probe=is_probe)
+                    await self._send_inquiry(payment, stored.inquiry, is_probe=is_probe)
         except Throttled as error:
             await self._changes.change(
                 postponement_change(payment_id, timedelta(seconds=error.wait_seconds))
             )
         except (ProviderError, QueueUnavailable) as error:
-            log.warning("not_ready_to_ask", payment_id=str(payment_id), error=type(error).__name__)
+            log.warning(
+                "not_ready_to_inquire", payment_id=str(payment_id), error=type(error).__name__
+            )
 
-    async def _ask(self, payment: Payment, inquiry: Inquiry, *, is_probe: bool) -> None:
-        answer = await self._provider.ask(payment, inquiry.number, is_probe=is_probe)
+    async def _send_inquiry(self, payment: Payment, inquiry: Inquiry, *, is_probe: bool) -> None:
+        answer = await self._provider.send_inquiry(payment, inquiry.number, is_probe=is_probe)
         change = inquiry_answer_change(
             payment.id, inquiry.number, answer.report, answer.exchanges, self._times, answer=answer
         )

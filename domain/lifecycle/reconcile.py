@@ -254,12 +254,12 @@ class Sweeper:
     async def _hand_over_inquiries(self, step: Step, waiting: int) -> int:
         """Hands over as many inquiries as the budget allows, longest overdue first.
 
-        The others keep their place.
+        The other payments stay due.
         """
         try:
             granted = await self._budgets[step].charge(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
-            return 0  # without the shared count no worker asks (.env.example)
+            return 0  # without the shared count no worker inquires (.env.example)
         due = (
             await self._due.fetch_due(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
             if granted

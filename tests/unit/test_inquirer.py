@@ -88,7 +88,9 @@ class World:
             raise self.not_ready
         yield
 
-    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> InquiryAnswer:
+    async def send_inquiry(
+        self, payment: Payment, number: int, *, is_probe: bool = False
+    ) -> InquiryAnswer:
         assert payment.id == PAYMENT_ID
         self.did.append(f"ask {number}{' as a probe' if is_probe else ''}")
         return InquiryAnswer(self.answer, (SENT_NOTHING,))

@@ -29,7 +29,7 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
 from workers.daraja_access import DarajaAccess, Slots, Turns
-from workers.daraja_asker import DarajaAsker
+from workers.daraja_inquirer import DarajaInquirer
 
 SECRET, CREDENTIAL, PASSKEY = "callback-secret", "c2VjcmV0LWNyZWRlbnRpYWw=", "pa55key"
 CHECKOUT = "ws_CO_010320261015034711000111"
@@ -274,7 +274,7 @@ async def test_what_is_kept_of_a_question_holds_no_secret_and_no_phone_number(
         )  # by these the question can be found again
 
 
-# --- the asker of a worker ------------------------------------------------------------------------
+# --- the inquirer of a worker ---------------------------------------------------------------------
 
 
 class Rate:
@@ -287,20 +287,20 @@ class Rate:
         self.slowed += 1
 
 
-def asker_of(client: Client) -> tuple[DarajaAsker, Rate, dict[Step, Rate]]:
+def inquirer_of(client: Client) -> tuple[DarajaInquirer, Rate, dict[Step, Rate]]:
     rate, budgets = Rate(), {Step.QUERY: Rate(), Step.STATUS: Rate()}
     anything: Any = rate
     of_each: Any = budgets
     turns = Turns(anything, of_each)
-    return DarajaAsker(client, DarajaAccess(client, Slots(1), turns), turns), rate, budgets
+    return DarajaInquirer(client, DarajaAccess(client, Slots(1), turns), turns), rate, budgets
 
 
 @pytest.mark.parametrize(("payment", "step"), [(DEPOSIT, Step.QUERY), (a_due(), Step.STATUS)])
 async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_down(
     payment: Payment, step: Step
 ) -> None:
-    asker, rate, budgets = asker_of(Client(Tokens("one"), SPIKE))
-    said = await asker.ask(payment, 1)
+    inquirer, rate, budgets = inquirer_of(Client(Tokens("one"), SPIKE))
+    said = await inquirer.send_inquiry(payment, 1)
     assert said.report == (NO_ANSWER if step is Step.QUERY else None)
     assert [exchange.outcome for exchange in said.exchanges] == [Throttled.__name__]
     assert said.health is None
@@ -316,14 +316,14 @@ async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_do
 async def test_a_question_that_could_not_be_asked_is_no_answer_and_slows_nothing_down(
     payment: Payment, expected: Any
 ) -> None:
-    asker, rate, _ = asker_of(Client(Tokens(Unreachable())))
-    assert await asker.ask(payment, 1) == InquiryAnswer(expected)
+    inquirer, rate, _ = inquirer_of(Client(Tokens(Unreachable())))
+    assert await inquirer.send_inquiry(payment, 1) == InquiryAnswer(expected)
     assert rate.slowed == 0
 
 
 async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
-    asker, _, _ = asker_of(Client(Tokens("one"), PAID))
-    said = await asker.ask(DEPOSIT, 1)
+    inquirer, _, _ = inquirer_of(Client(Tokens("one"), PAID))
+    said = await inquirer.send_inquiry(DEPOSIT, 1)
     assert said.report is not None
     assert (said.report.inquiry_outcome, len(said.exchanges), said.health) == (
         InquiryOutcome.PAID,
@@ -354,8 +354,8 @@ UNKNOWN_ENVELOPE = told(500, anything="else")
 async def test_what_an_answer_to_a_question_says_about_its_operation(
     payment: Payment, answers: Any, health: OperationHealth | None
 ) -> None:
-    asker, _, _ = asker_of(Client(Tokens("one", "two"), *answers))
-    said = await asker.ask(payment, 1)
+    inquirer, _, _ = inquirer_of(Client(Tokens("one", "two"), *answers))
+    said = await inquirer.send_inquiry(payment, 1)
     assert said.health is health
     assert len(said.exchanges) == len(answers)
     assert said.report in (None, NO_ANSWER) or health is OperationHealth.WORKS

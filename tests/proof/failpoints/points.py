@@ -129,7 +129,7 @@ POINTS: Mapping[str, Point] = {
     "inquiry_answered_before_commit": Point(
         crash_point=11,
         side=Side.AFTER,
-        target="workers.daraja_asker:DarajaAsker.ask",
+        target="workers.daraja_inquirer:DarajaInquirer.send_inquiry",
         sentence="An inquiry was answered; the answer is known to this process only.",
     ),
     "accepting_in_transaction": Point(

@@ -251,7 +251,7 @@ def _is_claimed_by(payment: Payment | None, attempt_id: UUID) -> bool:
 
 
 def ask(world: World, *, is_probe: bool) -> Flow:
-    """`Inquirer._ask_when_ready`."""
+    """`Inquirer._inquire_when_ready`."""
     times = world.times
     yield 0
     if world.happens(world.chances.is_not_ready):

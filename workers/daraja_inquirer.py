@@ -18,8 +18,8 @@ from domain.stages import Step
 from workers.daraja_access import DarajaAccess, Turns
 
 
-class DarajaAsker:
-    """Satisfies `domain.lifecycle.inquire.Asker`."""
+class DarajaInquirer:
+    """Satisfies `domain.lifecycle.inquire.InquiryProvider`."""
 
     def __init__(self, client: DarajaClient, access: DarajaAccess, turns: Turns) -> None:
         self._client = client
@@ -27,11 +27,13 @@ class DarajaAsker:
         self._turns = turns
 
     def prepare_inquiry(self) -> AbstractAsyncContextManager[None]:
-        """See `domain.lifecycle.inquire.Asker.prepare_inquiry`."""
+        """See `domain.lifecycle.inquire.InquiryProvider.prepare_inquiry`."""
         return self._access.prepare_inquiry()
 
-    async def ask(self, payment: Payment, number: int, *, is_probe: bool = False) -> InquiryAnswer:
-        """See `domain.lifecycle.inquire.Asker.ask`."""
+    async def send_inquiry(
+        self, payment: Payment, number: int, *, is_probe: bool = False
+    ) -> InquiryAnswer:
+        """See `domain.lifecycle.inquire.InquiryProvider.send_inquiry`."""
         exchanges: list[Exchange] = []
         unanswered = NO_ANSWER if payment.inquiry_step is Step.QUERY else None
         health, code = None, None
