@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = sorted(
     path
     for package in ("domain", "gateway", "workers", "alembic")
@@ -13,7 +12,3 @@ PRODUCT = sorted(
 
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 PURE = sorted([*(ROOT / "domain").glob("*.py"), *(ROOT / "domain" / "lifecycle").glob("*.py")])
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))

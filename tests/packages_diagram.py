@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
+
 PATH = ROOT / "docs" / "architecture" / "packages.md"
 
 # Each package, and what its modules do.

@@ -17,7 +17,8 @@ import pytest
 
 from domain.adapters.postgres.tables import REVISION
 from tests import diagram, packages_diagram
-from tests.layout import PRODUCT, PURE, ROOT, TESTS, name
+from tests.layout import PRODUCT, PURE, TESTS
+from tests.paths import ROOT, name
 
 DARAJA = ROOT / "domain" / "adapters" / "daraja"
 LINES_MAX = 480

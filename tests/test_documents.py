@@ -16,9 +16,9 @@ from domain.adapters.policy_file import read_policy
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
+from tests.paths import ROOT
 from tests.sampling import COLLECTED
 
-ROOT = Path(__file__).resolve().parent.parent
 USING = ROOT / "docs" / "using.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
 

@@ -5,15 +5,14 @@ a way to be changed.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 THREAT_MODEL = ROOT / "docs" / "threat-model.md"
 BOUNDARIES = (
     "Client → ingress",
@@ -87,8 +86,10 @@ def test_every_threat_has_a_control_and_a_test(row: list[str]) -> None:
         {"control": "`gateway/auth/verifier.py::Nothing`"},
         {"test": ""},
         {"test": AWAITED},
-        {"test": "`tests/unit/test_auth.py`"},
-        {"test": "`tests/unit/test_auth.py::test_any_changed_character_is_refused` and care"},
+        {"test": "`tests/unit/test_token_verifier.py`"},
+        {
+            "test": "`tests/unit/test_token_verifier.py::test_any_changed_character_is_refused` and care"
+        },
         {"STRIDE": "X"},
         {"OWASP": "API11"},
     ],

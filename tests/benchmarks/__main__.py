@@ -20,9 +20,10 @@ import uvloop
 
 from tests.benchmarks.floors import arq_jobs_per_second
 from tests.benchmarks.load import post, requests_per_second, send_all
+from tests.paths import ROOT
 from tests.stack.ports import reserve_port
 from tests.stack.processes import Process
-from tests.stack.stack import ROOT, Stack
+from tests.stack.stack import Stack
 
 _ENVIRONMENT = {"DARAJA_REQUESTS_PER_SECOND": "100000", "LOG_LEVEL": "WARNING"}
 

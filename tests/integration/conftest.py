@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -43,11 +42,11 @@ from domain.values import Caller, PaymentRequest, Purpose, Role
 from domain.views import public_payment
 from tests.builders import ACCOUNTS, EXPIRES_AFTER, TIMES
 from tests.integration.proxy import Proxy
+from tests.simulator.probe import Probe, probing
 from tests.stack.databases import connection
 from tests.stack.databases_to_borrow import DatabasesToBorrow
 from tests.stack.servers import RedisServer
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
 AMOUNT_KES = 250
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
@@ -348,3 +347,17 @@ async def stored_callbacks(store: Store, payment_id: UUID) -> list[str]:
     """The dispositions of a payment's stored callbacks."""
     sql = "SELECT disposition FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at, id"
     return [row["disposition"] for row in await store.rows(sql, payment_id)]
+
+
+@pytest.fixture(scope="module")
+async def running_probe() -> AsyncIterator[Probe]:
+    """One simulator for a file of tests: its key pair takes a moment to make."""
+    async with probing() as probe:
+        yield probe
+
+
+@pytest.fixture
+async def probe(running_probe: Probe) -> Probe:
+    """The file's simulator, as if it had just started."""
+    await running_probe.begin_anew()
+    return running_probe

@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import re
 import secrets
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
 from domain.adapters.postgres.rights import SERVICE_ROLE
+from tests.paths import ROOT
 from tests.stack.databases import connection
 from tests.stack.external import GivenPostgres
 from tests.stack.servers import PostgresServer
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 async def made_service_role(server: PostgresServer | GivenPostgres) -> str:

@@ -10,13 +10,14 @@ import aiohttp
 import pytest
 
 from domain.operations import Operation
+from tests.paths import ROOT
 from tests.stack.client import Client
 from tests.stack.databases import connection
 from tests.stack.lending import Lending
 from tests.stack.processes import Process, until
 from tests.stack.servers import PostgresServer
 from tests.stack.shape import Shape
-from tests.stack.stack import ROOT, Stack
+from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
 _SHAPE = Shape(env={"SWEEP_INTERVAL_SECONDS": "0.2"}, time_scale=0.02)

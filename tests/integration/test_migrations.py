@@ -19,8 +19,9 @@ from sqlalchemy import text
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.tables import REVISION, SCHEMA
-from tests.integration.conftest import ROOT, Store
+from tests.integration.conftest import Store
 from tests.integration.migrating import INSERT_ONLY, differences
+from tests.paths import ROOT
 from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 

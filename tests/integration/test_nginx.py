@@ -29,12 +29,13 @@ from domain.errors import Unavailable
 from gateway.edge.problems import problem_body, problem_of
 from tests.certificates import write_certificate
 from tests.integration.conftest import PATIENCE_SECONDS, new_id, until
+from tests.paths import ROOT
 from tests.stack.databases import connection
 from tests.stack.lending import Lending
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.processes import Process
 from tests.stack.shape import Shape
-from tests.stack.stack import ROOT, Stack
+from tests.stack.stack import Stack
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 CONFIGURATION = ROOT / "docs" / "nginx.conf"

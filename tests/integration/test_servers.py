@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.paths import ROOT
 from tests.stack import family, install
 from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import connection
 from tests.stack.install import postgres_installation, temporary_folder
 from tests.stack.processes import Process, until
 from tests.stack.servers import PostgresServer, RedisServer
-from tests.stack.stack import ROOT
 
 ON_LINUX = sys.platform == "linux"
 only_linux = pytest.mark.skipif(not ON_LINUX, reason="only Linux ends a process with its parent")

@@ -3,33 +3,17 @@ make no sense.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
-from tests.simulator.probe import Probe, probing
+from tests.simulator.probe import Probe
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
 
 HALF = {"seed": 7, "rates": {"internal_error_after_acting": 0.25, "html_503": 0.25}}
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
-    """One simulator for this file: making its key pair takes a moment."""
-    async with probing() as probe:
-        yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 async def met(probe: Probe, path: str = "b2c") -> list[str]:

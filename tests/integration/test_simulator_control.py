@@ -3,35 +3,17 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
+from tests.paths import ROOT
 from tests.simulator import Simulator
 from tests.simulator.catalogue import CATALOGUE
-from tests.simulator.probe import Probe, probing
+from tests.simulator.probe import Probe
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
-    """One simulator for this file: making its key pair takes a moment."""
-    async with probing() as probe:
-        yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 class TestChoice:

@@ -2,31 +2,14 @@
 (daraja.md §3, §6.1).
 """
 
-from collections.abc import AsyncIterator
-
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from tests.integration.simulator_inquiries import NOT_FOUND, ask, paid, prompted, told
-from tests.simulator.probe import Probe, probing
+from tests.simulator.probe import Probe
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
-    """One simulator for this file: making its key pair takes a moment."""
-    async with probing() as probe:
-        yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 class TestTrueStatus:

@@ -21,17 +21,10 @@ KEPT = 20
 
 
 @pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
+async def running_probe() -> AsyncIterator[Probe]:
     """One simulator for this file, which keeps few records."""
     async with probing(records_max=KEPT) as probe:
         yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 async def ledger(probe: Probe, query: str) -> Any:

@@ -6,10 +6,9 @@ to the password before it encrypts, which is not what daraja.md §4.5 describes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
 from mpesakit.auth import TokenManager
 from mpesakit.b2c import B2C, B2CRequest
 from mpesakit.business_buy_goods import BusinessBuyGoods, BusinessBuyGoodsRequest
@@ -28,24 +27,10 @@ from mpesakit.mpesa_express import (
 )
 from mpesakit.transaction_status import TransactionStatus, TransactionStatusRequest
 
-from tests.simulator.probe import Probe, probing
+from tests.simulator.probe import Probe
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
-    """One simulator for this file."""
-    async with probing() as probe:
-        yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 @pytest.fixture

@@ -1,29 +1,13 @@
 """The simulator's money out and the questions about it, over real HTTP (daraja.md §4, §5, §6.1)."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from tests.simulator.probe import Probe, probing
+from tests.simulator.probe import Probe
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
-    """One simulator for this file: making its key pair takes a moment."""
-    async with probing() as probe:
-        yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 async def only_result(probe: Probe) -> dict[str, Any]:

@@ -7,35 +7,19 @@ at most once.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
-from tests.simulator.probe import Probe, eventually, probing
+from tests.simulator.probe import Probe, eventually
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
 
 PATH = "/mpesa/b2c/v3/paymentrequest"
 LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
-    """One simulator for this file: making its key pair takes a moment."""
-    async with probing() as probe:
-        yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 async def send(probe: Probe, body: dict[str, object]) -> None:

@@ -1,32 +1,17 @@
 """The simulator's scenarios: what goes wrong on request, and what may not go wrong with it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
-from tests.simulator.probe import Probe, eventually, probing
+from tests.simulator.probe import Probe, eventually
 
 # Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
 pytestmark = pytest.mark.whole
 
 CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Probe]:
-    """One simulator for this file: making its key pair takes a moment."""
-    async with probing() as probe:
-        yield probe
-
-
-@pytest_asyncio.fixture
-async def probe(running: Probe) -> Probe:
-    """The same simulator as if it had just started."""
-    await running.begin_anew()
-    return running
 
 
 class TestConnections:

@@ -17,6 +17,7 @@ from jose import jwt
 from jose.exceptions import ExpiredSignatureError, JWTError
 from redis.asyncio import Redis
 
+from tests.paths import ROOT
 from tests.stack import stack as stack_module
 from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import connection, database_name
@@ -31,7 +32,7 @@ from tests.stack.identity import BACKEND, Issuer
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.processes import Process, ProcessError
 from tests.stack.servers import PostgresServer, RedisServer
-from tests.stack.stack import ROOT, Stack
+from tests.stack.stack import Stack
 
 LONG_SECONDS = 20.0  # how long we are willing to wait for what happens at once on an idle machine
 

@@ -10,13 +10,21 @@ from uuid import UUID
 
 import pytest
 
+from domain.attempts import IdKind
 from domain.changes import Change, Context, Decided
 from domain.inquiry import Evidence, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_callback_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
-from tests.integration.conftest import Store, a_callback
+from tests.integration.conftest import (
+    Store,
+    a_callback,
+    acknowledgement,
+    new_id,
+    stored_callbacks,
+    success,
+)
 from tests.integration.inquiries import (
     an_answer,
     answered,
@@ -203,3 +211,26 @@ async def test_a_change_that_wants_no_evidence_gets_none(store: Store) -> None:
 
     await store.changing.change(Change(payment_id=payment_id, decide=decide))
     assert seen == [Evidence()]
+
+
+async def test_another_payment_s_own_id_is_flagged_before_daraja_acknowledged_it(
+    store: Store,
+) -> None:
+    """A withdrawal is known to Daraja by its payment's id.
+
+    One that no payment has contradicts nothing.
+    """
+    other = await store.accepted(Kind.WITHDRAWAL)
+    for named, expected in (
+        (str(other), "ids_differ"),
+        (str(new_id()), "finalized"),
+        ("9a1e-1", "finalized"),
+    ):
+        payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
+        conversation = (IdKind.CONVERSATION, f"AG_{payment_id.hex}")
+        ours = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, str(payment_id))})
+        await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ours))
+        told = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, named)})
+        await store.changing.change(success(payment_id, Kind.WITHDRAWAL, ids=told))
+        assert await stored_callbacks(store, payment_id) == [expected]
+        assert (await store.payment(payment_id)).provider_ids == ours

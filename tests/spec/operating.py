@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tests.paths import ROOT
 from tests.spec.system import PATIENCE_SECONDS, System
 from tests.stack.environment import bare
 from tests.stack.processes import until
-from tests.stack.stack import ROOT, Stack
+from tests.stack.stack import Stack
 
 _COMMAND_SECONDS = 2 * PATIENCE_SECONDS
 

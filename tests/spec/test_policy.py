@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.paths import ROOT
 from tests.spec.asking import (
     BILL_PAYMENT,
     DEPOSIT,
@@ -32,7 +33,6 @@ from tests.stack.client import Answer, Client
 from tests.stack.environment import bare
 from tests.stack.external import GivenRedis
 from tests.stack.processes import Process
-from tests.stack.stack import ROOT
 from tests.stack.starter import Starter
 
 POLICY = """

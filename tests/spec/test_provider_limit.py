@@ -68,7 +68,7 @@ async def _all_paid(system: System, payment_ids: list[str]) -> None:
 
 async def test_workers_keep_the_limit_together(system: System) -> None:
     """Of a crowd a second's worth goes at once and the rest in its turn; payouts first, exactly,
-    in `test_shared_limit.py`.
+    in `test_redis_sharing.py`.
     """
     pushes = list(await asyncio.gather(*(system.deposit() for _ in range(_PUSHES))))
     payouts = list(await asyncio.gather(*(system.withdrawal() for _ in range(_PAYOUTS))))

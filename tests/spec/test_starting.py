@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.paths import ROOT
 from tests.spec.conftest import a_system
 from tests.stack.client import Client
 from tests.stack.environment import bare
 from tests.stack.processes import Process, procfile_commands
-from tests.stack.stack import ROOT
 from tests.stack.starter import Starter
 
 _SERVERS = {

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from tests.paths import ROOT
 from tests.stack.environment import bare
 from tests.stack.processes import Process
 from tests.stack.starter import Starter
 
 _CONNECT_SECONDS = 10.0
 _ALEMBIC_SECONDS = 60.0
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 @asynccontextmanager
@@ -92,7 +92,7 @@ async def alembic(*arguments: str, url: str | None) -> tuple[int, str]:
             ["alembic", *arguments],
             env=env,
             log=Path(folder, "alembic.log"),
-            cwd=_ROOT,
+            cwd=ROOT,
             starter=Starter.of_this_process,
         )
         await process.start()

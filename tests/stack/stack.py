@@ -12,11 +12,11 @@ import shlex
 import shutil
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 
+from tests.paths import ROOT
 from tests.stack.environment import Wiring, bare, overridden
 from tests.stack.external import GivenPostgres, GivenRedis, postgres_server, redis_server
 from tests.stack.identity import Issuer
@@ -26,8 +26,6 @@ from tests.stack.processes import Process, ProcessError, describe_end, procfile_
 from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.shape import Shape
 from tests.stack.starter import Starter
-
-ROOT = Path(__file__).resolve().parents[2]
 
 _WORKER_READY = r'"event":\s*"worker_ready"'
 _LISTENING = ("web", "callbacks")

@@ -20,11 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from tests.paths import ROOT
 from tests.stack import cleanup
 
 _GUARD = Path(__file__).with_name("guard.py")
 _PROGRAM = Path(__file__).with_name("starter_program.py")
-_ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60.0
 _PATIENCE_SECONDS = 30.0
 
@@ -64,10 +64,10 @@ class Starter:
         self._socket, theirs = socket.socketpair()
         options: dict[str, Any] = {"parent": os.getpid(), "death_signal": int(signal.SIGKILL)}
         options |= {"user": None, "unset": []}
-        program = [sys.executable, "-P", str(_PROGRAM), str(theirs.fileno()), str(_ROOT)]
+        program = [sys.executable, "-P", str(_PROGRAM), str(theirs.fileno()), str(ROOT)]
         self._program = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), json.dumps(options), *program],
-            cwd=_ROOT,
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,

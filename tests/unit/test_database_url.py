@@ -5,19 +5,16 @@ process.
 from __future__ import annotations
 
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 
 from domain.adapters.postgres.urls import DatabaseUrl, read_database_url
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from tests.case_tables import for_each
+from tests.certificates import certificate_pem, key_pem
 
 URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -197,20 +194,8 @@ def test_tls_from_the_first_byte() -> None:
 def certificate(tmp_path: Path) -> Path:
     """A certificate and its key, in one file."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    built = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    )
-    built = built.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
-    built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    own_key = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     path = tmp_path / "root.pem"
-    path.write_bytes(
-        own_key + built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    )
+    path.write_bytes(key_pem(key) + certificate_pem(key, is_ca=True))
     return path
 
 

@@ -14,8 +14,8 @@ from domain.kinds import RULES, Kind, KindRules
 from domain.stages import Step
 from domain.values import PaymentRequest
 from gateway.schemas import SCHEMAS
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = [
     path
     for package in ("domain", "gateway", "workers")

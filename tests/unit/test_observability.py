@@ -20,8 +20,7 @@ from domain.adapters.masking import redact_exception
 from domain.adapters.observability import LibraryLogs
 from domain.adapters.settings.common import MigrationSettings
 from domain.errors import StoreUnavailable
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 def logged(record: logging.LogRecord) -> list[dict[str, object]]:

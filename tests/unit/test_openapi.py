@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +24,8 @@ from gateway.ingress import ingress_app
 from gateway.openapi.document import VERSION, document
 from tests.case_tables import for_each
 from tests.described import Described
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # As a client gets it.
 DESCRIBED = Described(json.loads(json.dumps(document())))
 

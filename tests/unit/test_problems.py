@@ -26,8 +26,7 @@ from domain.errors import (
     Unavailable,
 )
 from gateway.edge.problems import PROBLEMS, answer_with_problems, problem_of
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 # error, status, code, whether the same request may be sent again, Retry-After
 TABLE = [

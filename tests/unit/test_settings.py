@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.common import MigrationSettings, ProcessSettings, read_settings
 from domain.adapters.settings.errors import SettingsError, blame_setting
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
+from tests.certificates import LONG_AGO, certificate_pem
 
 PROCESSES: list[type[ProcessSettings]] = [
     MigrationSettings,
@@ -42,17 +39,7 @@ def pem(kind: str) -> bytes:
         if kind == "rsa"
         else ec.generate_private_key(ec.SECP256R1())
     )
-    name, at = x509.Name([]), datetime(2014, 11, 12, tzinfo=UTC)
-    built = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    )
-    return (
-        built.serial_number(1)
-        .not_valid_before(at)
-        .not_valid_after(at)
-        .sign(key, hashes.SHA256())
-        .public_bytes(Encoding.PEM)
-    )
+    return certificate_pem(key, not_before=LONG_AGO)
 
 
 @pytest.fixture

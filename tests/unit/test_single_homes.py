@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from tests.layout import PRODUCT, name
+from tests.layout import PRODUCT
+from tests.paths import name
 
 # A migration states what was true when it was written.
 NOT_MIGRATIONS = [path for path in PRODUCT if path.parent.name != "versions"]

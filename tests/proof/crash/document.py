@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from tests.paths import ROOT
 from tests.proof.crash.protections import PROTECTIONS
 from tests.proof.crash.sites import SITES, Site
 from tests.proof.crash.table import (
@@ -20,7 +21,6 @@ from tests.proof.crash.table import (
     all_combinations,
 )
 from tests.proof.failpoints.points import CHECKS, POINTS
-from tests.stack.stack import ROOT
 
 PATH = ROOT / "docs" / "guarantees" / "crash-points.md"
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import asyncpg
 
+from tests.paths import ROOT
 from tests.proof.crash.delivering import CallbackDeliverer, deliver_again
 from tests.proof.crash.judging import count_received_sends
 from tests.proof.crash.ordering import PaymentOrder, ask, clients, ordinary_order
@@ -27,7 +28,6 @@ from tests.proof.crash.waiting import stage_of, wait_until
 from tests.proof.failpoints.starting import reached, start_armed
 from tests.spec.system import System
 from tests.stack.servers import PostgresServer
-from tests.stack.stack import ROOT
 
 # An armed worker sweeps once, at its start: what its payments become meanwhile is another worker's
 # doing.

@@ -8,9 +8,10 @@ import re
 import signal
 from collections.abc import Mapping
 
+from tests.paths import ROOT
 from tests.proof.failpoints.arming import Action, Arming
 from tests.stack.processes import Process, describe_end, procfile_commands
-from tests.stack.stack import ROOT, Stack
+from tests.stack.stack import Stack
 
 _PATIENCE_SECONDS = 60.0
 _PLAIN = "python -m "

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.proof.failpoints.arming import Action, Arming, FailpointError, found, located, take_away
 from tests.proof.failpoints.points import CHECKS, POINTS
 from tests.stack.environment import bare
 from tests.stack.processes import Process
-from tests.stack.stack import ROOT
 
 _PRODUCT = ("domain", "gateway", "workers", "alembic")
 _CRASH_POINTS = range(1, 13)

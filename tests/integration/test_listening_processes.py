@@ -18,11 +18,12 @@ import pytest
 
 from domain.callback_address import make_address
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
+from tests.paths import ROOT
 from tests.stack.environment import bare
 from tests.stack.lending import Lending
 from tests.stack.processes import Process, procfile_commands
 from tests.stack.shape import Shape
-from tests.stack.stack import ROOT, Stack
+from tests.stack.stack import Stack
 
 _FIELDS = {"event", "process", "level", "timestamp", "route", "method", "status", "milliseconds"}
 

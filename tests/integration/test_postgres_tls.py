@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 from sqlalchemy import text
 
 from domain.adapters.postgres.engine import Database
 from domain.errors import StoreUnavailable
+from tests.certificates import certificate_pem, key_pem
 from tests.stack.external import GivenPostgres
 from tests.stack.servers import PostgresServer
 
@@ -68,29 +64,8 @@ class Front:
     def _write_certificate(self) -> None:
         """For 127.0.0.1, signed by itself."""
         private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test's server")])
-        now = datetime.now(UTC)
-        built = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(private_key.public_key())
-        )
-        built = (
-            built.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
-        )
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        built = built.add_extension(address, critical=False)
-        built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        self.root.write_bytes(
-            built.sign(private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-        )
-        plain = serialization.NoEncryption()
-        self.key.write_bytes(
-            private_key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain
-            )
-        )
+        self.root.write_bytes(certificate_pem(private_key, hosts=["127.0.0.1"], is_ca=True))
+        self.key.write_bytes(key_pem(private_key))
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
