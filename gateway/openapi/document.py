@@ -105,12 +105,6 @@ class _Schemas(GenerateJsonSchema):
             generated.pop("default", None)
         return generated
 
-    def enum_schema(self, schema: core_schema.EnumSchema) -> dict[str, Any]:
-        """Describes an enumeration by the first sentence of its docstring."""
-        generated = super().enum_schema(schema)
-        first_sentence = re.split(r" \(|(?<=\.)\s", generated["description"])[0]
-        return {**generated, "description": first_sentence.rstrip(".") + "."}
-
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document. Every call returns the same document."""
@@ -122,7 +116,7 @@ def document() -> dict[str, Any]:
         ref_template="#/components/schemas/{model}",
         schema_generator=_Schemas,
     )
-    schemas = {name: _without_title(schema) for name, schema in definitions["$defs"].items()}
+    schemas = {name: _for_callers(schema) for name, schema in definitions["$defs"].items()}
     problem_by_code = {
         problem.code: problem for route in ROUTES for problem in (*route.problems, BUG)
     }
@@ -241,7 +235,7 @@ def _parameter(
         "name": name,
         "in": "query",
         "required": field.is_required(),
-        "schema": _without_title(schema),
+        "schema": _for_callers(schema),
     }
     return {**parameter, "description": description} if description else parameter
 
@@ -291,5 +285,14 @@ def _reference(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _without_title(schema: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in schema.items() if name != "title"}
+def _for_callers(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` without its title. An enumeration keeps only its description's first sentence.
+
+    The rest of an enumeration's docstring is for readers of the code. Pydantic adds the docstring
+    after `GenerateJsonSchema.enum_schema`, so it cannot be shortened there.
+    """
+    kept = {name: value for name, value in schema.items() if name != "title"}
+    if "enum" in schema and "description" in schema:
+        first_sentence = re.split(r" \(|(?<=\.)\s", schema["description"])[0]
+        kept["description"] = first_sentence.rstrip(".") + "."
+    return kept

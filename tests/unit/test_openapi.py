@@ -101,6 +101,12 @@ def test_closed_lists_are_the_enumerations(schema: str, values: Any) -> None:
     ]
 
 
+def test_no_description_names_our_files() -> None:
+    """A description comes from a docstring, which may cite documents that callers do not have."""
+    text = json.dumps(DESCRIBED.document, ensure_ascii=False)
+    assert not any(mark in text for mark in ("§", ".md", "docs/", ".py"))
+
+
 def test_every_kind_has_its_own_payment() -> None:
     """`kind` says which one it is."""
     payment = DESCRIBED.document["components"]["schemas"]["Payment"]
