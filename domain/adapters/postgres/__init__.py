@@ -1,1 +1,1 @@
-"""The record. `store` has what a payment's life needs; `tables` and `alembic/` say what is kept."""
+"""Stores payments in PostgreSQL. `tables` and the migrations (`alembic/`) define the tables."""

@@ -54,13 +54,13 @@ _IN_FLIGHT_WAIT_SECONDS = 5
 # waits for a lock.
 _RETRIES_AT_ONCE = 4
 
-_KEY_LIFETIME = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
+_KEY_LIFETIME_SQL = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
 
 # A key is free again only if it has expired *and* its payment can no longer change, and has not
 # changed for another key lifetime.
 _IS_FREE = f"""(stored.expires_at <= now() AND coalesce((
     SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
-        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME}
+        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME_SQL}
     FROM mkwanja.payments AS earlier WHERE earlier.id = stored.payment_id), false))"""
 
 _ACCEPT = text(f"""
@@ -70,7 +70,7 @@ reserved AS (
         (caller_key, key, fingerprint, payment_id, answer_status, answer_body,
         created_at, expires_at)
     SELECT caller_key, idempotency_key, fingerprint, id, 202, answer_body,
-        now(), now() + {_KEY_LIFETIME}
+        now(), now() + {_KEY_LIFETIME_SQL}
     FROM batch ORDER BY caller_key, idempotency_key
     ON CONFLICT ON CONSTRAINT one_payment_per_key DO UPDATE SET
         fingerprint = excluded.fingerprint, payment_id = excluded.payment_id,

@@ -36,7 +36,7 @@ PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
 KNOWN_OPERATIONS = frozenset(Operation)
 
 # A claim locks the rows until it commits. If its process hangs, Postgres ends the transaction
-# within 5 s.
+# within 5 s, so that a later try succeeds.
 _TRIES_MAX = 5
 
 
@@ -167,7 +167,7 @@ RETURNING coalesce(
     WHERE payment.id = payment_id AND NOT {_OF_ANOTHER_ACCOUNT}),
     (SELECT payment.id FROM (
         SELECT id, created_at FROM mkwanja.payments
-        WHERE kind = ANY(CAST(:always_askable AS text[]))
+        WHERE kind = ANY(CAST(:own_id_kinds AS text[]))
         ORDER BY created_at DESC, id DESC LIMIT {_PROBED_AMONG_MAX}) AS payment
     WHERE NOT {_OF_ANOTHER_ACCOUNT}
     ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id

@@ -39,10 +39,10 @@ ROLLBACK_SECONDS = 1
 _READ_ONLY_FRESH_SECONDS = 1.0
 
 # Opens a transaction in one statement. A commit must be on disk before we act on it, but a server,
-# database or role may have `synchronous_commit` off, so it is switched on. Other settings of
-# an operator (remote_write, remote_apply) stay. The statement also returns the transaction's time
-# by the database's clock, which stamps all that the transaction writes. Postgres 17 and later also
-# end a transaction whose client stopped in the middle of a message. No other limit covers that.
+# database or role may have `synchronous_commit` off, so it is switched on. Other settings of an
+# operator (remote_write, remote_apply) stay. The statement also returns the transaction's time by
+# the database's clock, which stamps all that the transaction writes. Postgres 17 and later also end
+# a transaction whose client stopped in the middle of a message. No other limit covers that.
 _OPEN = text(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
     " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"

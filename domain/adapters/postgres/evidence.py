@@ -42,12 +42,12 @@ WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY payment_id, number
 _MESSAGES = text("""
 SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_message,
     bool_or(source_allowed AND word = :success) AS claims_success,
-    count(*) FILTER (WHERE disposition = ANY(CAST(:reminders AS text[]))) AS reminders,
-    array_agg(DISTINCT receipt) FILTER (WHERE source_allowed AND disposition = :to_confirm)
-        AS receipts_to_confirm,
+    count(*) FILTER (WHERE disposition = ANY(CAST(:reminders AS text[]))) AS reminder_count,
+    array_agg(DISTINCT receipt) FILTER (WHERE source_allowed AND disposition = :unconfirmed)
+        AS unconfirmed_receipts,
     bool_or(source_allowed AND disposition = :amount_differs) AS names_another_amount,
-    max(received_at) FILTER (WHERE source_allowed AND disposition = :to_confirm)
-        AS to_confirm_since
+    max(received_at) FILTER (WHERE source_allowed AND disposition = :unconfirmed)
+        AS unconfirmed_since
 FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY payment_id
 """)
 
@@ -77,7 +77,7 @@ async def load_evidence(
         "operations": sorted(PAYMENT_OPERATIONS),
         "success": ReportedOutcome.SUCCESS.value,
         "reminders": [disposition.value for disposition in REMINDERS],
-        "to_confirm": Disposition.AWAITS_CONFIRMATION.value,
+        "unconfirmed": Disposition.AWAITS_CONFIRMATION.value,
         "amount_differs": Disposition.AMOUNT_DIFFERS.value,
     }
     message_rows = await transaction.rows(_MESSAGES, message_parameters)
@@ -106,9 +106,9 @@ def _evidence_from_messages(row: Any) -> Evidence:
         has_message=row.has_message,
         claims_success=bool(row.claims_success),
         names_another_amount=bool(row.names_another_amount),
-        reminder_count=row.reminders,
-        unconfirmed_receipts=frozenset(row.receipts_to_confirm or ()),
-        unconfirmed_since=row.to_confirm_since,
+        reminder_count=row.reminder_count,
+        unconfirmed_receipts=frozenset(row.unconfirmed_receipts or ()),
+        unconfirmed_since=row.unconfirmed_since,
     )
 
 
@@ -121,7 +121,7 @@ async def change_breaker(transaction: Transaction, effects: BatchEffects) -> Non
     if accepted and await transaction.rows(CLOSE_BREAKER, {"accepted_at": max(accepted)}):
         log.warning("breaker_closed")
     for payment, reason in effects.breaker_reasons:
-        can_be_asked_about = payment.inquiry_step is Step.STATUS
-        parameters = {"reason": reason, "payment_id": payment.id if can_be_asked_about else None}
+        has_status_inquiry = payment.inquiry_step is Step.STATUS
+        parameters = {"reason": reason, "payment_id": payment.id if has_status_inquiry else None}
         if await transaction.rows(OPEN_BREAKER, parameters):
             log.error("breaker_opened", reason=reason)

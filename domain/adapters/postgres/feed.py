@@ -1,4 +1,4 @@
-"""The feed of events. Its order never changes, and no late commit can add an event behind a reader.
+"""The feed of events. Its order never changes, and a late commit adds no event to its past.
 
 An event cannot get its position in the commit that stores the fact: another commit with a lower
 position might still be under way, and a reader would miss it. Therefore one transaction at a time

@@ -1,8 +1,8 @@
 """Checks the limits, in the transaction that accepts the payments.
 
 A request locks the limit's key before it sums the payments. Two requests therefore never count the
-same remaining allowance. The sums are always taken from the payments themselves, so there is no
-stored count that could be wrong.
+same remaining allowance. The sums are always computed from the payments themselves, so there
+is no stored count that could be wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOCK = text(f"SELECT {LOCK_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS numbe
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
 
 _USED = text(f"""
-SELECT '{LimitName.CALLER_DAY}' AS meter, caller_key AS subject,
+SELECT '{LimitName.CALLER_DAY}' AS limit_name, caller_key AS subject,
     sum(amount_kes) AS amount, min(created_at) AS oldest
 FROM mkwanja.payments
 WHERE caller_key = ANY(CAST(:callers AS text[])) AND created_at >= :day AND {_COUNTS}
@@ -65,7 +65,7 @@ async def find_refusals(
     if not any(new.charges for new in batch):
         return {}
     counted = sorted({charge.counter_key for new in batch for charge in new.charges})
-    numbers = sorted({_lock_number(meter, subject) for meter, subject in counted})
+    numbers = sorted({_lock_number(limit_name, subject) for limit_name, subject in counted})
     try:
         await transaction.run(_LOCK, {"numbers": numbers})
     except DBAPIError as error:
@@ -76,31 +76,40 @@ async def find_refusals(
     rows = await transaction.rows(
         _USED,
         {
-            "callers": [subject for meter, subject in counted if meter is LimitName.CALLER_DAY],
-            "phones": [subject for meter, subject in counted if meter is LimitName.PHONE_DAY],
-            "prompted": [subject for meter, subject in counted if meter is LimitName.PHONE_MINUTE],
+            "callers": [
+                subject for limit_name, subject in counted if limit_name is LimitName.CALLER_DAY
+            ],
+            "phones": [
+                subject for limit_name, subject in counted if limit_name is LimitName.PHONE_DAY
+            ],
+            "prompted": [
+                subject for limit_name, subject in counted if limit_name is LimitName.PHONE_MINUTE
+            ],
             "day": day_began_at(now),
             "minute": now - MINUTE,
             "prompts": [kind.value for kind in kinds_that(lambda rules: rules.is_prompt)],
         },
     )
-    used = {(LimitName(row.meter), row.subject): Usage(int(row.amount), row.oldest) for row in rows}
+    used = {
+        (LimitName(row.limit_name), row.subject): Usage(int(row.amount), row.oldest) for row in rows
+    }
 
-    def charge_all(payments: Sequence[NewPayment]) -> dict[UUID, RequestRefused]:
+    def deduct_all(payments: Sequence[NewPayment]) -> dict[UUID, RequestRefused]:
+        """The refusals, if the payments are deducted from the allowances one after the other."""
         allowances = Allowances(used, now)
         refusals = {new.id: allowances.deduct(new.charges) for new in payments}
         return {id_: refusal for id_, refusal in refusals.items() if refusal is not None}
 
-    if not charge_all(batch):
+    if not deduct_all(batch):
         return {}
     replayed_ids = await find_ids_with_used_key()
-    return charge_all([new for new in batch if new.id not in replayed_ids])
+    return deduct_all([new for new in batch if new.id not in replayed_ids])
 
 
-def _lock_number(meter: LimitName, subject: str) -> int:
+def _lock_number(limit_name: LimitName, subject: str) -> int:
     """The number of the lock for a caller or a phone number.
 
     If two of them share a number, they only wait for each other.
     """
-    scope = "caller" if meter is LimitName.CALLER_DAY else "phone"
+    scope = "caller" if limit_name is LimitName.CALLER_DAY else "phone"
     return int.from_bytes(hashlib.sha256(f"{scope}:{subject}".encode()).digest()[:4], signed=True)

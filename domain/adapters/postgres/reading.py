@@ -53,7 +53,7 @@ _STAGES_OF_STATUS = {
 class PageQuery:
     """Selects a page of payments, newest first.
 
-    `equal` maps columns to required values. `older_than` is the last payment of the last page.
+    `equal` maps columns to required values. `older_than` is the last payment of the previous page.
     """
 
     equal: Mapping[str, Any]
@@ -66,7 +66,7 @@ class PageQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """Counts over all processes, from the database."""
+    """The state of the whole service in numbers, from the database."""
 
     open_by_stage: Mapping[str, int]
     overdue_seconds_by_step: Mapping[str, float]

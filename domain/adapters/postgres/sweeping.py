@@ -190,7 +190,7 @@ class Sweeping:
                 "cool_down": cool_down,
                 "cool_down_max": cool_down_max,
                 "account": account.as_text() if account else None,
-                "always_askable": [
+                "own_id_kinds": [
                     kind.value
                     for kind in kinds_that(
                         lambda rules: rules.uses_credential and rules.inquiry_id_kind is None

@@ -111,7 +111,7 @@ def read_database_url(url: str) -> DatabaseUrl:
     if parts is None:
         raise ValueError("must be a URL that starts with postgresql:// or postgres://")
     if "@" in (parts["path"] or ""):
-        raise ValueError(f"has an @ behind its host; {_HOW_TO_ENCODE}")
+        raise ValueError(f"has an @ after its host; {_HOW_TO_ENCODE}")
     credentials, _, authority = parts["authority"].rpartition("@")
     user, _, password = credentials.partition(":")
     addresses = [_parse_address(part) for part in authority.split(",")] if authority else []
@@ -194,13 +194,13 @@ def _choose_hosts(
     if not any(host for host, _ in addresses):
         raise ValueError("names no host")
     if not all(host for host, _ in addresses):
-        raise ValueError("names a host that is empty")
+        raise ValueError("names an empty host")
     if len(addresses) > _HOSTS_MAX:
         raise ValueError(f"names more than {_HOSTS_MAX} hosts")
     if parameters.get("port"):
         listed = parameters["port"].split(",")
         if len(listed) not in (1, len(addresses)):
-            raise ValueError("has another number of ports than of hosts")
+            raise ValueError("has a different number of ports than hosts")
         port_of_each = listed * len(addresses) if len(listed) == 1 else listed
         addresses = [(host, port) for (host, _), port in zip(addresses, port_of_each, strict=True)]
     return tuple((host, _parse_port(port)) for host, port in addresses)
@@ -236,7 +236,7 @@ def _parse_port(text: str) -> int:
 def _choose_target(wanted: str | None, *, has_several_hosts: bool) -> str | None:
     if wanted is not None and wanted in _TARGETS_REFUSED:
         raise ValueError(
-            "has a target_session_attrs that names a standby; this service writes: use read-write"
+            "has a target_session_attrs that names a standby; use read-write, as this service writes"
         )
     if wanted is not None:
         _check_value("target_session_attrs", wanted, _TARGETS)
@@ -267,7 +267,7 @@ def _tls_arguments(parameters: Mapping[str, str]) -> dict[str, Any]:
         mode = mode or ("verify-full" if root == "system" else "require")
         if mode in _SSL_MODES[:3]:
             raise ValueError(
-                "has certificates or sslnegotiation=direct beside an sslmode weaker than require"
+                "has certificates or sslnegotiation=direct with an sslmode weaker than require"
             )
     if root == "system" and mode != "verify-full":
         raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
@@ -299,7 +299,7 @@ def _choose_ssl_mode(parameters: Mapping[str, str]) -> str | None:
         _check_value("sslaccept", parameters["sslaccept"], ("strict", "accept_invalid_certs"))
     if parameters.get("sslaccept") == "strict" and mode not in ("verify-ca", "verify-full"):
         if mode not in (None, "require"):
-            raise ValueError("has sslaccept=strict beside an sslmode weaker than require")
+            raise ValueError("has sslaccept=strict with an sslmode weaker than require")
         mode = "verify-full"
     return mode
 
