@@ -23,17 +23,17 @@ from domain.stages import FactName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a decision may use besides the payment. `now` is the database's time.
+    """What a decision may use besides the payment."""
 
-    `ids_of_others`: those of the change's ids that belong to other payments. `is_receipt_of_other`:
-    whether the change's receipt belongs to another payment. `receipts_of_others`: those of the
-    unconfirmed receipts that do. `evidence` is loaded only if the change reads it.
-    """
-
+    # The database's time.
     now: datetime
+    # Those of the change's ids that belong to other payments.
     ids_of_others: ProviderIds = frozenset()
+    # Whether the change's receipt belongs to another payment.
     is_receipt_of_other: bool = False
+    # Those of the unconfirmed receipts that belong to other payments.
     receipts_of_others: frozenset[str] = frozenset()
+    # Loaded only if the change reads it.
     evidence: Evidence = field(default_factory=Evidence)
 
 
@@ -144,7 +144,7 @@ class OpenBreaker:
 
 @dataclass(frozen=True, slots=True)
 class CloseBreaker:
-    """Closes the breaker if it opened before `accepted_at`, when Daraja accepted the credential."""
+    """Closes the breaker if it opened before Daraja accepted the credential, at `accepted_at`."""
 
     accepted_at: datetime
 
@@ -213,21 +213,21 @@ class Decided:
             self._check_effects()
 
     def _check_effects(self) -> None:
-        kinds = [type(effect) for effect in self.effects]
-        if AnnounceEvent in kinds and self.entry is None:
+        types = [type(effect) for effect in self.effects]
+        if AnnounceEvent in types and self.entry is None:
             raise ValueError("an event needs a history entry")
-        if len(kinds) > 1:
-            if len(set(kinds)) < len(kinds):
+        if len(types) > 1:
+            if len(set(types)) < len(types):
                 raise ValueError("two effects of one type: only one of them would be written")
-            if (StoreInquiry in kinds and StoreAnswer in kinds) or (
-                OpenBreaker in kinds and CloseBreaker in kinds
+            if (StoreInquiry in types and StoreAnswer in types) or (
+                OpenBreaker in types and CloseBreaker in types
             ):
                 raise ValueError("the effects contradict each other")
 
-    def effect(self, kind: type[_E]) -> _E | None:
+    def effect(self, effect_type: type[_E]) -> _E | None:
         """The effect of this type, or None."""
         for effect in self.effects:
-            if isinstance(effect, kind):
+            if isinstance(effect, effect_type):
                 return effect
         return None
 
