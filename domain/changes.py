@@ -15,7 +15,7 @@ from uuid import UUID
 
 from domain.attempts import ProviderIds
 from domain.events import EventType, event_type
-from domain.inquiry import Evidence, Inquiry
+from domain.evidence import Evidence, Inquiry
 from domain.operations import Operation, OperationAnswer
 from domain.payment import Payment
 from domain.stages import FactName

@@ -7,15 +7,13 @@ from silence, from a "not found", and from two answers that agree.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from domain.account import Account
 from domain.attempts import Outcome
+from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.failures import FailureReason
 from domain.kinds import Kind
-from domain.operations import Operation
 from domain.payment import Payment
 from domain.stages import Stage
 from domain.times import Times
@@ -54,113 +52,6 @@ _INQUIRIES_AFTER_SILENCE = (
     timedelta(hours=6),
     timedelta(hours=24),
 )
-
-
-class InquiryOutcome(StrEnum):
-    """What the answer to an inquiry says about the payment."""
-
-    PAID = "paid"
-    FAILED = "failed"
-    # Daraja has the payment, and it is not over.
-    UNDER_WAY = "under_way"
-    # Daraja knows no such transaction. Only Transaction Status says this, so only of payouts.
-    NOT_FOUND = "not_found"
-    # Daraja answered without a result.
-    NO_RESULT = "no_result"
-    # 500.001.1001, which means at least five things (daraja.md §3).
-    VAGUE = "vague"
-    # 429, a time-out, another 5xx, or an answer that we cannot read.
-    NO_ANSWER = "no_answer"
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether Daraja answered, but without a result."""
-        return self in (InquiryOutcome.UNDER_WAY, InquiryOutcome.NO_RESULT, InquiryOutcome.VAGUE)
-
-    @property
-    def shows_that_daraja_has_it(self) -> bool:
-        return self in (InquiryOutcome.PAID, InquiryOutcome.FAILED, InquiryOutcome.UNDER_WAY)
-
-
-@dataclass(frozen=True, slots=True)
-class Inquiry:
-    """One numbered inquiry, stored before it was sent. Only its first answer counts.
-
-    `is_probe`: it probed the breaker, so it is not part of the payment's own schedule.
-    `is_of_former_account`: it was sent with another short code than the worker's own. Its answer
-    then says nothing about our credential, and "not found" may only mean that the worker's app has
-    no access to that short code.
-    """
-
-    number: int
-    asked_at: datetime
-    outcome: InquiryOutcome | None = None
-    code: str | None = None
-    is_probe: bool = False
-    is_of_former_account: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What we know of a payment besides its row: inquiries, stored messages and brakes."""
-
-    inquiries: tuple[Inquiry, ...] = ()
-    # Whether a result or a time-out message came by the payment's own address, whatever it said.
-    has_message: bool = False
-    # Whether one of those messages says that the payment succeeded.
-    claims_success: bool = False
-    # Whether one of those messages names another amount than the payment's.
-    names_another_amount: bool = False
-    # How many stored messages brought the next inquiry forward.
-    reminder_count: int = 0
-    # The receipts of successes that the policy believes only after Daraja confirms them.
-    unconfirmed_receipts: frozenset[str] = frozenset()
-    # When the last of those successes came.
-    unconfirmed_since: datetime | None = None
-    # Stopped by the kill switch or by the breaker.
-    payouts_are_stopped: bool = False
-    breaker_is_open: bool = False
-    held_operations: frozenset[Operation] = frozenset()
-    # Held operations whose cool-down is over.
-    probes_due: frozenset[Operation] = frozenset()
-
-    def is_held(self, operation: Operation) -> bool:
-        """Whether no request may be sent to `operation` now, not even a probe."""
-        return operation in self.held_operations - self.probes_due
-
-    def probe_of(self, operation: Operation) -> Operation | None:
-        """`operation` if a request to it would now be its probe, else None."""
-        return operation if operation in self.held_operations & self.probes_due else None
-
-    @property
-    def shows_that_daraja_has_it(self) -> bool:
-        """Whether Daraja sent anything that it sends only about a payment that reached it."""
-        return self.has_message or any(
-            inquiry.outcome is not None and inquiry.outcome.shows_that_daraja_has_it
-            for inquiry in self.inquiries
-        )
-
-    def with_answer(self, number: int, outcome: InquiryOutcome, code: str | None) -> Evidence:
-        """This evidence with the answer to inquiry `number`. An earlier answer stays."""
-        return replace(
-            self,
-            inquiries=tuple(
-                replace(inquiry, outcome=outcome, code=code)
-                if inquiry.number == number and inquiry.outcome is None
-                else inquiry
-                for inquiry in self.inquiries
-            ),
-        )
-
-    def is_inquiry_of_former_account(self, number: int) -> bool:
-        return any(
-            inquiry.number == number and inquiry.is_of_former_account for inquiry in self.inquiries
-        )
-
-    def awaits_answer(self, number: int) -> bool:
-        return any(
-            inquiry.number == number and inquiry.outcome is None for inquiry in self.inquiries
-        )
 
 
 def inquiry_interval(inquiries_asked: int, times: Times) -> timedelta:
@@ -252,12 +143,12 @@ def result_window_end(payment: Payment, evidence: Evidence, times: Times) -> dat
         for inquiry in evidence.inquiries
         if inquiry.outcome is InquiryOutcome.UNDER_WAY
     )
-    window_ends = max((sent_at, *under_way)) + times.result_window
-    return min(window_ends, sent_at + max(_UNDER_WAY_MAX, times.result_window))
+    window_end = max((sent_at, *under_way)) + times.result_window
+    return min(window_end, sent_at + max(_UNDER_WAY_MAX, times.result_window))
 
 
 def outcome_awaited_until(payment: Payment, evidence: Evidence, times: Times) -> datetime:
-    """Until when we wait for Daraja's outcome of the last send. It depends on the kind."""
+    """Until when we wait for Daraja's outcome of the last send, which depends on the kind."""
     if payment.rules.fails_by_silence:
         return result_window_end(payment, evidence, times)
     if payment.rules.own_id is not None:
@@ -284,18 +175,19 @@ def no_result_is_confirmed(
 
     If an inquiry is possible, only the answers to inquiries that were sent after the window count.
     The payment stays open while we cannot inquire, and if a stored message claims success. "Still
-    under processing" counts from the latest end of the window. Some kinds never fail by silence.
+    under processing" extends the window, and counts as silence after the window's latest end. Some
+    kinds never fail by silence.
     """
     if not payment.rules.fails_by_silence or payment.stage not in (
         Stage.AWAITING_RESULT,
         Stage.IN_DOUBT,
     ):
         return False
-    window_ends = result_window_end(payment, evidence, times)
-    is_claimed = evidence.claims_success or any(
+    window_end = result_window_end(payment, evidence, times)
+    is_success_claimed = evidence.claims_success or any(
         inquiry.outcome is InquiryOutcome.PAID for inquiry in evidence.inquiries
     )
-    if now < window_ends or is_claimed:
+    if now < window_end or is_success_claimed:
         return False
     if payment.inquiry_step is None:
         return True
@@ -304,7 +196,7 @@ def no_result_is_confirmed(
             inquiry
             for inquiry in evidence.inquiries
             if inquiry.outcome and inquiry.outcome.is_silent and not inquiry.is_of_former_account
-            if inquiry.asked_at >= window_ends
+            if inquiry.asked_at >= window_end
         ],
         times,
     )

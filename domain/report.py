@@ -10,8 +10,8 @@ from decimal import Decimal
 from enum import StrEnum
 
 from domain.attempts import ProviderIds
+from domain.evidence import InquiryOutcome
 from domain.failures import Failure
-from domain.inquiry import InquiryOutcome
 
 
 class ReportedOutcome(StrEnum):

@@ -27,7 +27,7 @@ from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import verified_payment_id
 from domain.changes import Change, ChangeResult, HistoryEntry, StoreAnswer, StoredCallback
 from domain.errors import BodyTooLarge, StoreUnavailable
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application

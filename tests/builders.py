@@ -12,9 +12,9 @@ from uuid import UUID
 from domain.account import Account
 from domain.attempts import Attempt, IdKind, Outcome
 from domain.changes import Context, StoredCallback
+from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.fence import Fence, OpenAttempt
-from domain.inquiry import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import RULES, Kind
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome

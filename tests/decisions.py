@@ -17,7 +17,7 @@ from domain.changes import (
     StoreInquiry,
 )
 from domain.events import EventType
-from domain.inquiry import Inquiry
+from domain.evidence import Inquiry
 from domain.operations import Operation, OperationAnswer
 from domain.payment import Payment
 

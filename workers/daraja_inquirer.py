@@ -9,7 +9,7 @@ from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
 from domain.adapters.daraja.status import ACKNOWLEDGED
 from domain.changes import Exchange
 from domain.errors import ProductRefused, Throttled, Unreachable
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.lifecycle.inquire import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment

@@ -37,10 +37,9 @@ from domain.changes import (
     event_effects,
 )
 from domain.errors import PaymentServiceError, ProviderError, QueueUnavailable, Throttled
+from domain.evidence import Evidence, Inquiry
 from domain.failures import Failure, FailureReason
 from domain.inquiry import (
-    Evidence,
-    Inquiry,
     count_inquiries_since,
     inquiry_interval,
     last_sent_at,

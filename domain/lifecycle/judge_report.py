@@ -28,7 +28,8 @@ from domain.changes import (
     StoreAnswer,
     event_effects,
 )
-from domain.inquiry import Inquiry, earliest_inquiry_at, is_failure_confirmed
+from domain.evidence import Inquiry
+from domain.inquiry import earliest_inquiry_at, is_failure_confirmed
 from domain.lifecycle.agreement import (
     choose_receipt,
     has_other_amount,

@@ -17,7 +17,7 @@ from domain.changes import (
     Reads,
     StoredCallback,
 )
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.lifecycle.agreement import is_complete_success
 from domain.lifecycle.former_accounts import drop_credential_effects
 from domain.lifecycle.judge_report import add_inquiry_answer, judge_report, store_message_only

@@ -15,8 +15,9 @@ from uuid import UUID
 from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Reads, event_effects
 from domain.errors import ResolutionRefused
+from domain.evidence import Evidence, InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence, InquiryOutcome, outcome_awaited_until, success_is_denied
+from domain.inquiry import outcome_awaited_until, success_is_denied
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
 from domain.times import DEFAULT_TIMES, Times

@@ -11,7 +11,7 @@ from uuid import UUID
 from domain.attempts import IdKind, ProviderIds
 from domain.changes import Change, ChangeResult, Context, Decided, Reads
 from domain.errors import OutcomeUnknown
-from domain.inquiry import Evidence, Inquiry, InquiryOutcome
+from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
 from domain.lifecycle.record_callback import callback_change

@@ -23,7 +23,7 @@ from domain.adapters.daraja import wire
 from domain.adapters.daraja.wire import _count_unacknowledged_bytes, daraja_session
 from domain.attempts import Outcome
 from domain.errors import OutcomeUnknown, ProviderError, Unreachable
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.report import ReportedOutcome

@@ -16,7 +16,7 @@ from domain.adapters.daraja.wire import daraja_session
 from domain.attempts import IdKind, Outcome
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, Unreachable
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.report import ReportedOutcome

@@ -10,7 +10,7 @@ import pytest
 
 from domain.adapters.postgres.brakes import Brakes
 from domain.attempts import IdKind
-from domain.inquiry import Inquiry
+from domain.evidence import Inquiry
 from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import InquiryAnswer, inquiry_answer_change, inquiry_change
 from domain.lifecycle.submit import resend_claim_change

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from domain.adapters.postgres.feed import Feed
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import watch_change
 from domain.stages import Step

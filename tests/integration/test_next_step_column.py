@@ -19,7 +19,7 @@ from domain.errors import (
     Throttled,
     Unreachable,
 )
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.inquire import postponement_change, watch_change

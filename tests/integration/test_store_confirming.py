@@ -14,8 +14,8 @@ from uuid import UUID
 from domain.attempts import ProviderIds
 from domain.changes import ChangeResult
 from domain.errors import Refused
+from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change

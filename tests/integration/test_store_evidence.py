@@ -12,7 +12,7 @@ import pytest
 
 from domain.attempts import IdKind
 from domain.changes import Change, Context, Decided
-from domain.inquiry import Evidence, InquiryOutcome
+from domain.evidence import Evidence, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_callback_change
 from domain.payment import Payment

@@ -13,7 +13,7 @@ import pytest
 
 from domain.changes import Exchange
 from domain.events import EventType
-from domain.inquiry import Inquiry, InquiryOutcome
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
 from domain.report import Report, ReportedOutcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domain.attempts import Outcome
 from domain.changes import Disposition
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.report import ReportedOutcome
 from domain.stages import Stage

@@ -11,7 +11,8 @@ import pytest
 
 from domain.changes import Decided, Disposition
 from domain.events import EventType
-from domain.inquiry import InquiryOutcome, no_result_is_confirmed
+from domain.evidence import InquiryOutcome
+from domain.inquiry import no_result_is_confirmed
 from domain.kinds import Kind
 from domain.lifecycle.inquire import inquiry_answer_change
 from domain.lifecycle.judge_report import judge_report

@@ -27,7 +27,7 @@ from domain.changes import (
     StoreInquiry,
 )
 from domain.events import EventType
-from domain.inquiry import Inquiry, InquiryOutcome
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.lifecycle.judge_report import EntryDisposition
 from domain.operations import Operation, OperationAnswer, OperationHealth
 from domain.stages import FactName

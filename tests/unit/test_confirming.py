@@ -15,7 +15,7 @@ from domain.attempts import Outcome
 from domain.changes import Decided, Disposition, HistoryEntry, Reads
 from domain.errors import Unreachable
 from domain.events import EventType
-from domain.inquiry import Inquiry, InquiryOutcome
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
 from domain.lifecycle.judge_report import judge_report

@@ -14,8 +14,8 @@ from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.adapters.daraja.token import _parse_token
 from domain.errors import OutcomeUnknown, Refused, Throttled, TokenRefused
+from domain.evidence import InquiryOutcome
 from domain.failures import FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.report import ReportedOutcome
 from tests.case_tables import for_each

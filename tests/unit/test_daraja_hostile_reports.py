@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from domain.adapters.daraja.reports import UNREADABLE, read_report
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.callback_address import PAYMENT_OPERATIONS
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.report import ReportedOutcome
 from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, payout, read, stk

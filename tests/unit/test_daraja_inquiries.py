@@ -21,7 +21,7 @@ from domain.attempts import Outcome
 from domain.callback_address import is_genuine
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import InquiryAnswer
 from domain.operations import OperationHealth

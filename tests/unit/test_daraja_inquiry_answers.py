@@ -17,8 +17,8 @@ from domain.adapters.daraja.result_codes import find_failure
 from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.attempts import IdKind
 from domain.errors import ProductRefused, Throttled, TokenRefused
+from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each

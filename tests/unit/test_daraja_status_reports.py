@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from domain.adapters.daraja.reports import UNREADABLE, read_report
 from domain.attempts import IdKind
+from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
 from tests.unit.daraja_messages import ABSENT, payout, read, stk

@@ -11,8 +11,9 @@ import pytest
 from domain.account import Account
 from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry
+from domain.evidence import Evidence, InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence, InquiryOutcome, may_be_resent, no_result_is_confirmed
+from domain.inquiry import may_be_resent, no_result_is_confirmed
 from domain.kinds import Kind
 from domain.lifecycle.inquire import inquiry_change
 from domain.lifecycle.record_callback import callback_change

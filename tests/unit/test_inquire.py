@@ -13,8 +13,8 @@ import pytest
 from domain.attempts import Outcome
 from domain.changes import Decided, HistoryEntry
 from domain.events import EventType
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import inquiry_change, postponement_change, watch_change
 from domain.payment import Payment

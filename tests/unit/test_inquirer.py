@@ -15,7 +15,7 @@ import pytest
 
 from domain.changes import Change, ChangeResult, Exchange
 from domain.errors import OutcomeUnknown, QueueUnavailable, StoreUnavailable, Throttled, Unreachable
-from domain.inquiry import Evidence, Inquiry, InquiryOutcome
+from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import Inquirer, InquiryAnswer
 from domain.lifecycle.submit import Due

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import (
-    Inquiry,
-    InquiryOutcome,
     inquiry_interval,
     is_failure_confirmed,
     last_sent_at,

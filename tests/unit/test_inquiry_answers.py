@@ -13,8 +13,8 @@ import pytest
 
 from domain.changes import Decided, HistoryEntry, Reads
 from domain.events import EventType
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquire import inquiry_answer_change
 from domain.payment import Payment

@@ -24,7 +24,7 @@ from domain.callback_address import (
 )
 from domain.changes import Decided, Disposition, Reads
 from domain.events import EventType
-from domain.inquiry import Inquiry, InquiryOutcome
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment

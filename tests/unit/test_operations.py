@@ -22,8 +22,8 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
+from domain.evidence import Evidence
 from domain.failures import Failure, FailureReason
-from domain.inquiry import Evidence
 from domain.kinds import RULES, Kind
 from domain.lifecycle.inquire import inquiry_change
 from domain.operations import (

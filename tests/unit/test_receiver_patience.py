@@ -23,7 +23,7 @@ from domain.adapters.settings.callbacks import CallbackSettings
 from domain.callback_address import make_address
 from domain.changes import Change, ChangeResult, Decided, Disposition, StoreAnswer
 from domain.errors import BodyTooSlow, StoreUnavailable
-from domain.inquiry import Inquiry, InquiryOutcome
+from domain.evidence import Inquiry, InquiryOutcome
 from gateway.callbacks import Receiver
 from tests.builders import NOW, a_due
 from tests.case_tables import for_each

@@ -16,7 +16,7 @@ from domain.attempts import Outcome
 from domain.callback_address import PAYMENT_OPERATIONS, fits_kind
 from domain.changes import Disposition, HistoryEntry
 from domain.events import EventType
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.payment import Payment

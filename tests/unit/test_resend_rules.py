@@ -11,7 +11,8 @@ import pytest
 
 from domain.attempts import Attempt, Outcome
 from domain.changes import Decided, HistoryEntry, Reads
-from domain.inquiry import Inquiry, InquiryOutcome, may_be_resent
+from domain.evidence import Inquiry, InquiryOutcome
+from domain.inquiry import may_be_resent
 from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim_change
 from domain.operations import Operation

@@ -10,8 +10,8 @@ import pytest
 from domain.attempts import Outcome
 from domain.changes import HistoryEntry, Reads
 from domain.events import EventType
+from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.resolve import Resolution, resolution_change
 from domain.stages import Stage

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from domain.attempts import Outcome
+from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.payment import Payment

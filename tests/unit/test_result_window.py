@@ -9,7 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from domain.inquiry import InquiryOutcome, last_sent_at, no_result_is_confirmed, result_window_end
+from domain.evidence import InquiryOutcome
+from domain.inquiry import last_sent_at, no_result_is_confirmed, result_window_end
 from domain.kinds import Kind
 from tests.builders import TIMES, a_due, an_inquiry, evidence_of
 

@@ -24,9 +24,9 @@ from domain.errors import (
     Throttled,
     Unreachable,
 )
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.fence import OpenAttempt
-from domain.inquiry import Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment

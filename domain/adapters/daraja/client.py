@@ -37,8 +37,8 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
+from domain.evidence import InquiryOutcome
 from domain.fence import Fence, OpenAttempt
-from domain.inquiry import InquiryOutcome
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Step

@@ -26,8 +26,8 @@ from domain.adapters.daraja.requests import (
 )
 from domain.adapters.daraja.result_codes import SUCCESS_CODE, Codes, Ending, code_text, find_failure
 from domain.attempts import IdKind
+from domain.evidence import InquiryOutcome
 from domain.failures import FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.operations import Operation
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome

@@ -29,8 +29,8 @@ from domain.adapters.daraja.result_codes import (
 )
 from domain.attempts import IdKind
 from domain.callback_address import status_operation
+from domain.evidence import InquiryOutcome
 from domain.failures import FailureReason
-from domain.inquiry import InquiryOutcome
 from domain.operations import Operation
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome

@@ -32,7 +32,7 @@ from domain.adapters.postgres.writing import ConcurrentWrite, PreparedChange, wr
 from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Context, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
-from domain.inquiry import Evidence
+from domain.evidence import Evidence
 from domain.payment import Payment
 from domain.stamp import stamp_change
 from domain.views import event_body, json_text

@@ -18,7 +18,7 @@ from domain.changes import (
     StoreAnswer,
     StoreInquiry,
 )
-from domain.inquiry import Inquiry
+from domain.evidence import Inquiry
 from domain.operations import Operation, OperationAnswer
 from domain.payment import Payment
 

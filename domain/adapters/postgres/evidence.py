@@ -26,7 +26,7 @@ from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
 from domain.callback_address import PAYMENT_OPERATIONS
 from domain.changes import Change, Disposition, Reads
-from domain.inquiry import Evidence, Inquiry, InquiryOutcome
+from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.lifecycle.judge_report import REMINDERS
 from domain.operations import Operation
 from domain.report import ReportedOutcome

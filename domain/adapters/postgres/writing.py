@@ -15,7 +15,7 @@ from domain.adapters.postgres.payment_columns import CHANGED_NAMES, CHANGED_TYPE
 from domain.adapters.postgres.rows import columns, unnest
 from domain.attempts import Attempt, ProviderIds
 from domain.changes import Announcement, Change, Decided
-from domain.inquiry import Inquiry
+from domain.evidence import Inquiry
 from domain.payment import Payment
 from domain.views import json_text
 

@@ -19,8 +19,8 @@ from domain import inquiry as asking
 from domain.adapters.daraja.client import NO_ANSWER
 from domain.attempts import IdKind
 from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
+from domain.evidence import InquiryOutcome
 from domain.fence import Fence, OpenAttempt
-from domain.inquiry import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle import inquire, reconcile, record_answer, submit
 from domain.lifecycle.inquire import InquiryAnswer

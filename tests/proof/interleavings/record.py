@@ -32,7 +32,7 @@ from domain.changes import (
     StoreInquiry,
 )
 from domain.events import EventType
-from domain.inquiry import Evidence, Inquiry
+from domain.evidence import Evidence, Inquiry
 from domain.kinds import Kind
 from domain.lifecycle.judge_report import REMINDERS
 from domain.lifecycle.submit import Due

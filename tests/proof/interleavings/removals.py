@@ -18,8 +18,8 @@ from domain import stamp
 from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided
 from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
+from domain.evidence import Evidence, Inquiry
 from domain.fence import Fence
-from domain.inquiry import Evidence, Inquiry
 from domain.kinds import RULES, Kind, KindRules
 from domain.lifecycle import inquire, judge_report, reconcile, record_answer, submit
 from domain.payment import Fact, Payment

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from domain.attempts import Outcome
-from domain.inquiry import InquiryOutcome
+from domain.evidence import InquiryOutcome
 from domain.stages import TRANSITIONS
 from tests.proof.interleavings.chances import NAMES
 from tests.proof.interleavings.swift import swiftly
