@@ -212,7 +212,7 @@ class TestAnswers:
             ("subscriber_locked", FailureReason.SUBSCRIBER_BUSY),
         ],
     )
-    async def test_a_refusal_has_a_reason_that_a_person_understands(
+    async def test_each_refusal_has_its_failure_reason(
         self, sender: DarajaSender, simulator: Simulator, scenario: str, reason: FailureReason
     ) -> None:
         """With Daraja's own code."""

@@ -181,7 +181,7 @@ class TestWhatItSays:
         assert (await workers[0].get_current()).expires_at == oauth.now + 3599
 
     @pytest.mark.parametrize("expires_in", [None, "soon", -1, 0, 1e9, []])
-    async def test_a_lifetime_that_makes_no_sense_is_no_token(
+    async def test_an_answer_with_an_invalid_lifetime_is_no_token(
         self, oauth: OAuth, workers: list[TokenSource], expires_in: object
     ) -> None:
         """It would be used for ever, or never."""

@@ -1,6 +1,4 @@
-"""Calls under the shared token, many at once: a missing product costs one new token, however the
-calls meet.
-"""
+"""Concurrent calls with the shared token: a missing product costs only one new token."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from domain.errors import ProductRefused, TokenRefused
 
 
 class Counter:
-    """The tokens of one worker: `fetched` of them so far, of which the newest is the shared one."""
+    """The tokens of one worker. `fetched` counts them, and the newest one is shared."""
 
     def __init__(self) -> None:
         self.fetched = 1
@@ -38,9 +36,9 @@ class Counter:
 
 
 class Door:
-    """Daraja's door, which refuses the product to every token.
+    """Daraja's gateway, which refuses the product to every token.
 
-    `slowly`: that token's calls wait for `opens`.
+    Calls with the token `slowly` wait for `opens`.
     """
 
     def __init__(self, slowly: str = "") -> None:
@@ -66,15 +64,15 @@ async def refused(authorized: AuthorizedCalls, door: Door) -> bool:
     return False
 
 
-async def test_calls_that_begin_together_under_one_token_fetch_one_new_token() -> None:
+async def test_calls_that_begin_together_with_one_token_fetch_one_new_token() -> None:
     tokens, door = Counter(), Door()
     authorized = AuthorizedCalls(tokens)
     assert all(await asyncio.gather(*(refused(authorized, door) for _ in range(20))))
     assert tokens.fetched == 2
 
 
-async def test_a_call_that_begins_with_the_new_token_fetches_no_further_one() -> None:
-    """Many begin between the refusal of the new token and the commit that holds the operation."""
+async def test_a_call_that_begins_with_the_refused_new_token_fetches_no_other() -> None:
+    """Calls begin also between the refusal of the new token and the commit of the held operation."""
     tokens, door = Counter(), Door()
     authorized = AuthorizedCalls(tokens)
     assert await refused(authorized, door)
@@ -82,7 +80,7 @@ async def test_a_call_that_begins_with_the_new_token_fetches_no_further_one() ->
     assert tokens.fetched == 2
 
 
-async def test_a_call_that_begins_while_the_new_token_is_tried_waits_for_what_comes_of_it() -> None:
+async def test_a_call_that_begins_while_the_new_token_is_tried_waits_for_its_answer() -> None:
     tokens, door = Counter(), Door(slowly="token-2")
     authorized = AuthorizedCalls(tokens)
     first = asyncio.create_task(refused(authorized, door))
@@ -104,8 +102,8 @@ async def test_another_operation_s_refusal_of_the_token_still_fetches_a_new_one(
     assert tokens.fetched == 3
 
 
-async def test_a_token_that_was_taken_after_all_is_replaced_once_it_is_refused_again() -> None:
-    """The app got the product; later something else ended the token."""
+async def test_a_token_that_was_accepted_later_is_replaced_when_it_is_refused_again() -> None:
+    """The app got the product. Later the token was ended for another reason."""
     tokens, door = Counter(), Door()
     authorized = AuthorizedCalls(tokens)
     assert await refused(authorized, door)

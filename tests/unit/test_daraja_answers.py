@@ -30,7 +30,7 @@ from tests.case_tables import for_each
 from tests.unit.daraja_messages import ACKS, PAYOUT_ACK, PAYOUTS, STK_ACK, envelope, fault, meaning
 
 
-def test_an_acknowledgement_teaches_the_ids() -> None:
+def test_an_acknowledgement_has_the_ids() -> None:
     assert read_answer(
         PAGES[Kind.DEPOSIT].api, Kind.DEPOSIT, 200, json.dumps(STK_ACK).encode()
     ) == {
@@ -58,7 +58,7 @@ def test_any_other_response_code_acknowledges_nothing(kind: Kind, code: object) 
 
 @for_each("kind", Kind)
 @for_each("value", [None, "", 5, [], {}, "x" * 65, "a\nb", "\ud800"])
-def test_an_acknowledgement_without_its_id_is_none(kind: Kind, value: object) -> None:
+def test_an_answer_without_its_id_is_no_acknowledgement(kind: Kind, value: object) -> None:
     name = PAGES[kind].api.acknowledgement_id
     assert type(meaning(kind, 200, ACKS[kind] | {name: value})) is OutcomeUnknown
 
@@ -344,9 +344,7 @@ def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> No
         ("500.001.1001", "Declined due to limit rule", FailureReason.LIMIT_EXCEEDED),
     ],
 )
-def test_a_refusal_has_a_reason_that_a_person_understands(
-    code: str, text: str, reason: FailureReason
-) -> None:
+def test_each_refusal_has_its_failure_reason(code: str, text: str, reason: FailureReason) -> None:
     error = meaning(Kind.DEPOSIT, 400 if code.startswith("400") else 500, envelope(code, text))
     assert isinstance(error, Refused)
     assert (error.failure.reason, error.failure.safe_to_retry, error.failure.provider_code) == (
@@ -356,8 +354,8 @@ def test_a_refusal_has_a_reason_that_a_person_understands(
     )
 
 
-def test_any_other_refusal_at_the_door_is_our_configuration() -> None:
-    """Also another 403 of Daraja's: it may be about this payment alone, and must not hold the
+def test_any_other_gateway_refusal_is_our_configuration() -> None:
+    """Also another 403 of Daraja. It may be about this payment only, and must not hold the
     others.
     """
     for status, code in (
@@ -374,14 +372,14 @@ def test_any_other_refusal_at_the_door_is_our_configuration() -> None:
         )
 
 
-def test_a_throttled_answer_says_how_long_to_stay_away() -> None:
+def test_a_throttled_answer_has_the_seconds_to_wait() -> None:
     error = meaning(Kind.DEPOSIT, 429, b"")
     assert isinstance(error, Throttled)
     assert error.wait_seconds > 0
 
 
 @pytest.mark.parametrize("status", [200, 201, 299, 300, 400, 401, 403, 404, 429, 500, 503])
-def test_a_token_error_is_known_by_its_code_whatever_the_status(status: int) -> None:
+def test_a_token_error_is_known_by_its_code_with_any_status(status: int) -> None:
     assert (
         type(meaning(Kind.WITHDRAWAL, status, envelope("401.002.01", "Invalid Access Token")))
         is TokenRefused
@@ -436,7 +434,7 @@ def test_no_bytes_raise_anything_else(kind: Kind, status: int, body: bytes) -> N
     code=st.text(max_size=12),
     text=st.text(max_size=40),
 )
-def test_a_5xx_with_words_that_nobody_knows_may_have_acted(
+def test_a_5xx_with_an_unknown_text_may_have_acted(
     kind: Kind, status: int, code: str, text: str
 ) -> None:
     assert type(meaning(kind, status, envelope(f"{code}?", text))) is OutcomeUnknown

@@ -38,8 +38,8 @@ STATUSES = [100, 101, 199, 200, 201, 202, 204, 206, 300, 301, 302, 304, 307, 308
 ACKNOWLEDGEMENTS = {**dict.fromkeys(Kind, PAYOUT), Kind.DEPOSIT: STK}
 
 
-def test_the_answers_that_garbage_is_made_of_are_good_ones() -> None:
-    """Or the tests below would show nothing."""
+def test_the_answers_before_mangling_are_valid() -> None:
+    """Otherwise the tests below would prove nothing."""
     for kind, good in ACKNOWLEDGEMENTS.items():
         assert meaning(kind, 200, text_of(good)) is None
     assert read_query_answer(200, text_of(QUERY), CHECKOUT).inquiry_outcome is InquiryOutcome.PAID
@@ -64,7 +64,7 @@ REFUSING = {400, 404, 405, 411, 413, 414, 415, 422}
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
+def test_no_mangled_answer_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
     """Of any status, as long as it may show an id: the payment may have been taken, and is asked
     about.
     """
@@ -88,7 +88,7 @@ def test_no_garbage_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
 
 @for_each("kind", Kind)
 @for_each("what", sorted(SILENT))
-def test_a_refusing_status_refuses_where_nothing_shows_a_payment(kind: Kind, what: str) -> None:
+def test_a_refusing_status_refuses_if_no_trace_of_a_payment_is_shown(kind: Kind, what: str) -> None:
     body = shapeless(ACKNOWLEDGEMENTS[kind])[what]
     for status in STATUSES:
         assert (type(meaning(kind, status, body)) is Refused) == (status in REFUSING)
@@ -104,9 +104,7 @@ def _is_text_id(body: bytes, kind: Kind) -> bool:
 
 @for_each("kind", Kind)
 @for_each("status", STATUSES)
-def test_a_good_acknowledgement_is_one_only_with_a_status_of_success(
-    kind: Kind, status: int
-) -> None:
+def test_an_acknowledgement_counts_only_with_a_status_of_success(kind: Kind, status: int) -> None:
     error = meaning(kind, status, text_of(ACKNOWLEDGEMENTS[kind]))
     assert error is None if 200 <= status < 300 else type(error) is OutcomeUnknown
 
@@ -127,7 +125,9 @@ REFUSALS: dict[str, dict[str, Any]] = {
 @for_each("kind", Kind)
 @for_each("what", REFUSALS)
 @for_each("status", [200, 302, 400, 401, 403, 404, 429, 500, 503])
-def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, status: int) -> None:
+def test_an_answer_that_refuses_and_acknowledges_is_an_unknown_outcome(
+    kind: Kind, what: str, status: int
+) -> None:
     """Sent again on the strength of one half, the payment could be made twice; failed on it, it
     could be paid.
     """
@@ -145,7 +145,7 @@ def test_a_refusal_that_acknowledges_as_well_is_neither(kind: Kind, what: str, s
      "404.001.03\r\n", "oauth.v2.InvalidApiKey", "blocked", "403.", ".403", "403.002.1001.5", "x" * 81,
      "400.002.02" + "\0" * 80, "\ud800", None, 400, 400.002, True, [], {}, ["400.002.02"]],
 )  # fmt: skip
-def test_a_code_that_is_not_daraja_s_to_the_letter_is_no_word_of_daraja_s(
+def test_a_code_that_differs_from_daraja_s_is_not_daraja_s(
     kind: Kind, status: int, code: object
 ) -> None:
     """A final failure needs Daraja's own words; a code that is cleaned first could become one of
@@ -171,14 +171,14 @@ def test_a_code_that_is_not_daraja_s_to_the_letter_is_no_word_of_daraja_s(
     "text",
     [None, 5, ["Wrong credentials"], {"Wrong credentials": 1}, True, "", "x" * 50_000, "\ud800"],
 )
-def test_a_refusal_in_words_needs_words(kind: Kind, text: object) -> None:
+def test_a_refusal_by_its_text_needs_a_text(kind: Kind, text: object) -> None:
     for code in ("500.001.1001", "500.002.1001", "500.003.02"):
         body = text_of({"errorCode": code, "errorMessage": text})
         assert type(meaning(kind, 500, body)) is OutcomeUnknown
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_redirect_refuses_nothing_whatever_it_says(kind: Kind) -> None:
+def test_a_redirect_refuses_nothing_with_any_body(kind: Kind) -> None:
     for code, text in (
         ("400.002.02", "Bad Request - Invalid Amount"),
         ("500.001.1001", "Wrong credentials"),
@@ -190,7 +190,7 @@ def test_a_redirect_refuses_nothing_whatever_it_says(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_401_and_a_429_mean_what_they_say_whatever_comes_with_them(kind: Kind) -> None:
+def test_a_401_and_a_429_are_known_by_their_status_with_any_body(kind: Kind) -> None:
     """Both are refused at the door, before M-PESA saw the payment; what acknowledges besides is
     the test above.
     """
@@ -201,7 +201,7 @@ def test_a_401_and_a_429_mean_what_they_say_whatever_comes_with_them(kind: Kind)
         assert type(meaning(kind, 429, body)) in (Throttled, OutcomeUnknown), what
 
 
-def test_no_garbage_is_a_result_of_a_query() -> None:
+def test_no_mangled_answer_is_a_result_of_a_query() -> None:
     """Neither paid nor failed."""
     fields = {**retyped(QUERY, "ResponseCode"), **retyped(QUERY, "CheckoutRequestID")}
     codes = {
@@ -231,7 +231,7 @@ def test_no_garbage_is_a_result_of_a_query() -> None:
             )
 
 
-def test_no_garbage_says_that_a_status_question_was_taken() -> None:
+def test_no_mangled_answer_acknowledges_a_status_inquiry() -> None:
     for what, body in {**shapeless(PAYOUT), **retyped(PAYOUT, "ResponseCode")}.items():
         for status in STATUSES:
             assert read_status_acknowledgement(status, body) != "acknowledged", (what, status)
@@ -249,18 +249,18 @@ _TEXTS: list[Any] = [
 
 
 @for_each("lifetime", _LIFETIMES, ids=range(len(_LIFETIMES)))
-def test_a_lifetime_that_makes_no_sense_is_no_token(lifetime: Any) -> None:
+def test_an_answer_with_an_invalid_lifetime_is_no_token(lifetime: Any) -> None:
     with pytest.raises(OutcomeUnknown):
         _parse_token(200, text_of(TOKEN | {"expires_in": lifetime}), 1000)
 
 
 @for_each("text", _TEXTS, ids=range(len(_TEXTS)))
-def test_what_is_no_bearer_token_never_comes_into_a_header(text: Any) -> None:
+def test_a_text_that_is_no_bearer_token_is_never_put_into_a_header(text: Any) -> None:
     with pytest.raises(OutcomeUnknown):
         _parse_token(200, text_of(TOKEN | {"access_token": text}), 1000)
 
 
-def test_no_garbage_is_a_token() -> None:
+def test_no_mangled_answer_is_a_token() -> None:
     for what, body in shapeless(TOKEN).items():
         if what == "names in small":  # as they are
             continue

@@ -40,14 +40,14 @@ BROKEN: list[bytes] = [
 
 @for_each("body", BROKEN, ids=range(len(BROKEN)))
 @for_each("operation", ["deposit", "withdrawal", "bill-payment"])
-def test_what_is_no_clear_json_message_is_unreadable(operation: str, body: bytes) -> None:
+def test_a_body_that_is_not_unambiguous_json_is_unreadable(operation: str, body: bytes) -> None:
     assert read_report(operation, body) == UNREADABLE
 
 
 @pytest.mark.parametrize(
     "text", ["transaction " * 5_000, "The transaction does not exist." + " " * 500]
 )
-def test_a_text_longer_than_a_sentence_does_not_say_that_nothing_was_found(text: str) -> None:
+def test_a_text_longer_than_a_sentence_is_not_read_as_not_found(text: str) -> None:
     """The pattern takes the square of its length: 64 KiB of "transaction" once kept the receiver
     busy for seconds.
     """
@@ -55,7 +55,7 @@ def test_a_text_longer_than_a_sentence_does_not_say_that_nothing_was_found(text:
     assert read("status-1", body).inquiry_outcome is InquiryOutcome.NO_ANSWER
 
 
-def test_a_byte_order_mark_is_survived() -> None:
+def test_a_byte_order_mark_is_accepted() -> None:
     assert (
         read("deposit", b"\xef\xbb\xbf" + json.dumps(stk()).encode()).outcome
         is ReportedOutcome.SUCCESS

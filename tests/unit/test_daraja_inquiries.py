@@ -49,8 +49,8 @@ def without_token(url: str, operation: str) -> str:
     return start + "/"
 
 
-def test_a_deposit_is_asked_about_in_these_fields() -> None:
-    """By the shortcode that the password is made of, also where the money goes to a till."""
+def test_an_stk_query_has_these_fields() -> None:
+    """Its short code is that of the password, also if the money goes to a till."""
     assert stk_query_body(CHECKOUT, ACCOUNT, EVENING) == {
         "BusinessShortCode": "174379",
         "Password": base64.b64encode(b"174379pa55key20260302003005").decode(),
@@ -61,8 +61,8 @@ def test_a_deposit_is_asked_about_in_these_fields() -> None:
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
 @pytest.mark.parametrize("number", [1, 12])
-def test_a_payout_is_asked_about_in_these_fields(kind: Kind, number: int) -> None:
-    """Sources disagree about the name of the target's id: both are sent (daraja.md §6.1)."""
+def test_a_status_inquiry_has_these_fields(kind: Kind, number: int) -> None:
+    """Sources disagree about the name of the target's id, so both are sent (daraja.md §6.1)."""
     body = dict(status_body(a_payment(kind=kind), "9d20-1", number, ACCOUNT, credential=CREDENTIAL))
     start = f"https://pay.example.co.ke/in/results/{PAYMENT_ID}/status-{number}"
     assert without_token(body.pop("ResultURL"), f"status-{number}") == f"{start}/"
@@ -83,7 +83,7 @@ def test_a_payout_is_asked_about_in_these_fields(kind: Kind, number: int) -> Non
     }
 
 
-def test_each_question_has_its_own_call() -> None:
+def test_each_kind_of_inquiry_has_its_own_api() -> None:
     assert (STK_QUERY.path, STATUS.path) == (
         "/mpesa/stkpushquery/v1/query",
         "/mpesa/transactionstatus/v1/query",
@@ -150,7 +150,7 @@ DEPOSIT = a_due(
 )
 
 
-async def test_an_answer_to_stk_query_is_read_at_once_and_kept() -> None:
+async def test_an_answer_to_stk_query_is_read_at_once_and_recorded() -> None:
     client, exchanges = Client(Tokens("one"), PAID), list[Exchange]()
     report = await client.inquire(DEPOSIT, 1, exchanges)
     assert report is not None
@@ -171,10 +171,10 @@ async def test_an_answer_to_stk_query_is_read_at_once_and_kept() -> None:
     [(a_due(Kind.WITHDRAWAL), str(PAYMENT_ID)), (a_due(Kind.BILL_PAYMENT), "9d20-1")],
     ids=["withdrawal", "bill payment"],
 )
-async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(
+async def test_an_inquiry_has_the_id_that_the_payout_was_sent_with(
     payment: Payment, target: str
 ) -> None:
-    """A withdrawal's is ours; a bill payment's was given by Daraja."""
+    """The id of a withdrawal is ours. Daraja assigned the id of a bill payment."""
     client, exchanges = Client(Tokens("one"), TAKEN), list[Exchange]()
     assert await client.inquire(payment, 3, exchanges) is None  # the answer comes by callback
     ((api, body),) = client.asked
@@ -187,29 +187,27 @@ async def test_a_payout_is_asked_about_by_the_id_that_it_was_made_under(
     assert [exchange.outcome for exchange in exchanges] == ["acknowledged"]
 
 
-async def test_a_question_whose_token_is_refused_is_asked_once_more_with_another() -> None:
+async def test_an_inquiry_whose_token_is_refused_is_sent_again_with_another() -> None:
     client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, PAID), list[Exchange]()
     report = await client.inquire(DEPOSIT, 1, exchanges)
     assert report is not None
     assert [exchange.outcome for exchange in exchanges] == ["TokenRefused", "paid"]
 
 
-async def test_two_refused_tokens_in_a_row_mean_that_the_question_s_operation_is_refused() -> None:
+async def test_two_refused_tokens_in_a_row_refuse_the_inquiry_s_operation() -> None:
     client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN), list[Exchange]()
     with pytest.raises(ProductRefused):
         await client.inquire(DEPOSIT, 1, exchanges)
     assert len(client.asked) == len(exchanges) == 2
 
 
-async def test_a_question_whose_new_token_was_replaced_meanwhile_says_nothing_about_its_operation() -> (
-    None
-):
+async def test_an_inquiry_whose_new_token_was_replaced_proves_nothing_about_its_operation() -> None:
     client = Client(Tokens("one", "two", "three"), INVALID_TOKEN, INVALID_TOKEN)
     with pytest.raises(Unreachable):
         await client.inquire(DEPOSIT, 1, [])
 
 
-async def test_a_probing_question_fetches_no_token() -> None:
+async def test_an_inquiry_that_probes_fetches_no_token() -> None:
     client = Client(Tokens("one"), INVALID_TOKEN)
     with pytest.raises(ProductRefused):
         await client.inquire(DEPOSIT, 1, [], is_probe=True)
@@ -217,7 +215,7 @@ async def test_a_probing_question_fetches_no_token() -> None:
 
 
 @pytest.mark.parametrize("error", [QueueUnavailable(), Unreachable(), OutcomeUnknown()])
-async def test_without_a_token_nothing_is_asked(error: Exception) -> None:
+async def test_without_a_token_no_inquiry_is_sent(error: Exception) -> None:
     client = Client(Tokens(error))
     with pytest.raises(Unreachable):
         await client.inquire(DEPOSIT, 1, [])
@@ -234,8 +232,8 @@ async def test_without_a_token_nothing_is_asked(error: Exception) -> None:
         ValueError(),
     ],
 )
-async def test_a_question_that_breaks_off_is_no_answer(error: Exception) -> None:
-    """For a payout it may still be answered by callback: nothing is written about it yet."""
+async def test_an_inquiry_whose_connection_breaks_has_no_answer(error: Exception) -> None:
+    """A callback may still answer an inquiry about a payout, so nothing is recorded yet."""
     for payment, expected in ((DEPOSIT, NO_ANSWER), (a_due(), None)):
         exchanges: list[Exchange] = []
         assert await Client(Tokens("one"), error).inquire(payment, 1, exchanges) == expected
@@ -247,7 +245,7 @@ async def test_a_question_that_breaks_off_is_no_answer(error: Exception) -> None
 @pytest.mark.parametrize(
     "payment", [DEPOSIT, a_due(), a_due(Kind.BILL_PAYMENT)], ids=["query", "status", "bill"]
 )
-async def test_what_is_kept_of_a_question_holds_no_secret_and_no_phone_number(
+async def test_the_record_of_an_inquiry_has_no_secret_and_no_phone_number(
     payment: Payment,
 ) -> None:
     body = b'{"CheckoutRequestID":"ws_CO_010320261015034711000111","errorMessage":"Invalid Access Token - abcDEF123"}'
@@ -296,7 +294,7 @@ def inquirer_of(client: Client) -> tuple[DarajaInquirer, Rate, dict[Step, Rate]]
 
 
 @pytest.mark.parametrize(("payment", "step"), [(DEPOSIT, Step.QUERY), (a_due(), Step.STATUS)])
-async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_down(
+async def test_a_throttled_inquiry_slows_down_the_common_limit_and_its_own_budget(
     payment: Payment, step: Step
 ) -> None:
     inquirer, rate, budgets = inquirer_of(Client(Tokens("one"), SPIKE))
@@ -313,7 +311,7 @@ async def test_a_throttled_question_slows_the_common_limit_and_its_own_budget_do
 
 
 @pytest.mark.parametrize(("payment", "expected"), [(DEPOSIT, NO_ANSWER), (a_due(), None)])
-async def test_a_question_that_could_not_be_asked_is_no_answer_and_slows_nothing_down(
+async def test_an_inquiry_that_was_not_sent_is_no_answer_and_slows_nothing_down(
     payment: Payment, expected: Any
 ) -> None:
     inquirer, rate, _ = inquirer_of(Client(Tokens(Unreachable())))
@@ -321,7 +319,7 @@ async def test_a_question_that_could_not_be_asked_is_no_answer_and_slows_nothing
     assert rate.slowed == 0
 
 
-async def test_an_answer_is_handed_on_with_its_exchanges() -> None:
+async def test_an_answer_is_returned_with_its_exchanges() -> None:
     inquirer, _, _ = inquirer_of(Client(Tokens("one"), PAID))
     said = await inquirer.send_inquiry(DEPOSIT, 1)
     assert said.report is not None
@@ -351,7 +349,7 @@ UNKNOWN_ENVELOPE = told(500, anything="else")
         (DEPOSIT, [SPIKE], None),
     ],
 )
-async def test_what_an_answer_to_a_question_says_about_its_operation(
+async def test_the_standing_of_an_operation_after_an_inquiry(
     payment: Payment, answers: Any, health: OperationHealth | None
 ) -> None:
     inquirer, _, _ = inquirer_of(Client(Tokens("one", "two"), *answers))
@@ -361,7 +359,7 @@ async def test_what_an_answer_to_a_question_says_about_its_operation(
     assert said.report in (None, NO_ANSWER) or health is OperationHealth.WORKS
 
 
-def test_a_deposit_that_is_final_can_still_be_asked_about() -> None:
-    """The second looks at silence, and the breaker's probe, are about final payments."""
+def test_a_final_deposit_can_still_be_inquired_about() -> None:
+    """Later inquiries after a missing result, and the breaker's probe, are about final payments."""
     attempts = (an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),)
     assert a_payment(stage=Stage.FAILED, attempts=attempts).inquiry_step is Step.QUERY

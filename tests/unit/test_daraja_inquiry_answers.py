@@ -80,7 +80,7 @@ def test_a_code_on_the_list_of_failures_is_one(code: object) -> None:
     assert report.failure == find_failure(PAGES[Kind.DEPOSIT].failures, str(code))
 
 
-def test_a_wrong_pin_is_the_customer_s_and_says_nothing_about_our_credential() -> None:
+def test_a_wrong_pin_is_the_customer_s_and_not_our_credential() -> None:
     for code in ("2001", "8006"):
         report = read(result(code))
         assert report.failure == Failure(FailureReason.WRONG_PIN, True, code)
@@ -88,7 +88,7 @@ def test_a_wrong_pin_is_the_customer_s_and_says_nothing_about_our_credential() -
 
 
 @pytest.mark.parametrize("code", ["17", "26", "1001", "1025", "9999", 1001])
-def test_a_code_that_only_asks_us_to_look_is_no_result(code: object) -> None:
+def test_a_verify_code_is_no_result(code: object) -> None:
     report = read(result(code))
     assert (report.outcome, report.inquiry_outcome, report.failure) == (
         ReportedOutcome.UNDECIDED,
@@ -109,8 +109,8 @@ def test_a_payment_that_is_still_under_processing_is_under_way(code: object) -> 
 
 
 @pytest.mark.parametrize("code", ["1050", "00", "0 ", "O", "-1", "SUCCESS", 10**30])
-def test_a_code_that_nobody_knows_is_no_result(code: object) -> None:
-    """We keep asking, and believe nothing."""
+def test_an_unknown_code_is_no_result(code: object) -> None:
+    """The worker keeps sending inquiries."""
     report = read(result(code))
     assert (report.outcome, report.inquiry_outcome, report.code) == (
         ReportedOutcome.UNDECIDED,
@@ -160,7 +160,7 @@ ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
 
 
 @for_each("row", ANSWERS, ids=[row[0] for row in ANSWERS])
-def test_what_is_no_result_is_silence_or_no_answer(
+def test_an_answer_without_a_result_is_no_result_or_no_answer(
     row: tuple[str, int, Any, InquiryOutcome],
 ) -> None:
     """Only what Daraja said after it looked for the payment counts as silence (rules.md §15)."""
@@ -173,7 +173,7 @@ def test_what_is_no_result_is_silence_or_no_answer(
 
 
 @pytest.mark.parametrize("code", ["1", 1, "", None, "00", False, True, 0.0, [], {}])
-def test_a_result_whose_question_was_not_accepted_is_no_answer(code: object) -> None:
+def test_a_result_of_a_query_that_was_not_accepted_is_no_answer(code: object) -> None:
     assert read(result("0", ResponseCode=code)).inquiry_outcome is V.NO_ANSWER
     assert read(result("1032", ResponseCode=code)).inquiry_outcome is V.NO_ANSWER
 
@@ -195,13 +195,13 @@ def test_a_result_about_another_push_is_no_answer(code: str) -> None:
 def test_a_result_with_an_id_that_cannot_be_one_is_no_answer(
     code: str, name: str, value: object
 ) -> None:
-    """It names something, and it cannot be told whether that is the push that was asked for."""
+    """Such an id might be the id of another push."""
     report = read(result(code, **{name: value}))
     assert (report.inquiry_outcome, report.failure, report.ids) == (V.NO_ANSWER, None, frozenset())
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_result_that_names_no_push_is_about_the_one_that_was_asked_for(value: object) -> None:
+def test_a_result_without_ids_is_about_the_queried_push(value: object) -> None:
     report = read(result("0", CheckoutRequestID=value))
     assert (report.inquiry_outcome, report.ids) == (
         V.PAID,
@@ -245,7 +245,7 @@ THROTTLED: list[tuple[int, Any]] = [
         (403, b"<html><body>Incident ID: 0-0</body></html>"),
     ],
 )
-def test_a_question_without_its_product_needs_no_other_token(status: int, answer: Any) -> None:
+def test_a_query_without_its_product_needs_no_other_token(status: int, answer: Any) -> None:
     """A new token would not help, and could end the tokens of calls under way."""
     with pytest.raises(ProductRefused):
         read(answer, status)
@@ -258,7 +258,7 @@ def test_a_question_without_its_product_needs_no_other_token(status: int, answer
     "body",
     [b"", b"not found", b"<html></html>", b'{"status":"error","message":"Invalid id","data":"20"}'],
 )
-def test_a_refused_question_says_nothing_of_the_payment(status: int, body: bytes) -> None:
+def test_a_refused_query_is_no_evidence_about_the_payment(status: int, body: bytes) -> None:
     report = read(body, status)
     assert (report.outcome, report.inquiry_outcome, report.failure) == (
         ReportedOutcome.UNDECIDED,
@@ -269,7 +269,7 @@ def test_a_refused_question_says_nothing_of_the_payment(status: int, body: bytes
 
 
 @for_each(("status", "answer"), TOKEN_REFUSED)
-def test_a_question_whose_token_is_refused_was_not_asked(status: int, answer: Any) -> None:
+def test_a_query_whose_token_is_refused_raises_token_refused(status: int, answer: Any) -> None:
     with pytest.raises(TokenRefused):
         read(answer, status)
     with pytest.raises(TokenRefused):
@@ -277,9 +277,7 @@ def test_a_question_whose_token_is_refused_was_not_asked(status: int, answer: An
 
 
 @pytest.mark.parametrize(("status", "answer"), THROTTLED)
-def test_a_question_too_many_was_not_asked_and_says_how_long_to_stay_away(
-    status: int, answer: Any
-) -> None:
+def test_a_throttled_query_has_the_seconds_to_wait(status: int, answer: Any) -> None:
     with pytest.raises(Throttled) as caught:
         read(answer, status)
     assert caught.value.wait_seconds > 0
@@ -315,7 +313,7 @@ TAKEN = {
         (200, b"", "not acknowledged: 200"),
     ],
 )
-def test_whether_a_status_question_was_taken_is_only_noted(
+def test_the_acknowledgement_of_a_status_inquiry_is_only_recorded(
     status: int, answer: Any, said: str
 ) -> None:
     assert read_status_acknowledgement(status, body_of(answer)) == said
@@ -355,9 +353,7 @@ STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 50
 @given(status=STATUSES, value=JSON)
 @example(status=200, value=result("0"))
 @example(status=200, value=result("1032"))
-def test_nothing_but_a_listed_code_of_an_accepted_question_is_a_result(
-    status: int, value: Any
-) -> None:
+def test_only_a_listed_code_of_an_accepted_query_is_a_result(status: int, value: Any) -> None:
     try:
         report = read_query_answer(status, json.dumps(value).encode(), CHECKOUT)
     except (TokenRefused, ProductRefused, Throttled):
@@ -389,9 +385,7 @@ def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
 
 
 @given(status=STATUSES, value=JSON)
-def test_no_json_value_is_taken_for_an_acknowledgement_without_its_zero(
-    status: int, value: Any
-) -> None:
+def test_no_json_value_without_a_zero_is_an_acknowledgement(status: int, value: Any) -> None:
     try:
         said = read_status_acknowledgement(status, json.dumps(value).encode())
     except (TokenRefused, ProductRefused, Throttled):

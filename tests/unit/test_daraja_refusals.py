@@ -62,7 +62,7 @@ OTHER_ENVELOPES: dict[str, Any] = {
 
 @for_each("what", OTHER_ENVELOPES)
 @for_each("kind", Kind)
-def test_a_refusing_status_refuses_for_good_in_whatever_envelope(kind: Kind, what: str) -> None:
+def test_a_refusing_status_is_final_in_any_envelope(kind: Kind, what: str) -> None:
     """It is said before anything is done.
 
     That a retry is safe we do not promise for an envelope that we do not know.
@@ -147,7 +147,7 @@ SIGNS: dict[str, Any] = {
 
 @for_each("what", SIGNS)
 @for_each("kind", Kind)
-def test_a_refusal_that_shows_a_payment_refuses_nothing(kind: Kind, what: str) -> None:
+def test_a_refusal_with_a_trace_of_a_payment_refuses_nothing(kind: Kind, what: str) -> None:
     """An id or an acknowledgement beside a 4xx: a refusal and its opposite in one.
 
     What cannot be read may be either.
@@ -179,10 +179,8 @@ def test_a_refusal_in_daraja_s_own_envelope_refuses_nothing_beside_an_id(kind: K
         (400, {"ResponseCode": "1", "ResponseDescription": "Duplicate OriginatorConversationID."}),
     ],
 )
-def test_a_duplicate_was_submitted_before_whatever_the_envelope_and_the_status(
-    status: int, answer: Any
-) -> None:
-    """An earlier send may have paid: this refusal ends nothing."""
+def test_a_duplicate_is_known_in_any_envelope_and_with_any_status(status: int, answer: Any) -> None:
+    """An earlier send may have paid, so this refusal ends nothing."""
     assert type(meaning(Kind.WITHDRAWAL, status, answer)) is DuplicateSubmission
 
 
@@ -213,7 +211,7 @@ FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
 
 @for_each("row", FIELDS, ids=[row[0] for row in FIELDS])
 def test_a_refused_field_is_the_callers_or_ours_by_its_name_and_the_api(row: Any) -> None:
-    """Ours: every payment will fail alike until the settings are mended."""
+    """If the field is ours, every payment fails until an operator corrects the settings."""
     name, *reasons = row
     for kind, reason in zip(
         (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT), reasons, strict=True
@@ -230,7 +228,7 @@ def test_a_refused_field_is_the_callers_or_ours_by_its_name_and_the_api(row: Any
 
 
 def test_another_code_that_names_the_callers_field_is_not_our_configuration() -> None:
-    """Or three wrong phone numbers would hold the operation for all callers."""
+    """Otherwise three wrong phone numbers would hold the operation for all callers."""
     for text, reason in (
         ("Bad Request - Invalid PhoneNumber", _P),
         ("Invalid Access Header", _C),

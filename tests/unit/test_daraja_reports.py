@@ -27,7 +27,7 @@ from tests.unit.daraja_messages import (
 )
 
 
-def test_a_deposits_success_is_read_whole() -> None:
+def test_every_field_of_a_deposits_success_is_read() -> None:
     assert read("deposit", stk()) == Report(
         outcome=ReportedOutcome.SUCCESS,
         code="0",
@@ -40,7 +40,7 @@ def test_a_deposits_success_is_read_whole() -> None:
     )
 
 
-def test_a_withdrawals_success_is_read_whole() -> None:
+def test_every_field_of_a_withdrawals_success_is_read() -> None:
     assert read("withdrawal", payout()) == Report(
         outcome=ReportedOutcome.SUCCESS,
         code="0",
@@ -57,7 +57,7 @@ def test_a_withdrawals_success_is_read_whole() -> None:
     )
 
 
-def test_a_bill_payments_success_is_read_whole_though_all_of_it_is_text() -> None:
+def test_every_field_of_a_bill_payments_success_is_read_from_text() -> None:
     report = read(
         "bill-payment",
         payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0"),
@@ -126,7 +126,7 @@ def test_a_deposits_failure_has_no_metadata_and_needs_none(
 
 
 @pytest.mark.parametrize("transaction_id", ["MJO61H754M", "OAK0000000", "PCQ91HIOZJ"])
-def test_a_failures_transaction_id_is_no_receipt_however_real_it_looks(transaction_id: str) -> None:
+def test_a_failures_transaction_id_is_never_a_receipt(transaction_id: str) -> None:
     single = {"Key": "BOCompletedTime", "Value": 20260301102031}
     report = read("withdrawal", payout(2001, single, TransactionID=transaction_id))
     assert (report.outcome, report.receipt) == (ReportedOutcome.FAILURE, None)
@@ -149,7 +149,7 @@ def test_a_failures_transaction_id_is_no_receipt_however_real_it_looks(transacti
         "UC14KD82Q\n",
     ],
 )
-def test_a_placeholder_or_anything_else_that_is_no_receipt_is_none(receipt: object) -> None:
+def test_a_placeholder_is_not_a_receipt(receipt: object) -> None:
     items = named({**STK_ITEMS, "MpesaReceiptNumber": receipt}, "Name")
     assert read("deposit", stk(0, items)).receipt is None
 
@@ -183,7 +183,7 @@ AMOUNTS: list[tuple[object, Decimal | None]] = [
 
 
 @for_each(("value", "amount"), AMOUNTS)
-def test_an_amount_is_exact_or_is_noted_as_no_number_and_left_out(
+def test_an_amount_is_exact_or_is_left_out_and_marked(
     value: object, amount: Decimal | None
 ) -> None:
     report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
@@ -244,7 +244,7 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
     assert (deposit.amount, deposit.receipt) == (Decimal(250), "UC14KD82QZ")
 
 
-def test_a_message_that_names_one_id_in_two_spellings_names_both() -> None:
+def test_an_id_in_two_spellings_is_read_twice() -> None:
     message = payout()
     message["Result"]["Conversation ID"] = "AG_another"
     assert {
@@ -255,7 +255,7 @@ def test_a_message_that_names_one_id_in_two_spellings_names_both() -> None:
     }
 
 
-def test_an_amount_is_read_from_the_text_and_not_by_way_of_a_float() -> None:
+def test_an_amount_is_read_from_its_text_without_a_float() -> None:
     body = json.dumps(stk()).replace("250.0", "250.00000000000000000001").encode()
     assert read("deposit", body).amount == Decimal("250.00000000000000000001")
 
@@ -263,7 +263,7 @@ def test_an_amount_is_read_from_the_text_and_not_by_way_of_a_float() -> None:
 @pytest.mark.parametrize(
     "number", ["1e999999", "1e-999999", "1e99999999999999999999", "9" * 4000 + ".5"]
 )
-def test_a_number_of_any_size_is_survived(number: str) -> None:
+def test_a_number_of_any_size_is_read_without_an_error(number: str) -> None:
     body = json.dumps(stk()).replace("250.0", number).encode()
     report = read("deposit", body)
     assert report.amount != 250
@@ -285,7 +285,7 @@ def test_amounts_that_differ_within_a_message_are_unreadable() -> None:
     assert (report.has_amount, report.amount) == (True, None)
 
 
-def test_items_are_read_by_name_in_whatever_order() -> None:
+def test_items_are_read_by_name_in_any_order() -> None:
     items = named(STK_ITEMS, "Name")[::-1]
     assert read("deposit", stk(0, items)) == read("deposit", stk())
 
@@ -355,9 +355,7 @@ def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) ->
     ],
 )
 @pytest.mark.parametrize("operation", ["withdrawal-timeout", "bill-payment-timeout"])
-def test_a_timeout_message_is_only_a_timeout_whatever_it_holds(
-    operation: str, message: Any
-) -> None:
+def test_a_timeout_message_is_only_a_timeout_with_any_content(operation: str, message: Any) -> None:
     report = read(operation, message)
     assert (report.outcome, report.inquiry_outcome, report.failure, report.receipt) == (
         ReportedOutcome.TIMEOUT,

@@ -64,7 +64,7 @@ def without_token(url: str, operation: str) -> str:
     return start + "/"
 
 
-def test_a_deposit_is_asked_for_in_these_fields() -> None:
+def test_a_deposit_is_sent_with_these_fields() -> None:
     body = body_of(a_payment())
     assert without_token(body.pop("CallBackURL"), "deposit") == address("deposit")
     assert body == {
@@ -88,7 +88,7 @@ def test_a_till_is_paid_by_its_own_number_under_the_head_offices_shortcode() -> 
     )  # fmt: skip
 
 
-def test_a_withdrawal_is_asked_for_in_these_fields() -> None:
+def test_a_withdrawal_is_sent_with_these_fields() -> None:
     body = body_of(a_payment(kind=Kind.WITHDRAWAL))
     assert without_token(body.pop("ResultURL"), "withdrawal") == address("withdrawal")
     assert without_token(body.pop("QueueTimeOutURL"), "withdrawal-timeout") == address(
@@ -121,7 +121,7 @@ def test_each_purpose_has_its_command(purpose: Purpose | None, command: str) -> 
 
 
 def test_every_send_of_a_withdrawal_carries_the_same_id() -> None:
-    """Daraja refuses its second use: that is what makes a resend harmless."""
+    """A resend is harmless because Daraja refuses the id's second use."""
     ids = {body_of(a_payment(kind=Kind.WITHDRAWAL))["OriginatorConversationID"] for _ in range(3)}
     assert ids == {str(PAYMENT_ID)}
     assert len(str(PAYMENT_ID)) <= 36
@@ -139,7 +139,7 @@ def test_every_send_of_a_withdrawal_carries_the_same_id() -> None:
         ),
     ],
 )
-def test_a_bill_payment_is_asked_for_in_these_fields(
+def test_a_bill_payment_is_sent_with_these_fields(
     parties: dict[str, Any], command: str, identifier: str, receiver: str
 ) -> None:
     payment = a_payment(kind=Kind.BILL_PAYMENT, **parties)
@@ -166,7 +166,7 @@ def test_a_bill_payment_is_asked_for_in_these_fields(
 @for_each("amount", [1, 10, 999, 100_000, 250_000])
 @for_each("kind", Kind)
 def test_every_call_writes_its_amount_as_a_string_of_digits(kind: Kind, amount: int) -> None:
-    """The portal's samples do so, and a server that follows them refuses a JSON number."""
+    """The portal's samples have strings, and a server that follows them refuses a JSON number."""
     sent = json.dumps(body_of(a_payment(kind=kind, amount_kes=amount)))
     assert json.loads(sent)["Amount"] == str(amount)
 
@@ -197,7 +197,7 @@ FREE_TEXTS = [
 def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(
     written: str, sent: str
 ) -> None:
-    """`@`, `#` and `&` made requests fail silently. Our record keeps what the caller wrote."""
+    """`@`, `#` and `&` made requests fail silently. Our record has the caller's own text."""
     deposit = a_payment(description=written)
     assert body_of(deposit)["TransactionDesc"] == sent
     assert deposit.request.description == written
@@ -205,8 +205,8 @@ def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(
         assert body_of(a_payment(kind=kind, remarks=written))["Remarks"] == sent
 
 
-def test_free_text_keeps_its_limits_after_it_is_reduced() -> None:
-    """One character may become several, and several none."""
+def test_a_reduced_free_text_is_within_the_limits() -> None:
+    """Reducing may make a text longer or shorter."""
     assert body_of(a_payment(description="\ufb03" * 13))["TransactionDesc"] == "ffiffiffiffif"
     assert body_of(a_payment(description="123456789012 &"))["TransactionDesc"] == "123456789012"
     assert body_of(a_payment(description="&x"))["TransactionDesc"] == "x"
@@ -227,7 +227,7 @@ def test_any_text_becomes_one_that_daraja_accepts(text: str) -> None:
 
 @pytest.mark.parametrize("account", ["INV/42", "A-1", "A.B C", "0011 / 22-3.4", "METER7731"])
 def test_a_bill_account_reaches_daraja_exactly_as_the_caller_wrote_it(account: str) -> None:
-    """It says which account is paid: a changed one would pay another account."""
+    """A changed account reference would pay another account."""
     payment = a_payment(kind=Kind.BILL_PAYMENT, account_reference=account)
     assert body_of(payment)["AccountReference"] == account
 
@@ -243,7 +243,7 @@ def test_nothing_of_the_callers_metadata_reaches_daraja() -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged(
+def test_each_kind_has_its_api_and_the_id_that_an_acknowledgement_needs(
     kind: Kind,
 ) -> None:
     api = PAGES[kind].api
@@ -256,7 +256,7 @@ def test_each_kind_has_its_call_and_the_id_without_which_nothing_is_acknowledged
     assert (api.path, api.acknowledgement_id) == expected[kind]
 
 
-def test_the_credential_is_the_password_encrypted_for_a_certificate_however_old(
+def test_the_credential_is_the_password_encrypted_for_a_certificate_of_any_age(
     tmp_path: Path,
 ) -> None:
     key = rsa.generate_private_key(65537, 2048)
@@ -278,7 +278,7 @@ def test_a_certificate_without_an_rsa_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kind) -> None:
+def test_the_record_of_a_request_has_no_secret_and_no_phone_number(kind: Kind) -> None:
     body = body_of(a_payment(kind=kind))
     kept = _build_exchange(
         an_attempt_id(),
@@ -301,7 +301,7 @@ def test_what_is_kept_of_a_request_holds_no_secret_and_no_phone_number(kind: Kin
     assert kept.request["Amount"] == "250"
 
 
-def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
+def test_the_id_of_a_withdrawal_is_recorded_whole() -> None:
     """Even one whose last group is all digits, as a phone number is."""
     payment_id = str(UUID("0199a0b1-c2d3-7e4f-8a5b-123456789012"))
     for name in ("OriginatorConversationID", "OriginalConversationID"):
@@ -309,13 +309,13 @@ def test_the_id_that_daraja_knows_a_withdrawal_by_is_kept_whole() -> None:
 
 
 def test_an_id_that_daraja_made_is_masked_like_any_text() -> None:
-    """It may have a phone number in it; the true one is among the payment's provider ids."""
+    """It may contain a phone number. The true id is among the payment's provider ids."""
     assert SECRET_FIELDS.mask_field("OriginatorConversationID", "711000111-1-1") == "7******11-1-1"
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(kind: Kind) -> None:
-    """A proxy's error page may echo the headers and the body, in whatever form."""
+def test_an_answer_that_repeats_the_request_is_recorded_without_its_secrets(kind: Kind) -> None:
+    """A proxy's error page may echo the headers and the body in any form."""
     body = body_of(a_payment(kind=kind))
     secrets = [
         TOKEN.text,
@@ -366,7 +366,7 @@ def test_an_answer_that_repeats_all_that_it_was_asked_with_is_kept_without_it(ki
         (b"12345678", "12345678"),
     ],
 )
-def test_an_answer_is_kept_without_numbers_names_and_what_postgres_cannot_hold(
+def test_an_answer_is_recorded_without_phone_numbers_names_and_null_characters(
     answer: bytes, expected: str
 ) -> None:
     assert (
@@ -374,7 +374,7 @@ def test_an_answer_is_kept_without_numbers_names_and_what_postgres_cannot_hold(
     )
 
 
-def test_an_answer_is_kept_only_in_part() -> None:
+def test_only_a_part_of_a_long_answer_is_recorded() -> None:
     kept = _build_exchange(
         an_attempt_id(), B2C, {}, True, 200, b"x" * 60_000, "OutcomeUnknown", TOKEN
     )

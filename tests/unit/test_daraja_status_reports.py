@@ -31,7 +31,7 @@ def reading(message: Any) -> Report:
     return read("status-1", message)
 
 
-def test_a_completed_payout_is_read_whole_and_the_envelope_is_not_about_it() -> None:
+def test_every_field_of_a_completed_payout_is_read_and_none_of_the_envelope() -> None:
     assert reading(status()) == Report(
         outcome=ReportedOutcome.SUCCESS,
         code="Completed",
@@ -67,7 +67,7 @@ def test_a_payout_that_ended_otherwise_has_failed(
     assert (report.ids, report.amount, report.receipt) == (IDS, Decimal(1500), None)
 
 
-def test_a_failure_has_no_receipt_however_real_its_number_looks() -> None:
+def test_a_failed_payout_never_has_a_receipt() -> None:
     assert reading(status(0, parameters(TransactionStatus="Failed"))).receipt is None
 
 
@@ -78,7 +78,7 @@ def test_a_failure_has_no_receipt_however_real_its_number_looks() -> None:
         "Complete", "failed", "Unknown", 0, 1, True, ["Completed"], {"Completed": 1}, "Completed\x00", "x" * 500,
     ],
 )  # fmt: skip
-def test_any_other_status_ends_nothing_but_shows_that_daraja_has_it(said: Any) -> None:
+def test_any_other_status_ends_nothing_but_shows_that_daraja_found_it(said: Any) -> None:
     report = reading(status(0, parameters(TransactionStatus=said)))
     assert (report.outcome, report.inquiry_outcome, report.failure, report.receipt) == (
         ReportedOutcome.UNDECIDED,
@@ -101,21 +101,21 @@ def test_any_other_status_ends_nothing_but_shows_that_daraja_has_it(said: Any) -
         ("Completed", 0, V.UNDER_WAY),
     ],
 )
-def test_a_status_that_is_said_twice_counts_only_where_both_agree(
+def test_a_repeated_status_counts_only_if_both_agree(
     first: Any, second: Any, verdict: InquiryOutcome
 ) -> None:
     items = [*parameters(TransactionStatus=first), {"Key": "TransactionStatus", "Value": second}]
     assert reading(status(0, items)).inquiry_outcome is verdict
 
 
-def test_a_key_that_is_said_twice_without_a_value_says_nothing() -> None:
+def test_a_repeated_key_without_a_value_is_ignored() -> None:
     assert (
         reading(status(0, [*parameters(), {"Key": "TransactionStatus"}])).inquiry_outcome is V.PAID
     )
 
 
-def test_daraja_s_own_doubled_key_is_survived() -> None:
-    """The documents show DebitPartyName twice; the second is really the credit party's."""
+def test_daraja_s_own_repeated_key_is_accepted() -> None:
+    """The documentation shows DebitPartyName twice. The second is the credit party's name."""
     items = [
         *parameters(CreditPartyName=ABSENT),
         {"Key": "DebitPartyName", "Value": "254711000111 - JANE DOE"},
@@ -145,7 +145,7 @@ def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
-def test_an_id_that_is_not_said_contradicts_nothing(value: Any) -> None:
+def test_a_missing_id_contradicts_nothing(value: Any) -> None:
     report = reading(status(0, parameters(OriginatorConversationID=value)))
     assert (report.outcome, report.ids) == (
         ReportedOutcome.SUCCESS,
@@ -156,7 +156,7 @@ def test_an_id_that_is_not_said_contradicts_nothing(value: Any) -> None:
 @for_each("value", [5, True, [], [TARGET], {}, "x" * 65, "é", "a\0b", "\ud800"])
 @for_each("said", ["Completed", "Failed", "Pending"])
 def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(said: str, value: Any) -> None:
-    """It names something, and it cannot be told whether that is the payment that was asked for."""
+    """Such an id might be the id of another payment."""
     assert (
         reading(status(0, parameters(OriginatorConversationID=value, TransactionStatus=said)))
         == UNREADABLE
@@ -188,7 +188,7 @@ def test_an_amount_may_be_text_and_is_exact_or_left_out(value: Any, amount: Deci
 
 
 def test_the_target_s_ids_and_status_are_found_by_the_letters_of_their_names() -> None:
-    """Status results of 2017 write blanks (daraja.md §4.3)."""
+    """The names in status results of 2017 have blanks (daraja.md §4.3)."""
     items = [
         {"Key": "Originator Conversation ID", "Value": TARGET},
         {"Key": "Conversation ID", "Value": "AG_20260301_2010"},
@@ -203,7 +203,7 @@ def test_the_target_s_ids_and_status_are_found_by_the_letters_of_their_names() -
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
-def test_an_amount_that_is_not_said_is_absent(value: Any) -> None:
+def test_an_amount_without_a_value_is_left_out(value: Any) -> None:
     report = reading(status(0, parameters(Amount=value)))
     assert (report.outcome, report.has_amount, report.amount) == (
         ReportedOutcome.SUCCESS,
@@ -221,7 +221,7 @@ def test_a_completed_payout_with_a_placeholder_for_a_receipt_has_none(receipt: A
     assert (report.outcome, report.receipt) == (ReportedOutcome.SUCCESS, None)
 
 
-def test_the_envelope_s_transaction_id_is_the_question_s_and_no_receipt() -> None:
+def test_the_envelope_s_transaction_id_is_the_inquiry_s_and_no_receipt() -> None:
     report = reading(status(0, parameters(ReceiptNo=ABSENT), TransactionID="UC19BQ77TL"))
     assert report.receipt is None
 
@@ -246,7 +246,7 @@ def test_a_single_object_stands_for_a_list_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("code", [0, "0"])
-def test_a_zero_says_that_the_question_was_answered_as_text_or_number(code: object) -> None:
+def test_a_zero_as_text_or_number_means_that_the_inquiry_worked(code: object) -> None:
     assert reading(status(code)).inquiry_outcome is V.PAID
 
 
@@ -262,7 +262,7 @@ def test_a_zero_says_that_the_question_was_answered_as_text_or_number(code: obje
         "The transaction receipt number does not exist.",
     ],
 )
-def test_not_found_is_one_of_two_codes_with_a_text_that_says_so(text: str) -> None:
+def test_not_found_is_one_of_two_codes_with_a_text_of_that_meaning(text: str) -> None:
     for code in (2032, "2032", "SFC_IC0003"):
         report = reading(status(code, ABSENT, ResultDesc=text))
         assert report == Report(
@@ -285,7 +285,7 @@ def test_not_found_is_one_of_two_codes_with_a_text_that_says_so(text: str) -> No
 
 
 def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
-    """As two strangers captured it: no parameters, a placeholder, a reference without a value."""
+    """As in two public captures: no parameters, a placeholder, a reference without a value."""
     message = {
         "Result": {
             "ResultType": 0,
@@ -320,13 +320,13 @@ def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
     ],
 )
 def test_the_code_with_any_other_text_is_no_answer(text: Any) -> None:
-    """It means as well that the operator does not exist: our own name, not the payment."""
+    """The code also means that the operator, our initiator, does not exist."""
     for code in ("SFC_IC0003", 2032, "2032"):
         assert reading(status(code, ABSENT, ResultDesc=text)).inquiry_outcome is V.NO_ANSWER
 
 
 @for_each("code", [1, "1", 15, 17, 25, 26, 29, "100000000", "R000002", "00", "0 ", "O", -1, 10**30])
-def test_any_other_code_is_no_answer_whatever_the_parameters_say(code: object) -> None:
+def test_any_other_code_is_no_answer_with_any_parameters(code: object) -> None:
     report = reading(status(code))
     assert (report.outcome, report.inquiry_outcome, report.receipt, report.ids) == (
         ReportedOutcome.UNDECIDED, V.NO_ANSWER, None, frozenset(),
@@ -335,7 +335,7 @@ def test_any_other_code_is_no_answer_whatever_the_parameters_say(code: object) -
 
 
 @pytest.mark.parametrize("code", [2001, "2001", 18, 20, 21, 8006, "8006"])
-def test_an_answer_that_refuses_our_credential_says_so(code: object) -> None:
+def test_an_answer_that_refuses_our_credential_is_marked(code: object) -> None:
     report = reading(status(code, ABSENT))
     assert (report.inquiry_outcome, report.refuses_credential) == (V.NO_ANSWER, True)
 
@@ -355,7 +355,7 @@ def test_another_shape_is_unreadable(message: Any) -> None:
     assert reading(message) == UNREADABLE
 
 
-def test_a_payout_s_result_at_a_question_s_address_ends_nothing() -> None:
+def test_a_payout_s_result_at_an_inquiry_s_address_ends_nothing() -> None:
     """The operation alone decides how a body is read: there it has no TransactionStatus."""
     assert reading(payout()).outcome is ReportedOutcome.UNDECIDED
     assert reading(payout(1)).outcome is ReportedOutcome.UNDECIDED
@@ -367,7 +367,7 @@ def test_a_payout_s_result_at_a_question_s_address_ends_nothing() -> None:
 
 
 @pytest.mark.parametrize("operation", ["status-1-timeout", "status-999999-timeout"])
-def test_a_time_out_of_a_question_is_only_a_time_out(operation: str) -> None:
+def test_a_time_out_of_an_inquiry_is_only_a_time_out(operation: str) -> None:
     for message in (status(), status(2001), {"Initiator": "api", "SecurityCredential": "c2VjcmV0"}):
         report = read(operation, message)
         assert (report.outcome, report.inquiry_outcome, report.refuses_credential) == (
@@ -421,7 +421,7 @@ def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_paymen
 
 
 @given(body=st.binary(max_size=300))
-def test_no_bytes_make_the_reader_raise_or_believe(body: bytes) -> None:
+def test_no_bytes_make_the_reader_raise_or_end_a_payment(body: bytes) -> None:
     assert read_report("status-7", body).outcome in (
         ReportedOutcome.UNREADABLE,
         ReportedOutcome.UNDECIDED,

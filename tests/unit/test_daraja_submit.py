@@ -99,13 +99,13 @@ async def problem_of(client: Client, open_attempt: OpenAttempt | None = None) ->
     return caught.value
 
 
-async def test_an_acknowledgement_is_its_ids() -> None:
+async def test_submit_returns_the_ids_of_the_acknowledgement() -> None:
     assert await Client(Tokens("one"), ACKNOWLEDGED).submit(BILL, an_open_attempt()) == {
         ("conversation_id", "AG_1")
     }
 
 
-async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> None:
+async def test_a_refused_token_is_replaced_and_the_request_is_sent_again() -> None:
     client = Client(Tokens("one", "two"), INVALID_TOKEN, ACKNOWLEDGED)
     open_attempt = an_open_attempt()
     await client.submit(BILL, open_attempt)
@@ -116,13 +116,13 @@ async def test_a_refused_token_is_replaced_and_the_request_sent_once_more() -> N
     ]
 
 
-async def test_a_second_refusal_of_the_token_is_one_of_the_operation() -> None:
+async def test_a_second_refusal_of_the_token_refuses_the_operation() -> None:
     client = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN)
     assert isinstance(await problem_of(client), ProductRefused)
     assert client.sent_with == ["one", "two"]
 
 
-async def test_a_new_token_that_another_worker_replaced_meanwhile_proves_nothing_about_the_operation() -> (
+async def test_a_new_token_that_another_worker_replaced_proves_nothing_about_the_operation() -> (
     None
 ):
     client = Client(Tokens("one", "two", "three"), INVALID_TOKEN, INVALID_TOKEN)
@@ -130,7 +130,7 @@ async def test_a_new_token_that_another_worker_replaced_meanwhile_proves_nothing
     assert client.sent_with == ["one", "two"]
 
 
-async def test_while_redis_is_away_a_second_refusal_proves_nothing_about_the_operation() -> None:
+async def test_without_redis_a_second_refusal_proves_nothing_about_the_operation() -> None:
     client = Client(Tokens("one", "two", QueueUnavailable()), INVALID_TOKEN, INVALID_TOKEN)
     assert type(await problem_of(client)) is Unreachable
 
@@ -187,7 +187,7 @@ async def test_of_many_requests_whose_token_was_refused_one_tries_the_new_token_
     assert all(isinstance(item, frozenset if has_product else ProductRefused) for item in said)
 
 
-async def test_past_the_deadline_the_request_is_not_sent_once_more() -> None:
+async def test_past_the_deadline_the_request_is_not_sent_again() -> None:
     at = [0.0]
     fence = Fence(clock=lambda: at[0], deadline_seconds=30, is_draining=lambda: False)
 
@@ -272,25 +272,23 @@ def proves_that_nothing_was_done(error: ProviderError) -> bool:
 
 
 @pytest.mark.parametrize(("status", "body"), NO_TOKEN)
-async def test_without_a_token_nothing_was_written_so_nothing_is_in_doubt(
-    status: int, body: bytes
-) -> None:
-    """A bill payment in doubt is a person's afternoon; here its request never left."""
+async def test_without_a_token_no_payment_becomes_in_doubt(status: int, body: bytes) -> None:
+    """Its request never left. A bill payment in doubt costs an operator much time."""
     client = Client(token_source(status, body))
     assert proves_that_nothing_was_done(await problem_of(client))
     assert client.sent_with == []
 
 
-async def test_wrong_consumer_keys_fail_no_payment_while_somebody_can_mend_them() -> None:
+async def test_wrong_consumer_keys_fail_no_payment() -> None:
     assert proves_that_nothing_was_done(await problem_of(Client(token_source(400, b""))))
 
 
 @pytest.mark.parametrize(
     "error", [QueueUnavailable(), Unreachable(), OutcomeUnknown(), Throttled()]
 )
-async def test_a_token_that_was_refused_and_cannot_be_replaced_leaves_no_doubt(
+async def test_a_refused_token_that_cannot_be_replaced_puts_no_payment_in_doubt(
     error: Exception,
 ) -> None:
-    """The first send was refused at the door, before M-PESA saw it, and no other was made."""
+    """The gateway refused the first send before M-PESA saw it, and there was no other send."""
     client = Client(Tokens("one", error), INVALID_TOKEN)
     assert proves_that_nothing_was_done(await problem_of(client))

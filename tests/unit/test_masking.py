@@ -70,12 +70,12 @@ def test_a_number_a_name_a_token_or_a_secret_is_masked(text: str, expected: str)
         "worker_ready", "AG_20260301_7fdf0a1b", "KES 1200 to till 556677",
     ],
 )  # fmt: skip
-def test_what_an_operator_follows_a_payment_by_is_kept(text: str) -> None:
+def test_texts_that_an_operator_searches_for_stay_readable(text: str) -> None:
     assert mask_text(text) == text
 
 
-def test_our_own_ids_are_kept_whatever_digits_they_have() -> None:
-    """Unless they end as a phone number does, which one in a thousand million might."""
+def test_our_own_ids_stay_readable_with_any_digits() -> None:
+    """Except an id whose end looks like a phone number: about one in a thousand million."""
     for _ in range(2_000):
         payment_id = str(UUID(int=uuid_utils.uuid7().int))
         assert mask_text(payment_id) == payment_id or payment_id[-12:].isdigit()
@@ -85,7 +85,7 @@ def test_our_own_ids_are_kept_whatever_digits_they_have() -> None:
 
 
 @given(SUBSCRIBERS, PREFIXES, AROUND, AROUND)
-def test_no_subscriber_s_number_survives_in_any_text(
+def test_a_subscriber_s_number_is_masked_in_any_text(
     number: str, prefix: str, before: str, after: str
 ) -> None:
     line = line_of(
@@ -101,8 +101,8 @@ def test_no_subscriber_s_number_survives_in_any_text(
         max_leaves=8,
     )
 )
-def test_no_subscriber_s_number_survives_in_any_value(value: Any) -> None:
-    """As a number, as a key, inside a list: and what is written is still JSON."""
+def test_a_subscriber_s_number_is_masked_in_any_value(value: Any) -> None:
+    """As a number, as a key, or inside a list. The line is still JSON."""
     line = line_of({"event": "x", "value": value, str(value): 1, "bytes": str(value).encode()})
     assert not re.search(
         r"\d{9}", re.sub(r"\d\.\d+(e[+-]?\d+)?", "", line.replace("timestamp", ""))
@@ -115,14 +115,12 @@ def test_no_subscriber_s_number_survives_in_any_value(value: Any) -> None:
     st.text(min_size=6, alphabet=st.characters(min_codepoint=33, max_codepoint=126)),
     st.text(),
 )
-def test_a_secret_of_the_process_is_masked_wherever_it_stands(
-    before: str, secret: str, after: str
-) -> None:
+def test_a_secret_of_the_process_is_masked_everywhere(before: str, secret: str, after: str) -> None:
     assert secret not in Masking([secret]).mask(f"{before}{secret}{after}").replace("[masked]", "")
 
 
-def test_a_value_that_is_no_json_is_written_as_what_it_says_of_itself_masked() -> None:
-    """As structlog does, but masked."""
+def test_a_value_that_is_not_json_is_written_as_its_masked_repr() -> None:
+    """structlog writes the repr too, but without masking."""
     line = line_of(
         {
             "event": "x",
@@ -136,7 +134,7 @@ def test_a_value_that_is_no_json_is_written_as_what_it_says_of_itself_masked() -
 
 
 def test_a_long_text_is_cut_after_it_was_masked() -> None:
-    """Before, half of a secret could be what is left."""
+    """If it were cut first, half of a secret could remain."""
     text = Masking().mask("x " * 3_990 + "254711000111" + " y" * 9_000)
     assert len(text) < 8_100
     assert "2547******11" in text
@@ -149,7 +147,7 @@ def test_a_long_text_is_cut_after_it_was_masked() -> None:
         "01234567-",
     ],
 )  # fmt: skip
-def test_an_attack_on_the_patterns_costs_no_more_than_its_length(hostile: str) -> None:
+def test_the_time_of_masking_is_linear_in_the_length_of_a_hostile_text(hostile: str) -> None:
     """Eight times the text costs about eight times as much, not sixty-four: compared within one
     run.
     """

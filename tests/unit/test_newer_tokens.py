@@ -1,4 +1,4 @@
-"""Whether a refused token was the newest: that alone makes its refusal one of the operation."""
+"""A refused token counts against the operation only if no newer token is shared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stored_text(token: Token) -> str:
 
 
 class TokenStore:
-    """Another worker holds the refresh for so many looks, and then shares what it fetched."""
+    """Another worker holds the lock for `looks` tries, and then shares the token `then`."""
 
     def __init__(self, token: Token | None, *, looks: int = 0, then: Token | None = None) -> None:
         self.text = stored_text(token) if token else None
@@ -73,20 +73,20 @@ async def test_only_a_token_that_was_issued_later_is_newer(
     assert await source_of(TokenStore(shared)).find_newer(SECOND) == newer
 
 
-async def test_a_fetch_that_is_under_way_is_waited_for() -> None:
+async def test_find_newer_waits_for_a_fetch_that_is_under_way() -> None:
     """Daraja has ended the second token, and the worker that fetched the third has not shared it
     yet.
     """
     assert await source_of(TokenStore(SECOND, looks=3, then=THIRD)).find_newer(SECOND) == THIRD
 
 
-async def test_a_newer_token_is_the_one_that_is_used_from_then_on() -> None:
+async def test_a_newer_token_is_used_from_then_on() -> None:
     source = source_of(TokenStore(THIRD))
     await source.find_newer(SECOND)
     assert await source.get_current() == THIRD
 
 
-async def test_while_redis_is_away_it_is_not_known() -> None:
+async def test_without_redis_find_newer_raises() -> None:
     store = TokenStore(SECOND)
     store.is_away = True
     with pytest.raises(QueueUnavailable):

@@ -35,8 +35,8 @@ def record_of(logger: str, error: Exception) -> logging.LogRecord:
     )
 
 
-def test_a_request_that_is_no_http_is_a_warning_that_repeats_nothing_of_it() -> None:
-    """Its text quotes the request line, and a callback's request line holds its token."""
+def test_a_request_that_is_not_http_is_a_warning_without_its_text() -> None:
+    """The text quotes the request line, and a callback's request line has its token."""
     [event] = logged(record_of("aiohttp.server", BadStatusLine("POST /results/id/deposit/t0ken")))
     assert (event["event"], event["log_level"]) == ("bad_http", "warning")
     assert "t0ken" not in str(event)
@@ -45,7 +45,7 @@ def test_a_request_that_is_no_http_is_a_warning_that_repeats_nothing_of_it() -> 
 @pytest.mark.parametrize(
     ("logger", "level"), [("sqlalchemy.pool.impl", "warning"), ("asyncio", "error")]
 )
-def test_a_lost_connection_that_cannot_be_closed_well_wakes_nobody(logger: str, level: str) -> None:
+def test_a_lost_connection_that_cannot_be_closed_is_only_a_warning(logger: str, level: str) -> None:
     [event] = logged(record_of(logger, RuntimeError("x")))
     assert event["log_level"] == level
 
@@ -66,7 +66,9 @@ class TestWhatIsToldOfAnError:
         ],
         ids=["int", "uuid", "key", "json", "pydantic", "unicode", "file"],
     )
-    def test_no_value_that_its_text_quotes(self, break_it: Callable[[str], object]) -> None:
+    def test_a_value_that_an_error_quotes_is_not_logged(
+        self, break_it: Callable[[str], object]
+    ) -> None:
         name = "JANE" + "DOE"  # put together, because a traceback shows the lines of this file
         with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever each of them raises
             break_it(name)
@@ -75,8 +77,8 @@ class TestWhatIsToldOfAnError:
         assert told["error"] == type(caught.value).__name__
         assert "test_observability" in told["traceback"]
 
-    def test_what_led_to_it_is_told_without_values_too(self) -> None:
-        """A database's error is mostly the cause of another, and a group holds several."""
+    def test_the_causes_of_an_error_are_logged_without_values(self) -> None:
+        """A database's error is mostly the cause of another error, and a group has several."""
         row = "JANE" + "DOE"
         try:
             try:
@@ -92,7 +94,7 @@ class TestWhatIsToldOfAnError:
         for kind in ("DBAPIError", "ExceptionGroup", "KeyError", "StoreUnavailable"):
             assert kind in told["traceback"]
 
-    def test_errors_that_lead_to_each_other_are_told_once(self) -> None:
+    def test_errors_in_a_circle_are_logged_once(self) -> None:
         first, second = RuntimeError("first"), RuntimeError("second")
         first.__cause__, second.__cause__ = second, first
         assert (
@@ -102,7 +104,7 @@ class TestWhatIsToldOfAnError:
             == 1
         )
 
-    def test_what_says_nothing_but_our_own_words_is_kept(self) -> None:
+    def test_an_error_with_our_own_text_is_logged_with_it(self) -> None:
         told = redact_exception(
             None, "error", {"event": "x", "exc_info": RuntimeError("a locked row was not written")}
         )
@@ -154,10 +156,8 @@ except ValueError:
 
 
 @pytest.mark.parametrize("program", _SAID_BY_OTHERS.values(), ids=list(_SAID_BY_OTHERS))
-def test_whoever_speaks_in_a_process_speaks_in_our_form_and_masked(
-    program: str, tmp_path: Path
-) -> None:
-    """Nothing is printed past the log: what a process writes is JSON, one object a line."""
+def test_every_line_of_a_process_has_our_format_and_is_masked(program: str, tmp_path: Path) -> None:
+    """A process prints only JSON, one object a line."""
     start = "from domain.adapters.observability import set_up_logging as start\n"
     start += "start('DEBUG', process='p', secrets=['pass_phrase'])\n"
     # From a file far away: a traceback shows the lines of the program, and these hold what must not

@@ -79,7 +79,7 @@ NEVER_FINAL = [
 
 @for_each("kind", Kind)
 @for_each("code", [*EVERY_CODE, *NEVER_FINAL])
-def test_a_code_finalizes_as_the_contract_says_or_not_at_all(kind: Kind, code: str) -> None:
+def test_a_code_finalizes_only_as_the_contract_says(kind: Kind, code: str) -> None:
     wanted = FINAL[kind].get(code)
     expected = None if wanted is None else Failure(FailureReason(wanted[0]), wanted[1], code)
     assert find_failure(PAGES[kind].failures, code) == expected
@@ -112,7 +112,7 @@ def test_success_is_one_code_and_no_failure() -> None:
         (b"0", None), ("", None), ("x" * 41, None), ("0\n", None), ("\ud800", None),
     ],
 )  # fmt: skip
-def test_a_code_is_text_whether_it_came_as_integer_or_string_and_nothing_else(
+def test_a_code_is_read_as_text_from_an_integer_or_a_string_only(
     value: object, text: str | None
 ) -> None:
     assert code_text(value) == text

@@ -25,7 +25,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
-def test_bytes_with_more_than_one_meaning_or_with_none_are_refused(is_exact: bool) -> None:
+def test_bytes_that_are_ambiguous_or_not_json_are_refused(is_exact: bool) -> None:
     for body, fault in REFUSED:
         with pytest.raises(Unreadable) as refusal:
             parse(body, has_exact_numbers=is_exact)
@@ -55,7 +55,7 @@ def test_numbers_of_a_request_are_plain_ones() -> None:
     assert [type(value) for value in values] == [int, float, int]
 
 
-def test_only_daraja_may_begin_with_a_byte_order_mark() -> None:
+def test_only_messages_of_daraja_may_begin_with_a_byte_order_mark() -> None:
     assert parse(b"\xef\xbb\xbf{}") == {}
     with pytest.raises(Unreadable, match="BOM"):
         parse(b"\xef\xbb\xbf{}", may_begin_with_bom=False)

@@ -1,8 +1,8 @@
 """One OAuth token for all workers.
 
-Each new token invalidates the previous one (daraja.md §1). If each worker fetched its own token,
-it would end the tokens of the others. So the workers share one token in Redis. One worker at a
-time renews it before it expires, so that the others need not wait.
+By Daraja's FAQ, each new token invalidates the previous one (daraja.md §1). If each worker fetched
+its own token, it would end the tokens of the others. So the workers share one token in Redis. One
+worker at a time renews it before it expires, so that the others need not wait.
 """
 
 from __future__ import annotations
